@@ -1,0 +1,66 @@
+"""Context: what the engine gives to a method at work. TransferSet: the images a recipe scores, calibrates and trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.data import Split
+
+
+@dataclass(frozen=True)
+class TransferSet:
+    """Images for scoring, calibration and training.
+
+    Attributes:
+        train: what recovery trains on.
+        calibration: what ranges are observed on (a subset of train by default).
+        soft_targets: float32 ``(images, classes)`` logits or probabilities where the source gives them, else None.
+        temperature: at which soft targets were made.
+        labelled: labels of ``train`` are real (the user's), so cross-entropy may use them.
+        demands: what training on it must respect, for example ``{"freeze_batch_norm"}``.
+        digest: content key of the images, part of every stage key.
+    """
+
+    train: Split
+    calibration: Split
+    digest: str
+    soft_targets: torch.Tensor | None = None
+    temperature: float = 1.0
+    labelled: bool = True
+    demands: frozenset[str] = frozenset()
+
+
+def _no_progress(_done: float, _text: str = "") -> None:
+    """Default of ``Context.progress``: nobody watches."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may use.
+
+    Attributes:
+        transfer: the images of the recipe's data source; None in a dry run.
+        teacher: the baseline in eval mode, on ``device``; None in a dry run.
+        input_size: (channels, height, width) of one image.
+        device: where torch computes.
+        seed: of this stage; use it for every random draw.
+        epochs: the budget of the recovery that follows.
+        state: what ``prepare`` returned, else None.
+        progress: call it with the finished fraction (0 to 1) and a word.
+        dry_run: no data, no training, same structure.
+    """
+
+    input_size: tuple[int, int, int]
+    transfer: TransferSet | None = None
+    teacher: nn.Module | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+    epochs: float = 0.0
+    state: Any = None
+    progress: Callable[..., None] = _no_progress
+    dry_run: bool = False

@@ -1,0 +1,90 @@
+"""Device: what latency, energy and size are measured on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from autocompress.job import DeviceConfig
+
+
+@dataclass(frozen=True)
+class OperatorCount:
+    """Operations of one layer for one image.
+
+    Attributes:
+        layer: module name.
+        kind: "multiply-add", or a kind that a LayerSpec names ("add").
+        operations: how many.
+        weight_bits, activation_bits: 32 for float.
+    """
+
+    layer: str
+    kind: str
+    operations: int
+    weight_bits: int = 32
+    activation_bits: int = 32
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """A model as a device sees it: an ONNX file and, for cost models, its operator counts."""
+
+    file: Path
+    input_size: tuple[int, int, int]
+    operators: Sequence[OperatorCount] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A cost, always beside the baseline's, measured in the same interleaved run.
+
+    Attributes:
+        latency_ms: median milliseconds a batch.
+        latency_ratio: median of the per-block ratios candidate / baseline.
+        ratio_low, ratio_high: 95 % confidence interval of that median.
+        baseline_ms: the baseline's median in the same run.
+        energy_uj: microjoules an image, where the device knows it.
+        noisy: the interval is too wide for the ratio to be trusted.
+        environment: machine, processor features, threads, runtime version, session options.
+    """
+
+    latency_ms: float
+    latency_ratio: float
+    ratio_low: float
+    ratio_high: float
+    baseline_ms: float
+    energy_uj: float | None = None
+    noisy: bool = False
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+class Device(ABC):
+    """Measures files. Baseline and candidate always run on the same device."""
+
+    name: ClassVar[str]
+    measures: ClassVar[frozenset[str]] = frozenset({"latency"})
+    """Objectives it gives: "latency", "energy"."""
+    deterministic: ClassVar[bool] = False
+    """True where the same file always costs the same (a cost model)."""
+
+    def check(self, config: DeviceConfig) -> list[str]:
+        """Reasons why the device cannot be used here; empty means that it can."""
+        del config
+        return []
+
+    @abstractmethod
+    def measure(
+        self, candidate: Deployable, baseline: Deployable, config: DeviceConfig, *, seconds: float = 2.0
+    ) -> Measurement:
+        """Latency of ``candidate`` against ``baseline``, interleaved, in about ``seconds`` of measuring."""
+
+    @abstractmethod
+    def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
+        """Logits float32 ``(N, classes)`` of the file in its runtime for float32 images ``(N, C, H, W)``."""

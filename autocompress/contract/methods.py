@@ -1,0 +1,135 @@
+"""The three kinds of compression method. A plugin subclasses one and hands out an instance of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import nn
+
+from autocompress.contract.layers import LayerSpec
+from autocompress.contract.tensors import FakeQuantizer, Hardened, TensorSpec
+
+if TYPE_CHECKING:
+    from autocompress.contract.callback import Callback
+    from autocompress.contract.context import Context, TransferSet
+    from autocompress.contract.space import Space
+    from autocompress.job import Job
+
+Params = dict[str, Any]
+"""What a method's ``search_space`` returned for one recipe: JSON values only."""
+
+Plan = dict[str, Any]
+"""What a transform did to the model, as JSON: enough for ``rebuild`` to do it again with no data."""
+
+
+class Stage(StrEnum):
+    """Where in a recipe a transform acts."""
+
+    SUBSTITUTE = "substitute"
+    PRUNE = "prune"
+
+
+class Method(ABC):
+    """What every compression method has: a name, a paper, a search space, and a say on whether it applies."""
+
+    name: ClassVar[str]
+    """Prefix of the method's parameters, for example ``ghost``."""
+    version: ClassVar[str]
+    """Part of every cache key: change it whenever the same parameters would give another model."""
+    reference: ClassVar[str]
+    """The paper: authors, title, venue or arXiv number."""
+    kind: ClassVar[str]
+    layers: ClassVar[Sequence[LayerSpec]] = ()
+    """Layer types that the method brings."""
+    provides: ClassVar[frozenset[str]] = frozenset()
+    """Capability tags of the model it returns, for example ``convolution``."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """Tags that it works on: it acts after the methods that provide them."""
+    excludes: ClassVar[frozenset[str]] = frozenset()
+    """Tags that no other method of the same recipe may provide."""
+    needs_training: ClassVar[bool] = False
+    """True: RECOVER "none" is not offered where this method acts."""
+    min_epochs: ClassVar[int] = 0
+    """Recovery epochs under which the method makes no sense."""
+
+    def check(self, model: nn.Module, job: Job) -> list[str]:
+        """Reasons why the method cannot apply to ``model`` in ``job``; an empty list means that it can."""
+        del model, job
+        return []
+
+    @abstractmethod
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        """Asks ``space`` for each parameter (define by run) and returns them. The defaults must leave a working model,
+        and one choice must leave the model as it is."""
+
+    def acts(self, params: Params) -> bool:
+        """False where ``params`` leave the model as it is, so that the stage is skipped."""
+        return bool(params)
+
+    def callbacks(self, model: nn.Module, params: Params, context: Context) -> list[Callback]:
+        """What must happen while a model with this method's layers trains."""
+        del model, params, context
+        return []
+
+
+class Transform(Method):
+    """Changes the model's structure, and leaves plain deployable layers."""
+
+    kind = "transform"
+    stage: ClassVar[Stage]
+
+    def prepare(self, baseline: nn.Module, context: Context) -> Any:
+        """What costs data and time and is shared by all recipes (SCOP's scores): called once per baseline and data
+        source before the first trial, its result kept as tensors and JSON values and given back as ``context.state``."""
+        del baseline, context
+        return None
+
+    @abstractmethod
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        """Returns the changed model (``model`` itself may be changed) and the plan. With ``context.dry_run`` there is no
+        data and no training; the returned structure must be the same as without it.
+
+        Raises:
+            InvalidRecipe: where ``params`` cannot be built on this model.
+        """
+
+    @abstractmethod
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        """Makes the structure that ``plan`` describes with no data and no training; weights are loaded afterwards."""
+
+
+class Quantizer(Method):
+    """Gives the fake-quantizer of one weight or activation, and the integers that the file holds."""
+
+    kind = "quantizer"
+    weight_bits: ClassVar[Sequence[int]] = (8,)
+    activation_bits: ClassVar[Sequence[int]] = (8,)
+    """Empty: the method quantizes weights only, activations are the business of another quantizer."""
+
+    def acts(self, params: Params) -> bool:
+        """A quantizer acts where a group of the recipe names it, whatever its own parameters."""
+        del params
+        return True
+
+    @abstractmethod
+    def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:
+        """A module for the tensor that ``spec`` describes: float in, float out."""
+
+    def harden(self, fake: FakeQuantizer, weight: Any = None) -> Hardened:
+        """Integers, scale and zero point of a finished fake-quantizer; ``weight`` is the float tensor it quantizes."""
+        return fake.harden(weight)
+
+
+class DataSource(Method):
+    """Gives the images that score, calibrate and train: the user's own, or synthesised from the teacher alone."""
+
+    kind = "data source"
+
+    @abstractmethod
+    def apply(
+        self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
+    ) -> TransferSet:
+        """Makes the transfer set; ``student`` is the live student where the source adapts to it."""

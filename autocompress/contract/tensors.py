@@ -1,0 +1,83 @@
+"""What a quantizer is asked about (TensorSpec), what it gives (FakeQuantizer) and what a file holds (Hardened)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor to be quantized, as the traced graph knows it.
+
+    Attributes:
+        name: the parameter's or graph node's name; unique in the network.
+        role: "weight" or "activation".
+        group: the group of the baseline it belongs to (see ``Space.groups``).
+        operator: what makes or uses it: "conv", "depthwise", "linear", "add", "concat", "pool", "multiply", "input", ...
+        shape: its shape; activations with a batch of 1.
+        bits: the width that the recipe asks for, 1 to 8.
+        channel_axis: for weights the axis of the output channels; None for activations (always one scale a tensor).
+        nonnegative: the values cannot be negative (behind a ReLU), so the zero point is 0.
+    """
+
+    name: str
+    role: Literal["weight", "activation"]
+    group: str
+    operator: str
+    shape: tuple[int, ...]
+    bits: int = 8
+    channel_axis: int | None = None
+    nonnegative: bool = False
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """A finished quantizer: what the exported file holds. ``value = (integer - zero_point) * scale``.
+
+    Attributes:
+        scale: float32, scalar or ``(channels,)``, > 0.
+        zero_point: int32, same shape as ``scale``.
+        low, high: the integers' range, both included. Weights fit int8, activations uint8.
+        bits: the width on disk.
+        integers: int8, the weight's shape; None for an activation.
+        channel_axis: axis of ``scale`` in ``integers``; None for one scale a tensor.
+    """
+
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+    low: int
+    high: int
+    bits: int
+    integers: torch.Tensor | None = None
+    channel_axis: int | None = None
+
+
+class FakeQuantizer(nn.Module, ABC):
+    """Simulates a quantized tensor in float. Three states, switched by the engine:
+
+    ``observing`` (ranges are collected, ``forward`` returns its input unchanged), ``enabled`` (``forward`` quantizes),
+    and neither (``forward`` returns its input; a quantization delay).
+    """
+
+    def __init__(self, spec: TensorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.enabled = True
+        self.observing = False
+
+    @abstractmethod
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` as the integers would represent it, same shape and dtype; the gradient passes straight through inside
+        the range and is zero outside."""
+
+    @abstractmethod
+    def harden(self, weight: torch.Tensor | None = None) -> Hardened:
+        """What the file holds; ``weight`` is the float tensor where ``spec.role`` is "weight"."""
+
+    def finish_observing(self) -> None:  # noqa: B027 - a quantizer without ranges has nothing to do
+        """Turns what was observed into scale and zero point; called once when calibration ends."""

@@ -1,0 +1,43 @@
+"""Errors meant for users: one sentence and a hint, shown without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right; the command line prints it as one line and exits with code 2.
+
+    Args:
+        message: one sentence that says what is wrong, naming file, line and key where there is one.
+        hint: what to do about it; optional.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class InvalidRecipe(Exception):
+    """A recipe that cannot be built; its trial becomes one row with this reason, never the end of a search."""
+
+
+class TrialFailed(Exception):
+    """A trial that broke (NaN, time-out, export that disagrees); its message is the row's reason."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint naming the closest known names: ``did you mean 'resnet18'?`` or, with no close one, the known names."""
+    candidates = list(known)
+    close = difflib.get_close_matches(name, candidates, n=2, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
+    if not candidates:
+        return ""
+    shown = ", ".join(candidates[:12])
+    return f"known: {shown}" + (", ..." if len(candidates) > 12 else "")

@@ -1,0 +1,42 @@
+"""The job: what the user asked for, from YAML, keyword arguments or flags. Imports neither torch nor timm."""
+
+from autocompress.job.amounts import Bound
+from autocompress.job.load import SHORTCUTS, load_job
+from autocompress.job.schema import (
+    BaselineConfig,
+    Budget,
+    Constraints,
+    DataConfig,
+    DeviceConfig,
+    Granularity,
+    Job,
+    Objective,
+    Sampler,
+)
+from autocompress.job.source import Source
+from autocompress.job.spaces import Limits, find_space, limits_of, reject_unmatched, resolved, space_names
+from autocompress.job.validate import validate, warnings
+
+__all__ = [
+    "SHORTCUTS",
+    "BaselineConfig",
+    "Bound",
+    "Budget",
+    "Constraints",
+    "DataConfig",
+    "DeviceConfig",
+    "Granularity",
+    "Job",
+    "Limits",
+    "Objective",
+    "Sampler",
+    "Source",
+    "find_space",
+    "limits_of",
+    "load_job",
+    "reject_unmatched",
+    "resolved",
+    "space_names",
+    "validate",
+    "warnings",
+]

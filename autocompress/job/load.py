@@ -1,0 +1,170 @@
+"""Makes a Job from a YAML file, keyword arguments and flags, alone or together, with errors in the user's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from autocompress.errors import UserError, did_you_mean
+from autocompress.job.schema import Job
+from autocompress.job.source import Source
+from autocompress.job.yamlfile import read_yaml
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    name: field.annotation
+    for name, field in Job.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
+
+SHORTCUTS: dict[str, str] = {
+    key: f"{section}.{key}"
+    for section in ("constraints", "budget")
+    for key in _SECTIONS[section].model_fields
+} | {key: f"device.{key}" for key in ("threads", "batch", "input_size")}  # fmt: skip
+"""Keywords and flags that stand for a key inside a section: ``latency`` for ``constraints.latency``."""
+
+
+def load_job(path: Path | str | None = None, settings: Mapping[str, Any] | None = None, *, flags: bool = False) -> Job:
+    """A validated job; ``settings`` override what the file says.
+
+    Args:
+        path: a job file; None for a job of settings alone.
+        settings: values by key, section (``{"budget": {"trials": 3}}``), dotted key (``budget.trials``) or shortcut
+            (``trials``).
+        flags: the settings are command-line flags and are named so in errors; None means that one was not given.
+
+    Raises:
+        UserError: naming file, line and key, or the flag.
+    """
+    values: dict[str, Any] = {}
+    source = Source()
+    if path is not None:
+        document = read_yaml(Path(path), "job file")
+        values, source = document.values, document.source
+    given = {key: value for key, value in (settings or {}).items() if not (flags and value is None)}
+    dotted = _dotted(given)
+    if flags:
+        source = Source(source.file, source.lines, {full: f"--{key.replace('_', '-')}" for key, full in dotted.items()})
+    for key, full in dotted.items():
+        values = _with(values, full.split("."), given[key])
+    try:
+        job = Job.model_validate(values)
+    except ValidationError as error:
+        raise _sentence(error, source) from None
+    job._source = source
+    return job
+
+
+def _dotted(given: Mapping[str, Any]) -> dict[str, str]:
+    """The full key of each setting, sections before their keys; a key that is set twice is refused."""
+    full: dict[str, str] = {}
+    setter: dict[str, str] = {}
+    for key, name in sorted(((key, SHORTCUTS.get(key, key)) for key in given), key=lambda pair: pair[1].count(".")):
+        full[key] = name
+        inside = given[key] if name in _SECTIONS and isinstance(given[key], Mapping) else None
+        for leaf in [name] if inside is None else [f"{name}.{inner}" for inner in inside]:
+            if leaf in setter:
+                raise UserError(f"'{leaf}' is set twice, by '{setter[leaf]}' and by '{key}'", "give one of them")
+            setter[leaf] = key
+    return full
+
+
+def _with(values: Any, path: list[str], value: Any) -> dict[str, Any]:
+    """``values`` with ``value`` at ``path``; sections are merged, anything else is replaced."""
+    merged: dict[str, Any] = dict(values) if isinstance(values, Mapping) else {}
+    key, rest = path[0], path[1:]
+    old: Any = merged.get(key)
+    if key == "device":
+        # ``device: onnxruntime-cpu`` in the file and --threads 2 beside it say two things about one section.
+        old = {"name": old} if isinstance(old, str) else old
+        value = {"name": value} if isinstance(value, str) and not rest else value
+    if rest:
+        merged[key] = _with(old, rest, value)
+    elif key in _SECTIONS and isinstance(old, Mapping) and isinstance(value, Mapping):
+        merged[key] = {**old, **value}
+    else:
+        merged[key] = value
+    return merged
+
+
+def _sentence(error: ValidationError, source: Source) -> UserError:
+    """The first of pydantic's complaints, in file order, as one sentence."""
+    problems: list[Any] = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
+    problems.sort(key=lambda p: source.line(_key(p)))
+    first = problems[0]
+    key = _key(first)
+    text, hint = _explain(first)
+    if first["type"] == "missing" and source.file is None:
+        hint = f"give --{key}" if source.flags else ""
+    others = list(dict.fromkeys(f"'{other}'" for other in map(_key, problems) if other not in ("", key)))[:3]
+    if others:
+        hint = f"{hint}; also wrong: {', '.join(others)}" if hint else f"also wrong: {', '.join(others)}"
+    return source.error(key, text, hint)
+
+
+def _key(problem: Mapping[str, Any]) -> str:
+    """The dotted key that a complaint is about."""
+    key = getattr(problem.get("ctx", {}).get("error"), "key", "")
+    return key or ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and part != "[key]")
+
+
+_TYPES = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "finite": "must be a finite number",
+    "bool": "must be true or false",
+    "string": "must be text",
+    "path": "must be a path",
+    "tuple": "must be a list",
+    "dict": "must be a mapping",
+    "model": "must be a mapping",
+}
+_LIMITS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def _explain(problem: Mapping[str, Any]) -> tuple[str, str]:
+    """What is wrong, to follow the key in a sentence, and a hint."""
+    kind, context, value = problem["type"], problem.get("ctx", {}), problem["input"]
+    if kind == "extra_forbidden":
+        return _unknown_key([str(part) for part in problem["loc"]])
+    if kind == "missing":
+        return "is missing", f"say which {problem['loc'][-1]} is meant"
+    if kind == "value_error":
+        return str(context["error"]), getattr(context["error"], "hint", "")
+    if kind == "literal_error":
+        choices = [choice.strip("'") for choice in context["expected"].replace(" or ", ", ").split(", ")]
+        return f"cannot be {_show(value)}", did_you_mean(str(value), choices)
+    if kind in _LIMITS:
+        bound, words = _LIMITS[kind]
+        return f"must be {words} {context[bound]:g}, not {_show(value)}", ""
+    if kind in ("too_short", "string_too_short"):
+        return "must not be empty", ""
+    if kind == "invalid_key":
+        return f"has a key that is no word: {problem['loc'][-1]}", "put it in quotes"
+    for prefix, words in _TYPES.items():
+        if kind.startswith(prefix):
+            hint = "put it in quotes" if prefix == "string" and isinstance(value, int | float) else ""
+            return f"{words}, not {_show(value)}", hint
+    return f"cannot be {_show(value)}: {problem['msg']}", ""
+
+
+def _show(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else "empty" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _unknown_key(path: list[str]) -> tuple[str, str]:
+    key, inside = path[-1], path[:-1]
+    section = _SECTIONS[inside[0]] if inside else Job
+    text = f"is no key of {inside[0]}" if inside else "is no key of a job"
+    if not inside and key in SHORTCUTS:
+        parent = SHORTCUTS[key].split(".")[0]
+        return text, f"in a file it stands under '{parent}:'"
+    return text, did_you_mean(key, section.model_fields)

@@ -1,0 +1,212 @@
+"""Job and its sections: what the user asked for, as types. Reading and error sentences are in the rooms beside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+
+from autocompress.job.amounts import Bound, HintedError, parse_bound, spell_bound
+from autocompress.job.source import Source
+
+Objective = Literal["accuracy", "latency", "size", "energy", "macs"]
+Granularity = Literal["model", "stage", "block"]
+Sampler = Literal["tpe", "nsga2", "gp", "random"]
+
+_Path = Annotated[Path, Field(strict=False)]
+_Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _bound(quantity: str) -> Any:
+    """The type of a bound that is written with ``quantity``'s units, in YAML and in dumps."""
+    return Annotated[
+        Bound | None,
+        BeforeValidator(partial(parse_bound, quantity)),
+        PlainSerializer(partial(spell_bound, quantity), when_used="json"),
+    ]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """Where images come from: a name for each split. One name in a job stands for all three; all None is no data."""
+
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        if given is None or given == "none":
+            return {}
+        return {"train": given, "val": given, "test": given} if isinstance(given, str) else given
+
+    @property
+    def name(self) -> str:
+        """One word for all splits, for titles: ``glyphs``, or ``no-data``."""
+        return self.train or self.val or self.test or "no-data"
+
+
+class DeviceConfig(_Section):
+    """Where latency is measured, and how. ``input_size`` (pixels, square) None: the model's own."""
+
+    name: str = "onnxruntime-cpu"
+    threads: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1)
+    input_size: int | None = Field(default=None, ge=8)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+
+class Constraints(_Section):
+    """What a candidate must meet. ``accuracy_drop`` is in percentage points; the others are upper bounds."""
+
+    accuracy_drop: float | None = Field(default=None, ge=0, le=100)
+    latency: _bound("latency") = None  # type: ignore[valid-type]
+    size: _bound("size") = None  # type: ignore[valid-type]
+    energy: _bound("energy") = None  # type: ignore[valid-type]
+    macs: _bound("macs") = None  # type: ignore[valid-type]
+    params: _bound("params") = None  # type: ignore[valid-type]
+
+    def bounds(self) -> dict[str, Bound]:
+        """The upper bounds that are set, by quantity (without ``accuracy_drop``)."""
+        found = {name: getattr(self, name) for name in type(self).model_fields if name != "accuracy_drop"}
+        return {name: bound for name, bound in found.items() if bound is not None}
+
+
+class Budget(_Section):
+    """What the search may spend. ``epochs`` is the most that one trial recovers, ``trial_minutes`` ends a hung one."""
+
+    trials: int = Field(default=60, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+    epochs: int = Field(default=2, ge=0)
+    trial_minutes: float = Field(default=30, gt=0)
+
+
+class BaselineConfig(_Section):
+    """How the baseline is trained where there is neither ``pretrained`` nor ``checkpoint``."""
+
+    epochs: int = Field(default=12, ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=2e-3, gt=0)
+
+
+def default_name(values: dict[str, Any]) -> str:
+    """``<model>-<data>``, with only the characters that a folder name may have."""
+    data = values["data"].name.rstrip("/").split("/")[-1].split(":")[-1] or "data"
+    return re.sub(r"[^\w.-]+", "-", f"{values['model']}-{data}").strip("-.")
+
+
+class Job(_Section):
+    """What the user asked for. YAML keys, keyword arguments and command-line flags have these names.
+
+    Make one with :func:`autocompress.job.load_job`, which reports errors in the user's terms; the class itself raises
+    ``pydantic.ValidationError``. Paths are relative to the working folder.
+    """
+
+    model: str = Field(min_length=1)
+    model_args: dict[str, JsonValue] = Field(default_factory=dict)
+    pretrained: bool = False
+    checkpoint: _Path | None = None
+    data: DataConfig
+    device: DeviceConfig = DeviceConfig()
+    cost_model: str | None = None
+    objectives: Annotated[tuple[Objective, ...], Field(strict=False, min_length=1)] = ("accuracy", "latency")
+    constraints: Constraints = Constraints()
+    methods: _Names | None = None
+    space: str | dict[str, Any] = "default"
+    granularity: Granularity = "stage"
+    budget: Budget = Budget()
+    baseline: BaselineConfig = BaselineConfig()
+    sampler: Sampler = "tpe"
+    workers: int = Field(default=2, ge=1)
+    seed: int = Field(default=0, ge=0)
+    name: str = Field(default_factory=default_name)
+    results: _Path = Path("results")
+
+    _source: Source = PrivateAttr(default_factory=Source)
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _check_space(cls, given: Any) -> Any:
+        if isinstance(given, Path):
+            return str(given)
+        if not isinstance(given, str | Mapping):
+            raise HintedError(f"cannot be {given!r}", "give a name in search_spaces/, a path, or a mapping of limits")
+        return given
+
+    @field_validator("objectives", "methods")
+    @classmethod
+    def _check_twins(cls, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in given or ():
+            if (given or ()).count(name) > 1:
+                raise HintedError(f"names '{name}' twice")
+        return given
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, given: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]*", given):
+            raise HintedError(f"cannot be {given!r}", "it names a folder: letters, digits, '.', '_' and '-'")
+        return given
+
+    @model_validator(mode="after")
+    def _check_baseline(self) -> Job:
+        if self.pretrained and self.checkpoint is not None:
+            raise HintedError("cannot stand beside 'pretrained': the baseline has one source", "drop one", "checkpoint")
+        if self.data.train is None and not self.pretrained and self.checkpoint is None:
+            raise HintedError("gives nothing to train the baseline on", "set 'pretrained' or 'checkpoint'", "data")
+        return self
+
+    @property
+    def source(self) -> Source:
+        """Where each key was written; for error messages, no part of the job's value."""
+        return self._source
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives: ``<results>/<name>``."""
+        return self.results / self.name
+
+    def to_yaml(self, versions: Mapping[str, str] | None = None) -> str:
+        """The job as a file that ``autocompress search`` reads and that needs no other: every key is written out, the
+        limits of its space too.
+
+        Args:
+            versions: package versions, written above the job as comments.
+
+        Raises:
+            UserError: if the space cannot be read.
+        """
+        from autocompress.job.spaces import resolved  # late: that room reads jobs
+
+        values = resolved(self).model_dump(mode="json")
+        values["constraints"] = {key: value for key, value in values["constraints"].items() if value is not None}
+        splits = set(values["data"].values())
+        if len(splits) == 1:
+            values["data"] = splits.pop()
+        head = "".join(f"# {name} {version}\n" for name, version in (versions or {}).items())
+        if isinstance(self.space, str) and self.space != values["space"]:
+            head += f"# space: {self.space}\n"
+        return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)

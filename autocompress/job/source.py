@@ -1,0 +1,48 @@
+"""Source: where each key of a job or a space was written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autocompress.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where keys were written. All sources are equal: two jobs are one if their values are.
+
+    Attributes:
+        file: the file that was read; None for keyword arguments and flags alone.
+        lines: line (from 1) of each dotted key of that file.
+        flags: command-line flag of each dotted key that one gave.
+    """
+
+    file: Path | None = field(default=None, compare=False)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+    flags: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def subject(self, key: str) -> str:
+        """``key`` as the subject of an error sentence: ``job.yaml:7: 'budget.trials'``, ``--trials``, or ``'trials'``.
+
+        A key that was not written itself is placed at the nearest one around it that was.
+        """
+        if key in self.flags:
+            return self.flags[key]
+        if self.file is None:
+            return f"'{key}'" if key else "the job"
+        parts = key.split(".") if key else []
+        for end in range(len(parts), 0, -1):
+            line = self.lines.get(".".join(parts[:end]))
+            if line is not None:
+                return f"{self.file}:{line}: '{key}'"
+        return f"{self.file}: " + (f"'{key}'" if key else "the job")
+
+    def line(self, key: str) -> int:
+        """The line of ``key``; 0 where it has none (for sorting)."""
+        return self.lines.get(key, 0)
+
+    def error(self, key: str, text: str, hint: str = "") -> UserError:
+        """The error ``<place>: '<key>' <text>`` with a hint."""
+        return UserError(f"{self.subject(key)} {text}", hint)

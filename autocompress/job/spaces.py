@@ -1,0 +1,183 @@
+"""Spaces in YAML: where they are looked up, and what they fix or narrow.
+
+A space file::
+
+    methods: [ghost, quantize]     # optional: which methods may act
+    space:                         # by method, parameter and group; groups may be left out
+      ghost:
+        ratio: {low: 1, high: 4}   # narrows a range
+        kernel: 1                  # fixes a value
+      bits:
+        weight: [none, "quantize:8"]   # narrows the choices
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autocompress.errors import UserError, did_you_mean
+from autocompress.job.schema import Job
+from autocompress.job.source import Source
+from autocompress.job.yamlfile import read_yaml
+
+DEFAULT = "default"
+"""The space without limits: every method's own."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user fixed or narrowed.
+
+    Attributes:
+        values: by parameter name, with or without group (``ghost.ratio``): a value fixes, a list narrows the choices,
+            ``{low:, high:}`` narrows the range. This is what ``contract.Space`` takes.
+        methods: the methods that may act; None for all that apply.
+        source: where the keys stand; they have ``prefix`` there.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    methods: tuple[str, ...] | None = None
+    source: Source = field(default_factory=Source)
+    prefix: str = ""
+
+    def error(self, name: str, text: str, hint: str = "") -> UserError:
+        """An error about the limit on parameter ``name`` (or about a limit's own key), placed where it was written."""
+        parts = name.split(".")
+        keys = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+        key = next((key for key in keys if key in self.values), name)
+        return self.source.error(self.prefix + key, text, hint)
+
+    def to_space(self) -> str | dict[str, Any]:
+        """The limits as a job's ``space:`` entry."""
+        return dict(self.values) or DEFAULT
+
+
+def space_folders() -> list[Path]:
+    """Where named spaces are looked for: in the installed package, then in a source tree."""
+    package = Path(__file__).parents[1]
+    return [package / "search_spaces", package.parent / "search_spaces"]
+
+
+def space_names() -> list[str]:
+    """Names of the ready-made spaces (not of the jobs that lie beside them)."""
+    files = {path.stem: path for folder in space_folders() for path in sorted(folder.glob("*.yaml"))}
+    return [name for name, path in files.items() if set(read_yaml(path, "space").values) <= {"methods", "space"}]
+
+
+def find_space(name: str, beside: Path | None = None) -> Path:
+    """The file that ``name`` means: a path (from the working folder or from ``beside``), or a name in search_spaces/.
+
+    Raises:
+        UserError: if there is none.
+    """
+    is_path = "/" in name or "\\" in name or name.endswith((".yaml", ".yml"))
+    if is_path:
+        places = [Path(name)] + ([beside / name] if beside is not None else [])
+    else:
+        places = [folder / f"{name}.yaml" for folder in space_folders()]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(f"there is no space '{name}'", "" if is_path else did_you_mean(name, [DEFAULT, *space_names()]))
+
+
+def limits_of(job: Job) -> Limits:
+    """The limits that ``job.space`` stands for, with ``job.methods`` or, where the job has none, the space's methods.
+
+    Raises:
+        UserError: if the space is not found or is no space, with file, line and key.
+    """
+    if isinstance(job.space, Mapping):
+        return Limits(_flatten(job.space, job.source, "space."), job.methods, job.source, "space.")
+    if job.space == DEFAULT:
+        return Limits(methods=job.methods)
+    try:
+        path = find_space(job.space, job.source.file.parent if job.source.file is not None else None)
+    except UserError as error:
+        raise job.source.error("space", f"cannot be found: {error.message}", error.hint) from None
+    document = read_yaml(path, "space")
+    for key in document.values:
+        if key not in ("methods", "space"):
+            raise document.source.error(str(key), "is no key of a space", "it has 'methods:' and 'space:'")
+    methods = document.values.get("methods")
+    if methods is not None and not (isinstance(methods, list) and all(isinstance(name, str) for name in methods)):
+        raise document.source.error("methods", "must be a list of method names")
+    space = document.values.get("space") or {}
+    if not isinstance(space, Mapping):
+        raise document.source.error("space", "must be a mapping of limits")
+    named = job.methods if job.methods is not None or methods is None else tuple(methods)
+    return Limits(_flatten(space, document.source, "space."), named, document.source, "space.")
+
+
+def resolved(job: Job) -> Job:
+    """``job`` with the limits of its space written out, so that it does not depend on a file that may change."""
+    limits = limits_of(job)
+    copy = job.model_copy(update={"space": limits.to_space(), "methods": limits.methods})
+    copy._source = job.source
+    return copy
+
+
+def reject_unmatched(
+    limits: Limits, matched: Iterable[str], known: Iterable[str], inactive: Iterable[str] = ()
+) -> None:
+    """Refuses a limit that no parameter answered to.
+
+    Args:
+        matched: the keys that were answered to (``Space.matched``, gathered over the whole space).
+        known: names of all parameters of the space, for the hint.
+        inactive: methods that are installed but do not act in this job; limits on them are passed over.
+
+    Raises:
+        UserError: naming file, line and key of the first such limit.
+    """
+    answered, silent = set(matched), set(inactive)
+    for key in limits.values:
+        if key in answered or key.split(".")[0] in silent:
+            continue
+        names = set(known)
+        # A limit may leave the group out, so prefixes are names too.
+        prefixes = {".".join(name.split(".")[:end]) for name in names for end in range(2, name.count(".") + 1)}
+        depth = key.count(".")
+        close = sorted(names | prefixes, key=lambda name: (abs(name.count(".") - depth), name))
+        raise limits.error(key, "matches no parameter of the space", did_you_mean(key, close))
+
+
+def _flatten(space: Mapping[Any, Any], source: Source, prefix: str) -> dict[str, Any]:
+    """Limits by dotted name; nested mappings and dotted keys may be mixed."""
+    flat: dict[str, Any] = {}
+
+    def visit(node: Mapping[Any, Any], path: str) -> None:
+        for key, value in node.items():
+            name = f"{path}{key}"
+            if isinstance(value, Mapping) and value and not set(value) <= {"low", "high"}:
+                visit(value, f"{name}.")
+            elif name in flat:
+                raise source.error(prefix + name, "is given twice", "drop one")
+            else:
+                _check_limit(name, value, source, prefix)
+                flat[name] = dict(value) if isinstance(value, Mapping) else value
+
+    visit(space, "")
+    return flat
+
+
+def _check_limit(name: str, value: Any, source: Source, prefix: str) -> None:
+    """Refuses what no parameter could take."""
+    if isinstance(value, Mapping):
+        for end, bound in value.items():
+            if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+                raise source.error(f"{prefix}{name}.{end}", f"must be a number, not {bound!r}")
+        if not value:
+            raise source.error(prefix + name, "is empty", "give a value, a list, or {low: ..., high: ...}")
+        return
+    for item in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(item, float) and not math.isfinite(item):
+            raise source.error(prefix + name, f"must be a finite number, not {item}")
+        if not isinstance(item, str | int | float | bool):
+            what = "nothing" if item is None else f"a {type(item).__name__}"
+            hint = 'to leave it as it is, write "none"' if item is None else "give a value, a list, or {low:, high:}"
+            raise source.error(prefix + name, f"cannot be {what}", hint)

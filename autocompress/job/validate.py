@@ -1,0 +1,116 @@
+"""What a job says, held against what is installed: timm's models, data sets, methods, devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from autocompress.errors import did_you_mean
+from autocompress.job.schema import Job
+from autocompress.job.spaces import limits_of
+
+
+class Plugins(Protocol):
+    """The part of ``contract.Manager`` that is needed here (that room lies above this one)."""
+
+    def methods(self) -> Sequence[Any]:
+        """All methods."""
+
+    def devices(self) -> Sequence[Any]:
+        """All devices."""
+
+    def datasets(self) -> Sequence[Any]:
+        """All data set providers."""
+
+
+def validate(job: Job, manager: Plugins) -> None:
+    """Checks every name in ``job`` and what contradicts itself; trains and loads nothing.
+
+    Raises:
+        UserError: naming file, line and key, with the closest known names.
+    """
+    _check_model(job)
+    _check_data(job, manager)
+    _check_methods(job, manager)
+    _check_device(job, manager)
+
+
+def warnings(job: Job) -> list[str]:
+    """What is allowed but hardly meant, a sentence each."""
+    found = []
+    for quantity, bound in job.constraints.bounds().items():
+        if bound.relative and bound.value >= 1:
+            subject = job.source.subject(f"constraints.{quantity}")
+            found.append(f"{subject} of {bound.value:g}x asks for no saving: the baseline meets it")
+    if job.sampler != "random" and "latency" in (*job.objectives, *job.constraints.bounds()):
+        found.append("latency is measured, so a seed repeats this search only with sampler 'random'")
+    return found
+
+
+def _check_model(job: Job) -> None:
+    import timm
+
+    if job.model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return
+    name, _, tag = job.model.partition(".")
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise job.source.error("model", f"names no timm model: '{job.model}'", did_you_mean(name, known))
+    if tag or job.pretrained:
+        weights = timm.list_models(f"{name}.*", pretrained=True) + timm.list_models(name, pretrained=True)
+        if tag and job.model not in weights:
+            raise job.source.error("model", f"names unknown weights: '{job.model}'", did_you_mean(job.model, weights))
+        if not weights:
+            raise job.source.error("pretrained", f"cannot be: timm has no weights of '{name}'", "train it here first")
+    if job.checkpoint is not None and not job.checkpoint.is_file():
+        raise job.source.error("checkpoint", f"names no file: {job.checkpoint}")
+
+
+def _check_data(job: Job, manager: Plugins) -> None:
+    providers = manager.datasets()
+    for split in ("train", "val", "test"):
+        spec = getattr(job.data, split)
+        if spec is not None and not any(provider.claims(spec) for provider in providers):
+            key = "data" if job.data.train == job.data.val == job.data.test else f"data.{split}"
+            names = [provider.name for provider in providers]
+            raise job.source.error(key, f"names no data set: '{spec}'", did_you_mean(spec, names))
+
+
+def _check_methods(job: Job, manager: Plugins) -> None:
+    known = [method.name for method in manager.methods()]
+    limits = limits_of(job)
+    for name in limits.methods or ():
+        if name not in known:
+            source = job.source if job.methods is not None else limits.source
+            raise source.error("methods", f"names no installed method: '{name}'", did_you_mean(name, known))
+
+
+def _check_device(job: Job, manager: Plugins) -> None:
+    devices = {device.name: device for device in manager.devices()}
+    if job.device.name not in devices:
+        key = "device.name" if "device.name" in job.source.lines else "device"
+        raise job.source.error(key, f"names no device: '{job.device.name}'", did_you_mean(job.device.name, devices))
+    device = devices[job.device.name]
+    reasons = device.check(job.device)
+    if reasons:
+        raise job.source.error("device", f"cannot be used here: {'; '.join(reasons)}")
+    gives = set(device.measures)
+    if job.cost_model is not None:
+        profiles = {name.partition(":")[2]: item for name, item in devices.items() if name.startswith("cost-model:")}
+        if job.cost_model not in profiles:
+            hint = did_you_mean(job.cost_model, profiles) or "no cost model is installed"
+            raise job.source.error("cost_model", f"names no cost model: '{job.cost_model}'", hint)
+        gives |= set(profiles[job.cost_model].measures)
+    for quantity in ("energy", "latency"):
+        _check_measured(job, quantity, gives)
+
+
+def _check_measured(job: Job, quantity: str, gives: set[str]) -> None:
+    """Refuses an objective or a constraint that nothing in the job measures."""
+    if quantity in gives:
+        return
+    hint = "set 'cost_model', or a device that measures it" if quantity == "energy" else "choose another device"
+    if quantity in job.constraints.bounds():
+        raise job.source.error(f"constraints.{quantity}", f"bounds {quantity}, which nothing here measures", hint)
+    if quantity in job.objectives:
+        raise job.source.error("objectives", f"ask for {quantity}, which nothing here measures", hint)
