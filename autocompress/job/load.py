@@ -27,27 +27,31 @@ SHORTCUTS: dict[str, str] = {
 """Keywords and flags that stand for a key inside a section: ``latency`` for ``constraints.latency``."""
 
 
-def load_job(path: Path | str | None = None, settings: Mapping[str, Any] | None = None, *, flags: bool = False) -> Job:
-    """A validated job; ``settings`` override what the file says.
+def load_job(
+    path: Path | str | None = None, settings: Mapping[str, Any] | None = None, *, flags: bool = False, **keywords: Any
+) -> Job:
+    """A validated job; settings override what the file says.
 
     Args:
         path: a job file; None for a job of settings alone.
         settings: values by key, section (``{"budget": {"trials": 3}}``), dotted key (``budget.trials``) or shortcut
             (``trials``).
         flags: the settings are command-line flags and are named so in errors; None means that one was not given.
+        **keywords: more settings.
 
     Raises:
         UserError: naming file, line and key, or the flag.
     """
+    settings = {**(settings or {}), **keywords}
     values: dict[str, Any] = {}
     source = Source()
     if path is not None:
         document = read_yaml(Path(path), "job file")
         values, source = document.values, document.source
-    given = {key: value for key, value in (settings or {}).items() if not (flags and value is None)}
+    given = {key: value for key, value in settings.items() if not (flags and value is None)}
     dotted = _dotted(given)
     if flags:
-        source = Source(source.file, source.lines, {full: f"--{key.replace('_', '-')}" for key, full in dotted.items()})
+        source = Source(source.file, source.places, {full: _flag(key) for key, full in dotted.items()})
     for key, full in dotted.items():
         values = _with(values, full.split("."), given[key])
     try:
@@ -56,6 +60,11 @@ def load_job(path: Path | str | None = None, settings: Mapping[str, Any] | None 
         raise _sentence(error, source) from None
     job._source = source
     return job
+
+
+def _flag(key: str) -> str:
+    """The flag that gave ``key``; a dotted one only ``--set`` can."""
+    return f"--set {key}" if "." in key else f"--{key.replace('_', '-')}"
 
 
 def _dotted(given: Mapping[str, Any]) -> dict[str, str]:

@@ -15,12 +15,12 @@ class Source:
 
     Attributes:
         file: the file that was read; None for keyword arguments and flags alone.
-        lines: line (from 1) of each dotted key of that file.
+        places: file and line (from 1) of each dotted key.
         flags: command-line flag of each dotted key that one gave.
     """
 
     file: Path | None = field(default=None, compare=False)
-    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+    places: Mapping[str, tuple[Path, int]] = field(default_factory=dict, compare=False)
     flags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def subject(self, key: str) -> str:
@@ -30,18 +30,21 @@ class Source:
         """
         if key in self.flags:
             return self.flags[key]
-        if self.file is None:
-            return f"'{key}'" if key else "the job"
         parts = key.split(".") if key else []
         for end in range(len(parts), 0, -1):
-            line = self.lines.get(".".join(parts[:end]))
-            if line is not None:
-                return f"{self.file}:{line}: '{key}'"
-        return f"{self.file}: " + (f"'{key}'" if key else "the job")
+            place = self.places.get(".".join(parts[:end]))
+            if place is not None:
+                return f"{place[0]}:{place[1]}: '{key}'"
+        what = f"'{key}'" if key else "the job"
+        return what if self.file is None else f"{self.file}: {what}"
+
+    def holds(self, key: str) -> bool:
+        """Whether ``key`` was written in a file or as a flag."""
+        return key in self.places or key in self.flags
 
     def line(self, key: str) -> int:
         """The line of ``key``; 0 where it has none (for sorting)."""
-        return self.lines.get(key, 0)
+        return self.places[key][1] if key in self.places else 0
 
     def error(self, key: str, text: str, hint: str = "") -> UserError:
         """The error ``<place>: '<key>' <text>`` with a hint."""

@@ -26,6 +26,8 @@ from autocompress.job.yamlfile import read_yaml
 
 DEFAULT = "default"
 """The space without limits: every method's own."""
+SPACE_PREFIX = "space."
+"""Before the key of every limit, in a space file as in a job."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,19 @@ class Limits:
         values: by parameter name, with or without group (``ghost.ratio``): a value fixes, a list narrows the choices,
             ``{low:, high:}`` narrows the range. This is what ``contract.Space`` takes.
         methods: the methods that may act; None for all that apply.
-        source: where the keys stand; they have ``prefix`` there.
+        source: where the keys stand, as ``space.<name>``.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[str, ...] | None = None
     source: Source = field(default_factory=Source)
-    prefix: str = ""
 
     def error(self, name: str, text: str, hint: str = "") -> UserError:
         """An error about the limit on parameter ``name`` (or about a limit's own key), placed where it was written."""
         parts = name.split(".")
         keys = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
         key = next((key for key in keys if key in self.values), name)
-        return self.source.error(self.prefix + key, text, hint)
+        return self.source.error(SPACE_PREFIX + key, text, hint)
 
     def to_space(self) -> str | dict[str, Any]:
         """The limits as a job's ``space:`` entry."""
@@ -92,7 +93,7 @@ def limits_of(job: Job) -> Limits:
         UserError: if the space is not found or is no space, with file, line and key.
     """
     if isinstance(job.space, Mapping):
-        return Limits(_flatten(job.space, job.source, "space."), job.methods, job.source, "space.")
+        return Limits(_flatten(job.space, job.source), job.methods, job.source)
     if job.space == DEFAULT:
         return Limits(methods=job.methods)
     try:
@@ -110,14 +111,18 @@ def limits_of(job: Job) -> Limits:
     if not isinstance(space, Mapping):
         raise document.source.error("space", "must be a mapping of limits")
     named = job.methods if job.methods is not None or methods is None else tuple(methods)
-    return Limits(_flatten(space, document.source, "space."), named, document.source, "space.")
+    return Limits(_flatten(space, document.source), named, document.source)
 
 
 def resolved(job: Job) -> Job:
-    """``job`` with the limits of its space written out, so that it does not depend on a file that may change."""
+    """``job`` with the limits of its space written out, so that it does not depend on a file that may change. Errors
+    still name the space's file."""
     limits = limits_of(job)
     copy = job.model_copy(update={"space": limits.to_space(), "methods": limits.methods})
-    copy._source = job.source
+    inside = {key: place for key, place in limits.source.places.items() if key.startswith(SPACE_PREFIX)}
+    if job.methods is None and "methods" in limits.source.places:
+        inside["methods"] = limits.source.places["methods"]
+    copy._source = Source(job.source.file, {**job.source.places, **inside}, job.source.flags)
     return copy
 
 
@@ -146,7 +151,7 @@ def reject_unmatched(
         raise limits.error(key, "matches no parameter of the space", did_you_mean(key, close))
 
 
-def _flatten(space: Mapping[Any, Any], source: Source, prefix: str) -> dict[str, Any]:
+def _flatten(space: Mapping[Any, Any], source: Source) -> dict[str, Any]:
     """Limits by dotted name; nested mappings and dotted keys may be mixed."""
     flat: dict[str, Any] = {}
 
@@ -156,28 +161,28 @@ def _flatten(space: Mapping[Any, Any], source: Source, prefix: str) -> dict[str,
             if isinstance(value, Mapping) and value and not set(value) <= {"low", "high"}:
                 visit(value, f"{name}.")
             elif name in flat:
-                raise source.error(prefix + name, "is given twice", "drop one")
+                raise source.error(SPACE_PREFIX + name, "is given twice", "drop one")
             else:
-                _check_limit(name, value, source, prefix)
+                _check_limit(name, value, source)
                 flat[name] = dict(value) if isinstance(value, Mapping) else value
 
     visit(space, "")
     return flat
 
 
-def _check_limit(name: str, value: Any, source: Source, prefix: str) -> None:
+def _check_limit(name: str, value: Any, source: Source) -> None:
     """Refuses what no parameter could take."""
     if isinstance(value, Mapping):
         for end, bound in value.items():
             if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
-                raise source.error(f"{prefix}{name}.{end}", f"must be a number, not {bound!r}")
+                raise source.error(f"{SPACE_PREFIX}{name}.{end}", f"must be a number, not {bound!r}")
         if not value:
-            raise source.error(prefix + name, "is empty", "give a value, a list, or {low: ..., high: ...}")
+            raise source.error(SPACE_PREFIX + name, "is empty", "give a value, a list, or {low: ..., high: ...}")
         return
     for item in value if isinstance(value, list | tuple) else (value,):
         if isinstance(item, float) and not math.isfinite(item):
-            raise source.error(prefix + name, f"must be a finite number, not {item}")
+            raise source.error(SPACE_PREFIX + name, f"must be a finite number, not {item}")
         if not isinstance(item, str | int | float | bool):
             what = "nothing" if item is None else f"a {type(item).__name__}"
             hint = 'to leave it as it is, write "none"' if item is None else "give a value, a list, or {low:, high:}"
-            raise source.error(prefix + name, f"cannot be {what}", hint)
+            raise source.error(SPACE_PREFIX + name, f"cannot be {what}", hint)

@@ -42,7 +42,8 @@ def warnings(job: Job) -> list[str]:
         if bound.relative and bound.value >= 1:
             subject = job.source.subject(f"constraints.{quantity}")
             found.append(f"{subject} of {bound.value:g}x asks for no saving: the baseline meets it")
-    if job.sampler != "random" and "latency" in (*job.objectives, *job.constraints.bounds()):
+    measured = "latency" in (*job.objectives, *job.constraints.bounds())
+    if measured and job.sampler != "random" and job.source.holds("seed"):
         found.append("latency is measured, so a seed repeats this search only with sampler 'random'")
     return found
 
@@ -88,7 +89,7 @@ def _check_methods(job: Job, manager: Plugins) -> None:
 def _check_device(job: Job, manager: Plugins) -> None:
     devices = {device.name: device for device in manager.devices()}
     if job.device.name not in devices:
-        key = "device.name" if "device.name" in job.source.lines else "device"
+        key = "device.name" if "device.name" in job.source.places else "device"
         raise job.source.error(key, f"names no device: '{job.device.name}'", did_you_mean(job.device.name, devices))
     device = devices[job.device.name]
     reasons = device.check(job.device)

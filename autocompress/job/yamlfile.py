@@ -57,7 +57,7 @@ def read_yaml(path: Path, what: str) -> Document:
     if not isinstance(values, dict):
         found = "is empty" if values is None else f"holds a {type(values).__name__}"
         raise UserError(f"{path}: the {what} {found}, not 'key: value' lines")
-    return Document(values, Source(path, lines))
+    return Document(values, Source(path, {key: (path, line) for key, line in lines.items()}))
 
 
 def parse_value(text: str) -> Any:

@@ -1,0 +1,19 @@
+"""The engine's own plugin: the devices and data sets that are there without installing anything."""
+
+from __future__ import annotations
+
+from autocompress.contract import Device, hookimpl
+from autocompress.data import DatasetProvider, builtin_providers
+from autocompress.devices import OnnxRuntimeCpu
+
+
+@hookimpl
+def autocompress_devices() -> list[Device]:
+    """ONNX Runtime on this machine's processor."""
+    return [OnnxRuntimeCpu()]
+
+
+@hookimpl
+def autocompress_datasets() -> list[DatasetProvider]:
+    """digits, glyphs, folders of images and timm's data sets."""
+    return builtin_providers()

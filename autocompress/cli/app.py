@@ -1,0 +1,141 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from autocompress.cli import options
+from autocompress.errors import UserError
+from autocompress.job import load_job
+
+if TYPE_CHECKING:
+    from autocompress.results import SearchResult
+
+app = typer.Typer(
+    name="autocompress",
+    help="Searches jointly over every installed compression method; gives a front of models measured where they run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Run = Annotated[Path, typer.Argument(help="Folder of a run, results/NAME.", metavar="RUN", show_default=False)]
+
+
+@app.command()
+def search(
+    job_file: options.JobFile = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    pretrained: options.Pretrained = None,
+    checkpoint: options.Checkpoint = None,
+    accuracy_drop: options.AccuracyDrop = None,
+    latency: options.Latency = None,
+    size: options.Size = None,
+    energy: options.Energy = None,
+    macs: options.Macs = None,
+    params: options.Params = None,
+    objectives: options.Objectives = None,
+    device: options.DeviceName = None,
+    threads: options.Threads = None,
+    batch: options.Batch = None,
+    input_size: options.InputSize = None,
+    cost_model: options.CostModel = None,
+    methods: options.Methods = None,
+    space: options.SpaceName = None,
+    granularity: options.Granularity = None,
+    sampler: options.Sampler = None,
+    workers: options.Workers = None,
+    seed: options.Seed = None,
+    trials: options.Trials = None,
+    minutes: options.Minutes = None,
+    epochs: options.Epochs = None,
+    trial_minutes: options.TrialMinutes = None,
+    name: options.Name = None,
+    results: options.Results = None,
+    assignments: options.Assignments = None,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Search for models that are as accurate and as cheap as can be.
+
+    A job is a file, flags, or both: autocompress search --model resnet18 --data digits --latency 0.5x
+    """
+    flags = {key: value for key, value in locals().items() if key not in ("job_file", "assignments", "dry_run")}
+    given = options.settings(flags, assignments)
+    if job_file is None and not given:
+        raise UserError("there is nothing to search", "give a job file, or --model and --data")
+    job = load_job(job_file, given, flags=True)
+
+    from autocompress.contract import manager
+    from autocompress.job import validate, warnings
+
+    validate(job, manager())  # the search checks too, but only once Ray is imported
+    console = Console()
+    for warning in warnings(job):
+        console.print(f"note: {warning}", style="yellow", markup=False, highlight=False)
+    if dry_run:
+        from autocompress.cli import dryrun
+
+        dryrun.show(job, console)
+        return
+
+    from autocompress.cli.progress import watching
+    from autocompress.search import run
+
+    with watching(console) as observer:
+        result = run.search(job, observer=observer)
+    _show(result, console)
+
+
+@app.command()
+def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minutes = None) -> None:
+    """Go on with a search that was stopped, or give it a larger budget; what is finished stays finished."""
+    from autocompress.cli.progress import watching
+    from autocompress.search import run
+
+    console = Console()
+    with watching(console) as observer:
+        result = run.resume(run_folder, trials=trials, minutes=minutes, observer=observer)
+    _show(result, console)
+
+
+@app.command()
+def show(run_folder: Run) -> None:
+    """Print the front of a run."""
+    from autocompress.results import read
+
+    _show(read(run_folder), Console())
+
+
+@app.command()
+def report(run_folder: Run) -> None:
+    """Make a run's report.html and front.png anew."""
+    from autocompress.report import write_report
+
+    write_report(run_folder)
+    Console().print(f"wrote {run_folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def plugins(
+    model: Annotated[str | None, typer.Option(help="Say which methods apply to this timm model.")] = None,
+    granularity: Annotated[str, typer.Option(help="Of the parameters listed: model, stage or block.")] = "model",
+) -> None:
+    """List the installed methods, devices and data sets."""
+    from autocompress.cli import catalogue
+
+    catalogue.show(model, granularity, Console())
+
+
+def _show(result: SearchResult, console: Console) -> None:
+    from autocompress.report import view
+    from autocompress.report.table import front_table
+
+    console.print(front_table(result))
+    console.print(view.headline(result), markup=False, highlight=False)
+    page = result.folder / "report.html"
+    if page.exists():
+        console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)

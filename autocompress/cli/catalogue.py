@@ -1,0 +1,86 @@
+"""``autocompress plugins``: what is installed, and what of it applies to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from torch import nn
+
+from autocompress import models
+from autocompress.compression import recipe as recipes
+from autocompress.compression.workbench import applicable
+from autocompress.contract import Manager, Method, Parameter, Space, manager
+from autocompress.job import Job, load_job
+
+if TYPE_CHECKING:
+    from autocompress.contract.space import Chooser
+
+EXAMPLE_MODEL = "resnet18"
+"""On which parameters are listed where the user names no model: ranges may depend on it."""
+ENGINE_STAGES = ("recover", "bits")
+
+
+def show(model_name: str | None, granularity: str, console: Console, plugins: Manager | None = None) -> None:
+    """Prints methods with their parameters, devices, data sets, and plugins that are broken.
+
+    Args:
+        model_name: timm name; None lists parameters for an example model and judges none.
+        granularity: "model", "stage" or "block".
+
+    Raises:
+        UserError: for an unknown model or granularity.
+    """
+    plugins = plugins or manager()
+    # The data set is not loaded: the model keeps its own input size and classes.
+    settings = {"model": model_name or EXAMPLE_MODEL, "data": "digits", "granularity": granularity}
+    job = load_job(settings=settings, flags=True)
+    model = models.reparameterise(models.create(job, None)).eval()
+    methods = plugins.methods()
+    fit, refused = applicable(methods, model, job)
+    lines = [f"methods, with their parameters on {job.model}:"]
+    for method in methods:
+        lines += _method_lines(method, model, job, refused.get(method.name, []), bool(model_name))
+    stages = _explore(lambda space: recipes.compose(space, model, fit, job.budget.epochs), job)
+    lines += ["", "the engine's own parameters:"]
+    lines += _parameter_lines({name: p for name, p in stages.items() if name.partition(".")[0] in ENGINE_STAGES})
+    lines += ["", "devices:"]
+    lines += [f"  {device.name}: measures {', '.join(sorted(device.measures))}" for device in plugins.devices()]
+    lines += ["", "data sets:", *(f"  {provider.name}" for provider in plugins.datasets())]
+    if plugins.broken:
+        lines += ["", "broken plugins, skipped:"]
+        lines += [f"  {broken.name}: {broken.reason}" for broken in plugins.broken]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _method_lines(method: Method, model: nn.Module, job: Job, refused: list[str], judge: bool) -> list[str]:
+    stage = getattr(method, "stage", None)
+    lines = [f"  {method.name} {method.version}: {method.kind}" + (f", stage {stage}" if stage else "")]
+    lines.append(f"    {method.reference}")
+    if refused:
+        lines.append(f"    does not apply to {job.model}: {'; '.join(refused)}")
+        return lines
+    if judge:
+        lines.append(f"    applies to {job.model}")
+    try:
+        found = _explore(lambda space: method.search_space(space.scope(method.name), model), job)
+    except Exception as error:  # a plugin's fault must not hide the others
+        return [*lines, f"    its search space raised {type(error).__name__}: {error}"]
+    return lines + ["  " + line for line in _parameter_lines(found)]
+
+
+def _explore(ask: Callable[[Space], object], job: Job) -> dict[str, Parameter]:
+    """Every parameter that ``ask`` asks for, conditional ones too."""
+
+    def run(chooser: Chooser) -> Space:
+        space = Space(chooser, job.granularity)
+        ask(space)
+        return space
+
+    return recipes.every_parameter(run)
+
+
+def _parameter_lines(parameters: dict[str, Parameter]) -> list[str]:
+    return [f"  {name}: {p.describe()}, by default {p.default}" for name, p in parameters.items()]

@@ -1,0 +1,86 @@
+"""Artifacts: a candidate's files, the way back from them to a torch module, and the score of a file in its runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+from torch import nn
+
+from autocompress import models
+from autocompress.compression.pipeline import Candidate, rebuild
+from autocompress.contract import Deployable, Device, Manager, manager
+from autocompress.data import Split
+from autocompress.errors import UserError
+from autocompress.files import atomic_folder
+from autocompress.job import DeviceConfig
+from autocompress.quantization import network
+
+MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.safetensors"
+RECIPE_FILE, PLAN_FILE, METRICS_FILE = "recipe.json", "plan.json", "metrics.json"
+SCORING_BATCH = 256
+
+
+def metadata(model: nn.Module) -> dict[str, str]:
+    """What the ONNX file says of itself: mean, std, input size and class names, as JSON texts."""
+    facts = models.architecture(model)
+    return {name: json.dumps(facts[name]) for name in ("mean", "std", "input_size", "class_names")}
+
+
+def score(device: Device, deployable: Deployable, split: Split, config: DeviceConfig) -> np.ndarray:
+    """Which images of ``split`` the file labels rightly in its runtime: bool ``(images,)``, in the split's order."""
+    correct = []
+    for images, labels in split.loader(SCORING_BATCH):
+        logits = device.predict(deployable, images.numpy(), config)
+        correct.append(logits.argmax(axis=1) == labels.numpy())
+    return np.concatenate(correct)
+
+
+def save(candidate: Candidate, deployable: Deployable, folder: Path, metrics: dict[str, Any]) -> None:
+    """Writes the artifact's five files to ``folder``, all or none of them."""
+    with atomic_folder(folder) as temporary:
+        (temporary / MODEL_FILE).write_bytes(deployable.file.read_bytes())
+        state = {name: tensor.contiguous().clone() for name, tensor in candidate.model.state_dict().items()}
+        safetensors.torch.save_file(state, temporary / WEIGHTS_FILE)
+        for name, value in (
+            (RECIPE_FILE, dict(candidate.recipe.values)),
+            (PLAN_FILE, candidate.plan),
+            (METRICS_FILE, metrics),
+        ):
+            (temporary / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
+    """The torch module of an artifact, in eval mode on the CPU: float images ``(N, C, H, W)`` in, logits out.
+
+    Args:
+        folder: ``results/<name>/artifacts/<trial>``.
+        plugins: where the plan's methods are looked up; the installed plugins by default.
+
+    Raises:
+        UserError: if files are missing or damaged, or a method of the plan is not installed.
+    """
+    folder = Path(folder)
+    try:
+        plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+        state = safetensors.torch.load_file(folder / WEIGHTS_FILE)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder} is not an artifact: {Path(error.filename or PLAN_FILE).name} is missing",
+            "an artifact is a folder results/<name>/artifacts/<trial>",
+        ) from None
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"the artifact {folder} is damaged: {error}") from None
+    methods = {method.name: method for method in (plugins or manager()).methods()}
+    needed = {step["method"] for step in plan["transforms"]}
+    if missing := sorted(needed - set(methods)):
+        raise UserError(f"the artifact {folder} needs the method '{missing[0]}', which is not installed")
+    model = rebuild(models.from_architecture(plan["architecture"]), plan["transforms"], methods)
+    if plan["quantization"] is not None:
+        model = network.rebuild(model, plan["quantization"])
+    model.load_state_dict(state)
+    return model.eval()

@@ -1,0 +1,82 @@
+"""The baseline: the uncompressed model, its file, its accuracy and its cost; made once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.compression.artifact import metadata, score
+from autocompress.compression.pipeline import versions
+from autocompress.compression.store import Store
+from autocompress.contract import Deployable, Device
+from autocompress.data import Splits
+from autocompress.export import export
+from autocompress.files import atomic, digest
+from autocompress.job import DeviceConfig
+from autocompress.graph import facts
+from autocompress.quantization.counts import operator_counts
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What every candidate is compared with.
+
+    Attributes:
+        accuracy: percent of the validation split, of the exported file in its runtime.
+        correct: bool ``(images,)``, for paired intervals.
+        size_bytes: of the ONNX file.
+        params, macs: as for a candidate.
+        deployable: the exported float file.
+        key: content key of weights and architecture.
+    """
+
+    accuracy: float
+    correct: np.ndarray
+    size_bytes: int
+    params: int
+    macs: int
+    deployable: Deployable
+    key: str
+
+
+def weights_key(model: nn.Module) -> str:
+    """Content key of a model's architecture and weights."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.state_dict().items())}
+    parts = [part for name, tensor in state.items() for part in (name.encode(), tensor.view(-1).numpy().tobytes())]
+    return digest(models.architecture(model), *parts)
+
+
+def measure_baseline(
+    model: nn.Module, splits: Splits, device: Device, config: DeviceConfig, store: Store, folder: Path
+) -> Baseline:
+    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation, unless both are kept."""
+    key = digest(weights_key(model), versions())
+    file = folder / f"{key}.onnx"
+    if not file.exists():
+        with atomic(file) as temporary:
+            export(model, temporary, models.input_size(model), metadata(model))
+    size = models.input_size(model)
+    network = facts(model, size)
+    deployable = Deployable(file, size, operator_counts(model, size))
+    scored = digest("baseline accuracy", key, splits.val.digest, device.name)
+    found = store.get(scored) if store.has(scored) else None
+    if found is None:
+        correct = score(device, deployable, splits.val, config)
+        store.put(scored, {"correct": torch.from_numpy(correct)}, {})
+    else:
+        correct = found[0]["correct"].numpy()
+    return Baseline(
+        accuracy=100.0 * float(correct.mean()),
+        correct=correct,
+        size_bytes=file.stat().st_size,
+        params=network.params,
+        macs=network.macs,
+        deployable=deployable,
+        key=key,
+    )

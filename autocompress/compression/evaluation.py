@@ -1,0 +1,96 @@
+"""How good a torch model is on a split, and batch norm's statistics put right after weights were changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autocompress.data import Split
+
+
+@torch.no_grad()
+def logits(
+    model: nn.Module, split: Split, device: torch.device | str | None = None, batch_size: int = 256
+) -> torch.Tensor:
+    """The model's logits on all images, float32 ``(N, classes)`` on the CPU. The model is moved to ``device`` and its
+    training flag restored."""
+    device = torch.device(device) if device is not None else device_of(model)
+    with _mode(model.to(device), training=False):
+        found = [model(images.to(device)).float().cpu() for images, _ in split.loader(batch_size)]
+    return torch.cat(found) if found else torch.zeros(0, split.num_classes)
+
+
+def evaluate(
+    model: nn.Module, split: Split, device: torch.device | str | None = None, batch_size: int = 256
+) -> tuple[float, np.ndarray]:
+    """Accuracy in percent, and for each image whether its label was found (bool ``(N,)``, the split's order).
+
+    An empty split gives NaN.
+    """
+    correct = (logits(model, split, device, batch_size).argmax(1) == split.labels()).numpy()
+    return (100.0 * float(correct.mean()) if len(correct) else float("nan")), correct
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(
+    model: nn.Module,
+    split: Split,
+    images: int = 1024,
+    device: torch.device | str | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int = 128,
+    pause: Callable[[], None] | None = None,
+) -> int:
+    """Replaces the running statistics of every batch norm by the average over up to ``images`` images, in place.
+
+    Statistics are reset first and then averaged over the batches with equal weight. All other layers are in eval mode.
+
+    Returns:
+        How many images were used; 0 where there is no batch norm or no image, and nothing is changed.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms or len(split) < 2:
+        return 0
+    device = torch.device(device) if device is not None else device_of(model)
+    chosen = split.subset(images, seed)
+    batch_size = min(batch_size, len(chosen))
+    momenta = [norm.momentum for norm in norms]
+    used = 0
+    with _mode(model.to(device), training=False):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's word for the plain average over batches
+            norm.train()
+        try:
+            for batch, _ in chosen.loader(batch_size, shuffle=True, seed=seed, drop_last=True):
+                model(batch.to(device))
+                used += len(batch)
+                if pause is not None:
+                    pause()
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    return used
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter lies; the CPU for a model without any."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """The model in one mode; afterwards each module has its own flag again."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, flag in before.items():
+            module.training = flag

@@ -1,0 +1,241 @@
+"""The pipeline: one recipe -> one candidate, through transforms, RECOVER and QUANTIZE, with every stage kept."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.compression import precision, recover
+from autocompress.compression.recipe import Recipe
+from autocompress.compression.store import Store, pack, unpack
+from autocompress.contract import Callback, Context, Method, OperatorCount, Plan, TransferSet, Transform
+from autocompress.files import digest
+from autocompress.graph import facts
+from autocompress.quantization.counts import operator_counts
+
+WORTH_KEEPING_S = 1.0
+"""A stage that is made faster than this is made again rather than kept."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The model that a recipe gives.
+
+    Attributes:
+        model: deployable torch module in eval mode on the CPU; hardened where QUANTIZE acted.
+        plan: what was done, as JSON: enough to build ``model``'s structure again without data.
+        recipe: what was asked.
+        operators: operations by layer and width, for cost models.
+        params, macs: of the float network after the transforms (quantizing changes neither); macs for one image.
+        cache_hits, cache_misses: stages found in the store, and made.
+        seconds: by stage.
+    """
+
+    model: nn.Module
+    plan: Plan
+    recipe: Recipe
+    operators: Sequence[OperatorCount]
+    params: int
+    macs: int
+    cache_hits: int
+    cache_misses: int
+    seconds: dict[str, float]
+
+
+@dataclass
+class Pipeline:
+    """Applies recipes to one baseline with one transfer set.
+
+    Attributes:
+        baseline: the float model in eval mode; never changed.
+        baseline_key: content key of its weights and architecture.
+        methods: those that apply, in the manager's order.
+        transfer: images to score, calibrate and train on; None where only dry runs are wanted.
+        granularity: of the job.
+        seed: of the job.
+        device: where torch computes.
+        store: where stage results are kept.
+    """
+
+    baseline: nn.Module
+    baseline_key: str
+    methods: Sequence[Method]
+    transfer: TransferSet | None
+    granularity: str
+    seed: int
+    device: torch.device
+    store: Store
+
+    def __post_init__(self) -> None:
+        self._by_name = {method.name: method for method in self.methods}
+        self._states: dict[str, Any] = {}
+
+    # --- the one way through ------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        recipe: Recipe,
+        *,
+        dry_run: bool = False,
+        progress: Callable[..., None] | None = None,
+        pause: Callable[[], None] | None = None,
+    ) -> Candidate:
+        """Makes the candidate of ``recipe``.
+
+        With ``dry_run`` there is no data and no training: the weights mean nothing, the structure is the deployed one.
+
+        Raises:
+            InvalidRecipe: if it cannot be built.
+            TrialFailed: if a training diverges.
+        """
+        hits, misses = self.store.hits, self.store.misses
+        context = self._context(dry_run, recipe, progress)
+        seconds: dict[str, float] = {}
+        model, steps = self._transformed(recipe, context, seconds, pause)
+        plan: Plan = {"architecture": models.architecture(self.baseline), "transforms": steps, "quantization": None}
+        started = time.perf_counter()
+        network = facts(model, context.input_size)
+        bits = precision.assign(network, self.baseline, self.granularity, recipe)
+        if bits:
+            model, plan["quantization"] = precision.quantize(model, bits, recipe, self._by_name, context)
+            seconds["quantize"] = time.perf_counter() - started
+        return Candidate(
+            model=model,
+            plan=plan,
+            recipe=recipe,
+            operators=operator_counts(model, context.input_size),
+            params=network.params,
+            macs=network.macs,
+            cache_hits=self.store.hits - hits,
+            cache_misses=self.store.misses - misses,
+            seconds=seconds,
+        )
+
+    # --- transforms and RECOVER, each stage under its chained key ---------------------------------------------------
+
+    def _transformed(
+        self, recipe: Recipe, context: Context, seconds: dict[str, float], pause: Callable[[], None] | None
+    ) -> tuple[nn.Module, list[Plan]]:
+        keys = self._stage_keys(recipe)
+        done, model, steps = 0, None, []
+        if not context.dry_run:
+            for count in range(len(keys), 0, -1):  # the deepest stage that is kept
+                if self.store.has(keys[count - 1]) and (found := self.store.get(keys[count - 1])) is not None:
+                    done, steps = count, list(found[1]["steps"])
+                    model = rebuild(self.baseline, steps, self._by_name)
+                    model.load_state_dict(found[0])
+                    break
+        if model is None:
+            model = copy.deepcopy(self.baseline)
+        model = model.to(context.device).eval()
+        for index, (name, params) in enumerate(recipe.transforms):
+            if index < done:
+                continue
+            started = time.perf_counter()
+            method = self._transform(name)
+            if not context.dry_run:
+                self.store.misses += 1
+            model, plan = method.apply(model, params, replace(context, state=self._prepared(method, context)))
+            model.eval()
+            steps = [*steps, {"method": name, "version": method.version, "plan": plan}]
+            seconds[name] = time.perf_counter() - started
+            if not context.dry_run and seconds[name] > WORTH_KEEPING_S:
+                self.store.put(keys[index], model.state_dict(), {"steps": steps})
+        if not context.dry_run and recipe.recover.get("epochs") and done <= len(recipe.transforms):
+            started = time.perf_counter()
+            self.store.misses += 1
+            model = recover.run(model, recipe.recover, context, self._callbacks(model, recipe, context), pause=pause)
+            seconds["recover"] = time.perf_counter() - started
+            self.store.put(keys[-1], model.state_dict(), {"steps": steps})
+        return model.cpu().eval(), steps
+
+    def _stage_keys(self, recipe: Recipe) -> list[str]:
+        """Chained content keys: one a transform, and one for RECOVER where it trains."""
+        key = digest(self.baseline_key, self.transfer.digest if self.transfer else None, self.seed, versions())
+        keys = []
+        for name, params in recipe.transforms:
+            key = digest(key, name, self._by_name[name].version, params)
+            keys.append(key)
+        if recipe.recover.get("epochs"):
+            keys.append(digest(key, "recover", recover.VERSION, recipe.recover))
+        return keys
+
+    def _callbacks(self, model: nn.Module, recipe: Recipe, context: Context) -> list[Callback]:
+        return [
+            callback
+            for name, params in recipe.transforms
+            for callback in self._by_name[name].callbacks(model, params, context)
+        ]
+
+    # --- prepared state ---------------------------------------------------------------------------------------------
+
+    def prepare(self, progress: Callable[..., None] | None = None) -> None:
+        """Has every transform prepare what its recipes share, unless that is kept already."""
+        context = self._context(False, None, progress)
+        for method in self.methods:
+            if isinstance(method, Transform):
+                self._prepared(method, context)
+
+    def _prepared(self, method: Transform, context: Context) -> Any:
+        if type(method).prepare is Transform.prepare:
+            return None
+        if method.name not in self._states:
+            transfer = self.transfer.digest if self.transfer else None
+            key = digest("prepared", method.name, method.version, self.baseline_key, transfer, self.seed, versions())
+            found = self.store.get(key) if self.store.has(key) else None
+            if found is None:
+                if context.dry_run:
+                    return None
+                teacher = copy.deepcopy(self.baseline).to(context.device)
+                tensors, record = pack(method.prepare(teacher, context))
+                self.store.put(key, tensors, {"state": record})
+                found = tensors, {"state": record}
+            self._states[method.name] = unpack(found[0], found[1]["state"])
+        return self._states[method.name]
+
+    def _transform(self, name: str) -> Transform:
+        method = self._by_name[name]
+        assert isinstance(method, Transform)
+        return method
+
+    def _context(self, dry_run: bool, recipe: Recipe | None, progress: Callable[..., None] | None) -> Context:
+        context = Context(
+            input_size=models.input_size(self.baseline),
+            device=torch.device("cpu") if dry_run else self.device,
+            seed=self.seed,
+            epochs=float(recipe.recover.get("epochs", 0)) if recipe else 0.0,
+            dry_run=dry_run,
+        )
+        if progress is not None:
+            context = replace(context, progress=progress)
+        if dry_run:
+            return context
+        assert self.transfer is not None, "a run that is not dry needs data"
+        return replace(context, transfer=self.transfer, teacher=copy.deepcopy(self.baseline).to(self.device).eval())
+
+
+def rebuild(baseline: nn.Module, steps: Sequence[Plan], methods: dict[str, Method]) -> nn.Module:
+    """The structure after the transforms of ``steps``, made on a copy of ``baseline`` with no data and no training.
+
+    Raises:
+        KeyError: if a method of the plan is not in ``methods``.
+    """
+    model = copy.deepcopy(baseline)
+    for step in steps:
+        method = methods[step["method"]]
+        assert isinstance(method, Transform)
+        model = method.rebuild(model, step["plan"])
+    return model.eval()
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide what a stage computes."""
+    return {"torch": torch.__version__, "timm": timm.__version__}

@@ -1,0 +1,224 @@
+"""Recipe: the parameters of all methods for one trial, composed from what every stage asks of the space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from autocompress.compression import recover
+from autocompress.contract import Method, Parameter, Params, Quantizer, Space, Stage, Transform, Value
+from autocompress.contract.space import Chooser
+from autocompress.errors import InvalidRecipe
+from autocompress.files import digest
+
+
+@dataclass(frozen=True)
+class GroupBits:
+    """What QUANTIZE does to one group: the weight quantizer and its width, the activation quantizer and its width."""
+
+    weight_quantizer: str
+    weight_bits: int
+    activation_quantizer: str
+    activation_bits: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One point of the space.
+
+    Attributes:
+        values: every parameter by full name: what is stored, shown and replayed.
+        structural: those of them that change the deployed structure.
+        transforms: (method name, parameters) of the transforms that act, in order.
+        recover: parameters of RECOVER.
+        bits: by group; a group that stays in float is absent.
+        quantizers: parameters of the quantizers that act, by name.
+    """
+
+    values: Mapping[str, Value]
+    structural: Mapping[str, Value] = field(default_factory=dict)
+    transforms: Sequence[tuple[str, Params]] = ()
+    recover: Params = field(default_factory=dict)
+    bits: Mapping[str, GroupBits] = field(default_factory=dict)
+    quantizers: Mapping[str, Params] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Content key of the whole recipe."""
+        return digest(dict(self.values))
+
+    @property
+    def structural_key(self) -> str:
+        """Content key of the deployed structure: recipes that share it share their latency."""
+        return digest(dict(self.structural))
+
+
+def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: int) -> Recipe:
+    """Runs the whole define-by-run space once: SUBSTITUTE, PRUNE, RECOVER, QUANTIZE.
+
+    Args:
+        space: where values come from; not scoped.
+        model: the baseline.
+        methods: those that apply, in the manager's order.
+        epochs: the most that recovery may train.
+
+    Raises:
+        InvalidRecipe: for methods that exclude each other, or that need more epochs than there are.
+    """
+    acting: list[tuple[Transform, Params]] = []
+    for method in methods:
+        if isinstance(method, Transform):
+            params = method.search_space(space.scope(method.name), model)
+            if method.acts(params):
+                acting.append((method, params))
+    _reject_clashes([method for method, _ in acting])
+    settings: Params = {}
+    if acting:
+        settings = recover.search_space(space.scope("recover"), [method for method, _ in acting], epochs)
+    bits = _compose_bits(space.scope("bits"), model, [m for m in methods if isinstance(m, Quantizer)])
+    used = {name for group in bits.values() for name in (group.weight_quantizer, group.activation_quantizer)}
+    quantizers = {
+        method.name: method.search_space(space.scope(method.name), model)
+        for method in methods
+        if isinstance(method, Quantizer) and method.name in used
+    }
+    return Recipe(
+        values=dict(space.chosen),
+        structural={name: value for name, value in space.chosen.items() if space.asked[name].structural},
+        transforms=[(method.name, params) for method, params in acting],
+        recover=settings,
+        bits=bits,
+        quantizers=quantizers,
+    )
+
+
+def _reject_clashes(acting: Sequence[Transform]) -> None:
+    for method in acting:
+        for other in acting:
+            if method is not other and method.excludes & other.provides:
+                raise InvalidRecipe(f"{method.name} cannot act together with {other.name}")
+    pruners = [method.name for method in acting if method.stage is Stage.PRUNE]
+    if len(pruners) > 1:
+        raise InvalidRecipe(f"only one pruning method may act, not {' and '.join(pruners)}")
+
+
+def _compose_bits(space: Space, model: nn.Module, quantizers: Sequence[Quantizer]) -> dict[str, GroupBits]:
+    """Each group chooses "none" or a weight quantizer and its width, then the width of its activations."""
+    activation_quantizer = next((q for q in quantizers if q.activation_bits), None)
+    if not quantizers or activation_quantizer is None:
+        return {}
+    widths = {f"{q.name}:{bits}": (q, bits) for q in quantizers for bits in q.weight_bits}
+    cheapest = min(widths, key=lambda choice: widths[choice][1])
+    recommended = min(widths, key=lambda choice: (abs(widths[choice][1] - 8), choice))
+    chosen: dict[str, GroupBits] = {}
+    for group in space.groups(model):
+        choice = space.categorical(
+            f"weight.{group}", ["none", *widths], default=recommended, cheapest=cheapest, neutral="none"
+        )
+        if choice == "none":
+            continue
+        quantizer, bits = widths[choice]
+        of_activations = quantizer if quantizer.activation_bits else activation_quantizer
+        offered = list(of_activations.activation_bits)
+        activation_bits = space.categorical(
+            f"activation.{group}", offered, default=max(offered), cheapest=min(offered), neutral=max(offered)
+        )
+        chosen[group] = GroupBits(quantizer.name, bits, of_activations.name, activation_bits)
+    return chosen
+
+
+# --- choosers: where values come from when it is not Optuna ---------------------------------------------------------
+
+
+class Replay:
+    """Gives the values of a finished recipe again; for a parameter that it lacks, the default."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = values
+
+    def choose(self, parameter: Parameter) -> Value:
+        return self._values.get(parameter.name, parameter.default)
+
+
+class Policy:
+    """Chooses by rule: ``neutral`` everywhere but for the methods named.
+
+    Args:
+        rules: by first part of a parameter's name ("ghost", "bits", "recover"): "default", "cheapest" or "neutral".
+    """
+
+    def __init__(self, rules: Mapping[str, str]) -> None:
+        self._rules = rules
+
+    def choose(self, parameter: Parameter) -> Value:
+        rule = self._rules.get(parameter.name.partition(".")[0], "neutral")
+        if rule == "cheapest" and parameter.cheapest is not None:
+            return parameter.cheapest
+        if rule == "neutral":
+            return parameter.leaves_alone()
+        return parameter.default
+
+
+def every_parameter(compose_with: Callable[[Chooser], Space], most_runs: int = 400) -> dict[str, Parameter]:
+    """Every parameter that a define-by-run space can ask for, conditional ones too.
+
+    Walks the space by changing one choice at a time from the defaults, and again from each point that showed something
+    new, so a parameter is found that depends on one choice, or on a chain of them.
+
+    Args:
+        compose_with: runs the space once with a chooser and returns the space; may raise InvalidRecipe.
+        most_runs: bound on the number of runs.
+    """
+    found: dict[str, Parameter] = {}
+    pending: list[dict[str, Value]] = [{}]
+    tried: set[str] = set()
+    runs = 0
+    while pending and runs < most_runs:
+        values = pending.pop(0)
+        try:
+            space = compose_with(Replay(values))
+        except InvalidRecipe:
+            continue
+        finally:
+            runs += 1
+        new = [name for name in space.asked if name not in found]
+        found.update({name: space.asked[name] for name in new})
+        if not new:
+            continue
+        for name in new:
+            for choice in _alternatives(space.asked[name]):
+                step = {**values, name: choice}
+                if (key := digest(step)) not in tried:
+                    tried.add(key)
+                    pending.append(step)
+    return found
+
+
+def _alternatives(parameter: Parameter) -> Iterator[Value]:
+    if parameter.choices:
+        yield from (choice for choice in parameter.choices if choice != parameter.default)
+    else:
+        yield from (end for end in (parameter.low, parameter.high) if end is not None and end != parameter.default)
+
+
+def space_size(parameters: Mapping[str, Parameter]) -> float:
+    """Number of recipes, counting ten steps for a continuous range and every conditional parameter as always asked:
+    an upper bound."""
+    total = 1.0
+    for parameter in parameters.values():
+        if parameter.choices:
+            total *= len(parameter.choices)
+        elif parameter.is_integer:
+            assert parameter.low is not None and parameter.high is not None
+            total *= (parameter.high - parameter.low) // (parameter.step or 1) + 1
+        else:
+            total *= 10
+    return total
+
+
+def describe(values: Mapping[str, Any]) -> str:
+    """The recipe in one line: ``ghost.ratio.layer3=2 bits.weight.layer1=quantize:8``."""
+    return " ".join(f"{name}={value}" for name, value in values.items())

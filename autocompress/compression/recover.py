@@ -1,0 +1,63 @@
+"""RECOVER: training with knowledge distillation from the baseline, after the transforms and before QUANTIZE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from autocompress.compression.trainer import TrainSettings, train
+from autocompress.contract import Callback, Context, Params, Space, Transform
+from autocompress.errors import InvalidRecipe
+
+VERSION = "1"
+
+
+def search_space(space: Space, acting: Sequence[Transform], most_epochs: int) -> Params:
+    """Epochs, learning rate and weight of distillation; none of them changes the deployed structure.
+
+    Raises:
+        InvalidRecipe: where a method needs more epochs than the job has.
+    """
+    least = max([method.min_epochs for method in acting] + [1 for method in acting if method.needs_training] + [0])
+    if least > most_epochs:
+        demanding = max(acting, key=lambda method: method.min_epochs)
+        raise InvalidRecipe(f"{demanding.name} needs {least} epochs of recovery, the job's budget has {most_epochs}")
+    epochs = space.integer("epochs", least, most_epochs, default=most_epochs, structural=False)
+    if epochs == 0:
+        return {"epochs": 0}
+    return {
+        "epochs": epochs,
+        "lr": space.float("lr", 2e-4, 4e-3, default=1e-3, log=True, structural=False),
+        "distill": space.categorical("distill", [0.0, 0.5, 0.9], default=0.5, structural=False),
+    }
+
+
+def run(
+    model: nn.Module,
+    params: Params,
+    context: Context,
+    callbacks: Sequence[Callback],
+    *,
+    pause: Callable[[], None] | None = None,
+) -> nn.Module:
+    """Trains ``model`` on the context's transfer set; the trained model is returned in eval mode.
+
+    Raises:
+        TrialFailed: if the loss is not finite.
+    """
+    assert context.transfer is not None
+    settings = TrainSettings(epochs=params["epochs"], lr=params["lr"], distill=params["distill"])
+    train(
+        model,
+        context.transfer.train,
+        settings,
+        teacher=context.teacher,
+        callbacks=callbacks,
+        device=context.device,
+        seed=context.seed,
+        progress=context.progress,
+        pause=pause,
+        freeze_batch_norm="freeze_batch_norm" in context.transfer.demands,
+    )
+    return model.eval()

@@ -1,0 +1,117 @@
+"""The trainer's face: train a model, train a baseline once, and see how good it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from autocompress import models
+from autocompress.compression.evaluation import evaluate, logits, recalibrate_batch_norm
+from autocompress.compression.losses import SoftTargets
+from autocompress.compression.training import Progress, Training, TrainResult, TrainSettings
+from autocompress.data import Split, Splits
+from autocompress.errors import UserError
+from autocompress.files import atomic, cache_folder, digest
+from autocompress.job import Job
+
+__all__ = [
+    "SoftTargets",
+    "TrainResult",
+    "TrainSettings",
+    "Training",
+    "baseline_settings",
+    "default_device",
+    "evaluate",
+    "logits",
+    "recalibrate_batch_norm",
+    "train",
+    "train_baseline",
+]
+
+log = logging.getLogger("autocompress")
+
+VERSION = 1
+"""Of this training: part of the key of kept baselines."""
+
+
+def train(model: nn.Module, split: Split, settings: TrainSettings, **options: Any) -> TrainResult:
+    """Trains ``model`` in place from start to end; ``options`` are those of :class:`Training`.
+
+    Raises:
+        TrialFailed: if the loss is not a finite number.
+    """
+    return Training(model, split, settings, **options).run()
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def baseline_settings(job: Job) -> TrainSettings:
+    """How a baseline without weights is trained."""
+    own = job.baseline
+    return TrainSettings(epochs=own.epochs, lr=own.lr, batch_size=own.batch_size, label_smoothing=0.1)
+
+
+def train_baseline(
+    job: Job,
+    model: nn.Module,
+    splits: Splits,
+    progress: Progress | None = None,
+    *,
+    device: torch.device | None = None,
+    pause: Callable[[], None] | None = None,
+) -> nn.Module:
+    """Trains ``model`` with the job's baseline settings, or loads it where the same was trained before. The result is
+    in eval mode, on the CPU, and reparameterised where timm can.
+
+    Kept in the cache folder under what decides the result: architecture, training images, settings, seed, versions.
+
+    Raises:
+        UserError: if there are no images to train on.
+    """
+    settings = baseline_settings(job)
+    weights = "pretrained" if job.pretrained else "random"
+    versions = [torch.__version__, timm.__version__, VERSION]
+    key = digest(models.architecture(model), weights, splits.train.digest, asdict(settings), job.seed, versions)
+    path = cache_folder() / "baselines" / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
+    if not _loaded(model, path):
+        if not len(splits.train) and settings.epochs:
+            raise UserError(
+                f"'{job.model}' has no weights and there is no data to train it on", "give checkpoint: PATH"
+            )
+        train(
+            model,
+            splits.train,
+            settings,
+            device=device or default_device(),
+            seed=job.seed,
+            progress=progress,
+            pause=pause,
+        )
+        state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+        with atomic(path) as temporary:
+            save_file(state, temporary)
+    return models.reparameterise(model.cpu()).eval()
+
+
+def _loaded(model: nn.Module, path: Path) -> bool:
+    """Loads the weights of ``path`` into ``model``; False where there are none that can be used."""
+    if not path.exists():
+        return False
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        log.warning("%s cannot be used (%s); the baseline is trained again", path, error)
+        return False
+    return True

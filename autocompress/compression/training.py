@@ -1,0 +1,253 @@
+"""Training: the engine's one training loop, with the callbacks of every method applied."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autocompress.compression.evaluation import device_of
+from autocompress.compression.losses import Answers, SoftTargets, answers_of, distillation
+from autocompress.compression.optimizing import Schedule, make_optimizer, parameter_groups, schedule
+from autocompress.compression.taps import Features, tapped
+from autocompress.contract import Callback
+from autocompress.data import Loader, Split
+from autocompress.errors import TrialFailed
+
+Progress = Callable[[float, str], None]
+"""Called with the finished fraction, 0 to 1, and a word."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a model is trained.
+
+    Attributes:
+        epochs: passes over the split; a fraction ends within an epoch.
+        lr: the highest learning rate.
+        distill: weight of the teacher's targets, 0 to 1; without a teacher it counts as 0.
+        temperature: of the distillation (Hinton et al., 2015).
+        clip: largest gradient norm; 0 for no clipping.
+        augment: images are augmented.
+        label_smoothing: of the cross-entropy.
+        channels_last: memory layout; faster on CUDA.
+    """
+
+    epochs: float = 1.0
+    lr: float = 2e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Schedule = "one_cycle"
+    batch_size: int = 128
+    weight_decay: float = 0.05
+    distill: float = 0.0
+    temperature: float = 4.0
+    clip: float = 1.0
+    augment: bool = True
+    label_smoothing: float = 0.0
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training did: steps made, mean loss of the last epoch (NaN without a step), seconds."""
+
+    steps: int
+    loss: float
+    seconds: float
+
+
+class Training:
+    """A training that can stop at the end of any epoch and go on later, here or elsewhere, with the same result.
+
+    The schedules of the learning rate and of all callbacks run over ``settings.epochs``, however it is interrupted.
+
+    Args:
+        model: trained in place; moved to ``device``.
+        split: what it is trained on.
+        settings: how.
+        teacher: gives targets where ``settings.distill`` > 0, and features to callbacks.
+        callbacks: of every method applied.
+        device: where torch computes; None for where the model is.
+        seed: of order, augmentation and dropout.
+        progress: called with the finished fraction and a word.
+        pause: called between batches; a measurement on this machine may hold it there.
+        freeze_batch_norm: running statistics stay as they are.
+        soft_targets: stored targets, used in place of the teacher's.
+        labelled: False: the labels mean nothing, so only teacher or stored targets count.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        settings: TrainSettings,
+        *,
+        teacher: nn.Module | None = None,
+        callbacks: Sequence[Callback] = (),
+        device: torch.device | str | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+        pause: Callable[[], None] | None = None,
+        freeze_batch_norm: bool = False,
+        soft_targets: SoftTargets | None = None,
+        labelled: bool = True,
+    ) -> None:
+        if not labelled and teacher is None and soft_targets is None:
+            raise ValueError("without labels, a teacher or soft targets are needed")
+        self.device = torch.device(device) if device is not None else device_of(model)
+        self.model = model.to(self.device)
+        self.split, self.settings, self.callbacks, self.seed = split, settings, list(callbacks), seed
+        self._taps = list(dict.fromkeys(name for callback in self.callbacks for name in callback.taps()))
+        self.teacher = teacher.to(self.device).eval() if teacher is not None else None
+        self.progress, self.pause, self.freeze_batch_norm = progress, pause, freeze_batch_norm
+        self.soft_targets, self.labelled = soft_targets, labelled
+        self._are_probabilities = soft_targets is not None and soft_targets.are_probabilities
+        if settings.channels_last:
+            model.to(memory_format=torch.channels_last)
+        self.steps_per_epoch = max(len(self._loader(0)), 1)
+        self.total_steps = round(settings.epochs * self.steps_per_epoch) if len(split) else 0
+        self.step = 0
+        self.loss = float("nan")
+        self._ended = False
+        for callback in self.callbacks:
+            callback.on_start(model, self.total_steps)
+        groups = parameter_groups(model, self.callbacks, settings.lr, settings.weight_decay)
+        self.optimizer = make_optimizer(settings.optimizer, groups, settings.lr)
+        self._lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self._factor = schedule(settings.schedule, self.total_steps)
+        self._half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        scales = self.device.type == "cuda" and self._half is torch.float16
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
+
+    @property
+    def finished(self) -> bool:
+        """All steps are made."""
+        return self.step >= self.total_steps
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that comes next, from 0."""
+        return self.step // self.steps_per_epoch
+
+    def run(self, until: int | None = None) -> TrainResult:
+        """Trains until epoch ``until`` is reached (None: to the end) and says what was done.
+
+        Raises:
+            TrialFailed: if the loss is not a finite number.
+        """
+        started, first = time.monotonic(), self.step
+        while not self.finished and (until is None or self.epoch < until):
+            self._run_epoch(self.epoch)
+        if self.finished and not self._ended:
+            self._ended = True
+            for callback in self.callbacks:
+                callback.on_end(self.model)
+        return TrainResult(self.step - first, self.loss, time.monotonic() - started)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values from which :meth:`load_state_dict` goes on; the model's own state is not in it."""
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            "ended": self._ended,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The reverse of :meth:`state_dict`."""
+        self.step, self.loss, self._ended = state["step"], state["loss"], state["ended"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(own)
+
+    def _loader(self, epoch: int) -> Loader:
+        # Positions in place of labels: soft targets are found by them.
+        numbered = self.split.relabelled(torch.arange(len(self.split)))
+        size = min(self.settings.batch_size, max(len(self.split), 1))
+        seed = (self.seed * 1_000_003 + epoch) % 2**63
+        return numbered.loader(size, shuffle=True, seed=seed, augment=self.settings.augment, drop_last=True)
+
+    def _run_epoch(self, epoch: int) -> None:
+        self.model.train()
+        if self.freeze_batch_norm:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        labels, losses = self.split.labels(), []
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), tapped(self.model, self.teacher, self._taps) as features:
+            torch.manual_seed((self.seed * 7_919 + epoch) % 2**63)
+            for images, positions in self._loader(epoch):
+                if self.finished:
+                    break
+                losses.append(self._run_step(images.to(self.device), positions, labels[positions], features))
+                if self.progress is not None:
+                    self.progress(self.step / self.total_steps, f"epoch {epoch + 1}")
+                if self.pause is not None:
+                    self.pause()
+        self.loss = float(torch.stack(losses).mean())
+        _check_finite(self.loss, self.step)
+        for callback in self.callbacks:
+            callback.on_epoch_end(self.model, epoch)
+
+    def _run_step(
+        self, images: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, features: Features
+    ) -> torch.Tensor:
+        for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
+            group["lr"] = lr * self._factor(self.step)
+        for callback in self.callbacks:
+            callback.before_step(self.model, self.step)
+        if self.settings.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self._half) if self.device.type == "cuda" else nullcontext():
+            answers = self._answers(images, positions)
+            outputs = self.model(images)
+        hard = labels.to(self.device) if self.labelled else None
+        loss = distillation(outputs.float(), hard, answers, self.settings.distill, self.settings.label_smoothing)
+        for callback in self.callbacks:
+            extra = callback.loss(features.student, features.teacher)
+            loss = loss if extra is None else loss + extra
+        if self.device.type == "cpu":  # on CUDA this would wait for every step; the epoch's mean tells there
+            _check_finite(float(loss.detach()), self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self.optimizer)
+        for callback in self.callbacks:
+            callback.after_backward(self.model, self.optimizer, self.step)
+        if self.settings.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.step += 1
+        return loss.detach()
+
+    @torch.no_grad()
+    def _answers(self, images: torch.Tensor, positions: torch.Tensor) -> Answers | None:
+        """What to learn from beside the labels; runs the teacher wherever somebody looks at it."""
+        temperature = self.settings.temperature
+        wanted = self.settings.distill > 0 or not self.labelled
+        found: torch.Tensor | None = None
+        if self.teacher is not None and (self._taps or (wanted and self.soft_targets is None)):
+            found = self.teacher(images)
+        if not wanted:
+            return None
+        if self.soft_targets is not None:
+            found = self.soft_targets.values[positions].to(self.device).float()
+            if self._are_probabilities:
+                return Answers(found.clamp_min(1e-8).log(), self.soft_targets.temperature)
+        return None if found is None else answers_of(found, temperature)
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise TrialFailed(f"the training loss is {loss} at step {step}")

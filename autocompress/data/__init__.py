@@ -1,0 +1,20 @@
+"""Data sets: what a job's ``data`` names, as three splits that give normalised batches."""
+
+from autocompress.data.loading import builtin_providers, load
+from autocompress.data.provider import DatasetProvider, Source
+from autocompress.data.split import Batch, DataInfo, Loader, Split, Splits, stratified
+from autocompress.data.tensors import TensorSplit
+
+__all__ = [
+    "Batch",
+    "DataInfo",
+    "DatasetProvider",
+    "Loader",
+    "Source",
+    "Split",
+    "Splits",
+    "TensorSplit",
+    "builtin_providers",
+    "load",
+    "stratified",
+]

@@ -1,0 +1,104 @@
+"""folder:PATH: the user's own images, one folder a class (ImageFolder's layout)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from autocompress.data.pictures import DatasetSplit, measured, open_picture
+from autocompress.data.provider import DatasetProvider, Source
+from autocompress.data.split import DataInfo
+from autocompress.errors import UserError
+from autocompress.files import digest
+
+PREFIX = "folder:"
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+ROLES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+class Folder(DatasetProvider):
+    """``PATH/train``, ``PATH/val`` (or ``validation``) and ``PATH/test`` with a folder a class in each; or the classes
+    right under ``PATH``, and the engine splits them."""
+
+    name = "folder:PATH"
+
+    def claims(self, spec: str) -> bool:
+        return spec.startswith(PREFIX)
+
+    def load(self, spec: str) -> Source:
+        root = Path(spec.removeprefix(PREFIX)).expanduser()
+        if not root.is_dir():
+            raise UserError(f"there is no folder {root}", "data: folder:PATH wants a folder of class folders")
+        folders = {role: _first_folder(root, names) for role, names in ROLES.items()}
+        train = Listing.read(folders["train"] or root)
+        info = measured(train, DataInfo(len(train.classes), 3, (224, 224), (), (), train.classes))
+        held: dict[str, DatasetSplit | None] = {"val": None, "test": None}
+        for role in held if folders["train"] else ():
+            if (folder := folders[role]) is not None:
+                held[role] = Listing.read(folder, train.classes).split(info)
+        return Source(train.split(info), held["val"], held["test"], info)
+
+
+class Listing:
+    """The image files under one folder of class folders, sorted.
+
+    Attributes:
+        classes: names of the class folders, sorted.
+        key: changes with names, sizes and times of the files.
+    """
+
+    def __init__(self, root: Path, files: list[Path], labels: list[int], classes: tuple[str, ...]) -> None:
+        self.root, self.files, self.classes = root, files, classes
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        facts = [(str(f.relative_to(root)), s.st_size, s.st_mtime_ns) for f, s in ((f, f.stat()) for f in files)]
+        self.key = digest("folder", facts)
+
+    @classmethod
+    def read(cls, root: Path, classes: tuple[str, ...] | None = None) -> Listing:
+        """Lists ``root``.
+
+        Args:
+            root: a folder of class folders.
+            classes: those of the training folder, which every other one must have; None to take what is there.
+
+        Raises:
+            UserError: if there are no classes, only one, other ones than wanted, or one of them is empty.
+        """
+        found = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
+        if not found:
+            raise UserError(f"{root} holds no class folders", "put the images of each class into a folder of its own")
+        if classes is not None and (unknown := sorted(set(found) - set(classes))):
+            raise UserError(f"{root} has a class '{unknown[0]}' that the training folder has not")
+        if classes is None and len(found) == 1:
+            raise UserError(f"{root} has one class only, '{found[0]}'", "a classifier needs at least two")
+        files: list[Path] = []
+        labels: list[int] = []
+        wanted = found if classes is None else classes
+        for name in found:
+            mine = sorted(f for f in (root / name).rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+            if not mine and classes is None:
+                raise UserError(
+                    f"the class folder {root / name} holds no images", f"known: {', '.join(sorted(SUFFIXES))}"
+                )
+            files += mine
+            labels += [wanted.index(name)] * len(mine)
+        if not files:
+            raise UserError(f"{root} holds no images", f"known: {', '.join(sorted(SUFFIXES))}")
+        return cls(root, files, labels, wanted)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def picture(self, index: int) -> Image.Image:
+        """Reads one file."""
+        return open_picture(self.files[index], str(self.files[index]))
+
+    def split(self, info: DataInfo) -> DatasetSplit:
+        """All files, as a split."""
+        return DatasetSplit(self, self.labels, info)
+
+
+def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)

@@ -1,0 +1,157 @@
+"""From the job's words to three splits: finds the provider, carves what it lacks, makes all three agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from autocompress.data.digits import Digits
+from autocompress.data.folder import Folder
+from autocompress.data.glyphs import Glyphs
+from autocompress.data.provider import DatasetProvider, Source
+from autocompress.data.split import DataInfo, Split, Splits, stratified
+from autocompress.data.tensors import TensorSplit
+from autocompress.data.timm_names import TimmNames
+from autocompress.errors import UserError, did_you_mean
+from autocompress.job import DataConfig
+
+HELD_OUT = 0.1
+"""Part of the images that a missing split takes."""
+
+
+def builtin_providers() -> list[DatasetProvider]:
+    """The data sets that come with the engine."""
+    return [Digits(), Glyphs(), Folder(), TimmNames()]
+
+
+def load(
+    config: DataConfig,
+    providers: Sequence[DatasetProvider] | None = None,
+    *,
+    input_size: int | tuple[int, int] | None = None,
+    default_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Splits:
+    """Loads the three splits of a job.
+
+    Args:
+        config: one name in ``train`` gives all three splits; ``val`` and ``test`` may name their own.
+        providers: where to look; None for the engine's own.
+        input_size: (height, width) that the loaders must give; None for the data's own.
+        default_size: what to use instead of ``input_size`` where the images vary in size.
+        channels: 1 or 3; None for the data's own.
+        mean, std: of a pretrained model; None for the data's own.
+        seed: by which missing splits are carved from ``train``.
+
+    Raises:
+        UserError: if a name is not known, a data set is missing or broken, or the splits do not fit each other.
+    """
+    providers = builtin_providers() if providers is None else providers
+    words = {role: word for role, word in config.model_dump().items() if word not in (None, "none")}
+    if not words:
+        raise UserError("the job names no data", "accuracy is measured on images: give data, or at least {val: ...}")
+    sources = {word: _provider(word, providers).load(word) for word in dict.fromkeys(words.values())}
+    first = sources[next(iter(words.values()))]
+    _check_classes({word: source.info for word, source in sources.items()})
+    info = _override(first.info, input_size, default_size, channels, mean, std)
+    splits = _roles(words, sources, seed)
+    return Splits(**{role: split.prepared(info) for role, split in splits.items()}, info=info)
+
+
+def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvider:
+    for provider in providers:
+        if provider.claims(word):
+            return provider
+    hint = did_you_mean(word, [provider.name for provider in providers])
+    if Path(word).expanduser().is_dir():
+        hint = f"for a folder of images write folder:{word}"
+    raise UserError(f"unknown data set '{word}'", hint)
+
+
+def _roles(words: dict[str, str], sources: dict[str, Source], seed: int) -> dict[str, Split]:
+    """Each role's split. One that is not named comes from the training source, or is carved from its images."""
+    if "train" not in words:
+        return _without_training(words, sources, seed)
+    source = sources[words["train"]]
+    named = {role: _named(role, words, sources) for role in ("val", "test")}
+    train: Split = source.train
+    val, test = named["val"] or source.val, named["test"] or source.test
+    missing = [role for role, split in (("val", val), ("test", test)) if split is None]
+    whole = len(train)
+    for role in missing:
+        share = max(round(HELD_OUT * whole), 1)
+        if len(train) <= share:
+            raise UserError(f"{whole} images are too few to split", "give more, or name train, val and test")
+        held, rest = stratified(train.labels(), share, seed)
+        part, train = train.take(held), train.take(rest)
+        val, test = (part, test) if role == "val" else (val, part)
+    assert val is not None
+    assert test is not None
+    return {"train": train, "val": val, "test": test}
+
+
+def _named(role: str, words: dict[str, str], sources: dict[str, Source]) -> Split | None:
+    """The split that the job names for ``role``; None where it names none, or the training data's own name."""
+    if role not in words or words[role] == words.get("train"):
+        return None
+    source = sources[words[role]]
+    own = source.val if role == "val" else source.test
+    return own if own is not None else source.train  # a plain folder named for one role is that role, whole
+
+
+def _without_training(words: dict[str, str], sources: dict[str, Source], seed: int) -> dict[str, Split]:
+    """The user has images to measure on but none to train on."""
+    first = sources[next(iter(words.values()))]
+    val, test = (_named(role, words, sources) for role in ("val", "test"))
+    if val is None or test is None:
+        whole = val if val is not None else test
+        assert whole is not None
+        held, rest = stratified(whole.labels(), len(whole) // 2, seed)
+        val, test = whole.take(held), whole.take(rest)
+    return {"train": TensorSplit.empty(first.info), "val": val, "test": test}
+
+
+def _check_classes(infos: dict[str, DataInfo]) -> None:
+    (first, reference), *others = infos.items()
+    for word, info in others:
+        if info.class_names != reference.class_names:
+            raise UserError(
+                f"'{word}' has other classes than '{first}': {_difference(reference.class_names, info.class_names)}",
+                "all splits need the same classes",
+            )
+
+
+def _difference(expected: tuple[str, ...], found: tuple[str, ...]) -> str:
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    parts = [f"{what} {', '.join(names[:5])}" for what, names in (("without", missing), ("with", extra)) if names]
+    return " and ".join(parts) or "in another order"
+
+
+def _override(
+    info: DataInfo,
+    input_size: int | tuple[int, int] | None,
+    default_size: int | tuple[int, int] | None,
+    channels: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> DataInfo:
+    if input_size is None and not info.fixed_size:
+        input_size = default_size
+    if input_size is not None:
+        info = replace(info, size=(input_size, input_size) if isinstance(input_size, int) else input_size)
+    if channels is not None and channels != info.channels:
+        info = replace(info, channels=channels, mean=_spread(info.mean, channels), std=_spread(info.std, channels))
+    # A model pretrained on colour tells nothing about the normalisation of one channel but the average.
+    if mean is not None:
+        info = replace(info, mean=_spread(tuple(mean), info.channels))
+    if std is not None:
+        info = replace(info, std=_spread(tuple(std), info.channels))
+    return info
+
+
+def _spread(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values if len(values) == channels else (sum(values) / len(values),) * channels

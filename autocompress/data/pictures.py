@@ -1,0 +1,217 @@
+"""DatasetSplit: images that are read from disk one at a time, prepared with timm's transforms."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from autocompress.data.split import Batch, DataInfo, Loader, Split
+from autocompress.errors import UserError
+from autocompress.files import digest
+
+
+class Pictures(Protocol):
+    """A list of pictures. ``key`` says what they are: equal keys, equal pictures."""
+
+    key: str
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int) -> Image.Image:
+        """One picture, in any mode and size.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        ...
+
+
+class DatasetSplit(Split):
+    """Pictures with labels, of which ``indices`` are used.
+
+    Args:
+        pictures: what is read.
+        labels: int64, one for each of ``indices``.
+        info: size, mean and std that the loader gives.
+        indices: positions in ``pictures``; None for all.
+        num_workers: processes that read; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        labels: torch.Tensor,
+        info: DataInfo,
+        indices: torch.Tensor | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        self.pictures = pictures
+        self._labels = labels.to(torch.int64)
+        self.info = info
+        self.indices = torch.arange(len(pictures)) if indices is None else indices
+        self.num_workers = num_workers
+        if len(self._labels) != len(self.indices):
+            raise ValueError(f"{len(self.indices)} pictures and {len(self._labels)} labels do not fit")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def labels(self) -> torch.Tensor:
+        return self._labels
+
+    @cached_property
+    def digest(self) -> str:
+        info = self.info
+        return digest(
+            self.pictures.key, self.indices.tolist(), self._labels.tolist(), info.input_size, info.mean, info.std
+        )
+
+    def take(self, indices: torch.Tensor) -> Self:
+        return self._with(labels=self._labels[indices], indices=self.indices[indices])
+
+    def relabelled(self, labels: torch.Tensor) -> Self:
+        return self._with(labels=labels)
+
+    def prepared(self, info: DataInfo) -> Self:
+        return self._with(info=info)
+
+    def _with(self, **changes: Any) -> Self:
+        now = {"pictures": self.pictures, "labels": self._labels, "info": self.info, "indices": self.indices}
+        return type(self)(**{**now, "num_workers": self.num_workers, **changes})
+
+    def loader(
+        self, batch_size: int, shuffle: bool = False, seed: int = 0, augment: bool = False, drop_last: bool = False
+    ) -> Loader:
+        return _PictureLoader(self, batch_size, shuffle, seed, augment, drop_last)
+
+
+@dataclass(frozen=True)
+class _PictureLoader(Loader):
+    split: DatasetSplit
+    batch_size: int
+    shuffle: bool
+    seed: int
+    augment: bool
+    drop_last: bool
+
+    def __len__(self) -> int:
+        n = len(self.split)
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        dataset = _Transformed(self.split, transform(self.split.info, self.augment), self.seed)
+        yield from DataLoader(
+            dataset,
+            self.batch_size,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+            num_workers=self.split.num_workers,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+
+class _Transformed(Dataset[tuple[torch.Tensor, int]]):
+    """Seeds each image's transform by itself, so that worker processes change nothing."""
+
+    def __init__(self, split: DatasetSplit, change: Callable[[Image.Image], torch.Tensor], seed: int) -> None:
+        self.split, self.change, self.seed = split, change, seed
+        self.mode = "L" if split.info.channels == 1 else "RGB"
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
+        image = self.split.pictures.picture(int(self.split.indices[position])).convert(self.mode)
+        with _seeded(self.seed * 1_000_003 + position):
+            return self.change(image), int(self.split.labels()[position])
+
+
+class _seeded:
+    """The random generators that timm's transforms draw from, seeded here and restored afterwards."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed % 2**32
+
+    def __enter__(self) -> None:
+        self.before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.seed(self.seed)
+        np.random.seed(self.seed)
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *_error: object) -> None:
+        random.setstate(self.before[0])
+        np.random.set_state(self.before[1])
+        torch.set_rng_state(self.before[2])
+
+
+def transform(info: DataInfo, augment: bool) -> Callable[[Image.Image], torch.Tensor]:
+    """timm's transform for ``info``: random resized crop and flip where ``augment``, else resize and centre crop."""
+    from timm.data import create_transform
+
+    return create_transform(
+        info.input_size,
+        is_training=augment,
+        mean=info.mean,
+        std=info.std,
+        # Pictures that all have the wanted size are not cropped.
+        crop_pct=1.0 if info.fixed_size else 0.875,
+        scale=(0.5, 1.0),
+        color_jitter=0.2 if augment and info.channels == 3 else 0.0,
+        interpolation="bilinear",
+        normalize=True,
+    )
+
+
+def open_picture(path: Any, name: str) -> Image.Image:
+    """Reads the image file (or open file) ``path`` fully.
+
+    Raises:
+        UserError: if it is no image or broken, with ``name``.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.copy() if image.mode in ("L", "RGB") else _plain(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"the image {name} cannot be read: {error}", "replace or remove it") from error
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Palettes, transparency and deep grey levels as plain grey or colour."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return image.convert("L")
+    return image.convert("L") if image.mode in ("1", "LA") else image.convert("RGB")
+
+
+def measured(pictures: Pictures, info: DataInfo, default_size: int = 224, sample: int = 256) -> DataInfo:
+    """``info`` with channels, size, mean and standard deviation of a fixed sample of the pictures.
+
+    Pictures that vary in size, or are larger than 512, give ``default_size`` and ``fixed_size=False``.
+    """
+    step = max(len(pictures) // sample, 1)
+    images = [pictures.picture(i) for i in range(0, len(pictures), step)][:sample]
+    channels = 1 if all(image.mode in ("L", "1") for image in images) else 3
+    sizes = {(image.height, image.width) for image in images}
+    fixed = len(sizes) == 1 and max(next(iter(sizes))) <= 512
+    size = next(iter(sizes)) if fixed else (default_size, default_size)
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.concatenate(
+        [np.asarray(i.convert(mode).resize((32, 32)), np.float64).reshape(-1, channels) for i in images]
+    )
+    mean, std = pixels.mean(0) / 255, np.maximum(pixels.std(0) / 255, 1e-2)
+    return replace(
+        info,
+        channels=channels,
+        size=size,
+        fixed_size=fixed,
+        mean=tuple(round(float(v), 4) for v in mean),
+        std=tuple(round(float(v), 4) for v in std),
+    )

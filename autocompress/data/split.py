@@ -1,0 +1,148 @@
+"""Split: images with labels, and how they become batches. Three kinds of data set share this one face."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from autocompress.files import digest
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Images float32 ``(N, C, H, W)``, normalised; labels int64 ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a model must know of its data.
+
+    Attributes:
+        num_classes: how many classes there are.
+        channels: 1 or 3.
+        size: (height, width) that the loaders give.
+        mean, std: of each channel, of values between 0 and 1; what the loaders normalise with.
+        class_names: in the order of the labels.
+        fixed_size: all images have this size; False: they vary, and ``size`` is only a default.
+    """
+
+    num_classes: int
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    fixed_size: bool = True
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return self.channels, *self.size
+
+
+class Loader(ABC):
+    """Batches of a split. May be iterated again; gives the same batches each time."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Batch]:
+        """Images float32 ``(N, C, H, W)`` and labels int64 ``(N,)``, batch by batch."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many batches."""
+
+
+class Split(ABC):
+    """Labelled images: to train on, to validate, or to test."""
+
+    info: DataInfo
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels may name."""
+        return self.info.num_classes
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image as the loader gives it."""
+        return self.info.input_size
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many images."""
+
+    @abstractmethod
+    def labels(self) -> torch.Tensor:
+        """All labels, int64 ``(N,)``, in order, without reading an image."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Content key: images, labels and how they are prepared. Equal keys give equal batches."""
+
+    @abstractmethod
+    def loader(
+        self, batch_size: int, shuffle: bool = False, seed: int = 0, augment: bool = False, drop_last: bool = False
+    ) -> Loader:
+        """Batches of ``batch_size``. Order and augmentation are drawn from ``seed``, so equal arguments give equal
+        batches; give each epoch its own seed."""
+
+    @abstractmethod
+    def take(self, indices: torch.Tensor) -> Self:
+        """The images at ``indices`` (int64), in that order."""
+
+    @abstractmethod
+    def relabelled(self, labels: torch.Tensor) -> Self:
+        """The same images with other ``labels`` (int64 ``(N,)``), for example each image's own position."""
+
+    @abstractmethod
+    def prepared(self, info: DataInfo) -> Self:
+        """The same images, resized and normalised as ``info`` says."""
+
+    def subset(self, n: int, seed: int = 0) -> Self:
+        """At most ``n`` images, drawn stratified by ``seed``, in their old order."""
+        return self if n >= len(self) else self.take(stratified(self.labels(), n, seed)[0])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits of a job. ``train`` is empty where the user has no images to train on."""
+
+    train: Split
+    val: Split
+    test: Split
+    info: DataInfo
+
+    @property
+    def digest(self) -> str:
+        """Content key of all three."""
+        return digest(self.train.digest, self.val.digest, self.test.digest)
+
+    def describe(self) -> str:
+        """One line: classes, sizes, and what one validation image is worth."""
+        channels, height, width = self.info.input_size
+        worth = 100 / max(len(self.val), 1)
+        return (
+            f"{self.info.num_classes} classes, {height}x{width}, {channels} channel{'s' if channels > 1 else ''}; "
+            f"{len(self.train):,} images to train, {len(self.val):,} to validate "
+            f"(one is worth {worth:.2g} points), {len(self.test):,} to test"
+        )
+
+
+def stratified(labels: torch.Tensor, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws ``n`` of the positions of ``labels`` so that each class keeps its share, by ``seed``.
+
+    Returns:
+        The drawn positions and the others, both int64, ascending.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    # Each image's rank within its class, as a fraction of the class: the n lowest are a stratified draw.
+    rank = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        mine = order[labels[order] == label]
+        rank[mine] = (torch.arange(len(mine), dtype=torch.float64) + 0.5) / len(mine)
+    by_rank = order[torch.argsort(rank[order], stable=True)]
+    return by_rank[:n].sort().values, by_rank[n:].sort().values

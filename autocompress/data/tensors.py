@@ -1,0 +1,113 @@
+"""TensorSplit: a small data set held in memory, prepared and augmented a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+
+from autocompress.data.augment import jitter
+from autocompress.data.split import Batch, DataInfo, Loader, Split
+from autocompress.files import digest
+
+
+class TensorSplit(Split):
+    """Images in memory.
+
+    Args:
+        images: ``(N, C, H, W)``; uint8 as stored (resized and normalised in the loader), or float32 that is already
+            normalised (synthesised images) and stays as it is.
+        labels: int64 ``(N,)``.
+        info: size, mean and std that the loader gives.
+    """
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, info: DataInfo) -> None:
+        if images.ndim != 4 or len(images) != len(labels):
+            raise ValueError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not fit")
+        if images.dtype not in (torch.uint8, torch.float32):
+            raise ValueError(f"images must be uint8 or float32, not {images.dtype}")
+        self.images = images
+        self._labels = labels.to(torch.int64)
+        self.info = info
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def labels(self) -> torch.Tensor:
+        return self._labels
+
+    @cached_property
+    def digest(self) -> str:
+        raw = self.images.contiguous().numpy().tobytes()
+        return digest(
+            raw, self._labels.tolist(), list(self.images.shape), self.info.size, self.info.mean, self.info.std
+        )
+
+    def take(self, indices: torch.Tensor) -> Self:
+        return type(self)(self.images[indices], self._labels[indices], self.info)
+
+    def relabelled(self, labels: torch.Tensor) -> Self:
+        return type(self)(self.images, labels, self.info)
+
+    def prepared(self, info: DataInfo) -> Self:
+        return type(self)(self.images, self._labels, info)
+
+    def loader(
+        self, batch_size: int, shuffle: bool = False, seed: int = 0, augment: bool = False, drop_last: bool = False
+    ) -> Loader:
+        return _TensorLoader(self, batch_size, shuffle, seed, augment, drop_last)
+
+    def batch(self, indices: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """The images at ``indices``, float32 and normalised; augmented where there is a ``generator``."""
+        images = self.images[indices]
+        if images.dtype == torch.float32:
+            return jitter(images, generator) if generator else images
+        images = images.float().div_(255)
+        if images.shape[1] != self.info.channels:
+            images = images.mean(1, keepdim=True).expand(-1, self.info.channels, -1, -1)
+        if tuple(images.shape[2:]) != self.info.size:
+            images = F.interpolate(images, self.info.size, mode="bilinear", antialias=True)
+        if generator:
+            images = jitter(images, generator)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.info.mean, self.info.std))
+        return (images - mean) / std
+
+    @classmethod
+    def empty(cls, info: DataInfo) -> TensorSplit:
+        """A split without images."""
+        shape = (0, *info.input_size)
+        return TensorSplit(torch.zeros(shape, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), info)
+
+
+@dataclass(frozen=True)
+class _TensorLoader(Loader):
+    split: TensorSplit
+    batch_size: int
+    shuffle: bool
+    seed: int
+    augment: bool
+    drop_last: bool
+
+    def __len__(self) -> int:
+        n = len(self.split)
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(self.seed)
+        n = len(self.split)
+        order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
+        labels = self.split.labels()
+        for number in range(len(self)):
+            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield self.split.batch(indices, generator if self.augment else None), labels[indices]
+
+
+def measured(images: torch.Tensor, info: DataInfo) -> DataInfo:
+    """``info`` with mean and standard deviation of uint8 ``images`` ``(N, C, H, W)``."""
+    values = images.double().div(255).transpose(0, 1).flatten(1)
+    mean, std = values.mean(1), values.std(1).clamp_min(1e-3)
+    return replace(info, mean=tuple(round(v, 4) for v in mean.tolist()), std=tuple(round(v, 4) for v in std.tolist()))

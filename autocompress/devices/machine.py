@@ -1,0 +1,58 @@
+"""What a measurement ran on: stored beside each figure, since a latency means nothing without it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FEATURES = (
+    "sse4_2",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+"""Processor features that decide which kernels a runtime takes, as Linux names them."""
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Processor, its features, processors that this process may use, and the system."""
+    facts = _cpuinfo()
+    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    return {
+        "processor": facts.get("model name") or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "features": [feature for feature in FEATURES if feature in flags],
+        "processors": usable_processors(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def usable_processors() -> int:
+    """How many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Keys and values of the first processor in /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    lines = (line.split(":", 1) for line in text.split("\n\n", 1)[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in lines}

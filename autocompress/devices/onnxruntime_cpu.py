@@ -1,0 +1,127 @@
+"""The default device: the exported file in ONNX Runtime on this machine's processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import onnxruntime
+
+from autocompress.contract import Deployable, Device, Measurement
+from autocompress.devices import sessions
+from autocompress.devices.lock import EXCLUSIVE_SECONDS, MachineLock
+from autocompress.devices.machine import machine, usable_processors
+from autocompress.devices.timing import FEWEST_PAIRS, Pairs, median_interval, time_pairs
+from autocompress.job import DeviceConfig
+
+WIDEST_INTERVAL = 0.1
+"""Of the ratio; a measurement whose interval is wider is called noisy."""
+
+PREDICT_BATCH = 64
+
+
+class OnnxRuntimeCpu(Device):
+    """Latency of a file against the baseline's, in sessions with a fixed number of threads.
+
+    Blocks of some tens of milliseconds, candidate and baseline in turn, give one ratio a pair; the measurement is their
+    median with a 95 % interval. A measurement has the machine for itself (see ``lock``), for 2 s at a time.
+    """
+
+    name: ClassVar[str] = "onnxruntime-cpu"
+
+    def __init__(self) -> None:
+        self._lock: MachineLock | None = None
+
+    def check(self, config: DeviceConfig) -> list[str]:
+        """More threads than processors would measure the scheduler."""
+        if config.threads > (processors := usable_processors()):
+            return [f"{config.threads} threads are asked for, but this process has {processors} processors"]
+        return []
+
+    def measure(
+        self, candidate: Deployable, baseline: Deployable, config: DeviceConfig, *, seconds: float = 2.0
+    ) -> Measurement:
+        """Latency of one batch of random images, candidate and baseline interleaved.
+
+        It takes about ``seconds``, more where that is too short for an interval (fewer than 6 pairs of blocks), and the
+        time that other measurements and trainings need to step aside.
+
+        Raises:
+            TrialFailed: if ONNX Runtime cannot load one of the files.
+        """
+        run_baseline = self._runner(baseline, config)
+        run_candidate = self._runner(candidate, config)
+        pairs = Pairs()
+        left = seconds
+        while left > 0 or len(pairs.first) < FEWEST_PAIRS:
+            # Other measurements and trainings get their turn between two slices.
+            portion = min(max(left, 0.1), EXCLUSIVE_SECONDS)
+            with self._machine_lock().exclusive():
+                time_pairs(run_candidate, run_baseline, pairs, portion)
+            left -= portion
+        ratio, low, high = median_interval(pairs.ratios)
+        return Measurement(
+            latency_ms=1e3 * median_interval(pairs.first)[0],
+            latency_ratio=ratio,
+            ratio_low=low,
+            ratio_high=high,
+            baseline_ms=1e3 * median_interval(pairs.second)[0],
+            noisy=high - low > WIDEST_INTERVAL * ratio,
+            environment={**environment(config), "pairs": len(pairs.first)},
+        )
+
+    def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
+        """Logits of ``images`` in batches of 64, or of the file's own size where that is fixed. Takes no lock.
+
+        Raises:
+            TrialFailed: if ONNX Runtime cannot load the file.
+        """
+        loaded = sessions.session(deployable.file, config.threads)
+        batch = sessions.input_shape(loaded, PREDICT_BATCH, deployable.input_size)[0]
+        logits = []
+        for start in range(0, len(images), batch):
+            part = np.ascontiguousarray(images[start : start + batch], dtype=np.float32)
+            missing = batch - len(part) if isinstance(loaded.get_inputs()[0].shape[0], int) else 0
+            padded = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)]) if missing else part
+            logits.append(sessions.run(loaded, padded)[: len(part)])
+        if not logits:
+            return np.zeros((0, loaded.get_outputs()[0].shape[-1]), np.float32)
+        return np.concatenate(logits).astype(np.float32, copy=False)
+
+    def _runner(self, deployable: Deployable, config: DeviceConfig) -> Callable[[], None]:
+        """A function that runs one batch, after it has run once."""
+        loaded = sessions.session(deployable.file, config.threads)
+        channels, height, width = deployable.input_size
+        if config.input_size is not None:
+            height = width = config.input_size
+        shape = sessions.input_shape(loaded, config.batch, (channels, height, width))
+        feed = {loaded.get_inputs()[0].name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+        loaded.run(None, feed)  # the first run allocates
+
+        def run() -> None:
+            loaded.run(None, feed)
+
+        return run
+
+    def _machine_lock(self) -> MachineLock:
+        if self._lock is None or self._lock.closed:  # closed: this is a forked child
+            self._lock = MachineLock()
+        return self._lock
+
+
+def environment(config: DeviceConfig) -> dict[str, Any]:
+    """Machine, threads, batch, runtime version and session options."""
+    return {
+        **machine(),
+        "threads": config.threads,
+        "batch": config.batch,
+        "runtime": f"onnxruntime {onnxruntime.__version__}",
+        "session_options": {
+            "provider": "CPUExecutionProvider",
+            "execution_mode": "sequential",
+            "inter_op_threads": 1,
+            "graph_optimization": "all",
+            **sessions.CONFIG,
+        },
+    }

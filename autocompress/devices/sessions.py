@@ -1,0 +1,77 @@
+"""ONNX Runtime sessions with settings that are the same for every file, kept while they are in use."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from autocompress.errors import TrialFailed
+
+KEPT = 3
+"""The baseline's, which every measurement uses, the candidate's, and one more."""
+
+CONFIG = {
+    # Threads that spin after a run would take processor time from the other session of an interleaved measurement.
+    "session.force_spinning_stop": "1",
+}
+
+_kept: OrderedDict[tuple[Any, ...], onnxruntime.InferenceSession] = OrderedDict()
+
+
+def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A session of ``file`` on the CPU with ``threads`` threads, all graph optimisations on; made once while the file
+    stays as it is.
+
+    Raises:
+        TrialFailed: if the file cannot be loaded.
+    """
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise TrialFailed(f"the model file '{file}' cannot be read: {error.strerror}") from error
+    key = (str(file.resolve()), state.st_mtime_ns, state.st_size, threads)
+    if key not in _kept:
+        _kept[key] = _load(file, threads)
+    _kept.move_to_end(key)
+    while len(_kept) > KEPT:
+        _kept.popitem(last=False)
+    return _kept[key]
+
+
+def options(threads: int) -> onnxruntime.SessionOptions:
+    """Session options: ``threads`` within an operator, operators one after the other."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings.log_severity_level = 3  # errors; its warnings are about how it optimises
+    for name, value in CONFIG.items():
+        settings.add_session_config_entry(name, value)
+    return settings
+
+
+def _load(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(str(file), options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's own exceptions have no common base
+        reason = str(error).strip().splitlines()[0]
+        raise TrialFailed(f"ONNX Runtime {onnxruntime.__version__} cannot load '{file}': {reason}") from error
+
+
+def input_shape(loaded: onnxruntime.InferenceSession, batch: int, input_size: tuple[int, int, int]) -> tuple[int, ...]:
+    """The shape to feed: what the file fixes, and ``(batch, *input_size)`` where it leaves a dimension open."""
+    declared = loaded.get_inputs()[0].shape
+    return tuple(
+        size if isinstance(size, int) else wanted for size, wanted in zip(declared, (batch, *input_size), strict=True)
+    )
+
+
+def run(loaded: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:
+    """The first output for one batch."""
+    output: np.ndarray = loaded.run(None, {loaded.get_inputs()[0].name: images})[0]
+    return output

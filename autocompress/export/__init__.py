@@ -1,0 +1,24 @@
+"""Torch model to ONNX file, and the checks that both agree."""
+
+from autocompress.export.check import (
+    Agreement,
+    check_agreement,
+    custom_operators,
+    integer_bytes,
+    open_session,
+    operator_histogram,
+)
+from autocompress.export.onnx_file import INPUT, OPSET, OUTPUT, export
+
+__all__ = [
+    "INPUT",
+    "OPSET",
+    "OUTPUT",
+    "Agreement",
+    "check_agreement",
+    "custom_operators",
+    "export",
+    "integer_bytes",
+    "open_session",
+    "operator_histogram",
+]

@@ -1,0 +1,100 @@
+"""Whether a file does what the torch model does, and which operators the runtime makes of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from autocompress.export.onnx_file import INPUT
+from autocompress.graph.trace import evaluating
+
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a file compares with the torch model on the same images.
+
+    Attributes:
+        labels: fraction of images with the same label, 0 to 1. This is the test: codes flip at rounding edges, so
+            single logits of a low-bit model may differ honestly.
+        images: how many were compared.
+        mean_error, max_error: absolute difference of logits, in units of the largest absolute logit of the torch model.
+    """
+
+    labels: float
+    images: int
+    mean_error: float
+    max_error: float
+
+
+def check_agreement(file: Path, model: nn.Module, images: torch.Tensor, *, batch_size: int = 64) -> Agreement:
+    """Runs ``images`` ``(N, C, H, W)`` through the file and through ``model`` in eval mode.
+
+    Args:
+        file: ONNX file that :func:`autocompress.export.export` wrote.
+        model: the torch model: float, fake-quantized or hardened.
+        images: float32, normalised.
+        batch_size: images a run.
+    """
+    session = open_session(file)
+    ours, theirs = [], []
+    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    with evaluating(model):
+        for batch in images.split(batch_size):
+            ours.append(model(batch.to(device)).float().cpu())
+            theirs.append(torch.from_numpy(session.run(None, {INPUT: batch.numpy()})[0]))
+    expected, got = torch.cat(ours), torch.cat(theirs)
+    error = (expected - got).abs() / expected.abs().max().clamp(min=1e-12)
+    same = (expected.argmax(1) == got.argmax(1)).float().mean()
+    return Agreement(float(same), len(images), float(error.mean()), float(error.max()))
+
+
+def open_session(file: Path, threads: int = 1, optimized: Path | None = None) -> ort.InferenceSession:
+    """An ONNX Runtime session on the processor; ``optimized`` keeps the graph that it really runs."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def operator_histogram(file: Path, threads: int = 1) -> dict[str, int]:
+    """Operators of the graph that ONNX Runtime runs after its own fusions, with their counts, most frequent first.
+
+    A fusion that is lost shows here without any timing: an int8 network has no ``Conv``, only ``QLinearConv``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        open_session(file, threads, optimized)
+        graph = onnx.load(str(optimized), load_external_data=False).graph
+    return dict(Counter(node.op_type for node in graph.node).most_common())
+
+
+def custom_operators(file: Path) -> set[str]:
+    """Names (``domain::operator``) of operators that a stock runtime does not know; empty for a portable file."""
+    model = onnx.load(str(file), load_external_data=False)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    return {f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in STANDARD_DOMAINS}
+
+
+def integer_bytes(file: Path) -> tuple[int, int]:
+    """(bytes of integer initializers, bytes of float initializers) in the file."""
+    integers = floats = 0
+    for tensor in onnx.load(str(file)).graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        if np.issubdtype(array.dtype, np.floating):
+            floats += array.nbytes
+        else:
+            integers += array.nbytes
+    return integers, floats

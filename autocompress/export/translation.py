@@ -1,0 +1,53 @@
+"""ONNX forms of our own operators, and better ones for a few of torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnxscript import opset21 as op
+
+from autocompress.quantization import ops  # noqa: F401 - registers the operators
+
+
+def _constant(value: Any, dtype: type) -> Any:
+    return op.Constant(value=onnx.numpy_helper.from_array(np.asarray(value, dtype=dtype)))
+
+
+def _round_trip(x: Any, scale: float, zero_point: int, low: int, high: int) -> Any:
+    step, zero = _constant(scale, np.float32), _constant(zero_point, np.uint8)
+    integers = op.QuantizeLinear(x, step, zero)
+    # uint8 alone saturates at 255; fewer bits need the bounds said. The runtime fuses them, unlike a float Clip.
+    if high < 255:
+        integers = op.Min(integers, _constant(high, np.uint8))
+    if low > 0:
+        integers = op.Max(integers, _constant(low, np.uint8))
+    return op.DequantizeLinear(integers, step, zero)
+
+
+def _dequantize(integers: Any, scale: Any, zero_point: Any = None, axis: int | None = None) -> Any:
+    if axis is None:
+        return op.DequantizeLinear(integers, scale, zero_point)
+    return op.DequantizeLinear(integers, scale, zero_point, axis=axis)
+
+
+def _mean(x: Any, dim: Sequence[int] | None = None, keepdim: bool = False, dtype: int = -1) -> Any:
+    """A mean over height and width is GlobalAveragePool: it has a blocked float kernel and an integer one."""
+    if len(x.shape or ()) == 4 and dim is not None and sorted(d % 4 for d in dim) == [2, 3] and dtype in (-1, None):
+        pooled = op.GlobalAveragePool(x)
+        return pooled if keepdim else op.Squeeze(pooled, _constant([2, 3], np.int64))
+    if dim is None or len(dim) == 0:
+        return op.ReduceMean(x, keepdims=keepdim)
+    return op.ReduceMean(x, _constant(list(dim), np.int64), keepdims=keepdim)
+
+
+def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """For ``torch.onnx.export(custom_translation_table=...)``."""
+    return {
+        torch.ops.autocompress.round_trip.default: _round_trip,
+        torch.ops.autocompress.dequantize.default: _dequantize,
+        torch.ops.aten.mean.dim: _mean,
+    }

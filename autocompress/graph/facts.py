@@ -1,0 +1,195 @@
+"""Facts about the layers of a network that every method asks for: shapes, costs, and who reads whose channels."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import fx, nn
+
+from autocompress.graph.kinds import activation_name, kind, module_of, shape_of
+from autocompress.graph.shapes import propagate_shapes
+from autocompress.graph.trace import evaluating, trace
+from autocompress.graph.walk import Readers, reaches_image
+
+_LAYERS = ("conv", "linear")
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One layer as the network uses it. Shapes are those of a batch of 1.
+
+    Attributes:
+        name: module path in the original model.
+        kind: "conv", "linear", or the class name of a custom leaf.
+        in_channels, out_channels: channels, or features of a linear layer; 0 where a custom leaf has none.
+        kernel_size, stride: (height, width); (1, 1) for a linear layer.
+        groups: of a convolution.
+        input_shape, output_shape: of its tensors.
+        macs: multiply-adds for one image, summed over its calls.
+        params: its parameters.
+        norm: module path of the batch normalisation directly behind it.
+        activation: lower-case name of the activation directly behind it, or behind its norm.
+        in_gate: whatever it computes ends as the factor of a multiplication (squeeze and excite).
+        enters_add: its output is an operand of a residual addition.
+        is_input: it reads the image. is_output: it gives the logits.
+        consumers: layers that read its channels one to one, through norm, activation, pooling and dropout only.
+        private: every reader is such a consumer with dense weights, so that a permutation of the output channels can be
+            folded into the consumers' weights (and the norm's).
+    """
+
+    name: str
+    kind: str
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    groups: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    macs: int
+    params: int
+    norm: str | None
+    activation: str | None
+    in_gate: bool
+    enters_add: bool
+    is_input: bool
+    is_output: bool
+    consumers: tuple[str, ...]
+    private: bool
+
+    @property
+    def depthwise(self) -> bool:
+        """One filter a channel."""
+        return self.kind == "conv" and self.groups == self.in_channels > 1
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What is known of a network.
+
+    Attributes:
+        layers: by module path, in the order in which they run.
+        graph: the traced module, with shapes in ``node.meta``; a copy of the model's.
+        params: all parameters of the model.
+        other_macs: multiply-adds outside layers (attention's products).
+    """
+
+    layers: dict[str, LayerFacts]
+    graph: fx.GraphModule
+    params: int
+    other_macs: int
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-adds for one image, of convolutions, linear layers and matrix products."""
+        return sum(layer.macs for layer in self.layers.values()) + self.other_macs
+
+
+def facts(model: nn.Module, input_size: tuple[int, int, int], leaves: tuple[type, ...] = ()) -> NetworkFacts:
+    """Traces a copy of ``model`` in eval mode and runs it once on a blank image.
+
+    Args:
+        model: a float model; it is not changed.
+        input_size: (channels, height, width).
+        leaves: layer types that are kept as one node and listed as layers of their own kind.
+
+    Raises:
+        UntraceableModel: if it cannot be traced, or does not take such images.
+    """
+    with evaluating(model):
+        module = trace(copy.deepcopy(model), leaves)
+    propagate_shapes(module, input_size)
+    readers = Readers(module)
+    calls: dict[str, list[fx.Node]] = {}
+    for node in module.graph.nodes:
+        if kind(node) in _LAYERS or isinstance(module_of(node), leaves):
+            calls.setdefault(str(node.target), []).append(node)
+    layers = {name: _layer(name, nodes, readers) for name, nodes in calls.items()}
+    params = sum(parameter.numel() for parameter in model.parameters())
+    other = sum(_product_macs(node) for node in module.graph.nodes)
+    return NetworkFacts(layers, module, params, other)
+
+
+def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
+    node, layer = nodes[0], module_of(nodes[0])
+    assert layer is not None
+    what = kind(node) if kind(node) in _LAYERS else type(layer).__name__
+    read = readers.of(node)
+    source = node.args[0]
+    norm = readers.norm_behind(node)
+    return LayerFacts(
+        name=name,
+        kind=what,
+        in_channels=int(getattr(layer, "in_channels", getattr(layer, "in_features", 0))),
+        out_channels=int(getattr(layer, "out_channels", getattr(layer, "out_features", 0))),
+        kernel_size=_pair(getattr(layer, "kernel_size", 1)),
+        stride=_pair(getattr(layer, "stride", 1)),
+        groups=int(getattr(layer, "groups", 1)),
+        input_shape=(shape_of(source) if isinstance(source, fx.Node) else None) or (),
+        output_shape=shape_of(node) or (),
+        macs=sum(layer_macs(layer, shape_of(call) or ()) for call in nodes),
+        params=sum(parameter.numel() for parameter in layer.parameters()),
+        norm=None if norm is None else str(norm.target),
+        activation=_activation(node, norm),
+        in_gate=readers.in_gate(node),
+        enters_add=read.enters_add,
+        is_input=isinstance(source, fx.Node) and reaches_image(source),
+        is_output=read.is_output,
+        consumers=tuple(str(consumer.target) for consumer in read.layers),
+        private=len(nodes) == 1
+        and read.only_dense_layers
+        and what in _LAYERS
+        and int(getattr(layer, "groups", 1)) == 1,
+    )
+
+
+def layer_macs(layer: nn.Module, output_shape: tuple[int, ...]) -> int:
+    """Multiply-adds of one call of a convolution or linear layer (any module with such attributes); else 0."""
+    if not output_shape:
+        return 0
+    outputs = math.prod(output_shape)
+    if hasattr(layer, "in_features"):
+        return outputs * int(layer.in_features)  # type: ignore[arg-type]
+    if hasattr(layer, "in_channels") and hasattr(layer, "kernel_size"):
+        return (
+            outputs * math.prod(_pair(layer.kernel_size)) * int(layer.in_channels) // int(getattr(layer, "groups", 1))
+        )  # type: ignore[arg-type]
+    return 0
+
+
+def _product_macs(node: fx.Node) -> int:
+    """Multiply-adds of a product of two activations, also inside attention."""
+    what, sources = kind(node), [shape_of(source) for source in node.all_input_nodes]
+    if what == "matmul" and len(sources) == 2 and sources[0] and shape_of(node):
+        return math.prod(shape_of(node) or ()) * sources[0][-1]
+    if what == "attention" and len(sources) >= 3 and sources[0] and sources[1] and sources[2]:
+        query, keys, features = sources[0], sources[1][-2], sources[2][-1]
+        return math.prod(query[:-1]) * keys * (query[-1] + features)
+    return 0
+
+
+def _pair(size: object) -> tuple[int, int]:
+    if isinstance(size, tuple | list):
+        return (int(size[0]), int(size[-1]))
+    return (int(size), int(size))  # type: ignore[call-overload]
+
+
+def _activation(node: fx.Node, norm: fx.Node | None) -> str | None:
+    if norm is not None:
+        inner = getattr(module_of(norm), "act", None)  # timm's BatchNormAct2d holds its activation
+        if inner is not None and not isinstance(inner, nn.Identity):
+            return type(inner).__name__.lower()
+    behind = norm or node
+    while len(behind.users) == 1:
+        behind = next(iter(behind.users))
+        if kind(behind) in ("activation", "sigmoid"):
+            return activation_name(behind)
+        if kind(behind) not in ("identity", "dropout"):
+            return None
+    return None
+
+
+__all__ = ["LayerFacts", "NetworkFacts", "facts", "layer_macs"]

@@ -1,0 +1,26 @@
+"""timm backbones: how they are made, described and divided. The one place that knows such facts."""
+
+from autocompress.models.architecture import architecture, from_architecture, input_size, reparameterise, stamp
+from autocompress.models.checkpoints import Checkpoint, read_checkpoint
+from autocompress.models.creation import create, needs_training, preprocessing
+from autocompress.models.groups import Group, group_of, groups
+from autocompress.models.parts import classifier, eligible_convolutions, stem
+
+__all__ = [
+    "Checkpoint",
+    "Group",
+    "architecture",
+    "classifier",
+    "create",
+    "eligible_convolutions",
+    "from_architecture",
+    "group_of",
+    "groups",
+    "input_size",
+    "needs_training",
+    "preprocessing",
+    "read_checkpoint",
+    "reparameterise",
+    "stamp",
+    "stem",
+]

@@ -1,0 +1,105 @@
+"""What a model is, as JSON, and the same model made again from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+from timm.utils.model import reparameterize_model
+from torch import nn
+
+_HINTS = ("fuse", "reparameterize", "switch_to_deploy")
+"""Methods by which timm's layers say that their branches can be merged."""
+_REMEMBERED = ("pretrained_cfg", "class_names", "architecture_args", "reparameterised")
+
+
+def describe(
+    model: nn.Module,
+    *,
+    name: str,
+    args: dict[str, Any],
+    input_size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    num_classes: int,
+    class_names: Sequence[str],
+) -> nn.Module:
+    """Writes the truth onto ``model``: timm's ``pretrained_cfg`` as it holds here, class names, and how it was made."""
+    truth = {
+        "architecture": name,
+        "num_classes": num_classes,
+        "input_size": tuple(input_size),
+        "mean": tuple(mean),
+        "std": tuple(std),
+    }
+    cfg = {**dict(getattr(model, "pretrained_cfg", None) or {}), **truth}
+    facts = {
+        "pretrained_cfg": cfg,
+        "default_cfg": cfg,
+        "class_names": list(class_names),
+        "architecture_args": dict(args),
+        "reparameterised": False,
+    }
+    for attribute, value in facts.items():
+        setattr(model, attribute, value)
+    return model
+
+
+def stamp(target: nn.Module, source: nn.Module) -> nn.Module:
+    """Copies what :func:`describe` wrote from ``source`` to ``target`` (a traced or rebuilt copy), and returns it."""
+    for attribute in _REMEMBERED:
+        if hasattr(source, attribute):
+            setattr(target, attribute, getattr(source, attribute))
+    return target
+
+
+def architecture(model: nn.Module) -> dict[str, Any]:
+    """What ``model``, made by :func:`create`, is: JSON with name, args, input_size, mean, std, num_classes, class_names
+    and reparameterized. The structure is the baseline's; what transforms did to it since stands in their plans."""
+    cfg: Any = model.pretrained_cfg
+    return {
+        "name": cfg["architecture"],
+        "args": dict(model.architecture_args),  # type: ignore[arg-type]
+        "input_size": list(cfg["input_size"]),
+        "mean": list(cfg["mean"]),
+        "std": list(cfg["std"]),
+        "num_classes": cfg["num_classes"],
+        "class_names": list(model.class_names),  # type: ignore[arg-type]
+        "reparameterized": bool(model.reparameterised),
+    }
+
+
+def from_architecture(description: dict[str, Any]) -> nn.Module:
+    """Makes the model that :func:`architecture` described, with random weights and in eval mode. No network."""
+    model = timm.create_model(description["name"], pretrained=False, **description["args"])
+    describe(
+        model,
+        name=description["name"],
+        args=description["args"],
+        input_size=description["input_size"],
+        mean=description["mean"],
+        std=description["std"],
+        num_classes=description["num_classes"],
+        class_names=description["class_names"],
+    )
+    if description["reparameterized"]:
+        model = reparameterise(model)
+    return model.eval()
+
+
+def input_size(model: nn.Module) -> tuple[int, int, int]:
+    """(channels, height, width) of one image of ``model``."""
+    cfg: Any = model.pretrained_cfg
+    channels, height, width = cfg["input_size"]
+    return int(channels), int(height), int(width)
+
+
+def reparameterise(model: nn.Module) -> nn.Module:
+    """Merges the training-time branches of RepVGG, MobileOne, FastViT and the like, in place, so that no ratio flatters
+    a candidate; other models stay as they are. Equal outputs in eval mode; the merged layers have no batch norm."""
+    mergeable = any(hasattr(module, hint) for module in model.modules() for hint in _HINTS)
+    if mergeable and not getattr(model, "reparameterised", False):
+        model = stamp(reparameterize_model(model, inplace=True), model)
+        setattr(model, "reparameterised", True)  # noqa: B010 - to mypy, attributes of modules are tensors
+    return model

@@ -1,0 +1,75 @@
+"""Which layers of a model are special: the first, the last, and those that a method may replace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+_LAYERS = (nn.Conv2d, nn.Linear)
+
+
+def stem(model: nn.Module) -> tuple[str, ...]:
+    """Module names of the layers that read the image (RepVGG before merging has two)."""
+    return _special(model, "first_conv", position=0)
+
+
+def classifier(model: nn.Module) -> tuple[str, ...]:
+    """Module names of the layers that give the logits; empty for a model without a head."""
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    if not cfg.get("num_classes", 1):
+        return ()
+    return _special(model, "classifier", position=-1)
+
+
+def _special(model: nn.Module, key: str, position: int) -> tuple[str, ...]:
+    """What timm's ``pretrained_cfg`` names under ``key``; merging branches moves it within its block."""
+    modules = dict(model.named_modules())
+    layers = [name for name, module in modules.items() if isinstance(module, _LAYERS)]
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    named = cfg.get(key) or ()
+    found: list[str] = []
+    for name in (named,) if isinstance(named, str) else named:
+        found += _layers_at(name, layers)
+    if not found and layers:
+        found = [layers[position]]
+    return tuple(dict.fromkeys(found))
+
+
+def _layers_at(name: str, layers: list[str]) -> list[str]:
+    """The layer ``name``, else those inside it, else those of the closest block around it that still has some."""
+    if name in layers:
+        return [name]
+    while name:
+        inside = [layer for layer in layers if layer.startswith(f"{name}.")]
+        if inside:
+            return inside[:1]
+        name = name.rpartition(".")[0]
+    return []
+
+
+def eligible_convolutions(
+    model: nn.Module, input_size: tuple[int, int, int] | None = None, *, min_channels: int = 16
+) -> list[str]:
+    """Names of the convolutions that an operator substitution may replace, in network order: Conv2d without groups, at
+    least ``min_channels`` outputs, neither stem nor classifier nor inside a squeeze-and-excitation gate.
+
+    Args:
+        model: the baseline.
+        input_size: (channels, height, width); None for the model's own.
+        min_channels: fewest output channels worth the trouble.
+    """
+    from autocompress.graph import facts
+    from autocompress.models.architecture import input_size as own_size
+
+    exempt = {*stem(model), *classifier(model)}
+    modules = dict(model.named_modules())
+    return [
+        name
+        for name, layer in facts(model, input_size or own_size(model)).layers.items()
+        if isinstance(modules.get(name), nn.Conv2d)
+        and name not in exempt
+        and layer.groups == 1
+        and layer.out_channels >= min_channels
+        and not (layer.in_gate or layer.is_input or layer.is_output)
+    ]

@@ -1,0 +1,60 @@
+"""Operator counts of a model by layer and bits, for cost models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.contract import LayerSpec, OperatorCount
+from autocompress.graph.facts import layer_macs
+from autocompress.graph.trace import evaluating
+from autocompress.quantization.layers import FAKE_LAYERS, HardenedConv2d, HardenedLinear
+
+_LAYERS = (nn.Conv2d, nn.Linear, HardenedConv2d, HardenedLinear)
+
+
+def operator_counts(
+    model: nn.Module, input_size: tuple[int, int, int], specs: Sequence[LayerSpec] = ()
+) -> list[OperatorCount]:
+    """Operations of each layer for one image: runs ``model`` once on a blank image.
+
+    Args:
+        model: float, fake-quantized or hardened.
+        input_size: (channels, height, width).
+        specs: of the layer types that methods brought; those with ``leaf`` count their own operators.
+    """
+    counters = {spec.layer_type: spec for spec in specs if spec.leaf}
+    found: list[OperatorCount] = []
+    work = copy.deepcopy(model)
+    hooks = []
+    for name, layer in work.named_modules():
+        spec = next((counters[kind] for kind in counters if isinstance(layer, kind)), None)
+        if spec is not None or isinstance(layer, _LAYERS):
+            hooks.append(layer.register_forward_hook(_counter(name, spec, found)))
+    some = next((t for t in [*work.parameters(), *work.buffers()] if t.is_floating_point()), torch.zeros(()))
+    with evaluating(work):
+        work(torch.zeros((1, *input_size), dtype=some.dtype, device=some.device))
+    return found
+
+
+def _counter(name: str, spec: LayerSpec | None, found: list[OperatorCount]) -> Any:
+    def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        weight_bits, activation_bits = _bits(layer)
+        if spec is None:
+            counts = {"multiply-add": layer_macs(layer, tuple(output.shape))}
+        else:
+            counts = spec.operator_counts(layer, tuple(inputs[0].shape), tuple(output.shape))
+        found.extend(OperatorCount(name, kind, n, weight_bits, activation_bits) for kind, n in counts.items())
+
+    return count
+
+
+def _bits(layer: nn.Module) -> tuple[int, int]:
+    """(weight bits, bits of the input tensor)."""
+    if isinstance(layer, FAKE_LAYERS):
+        return layer.weight_quantizer.spec.bits, layer.input_bits
+    return int(getattr(layer, "weight_bits", 32)), int(getattr(layer, "input_bits", 32))

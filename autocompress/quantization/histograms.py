@@ -1,0 +1,188 @@
+"""Observers that weigh the whole distribution of an activation; they share one way of counting."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+
+from autocompress.quantization.observers import Observer, Range, shrunken, squared_error
+from autocompress.quantization.scales import Levels
+
+
+class Histogram(Observer):
+    """Counts of all values in ``BINS`` bins of equal width around 0.
+
+    The width is a power of two; where a value falls outside, it doubles and bins merge in pairs. So no value is ever
+    clipped or counted twice, and the counts do not depend on the order of the batches.
+    """
+
+    BINS = 8192
+    counts: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exponent: int | None = None  # a bin is 2^exponent wide; None while all values were 0
+        self.low, self.high = math.inf, -math.inf
+        self.register_buffer("counts", torch.zeros(self.BINS, dtype=torch.float64), persistent=False)
+
+    @property
+    def width(self) -> float:
+        """Of a bin."""
+        return 2.0 ** (self.exponent or 0)
+
+    @property
+    def centres(self) -> torch.Tensor:
+        """Middle of each bin, float64 ``(BINS,)``."""
+        bins = torch.arange(self.BINS, dtype=torch.float64, device=self.counts.device)
+        return (bins - self.BINS // 2 + 0.5) * self.width
+
+    def _observe(self, x: torch.Tensor) -> None:
+        low, high = (float(end) for end in torch.aminmax(x))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            self.low = self.high = math.nan  # nothing to count, and nothing later mends it: the range will say so
+            return
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        needed = _exponent(max(-low, high), self.BINS // 2)
+        if needed is not None and (self.exponent is None or needed > self.exponent):
+            self._widen(needed)
+        # Exact, since the width is a power of two; torch.histc rounds where a value is small against the reach.
+        bins = torch.floor(x.flatten() / self.width).to(torch.int32) + self.BINS // 2
+        self.counts = self.counts + torch.bincount(bins, minlength=self.BINS)
+
+    def _widen(self, exponent: int) -> None:
+        """Merges neighbours until a bin is ``2^exponent`` wide; 0 stays an edge between two bins."""
+        if self.exponent is not None:
+            # After as many doublings as the number of bins has digits, all is in the two bins at 0.
+            for _ in range(min(exponent - self.exponent, self.BINS.bit_length())):
+                below, above = (half.reshape(-1, 2).sum(1) for half in self.counts.chunk(2))
+                room = torch.zeros_like(below)
+                self.counts = torch.cat([room, below, above, room])
+        self.exponent = exponent
+
+    def _range(self) -> Range:
+        low, high = self.low, self.high
+        if low < high:  # two different finite values at least
+            estimate = self._estimate()
+            low, high = max(low, estimate[0]), min(high, estimate[1])
+        ends = torch.tensor([low, high], dtype=torch.float32, device=self.counts.device)
+        return ends[0], ends[1]
+
+    @abstractmethod
+    def _estimate(self) -> tuple[float, float]:
+        """The range; what reaches beyond the values is cut."""
+
+
+class Percentile(Histogram):
+    """Leaves out the share ``1 - percentile / 100`` of the values: half of it at each end, or all of it above where
+    nothing is negative."""
+
+    def __init__(self, percentile: float = 99.99) -> None:
+        super().__init__()
+        self.outside = 1.0 - percentile / 100.0
+
+    def _estimate(self) -> tuple[float, float]:
+        total = self.counts.cumsum(0) / self.counts.sum()
+        if self.low >= 0.0:
+            return self.low, self._edge(total, 1.0 - self.outside) + self.width
+        return self._edge(total, self.outside / 2), self._edge(total, 1.0 - self.outside / 2) + self.width
+
+    def _edge(self, total: torch.Tensor, share: float) -> float:
+        """Lower edge of the bin in which the cumulated share reaches ``share``."""
+        index = int(torch.searchsorted(total, share).clamp(max=self.BINS - 1))
+        return (index - self.BINS // 2) * self.width
+
+
+class MeanSquaredError(Histogram):
+    """The shrunken version of the whole range whose grid gives the smallest squared error.
+
+    Args:
+        levels: the integers of the grid.
+        is_symmetric: the grid's zero sits still.
+    """
+
+    def __init__(self, levels: Levels, is_symmetric: bool = False) -> None:
+        super().__init__()
+        self.levels, self.is_symmetric = levels, is_symmetric
+
+    def _estimate(self) -> tuple[float, float]:
+        full = torch.tensor([self.low, self.high], dtype=torch.float32, device=self.counts.device)
+        lows, highs = shrunken(full[0], full[1])
+        low = high = self._best(lows, highs)
+        if self.low < 0.0 < self.high and not self.is_symmetric:
+            # The two ends need not shrink alike: then each with the other held.
+            low = self._best(lows, highs[high].expand_as(highs))
+            high = self._best(lows[low].expand_as(lows), highs)
+        return float(lows[low]), float(highs[high])
+
+    def _best(self, lows: torch.Tensor, highs: torch.Tensor) -> int:
+        """Index of the range with the smallest error; all values of a bin count as its centre."""
+        used = self.counts > 0
+        values, counts = self.centres[used].float(), self.counts[used].float()
+        errors = squared_error(values[None, :], lows, highs, self.levels, self.is_symmetric)
+        return int((errors @ counts).argmin())
+
+
+class Entropy(Histogram):
+    """The threshold on ``|x|`` that keeps most of the distribution: smallest Kullback-Leibler divergence between the
+    clipped values and their quantized version (Migacz, "8-bit inference with TensorRT", GTC 2017; the whitepaper names
+    it as an alternative in section 2.5).
+
+    Args:
+        levels: the integers of the grid. Where both signs occur, half of them serve ``|x|``.
+    """
+
+    THRESHOLDS = 128
+    """How many are tried."""
+
+    def __init__(self, levels: Levels) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def _estimate(self) -> tuple[float, float]:
+        below, above = self.counts.chunk(2)
+        magnitude = below.flip(0) + above
+        # Zero is exact on every grid; counting the many of a ReLU would only favour grids that spend levels near it.
+        magnitude[0] = magnitude[1]
+        last = min(math.floor(max(-self.low, self.high) / self.width) + 1, len(magnitude))
+        groups = self.levels.steps + 1
+        if self.low < 0.0 < self.high:
+            groups //= 2
+        # A grid with as many levels as bins would lose nothing, whatever it clips: start where levels hold two bins.
+        thresholds = torch.linspace(min(2 * groups, last), last, self.THRESHOLDS).round().int().unique().tolist()
+        best = min(thresholds, key=lambda bins: divergence(magnitude, bins, groups))
+        return -best * self.width, best * self.width
+
+
+def divergence(magnitude: torch.Tensor, bins: int, groups: int) -> float:
+    """Kullback-Leibler divergence from the first ``bins`` counts, with all that lies beyond put into the last of them,
+    to the same counts without it, averaged in ``groups`` groups over the bins that are not empty.
+
+    Args:
+        magnitude: counts of ``|x|``, float64.
+        bins: how many of them the grid covers.
+        groups: levels of the grid.
+    """
+    inside = magnitude[:bins]
+    clipped = inside.clone()
+    clipped[-1] += magnitude[bins:].sum()
+    group = torch.arange(bins, device=magnitude.device) * groups // bins
+    occupied = (inside > 0).to(inside.dtype)
+    empty = torch.zeros(groups, dtype=inside.dtype, device=inside.device)
+    averages = empty.index_add(0, group, inside) / empty.index_add(0, group, occupied).clamp(min=1.0)
+    averaged = averages[group] * occupied
+    if not bool(averaged.any()):
+        return math.inf
+    # The last bin may hold nothing but what was clipped into it; a tiny probability makes that dear, not infinite.
+    p, q = clipped / clipped.sum(), (averaged / averaged.sum()).clamp(min=1e-12)
+    return float(torch.special.xlogy(p, p / q).sum())
+
+
+def _exponent(largest: float, bins: int) -> int | None:
+    """The smallest exponent with which ``bins`` (a power of two) bins of ``2^exponent`` reach beyond ``largest``; None
+    where that is 0."""
+    if largest <= 0.0:
+        return None
+    # largest = fraction * 2^e with fraction < 1. Below 2^-120 bins of float32 would have no width left.
+    return max(math.frexp(largest)[1] - (bins.bit_length() - 1), -120)

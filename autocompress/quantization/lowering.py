@@ -1,0 +1,122 @@
+"""Rewrites before quantization: composite operators in the form that the runtime fuses."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from autocompress.graph.kinds import activation_name, kind, module_of
+from autocompress.quantization.folding import affine, scale_outputs
+
+
+def lower(module: fx.GraphModule) -> None:
+    """Rewrites ``module`` (in eval mode, batch norm folded) in place; its outputs stay the same up to rounding."""
+    for rewrite in (
+        _drop_identities,
+        _out_of_place,
+        _norms_to_convolutions,
+        _fold_layer_scale,
+        _split_gated_activations,
+    ):
+        rewrite(module)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    module.delete_all_unused_submodules()
+
+
+class NormConvolution(nn.Conv2d):
+    """A batch normalisation that could not be folded, as a depthwise 1x1 convolution: it has an integer kernel."""
+
+
+def _norms_to_convolutions(module: fx.GraphModule) -> None:
+    for node in module.graph.nodes:
+        norm = module_of(node)
+        if kind(node) != "norm" or type(norm) is not nn.BatchNorm2d:
+            continue
+        factor, offset = affine(norm)
+        channels = len(factor)
+        layer = NormConvolution(channels, channels, 1, groups=channels, device=factor.device, dtype=factor.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(factor.reshape(-1, 1, 1, 1))
+            assert layer.bias is not None
+            layer.bias.copy_(offset)
+        for name, child in norm.named_children():  # the activation that was inside, called by its own node
+            layer.add_module(name, child)
+        module.set_submodule(str(node.target), layer)
+
+
+def _drop_identities(module: fx.GraphModule) -> None:
+    """What does nothing in eval mode, and would stand between an operator and its activation."""
+    for node in list(module.graph.nodes):
+        if kind(node) in ("identity", "dropout") and isinstance(node.args[0], fx.Node):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+
+
+_OUT_OF_PLACE: dict[object, Callable[..., torch.Tensor]] = {operator.iadd: operator.add, operator.imul: operator.mul}
+
+
+def _out_of_place(module: fx.GraphModule) -> None:
+    """No operator may overwrite a tensor that a fake-quantizer reads too."""
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            node.target = _OUT_OF_PLACE.get(node.target, node.target)
+            if node.kwargs.get("inplace"):
+                node.kwargs = {**node.kwargs, "inplace": False}
+        elif node.op == "call_method" and kind(node) != "other" and node.target.endswith("_"):
+            node.target = node.target.rstrip("_")
+        elif node.op == "call_module" and getattr(module_of(node), "inplace", False):
+            module_of(node).inplace = False  # type: ignore[union-attr]
+
+
+def _fold_layer_scale(module: fx.GraphModule) -> None:
+    """``gamma * layer(x)`` with one constant a channel goes into the layer's weights."""
+    for node in list(module.graph.nodes):
+        if kind(node) != "multiply" or len(node.all_input_nodes) != 2:
+            continue
+        for source, scale in (node.all_input_nodes, node.all_input_nodes[::-1]):
+            if kind(source) not in ("conv", "linear") or len(source.users) != 1:
+                continue
+            factor, layer = _constant(module, scale), module_of(source)
+            assert isinstance(layer, nn.Conv2d | nn.Linear)
+            axis = -3 if isinstance(layer, nn.Conv2d) else -1
+            channels = layer.weight.shape[0]
+            if factor is None or factor.numel() != channels or factor.ndim < -axis or factor.shape[axis] != channels:
+                continue
+            scale_outputs(layer, factor.detach().reshape(-1))
+            node.replace_all_uses_with(source)
+            module.graph.erase_node(node)
+            break
+
+
+def _constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
+    """The value of a parameter, also behind a reshape with constant sizes, else None."""
+    if kind(node) == "reshape" and node.op == "call_method" and len(node.all_input_nodes) == 1:
+        value = _constant(module, node.all_input_nodes[0])
+        return None if value is None else getattr(value, str(node.target))(*node.args[1:])
+    if node.op != "get_attr":
+        return None
+    value = module
+    for name in str(node.target).split("."):
+        value = getattr(value, name)
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def _split_gated_activations(module: fx.GraphModule) -> None:
+    """SiLU is ``x * sigmoid(x)``, hard swish ``x * hard_sigmoid(x)``: as one operator neither has an integer kernel."""
+    gates: dict[str, Callable[..., torch.Tensor]] = {"silu": torch.sigmoid, "hardswish": F.hardsigmoid}
+    for node in list(module.graph.nodes):
+        gate = gates.get(activation_name(node)) if kind(node) == "activation" else None
+        if gate is None:
+            continue
+        source = node.args[0]
+        with module.graph.inserting_before(node):
+            factor = module.graph.call_function(gate, (source,))
+            product = module.graph.call_function(operator.mul, (source, factor))
+        node.replace_all_uses_with(product)
+        module.graph.erase_node(node)

@@ -1,0 +1,139 @@
+"""Observers: which range a quantizer should cover, given the values that it saw (whitepaper section 2.5).
+
+Here are those that keep two numbers; ``histograms`` has those that weigh the whole distribution. All are fed a batch
+at a time and answer once, when calibration ends. Weights need no observer: they are there as a whole.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from autocompress.quantization.scales import Levels, affine, along, dequantize, quantize, symmetric
+
+Range = tuple[torch.Tensor, torch.Tensor]
+"""Smallest and largest value to cover: float32, scalars or ``(channels,)``. May leave out 0, which the scales add."""
+
+
+class Observer(nn.Module, ABC):
+    """Sees activations, then names the range: one for the whole tensor. ``seen`` turns True with the first value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    @torch.no_grad()
+    def observe(self, x: torch.Tensor) -> None:
+        """Takes the values of ``x``, one batch, into account; an empty tensor has none."""
+        if x.numel():
+            self._observe(x.detach().float())
+            self.seen = True
+
+    def range(self) -> Range:
+        """The range so far; not finite where a value was not.
+
+        Raises:
+            RuntimeError: if nothing was observed.
+        """
+        if not self.seen:
+            raise RuntimeError("an observer was asked for its range before it saw a tensor")
+        return self._range()
+
+    @abstractmethod
+    def _observe(self, x: torch.Tensor) -> None:
+        """:meth:`observe` for a tensor that has values, float32."""
+
+    @abstractmethod
+    def _range(self) -> Range:
+        """:meth:`range`, once something was seen."""
+
+
+class _TwoEnds(Observer):
+    low: torch.Tensor
+    high: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not persistent: what an artifact keeps is the scale that the range gave.
+        self.register_buffer("low", torch.zeros(()), persistent=False)
+        self.register_buffer("high", torch.zeros(()), persistent=False)
+
+    def _range(self) -> Range:
+        return self.low, self.high
+
+
+class MinMax(_TwoEnds):
+    """The smallest and the largest value of all."""
+
+    def _observe(self, x: torch.Tensor) -> None:
+        low, high = minmax(x)
+        self.low = torch.minimum(self.low, low) if self.seen else low
+        self.high = torch.maximum(self.high, high) if self.seen else high
+
+
+class MovingAverage(_TwoEnds):
+    """Exponential moving average of each batch's minimum and maximum: the paper's choice for activations.
+
+    Deliberate differences from TensorFlow's tool: the first batch initialises the average (not the range (-6, 6)), and
+    the decay is 0.9 (not 0.999, which needs thousands of batches to settle where calibration has some tens).
+    """
+
+    def __init__(self, decay: float = 0.9) -> None:
+        super().__init__()
+        self.decay = decay
+
+    def _observe(self, x: torch.Tensor) -> None:
+        low, high = minmax(x)
+        self.low = torch.lerp(low, self.low, self.decay) if self.seen else low
+        self.high = torch.lerp(high, self.high, self.decay) if self.seen else high
+
+
+# --- ranges of a tensor that is there as a whole: a weight ----------------------------------------------------------
+
+
+def minmax(x: torch.Tensor, axis: int | None = None) -> Range:
+    """Smallest and largest value of ``x``: scalars, or ``(channels,)`` along ``axis``: the paper's for weights."""
+    low, high = torch.aminmax(x) if axis is None else torch.aminmax(x.movedim(axis, 0).flatten(1), dim=1)
+    return low, high
+
+
+def least_squares(x: torch.Tensor, levels: Levels, is_symmetric: bool, axis: int | None = None) -> Range:
+    """The shrunken version of the range of ``x`` (of each channel along ``axis``) whose grid gives the smallest squared
+    error; the whole range is among those tried.
+
+    Returns:
+        Ranges as :func:`minmax`.
+    """
+    rows = x.detach().float()
+    rows = rows.reshape(1, -1) if axis is None else rows.movedim(axis, 0).flatten(1)
+    lows, highs = shrunken(*torch.aminmax(rows, dim=1), steps=40)
+    # One version at a time: memory stays that of the weight.
+    pairs = zip(lows, highs, strict=True)
+    errors = torch.stack([squared_error(rows, low, high, levels, is_symmetric).sum(1) for low, high in pairs])
+    best = errors.argmin(0, keepdim=True)
+    low, high = lows.gather(0, best)[0], highs.gather(0, best)[0]
+    return (low[0], high[0]) if axis is None else (low, high)
+
+
+def squared_error(
+    rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor, levels: Levels, is_symmetric: bool
+) -> torch.Tensor:
+    """Squared error of each value of ``rows``, ``(n, values)`` or ``(1, values)``, under the grid over the row's range.
+
+    Args:
+        low, high: ``(n,)``.
+
+    Returns:
+        ``(n, values)``.
+    """
+    scale, zero_point = (symmetric if is_symmetric else affine)(low, high, levels)
+    return (dequantize(quantize(rows, scale, zero_point, levels, 0), scale, zero_point, 0) - rows).square()
+
+
+def shrunken(low: torch.Tensor, high: torch.Tensor, steps: int = 80, smallest: float = 0.2) -> Range:
+    """``steps`` versions of a range, or of each of several, from the whole down to ``smallest`` of it:
+    ``(steps, *low.shape)`` both."""
+    factors = along(torch.linspace(1.0, smallest, steps, dtype=low.dtype, device=low.device), low.ndim + 1, 0)
+    return factors * low, factors * high

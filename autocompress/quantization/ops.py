@@ -1,0 +1,119 @@
+"""The operators that stand for integers in a float graph. Each has a torch kernel here and an ONNX form in
+``autocompress.export``.
+
+``fake_quant`` is for calibration and training (tensors as parameters, a gradient); ``round_trip`` and ``dequantize``
+are what a hardened network consists of.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def _spread(values: torch.Tensor, like: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """``values`` (scalar, or one per index of ``axis``) in a shape that broadcasts against ``like``."""
+    if axis is None or values.ndim == 0:
+        return values
+    shape = [1] * like.ndim
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
+@torch.library.custom_op(
+    "autocompress::fake_quant",
+    mutates_args=(),
+    schema="(Tensor x, Tensor scale, Tensor zero_point, int low, int high, int? axis=None) -> Tensor",
+)
+def fake_quant(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int, axis: int | None = None
+) -> torch.Tensor:
+    """``(clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale`` (quant-whitepaper, eq. 12-13).
+
+    Rounds half to even, as ONNX's QuantizeLinear does. The gradient of ``x`` passes straight through inside the range
+    and is zero outside (eq. 14-15); ``scale`` and ``zero_point`` get none.
+
+    Args:
+        x: float tensor.
+        scale: float, scalar or one per index of ``axis``.
+        zero_point: any dtype, same shape as ``scale``.
+        low, high: the integers' range, both included.
+        axis: of the channels; None for one scale a tensor.
+    """
+    step = _spread(scale, x, axis).to(x.dtype)
+    zero = _spread(zero_point, x, axis).to(x.dtype)
+    return (x / step).round_().add_(zero).clamp_(low, high).sub_(zero).mul_(step)
+
+
+@fake_quant.register_fake
+def _(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int, axis: int | None = None
+) -> torch.Tensor:
+    del scale, zero_point, low, high, axis
+    return torch.empty_like(x)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    del output
+    x, scale, zero_point, low, high, axis = inputs
+    ctx.save_for_backward(x, scale, zero_point)
+    ctx.low, ctx.high, ctx.axis = low, high, axis
+
+
+def _straight_through(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    x, scale, zero_point = ctx.saved_tensors
+    step, zero = _spread(scale, x, ctx.axis).to(x.dtype), _spread(zero_point, x, ctx.axis).to(x.dtype)
+    inside = (x >= (ctx.low - zero) * step) & (x <= (ctx.high - zero) * step)
+    return gradient * inside, None, None, None, None, None
+
+
+fake_quant.register_autograd(_straight_through, setup_context=_keep)
+
+
+@torch.library.custom_op(
+    "autocompress::round_trip",
+    mutates_args=(),
+    schema="(Tensor x, float scale, int zero_point, int low, int high) -> Tensor",
+)
+def round_trip(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
+    """Float to uint8 and back with constants: QuantizeLinear, DequantizeLinear in the file. The same numbers as
+    :func:`fake_quant`."""
+    step = torch.tensor(scale, dtype=x.dtype)  # a float32 divisor, as in the file, not a double
+    return (x / step).round_().add_(zero_point).clamp_(low, high).sub_(zero_point).mul_(step)
+
+
+@round_trip.register_fake
+def _(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
+    del scale, zero_point, low, high
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op(
+    "autocompress::dequantize",
+    mutates_args=(),
+    schema="(Tensor integers, Tensor scale, Tensor? zero_point=None, int? axis=None) -> Tensor",
+)
+def dequantize(
+    integers: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None, axis: int | None = None
+) -> torch.Tensor:
+    """``(integers - zero_point) * scale`` as float32: DequantizeLinear on an integer initializer in the file.
+
+    Args:
+        integers: int8 weights or int32 biases.
+        scale: float32, scalar or one per index of ``axis``.
+        zero_point: the dtype of ``integers``, the shape of ``scale``; None for zero.
+        axis: of the channels; None for one scale a tensor.
+    """
+    value = integers.to(scale.dtype)
+    if zero_point is not None:
+        value = value - _spread(zero_point, value, axis)
+    return value * _spread(scale, value, axis)
+
+
+@dequantize.register_fake
+def _(
+    integers: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None, axis: int | None = None
+) -> torch.Tensor:
+    del zero_point, axis
+    return torch.empty_like(integers, dtype=scale.dtype)

@@ -1,0 +1,256 @@
+"""Which tensors get a fake-quantizer: every tensor that the runtime can keep in integers, and no other.
+
+The rules follow ONNX Runtime's QDQ fusions: an operator runs on integers when all its tensor inputs and its output are
+quantized, an activation that only cuts off vanishes into the operator in front of it, and what merely moves values
+(reshape, transpose, max pooling) runs on the integers of its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import fx, nn
+
+from autocompress.contract import TensorSpec
+from autocompress.graph.kinds import activation_name, clip_range, kind, module_of, rank, shape_of
+from autocompress.quantization.lowering import NormConvolution
+
+LAYERS = frozenset({"conv", "linear"})
+_INTEGER_KERNELS = frozenset({"add", "multiply", "concat", "average_pool", "global_pool", "sigmoid"})
+_MOVES = frozenset({"reshape", "transpose", "max_pool", "split", "getitem"})
+_FLOAT_OUTPUT = frozenset({"linear"})
+"""Operators whose integer kernel can give floats at no cost, so that the logits are not rounded."""
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """What one layer of the recipe runs at.
+
+    Attributes:
+        weight_quantizer: name of the method that quantizes its weights; None leaves layer and outputs in float.
+        weight_bits: 1 to 8.
+        activation_bits: 1 to 8, of the tensors that the layer and what follows it up to the next layer produce.
+        activation_quantizer: method for those tensors; None for the weight's.
+        group: the layer's group of parameters (``Space.groups``).
+    """
+
+    weight_quantizer: str | None
+    weight_bits: int = 8
+    activation_bits: int = 8
+    activation_quantizer: str | None = None
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A fake-quantizer: for the value of a graph node, or for a layer's weight.
+
+    Attributes:
+        spec: what the quantizer is told.
+        quantizer: name of the method that gives it.
+        node: the graph node (activations) or the layer (weights).
+        readers: nodes that read the quantized value; None for all.
+    """
+
+    spec: TensorSpec
+    quantizer: str
+    node: str
+    readers: frozenset[str] | None = None
+
+
+@dataclass
+class Placement:
+    """Where the fake-quantizers of a network go.
+
+    Attributes:
+        activations: by graph node.
+        weights: by layer.
+        origin: node -> the node in ``activations`` whose integers it carries, for each value that is on a grid.
+        moved: nodes that only move integers and need a quantized output of their own in the file.
+        absorbed: cut-off activations that a quantizer behind them makes redundant, by node, with that quantizer's node.
+    """
+
+    activations: dict[str, Point] = field(default_factory=dict)
+    weights: dict[str, Point] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    moved: list[str] = field(default_factory=list)
+    absorbed: dict[str, str] = field(default_factory=dict)
+
+
+def place(module: fx.GraphModule, config: Mapping[str, LayerBits]) -> Placement:
+    """Decides where the fake-quantizers of ``module`` (folded, lowered, shapes propagated) go.
+
+    Args:
+        module: the traced network.
+        config: for each convolution and linear layer by name; a layer that is missing stays in float.
+    """
+    return _Placer(module, config).run()
+
+
+class _Placer:
+    def __init__(self, module: fx.GraphModule, config: Mapping[str, LayerBits]) -> None:
+        self._nodes = list(module.graph.nodes)
+        self._config = config
+        self._owner: dict[fx.Node, LayerBits | None] = {}
+        self._position = {node: index for index, node in enumerate(self._nodes)}
+        self._last_layer: dict[fx.Node, int] = {}
+        self._active: set[fx.Node] = set()
+        self._on_grid: dict[fx.Node, fx.Node] = {}
+        self._placement = Placement()
+
+    def run(self) -> Placement:
+        for node in self._nodes:
+            self._inherit(node)
+            self._visit(node)
+        self._drop_unread()
+        self._find_moved()
+        self._placement.origin = {node.name: source.name for node, source in self._on_grid.items()}
+        return self._placement
+
+    # -- which layer's bits a value has ---------------------------------------------------------------------------
+
+    def _inherit(self, node: fx.Node) -> None:
+        """A value belongs to the layer that made it, or to the latest layer among those that its inputs belong to."""
+        if kind(node) in LAYERS and not isinstance(module_of(node), NormConvolution):
+            self._owner[node], self._last_layer[node] = self._config.get(str(node.target)), self._position[node]
+            return
+        latest = max(node.all_input_nodes, key=lambda source: self._last_layer[source], default=None)
+        self._owner[node] = None if latest is None else self._owner[latest]
+        self._last_layer[node] = -1 if latest is None else self._last_layer[latest]
+        bits = self._owner[node]
+        if kind(node) in LAYERS and bits is not None and bits.weight_quantizer is not None:  # a NormConvolution
+            quantizer = bits.activation_quantizer or bits.weight_quantizer
+            self._owner[node] = replace(bits, weight_quantizer=quantizer, weight_bits=8)
+
+    # -- what runs on integers ------------------------------------------------------------------------------------
+
+    def _visit(self, node: fx.Node) -> None:
+        what = kind(node)
+        if self._runs_on_integers(node, what):
+            self._active.add(node)
+            self._quantize_inputs(node)
+            if what in LAYERS:
+                self._quantize_weight(node)
+            self._quantize_output(node)
+        elif what in _MOVES and node.args[0] in self._on_grid:
+            self._on_grid[node] = self._on_grid[node.args[0]]  # type: ignore[index]
+
+    def _runs_on_integers(self, node: fx.Node, what: str) -> bool:
+        bits = self._owner[node]
+        if bits is None or bits.weight_quantizer is None:
+            return False
+        if what in LAYERS:
+            return True
+        if what == "activation" and activation_name(node) == "leakyrelu":
+            what = "sigmoid"  # a table of 256 entries, as the sigmoid is
+        if what not in _INTEGER_KERNELS or not any(source in self._on_grid for source in node.all_input_nodes):
+            return False
+        if what in ("add", "multiply"):
+            return len(node.args) == 2 and all(isinstance(a, fx.Node) and shape_of(a) is not None for a in node.args)
+        return True
+
+    def _quantize_inputs(self, node: fx.Node) -> None:
+        for source in node.all_input_nodes:
+            if source in self._on_grid:
+                continue
+            known = self._placement.activations.get(source.name)
+            readers = (known.readers or frozenset()) if known else frozenset()
+            bits = self._owner[source] or self._owner[node]
+            assert bits is not None
+            self._add_point(source, bits, readers | {node.name}, producer=source)
+
+    def _quantize_output(self, node: fx.Node) -> None:
+        bits = self._owner[node]
+        assert bits is not None
+        end = node
+        reader = _only_reader(node)
+        if reader is not None and clip_range(reader) is not None:
+            end = reader
+            self._placement.absorbed[reader.name] = reader.name
+        self._add_point(end, bits, None, producer=node)
+        self._on_grid[end] = end
+
+    def _add_point(self, node: fx.Node, bits: LayerBits, readers: frozenset[str] | None, producer: fx.Node) -> None:
+        quantizer = bits.activation_quantizer or bits.weight_quantizer
+        shape = shape_of(node)
+        if quantizer is None:  # a float layer's output on its way into an integer region
+            quantizer = next(b for b in self._config.values() if b.weight_quantizer).weight_quantizer
+        assert quantizer is not None
+        assert shape is not None
+        image = producer.op == "placeholder"
+        spec = TensorSpec(
+            name=node.name,
+            role="activation",
+            group=bits.group,
+            operator="input" if image else kind(producer),
+            shape=shape,
+            bits=8 if image or bits.weight_quantizer is None else bits.activation_bits,
+            nonnegative=_nonnegative(node),
+        )
+        self._placement.activations[node.name] = Point(spec, quantizer, node.name, readers)
+
+    def _quantize_weight(self, node: fx.Node) -> None:
+        layer, bits = module_of(node), self._owner[node]
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        assert bits is not None
+        assert bits.weight_quantizer is not None
+        depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+        name = str(node.target)
+        spec = TensorSpec(
+            name=f"{name}.weight",
+            role="weight",
+            group=bits.group,
+            operator="depthwise" if depthwise else kind(node),
+            shape=tuple(layer.weight.shape),
+            bits=bits.weight_bits,
+            channel_axis=0,
+        )
+        self._placement.weights[name] = Point(spec, bits.weight_quantizer, name)
+
+    # -- after the whole graph is known ---------------------------------------------------------------------------
+
+    def _drop_unread(self) -> None:
+        """The output of a linear layer that nothing reads as integers stays in float: the logits."""
+        for node in self._nodes:
+            end = self._end(node)
+            if node in self._active and kind(node) in _FLOAT_OUTPUT and not self._read_as_integers(end):
+                del self._placement.activations[end.name]
+                self._placement.absorbed.pop(end.name, None)
+                self._on_grid = {n: source for n, source in self._on_grid.items() if source is not end}
+
+    def _end(self, node: fx.Node) -> fx.Node:
+        reader = _only_reader(node)
+        return reader if reader is not None and reader.name in self._placement.absorbed else node
+
+    def _read_as_integers(self, node: fx.Node) -> bool:
+        return any(
+            user in self._active or (kind(user) in _MOVES and self._read_as_integers(user)) for user in node.users
+        )
+
+    def _find_moved(self) -> None:
+        self._placement.moved = [
+            node.name
+            for node in self._nodes
+            if node in self._on_grid
+            and self._on_grid[node] is not node
+            and rank(node) is not None
+            and self._read_as_integers(node)
+        ]
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _nonnegative(node: fx.Node) -> bool:
+    """Whether the values cannot be below zero, so that the zero point is 0 and a ReLU in front vanishes."""
+    what = kind(node)
+    if what in ("sigmoid", "softmax"):
+        return True
+    if what == "activation":
+        cut = clip_range(node)
+        return activation_name(node) == "hardsigmoid" or (cut is not None and cut[0] >= 0)
+    if what in _MOVES | {"add", "multiply", "concat", "average_pool", "global_pool"}:
+        return bool(node.all_input_nodes) and all(_nonnegative(source) for source in node.all_input_nodes)
+    return False

@@ -1,0 +1,117 @@
+"""The data of the page's charts, as one JSON value: axes, points, limits, parameters, progress."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from autocompress.report import front, words
+from autocompress.report.importance import importance
+from autocompress.results import BASELINE, OBJECTIVE_COLUMNS, SearchResult
+
+AXES: tuple[dict[str, Any], ...] = (
+    {"key": "accuracy", "label": "Validation accuracy", "unit": "%", "log": False, "better": "more accurate"},
+    {"key": "latency_ratio", "label": "Latency against the baseline", "unit": "×", "log": True, "better": "faster"},
+    {"key": "latency_ms", "label": "Latency", "unit": "ms", "log": True, "better": "faster"},
+    {"key": "size_bytes", "label": "Size of the file", "unit": "B", "log": True, "better": "smaller"},
+    {"key": "energy_uj", "label": "Energy an image", "unit": "µJ", "log": True, "better": "less energy"},
+    {"key": "macs", "label": "Multiply-accumulates", "unit": "", "log": True, "better": "fewer"},
+    {"key": "params", "label": "Parameters", "unit": "", "log": True, "better": "fewer"},
+)
+_EXTRA = ("accuracy_drop", "test_accuracy", "test_accuracy_drop", "latency_ratio_low", "latency_ratio_high", "seconds")
+
+
+def chart_data(result: SearchResult) -> dict[str, Any]:
+    """Everything that the page's scripts draw. JSON values only, missing figures are null."""
+    points = _points(result)
+    axes = [axis for axis in AXES if any(point[axis["key"]] is not None for point in points)]
+    wanted = [OBJECTIVE_COLUMNS[name] for name in result.job.get("objectives", ()) if name in OBJECTIVE_COLUMNS]
+    known = [axis["key"] for axis in axes]
+    objectives = [column for column in wanted if column in known] or known[:2]
+    return {
+        "axes": axes,
+        "objectives": objectives,
+        "x": next((column for column in objectives if column != "accuracy"), known[-1] if known else ""),
+        "y": "accuracy" if "accuracy" in known else (known[0] if known else ""),
+        "points": points,
+        "limits": _limits(result),
+        "parameters": _parameters(result, objectives),
+        "progress": _progress(result.trials),
+    }
+
+
+def _points(result: SearchResult) -> list[dict[str, Any]]:
+    measured = {int(row["trial"]): row for _, row in result.models.iterrows()}
+    points = []
+    for _, row in result.trials.iterrows():
+        again = measured.pop(int(row["trial"]), None)
+        points.append(_point(row, row["status"]) if again is None else _point(again, "front"))
+    points += [_point(row, "front") for row in measured.values()]
+    if pd.notna(result.baseline["accuracy"]) or pd.notna(result.baseline["latency_ms"]):
+        points.append({**_point(result.baseline, BASELINE), "words": "uncompressed", "latency_ratio": 1.0})
+    return points
+
+
+def _point(row: pd.Series, kind: str) -> dict[str, Any]:
+    columns = [axis["key"] for axis in AXES] + list(_EXTRA)
+    numbers = {name: None if pd.isna(row.get(name)) else float(row[name]) for name in columns}
+    return {
+        "trial": None if pd.isna(row["trial"]) else int(row["trial"]),
+        "kind": str(kind),
+        "status": str(row["status"]),
+        "reason": str(row["reason"]),
+        "rung": None if pd.isna(row["rung"]) else int(row["rung"]),
+        "words": words.recipe(row["recipe"]),
+        "recipe": row["recipe"],
+        **numbers,
+    }
+
+
+def _limits(result: SearchResult) -> dict[str, float]:
+    """Limits by axis: upper bounds, but a lower one for accuracy."""
+    bounds = dict(result.limits)
+    drop = bounds.pop("accuracy_drop", None)
+    if drop is not None and pd.notna(result.baseline["accuracy"]):
+        bounds["accuracy"] = float(result.baseline["accuracy"]) - drop
+    return bounds
+
+
+def _parameters(result: SearchResult, objectives: list[str]) -> list[dict[str, Any]]:
+    """Parameters that vary: name, choices or range, and the share of each objective's variance that they explain."""
+    recipes = [dict(recipe) for recipe in result.trials["recipe"]]
+    shares = {
+        column: importance(recipes, result.trials[column].astype("float64").to_numpy().tolist())
+        for column in objectives
+        if column in result.trials
+    }
+    found = []
+    for name in dict.fromkeys(name for recipe in recipes for name in recipe):
+        values = [recipe[name] for recipe in recipes if name in recipe]
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        choices = sorted(set(values)) if numeric else sorted({str(value) for value in values}, key=_natural)
+        if len(choices) < 2 and len(values) == len(recipes):
+            continue
+        explained = {column: round(share.get(name, 0.0), 4) for column, share in shares.items() if share}
+        found.append(
+            {"name": name, "choices": choices if not numeric or len(choices) <= 8 else None}
+            | {
+                "range": [min(values), max(values)] if numeric else None,
+                "explained": explained,
+            }
+        )
+    return sorted(found, key=lambda parameter: -max(parameter["explained"].values(), default=0.0))
+
+
+def _natural(text: str) -> tuple[str, int, str]:
+    head, _, tail = text.rpartition(":")
+    return (head, int(tail), "") if tail.isdigit() else ("", -1, text)
+
+
+def _progress(trials: pd.DataFrame) -> list[float]:
+    """Hypervolume reached after each trial; empty where latency was not an objective of the run."""
+    done = trials["status"] == "complete"
+    drop = trials["accuracy_drop"].where(done)
+    if not drop.notna().any() or not trials["latency_ratio"].notna().any():
+        return []
+    return [round(value, 5) for value in front.progress(drop.to_numpy(), trials["latency_ratio"].to_numpy())]

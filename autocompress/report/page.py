@@ -1,0 +1,88 @@
+"""report.html and front.png from the files of a run."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from autocompress.files import write_text
+from autocompress.report import view, words
+from autocompress.report.chart import chart_data
+from autocompress.results import JOB_FILE, SearchResult, read
+
+REPORT_FILE, PLOT_FILE = "report.html", "front.png"
+SCRIPTS = ("base.js", "scatter.js", "parallel.js", "progress.js", "trials.js")
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes ``report.html`` and ``front.png`` into a run's folder from its job.yaml, trials.csv, front.csv and
+    summary.json; the page opens without a network. Works on a run that is not finished too.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: if the folder is not a run.
+    """
+    # Here, because workers that only rank points import this package too, and matplotlib takes a second.
+    from autocompress.report.plot import write_plot
+
+    result = read(folder)
+    write_plot(result, result.folder / PLOT_FILE)
+    page = result.folder / REPORT_FILE
+    write_text(page, render(result))
+    return page
+
+
+def render(result: SearchResult) -> str:
+    """The page as one HTML text with styles, scripts and data inside."""
+    plugins = result.summary.get("plugins") or {}
+    return _template().render(
+        name=str(result.job.get("name", result.folder.name)),
+        job=result.job,
+        job_text=(result.folder / JOB_FILE).read_text(encoding="utf-8"),
+        data=_embed(chart_data(result)),
+        headline=view.headline(result),
+        best=next((model for model in view.front_models(result) if model.recommended), None),
+        wishes=view.wishes(result),
+        warnings=view.warnings(result),
+        front=view.front_models(result),
+        with_energy=len(result.front) > 0 and bool(result.front["energy_uj"].notna().any()),
+        with_limits=bool(result.limits),
+        counts=view.counts(result),
+        trials=len(result.trials),
+        seconds=words.duration(result.summary.get("seconds")),
+        hypervolume=result.summary.get("hypervolume"),
+        cache=result.summary.get("cache") or {},
+        images=result.summary.get("images") or {},
+        reasons={status: view.reasons(result, status) for status in ("failed", "infeasible", "stopped")},
+        applied=plugins.get("applied") or [],
+        refused=plugins.get("refused") or {},
+        broken=plugins.get("broken") or {},
+        environment=view.flat(result.summary.get("environment")),
+    )
+
+
+def _embed(value: Any) -> Markup:
+    """JSON for a script element: no ``<`` in it, so nothing that a user wrote can close the element."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=str)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+@cache
+def _template() -> Any:
+    loader = PackageLoader("autocompress.report", "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+    def verbatim(name: str) -> Markup:
+        return Markup(loader.get_source(environment, name)[0])
+
+    environment.globals.update(style=verbatim("report.css"), scripts=[verbatim(name) for name in SCRIPTS])
+    return environment.get_template("report.html.j2")

@@ -1,0 +1,42 @@
+"""The front as a table for the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from autocompress.report import view, words
+from autocompress.results import SearchResult
+
+
+def front_table(result: SearchResult) -> Group:
+    """The front's figures, the baseline first, then by accuracy, and below them the recipes in words; the recommended
+    model is bold. Print it with rich; it fits 80 columns."""
+    models = view.front_models(result)
+    # Text, here and below: rich would read [brackets] in a str as markup.
+    title = Text(f"{result.job.get('name', result.folder.name)}: the front", style="bold")
+    if not models:
+        return Group(title, Text("none yet", style="dim"))
+    figures = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    with_energy = any(model.energy_ratio != words.MISSING for model in models)
+    last = "energy" if with_energy else "MACs"
+    for heading in ("trial", "val %", "test %", "change", "latency", "95 %", "ms", "size", last):
+        figures.add_column(heading, justify="right", no_wrap=True)
+    recipes = Table.grid(padding=(0, 2))
+    recipes.add_column(justify="right", no_wrap=True)
+    recipes.add_column(overflow="fold")
+    for model in models:
+        style = "bold" if model.recommended else "dim" if model.is_baseline else ""
+        cells = [model.trial, model.accuracy, model.test_accuracy, model.test_change, model.latency]
+        cells += [model.latency_interval.replace(" to ", "–").replace("×", ""), model.latency_ms, model.size]
+        cells += [model.energy_ratio if with_energy else model.macs]
+        figures.add_row(*(Text(cell.removesuffix(" %").removesuffix(" ms")) for cell in cells), style=style)
+        if not model.is_baseline:
+            misses = f"misses {model.misses}" if model.misses else ""
+            notes = [note for note in ("recommended" * model.recommended, "noisy" * model.noisy, misses) if note]
+            text = f"{model.recipe} – {', '.join(notes)}" if notes else model.recipe
+            recipes.add_row(Text(model.trial), Text(text), style=style)
+    return Group(title, figures, Padding(recipes, (0, 0, 1, 0)))

@@ -1,0 +1,260 @@
+"""What the page shows, worked out from a run's files: plain values for the template, no HTML."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from autocompress.errors import UserError
+from autocompress.report import intervals, words
+from autocompress.results import STATUSES, SearchResult, within
+
+LIMIT_NAMES = {
+    "accuracy_drop": ("accuracy drop", words.drop),
+    "latency_ratio": ("latency", lambda value: f"{value:g}×"),
+    "latency_ms": ("latency", words.milliseconds),
+    "size_bytes": ("size", words.size),
+    "energy_uj": ("energy", words.microjoules),
+    "macs": ("MACs", words.count),
+    "params": ("parameters", words.count),
+}
+"""How a constraint's column reads, and its unit."""
+
+
+@dataclass(frozen=True)
+class FrontModel:
+    """A row of the front as the page shows it: texts, an empty one where the run does not know."""
+
+    trial: str
+    recipe: str
+    accuracy: str
+    accuracy_interval: str
+    test_accuracy: str
+    test_interval: str
+    change: str
+    test_change: str
+    test_change_interval: str
+    latency: str
+    latency_interval: str
+    latency_ms: str
+    size: str
+    size_ratio: str
+    energy: str
+    energy_ratio: str
+    macs: str
+    params: str
+    misses: str
+    noisy: bool
+    files: list[tuple[str, str, str]]
+    is_baseline: bool
+    recommended: bool
+
+
+def front_models(result: SearchResult) -> list[FrontModel]:
+    """The front's rows for the page, the baseline first, then by accuracy."""
+    chosen = recommended(result)
+    chosen_trial = None if chosen is None else chosen["trial"]
+    table = result.front
+    models = result.models.sort_values("accuracy", ascending=False, kind="stable")
+    rows = [table.iloc[0]] if len(table) else []
+    rows += [row for _, row in models.iterrows()]
+    return [_front_model(result, row, chosen_trial) for row in rows]
+
+
+def _front_model(result: SearchResult, row: pd.Series, chosen: Any) -> FrontModel:
+    folder = _artifact_folder(result.folder, row["artifact"])
+    metrics = _metrics(folder)
+    images = result.summary.get("images") or {}
+    is_baseline = bool(pd.isna(row["trial"]))
+    return FrontModel(
+        trial="baseline" if is_baseline else str(row["trial"]),
+        recipe="uncompressed" if is_baseline else words.recipe(row["recipe"]),
+        accuracy=words.percent(row["accuracy"]),
+        accuracy_interval=_wilson(row["accuracy"], images.get("val")),
+        test_accuracy=words.percent(row["test_accuracy"]),
+        test_interval=_wilson(row["test_accuracy"], images.get("test")),
+        change="" if is_baseline else words.points(-row["accuracy_drop"]),
+        test_change="" if is_baseline else words.points(-row["test_accuracy_drop"]),
+        test_change_interval=_change_interval(metrics.get("test_accuracy_drop_interval")),
+        latency=words.ratio(row["latency_ratio"]),
+        latency_interval="" if is_baseline else _between(row["latency_ratio_low"], row["latency_ratio_high"]),
+        latency_ms=words.milliseconds(row["latency_ms"]),
+        size=words.size(row["size_bytes"]),
+        size_ratio=words.ratio(row["size_ratio"]),
+        energy=words.microjoules(row["energy_uj"]),
+        energy_ratio=words.ratio(row["energy_ratio"]),
+        macs=words.count(row["macs"]),
+        params=words.count(row["params"]),
+        misses="" if is_baseline else ", ".join(missed(result, row)),
+        noisy=bool(metrics.get("noisy")),
+        files=_files(result.folder, folder),
+        is_baseline=is_baseline,
+        recommended=bool(not is_baseline and chosen is not None and row["trial"] == chosen),
+    )
+
+
+def missed(result: SearchResult, row: Mapping[str, Any] | pd.Series) -> list[str]:
+    """Names of the job's constraints that a row does not meet; a figure that is missing meets nothing."""
+    return [
+        LIMIT_NAMES.get(column, (column, None))[0]
+        for column, limit in result.limits.items()
+        if not (pd.notna(row.get(column)) and within(float(row[column]), limit))
+    ]
+
+
+def wishes(result: SearchResult) -> list[str]:
+    """The constraints in words: ``accuracy drop at most 1 points``."""
+    texts = []
+    for column, limit in result.limits.items():
+        name, unit = LIMIT_NAMES.get(column, (column, str))
+        texts.append(f"{name} at most {unit(limit)}")
+    return texts
+
+
+def recommended(result: SearchResult) -> pd.Series | None:
+    """The model to take: the cheapest that meets the constraints, within one point where the job names no drop. If none
+    is, the most accurate that meets them; None where none does."""
+    models = result.models
+    if models.empty:
+        return None
+    try:
+        return result.best()
+    except UserError:
+        meeting = models[[not missed(result, row) for _, row in models.iterrows()]]
+        return None if meeting.empty else meeting.sort_values("accuracy_drop", kind="stable").iloc[0]
+
+
+def headline(result: SearchResult) -> str:
+    """What the search found, in a sentence or two."""
+    if result.front.empty:
+        return "No front yet."
+    best = recommended(result)
+    if best is None:
+        wish = words.join(wishes(result)) if result.limits else "what was asked"
+        return f"No model of the front meets {wish}. {nearest_miss(result)}".strip()
+    costs = [(f"{words.ratio(best['latency_ratio'])} the latency", best["latency_ratio"])]
+    costs += [(f"{words.ratio(best['size_ratio'])} the size", best["size_ratio"])]
+    costs += [(f"{words.ratio(best['energy_ratio'])} the energy", best["energy_ratio"])]
+    told = words.join([text for text, value in costs if pd.notna(value)] or ["unknown cost"])
+    change = words.points(-best["accuracy_drop"])
+    text = f"Trial {best['trial']} has {told}; validation accuracy changes by {change} points"
+    if pd.notna(best["test_accuracy_drop"]):
+        text += f", test accuracy by {words.points(-best['test_accuracy_drop'])}"
+    return f"{text}."
+
+
+def nearest_miss(result: SearchResult) -> str:
+    """The sentence on the trial that came closest, empty where the run names none."""
+    miss = result.summary.get("nearest_miss")
+    if not miss:
+        return ""
+    reason = f": {miss['reason']}" if miss.get("reason") else ""
+    return f"The nearest miss is trial {miss.get('trial', '?')}{reason}."
+
+
+def warnings(result: SearchResult) -> list[str]:
+    """What a reader must know before trusting the figures, one sentence each."""
+    texts = []
+    noisy = [row.trial for row in front_models(result) if row.noisy]
+    if noisy:
+        texts.append(
+            f"Latency was noisy for trial {words.join(noisy)}: the interval is too wide to trust the ratio. "
+            "Measure again on an idle machine."
+        )
+    images = (result.summary.get("images") or {}).get("val")
+    drop = result.limits.get("accuracy_drop")
+    if images and drop is not None and drop < 4 * intervals.one_image(images):
+        allowed = int(drop * images / 100)
+        texts.append(
+            f"One validation image is worth {intervals.one_image(images):.2f} points: a limit of {words.drop(drop)} is a "
+            f"matter of {allowed} image{'' if allowed == 1 else 's'}."
+        )
+    broken = (result.summary.get("plugins") or {}).get("broken") or {}
+    for name, reason in broken.items():
+        texts.append(f"Plugin '{name}' is broken and was skipped: {reason}")
+    failed = int((result.trials["status"] == "failed").sum())
+    if failed:
+        texts.append(f"{failed} of {len(result.trials)} trials failed; their reasons are listed below.")
+    if result.front.empty:
+        texts.append("There is no front yet: the search is still running, or it was stopped before its end.")
+    return texts
+
+
+def reasons(result: SearchResult, status: str) -> list[tuple[str, list[int]]]:
+    """(reason, trials) of the trials with ``status``, the most frequent first. Those that differ in figures alone count
+    as one and are told as the first was."""
+    table = result.trials[result.trials["status"] == status]
+    found: dict[str, tuple[str, list[int]]] = {}
+    for trial, reason in zip(table["trial"], table["reason"], strict=True):
+        kind = re.sub(r"\d+", "0", str(reason))
+        found.setdefault(kind, (str(reason) or "no reason given", []))[1].append(int(trial))
+    return sorted(found.values(), key=lambda item: (-len(item[1]), item[1]))
+
+
+def counts(result: SearchResult) -> list[tuple[str, int]]:
+    """(status, trials) in the order of ``STATUSES``."""
+    found = result.trials["status"].value_counts()
+    return [(status, int(found.get(status, 0))) for status in STATUSES]
+
+
+def flat(values: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as (dotted name, text) rows."""
+    rows: list[tuple[str, str]] = []
+    for key, value in (values or {}).items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            rows += flat(value, f"{name}.")
+        elif isinstance(value, list | tuple):
+            rows.append((name, ", ".join(map(str, value)) or words.MISSING))
+        else:
+            rows.append((name, words.MISSING if value is None else str(value)))
+    return rows
+
+
+def _wilson(accuracy: Any, images: int | None) -> str:
+    if not images or pd.isna(accuracy):
+        return ""
+    found = intervals.wilson(round(float(accuracy) * images / 100), images)
+    return f"{found.low:.1f} to {found.high:.1f}"
+
+
+def _between(low: Any, high: Any) -> str:
+    return "" if pd.isna(low) or pd.isna(high) else f"{words.ratio(low)} to {words.ratio(high)}"
+
+
+def _change_interval(drop: Any) -> str:
+    if not isinstance(drop, list | tuple) or len(drop) != 2:
+        return ""
+    return f"{words.points(-drop[1])} to {words.points(-drop[0])}"
+
+
+def _artifact_folder(folder: Path, artifact: Any) -> Path | None:
+    """The artifact's folder, if it is one inside the run's: a table is no reason to link anywhere else."""
+    if pd.isna(artifact) or not str(artifact):
+        return None
+    path = (folder / str(artifact)).resolve()
+    return path if path.is_relative_to(folder.resolve()) and path.is_dir() else None
+
+
+def _metrics(folder: Path | None) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8")) if folder else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _files(run: Path, folder: Path | None) -> list[tuple[str, str, str]]:
+    """(name, link relative to the page, size) of an artifact's files."""
+    if folder is None:
+        return []
+    base = folder.relative_to(run.resolve()).as_posix()
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [(path.name, quote(f"{base}/{path.name}"), words.size(path.stat().st_size)) for path in files]

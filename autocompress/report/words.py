@@ -1,0 +1,159 @@
+"""Numbers and recipes in words, for tables and pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+MISSING = "–"
+_MINUS = "\N{MINUS SIGN}"
+
+
+def percent(value: Any) -> str:
+    """An accuracy: ``92.35 %``."""
+    return MISSING if pd.isna(value) else f"{float(value):.2f} %"
+
+
+def points(value: Any) -> str:
+    """A change of accuracy with its sign: ``−0.40``. Give minus the drop."""
+    if pd.isna(value):
+        return MISSING
+    text = f"{float(value):+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", _MINUS)
+
+
+def drop(value: Any) -> str:
+    """A loss of accuracy that is allowed: ``1 point``, ``2.5 points``."""
+    return f"{float(value):g} point{'' if value == 1 else 's'}"
+
+
+def ratio(value: Any) -> str:
+    """A share of the baseline: ``0.31×``."""
+    if pd.isna(value):
+        return MISSING
+    number = float(value)
+    return f"{number:.3f}×" if number < 0.1 else f"{number:.2f}×"
+
+
+def milliseconds(value: Any) -> str:
+    """A latency with three digits: ``1.34 ms``."""
+    return MISSING if pd.isna(value) else f"{_digits(float(value))} ms"
+
+
+def microjoules(value: Any) -> str:
+    """An energy with three digits: ``212 µJ``."""
+    return MISSING if pd.isna(value) else f"{_digits(float(value))} µJ"
+
+
+def size(value: Any) -> str:
+    """Bytes in decimal units: ``11.2 MB``."""
+    return MISSING if pd.isna(value) else _scaled(float(value), ("B", "KB", "MB", "GB"))
+
+
+def count(value: Any) -> str:
+    """Parameters or MACs: ``1.82 G``."""
+    return MISSING if pd.isna(value) else _scaled(float(value), ("", "K", "M", "G", "T")).strip()
+
+
+def duration(seconds: Any) -> str:
+    """``48 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if pd.isna(seconds):
+        return MISSING
+    whole = round(float(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _scaled(value: float, units: tuple[str, ...]) -> str:
+    for unit in units[:-1]:
+        if abs(value) < 999.5:
+            return f"{value:.0f} {unit}" if unit == units[0] else f"{_digits(value)} {unit}"
+        value /= 1000
+    return f"{_digits(value)} {units[-1]}"
+
+
+def join(names: Iterable[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def recipe(values: Mapping[str, Any]) -> str:
+    """A recipe in words: ``ghost ratio 2 in layer3; int8 everywhere but stem (float); 2 epochs of recovery``.
+
+    Reads the names alone (``method.parameter.group``, ``bits.weight.group``), so it knows no method. What is ``none``
+    or 0 in a group is left out; of the recovery only the epochs are told.
+    """
+    parts = _methods(values)
+    if bits := _bits(values):
+        parts.append(bits)
+    epochs = values.get("recover.epochs")
+    if isinstance(epochs, int | float) and epochs:
+        parts.append(f"{epochs:g} epoch{'' if epochs == 1 else 's'} of recovery")
+    return "; ".join(parts) or "uncompressed"
+
+
+def _methods(values: Mapping[str, Any]) -> list[str]:
+    methods: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, value in values.items():
+        method, _, rest = name.partition(".")
+        parameter, _, group = rest.partition(".")
+        if parameter and method not in ("bits", "recover"):
+            methods.setdefault(method, {}).setdefault(parameter, {})[group] = value
+    return [text for method, parameters in methods.items() if (text := _method(method, parameters))]
+
+
+def _method(method: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
+    placed, general = [], []
+    for parameter, by_group in parameters.items():
+        where: dict[str, list[str]] = {}
+        for group, value in by_group.items():
+            acts = value != "none" and not (group and not isinstance(value, bool) and value == 0)
+            if acts:
+                where.setdefault(_value(value), []).append(group)
+        for value, groups in where.items():
+            if groups == [""]:
+                general.append(f"{parameter} {value}")
+            else:
+                everywhere = len(groups) == len(by_group) > 1
+                placed.append(f"{parameter} {value} {'everywhere' if everywhere else 'in ' + join(groups)}")
+    if not placed:
+        # A method asked for groups that left all of them alone: its other settings mean nothing.
+        grouped = any(group for by_group in parameters.values() for group in by_group)
+        return "" if grouped or not general else f"{method} {', '.join(general)}"
+    return f"{method} {', '.join(placed)}" + (f" ({', '.join(general)})" if general else "")
+
+
+def _bits(values: Mapping[str, Any]) -> str:
+    prefix = "bits.weight."
+    chosen = {name.removeprefix(prefix): str(value) for name, value in values.items() if name.startswith(prefix)}
+    quantizers = {value.partition(":")[0] for value in chosen.values() if value != "none"}
+    labels = {}
+    for group, value in chosen.items():
+        quantizer, _, weight = value.partition(":")
+        activation = str(values.get(f"bits.activation.{group}", weight))
+        label = "float" if value == "none" else f"int{weight}" if activation == weight else f"W{weight}A{activation}"
+        labels[group] = label if value == "none" or len(quantizers) == 1 else f"{quantizer} {label}"
+    if not quantizers:
+        return ""
+    common = Counter(labels.values()).most_common(1)[0][0]
+    others: dict[str, list[str]] = {}
+    for group, label in labels.items():
+        if label != common:
+            others.setdefault(label, []).append(group)
+    exceptions = [f"{join(groups)} ({label})" for label, groups in others.items()]
+    return f"{common} everywhere" + (f" but {join(exceptions)}" if exceptions else "")
+
+
+def _value(value: Any) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)

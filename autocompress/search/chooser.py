@@ -1,0 +1,48 @@
+"""The chooser of a search: values drawn by Optuna."""
+
+from __future__ import annotations
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import Trial
+
+from autocompress.contract.space import Parameter, Value
+
+
+class OptunaChooser:
+    """Draws each value from an Optuna trial (define by run).
+
+    Args:
+        trial: an asked trial.
+        known: categorical distributions of the study by Optuna's name; new ones are added. Optuna refuses a name whose
+            choices change from trial to trial, as those of a conditional parameter may: such a variant gets a name of
+            its own.
+    """
+
+    def __init__(self, trial: Trial, known: dict[str, BaseDistribution] | None = None) -> None:
+        self._trial = trial
+        self._known = {} if known is None else known
+
+    def choose(self, parameter: Parameter) -> Value:
+        """A value from the sampler, or the enqueued one."""
+        if parameter.choices:
+            name = self._name(parameter)
+            value: Value = self._trial.suggest_categorical(name, parameter.choices)
+            return value
+        assert parameter.low is not None
+        assert parameter.high is not None
+        if parameter.is_integer:
+            # Optuna takes a step only on a linear scale.
+            step = 1 if parameter.log or parameter.step is None else int(parameter.step)
+            low, high = int(parameter.low), int(parameter.high)
+            return self._trial.suggest_int(parameter.name, low, high, step=step, log=parameter.log)
+        width = None if parameter.log or parameter.step is None else float(parameter.step)
+        low_, high_ = float(parameter.low), float(parameter.high)
+        return self._trial.suggest_float(parameter.name, low_, high_, step=width, log=parameter.log)
+
+    def _name(self, parameter: Parameter) -> str:
+        name = parameter.name
+        wanted = CategoricalDistribution(parameter.choices)
+        if self._known.setdefault(name, wanted) != wanted:
+            name = f"{name} ({' | '.join(str(choice) for choice in parameter.choices)})"
+            self._known.setdefault(name, wanted)
+        return name

@@ -1,0 +1,152 @@
+"""Closing a search: the front is measured again and scored on the test split, and the run's files are written."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE
+from autocompress.contract import Deployable, Manager, Measurement
+from autocompress.files import write_json
+from autocompress.report.intervals import paired_difference
+from autocompress.results import BASELINE, COLUMNS, FRONT_COLUMNS, STATUSES, SUMMARY_FILE, write_front, write_trials
+from autocompress.search.bench import Bench
+from autocompress.search.bounds import Row, cost_ratio, excess, misses
+from autocompress.search.front import (
+    drop_dominated_files,
+    front_hypervolume,
+    front_rows,
+    nearest_miss,
+    with_artifact,
+)
+from autocompress.search.meter import Meter
+
+FRONT_SECONDS = 4.0
+"""Of latency measurement for each model of the front."""
+
+
+def save_trials(folder: Path, rows: Sequence[Row]) -> None:
+    """Writes trials.csv from the study's rows."""
+    write_trials(folder, [_only(COLUMNS, with_artifact(folder, row)) for row in rows])
+
+
+def _only(columns: Sequence[str], row: Mapping[str, Any]) -> Row:
+    return {name: row.get(name) for name in columns}
+
+
+@dataclass
+class Closing:
+    """What closes a run.
+
+    Args:
+        bench: of the job.
+        meter: its devices.
+        folder: ``results/<name>``.
+        baseline: the baseline's row.
+    """
+
+    bench: Bench
+    meter: Meter
+    folder: Path
+    baseline: Row
+
+    def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
+        """Writes front.csv, trials.csv and summary.json; returns the summary."""
+        job = self.bench.job
+        test_accuracy, test_correct = self.bench.accuracy(self.bench.baseline.deployable, "test")
+        self.baseline |= {"test_accuracy": test_accuracy, "test_accuracy_drop": 0.0}
+        candidates = front_rows(job, rows, self.baseline)
+        again = [self._again(row, test_correct) for row in candidates]
+        # What was lucky the first time may be dominated, or miss a bound, the second time.
+        front = front_rows(job, again, self.baseline)
+        self._settle_baseline(again)
+        drop_dominated_files(self.folder, rows, front)
+        head = {**self.baseline, "status": BASELINE}
+        write_front(self.folder, [_only(FRONT_COLUMNS, with_artifact(self.folder, row)) for row in (head, *front)])
+        save_trials(self.folder, rows)
+        summary = self._summary(rows, front, seconds, ended, plugins)
+        write_json(self.folder / SUMMARY_FILE, summary)
+        return summary
+
+    def _again(self, row: Row, baseline_correct: np.ndarray) -> Row:
+        """``row`` measured again, interleaved with the baseline, and scored on images that the search never saw."""
+        base = self.bench.baseline
+        home = self.folder / row["artifact"]
+        deployable = Deployable(home / MODEL_FILE, base.deployable.input_size)
+        measured = Measurement(**row["latency"])
+        if not self.meter.deterministic:
+            measured = self.meter.device.measure(
+                deployable, base.deployable, self.bench.job.device, seconds=FRONT_SECONDS
+            )
+        accuracy, correct = self.bench.accuracy(deployable, "test")
+        paired = paired_difference(correct, baseline_correct)
+        new = {
+            **row,
+            "latency": asdict(measured),
+            "latency_ms": measured.latency_ms,
+            "latency_ratio": measured.latency_ratio,
+            "latency_ratio_low": measured.ratio_low,
+            "latency_ratio_high": measured.ratio_high,
+            "test_accuracy": accuracy,
+            "test_accuracy_drop": self.baseline["test_accuracy"] - accuracy,
+            "size_ratio": cost_ratio("size", row, self.baseline),
+            "energy_ratio": cost_ratio("energy", row, self.baseline),
+        }
+        new["excess"] = excess(self.bench.job.constraints, new, self.baseline)
+        new["status"] = "infeasible" if misses(new["excess"]) else "complete"
+        self._keep_metrics(home, new, [-paired.high, -paired.low], measured.noisy)
+        return new
+
+    def _keep_metrics(self, home: Path, row: Row, interval: list[float], noisy: bool) -> None:
+        file = home / METRICS_FILE
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        figures = {
+            name: row[name] for name in FRONT_COLUMNS if name in row and name not in ("recipe", "status", "reason")
+        }
+        metrics |= {**figures, "latency": row["latency"], "noisy": noisy, "test_accuracy_drop_interval": interval}
+        write_json(file, metrics)
+
+    def _settle_baseline(self, again: Sequence[Row]) -> None:
+        """The baseline's latency: its median beside the front, or alone where there is none."""
+        file = self.bench.baseline.deployable
+        if again:
+            figures = [row["latency"]["baseline_ms"] for row in again]
+        else:
+            figures = [self.meter.device.measure(file, file, self.bench.job.device, seconds=FRONT_SECONDS).baseline_ms]
+        ones = ("latency_ratio", "latency_ratio_low", "latency_ratio_high", "size_ratio")
+        self.baseline |= {"latency_ms": statistics.median(figures), **dict.fromkeys(ones, 1.0)}
+        self.baseline["energy_ratio"] = None if self.baseline.get("energy_uj") is None else 1.0
+
+    def _summary(
+        self, rows: Sequence[Row], front: Sequence[Row], seconds: float, ended: str, plugins: Manager
+    ) -> dict[str, Any]:
+        counts = Counter(row["status"] for row in rows)
+        missed = nearest_miss(rows)
+        environments = [row["latency"]["environment"] for row in front if row.get("latency")]
+        splits = getattr(self.bench, "splits", None)
+        return {
+            "hypervolume": front_hypervolume(front),
+            "seconds": round(seconds, 1),
+            "ended": ended,
+            "trials": {status: counts[status] for status in STATUSES},
+            "cache": {
+                "hits": sum(row.get("cache_hits", 0) for row in rows),
+                "misses": sum(row.get("cache_misses", 0) for row in rows),
+            },
+            "images": {} if splits is None else {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
+            "baseline": _only(FRONT_COLUMNS, self.baseline),
+            "environment": environments[0] if environments else {},
+            "nearest_miss": None if missed is None else _only(COLUMNS, with_artifact(self.folder, missed)),
+            "plugins": {
+                "applied": [method.name for method in self.bench.methods],
+                "refused": dict(self.bench.refused),
+                "broken": {broken.name: broken.reason for broken in plugins.broken},
+            },
+        }

@@ -1,0 +1,78 @@
+"""The front of a search's rows, what it is worth, and the nearest miss where nothing meets the constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autocompress.compression.artifact import MODEL_FILE, WEIGHTS_FILE
+from autocompress.job import Job
+from autocompress.report.front import hypervolume, non_dominated
+from autocompress.search.bounds import Row, objective_values
+
+
+def front_rows(job: Job, rows: Iterable[Row], baseline: Mapping[str, Any]) -> list[Row]:
+    """The non-dominated of the complete rows, the most accurate first, then the cheapest. Where no trial meets the
+    constraints, those of the trials that have an accuracy: a front is given in any case."""
+    measured = [row for row in rows if row["status"] != "failed" and row.get("accuracy") is not None]
+    chosen = [row for row in measured if row["status"] == "complete"] or measured
+    if not chosen:
+        return []
+    kept = non_dominated([_costs(job, row, baseline) for row in chosen])
+    front = [row for row, stays in zip(chosen, kept, strict=True) if stays]
+    return sorted(_without_twins(job, front, baseline), key=lambda row: (-row["accuracy"], row["latency_ratio"]))
+
+
+def _costs(job: Job, row: Row, baseline: Mapping[str, Any]) -> list[float]:
+    """The objectives, all to be minimised; what is not known is infinitely bad."""
+    values = objective_values(job, row, baseline)
+    signs = [-1.0 if objective == "accuracy" else 1.0 for objective in job.objectives]
+    return [float("inf") if value is None else sign * value for sign, value in zip(signs, values, strict=True)]
+
+
+def _without_twins(job: Job, front: Sequence[Row], baseline: Mapping[str, Any]) -> list[Row]:
+    """Of rows with equal objectives the first: the second tells nobody anything."""
+    seen: dict[tuple[float, ...], Row] = {}
+    for row in front:
+        seen.setdefault(tuple(_costs(job, row, baseline)), row)
+    return list(seen.values())
+
+
+def front_hypervolume(front: Sequence[Row]) -> float | None:
+    """Over accuracy drop and log2 of the speed-up, 0 to 1; None where latency was not measured."""
+    judged = [row for row in front if row.get("latency_ratio") is not None]
+    if front and not judged:
+        return None
+    return hypervolume([row["accuracy_drop"] for row in judged], [row["latency_ratio"] for row in judged])
+
+
+def nearest_miss(rows: Iterable[Row]) -> Row | None:
+    """Where no row is complete, the infeasible one that is least beyond its constraints (at equal distance one with an
+    accuracy, which knows all of them); else None."""
+    rows = list(rows)
+    if any(row["status"] == "complete" for row in rows):
+        return None
+    missed = [row for row in rows if row["status"] == "infeasible" and "valid" not in row.get("excess", {})]
+    return min(missed, key=lambda row: (_beyond(row), row.get("accuracy") is None), default=None)
+
+
+def _beyond(row: Row) -> float:
+    return sum(value for value in row["excess"].values() if value > 0)
+
+
+def drop_dominated_files(folder: Path, rows: Iterable[Row], front: Iterable[Row]) -> None:
+    """Deletes the model files of trials that are not on the front: a search over large models would fill the disk.
+    Their recipe, plan and metrics stay."""
+    kept = {row["trial"] for row in front}
+    for row in rows:
+        if row.get("artifact") and row["trial"] not in kept:
+            for name in (MODEL_FILE, WEIGHTS_FILE):
+                (folder / row["artifact"] / name).unlink(missing_ok=True)
+
+
+def with_artifact(folder: Path, row: Row) -> Row:
+    """``row``, naming its artifact only while the model is there."""
+    artifact = row.get("artifact") or ""
+    there = bool(artifact) and (folder / artifact / MODEL_FILE).exists()
+    return {**row, "artifact": artifact if there else ""}

@@ -1,0 +1,224 @@
+"""Gates: one trial, cheapest question first. It leaves at the first gate that it fails; whatever breaks is its row."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from autocompress.compression.recipe import Replay
+from autocompress.contract import Deployable, Measurement, Value
+from autocompress.errors import InvalidRecipe, TrialFailed
+from autocompress.files import write_json
+from autocompress.report.intervals import paired_difference
+from autocompress.search.bench import Bench
+from autocompress.search.bounds import Row, excess, explain, misses
+from autocompress.search.meter import Meter
+
+GATE_SECONDS = 2.0
+"""Of latency measurement at gate 1."""
+log = logging.getLogger("autocompress.search")
+
+
+class Lock(Protocol):
+    """The machine's lock: training holds it shared, a measurement alone (see devices.lock)."""
+
+    def shared(self) -> AbstractContextManager[Any]:
+        """Held while training."""
+
+    def breathe(self) -> None:
+        """Lets a waiting measurement go first."""
+
+
+@dataclass
+class _Miss(Exception):
+    """The trial leaves at a gate."""
+
+    names: list[str]
+
+
+@dataclass
+class Trial:
+    """One trial on its way through the gates.
+
+    Args:
+        bench: of the job.
+        meter: its devices.
+        lock: of the machine.
+        number: of the trial in the study.
+        folder: ``results/<name>``.
+        baseline: the baseline's row.
+        progress: called with the finished fraction and a word.
+    """
+
+    bench: Bench
+    meter: Meter
+    lock: Lock
+    number: int
+    folder: Path
+    baseline: Mapping[str, Any]
+    progress: Callable[[float, str], None] | None = None
+    row: Row = field(default_factory=dict)
+    stage: str = "compose"
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def run(self, values: Mapping[str, Value], label: str = "") -> Row:
+        """The row of the recipe ``values``: the columns of trials.csv and, beside them, ``label``, ``excess`` (how far
+        it is from each constraint), ``stages`` (seconds), cache counts and what the latency was measured on. Never
+        raises but for what ends the process (KeyboardInterrupt)."""
+        started = time.perf_counter()
+        self.row = {"trial": self.number, "rung": 0, "recipe": dict(values), "label": label}
+        try:
+            with tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
+                self._through_the_gates(values, Path(scratch))
+            self._settle()
+        except _Miss as miss:
+            self._settle(miss.names)
+        except InvalidRecipe as error:
+            self.row |= {"status": "infeasible", "reason": str(error), "excess": {"valid": 1.0}}
+        except TrialFailed as error:
+            self.row |= {"status": "failed", "reason": f"{self.stage}: {error}"}
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            self.row |= {"status": "failed", "reason": f"{self.stage}: out of memory: {_one_line(error)}"}
+        except Exception as error:  # a plugin's fault must not end the search
+            log.exception("trial %d failed in %s", self.number, self.stage)
+            self.row |= {"status": "failed", "reason": f"{self.stage}: {type(error).__name__}: {_one_line(error)}"}
+        self.row["seconds"] = round(time.perf_counter() - started, 3)
+        self.row["stages"] = {name: round(seconds, 4) for name, seconds in self.spent.items()}
+        return self.row
+
+    # --- the gates --------------------------------------------------------------------------------------------------
+
+    def _through_the_gates(self, values: Mapping[str, Value], scratch: Path) -> None:
+        with self._timed("compose"):
+            recipe = self.bench.compose(Replay(values))
+        self.row["recipe_key"] = recipe.key
+        structure = self._structure(recipe, scratch / "dry.onnx")
+        candidate, deployable = self._candidate(recipe, scratch / "model.onnx")
+        self._costs(candidate, deployable, structure)
+        self._accuracy(deployable)
+        with self._timed("save"):
+            home = self.folder / "artifacts" / str(self.number)
+            self.bench.save_artifact(candidate, deployable, home, self._metrics())
+            self.row["artifact"] = home.relative_to(self.folder).as_posix()
+
+    def _structure(self, recipe: Any, file: Path) -> dict[str, Any]:
+        """Gates 0 and 1: parameters and MACs of the dry-run candidate, then size and latency of its file. Kept by
+        structure, since cost barely depends on weights."""
+        kept = self.folder / "structures" / f"{recipe.structural_key}.json"
+        known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        if "latency" in known:
+            self.row |= known["columns"]
+            self._check(known["latency"])
+            return known
+        with self._timed("candidate"):
+            candidate = self.bench.candidate(recipe, dry_run=True)
+        self.row |= {"params": candidate.params, "macs": candidate.macs}
+        self._check()
+        with self._timed("export"):
+            deployable = self.bench.export(candidate, file)
+        self.row["size_bytes"] = deployable.file.stat().st_size
+        self._check()
+        with self._timed("measure"):
+            measured = self.meter.measure(deployable, self.bench.baseline.deployable, seconds=GATE_SECONDS)
+        self.row |= _measured_columns(measured)
+        columns = ("params", "macs", "size_bytes", "latency_ms", "latency_ratio", "energy_uj")
+        known = {"columns": {name: self.row[name] for name in columns}, "latency": asdict(measured)}
+        write_json(kept, known)
+        self._check(known["latency"])
+        return known
+
+    def _candidate(self, recipe: Any, file: Path) -> tuple[Any, Deployable]:
+        """Gates 2 and 3: the whole recipe, and its file."""
+        with self._timed("train"), self.lock.shared():
+            candidate = self.bench.candidate(recipe, progress=self.progress, pause=self.lock.breathe)
+        self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
+        with self._timed("export"):
+            deployable = self.bench.export(candidate, file)
+        return candidate, deployable
+
+    def _costs(self, candidate: Any, deployable: Deployable, structure: Mapping[str, Any]) -> None:
+        """Costs of the finished file. The dry run's latency holds where the structure is the same; by the contract it
+        always is, but a method that breaks it must not gain from it."""
+        promised = structure["columns"]
+        self.row["size_bytes"] = deployable.file.stat().st_size
+        if (candidate.params, candidate.macs) == (promised["params"], promised["macs"]):
+            self.row["latency"] = structure["latency"]
+            return
+        log.warning("trial %d: the finished model differs from its dry run; measured again", self.number)
+        self.row |= {"params": candidate.params, "macs": candidate.macs}
+        with self._timed("measure"):
+            measured = self.meter.measure(deployable, self.bench.baseline.deployable, seconds=GATE_SECONDS)
+        self.row |= {**_measured_columns(measured), "latency": asdict(measured)}
+
+    def _accuracy(self, deployable: Deployable) -> None:
+        """Accuracy of the exported file in its runtime, on the validation split."""
+        with self._timed("accuracy"):
+            accuracy, correct = self.bench.accuracy(deployable, "val")
+        if not math.isfinite(accuracy):
+            raise TrialFailed("the accuracy is not a number")
+        drop = self.baseline["accuracy"] - accuracy
+        self.row |= {"accuracy": float(accuracy), "accuracy_drop": float(drop)}
+        paired = paired_difference(correct, self.bench.baseline.correct)
+        self.row["accuracy_drop_interval"] = [-paired.high, -paired.low]
+
+    # --- judging ----------------------------------------------------------------------------------------------------
+
+    def _check(self, latency: Mapping[str, Any] | None = None) -> None:
+        """Leaves where a bound is missed by what is known so far; by latency only where the whole interval misses."""
+        names = misses(self._excess(latency))
+        if names:
+            raise _Miss(names)
+
+    def _excess(self, latency: Mapping[str, Any] | None = None) -> dict[str, float]:
+        best = dict(self.row)
+        if latency is not None and latency["latency_ratio"] > 0:
+            best["latency_ratio"] = latency["ratio_low"]
+            best["latency_ms"] = latency["latency_ms"] * latency["ratio_low"] / latency["latency_ratio"]
+        return excess(self.bench.job.constraints, best, self.baseline)
+
+    def _settle(self, names: list[str] | None = None) -> None:
+        """Status and reason; a finished trial is judged by the middle of its interval."""
+        constraints = self.bench.job.constraints
+        self.row["excess"] = excess(constraints, self.row, self.baseline)
+        names = names or misses(self.row["excess"])
+        self.row["status"] = "infeasible" if names else "complete"
+        self.row["reason"] = explain(names, constraints, self.row, self.baseline) if names else ""
+
+    # --- small things -----------------------------------------------------------------------------------------------
+
+    def _metrics(self) -> dict[str, Any]:
+        """What metrics.json holds: the figures of the row, and where the time went."""
+        kept = {name: value for name, value in self.row.items() if name not in ("recipe", "label")}
+        return {**kept, "noisy": self.row["latency"]["noisy"], "seconds_by_stage": dict(self.spent)}
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        self.stage = stage
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _measured_columns(measured: Measurement) -> dict[str, Any]:
+    return {
+        "latency_ms": measured.latency_ms,
+        "latency_ratio": measured.latency_ratio,
+        "energy_uj": measured.energy_uj,
+    }
+
+
+def _one_line(error: BaseException, most: int = 300) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,201 @@
+"""One search from start to end, and going on with one that was cut short."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+
+from autocompress.contract import Manager, manager
+from autocompress.errors import UserError
+from autocompress.job import Job, load_job, resolved, validate
+from autocompress.results import BASELINE, JOB_FILE, TRIALS_FILE, SearchResult, read
+from autocompress.search import placement, rundir
+from autocompress.search.bench import Bench, Opener
+from autocompress.search.bounds import Row
+from autocompress.search.closing import Closing, save_trials
+from autocompress.search.front import drop_dominated_files, front_hypervolume, front_rows
+from autocompress.search.meter import Meter
+from autocompress.search.progress import Observer, Silent, Steps
+from autocompress.search.searcher import Allowance, StudySearcher
+from autocompress.search.study import Study
+from autocompress.search.trainable import Settings, open_workbench
+
+log = logging.getLogger("autocompress.search")
+LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
+
+
+def search(job: Job, *, observer: Observer | None = None, open_bench: Opener = open_workbench) -> SearchResult:
+    """Searches for the front of ``job``.
+
+    Ctrl-C ends it early and leaves the front so far; :func:`resume` goes on.
+
+    Args:
+        job: see ``autocompress.job.load_job``.
+        observer: is told how it goes.
+        open_bench: makes the workbench, in this process and in every worker.
+
+    Returns:
+        The finished run, read from ``results/<name>``.
+
+    Raises:
+        UserError: if the job cannot be carried out, or the run exists already.
+    """
+    plugins = manager()
+    validate(job, plugins)
+    job = resolved(job)
+    folder = rundir.create(job, versions())
+    try:
+        with rundir.driver(folder), rundir.logged(folder):
+            return _Run(job, folder, observer or Silent(), open_bench, plugins).go()
+    except BaseException:
+        if not (folder / TRIALS_FILE).exists():  # nothing worth resuming: the name is free again
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def resume(
+    folder: Path | str,
+    *,
+    trials: int | None = None,
+    minutes: float | None = None,
+    observer: Observer | None = None,
+    open_bench: Opener = open_workbench,
+) -> SearchResult:
+    """Goes on with the search in ``folder`` from its study: what is finished stays, what was under way is tried again,
+    trials and minutes spent are subtracted.
+
+    Args:
+        folder: ``results/<name>``.
+        trials, minutes: a new budget for the whole search, where it shall be another than the job's.
+        observer: is told how it goes.
+        open_bench: as for :func:`search`.
+
+    Raises:
+        UserError: if ``folder`` is not a run, or another process drives it.
+    """
+    folder = Path(folder)
+    if not (folder / JOB_FILE).is_file():
+        raise UserError(f"{folder} is not a run: it has no {JOB_FILE}", "give the folder that a search wrote")
+    job = load_job(folder / JOB_FILE)
+    given = {"trials": trials, "minutes": minutes}
+    budget = job.budget.model_copy(update={name: value for name, value in given.items() if value is not None})
+    # The folder may have been moved or renamed since.
+    job = job.model_copy(update={"budget": budget, "results": folder.parent})
+    with rundir.driver(folder), rundir.logged(folder):
+        return _Run(job, folder, observer or Silent(), open_bench, manager()).go()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that a run depends on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+class _Run:
+    """The driver's side of a search, from the open bench to the finished folder."""
+
+    def __init__(self, job: Job, folder: Path, observer: Observer, open_bench: Opener, plugins: Manager) -> None:
+        began = time.monotonic()
+        self._job, self._folder, self._observer, self._plugins = job, folder, observer, plugins
+        self._open_bench = open_bench
+        self._bench = open_bench(job, Steps(observer))
+        self._meter = Meter.of(job, self._bench.device, plugins)
+        self._baseline = baseline_row(self._bench, self._meter)
+        self._study = Study(folder, job, self._baseline)
+        self._zero = began - self._study.seconds
+        if again := self._study.recover():
+            log.info("%d recipes that were under way are tried again", again)
+        if self._study.is_new:
+            for label, values in self._bench.starting_points():
+                self._study.enqueue(values, label)
+
+    @property
+    def _seconds(self) -> float:
+        """Spent on this search, in earlier runs too."""
+        return time.monotonic() - self._zero
+
+    def _seconds_left(self) -> float | None:
+        minutes = self._job.budget.minutes
+        return None if minutes is None else max(0.0, 60.0 * minutes - self._seconds)
+
+    def go(self) -> SearchResult:
+        """Runs what the budget leaves, and closes."""
+        rows = self._study.rows()
+        save_trials(self._folder, rows)
+        self._observer.on_baseline(self._baseline)
+        self._observer.on_start(self._job.budget.trials)
+        left = self._seconds_left()
+        allowance = Allowance(
+            trials=max(0, self._job.budget.trials - len(rows)),
+            deadline=None if left is None else time.time() + left,
+            trial_seconds=60.0 * self._job.budget.trial_minutes,
+        )
+        searcher = StudySearcher(self._study, self._bench.compose, allowance, self._on_row)
+        if allowance.trials and (left is None or left > 0):
+            placement.run(searcher, self._settings(allowance.deadline))
+        ended = searcher.why_ended or ("interrupted" if allowance.trials else "all trials are spent")
+        if self._study.recover():  # what was cut short waits for a resume
+            log.info("%s; 'autocompress resume %s' goes on", ended, self._folder)
+        return self._close(ended)
+
+    def _settings(self, deadline: float | None) -> Settings:
+        return Settings(
+            job=self._job,
+            folder=self._folder.resolve(),
+            baseline=self._baseline,
+            threads=max(1, cores() // self._job.workers),
+            cwd=Path.cwd(),
+            deadline=deadline,
+            open_bench=self._open_bench,
+        )
+
+    def _on_row(self, row: Row) -> None:
+        rows = self._study.rows()
+        front = front_rows(self._job, rows, self._baseline)
+        self._study.spend(self._seconds)
+        drop_dominated_files(self._folder, rows, front)
+        save_trials(self._folder, rows)
+        self._plugins.tell("autocompress_trial_finished", job=self._job, trial=row)
+        self._observer.on_trial(row, front, front_hypervolume(front) or 0.0, len(rows), self._seconds_left())
+
+    def _close(self, ended: str) -> SearchResult:
+        from autocompress.report import write_report  # plots take a second to import
+
+        self._observer.on_note(f"{ended}; measuring the front again")
+        closing = Closing(self._bench, self._meter, self._folder, self._baseline)
+        closing.close(self._study.rows(), self._seconds, ended, self._plugins)
+        self._study.spend(self._seconds)
+        write_report(self._folder)
+        result = read(self._folder)
+        self._plugins.tell("autocompress_search_finished", job=self._job, result=result)
+        return result
+
+
+def baseline_row(bench: Bench, meter: Meter) -> Row:
+    """The row that every other is compared with; its latency is filled in beside the front's."""
+    base = bench.baseline
+    return {
+        "status": BASELINE,
+        "accuracy": base.accuracy,
+        "accuracy_drop": 0.0,
+        "latency_ratio": 1.0,
+        "size_bytes": base.size_bytes,
+        "params": base.params,
+        "macs": base.macs,
+        "energy_uj": meter.energy(base.deployable),
+    }
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

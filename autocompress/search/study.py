@@ -1,0 +1,279 @@
+"""The study: every recipe asked and every row told, on disk. With trials.csv, written from it, the only truth.
+
+Optuna's journal file holds it (``optuna-dashboard study.journal`` shows a run). Several processes write to it: the
+driver asks, and each worker tells its own trial before Ray hears of it, so that no death of a process loses a finished
+trial.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import RandomSampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autocompress.contract.space import Chooser, Value
+from autocompress.errors import InvalidRecipe
+from autocompress.files import digest
+from autocompress.job import Job
+from autocompress.search.bounds import Row, directions
+from autocompress.search.chooser import OptunaChooser
+from autocompress.search.samplers import make_sampler
+from autocompress.search.telling import Verdict, verdict
+
+STUDY_FILE = "study.journal"
+RE_ASKS = 16
+"""Repeats in a row after which the next draws are random: a sampler that insists is not yet an exhausted space."""
+RANDOM_RE_ASKS = 100
+"""Random repeats in a row after which the space counts as exhausted."""
+
+Compose = Callable[[Chooser], Any]
+
+
+class _KernelLock(JournalFileOpenLock):
+    """A lock that the kernel drops with its process: a killed worker leaves none behind (Optuna's own waits 30 s)."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(str(file))
+        self._file = file
+        self._handle: int | None = None
+
+    def acquire(self) -> bool:
+        handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        self._handle = handle
+        return True
+
+    def release(self) -> None:
+        assert self._handle is not None
+        os.close(self._handle)
+        self._handle = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A recipe to be tried: its number in the study, its values, and the label of a starting point (else "")."""
+
+    number: int
+    values: dict[str, Value]
+    label: str
+
+
+class Study:
+    """The trials of one search.
+
+    Args:
+        folder: ``results/<name>``.
+        job: of the search.
+        baseline: the baseline's row; costs are judged against it.
+    """
+
+    def __init__(self, folder: Path, job: Job, baseline: Mapping[str, Any]) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.job = job
+        self.baseline = baseline
+        file = (folder / STUDY_FILE).absolute()
+        storage = JournalStorage(JournalFileBackend(str(file), lock_obj=_KernelLock(file.with_suffix(".lock"))))
+        self._study = optuna.create_study(
+            storage=storage, study_name=job.name, directions=directions(job), load_if_exists=True
+        )
+        trials = self._study.get_trials(deepcopy=False)
+        self._study.sampler = make_sampler(job, told=sum(trial.state.is_finished() for trial in trials))
+        self._choices: dict[str, BaseDistribution] = {
+            name: distribution
+            for trial in trials
+            for name, distribution in trial.distributions.items()
+            if isinstance(distribution, CategoricalDistribution)
+        }
+        self._started: dict[str, int] = {}
+        """Number of the trial that ran, or is running, by recipe key."""
+        self._followers: dict[int, list[int]] = {}
+        """Trials that drew a recipe that was still running, by the number of the running one."""
+        for trial in trials:
+            if "recipe_key" in trial.user_attrs and ("row" in trial.user_attrs or trial.state == TrialState.RUNNING):
+                self._started.setdefault(trial.user_attrs["recipe_key"], trial.number)
+
+    # --- what is there --------------------------------------------------------------------------------------------
+
+    def rows(self) -> list[Row]:
+        """The row of every trial that was run, in the order of their numbers; repeats have none."""
+        return [trial.user_attrs["row"] for trial in self._study.get_trials(deepcopy=False) if _has_row(trial)]
+
+    def row(self, number: int) -> Row | None:
+        """The row of one trial, or None while it has none."""
+        trial = self._study.get_trials(deepcopy=False)[number]
+        return trial.user_attrs["row"] if _has_row(trial) else None
+
+    def started_at(self, number: int) -> float | None:
+        """When a worker took the trial up (seconds since the epoch)."""
+        return self._study.get_trials(deepcopy=False)[number].user_attrs.get("started")
+
+    @property
+    def is_new(self) -> bool:
+        """No recipe was ever asked or enqueued."""
+        return not self._study.get_trials(deepcopy=False)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent on this search so far, over all its runs."""
+        return float(self._study.user_attrs.get("seconds", 0.0))
+
+    def spend(self, seconds: float) -> None:
+        """Records the wall time spent so far."""
+        self._study.set_user_attr("seconds", round(seconds, 3))
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    def enqueue(self, values: Mapping[str, Value], label: str = "") -> None:
+        """Has ``values`` asked before the sampler's own draws."""
+        self._study.enqueue_trial(dict(values), user_attrs={"label": label} if label else None)
+
+    def ask(self, compose: Compose) -> Asked | None:
+        """The next recipe that was never tried. Draws of finished recipes are told again from their rows and cost
+        nothing; draws of running ones wait for their row; draws that cannot be built get their row here and now.
+
+        Returns:
+            None where the space is exhausted, as far as ``RANDOM_RE_ASKS`` repeats in a row can tell. An invalid draw
+            is returned too: its row is there already (``row(asked.number)``).
+        """
+        for draw in range(RE_ASKS + RANDOM_RE_ASKS):
+            with self._random() if draw >= RE_ASKS else nullcontext():
+                trial = self._study.ask()
+                asked, twin = self._draw(trial, compose)
+            if twin is None:
+                return asked
+        return None
+
+    def _draw(self, trial: Trial, compose: Compose) -> tuple[Asked, int | None]:
+        """What ``trial`` drew, and the number of the trial that has the same recipe, if there is one."""
+        label = trial.user_attrs.get("label", "")
+        try:
+            recipe = compose(OptunaChooser(trial, self._choices))
+            key, values, reason = recipe.key, dict(recipe.values), None
+        except InvalidRecipe as error:
+            key, values, reason = digest("invalid", trial.params), dict(trial.params), str(error)
+        trial.set_user_attr("recipe_key", key)
+        twin = self._started.setdefault(key, trial.number)
+        asked = Asked(trial.number, values, label)
+        if twin == trial.number:
+            if reason is not None:
+                self.tell(trial.number, invalid_row(asked, reason))
+            return asked, None
+        trial.set_user_attr("repeats", twin)
+        if (row := self.row(twin)) is None:
+            self._followers.setdefault(twin, []).append(trial.number)
+        else:
+            self._tell(trial.number, verdict(self.job, row, self.baseline))
+        return asked, twin
+
+    def _random(self) -> _Sampler:
+        return _Sampler(self._study, RandomSampler(seed=self.job.seed + len(self._study.get_trials(deepcopy=False))))
+
+    # --- telling ----------------------------------------------------------------------------------------------------
+
+    def start(self, number: int) -> None:
+        """A worker takes the trial up."""
+        self._trial(number).set_user_attr("started", time.time())
+
+    def tell(self, number: int, row: Row) -> None:
+        """Keeps a trial's row and tells the sampler. The row of a trial that was told already stays."""
+        if not self._is_running(number):
+            return
+        self._trial(number).set_user_attr("row", row)
+        self._tell(number, verdict(self.job, row, self.baseline))
+
+    def tell_followers(self, number: int) -> None:
+        """Tells those that drew the recipe of ``number`` while it ran."""
+        row = self.row(number)
+        for follower in self._followers.pop(number, []):
+            if row is not None:
+                self._tell(follower, verdict(self.job, row, self.baseline))
+
+    def _tell(self, number: int, told: Verdict) -> None:
+        trial = self._trial(number)
+        for name, value in told.constraints.items():
+            if name not in trial.constraints:
+                trial.set_constraint(name, value)
+        self._study.tell(number, told.values, told.state, skip_if_finished=True)
+
+    def _trial(self, number: int) -> Trial:
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        return Trial(self._study, frozen._trial_id)
+
+    def _is_running(self, number: int) -> bool:
+        return self._study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING
+
+    # --- after a crash or an interruption -------------------------------------------------------------------------
+
+    def recover(self) -> int:
+        """Puts trials that nobody runs any more in order: one that has its row is told from it, the others are told
+        FAIL and their recipes enqueued again. Call it only when no worker is left.
+
+        Returns:
+            How many recipes will be tried again.
+        """
+        again: dict[str, FrozenTrial] = {}
+        for trial in self._study.get_trials(deepcopy=True, states=(TrialState.RUNNING,)):
+            if _has_row(trial):
+                self._tell(trial.number, verdict(self.job, trial.user_attrs["row"], self.baseline))
+                continue
+            key = trial.user_attrs.get("recipe_key")
+            if key is not None and (row := self._row_of(key)) is not None:
+                self._tell(trial.number, verdict(self.job, row, self.baseline))
+                continue
+            self._trial(trial.number).set_user_attr("interrupted", True)
+            self._study.tell(trial.number, state=TrialState.FAIL)
+            again.setdefault(key or f"unfinished draw {trial.number}", trial)
+        for key, trial in again.items():
+            self._started.pop(key, None)
+            wanted = trial.params or trial.system_attrs.get("fixed_params", {})
+            if wanted:
+                self.enqueue(wanted, trial.user_attrs.get("label", ""))
+        self._followers.clear()
+        return len(again)
+
+    def _row_of(self, key: str) -> Row | None:
+        number = self._started.get(key)
+        return None if number is None else self.row(number)
+
+
+class _Sampler:
+    """The study with another sampler, for a while."""
+
+    def __init__(self, study: optuna.Study, sampler: optuna.samplers.BaseSampler) -> None:
+        self._study, self._other = study, sampler
+
+    def __enter__(self) -> None:
+        self._own, self._study.sampler = self._study.sampler, self._other
+
+    def __exit__(self, *_: object) -> None:
+        self._study.sampler = self._own
+
+
+def _has_row(trial: FrozenTrial) -> bool:
+    return "row" in trial.user_attrs
+
+
+def invalid_row(asked: Asked, reason: str) -> Row:
+    """The row of a draw whose methods do not go together: it leaves at gate 0."""
+    return {
+        "trial": asked.number,
+        "status": "infeasible",
+        "reason": reason,
+        "seconds": 0.0,
+        "rung": 0,
+        "recipe": asked.values,
+        "label": asked.label,
+        "excess": {"valid": 1.0},
+    }

@@ -1,0 +1,145 @@
+"""Ray's end in a worker process: takes up a recipe, runs it through the gates, and tells the study."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from autocompress.compression.workbench import Workbench
+from autocompress.devices.lock import MachineLock
+from autocompress.job import Job
+from autocompress.search import rundir
+from autocompress.search.bench import Bench, Opener
+from autocompress.search.bounds import Row
+from autocompress.search.gates import Lock, Trial
+from autocompress.search.meter import Meter
+from autocompress.search.study import Study
+
+log = logging.getLogger("autocompress.search")
+
+
+def open_workbench(job: Job, progress: Callable[[float, str], None] | None = None) -> Bench:
+    """The opener of every real search."""
+    return Workbench.open(job, progress)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every worker of a search is given.
+
+    Attributes:
+        job: of the search.
+        folder: ``results/<name>``, absolute.
+        baseline: the baseline's row, as the driver measured it.
+        threads: of torch in each worker.
+        cwd: of the driver.
+        deadline: no trial is taken up after it (seconds since the epoch); None: no limit.
+        open_bench: makes the bench, once a process.
+    """
+
+    job: Job
+    folder: Path
+    baseline: Row
+    threads: int
+    cwd: Path
+    deadline: float | None = None
+    open_bench: Opener = open_workbench
+
+
+@dataclass
+class Desk:
+    """What a worker process opens once and uses for all its trials."""
+
+    bench: Bench
+    meter: Meter
+    lock: Lock
+    study: Study
+
+    @classmethod
+    def of(cls, settings: Settings) -> Desk:
+        """The process's desk for this search."""
+        key = str(settings.folder)
+        if key not in _DESKS:
+            os.chdir(settings.cwd)  # paths in a job are relative to where the search was started
+            torch.set_num_threads(settings.threads)
+            rundir.hold_as_worker(settings.folder)
+            bench = settings.open_bench(settings.job)
+            _DESKS[key] = cls(
+                bench=bench,
+                meter=Meter.of(settings.job, bench.device),
+                lock=MachineLock(),
+                study=Study(settings.folder, settings.job, settings.baseline),
+            )
+            gc.collect()
+            gc.freeze()  # what lasts is not looked through again after every trial (0.3 s)
+        return _DESKS[key]
+
+
+_DESKS: dict[str, Desk] = {}
+
+
+class TrialRunner(tune.Trainable):
+    """One step is one trial. The process is kept from trial to trial: importing torch and timm costs seconds."""
+
+    def setup(self, config: dict[str, Any], settings: Settings | None = None) -> None:
+        """Called once a process; ``settings`` come through ``tune.with_parameters``."""
+        del config  # Ray keeps it as self.config
+        assert settings is not None
+        self._settings = settings
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial for this process."""
+        self.config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Runs the trial of ``config``: its row is in the study when this returns."""
+        number, settings = self.config["trial"], self._settings
+        if settings.deadline is not None and time.time() >= settings.deadline:
+            return {"done": True, "trial": number, "taken": False}
+        with (settings.folder / rundir.LOG_FILE).open("a", encoding="utf-8") as dump, rundir.logged(settings.folder):
+            # Ends even a kernel that never returns; the driver then finds no row and writes the failed one.
+            faulthandler.dump_traceback_later(60.0 * settings.job.budget.trial_minutes, exit=True, file=dump)
+            try:
+                status = run_one(settings, number, json.loads(self.config["recipe"]), self.config["label"])
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+        return {"done": True, "trial": number, "taken": True, "status": status, "pid": os.getpid()}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing is kept: the study and the stage cache are the truth."""
+        del checkpoint_dir
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing was kept."""
+        del checkpoint
+
+
+def run_one(settings: Settings, number: int, values: dict[str, Any], label: str) -> str:
+    """Runs a trial in this process and tells the study; returns the row's status."""
+    try:
+        desk = Desk.of(settings)
+    except Exception as error:  # the driver could open the bench, this process cannot: say why
+        log.exception("trial %d: the worker could not open the job", number)
+        reason = f"the worker could not open the job: {type(error).__name__}: {error}"
+        row: Row = {"trial": number, "status": "failed", "reason": reason, "seconds": 0.0, "rung": 0}
+        row |= {"recipe": values, "label": label}
+        Study(settings.folder, settings.job, settings.baseline).tell(number, row)
+        return "failed"
+    desk.study.start(number)
+    trial = Trial(desk.bench, desk.meter, desk.lock, number, settings.folder, settings.baseline)
+    row = trial.run(values, label)
+    desk.study.tell(number, row)
+    gc.collect()  # traced models are circles: without it those of several trials would pile up
+    return str(row["status"])

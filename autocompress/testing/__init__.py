@@ -1,0 +1,26 @@
+"""The conformance suite: what the engine relies on, as plain functions that any plugin's tests can call.
+
+    from autocompress.testing import check_method
+    def test_conforms() -> None:
+        check_method(MyTransform())
+
+Each check raises :class:`ContractViolation`, whose message names the rule that is broken.
+"""
+
+from autocompress.testing.example import example_context, example_job, example_model
+from autocompress.testing.quantizers import check_quantizer
+from autocompress.testing.rules import ContractViolation
+from autocompress.testing.sources import check_source
+from autocompress.testing.suite import check_method
+from autocompress.testing.transforms import check_transform
+
+__all__ = [
+    "ContractViolation",
+    "check_method",
+    "check_quantizer",
+    "check_source",
+    "check_transform",
+    "example_context",
+    "example_job",
+    "example_model",
+]

@@ -1,0 +1,78 @@
+"""A small model, images and a context to try a method on. Everything is made here; nothing is downloaded."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.contract import Context, TransferSet
+from autocompress.data import DataInfo, TensorSplit
+from autocompress.job import Job, load_job
+
+CLASSES = 10
+IMAGES = 64
+
+
+def example_model(name: str = "resnet10t", input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
+    """A timm model with 10 classes and random but fixed weights; its batch norms have seen the example images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = models.from_architecture(
+            {
+                "name": name,
+                "args": {"num_classes": CLASSES, "in_chans": input_size[0]},
+                "input_size": list(input_size),
+                "mean": [0.5] * input_size[0],
+                "std": [0.5] * input_size[0],
+                "num_classes": CLASSES,
+                "class_names": [str(number) for number in range(CLASSES)],
+                "reparameterized": False,
+            }
+        )
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        return model.eval()
+    model.train()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _ in range(10):
+            model(_images(input_size, seed=1))
+    return model.eval()
+
+
+def example_job(model: str = "resnet10t") -> Job:
+    """A job that names the example model."""
+    return load_job(settings={"model": model, "data": "digits", "name": "conformance"})
+
+
+def example_context(
+    model: nn.Module, *, dry_run: bool = False, seed: int = 0, teacher: nn.Module | None = None
+) -> Context:
+    """What the engine would give to a method: random images in ``transfer``; with ``dry_run`` neither data nor teacher.
+
+    Args:
+        model: gives the input size.
+        teacher: the baseline, for a run that is not dry.
+    """
+    size = models.input_size(model)
+    if dry_run:
+        return Context(input_size=size, seed=seed, dry_run=True)
+    info = DataInfo(
+        num_classes=CLASSES,
+        channels=size[0],
+        size=(size[1], size[2]),
+        mean=(0.5,) * size[0],
+        std=(0.5,) * size[0],
+        class_names=tuple(str(number) for number in range(CLASSES)),
+    )
+    images = TensorSplit(_images(size, seed=0), torch.arange(IMAGES) % CLASSES, info)
+    transfer = TransferSet(train=images, calibration=images, digest=images.digest)
+    return Context(input_size=size, transfer=transfer, teacher=teacher, seed=seed, epochs=1.0)
+
+
+def _images(size: tuple[int, int, int], seed: int) -> torch.Tensor:
+    """Smooth noise, float32 ``(64, C, H, W)``, about normalised."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(IMAGES, size[0], 8, 8, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size[1:], mode="bilinear")
+    return smooth + 0.3 * torch.randn(IMAGES, *size, generator=generator)

@@ -1,0 +1,144 @@
+"""Rules for quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from autocompress.contract import FakeQuantizer, Hardened, Params, Quantizer, TensorSpec
+from autocompress.testing.example import example_context, example_model
+from autocompress.testing.rules import require, through_json
+from autocompress.testing.spaces import Choose, ask
+
+
+def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: Params | None = None) -> None:
+    """Quantizes weights and activations of several shapes at every width that the method offers.
+
+    Args:
+        method: the quantizer.
+        model: gives its space; the example model by default.
+        params: one point of its space; the defaults by default.
+
+    Raises:
+        ContractViolation: naming the rule that is broken.
+    """
+    model = model if model is not None else example_model()
+    params = params if params is not None else ask(method, model, Choose("default"))[0]
+    require(
+        all(1 <= bits <= 8 for bits in (*method.weight_bits, *method.activation_bits)),
+        "weight_bits and activation_bits must lie between 1 and 8",
+    )
+    through_json(params, "params")
+    context = example_context(model, teacher=model)
+    for spec, tensor in _tensors(method):
+        fake = method.apply(spec, params, context)
+        where = f"{spec.role} {spec.shape} at {spec.bits} bits"
+        require(isinstance(fake, FakeQuantizer), f"{where}: apply must return a FakeQuantizer")
+        require(fake.spec == spec, f"{where}: the fake-quantizer must keep its spec")
+        _observe(fake, tensor, where)
+        quantized = _check_forward(fake, tensor, where)
+        _check_gradient(fake, tensor, where)
+        weight = tensor if spec.role == "weight" else None
+        _check_hardened(method.harden(fake, weight), spec, tensor, quantized, where)
+        _check_state(method.apply(spec, params, context), fake, tensor, where)
+
+
+def _tensors(method: Quantizer) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
+    """Specs that a network asks for, each with an example tensor."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {"conv": (8, 4, 3, 3), "depthwise": (8, 1, 3, 3), "linear": (10, 16)}
+    for bits in method.weight_bits:
+        for operator, shape in weights.items():
+            spec = TensorSpec(f"{operator}.weight", "weight", "layer1", operator, shape, bits, channel_axis=0)
+            yield spec, 0.1 * torch.randn(shape, generator=generator)
+        dead = 0.1 * torch.randn(weights["conv"], generator=generator)
+        dead[0] = 0.0
+        yield TensorSpec("dead.weight", "weight", "layer1", "conv", (8, 4, 3, 3), bits, channel_axis=0), dead
+    for bits in method.activation_bits:
+        for nonnegative in (False, True):
+            values = torch.randn(1, 8, 6, 6, generator=generator)
+            spec = TensorSpec("relu", "activation", "layer1", "conv", (1, 8, 6, 6), bits, nonnegative=nonnegative)
+            yield spec, values.relu() if nonnegative else values
+
+
+def _observe(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:
+    fake.observing, fake.enabled = True, False
+    with torch.no_grad():
+        require(torch.equal(fake(tensor), tensor), f"{where}: while observing, forward must return its input unchanged")
+    fake.finish_observing()
+    fake.observing = False
+    with torch.no_grad():
+        require(torch.equal(fake(tensor), tensor), f"{where}: while disabled, forward must return its input unchanged")
+    fake.enabled = True
+
+
+def _check_forward(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> torch.Tensor:
+    with torch.no_grad():
+        quantized = fake.eval()(tensor)
+    require(
+        quantized.shape == tensor.shape and quantized.dtype == tensor.dtype,
+        f"{where}: forward must keep shape and type",
+    )
+    require(bool(quantized.isfinite().all()), f"{where}: forward gives numbers that are not finite")
+    return quantized
+
+
+def _check_gradient(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:
+    leaf = tensor.clone().requires_grad_()
+    output = fake.train()(leaf)
+    output.sum().backward()
+    fake.eval()
+    reached = [leaf.grad, *(parameter.grad for parameter in fake.parameters())]
+    gradients = [gradient for gradient in reached if gradient is not None]
+    require(
+        bool(gradients) and all(bool(gradient.isfinite().all()) for gradient in gradients),
+        f"{where}: a finite gradient must reach the input or the quantizer's own parameters",
+    )
+
+
+def _check_hardened(
+    hardened: Hardened, spec: TensorSpec, tensor: torch.Tensor, quantized: torch.Tensor, where: str
+) -> None:
+    require(isinstance(hardened, Hardened), f"{where}: harden must return a Hardened")
+    fits = hardened.bits <= 8 and hardened.high - hardened.low < 2**hardened.bits
+    require(fits, f"{where}: the range needs more bits than it says")
+    scale, zero_point = hardened.scale, hardened.zero_point
+    require(scale.dtype == torch.float32 and bool((scale > 0).all()), f"{where}: scales must be float32 and above 0")
+    require(zero_point.dtype == torch.int32, f"{where}: zero points must be int32")
+    if spec.role == "activation":
+        require(scale.numel() == 1, f"{where}: an activation has one scale")
+        require(hardened.low >= 0 and hardened.high <= 255, f"{where}: activations must fit uint8")
+        at_the_end = int(zero_point) == hardened.low
+        require(at_the_end or not spec.nonnegative, f"{where}: behind a ReLU the zero point is the low end")
+        return
+    integers = hardened.integers
+    if integers is None or integers.dtype != torch.int8 or integers.shape != tensor.shape:
+        require(False, f"{where}: the integers of a weight must be int8, in its shape")
+        return
+    require(
+        bool((integers >= hardened.low).all() and (integers <= hardened.high).all()),
+        f"{where}: integers must lie between low and high",
+    )
+    if hardened.channel_axis is not None:
+        shape = [1] * tensor.ndim
+        shape[hardened.channel_axis] = -1
+        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+    restored = (integers.float() - zero_point) * scale
+    require(
+        torch.allclose(restored, quantized, rtol=1e-4, atol=float(scale.max()) * 1e-3),
+        f"{where}: (integers - zero point) * scale must be what forward gives, so that file and model agree",
+    )
+
+
+def _check_state(fresh: FakeQuantizer, fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:
+    """A finished quantizer comes back from its tensors, as the engine's store keeps it."""
+    fresh.load_state_dict(fake.state_dict())
+    fresh.eval()
+    fresh.enabled = True
+    with torch.no_grad():
+        require(
+            torch.equal(fresh(tensor), fake(tensor)),
+            f"{where}: a new fake-quantizer with the state_dict loaded must give the same output",
+        )

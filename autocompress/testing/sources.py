@@ -1,0 +1,49 @@
+"""Rules for data sources."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.contract import DataSource, Params, TransferSet
+from autocompress.data import Split
+from autocompress.testing.example import example_context, example_model
+from autocompress.testing.rules import fingerprint, require, same_tensors
+from autocompress.testing.spaces import Choose, ask
+
+
+def check_source(method: DataSource, model: nn.Module | None = None, params: Params | None = None) -> None:
+    """Has the source make its images twice and checks what the engine relies on.
+
+    Args:
+        method: the source.
+        model: the teacher; the example model by default. Left as it is.
+        params: one point of its space; the defaults by default.
+
+    Raises:
+        ContractViolation: naming the rule that is broken.
+    """
+    model = model if model is not None else example_model()
+    params = params if params is not None else ask(method, model, Choose("default"))[0]
+    teacher = copy.deepcopy(model)
+    first, second = (method.apply(teacher, params, example_context(model, teacher=teacher)) for _ in range(2))
+    require(same_tensors(fingerprint(teacher), fingerprint(model)), "apply must leave the teacher as it is")
+    require(isinstance(first, TransferSet), "apply must return a TransferSet")
+    require(bool(first.digest) and first.digest == second.digest, "one context.seed must give one digest")
+    for name, split in (("train", first.train), ("calibration", first.calibration)):
+        require(isinstance(split, Split) and len(split) > 0, f"{name} must be a Split with images")
+        images, labels = next(iter(split.loader(4)))
+        require(
+            images.dtype == torch.float32 and tuple(images.shape[1:]) == models.input_size(model),
+            f"{name} must give float32 images of the model's input size",
+        )
+        require(labels.dtype == torch.int64 and len(labels) == len(images), f"{name} must give int64 labels")
+    if first.soft_targets is not None:
+        require(
+            len(first.soft_targets) == len(first.train) and first.soft_targets.dtype == torch.float32,
+            "soft targets must be float32, one row an image of train, in its order",
+        )
+    require(first.temperature > 0, "the temperature must be above 0")

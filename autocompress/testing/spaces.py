@@ -1,0 +1,137 @@
+"""Rules for every method: its name, its word on a job, its space."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from autocompress.contract import Method, Parameter, Params, Space, Transform, Value
+from autocompress.contract.space import Chooser
+from autocompress.errors import InvalidRecipe
+from autocompress.job import Job
+from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
+
+RANDOM_RECIPES = 8
+
+
+class Choose:
+    """Chooses by a rule: "default", "cheapest" or "neutral"."""
+
+    def __init__(self, rule: str) -> None:
+        self.rule = rule
+
+    def choose(self, parameter: Parameter) -> Value:
+        if self.rule == "cheapest" and parameter.cheapest is not None:
+            return parameter.cheapest
+        return parameter.leaves_alone() if self.rule == "neutral" else parameter.default
+
+
+class Draw:
+    """Draws any value, by a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def choose(self, parameter: Parameter) -> Value:
+        if parameter.choices:
+            return self._random.choice(parameter.choices)
+        assert parameter.low is not None
+        assert parameter.high is not None
+        if parameter.is_integer:
+            return self._random.randrange(int(parameter.low), int(parameter.high) + 1, int(parameter.step or 1))
+        return self._random.uniform(parameter.low, parameter.high)
+
+
+class Repeat:
+    """Gives the values of an earlier run again."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = values
+
+    def choose(self, parameter: Parameter) -> Value:
+        require(
+            parameter.name in self._values,
+            f"search_space must ask for the same parameters again, given the same values: {parameter.name} is new",
+        )
+        return self._values[parameter.name]
+
+
+def ask(method: Method, model: nn.Module, chooser: Chooser) -> tuple[Params, Space]:
+    """Runs the method's space once, as the engine does."""
+    space = Space(chooser)
+    inner = space.scope(method.name)
+    params = method.search_space(inner, model)
+    return params, space
+
+
+def random_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, Space]]:
+    """A few random points of the space; those that the method itself refuses are left out."""
+    for seed in range(RANDOM_RECIPES):
+        try:
+            yield ask(method, model, Draw(seed))
+        except InvalidRecipe:
+            continue
+
+
+def check_identity(method: Method) -> None:
+    """Name, version and reference."""
+    for attribute in ("name", "version", "reference", "kind"):
+        value = getattr(method, attribute, None)
+        require(isinstance(value, str) and bool(value), f"a method must have a {attribute}, a text that is not empty")
+    require(
+        method.name.isidentifier() and method.name == method.name.lower(),
+        f"the name is a prefix of parameters, so lower-case letters, digits and underscores only: {method.name!r}",
+    )
+
+
+def check_refusals(method: Method, model: nn.Module, job: Job) -> None:
+    """``check`` gives a list of reasons."""
+    reasons = method.check(model, job)
+    require(
+        isinstance(reasons, list) and all(isinstance(reason, str) and reason for reason in reasons),
+        f"check must return a list of reasons, not {reasons!r}",
+    )
+    require(not reasons, f"the method must apply to the model that it is checked on, but: {reasons}")
+
+
+def check_space(method: Method, model: nn.Module) -> None:
+    """Every point of the space is JSON and repeatable, and asking changes nothing."""
+    before = fingerprint(model)
+    points = [ask(method, model, Choose(rule)) for rule in ("default", "cheapest", "neutral")]
+    for params, space in [*points, *random_recipes(method, model)]:
+        through_json(params, "params")
+        require(isinstance(params, dict), f"search_space must return a dict, not {type(params).__name__}")
+        for parameter in space.asked.values():
+            _check_parameter(parameter)
+        again, repeated = ask(method, model, Repeat(space.chosen))
+        require(
+            again == params and repeated.chosen == space.chosen,
+            "search_space must return the same params again, given the same values",
+        )
+    require(same_tensors(before, fingerprint(model)), "search_space and check must leave the model as it is")
+    if isinstance(method, Transform):
+        require(
+            not method.acts(copy.deepcopy(points[2][0])),
+            "one choice must leave the model as it is: acts() must be False where every parameter has its neutral value"
+            " (give neutral=, or a choice 'none')",
+        )
+        require(method.acts(points[0][0]), "the defaults must do something: acts() is False for them")
+
+
+def _check_parameter(parameter: Parameter) -> None:
+    for role, value in (
+        ("default", parameter.default),
+        ("cheapest", parameter.cheapest),
+        ("neutral", parameter.neutral),
+    ):
+        require(
+            value is None or parameter.contains(value),
+            f"{parameter.name}: its {role} value {value!r} is not one of {parameter.describe()}",
+        )
+    require(
+        all(isinstance(choice, str | int | float | bool) for choice in parameter.choices),
+        f"{parameter.name}: choices must be text, numbers or booleans; 'none', not None",
+    )

@@ -1,0 +1,39 @@
+"""The whole suite for one method, whatever its kind."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from autocompress.contract import DataSource, Method, Quantizer, Transform
+from autocompress.job import Job
+from autocompress.testing.example import example_job, example_model
+from autocompress.testing.quantizers import check_quantizer
+from autocompress.testing.rules import ContractViolation
+from autocompress.testing.sources import check_source
+from autocompress.testing.spaces import check_identity, check_refusals, check_space
+from autocompress.testing.transforms import check_transform
+
+
+def check_method(method: Method, model: nn.Module | None = None, job: Job | None = None) -> None:
+    """Runs every check on ``method``.
+
+    Args:
+        method: a transform, a quantizer or a data source.
+        model: what to try it on, made by ``autocompress.models``; a small ResNet by default. Left as it is.
+        job: what ``check`` is asked about; one that names the model by default.
+
+    Raises:
+        ContractViolation: naming the rule that is broken.
+    """
+    model = model if model is not None else example_model()
+    check_identity(method)
+    check_refusals(method, model, job if job is not None else example_job())
+    check_space(method, model)
+    if isinstance(method, Transform):
+        check_transform(method, model)
+    elif isinstance(method, Quantizer):
+        check_quantizer(method, model)
+    elif isinstance(method, DataSource):
+        check_source(method, model)
+    else:
+        raise ContractViolation("a method must be a Transform, a Quantizer or a DataSource")

@@ -1,0 +1,191 @@
+"""Rules for transforms."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.compression.store import pack, unpack
+from autocompress.contract import Callback, Context, Params, Plan, Space, Stage, Transform
+from autocompress.testing.example import example_context, example_model
+from autocompress.testing.rules import (
+    difference,
+    fingerprint,
+    operators,
+    require,
+    same_tensors,
+    shapes,
+    through_json,
+)
+from autocompress.testing.spaces import Choose, Repeat, ask, random_recipes
+
+RANDOM_RECIPES = 2
+"""Random points that are applied, besides the defaults and the cheapest."""
+
+
+def check_transform(method: Transform, model: nn.Module | None = None, params: Params | None = None) -> None:
+    """Applies the transform and checks what the engine relies on.
+
+    Args:
+        method: the transform.
+        model: what to apply it to, made by ``autocompress.models``; the example model by default. Left as it is.
+        params: one point of its space; by default the defaults, the cheapest, and two random points.
+
+    Raises:
+        ContractViolation: naming the rule that is broken.
+    """
+    model = model if model is not None else example_model()
+    require(method.stage in tuple(Stage), "a transform must say its stage: SUBSTITUTE or PRUNE")
+    state = _prepared(method, model)
+    if params is not None:
+        _check_point(method, model, params, state)
+        return
+    points = [ask(method, model, Choose(rule)) for rule in ("default", "cheapest")]
+    points += list(random_recipes(method, model))[:RANDOM_RECIPES]
+    for point, space in points:
+        if method.acts(point):
+            _check_point(method, model, point, state)
+            _check_structural_flags(method, model, point, space, state)
+
+
+def _check_point(method: Transform, model: nn.Module, params: Params, state: Any) -> None:
+    before = fingerprint(model)
+    teacher = copy.deepcopy(model)
+    context = replace(example_context(model, teacher=teacher), state=state)
+    result, plan = _apply(method, model, params, context)
+    require(
+        same_tensors(before, fingerprint(teacher)) and not teacher.training,
+        "apply must leave context.teacher as it is",
+    )
+    through_json(plan, "the plan")
+    _check_outputs(model, result)
+    _check_seed(method, model, params, context, result, plan)
+    _check_dry_run(method, model, params, state, result)
+    _check_rebuild(method, model, result, plan)
+    _check_layers(method, result)
+    _check_training(method, result, params, context)
+    _check_export(model, result)
+
+
+def _prepared(method: Transform, model: nn.Module) -> Any:
+    baseline = copy.deepcopy(model)
+    state = method.prepare(baseline, example_context(model, teacher=copy.deepcopy(model)))
+    require(same_tensors(fingerprint(baseline), fingerprint(model)), "prepare must leave the baseline as it is")
+    tensors, record = pack(state)
+    return unpack(tensors, through_json(record, "what prepare returns, but for its tensors,"))
+
+
+def _apply(method: Transform, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+    given = copy.deepcopy(params)
+    answer = method.apply(copy.deepcopy(model), given, context)
+    require(isinstance(answer, tuple) and len(answer) == 2, "apply must return (model, plan)")
+    result, plan = answer
+    require(isinstance(result, nn.Module) and isinstance(plan, dict), "apply must return a module and a dict")
+    require(given == params, "apply must leave params as they are")
+    return result.eval(), plan
+
+
+def _check_outputs(model: nn.Module, result: nn.Module) -> None:
+    images = _images(model)
+    with torch.no_grad():
+        expected, found = model(images), result(images)
+    require(found.shape == expected.shape, f"the result gives {tuple(found.shape)}, not {tuple(expected.shape)}")
+    require(bool(found.isfinite().all()), "the result gives numbers that are not finite")
+
+
+def _check_seed(
+    method: Transform, model: nn.Module, params: Params, context: Context, result: nn.Module, plan: Plan
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)  # every draw must come from context.seed, not from here
+        again, plan_again = _apply(method, model, params, context)
+    require(
+        same_tensors(fingerprint(result), fingerprint(again)) and plan == plan_again,
+        "apply must give the same model and plan again for one context.seed",
+    )
+
+
+def _check_dry_run(method: Transform, model: nn.Module, params: Params, state: Any, result: nn.Module) -> None:
+    dry, _ = _apply(method, model, params, replace(example_context(model, dry_run=True), state=state))
+    rule = "a dry run (no data, no teacher, no training) must give the deployed structure of the real run"
+    require(shapes(dry) == shapes(result), f"{rule}; tensors differ: {difference(shapes(dry), shapes(result))}")
+    require(operators(dry, _leaves(method)) == operators(result, _leaves(method)), f"{rule}; the graphs differ")
+
+
+def _check_rebuild(method: Transform, model: nn.Module, result: nn.Module, plan: Plan) -> None:
+    rebuilt = method.rebuild(copy.deepcopy(model), through_json(plan, "the plan")).eval()
+    rule = "rebuild(baseline, plan) must give the structure that apply gave"
+    require(shapes(rebuilt) == shapes(result), f"{rule}; tensors differ: {difference(shapes(rebuilt), shapes(result))}")
+    rebuilt.load_state_dict(result.state_dict())
+    with torch.no_grad():
+        same = torch.equal(rebuilt(_images(model)), result(_images(model)))
+    require(same, f"{rule}; with the same weights loaded the outputs differ, so the plan lacks something")
+    require(operators(rebuilt, _leaves(method)) == operators(result, _leaves(method)), f"{rule}; the graphs differ")
+
+
+def _check_layers(method: Transform, result: nn.Module) -> None:
+    for name, module in result.named_modules():
+        for spec in method.layers:
+            if type(module) is not spec.layer_type:
+                continue
+            channels = spec.channel_map(module)
+            require(
+                channels.dtype == torch.int64 and channels.ndim == 1 and len(set(channels.tolist())) == len(channels),
+                f"channel_map of {name} must name an original channel for each output channel, int64, none twice",
+            )
+
+
+def _check_training(method: Transform, result: nn.Module, params: Params, context: Context) -> None:
+    student = copy.deepcopy(result).train()
+    callbacks = method.callbacks(student, params, context)
+    require(
+        isinstance(callbacks, list) and all(isinstance(callback, Callback) for callback in callbacks),
+        "callbacks must return a list of Callback",
+    )
+    assert context.transfer is not None
+    images, labels = next(iter(context.transfer.train.loader(16)))
+    nn.functional.cross_entropy(student(images), labels).backward()
+    silent = [name for name, weight in student.named_parameters() if weight.requires_grad and weight.grad is None]
+    require(not silent, f"every parameter must take part in training; no gradient reaches {', '.join(silent[:3])}")
+
+
+def _check_export(model: nn.Module, result: nn.Module) -> None:
+    images = _images(model)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    try:
+        program = torch.export.export(result, (images,), dynamic_shapes=({0: batch},))
+    except Exception as error:  # whatever torch.export raises, it is the plugin's author who must read it
+        require(False, f"torch.export must take the result: {type(error).__name__}: {str(error)[:300]}")
+        return
+    with torch.no_grad():
+        found, expected = program.module()(images[:2]), result(images[:2])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def _check_structural_flags(method: Transform, model: nn.Module, params: Params, space: Space, state: Any) -> None:
+    """A parameter declared ``structural=False`` must not change the structure: latency is shared through it."""
+    context = replace(example_context(model, dry_run=True), state=state)
+    expected, _ = _apply(method, model, params, context)
+    for name, parameter in space.asked.items():
+        others = [choice for choice in parameter.choices if choice != space.chosen[name]]
+        if parameter.structural or not others:
+            continue
+        changed, _ = ask(method, model, Repeat({**space.chosen, name: others[0]}))
+        found, _ = _apply(method, model, changed, context)
+        require(
+            shapes(found) == shapes(expected) and operators(found) == operators(expected),
+            f"{name} is declared structural=False, yet {others[0]!r} gives another structure",
+        )
+
+
+def _leaves(method: Transform) -> tuple[type, ...]:
+    return tuple(spec.layer_type for spec in method.layers if spec.leaf)
+
+
+def _images(model: nn.Module) -> torch.Tensor:
+    return torch.randn(3, *models.input_size(model), generator=torch.Generator().manual_seed(7))

@@ -1,0 +1,146 @@
+"""Initialises ghost modules from the trained convolutions that they replace (section 7).
+
+random   fresh weights, as in the paper, which trains from scratch
+subset   intrinsic filters are rows of W; a ghost's centre tap is <W_j, W_i> / <W_i, W_i>, its other taps 0
+lstsq    the same, rows and owners chosen on calibration images, ghosts fitted there by least squares
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from autocompress_ghost.fit import Covariance, NormalEquations, observe
+from autocompress_ghost.pairing import channel_order
+from autocompress_ghost.work import Work, take_channels
+
+Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
+"""Gives the calibration images anew at each call."""
+PRIOR = 0.01
+"""Weight of W W^T beside the covariance of the maps."""
+
+
+@torch.no_grad()
+def initialise(kind: str, works: Mapping[str, Work], model: nn.Module, batches: Batches, device: torch.device) -> None:
+    """Fills every module of ``works`` with weights and channel order.
+
+    Args:
+        kind: "random", "subset" or "lstsq".
+        works: by the name of the convolution in ``model``.
+        model: the network with its trained convolutions still in place.
+        batches: images to observe; an activated module needs them for its normalisations, whatever ``kind``.
+        device: where to compute.
+    """
+    if kind == "random":
+        return
+    grams = _weight_grams(works) if kind == "subset" else _observed_grams(works, model, batches, device)
+    for name, work in works.items():
+        work.module.reorder(channel_order(grams[name], work.module.ratio))
+        _copy_intrinsic(work)
+    observed = {name: work for name, work in works.items() if kind == "lstsq" or work.activated}
+    equations = {name: _equations(work) for name, work in observed.items()}
+    if observed:
+        watchers = {name: partial(_accumulate, equations[name], work) for name, work in observed.items()}
+        observe(model, batches, watchers, device)
+    for name, work in works.items():
+        taps = weight_taps(work) if kind == "subset" else equations[name].solve()
+        _write_kernels(work, taps)
+        _write_offsets(work, taps, equations.get(name))
+
+
+def _weight_grams(works: Mapping[str, Work]) -> dict[str, np.ndarray]:
+    """W W^T, each row as large as the normalisation behind makes it."""
+    rows = {name: work.conv.weight.flatten(1) * work.scale()[:, None] for name, work in works.items()}
+    return {name: (matrix @ matrix.T).double().cpu().numpy() for name, matrix in rows.items()}
+
+
+def _observed_grams(
+    works: Mapping[str, Work], model: nn.Module, batches: Batches, device: torch.device
+) -> dict[str, np.ndarray]:
+    """Covariance of the maps that will be fitted, each channel as large as the normalisation behind makes it.
+
+    A little of W W^T is added: late layers have fewer positions to observe than channels, and what the images leave
+    open the weights decide. Multiples of one row are multiples in both.
+    """
+    seen = {name: Covariance() for name in works}
+
+    def watch(name: str, raw: torch.Tensor) -> None:
+        scale = 1.0 if works[name].activated else works[name].scale()[:, None, None]
+        seen[name].add(works[name].source(raw) * scale)
+
+    observe(model, batches, {name: partial(watch, name) for name in works}, device)
+    prior = _weight_grams(works)
+    return {name: _unit(seen[name].matrix().cpu().numpy()) + PRIOR * _unit(prior[name]) for name in works}
+
+
+def _unit(gram: np.ndarray) -> np.ndarray:
+    """Mean power 1 a channel."""
+    return gram / max(np.diag(gram).mean(), 1e-30)
+
+
+def _copy_intrinsic(work: Work) -> None:
+    """The primary convolution is the chosen rows of W: in equation 2, f' is part of f."""
+    primary = work.module.primary
+    primary.weight.copy_(work.conv.weight[work.kept])
+    if primary.bias is not None and work.conv.bias is not None:
+        primary.bias.copy_(work.conv.bias[work.kept])
+    if work.module.norms is not None and work.norm is not None:
+        take_channels(work.module.norms[0], work.norm, work.kept)
+
+
+def _equations(work: Work) -> NormalEquations:
+    centre = work.norm is not None or work.conv.bias is not None
+    return NormalEquations(work.kept, work.ghosts, work.owner, work.module.cheap_kernel, centre=centre)
+
+
+def _accumulate(equations: NormalEquations, work: Work, raw: torch.Tensor) -> None:
+    equations.add(work.source(raw), work.target(raw))
+
+
+def weight_taps(work: Work) -> torch.Tensor:
+    """Data-free kernels ``[g, d^2]``: centre tap <W_j, W_i> / <W_i, W_i>, of W as the ghosts' source is scaled."""
+    rows = work.conv.weight.flatten(1).double()
+    if work.activated:
+        rows = rows * work.scale()[:, None]
+    sources, targets = rows[work.kept[work.owner]], rows[work.ghosts]
+    power = (sources**2).sum(1)
+    taps = torch.zeros(len(targets), work.module.cheap_kernel**2, dtype=rows.dtype, device=rows.device)
+    taps[:, taps.shape[1] // 2] = torch.where(power > 0, (targets * sources).sum(1) / power.clamp(min=1e-30), 0.0)
+    return taps
+
+
+def _write_kernels(work: Work, taps: torch.Tensor) -> None:
+    """Phi of equation 3. Surplus slots, which the module slices off, stay zero."""
+    cheap, d = work.module.cheap, work.module.cheap_kernel
+    cheap.weight.zero_()
+    cheap.weight[: len(taps)] = taps.view(-1, 1, d, d).to(cheap.weight.dtype)
+
+
+def _write_offsets(work: Work, taps: torch.Tensor, equations: NormalEquations | None) -> None:
+    """What gives the ghosts their mean: a bias, or the normalisation of an activated module."""
+    cheap, g = work.module.cheap, len(taps)
+    if cheap.bias is not None:
+        cheap.bias.zero_()
+    if work.module.norms is not None:
+        assert equations is not None
+        _reproduce(work.module.norms[1], *equations.output_moments(taps), equations.target_mean)
+    elif cheap.bias is not None and equations is not None:
+        cheap.bias[:g] = (equations.target_mean - (taps * equations.patch_mean).sum(1)).to(cheap.bias.dtype)
+    elif cheap.bias is not None and work.conv.bias is not None:  # no images: what the intrinsic map's bias carries over
+        carried = taps.sum(1).to(cheap.bias.dtype) * work.conv.bias[work.kept[work.owner]]
+        cheap.bias[:g] = work.conv.bias[work.ghosts] - carried
+
+
+def _reproduce(norm: nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Makes ``norm`` shift its input to the mean ``wanted`` and scale by 1: gamma = sigma, beta = wanted."""
+    g = len(mean)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean[:g] = mean.float()
+    norm.running_var[:g] = variance.float()
+    norm.weight[:g] = torch.sqrt(variance + norm.eps).float()
+    norm.bias[:g] = wanted.float()

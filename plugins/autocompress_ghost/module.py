@@ -1,0 +1,137 @@
+"""The ghost module (GhostNet, section 2 of its digest; equations 2 and 3 of the paper) and what others must know of it.
+
+    Y'   = X * f'                                  f' [m, c, k, k], m = ceil(n / s)            intrinsic maps, eq. 2
+    y_ij = Phi_ij(y'_i)   i = 1..m, j = 1..s       Phi_is the identity, the others d x d       ghost maps, eq. 3
+    Y    = first n channels of concat(Y', ghosts)                                              m * s >= n
+
+Everything is written with plain torch operators, so that the traced graph, the quantizer and the exporter see two
+convolutions, a concat and, where channels must be put back in order, a gather.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from autocompress.contract import LayerSpec
+
+
+def intrinsic_count(channels: int, ratio: int) -> int:
+    """m = ceil(n / s)."""
+    return math.ceil(channels / ratio)
+
+
+def weight_count(in_channels: int, channels: int, kernel: tuple[int, int], ratio: int, cheap_kernel: int) -> int:
+    """Weights of a bare module, also its multiply-adds per output position: m c k^2 + m (s - 1) d^2."""
+    m = intrinsic_count(channels, ratio)
+    return m * in_channels * math.prod(kernel) + m * (ratio - 1) * cheap_kernel**2
+
+
+def compression_ratio(in_channels: int, channels: int, kernel: tuple[int, int], ratio: int, cheap_kernel: int) -> float:
+    """r_c, weights of the convolution over weights of the module (equation 5), with the true m; about s where d ~ k."""
+    original = channels * in_channels * math.prod(kernel)
+    return original / weight_count(in_channels, channels, kernel, ratio, cheap_kernel)
+
+
+class GhostConv2d(nn.Module):
+    """A convolution whose output is part intrinsic, part ghosts of the intrinsic maps.
+
+    Input ``(N, c, H, W)``, output ``(N, n, H', W')`` as of the convolution it stands for.
+
+    Args:
+        host: the convolution it stands for; gives shapes, stride, padding, dilation and whether there is a bias.
+            Stride, padding and dilation go to the primary convolution only.
+        ratio: s, at least 2.
+        cheap_kernel: d, odd.
+        norm: the normalisation behind the host. Given, the module is *activated*: it brings its own copy behind the
+            primary and behind the cheap convolution, and the host's must go. None: a *bare* module.
+        activation: in an activated module, behind each of its normalisations; None for a branch that ends in an add.
+        order: the host's output channel that each position of the concat stands for; identity where None.
+        restore: put the channels back in the host's order. False: whoever reads them has been permuted instead.
+            Whether there is a gather depends on this flag alone, never on ``order``.
+    """
+
+    channels: torch.Tensor
+    places: torch.Tensor
+
+    def __init__(
+        self,
+        host: nn.Conv2d,
+        ratio: int,
+        cheap_kernel: int,
+        *,
+        norm: nn.BatchNorm2d | None = None,
+        activation: nn.Module | None = None,
+        order: Sequence[int] | None = None,
+        restore: bool = True,
+    ) -> None:
+        super().__init__()
+        if ratio < 2:
+            raise ValueError("with ratio 1 a ghost module has no ghosts: keep the convolution")
+        n, m, bias = host.out_channels, intrinsic_count(host.out_channels, ratio), host.bias is not None
+        self.out_channels, self.ratio, self.cheap_kernel, self.restore = n, ratio, cheap_kernel, restore
+        self.surplus = m * ratio - n
+        # The host's own class: timm's TensorFlow-style 'same' padding is a subclass of Conv2d.
+        self.primary = type(host)(
+            host.in_channels, m, host.kernel_size, host.stride, host.padding, host.dilation, bias=bias
+        )
+        self.after_primary = _after(norm, activation, m)
+        self.cheap = nn.Conv2d(m, m * (ratio - 1), cheap_kernel, padding=cheap_kernel // 2, groups=m, bias=bias)
+        self.after_cheap = _after(norm, activation, m * (ratio - 1))
+        positions = torch.arange(n) if order is None else torch.as_tensor(order, dtype=torch.int64)
+        self.register_buffer("channels", positions)
+        self.register_buffer("places", torch.argsort(positions))
+        self.to(host.weight.device)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The host's output, approximately."""
+        intrinsic = self.after_primary(self.primary(x))  # eq. 2
+        ghosts = self.after_cheap(self.cheap(intrinsic))  # eq. 3; ghost j of intrinsic i is channel i (s - 1) + j
+        maps = torch.cat([intrinsic, ghosts], dim=1)
+        if self.surplus:
+            maps = maps[:, : self.out_channels]
+        return maps.index_select(1, self.places) if self.restore else maps
+
+    def reorder(self, order: Sequence[int] | torch.Tensor) -> None:
+        """Sets which of the host's channels each position stands for; a permutation of ``range(out_channels)``."""
+        positions = torch.as_tensor(order, dtype=torch.int64, device=self.channels.device)
+        self.channels.copy_(positions)
+        self.places.copy_(torch.argsort(positions))
+
+    @property
+    def norms(self) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d] | None:
+        """Its own normalisations, behind the primary and behind the cheap convolution; None in a bare module."""
+        if not len(self.after_primary):
+            return None
+        return self.after_primary[0], self.after_cheap[0]  # type: ignore[return-value]
+
+    def extra_repr(self) -> str:
+        return f"{self.out_channels}, ratio={self.ratio}, restore={self.restore}"
+
+
+def _after(norm: nn.BatchNorm2d | None, activation: nn.Module | None, channels: int) -> nn.Sequential:
+    """Normalisation and activation of an activated module; empty, and so absent from every graph, in a bare one."""
+    if norm is None:
+        return nn.Sequential()
+    own = nn.BatchNorm2d(channels, eps=norm.eps, momentum=norm.momentum)
+    return nn.Sequential(own, copy.deepcopy(activation)) if activation is not None else nn.Sequential(own)
+
+
+class GhostSpec(LayerSpec):
+    """A ghost module is traced through; others need only the order of its channels."""
+
+    layer_type = GhostConv2d
+
+    def norm(self, layer: nn.Module) -> nn.Module | None:
+        """The normalisation behind the ghosts, in an activated module."""
+        assert isinstance(layer, GhostConv2d)
+        return layer.norms[1] if layer.norms else None
+
+    def channel_map(self, layer: nn.Module) -> torch.Tensor:
+        """In order where the module restores it, else as the concat has them."""
+        assert isinstance(layer, GhostConv2d)
+        return torch.arange(layer.out_channels) if layer.restore else layer.channels.detach().clone()

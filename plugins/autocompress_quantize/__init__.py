@@ -1,0 +1,14 @@
+"""Uniform quantization after training (Krishnamoorthi 2018), as a plugin of autocompress."""
+
+from __future__ import annotations
+
+from autocompress.contract import Method, hookimpl
+from autocompress_quantize.method import Quantize
+
+__all__ = ["Quantize", "autocompress_methods"]
+
+
+@hookimpl
+def autocompress_methods() -> list[Method]:
+    """Offers ``quantize``."""
+    return [Quantize()]

@@ -1,0 +1,153 @@
+"""A run's folder as a search leaves it, made up but plausible: for the tests of what reads such folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from autocompress import results
+from autocompress.report.front import hypervolume, non_dominated
+
+GROUPS = ("stem", "layer1", "layer2", "layer3", "layer4")
+JOB: dict[str, Any] = {
+    "model": "resnet18",
+    "data": {"train": "glyphs", "val": "glyphs", "test": "glyphs"},
+    "device": {"name": "onnxruntime-cpu", "threads": 1, "batch": 1},
+    "objectives": ["accuracy", "latency"],
+    "constraints": {"accuracy_drop": 1.0, "latency": "0.5x"},
+    "space": "joint",
+    "granularity": "stage",
+    "budget": {"trials": 60, "minutes": 20, "epochs": 2},
+    "sampler": "tpe",
+    "workers": 2,
+    "seed": 0,
+    "name": "resnet18-glyphs",
+}
+BASELINE = {
+    "status": "baseline",
+    "accuracy": 92.6,
+    "accuracy_drop": 0.0,
+    "latency_ms": 4.31,
+    "latency_ratio": 1.0,
+    "size_bytes": 44_762_112,
+    "params": 11_187_311,
+    "macs": 37_340_160,
+    "test_accuracy": 93.1,
+    "test_accuracy_drop": 0.0,
+    "size_ratio": 1.0,
+}
+
+
+def draw_trial(number: int, draw: np.random.Generator) -> dict[str, Any]:
+    """One row of trials.csv: cheaper recipes lose more, some trials miss a gate, are stopped or fail."""
+    recipe: dict[str, Any] = {}
+    work = 1.0
+    for group in GROUPS[1:]:
+        recipe[f"ghost.ratio.{group}"] = draw.choice(["none", "2", "3"], p=[0.65, 0.2, 0.15]).item()
+        recipe[f"scop.rate.{group}"] = round(float(draw.choice([0.0, draw.uniform(0.1, 0.7)])), 3)
+        work -= 0.12 * (recipe[f"ghost.ratio.{group}"] != "none") + 0.2 * recipe[f"scop.rate.{group}"]
+    bits = 0.0
+    for group in GROUPS:
+        recipe[f"bits.weight.{group}"] = draw.choice(
+            ["none", "quantize:8", "quantize:4", "slb:2"], p=[0.3, 0.5, 0.1, 0.1]
+        ).item()
+        if recipe[f"bits.weight.{group}"] != "none":
+            recipe[f"bits.activation.{group}"] = int(draw.choice([8, 8, 8, 4]))
+        bits += {"none": 1.0, "quantize:8": 0.3, "quantize:4": 0.3, "slb:2": 0.3}[recipe[f"bits.weight.{group}"]] / 5
+    recipe["recover.epochs"] = int(draw.choice([1, 2]))
+    ratio = max(0.05, work * bits * draw.uniform(0.9, 1.1))
+    low = sum(value in ("slb:2", 4) for value in recipe.values())
+    drop = max(-0.4, 0.8 / ratio**0.5 - 1.6 + 0.2 * low + draw.normal(0, 0.25))
+    row = {
+        "trial": number,
+        "status": "complete",
+        "accuracy": BASELINE["accuracy"] - drop,
+        "accuracy_drop": drop,
+        "latency_ms": BASELINE["latency_ms"] * ratio,
+        "latency_ratio": ratio,
+        "size_bytes": int(BASELINE["size_bytes"] * work * (0.2 + bits * 0.8)),
+        "params": int(BASELINE["params"] * work),
+        "macs": int(BASELINE["macs"] * work),
+        "seconds": draw.uniform(4, 40),
+        "rung": 1,
+        "recipe": recipe,
+    }
+    gone = dict.fromkeys(("accuracy", "accuracy_drop"))
+    if ratio > 0.5:
+        text = f"latency 0.5x: {ratio:.2f}x measured, the whole interval misses"
+        row |= gone | {"status": "infeasible", "reason": text, "rung": None}
+    elif draw.uniform() < 0.06:
+        costs = dict.fromkeys(("latency_ms", "latency_ratio", "size_bytes", "params", "macs"))
+        text = draw.choice(["loss is NaN at step 17", "OutOfMemoryError: <tried> to allocate 2 GiB & failed"]).item()
+        row |= gone | costs | {"status": "failed", "reason": text, "rung": None}
+    elif drop > 1.5:
+        row |= {"status": "stopped", "reason": "halved at rung 0: 9 of 12 trials there were better", "rung": 0}
+    return row
+
+
+def example_rows(trials: int = 60, seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(rows of trials.csv, rows of front.csv)."""
+    draw = np.random.default_rng(seed)
+    rows = [draw_trial(number, draw) for number in range(trials)]
+    done = [row for row in rows if row["status"] == "complete"]
+    keep = non_dominated([[row["accuracy_drop"], row["latency_ratio"]] for row in done])
+    front = [BASELINE]
+    for row in (row for row, kept in zip(done, keep, strict=True) if kept):
+        ratio, test_drop = row["latency_ratio"] * draw.uniform(0.98, 1.02), row["accuracy_drop"] + draw.normal(0.1, 0.3)
+        row["artifact"] = f"artifacts/{row['trial']}"
+        front.append(row | {
+            "latency_ratio": ratio,
+            "latency_ratio_low": ratio * 0.97,
+            "latency_ratio_high": ratio * 1.04,
+            "test_accuracy": BASELINE["test_accuracy"] - test_drop,
+            "test_accuracy_drop": test_drop,
+            "size_ratio": row["size_bytes"] / BASELINE["size_bytes"],
+        })  # fmt: skip
+    return rows, front
+
+
+def write_run(folder: Path, trials: int = 60, seed: int = 0, **job: Any) -> Path:
+    """Writes a whole run into ``folder`` and returns it; ``job`` replaces keys of ``JOB``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.yaml").write_text(yaml.safe_dump({**JOB, **job}, sort_keys=False), encoding="utf-8")
+    rows, front = example_rows(trials, seed)
+    results.write_trials(folder, rows)
+    results.write_front(folder, front)
+    for row in front[1:]:
+        artifact = folder / row["artifact"]
+        artifact.mkdir(parents=True)
+        (artifact / "model.onnx").write_bytes(bytes(1000))
+        (artifact / "model.safetensors").write_bytes(bytes(2000))
+        interval = [row["test_accuracy_drop"] - 0.5, row["test_accuracy_drop"] + 0.5]
+        metrics = {"test_accuracy_drop_interval": interval, "noisy": row is front[1]}
+        (artifact / "metrics.json").write_text(json.dumps(metrics))
+        (artifact / "recipe.json").write_text(json.dumps(row["recipe"]))
+        (artifact / "plan.json").write_text("[]")
+    summary = {
+        "hypervolume": hypervolume(*zip(*((row["accuracy_drop"], row["latency_ratio"]) for row in front), strict=True)),
+        "seconds": 812.4,
+        "trials": {},
+        "cache": {"hits": 41, "misses": 73},
+        "images": {"train": 12000, "val": 2000, "test": 3000},
+        "baseline": BASELINE,
+        "environment": {
+            "machine": "x86_64",
+            "processor": "Xeon",
+            "features": ["avx512_vnni", "amx_int8"],
+            "threads": 1,
+            "onnxruntime": "1.32.0",
+            "session": {"graph_optimization": "all", "intra_op_threads": 1},
+        },
+        "nearest_miss": None,
+        "plugins": {
+            "applied": ["ghost", "scop", "quantize", "slb"],
+            "refused": {"adder": ["layers of adders run 50 times slower on onnxruntime-cpu"]},
+            "broken": {"acme": "ImportError: no module named 'acme_core'"},
+        },
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder

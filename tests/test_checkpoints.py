@@ -1,0 +1,139 @@
+"""Checkpoints: the user's own weights, in the forms that training scripts write, and nothing that runs code."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from autocompress import models
+from autocompress.data import DataInfo
+from autocompress.errors import UserError
+from autocompress.job import load_job
+
+INFO = DataInfo(5, 1, (32, 32), (0.3,), (0.2,), tuple("abcde"))
+
+
+def trained(seed: int = 1, info: DataInfo = INFO) -> dict[str, torch.Tensor]:
+    """The weights of a resnet10t."""
+    job = load_job(model="resnet10t", data="digits", name="test", seed=seed)
+    return models.create(job, info).state_dict()
+
+
+def create(path: Path, info: DataInfo | None = INFO, model: str = "resnet10t", **settings: Any) -> torch.nn.Module:
+    return models.create(load_job(model=model, data="digits", name="test", checkpoint=path, **settings), info)
+
+
+def same(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> bool:
+    own = model.state_dict()
+    return own.keys() == state.keys() and all(torch.equal(own[name], state[name]) for name in own)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    state = trained()
+    save_file(state, tmp_path / "model.safetensors")
+    assert same(create(tmp_path / "model.safetensors"), state)
+
+
+def test_plain_state_dict(tmp_path: Path) -> None:
+    state = trained()
+    torch.save(state, tmp_path / "model.pth")
+    assert same(create(tmp_path / "model.pth"), state)
+
+
+def test_a_training_checkpoint_of_timm(tmp_path: Path) -> None:
+    last, averaged = trained(1), trained(2)
+    torch.save(
+        {
+            "epoch": 3,
+            "arch": "resnet10t",
+            "state_dict": {f"module.{name}": tensor for name, tensor in last.items()},
+            "state_dict_ema": {f"module._orig_mod.{name}": tensor for name, tensor in averaged.items()},
+            "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+            "version": 2,
+            "args": argparse.Namespace(lr=0.1, mean=[0.25], std=[0.75]),
+        },
+        tmp_path / "checkpoint.pth.tar",
+    )
+    assert same(create(tmp_path / "checkpoint.pth.tar"), averaged)  # the average is what timm reports on
+    job = load_job(model="resnet10t", data="digits", name="test", checkpoint=tmp_path / "checkpoint.pth.tar")
+    wanted = models.preprocessing(job)
+    assert (wanted["mean"], wanted["std"], wanted["channels"]) == ([0.25], [0.75], 1)
+
+
+def test_classes_and_channels_follow_the_checkpoint_where_data_leave_them_open(tmp_path: Path) -> None:
+    save_file(trained(), tmp_path / "model.safetensors")
+    model = create(tmp_path / "model.safetensors", None)
+    assert models.architecture(model)["num_classes"] == 5
+    assert models.input_size(model)[0] == 1
+
+
+def test_a_checkpoint_of_merged_branches(tmp_path: Path) -> None:
+    job = load_job(model="repvgg_a0", data="digits", name="test")
+    state = models.reparameterise(models.create(job, INFO)).state_dict()
+    save_file(state, tmp_path / "merged.safetensors")
+    assert same(create(tmp_path / "merged.safetensors", model="repvgg_a0"), state)
+
+
+def test_other_classes_than_the_data(tmp_path: Path) -> None:
+    save_file(trained(), tmp_path / "model.safetensors")
+    other = DataInfo(2, 1, (32, 32), (0.3,), (0.2,), ("a", "b"))
+    with pytest.raises(UserError, match=r"'fc\.weight' has 5 classes, the data has 2"):
+        create(tmp_path / "model.safetensors", other)
+
+
+def test_the_first_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
+    save_file(trained(), tmp_path / "model.safetensors")
+    colour = DataInfo(5, 3, (32, 32), (0.3,) * 3, (0.2,) * 3, tuple("abcde"))
+    with pytest.raises(UserError, match=r"'conv1\.0\.weight' has shape \(24, 1, 3, 3\), the model wants \(24, 3"):
+        create(tmp_path / "model.safetensors", colour)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [("less", "has no tensor 'bn1.weight'"), ("more", "no place for 'extra'")]
+)
+def test_missing_and_superfluous_tensors_are_named(tmp_path: Path, change: str, message: str) -> None:
+    state = trained()
+    if change == "less":
+        del state["bn1.weight"]
+    else:
+        state["extra"] = torch.zeros(1)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        create(tmp_path / "model.safetensors")
+
+
+class Harmful:
+    """Would make a file if it were unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+def test_a_file_with_code_is_not_opened(tmp_path: Path) -> None:
+    torch.save({"state_dict": trained(), "hook": Harmful(tmp_path / "harm")}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match="more than tensors"):
+        create(tmp_path / "model.pth")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all, only text", None])
+def test_broken_and_missing_files_are_one_sentence(tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        create(tmp_path / name)
+
+
+def test_a_file_without_weights(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match="holds no weights"):
+        create(tmp_path / "model.pth")

@@ -1,0 +1,192 @@
+"""The command line, mostly as a process of its own: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from example_run import example_rows, write_run
+from rich.console import Console
+from rich.live import Live
+
+from autocompress.cli import app, main
+from autocompress.cli.progress import Lines, Screen, trial_words, watching
+from autocompress.job import SHORTCUTS, Job, load_job
+
+
+def autocompress(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own."""
+    environment = {**os.environ, "COLUMNS": "120", "TERMINAL_WIDTH": "120", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "autocompress.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=cwd, timeout=300)
+
+
+def refused(*arguments: str | Path, cwd: Path | None = None) -> str:
+    """The one line on stderr of a command that must be refused with exit code 2 and no traceback."""
+    done = autocompress(*arguments, cwd=cwd)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+class Here:
+    """Runs commands in this process, which has torch loaded already."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str | Path, code: int = 0) -> str:
+        """What the command prints, or the error where ``code`` is 2."""
+        self._monkeypatch.setattr(sys, "argv", ["autocompress", *map(str, arguments)])
+        self._monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = self._capsys.readouterr()
+        assert (ended.value.code or 0) == code, printed
+        return printed.out if code == 0 else printed.err.removeprefix("error: ").strip()
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(monkeypatch, capsys)
+
+
+def test_help_names_every_command() -> None:
+    done = autocompress("--help")
+    assert done.returncode == 0
+    for command in ("search", "resume", "plugins", "report", "show"):
+        assert command in done.stdout
+
+
+def test_every_common_key_has_a_flag() -> None:
+    (search,) = (command.callback for command in app.registered_commands if command.callback.__name__ == "search")
+    flags = set(inspect.signature(search).parameters)
+    nested = {"constraints", "budget"}  # their keys have flags of their own
+    rare = {"baseline", "model_args"}  # --set reaches them
+    assert set(SHORTCUTS) | (set(Job.model_fields) - nested - rare) <= flags
+
+
+def test_a_typo_in_a_job_file_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("model: resnet18\ndata: digits\nbudget:\n  trails: 3\n")
+    message = refused("search", "job.yaml", cwd=tmp_path)
+    assert message == "job.yaml:4: 'budget.trails' is no key of budget (did you mean 'trials'?)"
+
+
+def test_flags_that_are_wrong(here: Here) -> None:
+    start = ("search", "--model", "resnet18", "--data", "digits")
+    assert here(*start, "--latency", "half", code=2).startswith("--latency cannot be 'half'")
+    assert here(*start, "--objectives", "acuracy", code=2).startswith("--objectives cannot be 'acuracy'")
+    assert here("search", code=2) == "there is nothing to search (give a job file, or --model and --data)"
+    assert here("search", "--set", "seed", code=2).startswith("--set seed has no value")
+    assert here(*start, "--set", "seed=1", "--seed", "2", code=2).startswith("'seed' is set twice")
+
+
+def test_an_unknown_model_is_answered_with_the_nearest() -> None:
+    message = refused("search", "--model", "resnet81", "--data", "digits")
+    assert message.startswith("--model names no timm model: 'resnet81' (did you mean ")
+    assert "'resnet18'" in message
+
+
+def test_a_run_is_never_written_over(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "results" / "resnet18-digits", trials=5)
+    before = (folder / "trials.csv").read_text()
+    message = refused("search", "--model", "resnet18", "--data", "digits", cwd=tmp_path)
+    assert "results/resnet18-digits" in message
+    assert "autocompress resume results/resnet18-digits" in message
+    assert (folder / "trials.csv").read_text() == before
+
+
+def test_what_is_no_run(tmp_path: Path, here: Here) -> None:
+    for command in ("show", "report", "resume"):
+        assert "is not a run" in here(command, tmp_path, code=2)
+
+
+def test_plugins_lists_methods_devices_and_data() -> None:
+    done = autocompress("plugins", "--model", "resnet10t")
+    assert done.returncode == 0, done.stderr
+    for text in ("ghost", "quantize", "applies to resnet10t", "bits.weight.", "onnxruntime-cpu: measures", "digits"):
+        assert text in done.stdout
+
+
+def test_plugins_refuses_an_unknown_model(here: Here) -> None:
+    assert "resnet81" in here("plugins", "--model", "resnet81", code=2)
+
+
+def test_show_prints_the_front(tmp_path: Path, here: Here) -> None:
+    out = here("show", write_run(tmp_path / "a-run", name="a-run"))
+    assert "a-run: the front" in out
+    assert "92.60" in out
+
+
+def test_report_is_made_anew(tmp_path: Path, here: Here) -> None:
+    folder = write_run(tmp_path / "a-run", trials=12)
+    assert str(folder / "report.html") in here("report", folder)
+    assert (folder / "report.html").stat().st_size > 1000
+
+
+def test_a_dry_run_trains_nothing_and_says_what_is_within_reach(
+    tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wish = ("--methods", "quantize", "--size", "0.5x", "--macs", "0.001x")
+    out = here("search", "--model", "resnet10t", "--data", "digits", *wish, "--dry-run")
+    (tmp_path / "again.yaml").write_text(out[: out.index("methods: quantize")])
+    again = load_job(tmp_path / "again.yaml")
+    assert (again.model, again.name) == ("resnet10t", "resnet10t-digits")
+    assert "size: within reach of" in out
+    assert "macs: cannot be met" in out
+    assert list(tmp_path.iterdir()) == [tmp_path / "again.yaml"]
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_gets_a_line_an_event() -> None:
+    rows, front = example_rows(20)
+    text = io.StringIO()
+    with watching(Console(file=text)) as observer:
+        assert type(observer) is Lines
+        observer.on_baseline(front[0])
+        observer.on_start(20)
+        for done, row in enumerate(rows, start=1):
+            observer.on_trial(row, front[1:], 0.5, done, None)
+        observer.on_note("measuring the front again")
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 23
+    assert lines[0].startswith("baseline: 92.60 %")
+    assert lines[2].startswith(f"[1/20] front of {len(front) - 1}, hypervolume 0.500, ")
+    assert lines[-1] == "measuring the front again"
+
+
+def test_the_time_left_is_at_most_what_the_job_leaves() -> None:
+    rows, front = example_rows(3)
+    text = io.StringIO()
+    observer = Lines(Console(file=text))
+    observer.on_start(1_000_000_000)
+    observer.on_trial(rows[0], front, 0.5, 1, 0.0)
+    assert ", 0 s left: " in text.getvalue()
+
+
+def test_a_terminal_shows_the_front_so_far() -> None:
+    rows, front = example_rows(40)
+    console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
+    with Live(console=console, auto_refresh=False) as live:
+        screen = Screen(console, live)
+        screen.on_start(40)
+        screen.on_trial(rows[0], front[1:], 0.612, 10, 60.0)
+        console.print(live.get_renderable())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "10 of 40 trials" in shown
+    assert "hypervolume 0.612" in shown
+    assert "front so far" in shown
+
+
+def test_a_trial_that_failed_gives_its_reason() -> None:
+    assert trial_words({"trial": 3, "status": "failed", "reason": "loss is NaN"}) == "trial 3 failed: loss is NaN"

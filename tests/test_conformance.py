@@ -1,0 +1,340 @@
+"""The conformance suite passes for our methods and the example plugin, and names the rule that a broken one breaks."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autocompress.contract import (
+    Context,
+    DataSource,
+    FakeQuantizer,
+    Hardened,
+    Manager,
+    Method,
+    Params,
+    Plan,
+    Quantizer,
+    Space,
+    TensorSpec,
+    TransferSet,
+    Transform,
+)
+from autocompress.data import TensorSplit
+from autocompress.testing import ContractViolation, check_method, check_quantizer, check_transform, example_model
+
+EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "autocompress_lowrank" / "autocompress_lowrank.py"
+
+
+def load_example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("autocompress_lowrank", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+example = load_example()
+LowRank: type[Transform] = example.LowRank
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return example_model()
+
+
+@pytest.mark.parametrize("name", ["ghost", "quantize"])
+def test_our_methods_conform(name: str, model: nn.Module) -> None:
+    check_method(Manager().method(name), model)
+
+
+@pytest.mark.parametrize("architecture", ["mobilenetv3_small_050", "repvgg_a0", "regnetx_002"])
+def test_ghost_conforms_on_other_families(architecture: str) -> None:
+    other = example_model(architecture)
+    method = Manager().method("ghost")
+    assert isinstance(method, Transform)
+    names = method.search_space(Space(_Defaults()).scope("ghost"), other)["ratios"]
+    params = {"ratios": dict.fromkeys(names, 3), "kernel": 3, "variant": "bn-act", "init": "lstsq"}
+    check_transform(method, other, params)
+
+
+def test_the_example_plugin_is_found_and_conforms(model: nn.Module) -> None:
+    manager = Manager(entry_points=False)
+    manager.register(example, "lowrank")
+    assert [method.name for method in manager.methods()] == ["lowrank"]
+    check_method(manager.method("lowrank"), model)
+
+
+def test_the_checks_leave_the_model_as_it_is(model: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    check_method(LowRank(), model)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not model.training
+
+
+# --- transforms that break one rule each ----------------------------------------------------------------------------
+
+
+class _Defaults:
+    def choose(self, parameter: Any) -> Any:
+        return parameter.default
+
+
+class OtherStructureInDryRun(LowRank):  # type: ignore[valid-type,misc]
+    """must give the deployed structure of the real run"""
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        return super().apply(model, dict.fromkeys(params, 0.1) if context.dry_run else params, context)
+
+
+class OtherGraphInDryRun(LowRank):  # type: ignore[valid-type,misc]
+    """the graphs differ"""
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        model, plan = super().apply(model, params, context)
+        if context.dry_run:
+            model.set_submodule("act1", nn.Tanh())
+        return model, plan
+
+
+class PlanWithTensor(LowRank):  # type: ignore[valid-type,misc]
+    """the plan must be JSON"""
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        model, plan = super().apply(model, params, context)
+        return model, {name: torch.tensor(rank) for name, rank in plan.items()}
+
+
+class RebuildForgets(LowRank):  # type: ignore[valid-type,misc]
+    """rebuild.* must give the structure"""
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        return super().rebuild(model, dict(list(plan.items())[1:]))
+
+
+class DrawsFromNowhere(LowRank):  # type: ignore[valid-type,misc]
+    """for one context.seed"""
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        model, plan = super().apply(model, params, context)
+        with torch.no_grad():
+            next(model.parameters()).add_(torch.randn(()))
+        return model, plan
+
+
+class TouchesTeacher(LowRank):  # type: ignore[valid-type,misc]
+    """must leave context.teacher as it is"""
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        if context.teacher is not None:
+            next(context.teacher.parameters()).data.zero_()
+        return super().apply(model, params, context)
+
+
+class NeverLeavesAlone(LowRank):  # type: ignore[valid-type,misc]
+    """one choice must leave the model as it is"""
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        keep = space.categorical("keep", [0.25, 0.5], default=0.5, cheapest=0.25)
+        return dict.fromkeys(super().search_space(Space(_Defaults()), model), keep)
+
+
+class CheapestOutside(LowRank):  # type: ignore[valid-type,misc]
+    """its cheapest value 0.1 is not one of"""
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        space.categorical("more", [0.25, 0.5], default=0.5, cheapest=0.1)
+        return super().search_space(space, model)
+
+
+class SecretlyStructural(LowRank):  # type: ignore[valid-type,misc]
+    """is declared structural=False"""
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        keep = space.categorical("keep", [0.5, 0.25, 1.0], default=0.5, neutral=1.0, structural=False)
+        names = super().search_space(Space(_Defaults()), model)
+        return dict.fromkeys(names, keep) if keep < 1.0 else {}
+
+
+class SaysNothing(LowRank):  # type: ignore[valid-type,misc]
+    """check must return a list"""
+
+    def check(self, model: nn.Module, job: Any) -> Any:
+        return None
+
+
+class LosesClasses(LowRank):  # type: ignore[valid-type,misc]
+    """the result gives"""
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        model, plan = super().apply(model, params, context)
+        model.fc = nn.Linear(512, 3)
+        return model, plan
+
+
+class UntrainedLeftovers(LowRank):  # type: ignore[valid-type,misc]
+    """no gradient reaches"""
+
+    def _with(self, model: nn.Module) -> nn.Module:
+        model.leftover = nn.Parameter(torch.zeros(3))
+        return model
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        model, plan = super().apply(model, params, context)
+        return self._with(model), plan
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        return self._with(super().rebuild(model, plan))
+
+
+BROKEN = [
+    OtherStructureInDryRun,
+    OtherGraphInDryRun,
+    PlanWithTensor,
+    RebuildForgets,
+    DrawsFromNowhere,
+    TouchesTeacher,
+    NeverLeavesAlone,
+    CheapestOutside,
+    SecretlyStructural,
+    SaysNothing,
+    LosesClasses,
+    UntrainedLeftovers,
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+def test_a_broken_transform_is_told_its_rule(broken: type[Transform], model: nn.Module) -> None:
+    assert broken.__doc__
+    with pytest.raises(ContractViolation, match=broken.__doc__):
+        check_method(broken(), model)
+
+
+# --- quantizers -----------------------------------------------------------------------------------------------------
+
+
+class Fixed(FakeQuantizer):
+    """A grid with a fixed step; ``rounds`` False leaves values off the grid that ``harden`` writes."""
+
+    rounds = True
+    dtype = torch.int8
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.observing or not self.enabled:
+            return x
+        on_grid = (x / 0.05).round().clamp(-127, 127) * 0.05
+        return x + (on_grid - x).detach() if self.rounds else x * 1.0
+
+    def harden(self, weight: torch.Tensor | None = None) -> Hardened:
+        assert weight is not None
+        integers = (weight / 0.05).round().clamp(-127, 127).to(self.dtype)
+        zero = torch.zeros((), dtype=torch.int32)
+        return Hardened(torch.tensor(0.05), zero, -127, 127, 8, integers)
+
+
+class FixedQuantizer(Quantizer):
+    name, version, reference = "fixed", "1", "none"
+    activation_bits = ()
+    fake: type[FakeQuantizer] = Fixed
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        return {}
+
+    def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:
+        return self.fake(spec)
+
+
+class NotOnTheGrid(Fixed):
+    """so that file and model agree"""
+
+    rounds = False
+
+
+class WideIntegers(Fixed):
+    """must be int8"""
+
+    dtype = torch.int32
+
+
+class QuantizesWhileObserving(Fixed):
+    """while observing"""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.round()
+
+
+class NoGradient(Fixed):
+    """a finite gradient must reach"""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).detach().requires_grad_() if self.enabled else x
+
+
+def test_a_plain_quantizer_conforms(model: nn.Module) -> None:
+    check_method(FixedQuantizer(), model)
+
+
+@pytest.mark.parametrize("broken", [NotOnTheGrid, WideIntegers, QuantizesWhileObserving, NoGradient])
+def test_a_broken_quantizer_is_told_its_rule(broken: type[FakeQuantizer], model: nn.Module) -> None:
+    method = FixedQuantizer()
+    method.fake = broken
+    assert broken.__doc__
+    with pytest.raises(ContractViolation, match=broken.__doc__):
+        check_quantizer(method, model)
+
+
+# --- data sources ---------------------------------------------------------------------------------------------------
+
+
+class Noise(DataSource):
+    name, version, reference = "noise", "1", "none"
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        return {"images": space.integer("images", 8, 64, default=16, structural=False)}
+
+    def apply(
+        self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
+    ) -> TransferSet:
+        generator = torch.Generator().manual_seed(self.seed(context))
+        images = torch.randn(params["images"], *context.input_size, generator=generator)
+        assert context.transfer is not None
+        split = TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), context.transfer.train.info)
+        with torch.no_grad():
+            return TransferSet(split, split, split.digest, soft_targets=teacher(images), labelled=False)
+
+    def seed(self, context: Context) -> int:
+        return context.seed
+
+
+class NewEachTime(Noise):
+    """one context.seed must give one digest"""
+
+    def seed(self, context: Context) -> int:
+        return int(torch.randint(1 << 30, ()))
+
+
+def test_a_data_source_conforms(model: nn.Module) -> None:
+    check_method(Noise(), model)
+
+
+def test_a_data_source_that_draws_anew_is_told(model: nn.Module) -> None:
+    with pytest.raises(ContractViolation, match=NewEachTime.__doc__):
+        check_method(NewEachTime(), model)
+
+
+def test_what_is_no_method_is_told() -> None:
+    class Neither(Method):
+        name, version, reference, kind = "neither", "1", "none", "other"
+
+        def search_space(self, space: Space, model: nn.Module) -> Params:
+            return {}
+
+    with pytest.raises(ContractViolation, match="a Transform, a Quantizer or a DataSource"):
+        check_method(Neither())

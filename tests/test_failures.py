@@ -1,0 +1,72 @@
+"""What breaks costs one trial, on Ray as it is: an exception, NaN, memory, a killed worker, a worker that hangs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from toy_bench import FAULTS, ToyBench, offer_toy_device, toy_job
+from toy_bench import open_toy as open_plain
+
+from autocompress.contract import Value
+from autocompress.job import Job
+from autocompress.search import run
+
+TESTS = Path(__file__).parent
+EXPECTED = {
+    "raise": "train: ValueError: a plugin's fault",
+    "nan": "train: the loss is not a number",
+    "memory": "train: out of memory: asked for 1 TB",
+    "die": "the worker was lost: it was killed, ran out of memory or crashed",
+    "hang": "time-out: it took longer than 0.05 minutes",
+}
+
+
+class FaultyBench(ToyBench):
+    """Begins with a recipe for each fault, then one that works."""
+
+    def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
+        whole: dict[str, Value] = {"toy.width": 0.5, "toy.bits": 8, "toy.lr": 0.1}
+        return [(fault, {**whole, "toy.fault": fault}) for fault in (*EXPECTED, "none")]
+
+
+def open_faulty(job: Job, progress: object = None) -> FaultyBench:
+    del progress
+    plain = open_plain(job)
+    return FaultyBench(job, plain.folder)
+
+
+@pytest.mark.slow
+def test_every_failure_is_one_row_and_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    offer_toy_device()
+    job = toy_job(
+        tmp_path, space={"toy": {"fault": FAULTS}}, budget={"trials": len(EXPECTED) + 1, "trial_minutes": 0.05}
+    )
+    found = run.search(job, open_bench=open_faulty)
+    assert len(found.trials) == len(EXPECTED) + 1
+    reasons = {row["recipe"]["toy.fault"]: row["reason"] for _, row in found.trials.iterrows()}
+    assert reasons == {**EXPECTED, "none": ""}
+    assert found.summary["trials"]["failed"] == len(EXPECTED)
+    assert list(found.models["trial"]) == [len(EXPECTED)]
+    assert "Traceback" in (found.folder / "log.txt").read_text()
+
+
+def test_a_worker_that_cannot_open_the_job_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    offer_toy_device()
+    found = run.search(toy_job(tmp_path, budget={"trials": 2}), open_bench=open_in_driver_only)
+    assert set(found.trials["status"]) == {"failed"}
+    assert found.trials["reason"].str.contains("could not open the job: RuntimeError: only there").all()
+    assert len(found.models) == 0
+    assert found.baseline["latency_ms"] == 10.0
+
+
+def open_in_driver_only(job: Job, progress: object = None) -> ToyBench:
+    """Opens where pytest runs, not in a worker."""
+    del progress
+    if "pytest" not in sys.modules:
+        raise RuntimeError("only there")
+    return open_plain(job)

@@ -1,0 +1,77 @@
+"""A lost fusion shows in the operators that the runtime makes of a file, without any timing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from autocompress.export import custom_operators, export, integer_bytes, operator_histogram
+from autocompress.quantization import LayerBits, calibrate, harden, quantize
+from autocompress.quantization.fakequant import UniformFakeQuantizer
+
+INTEGER_FRIENDLY = {"QuantizeLinear", "Transpose", "Reshape"}
+"""The image's quantizer, the change of memory layout, the classifier's flatten: all that may be left of floats."""
+
+EXPECTED = {
+    "resnet18": {"QLinearConv": 20, "QLinearAdd": 8, "QGemm": 1, "NhwcMaxPool": 1, "QLinearGlobalAveragePool": 1},
+    "resnet50": {"QLinearConv": 53, "QLinearAdd": 16, "QGemm": 1, "NhwcMaxPool": 1, "QLinearGlobalAveragePool": 1},
+    "mobilenetv2_050": {"QLinearConv": 52, "QLinearAdd": 10, "QGemm": 1, "QLinearGlobalAveragePool": 1},
+    "efficientnet_b0": {
+        "QLinearConv": 81, "QLinearSigmoid": 65, "QLinearMul": 65, "QLinearGlobalAveragePool": 17, "QLinearAdd": 9,
+        "QGemm": 1,
+    },
+    "regnety_002": {
+        "QLinearConv": 70, "QLinearGlobalAveragePool": 14, "QLinearSigmoid": 13, "QLinearMul": 13, "QLinearAdd": 13,
+        "QGemm": 1,
+    },
+    "densenet121": {
+        "QLinearConv": 182, "QLinearConcat": 58, "QLinearAveragePool": 3, "NhwcMaxPool": 1, "QGemm": 1,
+        "QLinearGlobalAveragePool": 1,
+    },
+}  # fmt: skip
+PARTLY_FLOAT = {
+    "convnext_atto": {"QLinearConv": 40, "QLinearAdd": 12, "QGemm": 1, "LayerNormalization": 17, "Gelu": 12},
+    "vit_tiny_patch16_224": {"QLinearConv": 1, "QGemm": 49, "QLinearAdd": 25, "LayerNormalization": 25, "Gelu": 12},
+}
+
+
+def int8_file(name: str, folder: Path) -> Path:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10, **({"img_size": 64} if "vit" in name else {})).eval()
+    config = {
+        layer: LayerBits("quantize")
+        for layer, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    network = quantize(model, config, lambda _, spec: UniformFakeQuantizer(spec), input_size=(3, 64, 64))
+    calibrate(network, ())
+    file = folder / "model.onnx"
+    export(harden(network, dry_run=True), file, (3, 64, 64))
+    return file
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_network_with_integer_kernels_has_no_float_operator_left(name: str, tmp_path: Path) -> None:
+    histogram = operator_histogram(int8_file(name, tmp_path))
+    for operator in INTEGER_FRIENDLY:
+        histogram.pop(operator, None)
+    assert histogram == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", PARTLY_FLOAT)
+def test_float_norms_do_not_break_the_fusions_around_them(name: str, tmp_path: Path) -> None:
+    file = int8_file(name, tmp_path)
+    histogram = operator_histogram(file)
+    assert {operator: histogram.get(operator) for operator in PARTLY_FLOAT[name]} == PARTLY_FLOAT[name]
+    assert not {"Conv", "Gemm", "FusedConv"} & set(histogram)
+    assert custom_operators(file) == set()
+
+
+def test_weights_are_integer_initializers(tmp_path: Path) -> None:
+    integers, floats = integer_bytes(int8_file("resnet18", tmp_path))
+    assert integers > 11_000_000
+    assert floats < 0.01 * integers

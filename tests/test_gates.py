@@ -1,0 +1,190 @@
+"""The gates: a trial leaves at the first that it fails, before what costs more, and says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_bench import ToyBench, ToyCandidate, open_toy, toy_job
+
+from autocompress.contract import Deployable, Measurement
+from autocompress.devices.lock import MachineLock
+from autocompress.results import COLUMNS
+from autocompress.search.bounds import misses
+from autocompress.search.gates import Trial
+from autocompress.search.meter import Meter
+from autocompress.search.run import baseline_row
+
+
+class Recorder:
+    """A toy bench that remembers what was asked of it."""
+
+    def __init__(self, bench: ToyBench) -> None:
+        self.bench, self.did = bench, []  # type: tuple[ToyBench, list[str]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bench, name)
+
+    def candidate(self, recipe: Any, *, dry_run: bool = False, **more: Any) -> ToyCandidate:
+        self.did.append("dry run" if dry_run else "train")
+        return self.bench.candidate(recipe, dry_run=dry_run, **more)
+
+    def export(self, candidate: ToyCandidate, file: Path) -> Deployable:
+        self.did.append("export")
+        return self.bench.export(candidate, file)
+
+
+class RecordingMeter(Meter):
+    """Counts measurements."""
+
+    measured = 0
+
+    def measure(self, candidate: Deployable, baseline: Deployable, *, seconds: float) -> Measurement:
+        RecordingMeter.measured += 1
+        return super().measure(candidate, baseline, seconds=seconds)
+
+
+Run = Callable[..., dict[str, Any]]
+WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
+HALF = WHOLE | {"toy.width": 0.5}
+
+
+def trial_of(folder: Path, number: int = 0, **job: Any) -> tuple[Trial, Recorder]:
+    """A trial of a toy job in ``folder``, and its bench."""
+    chosen = toy_job(folder, space={"toy": {"fault": ["none", "raise", "nan", "memory"]}}, **job)
+    bench = Recorder(open_toy(chosen))
+    meter = RecordingMeter.of(chosen, bench.device)
+    lock = MachineLock(folder / "locks")
+    return Trial(bench, meter, lock, number, chosen.folder, baseline_row(bench, meter)), bench
+
+
+def test_a_trial_that_meets_everything_is_complete(tmp_path: Path) -> None:
+    trial, bench = trial_of(tmp_path, number=7, constraints={"accuracy_drop": 4.0, "latency": "0.5x"})
+    row = trial.run(HALF, "a label")
+    assert row["status"] == "complete"
+    assert row["reason"] == ""
+    assert bench.did == ["dry run", "export", "train", "export"]
+    assert set(COLUMNS) <= set(row)
+    assert row["accuracy"] == 87.0
+    assert row["accuracy_drop"] == 3.0
+    low, high = row["accuracy_drop_interval"]
+    assert low < 3.0 < high
+    assert row["latency_ratio"] == 0.5
+    assert row["artifact"] == "artifacts/7"
+    metrics = json.loads((tmp_path / "toy" / "artifacts" / "7" / "metrics.json").read_text())
+    assert metrics["accuracy"] == 87.0
+    assert set(metrics["seconds_by_stage"]) == {"compose", "candidate", "export", "measure", "train", "accuracy"}
+    assert json.loads(json.dumps(row)) == row, "the study keeps rows as JSON"
+
+
+@pytest.mark.parametrize(
+    ("constraints", "did", "reason"),
+    [
+        ({"macs": "0.2x"}, ["dry run"], "macs 0.25x, at most 0.2x"),
+        ({"params": "400"}, ["dry run"], "params 500, at most 400"),
+        ({"size": "0.3x"}, ["dry run", "export"], "size 0.50"),
+        ({"latency": "0.4x"}, ["dry run", "export"], "latency 0.5x, at most 0.4x"),
+        ({"latency": "4 ms"}, ["dry run", "export"], "latency 5 ms, at most 4 ms"),
+        ({"accuracy_drop": 1.0}, ["dry run", "export", "train", "export"], "accuracy drop 3.00 points, at most 1"),
+    ],
+)
+def test_a_trial_leaves_at_the_first_gate_that_it_fails(
+    tmp_path: Path, constraints: dict[str, Any], did: list[str], reason: str
+) -> None:
+    trial, bench = trial_of(tmp_path, constraints=constraints)
+    row = trial.run(HALF)
+    assert row["status"] == "infeasible"
+    assert row["reason"].startswith(reason)
+    assert bench.did == did
+    assert (row.get("accuracy") is not None) == ("train" in did)
+    assert misses(row["excess"]) == list(constraints)
+
+
+def test_latency_is_a_miss_only_where_the_whole_interval_misses(tmp_path: Path) -> None:
+    trial, bench = trial_of(tmp_path, constraints={"latency": "0.47x"})  # measured 0.45 to 0.55
+    row = trial.run(HALF)
+    assert "train" in bench.did
+    assert row["status"] == "infeasible", "in the end the middle of the interval decides"
+    assert row["accuracy"] is not None
+
+
+def test_recipes_of_one_structure_are_measured_once(tmp_path: Path) -> None:
+    RecordingMeter.measured = 0
+    first, _ = trial_of(tmp_path, number=0)
+    other, bench = trial_of(tmp_path, number=1)
+    one, two = first.run(HALF), other.run(HALF | {"toy.lr": 0.2})
+    assert RecordingMeter.measured == 1
+    assert bench.did == ["train", "export"]
+    assert one["latency_ratio"] == two["latency_ratio"]
+    assert one["recipe_key"] != two["recipe_key"]
+
+
+def test_a_method_that_promises_less_than_it_gives_is_measured_again(tmp_path: Path) -> None:
+    class Liar(Recorder):
+        def candidate(self, recipe: Any, *, dry_run: bool = False, **more: Any) -> ToyCandidate:
+            return self.bench.candidate(self.bench_recipe(recipe) if dry_run else recipe, dry_run=dry_run, **more)
+
+        def bench_recipe(self, recipe: Any) -> Any:
+            return type(recipe)({**recipe.values, "toy.width": 0.25})
+
+    trial, bench = trial_of(tmp_path)
+    trial.bench = Liar(bench.bench)
+    row = trial.run(HALF)
+    assert row["latency_ratio"] == 0.5
+    assert row["params"] == 500
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("raise", "train: ValueError: a plugin's fault"),
+        ("nan", "train: the loss is not a number"),
+        ("memory", "train: out of memory: asked for 1 TB"),
+    ],
+)
+def test_what_breaks_is_a_failed_row_with_its_reason(tmp_path: Path, fault: str, reason: str) -> None:
+    trial, _ = trial_of(tmp_path)
+    row = trial.run(HALF | {"toy.fault": fault})
+    assert row["status"] == "failed"
+    assert row["reason"] == reason
+    assert row.get("accuracy") is None
+
+
+def test_an_invalid_recipe_leaves_at_gate_0(tmp_path: Path) -> None:
+    trial, bench = trial_of(tmp_path)
+    row = trial.run(WHOLE | {"toy.width": 0.125, "toy.bits": 2})
+    assert row["status"] == "infeasible"
+    assert "cannot go with 2 bits" in row["reason"]
+    assert bench.did == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    width=st.sampled_from([1.0, 0.5, 0.25]),
+    bits=st.sampled_from([32, 8, 4]),
+    drop=st.none() | st.floats(0, 12),
+    latency=st.none() | st.floats(0.02, 1.2),
+    macs=st.none() | st.floats(0.02, 1.2),
+)
+def test_a_trial_is_complete_exactly_where_it_meets_every_constraint(
+    tmp_path_factory: pytest.TempPathFactory,
+    width: float,
+    bits: int,
+    drop: float | None,
+    latency: float | None,
+    macs: float | None,
+) -> None:
+    ratios = {"latency": latency, "macs": macs}
+    constraints: dict[str, Any] = {name: f"{value:.6f}x" for name, value in ratios.items() if value is not None}
+    trial, _ = trial_of(tmp_path_factory.mktemp("run"), constraints=constraints | {"accuracy_drop": drop})
+    row = trial.run(WHOLE | {"toy.width": width, "toy.bits": bits})
+    meets = latency is None or width * (0.2 + 0.8 * bits / 32) <= round(latency, 6)
+    meets &= macs is None or width**2 <= round(macs, 6)
+    meets &= drop is None or (row.get("accuracy_drop") is not None and row["accuracy_drop"] <= drop)
+    assert (row["status"] == "complete") == meets
+    assert bool(row["reason"]) != meets

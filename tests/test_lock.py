@@ -1,0 +1,213 @@
+"""MachineLock among real processes: measurements are alone, trainings step aside, the dead hold nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from autocompress.devices import lock as lock_module
+from autocompress.devices.lock import MachineLock
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+
+START = """
+import os, sys, time
+from pathlib import Path
+from autocompress.devices.lock import MachineLock
+lock, log = MachineLock(Path(sys.argv[1])), open(sys.argv[2], "a", buffering=1)
+def say(word): log.write(f"{word} {os.getpid()} {time.monotonic()}\\n")
+"""
+
+TRAIN = """
+with lock.shared():
+    for batch in range(10_000):
+        say("batch"); time.sleep(0.02); lock.breathe()
+"""
+
+MEASURE = """
+for _ in range(int(sys.argv[3])):
+    with lock.exclusive():
+        say("enter"); time.sleep(0.03); say("leave")
+"""
+
+HOLD = """
+with lock.exclusive():
+    if "fork" in sys.argv and os.fork() == 0:
+        say("child"); time.sleep(30); os._exit(0)
+    say("held"); time.sleep(30)
+"""
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+class Log:
+    """What the processes wrote: (word, process, monotonic seconds)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def lines(self) -> list[tuple[str, int, float]]:
+        text = self.path.read_text() if self.path.exists() else ""
+        fields = [line.split() for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return sorted(((word, int(pid), float(at)) for word, pid, at in fields), key=lambda line: line[2])
+
+    def wait_for(self, word: str, count: int = 1) -> None:
+        give_up = time.monotonic() + 30
+        while sum(line[0] == word for line in self.lines()) < count:
+            assert time.monotonic() < give_up, f"no '{word}' in {self.lines()}"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path / "log.txt")
+
+
+@pytest.fixture
+def start(tmp_path: Path, log: Log) -> Iterator[Start]:
+    """Starts a script in a process of its own; all are killed at the end."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def begin(script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", START + script, str(tmp_path), str(log.path), *arguments]
+        running.append(subprocess.Popen(command, start_new_session=True))
+        return running[-1]
+
+    yield begin
+    for process in running:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its forked children too
+        process.wait()
+
+
+def test_measurements_exclude_each_other(start: Start, log: Log) -> None:
+    for process in [start(MEASURE, "8") for _ in range(3)]:
+        assert process.wait(60) == 0
+    words = [word for word, _, _ in log.lines()]
+    assert len(words) == 48
+    assert words == ["enter", "leave"] * 24
+    owners = [pid for _, pid, _ in log.lines()]
+    assert owners[::2] == owners[1::2]
+
+
+def test_trainings_share(start: Start, log: Log, tmp_path: Path) -> None:
+    start(TRAIN)
+    log.wait_for("batch")
+    began = time.monotonic()
+    with MachineLock(tmp_path).shared():
+        assert time.monotonic() - began < 1.0
+
+
+def test_a_training_pauses_within_a_batch_and_goes_on(start: Start, log: Log, tmp_path: Path) -> None:
+    start(TRAIN)
+    start(TRAIN)
+    log.wait_for("batch", 10)
+    began = time.monotonic()
+    with MachineLock(tmp_path).exclusive():
+        assert time.monotonic() - began < 1.0  # a batch takes 0.02 s
+        inside = time.monotonic()
+        time.sleep(0.3)
+        end = time.monotonic()
+    assert not [at for word, _, at in log.lines() if word == "batch" and inside < at < end]
+    log.wait_for("batch", len(log.lines()) + 10)
+    assert len({pid for _, pid, at in log.lines() if at > end}) == 2
+
+
+def test_a_training_keeps_its_turn_among_many_measurements(start: Start, log: Log) -> None:
+    start(TRAIN)
+    log.wait_for("batch")
+    measurements = [start(MEASURE, "10") for _ in range(2)]
+    for process in measurements:
+        assert process.wait(60) == 0
+    words = [word for word, _, _ in log.lines() if word != "leave"]
+    assert words.count("enter") == 20
+    streak = longest = 0
+    for word in words:
+        streak = streak + 1 if word == "enter" else 0
+        longest = max(longest, streak)
+    assert longest <= 3  # one under way, one that was in the queue before the training, and one that was just joining
+
+
+def test_a_killed_holder_frees_the_machine(start: Start, log: Log, tmp_path: Path) -> None:
+    holder = start(HOLD)
+    log.wait_for("held")
+    waiting = start(MEASURE, "1")
+    time.sleep(0.3)
+    assert "enter" not in [word for word, _, _ in log.lines()]
+    holder.send_signal(signal.SIGKILL)
+    assert waiting.wait(30) == 0
+    with MachineLock(tmp_path).shared():
+        pass
+
+
+def test_a_forked_child_does_not_hold_on_for_its_dead_parent(start: Start, log: Log, tmp_path: Path) -> None:
+    """Workers of a data loader outlive a killed training by seconds."""
+    holder = start(HOLD, "fork")
+    log.wait_for("held")
+    log.wait_for("child")
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    began = time.monotonic()
+    with MachineLock(tmp_path).exclusive():
+        assert time.monotonic() - began < 5.0
+
+
+def test_a_killed_waiter_is_forgotten(start: Start, log: Log, tmp_path: Path) -> None:
+    mine = MachineLock(tmp_path)
+    with mine.shared():
+        waiting = start(MEASURE, "1")
+        give_up = time.monotonic() + 30
+        while not mine._somebody_waits():
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        waiting.kill()
+        waiting.wait()
+        began = time.monotonic()
+        mine.breathe()
+        assert time.monotonic() - began < 1.0
+    assert not log.lines()
+
+
+def test_asking_twice_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
+    one, other = MachineLock(tmp_path), MachineLock(tmp_path)
+    with one.shared(), pytest.raises(RuntimeError, match="held here already"), other.exclusive():
+        pass
+    with other.exclusive():
+        pass
+    other.close()
+    with pytest.raises(RuntimeError, match="closed"), other.shared():
+        pass
+
+
+def test_without_anything_held_breathing_does_nothing(tmp_path: Path) -> None:
+    MachineLock(tmp_path).breathe()
+
+
+def test_an_error_frees_the_lock(tmp_path: Path) -> None:
+    mine = MachineLock(tmp_path)
+    with pytest.raises(ZeroDivisionError), mine.exclusive():
+        1 / 0  # noqa: B018
+    with mine.shared():
+        pass
+
+
+def test_without_flock_a_warning_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lock_module, "fcntl", None)
+    with caplog.at_level(logging.WARNING, logger="autocompress"):
+        mine = MachineLock(tmp_path)
+    assert "no flock" in caplog.text
+    with mine.shared():
+        mine.breathe()
+    with mine.exclusive():
+        pass

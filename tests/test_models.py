@@ -1,0 +1,171 @@
+"""Backbones: made to fit the data, described as JSON, and made again from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from autocompress import models
+from autocompress.data import DataInfo
+from autocompress.errors import UserError
+from autocompress.job import Job, load_job
+
+GREY = DataInfo(5, 1, (32, 32), (0.3,), (0.2,), ("a", "b", "c", "d", "e"))
+COLOUR = DataInfo(3, 3, (64, 64), (0.4, 0.5, 0.6), (0.2, 0.2, 0.2), ("x", "y", "z"))
+
+
+def job(model: str, **settings: Any) -> Job:
+    return load_job(model=model, data="digits", name="test", **settings)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "mobilenetv3_small_050", "test_convnext", "test_vit", "test_efficientnet"]
+)
+def test_a_model_follows_the_data(name: str) -> None:
+    model = models.create(job(name), GREY)
+    assert not model.training
+    assert models.input_size(model) == (1, 32, 32)
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 5)
+    assert model.class_names == list(GREY.class_names)
+    cfg: Any = model.pretrained_cfg
+    assert (cfg["architecture"], cfg["num_classes"], cfg["input_size"]) == (name, 5, (1, 32, 32))
+    assert (cfg["mean"], cfg["std"]) == (GREY.mean, GREY.std)
+
+
+def test_without_data_the_job_and_timm_decide() -> None:
+    model = models.create(job("resnet10t", model_args={"num_classes": 7, "in_chans": 1}, device={"input_size": 64}))
+    assert models.input_size(model) == (1, 64, 64)
+    assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 7)
+    assert models.input_size(models.create(job("test_resnet"))) == (3, 160, 160)
+
+
+def test_the_seed_decides_the_weights() -> None:
+    def first(seed: int) -> torch.Tensor:
+        return next(models.create(job("resnet10t", seed=seed), GREY).parameters())
+
+    before = torch.get_rng_state()
+    assert torch.equal(first(0), first(0))
+    assert not torch.equal(first(0), first(1))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_model_args_reach_timm_and_wrong_ones_are_named() -> None:
+    assert models.create(job("resnet10t", model_args={"base_width": 64, "zero_init_last": False}), GREY)
+    with pytest.raises(UserError, match=r"'resnet10t' cannot be made so.*colour"):
+        models.create(job("resnet10t", model_args={"colour": "red"}), GREY)
+
+
+def test_unknown_names_suggest_the_closest() -> None:
+    with pytest.raises(UserError, match=r"unknown model 'resnet81'.*did you mean 'resnet"):
+        models.create(job("resnet81"), GREY)
+    with pytest.raises(UserError, match=r"'resnet18.nothing' has no such weights"):
+        models.preprocessing(job("resnet18.nothing"))
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "repvgg_a0"])
+def test_an_architecture_survives_json(name: str) -> None:
+    model = models.reparameterise(models.create(job(name), GREY))
+    described = json.loads(json.dumps(models.architecture(model)))
+    again = models.from_architecture(described)
+    again.load_state_dict(model.state_dict())
+    images = torch.randn(2, 1, 32, 32)
+    assert torch.equal(model(images), again(images))
+    assert models.architecture(again) == models.architecture(model)
+    assert not again.training
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0", "fastvit_t8"])
+def test_branches_are_merged_without_changing_the_result(name: str) -> None:
+    model = models.create(job(name), COLOUR)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr,operator]
+                module.running_var.uniform_(0.9, 1.1)  # type: ignore[union-attr,operator]
+    images = torch.randn(2, 3, 64, 64)
+    layers = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    with torch.no_grad():
+        before = model(images)
+        merged = models.reparameterise(model)
+        after = merged(images)
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in merged.modules()) < layers
+    assert torch.allclose(before, after, atol=1e-3 * before.abs().max().item())
+    assert models.architecture(merged)["reparameterized"]
+    assert models.reparameterise(merged) is merged
+    modules = dict(merged.named_modules())
+    assert all(name in modules for name in (*models.stem(merged), *models.classifier(merged)))
+
+
+def test_other_models_are_left_alone() -> None:
+    model = models.create(job("resnet10t"), GREY)
+    assert not models.architecture(models.reparameterise(model))["reparameterized"]
+
+
+def test_a_model_that_was_saved_to_a_folder(tmp_path: Path) -> None:
+    source = models.create(job("test_resnet", model_args={"act_layer": "silu"}), GREY)
+    timm.models.save_for_hf(
+        source, tmp_path / "mine", model_args={"act_layer": "silu", "in_chans": 1, "num_classes": 5}
+    )
+    own = job(f"local-dir:{tmp_path / 'mine'}", pretrained=True)
+    assert not models.needs_training(own, GREY)
+    model = models.create(own, GREY)
+    images = torch.randn(2, 1, 32, 32)
+    assert torch.equal(model(images), source(images))
+    again = models.from_architecture(models.architecture(model))
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(images), source(images))
+    with pytest.raises(UserError, match="cannot be had from local-dir"):
+        models.create(job(f"local-dir:{tmp_path}"), GREY)
+    with pytest.raises(UserError, match="hf-hub:somebody/resnet18"):
+        models.create(job("somebody/resnet18"), GREY)
+
+
+def test_what_pretrained_models_want_goes_to_the_data() -> None:
+    wanted = models.preprocessing(job("resnet18", pretrained=True))
+    assert wanted["mean"] == pytest.approx((0.485, 0.456, 0.406))
+    assert wanted["default_size"] == (224, 224)
+    untrained = models.preprocessing(job("resnet18", device={"input_size": 48}, seed=3))
+    assert (untrained["mean"], untrained["input_size"], untrained["seed"]) == (None, 48, 3)
+
+
+def test_who_needs_training() -> None:
+    many = DataInfo(1000, 3, (64, 64), (0.5,) * 3, (0.5,) * 3, tuple(str(n) for n in range(1000)))
+    assert models.needs_training(job("resnet18"), many)
+    assert not models.needs_training(job("resnet18", pretrained=True), many)
+    assert models.needs_training(job("resnet18", pretrained=True), COLOUR)  # a new classifier
+
+
+def test_stamp_copies_what_the_model_is() -> None:
+    model = models.create(job("resnet10t"), GREY)
+    bare = torch.nn.Sequential()
+    assert models.architecture(models.stamp(bare, model)) == models.architecture(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "excluded"),
+    [
+        ("resnet10t", {"conv1.0"}),
+        ("test_efficientnet", {"conv_stem"}),
+        ("regnety_002", {"stem.conv"}),
+    ],
+)
+def test_eligible_convolutions_leave_stem_gates_and_groups_out(name: str, excluded: set[str]) -> None:
+    model = models.create(job(name), COLOUR)
+    modules = dict(model.named_modules())
+    found = models.eligible_convolutions(model)
+    assert found
+    assert not excluded & set(found)
+    for layer in found:
+        module = modules[layer]
+        assert isinstance(module, torch.nn.Conv2d)
+        assert module.groups == 1
+        assert module.out_channels >= 16
+        assert ".se." not in layer
+    order = [layer for layer in modules if layer in set(found)]
+    assert sorted(order) == sorted(found)
+    assert len(models.eligible_convolutions(model, min_channels=128)) < len(found)

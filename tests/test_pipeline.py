@@ -1,0 +1,94 @@
+"""The pipeline: one recipe gives one candidate, its stages are shared, and a dry run has the deployed structure."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autocompress.compression.recipe import Policy
+from autocompress.compression.store import Store
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import Value
+from autocompress.export import operator_histogram
+
+JOINT = {"ghost": "default", "recover": "default", "bits": "default", "quantize": "default"}
+
+
+def values_of(bench: Workbench, rules: dict[str, str], **changes: Value) -> dict[str, Value]:
+    values = bench.policy(rules)
+    assert values is not None
+    return {**values, **changes}
+
+
+def test_the_uncompressed_recipe_is_the_baseline(bench: Workbench) -> None:
+    candidate = bench.candidate(bench.compose(Policy({})))
+    image = torch.randn(4, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(candidate.model(image), bench.model(image))
+    assert candidate.params == bench.baseline.params
+    assert candidate.macs == bench.baseline.macs
+    assert candidate.plan["transforms"] == []
+
+
+@pytest.mark.parametrize("rules", [JOINT, {"ghost": "cheapest"}, {"bits": "default"}], ids=["joint", "ghost", "8-bit"])
+def test_a_dry_run_deploys_the_same_operators(bench: Workbench, rules: dict[str, str], tmp_path: Path) -> None:
+    recipe = bench.compose(Policy(rules))
+    dry = bench.candidate(recipe, dry_run=True)
+    real = bench.candidate(recipe)
+    shapes = [{name: tuple(value.shape) for name, value in c.model.state_dict().items()} for c in (dry, real)]
+    assert shapes[0] == shapes[1]
+    bench.export(dry, tmp_path / "dry.onnx")
+    bench.export(real, tmp_path / "real.onnx")
+    assert operator_histogram(tmp_path / "dry.onnx") == operator_histogram(tmp_path / "real.onnx")
+    assert (dry.params, dry.macs) == (real.params, real.macs)
+
+
+def test_one_recovered_model_serves_every_bit_width(bench: Workbench, tmp_path: Path) -> None:
+    pipeline = copy.copy(bench.pipeline)
+    pipeline.store = Store(tmp_path)
+    float_recipe = bench.compose(Policy({"ghost": "cheapest", "recover": "default"}))
+    int8_recipe = bench.compose(Policy({"ghost": "cheapest", "recover": "default", "bits": "default"}))
+    first = pipeline.run(float_recipe)
+    assert first.cache_hits == 0
+    second = pipeline.run(int8_recipe)
+    assert second.cache_hits == 1
+    assert second.cache_misses == 0
+    assert "recover" not in second.seconds, "the second recipe must not train again"
+    again = pipeline.run(float_recipe)
+    image = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(first.model(image), again.model(image))
+
+
+def test_the_key_of_a_stage_holds_all_that_it_depends_on(bench: Workbench) -> None:
+    recipe = bench.compose(Policy(JOINT))
+    keys = bench.pipeline._stage_keys(recipe)
+    other = copy.copy(bench.pipeline)
+    other.seed = bench.pipeline.seed + 1
+    assert set(keys).isdisjoint(other._stage_keys(recipe))
+    other = copy.copy(bench.pipeline)
+    other.baseline_key = "another"
+    assert set(keys).isdisjoint(other._stage_keys(recipe))
+
+
+def test_file_and_torch_model_give_the_same_labels(bench: Workbench, tmp_path: Path) -> None:
+    candidate = bench.candidate(bench.compose(Policy({"bits": "default"})))
+    deployable = bench.export(candidate, tmp_path / "model.onnx")
+    images = torch.cat([images for images, _ in bench.splits.val.loader(128)])
+    with torch.no_grad():
+        expected = candidate.model(images).argmax(1).numpy()
+    found = bench.device.predict(deployable, images.numpy(), bench.job.device).argmax(1)
+    assert np.mean(expected == found) >= 0.995
+
+
+def test_the_baseline_is_never_changed(bench: Workbench) -> None:
+    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    bench.candidate(bench.compose(Policy(JOINT)))
+    after = bench.model.state_dict()
+    assert set(before) == set(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not bench.model.training

@@ -1,0 +1,181 @@
+"""The plugin ``quantize``: found like any other, its space, its choices, and what its papers' options cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from autocompress.compression.recipe import Policy
+from autocompress.contract import Context, Manager, Quantizer, Space, TensorSpec
+from autocompress.job import DataConfig, Job
+from autocompress.quantization.scales import dequantize
+from autocompress_quantize import Quantize
+
+CONTEXT = Context(input_size=(3, 8, 8))
+JOB = Job(model="resnet18", data=DataConfig(train="digits"), name="test")
+DEFAULTS: dict[str, Any] = {
+    "weight_granularity": "per_channel",
+    "weight_grid": "symmetric",
+    "weight_range": "minmax",
+    "activation_range": "ema_minmax",
+    "calibration_images": 256,
+}
+
+
+def spec_of(weight: torch.Tensor, operator: str = "conv", bits: int = 8) -> TensorSpec:
+    return TensorSpec("w", "weight", "layer1", operator, tuple(weight.shape), bits, channel_axis=0)
+
+
+@pytest.fixture
+def weight() -> torch.Tensor:
+    """Channels of different size, all leaning to one side."""
+    return (torch.randn(8, 4, 3, 3) + 0.8) * torch.logspace(-2, 1, 8).reshape(-1, 1, 1, 1)
+
+
+def test_it_is_found_through_its_entry_point() -> None:
+    method = next(method for method in Manager().quantizers() if method.name == "quantize")
+    assert type(method).__module__.startswith("autocompress_quantize")
+    assert isinstance(method, Quantizer)
+    assert "1806.08342" in method.reference
+
+
+def test_its_space_has_the_papers_defaults() -> None:
+    space = Space(Policy({"quantize": "default"}))
+    assert Quantize().search_space(space.scope("quantize"), nn.Identity()) == DEFAULTS
+    structural = {name for name, parameter in space.asked.items() if parameter.structural}
+    assert structural == {"quantize.weight_granularity", "quantize.weight_grid"}
+
+
+def test_every_choice_gives_a_quantizer(weight: torch.Tensor) -> None:
+    method, space = Quantize(), Space(Policy({}))
+    method.search_space(space, nn.Identity())
+    x = torch.randn(4, 4, 8, 8)
+    for name, parameter in space.asked.items():
+        for choice in parameter.choices:
+            params = {**DEFAULTS, name: choice}
+            for spec, tensor in (
+                (spec_of(weight), weight),
+                (TensorSpec("a", "activation", "layer1", "conv", (1, 4, 8, 8)), x),
+            ):
+                fake = method.apply(spec, params, CONTEXT)
+                fake.observing = True
+                fake(tensor)
+                fake.observing = False
+                fake.finish_observing()
+                hardened = method.harden(fake, tensor if spec.role == "weight" else None)
+                assert float((fake(tensor) - tensor).abs().mean()) < 0.05 * float(tensor.abs().mean())
+                assert (hardened.integers is None) == (spec.role == "activation")
+
+
+def test_weights_by_default_are_what_int8_kernels_want(weight: torch.Tensor) -> None:
+    hardened = Quantize().apply(spec_of(weight), DEFAULTS, CONTEXT).harden(weight)
+    assert (hardened.low, hardened.high) == (-127, 127)
+    assert hardened.scale.shape == (8,)
+    assert not hardened.zero_point.any()
+
+
+def test_a_scale_a_channel_is_closer_than_one_for_all(weight: torch.Tensor) -> None:
+    errors = {}
+    for granularity in Quantize.granularities:
+        fake = Quantize().apply(spec_of(weight), {**DEFAULTS, "weight_granularity": granularity}, CONTEXT)
+        errors[granularity] = float((fake(weight) - weight).square().sum())
+    assert errors["per_channel"] < errors["per_tensor"]
+
+
+def test_depthwise_weights_stay_symmetric_per_channel(weight: torch.Tensor) -> None:
+    asymmetric = {**DEFAULTS, "weight_grid": "asymmetric"}
+
+    def zero_points(operator: str, params: dict[str, Any]) -> torch.Tensor:
+        return Quantize().apply(spec_of(weight, operator), params, CONTEXT).harden(weight).zero_point
+
+    assert zero_points("conv", asymmetric).any()
+    assert not zero_points("depthwise", asymmetric).any()
+    assert zero_points("depthwise", {**asymmetric, "weight_granularity": "per_tensor"}).any()
+
+
+def test_few_bits_work_too(weight: torch.Tensor) -> None:
+    """The space offers 8; the code is right for 2 to 8, and each bit less costs accuracy."""
+    errors = []
+    for bits in range(8, 1, -1):
+        fake = Quantize().apply(spec_of(weight, bits=bits), {**DEFAULTS, "weight_range": "mse"}, CONTEXT)
+        errors.append(float((fake(weight) - weight).square().sum()))
+        assert fake.harden(weight).high == 2 ** (bits - 1) - 1
+    assert errors == sorted(errors)
+
+
+@pytest.mark.parametrize("grid", Quantize.grids)
+@pytest.mark.parametrize("granularity", Quantize.granularities)
+@pytest.mark.parametrize("operator", ["conv", "depthwise", "linear"])
+def test_the_runtime_computes_what_torch_simulates(operator: str, granularity: str, grid: str) -> None:
+    """The integers, scales and zero points in a QDQ file, run by ONNX Runtime's own integer kernels."""
+    torch.manual_seed(0)
+    layer: nn.Module = {
+        "conv": nn.Conv2d(8, 16, 3, bias=False),
+        "depthwise": nn.Conv2d(8, 8, 3, groups=8, bias=False),
+        "linear": nn.Linear(8, 16, bias=False),
+    }[operator]
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    shape = (4, 8) if operator == "linear" else (4, 8, 10, 10)
+    x = torch.randn(shape).relu()
+    params = {**DEFAULTS, "weight_granularity": granularity, "weight_grid": grid}
+    weight = layer.weight.detach() + 0.2
+    of_weight = Quantize().apply(spec_of(weight, operator), params, CONTEXT)
+    of_input = Quantize().apply(TensorSpec("x", "activation", "", "input", (1, *shape[1:])), params, CONTEXT)
+    of_output = Quantize().apply(TensorSpec("y", "activation", "", operator, (1, 16)), params, CONTEXT)
+    layer.weight.data = of_weight(weight)
+    for fake, value in ((of_input, x), (of_output, layer(x))):
+        fake.observing = True
+        fake(value)
+        fake.observing = False
+        fake.finish_observing()
+    expected = of_output(layer(of_input(x))).detach()
+
+    held = of_weight.harden(weight)
+    assert held.integers is not None
+    torch.testing.assert_close(
+        dequantize(held.integers, held.scale, held.zero_point, held.channel_axis), layer.weight.data
+    )
+    arrays = {"w": held.integers.numpy(), "ws": held.scale.numpy(), "wz": held.zero_point.numpy().astype(np.int8)}
+    for name, fake in (("x", of_input), ("y", of_output)):
+        ends = fake.harden()
+        arrays |= {f"{name}s": ends.scale.numpy(), f"{name}z": ends.zero_point.numpy().astype(np.uint8)}
+    axis = {} if held.channel_axis is None else {"axis": held.channel_axis}
+    compute = (
+        helper.make_node("Gemm", ["x1", "w1"], ["y0"], transB=1)
+        if operator == "linear"
+        else helper.make_node("Conv", ["x1", "w1"], ["y0"], group=8 if operator == "depthwise" else 1)
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["x1"]),
+            helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["w1"], **axis),
+            compute,
+            helper.make_node("QuantizeLinear", ["y0", "ys", "yz"], ["yq"]),
+            helper.make_node("DequantizeLinear", ["yq", "ys", "yz"], ["y"]),
+        ],
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, list(expected.shape))],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {"x": x.numpy()})
+    steps = np.abs(result - expected.numpy()) / float(arrays["ys"])
+    assert steps.max() < 1.01  # a value on the edge between two integers may fall to either side
+    assert (steps > 0.5).mean() < 0.01
+
+
+def test_it_says_why_it_cannot_apply() -> None:
+    assert Quantize().check(nn.Sequential(nn.Conv2d(3, 4, 1)), JOB) == []
+    assert "no convolution" in Quantize().check(nn.Sequential(nn.ReLU()), JOB)[0]
+    broken = nn.Linear(2, 2)
+    broken.weight.data[0, 0] = torch.nan
+    assert "not finite" in Quantize().check(broken, JOB)[0]

@@ -1,0 +1,320 @@
+"""The report: what the page says, that it is safe to open, and that a browser draws its charts."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from example_run import JOB, example_rows, write_run
+from rich.console import Console
+
+from autocompress import results
+from autocompress.errors import UserError
+from autocompress.report import front_table, view, words, write_report
+from autocompress.report.chart import chart_data
+from autocompress.report.importance import explained, importance
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: the charts of the page are not drawn")
+EVIL = "<script>alert(1)</script>\"'&</pre>"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_run(tmp_path_factory.mktemp("results") / "resnet18-glyphs")
+    write_report(folder)
+    return folder
+
+
+def page_data(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def visible(page: str) -> str:
+    """The page's text without markup, styles and scripts."""
+    return html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(style|script).*?</\1>", "", page)))
+
+
+def rendered(page: Path, profile: Path, script: str = "") -> str:
+    """The DOM that a browser makes of ``page``, after ``script`` ran in it; fails if a script of the page fails."""
+    if script:
+        tail = f"<script>addEventListener('load', () => setTimeout(() => {{{script}}}, 50))</script></body>"
+        page = page.with_name("acted.html")
+        page.write_text(page.with_name("report.html").read_text().replace("</body>", tail))
+    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    quiet += " --disable-component-update --disable-sync --enable-logging=stderr --window-size=1300,2000"
+    command = [str(BROWSER), *quiet.split(), f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom"]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "Uncaught" not in done.stderr, done.stderr
+    assert "Content Security Policy" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_the_page_tells_the_run(run: Path) -> None:
+    page = (run / "report.html").read_text(encoding="utf-8")
+    text = " ".join(visible(page).split())
+    result = results.read(run)
+    best = result.best()
+    assert view.headline(result) in text
+    assert f"{best['accuracy']:.2f} %" in text
+    for row in result.models.to_dict("records"):
+        assert words.recipe(row["recipe"]) in text
+        assert f'href="artifacts/{row["trial"]}/model.onnx"' in page
+    for fact in ("accuracy drop at most 1 point", "latency at most 0.5×", "avx512_vnni", "13 min 32 s", "41 of 114"):
+        assert fact in text
+    assert "adder does not apply layers of adders run 50 times slower" in text
+    assert "Plugin 'acme' is broken" in text
+    assert "OutOfMemoryError: <tried> to allocate 2 GiB & failed" in text
+    assert "granularity: stage" in text
+    assert "One validation image is worth 0.05 points" in text
+    assert "Latency was noisy for trial" in text
+
+
+def test_the_page_is_one_file(run: Path) -> None:
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert len(page) < 1_000_000
+    assert not re.search(r'(src|href)="?(https?:|//)', page)
+    assert "default-src 'none'" in page
+
+
+def test_the_chart_holds_every_trial(run: Path) -> None:
+    data = page_data((run / "report.html").read_text(encoding="utf-8"))
+    result = results.read(run)
+    assert sorted(point["trial"] for point in data["points"] if point["trial"] is not None) == list(range(60))
+    front = {point["trial"]: point for point in data["points"] if point["kind"] == "front"}
+    assert set(front) == set(result.models["trial"])
+    for row in result.models.to_dict("records"):
+        assert front[row["trial"]]["latency_ratio"] == pytest.approx(row["latency_ratio"])  # as measured again
+    assert [point["latency_ratio"] for point in data["points"] if point["kind"] == "baseline"] == [1.0]
+    assert data["limits"] == pytest.approx({"latency_ratio": 0.5, "accuracy": 91.6})
+    assert (data["x"], data["y"]) == ("latency_ratio", "accuracy")
+    assert data["progress"] == sorted(data["progress"])
+    assert "energy_uj" not in {axis["key"] for axis in data["axes"]}
+
+
+def test_the_picture_is_written(run: Path) -> None:
+    picture = (run / "front.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+
+
+def test_what_users_wrote_is_escaped(tmp_path: Path) -> None:
+    write_run(tmp_path, name=EVIL, model=EVIL)
+    rows, front = example_rows()
+    rows[0] |= {"reason": EVIL, "status": "failed", "recipe": {EVIL: EVIL}}
+    front[1] |= {"recipe": {f"ghost.ratio.{EVIL}": EVIL}, "artifact": f"artifacts/{EVIL}"}
+    results.write_trials(tmp_path, rows)
+    results.write_front(tmp_path, front)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["environment"] = {EVIL: EVIL}
+    summary["plugins"] = {"applied": [EVIL], "refused": {EVIL: [EVIL]}, "broken": {EVIL: EVIL}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "alert(1)" in page
+    assert "<script>alert" not in page
+    assert "</pre>&" not in page
+    assert page_data(page)["points"][0]["reason"] == EVIL
+
+
+def test_links_stay_inside_the_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "model.onnx").write_text("x")
+    _, front = example_rows()
+    front[1]["artifact"] = "../secret"
+    front[2]["artifact"] = str(tmp_path / "secret")
+    results.write_front(tmp_path / "run", front)
+    assert "secret" not in re.sub(r"(?s)<script.*?</script>", "", write_report(tmp_path / "run").read_text())
+
+
+def test_a_run_that_goes_on_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    assert "No front yet" in write_report(tmp_path).read_text()
+    results.write_trials(tmp_path, example_rows(8)[0])
+    page = write_report(tmp_path).read_text()
+    assert "still running" in page
+    assert len(page_data(page)["points"]) == 8
+
+
+def test_the_nearest_miss_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, constraints={"accuracy_drop": 1.0, "latency": "0.001x"})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["nearest_miss"] = {"trial": 17, "reason": "latency 0.14x, at most 0.001x"}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    text = visible(write_report(tmp_path).read_text())
+    assert "No model of the front meets accuracy drop at most 1 point and latency at most 0.001×" in text
+    assert "The nearest miss is trial 17: latency 0.14x, at most 0.001x." in text
+    assert "misses latency" in text
+
+
+def test_without_a_bound_on_accuracy_the_most_accurate_is_better_than_none(tmp_path: Path) -> None:
+    write_run(tmp_path, constraints={"latency": "0.5x"})
+    _, front = example_rows()
+    front[1:] = [row | {"accuracy_drop": row["accuracy_drop"] + 5} for row in front[1:]]
+    results.write_front(tmp_path, front)
+    result = results.read(tmp_path)
+    best = view.recommended(result)
+    assert best is not None
+    assert best["accuracy_drop"] == result.models["accuracy_drop"].min()
+
+
+def test_an_energy_job_shows_energy(tmp_path: Path) -> None:
+    write_run(tmp_path, objectives=["accuracy", "energy"], constraints={"energy": "0.5x"})
+    rows, front = example_rows()
+    for row in (*rows, *front[1:]):
+        row["energy_uj"] = 200.0 * row["latency_ratio"] if row.get("latency_ratio") else None
+        if row in front:
+            row["energy_ratio"] = row["energy_uj"] / 210.0
+    front[0] = front[0] | {"energy_uj": 210.0, "energy_ratio": 1.0}
+    results.write_trials(tmp_path, rows)
+    results.write_front(tmp_path, front)
+    data = page_data(write_report(tmp_path).read_text())
+    assert data["x"] == "energy_uj"
+    assert data["limits"] == {"energy_uj": 105.0}
+    assert "210 µJ" in visible((tmp_path / "report.html").read_text())
+
+
+def test_a_folder_that_is_no_run_gets_no_page(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a run"):
+        write_report(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_terminal_table_fits_and_names_the_front(run: Path) -> None:
+    console = Console(width=80, record=True)
+    console.print(front_table(results.read(run)))
+    text = console.export_text()
+    for row in results.read(run).models.to_dict("records"):
+        assert re.search(rf"(?m)^ *{row['trial']} +{row['accuracy']:.2f} +{row['test_accuracy']:.2f} ", text)
+    assert "…" not in text
+    assert "recommended" in text
+
+
+def test_names_with_brackets_survive_the_terminal(tmp_path: Path) -> None:
+    write_run(tmp_path, name="[red]x[/blue]")
+    console = Console(width=180, record=True)
+    console.print(front_table(results.read(tmp_path)))
+    assert "[red]x[/blue]" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text"),
+    [
+        ({}, "uncompressed"),
+        ({"ghost.ratio.layer1": "none", "bits.weight.layer1": "none", "scop.rate.layer1": 0.0}, "uncompressed"),
+        (
+            {"ghost.ratio.a": 2, "ghost.ratio.b": 2, "ghost.kernel": 3, "recover.epochs": 1},
+            "ghost ratio 2 everywhere (kernel 3); 1 epoch of recovery",
+        ),
+        ({"ghost.ratio.a": "none", "ghost.ratio.b": 2}, "ghost ratio 2 in b"),
+        ({"ghost.ratio.a": "none", "ghost.kernel": 3}, "uncompressed"),
+        ({"quantize.observer": "mse"}, "quantize observer mse"),
+        (
+            {"bits.weight.stem": "none", "bits.weight.a": "q:8", "bits.activation.a": 8, "bits.weight.b": "q:8"},
+            "int8 everywhere but stem (float)",
+        ),
+        (
+            {"bits.weight.a": "q:8", "bits.weight.b": "slb:2", "bits.activation.b": 8},
+            "q int8 everywhere but b (slb W2A8)",
+        ),
+    ],
+)
+def test_recipes_in_words(recipe: dict[str, Any], text: str) -> None:
+    assert words.recipe(recipe) == text
+
+
+def test_numbers_in_words() -> None:
+    assert [words.size(n) for n in (532, 11_200_000, 999_600)] == ["532 B", "11.2 MB", "1.00 MB"]
+    assert [words.points(n) for n in (0.4, -0.4, -0.001)] == ["+0.40", "\N{MINUS SIGN}0.40", "0.00"]
+    assert [words.duration(n) for n in (12.4, 200, 7500)] == ["12 s", "3 min 20 s", "2 h 5 min"]
+    assert {words.ratio(np.nan), words.percent(None), words.count(np.nan)} == {words.MISSING}
+
+
+def test_importance_is_the_share_that_is_explained() -> None:
+    draw = np.random.default_rng(0)
+    bits, noise = draw.choice(["4", "8"], 300), draw.normal(size=300)
+    assert explained(bits, (bits == "8") * 2.0) == 1.0
+    assert explained(bits, (bits == "8") * 2.0 + noise) == pytest.approx(0.5, abs=0.1)  # variances 1 and 1
+    assert explained(bits, noise) < 0.05
+    assert explained(draw.uniform(size=300), noise) < 0.05  # many values, and yet no explanation
+    assert explained(["a"] * 300, noise) == 0.0
+    assert explained(bits, np.full(300, 91.3)) == 0.0
+
+
+def test_importance_ranks_parameters() -> None:
+    draw = np.random.default_rng(1)
+    recipes = [{"a": int(draw.integers(3)), "b": int(draw.integers(3))} for _ in range(60)]
+    target = [float(recipe["b"]) if index else np.nan for index, recipe in enumerate(recipes)]
+    shares = importance(recipes, target)
+    assert list(shares) == ["b", "a"]
+    assert shares["b"] == 1.0
+    assert importance(recipes[:5], target[:5]) == {}
+
+
+def test_reasons_that_differ_in_figures_count_as_one(run: Path) -> None:
+    found = view.reasons(results.read(run), "infeasible")
+    assert len(found) == 1
+    assert len(found[0][1]) == (results.read(run).trials["status"] == "infeasible").sum() > 1
+
+
+def test_chart_data_is_strict_json(run: Path) -> None:
+    assert json.loads(json.dumps(chart_data(results.read(run)), allow_nan=False))
+
+
+@needs_browser
+def test_the_browser_draws_the_front(run: Path, tmp_path: Path) -> None:
+    dom = rendered(run / "report.html", tmp_path / "profile")
+    result = results.read(run)
+    chart = dom[dom.index('id="scatter"') : dom.index('id="legend"')]
+    marks = re.findall(r'<circle class="mark front" data-trial="(\d+)" cx="([\d.]+)" cy="([\d.]+)"', chart)
+    assert {int(trial) for trial, _, _ in marks} == set(result.models["trial"])
+    assert chart.count('class="mark baseline"') == 1
+    assert 'class="allowed"' in chart
+    # Where the marks are: further right is slower, further down is less accurate.
+    spots = {int(trial): (float(x), float(y)) for trial, x, y in marks}
+    trials = list(result.models["trial"])
+    by_latency = sorted(trials, key=lambda t: result.models.set_index("trial").loc[t, "latency_ratio"])
+    by_accuracy = sorted(trials, key=lambda t: result.models.set_index("trial").loc[t, "accuracy"])
+    assert by_latency == sorted(trials, key=lambda t: spots[t][0])
+    assert by_accuracy == sorted(trials, key=lambda t: -spots[t][1])
+    assert dom.count('class="thread') == 60
+    assert len(re.findall(r"<tr data-trial", dom[dom.index('id="trials"') :])) == 60
+
+
+@needs_browser
+def test_the_browser_obeys(run: Path, tmp_path: Path) -> None:
+    dom = rendered(
+        run / "report.html",
+        tmp_path / "profile",
+        """
+        byId("axis-x").value = "size_bytes"; byId("axis-x").dispatchEvent(new Event("change"));
+        byId("status").value = "failed"; byId("status").dispatchEvent(new Event("change"));
+        document.querySelector("#scatter .mark.front").dispatchEvent(new Event("focus"));
+        """,
+    )
+    assert "Size of the file, log scale" in dom[dom.index('id="scatter"') : dom.index('id="legend"')]
+    failed = int((results.read(run).trials["status"] == "failed").sum())
+    assert f"{failed} of 60</span>" in dom
+    assert 0 < failed == len(re.findall(r"<tr data-trial", dom[dom.index('id="trials"') :]))
+    assert re.search(r'<div id="tip"[^>]*><b>trial \d+, on the front</b>', dom)
+
+
+@needs_browser
+@pytest.mark.parametrize("trials", [0, 3])
+def test_the_browser_takes_an_empty_run(tmp_path: Path, trials: int) -> None:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    results.write_trials(tmp_path, [{"trial": n, "status": "failed", "reason": EVIL} for n in range(trials)])
+    dom = rendered(write_report(tmp_path), tmp_path / "profile")
+    assert f"{trials} of {trials}</span>" in dom
+    assert "Nothing was measured." in dom

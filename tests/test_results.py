@@ -1,0 +1,197 @@
+"""results/<name>/: what is written is what is read, and a folder that is no run is told so."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from example_run import BASELINE, example_rows, write_run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import autocompress
+from autocompress.errors import UserError
+from autocompress.results import COLUMNS, FRONT_COLUMNS, frame, read, read_trials, write_front, write_trials
+
+calm = settings(deadline=None, max_examples=60)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r"), max_size=40)
+numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+trials = st.fixed_dictionaries(
+    {
+        "trial": st.integers(0, 10**6),
+        "status": st.sampled_from(["complete", "stopped", "infeasible", "failed"]),
+        "reason": texts,
+        "accuracy": numbers,
+        "size_bytes": st.none() | st.integers(0, 2**53),
+        "recipe": st.dictionaries(texts, texts | st.integers(-5, 5) | st.booleans() | st.floats(0, 1), max_size=4),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("results") / "run")
+
+
+def test_columns_are_an_interface() -> None:
+    assert ",".join(COLUMNS) == (
+        "trial,status,reason,accuracy,accuracy_drop,latency_ms,latency_ratio,size_bytes,params,macs,energy_uj,seconds,"
+        "rung,recipe,artifact"
+    )
+    assert FRONT_COLUMNS[: len(COLUMNS)] == COLUMNS
+    assert ",".join(FRONT_COLUMNS[len(COLUMNS) :]) == (
+        "test_accuracy,test_accuracy_drop,latency_ratio_low,latency_ratio_high,size_ratio,energy_ratio"
+    )
+
+
+@calm
+@given(st.lists(trials, max_size=5))
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    write_trials(folder, rows)
+    found = read_trials(folder)
+    assert tuple(found.columns) == COLUMNS
+    assert list(found["trial"]) == [row["trial"] for row in rows]
+    assert list(found["recipe"]) == [row["recipe"] for row in rows]
+    assert list(found["reason"]) == [row["reason"] for row in rows]
+    for accuracy, size, row in zip(found["accuracy"], found["size_bytes"], rows, strict=True):
+        assert accuracy == row["accuracy"] or (math.isnan(accuracy) and row["accuracy"] is None)
+        assert size is pd.NA if row["size_bytes"] is None else size == row["size_bytes"]
+
+
+def test_any_reason_can_be_written(tmp_path: Path) -> None:
+    reason = 'step 1\rstep 2\r\nEOF\x00 \ud800 "quoted", nan'
+    write_trials(tmp_path, [{"trial": 0, "reason": reason}, {"trial": 1, "reason": "nan"}])
+    assert list(read_trials(tmp_path)["reason"]) == ['step 1\nstep 2\nEOF ? "quoted", nan', "nan"]
+
+
+def test_others_can_read_the_files(run: Path) -> None:
+    table = pd.read_csv(run / "trials.csv")
+    assert tuple(table.columns) == COLUMNS
+    assert json.loads(table["recipe"][0])["recover.epochs"] in (1, 2)
+    assert pd.read_csv(run / "front.csv")["status"][0] == "baseline"
+
+
+def test_frames_are_typed(run: Path) -> None:
+    result = read(run)
+    for table in (result.trials, result.front):
+        assert str(table["trial"].dtype) == str(table["macs"].dtype) == "Int64"
+        assert table["accuracy"].dtype == "float64"
+        assert isinstance(table["recipe"].iloc[-1], dict)
+    assert pd.isna(result.front["trial"].iloc[0])
+
+
+def test_a_recipe_keeps_its_order(tmp_path: Path) -> None:
+    write_trials(tmp_path, [{"trial": 0, "recipe": {"z.stem": 1, "a.layer1": 2}}])
+    assert list(read_trials(tmp_path)["recipe"][0]) == ["z.stem", "a.layer1"]
+
+
+def test_an_unknown_column_is_refused() -> None:
+    with pytest.raises(ValueError, match="latncy"):
+        frame([{"trial": 1, "latncy": 2.0}])
+
+
+def test_the_front_starts_with_the_baseline(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="baseline"):
+        write_front(tmp_path, example_rows()[1][1:])
+    assert not (tmp_path / "front.csv").exists()
+
+
+def test_read_gives_the_whole_run(run: Path) -> None:
+    result = autocompress.read(run)
+    assert result.job["model"] == "resnet18"
+    assert len(result.trials) == 60
+    assert len(result.models) == len(result.front) - 1 > 2
+    assert result.baseline["accuracy"] == BASELINE["accuracy"]
+    assert result.summary["cache"] == {"hits": 41, "misses": 73}
+    assert "60 trials" in repr(result)
+    assert "artifacts/" in result._repr_html_()
+
+
+def test_a_run_that_goes_on_is_read_too(run: Path, tmp_path: Path) -> None:
+    for name in ("job.yaml", "trials.csv"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    result = read(tmp_path)
+    assert result.front.empty
+    assert result.models.empty
+    assert result.summary == {}
+    assert pd.isna(result.baseline["accuracy"])
+    assert "0 models" in repr(result)
+    (tmp_path / "trials.csv").unlink()
+    assert read(tmp_path).trials.empty
+
+
+def test_the_artifact_of_a_trial(run: Path) -> None:
+    result = read(run)
+    trial = int(result.models["trial"].iloc[0])
+    assert (result.artifact(trial) / "model.onnx").exists()
+    with pytest.raises(UserError, match="trial 999 has no artifact"):
+        result.artifact(999)
+
+
+def test_best_is_the_cheapest_that_fits(run: Path) -> None:
+    result = read(run)
+    for limit in (0.0, 0.5, 1.0):
+        fitting = result.models[result.models["accuracy_drop"] <= limit]
+        assert result.best(accuracy_drop=limit)["latency_ratio"] == fitting["latency_ratio"].min()
+    fitting = result.models[result.models["latency_ratio"] <= 0.3]
+    assert result.best(latency_ratio=0.3)["accuracy"] == fitting["accuracy"].max()
+    assert result.best("size_bytes", accuracy=0)["size_bytes"] == result.models["size_bytes"].min()
+    assert result.best()["trial"] == result.best(accuracy_drop=1.0, latency_ratio=0.5)["trial"]
+
+
+def test_best_says_what_cannot_be(run: Path) -> None:
+    result = read(run)
+    with pytest.raises(UserError, match=r"no model of the front has latency_ratio <= 0\.001 \(the best left"):
+        result.best(latency_ratio=0.001)
+    with pytest.raises(UserError, match="did you mean 'latency_ratio'"):
+        result.best(latency_ration=0.5)
+    with pytest.raises(UserError, match="no column 'recipe' of numbers"):
+        result.best(recipe=1)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "wanted"),
+    [
+        ({"accuracy_drop": 1.5, "latency": "0.5x"}, {"accuracy_drop": 1.5, "latency_ratio": 0.5}),
+        ({"latency": "4 ms", "size": "2 MB"}, {"latency_ms": 4.0, "size_bytes": 2e6}),
+        ({"size": "0.25x", "macs": {"value": 0.5, "relative": True}}, {"size_bytes": 11_190_528, "macs": 18_670_080}),
+        ({"params": {"value": 5e6, "relative": False}, "energy": None}, {"params": 5e6}),
+        ({}, {}),
+    ],
+)
+def test_constraints_become_bounds_on_columns(
+    tmp_path: Path, constraints: dict[str, Any], wanted: dict[str, float]
+) -> None:
+    assert read(write_run(tmp_path, constraints=constraints)).limits == pytest.approx(wanted)
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(UserError, match="is not a run: there is no such folder"):
+        read(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"is not a run: it has no job.yaml \(give the folder"):
+        read(tmp_path)
+    with pytest.raises(UserError, match=rf"runs there: .*{run.name}"):
+        read(run.parent)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("trials.csv", "trial,status\n1,complete\n", r"trials.csv cannot be read: column 'reason' is missing"),
+        ("trials.csv", ",".join(COLUMNS) + "\nx" + "," * (len(COLUMNS) - 1), "trials.csv cannot be read"),
+        ("trials.csv", "", "trials.csv cannot be read"),
+        ("job.yaml", "a: [", "cannot be read"),
+        ("job.yaml", "- a", "must hold keys and values"),
+        ("summary.json", "{", "cannot be read"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, file: str, text: str, message: str) -> None:
+    write_run(tmp_path)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path)

@@ -1,0 +1,87 @@
+"""Resume after SIGKILL: finished stays finished, nothing runs twice but what was cut short, and the budget is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from test_search_run import wait_for
+from toy_bench import offer_toy_device, open_toy, toy_job
+
+from autocompress import results
+from autocompress.errors import UserError
+from autocompress.search import run, rundir
+
+TESTS = Path(__file__).parent
+TRIALS = 10
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What workers inherit; gives the file in which they note each whole run."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("TOY_RUNS", str(tmp_path / "runs.txt"))
+    monkeypatch.setenv("TOY_SECONDS", "0.4")
+    offer_toy_device()
+    return tmp_path / "runs.txt"
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on(tmp_path: Path, environment: Path) -> None:
+    script = f"import toy_bench; toy_bench.main({str(tmp_path)!r}, {TRIALS}, workers=2)"
+    process = subprocess.Popen([sys.executable, "-c", script])
+    trials = tmp_path / "toy" / "trials.csv"
+    wait_for(lambda: len(trials.read_text().splitlines()) >= 5, trials)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = results.read(tmp_path / "toy").trials
+    assert 4 <= len(before) < TRIALS
+
+    found = run.resume(tmp_path / "toy", open_bench=open_toy)
+    assert len(found.trials) == TRIALS
+    assert found.summary["ended"] == "all trials are spent"
+    same = found.trials[found.trials["trial"].isin(before["trial"])].reset_index(drop=True)
+    columns = ["trial", "status", "accuracy", "latency_ratio", "recipe"]
+    assert same[columns].equals(before[columns]), "what was finished stays as it was"
+
+    noted = [json.loads(line)["key"] for line in environment.read_text().splitlines()]
+    twice = [key for key, count in Counter(noted).items() if count > 1]
+    assert len(twice) <= 2, "only what the two workers had under way may run again"
+    rows = [json.dumps(recipe, sort_keys=True) for recipe in found.trials["recipe"]]
+    assert len(set(rows)) == TRIALS
+
+    once_more = run.resume(tmp_path / "toy", open_bench=open_toy)
+    assert len(once_more.trials) == TRIALS
+    assert len(environment.read_text().splitlines()) == len(noted), "nothing was left to run"
+
+    more = run.resume(tmp_path / "toy", trials=TRIALS + 2, open_bench=open_toy)
+    assert len(more.trials) == TRIALS + 2
+
+
+def test_resume_refuses_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a run"):
+        run.resume(tmp_path)
+
+
+def test_only_one_process_drives_a_run(tmp_path: Path) -> None:
+    offer_toy_device()
+    folder = rundir.create(toy_job(tmp_path), {"python": "3.11"})
+    script = (
+        "import sys, pathlib; from autocompress.search import rundir\n"
+        f"with rundir.driver(pathlib.Path({str(folder)!r})): print('driving', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "driving\n"
+    with pytest.raises(UserError, match="another process is running the search"), rundir.driver(folder):
+        pass
+    other.kill()
+    other.communicate()
+    with rundir.driver(folder):
+        pass

@@ -1,0 +1,168 @@
+"""A whole search on Ray with the toy bench: the files that it leaves, its front, its budget, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from toy_bench import offer_toy_device, open_toy, toy_job
+
+from autocompress import results
+from autocompress.errors import UserError
+from autocompress.files import canonical_json
+from autocompress.search import run
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One Ray for the file; its workers find the toy bench."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+        offer_toy_device()
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
+        yield
+        ray.shutdown()
+
+
+class Watcher:
+    """Remembers what a search says."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.rows: list[dict[str, Any]] = []
+        self.fronts: list[int] = []
+        self.hypervolumes: list[float] = []
+        self.total = 0
+
+    def on_start(self, total: int) -> None:
+        self.total = total
+
+    def on_baseline(self, row: dict[str, Any]) -> None:
+        self.baseline = row
+
+    def on_trial(
+        self,
+        row: dict[str, Any],
+        front_rows: Sequence[Any],
+        hypervolume: float,
+        trials_done: int,
+        seconds_left: float | None,
+    ) -> None:
+        del seconds_left
+        assert trials_done == len(self.rows) + 1
+        self.rows.append(row)
+        self.fronts.append(len(front_rows))
+        self.hypervolumes.append(hypervolume)
+
+    def on_note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
+    watcher = Watcher()
+    job = toy_job(tmp_path, workers=2, budget={"trials": 12}, constraints={"accuracy_drop": 8.0})
+    found = run.search(job, observer=watcher, open_bench=open_toy)
+    assert found.folder == tmp_path / "toy"
+    for name in ("job.yaml", "trials.csv", "front.csv", "summary.json", "study.journal", "log.txt", "report.html"):
+        assert (found.folder / name).stat().st_size > 0, name
+    assert len(found.trials) == watcher.total == len(watcher.rows) == 12
+    assert found.trials["trial"].is_monotonic_increasing
+    assert {row["label"] for row in watcher.rows} == {"uncompressed", "8-bit alone", ""}
+    assert watcher.hypervolumes == sorted(watcher.hypervolumes)
+
+    front = found.models
+    assert found.front.iloc[0]["status"] == results.BASELINE
+    assert (front["accuracy_drop"] <= 8.0).all()
+    for one in front.itertuples():
+        better = (front["accuracy"] >= one.accuracy) & (front["latency_ratio"] <= one.latency_ratio)
+        assert better.sum() == 1, "only itself"
+        assert (found.artifact(one.trial) / "model.onnx").exists()
+        metrics = json.loads((found.artifact(one.trial) / "metrics.json").read_text())
+        assert metrics["test_accuracy"] == one.test_accuracy == one.accuracy - 1
+    kept = {path.parent.name for path in found.folder.glob("artifacts/*/model.onnx")}
+    assert kept == {str(number) for number in front["trial"]}, "models of dominated trials are deleted"
+    assert sum(found.summary["trials"].values()) == 12
+    assert found.summary["ended"] == "all trials are spent"
+
+    with pytest.raises(UserError, match="exists already"):
+        run.search(job, open_bench=open_toy)
+    assert len(results.read(found.folder).trials) == 12
+
+
+def test_random_search_repeats_with_its_seed(tmp_path: Path) -> None:
+    recipes = []
+    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
+        job = toy_job(tmp_path, name=name, seed=seed, sampler="random", budget={"trials": 5})
+        trials = run.search(job, open_bench=open_toy).trials
+        recipes.append([canonical_json(recipe) for recipe in trials["recipe"]])
+    assert recipes[0] == recipes[1]
+    assert recipes[0] != recipes[2]
+
+
+def test_where_nothing_meets_the_constraints_there_is_a_front_and_the_nearest_miss(tmp_path: Path) -> None:
+    limits = {"accuracy_drop": 0.5, "latency": "0.45x"}
+    found = run.search(toy_job(tmp_path, budget={"trials": 8}, constraints=limits), open_bench=open_toy)
+    assert set(found.trials["status"]) == {"infeasible"}
+    assert len(found.models) > 0, "8-bit alone keeps the latency and misses the accuracy by a little"
+    missed = found.summary["nearest_miss"]
+    assert missed["reason"].startswith("accuracy drop")
+    assert missed["trial"] in set(found.models["trial"])
+
+
+def test_the_time_budget_ends_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = toy_job(tmp_path, sampler="random", budget={"trials": 100_000, "minutes": 0.25})
+    began = time.monotonic()
+    found = run.search(job, open_bench=open_toy)
+    assert found.summary["ended"] == "the time is up"
+    assert time.monotonic() - began < 60
+    resumed = run.resume(found.folder, open_bench=open_toy)
+    assert len(resumed.trials) == len(found.trials), "the minutes are spent"
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        run.search(toy_job(tmp_path / "file"), open_bench=open_toy)
+
+
+def test_a_search_that_cannot_begin_leaves_its_name_free(tmp_path: Path) -> None:
+    def broken(job: Any, progress: Any = None) -> Any:
+        raise UserError("the checkpoint is broken")
+
+    for _ in range(2):
+        with pytest.raises(UserError, match="the checkpoint is broken"):
+            run.search(toy_job(tmp_path), open_bench=broken)
+
+
+def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
+    script = "import sys, toy_bench; toy_bench.main(sys.argv[1], 100000)"
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], env={**os.environ, "PYTHONPATH": path, "TOY_SECONDS": "0.2"}
+    )
+    trials = tmp_path / "toy" / "trials.csv"
+    wait_for(lambda: len(trials.read_text().splitlines()) >= 4, trials)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=90) == 0
+    found = results.read(tmp_path / "toy")
+    assert found.summary["ended"] == "interrupted"
+    assert len(found.models) > 0
+
+
+def wait_for(condition: Any, file: Path, seconds: float = 120) -> None:
+    """Returns once ``file`` is there and ``condition`` holds."""
+    deadline = time.monotonic() + seconds
+    while not (file.exists() and condition()):
+        assert time.monotonic() < deadline, f"{file} is still not as wanted"
+        time.sleep(0.05)

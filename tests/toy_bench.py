@@ -1,0 +1,238 @@
+"""A small bench for tests of the search: an analytic model, a data set of a hundred images, a device that only computes.
+
+It is what any user could plug in: a bench with the methods of ``search.bench.Bench``, and a device that a plugin offers.
+``faults`` in the job's space (``space: {toy: {fault: [none, raise]}}``) make trials break in the ways real ones do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from autocompress.contract import (
+    Deployable,
+    Device,
+    Measurement,
+    Method,
+    OperatorCount,
+    Space,
+    Value,
+    hookimpl,
+    manager,
+)
+from autocompress.contract.space import Chooser
+from autocompress.errors import InvalidRecipe, TrialFailed
+from autocompress.files import digest, write_json
+from autocompress.job import Job, limits_of, load_job
+
+IMAGES = 100
+BASELINE_ACCURACY = 90
+
+
+class ToyDevice(Device):
+    """Reads a file's cost out of it; the interval is a tenth either way."""
+
+    name = "toy"
+    measures = frozenset({"latency", "energy"})
+    deterministic = True
+
+    def measure(
+        self, candidate: Deployable, baseline: Deployable, config: object, *, seconds: float = 2.0
+    ) -> Measurement:
+        del config, seconds
+        own, base = _read(candidate), _read(baseline)
+        ratio = own["latency"] / base["latency"]
+        return Measurement(
+            own["latency"], ratio, 0.9 * ratio, 1.1 * ratio, base["latency"], own["energy"], False, {"machine": "toy"}
+        )
+
+    def predict(self, deployable: Deployable, images: np.ndarray, config: object) -> np.ndarray:
+        raise NotImplementedError
+
+
+class ToyPlugin:
+    """Offers the toy device."""
+
+    @hookimpl
+    def autocompress_devices(self) -> list[Device]:
+        return [ToyDevice()]
+
+
+@dataclass(frozen=True)
+class ToyRecipe:
+    """Width, bits and a learning rate."""
+
+    values: Mapping[str, Value]
+
+    @property
+    def key(self) -> str:
+        return digest(dict(self.values))
+
+    @property
+    def structural_key(self) -> str:
+        return digest({name: value for name, value in self.values.items() if name in ("toy.width", "toy.bits")})
+
+
+@dataclass(frozen=True)
+class ToyCandidate:
+    """What a recipe gives: costs that follow from width and bits, accuracy that follows from all."""
+
+    recipe: ToyRecipe
+    correct: int
+    params: int
+    macs: int
+    operators: tuple[OperatorCount, ...] = ()
+    cache_hits: int = 0
+    cache_misses: int = 1
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def latency(self) -> float:
+        width, bits = float(self.recipe.values["toy.width"]), int(self.recipe.values["toy.bits"])
+        return 10.0 * width * (0.2 + 0.8 * bits / 32)
+
+
+@dataclass(frozen=True)
+class ToyBaseline:
+    accuracy: float
+    correct: np.ndarray
+    size_bytes: int
+    params: int
+    macs: int
+    deployable: Deployable
+
+
+@dataclass
+class ToyBench:
+    """The bench of a toy job."""
+
+    job: Job
+    folder: Path
+    methods: tuple[Method, ...] = ()
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    device: Device = field(default_factory=ToyDevice)
+
+    def __post_init__(self) -> None:
+        whole = self.candidate(ToyRecipe({"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}))
+        file = self.export(whole, self.folder / "baseline.json")
+        accuracy, correct = self.accuracy(file, "val")
+        self.baseline = ToyBaseline(accuracy, correct, file.file.stat().st_size, whole.params, whole.macs, file)
+
+    def compose(self, chooser: Chooser) -> ToyRecipe:
+        space = Space(chooser, self.job.granularity, limits_of(self.job).values).scope("toy")
+        width = space.categorical("width", [1.0, 0.5, 0.25, 0.125], default=0.5, cheapest=0.125, neutral=1.0)
+        space.categorical("bits", [32, 8, 4, 2], default=8, cheapest=2, neutral=32)
+        space.float("lr", 0.01, 1.0, default=0.1, log=True, structural=False)
+        space.categorical("fault", FAULTS if "toy.fault" in limits_of(self.job).values else ["none"], default="none")
+        if width == 0.125 and space.chosen["toy.bits"] == 2:
+            raise InvalidRecipe("an eighth of the width cannot go with 2 bits")
+        return ToyRecipe(dict(space.chosen))
+
+    def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
+        whole: dict[str, Value] = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
+        return [("uncompressed", whole), ("8-bit alone", {**whole, "toy.bits": 8})]
+
+    def candidate(
+        self,
+        recipe: ToyRecipe,
+        *,
+        dry_run: bool = False,
+        progress: Callable[[float, str], None] | None = None,
+        pause: Callable[[], None] | None = None,
+    ) -> ToyCandidate:
+        del progress
+        if not dry_run:
+            _note_run(recipe)
+            _break(str(recipe.values["toy.fault"]))
+            time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
+            if pause is not None:
+                pause()
+        width, bits = float(recipe.values["toy.width"]), int(recipe.values["toy.bits"])
+        lost = 6 * (1 - width) + 12 / bits + abs(np.log10(float(recipe.values["toy.lr"])) + 1) * 8
+        return ToyCandidate(recipe, int(BASELINE_ACCURACY - lost + 12 / 32), int(1000 * width), int(5000 * width**2))
+
+    def export(self, candidate: ToyCandidate, file: Path) -> Deployable:
+        bits = int(candidate.recipe.values["toy.bits"])
+        costs = {"latency": candidate.latency, "energy": float(candidate.macs * bits), "correct": candidate.correct}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(costs) + " " * (candidate.params * bits // 8))
+        return Deployable(file, (1, 8, 8))
+
+    def accuracy(self, deployable: Deployable, split: Literal["val", "test"]) -> tuple[float, np.ndarray]:
+        correct = np.arange(IMAGES) < _read(deployable)["correct"] - (split == "test")
+        return 100.0 * float(correct.mean()), correct
+
+    def save_artifact(
+        self, candidate: ToyCandidate, deployable: Deployable, folder: Path, metrics: dict[str, Any]
+    ) -> None:
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(deployable.file.read_bytes())
+        write_json(folder / "recipe.json", dict(candidate.recipe.values))
+        write_json(folder / "metrics.json", metrics)
+
+
+FAULTS = ["none", "raise", "nan", "memory", "die", "hang"]
+
+
+def _break(fault: str) -> None:
+    if fault == "raise":
+        raise ValueError("a plugin's fault")
+    if fault == "nan":
+        raise TrialFailed("the loss is not a number")
+    if fault == "memory":
+        raise MemoryError("asked for 1 TB")
+    if fault == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "hang":
+        while True:
+            time.sleep(0.1)
+
+
+def _note_run(recipe: ToyRecipe) -> None:
+    """Counts whole runs where a test asks for it (TOY_RUNS): a recipe a line."""
+    if (path := os.environ.get("TOY_RUNS")) is not None:
+        with Path(path).open("a") as file:
+            file.write(json.dumps({"key": recipe.key, "values": dict(recipe.values)}) + "\n")
+
+
+def _read(deployable: Deployable) -> dict[str, float]:
+    return json.loads(deployable.file.read_text())
+
+
+_PLUGIN = ToyPlugin()
+
+
+def offer_toy_device() -> None:
+    """Registers the toy device in this process, once."""
+    if "toy" not in [device.name for device in manager().devices()]:
+        manager().register(_PLUGIN)
+
+
+def open_toy(job: Job, progress: Callable[[float, str], None] | None = None) -> ToyBench:
+    """The opener of toy searches, for ``run.search(job, open_bench=open_toy)``."""
+    if progress is not None:
+        progress(1.0, "opening the toy bench")
+    offer_toy_device()
+    return ToyBench(job, job.folder / "toy")
+
+
+def toy_job(folder: Path, **settings: Any) -> Job:
+    """A job that runs on the toy bench; its results lie in ``folder``."""
+    given = {"model": "resnet10t", "data": "digits", "device": "toy", "results": folder, "name": "toy", "workers": 1}
+    return load_job(settings=given | settings)
+
+
+def main(folder: str, trials: int, **settings: Any) -> None:
+    """A toy search in a process of its own, for tests that interrupt or kill it."""
+    from autocompress.search import run
+
+    offer_toy_device()
+    run.search(toy_job(Path(folder), budget={"trials": trials}, **settings), open_bench=open_toy)
