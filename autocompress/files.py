@@ -30,7 +30,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -46,7 +46,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with suppress(OSError):  # not empty: the other process was first, with the same content
-            os.rename(temporary, path)
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Two cores are shared by everything that tests start; torch's own threads only add noise.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -186,6 +186,8 @@ def test_a_terminal_shows_the_front_so_far() -> None:
     assert "10 of 40 trials" in shown
     assert "hypervolume 0.612" in shown
     assert "front so far" in shown
+    for row in front[1:4]:
+        assert f"{row['accuracy']:.2f} %" in shown
 
 
 def test_a_trial_that_failed_gives_its_reason() -> None:

@@ -213,6 +213,23 @@ def test_splits_may_be_named_one_by_one(folder: Path) -> None:
     assert splits.val.info == splits.train.info
 
 
+def test_one_folder_named_for_validation_and_test_is_divided(folder: Path) -> None:
+    paint(folder.parent / "more" / "dark", 4, 60)
+    paint(folder.parent / "more" / "light", 6, 190)
+    more = f"folder:{folder.parent / 'more'}"
+    splits = data.load(DataConfig(train=f"folder:{folder}", val=more, test=more))
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [50, 5, 5]
+    val, test = (set(part.indices.tolist()) for part in (splits.val, splits.test))  # type: ignore[attr-defined]
+    assert not val & test
+
+
+def test_too_few_images_are_an_error(tmp_path: Path) -> None:
+    paint(tmp_path / "a", 1, 60)
+    paint(tmp_path / "b", 1, 190)
+    with pytest.raises(UserError, match="too few to split"):
+        data.load(DataConfig(train=f"folder:{tmp_path}"))
+
+
 def test_splits_with_other_classes_do_not_fit(folder: Path) -> None:
     paint(folder.parent / "more" / "dark", 2, 60)
     paint(folder.parent / "more" / "middle", 2, 120)

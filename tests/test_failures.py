@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,8 @@ from toy_bench import open_toy as open_plain
 from autocompress.contract import Value
 from autocompress.job import Job
 from autocompress.search import run
+from autocompress.search.study import Study
+from autocompress.search.trainable import Settings, Worker
 
 TESTS = Path(__file__).parent
 EXPECTED = {
@@ -54,19 +55,19 @@ def test_every_failure_is_one_row_and_the_search_goes_on(tmp_path: Path, monkeyp
     assert "Traceback" in (found.folder / "log.txt").read_text()
 
 
-def test_a_worker_that_cannot_open_the_job_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+def test_a_worker_that_cannot_open_the_job_says_why(tmp_path: Path) -> None:
+    def closed(job: Job, progress: object = None) -> ToyBench:
+        raise RuntimeError(f"no room for {job.name} {progress}")
+
     offer_toy_device()
-    found = run.search(toy_job(tmp_path, budget={"trials": 2}), open_bench=open_in_driver_only)
-    assert set(found.trials["status"]) == {"failed"}
-    assert found.trials["reason"].str.contains("could not open the job: RuntimeError: only there").all()
-    assert len(found.models) == 0
-    assert found.baseline["latency_ms"] == 10.0
-
-
-def open_in_driver_only(job: Job, progress: object = None) -> ToyBench:
-    """Opens where pytest runs, not in a worker."""
-    del progress
-    if "pytest" not in sys.modules:
-        raise RuntimeError("only there")
-    return open_plain(job)
+    job = toy_job(tmp_path)
+    bench = open_plain(job)
+    study = Study(job.folder, job, {"accuracy": 90.0})
+    asked = study.ask(bench.compose)
+    assert asked is not None
+    (job.folder / "ray").mkdir()
+    settings = Settings(job, job.folder, {"accuracy": 90.0}, threads=1, cwd=Path.cwd(), open_bench=closed)
+    Worker(settings, study).run(asked.number, asked.values, "")
+    (row,) = study.rows()
+    assert row["status"] == "failed"
+    assert row["reason"] == "the worker could not open the job: RuntimeError: no room for toy None"

@@ -95,6 +95,20 @@ def test_a_device_named_in_the_file_takes_threads_from_a_flag(tmp_path: Path) ->
     assert load_job(path, {"threads": 3}, flags=True).device == DeviceConfig(name="some-device", threads=3)
 
 
+def test_a_flag_changes_one_split_of_data_named_in_one_word(file: Path) -> None:
+    assert load_job(file, {"data.test": "digits"}, flags=True).data == DataConfig(
+        train="glyphs", val="glyphs", test="digits"
+    )
+    assert load_job(file, {"data": "digits"}, flags=True).data.test == "digits"
+
+
+def test_a_named_space_is_not_silently_replaced_by_one_limit(file: Path) -> None:
+    with pytest.raises(UserError, match=r"--set space\.recover\.epochs cannot narrow the space 'joint' further"):
+        load_job(file, {"space.recover.epochs": 1}, flags=True)
+    limits = limits_of(load_job(settings={"model": "resnet18", "data": "digits", "space.recover.epochs": 1}))
+    assert limits.values == {"recover.epochs": 1}
+
+
 def test_assignments_reach_every_key() -> None:
     given = options.settings({"model": "resnet18"}, ["data.train=digits", "baseline.lr=1e-3", "space={bits: none}"])
     job = load_job(settings=given, flags=True)

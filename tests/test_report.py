@@ -37,6 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page_data(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found
+    assert "<" not in found[1]  # or a user's text might end the element
     return json.loads(found[1])
 
 
@@ -236,6 +237,7 @@ def test_recipes_in_words(recipe: dict[str, Any], text: str) -> None:
 
 def test_numbers_in_words() -> None:
     assert [words.size(n) for n in (532, 11_200_000, 999_600)] == ["532 B", "11.2 MB", "1.00 MB"]
+    assert [words.microjoules(n) for n in (2.5, 212, 1600)] == ["2.50 µJ", "212 µJ", "1.60 mJ"]
     assert [words.points(n) for n in (0.4, -0.4, -0.001)] == ["+0.40", "\N{MINUS SIGN}0.40", "0.00"]
     assert [words.duration(n) for n in (12.4, 200, 7500)] == ["12 s", "3 min 20 s", "2 h 5 min"]
     assert {words.ratio(np.nan), words.percent(None), words.count(np.nan)} == {words.MISSING}

@@ -60,9 +60,6 @@ def test_a_killed_search_goes_on(tmp_path: Path, environment: Path) -> None:
     assert len(once_more.trials) == TRIALS
     assert len(environment.read_text().splitlines()) == len(noted), "nothing was left to run"
 
-    more = run.resume(tmp_path / "toy", trials=TRIALS + 2, open_bench=open_toy)
-    assert len(more.trials) == TRIALS + 2
-
 
 def test_resume_refuses_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run"):

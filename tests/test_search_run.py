@@ -8,31 +8,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from toy_bench import offer_toy_device, open_toy, toy_job
 
 from autocompress import results
 from autocompress.errors import UserError
-from autocompress.files import canonical_json
 from autocompress.search import run
 
 TESTS = Path(__file__).parent
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One Ray for the file; its workers find the toy bench."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
-        offer_toy_device()
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
-        yield
-        ray.shutdown()
+@pytest.fixture(autouse=True)
+def _workers_find_the_toy_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    offer_toy_device()
 
 
 class Watcher:
@@ -59,8 +52,8 @@ class Watcher:
         trials_done: int,
         seconds_left: float | None,
     ) -> None:
-        del seconds_left
-        assert trials_done == len(self.rows) + 1
+        assert trials_done > len(self.rows), "a worker may have told one that the driver has not heard of yet"
+        assert seconds_left is None
         self.rows.append(row)
         self.fronts.append(len(front_rows))
         self.hypervolumes.append(hypervolume)
@@ -100,36 +93,6 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     assert len(results.read(found.folder).trials) == 12
 
 
-def test_random_search_repeats_with_its_seed(tmp_path: Path) -> None:
-    recipes = []
-    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
-        job = toy_job(tmp_path, name=name, seed=seed, sampler="random", budget={"trials": 5})
-        trials = run.search(job, open_bench=open_toy).trials
-        recipes.append([canonical_json(recipe) for recipe in trials["recipe"]])
-    assert recipes[0] == recipes[1]
-    assert recipes[0] != recipes[2]
-
-
-def test_where_nothing_meets_the_constraints_there_is_a_front_and_the_nearest_miss(tmp_path: Path) -> None:
-    limits = {"accuracy_drop": 0.5, "latency": "0.45x"}
-    found = run.search(toy_job(tmp_path, budget={"trials": 8}, constraints=limits), open_bench=open_toy)
-    assert set(found.trials["status"]) == {"infeasible"}
-    assert len(found.models) > 0, "8-bit alone keeps the latency and misses the accuracy by a little"
-    missed = found.summary["nearest_miss"]
-    assert missed["reason"].startswith("accuracy drop")
-    assert missed["trial"] in set(found.models["trial"])
-
-
-def test_the_time_budget_ends_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = toy_job(tmp_path, sampler="random", budget={"trials": 100_000, "minutes": 0.25})
-    began = time.monotonic()
-    found = run.search(job, open_bench=open_toy)
-    assert found.summary["ended"] == "the time is up"
-    assert time.monotonic() - began < 60
-    resumed = run.resume(found.folder, open_bench=open_toy)
-    assert len(resumed.trials) == len(found.trials), "the minutes are spent"
-
-
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"):
@@ -138,6 +101,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_a_search_that_cannot_begin_leaves_its_name_free(tmp_path: Path) -> None:
     def broken(job: Any, progress: Any = None) -> Any:
+        del job, progress
         raise UserError("the checkpoint is broken")
 
     for _ in range(2):
@@ -147,10 +111,7 @@ def test_a_search_that_cannot_begin_leaves_its_name_free(tmp_path: Path) -> None
 
 def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
     script = "import sys, toy_bench; toy_bench.main(sys.argv[1], 100000)"
-    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], env={**os.environ, "PYTHONPATH": path, "TOY_SECONDS": "0.2"}
-    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], env={**os.environ, "TOY_SECONDS": "0.2"})
     trials = tmp_path / "toy" / "trials.csv"
     wait_for(lambda: len(trials.read_text().splitlines()) >= 4, trials)
     process.send_signal(signal.SIGINT)

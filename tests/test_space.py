@@ -107,6 +107,8 @@ def test_a_range_is_narrowed(limit: dict[str, int], left: tuple[int, int]) -> No
         (Parameter("n", 2, low=1, high=8), []),
         (Parameter("n", 2, low=1, high=8), None),
         (Parameter("n", 2, low=1, high=8), True),
+        (Parameter("n", 2, low=1, high=8), 2.5),
+        (Parameter("n", 2, low=1, high=8), {"low": 1.5}),
         (Parameter("f", 0.5, low=0.0, high=1.0), "half"),
         (Parameter("c", "a", choices=("a", "b")), "c"),
         (Parameter("c", "a", choices=("a", "b")), ["a", "c"]),

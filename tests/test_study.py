@@ -214,3 +214,14 @@ def test_choices_that_change_with_other_parameters_get_names_of_their_own(study:
     while (asked := study.ask(compose)) is not None:
         found.append((asked.values["kind"], asked.values["size"]))
     assert sorted(found) == [("a", 1), ("a", 2), ("a", 3), ("b", 3), ("b", 4), ("b", 5)]
+
+
+def test_random_draws_repeat_with_their_seed(tmp_path: Path) -> None:
+    drawn = []
+    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
+        job = toy_job(tmp_path, name=name, seed=seed, sampler="random")
+        job.folder.mkdir()
+        bench, study = open_toy(job), Study(job.folder, job, BASELINE)
+        drawn.append([ask(study, bench).values for _ in range(5)])
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]

@@ -1,6 +1,6 @@
 """The trainer: learns, repeats by seed, pauses without a trace, and keeps the promises of contract/callback.py."""
 
-# ruff: noqa: ARG002 - callbacks take what the contract gives them
+
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A small bench for tests of the search: an analytic model, a data set of a hundred images, a device that only computes.
+"""A small bench for tests of the search: an analytic model, a hundred images, a device that only computes.
 
-It is what any user could plug in: a bench with the methods of ``search.bench.Bench``, and a device that a plugin offers.
+It is what a user could plug in: a bench with the methods of ``search.bench.Bench``, and a device that a plugin offers.
 ``faults`` in the job's space (``space: {toy: {fault: [none, raise]}}``) make trials break in the ways real ones do.
 """
 

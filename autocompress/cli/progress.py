@@ -18,6 +18,8 @@ from autocompress.report import words
 Row = Mapping[str, Any]
 MOST_ROWS = 12
 """Rows of the front that a terminal shows while it searches."""
+FIGURES_WIDTH = 60
+"""Columns of the terminal that the figures take."""
 
 
 class Lines:
@@ -77,7 +79,7 @@ class Screen(Lines):
         head = Table.grid(padding=(0, 2))
         head.add_row(f"{trials_done} of {self._total} trials", bar, f"hypervolume {hypervolume:.3f}", left)
         last = Text(f"last: {trial_words(row)}", style="dim", no_wrap=True, overflow="ellipsis")
-        self._live.update(Group(head, front_table(front_rows), last))
+        self._live.update(Group(head, front_table(front_rows, self._console.width), last))
 
 
 @contextmanager
@@ -91,12 +93,13 @@ def watching(console: Console) -> Iterator[Lines]:
         yield Screen(console, live)
 
 
-def front_table(rows: Sequence[Row]) -> Table:
+def front_table(rows: Sequence[Row], width: int) -> Table:
     """The front so far, the most accurate first."""
     table = Table(title="front so far", title_justify="left")
     for heading in ("trial", "accuracy", "change", "latency", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("recipe", no_wrap=True, overflow="ellipsis", ratio=1)
+    # A column that may not wrap takes all the room it wants, and recipes want much.
+    table.add_column("recipe", no_wrap=True, overflow="ellipsis", max_width=max(10, width - FIGURES_WIDTH))
     for row in rows[:MOST_ROWS]:
         table.add_row(*map(Text, (str(row.get("trial")), *_figures(row), words.recipe(row.get("recipe") or {}))))
     if len(rows) > MOST_ROWS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from autocompress.contract import Deployable, Device
 from autocompress.data import Splits
 from autocompress.export import export
 from autocompress.files import atomic, digest
-from autocompress.job import DeviceConfig
 from autocompress.graph import facts
+from autocompress.job import DeviceConfig
 from autocompress.quantization.counts import operator_counts
 
 

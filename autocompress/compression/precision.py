@@ -19,9 +19,7 @@ EXEMPT_BITS = 8
 CALIBRATION_BATCH = 64
 
 
-def assign(
-    network_facts: NetworkFacts, baseline: nn.Module, granularity: str, recipe: Recipe
-) -> dict[str, LayerBits]:
+def assign(network_facts: NetworkFacts, baseline: nn.Module, granularity: str, recipe: Recipe) -> dict[str, LayerBits]:
     """The quantizers and widths of every layer of the transformed network, by name. Layers of float groups are absent.
 
     Groups are prefixes of the baseline's module names; a replaced module keeps its name, so its inner layers still
@@ -59,22 +57,26 @@ def quantize(
     """
 
     def make(quantizer: str, spec: TensorSpec) -> FakeQuantizer:
-        method = methods[quantizer]
-        assert isinstance(method, Quantizer)
-        return method.apply(spec, recipe.quantizers[quantizer], context)
+        return _quantizer(methods, quantizer).apply(spec, recipe.quantizers[quantizer], context)
 
     def harden(quantizer: str, fake: FakeQuantizer, weight: torch.Tensor | None) -> Hardened:
-        method = methods[quantizer]
-        assert isinstance(method, Quantizer)
-        return method.harden(fake, weight)
+        return _quantizer(methods, quantizer).harden(fake, weight)
 
     quantized = network.quantize(model, assigned, make, input_size=context.input_size)
-    network.calibrate(quantized, () if context.dry_run else _calibration_images(context))
+    wanted = max(_quantizer(methods, name).calibration_images(params) for name, params in recipe.quantizers.items())
+    network.calibrate(quantized, () if context.dry_run else _calibration_images(context, wanted))
     hardened = network.harden(quantized, harden, dry_run=context.dry_run)
     return hardened, network.plan(hardened)
 
 
-def _calibration_images(context: Context) -> Iterator[torch.Tensor]:
+def _quantizer(methods: Mapping[str, Method], name: str) -> Quantizer:
+    method = methods[name]
+    assert isinstance(method, Quantizer)
+    return method
+
+
+def _calibration_images(context: Context, wanted: int) -> Iterator[torch.Tensor]:
     assert context.transfer is not None
-    for images, _ in context.transfer.calibration.loader(CALIBRATION_BATCH):
+    split = context.transfer.calibration
+    for images, _ in split.subset(min(wanted, len(split)), context.seed).loader(CALIBRATION_BATCH):
         yield images

@@ -212,7 +212,8 @@ def space_size(parameters: Mapping[str, Parameter]) -> float:
         if parameter.choices:
             total *= len(parameter.choices)
         elif parameter.is_integer:
-            assert parameter.low is not None and parameter.high is not None
+            assert parameter.low is not None
+            assert parameter.high is not None
             total *= (parameter.high - parameter.low) // (parameter.step or 1) + 1
         else:
             total *= 10

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from autocompress.compression.trainer import TrainSettings, train
+from autocompress.compression.trainer import SoftTargets, TrainSettings, train
 from autocompress.contract import Callback, Context, Params, Space, Transform
 from autocompress.errors import InvalidRecipe
 
@@ -47,6 +47,8 @@ def run(
         TrialFailed: if the loss is not finite.
     """
     assert context.transfer is not None
+    transfer = context.transfer
+    soft = None if transfer.soft_targets is None else SoftTargets(transfer.soft_targets, transfer.temperature)
     settings = TrainSettings(epochs=params["epochs"], lr=params["lr"], distill=params["distill"])
     train(
         model,
@@ -59,5 +61,7 @@ def run(
         progress=context.progress,
         pause=pause,
         freeze_batch_norm="freeze_batch_norm" in context.transfer.demands,
+        soft_targets=soft,
+        labelled=context.transfer.labelled,
     )
     return model.eval()

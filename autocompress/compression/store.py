@@ -1,4 +1,4 @@
-"""The content-keyed store: results of stages, shared by workers, trials and runs. Safetensors and JSON, never a pickle."""
+"""The content-keyed store: results of stages, shared by workers, trials and runs. Safetensors and JSON only."""
 
 from __future__ import annotations
 

@@ -12,14 +12,26 @@ import torch
 from torch import nn
 
 from autocompress import data, models
-from autocompress.compression import artifact, recipe as recipes
+from autocompress.compression import artifact
+from autocompress.compression import recipe as recipes
 from autocompress.compression.baseline import Baseline, measure_baseline
 from autocompress.compression.pipeline import Candidate, Pipeline
 from autocompress.compression.recipe import Policy, Recipe
 from autocompress.compression.store import Store
 from autocompress.compression.trainer import train_baseline
 from autocompress.compression.transfer import user_data
-from autocompress.contract import Deployable, Device, Manager, Method, Parameter, Quantizer, Space, Transform, Value, manager
+from autocompress.contract import (
+    Deployable,
+    Device,
+    Manager,
+    Method,
+    Parameter,
+    Quantizer,
+    Space,
+    Transform,
+    Value,
+    manager,
+)
 from autocompress.contract.space import Chooser, LimitError
 from autocompress.data import Splits
 from autocompress.errors import InvalidRecipe, UserError, did_you_mean
@@ -92,7 +104,7 @@ class Workbench:
         return bench
 
     def check_limits(self, installed: Sequence[str]) -> None:
-        """Refuses a limit that matches no parameter of the space; limits on methods that do not act here are passed over.
+        """Refuses a limit that matches no parameter of the space; limits on methods that do not act are passed over.
 
         Raises:
             UserError: naming file, line and key.
@@ -106,7 +118,11 @@ class Workbench:
 
         known = recipes.every_parameter(run)
         acting = {method.name for method in self.methods}
-        reject_unmatched(self.limits, matched, known, [name for name in installed if name not in acting])
+        inactive = [name for name in installed if name not in acting]
+        # The engine's own stages are asked only where there is something to recover or to quantize with.
+        inactive += [] if any(isinstance(method, Transform) for method in self.methods) else ["recover"]
+        inactive += [] if any(isinstance(method, Quantizer) for method in self.methods) else ["bits"]
+        reject_unmatched(self.limits, matched, known, inactive)
 
     # --- the space ----------------------------------------------------------------------------------------------
 

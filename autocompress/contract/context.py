@@ -1,4 +1,4 @@
-"""Context: what the engine gives to a method at work. TransferSet: the images a recipe scores, calibrates and trains on."""
+"""Context: what the engine gives to a method at work. TransferSet: the images that score, calibrate and train."""
 
 from __future__ import annotations
 

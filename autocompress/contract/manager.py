@@ -30,7 +30,7 @@ class BrokenPlugin:
 
 
 class Manager:
-    """Everything that plugins offer. A plugin that raises, at import or in a hook, is named in ``broken`` and skipped."""
+    """All that plugins offer. A plugin that raises, at import or in a hook, is named in ``broken`` and skipped."""
 
     def __init__(self, builtin: Sequence[object] = (), *, entry_points: bool = True) -> None:
         self._pluggy = pluggy.PluginManager("autocompress")
@@ -153,7 +153,7 @@ def order(methods: Iterable[Method]) -> list[Method]:
 
 
 def _waits(method: Method, pending: list[Method]) -> bool:
-    """Whether a method of the same stage, still pending, provides a tag that ``method`` takes (a circle is not waited for)."""
+    """Whether a pending method of the same stage provides a tag that ``method`` takes; a circle is not waited for."""
     stage = getattr(method, "stage", None)
     return any(
         other is not method

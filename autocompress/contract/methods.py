@@ -82,15 +82,16 @@ class Transform(Method):
     stage: ClassVar[Stage]
 
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
-        """What costs data and time and is shared by all recipes (SCOP's scores): called once per baseline and data
-        source before the first trial, its result kept as tensors and JSON values and given back as ``context.state``."""
+        """What costs data and time and is shared by all recipes (SCOP's scores): called once per baseline and
+        data source before the first trial. The result (tensors and JSON values) is kept, and given back as
+        ``context.state``."""
         del baseline, context
         return None
 
     @abstractmethod
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
-        """Returns the changed model (``model`` itself may be changed) and the plan. With ``context.dry_run`` there is no
-        data and no training; the returned structure must be the same as without it.
+        """Returns the changed model (``model`` itself may be changed) and the plan. With ``context.dry_run`` there is
+        no data and no training; the returned structure must be the same as without it.
 
         Raises:
             InvalidRecipe: where ``params`` cannot be built on this model.
@@ -117,6 +118,11 @@ class Quantizer(Method):
     @abstractmethod
     def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:
         """A module for the tensor that ``spec`` describes: float in, float out."""
+
+    def calibration_images(self, params: Params) -> int:
+        """How many images its activation ranges are to be observed on."""
+        del params
+        return 256
 
     def harden(self, fake: FakeQuantizer, weight: Any = None) -> Hardened:
         """Integers, scale and zero point of a finished fake-quantizer; ``weight`` is the float tensor it quantizes."""

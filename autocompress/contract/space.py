@@ -51,6 +51,8 @@ class Parameter:
             return any(value == choice and type(value) is type(choice) for choice in self.choices)
         if isinstance(value, bool) or not isinstance(value, int | float) or self.low is None or self.high is None:
             return False
+        if self.is_integer and (not isinstance(value, int) or (value - self.low) % (self.step or 1)):
+            return False
         return self.low <= value <= self.high
 
     def leaves_alone(self) -> Value:
@@ -67,7 +69,7 @@ class Parameter:
 
 
 class LimitError(ValueError):
-    """A limit of the user's that leaves nothing of a parameter: ``name`` (the parameter's) and ``text`` (what is wrong)."""
+    """A limit of the user's that leaves nothing of a parameter: its ``name``, and ``text``, what is wrong."""
 
     def __init__(self, name: str, text: str) -> None:
         super().__init__(f"{name} {text}")
@@ -143,7 +145,7 @@ class Space:
     ) -> int:
         """A whole number from ``low`` to ``high``, both included."""
         asked = Parameter(name, default, (), low, high, step, log, cheapest, structural, neutral)
-        return int(self._ask(asked))  # type: ignore[arg-type]
+        return int(self._ask(asked))
 
     def float(
         self,
@@ -160,7 +162,7 @@ class Space:
     ) -> float:
         """A number from ``low`` to ``high``, both included."""
         asked = Parameter(name, default, (), float(low), float(high), step, log, cheapest, structural, neutral)
-        return float(self._ask(asked))  # type: ignore[arg-type]
+        return float(self._ask(asked))
 
     def _ask(self, parameter: Parameter) -> Value:
         parameter = replace(parameter, name=self._prefix + parameter.name)
@@ -220,8 +222,9 @@ def _with_default_inside(parameter: Parameter) -> Parameter:
             if isinstance(value, int | float) and numbers:
                 return min(numbers, key=lambda c: abs(c - value))
             return parameter.choices[0]
-        assert parameter.low is not None and parameter.high is not None
-        return min(max(value, parameter.low), parameter.high)  # type: ignore[type-var]
+        assert parameter.low is not None
+        assert parameter.high is not None
+        return min(max(value, parameter.low), parameter.high)
 
     cheapest = None if parameter.cheapest is None else inside(parameter.cheapest)
     neutral = None if parameter.neutral is None else inside(parameter.neutral)

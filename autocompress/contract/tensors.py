@@ -18,7 +18,7 @@ class TensorSpec:
         name: the parameter's or graph node's name; unique in the network.
         role: "weight" or "activation".
         group: the group of the baseline it belongs to (see ``Space.groups``).
-        operator: what makes or uses it: "conv", "depthwise", "linear", "add", "concat", "pool", "multiply", "input", ...
+        operator: what makes or uses it: "conv", "depthwise", "linear", "add", "concat", "pool", "multiply", "input".
         shape: its shape; activations with a batch of 1.
         bits: the width that the recipe asks for, 1 to 8.
         channel_axis: for weights the axis of the output channels; None for activations (always one scale a tensor).
@@ -79,5 +79,5 @@ class FakeQuantizer(nn.Module, ABC):
     def harden(self, weight: torch.Tensor | None = None) -> Hardened:
         """What the file holds; ``weight`` is the float tensor where ``spec.role`` is "weight"."""
 
-    def finish_observing(self) -> None:  # noqa: B027 - a quantizer without ranges has nothing to do
+    def finish_observing(self) -> None:
         """Turns what was observed into scale and zero point; called once when calibration ends."""

@@ -74,45 +74,56 @@ def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvide
 
 def _roles(words: dict[str, str], sources: dict[str, Source], seed: int) -> dict[str, Split]:
     """Each role's split. One that is not named comes from the training source, or is carved from its images."""
+    val, test = _named(words, sources, seed)
     if "train" not in words:
-        return _without_training(words, sources, seed)
+        return _without_training(val, test, seed)
     source = sources[words["train"]]
-    named = {role: _named(role, words, sources) for role in ("val", "test")}
     train: Split = source.train
-    val, test = named["val"] or source.val, named["test"] or source.test
-    missing = [role for role, split in (("val", val), ("test", test)) if split is None]
-    whole = len(train)
-    for role in missing:
-        share = max(round(HELD_OUT * whole), 1)
-        if len(train) <= share:
-            raise UserError(f"{whole} images are too few to split", "give more, or name train, val and test")
-        held, rest = stratified(train.labels(), share, seed)
-        part, train = train.take(held), train.take(rest)
-        val, test = (part, test) if role == "val" else (val, part)
-    assert val is not None
-    assert test is not None
+    val = source.val if val is None else val
+    test = source.test if test is None else test
+    share = max(round(HELD_OUT * len(train)), 1)
+    if val is None:
+        val, train = _carve(train, share, seed)
+    if test is None:
+        test, train = _carve(train, share, seed)
     return {"train": train, "val": val, "test": test}
 
 
-def _named(role: str, words: dict[str, str], sources: dict[str, Source]) -> Split | None:
-    """The split that the job names for ``role``; None where it names none, or the training data's own name."""
-    if role not in words or words[role] == words.get("train"):
-        return None
-    source = sources[words[role]]
-    own = source.val if role == "val" else source.test
-    return own if own is not None else source.train  # a plain folder named for one role is that role, whole
+def _named(words: dict[str, str], sources: dict[str, Source], seed: int) -> tuple[Split | None, Split | None]:
+    """The validation and test splits that the job names; None for one that it leaves to the training data."""
+    val, test = (
+        sources[words[role]] if role in words and words[role] != words.get("train") else None
+        for role in ("val", "test")
+    )
+    if val is not None and val is test and val.val is None and val.test is None:
+        return _carve(val.train, len(val.train) // 2, seed)  # one plain folder for both: a half each
+    return (None if val is None else _whole(val, val.val), None if test is None else _whole(test, test.test))
 
 
-def _without_training(words: dict[str, str], sources: dict[str, Source], seed: int) -> dict[str, Split]:
+def _whole(source: Source, own: Split | None) -> Split:
+    """The source's own split for a role; a plain folder that is named for one role is that role, all of it."""
+    return source.train if own is None else own
+
+
+def _without_training(val: Split | None, test: Split | None, seed: int) -> dict[str, Split]:
     """The user has images to measure on but none to train on."""
-    first = sources[next(iter(words.values()))]
-    val, test = (_named(role, words, sources) for role in ("val", "test"))
     if val is None or test is None:
-        whole = val if val is not None else test
+        whole = test if val is None else val
         assert whole is not None
-        held, rest = stratified(whole.labels(), len(whole) // 2, seed)
-        val, test = whole.take(held), whole.take(rest)
-    return {"train": TensorSplit.empty(first.info), "val": val, "test": test}
+        val, test = _carve(whole, len(whole) // 2, seed)
+    return {"train": TensorSplit.empty(val.info), "val": val, "test": test}
+
+
+def _carve(split: Split, n: int, seed: int) -> tuple[Split, Split]:
+    """``n`` images of ``split``, stratified by ``seed``, and the others.
+
+    Raises:
+        UserError: if one of them would be empty.
+    """
+    if not 0 < n < len(split):
+        raise UserError(f"{len(split)} images are too few to split", "give more, or name train, val and test")
+    part, rest = stratified(split.labels(), n, seed)
+    return split.take(part), split.take(rest)
 
 
 def _check_classes(infos: dict[str, DataInfo]) -> None:

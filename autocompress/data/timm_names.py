@@ -68,7 +68,8 @@ class _Named:
         folder = root or str(cache_folder() / "data" / name.replace("/", "-"))
         try:
             # A root that the user names is read as it is; only our own folder is filled.
-            dataset = create_dataset(name, root=folder, split=split, download=not root, input_img_mode="")
+            mode = "RGB" if spec.lower().startswith(STREAMED) else ""  # "": as stored, grey stays grey
+            dataset = create_dataset(name, root=folder, split=split, download=not root, input_img_mode=mode)
             return cls(spec, split, dataset)
         except UserError:
             raise

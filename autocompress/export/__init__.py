@@ -8,7 +8,8 @@ from autocompress.export.check import (
     open_session,
     operator_histogram,
 )
-from autocompress.export.onnx_file import INPUT, OPSET, OUTPUT, export
+from autocompress.export.exporter import INPUT, OPSET, OUTPUT
+from autocompress.export.onnx_file import export
 
 __all__ = [
     "INPUT",

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
-from autocompress.export.onnx_file import INPUT
+from autocompress.export.exporter import INPUT
 from autocompress.graph.trace import evaluating
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
 import torch
-from torch import nn
+from torch import fx, nn
 
-from autocompress.export.translation import translation_table
+from autocompress.export.exporter import to_onnx
 from autocompress.files import atomic
-from autocompress.graph.trace import evaluating
-
-OPSET = 21
-INPUT, OUTPUT = "image", "logits"
+from autocompress.graph.trace import UntraceableModel, evaluating
+from autocompress.quantization.folding import fold_batch_norm
+from autocompress.quantization.lowering import tidy
 
 
 def export(
@@ -30,27 +26,16 @@ def export(
     is ``logits`` ``(batch, classes)``.
 
     Args:
-        model: float or hardened; exported in eval mode.
+        model: float or hardened; exported in eval mode, batch norm folded. It is not changed.
         path: of the file.
         input_size: (channels, height, width).
         metadata: what a reader must know (mean, std, input size, class names), kept in the file's metadata.
     """
-    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    deployable = _flat(model)
+    device = next((t.device for t in [*deployable.parameters(), *deployable.buffers()]), torch.device("cpu"))
     images = torch.zeros((2, *input_size), device=device)
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    with evaluating(model), _plain_pools(model), _quiet():
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},), strict=False)
-        converted = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            custom_translation_table=translation_table(),
-            verbose=False,
-        )
-    assert converted is not None
-    proto = converted.model_proto
+    with evaluating(deployable), _plain_pools(deployable):
+        proto = to_onnx(deployable, images)
     _strip(proto)
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=value)
@@ -58,15 +43,27 @@ def export(
         onnx.save_model(proto, str(temporary))
 
 
+def _flat(model: nn.Module) -> nn.Module:
+    """A float model folded and without in-place operators, as every runtime would rewrite it when it loads the file:
+    the exporter has less to do. A model that cannot be traced is exported as it is."""
+    if isinstance(model, fx.GraphModule):
+        return model
+    try:
+        module = fold_batch_norm(model)
+    except UntraceableModel:
+        return model
+    tidy(module)
+    return module
+
+
 def _strip(proto: onnx.ModelProto) -> None:
     """Removes what the exporter writes for its own debugging: a stack trace a node, with paths of this machine."""
-    for item in [proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.initializer]:
-        del item.metadata_props[:]
+    graph = proto.graph
+    for item in [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]:
+        item.ClearField("metadata_props")
         item.ClearField("doc_string")
-    for item in [*proto.graph.input, *proto.graph.output]:
-        del item.metadata_props[:]
-    del proto.graph.value_info[:]
-    del proto.metadata_props[:]
+    graph.ClearField("value_info")
+    proto.ClearField("metadata_props")
     proto.producer_name = "autocompress"
 
 
@@ -85,19 +82,3 @@ def _plain_pools(model: nn.Module) -> Iterator[None]:
 
 def _spatial_mean(x: torch.Tensor) -> torch.Tensor:
     return x.mean((2, 3), keepdim=True)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter reports every step; what matters is raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

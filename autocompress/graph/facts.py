@@ -120,6 +120,7 @@ def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
     read = readers.of(node)
     source = node.args[0]
     norm = readers.norm_behind(node)
+    groups = int(getattr(layer, "groups", 1))
     return LayerFacts(
         name=name,
         kind=what,
@@ -127,7 +128,7 @@ def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
         out_channels=int(getattr(layer, "out_channels", getattr(layer, "out_features", 0))),
         kernel_size=_pair(getattr(layer, "kernel_size", 1)),
         stride=_pair(getattr(layer, "stride", 1)),
-        groups=int(getattr(layer, "groups", 1)),
+        groups=groups,
         input_shape=(shape_of(source) if isinstance(source, fx.Node) else None) or (),
         output_shape=shape_of(node) or (),
         macs=sum(layer_macs(layer, shape_of(call) or ()) for call in nodes),
@@ -139,10 +140,7 @@ def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
         is_input=isinstance(source, fx.Node) and reaches_image(source),
         is_output=read.is_output,
         consumers=tuple(str(consumer.target) for consumer in read.layers),
-        private=len(nodes) == 1
-        and read.only_dense_layers
-        and what in _LAYERS
-        and int(getattr(layer, "groups", 1)) == 1,
+        private=len(nodes) == 1 and what in _LAYERS and groups == 1 and read.only_dense_layers,
     )
 
 
@@ -154,9 +152,8 @@ def layer_macs(layer: nn.Module, output_shape: tuple[int, ...]) -> int:
     if hasattr(layer, "in_features"):
         return outputs * int(layer.in_features)  # type: ignore[arg-type]
     if hasattr(layer, "in_channels") and hasattr(layer, "kernel_size"):
-        return (
-            outputs * math.prod(_pair(layer.kernel_size)) * int(layer.in_channels) // int(getattr(layer, "groups", 1))
-        )  # type: ignore[arg-type]
+        inputs = int(layer.in_channels) // int(getattr(layer, "groups", 1))  # type: ignore[arg-type]
+        return outputs * math.prod(_pair(layer.kernel_size)) * inputs
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from autocompress.errors import UserError, did_you_mean
-from autocompress.job.schema import Job
+from autocompress.job.schema import DataConfig, Job
 from autocompress.job.source import Source
 from autocompress.job.yamlfile import read_yaml
 
@@ -53,6 +53,9 @@ def load_job(
     if flags:
         source = Source(source.file, source.places, {full: _flag(key) for key, full in dotted.items()})
     for key, full in dotted.items():
+        if full.startswith("space.") and isinstance(values.get("space"), str):
+            hint = "write a space file of your own, or give every limit with --set space.NAME"
+            raise UserError(f"{_flag(key)} cannot narrow the space '{values['space']}' further", hint)
         values = _with(values, full.split("."), given[key])
     try:
         job = Job.model_validate(values)
@@ -85,18 +88,22 @@ def _with(values: Any, path: list[str], value: Any) -> dict[str, Any]:
     """``values`` with ``value`` at ``path``; sections are merged, anything else is replaced."""
     merged: dict[str, Any] = dict(values) if isinstance(values, Mapping) else {}
     key, rest = path[0], path[1:]
-    old: Any = merged.get(key)
-    if key == "device":
-        # ``device: onnxruntime-cpu`` in the file and --threads 2 beside it say two things about one section.
-        old = {"name": old} if isinstance(old, str) else old
-        value = {"name": value} if isinstance(value, str) and not rest else value
+    old: Any = _opened(key, merged.get(key))
     if rest:
         merged[key] = _with(old, rest, value)
-    elif key in _SECTIONS and isinstance(old, Mapping) and isinstance(value, Mapping):
-        merged[key] = {**old, **value}
-    else:
-        merged[key] = value
+        return merged
+    # Another device keeps its threads, but other data replaces all splits.
+    value = _opened(key, value) if key == "device" else value
+    both = key in _SECTIONS and isinstance(old, Mapping) and isinstance(value, Mapping)
+    merged[key] = {**old, **value} if both else value
     return merged
+
+
+def _opened(key: str, value: Any) -> Any:
+    """A section that was written as one word, as the mapping that it stands for."""
+    if not isinstance(value, str) or key not in ("device", "data"):
+        return value
+    return {"name": value} if key == "device" else dict.fromkeys(DataConfig.model_fields, value)
 
 
 def _sentence(error: ValidationError, source: Source) -> UserError:

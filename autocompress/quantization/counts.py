@@ -56,5 +56,6 @@ def _counter(name: str, spec: LayerSpec | None, found: list[OperatorCount]) -> A
 def _bits(layer: nn.Module) -> tuple[int, int]:
     """(weight bits, bits of the input tensor)."""
     if isinstance(layer, FAKE_LAYERS):
-        return layer.weight_quantizer.spec.bits, layer.input_bits
+        source = layer.input_quantizer
+        return layer.weight_quantizer.spec.bits, 32 if source is None else source.spec.bits
     return int(getattr(layer, "weight_bits", 32)), int(getattr(layer, "input_bits", 32))

@@ -40,6 +40,7 @@ def fold_batch_norm(model: nn.Module) -> fx.GraphModule:
             _fold(layer, norm)
             node.replace_all_uses_with(source)
             module.graph.erase_node(node)
+            _leave_only_children(module, str(node.target))
     module.graph.lint()
     module.recompile()
     module.delete_all_unused_submodules()
@@ -51,7 +52,7 @@ def affine(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     mean, variance = norm.running_mean, norm.running_var
     assert isinstance(mean, torch.Tensor)
     assert isinstance(variance, torch.Tensor)
-    factor = torch.rsqrt(variance + norm.eps)
+    factor = torch.rsqrt(variance + float(norm.eps))  # type: ignore[arg-type]
     if isinstance(norm.weight, torch.Tensor):
         factor = factor * norm.weight.detach()
     offset = -mean * factor
@@ -70,6 +71,14 @@ def scale_outputs(layer: nn.Conv2d | nn.Linear, factor: torch.Tensor, offset: to
         layer.weight = nn.Parameter(weight)
         if layer.bias is not None or offset is not None:
             layer.bias = nn.Parameter(bias)
+
+
+def _leave_only_children(module: fx.GraphModule, path: str) -> None:
+    """Puts an empty module where a folded norm was, for the activation that it may hold."""
+    empty = nn.Module()
+    for name, child in module.get_submodule(path).named_children():
+        empty.add_module(name, child)
+    module.set_submodule(path, empty)
 
 
 def _foldable(source: fx.Node, norm: nn.Module, calls: Counter[object]) -> bool:
@@ -91,7 +100,7 @@ def _split_activation(node: fx.Node, norm: nn.Module) -> None:
     if act is None or type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         return
     plain = nn.BatchNorm2d(norm.num_features, eps=norm.eps, affine=False)  # type: ignore[arg-type]
-    plain.running_mean, plain.running_var = norm.running_mean, norm.running_var
+    plain.running_mean, plain.running_var = norm.running_mean, norm.running_var  # type: ignore[assignment]
     for name in ("weight", "bias"):
         value = getattr(norm, name)
         setattr(plain, name, None if value is None else nn.Parameter(value.detach(), requires_grad=value.requires_grad))

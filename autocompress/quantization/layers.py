@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autocompress.contract import FakeQuantizer, Hardened
-from autocompress.quantization.ops import dequantize
+from autocompress.quantization.ops import dequantize, fake_quant
 
 _INT32 = 2**31 - 1
 
@@ -18,20 +18,40 @@ class FakeQuantConv2d(nn.Conv2d):
     """A convolution that computes with ``weight_quantizer(weight)``; made by :func:`with_fake_weight`."""
 
     weight_quantizer: FakeQuantizer
-    input_bits: int = 32
+    input_quantizer: FakeQuantizer | None = None
+    """Of the tensor that the layer reads; not a child, the network holds it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
+        return self._conv_forward(x, self.weight_quantizer(self.weight), _fake_bias(self))
 
 
 class FakeQuantLinear(nn.Linear):
     """A linear layer that computes with ``weight_quantizer(weight)``; made by :func:`with_fake_weight`."""
 
     weight_quantizer: FakeQuantizer
-    input_bits: int = 32
+    input_quantizer: FakeQuantizer | None = None
+    """Of the tensor that the layer reads; not a child, the network holds it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight_quantizer(self.weight), self.bias)
+        return F.linear(x, self.weight_quantizer(self.weight), _fake_bias(self))
+
+
+def _fake_bias(layer: FakeQuantConv2d | FakeQuantLinear) -> torch.Tensor | None:
+    """The bias in steps of the accumulator, as int32 will hold it. Coarser than it sounds: left out, one label in two
+    hundred changes. Quantizers that show no ``scale`` leave it in float."""
+    of_weight, of_input = _scale_of(layer.weight_quantizer), _scale_of(layer.input_quantizer)
+    if layer.bias is None or of_weight is None or of_input is None:
+        return layer.bias
+    step = (of_weight * of_input).detach().expand(layer.bias.shape)
+    rounded = fake_quant(layer.bias, step.clamp(min=1e-30), torch.zeros_like(step), -_INT32, _INT32, 0)
+    return torch.where(step > 0, rounded, layer.bias)  # a scale of 0: the weight's range is not known yet
+
+
+def _scale_of(fake: FakeQuantizer | None) -> torch.Tensor | None:
+    if fake is None or fake.observing or not fake.enabled:
+        return None
+    scale = getattr(fake, "scale", None)
+    return scale if isinstance(scale, torch.Tensor) else None
 
 
 FAKE_LAYERS = (FakeQuantConv2d, FakeQuantLinear)

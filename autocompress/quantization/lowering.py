@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +16,16 @@ from autocompress.quantization.folding import affine, scale_outputs
 
 def lower(module: fx.GraphModule) -> None:
     """Rewrites ``module`` (in eval mode, batch norm folded) in place; its outputs stay the same up to rounding."""
-    for rewrite in (
-        _drop_identities,
-        _out_of_place,
-        _norms_to_convolutions,
-        _fold_layer_scale,
-        _split_gated_activations,
-    ):
-        rewrite(module)
+    _norms_to_convolutions(module)
+    _split_gated_activations(module)
+    tidy(module)
+
+
+def tidy(module: fx.GraphModule) -> None:
+    """The part of :func:`lower` that helps a float model too: nothing in it is about integers."""
+    _drop_identities(module)
+    _out_of_place(module)
+    _fold_layer_scale(module)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
@@ -97,11 +100,11 @@ def _fold_layer_scale(module: fx.GraphModule) -> None:
 def _constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
     """The value of a parameter, also behind a reshape with constant sizes, else None."""
     if kind(node) == "reshape" and node.op == "call_method" and len(node.all_input_nodes) == 1:
-        value = _constant(module, node.all_input_nodes[0])
-        return None if value is None else getattr(value, str(node.target))(*node.args[1:])
+        inner = _constant(module, node.all_input_nodes[0])
+        return None if inner is None else getattr(inner, str(node.target))(*node.args[1:])
     if node.op != "get_attr":
         return None
-    value = module
+    value: Any = module
     for name in str(node.target).split("."):
         value = getattr(value, name)
     return value if isinstance(value, torch.Tensor) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,7 +79,8 @@ def quantize(
         call = next(node for node in module.graph.nodes if node.target == layer)
         reads = placement.origin.get(call.args[0].name) or str(call.args[0].target).removeprefix(f"{FAKES}.")
         if reads in placement.activations:
-            module.get_submodule(layer).input_bits = placement.activations[reads].spec.bits  # type: ignore[assignment]
+            # Past nn.Module's registration, so that it has one owner and one name.
+            module.get_submodule(layer).__dict__["input_quantizer"] = module.get_submodule(f"{FAKES}.{reads}")
     network = QuantizedNetwork(module, module.graph)
     network.meta.update(placement=placement, config=dict(config), input_size=tuple(input_size))
     network.eval()
@@ -101,7 +103,7 @@ def calibrate(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> Non
     """
     with evaluating(network):
         for layer, fake in network.weight_fakes().items():
-            _observe([fake], lambda fake=fake, layer=layer: fake(network.get_parameter(f"{layer}.weight")))
+            _observe([fake], partial(fake, network.get_parameter(f"{layer}.weight")))
         images = list(batches)
         if images:
             _observe(list(network.activation_fakes().values()), lambda: [network(batch) for batch in images])
@@ -176,7 +178,7 @@ def _assemble(network: QuantizedNetwork, grids: Mapping[str, Grid], weights: Map
         fake = next(user for user in nodes[name].users if user.target == f"{FAKES}.{name}")
         _replace_call(fake, grid)
         if placement.absorbed.get(name) == name and _saturates_alike(nodes[name], grid):
-            nodes[name].replace_all_uses_with(nodes[name].args[0])  # type: ignore[arg-type]
+            nodes[name].replace_all_uses_with(nodes[name].args[0])
             module.graph.erase_node(nodes[name])
     for name, hardened in weights.items():
         call = next(n for n in module.graph.nodes if n.target == name)

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
-from autocompress.quantization.scales import Levels, affine, along, dequantize, quantize, symmetric
+from autocompress.quantization.ops import fake_quant
+from autocompress.quantization.scales import Levels, affine, along, symmetric
 
 Range = tuple[torch.Tensor, torch.Tensor]
 """Smallest and largest value to cover: float32, scalars or ``(channels,)``. May leave out 0, which the scales add."""
@@ -108,13 +109,22 @@ def least_squares(x: torch.Tensor, levels: Levels, is_symmetric: bool, axis: int
     """
     rows = x.detach().float()
     rows = rows.reshape(1, -1) if axis is None else rows.movedim(axis, 0).flatten(1)
-    lows, highs = shrunken(*torch.aminmax(rows, dim=1), steps=40)
-    # One version at a time: memory stays that of the weight.
+    lows, highs = zip(*(_best_rows(part, levels, is_symmetric) for part in rows.split(_ROWS)), strict=True)
+    low, high = torch.cat(lows), torch.cat(highs)
+    return (low[0], high[0]) if axis is None else (low, high)
+
+
+_ROWS = 32
+"""Channels searched at a time: what is computed again and again stays in the processor's cache."""
+
+
+def _best_rows(rows: torch.Tensor, levels: Levels, is_symmetric: bool) -> Range:
+    """:func:`least_squares` of each row."""
+    lows, highs = shrunken(*torch.aminmax(rows, dim=1), steps=33)
     pairs = zip(lows, highs, strict=True)
     errors = torch.stack([squared_error(rows, low, high, levels, is_symmetric).sum(1) for low, high in pairs])
     best = errors.argmin(0, keepdim=True)
-    low, high = lows.gather(0, best)[0], highs.gather(0, best)[0]
-    return (low[0], high[0]) if axis is None else (low, high)
+    return lows.gather(0, best)[0], highs.gather(0, best)[0]
 
 
 def squared_error(
@@ -129,7 +139,9 @@ def squared_error(
         ``(n, values)``.
     """
     scale, zero_point = (symmetric if is_symmetric else affine)(low, high, levels)
-    return (dequantize(quantize(rows, scale, zero_point, levels, 0), scale, zero_point, 0) - rows).square()
+    rows = rows.expand(len(low), -1)
+    simulated: torch.Tensor = fake_quant(rows, scale, zero_point, levels.low, levels.high, 0)
+    return simulated.sub_(rows).square_()
 
 
 def shrunken(low: torch.Tensor, high: torch.Tensor, steps: int = 80, smallest: float = 0.2) -> Range:

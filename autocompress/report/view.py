@@ -173,8 +173,8 @@ def warnings(result: SearchResult) -> list[str]:
     if images and drop is not None and drop < 4 * intervals.one_image(images):
         allowed = int(drop * images / 100)
         texts.append(
-            f"One validation image is worth {intervals.one_image(images):.2f} points: a limit of {words.drop(drop)} is a "
-            f"matter of {allowed} image{'' if allowed == 1 else 's'}."
+            f"One validation image is worth {intervals.one_image(images):.2f} points: a limit of {words.drop(drop)} is "
+            f"a matter of {allowed} image{'' if allowed == 1 else 's'}."
         )
     broken = (result.summary.get("plugins") or {}).get("broken") or {}
     for name, reason in broken.items():

@@ -44,8 +44,11 @@ def milliseconds(value: Any) -> str:
 
 
 def microjoules(value: Any) -> str:
-    """An energy with three digits: ``212 µJ``."""
-    return MISSING if pd.isna(value) else f"{_digits(float(value))} µJ"
+    """An energy with three digits: ``212 µJ``, ``1.60 mJ``."""
+    if pd.isna(value):
+        return MISSING
+    number = float(value)
+    return f"{_digits(number)} µJ" if abs(number) < 999.5 else _scaled(number / 1000, ("mJ", "J"), whole=False)
 
 
 def size(value: Any) -> str:
@@ -74,10 +77,11 @@ def _digits(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _scaled(value: float, units: tuple[str, ...]) -> str:
+def _scaled(value: float, units: tuple[str, ...], *, whole: bool = True) -> str:
+    """``whole``: the first unit counts things, so it has no decimals."""
     for unit in units[:-1]:
         if abs(value) < 999.5:
-            return f"{value:.0f} {unit}" if unit == units[0] else f"{_digits(value)} {unit}"
+            return f"{value:.0f} {unit}" if whole and unit == units[0] else f"{_digits(value)} {unit}"
         value /= 1000
     return f"{_digits(value)} {units[-1]}"
 

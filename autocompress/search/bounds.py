@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from autocompress.job import Bound, Constraints, Job
 
@@ -79,6 +79,6 @@ def objective_values(job: Job, row: Mapping[str, Any], baseline: Mapping[str, An
     ]
 
 
-def directions(job: Job) -> list[str]:
+def directions(job: Job) -> list[Literal["maximize", "minimize"]]:
     """Optuna's directions of the job's objectives."""
     return ["maximize" if objective == "accuracy" else "minimize" for objective in job.objectives]

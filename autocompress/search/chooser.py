@@ -26,7 +26,8 @@ class OptunaChooser:
         """A value from the sampler, or the enqueued one."""
         if parameter.choices:
             name = self._name(parameter)
-            value: Value = self._trial.suggest_categorical(name, parameter.choices)
+            value = self._trial.suggest_categorical(name, parameter.choices)
+            assert value is not None, "a parameter never offers null"
             return value
         assert parameter.low is not None
         assert parameter.high is not None

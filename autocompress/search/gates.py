@@ -18,6 +18,7 @@ import torch
 from autocompress.compression.recipe import Replay
 from autocompress.contract import Deployable, Measurement, Value
 from autocompress.errors import InvalidRecipe, TrialFailed
+from autocompress.export import check_agreement
 from autocompress.files import write_json
 from autocompress.report.intervals import paired_difference
 from autocompress.search.bench import Bench
@@ -26,6 +27,9 @@ from autocompress.search.meter import Meter
 
 GATE_SECONDS = 2.0
 """Of latency measurement at gate 1."""
+AGREEMENT_IMAGES = 32
+LEAST_AGREEMENT = 0.8
+"""Share of equal labels: codes flip at rounding edges, so honest low-bit models differ on some images."""
 log = logging.getLogger("autocompress.search")
 
 
@@ -105,6 +109,7 @@ class Trial:
         structure = self._structure(recipe, scratch / "dry.onnx")
         candidate, deployable = self._candidate(recipe, scratch / "model.onnx")
         self._costs(candidate, deployable, structure)
+        self._agreement(candidate, deployable)
         self._accuracy(deployable)
         with self._timed("save"):
             home = self.folder / "artifacts" / str(self.number)
@@ -159,6 +164,18 @@ class Trial:
         with self._timed("measure"):
             measured = self.meter.measure(deployable, self.bench.baseline.deployable, seconds=GATE_SECONDS)
         self.row |= {**_measured_columns(measured), "latency": asdict(measured)}
+
+    def _agreement(self, candidate: Any, deployable: Deployable) -> None:
+        """A file that computes something else than the torch model is no result, however good its figures."""
+        splits = getattr(self.bench, "splits", None)
+        if splits is None:
+            return
+        with self._timed("agreement"):
+            images, _ = next(iter(splits.val.loader(AGREEMENT_IMAGES)))
+            found = check_agreement(deployable.file, candidate.model, images)
+        self.row["agreement"] = found.labels
+        if found.labels < LEAST_AGREEMENT:
+            raise TrialFailed(f"file and torch model give the same label to {found.labels:.0%} of the images only")
 
     def _accuracy(self, deployable: Deployable) -> None:
         """Accuracy of the exported file in its runtime, on the validation split."""

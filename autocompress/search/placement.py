@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -66,7 +67,8 @@ class _Losses(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         """Called after the searcher heard that the trial is over."""
         del iteration, trials, info
-        self._searcher.lost(trial.trial_id, trial.get_error())
+        file = Path(trial.error_file or "")
+        self._searcher.lost(trial.trial_id, file.read_text(encoding="utf-8") if file.is_file() else "")
 
 
 def _name(trial: RayTrial) -> str:
@@ -109,7 +111,7 @@ def _quiet() -> Iterator[None]:
     before = [(logger, logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = list(target) if logger.name == "ray" else [], logger.name != "ray"
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:

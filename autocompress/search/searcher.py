@@ -56,8 +56,8 @@ class StudySearcher(Searcher):
         del metric, mode, config, spec
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next recipe for Ray's trial, or FINISHED."""
+    def suggest(self, trial_id: str) -> Any:
+        """The next recipe for Ray's trial as a dict, or FINISHED, a text."""
         while True:
             if self._issued >= self._allowance.trials:
                 return self._end("all trials are spent")
@@ -83,8 +83,8 @@ class StudySearcher(Searcher):
         if row is not None:
             self._close(asked, row)
 
-    def lost(self, trial_id: str, error: Exception | None) -> None:
-        """The trial's worker is gone: the trial gets a failed row, unless it had told its own before."""
+    def lost(self, trial_id: str, error: str) -> None:
+        """The trial's worker is gone, ``error`` is Ray's text: it gets a failed row, unless it had told its own."""
         asked = self._running.pop(trial_id, None)
         if asked is not None and self._study.row(asked.number) is None:
             row = self._lost_row(asked, error)
@@ -97,7 +97,7 @@ class StudySearcher(Searcher):
         self._study.tell_followers(asked.number)
         self._on_row(row)
 
-    def _lost_row(self, asked: Asked, error: Exception | None) -> Row:
+    def _lost_row(self, asked: Asked, error: str) -> Row:
         started = self._study.started_at(asked.number)
         seconds = 0.0 if started is None else time.time() - started
         if started is None:
@@ -149,6 +149,6 @@ class StudySearcher(Searcher):
         del checkpoint_dir
 
 
-def _last_line(error: Exception | None) -> str:
-    lines = [line for line in str(error or "").splitlines() if line.strip()]
+def _last_line(error: str) -> str:
+    lines = [line for line in error.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "see log.txt"

@@ -64,29 +64,55 @@ class Desk:
     bench: Bench
     meter: Meter
     lock: Lock
-    study: Study
 
     @classmethod
     def of(cls, settings: Settings) -> Desk:
-        """The process's desk for this search."""
-        key = str(settings.folder)
-        if key not in _DESKS:
-            os.chdir(settings.cwd)  # paths in a job are relative to where the search was started
-            torch.set_num_threads(settings.threads)
-            rundir.hold_as_worker(settings.folder)
-            bench = settings.open_bench(settings.job)
-            _DESKS[key] = cls(
-                bench=bench,
-                meter=Meter.of(settings.job, bench.device),
-                lock=MachineLock(),
-                study=Study(settings.folder, settings.job, settings.baseline),
-            )
-            gc.collect()
-            gc.freeze()  # what lasts is not looked through again after every trial (0.3 s)
-        return _DESKS[key]
+        """Opens the job."""
+        bench = settings.open_bench(settings.job)
+        desk = cls(bench, Meter.of(settings.job, bench.device), MachineLock())
+        gc.collect()
+        gc.freeze()  # what lasts is not looked through again after every trial (0.3 s)
+        return desk
 
 
-_DESKS: dict[str, Desk] = {}
+@dataclass
+class Worker:
+    """A worker process of one search.
+
+    Attributes:
+        settings: of the search.
+        study: where rows go.
+        desk: opened with the first trial, so that its time limit covers it.
+    """
+
+    settings: Settings
+    study: Study
+    desk: Desk | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Worker:
+        """The worker that this process is."""
+        os.chdir(settings.cwd)  # paths in a job are relative to where the search was started
+        torch.set_num_threads(settings.threads)
+        rundir.hold_as_worker(settings.folder)
+        return cls(settings, Study(settings.folder, settings.job, settings.baseline))
+
+    def run(self, number: int, values: dict[str, Any], label: str) -> Row:
+        """Runs a trial and tells the study; returns the row."""
+        self.study.start(number)
+        try:
+            self.desk = self.desk or Desk.of(self.settings)
+        except Exception as error:  # the driver could open the job, this process cannot: say why
+            log.exception("trial %d: the worker could not open the job", number)
+            reason = f"the worker could not open the job: {type(error).__name__}: {error}"
+            row: Row = {"trial": number, "status": "failed", "reason": reason, "seconds": 0.0, "rung": 0}
+            row |= {"recipe": values, "label": label}
+        else:
+            folder, baseline = self.settings.folder, self.settings.baseline
+            row = Trial(self.desk.bench, self.desk.meter, self.desk.lock, number, folder, baseline).run(values, label)
+        self.study.tell(number, row)
+        gc.collect()  # traced models are circles: without it those of several trials would pile up
+        return row
 
 
 class TrialRunner(tune.Trainable):
@@ -96,7 +122,7 @@ class TrialRunner(tune.Trainable):
         """Called once a process; ``settings`` come through ``tune.with_parameters``."""
         del config  # Ray keeps it as self.config
         assert settings is not None
-        self._settings = settings
+        self._worker = Worker.of(settings)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial for this process."""
@@ -105,17 +131,17 @@ class TrialRunner(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Runs the trial of ``config``: its row is in the study when this returns."""
-        number, settings = self.config["trial"], self._settings
+        number, settings = self.config["trial"], self._worker.settings
         if settings.deadline is not None and time.time() >= settings.deadline:
             return {"done": True, "trial": number, "taken": False}
         with (settings.folder / rundir.LOG_FILE).open("a", encoding="utf-8") as dump, rundir.logged(settings.folder):
             # Ends even a kernel that never returns; the driver then finds no row and writes the failed one.
             faulthandler.dump_traceback_later(60.0 * settings.job.budget.trial_minutes, exit=True, file=dump)
             try:
-                status = run_one(settings, number, json.loads(self.config["recipe"]), self.config["label"])
+                row = self._worker.run(number, json.loads(self.config["recipe"]), self.config["label"])
             finally:
                 faulthandler.cancel_dump_traceback_later()
-        return {"done": True, "trial": number, "taken": True, "status": status, "pid": os.getpid()}
+        return {"done": True, "trial": number, "taken": True, "status": row["status"]}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing is kept: the study and the stage cache are the truth."""
@@ -124,22 +150,3 @@ class TrialRunner(tune.Trainable):
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing was kept."""
         del checkpoint
-
-
-def run_one(settings: Settings, number: int, values: dict[str, Any], label: str) -> str:
-    """Runs a trial in this process and tells the study; returns the row's status."""
-    try:
-        desk = Desk.of(settings)
-    except Exception as error:  # the driver could open the bench, this process cannot: say why
-        log.exception("trial %d: the worker could not open the job", number)
-        reason = f"the worker could not open the job: {type(error).__name__}: {error}"
-        row: Row = {"trial": number, "status": "failed", "reason": reason, "seconds": 0.0, "rung": 0}
-        row |= {"recipe": values, "label": label}
-        Study(settings.folder, settings.job, settings.baseline).tell(number, row)
-        return "failed"
-    desk.study.start(number)
-    trial = Trial(desk.bench, desk.meter, desk.lock, number, settings.folder, settings.baseline)
-    row = trial.run(values, label)
-    desk.study.tell(number, row)
-    gc.collect()  # traced models are circles: without it those of several trials would pile up
-    return str(row["status"])

@@ -14,7 +14,7 @@ CLASSES = 10
 IMAGES = 64
 
 
-def example_model(name: str = "resnet10t", input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
+def example_model(name: str = "test_resnet", input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
     """A timm model with 10 classes and random but fixed weights; its batch norms have seen the example images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -40,7 +40,7 @@ def example_model(name: str = "resnet10t", input_size: tuple[int, int, int] = (3
     return model.eval()
 
 
-def example_job(model: str = "resnet10t") -> Job:
+def example_job(model: str = "test_resnet") -> Job:
     """A job that names the example model."""
     return load_job(settings={"model": model, "data": "digits", "name": "conformance"})
 

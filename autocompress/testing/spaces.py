@@ -59,9 +59,20 @@ class Repeat:
         return self._values[parameter.name]
 
 
+class _Checked:
+    """Passes a parameter on to a chooser once it is known to be sound."""
+
+    def __init__(self, chooser: Chooser) -> None:
+        self._chooser = chooser
+
+    def choose(self, parameter: Parameter) -> Value:
+        _check_parameter(parameter)
+        return self._chooser.choose(parameter)
+
+
 def ask(method: Method, model: nn.Module, chooser: Chooser) -> tuple[Params, Space]:
-    """Runs the method's space once, as the engine does."""
-    space = Space(chooser)
+    """Runs the method's space once, as the engine does; each parameter is checked as it is asked."""
+    space = Space(_Checked(chooser))
     inner = space.scope(method.name)
     params = method.search_space(inner, model)
     return params, space
@@ -104,8 +115,6 @@ def check_space(method: Method, model: nn.Module) -> None:
     for params, space in [*points, *random_recipes(method, model)]:
         through_json(params, "params")
         require(isinstance(params, dict), f"search_space must return a dict, not {type(params).__name__}")
-        for parameter in space.asked.values():
-            _check_parameter(parameter)
         again, repeated = ask(method, model, Repeat(space.chosen))
         require(
             again == params and repeated.chosen == space.chosen,

@@ -10,18 +10,26 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import optimize
-from scipy.linalg import lapack
 
 from autocompress_ghost.module import intrinsic_count
 
 
 def intrinsic_rows(gram: np.ndarray, count: int) -> np.ndarray:
-    """``count`` rows by pivoted QR of ``W^T``, ascending: the next is the one farthest from the span of those before.
+    """``count`` rows, ascending: each next row is the one that the rows before it fit worst.
 
-    Those pivots are the pivots of the Cholesky decomposition of ``W W^T = G``, which takes a fraction of the time.
+    Pivoted QR of ``W^T`` does so with the span of the rows before. But a ghost has one source only, and where a
+    layer has more channels than inputs the span is soon exhausted and QR's further pivots are arbitrary.
     """
-    _, pivots, _, _ = lapack.dpstrf(gram, lower=1)
-    return np.sort(pivots[:count] - 1)
+    power = np.diag(gram)
+    left = power.astype(float).copy()
+    chosen: list[int] = []
+    for _ in range(count):
+        row = int(left.argmax())
+        chosen.append(row)
+        if power[row] > 0:
+            left = np.minimum(left, power - gram[:, row] ** 2 / power[row])
+        left[chosen] = -1.0
+    return np.sort(chosen)
 
 
 def fit_errors(gram: np.ndarray, targets: np.ndarray, sources: np.ndarray) -> np.ndarray:

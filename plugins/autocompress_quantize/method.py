@@ -73,6 +73,10 @@ class Quantize(Quantizer):
             ),
         }
 
+    def calibration_images(self, params: Params) -> int:
+        """As many as the recipe says."""
+        return int(params["calibration_images"])
+
     def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:
         """Weights: signed, on the grid asked for. Activations: unsigned, asymmetric, one scale a tensor, since a scale
         for each channel cannot be pulled out of the inner product (section 3.1.2)."""

@@ -32,6 +32,7 @@ function format(value, unit) {
   if (unit === "%") return `${value.toFixed(2)} %`;
   if (unit === "×") return `${Number(value.toPrecision(value < 0.1 ? 2 : 3))}×`;
   if (unit === "B") return scaled(value, ["B", "KB", "MB", "GB"]);
+  if (unit === "µJ") return scaled(value, ["µJ", "mJ", "J"]);
   if (unit === "") return scaled(value, ["", "K", "M", "G", "T"]);
   return `${Number(value.toPrecision(3))} ${unit}`;
 }

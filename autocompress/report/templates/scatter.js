@@ -91,7 +91,7 @@
       const atX = clamp(wantedX, left, right), atY = clamp(wantedY, top, bottom);
       if (Math.abs(atX - wantedX) > 0.5 || Math.abs(atY - wantedY) > 0.5) { outside += 1; continue; }
       if (point.kind === "front" && chosen.x === "latency_ratio" && point.latency_ratio_low !== null)
-        draw("path", { class: "whisker", d: `M${x(point.latency_ratio_low)} ${atY}H${x(point.latency_ratio_high)}` }, svg);
+        draw("path", { class: "whisker", d: `M${clamp(x(point.latency_ratio_low), left, right)} ${atY}H${clamp(x(point.latency_ratio_high), left, right)}` }, svg);
       place(svg, point, atX, atY);
     }
     for (const point of rail) {

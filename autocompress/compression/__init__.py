@@ -1,0 +1,1 @@
+"""From one recipe to one compressed model: stages, trainer, store, baseline, artifacts, the workbench."""

@@ -1,0 +1,100 @@
+"""What a trial costs beside its own work: the search's share of the wall time, warm, a trial.
+
+A short search runs with one worker; the wall time from its first row to its last, less what the rows spent on training,
+export, measurement, scoring and building the model, is the search's own: asking, Ray, telling, writing files.
+
+    python benchmarks/trial_overhead.py --trials 12 --out results/trial_overhead.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from autocompress.files import write_json
+from autocompress.job import load_job
+from autocompress.search import run
+from autocompress.search.progress import Silent
+
+WORK = ("candidate", "train", "export", "measure", "agreement", "accuracy")
+TARGET_S = 0.3
+
+
+class Clock(Silent):
+    """Notes when each row came."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.at: list[float] = []
+
+    def on_trial(
+        self,
+        row: dict[str, Any],
+        front_rows: Sequence[Any],
+        hypervolume: float,
+        trials_done: int,
+        seconds_left: float | None,
+    ) -> None:
+        """The driver has heard of ``row``."""
+        del front_rows, hypervolume, trials_done, seconds_left
+        self.rows.append(row)
+        self.at.append(time.perf_counter())
+
+
+def main() -> None:
+    """Runs the search and prints a row a trial."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="resnet10t")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--out", type=Path, default=Path("results/trial_overhead.json"))
+    chosen = parser.parse_args()
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "model": chosen.model,
+            "data": chosen.data,
+            "baseline": {"epochs": 1},
+            "budget": {"trials": chosen.trials, "epochs": 1},
+            "workers": 1,
+            "results": folder,
+            "name": "overhead",
+        }
+        run.search(load_job(settings=settings), observer=clock)
+    table = pd.DataFrame([stages(row, wall) for row, wall in zip(clock.rows[1:], gaps(clock.at), strict=True)])
+    own = float(table["own"].median())
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print(f"median of the search's own cost: {own:.3f} s a trial (target {TARGET_S} s)")
+    write_json(
+        chosen.out,
+        {
+            "model": chosen.model,
+            "data": chosen.data,
+            "target_s": TARGET_S,
+            "median_own_s": own,
+            "trials": table.to_dict("records"),
+            "versions": run.versions(),
+        },
+    )
+
+
+def gaps(at: list[float]) -> list[float]:
+    """Seconds from row to row: with one worker, what the later trial took in all."""
+    return [later - earlier for earlier, later in itertools.pairwise(at)]
+
+
+def stages(row: dict[str, Any], wall: float) -> dict[str, Any]:
+    """Seconds of one trial by stage, and what is left over for the search itself."""
+    spent = {name: row.get("stages", {}).get(name, 0.0) for name in WORK}
+    return {"trial": row["trial"], "status": row["status"], "wall": wall, **spent, "own": wall - sum(spent.values())}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Closing a search: a front in any case, the nearest miss where nothing meets the constraints, figures that agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
+
+from autocompress import results
+from autocompress.contract import manager
+from autocompress.devices.lock import MachineLock
+from autocompress.search.bounds import Row
+from autocompress.search.closing import Closing, save_trials
+from autocompress.search.gates import Trial
+from autocompress.search.meter import Meter
+from autocompress.search.run import baseline_row
+
+WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
+EIGHT_BIT = WHOLE | {"toy.bits": 8}
+HALF = WHOLE | {"toy.width": 0.5}
+BROKEN = WHOLE | {"toy.fault": "raise"}
+
+
+def close(folder: Path, recipes: list[dict[str, Any]], **job: Any) -> tuple[results.SearchResult, list[Row]]:
+    """Runs ``recipes`` one after another, closes, and reads the run."""
+    offer_toy_device()
+    chosen = toy_job(folder, space={"toy": {"fault": ["none", "raise"]}}, **job)
+    bench: ToyBench = open_toy(chosen)
+    meter = Meter.of(chosen, bench.device)
+    baseline, lock = baseline_row(bench, meter), MachineLock(folder / "locks")
+    rows = [
+        Trial(bench, meter, lock, number, chosen.folder, baseline).run(recipe) for number, recipe in enumerate(recipes)
+    ]
+    (chosen.folder / "job.yaml").write_text(chosen.to_yaml())
+    save_trials(chosen.folder, rows)
+    Closing(bench, meter, chosen.folder, baseline).close(rows, 1.5, "all trials are spent", manager())
+    return results.read(chosen.folder), rows
+
+
+def test_the_front_holds_what_nothing_dominates_and_its_files(tmp_path: Path) -> None:
+    found, _ = close(tmp_path, [WHOLE, EIGHT_BIT, HALF, BROKEN], constraints={"accuracy_drop": 5.0})
+    assert list(found.models["trial"]) == [0, 1], "half the width is slower than 8 bits and less accurate"
+    assert found.summary["trials"] == {"complete": 3, "stopped": 0, "infeasible": 0, "failed": 1}
+    assert found.summary["nearest_miss"] is None
+    assert not (found.folder / "artifacts" / "2" / "model.onnx").exists()
+    assert (found.folder / "artifacts" / "2" / "recipe.json").exists()
+    assert list(found.trials["artifact"]) == ["artifacts/0", "artifacts/1", "", ""]
+
+
+def test_the_front_is_scored_on_images_that_the_search_never_saw(tmp_path: Path) -> None:
+    found, _ = close(tmp_path, [EIGHT_BIT])
+    model, baseline = found.models.iloc[0], found.front.iloc[0]
+    assert (baseline["test_accuracy"], baseline["accuracy"]) == (89.0, 90.0)
+    assert model["test_accuracy"] == model["accuracy"] - 1
+    assert model["test_accuracy_drop"] == baseline["test_accuracy"] - model["test_accuracy"]
+    assert (model["latency_ratio_low"], model["latency_ratio_high"]) == pytest.approx((0.36, 0.44))
+    assert model["size_ratio"] == model["size_bytes"] / baseline["size_bytes"]
+    assert model["energy_ratio"] == 0.25
+    metrics = json.loads((found.artifact(0) / "metrics.json").read_text())
+    low, high = metrics["test_accuracy_drop_interval"]
+    assert low <= model["test_accuracy_drop"] <= high
+
+
+def test_where_nothing_meets_the_constraints_there_is_a_front_and_the_nearest_miss(tmp_path: Path) -> None:
+    limits = {"accuracy_drop": 0.5, "latency": "0.45x"}
+    found, rows = close(tmp_path, [WHOLE, EIGHT_BIT, HALF], constraints=limits)
+    assert [row["status"] for row in rows] == ["infeasible"] * 3
+    assert list(found.models["trial"]) == [1], "of those that have an accuracy"
+    assert found.summary["nearest_miss"]["trial"] == 1
+    assert found.summary["nearest_miss"]["reason"] == "accuracy drop 2.00 points, at most 0.5"
+
+
+def test_where_every_trial_breaks_the_front_is_the_baseline(tmp_path: Path) -> None:
+    found, _ = close(tmp_path, [BROKEN])
+    assert len(found.models) == 0
+    assert found.baseline["latency_ms"] == 10.0
+    assert found.summary["nearest_miss"] is None
+
+
+@pytest.mark.parametrize("objectives", [("accuracy", "size"), ("accuracy", "energy"), ("accuracy", "latency", "macs")])
+def test_a_front_over_any_objectives(tmp_path: Path, objectives: tuple[str, ...]) -> None:
+    found, _ = close(tmp_path, [WHOLE, EIGHT_BIT, HALF], objectives=objectives)
+    expected = {"size": [0, 1], "energy": [0, 1], "macs": [0, 1, 2]}[objectives[-1]]
+    assert sorted(found.models["trial"]) == expected
