@@ -21,6 +21,7 @@ from autocompress.graph import facts
 from autocompress.models import input_size, stem
 from autocompress.testing import example_context, example_job, example_model
 from autocompress_ghost import Ghost, GhostConv2d
+from autocompress_ghost.method import _recalibrate
 from autocompress_ghost.module import compression_ratio
 
 
@@ -177,26 +178,26 @@ def test_a_bare_variant_keeps_the_hosts_norms_and_activations(resnet: nn.Module)
 
 
 def test_an_activated_variant_takes_them_over(resnet: nn.Module) -> None:
-    """Two norms a module in place of the host's one; an activation only where one followed, none before an add."""
+    """At s = 2 two norms a module for the host's one; an activation only where one followed, none before an add."""
     changed = ghosted(resnet, params_of(resnet, variant="bn-act"))
     found = modules(changed)
     assert count(changed, nn.BatchNorm2d) == count(resnet, nn.BatchNorm2d) + len(found)
     assert isinstance(changed.get_submodule("layer1.0.bn1"), nn.Identity)
     assert isinstance(changed.get_submodule("layer1.0.act1"), nn.Identity)
     assert isinstance(changed.get_submodule("layer1.0.act2"), nn.ReLU)
-    assert len(found["layer1.0.conv1"].after_cheap) == 2
-    assert len(found["layer1.0.conv2"].after_cheap) == 1
+    assert len(found["layer1.0.conv1"].after_cheap[0]) == 2
+    assert len(found["layer1.0.conv2"].after_cheap[0]) == 1
 
 
 def test_timms_norm_with_activation_inside_is_taken_over_whole() -> None:
     model = example_model("mobilenetv3_small_050")
     changed = ghosted(model, params_of(model, variant="bn-act"))
-    name, module = next((n, m) for n, m in modules(changed).items() if len(m.after_cheap) == 2)
-    assert type(module.after_cheap[0]) is nn.BatchNorm2d
+    name, module = next((n, m) for n, m in modules(changed).items() if len(m.after_cheap[0]) == 2)
+    assert type(module.ghost_norms[0]) is nn.BatchNorm2d
     norm = facts(model, input_size(model)).layers[name].norm
     assert norm is not None
     assert isinstance(changed.get_submodule(norm), nn.Identity)
-    assert type(module.after_cheap[1]) is type(model.get_submodule(norm).act)
+    assert type(module.after_cheap[0][1]) is type(model.get_submodule(norm).act)
 
 
 def test_a_shared_activation_leaves_a_layer_bare() -> None:
@@ -229,21 +230,26 @@ def test_running_statistics_are_recalibrated(resnet: nn.Module, monkeypatch: pyt
     assert not torch.allclose(before, after)  # type: ignore[arg-type]
 
 
-def test_trained_filters_are_a_better_start_than_chance(resnet: nn.Module) -> None:
-    images = batch(resnet)
+def test_filters_that_are_nearly_multiples_are_a_better_start_than_chance(resnet: nn.Module) -> None:
+    model = make_ghostable(resnet, 2, "bare")
     with torch.no_grad():
-        expected = resnet(images)
+        for name in params_of(model)["ratios"]:
+            weight = model.get_submodule(name).weight
+            weight.add_(0.1 * weight.std() * torch.randn(weight.shape))  # type: ignore[operator, arg-type]
+        _recalibrate(model, example_context(model))
+        images = batch(model)
+        expected = model(images)
         error = {
-            init: float((ghosted(resnet, params_of(resnet, init=init))(images) - expected).square().mean())
+            init: float((ghosted(model, params_of(model, init=init))(images) - expected).square().mean())
             for init in ("lstsq", "subset", "random")
         }
-    assert max(error["lstsq"], error["subset"]) < error["random"]
+    assert max(error["lstsq"], error["subset"]) < 0.5 * error["random"]
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     ratio=st.integers(2, 5),
     kernel=st.sampled_from([1, 3, 5]),

@@ -1,7 +1,5 @@
 """The trainer: learns, repeats by seed, pauses without a trace, and keeps the promises of contract/callback.py."""
 
-
-
 from __future__ import annotations
 
 import copy

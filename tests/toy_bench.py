@@ -121,7 +121,8 @@ class ToyBench:
     device: Device = field(default_factory=ToyDevice)
 
     def __post_init__(self) -> None:
-        whole = self.candidate(ToyRecipe({"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}))
+        values: dict[str, Value] = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
+        whole = self.candidate(ToyRecipe(values), dry_run=True)
         file = self.export(whole, self.folder / "baseline.json")
         accuracy, correct = self.accuracy(file, "val")
         self.baseline = ToyBaseline(accuracy, correct, file.file.stat().st_size, whole.params, whole.macs, file)

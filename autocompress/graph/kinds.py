@@ -78,6 +78,7 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
     F.avg_pool2d: "average_pool",
     F.pad: "pad",
     operator.getitem: "getitem",
+    torch.index_select: "getitem",
 }
 _ACTIVATION_FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid,
@@ -87,7 +88,7 @@ _METHODS: dict[str, str] = {
     "add": "add", "add_": "add", "mul": "multiply", "mul_": "multiply", "matmul": "matmul", "flatten": "reshape",
     "reshape": "reshape", "view": "reshape", "squeeze": "reshape", "unsqueeze": "reshape", "permute": "transpose",
     "transpose": "transpose", "chunk": "split", "split": "split", "unbind": "split", "contiguous": "identity",
-    "sigmoid": "sigmoid", "sigmoid_": "sigmoid", "softmax": "softmax",
+    "sigmoid": "sigmoid", "sigmoid_": "sigmoid", "softmax": "softmax", "index_select": "getitem",
 }  # fmt: skip
 _ACTIVATION_METHODS = {"relu", "relu_", "tanh", "clamp", "clamp_"}
 _SPATIAL = {(2, 3), (-2, -1), (3, 2), (-1, -2)}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 MISSING = "–"
+_WEIGHT_BITS = "bits.weight."
+_NEUTRAL: Mapping[str, tuple[float, ...]] = defaultdict(lambda: (0,), ratio=(0, 1))
+"""Values of a group's parameter that leave the group as it is: nothing, or a ratio of one."""
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -95,8 +98,9 @@ def join(names: Iterable[str]) -> str:
 def recipe(values: Mapping[str, Any]) -> str:
     """A recipe in words: ``ghost ratio 2 in layer3; int8 everywhere but stem (float); 2 epochs of recovery``.
 
-    Reads the names alone (``method.parameter.group``, ``bits.weight.group``), so it knows no method. What is ``none``
-    or 0 in a group is left out; of the recovery only the epochs are told.
+    Reads the names alone (``method.parameter.group``, ``bits.weight.group``), so it knows no method. What is ``none``,
+    0, or a ratio of 1 in a group is left out, and so are the settings of quantizers, which the bits name; of the
+    recovery only the epochs are told. The recipe itself stands beside, whole.
     """
     parts = _methods(values)
     if bits := _bits(values):
@@ -112,7 +116,7 @@ def _methods(values: Mapping[str, Any]) -> list[str]:
     for name, value in values.items():
         method, _, rest = name.partition(".")
         parameter, _, group = rest.partition(".")
-        if parameter and method not in ("bits", "recover"):
+        if parameter and method not in ("bits", "recover") and method not in _quantizers(values):
             methods.setdefault(method, {}).setdefault(parameter, {})[group] = value
     return [text for method, parameters in methods.items() if (text := _method(method, parameters))]
 
@@ -122,7 +126,7 @@ def _method(method: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
     for parameter, by_group in parameters.items():
         where: dict[str, list[str]] = {}
         for group, value in by_group.items():
-            acts = value != "none" and not (group and not isinstance(value, bool) and value == 0)
+            acts = value != "none" and not (group and not isinstance(value, bool) and value in _NEUTRAL[parameter])
             if acts:
                 where.setdefault(_value(value), []).append(group)
         for value, groups in where.items():
@@ -138,10 +142,15 @@ def _method(method: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{method} {', '.join(placed)}" + (f" ({', '.join(general)})" if general else "")
 
 
+def _quantizers(values: Mapping[str, Any]) -> set[str]:
+    chosen = {str(value) for name, value in values.items() if name.startswith(_WEIGHT_BITS)}
+    return {value.partition(":")[0] for value in chosen if value != "none"}
+
+
 def _bits(values: Mapping[str, Any]) -> str:
-    prefix = "bits.weight."
+    prefix = _WEIGHT_BITS
     chosen = {name.removeprefix(prefix): str(value) for name, value in values.items() if name.startswith(prefix)}
-    quantizers = {value.partition(":")[0] for value in chosen.values() if value != "none"}
+    quantizers = _quantizers(values)
     labels = {}
     for group, value in chosen.items():
         quantizer, _, weight = value.partition(":")

@@ -37,7 +37,9 @@ class Host:
 
 def is_plain(conv: nn.Module) -> bool:
     """A convolution whose rows can be chosen and copied: torch's, or timm's with TensorFlow-style padding."""
-    return type(conv) in (nn.Conv2d, Conv2dSame) and conv.groups == 1 and conv.padding_mode == "zeros"
+    if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Conv2dSame):
+        return False
+    return conv.groups == 1 and conv.padding_mode == "zeros"
 
 
 def host_of(facts: LayerFacts, network: NetworkFacts, model: nn.Module) -> Host:

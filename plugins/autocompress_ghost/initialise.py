@@ -39,7 +39,7 @@ def initialise(kind: str, works: Mapping[str, Work], model: nn.Module, batches: 
         return
     grams = _weight_grams(works) if kind == "subset" else _observed_grams(works, model, batches, device)
     for name, work in works.items():
-        work.module.reorder(channel_order(grams[name], work.module.ratio))
+        work.module.reorder(torch.from_numpy(channel_order(grams[name], work.module.ratio)))
         _copy_intrinsic(work)
     observed = {name: work for name, work in works.items() if kind == "lstsq" or work.activated}
     equations = {name: _equations(work) for name, work in observed.items()}
@@ -88,8 +88,8 @@ def _copy_intrinsic(work: Work) -> None:
     primary.weight.copy_(work.conv.weight[work.kept])
     if primary.bias is not None and work.conv.bias is not None:
         primary.bias.copy_(work.conv.bias[work.kept])
-    if work.module.norms is not None and work.norm is not None:
-        take_channels(work.module.norms[0], work.norm, work.kept)
+    if work.activated and work.norm is not None:
+        take_channels(work.module.primary_norm, work.norm, work.kept)
 
 
 def _equations(work: Work) -> NormalEquations:
@@ -115,24 +115,34 @@ def weight_taps(work: Work) -> torch.Tensor:
 
 def _write_kernels(work: Work, taps: torch.Tensor) -> None:
     """Phi of equation 3. Surplus slots, which the module slices off, stay zero."""
-    cheap, d = work.module.cheap, work.module.cheap_kernel
-    cheap.weight.zero_()
-    cheap.weight[: len(taps)] = taps.view(-1, 1, d, d).to(cheap.weight.dtype)
+    for cheap, part in zip(work.module.phi, _by_convolution(work, taps), strict=True):
+        cheap.weight.zero_()
+        cheap.weight[: len(part)] = part.view(len(part), 1, *cheap.kernel_size).to(cheap.weight.dtype)
 
 
 def _write_offsets(work: Work, taps: torch.Tensor, equations: NormalEquations | None) -> None:
     """What gives the ghosts their mean: a bias, or the normalisation of an activated module."""
-    cheap, g = work.module.cheap, len(taps)
-    if cheap.bias is not None:
-        cheap.bias.zero_()
-    if work.module.norms is not None:
+    if work.activated:
         assert equations is not None
-        _reproduce(work.module.norms[1], *equations.output_moments(taps), equations.target_mean)
-    elif cheap.bias is not None and equations is not None:
-        cheap.bias[:g] = (equations.target_mean - (taps * equations.patch_mean).sum(1)).to(cheap.bias.dtype)
-    elif cheap.bias is not None and work.conv.bias is not None:  # no images: what the intrinsic map's bias carries over
-        carried = taps.sum(1).to(cheap.bias.dtype) * work.conv.bias[work.kept[work.owner]]
-        cheap.bias[:g] = work.conv.bias[work.ghosts] - carried
+        moments = (*equations.output_moments(taps), equations.target_mean)
+        parts = zip(*(_by_convolution(work, moment) for moment in moments), strict=True)
+        for norm, (mean, variance, wanted) in zip(work.module.ghost_norms, parts, strict=True):
+            _reproduce(norm, mean, variance, wanted)
+    elif work.conv.bias is not None:
+        if equations is not None:
+            offsets = equations.target_mean - (taps * equations.patch_mean).sum(1)
+        else:  # no images: the ghost's bias, less what the intrinsic map's bias carries over
+            offsets = work.conv.bias[work.ghosts] - taps.sum(1) * work.conv.bias[work.kept[work.owner]]
+        for cheap, part in zip(work.module.phi, _by_convolution(work, offsets), strict=True):
+            assert cheap.bias is not None
+            cheap.bias.zero_()
+            cheap.bias[: len(part)] = part.to(cheap.bias.dtype)
+
+
+def _by_convolution(work: Work, values: torch.Tensor) -> list[torch.Tensor]:
+    """Values of all ghosts, divided among the s - 1 cheap convolutions; the last get fewer where there is a surplus."""
+    m = len(work.kept)
+    return [values[j * m : (j + 1) * m] for j in range(len(work.module.cheap))]
 
 
 def _reproduce(norm: nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -43,15 +43,15 @@ def fit_errors(gram: np.ndarray, targets: np.ndarray, sources: np.ndarray) -> np
 def channel_order(gram: np.ndarray, ratio: int) -> np.ndarray:
     """For each position of the concat the row it stands for, int64 ``(n,)``.
 
-    The first m positions are the intrinsic rows. Position m + i (s - 1) + j is ghost j of intrinsic i (section 2, the
-    order of a grouped convolution), so an intrinsic row has at most s - 1 ghosts; after the surplus is sliced off there
-    are just as many positions as rows, and the Hungarian algorithm fills them with the least total error.
+    The first m positions are the intrinsic rows. Position m + j m + i is ghost j of intrinsic i, so an intrinsic row
+    has at most s - 1 ghosts; after the surplus is sliced off there are just as many positions as rows, and the
+    Hungarian algorithm fills them with the least total error.
     """
     n = len(gram)
     m = intrinsic_count(n, ratio)
     intrinsic = intrinsic_rows(gram, m)
     others = np.setdiff1d(np.arange(n), intrinsic)
-    owner = np.arange(n - m) // (ratio - 1)
+    owner = np.arange(n - m) % m
     errors = fit_errors(gram, others, intrinsic)
     rows, positions = optimize.linear_sum_assignment(errors[:, owner])
     ghosts = np.empty(n - m, dtype=np.int64)

@@ -36,7 +36,8 @@ class Work:
 
     @property
     def activated(self) -> bool:
-        return self.module.norms is not None
+        """The module brings its own normalisations."""
+        return self.module.activated
 
     @property
     def kept(self) -> torch.Tensor:
@@ -50,8 +51,8 @@ class Work:
 
     @property
     def owner(self) -> torch.Tensor:
-        """For each ghost the index into ``kept`` of its intrinsic channel: section 2, position m + i (s - 1) + j."""
-        return torch.arange(len(self.ghosts), device=self.ghosts.device) // (self.module.ratio - 1)
+        """For each ghost the index into ``kept`` of its intrinsic channel: position m + j m + i is of intrinsic i."""
+        return torch.arange(len(self.ghosts), device=self.ghosts.device) % len(self.kept)
 
     def scale(self) -> torch.Tensor:
         """``(n,)``: how much a raw output channel weighs behind the normalisation."""
