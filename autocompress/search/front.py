@@ -11,6 +11,9 @@ from autocompress.job import Job
 from autocompress.report.front import hypervolume, non_dominated
 from autocompress.search.bounds import Row, objective_values
 
+MOST_CONTENDERS = 16
+"""Models whose files are kept and which are measured again at the end, beyond a front that is larger itself."""
+
 
 def front_rows(job: Job, rows: Iterable[Row], baseline: Mapping[str, Any]) -> list[Row]:
     """The non-dominated of the complete rows, the most accurate first, then the cheapest. Where no trial meets the
@@ -22,6 +25,36 @@ def front_rows(job: Job, rows: Iterable[Row], baseline: Mapping[str, Any]) -> li
     kept = non_dominated([_costs(job, row, baseline) for row in chosen])
     front = [row for row, stays in zip(chosen, kept, strict=True) if stays]
     return sorted(_without_twins(job, front, baseline), key=lambda row: (-row["accuracy"], row["latency_ratio"]))
+
+
+def contenders(job: Job, rows: Iterable[Row], baseline: Mapping[str, Any]) -> list[Row]:
+    """The front, and what may belong to it within the noise of latency: a row is out only where another is as good in
+    everything and its whole interval of latency is better. At most ``MOST_CONTENDERS``, the front's rows first."""
+    rows = list(rows)
+    front = front_rows(job, rows, baseline)
+    others = [row for row in rows if row["status"] == "complete" and row not in front]
+    highs = [_costs(job, _with_latency(row, "ratio_high"), baseline) for row in front]
+    close = [
+        row
+        for row in others
+        if not any(_beats(high, _costs(job, _with_latency(row, "ratio_low"), baseline)) for high in highs)
+    ]
+    close.sort(key=lambda row: (row["latency_ratio"] or 0.0, -row["accuracy"]))
+    return [*front, *_without_twins(job, close, baseline)][: max(MOST_CONTENDERS, len(front))]
+
+
+def _with_latency(row: Row, end: str) -> Row:
+    """``row`` with its latency at one end of the interval."""
+    measured = row.get("latency")
+    if not measured or not measured["latency_ratio"]:
+        return row
+    ratio = measured[end]
+    scaled = row["latency_ms"] * ratio / measured["latency_ratio"]
+    return {**row, "latency_ratio": ratio, "latency_ms": scaled}
+
+
+def _beats(better: Sequence[float], worse: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(better, worse, strict=True)) and list(better) != list(worse)
 
 
 def _costs(job: Job, row: Row, baseline: Mapping[str, Any]) -> list[float]:

@@ -125,11 +125,12 @@ class Trial:
             self.row |= known["columns"]
             self._check(known["latency"])
             return known
-        with self._timed("candidate"):
+        # Building and exporting load the machine as training does: a measurement beside them would tell little.
+        with self._timed("candidate"), self.lock.shared():
             candidate = self.bench.candidate(recipe, dry_run=True)
         self.row |= {"params": candidate.params, "macs": candidate.macs}
         self._check()
-        with self._timed("export"):
+        with self._timed("export"), self.lock.shared():
             deployable = self.bench.export(candidate, file)
         self.row["size_bytes"] = deployable.file.stat().st_size
         self._check()
@@ -147,7 +148,7 @@ class Trial:
         with self._timed("train"), self.lock.shared():
             candidate = self.bench.candidate(recipe, progress=self.progress, pause=self.lock.breathe)
         self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
-        with self._timed("export"):
+        with self._timed("export"), self.lock.shared():
             deployable = self.bench.export(candidate, file)
         return candidate, deployable
 

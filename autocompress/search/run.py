@@ -18,7 +18,7 @@ from autocompress.search import placement, rundir
 from autocompress.search.bench import Bench, Opener
 from autocompress.search.bounds import Row
 from autocompress.search.closing import Closing, save_trials
-from autocompress.search.front import drop_dominated_files, front_hypervolume, front_rows
+from autocompress.search.front import contenders, drop_dominated_files, front_hypervolume, front_rows
 from autocompress.search.meter import Meter
 from autocompress.search.progress import Observer, Silent, Steps
 from autocompress.search.searcher import Allowance, StudySearcher
@@ -163,7 +163,7 @@ class _Run:
         rows = self._study.rows()
         front = front_rows(self._job, rows, self._baseline)
         self._study.spend(self._seconds)
-        drop_dominated_files(self._folder, rows, front)
+        drop_dominated_files(self._folder, rows, contenders(self._job, rows, self._baseline))
         save_trials(self._folder, rows)
         self._plugins.tell("autocompress_trial_finished", job=self._job, trial=row)
         self._observer.on_trial(row, front, front_hypervolume(front) or 0.0, len(rows), self._seconds_left())

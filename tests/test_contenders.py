@@ -1,0 +1,44 @@
+"""Contenders: what is measured again at the end is the front, and what the noise of latency may hide behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toy_bench import toy_job
+
+from autocompress.search.front import MOST_CONTENDERS, contenders, front_rows
+
+BASELINE = {"accuracy": 90.0, "latency_ratio": 1.0, "latency_ms": 10.0}
+
+
+def row(trial: int, accuracy: float, ratio: float, noise: float) -> dict[str, Any]:
+    latency = {"latency_ratio": ratio, "ratio_low": ratio - noise, "ratio_high": ratio + noise}
+    return {
+        "trial": trial,
+        "status": "complete",
+        "accuracy": accuracy,
+        "accuracy_drop": 90.0 - accuracy,
+        "latency_ratio": ratio,
+        "latency_ms": 10 * ratio,
+        "latency": latency,
+    }
+
+
+def test_a_row_within_the_noise_is_a_contender(tmp_path: Any) -> None:
+    job = toy_job(tmp_path)
+    best, close, far = row(0, 89.0, 0.30, 0.02), row(1, 88.0, 0.32, 0.02), row(2, 88.0, 0.50, 0.02)
+    rows = [best, close, far]
+    assert [r["trial"] for r in front_rows(job, rows, BASELINE)] == [0]
+    assert [r["trial"] for r in contenders(job, rows, BASELINE)] == [0, 1]
+
+
+def test_without_noise_contenders_are_the_front(tmp_path: Any) -> None:
+    job = toy_job(tmp_path)
+    rows = [row(n, 89.0 - n, 0.5 - 0.1 * (n % 3), 0.0) for n in range(6)]
+    assert contenders(job, rows, BASELINE) == front_rows(job, rows, BASELINE)
+
+
+def test_their_number_is_bounded(tmp_path: Any) -> None:
+    job = toy_job(tmp_path)
+    rows = [row(n, 89.0 - 0.01 * n, 0.3 + 0.001 * n, 0.2) for n in range(40)]
+    assert len(contenders(job, rows, BASELINE)) == MOST_CONTENDERS
