@@ -3,7 +3,7 @@
 A short search runs with one worker; the wall time from its first row to its last, less what the rows spent on training,
 export, measurement, scoring and building the model, is the search's own: asking, Ray, telling, writing files.
 
-    python benchmarks/trial_overhead.py --trials 12 --out results/trial_overhead.json
+    python benchmarks/trial_overhead.py --trials 12 [--out FILE]
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet10t")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=Path("results/trial_overhead.json"))
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/trial_overhead.json"))
     chosen = parser.parse_args()
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,35 @@
+"""Benchmarks: each runs, small, and writes its table; their figures are for people and are not judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+SMALL = {
+    "glyphs": ["--model", "test_resnet", "--epochs", "1"],
+    "int8": ["--models", "test_resnet", "--size", "64", "--seconds", "1"],
+    "trial_overhead": ["--model", "test_resnet", "--trials", "3"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_a_small_run_writes_its_figures(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, FOLDER / f"{name}.py", *SMALL[name], "--out", out],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(out.read_text())
+
+
+def test_every_benchmark_has_a_small_run() -> None:
+    assert {file.stem for file in FOLDER.glob("*.py")} == set(SMALL)
