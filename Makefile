@@ -6,9 +6,10 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test lint check format clean
 
+# A demo that was cut short goes on; remove results/demo for a new one.
 demo: $(READY)
-	rm -rf results/demo
-	$(BIN)/autocompress search search_spaces/demo.yaml
+	@if [ -f results/demo/job.yaml ]; then $(BIN)/autocompress resume results/demo; \
+	else $(BIN)/autocompress search search_spaces/demo.yaml; fi
 
 test: lint check
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,11 +15,23 @@ from typing import Any
 
 import platformdirs
 
+from autocompress.errors import UserError
+
 
 def cache_folder() -> Path:
-    """The user's cache folder for what may be kept between runs; ``AUTOCOMPRESS_CACHE`` moves it. Made if missing."""
+    """The user's cache folder for what may be kept between runs; ``AUTOCOMPRESS_CACHE`` moves it. Made if missing.
+
+    Raises:
+        UserError: if it cannot be made or written.
+    """
     folder = Path(os.environ.get("AUTOCOMPRESS_CACHE") or platformdirs.user_cache_dir("autocompress"))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"the cache folder {folder} cannot be written: {reason}", "set AUTOCOMPRESS_CACHE") from None
     return folder
 
 

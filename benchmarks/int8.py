@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
+from autocompress.devices.machine import machine
 from autocompress.export import INPUT, export, open_session, operator_histogram
 from autocompress.files import write_json
 from autocompress.quantization import LayerBits, calibrate, harden, quantize
@@ -123,16 +123,8 @@ def run(name: str, size: int, threads: int, seconds: float) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """What the figures depend on."""
-    flags: list[str] = []
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        line = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
-        flags = [flag for flag in line.split() if flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")]
     return {
-        "machine": platform.machine(),
-        "processor": platform.processor(),
-        "cores": psutil.cpu_count(logical=False),
-        "features": flags,
+        **machine(),
         "load": psutil.getloadavg()[0],
         "onnxruntime": ort.__version__,
         "torch": torch.__version__,

@@ -12,16 +12,9 @@ import torch
 from autocompress.compression.recipe import Policy
 from autocompress.compression.store import Store
 from autocompress.compression.workbench import Workbench
-from autocompress.contract import Value
 from autocompress.export import operator_histogram
 
 JOINT = {"ghost": "default", "recover": "default", "bits": "default", "quantize": "default"}
-
-
-def values_of(bench: Workbench, rules: dict[str, str], **changes: Value) -> dict[str, Value]:
-    values = bench.policy(rules)
-    assert values is not None
-    return {**values, **changes}
 
 
 def test_the_uncompressed_recipe_is_the_baseline(bench: Workbench) -> None:

@@ -10,12 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autocompress.quantization.ops import dequantize
 from autocompress.quantization.scales import (
     Levels,
     affine,
-    dequantize,
     quantize,
-    representable,
     signed_levels,
     symmetric,
     unsigned_levels,
@@ -30,6 +29,11 @@ END = st.floats(-1e4, 1e4, width=32)
 
 def scalar(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float32)
+
+
+def representable(scale: torch.Tensor, zero: torch.Tensor, levels: Levels) -> tuple[torch.Tensor, torch.Tensor]:
+    """The smallest and the largest number of a grid."""
+    return (levels.low - zero) * scale, (levels.high - zero) * scale
 
 
 def simulate(

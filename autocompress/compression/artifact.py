@@ -13,6 +13,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression.pipeline import Candidate, rebuild
+from autocompress.compression.store import save_tensors
 from autocompress.contract import Deployable, Device, Manager, manager
 from autocompress.data import Split
 from autocompress.errors import UserError
@@ -44,8 +45,7 @@ def save(candidate: Candidate, deployable: Deployable, folder: Path, metrics: di
     """Writes the artifact's five files to ``folder``, all or none of them."""
     with atomic_folder(folder) as temporary:
         (temporary / MODEL_FILE).write_bytes(deployable.file.read_bytes())
-        state = {name: tensor.contiguous().clone() for name, tensor in candidate.model.state_dict().items()}
-        safetensors.torch.save_file(state, temporary / WEIGHTS_FILE)
+        save_tensors(candidate.model.state_dict(), temporary / WEIGHTS_FILE)
         for name, value in (
             (RECIPE_FILE, dict(candidate.recipe.values)),
             (PLAN_FILE, candidate.plan),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
+import onnxscript
 import torch
 from torch import nn
 
 from autocompress import models
 from autocompress.compression.artifact import metadata, score
-from autocompress.compression.pipeline import versions
-from autocompress.compression.store import Store
+from autocompress.compression.store import Store, versions
 from autocompress.contract import Deployable, Device
 from autocompress.data import Splits
-from autocompress.export import export
+from autocompress.export import OPSET, export
 from autocompress.files import atomic, digest
 from autocompress.graph import facts
 from autocompress.job import DeviceConfig
@@ -32,7 +34,8 @@ class Baseline:
         size_bytes: of the ONNX file.
         params, macs: as for a candidate.
         deployable: the exported float file.
-        key: content key of weights and architecture.
+        weights_key: content key of weights, architecture and the libraries that compute with them; stages hang on it.
+        key: the same with what wrote the file.
     """
 
     accuracy: float
@@ -41,6 +44,7 @@ class Baseline:
     params: int
     macs: int
     deployable: Deployable
+    weights_key: str
     key: str
 
 
@@ -55,7 +59,9 @@ def measure_baseline(
     model: nn.Module, splits: Splits, device: Device, config: DeviceConfig, store: Store, folder: Path
 ) -> Baseline:
     """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation, unless both are kept."""
-    key = digest(weights_key(model), versions())
+    own_key = digest(weights_key(model), versions())
+    # Another exporter may write a faster file: the baseline must gain from it as every candidate does.
+    key = digest(own_key, OPSET, importlib.metadata.version("autocompress"), onnxscript.__version__)
     file = folder / f"{key}.onnx"
     if not file.exists():
         with atomic(file) as temporary:
@@ -63,7 +69,7 @@ def measure_baseline(
     size = models.input_size(model)
     network = facts(model, size)
     deployable = Deployable(file, size, operator_counts(model, size))
-    scored = digest("baseline accuracy", key, splits.val.digest, device.name)
+    scored = digest("baseline accuracy", key, splits.val.digest, device.name, onnxruntime.__version__)
     found = store.get(scored) if store.has(scored) else None
     if found is None:
         correct = score(device, deployable, splits.val, config)
@@ -77,5 +83,6 @@ def measure_baseline(
         params=network.params,
         macs=network.macs,
         deployable=deployable,
+        weights_key=own_key,
         key=key,
     )

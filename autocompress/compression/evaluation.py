@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.data import Split
+from autocompress.graph import evaluating
 
 
 @torch.no_grad()
@@ -20,7 +20,7 @@ def logits(
     """The model's logits on all images, float32 ``(N, classes)`` on the CPU. The model is moved to ``device`` and its
     training flag restored."""
     device = torch.device(device) if device is not None else device_of(model)
-    with _mode(model.to(device), training=False):
+    with evaluating(model.to(device)):
         found = [model(images.to(device)).float().cpu() for images, _ in split.loader(batch_size)]
     return torch.cat(found) if found else torch.zeros(0, split.num_classes)
 
@@ -62,7 +62,7 @@ def recalibrate_batch_norm(
     batch_size = min(batch_size, len(chosen))
     momenta = [norm.momentum for norm in norms]
     used = 0
-    with _mode(model.to(device), training=False):
+    with evaluating(model.to(device)):
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's word for the plain average over batches
@@ -82,15 +82,3 @@ def recalibrate_batch_norm(
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter lies; the CPU for a model without any."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-@contextmanager
-def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """The model in one mode; afterwards each module has its own flag again."""
-    before = {module: module.training for module in model.modules()}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, flag in before.items():
-            module.training = flag

@@ -17,7 +17,7 @@ class CheapestCandidate:
     """The least that a method can cost here, as ratios to the baseline; nothing was trained.
 
     Attributes:
-        label: "ghost", "quantize", or "all together".
+        label: "uncompressed" (the baseline, first), "ghost", "quantize", ..., "all together".
         latency_ratio, latency_high: median and upper end of its 95 % interval; ``latency_low`` the lower end.
         meets: by constraint, whether it can be met. Latency counts as met where the interval reaches the bound.
     """
@@ -40,12 +40,12 @@ def feasibility(bench: Workbench, seconds: float = 1.0) -> list[CheapestCandidat
         bench: an open workbench.
         seconds: of latency measurement for each.
     """
-    rules: dict[str, dict[str, str]] = {}
+    rules: dict[str, dict[str, str]] = {"uncompressed": {}}
     for method in bench.methods:
         rules[method.name] = {method.name: "cheapest"}
         if isinstance(method, Quantizer):
             rules[method.name]["bits"] = "cheapest"
-    if len(rules) > 1:
+    if len(bench.methods) > 1:
         rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
     rows = []
     with tempfile.TemporaryDirectory() as folder:

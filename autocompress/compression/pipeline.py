@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
 from autocompress import models
 from autocompress.compression import precision, recover
 from autocompress.compression.recipe import Recipe
-from autocompress.compression.store import Store, pack, unpack
-from autocompress.contract import Callback, Context, Method, OperatorCount, Plan, TransferSet, Transform
+from autocompress.compression.store import Store, pack, unpack, versions
+from autocompress.contract import Callback, Context, LayerSpec, Method, OperatorCount, Plan, TransferSet, Transform
 from autocompress.files import digest
 from autocompress.graph import facts
 from autocompress.quantization.counts import operator_counts
@@ -97,12 +96,12 @@ class Pipeline:
             TrialFailed: if a training diverges.
         """
         hits, misses = self.store.hits, self.store.misses
-        context = self._context(dry_run, recipe, progress)
+        context = self._context(dry_run, progress)
         seconds: dict[str, float] = {}
         model, steps = self._transformed(recipe, context, seconds, pause)
         plan: Plan = {"architecture": models.architecture(self.baseline), "transforms": steps, "quantization": None}
         started = time.perf_counter()
-        network = facts(model, context.input_size)
+        network = facts(model, context.input_size, leaves(self.methods))
         bits = precision.assign(network, self.baseline, self.granularity, recipe)
         if bits:
             model, plan["quantization"] = precision.quantize(model, bits, recipe, self._by_name, context)
@@ -111,7 +110,7 @@ class Pipeline:
             model=model,
             plan=plan,
             recipe=recipe,
-            operators=operator_counts(model, context.input_size),
+            operators=operator_counts(model, context.input_size, layer_specs(self.methods)),
             params=network.params,
             macs=network.macs,
             cache_hits=self.store.hits - hits,
@@ -177,12 +176,22 @@ class Pipeline:
 
     # --- prepared state ---------------------------------------------------------------------------------------------
 
-    def prepare(self, progress: Callable[..., None] | None = None) -> None:
-        """Has every transform prepare what its recipes share, unless that is kept already."""
-        context = self._context(False, None, progress)
+    def prepare(self, progress: Callable[..., None] | None = None) -> dict[str, str]:
+        """Has every transform prepare what its recipes share, unless that is kept already.
+
+        Returns:
+            Why, by name, for the methods that could not; they are no longer part of the pipeline.
+        """
+        context = self._context(False, progress)
+        failed: dict[str, str] = {}
         for method in self.methods:
             if isinstance(method, Transform):
-                self._prepared(method, context)
+                try:
+                    self._prepared(method, context)
+                except Exception as error:  # a plugin's fault must not end the search
+                    failed[method.name] = f"it could not prepare: {type(error).__name__}: {error}"
+        self.methods = [method for method in self.methods if method.name not in failed]
+        return failed
 
     def _prepared(self, method: Transform, context: Context) -> Any:
         if type(method).prepare is Transform.prepare:
@@ -206,12 +215,11 @@ class Pipeline:
         assert isinstance(method, Transform)
         return method
 
-    def _context(self, dry_run: bool, recipe: Recipe | None, progress: Callable[..., None] | None) -> Context:
+    def _context(self, dry_run: bool, progress: Callable[..., None] | None) -> Context:
         context = Context(
             input_size=models.input_size(self.baseline),
             device=torch.device("cpu") if dry_run else self.device,
             seed=self.seed,
-            epochs=float(recipe.recover.get("epochs", 0)) if recipe else 0.0,
             dry_run=dry_run,
         )
         if progress is not None:
@@ -236,6 +244,11 @@ def rebuild(baseline: nn.Module, steps: Sequence[Plan], methods: dict[str, Metho
     return model.eval()
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that decide what a stage computes."""
-    return {"torch": torch.__version__, "timm": timm.__version__}
+def layer_specs(methods: Sequence[Method]) -> list[LayerSpec]:
+    """The layer types that ``methods`` bring."""
+    return [spec for method in methods for spec in method.layers]
+
+
+def leaves(methods: Sequence[Method]) -> tuple[type[nn.Module], ...]:
+    """Those of them that the traced graph keeps whole."""
+    return tuple(spec.layer_type for spec in layer_specs(methods) if spec.leaf)

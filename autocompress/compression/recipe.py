@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
@@ -74,10 +73,13 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
             params = method.search_space(space.scope(method.name), model)
             if method.acts(params):
                 acting.append((method, params))
-    _reject_clashes([method for method, _ in acting])
     settings: Params = {}
+    impossible: InvalidRecipe | None = None
     if acting:
-        settings = recover.search_space(space.scope("recover"), [method for method, _ in acting], epochs)
+        try:
+            settings = recover.search_space(space.scope("recover"), [method for method, _ in acting], epochs)
+        except InvalidRecipe as error:
+            impossible = error
     bits = _compose_bits(space.scope("bits"), model, [m for m in methods if isinstance(m, Quantizer)])
     used = {name for group in bits.values() for name in (group.weight_quantizer, group.activation_quantizer)}
     quantizers = {
@@ -85,6 +87,10 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
         for method in methods
         if isinstance(method, Quantizer) and method.name in used
     }
+    # Judged last, so that an invalid recipe, too, has asked for all of its parameters.
+    if impossible is not None:
+        raise impossible
+    _reject_clashes([method for method, _ in acting])
     return Recipe(
         values=dict(space.chosen),
         structural={name: value for name, value in space.chosen.items() if space.asked[name].structural},
@@ -144,17 +150,18 @@ class Replay:
 
 
 class Policy:
-    """Chooses by rule: ``neutral`` everywhere but for the methods named.
+    """Chooses by rule: "default", "cheapest" or "neutral".
 
     Args:
-        rules: by first part of a parameter's name ("ghost", "bits", "recover"): "default", "cheapest" or "neutral".
+        rules: by first part of a parameter's name ("ghost", "bits", "recover").
+        otherwise: for all the others.
     """
 
-    def __init__(self, rules: Mapping[str, str]) -> None:
-        self._rules = rules
+    def __init__(self, rules: Mapping[str, str], otherwise: str = "neutral") -> None:
+        self._rules, self._otherwise = rules, otherwise
 
     def choose(self, parameter: Parameter) -> Value:
-        rule = self._rules.get(parameter.name.partition(".")[0], "neutral")
+        rule = self._rules.get(parameter.name.partition(".")[0], self._otherwise)
         if rule == "cheapest" and parameter.cheapest is not None:
             return parameter.cheapest
         if rule == "neutral":
@@ -218,8 +225,3 @@ def space_size(parameters: Mapping[str, Parameter]) -> float:
         else:
             total *= 10
     return total
-
-
-def describe(values: Mapping[str, Any]) -> str:
-    """The recipe in one line: ``ghost.ratio.layer3=2 bits.weight.layer1=quantize:8``."""
-    return " ".join(f"{name}={value}" for name, value in values.items())

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import timm
 import torch
 
 from autocompress.files import atomic_folder, cache_folder
@@ -57,9 +59,7 @@ class Store:
         if self.has(key):
             return
         with atomic_folder(self.folder / key) as entry:
-            # Clones: safetensors refuses tensors that share memory (tied weights).
-            own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-            safetensors.torch.save_file(own, entry / TENSORS)
+            save_tensors(tensors, entry / TENSORS)
             (entry / RECORD).write_text(json.dumps(record), encoding="utf-8")
         self._trim()
 
@@ -75,6 +75,18 @@ class Store:
                 break
             shutil.rmtree(entry, ignore_errors=True)
             total -= size
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Writes ``tensors`` as safetensors, from whatever device."""
+    # Clones: safetensors refuses tensors that share memory (tied weights).
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(own, file)
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide what a stage computes: part of every key."""
+    return {"torch": torch.__version__, "timm": timm.__version__}
 
 
 def pack(state: Any, tensors: dict[str, torch.Tensor] | None = None) -> tuple[dict[str, torch.Tensor], Any]:

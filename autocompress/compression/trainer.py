@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from autocompress import models
 from autocompress.compression.evaluation import evaluate, logits, recalibrate_batch_norm
 from autocompress.compression.losses import SoftTargets
+from autocompress.compression.store import save_tensors, versions
 from autocompress.compression.training import Progress, Training, TrainResult, TrainSettings
 from autocompress.data import Split, Splits
 from autocompress.errors import UserError
@@ -82,8 +82,8 @@ def train_baseline(
     """
     settings = baseline_settings(job)
     weights = "pretrained" if job.pretrained else "random"
-    versions = [torch.__version__, timm.__version__, VERSION]
-    key = digest(models.architecture(model), weights, splits.train.digest, asdict(settings), job.seed, versions)
+    made_with = [*versions().values(), VERSION]
+    key = digest(models.architecture(model), weights, splits.train.digest, asdict(settings), job.seed, made_with)
     path = cache_folder() / "baselines" / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
     if not _loaded(model, path):
         if not len(splits.train) and settings.epochs:
@@ -99,9 +99,8 @@ def train_baseline(
             progress=progress,
             pause=pause,
         )
-        state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
         with atomic(path) as temporary:
-            save_file(state, temporary)
+            save_tensors(model.state_dict(), temporary)
     return models.reparameterise(model.cpu()).eval()
 
 

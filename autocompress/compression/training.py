@@ -170,7 +170,7 @@ class Training:
         for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(own)
 
-    def _loader(self, epoch: int) -> Loader:
+    def _loader(self, epoch: int) -> Loader[Split]:
         # Positions in place of labels: soft targets are found by them.
         numbered = self.split.relabelled(torch.arange(len(self.split)))
         size = min(self.settings.batch_size, max(len(self.split), 1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +14,11 @@ from torch import nn
 
 from autocompress import data, models
 from autocompress.compression import artifact
-from autocompress.compression import recipe as recipes
+from autocompress.compression.applicable import applicable
 from autocompress.compression.baseline import Baseline, measure_baseline
+from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Candidate, Pipeline
-from autocompress.compression.recipe import Policy, Recipe
+from autocompress.compression.recipe import Recipe
 from autocompress.compression.store import Store
 from autocompress.compression.trainer import train_baseline
 from autocompress.compression.transfer import user_data
@@ -26,18 +28,16 @@ from autocompress.contract import (
     Manager,
     Method,
     Parameter,
-    Quantizer,
-    Space,
-    Transform,
     Value,
     manager,
 )
-from autocompress.contract.space import Chooser, LimitError
+from autocompress.contract.space import Chooser
 from autocompress.data import Splits
-from autocompress.errors import InvalidRecipe, UserError, did_you_mean
-from autocompress.export import export
+from autocompress.devices.lock import MachineLock
+from autocompress.errors import TrialFailed, UserError
+from autocompress.export import custom_operators, export
 from autocompress.files import cache_folder
-from autocompress.job import Job, Limits, limits_of, reject_unmatched
+from autocompress.job import Job, Limits, limits_of
 
 Progress = Callable[[float, str], None]
 
@@ -80,17 +80,26 @@ class Workbench:
         device = plugins.device(job.device.name)
         if reasons := device.check(job.device):
             raise UserError(f"the device '{device.name}' cannot be used here: {reasons[0]}")
+        installed = plugins.methods()
+        names = [method.name for method in installed]
         splits = data.load(job.data, plugins.datasets(), **models.preprocessing(job))
         model = models.create(job, splits.info)
+        lock = MachineLock()
         if models.needs_training(job, splits.info):
-            model = train_baseline(job, model, splits, progress)
+            # A wrong key in the space is told before minutes go into a training: structure needs no weights.
+            shape = models.reparameterise(copy.deepcopy(model)).eval()
+            fit, _ = applicable(installed, shape, job, limits.methods)
+            JobSpace(shape, fit, limits, job.granularity, job.budget.epochs).check_limits(names)
+            with lock.shared():
+                model = train_baseline(job, model, splits, progress, pause=lock.breathe)
         model = models.reparameterise(model).cpu().eval()
         store = Store()
-        baseline = measure_baseline(model, splits, device, job.device, store, cache_folder() / "baselines")
-        methods, refused = applicable(plugins.methods(), model, job, limits.methods)
+        methods, refused = applicable(installed, model, job, limits.methods, has_images=len(splits.train) > 0)
+        with lock.shared():
+            baseline = measure_baseline(model, splits, device, job.device, store, cache_folder() / "baselines")
         pipeline = Pipeline(
             baseline=model,
-            baseline_key=baseline.key,
+            baseline_key=baseline.weights_key,
             methods=methods,
             transfer=user_data(splits, job.seed),
             granularity=job.granularity,
@@ -98,79 +107,37 @@ class Workbench:
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
             store=store,
         )
+        with lock.shared():
+            for name, reason in pipeline.prepare(progress).items():
+                methods = [method for method in methods if method.name != name]
+                refused[name] = [reason]
         bench = cls(job, model, splits, baseline, methods, refused, device, pipeline, limits)
-        bench.check_limits([method.name for method in plugins.methods()])
-        pipeline.prepare(progress)
+        bench.space.check_limits(names)
         return bench
-
-    def check_limits(self, installed: Sequence[str]) -> None:
-        """Refuses a limit that matches no parameter of the space; limits on methods that do not act are passed over.
-
-        Raises:
-            UserError: naming file, line and key.
-        """
-        matched: set[str] = set()
-
-        def run(chooser: Chooser) -> Space:
-            space, _ = self._compose(chooser)
-            matched.update(space.matched)
-            return space
-
-        known = recipes.every_parameter(run)
-        acting = {method.name for method in self.methods}
-        inactive = [name for name in installed if name not in acting]
-        # The engine's own stages are asked only where there is something to recover or to quantize with.
-        inactive += [] if any(isinstance(method, Transform) for method in self.methods) else ["recover"]
-        inactive += [] if any(isinstance(method, Quantizer) for method in self.methods) else ["bits"]
-        reject_unmatched(self.limits, matched, known, inactive)
 
     # --- the space ----------------------------------------------------------------------------------------------
 
-    def _compose(self, chooser: Chooser) -> tuple[Space, Recipe]:
-        space = Space(chooser, self.job.granularity, self.limits.values)
-        try:
-            return space, recipes.compose(space, self.model, self.methods, self.job.budget.epochs)
-        except LimitError as error:
-            raise self.limits.error(error.name, error.text) from None
+    @property
+    def space(self) -> JobSpace:
+        """What recipes are drawn from."""
+        epochs = self.job.budget.epochs if len(self.splits.train) else 0
+        return JobSpace(self.model, self.methods, self.limits, self.job.granularity, epochs)
 
     def compose(self, chooser: Chooser) -> Recipe:
-        """The recipe that ``chooser`` gives.
-
-        Raises:
-            InvalidRecipe: if its methods do not go together.
-        """
-        return self._compose(chooser)[1]
+        """The recipe that ``chooser`` gives; see :meth:`JobSpace.compose`."""
+        return self.space.compose(chooser)
 
     def parameters(self) -> dict[str, Parameter]:
-        """Every parameter of the space, conditional ones too, as the user's limits leave them."""
-        return recipes.every_parameter(lambda chooser: self._compose(chooser)[0])
+        """Every parameter of the space; see :meth:`JobSpace.parameters`."""
+        return self.space.parameters()
 
     def policy(self, rules: Mapping[str, str]) -> dict[str, Value] | None:
-        """The values of a rule-made recipe (see :class:`Policy`), or None where it is invalid."""
-        try:
-            return dict(self.compose(Policy(rules)).values)
-        except InvalidRecipe:
-            return None
+        """The values of a rule-made recipe; see :meth:`JobSpace.policy`."""
+        return self.space.policy(rules)
 
     def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
-        """Recipes worth trying first: uncompressed, 8-bit alone, each method alone, each transform with 8-bit."""
-        rules: dict[str, dict[str, str]] = {"uncompressed": {}}
-        quantizers = [method.name for method in self.methods if isinstance(method, Quantizer)]
-        bits = {"bits": "default", **dict.fromkeys(quantizers, "default")}
-        if quantizers:
-            rules["8-bit alone"] = bits
-        for method in self.methods:
-            if isinstance(method, Transform):
-                alone = {method.name: "default", "recover": "default"}
-                rules[f"{method.name} alone"] = alone
-                if quantizers:
-                    rules[f"{method.name} and 8-bit"] = {**alone, **bits}
-        points: list[tuple[str, dict[str, Value]]] = []
-        for label, rule in rules.items():
-            values = self.policy(rule)
-            if values is not None and values not in [known for _, known in points]:
-                points.append((label, values))
-        return points
+        """Recipes worth trying first; see :meth:`JobSpace.starting_points`."""
+        return self.space.starting_points()
 
     # --- candidates ---------------------------------------------------------------------------------------------
 
@@ -186,9 +153,15 @@ class Workbench:
         return self.pipeline.run(recipe, dry_run=dry_run, progress=progress, pause=pause)
 
     def export(self, candidate: Candidate, file: Path) -> Deployable:
-        """Writes the candidate's ONNX file."""
+        """Writes the candidate's ONNX file.
+
+        Raises:
+            TrialFailed: if it would not load in a stock runtime.
+        """
         size = models.input_size(self.model)
         export(candidate.model, file, size, artifact.metadata(self.model))
+        if lacking := custom_operators(file):
+            raise TrialFailed(f"the file needs operators that a stock runtime lacks: {', '.join(sorted(lacking))}")
         return Deployable(file, size, candidate.operators)
 
     def accuracy(self, deployable: Deployable, split: Literal["val", "test"]) -> tuple[float, np.ndarray]:
@@ -202,36 +175,3 @@ class Workbench:
     ) -> None:
         """Writes the artifact's files; see :func:`artifact.save`."""
         artifact.save(candidate, deployable, folder, metrics)
-
-
-def applicable(
-    methods: list[Method], model: nn.Module, job: Job, wanted: Sequence[str] | None = None
-) -> tuple[list[Method], dict[str, list[str]]]:
-    """Splits ``methods`` into those that act in ``job`` and the reasons of those that cannot.
-
-    Args:
-        wanted: the only methods that may act; None for all that can.
-
-    Raises:
-        UserError: for a method that the job names and that is not installed, or cannot apply.
-    """
-    names = [method.name for method in methods]
-    for name in wanted or ():
-        if name not in names:
-            raise UserError(f"unknown method '{name}'", did_you_mean(name, names))
-    fit: list[Method] = []
-    refused: dict[str, list[str]] = {}
-    for method in methods:
-        if wanted is not None and method.name not in wanted:
-            continue
-        try:
-            reasons = method.check(model, job)
-        except Exception as error:  # a plugin's fault must not end the search
-            reasons = [f"its check raised {type(error).__name__}: {error}"]
-        if not reasons:
-            fit.append(method)
-        elif wanted is not None:
-            raise UserError(f"the method '{method.name}' cannot apply to {job.model}: {reasons[0]}")
-        else:
-            refused[method.name] = reasons
-    return fit, refused

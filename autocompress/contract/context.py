@@ -49,7 +49,6 @@ class Context:
         input_size: (channels, height, width) of one image.
         device: where torch computes.
         seed: of this stage; use it for every random draw.
-        epochs: the budget of the recovery that follows.
         state: what ``prepare`` returned, else None.
         progress: call it with the finished fraction (0 to 1) and a word.
         dry_run: no data, no training, same structure.
@@ -60,7 +59,6 @@ class Context:
     teacher: nn.Module | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
-    epochs: float = 0.0
     state: Any = None
     progress: Callable[..., None] = _no_progress
     dry_run: bool = False

@@ -90,18 +90,6 @@ class Manager:
         _reject_twins(found)
         return order(found)
 
-    def transforms(self) -> list[Transform]:
-        """Transforms in the order in which a recipe applies them."""
-        return [method for method in self.methods() if isinstance(method, Transform)]
-
-    def quantizers(self) -> list[Quantizer]:
-        """All quantizers."""
-        return [method for method in self.methods() if isinstance(method, Quantizer)]
-
-    def sources(self) -> list[DataSource]:
-        """All data sources of plugins."""
-        return [method for method in self.methods() if isinstance(method, DataSource)]
-
     def method(self, name: str) -> Method:
         """The method called ``name``.
 

@@ -18,7 +18,8 @@ class TensorSpec:
         name: the parameter's or graph node's name; unique in the network.
         role: "weight" or "activation".
         group: the group of the baseline it belongs to (see ``Space.groups``).
-        operator: what makes or uses it: "conv", "depthwise", "linear", "add", "concat", "pool", "multiply", "input".
+        operator: what makes or uses it: "conv", "depthwise", "linear", "input" (the image), or another word of
+            ``graph.kinds`` ("add", "multiply", "concat", "global_pool", "activation", ...).
         shape: its shape; activations with a batch of 1.
         bits: the width that the recipe asks for, 1 to 8.
         channel_axis: for weights the axis of the output channels; None for activations (always one scale a tensor).

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import PIL
 import torch
 from PIL import Image
 
-from autocompress.data.pictures import DatasetSplit, measured, open_picture
+from autocompress.data.pictures import DatasetSplit, check_picture, measured, open_picture
 from autocompress.data.provider import DatasetProvider, Source
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
-from autocompress.files import digest
+from autocompress.files import cache_folder, digest, write_json
+
+log = logging.getLogger("autocompress")
 
 PREFIX = "folder:"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 ROLES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+READERS = 4
+"""Threads that verify images; decoding runs outside Python's lock."""
 
 
 class Folder(DatasetProvider):
@@ -33,12 +41,15 @@ class Folder(DatasetProvider):
             raise UserError(f"there is no folder {root}", "data: folder:PATH wants a folder of class folders")
         folders = {role: _first_folder(root, names) for role, names in ROLES.items()}
         train = Listing.read(folders["train"] or root)
-        info = measured(train, DataInfo(len(train.classes), 3, (224, 224), (), (), train.classes))
-        held: dict[str, DatasetSplit | None] = {"val": None, "test": None}
-        for role in held if folders["train"] else ():
+        held: dict[str, Listing] = {}
+        for role in ("val", "test") if folders["train"] else ():
             if (folder := folders[role]) is not None:
-                held[role] = Listing.read(folder, train.classes).split(info)
-        return Source(train.split(info), held["val"], held["test"], info)
+                held[role] = Listing.read(folder, train.classes)
+        for listing in (train, *held.values()):
+            listing.verify()
+        info = measured(train, DataInfo(len(train.classes), 3, (224, 224), (), (), train.classes))
+        val, test = (held[role].split(info) if role in held else None for role in ("val", "test"))
+        return Source(train.split(info), val, test, info)
 
 
 class Listing:
@@ -91,6 +102,25 @@ class Listing:
     def __len__(self) -> int:
         return len(self.files)
 
+    def verify(self) -> None:
+        """Decodes every file once: a corrupt test image must not come to light at the end of a search.
+
+        Success is remembered in the cache folder under the listing's key, so that the next start only lists the files.
+
+        Raises:
+            UserError: naming a file that cannot be read.
+        """
+        key = digest("verified", PIL.__version__, str(self.root.resolve()), self.key)
+        mark = cache_folder() / "verified" / f"{key}.json"
+        if mark.exists():
+            return
+        log.info("verifying %d images in %s", len(self), self.root)
+        parts = [self.files[start : start + 64] for start in range(0, len(self), 64)]
+        with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(_check_all, parts):
+                pass  # the first fault is raised here; what has not begun is cancelled
+        write_json(mark, {"folder": str(self.root.resolve()), "images": len(self)})
+
     def picture(self, index: int) -> Image.Image:
         """Reads one file."""
         return open_picture(self.files[index], str(self.files[index]))
@@ -98,6 +128,11 @@ class Listing:
     def split(self, info: DataInfo) -> DatasetSplit:
         """All files, as a split."""
         return DatasetSplit(self, self.labels, info)
+
+
+def _check_all(files: list[Path]) -> None:
+    for file in files:
+        check_picture(file, str(file))
 
 
 def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:

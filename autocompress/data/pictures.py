@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol, Self
 
@@ -89,23 +90,11 @@ class DatasetSplit(Split):
 
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int = 0, augment: bool = False, drop_last: bool = False
-    ) -> Loader:
+    ) -> Loader[DatasetSplit]:
         return _PictureLoader(self, batch_size, shuffle, seed, augment, drop_last)
 
 
-@dataclass(frozen=True)
-class _PictureLoader(Loader):
-    split: DatasetSplit
-    batch_size: int
-    shuffle: bool
-    seed: int
-    augment: bool
-    drop_last: bool
-
-    def __len__(self) -> int:
-        n = len(self.split)
-        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
-
+class _PictureLoader(Loader[DatasetSplit]):
     def __iter__(self) -> Iterator[Batch]:
         dataset = _Transformed(self.split, transform(self.split.info, self.augment), self.seed)
         yield from DataLoader(
@@ -176,11 +165,28 @@ def open_picture(path: Any, name: str) -> Image.Image:
     Raises:
         UserError: if it is no image or broken, with ``name``.
     """
+    with _faults_of(name), Image.open(path) as image:
+        image.load()
+        return image.copy() if image.mode in ("L", "RGB") else _plain(image)
+
+
+def check_picture(path: Any, name: str) -> None:
+    """Decodes the image file ``path`` to its last byte, at the smallest size that its format offers.
+
+    Raises:
+        UserError: if it is no image or broken, with ``name``.
+    """
+    with _faults_of(name), Image.open(path) as image:
+        image.draft(None, (1, 1))  # JPEG: all data is still read, an eighth of the pixels is computed
+        image.load()
+
+
+@contextmanager
+def _faults_of(name: str) -> Iterator[None]:
+    """What Pillow raises for a file that is broken, or so large that it may be an attack, as an error for users."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image.copy() if image.mode in ("L", "RGB") else _plain(image)
-    except (OSError, SyntaxError, ValueError) as error:
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"the image {name} cannot be read: {error}", "replace or remove it") from error
 
 

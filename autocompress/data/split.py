@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import torch
 
 from autocompress.files import digest
+
+AnySplit = TypeVar("AnySplit", bound="Split", covariant=True)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images float32 ``(N, C, H, W)``, normalised; labels int64 ``(N,)``."""
@@ -42,16 +44,25 @@ class DataInfo:
         return self.channels, *self.size
 
 
-class Loader(ABC):
-    """Batches of a split. May be iterated again; gives the same batches each time."""
+@dataclass(frozen=True)
+class Loader(ABC, Generic[AnySplit]):
+    """Batches of a split, as asked of :meth:`Split.loader`. May be iterated again; gives the same batches each time."""
+
+    split: AnySplit
+    batch_size: int
+    shuffle: bool
+    seed: int
+    augment: bool
+    drop_last: bool
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
         """Images float32 ``(N, C, H, W)`` and labels int64 ``(N,)``, batch by batch."""
 
-    @abstractmethod
     def __len__(self) -> int:
         """How many batches."""
+        n = len(self.split)
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
 
 class Split(ABC):
@@ -85,7 +96,7 @@ class Split(ABC):
     @abstractmethod
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int = 0, augment: bool = False, drop_last: bool = False
-    ) -> Loader:
+    ) -> Loader[Split]:
         """Batches of ``batch_size``. Order and augmentation are drawn from ``seed``, so equal arguments give equal
         batches; give each epoch its own seed."""
 

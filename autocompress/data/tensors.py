@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
@@ -58,7 +58,7 @@ class TensorSplit(Split):
 
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int = 0, augment: bool = False, drop_last: bool = False
-    ) -> Loader:
+    ) -> Loader[TensorSplit]:
         return _TensorLoader(self, batch_size, shuffle, seed, augment, drop_last)
 
     def batch(self, indices: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -83,19 +83,7 @@ class TensorSplit(Split):
         return TensorSplit(torch.zeros(shape, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), info)
 
 
-@dataclass(frozen=True)
-class _TensorLoader(Loader):
-    split: TensorSplit
-    batch_size: int
-    shuffle: bool
-    seed: int
-    augment: bool
-    drop_last: bool
-
-    def __len__(self) -> int:
-        n = len(self.split)
-        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
-
+class _TensorLoader(Loader[TensorSplit]):
     def __iter__(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self.seed)
         n = len(self.split)

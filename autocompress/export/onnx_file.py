@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from autocompress.export.exporter import to_onnx
 from autocompress.files import atomic
+from autocompress.graph.shapes import blank_images
 from autocompress.graph.trace import UntraceableModel, evaluating
 from autocompress.quantization.folding import fold_batch_norm
 from autocompress.quantization.lowering import tidy
@@ -32,10 +33,8 @@ def export(
         metadata: what a reader must know (mean, std, input size, class names), kept in the file's metadata.
     """
     deployable = _flat(model)
-    device = next((t.device for t in [*deployable.parameters(), *deployable.buffers()]), torch.device("cpu"))
-    images = torch.zeros((2, *input_size), device=device)
     with evaluating(deployable), _plain_pools(deployable):
-        proto = to_onnx(deployable, images)
+        proto = to_onnx(deployable, blank_images(deployable, input_size, batch=2))
     _strip(proto)
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=value)

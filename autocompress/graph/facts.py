@@ -9,12 +9,10 @@ from functools import cached_property
 
 from torch import fx, nn
 
-from autocompress.graph.kinds import activation_name, kind, module_of, shape_of
+from autocompress.graph.kinds import LAYERS, activation_name, kind, module_of, shape_of
 from autocompress.graph.shapes import propagate_shapes
 from autocompress.graph.trace import evaluating, trace
 from autocompress.graph.walk import Readers, reaches_image
-
-_LAYERS = ("conv", "linear")
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,6 @@ class LayerFacts:
     consumers: tuple[str, ...]
     private: bool
 
-    @property
-    def depthwise(self) -> bool:
-        """One filter a channel."""
-        return self.kind == "conv" and self.groups == self.in_channels > 1
-
 
 @dataclass(frozen=True)
 class NetworkFacts:
@@ -105,7 +98,7 @@ def facts(model: nn.Module, input_size: tuple[int, int, int], leaves: tuple[type
     readers = Readers(module)
     calls: dict[str, list[fx.Node]] = {}
     for node in module.graph.nodes:
-        if kind(node) in _LAYERS or isinstance(module_of(node), leaves):
+        if kind(node) in LAYERS or isinstance(module_of(node), leaves):
             calls.setdefault(str(node.target), []).append(node)
     layers = {name: _layer(name, nodes, readers) for name, nodes in calls.items()}
     params = sum(parameter.numel() for parameter in model.parameters())
@@ -116,7 +109,7 @@ def facts(model: nn.Module, input_size: tuple[int, int, int], leaves: tuple[type
 def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
     node, layer = nodes[0], module_of(nodes[0])
     assert layer is not None
-    what = kind(node) if kind(node) in _LAYERS else type(layer).__name__
+    what = kind(node) if kind(node) in LAYERS else type(layer).__name__
     read = readers.of(node)
     source = node.args[0]
     norm = readers.norm_behind(node)
@@ -140,7 +133,7 @@ def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
         is_input=isinstance(source, fx.Node) and reaches_image(source),
         is_output=read.is_output,
         consumers=tuple(str(consumer.target) for consumer in read.layers),
-        private=len(nodes) == 1 and what in _LAYERS and groups == 1 and read.only_dense_layers,
+        private=len(nodes) == 1 and what in LAYERS and groups == 1 and read.only_dense_layers,
     )
 
 

@@ -93,6 +93,9 @@ _METHODS: dict[str, str] = {
 _ACTIVATION_METHODS = {"relu", "relu_", "tanh", "clamp", "clamp_"}
 _SPATIAL = {(2, 3), (-2, -1), (3, 2), (-1, -2)}
 
+LAYERS = frozenset({"conv", "linear"})
+"""Operators with weights."""
+
 UNARY = frozenset({"norm", "activation", "sigmoid", "identity", "dropout", "max_pool", "average_pool", "global_pool"})
 """Operators that treat each channel by itself, and all by the same rule up to a factor and an offset a channel."""
 

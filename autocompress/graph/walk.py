@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from autocompress.graph.kinds import UNARY, activation_name, kind, module_of, shape_of
+from autocompress.graph.kinds import LAYERS, UNARY, activation_name, kind, module_of, shape_of
 
-_LAYERS = ("conv", "linear")
 _GATES = frozenset({"sigmoid", "hardsigmoid", "tanh", "softmax"})
 
 
@@ -54,7 +53,7 @@ class Readers:
     def _follow(self, node: fx.Node, shape: tuple[int, ...] | None, read: Read) -> None:
         for user in node.users:
             what = kind(user)
-            if what in _LAYERS and user.args[0] is node:
+            if what in LAYERS and user.args[0] is node:
                 read.layers.append(user)
                 read.other |= self._calls[user.target] > 1  # shared weights serve another input too
             elif what == "add":
@@ -82,7 +81,7 @@ class Readers:
         what = kind(user)
         if what == "multiply":
             return squashed and len(user.all_input_nodes) == 2 and not _derives_from(user, source)
-        if what in UNARY or what in _LAYERS or what in ("reshape", "other", "softmax"):
+        if what in UNARY or what in LAYERS or what in ("reshape", "other", "softmax"):
             if what == "other" and user.op == "output":
                 return False
             squashed = squashed or what in ("sigmoid", "softmax") or _squashes(user)

@@ -11,6 +11,7 @@ from torch import nn
 
 from autocompress.contract import LayerSpec, OperatorCount
 from autocompress.graph.facts import layer_macs
+from autocompress.graph.shapes import blank_images
 from autocompress.graph.trace import evaluating
 from autocompress.quantization.layers import FAKE_LAYERS, HardenedConv2d, HardenedLinear
 
@@ -30,14 +31,12 @@ def operator_counts(
     counters = {spec.layer_type: spec for spec in specs if spec.leaf}
     found: list[OperatorCount] = []
     work = copy.deepcopy(model)
-    hooks = []
     for name, layer in work.named_modules():
         spec = next((counters[kind] for kind in counters if isinstance(layer, kind)), None)
         if spec is not None or isinstance(layer, _LAYERS):
-            hooks.append(layer.register_forward_hook(_counter(name, spec, found)))
-    some = next((t for t in [*work.parameters(), *work.buffers()] if t.is_floating_point()), torch.zeros(()))
+            layer.register_forward_hook(_counter(name, spec, found))
     with evaluating(work):
-        work(torch.zeros((1, *input_size), dtype=some.dtype, device=some.device))
+        work(blank_images(work, input_size))
     return found
 
 

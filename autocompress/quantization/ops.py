@@ -11,14 +11,7 @@ from typing import Any
 
 import torch
 
-
-def _spread(values: torch.Tensor, like: torch.Tensor, axis: int | None) -> torch.Tensor:
-    """``values`` (scalar, or one per index of ``axis``) in a shape that broadcasts against ``like``."""
-    if axis is None or values.ndim == 0:
-        return values
-    shape = [1] * like.ndim
-    shape[axis] = -1
-    return values.reshape(shape)
+from autocompress.quantization.scales import along
 
 
 @torch.library.custom_op(
@@ -41,8 +34,8 @@ def fake_quant(
         low, high: the integers' range, both included.
         axis: of the channels; None for one scale a tensor.
     """
-    step = _spread(scale, x, axis).to(x.dtype)
-    zero = _spread(zero_point, x, axis).to(x.dtype)
+    step = along(scale, x.ndim, axis).to(x.dtype)
+    zero = along(zero_point, x.ndim, axis).to(x.dtype)
     return (x / step).round_().add_(zero).clamp_(low, high).sub_(zero).mul_(step)
 
 
@@ -63,7 +56,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 
 def _straight_through(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, scale, zero_point = ctx.saved_tensors
-    step, zero = _spread(scale, x, ctx.axis).to(x.dtype), _spread(zero_point, x, ctx.axis).to(x.dtype)
+    step, zero = (along(values, x.ndim, ctx.axis).to(x.dtype) for values in (scale, zero_point))
     inside = (x >= (ctx.low - zero) * step) & (x <= (ctx.high - zero) * step)
     return gradient * inside, None, None, None, None, None
 
@@ -107,8 +100,8 @@ def dequantize(
     """
     value = integers.to(scale.dtype)
     if zero_point is not None:
-        value = value - _spread(zero_point, value, axis)
-    return value * _spread(scale, value, axis)
+        value = value - along(zero_point, value.ndim, axis)
+    return value * along(scale, value.ndim, axis)
 
 
 @dequantize.register_fake

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 from torch import fx, nn
 
 from autocompress.contract import TensorSpec
-from autocompress.graph.kinds import activation_name, clip_range, kind, module_of, rank, shape_of
+from autocompress.graph.kinds import LAYERS, activation_name, clip_range, kind, module_of, rank, shape_of
 from autocompress.quantization.lowering import NormConvolution
 
-LAYERS = frozenset({"conv", "linear"})
 _INTEGER_KERNELS = frozenset({"add", "multiply", "concat", "average_pool", "global_pool", "sigmoid"})
 _MOVES = frozenset({"reshape", "transpose", "max_pool", "split", "getitem"})
 _FLOAT_OUTPUT = frozenset({"linear"})

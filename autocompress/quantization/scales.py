@@ -93,11 +93,6 @@ def symmetric(minimum: torch.Tensor, maximum: torch.Tensor, levels: Levels) -> t
     return (largest / above).clamp(min=SMALLEST_SCALE), zero_point.to(torch.int32)
 
 
-def representable(scale: torch.Tensor, zero_point: torch.Tensor, levels: Levels) -> tuple[torch.Tensor, torch.Tensor]:
-    """The smallest and the largest real number of a grid, float32, of the shape of ``scale``."""
-    return (levels.low - zero_point) * scale, (levels.high - zero_point) * scale
-
-
 def quantize(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, levels: Levels, axis: int | None = None
 ) -> torch.Tensor:
@@ -114,14 +109,6 @@ def quantize(
     # Clamped before the zero point is added and cast: what lies far outside would not fit an int32.
     codes = torch.round(x / scale).clamp(-(2.0**16), 2.0**16).to(torch.int32)
     return (codes + zero_point).clamp(levels.low, levels.high)
-
-
-def dequantize(
-    integers: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, axis: int | None = None
-) -> torch.Tensor:
-    """Real numbers of ``integers``, float32 (eq. 3)."""
-    scale, zero_point = along(scale, integers.ndim, axis), along(zero_point, integers.ndim, axis)
-    return (integers.to(torch.int32) - zero_point) * scale
 
 
 def along(values: torch.Tensor, dimensions: int, axis: int | None) -> torch.Tensor:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-
-from autocompress.results import OBJECTIVE_COLUMNS
 
 Array = npt.NDArray[np.float64]
 
@@ -16,13 +11,6 @@ WORST_DROP = 10.0
 """Points of accuracy at which a front is worth nothing."""
 WORST_LOG_SPEEDUP, BEST_LOG_SPEEDUP = 0.0, 5.0
 """log2 of the speed-up that counts: 1x to 32x."""
-
-
-def costs(table: pd.DataFrame, objectives: Sequence[str]) -> Array:
-    """The objectives of each row, float64 ``(rows, objectives)``, all to be minimised: accuracy is negated."""
-    columns = [table[OBJECTIVE_COLUMNS[name]].astype("float64").to_numpy() for name in objectives]
-    signs = [-1.0 if name == "accuracy" else 1.0 for name in objectives]
-    return np.stack([sign * column for sign, column in zip(signs, columns, strict=True)], axis=1)
 
 
 def ranks(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
@@ -111,7 +99,7 @@ def hypervolume(drop: npt.ArrayLike, ratio: npt.ArrayLike) -> float:
     order = np.argsort(-speed[known], kind="stable")
     speed, kept = speed[known][order], kept[known][order]
     steps = speed - np.append(speed[1:], 0.0)[: len(speed)]
-    return float((steps * np.maximum.accumulate(kept)).sum()) if len(speed) else 0.0
+    return min(float((steps * np.maximum.accumulate(kept)).sum()), 1.0)  # rounding may leave the sum a last digit above
 
 
 def progress(drop: npt.ArrayLike, ratio: npt.ArrayLike) -> Array:

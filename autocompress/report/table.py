@@ -22,8 +22,8 @@ def front_table(result: SearchResult) -> Group:
         return Group(title, Text("none yet", style="dim"))
     figures = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     with_energy = any(model.energy_ratio != words.MISSING for model in models)
-    last = "energy" if with_energy else "MACs"
-    for heading in ("trial", "val %", "test %", "change", "latency", "95 %", "ms", "size", last):
+    headings = ["trial", "val %", "test %", "change", "latency", "95 %", "ms", "size", "MACs"]
+    for heading in headings + ["energy"] * with_energy:
         figures.add_column(heading, justify="right", no_wrap=True)
     recipes = Table.grid(padding=(0, 2))
     recipes.add_column(justify="right", no_wrap=True)
@@ -32,7 +32,7 @@ def front_table(result: SearchResult) -> Group:
         style = "bold" if model.recommended else "dim" if model.is_baseline else ""
         cells = [model.trial, model.accuracy, model.test_accuracy, model.test_change, model.latency]
         cells += [model.latency_interval.replace(" to ", "–").replace("×", ""), model.latency_ms, model.size]
-        cells += [model.energy_ratio if with_energy else model.macs]
+        cells += [model.macs] + [model.energy_ratio] * with_energy
         figures.add_row(*(Text(cell.removesuffix(" %").removesuffix(" ms")) for cell in cells), style=style)
         if not model.is_baseline:
             misses = f"misses {model.misses}" if model.misses else ""

@@ -110,7 +110,7 @@ def missed(result: SearchResult, row: Mapping[str, Any] | pd.Series) -> list[str
 
 
 def wishes(result: SearchResult) -> list[str]:
-    """The constraints in words: ``accuracy drop at most 1 points``."""
+    """The constraints in words: ``accuracy drop at most 1 point``."""
     texts = []
     for column, limit in result.limits.items():
         name, unit = LIMIT_NAMES.get(column, (column, str))

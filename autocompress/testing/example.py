@@ -67,7 +67,7 @@ def example_context(
     )
     images = TensorSplit(_images(size, seed=0), torch.arange(IMAGES) % CLASSES, info)
     transfer = TransferSet(train=images, calibration=images, digest=images.digest)
-    return Context(input_size=size, transfer=transfer, teacher=teacher, seed=seed, epochs=1.0)
+    return Context(input_size=size, transfer=transfer, teacher=teacher, seed=seed)
 
 
 def _images(size: tuple[int, int, int], seed: int) -> torch.Tensor:

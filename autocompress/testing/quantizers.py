@@ -10,7 +10,7 @@ from torch import nn
 from autocompress.contract import FakeQuantizer, Hardened, Params, Quantizer, TensorSpec
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.rules import require, through_json
-from autocompress.testing.spaces import Choose, ask
+from autocompress.testing.spaces import ask, by_rule
 
 
 def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: Params | None = None) -> None:
@@ -25,7 +25,7 @@ def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: P
         ContractViolation: naming the rule that is broken.
     """
     model = model if model is not None else example_model()
-    params = params if params is not None else ask(method, model, Choose("default"))[0]
+    params = params if params is not None else ask(method, model, by_rule("default"))[0]
     require(
         all(1 <= bits <= 8 for bits in (*method.weight_bits, *method.activation_bits)),
         "weight_bits and activation_bits must lie between 1 and 8",

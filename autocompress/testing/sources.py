@@ -12,7 +12,7 @@ from autocompress.contract import DataSource, Params, TransferSet
 from autocompress.data import Split
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.rules import fingerprint, require, same_tensors
-from autocompress.testing.spaces import Choose, ask
+from autocompress.testing.spaces import ask, by_rule
 
 
 def check_source(method: DataSource, model: nn.Module | None = None, params: Params | None = None) -> None:
@@ -27,7 +27,7 @@ def check_source(method: DataSource, model: nn.Module | None = None, params: Par
         ContractViolation: naming the rule that is broken.
     """
     model = model if model is not None else example_model()
-    params = params if params is not None else ask(method, model, Choose("default"))[0]
+    params = params if params is not None else ask(method, model, by_rule("default"))[0]
     teacher = copy.deepcopy(model)
     first, second = (method.apply(teacher, params, example_context(model, teacher=teacher)) for _ in range(2))
     require(same_tensors(fingerprint(teacher), fingerprint(model)), "apply must leave the teacher as it is")

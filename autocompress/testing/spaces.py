@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
+from autocompress.compression.recipe import Policy
 from autocompress.contract import Method, Parameter, Params, Space, Transform, Value
 from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
@@ -17,16 +18,9 @@ from autocompress.testing.rules import fingerprint, require, same_tensors, throu
 RANDOM_RECIPES = 8
 
 
-class Choose:
-    """Chooses by a rule: "default", "cheapest" or "neutral"."""
-
-    def __init__(self, rule: str) -> None:
-        self.rule = rule
-
-    def choose(self, parameter: Parameter) -> Value:
-        if self.rule == "cheapest" and parameter.cheapest is not None:
-            return parameter.cheapest
-        return parameter.leaves_alone() if self.rule == "neutral" else parameter.default
+def by_rule(rule: str) -> Chooser:
+    """Chooses "default", "cheapest" or "neutral" everywhere."""
+    return Policy({}, otherwise=rule)
 
 
 class Draw:
@@ -111,7 +105,7 @@ def check_refusals(method: Method, model: nn.Module, job: Job) -> None:
 def check_space(method: Method, model: nn.Module) -> None:
     """Every point of the space is JSON and repeatable, and asking changes nothing."""
     before = fingerprint(model)
-    points = [ask(method, model, Choose(rule)) for rule in ("default", "cheapest", "neutral")]
+    points = [ask(method, model, by_rule(rule)) for rule in ("default", "cheapest", "neutral")]
     for params, space in [*points, *random_recipes(method, model)]:
         through_json(params, "params")
         require(isinstance(params, dict), f"search_space must return a dict, not {type(params).__name__}")

@@ -22,7 +22,7 @@ from autocompress.testing.rules import (
     shapes,
     through_json,
 )
-from autocompress.testing.spaces import Choose, Repeat, ask, random_recipes
+from autocompress.testing.spaces import Repeat, ask, by_rule, random_recipes
 
 RANDOM_RECIPES = 1
 """Random points that are applied, besides the defaults and the cheapest."""
@@ -45,7 +45,7 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
     if params is not None:
         _check_point(method, model, params, state)
         return
-    points = [ask(method, model, Choose(rule)) for rule in ("default", "cheapest")]
+    points = [ask(method, model, by_rule(rule)) for rule in ("default", "cheapest")]
     points += list(random_recipes(method, model))[:RANDOM_RECIPES]
     for point, space in points:
         if method.acts(point):

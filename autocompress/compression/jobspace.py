@@ -1,0 +1,108 @@
+"""The space of a job: every recipe that its methods can give on its model, within what the user fixed or narrowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from torch import nn
+
+from autocompress.compression import recipe as recipes
+from autocompress.compression.recipe import Policy, Recipe
+from autocompress.contract import Method, Parameter, Quantizer, Space, Transform, Value
+from autocompress.contract.space import Chooser, LimitError
+from autocompress.errors import InvalidRecipe
+from autocompress.job import Limits, reject_unmatched
+
+
+@dataclass(frozen=True)
+class JobSpace:
+    """What recipes are drawn from.
+
+    Attributes:
+        model: the baseline; only its structure is asked.
+        methods: those that act, in the manager's order.
+        limits: what the user fixed or narrowed.
+        granularity: of the job.
+        epochs: the most that a recipe may recover.
+    """
+
+    model: nn.Module
+    methods: Sequence[Method]
+    limits: Limits
+    granularity: str
+    epochs: int
+
+    def compose(self, chooser: Chooser) -> Recipe:
+        """The recipe that ``chooser`` gives.
+
+        Raises:
+            InvalidRecipe: if its methods do not go together.
+            UserError: if a limit leaves nothing of a parameter, with file, line and key.
+        """
+        return self._fill(Space(chooser, self.granularity, self.limits.values))
+
+    def _fill(self, space: Space) -> Recipe:
+        try:
+            return recipes.compose(space, self.model, self.methods, self.epochs)
+        except LimitError as error:
+            raise self.limits.error(error.name, error.text) from None
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Every parameter, conditional ones too, as the user's limits leave them."""
+        return self._explore()[0]
+
+    def check_limits(self, installed: Sequence[str]) -> None:
+        """Refuses a limit that matches no parameter; limits on installed methods that do not act are passed over.
+
+        Raises:
+            UserError: naming file, line and key.
+        """
+        known, matched = self._explore()
+        acting = {method.name for method in self.methods}
+        inactive = [name for name in installed if name not in acting]
+        # The engine's own stages are asked only where there is something to recover or to quantize with.
+        inactive += [] if any(isinstance(method, Transform) for method in self.methods) else ["recover"]
+        inactive += [] if any(isinstance(method, Quantizer) for method in self.methods) else ["bits"]
+        reject_unmatched(self.limits, matched, known, inactive)
+
+    def _explore(self) -> tuple[dict[str, Parameter], set[str]]:
+        """Every parameter by name, and the keys of the limits that one of them answered to."""
+        matched: set[str] = set()
+
+        def run(chooser: Chooser) -> Space:
+            space = Space(chooser, self.granularity, self.limits.values)
+            with suppress(InvalidRecipe):  # what was asked before the methods clashed still counts
+                self._fill(space)
+            matched.update(space.matched)
+            return space
+
+        return recipes.every_parameter(run), matched
+
+    def policy(self, rules: Mapping[str, str]) -> dict[str, Value] | None:
+        """The values of a rule-made recipe (see :class:`Policy`), or None where it is invalid."""
+        try:
+            return dict(self.compose(Policy(rules)).values)
+        except InvalidRecipe:
+            return None
+
+    def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
+        """Recipes worth trying first: uncompressed, 8-bit alone, each transform alone, each transform with 8-bit."""
+        rules: dict[str, dict[str, str]] = {"uncompressed": {}}
+        quantizers = [method.name for method in self.methods if isinstance(method, Quantizer)]
+        bits = {"bits": "default", **dict.fromkeys(quantizers, "default")}
+        if quantizers:
+            rules["8-bit alone"] = bits
+        for method in self.methods:
+            if isinstance(method, Transform):
+                alone = {method.name: "default", "recover": "default"}
+                rules[f"{method.name} alone"] = alone
+                if quantizers:
+                    rules[f"{method.name} and 8-bit"] = {**alone, **bits}
+        points: list[tuple[str, dict[str, Value]]] = []
+        for label, rule in rules.items():
+            values = self.policy(rule)
+            if values is not None and values not in [known for _, known in points]:
+                points.append((label, values))
+        return points

@@ -1,0 +1,134 @@
+"""Which methods act: reasons instead of tracebacks, whatever a plugin does, and before any time is spent."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from torch import nn
+
+from autocompress.compression import workbench
+from autocompress.compression.applicable import applicable
+from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.store import Store
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import Context, DataSource, Params, Plan, Space, Stage, Transform, manager
+from autocompress.errors import UserError
+from autocompress.job import Job, Limits, load_job
+
+
+class Quiet(Transform):
+    """Acts, and changes nothing."""
+
+    name, version, reference, stage = "quiet", "1", "none", Stage.PRUNE
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        return {"rate": space.float("rate", 0.1, 0.7, default=0.3)}
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        return model, {}
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        return model
+
+
+class RaisesInItsSpace(Quiet):
+    name = "spaceless"
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        raise KeyError("rate")
+
+
+class RaisesInItsCheck(Quiet):
+    name = "unchecked"
+
+    def check(self, model: nn.Module, job: Job) -> list[str]:
+        raise RuntimeError("broken")
+
+
+class CannotPrepare(Quiet):
+    name = "unprepared"
+
+    def prepare(self, baseline: nn.Module, context: Context) -> Any:
+        raise ValueError("no scores")
+
+
+class Dreams(DataSource):
+    name, version, reference = "dreams", "1", "none"
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        return {}
+
+    def apply(self, teacher: nn.Module, params: Params, context: Context, student: Any = None) -> Any:
+        raise AssertionError("not asked")
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return timm.create_model("test_resnet", num_classes=10)
+
+
+def job(**settings: Any) -> Job:
+    return load_job(settings={"model": "test_resnet", "data": "digits", **settings})
+
+
+def test_a_method_whose_code_raises_is_refused_with_its_reason(model: nn.Module) -> None:
+    fit, refused = applicable([Quiet(), RaisesInItsSpace(), RaisesInItsCheck()], model, job())
+    assert [method.name for method in fit] == ["quiet"]
+    assert refused["spaceless"] == ["its search space raised KeyError: 'rate'"]
+    assert refused["unchecked"] == ["its check raised RuntimeError: broken"]
+
+
+def test_a_wanted_method_that_cannot_apply_is_an_error(model: nn.Module) -> None:
+    with pytest.raises(UserError, match="'spaceless' cannot apply to test_resnet: its search space raised"):
+        applicable([RaisesInItsSpace()], model, job(), ["spaceless"])
+    with pytest.raises(UserError, match=r"unknown method 'quite'.*did you mean 'quiet'"):
+        applicable([Quiet()], model, job(), ["quite"])
+
+
+def test_data_sources_are_refused_until_they_are_searched(model: nn.Module) -> None:
+    fit, refused = applicable([Dreams()], model, job())
+    assert not fit
+    assert "not part of the search" in refused["dreams"][0]
+
+
+def test_without_images_nothing_is_calibrated(model: nn.Module) -> None:
+    _, refused = applicable([manager().method("quantize")], model, job(), has_images=False)
+    assert "images to calibrate on" in refused["quantize"][0]
+
+
+def test_a_method_that_cannot_prepare_is_refused(bench: Workbench, tmp_path: Path) -> None:
+    pipeline = copy.copy(bench.pipeline)
+    pipeline.store = Store(tmp_path)
+    pipeline.methods = [*bench.methods, CannotPrepare()]
+    assert pipeline.prepare() == {"unprepared": "it could not prepare: ValueError: no scores"}
+    assert [method.name for method in pipeline.methods] == [method.name for method in bench.methods]
+
+
+def test_methods_that_clash_by_default_leave_the_space_whole(model: nn.Module) -> None:
+    class Second(Quiet):
+        name = "second"
+
+    space = JobSpace(model, [Quiet(), Second()], Limits(values={"second.rate": 0.2}), "model", 2)
+    assert {"quiet.rate", "second.rate"} <= set(space.parameters())
+    space.check_limits(["quiet", "second"])
+    assert space.policy({"quiet": "default", "second": "default"}) is None
+
+
+def test_a_wrong_key_is_told_before_anything_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(*_: Any, **__: Any) -> nn.Module:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(workbench, "train_baseline", trained)
+    with pytest.raises(UserError, match=r"ghost\.ratoi.*matches no parameter.*did you mean"):
+        Workbench.open(job(space={"ghost": {"ratoi": 2}}))
+
+
+def test_without_training_images_nothing_is_recovered(bench: Workbench) -> None:
+    space = JobSpace(bench.model, bench.methods, Limits(), "stage", 0)
+    values = space.policy({"ghost": "default", "recover": "default"})
+    assert values is not None
+    assert values["recover.epochs"] == 0
