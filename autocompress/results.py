@@ -6,6 +6,7 @@ again; its first row is the baseline), ``summary.json`` and ``artifacts/<trial>/
 ``summary.json``, every key optional::
 
     hypervolume, seconds: numbers                 trials: {complete, stopped, infeasible, failed: counts}
+    ended: why the search was over, in words
     cache: {hits, misses}                         images: {train, val, test: counts}
     baseline: a row                               environment: {machine, threads, runtime, ...}
     nearest_miss: a row with "reason", or null

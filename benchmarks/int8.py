@@ -45,7 +45,7 @@ class _Images(CalibrationDataReader):
 def files(name: str, size: int, folder: Path) -> dict[str, Path]:
     """Writes the float file, ours, and quantize_static's of one backbone."""
     torch.manual_seed(0)
-    arguments = {"img_size": size} if "vit" in name else {}
+    arguments: dict[str, Any] = {"img_size": size} if "vit" in name else {}
     model = timm.create_model(name, **arguments).eval()
     images = torch.randn(8, 3, size, size)
     paths = {kind: folder / f"{kind}.onnx" for kind in ("fp32", "int8", "quantize_static")}

@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+JOB = "{model: test_resnet, data: digits, baseline: {epochs: 1}, budget: {trials: 2, epochs: 1}, workers: 1}\n"
 SMALL = {
+    "demo": ["--job", "job.yaml"],
     "glyphs": ["--model", "test_resnet", "--epochs", "1"],
     "int8": ["--models", "test_resnet", "--size", "64", "--seconds", "1"],
-    "trial_overhead": ["--model", "test_resnet", "--trials", "3"],
+    "trial_overhead": ["--model", "test_resnet", "--trials", "2"],
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_a_small_run_writes_its_figures(name: str, tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
+    (tmp_path / "job.yaml").write_text(JOB)
     done = subprocess.run(
         [sys.executable, FOLDER / f"{name}.py", *SMALL[name], "--out", out],
         cwd=tmp_path,

@@ -8,14 +8,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from example_run import example_rows, write_run
 from rich.console import Console
 from rich.live import Live
+from torch import nn
 
-from autocompress.cli import app, main
+from autocompress.cli import app, catalogue, main
 from autocompress.cli.progress import Lines, Screen, trial_words, watching
+from autocompress.contract import Context, Manager, Params, Plan, Space, Stage, Transform, hookimpl
 from autocompress.job import SHORTCUTS, Job, load_job
 
 
@@ -117,6 +120,38 @@ def test_plugins_lists_methods_devices_and_data() -> None:
 
 def test_plugins_refuses_an_unknown_model(here: Here) -> None:
     assert "resnet81" in here("plugins", "--model", "resnet81", code=2)
+
+
+class Faulty(Transform):
+    """Asks for what is not there, with its defaults or with one of its other choices."""
+
+    name, version, reference, stage = "faulty", "1", "nobody, nowhere", Stage.PRUNE
+
+    def __init__(self, bad_choice: str) -> None:
+        self._bad_choice = bad_choice
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        mode = space.categorical("mode", ["plain", "other"], default="plain", cheapest="other", neutral="plain")
+        return {"rate": {}["layer9"]} if mode == self._bad_choice else {}
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        raise NotImplementedError
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("bad_choice", ["plain", "other"])
+@pytest.mark.parametrize("model", ["test_resnet", None])
+def test_a_method_whose_space_raises_hides_no_other(model: str | None, bad_choice: str) -> None:
+    plugins = Manager()
+    plugins.register(SimpleNamespace(autocompress_methods=hookimpl(lambda: [Faulty(bad_choice)])))
+    text = io.StringIO()
+    catalogue.show(model, "model", Console(file=text, width=200), plugins)
+    printed = text.getvalue()
+    assert "its search space raised KeyError: 'layer9'" in printed
+    for others in ("  ghost.", "  bits.weight.", "onnxruntime-cpu: measures", "glyphs"):
+        assert others in printed
 
 
 def test_show_prints_the_front(tmp_path: Path, here: Here) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from autocompress import data
 from autocompress.data import DataInfo, TensorSplit, stratified
 from autocompress.errors import UserError
+from autocompress.files import cache_folder
 from autocompress.job import DataConfig
 
 
@@ -262,18 +263,46 @@ def test_broken_folders_are_named(folder: Path, spoil: object, message: str) -> 
         data.load(DataConfig(train=f"folder:{folder}"))
 
 
-def read_all(folder: Path) -> None:
-    splits = data.load(DataConfig(train=f"folder:{folder}"))
-    for part in (splits.train, splits.val, splits.test):
-        list(part.loader(8))
-
-
 @pytest.mark.parametrize("content", [b"", b"\x89PNG no image", None], ids=["empty", "nonsense", "cut off"])
 def test_a_corrupt_image_is_named_with_its_path(folder: Path, content: bytes | None) -> None:
     broken = folder / "light" / "07.png"
     broken.write_bytes(broken.read_bytes()[:200] if content is None else content)
     with pytest.raises(UserError, match=r"light/07\.png cannot be read"):
-        read_all(folder)
+        data.load(DataConfig(train=f"folder:{folder}"))
+
+
+@pytest.fixture
+def three_parts(folder: Path) -> Path:
+    """train, val and test folders, 6 images a class, the test images as JPEG."""
+    root = folder.parent / "parts"
+    for part in ("train", "val", "test"):
+        for name, level in (("dark", 60), ("light", 190)):
+            paint(root / part / name, 6, level, size=(40, 40))
+    for file in list((root / "test").rglob("*.png")):
+        Image.open(file).save(file.with_suffix(".jpg"))
+        file.unlink()
+    return root
+
+
+@pytest.mark.parametrize("broken", ["train/dark/03.png", "val/light/05.png", "test/dark/04.jpg"])
+def test_a_corrupt_image_is_found_when_the_data_is_loaded(three_parts: Path, broken: str) -> None:
+    file = three_parts / broken
+    file.write_bytes(file.read_bytes()[:-120])
+    for _ in range(2):  # a failure is not remembered as a success
+        with pytest.raises(UserError, match=f"parts/{broken} cannot be read"):
+            data.load(DataConfig(train=f"folder:{three_parts}"))
+
+
+def test_images_are_decoded_once_only(three_parts: Path) -> None:
+    before = data.load(DataConfig(train=f"folder:{three_parts}"))
+    file = three_parts / "test" / "light" / "02.jpg"
+    facts = file.stat()
+    file.write_bytes(bytes(facts.st_size))
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert data.load(DataConfig(train=f"folder:{three_parts}")).digest == before.digest
+    file.touch()
+    with pytest.raises(UserError, match=r"02\.jpg cannot be read"):
+        data.load(DataConfig(train=f"folder:{three_parts}"))
 
 
 def test_a_changed_file_changes_the_digest(folder: Path) -> None:
@@ -318,3 +347,20 @@ def test_float_images_are_taken_as_they_are() -> None:
     assert torch.equal(batches(split.loader(4))[0], images)
     with pytest.raises(ValueError, match="do not fit"):
         TensorSplit(images, torch.tensor([0, 1]), info)
+
+
+def test_a_cache_folder_below_a_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError) as caught:
+        cache_folder()
+    assert caught.value.message.startswith(f"the cache folder {tmp_path}/file/cache cannot be written: ")
+    assert caught.value.hint == "set AUTOCOMPRESS_CACHE"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_cache_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o500)
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="cannot be written: Permission denied"):
+        cache_folder()

@@ -9,7 +9,8 @@ import pytest
 from toy_bench import FAULTS, ToyBench, offer_toy_device, toy_job
 from toy_bench import open_toy as open_plain
 
-from autocompress.contract import Value
+from autocompress.contract import Space, Value
+from autocompress.contract.space import Chooser
 from autocompress.job import Job
 from autocompress.search import run
 from autocompress.search.study import Study
@@ -17,6 +18,7 @@ from autocompress.search.trainable import Settings, Worker
 
 TESTS = Path(__file__).parent
 EXPECTED = {
+    "space": "compose: KeyError: 'a fault in a search space'",
     "raise": "train: ValueError: a plugin's fault",
     "nan": "train: the loss is not a number",
     "memory": "train: out of memory: asked for 1 TB",
@@ -53,6 +55,22 @@ def test_every_failure_is_one_row_and_the_search_goes_on(tmp_path: Path, monkeyp
     assert found.summary["trials"]["failed"] == len(EXPECTED)
     assert list(found.models["trial"]) == [len(EXPECTED)]
     assert "Traceback" in (found.folder / "log.txt").read_text()
+
+
+def test_a_space_that_always_breaks_ends_the_search_with_one_row(tmp_path: Path) -> None:
+    def broken(chooser: Chooser) -> None:
+        Space(chooser).categorical("width", [1, 2], default=1)
+        raise RuntimeError("no\nspace")
+
+    job = toy_job(tmp_path)
+    job.folder.mkdir()
+    study = Study(job.folder, job, {"accuracy": 90.0})
+    widths = []
+    while (asked := study.ask(broken)) is not None:
+        widths.append(asked.values["width"])
+    assert sorted(widths) == [1, 2]
+    assert [row["status"] for row in study.rows()] == ["failed"] * 2
+    assert {row["reason"] for row in study.rows()} == {"compose: RuntimeError: no space"}
 
 
 def test_a_worker_that_cannot_open_the_job_says_why(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_bench import ToyBench, ToyCandidate, open_toy, toy_job
 
+from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Measurement
 from autocompress.devices.lock import MachineLock
 from autocompress.results import COLUMNS
@@ -153,6 +155,53 @@ def test_what_breaks_is_a_failed_row_with_its_reason(tmp_path: Path, fault: str,
     assert row["status"] == "failed"
     assert row["reason"] == reason
     assert row.get("accuracy") is None
+
+
+class Poisoned:
+    """A real bench, whose finished models give NaN."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bench, name)
+
+    def candidate(self, recipe: Any, *, dry_run: bool = False, **more: Any) -> Any:
+        found = self.bench.candidate(recipe, dry_run=dry_run, **more)
+        if not dry_run:
+            for parameter in found.model.parameters():
+                torch.nn.init.constant_(parameter, float("nan"))
+        return found
+
+
+def test_a_model_that_gives_nan_is_a_failed_row(tmp_path: Path, bench: Workbench) -> None:
+    meter = Meter.of(bench.job, bench.device)
+    lock = MachineLock(tmp_path / "locks")
+    trial = Trial(Poisoned(bench), meter, lock, 0, tmp_path, baseline_row(bench, meter))
+    row = trial.run(dict(bench.starting_points())["uncompressed"])
+    assert row["status"] == "failed"
+    assert row["reason"] == "agreement: the model's outputs are not finite numbers"
+
+
+def test_a_trial_that_is_not_judged_leaves_at_no_gate(tmp_path: Path) -> None:
+    trial, bench = trial_of(tmp_path, constraints={"macs": "0.1x", "latency": "0.1x"})
+    trial.judge = False
+    row = trial.run(HALF)
+    assert bench.did == ["dry run", "export", "train", "export"]
+    assert row["accuracy"] == 87.0
+    assert row["status"] == "infeasible"
+    assert row["reason"] == "latency 0.5x, at most 0.1x; macs 0.25x, at most 0.1x"
+
+
+def test_files_of_a_running_trial_lie_in_its_run_and_are_removed(tmp_path: Path) -> None:
+    trial, bench = trial_of(tmp_path)
+    written: list[Path] = []
+    export = bench.export
+    bench.export = lambda candidate, file: (written.append(file), export(candidate, file))[1]  # type: ignore[method-assign]
+    trial.run(HALF)
+    assert len(written) == 2
+    assert all(file.is_relative_to(tmp_path / "toy" / "ray" / "scratch") for file in written)
+    assert not any(file.exists() for file in written)
 
 
 def test_an_invalid_recipe_leaves_at_gate_0(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_published_multiply_adds() -> None:
 def test_squeeze_and_excite_is_a_gate() -> None:
     layers = of("mobilenetv3_small_100").layers
     assert {name for name, layer in layers.items() if layer.in_gate} == {name for name in layers if ".se." in name}
-    assert layers["blocks.0.0.conv_dw"].depthwise
+    assert layers["blocks.0.0.conv_dw"].groups == 16
     assert not layers["blocks.0.0.conv_dw"].private
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from autocompress.quantization.histograms import Entropy, Histogram, MeanSquaredError, Percentile, divergence
 from autocompress.quantization.observers import MinMax, MovingAverage, Observer, least_squares, minmax
+from autocompress.quantization.ops import dequantize
 from autocompress.quantization.scales import (
     Levels,
     affine,
-    dequantize,
     quantize,
     signed_levels,
     symmetric,

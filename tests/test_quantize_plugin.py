@@ -14,7 +14,7 @@ from torch import nn
 from autocompress.compression.recipe import Policy
 from autocompress.contract import Context, Manager, Quantizer, Space, TensorSpec
 from autocompress.job import DataConfig, Job
-from autocompress.quantization.scales import dequantize
+from autocompress.quantization.ops import dequantize
 from autocompress_quantize import Quantize
 
 CONTEXT = Context(input_size=(3, 8, 8))
@@ -39,7 +39,7 @@ def weight() -> torch.Tensor:
 
 
 def test_it_is_found_through_its_entry_point() -> None:
-    method = next(method for method in Manager().quantizers() if method.name == "quantize")
+    method = Manager().method("quantize")
     assert type(method).__module__.startswith("autocompress_quantize")
     assert isinstance(method, Quantizer)
     assert "1806.08342" in method.reference

@@ -1,4 +1,4 @@
-"""README: its job file is a job, its plugin is a plugin that keeps the contract, and both stay short."""
+"""README: its job file is a job, its plugin is a plugin that keeps the contract, and what it points to is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from autocompress.contract import Manager
 from autocompress.job import load_job
 from autocompress.testing import check_method
 
-TEXT = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
@@ -42,3 +43,29 @@ def test_the_plugin_keeps_the_contract() -> None:
     manager = Manager(entry_points=False)
     manager.register(plugin)
     check_method(manager.method("lowrank"))
+
+
+def targets(text: str) -> set[str]:
+    """The relative paths that links and images lead to, in Markdown or HTML, without anchors; code is left out."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    found = re.findall(r"\]\(\s*<?([^\s)>]+)", prose) + re.findall(r"(?:src|href)=\"([^\"]+)\"", prose)
+    found += re.findall(r"^\[[^\]]+\]:\s*(\S+)", prose, flags=re.MULTILINE)
+    paths = {target.partition("#")[0] for target in found if not re.match(r"[a-z]+:", target)}
+    return paths - {""}
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_what_it_points_to_is_there(page: str) -> None:
+    file = ROOT / page
+    text = file.read_text(encoding="utf-8")
+    missing = [path for path in sorted(targets(text)) if not (file.parent / path).exists()]
+    missing += [script for script in re.findall(r"`python (\S+\.py)", text) if not (ROOT / script).is_file()]
+    # The table of the results page names each file in its first column.
+    rows = re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE) if page == "results/README.md" else []
+    missing += [row for row in rows if not (file.parent / row).exists()]
+    assert missing == []
+
+
+def test_links_are_found_in_every_form() -> None:
+    text = '[a](b.md#c) ![d](e/f.png) [g](https://h.org) <img src="i.svg"> [j](#k)\n[l]: m.md\n```\n[n](o.md)\n```\n'
+    assert targets(text) == {"b.md", "e/f.png", "i.svg", "m.md"}

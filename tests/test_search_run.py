@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 from toy_bench import offer_toy_device, open_toy, toy_job
 
 from autocompress import results
+from autocompress.cli.progress import Screen
 from autocompress.errors import UserError
 from autocompress.search import run
+from autocompress.search.progress import Steps
 
 TESTS = Path(__file__).parent
 
@@ -25,6 +31,7 @@ TESTS = Path(__file__).parent
 @pytest.fixture(autouse=True)
 def _workers_find_the_toy_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # a cluster that is none of ours, and not there
     offer_toy_device()
 
 
@@ -36,6 +43,7 @@ class Watcher:
         self.rows: list[dict[str, Any]] = []
         self.fronts: list[int] = []
         self.hypervolumes: list[float] = []
+        self.steps: list[tuple[float, str]] = []
         self.total = 0
 
     def on_start(self, total: int) -> None:
@@ -61,6 +69,9 @@ class Watcher:
     def on_note(self, text: str) -> None:
         self.notes.append(text)
 
+    def on_progress(self, fraction: float, text: str) -> None:
+        self.steps.append((fraction, text))
+
 
 def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     watcher = Watcher()
@@ -69,6 +80,8 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     assert found.folder == tmp_path / "toy"
     for name in ("job.yaml", "trials.csv", "front.csv", "summary.json", "study.journal", "log.txt", "report.html"):
         assert (found.folder / name).stat().st_size > 0, name
+    assert watcher.steps == [(1.0, "opening the toy bench")]
+    assert not (found.folder / "ray" / "scratch").exists()
     assert len(found.trials) == watcher.total == len(watcher.rows) == 12
     assert found.trials["trial"].is_monotonic_increasing
     assert {row["label"] for row in watcher.rows} == {"uncompressed", "8-bit alone", ""}
@@ -91,6 +104,61 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         run.search(job, open_bench=open_toy)
     assert len(results.read(found.folder).trials) == 12
+
+
+def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: Path) -> None:
+    limits = {"latency": "0.01x"}
+    found = run.search(toy_job(tmp_path, budget={"trials": 4}, constraints=limits), open_bench=open_toy)
+    assert set(found.trials["status"]) == {"infeasible"}
+    (model,) = found.models.to_dict("records")
+    assert found.summary["nearest_miss"]["trial"] == model["trial"]
+    assert model["latency_ratio"] == found.trials["latency_ratio"].min()
+    assert (model["status"], model["reason"]) == ("infeasible", found.summary["nearest_miss"]["reason"])
+    assert model["reason"].startswith("latency 0.")
+    assert model["test_accuracy"] == model["accuracy"] - 1
+    trial = found.trials.set_index("trial").loc[model["trial"]]
+    assert trial["accuracy"] == model["accuracy"]
+    assert (found.artifact(model["trial"]) / "model.onnx").exists()
+    assert found.trials["accuracy"].notna().sum() == 1, "the others never trained"
+
+    again = run.resume(found.folder, open_bench=open_toy)
+    assert list(again.models["trial"]) == [model["trial"]]
+
+
+def test_time_that_is_up_before_the_first_trial_is_no_interruption(tmp_path: Path) -> None:
+    job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6})
+    found = run.search(job, open_bench=open_toy)
+    assert len(found.trials) == 0
+    assert found.summary["ended"] == "the time is up"
+
+
+def test_a_step_is_named_once_and_its_fraction_told_some_times_a_second() -> None:
+    watcher = Watcher()
+    steps = Steps(watcher)
+    for done in range(1000):
+        steps(done / 1000, f"epoch {1 + done // 500}")
+    assert watcher.notes == ["epoch 1", "epoch 2"]
+    assert watcher.steps[0] == (0.0, "epoch 1")
+    assert (0.5, "epoch 2") in watcher.steps
+    assert len(watcher.steps) < 20
+
+
+def test_a_terminal_shows_the_baseline_first_and_how_far_a_step_is() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    baseline = {"status": "baseline", "accuracy": 90.0, "accuracy_drop": 0.0, "latency_ratio": 1.0, "size_bytes": 4000}
+    row = {**baseline, "status": "complete", "trial": 3, "latency_ratio": 0.5, "recipe": {}}
+    with Live(console=console, auto_refresh=False) as live:
+        screen = Screen(console, live)
+        screen.on_progress(0.4, "epoch 3")
+        console.print(live.get_renderable())
+        screen.on_baseline(baseline)
+        screen.on_start(10)
+        screen.on_trial(row, [row], 0.5, 1, None)
+        console.print(live.get_renderable())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    training, front = shown.split("front so far", 1)
+    assert re.search(r"epoch 3 .*40%", training)
+    assert re.search(r"(?s)baseline .* 90.00 % .* uncompressed .* 3 .* 0.50×", front)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ class ToyBaseline:
     params: int
     macs: int
     deployable: Deployable
+    key: str = "toy"
 
 
 @dataclass
@@ -135,6 +136,8 @@ class ToyBench:
         space.categorical("fault", FAULTS if "toy.fault" in limits_of(self.job).values else ["none"], default="none")
         if width == 0.125 and space.chosen["toy.bits"] == 2:
             raise InvalidRecipe("an eighth of the width cannot go with 2 bits")
+        if space.chosen["toy.fault"] == "space":
+            raise KeyError("a fault in a search space")
         return ToyRecipe(dict(space.chosen))
 
     def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
@@ -180,7 +183,7 @@ class ToyBench:
         write_json(folder / "metrics.json", metrics)
 
 
-FAULTS = ["none", "raise", "nan", "memory", "die", "hang"]
+FAULTS = ["none", "space", "raise", "nan", "memory", "die", "hang"]
 
 
 def _break(fault: str) -> None:

@@ -39,10 +39,18 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
     model = models.reparameterise(models.create(job, None)).eval()
     methods = plugins.methods()
     fit, refused = applicable(methods, model, job)
+    spaces = {method.name: _space_of(method, model, job) for method in fit}
     lines = [f"methods, with their parameters on {job.model}:"]
     for method in methods:
-        lines += _method_lines(method, model, job, refused.get(method.name, []), bool(model_name))
-    stages = _explore(lambda space: recipes.compose(space, model, fit, job.budget.epochs), job)
+        lines += _method_lines(method)
+        if method.name in refused:
+            lines.append(f"    does not apply to {job.model}: {'; '.join(refused[method.name])}")
+            continue
+        if model_name:
+            lines.append(f"    applies to {job.model}")
+        lines += _space_lines(spaces[method.name])
+    sound = [method for method in fit if not isinstance(spaces[method.name], Exception)]
+    stages = _explore(lambda space: recipes.compose(space, model, sound, job.budget.epochs), job)
     lines += ["", "the engine's own parameters:"]
     lines += _parameter_lines({name: p for name, p in stages.items() if name.partition(".")[0] in ENGINE_STAGES})
     lines += ["", "devices:"]
@@ -55,20 +63,24 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _method_lines(method: Method, model: nn.Module, job: Job, refused: list[str], judge: bool) -> list[str]:
+def _method_lines(method: Method) -> list[str]:
     stage = getattr(method, "stage", None)
-    lines = [f"  {method.name} {method.version}: {method.kind}" + (f", stage {stage}" if stage else "")]
-    lines.append(f"    {method.reference}")
-    if refused:
-        lines.append(f"    does not apply to {job.model}: {'; '.join(refused)}")
-        return lines
-    if judge:
-        lines.append(f"    applies to {job.model}")
+    first = f"  {method.name} {method.version}: {method.kind}" + (f", stage {stage}" if stage else "")
+    return [first, f"    {method.reference}"]
+
+
+def _space_of(method: Method, model: nn.Module, job: Job) -> dict[str, Parameter] | Exception:
+    """The method's parameters, or what its space raised: a plugin's fault must not hide the others."""
     try:
-        found = _explore(lambda space: method.search_space(space.scope(method.name), model), job)
-    except Exception as error:  # a plugin's fault must not hide the others
-        return [*lines, f"    its search space raised {type(error).__name__}: {error}"]
-    return lines + ["  " + line for line in _parameter_lines(found)]
+        return _explore(lambda space: method.search_space(space.scope(method.name), model), job)
+    except Exception as error:
+        return error
+
+
+def _space_lines(found: dict[str, Parameter] | Exception) -> list[str]:
+    if isinstance(found, Exception):
+        return [f"    its search space raised {type(found).__name__}: {found}"]
+    return ["  " + line for line in _parameter_lines(found)]
 
 
 def _explore(ask: Callable[[Space], object], job: Job) -> dict[str, Parameter]:

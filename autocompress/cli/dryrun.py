@@ -9,11 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.cli.progress import waiting
 from autocompress.compression.feasibility import CheapestCandidate, feasibility
 from autocompress.compression.recipe import space_size
 from autocompress.compression.workbench import Workbench
 from autocompress.job import BaselineConfig, Job
 from autocompress.report import words
+
+UNCOMPRESSED = "uncompressed"
+"""Label of the candidate on which no method acts."""
 
 
 def show(job: Job, console: Console) -> None:
@@ -22,7 +26,8 @@ def show(job: Job, console: Console) -> None:
     The baseline gets random weights where it would be trained first: cost does not depend on them.
     """
     console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
-    bench = Workbench.open(job.model_copy(update={"baseline": BaselineConfig(epochs=0)}))
+    with waiting(console) as progress:
+        bench = Workbench.open(job.model_copy(update={"baseline": BaselineConfig(epochs=0)}), progress)
     parameters = bench.parameters()
     lines = [f"methods: {words.join([method.name for method in bench.methods]) if bench.methods else 'none applies'}"]
     lines += [f"  {name} is refused: {'; '.join(reasons)}" for name, reasons in bench.refused.items()]
@@ -54,7 +59,7 @@ def reach_table(rows: Sequence[CheapestCandidate]) -> Table:
     for heading in ("latency", "95 %", "ms", "size", "MACs", "parameters"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("out of reach")
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.label != UNCOMPRESSED):
         figures = [words.ratio(row.latency_ratio), f"{row.latency_low:.2f}–{row.latency_high:.2f}"]
         figures += [words.milliseconds(row.latency_ms)]
         figures += [words.ratio(value) for value in (row.size_ratio, row.macs_ratio, row.params_ratio)]
@@ -68,7 +73,9 @@ def verdicts(rows: Sequence[CheapestCandidate]) -> list[str]:
     sentences = []
     for name in rows[0].meets if rows else ():
         reaching = [row.label for row in rows if row.meets.get(name)]
-        if reaching:
+        if UNCOMPRESSED in reaching:
+            sentences.append(f"{name}: met without any compression")
+        elif reaching:
             sentences.append(f"{name}: within reach of {words.join(reaching)}")
         else:
             sentences.append(f"{name}: cannot be met, not even by the cheapest candidates")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from autocompress.report import words
+from autocompress.search.progress import Silent, Steps
 
 Row = Mapping[str, Any]
 MOST_ROWS = 12
@@ -52,6 +53,9 @@ class Lines:
         """Anything worth saying."""
         self._say(text)
 
+    def on_progress(self, fraction: float, text: str) -> None:
+        """Nothing: the note that a step began is enough for a log."""
+
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -69,6 +73,31 @@ class Screen(Lines):
     def __init__(self, console: Console, live: Live) -> None:
         super().__init__(console)
         self._live = live
+        self._baseline: Row | None = None
+        self._shown: list[ConsoleRenderable] = []
+
+    def on_baseline(self, row: Row) -> None:
+        """The baseline leads the front from now on."""
+        super().on_baseline(row)
+        self._baseline = row
+
+    def on_start(self, total: int) -> None:
+        """What came before the search is over."""
+        super().on_start(total)
+        self._draw()
+
+    def on_progress(self, fraction: float, text: str) -> None:
+        """Draws the step's bar below what is shown."""
+        self._live.update(Group(*self._shown, step_bar(fraction, text)))
+
+    def on_note(self, text: str) -> None:
+        """Says it above what is shown, and drops the bar of the step before."""
+        super().on_note(text)
+        self._draw()
+
+    def _draw(self, *shown: ConsoleRenderable) -> None:
+        self._shown = list(shown) or self._shown
+        self._live.update(Group(*self._shown))
 
     def on_trial(
         self, row: Row, front_rows: Sequence[Row], hypervolume: float, trials_done: int, seconds_left: float | None
@@ -79,7 +108,28 @@ class Screen(Lines):
         head = Table.grid(padding=(0, 2))
         head.add_row(f"{trials_done} of {self._total} trials", bar, f"hypervolume {hypervolume:.3f}", left)
         last = Text(f"last: {trial_words(row)}", style="dim", no_wrap=True, overflow="ellipsis")
-        self._live.update(Group(head, front_table(front_rows, self._console.width), last))
+        self._draw(head, front_table(front_rows, self._console.width, self._baseline), last)
+
+
+def step_bar(fraction: float, text: str) -> Table:
+    """How far a step is, on one line."""
+    bar = Table.grid(padding=(0, 2))
+    bar.add_row(Text(text), ProgressBar(total=1.0, completed=fraction, width=30), f"{fraction:.0%}")
+    return bar
+
+
+@contextmanager
+def waiting(console: Console) -> Iterator[Callable[[float, str], None]]:
+    """A progress callback for what takes long outside a search: a bar on a terminal, gone at the end; else nothing."""
+    if not console.is_terminal:
+        yield Steps(Silent())
+        return
+    with Live(console=console, refresh_per_second=4, redirect_stderr=False, transient=True) as live:
+
+        def draw(fraction: float, text: str = "") -> None:
+            live.update(step_bar(fraction, text))
+
+        yield draw
 
 
 @contextmanager
@@ -93,13 +143,15 @@ def watching(console: Console) -> Iterator[Lines]:
         yield Screen(console, live)
 
 
-def front_table(rows: Sequence[Row], width: int) -> Table:
-    """The front so far, the most accurate first."""
+def front_table(rows: Sequence[Row], width: int, baseline: Row | None = None) -> Table:
+    """The front so far: the baseline, where it is known, then the most accurate first."""
     table = Table(title="front so far", title_justify="left")
     for heading in ("trial", "accuracy", "change", "latency", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     # A column that may not wrap takes all the room it wants, and recipes want much.
     table.add_column("recipe", no_wrap=True, overflow="ellipsis", max_width=max(10, width - FIGURES_WIDTH))
+    if baseline is not None:
+        table.add_row("baseline", *map(Text, _figures(baseline)), "uncompressed", style="dim")
     for row in rows[:MOST_ROWS]:
         table.add_row(*map(Text, (str(row.get("trial")), *_figures(row), words.recipe(row.get("recipe") or {}))))
     if len(rows) > MOST_ROWS:

@@ -10,7 +10,11 @@ from autocompress.compression.trainer import SoftTargets, TrainSettings, train
 from autocompress.contract import Callback, Context, Params, Space, Transform
 from autocompress.errors import InvalidRecipe
 
-VERSION = "1"
+VERSION = "2"
+BATCH_SIZE = 128
+SMALLEST_BATCH = 32
+STEPS = 32
+"""A recovery has few epochs: small data sets are cut into this many steps an epoch, by batches of a smaller size."""
 
 
 def search_space(space: Space, acting: Sequence[Transform], most_epochs: int) -> Params:
@@ -28,7 +32,7 @@ def search_space(space: Space, acting: Sequence[Transform], most_epochs: int) ->
         return {"epochs": 0}
     return {
         "epochs": epochs,
-        "lr": space.float("lr", 2e-4, 4e-3, default=1e-3, log=True, structural=False),
+        "lr": space.float("lr", 2e-4, 4e-3, default=2e-3, log=True, structural=False),
         "distill": space.categorical("distill", [0.0, 0.5, 0.9], default=0.5, structural=False),
     }
 
@@ -49,7 +53,12 @@ def run(
     assert context.transfer is not None
     transfer = context.transfer
     soft = None if transfer.soft_targets is None else SoftTargets(transfer.soft_targets, transfer.temperature)
-    settings = TrainSettings(epochs=params["epochs"], lr=params["lr"], distill=params["distill"])
+    settings = TrainSettings(
+        epochs=params["epochs"],
+        lr=params["lr"],
+        distill=params["distill"],
+        batch_size=min(BATCH_SIZE, max(SMALLEST_BATCH, len(transfer.train) // STEPS)),
+    )
     train(
         model,
         context.transfer.train,

@@ -20,8 +20,10 @@ def front_table(result: SearchResult) -> Group:
     title = Text(f"{result.job.get('name', result.folder.name)}: the front", style="bold")
     if not models:
         return Group(title, Text("none yet", style="dim"))
-    figures = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     with_energy = any(model.energy_ratio != words.MISSING for model in models)
+    # A tenth column fits 80 only where columns stand closer.
+    padding = (0, 0 if with_energy else 1)
+    figures = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=padding)
     headings = ["trial", "val %", "test %", "change", "latency", "95 %", "ms", "size", "MACs"]
     for heading in headings + ["energy"] * with_energy:
         figures.add_column(heading, justify="right", no_wrap=True)

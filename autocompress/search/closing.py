@@ -25,6 +25,7 @@ from autocompress.search.front import (
     front_hypervolume,
     front_rows,
     nearest_miss,
+    still_there,
     with_artifact,
 )
 from autocompress.search.meter import Meter
@@ -63,9 +64,7 @@ class Closing:
         job = self.bench.job
         test_accuracy, test_correct = self.bench.accuracy(self.bench.baseline.deployable, "test")
         self.baseline |= {"test_accuracy": test_accuracy, "test_accuracy_drop": 0.0}
-        candidates = [
-            row for row in contenders(job, rows, self.baseline) if with_artifact(self.folder, row)["artifact"]
-        ]
+        candidates = contenders(job, still_there(self.folder, rows), self.baseline)
         again = [self._again(row, test_correct) for row in candidates]
         # What was lucky the first time may be dominated, or miss a bound, the second time.
         front = front_rows(job, again, self.baseline)

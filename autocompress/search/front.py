@@ -86,8 +86,13 @@ def nearest_miss(rows: Iterable[Row]) -> Row | None:
     rows = list(rows)
     if any(row["status"] == "complete" for row in rows):
         return None
+    return next(iter(by_distance(rows)), None)
+
+
+def by_distance(rows: Iterable[Row]) -> list[Row]:
+    """The infeasible rows whose recipes can be built, the nearest to the constraints first."""
     missed = [row for row in rows if row["status"] == "infeasible" and "valid" not in row.get("excess", {})]
-    return min(missed, key=lambda row: (_beyond(row), row.get("accuracy") is None), default=None)
+    return sorted(missed, key=lambda row: (_beyond(row), row.get("accuracy") is None))
 
 
 def _beyond(row: Row) -> float:
@@ -102,6 +107,12 @@ def drop_dominated_files(folder: Path, rows: Iterable[Row], front: Iterable[Row]
         if row.get("artifact") and row["trial"] not in kept:
             for name in (MODEL_FILE, WEIGHTS_FILE):
                 (folder / row["artifact"] / name).unlink(missing_ok=True)
+
+
+def still_there(folder: Path, rows: Iterable[Row]) -> list[Row]:
+    """``rows`` without those whose model was deleted: an earlier closing found them worse than they had seemed, so they
+    must not keep newcomers from the front."""
+    return [row for row in rows if not row.get("artifact") or with_artifact(folder, row)["artifact"]]
 
 
 def with_artifact(folder: Path, row: Row) -> Row:

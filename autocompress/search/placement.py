@@ -91,6 +91,7 @@ def _cluster(workers: int) -> Iterator[None]:
     try:
         options: dict[str, Any] = {"_temp_dir": scratch, "object_store_memory": 100 * 2**20}
         ray.init(
+            address="local",  # else RAY_ADDRESS would name another
             num_cpus=workers,
             include_dashboard=False,
             log_to_driver=False,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
 from autocompress.search.bounds import Row
+
+PROGRESS_SECONDS = 0.25
+"""Between two words on how far a step is."""
 
 
 class Observer(Protocol):
@@ -33,6 +37,9 @@ class Observer(Protocol):
     def on_note(self, text: str) -> None:
         """Anything worth saying."""
 
+    def on_progress(self, fraction: float, text: str) -> None:
+        """How far (0 to 1) the step is that ``text`` names: training the baseline, for example."""
+
 
 class Silent:
     """The observer where nobody watches."""
@@ -51,17 +58,26 @@ class Silent:
     def on_note(self, text: str) -> None:
         """Nothing."""
 
+    def on_progress(self, fraction: float, text: str) -> None:
+        """Nothing."""
+
 
 class Steps:
-    """Tells an observer of each new step of a long job once, whatever its fraction."""
+    """A progress callback: tells an observer of each new step of a long job once, and some times a second how far it
+    is."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._last = ""
+        self._told = 0.0
 
     def __call__(self, fraction: float, text: str = "") -> None:
-        """A progress callback: the finished fraction of the step that ``text`` names."""
-        del fraction
-        if text and text != self._last:
+        """The finished fraction, 0 to 1, of the step that ``text`` names."""
+        is_new = bool(text) and text != self._last
+        if is_new:
             self._last = text
             self._observer.on_note(text)
+        now = time.monotonic()
+        if is_new or now - self._told >= PROGRESS_SECONDS:
+            self._told = now
+            self._observer.on_progress(fraction, text or self._last)

@@ -18,8 +18,9 @@ from autocompress.search import placement, rundir
 from autocompress.search.bench import Bench, Opener
 from autocompress.search.bounds import Row
 from autocompress.search.closing import Closing, save_trials
-from autocompress.search.front import contenders, drop_dominated_files, front_hypervolume, front_rows
+from autocompress.search.front import contenders, drop_dominated_files, front_hypervolume, front_rows, still_there
 from autocompress.search.meter import Meter
+from autocompress.search.nearest import finish_nearest_miss
 from autocompress.search.progress import Observer, Silent, Steps
 from autocompress.search.searcher import Allowance, StudySearcher
 from autocompress.search.study import Study
@@ -76,18 +77,18 @@ def resume(
         open_bench: as for :func:`search`.
 
     Raises:
-        UserError: if ``folder`` is not a run, or another process drives it.
+        UserError: if ``folder`` is not a run, another process drives it, its job cannot be carried out here, or its
+            baseline is no longer the one that the search began with.
     """
     folder = Path(folder)
     if not (folder / JOB_FILE).is_file():
         raise UserError(f"{folder} is not a run: it has no {JOB_FILE}", "give the folder that a search wrote")
-    job = load_job(folder / JOB_FILE)
-    given = {"trials": trials, "minutes": minutes}
-    budget = job.budget.model_copy(update={name: value for name, value in given.items() if value is not None})
-    # The folder may have been moved or renamed since.
-    job = job.model_copy(update={"budget": budget, "results": folder.parent})
+    job = load_job(folder / JOB_FILE, {"trials": trials, "minutes": minutes}, flags=True)  # errors name --trials
+    plugins = manager()
+    validate(job, plugins)
+    job = job.model_copy(update={"results": folder.parent})  # the folder may have been moved since
     with rundir.driver(folder), rundir.logged(folder):
-        return _Run(job, folder, observer or Silent(), open_bench, manager()).go()
+        return _Run(job, folder, observer or Silent(), open_bench, plugins).go()
 
 
 def versions() -> dict[str, str]:
@@ -108,16 +109,29 @@ class _Run:
         began = time.monotonic()
         self._job, self._folder, self._observer, self._plugins = job, folder, observer, plugins
         self._open_bench = open_bench
-        self._bench = open_bench(job, Steps(observer))
+        self._progress = Steps(observer)
+        self._bench = open_bench(job, self._progress)
         self._meter = Meter.of(job, self._bench.device, plugins)
         self._baseline = baseline_row(self._bench, self._meter)
         self._study = Study(folder, job, self._baseline)
         self._zero = began - self._study.seconds
+        self._check_baseline()
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
         if self._study.is_new:
             for label, values in self._bench.starting_points():
                 self._study.enqueue(values, label)
+
+    def _check_baseline(self) -> None:
+        """Refuses to go on with rows that were judged against another baseline."""
+        key, known = getattr(self._bench.baseline, "key", None), self._study.baseline_key
+        if key is not None and known is None:
+            self._study.keep_baseline_key(key)
+        elif key != known:
+            raise UserError(
+                "the baseline is not the one that this run began with",
+                "its weights or the installed versions changed since: bring them back, or start another search",
+            )
 
     @property
     def _seconds(self) -> float:
@@ -141,9 +155,13 @@ class _Run:
             trial_seconds=60.0 * self._job.budget.trial_minutes,
         )
         searcher = StudySearcher(self._study, self._bench.compose, allowance, self._on_row)
-        if allowance.trials and (left is None or left > 0):
+        if not allowance.trials:
+            ended = "all trials are spent"
+        elif left == 0:
+            ended = "the time is up"
+        else:
             placement.run(searcher, self._settings(allowance.deadline))
-        ended = searcher.why_ended or ("interrupted" if allowance.trials else "all trials are spent")
+            ended = searcher.why_ended or "interrupted"
         if self._study.recover():  # what was cut short waits for a resume
             log.info("%s; 'autocompress resume %s' goes on", ended, self._folder)
         return self._close(ended)
@@ -161,9 +179,10 @@ class _Run:
 
     def _on_row(self, row: Row) -> None:
         rows = self._study.rows()
-        front = front_rows(self._job, rows, self._baseline)
+        there = still_there(self._folder, rows)
+        front = front_rows(self._job, there, self._baseline)
         self._study.spend(self._seconds)
-        drop_dominated_files(self._folder, rows, contenders(self._job, rows, self._baseline))
+        drop_dominated_files(self._folder, rows, contenders(self._job, there, self._baseline))
         save_trials(self._folder, rows)
         self._plugins.tell("autocompress_trial_finished", job=self._job, trial=row)
         self._observer.on_trial(row, front, front_hypervolume(front) or 0.0, len(rows), self._seconds_left())
@@ -171,6 +190,11 @@ class _Run:
     def _close(self, ended: str) -> SearchResult:
         from autocompress.report import write_report  # plots take a second to import
 
+        if ended != "interrupted":  # who interrupts does not want to wait for a training
+            try:
+                finish_nearest_miss(self._study, self._bench, self._meter, self._folder.resolve(), self._progress)
+            except KeyboardInterrupt:
+                ended = "interrupted"
         self._observer.on_note(f"{ended}; measuring the front again")
         closing = Closing(self._bench, self._meter, self._folder, self._baseline)
         closing.close(self._study.rows(), self._seconds, ended, self._plugins)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from autocompress.job import Job
 from autocompress.results import JOB_FILE
 
 LOG_FILE = "log.txt"
+SCRATCH = Path("ray") / "scratch"
 WORKERS_GO_WITHIN_S = 90.0
 """So long the workers of a search that was killed may take to go; Ray ends them within seconds."""
 
@@ -41,7 +43,8 @@ def create(job: Job, versions: dict[str, str]) -> Path:
 
 @contextmanager
 def driver(folder: Path) -> Iterator[None]:
-    """Held while a process drives the search in ``folder``; waits for workers that a killed search left behind.
+    """Held while a process drives the search in ``folder``; waits for workers that a killed search left behind, and
+    removes what they had under way.
 
     Raises:
         UserError: if another process drives it.
@@ -54,7 +57,18 @@ def driver(folder: Path) -> Iterator[None]:
         with (ray_folder / "workers.lock").open("w") as workers:
             if not _take(workers.fileno(), fcntl.LOCK_EX, WORKERS_GO_WITHIN_S):
                 raise UserError(f"a worker of an earlier search in {folder} is still running", "end it first")
-        yield
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+
+
+def scratch_folder(folder: Path) -> Path:
+    """Where trials keep files while they run: beside the results, where there is room for models."""
+    scratch = folder / SCRATCH
+    scratch.mkdir(parents=True, exist_ok=True)
+    return scratch
 
 
 def hold_as_worker(folder: Path) -> int:

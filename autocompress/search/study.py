@@ -8,6 +8,7 @@ trial.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ RANDOM_RE_ASKS = 100
 """Random repeats in a row after which the space counts as exhausted."""
 
 Compose = Callable[[Chooser], Any]
+log = logging.getLogger("autocompress.search")
 
 
 class _KernelLock(JournalFileOpenLock):
@@ -108,12 +110,14 @@ class Study:
 
     def rows(self) -> list[Row]:
         """The row of every trial that was run, in the order of their numbers; repeats have none."""
-        return [trial.user_attrs["row"] for trial in self._study.get_trials(deepcopy=False) if _has_row(trial)]
+        amended = self._amended()
+        trials = self._study.get_trials(deepcopy=False)
+        return [amended.get(str(trial.number), trial.user_attrs["row"]) for trial in trials if _has_row(trial)]
 
     def row(self, number: int) -> Row | None:
         """The row of one trial, or None while it has none."""
         trial = self._study.get_trials(deepcopy=False)[number]
-        return trial.user_attrs["row"] if _has_row(trial) else None
+        return self._amended().get(str(number), trial.user_attrs["row"]) if _has_row(trial) else None
 
     def started_at(self, number: int) -> float | None:
         """When a worker took the trial up (seconds since the epoch)."""
@@ -132,6 +136,22 @@ class Study:
     def spend(self, seconds: float) -> None:
         """Records the wall time spent so far."""
         self._study.set_user_attr("seconds", round(seconds, 3))
+
+    @property
+    def baseline_key(self) -> str | None:
+        """Of the baseline that the search began with, where it has one."""
+        return self._study.user_attrs.get("baseline_key")
+
+    def keep_baseline_key(self, key: str) -> None:
+        """Records the baseline that this search compares with."""
+        self._study.set_user_attr("baseline_key", key)
+
+    def amend(self, number: int, row: Row) -> None:
+        """Puts ``row`` in the place of one that was told, beside the trials: Optuna changes no finished trial."""
+        self._study.set_user_attr("amended", {**self._amended(), str(number): row})
+
+    def _amended(self) -> dict[str, Row]:
+        return self._study.user_attrs.get("amended", {})
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -160,21 +180,22 @@ class Study:
         label = trial.user_attrs.get("label", "")
         try:
             recipe = compose(OptunaChooser(trial, self._choices))
-            key, values, reason = recipe.key, dict(recipe.values), None
-        except InvalidRecipe as error:
-            key, values, reason = digest("invalid", trial.params), dict(trial.params), str(error)
+            key, values, row = recipe.key, dict(recipe.values), None
+        except Exception as error:  # a plugin's fault must not end the search
+            key, values = digest("invalid", trial.params), dict(trial.params)
+            row = unbuilt_row(Asked(trial.number, values, label), error)
         trial.set_user_attr("recipe_key", key)
         twin = self._started.setdefault(key, trial.number)
         asked = Asked(trial.number, values, label)
         if twin == trial.number:
-            if reason is not None:
-                self.tell(trial.number, invalid_row(asked, reason))
+            if row is not None:
+                self.tell(trial.number, row)
             return asked, None
         trial.set_user_attr("repeats", twin)
-        if (row := self.row(twin)) is None:
+        if (known := self.row(twin)) is None:
             self._followers.setdefault(twin, []).append(trial.number)
         else:
-            self._tell(trial.number, verdict(self.job, row, self.baseline))
+            self._tell(trial.number, verdict(self.job, known, self.baseline))
         return asked, twin
 
     def _random(self) -> _Sampler:
@@ -265,15 +286,12 @@ def _has_row(trial: FrozenTrial) -> bool:
     return "row" in trial.user_attrs
 
 
-def invalid_row(asked: Asked, reason: str) -> Row:
-    """The row of a draw whose methods do not go together: it leaves at gate 0."""
-    return {
-        "trial": asked.number,
-        "status": "infeasible",
-        "reason": reason,
-        "seconds": 0.0,
-        "rung": 0,
-        "recipe": asked.values,
-        "label": asked.label,
-        "excess": {"valid": 1.0},
-    }
+def unbuilt_row(asked: Asked, error: Exception) -> Row:
+    """The row of a draw that gave no recipe: its methods do not go together, or one of them broke while it was asked
+    for its space."""
+    row: Row = {"trial": asked.number, "seconds": 0.0, "rung": 0, "recipe": asked.values, "label": asked.label}
+    if isinstance(error, InvalidRecipe):
+        return {**row, "status": "infeasible", "reason": str(error), "excess": {"valid": 1.0}}
+    log.error("trial %d failed in compose", asked.number, exc_info=error)
+    text = " ".join(str(error).split())
+    return {**row, "status": "failed", "reason": f"compose: {type(error).__name__}: {text}"}
