@@ -4,7 +4,7 @@ The search runs in a process of its own with an empty cache folder, so the basel
 the proportional set sizes (PSS: a shared page counts once in all) of that process and everything it started, Ray's
 workers included, sampled each second.
 
-    python benchmarks/demo.py [--job search_spaces/demo.yaml] [--trials N] [--out FILE]
+    python benchmarks/demo.py [--job search_spaces/demo.yaml] [--trials N] [--out FILE] [--keep FOLDER]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from autocompress.files import write_json
 
 TARGETS = {"seconds": 360, "peak_gb": 6, "latency_ratio": 0.5, "test_accuracy_drop": 1.0}
 JOB = Path(__file__).parent.parent / "search_spaces" / "demo.yaml"
+KEPT = ("job.yaml", "front.csv", "trials.csv", "summary.json", "report.html", "front.png")
 NAME = "demo"
 COLUMNS = ["trial", "latency_ratio", "latency_ratio_low", "latency_ratio_high", "size_ratio", "accuracy_drop"]
 COLUMNS += ["test_accuracy", "test_accuracy_drop", "recipe"]
@@ -71,8 +73,8 @@ def _pss(process: psutil.Process) -> int:
     return int(getattr(info, "pss", info.uss))  # only Linux knows the PSS
 
 
-def watched(command: list[str], environment: dict[str, str]) -> tuple[float, int]:
-    """Runs ``command`` to its end.
+def watched(command: list[str], environment: dict[str, str], home: Path) -> tuple[float, int]:
+    """Runs ``command`` in the folder ``home`` to its end.
 
     Returns:
         Seconds, and the largest PSS in bytes of all its processes together.
@@ -81,7 +83,7 @@ def watched(command: list[str], environment: dict[str, str]) -> tuple[float, int
         SystemExit: if it fails.
     """
     began, peak = time.perf_counter(), 0
-    with subprocess.Popen(command, env=environment) as process:
+    with subprocess.Popen(command, env=environment, cwd=home) as process:
         family = Family(psutil.Process(process.pid))
         while True:
             peak = max(peak, family.pss())
@@ -109,16 +111,20 @@ def best(front: pd.DataFrame) -> dict[str, Any] | None:
     return next(iter(records(front[meets].sort_values("latency_ratio"))), None)
 
 
-def run(job: Path, trials: int | None) -> dict[str, Any]:
-    """Searches once and gives the figures."""
+def run(job: Path, trials: int | None, keep: Path | None) -> dict[str, Any]:
+    """Searches once and gives the figures; ``keep`` gets the run's small files, without models."""
     with tempfile.TemporaryDirectory(prefix="autocompress-demo-") as folder:
         home = Path(folder)
-        command = [sys.executable, "-m", "autocompress.cli", "search", str(job)]
-        command += ["--results", str(home / "results"), "--name", NAME]
+        command = [sys.executable, "-m", "autocompress.cli", "search", str(job.resolve())]
+        command += ["--results", "results", "--name", NAME]
         command += [] if trials is None else ["--trials", str(trials)]
         load = psutil.getloadavg()[0]
-        seconds, peak = watched(command, os.environ | {"AUTOCOMPRESS_CACHE": str(home / "cache")})
+        seconds, peak = watched(command, os.environ | {"AUTOCOMPRESS_CACHE": str(home / "cache")}, home)
         found = results.read(home / "results" / NAME)
+        for name in KEPT if keep is not None else ():
+            assert keep is not None
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(found.folder / name, keep / name)
     models = found.front[found.front["status"] != results.BASELINE][COLUMNS]
     return {
         "job": job.name,
@@ -140,8 +146,9 @@ def main() -> None:
     parser.add_argument("--job", type=Path, default=JOB)
     parser.add_argument("--trials", type=int, help="fewer than the job's, to shorten it")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/demo.json"))
+    parser.add_argument("--keep", type=Path, help="folder for the report and tables of the run")
     chosen = parser.parse_args()
-    figures = run(chosen.job, chosen.trials)
+    figures = run(chosen.job, chosen.trials, chosen.keep)
     write_json(chosen.out, figures)
     print(pd.DataFrame(figures["front"], columns=COLUMNS[:-1]).to_string(index=False, float_format="{:.3f}".format))
     print(f"{figures['seconds']:.0f} s (target {TARGETS['seconds']} s), {figures['trials']}")
