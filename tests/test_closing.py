@@ -85,3 +85,18 @@ def test_a_front_over_any_objectives(tmp_path: Path, objectives: tuple[str, ...]
     found, _ = close(tmp_path, [WHOLE, EIGHT_BIT, HALF], objectives=objectives)
     expected = {"size": [0, 1], "energy": [0, 1], "macs": [0, 1, 2]}[objectives[-1]]
     assert sorted(found.models["trial"]) == expected
+
+
+def test_the_table_shows_what_was_measured_last(tmp_path: Path) -> None:
+    offer_toy_device()
+    job = toy_job(tmp_path)
+    bench = open_toy(job)
+    meter = Meter.of(job, bench.device)
+    baseline = baseline_row(bench, meter)
+    row = Trial(bench, meter, MachineLock(tmp_path / "locks"), 0, job.folder, baseline).run(EIGHT_BIT)
+    measured, lucky = row["latency_ratio"], {**row, "latency_ratio": 0.01}
+    (job.folder / "job.yaml").write_text(job.to_yaml())
+    Closing(bench, meter, job.folder, baseline).close([lucky], 1.5, "all trials are spent", manager())
+    found = results.read(job.folder)
+    assert list(found.models["latency_ratio"]) == [measured]
+    assert list(found.trials["latency_ratio"]) == [measured]

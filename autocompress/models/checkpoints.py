@@ -105,7 +105,7 @@ def _torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors and plain values, so it is not opened",
+            f"{path} is no file of torch.save, or holds more than tensors and plain values, so it is not opened",
             "save the model's state_dict alone, best as safetensors",
         ) from error
     except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
