@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import nn
 
 from autocompress import data, models
@@ -20,7 +19,7 @@ from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Candidate, Pipeline
 from autocompress.compression.recipe import Recipe
 from autocompress.compression.store import Store
-from autocompress.compression.trainer import train_baseline
+from autocompress.compression.trainer import default_device, train_baseline
 from autocompress.compression.transfer import user_data
 from autocompress.contract import (
     Deployable,
@@ -81,20 +80,21 @@ class Workbench:
         if reasons := device.check(job.device):
             raise UserError(f"the device '{device.name}' cannot be used here: {reasons[0]}")
         installed = plugins.methods()
-        names = [method.name for method in installed]
         splits = data.load(job.data, plugins.datasets(), **models.preprocessing(job))
         model = models.create(job, splits.info)
+        # A wrong key in the space is told before minutes go into a training: structure needs no weights.
+        shape = models.reparameterise(copy.deepcopy(model)).eval()
+        has_images = len(splits.train) > 0
+        fit, _ = applicable(installed, shape, job, limits.methods, has_images=has_images)
+        space = JobSpace(shape, fit, limits, job.granularity, _most_epochs(job, splits))
+        space.check_limits([method.name for method in installed])
         lock = MachineLock()
         if models.needs_training(job, splits.info):
-            # A wrong key in the space is told before minutes go into a training: structure needs no weights.
-            shape = models.reparameterise(copy.deepcopy(model)).eval()
-            fit, _ = applicable(installed, shape, job, limits.methods)
-            JobSpace(shape, fit, limits, job.granularity, job.budget.epochs).check_limits(names)
             with lock.shared():
                 model = train_baseline(job, model, splits, progress, pause=lock.breathe)
         model = models.reparameterise(model).cpu().eval()
         store = Store()
-        methods, refused = applicable(installed, model, job, limits.methods, has_images=len(splits.train) > 0)
+        methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images)
         with lock.shared():
             baseline = measure_baseline(model, splits, device, job.device, store, cache_folder() / "baselines")
         pipeline = Pipeline(
@@ -104,23 +104,21 @@ class Workbench:
             transfer=user_data(splits, job.seed),
             granularity=job.granularity,
             seed=job.seed,
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            device=default_device(),
             store=store,
         )
         with lock.shared():
             for name, reason in pipeline.prepare(progress).items():
                 methods = [method for method in methods if method.name != name]
                 refused[name] = [reason]
-        bench = cls(job, model, splits, baseline, methods, refused, device, pipeline, limits)
-        bench.space.check_limits(names)
-        return bench
+        return cls(job, model, splits, baseline, methods, refused, device, pipeline, limits)
 
     # --- the space ----------------------------------------------------------------------------------------------
 
     @property
     def space(self) -> JobSpace:
         """What recipes are drawn from."""
-        epochs = self.job.budget.epochs if len(self.splits.train) else 0
+        epochs = _most_epochs(self.job, self.splits)
         return JobSpace(self.model, self.methods, self.limits, self.job.granularity, epochs)
 
     def compose(self, chooser: Chooser) -> Recipe:
@@ -175,3 +173,8 @@ class Workbench:
     ) -> None:
         """Writes the artifact's files; see :func:`artifact.save`."""
         artifact.save(candidate, deployable, folder, metrics)
+
+
+def _most_epochs(job: Job, splits: Splits) -> int:
+    """The most that a recipe may recover: nothing where there is nothing to train on."""
+    return job.budget.epochs if len(splits.train) else 0

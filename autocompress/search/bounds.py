@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from autocompress.job import Bound, Constraints, Job
+from autocompress.job import Constraints, Job
 
 Row = dict[str, Any]
 """A trial's row: the columns of trials.csv and what the engine keeps beside them, JSON values only."""
@@ -39,17 +39,11 @@ def excess(constraints: Constraints, row: Mapping[str, Any], baseline: Mapping[s
     drop = row.get("accuracy_drop")
     if constraints.accuracy_drop is not None and drop is not None:
         found["accuracy_drop"] = (drop - constraints.accuracy_drop) / POINTS
-    for cost, bound in cost_bounds(constraints).items():
+    for cost, bound in constraints.bounds().items():
         value = cost_ratio(cost, row, baseline) if bound.relative else row.get(COLUMN[cost])
         if value is not None:
             found[cost] = value / bound.value - 1.0
     return found
-
-
-def cost_bounds(constraints: Constraints) -> dict[str, Bound]:
-    """The bounds on costs that the user gave, by cost."""
-    bounds = {cost: getattr(constraints, cost) for cost in ("macs", "params", "size", "latency", "energy")}
-    return {cost: bound for cost, bound in bounds.items() if bound is not None}
 
 
 def misses(excesses: Mapping[str, float]) -> list[str]:
@@ -64,7 +58,7 @@ def explain(names: Sequence[str], constraints: Constraints, row: Mapping[str, An
         if name == "accuracy_drop":
             parts.append(f"accuracy drop {row['accuracy_drop']:.2f} points, at most {constraints.accuracy_drop:g}")
             continue
-        bound = cost_bounds(constraints)[name]
+        bound = constraints.bounds()[name]
         value = cost_ratio(name, row, baseline) if bound.relative else row[COLUMN[name]]
         unit = "x" if bound.relative else {"latency": " ms", "size": " bytes", "energy": " uJ"}.get(name, "")
         parts.append(f"{name} {value:.4g}{unit}, at most {bound.value:g}{unit}")

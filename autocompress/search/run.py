@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import platform
 import shutil
 import time
 from pathlib import Path
 
 from autocompress.contract import Manager, manager
+from autocompress.devices.machine import usable_processors
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job, resolved, validate
 from autocompress.results import BASELINE, JOB_FILE, TRIALS_FILE, SearchResult, read
@@ -171,7 +171,7 @@ class _Run:
             job=self._job,
             folder=self._folder.resolve(),
             baseline=self._baseline,
-            threads=max(1, cores() // self._job.workers),
+            threads=max(1, usable_processors() // self._job.workers),
             cwd=Path.cwd(),
             deadline=deadline,
             open_bench=self._open_bench,
@@ -218,8 +218,3 @@ def baseline_row(bench: Bench, meter: Meter) -> Row:
         "macs": base.macs,
         "energy_uj": meter.energy(base.deployable),
     }
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
