@@ -13,7 +13,7 @@ from autocompress.export import custom_operators, export, integer_bytes, operato
 from autocompress.quantization import LayerBits, calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 
-INTEGER_FRIENDLY = {"QuantizeLinear", "Transpose", "Reshape"}
+INTEGER_FRIENDLY = {"QuantizeLinear", "Transpose", "Reshape", "Squeeze"}
 """The image's quantizer, the change of memory layout, the classifier's flatten: all that may be left of floats."""
 
 EXPECTED = {
@@ -27,6 +27,9 @@ EXPECTED = {
     "regnety_002": {
         "QLinearConv": 70, "QLinearGlobalAveragePool": 14, "QLinearSigmoid": 13, "QLinearMul": 13, "QLinearAdd": 13,
         "QGemm": 1,
+    },
+    "mobilenetv3_small_100": {
+        "QLinearConv": 53, "QLinearAdd": 6 + 28, "QLinearMul": 28, "QLinearGlobalAveragePool": 10, "QGemm": 1,
     },
     "densenet121": {
         "QLinearConv": 182, "QLinearConcat": 58, "QLinearAveragePool": 3, "NhwcMaxPool": 1, "QGemm": 1,

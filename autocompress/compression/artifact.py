@@ -19,7 +19,7 @@ from autocompress.data import Split
 from autocompress.errors import UserError
 from autocompress.files import atomic_folder
 from autocompress.job import DeviceConfig
-from autocompress.quantization import network
+from autocompress.quantization import hardening
 
 MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.safetensors"
 RECIPE_FILE, PLAN_FILE, METRICS_FILE = "recipe.json", "plan.json", "metrics.json"
@@ -81,6 +81,6 @@ def load(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
         raise UserError(f"the artifact {folder} needs the method '{missing[0]}', which is not installed")
     model = rebuild(models.from_architecture(plan["architecture"]), plan["transforms"], methods)
     if plan["quantization"] is not None:
-        model = network.rebuild(model, plan["quantization"])
+        model = hardening.rebuild(model, plan["quantization"])
     model.load_state_dict(state)
     return model.eval()

@@ -49,8 +49,9 @@ def feasibility(bench: Workbench, seconds: float = 1.0) -> list[CheapestCandidat
         rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        quantizers = {method.name for method in bench.methods if isinstance(method, Quantizer)}
         for label, rule in rules.items():
-            values = bench.policy(rule)
+            values = bench.policy(rule, label if label in quantizers else None)
             if values is not None:
                 rows.append(_measure(bench, label, values, Path(folder) / "model.onnx", seconds))
     return rows

@@ -64,7 +64,7 @@ class JobSpace:
         inactive = [name for name in installed if name not in acting]
         # The engine's own stages are asked only where there is something to recover or to quantize with.
         inactive += [] if any(isinstance(method, Transform) for method in self.methods) else ["recover"]
-        inactive += [] if any(isinstance(method, Quantizer) for method in self.methods) else ["bits"]
+        inactive += [] if any(isinstance(method, Quantizer) for method in self.methods) else ["bits", "qat"]
         reject_unmatched(self.limits, matched, known, inactive)
 
     def _explore(self) -> tuple[dict[str, Parameter], set[str]]:
@@ -80,10 +80,10 @@ class JobSpace:
 
         return recipes.every_parameter(run), matched
 
-    def policy(self, rules: Mapping[str, str]) -> dict[str, Value] | None:
+    def policy(self, rules: Mapping[str, str], quantizer: str | None = None) -> dict[str, Value] | None:
         """The values of a rule-made recipe (see :class:`Policy`), or None where it is invalid."""
         try:
-            return dict(self.compose(Policy(rules)).values)
+            return dict(self.compose(Policy(rules, quantizer=quantizer)).values)
         except InvalidRecipe:
             return None
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from autocompress import models
-from autocompress.compression import precision, recover
+from autocompress.compression import precision, qat, recover
 from autocompress.compression.recipe import Recipe
 from autocompress.compression.store import Store, pack, unpack, versions
 from autocompress.contract import Callback, Context, LayerSpec, Method, OperatorCount, Plan, TransferSet, Transform
 from autocompress.files import digest
 from autocompress.graph import facts
-from autocompress.quantization.counts import operator_counts
+from autocompress.quantization import LayerBits, float_layers, hardening, operator_counts
 
 WORTH_KEEPING_S = 1.0
 """A stage that is made faster than this is made again rather than kept."""
@@ -34,6 +34,7 @@ class Candidate:
         recipe: what was asked.
         operators: operations by layer and width, for cost models.
         params, macs: of the float network after the transforms (quantizing changes neither); macs for one image.
+        float_layers: names of layers that QUANTIZE was to take and could not; empty for a float candidate.
         cache_hits, cache_misses: stages found in the store, and made.
         seconds: by stage.
     """
@@ -44,6 +45,7 @@ class Candidate:
     operators: Sequence[OperatorCount]
     params: int
     macs: int
+    float_layers: tuple[str, ...]
     cache_hits: int
     cache_misses: int
     seconds: dict[str, float]
@@ -104,7 +106,7 @@ class Pipeline:
         network = facts(model, context.input_size, leaves(self.methods))
         bits = precision.assign(network, self.baseline, self.granularity, recipe)
         if bits:
-            model, plan["quantization"] = precision.quantize(model, bits, recipe, self._by_name, context)
+            model, plan["quantization"] = self._quantized(model, bits, recipe, context, pause)
             seconds["quantize"] = time.perf_counter() - started
         return Candidate(
             model=model,
@@ -113,6 +115,7 @@ class Pipeline:
             operators=operator_counts(model, context.input_size, layer_specs(self.methods)),
             params=network.params,
             macs=network.macs,
+            float_layers=tuple(float_layers(model)) if isinstance(model, fx.GraphModule) and bits else (),
             cache_hits=self.store.hits - hits,
             cache_misses=self.store.misses - misses,
             seconds=seconds,
@@ -158,8 +161,7 @@ class Pipeline:
 
     def _stage_keys(self, recipe: Recipe) -> list[str]:
         """Chained content keys: one a transform, and one for RECOVER where it trains."""
-        key = digest(self.baseline_key, self.transfer.digest if self.transfer else None, self.seed, versions())
-        keys = []
+        key, keys = self._first_key(), []
         for name, params in recipe.transforms:
             key = digest(key, name, self._by_name[name].version, params)
             keys.append(key)
@@ -167,12 +169,42 @@ class Pipeline:
             keys.append(digest(key, "recover", recover.VERSION, recipe.recover))
         return keys
 
+    def _first_key(self) -> str:
+        return digest(self.baseline_key, self.transfer.digest if self.transfer else None, self.seed, versions())
+
     def _callbacks(self, model: nn.Module, recipe: Recipe, context: Context) -> list[Callback]:
         return [
             callback
             for name, params in recipe.transforms
             for callback in self._by_name[name].callbacks(model, params, context)
         ]
+
+    def _quantized(
+        self,
+        model: nn.Module,
+        bits: Mapping[str, LayerBits],
+        recipe: Recipe,
+        context: Context,
+        pause: Callable[[], None] | None,
+    ) -> tuple[nn.Module, Plan]:
+        """QUANTIZE; kept where it trained, as hardened weights and their plan."""
+        trained = precision.trained(recipe) and not context.dry_run
+        key = self._quantize_key(recipe) if trained else ""
+        if trained and self.store.has(key) and (found := self.store.get(key)) is not None:
+            hardened: nn.Module = hardening.rebuild(model, found[1]["quantization"])
+            hardened.load_state_dict(found[0])
+            return hardened, found[1]["quantization"]
+        hardened, plan = precision.quantize(model, bits, recipe, self._by_name, context, pause=pause)
+        if trained:
+            self.store.misses += 1
+            self.store.put(key, hardened.state_dict(), {"quantization": plan})
+        return hardened, plan
+
+    def _quantize_key(self, recipe: Recipe) -> str:
+        before = (self._stage_keys(recipe) or [self._first_key()])[-1]
+        bits = {group: asdict(chosen) for group, chosen in recipe.bits.items()}
+        quantizers = {name: [self._by_name[name].version, params] for name, params in recipe.quantizers.items()}
+        return digest(before, "quantize", qat.VERSION, self.granularity, bits, quantizers, recipe.qat)
 
     # --- prepared state ---------------------------------------------------------------------------------------------
 

@@ -1,17 +1,20 @@
-"""QUANTIZE: turns the bits that each group chose into fake-quantizers, calibrates them and hardens the network."""
+"""QUANTIZE: bits that each group chose become fake-quantizers, which are calibrated, trained and hardened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
 
 from autocompress import models
+from autocompress.compression import qat
 from autocompress.compression.recipe import Recipe
-from autocompress.contract import Context, FakeQuantizer, Hardened, Method, Plan, Quantizer, TensorSpec
+from autocompress.contract import Callback, Context, FakeQuantizer, Hardened, Method, Plan, Quantizer, TensorSpec
+from autocompress.errors import TrialFailed
 from autocompress.graph import NetworkFacts
-from autocompress.quantization import network
+from autocompress.quantization import hardening, network
+from autocompress.quantization.bias_correction import correct_bias
 from autocompress.quantization.placement import LayerBits
 
 EXEMPT_BITS = 8
@@ -48,12 +51,18 @@ def assign(network_facts: NetworkFacts, baseline: nn.Module, granularity: str, r
 
 
 def quantize(
-    model: nn.Module, assigned: Mapping[str, LayerBits], recipe: Recipe, methods: Mapping[str, Method], context: Context
+    model: nn.Module,
+    assigned: Mapping[str, LayerBits],
+    recipe: Recipe,
+    methods: Mapping[str, Method],
+    context: Context,
+    *,
+    pause: Callable[[], None] | None = None,
 ) -> tuple[nn.Module, Plan]:
-    """Places, calibrates and hardens; returns the deployable network and its plan.
+    """Places, calibrates, trains where the recipe says so, and hardens; returns the deployable network and its plan.
 
     Raises:
-        TrialFailed: if ranges are not finite.
+        TrialFailed: if ranges or the loss are not finite, or the calibration images are none or constant.
     """
 
     def make(quantizer: str, spec: TensorSpec) -> FakeQuantizer:
@@ -62,17 +71,52 @@ def quantize(
     def harden(quantizer: str, fake: FakeQuantizer, weight: torch.Tensor | None) -> Hardened:
         return _quantizer(methods, quantizer).harden(fake, weight)
 
-    quantized = network.quantize(model, assigned, make, input_size=context.input_size)
-    wanted = max(_quantizer(methods, name).calibration_images(params) for name, params in recipe.quantizers.items())
-    network.calibrate(quantized, () if context.dry_run else _calibration_images(context, wanted))
-    hardened = network.harden(quantized, harden, dry_run=context.dry_run)
-    return hardened, network.plan(hardened)
+    acting = [(_quantizer(methods, name), params) for name, params in recipe.quantizers.items()]
+    trains = trained(recipe) and not context.dry_run
+    quantized = network.quantize(
+        model,
+        assigned,
+        make,
+        input_size=context.input_size,
+        trainable=trains,
+        equalise=not context.dry_run and any(method.equalises(params) for method, params in acting),
+    )
+    images: list[torch.Tensor] = []
+    if not context.dry_run:
+        wanted = max(method.calibration_images(params) for method, params in acting)
+        images = [batch.to(context.device) for batch in _calibration_images(context, wanted)]
+        _check_images(images)
+        quantized.to(context.device)
+    network.calibrate(quantized, images)
+    if trains:
+        callbacks: list[Callback] = []
+        for method, params in [*((methods[name], params) for name, params in recipe.transforms), *acting]:
+            callbacks += method.callbacks(quantized, params, context)
+        qat.run(quantized, recipe.qat, context, callbacks, pause=pause)
+    elif images and any(method.corrects_bias(params) for method, params in acting):
+        correct_bias(quantized, images)
+    hardened = hardening.harden(quantized.cpu(), harden, dry_run=context.dry_run)
+    return hardened, hardening.plan(hardened)
+
+
+def trained(recipe: Recipe) -> bool:
+    """Whether QUANTIZE trains the network."""
+    return bool(recipe.qat.get("epochs"))
 
 
 def _quantizer(methods: Mapping[str, Method], name: str) -> Quantizer:
     method = methods[name]
     assert isinstance(method, Quantizer)
     return method
+
+
+def _check_images(images: list[torch.Tensor]) -> None:
+    """Nothing, or one colour, has no ranges to choose. (Values that are not finite show while ranges are observed.)"""
+    if not images:
+        raise TrialFailed("the calibration set holds no images")
+    ends = torch.stack([torch.stack(batch.transpose(0, 1).flatten(1).aminmax(dim=1)) for batch in images])
+    if bool((ends[:, 0].amin(0) == ends[:, 1].amax(0)).all()):
+        raise TrialFailed("the calibration images all show the same constant colour, which has no range")
 
 
 def _calibration_images(context: Context, wanted: int) -> Iterator[torch.Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from autocompress.compression import recover
+from autocompress.compression import qat, recover
 from autocompress.contract import Method, Parameter, Params, Quantizer, Space, Stage, Transform, Value
 from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
@@ -35,6 +35,7 @@ class Recipe:
         recover: parameters of RECOVER.
         bits: by group; a group that stays in float is absent.
         quantizers: parameters of the quantizers that act, by name.
+        qat: parameters of QUANTIZE's training.
     """
 
     values: Mapping[str, Value]
@@ -43,6 +44,7 @@ class Recipe:
     recover: Params = field(default_factory=dict)
     bits: Mapping[str, GroupBits] = field(default_factory=dict)
     quantizers: Mapping[str, Params] = field(default_factory=dict)
+    qat: Params = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -82,11 +84,15 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
             impossible = error
     bits = _compose_bits(space.scope("bits"), model, [m for m in methods if isinstance(m, Quantizer)])
     used = {name for group in bits.values() for name in (group.weight_quantizer, group.activation_quantizer)}
-    quantizers = {
-        method.name: method.search_space(space.scope(method.name), model)
-        for method in methods
-        if isinstance(method, Quantizer) and method.name in used
-    }
+    quantizers = [method for method in methods if isinstance(method, Quantizer) and method.name in used]
+    quantizer_params = {method.name: method.search_space(space.scope(method.name), model) for method in quantizers}
+    training: Params = {}
+    if quantizers:
+        is_low = any(min(group.weight_bits, group.activation_bits) < 8 for group in bits.values())
+        try:
+            training = qat.search_space(space.scope("qat"), quantizers, epochs, is_low=is_low)
+        except InvalidRecipe as error:
+            impossible = error
     # Judged last, so that an invalid recipe, too, has asked for all of its parameters.
     if impossible is not None:
         raise impossible
@@ -97,7 +103,8 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
         transforms=[(method.name, params) for method, params in acting],
         recover=settings,
         bits=bits,
-        quantizers=quantizers,
+        quantizers=quantizer_params,
+        qat=training,
     )
 
 
@@ -155,13 +162,17 @@ class Policy:
     Args:
         rules: by first part of a parameter's name ("ghost", "bits", "recover").
         otherwise: for all the others.
+        quantizer: the only one that weights may get.
     """
 
-    def __init__(self, rules: Mapping[str, str], otherwise: str = "neutral") -> None:
-        self._rules, self._otherwise = rules, otherwise
+    def __init__(self, rules: Mapping[str, str], otherwise: str = "neutral", quantizer: str | None = None) -> None:
+        self._rules, self._otherwise, self._quantizer = rules, otherwise, quantizer
 
     def choose(self, parameter: Parameter) -> Value:
         rule = self._rules.get(parameter.name.partition(".")[0], self._otherwise)
+        own = [choice for choice in parameter.choices if str(choice).startswith(f"{self._quantizer}:")]
+        if rule == "cheapest" and own:
+            return min(own, key=lambda choice: int(str(choice).partition(":")[2]))
         if rule == "cheapest" and parameter.cheapest is not None:
             return parameter.cheapest
         if rule == "neutral":

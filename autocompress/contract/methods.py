@@ -103,7 +103,11 @@ class Transform(Method):
 
 
 class Quantizer(Method):
-    """Gives the fake-quantizer of one weight or activation, and the integers that the file holds."""
+    """Gives the fake-quantizer of one weight or activation, and the integers that the file holds.
+
+    QUANTIZE calibrates and, where the recipe or ``min_epochs`` asks for it, trains; ``callbacks`` is then asked with
+    the network of fake-quantizers (``quantization.QuantizedNetwork``) as ``model``.
+    """
 
     kind = "quantizer"
     weight_bits: ClassVar[Sequence[int]] = (8,)
@@ -123,6 +127,17 @@ class Quantizer(Method):
         """How many images its activation ranges are to be observed on."""
         del params
         return 256
+
+    def equalises(self, params: Params) -> bool:
+        """Whether the ranges of layers that follow each other are to be equalised before ranges are chosen."""
+        del params
+        return False
+
+    def corrects_bias(self, params: Params) -> bool:
+        """Whether the mean error that its rounding adds to each output channel goes into the biases, after calibration
+        and only where nothing is trained."""
+        del params
+        return False
 
     def harden(self, fake: FakeQuantizer, weight: Any = None) -> Hardened:
         """Integers, scale and zero point of a finished fake-quantizer; ``weight`` is the float tensor it quantizes."""

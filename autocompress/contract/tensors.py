@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ class TensorSpec:
         bits: the width that the recipe asks for, 1 to 8.
         channel_axis: for weights the axis of the output channels; None for activations (always one scale a tensor).
         nonnegative: the values cannot be negative (behind a ReLU), so the zero point is 0.
+        normed: for weights: a batch normalisation follows the layer, so the weight's own scale has no effect.
     """
 
     name: str
@@ -34,6 +35,7 @@ class TensorSpec:
     bits: int = 8
     channel_axis: int | None = None
     nonnegative: bool = False
+    normed: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Hardened:
         scale: float32, scalar or ``(channels,)``, > 0.
         zero_point: int32, same shape as ``scale``.
         low, high: the integers' range, both included. Weights fit int8, activations uint8.
-        bits: the width on disk.
+        bits: the width on disk: at most ``2 ** bits`` integers occur.
+        step: between neighbouring integers: ``low, low + step, ...``; the file holds ``(integer - low) / step``.
         integers: int8, the weight's shape; None for an activation.
         channel_axis: axis of ``scale`` in ``integers``; None for one scale a tensor.
     """
@@ -56,20 +59,28 @@ class Hardened:
     bits: int
     integers: torch.Tensor | None = None
     channel_axis: int | None = None
+    step: int = 1
 
 
 class FakeQuantizer(nn.Module, ABC):
-    """Simulates a quantized tensor in float. Three states, switched by the engine:
+    """Simulates a quantized tensor in float. States, switched by the engine:
 
-    ``observing`` (ranges are collected, ``forward`` returns its input unchanged), ``enabled`` (``forward`` quantizes),
-    and neither (``forward`` returns its input; a quantization delay).
+    ``observing`` (calibration: ranges are collected, ``forward`` returns its input unchanged), ``enabled`` (``forward``
+    quantizes), neither (``forward`` returns its input: a quantization delay), and ``tracking`` beside the last two
+    (training: in ``train()`` mode the range follows the tensors that pass, until the engine freezes it).
     """
+
+    folds_norm: ClassVar[bool] = True
+    """Weights with a batch normalisation behind them. True: ``forward`` and ``harden`` get the weight as the long-term
+    statistics scale it, ``gamma / sigma * W`` (whitepaper, eq. 23). False: they get the layer's own weight, the
+    normalisation acts behind the layer, and goes into the hardened scale (SLB)."""
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__()
         self.spec = spec
         self.enabled = True
         self.observing = False
+        self.tracking = False
 
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from functools import cached_property
 from torch import fx, nn
 
 from autocompress.graph.kinds import LAYERS, activation_name, kind, module_of, shape_of
+from autocompress.graph.plain import plain_convolutions
 from autocompress.graph.shapes import propagate_shapes
 from autocompress.graph.trace import evaluating, trace
 from autocompress.graph.walk import Readers, reaches_image
@@ -94,6 +95,7 @@ def facts(model: nn.Module, input_size: tuple[int, int, int], leaves: tuple[type
     """
     with evaluating(model):
         module = trace(copy.deepcopy(model), leaves)
+        plain_convolutions(module)
     propagate_shapes(module, input_size)
     readers = Readers(module)
     calls: dict[str, list[fx.Node]] = {}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, Linear
+from timm.layers.padding import pad_same
 from torch import fx, nn
 
 NORM_TYPES: tuple[type[nn.Module], ...] = (
@@ -77,6 +78,7 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
     F.max_pool2d: "max_pool",
     F.avg_pool2d: "average_pool",
     F.pad: "pad",
+    pad_same: "pad",
     operator.getitem: "getitem",
     torch.index_select: "getitem",
 }
@@ -182,6 +184,18 @@ def activation_name(node: fx.Node) -> str:
         return type(module).__name__.lower()
     target = node.target
     return (target if isinstance(target, str) else getattr(target, "__name__", str(target))).rstrip("_").lower()
+
+
+def pads_zeros(node: fx.Node) -> bool:
+    """Whether ``node`` puts zeros around its input and does nothing else."""
+    if kind(node) != "pad":
+        return False
+    if node.op == "call_module":  # nn.ZeroPad2d
+        return True
+    # pad_same(x, kernel_size, stride, dilation, value), pad(x, pad, mode, value)
+    first, names = (3, ("dilation", "value")) if node.target is pad_same else (2, ("mode", "value"))
+    given = dict(zip(names, node.args[first:], strict=False)) | node.kwargs
+    return bool(given.get("mode", "constant") == "constant" and not given.get("value"))
 
 
 def clip_range(node: fx.Node) -> tuple[float, float] | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from timm.layers import Linear, get_notrace_functions, get_notrace_modules
+from timm.layers import Linear, ScaledStdConv2d, StdConv2d, get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 
 
@@ -24,7 +24,7 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, leaves: tuple[type, ...]) -> None:
         super().__init__(autowrap_modules=(math,), autowrap_functions=tuple(get_notrace_functions()))
-        self._leaves = (Linear, *get_notrace_modules(), *leaves)
+        self._leaves = (Linear, StdConv2d, ScaledStdConv2d, *get_notrace_modules(), *leaves)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, fx.GraphModule):

@@ -13,7 +13,8 @@ from autocompress.contract import LayerSpec, OperatorCount
 from autocompress.graph.facts import layer_macs
 from autocompress.graph.shapes import blank_images
 from autocompress.graph.trace import evaluating
-from autocompress.quantization.layers import FAKE_LAYERS, HardenedConv2d, HardenedLinear
+from autocompress.quantization.fakelayers import FakeLayer
+from autocompress.quantization.layers import HardenedConv2d, HardenedLinear
 
 _LAYERS = (nn.Conv2d, nn.Linear, HardenedConv2d, HardenedLinear)
 
@@ -54,7 +55,7 @@ def _counter(name: str, spec: LayerSpec | None, found: list[OperatorCount]) -> A
 
 def _bits(layer: nn.Module) -> tuple[int, int]:
     """(weight bits, bits of the input tensor)."""
-    if isinstance(layer, FAKE_LAYERS):
+    if isinstance(layer, FakeLayer):
         source = layer.input_quantizer
         return layer.weight_quantizer.spec.bits, 32 if source is None else source.spec.bits
     return int(getattr(layer, "weight_bits", 32)), int(getattr(layer, "input_bits", 32))

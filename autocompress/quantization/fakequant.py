@@ -16,6 +16,11 @@ from autocompress.quantization.scales import affine, quantize, signed_levels, sy
 Estimator = Literal["ema_minmax", "minmax", "percentile", "mse", "entropy"]
 ACTIVATION_ESTIMATORS: tuple[Estimator, ...] = ("ema_minmax", "minmax", "percentile", "mse", "entropy")
 WEIGHT_ESTIMATORS: tuple[Estimator, ...] = ("minmax", "mse")
+TRAINING_DECAY = 0.99
+"""Of the moving averages while training: steps are many, their batches small beside those of calibration. (TensorFlow
+has 0.999, for trainings of more steps than ours.)"""
+SEARCH_EVERY = 32
+"""Steps of training between two searches of a weight's least squared error."""
 
 
 class UniformFakeQuantizer(FakeQuantizer):
@@ -64,6 +69,7 @@ class UniformFakeQuantizer(FakeQuantizer):
         self._images_left = images
         self._weight: torch.Tensor | None = None  # the last one seen while observing
         self._fitted = not self.is_weight
+        self._tracked = 0
         self.observer = None if self.is_weight else self._make_observer()
         shape = () if self.axis is None else (spec.shape[self.axis],)
         self.register_buffer("scale", torch.zeros(shape))
@@ -107,6 +113,18 @@ class UniformFakeQuantizer(FakeQuantizer):
         elif self.observer is not None and self.observer.seen:
             self._set_range(*self.observer.range())
 
+    def _track(self, x: torch.Tensor) -> None:
+        if self.is_weight:
+            if self.estimator == "minmax" or self._tracked % SEARCH_EVERY == 0:
+                self._fit(x)
+            self._tracked += 1
+        elif isinstance(self.observer, MinMax | MovingAverage):
+            if isinstance(self.observer, MovingAverage) and self.observer.seen:
+                self.observer.decay = TRAINING_DECAY
+            self.observer.observe(x)
+            if self.observer.seen:
+                self._set_range(*self.observer.range())
+
     def _fit(self, weight: torch.Tensor) -> None:
         """Sets the range of a weight."""
         self._set_range(*self._weight_range(weight.detach().float()))
@@ -140,6 +158,8 @@ class UniformFakeQuantizer(FakeQuantizer):
         if self.observing:
             self._observe(x)
             return x
+        if self.tracking and self.training:
+            self._track(x.detach())
         if not self.enabled:
             return x
         self._require_range(x)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Container
 
 import torch
+from timm.layers import FrozenBatchNormAct2d
 from torch import fx, nn
 
 from autocompress.graph.kinds import kind, module_of
+from autocompress.graph.plain import plain_convolutions
 from autocompress.graph.trace import evaluating, trace
 
 
-def fold_batch_norm(model: nn.Module) -> fx.GraphModule:
+def fold_batch_norm(model: nn.Module, keep: Container[str] = ()) -> fx.GraphModule:
     """A traced copy of ``model`` in eval mode, with every batch normalisation folded whose input is a convolution's or
     linear layer's output that nothing else reads.
 
@@ -20,24 +23,33 @@ def fold_batch_norm(model: nn.Module) -> fx.GraphModule:
     ``sigma = sqrt(variance + eps)``. The activation inside timm's ``BatchNormAct2d`` becomes a node of its own, also
     where the normalisation cannot be folded. Outputs are those of ``model`` in eval mode up to rounding.
 
+    Args:
+        model: it is not changed.
+        keep: names of layers that are to train with their norm: it becomes their child ``norm``, their parameters stay
+            as they are. Until somebody gives these layers a forward that uses it, the network lacks these norms.
+
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
     """
     with evaluating(model):
         module = copy.deepcopy(model if isinstance(model, fx.GraphModule) else trace(model))
+        plain_convolutions(module)
     module.eval()
     calls = Counter(node.target for node in module.graph.nodes if node.op == "call_module")
     for node in list(module.graph.nodes):
         if kind(node) != "norm":
             continue
-        norm = module_of(node)
+        source, norm = node.args[0], module_of(node)
         assert norm is not None
-        _split_activation(node, norm)
-        source = node.args[0]
+        trains = not isinstance(norm, FrozenBatchNormAct2d)
+        norm = _split_activation(node, norm)
         if isinstance(source, fx.Node) and _foldable(source, norm, calls):
             layer = module_of(source)
             assert isinstance(layer, nn.Conv2d | nn.Linear)
-            _fold(layer, norm)
+            if str(source.target) in keep and trains:
+                layer.add_module("norm", _alone(norm))
+            else:
+                fold(layer, norm)
             node.replace_all_uses_with(source)
             module.graph.erase_node(node)
             _leave_only_children(module, str(node.target))
@@ -48,22 +60,29 @@ def fold_batch_norm(model: nn.Module) -> fx.GraphModule:
 
 
 def affine(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """(factor, offset) of a batch normalisation in eval mode, one each a channel: ``y = x * factor + offset``."""
+    """(factor, offset) of a batch normalisation in eval mode, one each a channel: ``y = x * factor + offset``.
+    Gradients reach its affine parameters."""
     mean, variance = norm.running_mean, norm.running_var
     assert isinstance(mean, torch.Tensor)
     assert isinstance(variance, torch.Tensor)
     factor = torch.rsqrt(variance + float(norm.eps))  # type: ignore[arg-type]
     if isinstance(norm.weight, torch.Tensor):
-        factor = factor * norm.weight.detach()
+        factor = factor * norm.weight
     offset = -mean * factor
     if isinstance(norm.bias, torch.Tensor):
-        offset = offset + norm.bias.detach()
+        offset = offset + norm.bias
     return factor, offset
 
 
 def scale_outputs(layer: nn.Conv2d | nn.Linear, factor: torch.Tensor, offset: torch.Tensor | None = None) -> None:
-    """Changes ``layer`` so that output channel ``c`` becomes ``factor[c] * y + offset[c]``."""
+    """Changes ``layer`` so that output channel ``c`` becomes ``factor[c] * y + offset[c]``; with a child ``norm``, this
+    changes in its place."""
+    norm = getattr(layer, "norm", None)
     with torch.no_grad():
+        if norm is not None:
+            norm.weight.mul_(factor)
+            norm.bias.mul_(factor).add_(0.0 if offset is None else offset)
+            return
         weight = layer.weight * factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
         bias = layer.bias * factor if layer.bias is not None else torch.zeros_like(factor)
         if offset is not None:
@@ -89,17 +108,29 @@ def _foldable(source: fx.Node, norm: nn.Module, calls: Counter[object]) -> bool:
     return isinstance(getattr(norm, "running_mean", None), torch.Tensor)
 
 
-def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
+def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
+    """Puts the long-term statistics and the affine parameters of ``norm`` into ``layer``, in place."""
     factor, offset = affine(norm)
-    scale_outputs(layer, factor, offset)
+    scale_outputs(layer, factor.detach(), offset.detach())
 
 
-def _split_activation(node: fx.Node, norm: nn.Module) -> None:
-    """Gives the activation inside a BatchNormAct2d a node of its own, ``<norm>.act``, and leaves a plain norm."""
+def _alone(norm: nn.Module) -> nn.Module:
+    """A copy of a batch norm without children, with affine parameters."""
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    plain = type(norm)(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    own = plain.state_dict()  # without those of a child, and complete where the norm is not affine
+    plain.load_state_dict(own | {name: value for name, value in norm.state_dict().items() if name in own})
+    return plain.to(next(norm.buffers()).device).eval()
+
+
+def _split_activation(node: fx.Node, norm: nn.Module) -> nn.Module:
+    """Gives the activation inside a BatchNormAct2d a node of its own, ``<norm>.act``, and leaves the plain norm that is
+    returned."""
     act = getattr(norm, "act", None)
     if act is None or type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-        return
+        return norm
     plain = nn.BatchNorm2d(norm.num_features, eps=norm.eps, affine=False)  # type: ignore[arg-type]
+    plain.momentum = getattr(norm, "momentum", plain.momentum)
     plain.running_mean, plain.running_var = norm.running_mean, norm.running_var  # type: ignore[assignment]
     for name in ("weight", "bias"):
         value = getattr(norm, name)
@@ -110,8 +141,8 @@ def _split_activation(node: fx.Node, norm: nn.Module) -> None:
     assert owner is not None
     path = str(node.target)
     owner.set_submodule(path, plain)
-    if isinstance(act, nn.Identity):
-        return
-    with node.graph.inserting_after(node):
-        behind = node.graph.call_module(f"{path}.act", (node,))
-    node.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
+    if not isinstance(act, nn.Identity):
+        with node.graph.inserting_after(node):
+            behind = node.graph.call_module(f"{path}.act", (node,))
+        node.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
+    return plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -79,11 +80,12 @@ def _out_of_place(module: fx.GraphModule) -> None:
 
 def _fold_layer_scale(module: fx.GraphModule) -> None:
     """``gamma * layer(x)`` with one constant a channel goes into the layer's weights."""
+    calls = Counter(node.target for node in module.graph.nodes if node.op == "call_module")
     for node in list(module.graph.nodes):
         if kind(node) != "multiply" or len(node.all_input_nodes) != 2:
             continue
         for source, scale in (node.all_input_nodes, node.all_input_nodes[::-1]):
-            if kind(source) not in ("conv", "linear") or len(source.users) != 1:
+            if kind(source) not in ("conv", "linear") or len(source.users) != 1 or calls[source.target] != 1:
                 continue
             factor, layer = _constant(module, scale), module_of(source)
             assert isinstance(layer, nn.Conv2d | nn.Linear)

@@ -1,28 +1,26 @@
-"""A network with simulated integers: built from a float model, calibrated, trained if asked, and hardened."""
+"""A network with simulated integers: built from a float model and calibrated; ``hardening`` finishes it."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from autocompress.contract import FakeQuantizer, Hardened, TensorSpec
-from autocompress.graph.kinds import clip_range
+from autocompress.contract import FakeQuantizer, TensorSpec
 from autocompress.graph.shapes import propagate_shapes
 from autocompress.graph.trace import evaluating
 from autocompress.quantization import ops  # noqa: F401 - registers torch.ops.autocompress
-from autocompress.quantization.folding import fold_batch_norm
-from autocompress.quantization.layers import harden_layer, with_fake_weight
+from autocompress.quantization.equalise import equalise as equalise_layers
+from autocompress.quantization.fakelayers import FakeLayer, with_fake_weight
+from autocompress.quantization.folding import fold, fold_batch_norm
 from autocompress.quantization.lowering import lower
 from autocompress.quantization.placement import LayerBits, Placement, place
 
 MakeFake = Callable[[str, TensorSpec], FakeQuantizer]
-HardenWith = Callable[[str, FakeQuantizer, torch.Tensor | None], Hardened]
 FAKES = "quantizers"
 
 
@@ -40,9 +38,13 @@ class QuantizedNetwork(fx.GraphModule):
         """What each layer was asked to run at."""
         return self.meta["config"]
 
+    def layers(self) -> dict[str, FakeLayer]:
+        """Fake-quantized layers by name."""
+        return {name: self.get_submodule(name) for name in self.placement.weights}  # type: ignore[misc]
+
     def weight_fakes(self) -> dict[str, FakeQuantizer]:
         """Fake-quantizers of weights by layer."""
-        return {name: self.get_submodule(name).weight_quantizer for name in self.placement.weights}  # type: ignore[misc]
+        return {name: layer.weight_quantizer for name, layer in self.layers().items()}
 
     def activation_fakes(self) -> dict[str, FakeQuantizer]:
         """Fake-quantizers of activations by graph node."""
@@ -50,7 +52,13 @@ class QuantizedNetwork(fx.GraphModule):
 
 
 def quantize(
-    model: nn.Module, config: Mapping[str, LayerBits], make_fake: MakeFake, *, input_size: tuple[int, int, int]
+    model: nn.Module,
+    config: Mapping[str, LayerBits],
+    make_fake: MakeFake,
+    *,
+    input_size: tuple[int, int, int],
+    trainable: bool = False,
+    equalise: bool = False,
 ) -> QuantizedNetwork:
     """A copy of ``model``, traced in eval mode, batch norm folded, with fake-quantizers where the runtime has integers.
 
@@ -59,17 +67,25 @@ def quantize(
         config: for each convolution and linear layer by name; a layer that is missing stays in float.
         make_fake: gives the fake-quantizer of a tensor, asked with the name of the quantizer.
         input_size: (channels, height, width) of an image.
+        trainable: batch norms are not folded but kept in their layers, to train as ``fakelayers`` says; the hardened
+            network is the same.
+        equalise: the ranges of layers that follow each other are equalised first.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
     """
-    module = fold_batch_norm(model)
+    module = fold_batch_norm(model, keep=config if trainable else ())
     lower(module)
+    if equalise:
+        equalise_layers(module)
     propagate_shapes(module, input_size)
     placement = place(module, config)
+    _fold_the_rest(module, placement)
     for layer, point in placement.weights.items():
-        fake = with_fake_weight(module.get_submodule(layer), make_fake(point.quantizer, point.spec))  # type: ignore[arg-type]
-        module.set_submodule(layer, fake)
+        plain = module.get_submodule(layer)
+        _give_bias(plain)
+        spec = replace(point.spec, normed=getattr(plain, "norm", None) is not None)
+        module.set_submodule(layer, with_fake_weight(plain, make_fake(point.quantizer, spec)))  # type: ignore[arg-type]
     module.add_module(FAKES, nn.Module())
     nodes = {node.name: node for node in module.graph.nodes}
     for name, point in placement.activations.items():
@@ -87,6 +103,23 @@ def quantize(
     return network
 
 
+def _fold_the_rest(module: fx.GraphModule, placement: Placement) -> None:
+    """Norms that were kept in layers which stay in float after all."""
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, nn.Conv2d | nn.Linear) and name not in placement.weights and hasattr(layer, "norm"):
+            norm = layer.norm
+            del layer.norm
+            fold(layer, norm)  # type: ignore[arg-type]
+
+
+def _give_bias(layer: nn.Module) -> None:
+    """Every quantized layer has one, so that correcting biases changes no structure; the int32 it takes is next to
+    nothing."""
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    if layer.bias is None and getattr(layer, "norm", None) is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))
+
+
 def _insert_behind(node: fx.Node, target: str, readers: frozenset[str] | None) -> None:
     with node.graph.inserting_after(node):
         fake = node.graph.call_module(target, (node,))
@@ -102,8 +135,8 @@ def calibrate(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> Non
     weights get ranges.
     """
     with evaluating(network):
-        for layer, fake in network.weight_fakes().items():
-            _observe([fake], partial(fake, network.get_parameter(f"{layer}.weight")))
+        for layer in network.layers().values():
+            _observe([layer.weight_quantizer], partial(layer.weight_quantizer, layer.quantized_weight()))
         images = list(batches)
         if images:
             _observe(list(network.activation_fakes().values()), lambda: [network(batch) for batch in images])
@@ -117,173 +150,3 @@ def _observe(fakes: list[FakeQuantizer], run: Callable[[], Any]) -> None:
     for fake, enabled in zip(fakes, before, strict=True):
         fake.finish_observing()
         fake.observing, fake.enabled = False, enabled
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Constants of one quantized activation: ``value = (integer - zero_point) * scale``, integers low to high."""
-
-    scale: float
-    zero_point: int
-    low: int
-    high: int
-
-
-def harden(
-    network: QuantizedNetwork, harden_with: HardenWith | None = None, *, dry_run: bool = False
-) -> fx.GraphModule:
-    """The finished network: int8 weights and int32 biases in buffers, activation scales as constants in the graph.
-
-    Its forward gives the logits of ``network`` (biases are rounded to the accumulator's step). Cut-off activations that
-    saturation does are gone, and integers that are only moved are marked for the runtime.
-
-    Args:
-        network: calibrated; it is not changed.
-        harden_with: called with quantizer name, fake-quantizer and weight (None for an activation); default
-            ``fake.harden(weight)``.
-        dry_run: activations were not calibrated; any scale does.
-    """
-    ask = harden_with or (lambda _, fake, weight: fake.harden(weight))
-    placement = network.placement
-    grids = {
-        name: _any_grid(placement.activations[name].spec)
-        if dry_run
-        else _grid(ask(placement.activations[name].quantizer, fake, None))
-        for name, fake in network.activation_fakes().items()
-    }
-    with torch.no_grad():
-        weights = {
-            name: ask(placement.weights[name].quantizer, fake, network.get_parameter(f"{name}.weight"))
-            for name, fake in network.weight_fakes().items()
-        }
-    return _assemble(network, grids, weights)
-
-
-def _grid(hardened: Hardened) -> Grid:
-    return Grid(float(hardened.scale), int(hardened.zero_point), hardened.low, hardened.high)
-
-
-def _any_grid(spec: TensorSpec) -> Grid:
-    high = 2**spec.bits - 1
-    return Grid(6.0 / high, 0 if spec.nonnegative else (high + 1) // 2, 0, high)
-
-
-def _assemble(network: QuantizedNetwork, grids: Mapping[str, Grid], weights: Mapping[str, Hardened]) -> fx.GraphModule:
-    module = copy.deepcopy(network)
-    placement = network.placement
-    nodes = {node.name: node for node in module.graph.nodes}
-    for name in placement.moved:
-        _round_trip_behind(nodes[name], grids[placement.origin[name]])
-    for name, grid in grids.items():
-        fake = next(user for user in nodes[name].users if user.target == f"{FAKES}.{name}")
-        _replace_call(fake, grid)
-        if placement.absorbed.get(name) == name and _saturates_alike(nodes[name], grid):
-            nodes[name].replace_all_uses_with(nodes[name].args[0])
-            module.graph.erase_node(nodes[name])
-    for name, hardened in weights.items():
-        call = next(n for n in module.graph.nodes if n.target == name)
-        source = _grid_behind(call.args[0])
-        layer = harden_layer(module.get_submodule(name), hardened, source.scale if source else None)  # type: ignore[arg-type]
-        layer.input_bits = 32 if source is None else (source.high - source.low).bit_length()  # type: ignore[assignment]
-        for child, act in module.get_submodule(name).named_children():
-            if child != "weight_quantizer":
-                layer.add_module(child, act)
-        module.set_submodule(name, layer)
-    module.delete_submodule(FAKES)
-    module.graph.lint()
-    result = fx.GraphModule(module, module.graph, "HardenedNetwork")
-    result.meta["plan"] = _plan(network, grids, weights)
-    return result.eval()
-
-
-def _replace_call(fake: fx.Node, grid: Grid) -> None:
-    with fake.graph.inserting_before(fake):
-        arguments = (fake.args[0], grid.scale, grid.zero_point, grid.low, grid.high)
-        trip = fake.graph.call_function(torch.ops.autocompress.round_trip.default, arguments)
-    fake.replace_all_uses_with(trip)
-    fake.graph.erase_node(fake)
-
-
-def _round_trip_behind(node: fx.Node, grid: Grid) -> None:
-    with node.graph.inserting_after(node):
-        arguments = (node, grid.scale, grid.zero_point, grid.low, grid.high)
-        trip = node.graph.call_function(torch.ops.autocompress.round_trip.default, arguments)
-    node.replace_all_uses_with(trip, delete_user_cb=lambda user: user is not trip)
-
-
-def _grid_behind(node: Any) -> Grid | None:
-    if isinstance(node, fx.Node) and node.target is torch.ops.autocompress.round_trip.default:
-        return Grid(*node.args[1:])  # type: ignore[arg-type]
-    return None
-
-
-def _saturates_alike(node: fx.Node, grid: Grid) -> bool:
-    """Whether the integers' own range cuts off where the activation does; rounding of the scale does not count."""
-    cut = clip_range(node)
-    assert cut is not None
-    low, high = (grid.low - grid.zero_point) * grid.scale, (grid.high - grid.zero_point) * grid.scale
-    return low >= cut[0] and high <= cut[1] * (1 + 1e-6)
-
-
-# -- plans ------------------------------------------------------------------------------------------------------------
-
-
-def _plan(network: QuantizedNetwork, grids: Mapping[str, Grid], weights: Mapping[str, Hardened]) -> dict[str, Any]:
-    return {
-        "input_size": list(network.meta["input_size"]),
-        "layers": {name: asdict(bits) for name, bits in network.config.items()},
-        "weights": {
-            name: {
-                "bits": h.bits,
-                "low": h.low,
-                "high": h.high,
-                "channel_axis": h.channel_axis,
-            }
-            for name, h in weights.items()
-        },
-        "activations": {name: asdict(grid) for name, grid in grids.items()},
-    }
-
-
-def plan(hardened: fx.GraphModule) -> dict[str, Any]:
-    """What :func:`rebuild` needs to make the structure of a hardened network again, as JSON values."""
-    return hardened.meta["plan"]
-
-
-class _Planned(FakeQuantizer):
-    """Stands for a finished quantizer while a network is rebuilt: it knows the constants, and no weights yet."""
-
-    def __init__(self, spec: TensorSpec, planned: Mapping[str, Any]) -> None:
-        super().__init__(spec)
-        self._planned = planned
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-    def harden(self, weight: torch.Tensor | None = None) -> Hardened:
-        planned = self._planned
-        if weight is None:
-            scale, zero = torch.tensor(planned["scale"]), torch.tensor(planned["zero_point"])
-            return Hardened(scale, zero, planned["low"], planned["high"], self.spec.bits)
-        axis = planned["channel_axis"]
-        shape = () if axis is None else (weight.shape[axis],)
-        integers = torch.zeros_like(weight, dtype=torch.int8)
-        scale, zero = torch.ones(shape), torch.zeros(shape, dtype=torch.int32)
-        return Hardened(scale, zero, planned["low"], planned["high"], planned["bits"], integers, axis)
-
-
-def rebuild(model: nn.Module, plan: Mapping[str, Any]) -> fx.GraphModule:
-    """The hardened structure that ``plan`` describes; its state dict is to be loaded afterwards.
-
-    Args:
-        model: the float model, with any weights.
-        plan: from :func:`plan`, perhaps through JSON.
-    """
-    config = {name: LayerBits(**bits) for name, bits in plan["layers"].items()}
-
-    def make(_: str, spec: TensorSpec) -> FakeQuantizer:
-        if spec.role == "weight":
-            return _Planned(spec, plan["weights"][spec.name.removesuffix(".weight")])
-        return _Planned(spec, plan["activations"][spec.name])
-
-    return harden(quantize(model, config, make, input_size=tuple(plan["input_size"])))

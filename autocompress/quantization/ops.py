@@ -83,6 +83,34 @@ def _(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> to
 
 
 @torch.library.custom_op(
+    "autocompress::hard_sigmoid",
+    mutates_args=(),
+    schema="(Tensor x, float scale, int zero_point, int low, int high) -> Tensor",
+)
+def hard_sigmoid(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
+    """``clip(x + 3, 0, 6) / 6`` on the grid of :func:`round_trip`, where that grid ends at 0 and at 1.
+
+    The runtime has no integer kernel for HardSigmoid. It has one for an addition; the grid's saturation is the cut-off,
+    and reading the integers with a sixth of their step is the division.
+
+    Args:
+        x: float tensor on a grid.
+        scale: step of the result; at most ``1 / high``.
+        zero_point, low: 0.
+        high: the largest integer.
+    """
+    step = torch.tensor(scale, dtype=x.dtype)
+    integers = ((x + 3) / (6 * step)).round_().add_(zero_point).clamp_(low, high)
+    return integers.sub_(zero_point).mul_(step)
+
+
+@hard_sigmoid.register_fake
+def _(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
+    del scale, zero_point, low, high
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op(
     "autocompress::dequantize",
     mutates_args=(),
     schema="(Tensor integers, Tensor scale, Tensor? zero_point=None, int? axis=None) -> Tensor",

@@ -7,17 +7,20 @@ quantized, an activation that only cuts off vanishes into the operator in front 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
 from autocompress.contract import TensorSpec
-from autocompress.graph.kinds import LAYERS, activation_name, clip_range, kind, module_of, rank, shape_of
+from autocompress.graph.kinds import LAYERS, activation_name, clip_range, kind, module_of, pads_zeros, rank, shape_of
 from autocompress.quantization.lowering import NormConvolution
 
 _INTEGER_KERNELS = frozenset({"add", "multiply", "concat", "average_pool", "global_pool", "sigmoid"})
 _MOVES = frozenset({"reshape", "transpose", "max_pool", "split", "getitem"})
+_UNARY_KERNELS = frozenset({"leakyrelu", "hardsigmoid"})
+"""Activations with an integer kernel: a table of 256 entries, or an addition that saturates (``ops.hard_sigmoid``)."""
 _FLOAT_OUTPUT = frozenset({"linear"})
 """Operators whose integer kernel can give floats at no cost, so that the logits are not rounded."""
 
@@ -91,6 +94,7 @@ class _Placer:
     def __init__(self, module: fx.GraphModule, config: Mapping[str, LayerBits]) -> None:
         self._nodes = list(module.graph.nodes)
         self._config = config
+        self._calls = Counter(node.target for node in self._nodes if node.op == "call_module")
         self._owner: dict[fx.Node, LayerBits | None] = {}
         self._position = {node: index for index, node in enumerate(self._nodes)}
         self._last_layer: dict[fx.Node, int] = {}
@@ -111,6 +115,9 @@ class _Placer:
 
     def _inherit(self, node: fx.Node) -> None:
         """A value belongs to the layer that made it, or to the latest layer among those that its inputs belong to."""
+        if kind(node) in LAYERS and not self._has_integer_form(node):
+            self._owner[node], self._last_layer[node] = None, self._position[node]
+            return
         if kind(node) in LAYERS and not isinstance(module_of(node), NormConvolution):
             self._owner[node], self._last_layer[node] = self._config.get(str(node.target)), self._position[node]
             return
@@ -122,6 +129,12 @@ class _Placer:
             quantizer = bits.activation_quantizer or bits.weight_quantizer
             self._owner[node] = replace(bits, weight_quantizer=quantizer, weight_bits=8)
 
+    def _has_integer_form(self, node: fx.Node) -> bool:
+        """Not where the padding is no constant, nor where calls share weights: integer biases are made for one input's
+        scale, and the runtime's Gemm takes them for any other's without a check."""
+        padded_oddly = getattr(module_of(node), "padding_mode", "zeros") != "zeros"
+        return self._calls[node.target] == 1 and not padded_oddly
+
     # -- what runs on integers ------------------------------------------------------------------------------------
 
     def _visit(self, node: fx.Node) -> None:
@@ -132,7 +145,7 @@ class _Placer:
             if what in LAYERS:
                 self._quantize_weight(node)
             self._quantize_output(node)
-        elif what in _MOVES and node.args[0] in self._on_grid:
+        elif (what in _MOVES or pads_zeros(node)) and node.args[0] in self._on_grid:
             self._on_grid[node] = self._on_grid[node.args[0]]  # type: ignore[index]
 
     def _runs_on_integers(self, node: fx.Node, what: str) -> bool:
@@ -141,21 +154,25 @@ class _Placer:
             return False
         if what in LAYERS:
             return True
-        if what == "activation" and activation_name(node) == "leakyrelu":
-            what = "sigmoid"  # a table of 256 entries, as the sigmoid is
+        if what == "activation" and activation_name(node) in _UNARY_KERNELS:
+            what = "sigmoid"
         if what not in _INTEGER_KERNELS or not any(source in self._on_grid for source in node.all_input_nodes):
             return False
         if what in ("add", "multiply"):
             return len(node.args) == 2 and all(isinstance(a, fx.Node) and shape_of(a) is not None for a in node.args)
         return True
 
-    def _quantize_inputs(self, node: fx.Node) -> None:
+    def _quantize_inputs(self, node: fx.Node, wanted: LayerBits | None = None) -> None:
         for source in node.all_input_nodes:
             if source in self._on_grid:
                 continue
+            if pads_zeros(source) and _merges_into_convolutions(source):  # the integers are padded, not the floats
+                self._quantize_inputs(source, self._owner[node])
+                self._on_grid[source] = source.all_input_nodes[0]
+                continue
             known = self._placement.activations.get(source.name)
             readers = (known.readers or frozenset()) if known else frozenset()
-            bits = self._owner[source] or self._owner[node]
+            bits = self._owner[source] or wanted or self._owner[node]
             assert bits is not None
             self._add_point(source, bits, readers | {node.name}, producer=source)
 
@@ -182,7 +199,7 @@ class _Placer:
             name=node.name,
             role="activation",
             group=bits.group,
-            operator="input" if image else kind(producer),
+            operator="input" if image else _operator(producer),
             shape=shape,
             bits=8 if image or bits.weight_quantizer is None else bits.activation_bits,
             nonnegative=_nonnegative(node),
@@ -224,7 +241,8 @@ class _Placer:
 
     def _read_as_integers(self, node: fx.Node) -> bool:
         return any(
-            user in self._active or (kind(user) in _MOVES and self._read_as_integers(user)) for user in node.users
+            user in self._active or ((kind(user) in _MOVES or pads_zeros(user)) and self._read_as_integers(user))
+            for user in node.users
         )
 
     def _find_moved(self) -> None:
@@ -235,11 +253,22 @@ class _Placer:
             and self._on_grid[node] is not node
             and rank(node) is not None
             and self._read_as_integers(node)
+            and not _merges_into_convolutions(node)
         ]
 
 
 def _only_reader(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _merges_into_convolutions(node: fx.Node) -> bool:
+    """A padding that the runtime makes part of the convolutions behind it, if nothing stands between them."""
+    return kind(node) == "pad" and all(kind(user) == "conv" for user in node.users)
+
+
+def _operator(node: fx.Node) -> str:
+    """The word that a quantizer is told: values of a hard sigmoid have the range of a sigmoid's."""
+    return "sigmoid" if activation_name(node) == "hardsigmoid" else kind(node)
 
 
 def _nonnegative(node: fx.Node) -> bool:

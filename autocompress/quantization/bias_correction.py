@@ -1,0 +1,133 @@
+"""Bias correction: the mean error that rounding adds to each output channel goes into the biases.
+
+Nagel, van Baalen, Blankevoort, Welling: "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV
+2019 (arXiv 1906.04721), section 4.2, in the empirical form of its appendix D: ``b <- b - (E[y_quantized] - E[y])``,
+layer after layer, each behind corrected ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from autocompress.contract import FakeQuantizer
+from autocompress.errors import TrialFailed
+from autocompress.graph.kinds import shape_of
+from autocompress.graph.trace import evaluating
+from autocompress.quantization.fakelayers import FakeLayer, FakeQuantConv2d
+from autocompress.quantization.network import QuantizedNetwork
+
+MEMORY = 2**30
+"""Bytes of activations, about: as many images are used as that holds."""
+LIVE = 4
+"""Tensors of the largest size that may be alive at once."""
+BATCH = 64
+
+
+def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> int:
+    """Adds to each fake-quantized layer's bias, per output channel, the mean over images and positions of its output in
+    float minus its output with quantizers; inputs are quantized and corrected already, as they will be deployed.
+
+    Once only: the float means are those of the network with its quantizers off, which a correction changes.
+
+    Two passes: one in float for the means, one with quantizers that runs each node for all images before the next, so
+    that every layer sees the corrections of all layers in front of it. All images' activations are therefore alive at
+    once; no more images are used than about a gibibyte holds (332 at 32x32 and 64 channels, 83 of a ResNet-50 at 224).
+
+    Args:
+        network: calibrated; changed in place.
+        batches: of images ``(N, C, H, W)``; those that calibrated it.
+
+    Returns:
+        How many layers were corrected: all that are quantized.
+
+    Raises:
+        TrialFailed: where a layer's outputs are not finite.
+        ValueError: without an image.
+    """
+    images = torch.cat(list(batches) or [torch.zeros(0)])
+    if not len(images):
+        raise ValueError("biases are corrected on images, and there is none")
+    layers = network.layers()
+    with evaluating(network):
+        images = images[: _most_images(network)]
+        wanted = _float_means(network, layers, images)
+        _Corrector(network, layers, wanted).run(images)
+    return len(layers)
+
+
+def _most_images(network: QuantizedNetwork) -> int:
+    shapes = [shape_of(node) for node in network.graph.nodes]
+    largest = max(math.prod(shape) for shape in shapes if shape)
+    return max(MEMORY // (4 * LIVE * largest), 1)
+
+
+def _float_means(
+    network: QuantizedNetwork, layers: dict[str, FakeLayer], images: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Mean of each output channel of each layer with no quantizer at work, float64."""
+    sums: dict[str, torch.Tensor] = {}
+
+    def add_up(name: str) -> Any:
+        def hook(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+            assert isinstance(layer, FakeLayer)
+            total = _mean(layer, output) * len(output)
+            sums[name] = sums[name] + total if name in sums else total
+
+        return hook
+
+    hooks = [layer.register_forward_hook(add_up(name)) for name, layer in layers.items()]
+    fakes = [module for module in network.modules() if isinstance(module, FakeQuantizer)]
+    before = [fake.enabled for fake in fakes]
+    try:
+        for fake in fakes:
+            fake.enabled = False
+        for batch in images.split(BATCH):
+            network(batch)
+    finally:
+        for fake, enabled in zip(fakes, before, strict=True):
+            fake.enabled = enabled
+        for hook in hooks:
+            hook.remove()
+    return {name: total / len(images) for name, total in sums.items()}
+
+
+class _Corrector(fx.Interpreter):
+    """Runs the network node by node, and corrects each layer's bias as soon as its output is known."""
+
+    def __init__(
+        self, network: QuantizedNetwork, layers: dict[str, FakeLayer], wanted: dict[str, torch.Tensor]
+    ) -> None:
+        super().__init__(network)
+        self._layers, self._wanted = layers, wanted
+
+    def run_node(self, n: fx.Node) -> Any:
+        output = super().run_node(n)
+        layer = self._layers.get(str(n.target)) if n.op == "call_module" else None
+        if layer is None:
+            return output
+        error = (self._wanted[str(n.target)] - _mean(layer, output)).to(output.dtype)
+        if not bool(error.isfinite().all()):
+            raise TrialFailed(f"the outputs of '{n.target}' are not finite")
+        _add_to_bias(layer, error)
+        # Computed again, so that what follows sees the bias as it is rounded.
+        return super().run_node(n)
+
+
+def _mean(layer: FakeLayer, output: torch.Tensor) -> torch.Tensor:
+    """Of each output channel over images and positions, float64."""
+    axis = 1 if isinstance(layer, FakeQuantConv2d) else output.ndim - 1
+    return output.mean([d for d in range(output.ndim) if d != axis], dtype=torch.float64)
+
+
+def _add_to_bias(layer: FakeLayer, error: torch.Tensor) -> None:
+    if layer.norm is not None:  # its offset is the layer's, wherever the norm acts
+        layer.norm.bias.add_(error)
+    elif layer.bias is None:
+        layer.bias = nn.Parameter(error)
+    else:
+        layer.bias.add_(error)

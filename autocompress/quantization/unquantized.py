@@ -1,0 +1,83 @@
+"""Which layers of a quantized network still compute in float, so that a report can name them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx, nn
+
+from autocompress.graph.kinds import LAYERS, kind, module_of
+from autocompress.quantization.fakelayers import FakeLayer
+from autocompress.quantization.layers import HardenedConv2d, HardenedLinear
+
+_QUANTIZED = (FakeLayer, HardenedConv2d, HardenedLinear)
+
+
+def float_layers(model: fx.GraphModule) -> list[str]:
+    """Names of the layers that could not be quantized and stay in float, in network order.
+
+    - Layers that were asked for bits but have no integer form: a padding other than zeros, weights that several calls
+      share, a layer inside a block that cannot be traced.
+    - Layers of which placement never takes any: with weights of two dimensions or more that are neither ``nn.Conv2d``
+      nor ``nn.Linear`` (``Conv1d``, ``ConvTranspose2d``, ``Embedding``, ``MultiheadAttention``, ...), and products with
+      a parameter that the model computes itself.
+
+    What the recipe left in float is not named, and neither is what has no weights but factors and offsets (layer norms,
+    layer scales): it is no layer that bits could be chosen for. See also :func:`asked_but_float`.
+
+    Args:
+        model: from ``harden``, ``rebuild`` or ``quantize``; of any other traced network only the second kind is known.
+    """
+    asked = _asked(model)
+    names: dict[str, None] = {}
+    for node in model.graph.nodes:
+        if node.op == "call_module":
+            layer = module_of(node)
+            assert layer is not None
+            by_choice = kind(node) in LAYERS and node.target not in asked
+            names |= {name: None for name in _weighted(str(node.target), layer) if not by_choice}
+        elif node.op == "get_attr" and _is_weight(model, node):
+            names[str(node.target).rpartition(".")[0] or str(node.target)] = None
+    return list(names)
+
+
+def asked_but_float(model: fx.GraphModule) -> list[str]:
+    """Those of :func:`float_layers` that the recipe asked bits for."""
+    asked = _asked(model)
+    return [name for name in float_layers(model) if name in asked]
+
+
+def _asked(model: fx.GraphModule) -> set[str]:
+    planned = model.meta.get("plan", {}).get("layers", {})
+    configured = model.meta.get("config", {})
+    return {name for name, bits in planned.items() if bits["weight_quantizer"] is not None} | {
+        name for name, bits in configured.items() if bits.weight_quantizer is not None
+    }
+
+
+def _weighted(name: str, layer: nn.Module) -> Iterator[str]:
+    """``layer`` itself where it holds weights, else those of the layers inside it."""
+    if isinstance(layer, _QUANTIZED):
+        return
+    if any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False)):
+        yield name
+        return
+    for child, inner in layer.named_children():
+        yield from _weighted(f"{name}.{child}", inner)
+
+
+_PRODUCTS = frozenset(
+    {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "bilinear",
+     "embedding", "matmul", "bmm", "mm", "einsum", "multi_head_attention_forward"}
+)  # fmt: skip
+
+
+def _is_weight(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a product reads this parameter."""
+    owner, _, leaf = str(node.target).rpartition(".")
+    value = getattr(model.get_submodule(owner), leaf, None)
+    return isinstance(value, nn.Parameter) and value.ndim > 1 and any(_is_product(user) for user in node.users)
+
+
+def _is_product(node: fx.Node) -> bool:
+    return getattr(node.target, "__name__", str(node.target)) in _PRODUCTS
