@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import nn
 
 from autocompress.compression.recipe import Policy
 from autocompress.contract import Context, Manager, Quantizer, Space, TensorSpec
+from autocompress.errors import InvalidRecipe
 from autocompress.job import DataConfig, Job
+from autocompress.quantization.fakequant import ACTIVATION_ESTIMATORS, WEIGHT_ESTIMATORS
 from autocompress.quantization.ops import dequantize
 from autocompress_quantize import Quantize
 
@@ -22,9 +25,12 @@ JOB = Job(model="resnet18", data=DataConfig(train="digits"), name="test")
 DEFAULTS: dict[str, Any] = {
     "weight_granularity": "per_channel",
     "weight_grid": "symmetric",
+    "depthwise_bits": "8",
     "weight_range": "minmax",
     "activation_range": "ema_minmax",
     "calibration_images": 256,
+    "equalise": False,
+    "bias_correction": True,
 }
 
 
@@ -49,7 +55,7 @@ def test_its_space_has_the_papers_defaults() -> None:
     space = Space(Policy({"quantize": "default"}))
     assert Quantize().search_space(space.scope("quantize"), nn.Identity()) == DEFAULTS
     structural = {name for name, parameter in space.asked.items() if parameter.structural}
-    assert structural == {"quantize.weight_granularity", "quantize.weight_grid"}
+    assert structural == {f"quantize.{name}" for name in ("weight_granularity", "weight_grid", "depthwise_bits")}
 
 
 def test_every_choice_gives_a_quantizer(weight: torch.Tensor) -> None:
@@ -99,14 +105,73 @@ def test_depthwise_weights_stay_symmetric_per_channel(weight: torch.Tensor) -> N
     assert zero_points("depthwise", {**asymmetric, "weight_granularity": "per_tensor"}).any()
 
 
-def test_few_bits_work_too(weight: torch.Tensor) -> None:
-    """The space offers 8; the code is right for 2 to 8, and each bit less costs accuracy."""
+@pytest.mark.parametrize("grid", Quantize.grids)
+@pytest.mark.parametrize("granularity", Quantize.granularities)
+@pytest.mark.parametrize("estimator", WEIGHT_ESTIMATORS)
+def test_every_width_of_weights(weight: torch.Tensor, estimator: str, granularity: str, grid: str) -> None:
+    """What the file holds is what is simulated, in no more integers than the width has; a bit less costs accuracy."""
+    params = {**DEFAULTS, "weight_range": estimator, "weight_granularity": granularity, "weight_grid": grid}
     errors = []
-    for bits in range(8, 1, -1):
-        fake = Quantize().apply(spec_of(weight, bits=bits), {**DEFAULTS, "weight_range": "mse"}, CONTEXT)
-        errors.append(float((fake(weight) - weight).square().sum()))
-        assert fake.harden(weight).high == 2 ** (bits - 1) - 1
+    for bits in sorted(Quantize.weight_bits, reverse=True):
+        fake = Quantize().apply(spec_of(weight, bits=bits), params, CONTEXT)
+        held = Quantize().harden(fake, weight)
+        assert held.integers is not None
+        assert held.bits == bits
+        assert (held.low, held.high) == (-(2 ** (bits - 1)) + (grid == "symmetric"), 2 ** (bits - 1) - 1)
+        assert held.low <= int(held.integers.min()) <= int(held.integers.max()) <= held.high
+        restored = dequantize(held.integers, held.scale, held.zero_point.to(torch.int8), held.channel_axis)
+        torch.testing.assert_close(restored, fake(weight), rtol=1e-6, atol=1e-6)
+        errors.append(float((restored - weight).square().sum()))
     assert errors == sorted(errors)
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("estimator", ACTIVATION_ESTIMATORS)
+def test_every_width_of_activations(estimator: str, nonnegative: bool) -> None:
+    x = torch.randn(16, 4, 8, 8)
+    x = x.relu() if nonnegative else x + 0.3
+    errors = []
+    for bits in sorted(Quantize.activation_bits, reverse=True):
+        spec = TensorSpec("a", "activation", "layer1", "conv", (1, 4, 8, 8), bits, nonnegative=nonnegative)
+        fake = Quantize().apply(spec, {**DEFAULTS, "activation_range": estimator}, CONTEXT)
+        fake.observing = True
+        fake(x)
+        fake.observing = False
+        fake.finish_observing()
+        held = Quantize().harden(fake)
+        assert (held.low, held.high, held.bits) == (0, 2**bits - 1, bits)
+        assert (int(held.zero_point) == 0) == nonnegative
+        assert len(fake(x).unique()) <= 2**bits
+        assert not fake(torch.zeros(1)).any()
+        errors.append(float((fake(x) - x).square().mean()))
+    assert errors == sorted(errors)
+
+
+def test_depthwise_weights_keep_8_bits_unless_asked(weight: torch.Tensor) -> None:
+    def held(operator: str, choice: str) -> int:
+        fake = Quantize().apply(spec_of(weight, operator, bits=4), {**DEFAULTS, "depthwise_bits": choice}, CONTEXT)
+        assert fake.spec.bits == fake.harden(weight).bits
+        return fake.harden(weight).bits
+
+    assert held("depthwise", "8") == 8
+    assert held("depthwise", "same") == 4
+    assert held("conv", "8") == held("linear", "8") == 4
+
+
+@pytest.mark.parametrize(("role", "bits"), [("weight", 1), ("weight", 9), ("activation", 1), ("activation", 16)])
+def test_bits_that_it_does_not_have(weight: torch.Tensor, role: Any, bits: int) -> None:
+    spec = replace(spec_of(weight, bits=bits), role=role)
+    with pytest.raises(InvalidRecipe, match=rf"quantize gives {role}s 2 to 8 bits, not {bits} \('w'\)"):
+        Quantize().apply(spec, DEFAULTS, CONTEXT)
+
+
+def test_it_says_what_the_engine_is_to_do() -> None:
+    method = Quantize()
+    assert not method.equalises(DEFAULTS)
+    assert method.equalises({**DEFAULTS, "equalise": True})
+    assert method.corrects_bias(DEFAULTS)
+    assert not method.corrects_bias({**DEFAULTS, "bias_correction": False})
+    assert method.calibration_images({**DEFAULTS, "calibration_images": 64}) == 64
 
 
 @pytest.mark.parametrize("grid", Quantize.grids)
@@ -178,4 +243,6 @@ def test_it_says_why_it_cannot_apply() -> None:
     assert "no convolution" in Quantize().check(nn.Sequential(nn.ReLU()), JOB)[0]
     broken = nn.Linear(2, 2)
     broken.weight.data[0, 0] = torch.nan
-    assert "not finite" in Quantize().check(broken, JOB)[0]
+    assert Quantize().check(nn.Sequential(nn.Linear(2, 2), broken), JOB) == [
+        "the model has weights that are not finite, in '1'"
+    ]

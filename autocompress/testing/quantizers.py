@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -36,7 +37,8 @@ def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: P
         fake = method.apply(spec, params, context)
         where = f"{spec.role} {spec.shape} at {spec.bits} bits"
         require(isinstance(fake, FakeQuantizer), f"{where}: apply must return a FakeQuantizer")
-        require(fake.spec == spec, f"{where}: the fake-quantizer must keep its spec")
+        kept = replace(fake.spec, bits=spec.bits) == spec and fake.spec.bits >= spec.bits
+        require(kept, f"{where}: the fake-quantizer must keep its spec, but for more bits")
         _observe(fake, tensor, where)
         quantized = _check_forward(fake, tensor, where)
         _check_gradient(fake, tensor, where)
@@ -102,7 +104,7 @@ def _check_hardened(
     hardened: Hardened, spec: TensorSpec, tensor: torch.Tensor, quantized: torch.Tensor, where: str
 ) -> None:
     require(isinstance(hardened, Hardened), f"{where}: harden must return a Hardened")
-    fits = hardened.bits <= 8 and hardened.high - hardened.low < 2**hardened.bits
+    fits = hardened.bits <= 8 and (hardened.high - hardened.low) // hardened.step < 2**hardened.bits
     require(fits, f"{where}: the range needs more bits than it says")
     scale, zero_point = hardened.scale, hardened.zero_point
     require(scale.dtype == torch.float32 and bool((scale > 0).all()), f"{where}: scales must be float32 and above 0")
@@ -120,6 +122,10 @@ def _check_hardened(
     require(
         bool((integers >= hardened.low).all() and (integers <= hardened.high).all()),
         f"{where}: integers must lie between low and high",
+    )
+    require(
+        bool(((integers.int() - hardened.low) % hardened.step == 0).all()),
+        f"{where}: integers must be low plus a multiple of step, since the file holds (integer - low) / step",
     )
     if hardened.channel_axis is not None:
         shape = [1] * tensor.ndim
