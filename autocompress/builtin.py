@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from autocompress.contract import Device, hookimpl
 from autocompress.data import DatasetProvider, builtin_providers
-from autocompress.devices import OnnxRuntimeCpu
+from autocompress.devices import OnnxRuntimeCpu, cost_models
 
 
 @hookimpl
 def autocompress_devices() -> list[Device]:
-    """ONNX Runtime on this machine's processor."""
-    return [OnnxRuntimeCpu()]
+    """ONNX Runtime on this machine's processor, and a cost model for each profile."""
+    return [OnnxRuntimeCpu(), *cost_models()]
 
 
 @hookimpl

@@ -229,8 +229,14 @@ def test_a_jobs_own_methods_come_before_its_spaces() -> None:
 
 def plugins(measures: Sequence[str] = ("latency",), reasons: Sequence[str] = ()) -> Any:
     """A manager with one method, one device and one data set."""
-    device = SimpleNamespace(name="onnxruntime-cpu", measures=frozenset(measures), check=lambda _: list(reasons))
-    model = SimpleNamespace(name="cost-model:45nm", measures=frozenset({"energy"}), check=lambda _: [])
+
+    def stand_in(name: str, measures: frozenset[str], reasons: list[str]) -> Any:
+        device = SimpleNamespace(name=name, measures=measures, check=lambda _: reasons)
+        device.named = lambda wanted: device if wanted == name else None
+        return device
+
+    device = stand_in("onnxruntime-cpu", frozenset(measures), list(reasons))
+    model = stand_in("cost-model:45nm", frozenset({"energy"}), [])
     data = SimpleNamespace(name="digits", claims=lambda spec: spec == "digits")
     return SimpleNamespace(
         methods=lambda: [SimpleNamespace(name="ghost")],

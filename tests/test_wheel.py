@@ -53,7 +53,7 @@ def run(command: Path, *arguments: str, cwd: Path) -> str:
 
 def test_the_installed_command_lists_the_plugins(installed: Path, tmp_path: Path) -> None:
     listed = run(installed, "plugins", cwd=tmp_path)
-    for name in ("ghost", "quantize", "onnxruntime-cpu", "digits"):
+    for name in ("ghost", "quantize", "onnxruntime-cpu", "cost-model:bit-fusion", "digits"):
         assert name in listed
 
 

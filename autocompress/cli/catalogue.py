@@ -11,7 +11,7 @@ from torch import nn
 from autocompress import models
 from autocompress.compression import recipe as recipes
 from autocompress.compression.workbench import applicable
-from autocompress.contract import Manager, Method, Parameter, Space, manager
+from autocompress.contract import Device, Manager, Method, Parameter, Space, manager
 from autocompress.job import Job, load_job
 
 if TYPE_CHECKING:
@@ -54,13 +54,18 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
     lines += ["", "the engine's own parameters:"]
     lines += _parameter_lines({name: p for name, p in stages.items() if name.partition(".")[0] in ENGINE_STAGES})
     lines += ["", "devices:"]
-    lines += [f"  {device.name}: measures {', '.join(sorted(device.measures))}" for device in plugins.devices()]
+    lines += [line for device in plugins.devices() for line in _device_lines(device)]
     lines += ["", "data sets:", *(f"  {provider.name}" for provider in plugins.datasets())]
     if plugins.broken:
         lines += ["", "broken plugins, skipped:"]
         lines += [f"  {broken.name}: {broken.reason}" for broken in plugins.broken]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _device_lines(device: Device) -> list[str]:
+    first = f"  {device.name}: measures {', '.join(sorted(device.measures))}"
+    return [first, f"    {text}"] if (text := device.describe()) else [first]
 
 
 def _method_lines(method: Method) -> list[str]:

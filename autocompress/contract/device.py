@@ -74,6 +74,19 @@ class Device(ABC):
     deterministic: ClassVar[bool] = False
     """True where the same file always costs the same (a cost model)."""
 
+    def named(self, name: str) -> Device | None:
+        """The device that ``name`` stands for: this one by its own name, else None. A family of devices may make one
+        (a cost model from a user's profile).
+
+        Raises:
+            UserError: if ``name`` is one of the family, but cannot be made.
+        """
+        return self if name == self.name else None
+
+    def describe(self) -> str:
+        """One line for lists; empty where the name says it all."""
+        return ""
+
     def check(self, config: DeviceConfig) -> list[str]:
         """Reasons why the device cannot be used here; empty means that it can."""
         del config

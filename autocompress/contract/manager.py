@@ -103,12 +103,14 @@ class Manager:
         return self._collect("autocompress_devices", Device)
 
     def device(self, name: str) -> Device:
-        """The device called ``name``.
+        """The device called ``name``, or what a family of devices makes of it (``cost-model:PATH.yaml``).
 
         Raises:
             UserError: if there is none.
         """
-        return _named(name, self.devices(), "device")
+        devices = self.devices()
+        found = next((made for device in devices if (made := device.named(name)) is not None), None)
+        return found if found is not None else _named(name, devices, "device")
 
     def datasets(self) -> list[DatasetProvider]:
         """All data set providers."""

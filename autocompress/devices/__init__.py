@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autocompress.devices.cost_model import CostModel, cost_models
     from autocompress.devices.onnxruntime_cpu import OnnxRuntimeCpu
 
-__all__ = ["OnnxRuntimeCpu"]
+__all__ = ["CostModel", "OnnxRuntimeCpu", "cost_models"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from autocompress.devices.onnxruntime_cpu import OnnxRuntimeCpu
 
         return OnnxRuntimeCpu
+    if name in ("CostModel", "cost_models"):
+        from autocompress.devices import cost_model
+
+        return getattr(cost_model, name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -9,6 +9,9 @@ from autocompress.errors import did_you_mean
 from autocompress.job.schema import Job
 from autocompress.job.spaces import limits_of
 
+COST_MODEL = "cost-model:"
+"""How the names of cost models begin; ``cost_model`` in a job is the rest."""
+
 
 class Plugins(Protocol):
     """The part of ``contract.Manager`` that is needed here (that room lies above this one)."""
@@ -42,7 +45,8 @@ def warnings(job: Job) -> list[str]:
         if bound.relative and bound.value >= 1:
             subject = job.source.subject(f"constraints.{quantity}")
             found.append(f"{subject} of {bound.value:g}x asks for no saving: the baseline meets it")
-    measured = "latency" in (*job.objectives, *job.constraints.bounds())
+    modelled = job.device.name.startswith(COST_MODEL)
+    measured = "latency" in (*job.objectives, *job.constraints.bounds()) and not modelled
     if measured and job.sampler != "random" and job.source.holds("seed"):
         found.append("latency is measured, so a seed repeats this search only with sampler 'random'")
     return found
@@ -87,23 +91,38 @@ def _check_methods(job: Job, manager: Plugins) -> None:
 
 
 def _check_device(job: Job, manager: Plugins) -> None:
-    devices = {device.name: device for device in manager.devices()}
-    if job.device.name not in devices:
+    devices = manager.devices()
+    names = [device.name for device in devices]
+    device = _named(job.device.name, devices)
+    if device is None:
         key = "device.name" if "device.name" in job.source.places else "device"
-        raise job.source.error(key, f"names no device: '{job.device.name}'", did_you_mean(job.device.name, devices))
-    device = devices[job.device.name]
+        raise job.source.error(key, f"names no device: '{job.device.name}'", did_you_mean(job.device.name, names))
+    if "latency" not in device.measures:
+        hint = f"for energy alone: cost_model: {device.name.removeprefix(COST_MODEL)}"
+        raise job.source.error("device", f"cannot be '{device.name}', which does not measure latency", hint)
     reasons = device.check(job.device)
     if reasons:
         raise job.source.error("device", f"cannot be used here: {'; '.join(reasons)}")
     gives = set(device.measures)
     if job.cost_model is not None:
-        profiles = {name.partition(":")[2]: item for name, item in devices.items() if name.startswith("cost-model:")}
-        if job.cost_model not in profiles:
+        model = _named(COST_MODEL + job.cost_model, devices)
+        if model is None:
+            profiles = [name.removeprefix(COST_MODEL) for name in names if name.startswith(COST_MODEL)]
             hint = did_you_mean(job.cost_model, profiles) or "no cost model is installed"
             raise job.source.error("cost_model", f"names no cost model: '{job.cost_model}'", hint)
-        gives |= set(profiles[job.cost_model].measures)
+        if "energy" not in model.measures:
+            hint = f"for its latency: device: {model.name}"
+            raise job.source.error("cost_model", f"cannot be '{job.cost_model}', which does not give energy", hint)
+        if reasons := model.check(job.device):
+            raise job.source.error("cost_model", f"cannot be used here: {'; '.join(reasons)}")
+        gives.add("energy")
     for quantity in ("energy", "latency"):
         _check_measured(job, quantity, gives)
+
+
+def _named(name: str, devices: Sequence[Any]) -> Any | None:
+    """The device called ``name``, or what a family of devices makes of it."""
+    return next((found for device in devices if (found := device.named(name)) is not None), None)
 
 
 def _check_measured(job: Job, quantity: str, gives: set[str]) -> None:

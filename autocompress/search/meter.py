@@ -52,7 +52,8 @@ class Meter:
         if self.energy_device is None:
             return measured
         modelled = self.energy_device.measure(candidate, baseline, self.config)
-        return replace(measured, energy_uj=modelled.energy_uj)
+        environment = {**measured.environment, "energy": modelled.environment}
+        return replace(measured, energy_uj=modelled.energy_uj, environment=environment)
 
     def energy(self, deployable: Deployable) -> float | None:
         """Microjoules an image of one file, where a device knows it without running it."""

@@ -1,0 +1,134 @@
+"""Cost models: latency and energy computed from operator counts and a profile, for hardware that is not here."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from autocompress.contract import Deployable, Device, Measurement
+from autocompress.devices.onnxruntime_cpu import OnnxRuntimeCpu
+from autocompress.devices.profiles import SUFFIXES, Profile, built_in_profiles, load_profile
+from autocompress.errors import TrialFailed
+from autocompress.job import DeviceConfig
+
+PREFIX = "cost-model:"
+
+
+@dataclass(frozen=True)
+class ModelledCost:
+    """Of one image. ``seconds`` and ``joules`` are NaN where the profile has no such figures.
+
+    Attributes:
+        operations: counts by "kind @ unit", the unit being the widths that the operations ran at.
+    """
+
+    seconds: float
+    joules: float
+    operations: dict[str, int] = field(default_factory=dict)
+
+
+class CostModel(Device):
+    """Sums what the operations of the layers with weights cost on the hardware of a profile.
+
+    The figures are of arithmetic alone, at full use of the hardware: no memory traffic, no pooling, no additions of
+    branches. A cost model is exact in its own terms, so a ratio's interval is the ratio itself. Files are standard ONNX
+    and are scored in ONNX Runtime.
+
+    Args:
+        profile: what operations cost.
+        name: of the profile; the device is called ``cost-model:<name>``.
+    """
+
+    deterministic = True
+
+    def __init__(self, profile: Profile, name: str) -> None:
+        # One class serves every profile, so name and measures are the object's.
+        self.name = PREFIX + name  # type: ignore[misc]
+        self.measures = profile.measures  # type: ignore[misc]
+        self.profile = profile
+        self._runtime = OnnxRuntimeCpu()
+
+    def named(self, name: str) -> Device | None:
+        """Itself, or the cost model of a user's profile: ``cost-model:PATH.yaml``.
+
+        Raises:
+            UserError: if there is no profile in that file.
+        """
+        if name == self.name:
+            return self
+        path = name.removeprefix(PREFIX)
+        if path == name or not path.endswith(SUFFIXES):
+            return None
+        return CostModel(load_profile(Path(path)), path)
+
+    def describe(self) -> str:
+        """The profile's description."""
+        return self.profile.description
+
+    def check(self, config: DeviceConfig) -> list[str]:
+        """Operators are counted at the model's own input size."""
+        if config.input_size is not None:
+            return [f"a cost model counts operators at the model's own input size, not at {config.input_size}"]
+        return []
+
+    def cost(self, deployable: Deployable) -> ModelledCost:
+        """What one image costs.
+
+        Raises:
+            TrialFailed: if there are no counts, or the profile lacks an operator kind.
+        """
+        if not deployable.operators:
+            raise TrialFailed(f"'{self.name}' was given no operator counts of {deployable.file.name}")
+        seconds, joules = 0.0, 0.0
+        operations: Counter[str] = Counter()
+        for counted in deployable.operators:
+            found = self.profile.cost(counted.kind, counted.weight_bits, counted.activation_bits)
+            if found is None:
+                known = ", ".join(self.profile.kinds)
+                raise TrialFailed(
+                    f"'{self.name}' has no unit for '{counted.kind}', which layer '{counted.layer}' needs "
+                    f"(it knows {known})"
+                )
+            seconds += counted.operations * (math.nan if found.seconds is None else found.seconds)
+            joules += counted.operations * (math.nan if found.joules is None else found.joules)
+            operations[f"{counted.kind} @ {found.ran_as}"] += counted.operations
+        return ModelledCost(seconds, joules, dict(sorted(operations.items())))
+
+    def measure(
+        self, candidate: Deployable, baseline: Deployable, config: DeviceConfig, *, seconds: float = 2.0
+    ) -> Measurement:
+        """Costs by the profile; ``seconds`` is not needed. Latency is NaN where the profile gives energy alone.
+
+        Raises:
+            TrialFailed: as :meth:`cost`.
+        """
+        del seconds
+        own, base = self.cost(candidate), self.cost(baseline)
+        ratio = own.seconds / base.seconds
+        return Measurement(
+            latency_ms=1e3 * own.seconds * config.batch,
+            latency_ratio=ratio,
+            ratio_low=ratio,
+            ratio_high=ratio,
+            baseline_ms=1e3 * base.seconds * config.batch,
+            energy_uj=1e6 * own.joules if "energy" in self.measures else None,
+            environment={
+                "cost_model": self.name,
+                "profile": self.profile.description,
+                "profile_key": self.profile.key,
+                "batch": config.batch,
+            },
+        )
+
+    def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
+        """Logits from ONNX Runtime; see :meth:`OnnxRuntimeCpu.predict`."""
+        return self._runtime.predict(deployable, images, config)
+
+
+def cost_models() -> list[CostModel]:
+    """One device for each profile that comes with the package."""
+    return [CostModel(profile, name) for name, profile in built_in_profiles().items()]
