@@ -1,7 +1,8 @@
 """What a run leaves in ``results/<name>/``: the names of its columns, and reading it back.
 
 The folder holds ``job.yaml`` (the job as resolved), ``trials.csv`` (a row a trial), ``front.csv`` (the front, measured
-again; its first row is the baseline), ``summary.json`` and ``artifacts/<trial>/``. Their names are an interface.
+again; its first row is the baseline), ``sensitivity.csv`` (a row a group and width, where groups had a choice of
+widths), ``summary.json`` and ``artifacts/<trial>/``. Their names are an interface.
 
 ``summary.json``, every key optional::
 
@@ -11,8 +12,10 @@ again; its first row is the baseline), ``summary.json`` and ``artifacts/<trial>/
     baseline: a row                               environment: {machine, threads, runtime, ...}
     nearest_miss: a row with "reason", or null
     plugins: {applied: [names], refused: {name: [reasons]}, broken: {name: reason}}
+    float_layers: names of the baseline's layers that no quantizer here can turn into integers
 
-``artifacts/<trial>/metrics.json`` may hold ``noisy`` (bool) and 95 % intervals as ``[low, high]`` in points, paired on
+``artifacts/<trial>/metrics.json`` may hold ``float_layers`` (names of the layers that compute in float beside others
+that are quantized), ``noisy`` (bool) and 95 % intervals as ``[low, high]`` in points, paired on
 the same images: ``accuracy_drop_interval``, ``test_accuracy_drop_interval``.
 """
 
@@ -33,6 +36,7 @@ from autocompress.files import atomic
 from autocompress.job.amounts import Bound, parse_bound
 
 JOB_FILE, TRIALS_FILE, FRONT_FILE, SUMMARY_FILE = "job.yaml", "trials.csv", "front.csv", "summary.json"
+SENSITIVITY_FILE = "sensitivity.csv"
 
 STATUSES = ("complete", "stopped", "infeasible", "failed")
 """Status of a trial. ``stopped``: halving ended it; ``infeasible``: a gate did; ``failed``: it broke."""
@@ -64,11 +68,23 @@ _FRONT_DTYPES = _DTYPES | {
     "size_ratio": "float64",
     "energy_ratio": "float64",
 }
+_SENSITIVITY_DTYPES = {
+    "group": "string",
+    "role": "string",
+    "quantizer": "string",
+    "bits": "Int64",
+    "loss": "float64",
+    "agreement": "float64",
+}
 COLUMNS: tuple[str, ...] = tuple(_DTYPES)
 """Columns of trials.csv. Accuracies in percent, drops in points, ``recipe`` a dict (JSON in the file), ``artifact`` a
 path relative to the run's folder or empty."""
 FRONT_COLUMNS: tuple[str, ...] = tuple(_FRONT_DTYPES)
 """Columns of front.csv."""
+SENSITIVITY_COLUMNS: tuple[str, ...] = tuple(_SENSITIVITY_DTYPES)
+"""Columns of sensitivity.csv. ``role`` is "weight" or "activation". Where this group alone has these bits, ``loss`` is
+the mean Kullback-Leibler divergence from the baseline's class probabilities in nats, ``agreement`` the percent of equal
+labels."""
 
 OBJECTIVE_COLUMNS = {
     "accuracy": "accuracy",
@@ -89,7 +105,8 @@ def frame(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS)
     rows = list(rows)
     if unknown := {key for row in rows for key in row} - set(columns):
         raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
-    return pd.DataFrame({name: _column([row.get(name) for row in rows], _FRONT_DTYPES[name]) for name in columns})
+    dtypes = _FRONT_DTYPES | _SENSITIVITY_DTYPES
+    return pd.DataFrame({name: _column([row.get(name) for row in rows], dtypes[name]) for name in columns})
 
 
 def _column(values: list[Any], dtype: str) -> pd.Series:
@@ -123,9 +140,16 @@ def write_front(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     _write(folder / FRONT_FILE, table)
 
 
+def write_sensitivity(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes ``sensitivity.csv`` atomically."""
+    _write(folder / SENSITIVITY_FILE, frame(rows, SENSITIVITY_COLUMNS))
+
+
 def _write(path: Path, table: pd.DataFrame) -> None:
+    if "recipe" in table:
+        table = table.assign(recipe=table["recipe"].map(json.dumps))
     with atomic(path) as temporary:
-        table.assign(recipe=table["recipe"].map(json.dumps)).to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_trials(folder: Path) -> pd.DataFrame:
@@ -136,6 +160,11 @@ def read_trials(folder: Path) -> pd.DataFrame:
 def read_front(folder: Path) -> pd.DataFrame:
     """``front.csv`` as a typed frame, the baseline first; empty where the file is not there yet."""
     return _read(folder / FRONT_FILE, FRONT_COLUMNS)
+
+
+def read_sensitivity(folder: Path) -> pd.DataFrame:
+    """``sensitivity.csv`` as a typed frame; empty where the run has none."""
+    return _read(folder / SENSITIVITY_FILE, SENSITIVITY_COLUMNS)
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -168,6 +197,7 @@ class SearchResult:
         trials: trials.csv; columns ``COLUMNS``.
         front: front.csv; columns ``FRONT_COLUMNS``; the first row is the baseline. Empty while the search runs.
         summary: summary.json; empty while the search runs.
+        sensitivity: sensitivity.csv; columns ``SENSITIVITY_COLUMNS``. Empty where no group had a choice of widths.
     """
 
     folder: Path
@@ -175,6 +205,7 @@ class SearchResult:
     trials: pd.DataFrame
     front: pd.DataFrame
     summary: dict[str, Any] = field(default_factory=dict)
+    sensitivity: pd.DataFrame = field(default_factory=lambda: frame([], SENSITIVITY_COLUMNS))
 
     @property
     def baseline(self) -> pd.Series:
@@ -302,4 +333,5 @@ def read(folder: str | Path) -> SearchResult:
         raise UserError(f"{folder} cannot be read: {error}", "its files must be as the search wrote them") from error
     if not isinstance(job, dict) or not isinstance(summary, dict):
         raise UserError(f"{folder} cannot be read: {JOB_FILE} and {SUMMARY_FILE} must hold keys and values")
-    return SearchResult(folder, job, read_trials(folder), read_front(folder), summary)
+    trials, front = read_trials(folder), read_front(folder)
+    return SearchResult(folder, job, trials, front, summary, read_sensitivity(folder))

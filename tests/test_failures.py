@@ -30,7 +30,8 @@ EXPECTED = {
 class FaultyBench(ToyBench):
     """Begins with a recipe for each fault, then one that works."""
 
-    def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
+    def starting_points(self, sensitivity: object = ()) -> list[tuple[str, dict[str, Value]]]:
+        del sensitivity
         whole: dict[str, Value] = {"toy.width": 0.5, "toy.bits": 8, "toy.lr": 0.1}
         return [(fault, {**whole, "toy.fault": fault}) for fault in (*EXPECTED, "none")]
 

@@ -186,6 +186,43 @@ def test_an_energy_job_shows_energy(tmp_path: Path) -> None:
     assert "210 µJ" in visible((tmp_path / "report.html").read_text())
 
 
+def test_a_sensitivity_table_is_shown_where_there_is_one(run: Path, tmp_path: Path) -> None:
+    assert 'id="sensitivity"' not in (run / "report.html").read_text()
+    write_run(tmp_path)
+    losses = {("layer1", 8): 0.00001, ("layer1", 2): 0.0312, (EVIL, 8): 0.2, (EVIL, 2): 40.0}
+    rows: list[dict[str, Any]] = [
+        {"group": group, "role": "weight", "quantizer": "q", "bits": bits, "loss": loss, "agreement": 87.5}
+        for (group, bits), loss in losses.items()
+    ]
+    rows.append({**rows[0], "role": "activation", "bits": 4})
+    results.write_sensitivity(tmp_path, rows)
+    page = write_report(tmp_path).read_text()
+    table = page[page.index('<table class="heat">') :]
+    table = table[: table.index("</table>")]
+    assert re.findall(r"<th [^>]*>(.*?)</th>", table)[:6] == ["q, weights", "q, activations", "bits", "8", "2", "4"]
+    assert re.findall(r"<td[^>]*>(.*?)</td>", table)[1:] == ["0", "0.03", "0", "0.20", "40.0", ""]
+    heats = [float(heat) for heat in re.findall(r"--heat:([\d.]+)", table)]
+    assert heats[0] == heats[5] == 0.0 < heats[1] < heats[3] < heats[4] == 1.0
+    assert "layer1: weights alone at 2 bits (q) cost 0.0312 nats; 87.5 % of the images keep their label" in table
+    assert EVIL not in table
+
+
+def test_layers_that_stay_in_float_are_counted_and_named(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    assert "in float</summary>" not in write_report(tmp_path).read_text()
+    trial = results.read(tmp_path).models["trial"].iloc[0]
+    metrics = tmp_path / "artifacts" / str(trial) / "metrics.json"
+    metrics.write_text(
+        json.dumps({**json.loads(metrics.read_text()), "float_layers": ["layer1.0.odd", "layer2.0.odd"]})
+    )
+    summary = tmp_path / "summary.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "float_layers": ["layer2.0.odd"]}))
+    page = write_report(tmp_path).read_text()
+    assert page.count("<summary>2 layers in float</summary>layer1.0.odd, layer2.0.odd</details>") == 1
+    text = " ".join(visible(page).split())
+    assert "1 layer of the baseline cannot be quantized in float whatever the bits of the group: layer2.0.odd" in text
+
+
 def test_a_folder_that_is_no_run_gets_no_page(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run"):
         write_report(tmp_path)

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 import autocompress
 from autocompress.errors import UserError
-from autocompress.results import COLUMNS, FRONT_COLUMNS, frame, read, read_trials, write_front, write_trials
+from autocompress.results import (
+    COLUMNS,
+    FRONT_COLUMNS,
+    SENSITIVITY_COLUMNS,
+    frame,
+    read,
+    read_trials,
+    write_front,
+    write_sensitivity,
+    write_trials,
+)
 
 calm = settings(deadline=None, max_examples=60)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r"), max_size=40)
@@ -46,6 +56,23 @@ def test_columns_are_an_interface() -> None:
     assert ",".join(FRONT_COLUMNS[len(COLUMNS) :]) == (
         "test_accuracy,test_accuracy_drop,latency_ratio_low,latency_ratio_high,size_ratio,energy_ratio"
     )
+
+
+def test_a_sensitivity_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    assert ",".join(SENSITIVITY_COLUMNS) == "group,role,quantizer,bits,loss,agreement"
+    assert tuple(read(tmp_path).sensitivity.columns) == SENSITIVITY_COLUMNS
+    assert read(tmp_path).sensitivity.empty
+    rows = [
+        {"group": "layer1", "role": "weight", "quantizer": "q", "bits": 2, "loss": 0.1 + 0.2, "agreement": 97.65625},
+        {"group": "None", "role": "activation", "quantizer": "q", "bits": 8, "loss": 0.0, "agreement": 100.0},
+    ]
+    write_sensitivity(tmp_path, rows)
+    assert read(tmp_path).sensitivity.to_dict("records") == rows
+    assert len((tmp_path / "sensitivity.csv").read_text().splitlines()) == 3
+    (tmp_path / "sensitivity.csv").write_text("group,role\nlayer1,weight\n")
+    with pytest.raises(UserError, match=r"sensitivity\.csv cannot be read"):
+        read(tmp_path)
 
 
 @calm

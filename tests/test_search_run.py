@@ -82,6 +82,8 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
         assert (found.folder / name).stat().st_size > 0, name
     assert watcher.steps == [(1.0, "opening the toy bench")]
     assert not (found.folder / "ray" / "scratch").exists()
+    assert list(found.sensitivity["bits"]) == [8, 4, 2]
+    assert found.summary["float_layers"] == ["norm"]
     assert len(found.trials) == watcher.total == len(watcher.rows) == 12
     assert found.trials["trial"].is_monotonic_increasing
     assert {row["label"] for row in watcher.rows} == {"uncompressed", "8-bit alone", ""}

@@ -10,13 +10,14 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import (
     Deployable,
     Device,
@@ -140,7 +141,15 @@ class ToyBench:
             raise KeyError("a fault in a search space")
         return ToyRecipe(dict(space.chosen))
 
-    def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
+    def sensitivity(self, progress: Callable[[float, str], None] | None = None) -> list[Sensitivity]:
+        del progress
+        return [Sensitivity("model", "weight", "toy", bits, 1.0 / bits, 100.0 - 10 / bits) for bits in (8, 4, 2)]
+
+    def float_layers(self) -> list[str]:
+        return ["norm"]
+
+    def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
+        del sensitivity
         whole: dict[str, Value] = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
         return [("uncompressed", whole), ("8-bit alone", {**whole, "toy.bits": 8})]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,33 +13,37 @@ import numpy as np
 from torch import nn
 
 from autocompress import data, models
-from autocompress.compression import artifact
+from autocompress.compression import artifact, mixedbits, probing
 from autocompress.compression.applicable import applicable
 from autocompress.compression.baseline import Baseline, measure_baseline
 from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Candidate, Pipeline
-from autocompress.compression.recipe import Recipe
+from autocompress.compression.recipe import GroupBits, Policy, Recipe
+from autocompress.compression.sensitivity import Sensitivity, Setting
 from autocompress.compression.store import Store
 from autocompress.compression.trainer import default_device, train_baseline
 from autocompress.compression.transfer import user_data
 from autocompress.contract import (
+    Context,
     Deployable,
     Device,
     Manager,
     Method,
     Parameter,
+    Quantizer,
     Value,
     manager,
 )
 from autocompress.contract.space import Chooser
 from autocompress.data import Splits
 from autocompress.devices.lock import MachineLock
-from autocompress.errors import TrialFailed, UserError
+from autocompress.errors import InvalidRecipe, TrialFailed, UserError
 from autocompress.export import custom_operators, export
 from autocompress.files import cache_folder
 from autocompress.job import Job, Limits, limits_of
 
 Progress = Callable[[float, str], None]
+log = logging.getLogger("autocompress.compression")
 
 
 @dataclass
@@ -129,13 +134,61 @@ class Workbench:
         """Every parameter of the space; see :meth:`JobSpace.parameters`."""
         return self.space.parameters()
 
-    def policy(self, rules: Mapping[str, str]) -> dict[str, Value] | None:
+    def policy(self, rules: Mapping[str, str], quantizer: str | None = None) -> dict[str, Value] | None:
         """The values of a rule-made recipe; see :meth:`JobSpace.policy`."""
-        return self.space.policy(rules)
+        return self.space.policy(rules, quantizer)
 
-    def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
-        """Recipes worth trying first; see :meth:`JobSpace.starting_points`."""
-        return self.space.starting_points()
+    def sensitivity(self, progress: Progress | None = None) -> list[Sensitivity]:
+        """What each width that the space offers loses alone (:func:`probing.measure`), measured once and kept. Empty
+        where no group has a choice of widths, or where there are no images to measure on."""
+        widths, params = mixedbits.offered(self.space)
+        transfer = self.pipeline.transfer
+        if not widths or transfer is None or not len(transfer.calibration):
+            return []
+        setting = Setting({method.name: method for method in self.methods}, params, self.job.granularity)
+        teacher = copy.deepcopy(self.model).to(self.pipeline.device)
+        context = Context(
+            models.input_size(self.model), transfer, teacher, device=self.pipeline.device, seed=self.job.seed
+        )
+        lock, key = MachineLock(), self.baseline.weights_key
+        try:
+            with lock.shared():
+                return probing.kept(
+                    self.pipeline.store,
+                    key,
+                    self.model,
+                    widths,
+                    setting,
+                    context,
+                    progress=progress,
+                    pause=lock.breathe,
+                )
+        except Exception as error:  # the search can do without it
+            log.warning("no sensitivity table: %s: %s", type(error).__name__, error)
+            return []
+
+    def float_layers(self) -> list[str]:
+        """The baseline's layers that stay in float however the bits are chosen, in network order."""
+        uniform = next((m for m in self.methods if isinstance(m, Quantizer) and m.activation_bits), None)
+        try:
+            known = self.compose(Policy({"bits": "default"})).quantizers
+        except InvalidRecipe:
+            return []
+        if uniform is None or uniform.name not in known:
+            return []
+        widest = GroupBits(uniform.name, max(uniform.weight_bits), uniform.name, max(uniform.activation_bits))
+        everywhere = {group.name: widest for group in models.groups(self.model, self.job.granularity)}
+        recipe = Recipe(values={}, bits=everywhere, quantizers={uniform.name: known[uniform.name]})
+        return list(self.candidate(recipe, dry_run=True).float_layers)
+
+    def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
+        """Recipes worth trying first; see :meth:`JobSpace.starting_points`, and :func:`mixedbits.starting_points` where
+        there is a table."""
+        points = self.space.starting_points()
+        for label, values in mixedbits.starting_points(self.space, sensitivity):
+            if values not in [known for _, known in points]:
+                points.append((label, values))
+        return points
 
     # --- candidates ---------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from autocompress.files import write_text
 from autocompress.report import view, words
 from autocompress.report.chart import chart_data
+from autocompress.report.heat import heat_table
 from autocompress.results import JOB_FILE, SearchResult, read
 
 REPORT_FILE, PLOT_FILE = "report.html", "front.png"
@@ -58,6 +59,8 @@ def render(result: SearchResult) -> str:
         trials=len(result.trials),
         seconds=words.duration(result.summary.get("seconds")),
         hypervolume=result.summary.get("hypervolume"),
+        heat=heat_table(result),
+        unquantized=result.summary.get("float_layers") or [],
         cache=result.summary.get("cache") or {},
         images=result.summary.get("images") or {},
         reasons={status: view.reasons(result, status) for status in ("failed", "infeasible", "stopped")},

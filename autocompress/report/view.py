@@ -52,6 +52,7 @@ class FrontModel:
     params: str
     misses: str
     noisy: bool
+    float_layers: list[str]
     files: list[tuple[str, str, str]]
     is_baseline: bool
     recommended: bool
@@ -94,6 +95,7 @@ def _front_model(result: SearchResult, row: pd.Series, chosen: Any) -> FrontMode
         params=words.count(row["params"]),
         misses="" if is_baseline else ", ".join(missed(result, row)),
         noisy=bool(metrics.get("noisy")),
+        float_layers=_float_layers(metrics),
         files=_files(result.folder, folder),
         is_baseline=is_baseline,
         recommended=bool(not is_baseline and chosen is not None and row["trial"] == chosen),
@@ -249,6 +251,11 @@ def _metrics(folder: Path | None) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _float_layers(metrics: Mapping[str, Any]) -> list[str]:
+    """Layers that compute in float; none are told of a model that is float as a whole."""
+    return [str(name) for name in metrics.get("float_layers") or []]
 
 
 def _files(run: Path, folder: Path | None) -> list[tuple[str, str, str]]:

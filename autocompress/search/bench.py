@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import Deployable, Device, Method, Value
 from autocompress.contract.space import Chooser
 from autocompress.job import Job
@@ -30,7 +31,13 @@ class Bench(Protocol):
     def compose(self, chooser: Chooser) -> Any:
         """The recipe that ``chooser`` gives."""
 
-    def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
+    def sensitivity(self, progress: Callable[[float, str], None] | None = None) -> list[Sensitivity]:
+        """What each width that the space offers loses alone; empty where no group has a choice."""
+
+    def float_layers(self) -> list[str]:
+        """The baseline's layers that stay in float however the bits are chosen."""
+
+    def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
         """Labels and values of the recipes worth trying first."""
 
     def candidate(

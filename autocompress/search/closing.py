@@ -150,6 +150,7 @@ class Closing:
             "images": {} if splits is None else {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
             "baseline": _only(FRONT_COLUMNS, self.baseline),
             "environment": environments[0] if environments else {},
+            "float_layers": self.bench.float_layers(),
             "nearest_miss": None if missed is None else _only(COLUMNS, with_artifact(self.folder, missed)),
             "plugins": {
                 "applied": [method.name for method in self.bench.methods],

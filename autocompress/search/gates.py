@@ -151,6 +151,7 @@ class Trial:
         with self._timed("train"), self.lock.shared():
             candidate = self.bench.candidate(recipe, progress=self.progress, pause=self.lock.breathe)
         self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
+        self.row["float_layers"] = list(getattr(candidate, "float_layers", ()))
         with self._timed("export"), self.lock.shared():
             deployable = self.bench.export(candidate, file)
         return candidate, deployable

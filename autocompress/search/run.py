@@ -7,13 +7,14 @@ import logging
 import platform
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from autocompress.contract import Manager, manager
 from autocompress.devices.machine import usable_processors
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job, resolved, validate
-from autocompress.results import BASELINE, JOB_FILE, TRIALS_FILE, SearchResult, read
+from autocompress.results import BASELINE, JOB_FILE, TRIALS_FILE, SearchResult, read, write_sensitivity
 from autocompress.search import placement, rundir
 from autocompress.search.bench import Bench, Opener
 from autocompress.search.bounds import Row
@@ -119,7 +120,10 @@ class _Run:
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
         if self._study.is_new:
-            for label, values in self._bench.starting_points():
+            table = self._bench.sensitivity(self._progress)
+            if table:
+                write_sensitivity(folder, [asdict(row) for row in table])
+            for label, values in self._bench.starting_points(table):
                 self._study.enqueue(values, label)
 
     def _check_baseline(self) -> None:

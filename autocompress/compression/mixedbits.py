@@ -1,0 +1,124 @@
+"""Mixed bits: which widths a job's space offers to each group, and recipes that choose among them by sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+from autocompress.compression import recipe as recipes
+from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.recipe import Policy, Recipe
+from autocompress.compression.sensitivity import Sensitivity, Width, lowest_widths
+from autocompress.contract import Parameter, Params, Quantizer, Space, Value
+from autocompress.contract.space import Chooser
+from autocompress.errors import InvalidRecipe
+
+MOST_LOSS = 0.05
+"""Nats that the widths of a starting point may lose together, before any training; see ``lowest_widths``."""
+_WEIGHT, _ACTIVATION = "bits.weight.", "bits.activation."
+_FLOAT = "none"
+
+
+class _Fixed:
+    """Gives some values wherever they are allowed, and leaves the rest to another chooser."""
+
+    def __init__(self, values: Mapping[str, Value], otherwise: Chooser) -> None:
+        self._values, self._otherwise = values, otherwise
+
+    def choose(self, parameter: Parameter) -> Value:
+        value = self._values.get(parameter.name)
+        return value if value is not None and parameter.contains(value) else self._otherwise.choose(parameter)
+
+
+def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
+    """The widths of each group that the user's limits leave, in network order, the widest first; and the parameters, by
+    name, that their quantizers have by default. A quantizer that no valid recipe can name (it needs more epochs than a
+    trial may take) is left out.
+
+    Returns:
+        Nothing where no group has a choice: then there is nothing to find out.
+    """
+    weights = {name: parameter.choices for name, parameter in _asked(space, {}).items() if name.startswith(_WEIGHT)}
+    names = [method.name for method in space.methods if isinstance(method, Quantizer)]
+    found: set[Width] = set()
+    params: dict[str, Params] = {}
+    for quantizer in names:
+        own = {name: [c for c in choices if _quantizer(c) == quantizer] for name, choices in weights.items()}
+        fixed: dict[str, Value] = {name: choices[0] for name, choices in own.items() if choices}
+        recipe = _recipe(space, fixed) if fixed else None
+        if recipe is None:
+            continue
+        params |= recipe.quantizers
+        found |= {Width(_group(name), "weight", quantizer, _bits(c)) for name in fixed for c in own[name]}
+        for name, parameter in _asked(space, fixed).items():
+            if name.startswith(_ACTIVATION) and name.replace(_ACTIVATION, _WEIGHT) in fixed:
+                uniform = recipe.bits[_group(name)].activation_quantizer
+                found |= {Width(_group(name), "activation", uniform, int(bits)) for bits in parameter.choices}
+    if not any(len(some) > 1 for some in _by_tensor(found).values()):
+        return [], {}
+    order = [_group(name) for name in weights]
+    ranked = sorted(found, key=lambda w: (order.index(w.group), w.role != "weight", names.index(w.quantizer), -w.bits))
+    return ranked, {name: params[name] for name in names if name in params}
+
+
+def starting_points(space: JobSpace, table: Sequence[Sensitivity]) -> Iterator[tuple[str, dict[str, Value]]]:
+    """Recipes of mixed bits, all else as the defaults of QUANTIZE have it: weights alone, then activations as well (the
+    loss is shared out evenly). None where the table shows no width that can be lowered within ``MOST_LOSS``."""
+    for label, of_weights, of_activations in (
+        ("mixed weight bits by sensitivity", MOST_LOSS, 0.0),
+        ("mixed bits by sensitivity", MOST_LOSS / 2, MOST_LOSS / 2),
+    ):
+        weights = lowest_widths(table, "weight", of_weights)
+        fixed: dict[str, Value] = {f"{_WEIGHT}{g}": f"{row.quantizer}:{row.bits}" for g, row in weights.items()}
+        recipe = _recipe(space, fixed)
+        if recipe is None:
+            continue
+        acting = {group: bits.activation_quantizer for group, bits in recipe.bits.items()}
+        own = [row for row in table if row.quantizer == acting.get(row.group)]
+        activations = lowest_widths(own, "activation", of_activations)
+        fixed |= {f"{_ACTIVATION}{group}": row.bits for group, row in activations.items()}
+        recipe = _recipe(space, fixed)
+        if recipe is not None and _is_mixed(table, [*weights.values(), *activations.values()]):
+            yield label, dict(recipe.values)
+
+
+def _is_mixed(table: Sequence[Sensitivity], chosen: Sequence[Sensitivity]) -> bool:
+    widest = {key: max(width.bits for width in some) for key, some in _by_tensor(table).items()}
+    return any(row.bits < widest[row.group, row.role] for row in chosen)
+
+
+def _by_tensor(widths: Sequence[Width] | set[Width]) -> dict[tuple[str, str], list[Width]]:
+    found: dict[tuple[str, str], list[Width]] = {}
+    for width in widths:
+        found.setdefault((width.group, width.role), []).append(width)
+    return found
+
+
+def _chooser(space: JobSpace, fixed: Mapping[str, Value]) -> Chooser:
+    quantizers = [method.name for method in space.methods if isinstance(method, Quantizer)]
+    return _Fixed(fixed, Policy(dict.fromkeys(["bits", "qat", *quantizers], "default")))
+
+
+def _recipe(space: JobSpace, fixed: Mapping[str, Value]) -> Recipe | None:
+    with suppress(InvalidRecipe):
+        return space.compose(_chooser(space, fixed))
+    return None
+
+
+def _asked(space: JobSpace, fixed: Mapping[str, Value]) -> dict[str, Parameter]:
+    run = Space(_chooser(space, fixed), space.granularity, space.limits.values)
+    with suppress(InvalidRecipe):  # what was asked before the methods clashed still counts
+        recipes.compose(run, space.model, space.methods, space.epochs)
+    return run.asked
+
+
+def _group(name: str) -> str:
+    return name.removeprefix(_WEIGHT).removeprefix(_ACTIVATION)
+
+
+def _quantizer(choice: Value) -> str:
+    return str(choice).partition(":")[0]
+
+
+def _bits(choice: Value) -> int:
+    return int(str(choice).partition(":")[2])

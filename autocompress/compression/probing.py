@@ -1,0 +1,275 @@
+"""Measuring a sensitivity table: one group of the float network at one width, and what its answers then are."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, astuple, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autocompress import models
+from autocompress.compression import precision
+from autocompress.compression.recipe import GroupBits, Recipe
+from autocompress.compression.sensitivity import Sensitivity, Setting, Width
+from autocompress.compression.slots import Slot, SlotRunner
+from autocompress.compression.store import Store, versions
+from autocompress.contract import Context, FakeQuantizer, Hardened, Quantizer, TensorSpec
+from autocompress.files import digest
+from autocompress.graph import NetworkFacts, facts
+from autocompress.quantization import Point, QuantizedNetwork, quantize
+
+VERSION = "1"
+MOST_IMAGES, LEAST_IMAGES = 128, 8
+MOST_MACS = 3.5e11
+"""Of a whole table, were nothing shared; large networks and fine groups get fewer images for it."""
+BATCH = 64
+_PROBE = precision.EXEMPT_BITS - 1
+"""Tensors exempt from low bits (stem, classifier, the image) show by not following the recipe to this width."""
+log = logging.getLogger("autocompress.compression")
+
+
+def kept(
+    store: Store,
+    model_key: str,
+    model: nn.Module,
+    widths: Sequence[Width],
+    setting: Setting,
+    context: Context,
+    **progress: Any,
+) -> list[Sensitivity]:
+    """:func:`measure`, unless the store has its result: it is made once and shared by workers and runs.
+
+    Args:
+        store: where tables are kept.
+        model_key: content key of ``model``.
+        model, widths, setting, context, progress: as for :func:`measure`.
+    """
+    assert context.transfer is not None
+    used = {name: [setting.methods[name].version, params] for name, params in setting.params.items()}
+    about = [context.transfer.digest, context.seed, setting.granularity, used, [asdict(width) for width in widths]]
+    key = digest("sensitivity", VERSION, model_key, versions(), *about)
+    found = store.get(key) if store.has(key) else None
+    if found is not None:
+        return [Sensitivity(**row) for row in found[1]["rows"]]
+    table = measure(model, widths, setting, context, **progress)
+    store.put(key, {}, {"rows": [asdict(row) for row in table]})
+    return table
+
+
+def measure(
+    model: nn.Module,
+    widths: Sequence[Width],
+    setting: Setting,
+    context: Context,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+    pause: Callable[[], None] | None = None,
+) -> list[Sensitivity]:
+    """The table: for each of ``widths`` the loss when it alone acts on the float network.
+
+    The network is traced and folded once. Weights are replaced by what the file would hold; activations run through
+    calibrated fake-quantizers. For each group only the part of the network behind its first tensor is computed again.
+    Layers exempt from low bits do what QUANTIZE would do with them: they take 8 bits, so that the rows of a group that
+    has no other layers are all the same. A width that its quantizer cannot do is left out, and logged.
+
+    Args:
+        model: the float baseline, eval; it is not changed.
+        widths: choices to measure, the groups in network order.
+        setting: quantizers and groups.
+        context: with the images; ``context.transfer.calibration`` is used.
+        progress: told the finished fraction and a word.
+        pause: called between rows.
+
+    Raises:
+        UntraceableModel: if ``model`` cannot be traced.
+    """
+    probe = _Probe(model, widths, setting, context)
+    table: list[Sensitivity] = []
+    for number, width in enumerate(widths):
+        if progress is not None:
+            progress(number / len(widths), f"sensitivity of {width.group}")
+        if pause is not None:
+            pause()
+        try:
+            found = probe.row(width)
+        except Exception as error:  # a plugin's fault must not end the search
+            log.warning("no sensitivity of %s: %s: %s", astuple(width), type(error).__name__, error)
+            continue
+        table += [] if found is None else [Sensitivity(**asdict(width), loss=found[0], agreement=found[1])]
+    return table
+
+
+class _Probe:
+    """The traced network with a slot at every tensor that can be quantized, and the float network's answers."""
+
+    def __init__(self, model: nn.Module, widths: Sequence[Width], setting: Setting, context: Context) -> None:
+        self._setting, self._context = setting, context
+        known = facts(model, context.input_size)
+        self._network = self._slotted(model, known).to(context.device)
+        self._runner = SlotRunner(self._network)
+        points = self._network.placement
+        self._weights = _by_group(points.weights.values())
+        self._activations = _by_group(points.activations.values())
+        self._slots: dict[str, Slot] = {}
+        for fake in [*self._network.weight_fakes().values(), *self._network.activation_fakes().values()]:
+            assert isinstance(fake, Slot)
+            self._slots[fake.spec.name] = fake
+        self._images = images_for(known.macs * max(1, len(widths)))
+        self._batches = list(self._load())
+        self._float = [F.log_softmax(logits, dim=1) for logits in self._runner.answers(self._batches)]
+        self._fakes: dict[tuple[str, int], dict[str, FakeQuantizer]] = {}
+        self._known: dict[Any, tuple[float, float]] = {}
+
+    def row(self, width: Width) -> tuple[float, float] | None:
+        """Loss and agreement; None where the group has no tensor of that role."""
+        points = (self._weights if width.role == "weight" else self._activations).get(width.group, [])
+        if not points:
+            return None
+        specs = [self._spec(point, width) for point in points]
+        key = [(spec.name, spec.bits, name) for spec, name in specs]
+        if (known := self._known.get(tuple(key))) is not None:
+            return known
+        acts = self._weights_at(specs) if width.role == "weight" else self._activations_at(specs, width)
+        self._runner.advance(self._first_node(width.group))
+        for name, act in acts.items():
+            self._slots[name].given(act)
+        try:
+            found = self._compare(self._runner.rest())
+        finally:
+            for name in acts:
+                self._slots[name].given(None)
+        return self._known.setdefault(tuple(key), found)
+
+    # --- building ---------------------------------------------------------------------------------------------------
+
+    def _slotted(self, model: nn.Module, known: NetworkFacts) -> QuantizedNetwork:
+        # Every group, asked for or not: which group a tensor belongs to depends on its neighbours.
+        groups = models.groups(model, self._setting.granularity)
+        everywhere = {group.name: GroupBits("probe", _PROBE, "probe", _PROBE) for group in groups}
+        assigned = precision.assign(known, model, self._setting.granularity, Recipe(values={}, bits=everywhere))
+        params = self._setting.params.items()
+        equalise = any(self._quantizer(name).equalises(given) for name, given in params)
+        network = quantize(
+            model, assigned, lambda _, spec: Slot(spec), input_size=self._context.input_size, equalise=equalise
+        )
+        return network.eval()
+
+    def _load(self) -> Iterable[torch.Tensor]:
+        assert self._context.transfer is not None
+        split = self._context.transfer.calibration
+        for images, _ in split.subset(min(self._images, len(split)), self._context.seed).loader(BATCH):
+            yield images.to(self._context.device)
+
+    def _quantizer(self, name: str) -> Quantizer:
+        method = self._setting.methods[name]
+        assert isinstance(method, Quantizer)
+        return method
+
+    # --- fake-quantizers of a row -----------------------------------------------------------------------------------
+
+    def _spec(self, point: Point, width: Width) -> tuple[TensorSpec, str]:
+        """The tensor at the width asked for, and its quantizer; what is exempt from low bits keeps 8."""
+        follows = point.spec.bits == _PROBE
+        is_own = follows or width.role == "activation" or width.bits == point.spec.bits
+        name = width.quantizer if is_own else self._uniform(width)
+        return replace(point.spec, bits=width.bits if follows else point.spec.bits), name
+
+    def _uniform(self, width: Width) -> str:
+        """The quantizer that exempt weights fall back on: that of the activations, as in :func:`precision.assign`."""
+        if self._quantizer(width.quantizer).activation_bits:
+            return width.quantizer
+        return next(name for name in self._setting.params if self._quantizer(name).activation_bits)
+
+    def _make(self, spec: TensorSpec, name: str) -> FakeQuantizer:
+        fake = self._quantizer(name).apply(spec, self._setting.params[name], self._context)
+        return fake.to(self._context.device).eval()
+
+    def _weights_at(self, specs: Sequence[tuple[TensorSpec, str]]) -> dict[str, Callable[..., torch.Tensor]]:
+        layers = {layer.weight_quantizer.spec.name: layer for layer in self._network.layers().values()}
+        acts: dict[str, Callable[..., torch.Tensor]] = {}
+        for spec, name in specs:
+            weight = layers[spec.name].weight.detach()
+            fake = self._make(spec, name)
+            fake.observing = True
+            fake(weight)
+            fake.finish_observing()
+            fake.observing = False
+            acts[spec.name] = partial(_given, _values(self._quantizer(name).harden(fake, weight)))
+        return acts
+
+    def _activations_at(self, specs: Sequence[tuple[TensorSpec, str]], width: Width) -> dict[str, FakeQuantizer]:
+        key = width.quantizer, width.bits
+        if key not in self._fakes:
+            self._fakes[key] = self._calibrated(width)
+        return {spec.name: self._fakes[key][spec.name] for spec, _ in specs}
+
+    def _calibrated(self, width: Width) -> dict[str, FakeQuantizer]:
+        """Fake-quantizers of all activations at a width, their ranges observed in one pass."""
+        points = [point for group in self._activations.values() for point in group]
+        fakes = {point.spec.name: self._make(*self._spec(point, width)) for point in points}
+        for name, fake in fakes.items():
+            fake.observing = True
+            self._slots[name].given(fake)
+        try:
+            self._runner.answers(self._batches)
+        finally:
+            for name in fakes:
+                self._slots[name].given(None)
+        for fake in fakes.values():
+            fake.finish_observing()
+            fake.observing = False
+        return fakes
+
+    # --- comparing --------------------------------------------------------------------------------------------------
+
+    def _first_node(self, group: str) -> int:
+        names = {point.spec.name for point in (*self._weights.get(group, []), *self._activations.get(group, []))}
+        return self._runner.first(names)
+
+    def _compare(self, answers: Iterable[torch.Tensor]) -> tuple[float, float]:
+        loss, same, images = 0.0, 0, 0
+        for logits, wanted in zip(answers, self._float, strict=True):
+            found = F.log_softmax(logits.float(), dim=1)
+            loss += float(F.kl_div(found, wanted, reduction="sum", log_target=True))
+            same += int((found.argmax(1) == wanted.argmax(1)).sum())
+            images += len(logits)
+        if not math.isfinite(loss):
+            raise ValueError("the answers are not finite numbers")
+        return max(0.0, loss / images), 100.0 * same / images  # a hair below zero is rounding
+
+
+def images_for(macs: float) -> int:
+    """How many images a table is measured on.
+
+    Args:
+        macs: multiply-accumulates of one image through all its rows.
+    """
+    return int(min(MOST_IMAGES, max(LEAST_IMAGES, MOST_MACS // max(macs, 1))))
+
+
+def _by_group(points: Iterable[Point]) -> dict[str, list[Point]]:
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        found.setdefault(point.spec.group, []).append(point)
+    return found
+
+
+def _given(values: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return values
+
+
+def _values(hardened: Hardened) -> torch.Tensor:
+    """The weights that a file of these integers holds, float32."""
+    assert hardened.integers is not None
+    scale, zero = hardened.scale, hardened.zero_point
+    if hardened.channel_axis is not None:
+        shape = [1] * hardened.integers.ndim
+        shape[hardened.channel_axis] = -1
+        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    return (hardened.integers.float() - zero) * scale
