@@ -1,0 +1,126 @@
+"""Quantizers of activations that cannot be negative: DoReFa (the paper's) and PACT (its released commands').
+
+DoReFa (Zhou et al., arXiv 1606.06160), k bits, n = 2^k - 1:     x_q = round(n clip(x, 0, 1)) / n
+    gradient: 1 inside [0, 1], 0 outside.
+PACT (Choi et al., arXiv 1805.06085), alpha learned:     x_q = round(clip(x, 0, alpha) n / alpha) alpha / n
+    gradient: dx = 1 where 0 <= x < alpha, else 0; dalpha = sum of 1 where x >= alpha.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from autocompress.contract import FakeQuantizer, Hardened, TensorSpec
+from autocompress.errors import TrialFailed
+from autocompress.quantization.histograms import MeanSquaredError
+from autocompress.quantization.ops import fake_quant
+from autocompress.quantization.scales import unsigned_levels
+
+SMALLEST_ALPHA = 1e-4
+
+
+class _Unsigned(FakeQuantizer):
+    """What both share: the integers ``0 .. n``, zero point 0."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        super().__init__(spec)
+        if not spec.nonnegative:
+            raise ValueError(f"'{spec.name}' can be negative, and this quantizer would cut that off")
+        self.levels = unsigned_levels(spec.bits)
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Of the integers, float32, scalar."""
+        raise NotImplementedError
+
+    def harden(self, weight: torch.Tensor | None = None) -> Hardened:
+        """What the file holds."""
+        del weight
+        scale = self.scale.detach().clone()
+        return Hardened(scale, torch.zeros_like(scale, dtype=torch.int32), 0, self.levels.high, self.spec.bits)
+
+
+class DoReFaFakeQuantizer(_Unsigned):
+    """Cuts off at 1, whatever the network: made for networks that train with it from the start."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        super().__init__(spec)
+        self.register_buffer("step", torch.tensor(1.0 / self.levels.high), persistent=False)
+        self.register_buffer("zero", torch.tensor(0, dtype=torch.int32), persistent=False)
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """1 / n."""
+        return self.step  # type: ignore[return-value]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.observing or not self.enabled:
+            return x
+        result: torch.Tensor = fake_quant(x, self.step, self.zero, 0, self.levels.high)
+        return result
+
+
+class PactFakeQuantizer(_Unsigned):
+    """Cuts off at ``alpha``, which is learned. It starts at the cut-off with the smallest squared error on the
+    calibration images (the paper of PACT starts at a large value, and trains for long).
+
+    Args:
+        spec: a tensor that cannot be negative.
+        images: as many are observed, what comes later is ignored.
+    """
+
+    def __init__(self, spec: TensorSpec, images: int = 256) -> None:
+        super().__init__(spec)
+        self.alpha = nn.Parameter(torch.tensor(6.0))
+        self.observer = MeanSquaredError(self.levels)
+        self._images_left = images
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """alpha / n."""
+        return self.alpha.detach().clamp(min=SMALLEST_ALPHA) / self.levels.high
+
+    def finish_observing(self) -> None:
+        """Sets alpha.
+
+        Raises:
+            TrialFailed: if a value was not finite.
+        """
+        if not self.observer.seen:
+            return
+        high = self.observer.range()[1]
+        if not bool(torch.isfinite(high)):
+            raise TrialFailed(f"the values of '{self.spec.name}' are not finite")
+        with torch.no_grad():
+            self.alpha.copy_(high.clamp(min=SMALLEST_ALPHA))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.observing:
+            seen = x[: self._images_left].detach()
+            self._images_left -= len(seen)
+            if len(seen):
+                self.observer.observe(seen)
+            return x
+        if not self.enabled:
+            return x
+        result: torch.Tensor = _Pact.apply(x, self.alpha, self.scale.to(x.dtype), self.levels.high)
+        return result
+
+
+class _Pact(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, alpha: torch.Tensor, scale: torch.Tensor, high: int) -> torch.Tensor:
+        ctx.save_for_backward(x, alpha)
+        return (x / scale).round_().clamp_(0, high).mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        x, alpha = ctx.saved_tensors
+        above = x >= alpha
+        inside = (x >= 0) & ~above
+        return gradient * inside, (gradient * above).sum().to(alpha.dtype), None, None

@@ -1,0 +1,181 @@
+"""The fake-quantizer of SLB's weights: the expectation while it trains, the arg-max when it is finished.
+
+The paper has no scale: V lies in [-1, 1], and the batch norm behind the layer makes up for it. ``scale`` here:
+
+    "none"      the paper's: the norm behind takes the starting magnitude s into its statistics (``absorb``), and
+                weights are plain values of V.
+    "fixed"     s stays with the weights. With a batch norm behind, this is the same function and gives logits the
+                same gradient as "none", since ``BN(s y) = BN(y)``; long-term statistics of the trained network stay
+                right without any correction, which is why it is the default.
+    "learned"   s exp(l), one l a channel. Only without a batch norm; with one, gamma is that scale, and l would have
+                no gradient.
+
+Without a batch norm "none" is "fixed": an unscaled layer would multiply its outputs by 1 / s.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.contract import FakeQuantizer, Hardened, TensorSpec
+from autocompress.quantization.scales import along
+from autocompress_slb import start
+from autocompress_slb.settings import Settings
+from autocompress_slb.values import best, expectation, nearest, odd_integers, values
+
+
+class SlbFakeQuantizer(FakeQuantizer):
+    """Searches among ``2^bits`` values for every weight.
+
+    Logits are made when training begins (``start_search``, or the first training forward), from the float weight or
+    at random; a network that never trains, as in a dry run, has none and takes the nearest value of each weight. Once
+    there are logits, the float weight is no longer looked at.
+
+    Args:
+        spec: of a weight.
+        bits: 1 to 4; may be above ``spec.bits``, for layers that cannot do with less.
+        settings: of the method.
+        seed: of random logits.
+
+    Raises:
+        ValueError: for another width.
+    """
+
+    folds_norm = False
+    magnitude: torch.Tensor
+    """s, float32 ``(channels,)`` or a scalar: what the value 1 stands for; 0 until a weight was seen."""
+    integers: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, spec: TensorSpec, bits: int, settings: Settings | None = None, seed: int = 0) -> None:
+        super().__init__(spec)
+        self.settings = settings or Settings()
+        self.bits, self.axis = bits, spec.channel_axis
+        self.seed = zlib.crc32(spec.name.encode()) ^ seed
+        self.temperature, self.hard = self.settings.t_first, False
+        self.register_buffer("integers", odd_integers(bits).float(), persistent=False)
+        self.register_buffer("values", values(bits), persistent=False)
+        shape = () if self.axis is None else (spec.shape[self.axis],)
+        self.register_buffer("magnitude", torch.zeros(shape))
+        learned = self.settings.scale == "learned" and not spec.normed
+        self.log_scale = nn.Parameter(torch.zeros(shape)) if learned else None
+        self.logits: nn.Parameter | None = None
+        self._behind = False
+        self._found: tuple[int, torch.Tensor] | None = None
+
+    # -- the search ---------------------------------------------------------------------------------------------------
+
+    def start_search(self, weight: torch.Tensor) -> None:
+        """Makes the logits ``(m, *weight)``, float32, if there are none; in place if there are."""
+        if not self._is_fitted():
+            self._fit(weight)
+        settings = self.settings
+        with torch.no_grad():
+            if settings.init == "from_trained":
+                logits = start.trained_logits(weight, self.magnitude, self.bits, self.axis, settings.sharpness)
+            else:
+                generator = torch.Generator().manual_seed(self.seed)
+                logits = start.random_logits(tuple(weight.shape), self.bits, generator).to(weight.device)
+            if self.logits is None:
+                self.logits = nn.Parameter(logits)
+            else:
+                self.logits.copy_(logits)
+        self._behind = False
+
+    def absorb(self, norm: nn.Module) -> None:
+        """``scale`` "none": moves the magnitude into the long-term statistics of the batch norm behind, so that weights
+        are values of V and the outputs in eval mode stay what they were."""
+        mean, variance = norm.running_mean, norm.running_var
+        assert isinstance(mean, torch.Tensor)
+        assert isinstance(variance, torch.Tensor)
+        eps = float(norm.eps)  # type: ignore[arg-type]
+        with torch.no_grad():
+            mean.div_(self.magnitude)
+            variance.copy_(((variance + eps) / self.magnitude**2 - eps).clamp(min=0.0))
+            self.magnitude.fill_(1.0)
+
+    def _is_fitted(self) -> bool:
+        return bool((self.magnitude > 0).all())
+
+    def _fit(self, weight: torch.Tensor) -> None:
+        self.magnitude.copy_(start.magnitude(weight, self.bits, self.axis))
+
+    # -- the weight ---------------------------------------------------------------------------------------------------
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Of the odd integers, float32, of the shape of ``magnitude``: ``s / (m - 1)``; 0 until a weight was seen."""
+        size = self.magnitude if self.log_scale is None else self.magnitude * self.log_scale.exp()
+        return size / (2**self.bits - 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The weight; ``x``, the float weight, counts only where there are no logits."""
+        if self.observing:
+            self._fit(x)
+            return x
+        if not self.enabled:
+            self._behind = self._behind or (self.training and self.logits is not None)
+            return x
+        if self.training and torch.is_grad_enabled() and (self.logits is None or self._behind):
+            self.start_search(x)  # also behind a quantization delay, in which the float weight has trained
+        if self.logits is None or self.hard or not self.training:
+            return self._scaled(self._best(x)).to(x.dtype)
+        size = self.magnitude if self.log_scale is None else self.magnitude * self.log_scale.exp()
+        soft = expectation(self.logits, self.values, self.temperature)
+        return (soft * along(size, soft.ndim, self.axis)).to(x.dtype)
+
+    def _scaled(self, integers: torch.Tensor) -> torch.Tensor:
+        return integers * along(self.scale, integers.ndim, self.axis)
+
+    @torch.no_grad()
+    def _best(self, weight: torch.Tensor) -> torch.Tensor:
+        """The odd integers of the arg-max as float32, found once for each state of the logits."""
+        if self.logits is None:
+            if not self._is_fitted():
+                self._fit(weight)
+            u = weight.detach().float() / along(self.magnitude, weight.ndim, self.axis)
+            return self.integers[nearest(u, self.bits).int()]
+        version = self.logits._version
+        if self._found is None or self._found[0] != version or self._found[1].device != self.logits.device:
+            self._found = version, self.integers[best(self.logits).int()]
+        return self._found[1]
+
+    def harden(self, weight: torch.Tensor | None = None) -> Hardened:
+        """Odd integers ``2 i - (m - 1)``; ``weight`` is needed where nothing was trained.
+
+        Raises:
+            ValueError: if it is missing.
+        """
+        if weight is None:
+            raise ValueError(f"'{self.spec.name}' is a weight: its integers need the float tensor")
+        integers = self._best(weight).to(torch.int8)
+        scale, last = self.scale.detach().clone(), 2**self.bits - 1
+        return Hardened(
+            scale=scale,
+            zero_point=torch.zeros_like(scale, dtype=torch.int32),
+            low=-last,
+            high=last,
+            bits=self.bits,
+            integers=integers,
+            channel_axis=self.axis,
+            step=2,
+        )
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        kept = state_dict.get(f"{prefix}logits")
+        if kept is None:
+            self.logits = None
+        elif self.logits is None:
+            self.logits = nn.Parameter(torch.empty_like(kept, device=self.magnitude.device))
+        self._found = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        found = "no logits" if self.logits is None else f"T={self.temperature:g}"
+        return f"{self.spec.name}, {self.bits} bits, axis={self.axis}, {found}"

@@ -1,0 +1,72 @@
+"""Everything that SLB can be told, with the defaults of the digest's section 9."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from autocompress_slb.schedule import Kind, TemperatureSchedule
+
+Norm = Literal["calibrate_each_epoch", "two_statistics", "calibrate_end", "none"]
+Init = Literal["from_trained", "he_normal"]
+Scale = Literal["none", "fixed", "learned"]
+Activation = Literal["pact", "dorefa", "uniform"]
+NORMS: tuple[Norm, ...] = ("calibrate_each_epoch", "two_statistics", "calibrate_end", "none")
+INITS: tuple[Init, ...] = ("from_trained", "he_normal")
+SCALES: tuple[Scale, ...] = ("none", "fixed", "learned")
+ACTIVATIONS: tuple[Activation, ...] = ("pact", "dorefa", "uniform")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Parameters of the method; the space asks for some, the rest stays at these values.
+
+    Attributes:
+        schedule, t_first, t_final, start, end, hard_tail: see TemperatureSchedule.
+        every: the temperature moves each "step" (paper) or "epoch" (released recipe).
+        norm: how batch norms get the statistics of the discrete weights, see ``state_norm``; "none" leaves them those
+            of the expectation, as an ablation.
+        init: logits from the trained weights, or random (He-normal, as in the published code).
+        sharpness: of the start from trained weights; ``kappa = sharpness / (v_2 - v_1)^2``, see ``start``.
+        scale: what multiplies the values, see ``fakequant``.
+        activation: quantizer of activations that cannot be negative.
+        lr_scale: learning rate of the logits, in that of the other parameters.
+        weight_decay: of the logits. It pulls them towards the uniform distribution, against the annealing.
+        calibration_images: on which ranges of activations are observed.
+        norm_images: on which statistics of batch norms are calibrated.
+    """
+
+    schedule: Kind = "exponential"
+    t_first: float = 1.0
+    t_final: float = 1e3
+    start: float = 0.3
+    end: float = 0.9
+    hard_tail: bool = True
+    every: Literal["step", "epoch"] = "step"
+    norm: Norm = "calibrate_each_epoch"
+    init: Init = "from_trained"
+    sharpness: float = 2.0
+    scale: Scale = "fixed"
+    activation: Activation = "pact"
+    lr_scale: float = 1.0
+    weight_decay: float = 0.0
+    calibration_images: int = 256
+    norm_images: int = 1024
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Settings:
+        """The settings in a recipe's parameters; what is missing has its default.
+
+        Raises:
+            TypeError: for a name that is not one of the above.
+        """
+        unknown = set(params) - {field.name for field in fields(cls)}
+        if unknown:
+            raise TypeError(f"slb has no parameter {sorted(unknown)[0]!r}")
+        return cls(**params)
+
+    @property
+    def temperature(self) -> TemperatureSchedule:
+        """The schedule of T."""
+        return TemperatureSchedule(self.schedule, self.t_first, self.t_final, self.start, self.end, self.hard_tail)

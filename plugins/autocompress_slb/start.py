@@ -1,0 +1,75 @@
+"""Where the search starts: logits from the trained weights, or at random; and how much memory it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import psutil
+import torch
+
+from autocompress.errors import TrialFailed
+from autocompress.quantization.scales import SMALLEST_SCALE, along
+from autocompress_slb.values import values
+
+COPIES = 5
+"""Tensors of the logits' shape in a training step: logits, gradient, AdamW's two moments, probabilities."""
+
+
+def magnitude(weight: torch.Tensor, bits: int, axis: int | None) -> torch.Tensor:
+    """What the value 1 stands for, float32 ``(channels,)`` along ``axis``, or a scalar for None: ``max |W|``, for 1 bit
+    ``mean |W|``, and never 0, since a dead channel needs a scale as well.
+
+    Raises:
+        TrialFailed: if a weight is not finite.
+    """
+    size = weight.detach().float().abs()
+    dimensions = [d for d in range(size.ndim) if axis is not None and d != axis] if axis is not None else None
+    result = size.mean(dimensions) if bits == 1 else size.amax(dimensions or list(range(size.ndim)))
+    if not bool(torch.isfinite(result).all()):
+        raise TrialFailed("a weight is not finite, so no low-bit value can be searched for it")
+    return result.clamp(min=SMALLEST_SCALE * (2**bits - 1))
+
+
+def trained_logits(
+    weight: torch.Tensor, magnitude: torch.Tensor, bits: int, axis: int | None, sharpness: float
+) -> torch.Tensor:
+    """``A_i = -kappa (u - v_i)^2`` with ``u = W / magnitude``, float32 ``(m, *weight)``: arg-max is the nearest value.
+
+    ``kappa = sharpness / (v_2 - v_1)^2``, so that probabilities reach equally many neighbours at every width. At
+    ``sharpness`` 2 they are Gaussians half a step wide: about the narrowest whose expectation still follows u.
+    """
+    v = values(bits).to(weight.device)
+    kappa = sharpness / float(v[1] - v[0]) ** 2
+    u = weight.detach().float() / along(magnitude, weight.ndim, axis)
+    return torch.stack([(u - value).square_().mul_(-kappa) for value in v])
+
+
+def random_logits(shape: tuple[int, ...], bits: int, generator: torch.Generator) -> torch.Tensor:
+    """He-normal logits, float32 ``(m, *shape)``, as the published code draws them: fan-out over the weight's kernel and
+    the values. Zeros would tie: every weight the lowest value, and no gradient to tell them apart."""
+    fan_out = shape[0] * math.prod(shape[2:]) * 2**bits
+    return torch.randn(2**bits, *shape, generator=generator) * math.sqrt(2 / fan_out)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def bytes_needed(sizes: Iterable[tuple[int, int]]) -> int:
+    """Bytes that training takes for weights of (elements, bits) each, beside what the float model takes."""
+    return sum(COPIES * 4 * 2**bits * elements for elements, bits in sizes)
+
+
+def bytes_available(device: torch.device | None = None) -> int:
+    """Memory left on ``device``; the computer's own by default."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def shortage(sizes: Iterable[tuple[int, int]], device: torch.device | None = None) -> str | None:
+    """What is wrong in words where the search does not fit; None where it does."""
+    needed, available = bytes_needed(sizes), bytes_available(device)
+    if needed <= available:
+        return None
+    return f"needs {needed / 1e9:.1f} GB for logits, gradients and moments, and {available / 1e9:.1f} GB are free"

@@ -1,0 +1,129 @@
+"""State batch normalisation: batch norms deployed with the statistics of the discrete weights.
+
+While training, a norm sees ``y_c = conv(W_c, x)``; deployed, it sees ``y_q = conv(W_q, x)`` with other means and
+variances. Each state has its statistics; gamma and beta are shared and learn from the continuous state alone:
+
+    s_c = gamma (y_c - mu_c) / sqrt(var_c + eps) + beta         s_q = gamma (y_q - mu_q) / sqrt(var_q + eps) + beta
+
+Two ways to ``mu_q``, ``var_q``: a second, discrete forward pass of every batch (the paper's, ``two_statistics``), or
+passes over calibration images now and then (the released recipe's, ``calibrate``). In both it is a pass of the whole
+network, so that a norm sees the inputs that it will be deployed with.
+
+Not only the norms behind searched layers need them: everything that follows a discrete weight sees other inputs. The
+norms in front of the first searched layer do not, and stay as they are (``norms_behind``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal, cast
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+State = Literal["continuous", "discrete"]
+
+
+class _StateBatchNorm(_BatchNorm):
+    """Two statistics, one gamma and beta. The module's own running statistics, which every reader of a batch norm
+    knows, are those of the discrete state; eval mode uses them. Those of the continuous state take no part in the state
+    dict: training uses the batch's own.
+
+    In training, ``state`` says which statistics the batch belongs to: "continuous" or "discrete". A discrete batch
+    gives no gradient to anything if it runs under ``torch.no_grad``, which is the caller's business: in the hard tail
+    both states are one, and discrete batches train gamma and beta.
+    """
+
+    continuous_mean: torch.Tensor
+    continuous_var: torch.Tensor
+
+    @classmethod
+    def of(cls, norm: _BatchNorm) -> _StateBatchNorm:
+        """A state batch norm with the parameters and statistics of ``norm``: the same tensors."""
+        twin = cls.__new__(cls)
+        twin.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in vars(norm).items()}
+        twin.register_buffer("continuous_mean", cast(torch.Tensor, norm.running_mean).clone(), persistent=False)
+        twin.register_buffer("continuous_var", cast(torch.Tensor, norm.running_var).clone(), persistent=False)
+        return twin
+
+    state: State = "continuous"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.state == "discrete":
+            return super().forward(x)
+        self._check_input_dim(x)
+        momentum = 0.1 if self.momentum is None else self.momentum
+        return nn.functional.batch_norm(
+            x, self.continuous_mean, self.continuous_var, self.weight, self.bias, True, momentum, self.eps
+        )
+
+
+class StateBatchNorm1d(_StateBatchNorm, nn.BatchNorm1d):
+    """Of ``(N, C)`` or ``(N, C, L)``."""
+
+
+class StateBatchNorm2d(_StateBatchNorm, nn.BatchNorm2d):
+    """Of ``(N, C, H, W)``."""
+
+
+def state_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> _StateBatchNorm:
+    """The state batch norm that takes the place of ``norm``, with its tensors."""
+    return (StateBatchNorm1d if isinstance(norm, nn.BatchNorm1d) else StateBatchNorm2d).of(norm)
+
+
+def norms_behind(model: nn.Module, layers: Collection[str]) -> list[str]:
+    """Names of the batch norms whose inputs depend on the weights of ``layers``: their own and all that follow.
+
+    In a traced network this is read off the graph; elsewhere all batch norms count.
+    """
+    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    if not isinstance(model, fx.GraphModule):
+        return norms
+    reached: set[fx.Node] = set()
+    touched: list[str] = []
+    for node in model.graph.nodes:
+        if node.target in layers or any(source in reached for source in node.all_input_nodes):
+            reached.add(node)
+            touched += [str(node.target)] if node.op == "call_module" else []
+    return [name for name in norms if any(name == target or name.startswith(f"{target}.") for target in touched)]
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, norms: Iterable[_BatchNorm], batches: Iterable[torch.Tensor]) -> None:
+    """Sets the statistics of ``norms`` to those of ``batches``, images ``(N, C, H, W)``, with the rest of ``model`` in
+    eval mode, so weights discrete: the average of the batches' means and variances. Parameters stay as they are."""
+    norms, batches = list(norms), iter(batches)
+    first = next(batches, None)
+    if first is None or not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    states = [getattr(norm, "state", None) for norm in norms]
+    with _restored(model):
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the average over all batches, each with equal weight
+            norm.training = True
+            if isinstance(norm, _StateBatchNorm):
+                norm.state = "discrete"
+        try:
+            model(first)
+            for images in batches:
+                model(images)
+        finally:
+            for norm, momentum, state in zip(norms, momenta, states, strict=True):
+                norm.momentum = momentum
+                if isinstance(norm, _StateBatchNorm):
+                    norm.state = cast(State, state)
