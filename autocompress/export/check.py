@@ -93,8 +93,9 @@ def integer_bytes(file: Path) -> tuple[int, int]:
     integers = floats = 0
     for tensor in onnx.load(str(file)).graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)
+        stored = len(tensor.raw_data) or array.nbytes  # numpy gives an integer of 4 bits a whole byte
         if np.issubdtype(array.dtype, np.floating):
-            floats += array.nbytes
+            floats += stored
         else:
-            integers += array.nbytes
+            integers += stored
     return integers, floats

@@ -11,6 +11,8 @@ import torch
 from torch import fx, nn
 
 from autocompress.export.exporter import to_onnx
+from autocompress.export.packing import pack_weights
+from autocompress.export.slim import slim
 from autocompress.files import atomic
 from autocompress.graph.shapes import blank_images
 from autocompress.graph.trace import UntraceableModel, evaluating
@@ -26,16 +28,23 @@ def export(
     The input ``image`` is float32 ``(batch, channels, height, width)`` with a free batch axis, normalised; the output
     is ``logits`` ``(batch, classes)``.
 
+    Weights below 8 bits are packed, as ``packing`` says.
+
     Args:
         model: float or hardened; exported in eval mode, batch norm folded. It is not changed.
         path: of the file.
         input_size: (channels, height, width).
         metadata: what a reader must know (mean, std, input size, class names), kept in the file's metadata.
+
+    Raises:
+        TrialFailed: if a layer's integers do not fit its bits.
     """
     deployable = _flat(model)
     with evaluating(deployable), _plain_pools(deployable):
         proto = to_onnx(deployable, blank_images(deployable, input_size, batch=2))
     _strip(proto)
+    slim(proto)
+    pack_weights(proto, deployable)
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=value)
     with atomic(Path(path)) as temporary:

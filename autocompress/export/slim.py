@@ -1,0 +1,92 @@
+"""Bytes of a file that tell a runtime nothing: in a small network at few bits they are a tenth of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from autocompress.export.exporter import OPSET
+
+
+def slim(proto: onnx.ModelProto) -> None:
+    """Takes out of ``proto``, in place, what a runtime knows or computes by itself when it loads the file.
+
+    The scales of biases become products of the scales they are made of, zero points of zero go from convolutions, and
+    nodes lose their names and the attributes that have their default.
+    """
+    _derive_bias_scales(proto.graph)
+    _drop_zero_points(proto.graph)
+    for node in proto.graph.node:
+        node.name = ""
+        _drop_defaults(node)
+
+
+def _derive_bias_scales(graph: onnx.GraphProto) -> None:
+    """``bias_scale = input_scale * weight_scale`` as a node, where that is the stored vector to the last bit."""
+    tensors, producers = _by_name(graph)
+    layers = []
+    for node in graph.node:
+        scales = [_input(producers.get(name), 1) for name in node.input]
+        if node.op_type in ("Conv", "Gemm") and len(scales) == 3 and all(name in tensors for name in scales):
+            layers.append(scales)
+    # The exporter keeps equal tensors once: what serves as another scale too must not be made of such.
+    factors = {name for scales in layers for name in scales[:2]}
+    derived: dict[str, onnx.NodeProto] = {}
+    for of_input, of_weight, of_bias in layers:
+        product = numpy_helper.to_array(tensors[of_input]) * numpy_helper.to_array(tensors[of_weight])
+        multiply = helper.make_node("Mul", [of_input, of_weight], [of_bias])
+        same = np.array_equal(product, numpy_helper.to_array(tensors[of_bias]))
+        if same and of_bias not in factors and multiply.ByteSize() < tensors[of_bias].ByteSize():
+            derived[of_bias] = multiply
+    _replace(graph, [*derived.values(), *graph.node], without=set(derived))
+
+
+def _drop_zero_points(graph: onnx.GraphProto) -> None:
+    """From the weights of convolutions only: a Gemm without them stays in float in ONNX Runtime."""
+    tensors, producers = _by_name(graph)
+    dropped = set()
+    for node in graph.node:
+        source = producers.get(node.input[1]) if node.op_type == "Conv" else None
+        zero = tensors.get(_input(source, 2))
+        if source is not None and zero is not None and not numpy_helper.to_array(zero).any():
+            dropped.add(zero.name)
+            del source.input[2:]
+    still_read = {name for node in graph.node for name in node.input}
+    _replace(graph, list(graph.node), without=dropped - still_read)
+
+
+def _input(node: onnx.NodeProto | None, number: int) -> str:
+    """Name of an input of ``node`` if it is a DequantizeLinear, which reads a tensor, its scale and its zero point."""
+    if node is None or node.op_type != "DequantizeLinear" or len(node.input) <= number:
+        return ""
+    return node.input[number]
+
+
+def _drop_defaults(node: onnx.NodeProto) -> None:
+    if not onnx.defs.has(node.op_type, OPSET, node.domain):
+        return
+    known = onnx.defs.get_schema(node.op_type, OPSET, node.domain).attributes
+    kept = [
+        attribute
+        for attribute in node.attribute
+        if attribute.name not in known or attribute.SerializeToString() != _default(known[attribute.name])
+    ]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _default(attribute: onnx.defs.OpSchema.Attribute) -> bytes:
+    return attribute.default_value.SerializeToString()
+
+
+def _by_name(graph: onnx.GraphProto) -> tuple[dict[str, onnx.TensorProto], dict[str, onnx.NodeProto]]:
+    return {t.name: t for t in graph.initializer}, {name: node for node in graph.node for name in node.output}
+
+
+def _replace(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], without: set[str]) -> None:
+    """The graph with ``nodes``, and without some initializers."""
+    tensors = [tensor for tensor in graph.initializer if tensor.name not in without]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)

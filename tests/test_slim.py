@@ -1,0 +1,123 @@
+"""What the file does not say because a runtime knows it: smaller, and not a bit different in what it computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import fx, nn
+
+from autocompress.export import open_session, operator_histogram
+from autocompress.export.exporter import to_onnx
+from autocompress.export.slim import slim
+from autocompress.quantization import LayerBits, calibrate, harden, quantize
+from autocompress.quantization.fakequant import UniformFakeQuantizer
+
+SIZE = (3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def hardened() -> fx.GraphModule:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=10).eval()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):  # biases of zero would be equal, and kept once
+            nn.init.normal_(norm.bias, std=0.1)
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    config = {name: LayerBits("q") for name in layers}
+    network = quantize(model, config, lambda _, spec: UniformFakeQuantizer(spec), input_size=SIZE)
+    calibrate(network, [torch.randn(8, *SIZE)])
+    return harden(network)
+
+
+def test_a_slim_file_computes_the_same(hardened: fx.GraphModule, tmp_path: Path) -> None:
+    proto = to_onnx(hardened, torch.zeros(2, *SIZE))
+    onnx.save(proto, tmp_path / "before.onnx")
+    slim(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, tmp_path / "after.onnx")
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    assert operator_histogram(after) == operator_histogram(before)
+    images = np.random.default_rng(0).standard_normal((4, *SIZE), np.float32)
+    logits = [open_session(file).run(None, {"image": images})[0] for file in (before, after)]
+    assert np.array_equal(*logits)
+    biases = [layer.bias_scale for layer in hardened.modules() if getattr(layer, "bias_scale", None) is not None]
+    spared = before.stat().st_size - after.stat().st_size
+    assert spared > sum(scale.numel() * 4 for scale in biases), "the scales of the biases, and more than their nodes"
+
+
+def graph_of(nodes: list[onnx.NodeProto], tensors: dict[str, np.ndarray]) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 32, 1, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 32, 1, 1])],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def layer(tensors: dict[str, np.ndarray], bias_scale: str = "bs", zero: str = "wz") -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "xs"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", zero], ["wf"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", bias_scale], ["bf"], axis=0),
+        helper.make_node("Conv", ["xf", "wf", "bf"], ["y"], group=1, auto_pad="NOTSET", pads=[0, 0, 0, 0]),
+    ]
+    return graph_of(nodes, tensors)
+
+
+@pytest.fixture
+def tensors() -> dict[str, np.ndarray]:
+    scale = np.linspace(0.01, 0.1, 32, dtype=np.float32)
+    return {
+        "xs": np.array(0.3, np.float32),
+        "ws": scale,
+        "bs": scale * np.float32(0.3),
+        "w": np.ones((32, 32, 1, 1), np.int8),
+        "wz": np.zeros(32, np.int8),
+        "b": np.arange(32, dtype=np.int32),
+    }
+
+
+def names(model: onnx.ModelProto) -> set[str]:
+    return {tensor.name for tensor in model.graph.initializer}
+
+
+def test_what_follows_from_the_rest_goes(tensors: dict[str, np.ndarray]) -> None:
+    model = layer(tensors)
+    slim(model)
+    assert names(model) == {"xs", "ws", "w", "b"}
+    convolution = model.graph.node[-1]
+    assert [attribute.name for attribute in convolution.attribute] == ["pads"]
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_a_bias_scale_of_its_own_stays(tensors: dict[str, np.ndarray]) -> None:
+    tensors["bs"] = np.nextafter(tensors["bs"], np.float32(1))
+    model = layer(tensors)
+    slim(model)
+    assert "bs" in names(model)
+
+
+def test_a_zero_point_that_says_something_stays(tensors: dict[str, np.ndarray]) -> None:
+    tensors["wz"][3] = 1
+    model = layer(tensors)
+    slim(model)
+    assert "wz" in names(model)
+
+
+def test_a_scale_is_not_made_of_itself(tensors: dict[str, np.ndarray]) -> None:
+    """Where the input's scale is 1, the exporter keeps one tensor for the weight's scale and the bias's."""
+    tensors["xs"] = np.array(1, np.float32)
+    del tensors["bs"]
+    model = layer(tensors, bias_scale="ws")
+    slim(model)
+    assert "ws" in names(model)
+    onnx.checker.check_model(model, full_check=True)

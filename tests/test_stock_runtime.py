@@ -1,0 +1,107 @@
+"""Low-bit artifacts in a stock onnxruntime: a process that can import neither autocompress nor torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from autocompress.compression.recipe import Replay
+from autocompress.compression.workbench import Workbench
+from autocompress.data import TensorSplit
+
+STOCK = """
+import sys
+
+
+class Guard:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("autocompress", "torch", "timm") or name.startswith("autocompress"):
+            raise ImportError(f"{name} is not installed here")
+
+
+sys.meta_path.insert(0, Guard())
+try:
+    import autocompress
+except ImportError:
+    pass
+else:
+    raise SystemExit("the guard does not guard")
+
+import json
+
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+said = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+pixels, labels = np.load(sys.argv[2]), np.load(sys.argv[3])
+assert list(pixels.shape[1:]) == said["input_size"], said
+mean, std = (np.array(said[name], np.float32).reshape(1, -1, 1, 1) for name in ("mean", "std"))
+images = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+logits = session.run(None, {session.get_inputs()[0].name: images})[0]
+found = logits.argmax(1)
+assert not [name for name in sys.modules if name.split(".")[0] in ("autocompress", "torch")]
+print(json.dumps({"labels": found.tolist(), "accuracy": 100 * float((found == labels).mean()),
+                  "names": [said["class_names"][label] for label in found[:3]]}))
+"""
+
+
+def recipe_values(bench: Workbench, bits: int) -> dict[str, Any]:
+    """The recipe that quantizes all at 8 bits, with ``bits`` for the weights."""
+    values = dict(dict(bench.starting_points())["8-bit alone"])
+    return values | {name: f"quantize:{bits}" for name in values if name.startswith("bits.weight.")}
+
+
+@pytest.fixture(scope="module", params=[4, 2])
+def artifact(request: pytest.FixtureRequest, bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """(bits, the artifact's file, its accuracy on the test split, the labels it gives here)."""
+    folder = tmp_path_factory.mktemp("stock")
+    candidate = bench.candidate(bench.compose(Replay(recipe_values(bench, request.param))))
+    deployable = bench.export(candidate, folder / "scratch.onnx")
+    bench.save_artifact(candidate, deployable, folder / "7", {})
+    assert (folder / "7" / "model.onnx").stat().st_size == deployable.file.stat().st_size, "what the size column says"
+    accuracy, _ = bench.accuracy(deployable, "test")
+    images, _ = next(iter(bench.splits.test.loader(len(bench.splits.test))))
+    labels = bench.device.predict(deployable, images.numpy(), bench.job.device).argmax(1)
+    return request.param, folder / "7" / "model.onnx", accuracy, labels.tolist()
+
+
+def test_a_stock_runtime_gives_the_accuracy_that_was_scored(
+    artifact: tuple[int, Path, float, list[int]], bench: Workbench, tmp_path: Path
+) -> None:
+    _, file, accuracy, labels = artifact
+    split = bench.splits.test
+    assert isinstance(split, TensorSplit)
+    np.save(tmp_path / "images.npy", split.images.numpy())
+    np.save(tmp_path / "labels.npy", split.labels().numpy())
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        STOCK,
+        str(file),
+        *(str(tmp_path / f"{n}.npy") for n in ("images", "labels")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["labels"] == labels
+    assert said["accuracy"] == pytest.approx(accuracy, abs=1e-9)
+    assert len(set(said["labels"])) > 1, "the file says more than one thing, so equal labels mean something"
+
+
+def test_the_artifact_holds_packed_weights(artifact: tuple[int, Path, float, list[int]]) -> None:
+    bits, file, _, _ = artifact
+    tensors = {tensor.name: tensor for tensor in onnx.load(str(file)).graph.initializer}
+    packed = [tensor for name, tensor in tensors.items() if "_packed" in name]
+    assert {tensor.data_type for tensor in packed} == {TensorProto.INT4 if bits == 4 else TensorProto.UINT8}
+    whole = sum(len(tensor.raw_data) for tensor in tensors.values() if tensor.data_type == TensorProto.INT8)
+    assert 8 / bits * sum(len(tensor.raw_data) for tensor in packed) > 10 * whole
