@@ -1,0 +1,1 @@
+"""The parts of ``quantization.py``: each gives rows, and says whether its targets are met."""

@@ -1,0 +1,92 @@
+"""Low bits with training, against float: the exported files' accuracy in their runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import Value
+from shared.orders import difference
+from shared.trained import job_of, recipe_of
+
+TARGETS = {"quantize:4": -0.5, "slb:2": -1.5, "slb:1": -3.0}
+"""Points, at least, against float; activations of 8 bits."""
+SPLITS = ("val", "test")
+
+
+def run(
+    model: str,
+    data: str,
+    epochs: int,
+    qat_epochs: int,
+    seeds: Sequence[int],
+    *,
+    values: dict[str, Value] | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """One row a width; the mean over the seeds of training is compared.
+
+    Args:
+        model, data, epochs: the float baseline (one, with seed 0).
+        qat_epochs: of the training that QUANTIZE does.
+        seeds: of that training.
+        values: of the recipes, where they are not the defaults, for example ``{"qat.lr": 5e-4}``.
+        keep: called with the part so far whenever a row is done.
+    """
+    bench = Workbench.open(job_of(model, data, epochs, qat_epochs=qat_epochs))
+    floats = {split: bench.accuracy(bench.baseline.deployable, split)[1] for split in SPLITS}
+    part: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "epochs": epochs,
+        "qat_epochs": qat_epochs,
+        "seeds": list(seeds),
+        "float": {split: 100.0 * float(flags.mean()) for split, flags in floats.items()},
+        "rows": [],
+    }
+    for weights, target in TARGETS.items():
+        row = _row(bench, weights, seeds, floats, values or {})
+        row |= {"target": target, "met": all(row[split]["points"] >= target for split in SPLITS)}
+        part["rows"].append(row)
+        part["met"] = all(row["met"] for row in part["rows"])
+        keep(part)
+        print(lines({**part, "rows": [row]}), flush=True)
+    return part
+
+
+def _row(
+    bench: Workbench, weights: str, seeds: Sequence[int], floats: dict[str, np.ndarray], values: dict[str, Value]
+) -> dict[str, Any]:
+    recipe = recipe_of(bench, weights, 8, {"qat.epochs": bench.job.budget.epochs, **values})
+    row: dict[str, Any] = {"weights": weights, "recipe": dict(recipe.values), "training_seconds": []}
+    correct: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    for seed in seeds:
+        candidate = replace(bench.pipeline, seed=seed).run(recipe)
+        row["training_seconds"].append(round(candidate.seconds.get("quantize", 0.0), 1))
+        with tempfile.TemporaryDirectory() as folder:
+            file = bench.export(candidate, Path(folder) / "model.onnx")
+            row["bytes"] = file.file.stat().st_size
+            for split in SPLITS:
+                correct[split].append(bench.accuracy(file, split)[1])
+    for split in SPLITS:
+        found = difference(correct[split], [floats[split]] * len(seeds))
+        accuracies = [round(100.0 * float(flags.mean()), 2) for flags in correct[split]]
+        row[split] = {**found._asdict(), "accuracy": accuracies, "images": len(floats[split])}
+    return row
+
+
+def lines(part: dict[str, Any]) -> list[str]:
+    """The part for people."""
+    return [
+        f"{row['weights']:<12} {split:<5} float {part['float'][split]:.2f}  {row[split]['accuracy']}  "
+        "{points:+.2f} ({low:+.2f}..{high:+.2f})".format(**row[split])
+        + f"  target {row['target']:+.1f}  {'yes' if row[split]['points'] >= row['target'] else 'no'}"
+        for row in part["rows"]
+        for split in SPLITS
+    ]

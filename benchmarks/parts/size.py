@@ -1,0 +1,89 @@
+"""File size by bits, and latency below 8 bits over that at 8, in one interleaved run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import int8
+from autocompress import models
+from autocompress.compression.baseline import weights_key
+from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.pipeline import Pipeline
+from autocompress.compression.store import Store
+from autocompress.compression.trainer import default_device
+from autocompress.contract import Quantizer, manager
+from autocompress.export import export, operator_histogram
+from autocompress.job import Limits, load_job
+from shared.trained import QUANTIZERS, Written
+
+SIZE = {8: 0.27, 4: 0.15, 2: 0.09, 1: 0.06}
+"""At most, of the float ONNX file, by bits."""
+LATENCY = 1.05
+"""At most, of the 8-bit file's."""
+CHOICES = ("quantize:8", "quantize:4", "quantize:2", "slb:2", "slb:1")
+
+
+def run(model_name: str, size: int, classes: int, seconds: float, threads: int = 1) -> dict[str, Any]:
+    """Files of one backbone with random weights: the deployed structure needs no training (a dry run).
+
+    Args:
+        model_name: in timm.
+        size: pixels.
+        classes: of the classifier.
+        seconds: of measuring, all files together.
+        threads: of the runtime.
+    """
+    job = load_job(model=model_name, model_args={"num_classes": classes}, data="digits", device={"input_size": size})
+    model = models.create(job)  # without the data: classes and pixels as asked for
+    found = manager().methods()
+    methods = [method for method in found if isinstance(method, Quantizer) and method.name in QUANTIZERS]
+    space = JobSpace(model, methods, Limits(), "model", epochs=1)
+    pipeline = Pipeline(model, weights_key(model), methods, None, "model", 0, default_device(), Store())
+    image = models.input_size(model)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {"fp32": Path(folder) / "fp32.onnx"}
+        export(model, paths["fp32"], image)
+        for choice in CHOICES:
+            paths[choice] = Path(folder) / f"{choice.replace(':', '-')}.onnx"
+            candidate = pipeline.run(space.compose(Written(choice, 8)), dry_run=True)
+            export(candidate.model, paths[choice], image)
+        blocks = int8.measure(paths, image[1], threads, seconds)
+        whole = paths["fp32"].stat().st_size
+        for choice in CHOICES:
+            bits = int(choice.partition(":")[2])
+            ratio = int8.ratio(blocks[choice], blocks["quantize:8"])
+            row: dict[str, Any] = {
+                "weights": choice,
+                "bytes": paths[choice].stat().st_size,
+                "size_ratio": paths[choice].stat().st_size / whole,
+                "size_target": SIZE[bits],
+                "latency_over_8_bits": ratio,
+                "latency_target": LATENCY,
+                "milliseconds": float(sorted(blocks[choice])[len(blocks[choice]) // 2]),
+                "operators": operator_histogram(paths[choice]),
+            }
+            row["met"] = row["size_ratio"] <= SIZE[bits] and ratio["median"] <= LATENCY
+            rows.append(row)
+    return {
+        "model": model_name,
+        "size": image[1],
+        "classes": classes,
+        "threads": threads,
+        "fp32_bytes": whole,
+        "blocks": len(blocks["fp32"]),
+        "rows": rows,
+        "met": all(row["met"] for row in rows),
+    }
+
+
+def lines(part: dict[str, Any]) -> list[str]:
+    """The part for people."""
+    return [
+        f"{row['weights']:<12} size {row['size_ratio']:.4f} (target {row['size_target']:.2f})  "
+        "latency {median:.3f} ({low:.3f}..{high:.3f})".format(**row["latency_over_8_bits"])
+        + f" of 8 bits (target {row['latency_target']:.2f})  {'yes' if row['met'] else 'no'}"
+        for row in part["rows"]
+    ]

@@ -1,0 +1,120 @@
+"""Quantization against its targets: file size, rivals, latency, accuracy at low bits, granularity, cost of SLB.
+
+Each part is written into one JSON as soon as it is done; parts may run one by one.
+
+    python benchmarks/quantization.py [--parts size rivals latency accuracy granularity slb-cost] [--out FILE]
+
+``rivals`` makes an environment of its own for NNCF in the cache folder, which takes a download the first time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from autocompress.contract import Value
+from autocompress.files import write_json
+from parts import accuracy, against, granularity, latency, size, slb_cost
+from shared.rows import read
+from shared.trained import environment
+
+OUT = Path("results/benchmarks/quantization.json")
+LINES = {
+    "size": size.lines,
+    "rivals": against.lines,
+    "latency": latency.lines,
+    "accuracy": accuracy.lines,
+    "granularity": granularity.lines,
+    "slb-cost": slb_cost.lines,
+}
+
+
+def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The parts by name, with the options given."""
+    o = chosen
+    own: dict[str, Value] = dict(o.set)
+
+    def keep(part: dict[str, Any]) -> None:
+        put(o.out, "accuracy", part)
+
+    return {
+        "size": lambda: size.run(o.size_model, o.size, o.classes, o.seconds, o.runtime_threads),
+        "rivals": lambda: against.run(o.rival_models, o.data, o.epochs, with_nncf=not o.no_nncf, values=own),
+        "latency": lambda: latency.run(o.latency_models, o.size, o.seconds, o.runtime_threads),
+        "accuracy": lambda: accuracy.run(o.model, o.data, o.epochs, o.qat_epochs, o.seeds, values=own, keep=keep),
+        "granularity": lambda: granularity.run(o.mobilenet, o.data, o.epochs, o.repair_epochs, o.images),
+        "slb-cost": lambda: slb_cost.run(o.model, o.data, 2, o.rounds),
+    }
+
+
+def put(out: Path, name: str, part: dict[str, Any]) -> None:
+    """Writes one part, beside those that are there."""
+    kept = read(out).get("parts", {})
+    write_json(out, {"parts": {key: value for key in LINES if (value := {**kept, name: part}.get(key)) is not None}})
+
+
+def value_of(word: str) -> tuple[str, Value]:
+    """``qat.lr=0.002`` as name and value."""
+    name, _, text = word.partition("=")
+    try:
+        found: Value = json.loads(text)
+    except json.JSONDecodeError:
+        found = text
+    return name, found
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
+    parser.add_argument("--model", default="resnet18", help="of accuracy and slb-cost")
+    parser.add_argument(
+        "--mobilenet", default="mobilenetv2_050", help="of granularity; NAME:output_stride=8 gives timm arguments"
+    )
+    parser.add_argument("--rival-models", nargs="+", default=["resnet18", "resnet10t", "mobilenetv2_050"])
+    parser.add_argument("--latency-models", nargs="+", default=list(latency.MODELS))
+    parser.add_argument("--size-model", default="resnet18")
+    parser.add_argument("--classes", type=int, default=1000, help="of the size model")
+    parser.add_argument("--size", type=int, default=224, help="pixels, of size and latency")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of measuring, a model")
+    parser.add_argument("--data", default="glyphs")
+    parser.add_argument("--epochs", type=int, default=12, help="of float baselines")
+    parser.add_argument("--qat-epochs", type=int, default=4, help="of accuracy")
+    parser.add_argument("--repair-epochs", type=int, default=2, help="of granularity")
+    parser.add_argument("--images", type=int, default=12000, help="that granularity trains on")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of accuracy")
+    parser.add_argument("--rounds", type=int, default=8, help="of slb-cost")
+    parser.add_argument("--set", type=value_of, nargs="+", default=[], metavar="NAME=VALUE", help="recipe values")
+    parser.add_argument("--no-nncf", action="store_true")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--runtime-threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=OUT)
+    return parser
+
+
+def main() -> None:
+    """Runs the parts in order, prints their tables and writes the JSON."""
+    chosen = options().parse_args()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(chosen.threads)
+    todo = runs(chosen)
+    for name in chosen.parts:
+        load, started = psutil.getloadavg()[0], time.perf_counter()
+        part = todo[name]()
+        part["minutes"] = round((time.perf_counter() - started) / 60, 2)
+        part["environment"] = {**environment(), "load_before": load, "torch_threads": chosen.threads}
+        put(chosen.out, name, part)
+        print(f"\n{name}: {'met' if part['met'] else 'NOT met'} ({part['minutes']:.1f} min)")
+        print("\n".join(LINES[name](part)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

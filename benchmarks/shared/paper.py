@@ -1,0 +1,230 @@
+"""Tables of a paper's comparisons: rows over seeds, orders with their verdicts, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autocompress.compression.evaluation import evaluate
+from autocompress.errors import TrialFailed
+from autocompress.files import write_text
+from shared.orders import Claim, judged
+from shared.rows import Rows, packed, unpacked
+from shared.simulate import Setting, simulate
+from shared.trained import Trained, environment, job_of, trained
+
+FLOAT = "float"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A small model, and the seeds that its float baselines and trainings are made with.
+
+    Attributes:
+        label: in the table.
+        name: in timm.
+        args: for timm.
+    """
+
+    label: str
+    name: str
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table.
+
+    Attributes:
+        section: heading.
+        label: words; unique for the backbone.
+        setting: what is done.
+        paper: the paper's figures by its own network, percent.
+    """
+
+    section: str
+    label: str
+    setting: Setting
+    paper: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One backbone's rows, and the orders among them that the paper claims."""
+
+    backbone: Backbone
+    lines: Sequence[Line]
+    claims: Sequence[Claim]
+
+
+def options(
+    description: str, out: Path, *, epochs: float, images: int, baseline_epochs: int
+) -> argparse.ArgumentParser:
+    """The command line that both papers' tables share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", help="only these backbones")
+    parser.add_argument("--rows", nargs="+", help="only these rows, by their words")
+    parser.add_argument("--data", default="glyphs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--baseline-epochs", type=int, default=baseline_epochs)
+    parser.add_argument("--epochs", type=int, default=epochs, help="of each training with quantization")
+    parser.add_argument("--images", type=int, default=images, help="of the training split that it uses")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--fresh", action="store_true", help="make all rows again")
+    parser.add_argument("--out", type=Path, default=out)
+    return parser
+
+
+def run(title: str, studies: Sequence[Study], chosen: argparse.Namespace, notes: Sequence[str]) -> None:
+    """Makes all rows, one after the other, and writes ``chosen.out`` (JSON) and the Markdown beside it."""
+    torch.set_num_threads(chosen.threads)
+    if chosen.fresh:
+        chosen.out.unlink(missing_ok=True)
+    head = {
+        "title": title,
+        "data": chosen.data,
+        "seeds": chosen.seeds,
+        "baseline_epochs": chosen.baseline_epochs,
+        "epochs": chosen.epochs,
+        "images": chosen.images,
+        "versions": environment()["versions"],
+    }
+    table = Rows(chosen.out, head)
+    labels = chosen.models or [study.backbone.label for study in studies]
+    wanted = [_part(study, chosen.rows) for study in studies if study.backbone.label in labels]
+    for seed in chosen.seeds:  # seed by seed: what is interrupted has whole seeds
+        for study in wanted:
+            _make(study, seed, chosen, table)
+    orders = {study.backbone.label: _orders(study, chosen.seeds, table) for study in wanted}
+    command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
+    more = {"command": command, "environment": environment(), "orders": orders, "made": time.strftime("%Y-%m-%d")}
+    table.write(**more)
+    text = _markdown(title, wanted, chosen, table, orders, [*notes, f"Command: `{command}`."])
+    write_text(chosen.out.with_suffix(".md"), text)
+    print(text)
+
+
+def _part(study: Study, rows: Sequence[str] | None) -> Study:
+    """The rows asked for, and the claims that they decide."""
+    if rows is None:
+        return study
+    lines = [line for line in study.lines if line.label in rows]
+    there = {FLOAT, *(line.label for line in lines)}
+    return Study(study.backbone, lines, [claim for claim in study.claims if {claim.first, claim.second} <= there])
+
+
+def _make(study: Study, seed: int, chosen: argparse.Namespace, table: Rows) -> None:
+    backbone, kept = study.backbone, None
+
+    def baseline() -> Trained:
+        nonlocal kept
+        if kept is None:
+            kept = trained(
+                job_of(backbone.name, chosen.data, chosen.baseline_epochs, seed=seed, model_args=backbone.args)
+            )
+        return kept
+
+    def of_float() -> dict[str, Any]:
+        accuracy, correct = evaluate(baseline().model, baseline().splits.test)
+        return {"accuracy": accuracy, "correct": packed(correct)}
+
+    def of(setting: Setting) -> dict[str, Any]:
+        try:
+            correct = simulate(baseline(), setting, seed=seed, images=chosen.images)
+        except TrialFailed as error:  # a training that diverges is a result, too
+            nothing = np.zeros(len(baseline().splits.test), dtype=bool)
+            return {"accuracy": 0.0, "correct": packed(nothing), "failed": str(error)}
+        return {"accuracy": 100.0 * float(correct.mean()), "correct": packed(correct)}
+
+    table.row(_key(study, FLOAT, seed), of_float)
+    for line in study.lines:
+        table.row(_key(study, line.label, seed), lambda line=line: of(line.setting))
+
+
+def _key(study: Study, label: str, seed: int) -> str:
+    return f"{study.backbone.label} / {label} / seed {seed}"
+
+
+def _orders(study: Study, seeds: Sequence[int], table: Rows) -> list[dict[str, Any]]:
+    def flags(label: str) -> list[Any]:
+        return [unpacked(table.rows[_key(study, label, seed)]["correct"]) for seed in seeds]
+
+    return [judged(claim, flags(claim.first), flags(claim.second)) for claim in study.claims]
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def _markdown(
+    title: str,
+    studies: Sequence[Study],
+    chosen: argparse.Namespace,
+    table: Rows,
+    orders: Mapping[str, Sequence[dict[str, Any]]],
+    notes: Sequence[str],
+) -> str:
+    text = [f"# {title}", "", *(f"- {note}" for note in _setup(chosen, table) + list(notes)), ""]
+    for study in studies:
+        text += [f"## {study.backbone.label}", "", *_accuracies(study, chosen.seeds, table)]
+        text += ["", "What the paper orders (points, paired by image, mean over the seeds, 95 % interval):", ""]
+        text += [
+            "| claim | first | second | points | by seed | paper's points | here |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        text += [_order(order) for order in orders[study.backbone.label]]
+        text.append("")
+    return "\n".join(text)
+
+
+def _setup(chosen: argparse.Namespace, table: Rows) -> list[str]:
+    seconds = sum(row["seconds"] for row in table.rows.values())
+    correct = next(iter(table.rows.values()))["correct"]
+    failed = [f"{key} failed: {row['failed']}, counted as 0 %." for key, row in table.rows.items() if "failed" in row]
+    return [
+        f"Data: `{chosen.data}`; accuracy in percent of its test split, {correct.partition(':')[0]} images.",
+        f"Float baselines: {chosen.baseline_epochs} epochs on all training images, one for each of the seeds "
+        f"{', '.join(map(str, chosen.seeds))}; a row of seed s starts from baseline s.",
+        f"Training with quantization: {chosen.epochs} epochs of {chosen.images} training images, AdamW, one cycle.",
+        f"All rows took {seconds / 60:.0f} minutes, missing baselines included.",
+        "An order is kept (reversed) where the interval excludes 0 on that side and no seed says the opposite; "
+        '"as good" is kept where the interval lies within the margin. Else it is undecided.',
+        *failed,
+    ]
+
+
+def _accuracies(study: Study, seeds: Sequence[int], table: Rows) -> list[str]:
+    networks = list(dict.fromkeys(network for line in study.lines for network in line.paper))
+    found = [_row(FLOAT, [table.rows[_key(study, FLOAT, seed)]["accuracy"] for seed in seeds], {}, networks)]
+    section = ""
+    for line in study.lines:
+        if line.section != section:
+            section = line.section
+            found.append(f"| **{section}** |" + " |" * (2 + len(networks)))
+        values = [table.rows[_key(study, line.label, seed)]["accuracy"] for seed in seeds]
+        found.append(_row(line.label, values, line.paper, networks))
+    titles = "".join(f" paper: {network} |" for network in networks)
+    return [f"| row | mean | by seed |{titles}", "|---|---|---|" + "---|" * len(networks), *found]
+
+
+def _row(label: str, values: Sequence[float], paper: Mapping[str, float], networks: Sequence[str]) -> str:
+    figures = "".join(f" {paper[network]:.1f} |" if network in paper else " |" for network in networks)
+    by_seed = ", ".join(f"{value:.1f}" for value in values)
+    return f"| {label} | {statistics.fmean(values):.2f} | {by_seed} |{figures}"
+
+
+def _order(order: Mapping[str, Any]) -> str:
+    margin = "" if order["margin"] is None else f" (margin {order['margin']:g})"
+    paper = "" if order["paper_points"] is None else f"{order['paper_points']:+.1f}"
+    by_seed = ", ".join(f"{value:+.1f}" for value in order["by_seed"])
+    points = f"{order['points']:+.2f} ({order['low']:+.2f}..{order['high']:+.2f})"
+    words = [f"{order['claim']}{margin}", order["first"], order["second"], points, by_seed, paper, order["verdict"]]
+    return f"| {' | '.join(words)} |"

@@ -1,0 +1,60 @@
+"""Tables as JSON files that keep what is there: each row or part is written when it is done."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autocompress.files import write_json
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``; empty where there is none."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+class Rows:
+    """Rows by key in one JSON file. An interrupted run goes on: a row that is there is not made again.
+
+    Args:
+        path: of the file.
+        head: what the rows depend on (settings, versions); rows made with another head are thrown away.
+    """
+
+    def __init__(self, path: Path, head: dict[str, Any]) -> None:
+        self.path, self.head = path, json.loads(json.dumps(head, default=str))
+        found = read(path)
+        same = all(found.get(key) == value for key, value in self.head.items())
+        self.rows: dict[str, dict[str, Any]] = found.get("rows", {}) if found and same else {}
+
+    def row(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The row ``key``: kept, or made, timed, written and shown."""
+        if key not in self.rows:
+            started = time.perf_counter()
+            made = make()
+            self.rows[key] = {**made, "seconds": round(time.perf_counter() - started, 1)}
+            self.write()
+        shown = {name: value for name, value in self.rows[key].items() if name != "correct"}
+        print(key, json.dumps(shown), flush=True)
+        return self.rows[key]
+
+    def write(self, **more: Any) -> None:
+        """Writes head, rows and what else is given."""
+        write_json(self.path, {**self.head, **more, "rows": self.rows})
+
+
+def packed(correct: np.ndarray) -> str:
+    """One flag an image as hexadecimal text, short enough to be kept in a table."""
+    return f"{len(correct)}:{np.packbits(correct).tobytes().hex()}"
+
+
+def unpacked(text: str) -> np.ndarray:
+    """The reverse of :func:`packed`: bool ``(images,)``."""
+    count, _, flags = text.partition(":")
+    return np.unpackbits(np.frombuffer(bytes.fromhex(flags), dtype=np.uint8))[: int(count)].astype(bool)

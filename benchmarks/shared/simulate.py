@@ -1,0 +1,145 @@
+"""One quantized network in simulation: fake-quantizers, training, accuracy. For comparisons that no recipe can ask for,
+such as weights alone, or batch norm folded naively."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.compression import qat
+from autocompress.compression.evaluation import evaluate
+from autocompress.compression.recipe import Replay
+from autocompress.compression.trainer import default_device
+from autocompress.compression.transfer import user_data
+from autocompress.contract import (
+    Context,
+    FakeQuantizer,
+    Hardened,
+    Method,
+    Params,
+    Quantizer,
+    Space,
+    TensorSpec,
+    manager,
+)
+from autocompress.graph import facts
+from autocompress.quantization import LayerBits, calibrate, quantize
+from autocompress.quantization.network import QuantizedNetwork
+from shared.trained import Trained
+
+CALIBRATION_BATCH = 64
+QAT: Params = {
+    "epochs": 1,
+    "lr": 1e-3,
+    "distill": 0.0,
+    "norm": "corrected",
+    "norm_freeze": 0.5,
+    "range_freeze": 0.5,
+    "delay": 0.0,
+}
+"""QUANTIZE's training as in the whitepaper: labels alone, correction and freezing."""
+NEVER = 2.0
+"""A freezing point behind the end."""
+
+
+class Float(FakeQuantizer):
+    """Leaves a tensor in float."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def harden(self, weight: torch.Tensor | None = None) -> Hardened:
+        raise NotImplementedError("a tensor in float has no integers")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one network is quantized.
+
+    Attributes:
+        method: the quantizer of weights; activations are its own business or those of ``quantize``.
+        weights, activations: bits; None leaves them in float.
+        params: of the method, over its defaults.
+        qat: of the training, over ``QAT``; None: ranges after training only.
+        exempt: stem and classifier at 8 bits at least.
+    """
+
+    method: str = "quantize"
+    weights: int | None = 8
+    activations: int | None = 8
+    params: Mapping[str, Any] = field(default_factory=dict)
+    qat: Mapping[str, Any] | None = None
+    exempt: bool = False
+
+
+def simulate(baseline: Trained, setting: Setting, *, seed: int, images: int) -> np.ndarray:
+    """Quantizes a copy of the baseline's model and says which test images it labels rightly, bool ``(images,)``.
+
+    Args:
+        baseline: float.
+        setting: what is done.
+        seed: of training and of the draw of its images.
+        images: how many of the training split are trained on.
+    """
+    network, methods, params, context = prepared(baseline, setting, seed=seed, images=images)
+    if setting.qat is not None:
+        callbacks = [
+            callback
+            for name in params
+            for callback in methods[name].callbacks(network, params[name], context)  # type: ignore[attr-defined]
+        ]
+        qat.run(network, {**QAT, **setting.qat}, context, callbacks)
+    return evaluate(network, baseline.splits.test, context.device)[1]
+
+
+def prepared(
+    baseline: Trained, setting: Setting, *, seed: int, images: int
+) -> tuple[QuantizedNetwork, Mapping[str, Method], dict[str, Params], Context]:
+    """The calibrated network, the methods by name, their parameters, and the context to train in."""
+    splits, model = baseline.splits, baseline.model
+    methods = {method.name: method for method in manager().methods() if isinstance(method, Quantizer)}
+    defaults = {
+        name: methods[name].search_space(Space(Replay({}), "model", {}).scope(name), model)
+        for name in dict.fromkeys([setting.method, "quantize"])
+    }
+    params = {**defaults, setting.method: {**defaults[setting.method], **setting.params}}
+    transfer = user_data(splits, seed)
+    context = Context(
+        input_size=models.input_size(model),
+        transfer=replace(transfer, train=splits.train.subset(images, seed)),
+        teacher=model,
+        device=default_device(),
+        seed=seed,
+    )
+
+    def make(quantizer: str, spec: TensorSpec) -> FakeQuantizer:
+        bits = setting.weights if spec.role == "weight" else setting.activations
+        return Float(spec) if bits is None else methods[quantizer].apply(spec, params[quantizer], context)
+
+    network = quantize(
+        model, _bits(model, setting), make, input_size=context.input_size, trainable=setting.qat is not None
+    ).to(context.device)
+    split = transfer.calibration
+    calibrate(network, (batch.to(context.device) for batch, _ in split.loader(CALIBRATION_BATCH)))
+    return network, methods, params, context
+
+
+def _bits(model: nn.Module, setting: Setting) -> dict[str, LayerBits]:
+    ends = (*models.stem(model), *models.classifier(model))
+    found = {}
+    for name in facts(model, models.input_size(model)).layers:
+        is_end = setting.exempt and any(name == end or name.startswith(f"{end}.") for end in ends)
+        least = 8 if is_end else 1
+        found[name] = LayerBits(
+            weight_quantizer="quantize" if is_end else setting.method,
+            weight_bits=max(setting.weights or 8, least),
+            activation_quantizer=setting.method,
+            activation_bits=max(setting.activations or 8, least),
+        )
+    return found

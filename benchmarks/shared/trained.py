@@ -1,0 +1,97 @@
+"""A float model trained by the project's own trainer, with its data; and a workbench whose recipes are written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from autocompress import data, models
+from autocompress.compression.recipe import Recipe, Replay
+from autocompress.compression.store import versions
+from autocompress.compression.trainer import default_device, train_baseline
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import Parameter, Value, manager
+from autocompress.data import Splits
+from autocompress.devices.machine import machine
+from autocompress.job import Job, load_job
+
+QUANTIZERS = ("quantize", "slb")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A float baseline in eval mode on the CPU, and the data that it was trained on."""
+
+    job: Job
+    model: nn.Module
+    splits: Splits
+
+
+def job_of(
+    model: str, data_name: str, epochs: int, *, seed: int = 0, qat_epochs: int = 1, model_args: Any = None
+) -> Job:
+    """A job in which QUANTIZE alone acts, on the whole model as one group.
+
+    Args:
+        model: in timm, with arguments for it where it needs some: ``mobilenetv2_050:output_stride=8``.
+        data_name: of the data.
+        epochs: of the float baseline.
+        seed: of the job.
+        qat_epochs: of the training that QUANTIZE may do.
+        model_args: more arguments.
+    """
+    name, _, words = model.partition(":")
+    pairs = (word.partition("=") for word in words.split(",") if word)
+    return load_job(
+        model=name,
+        model_args={**(model_args or {}), **{key: json.loads(value) for key, _, value in pairs}},
+        data=data_name,
+        methods=list(QUANTIZERS),
+        granularity="model",
+        baseline={"epochs": epochs},
+        budget={"epochs": qat_epochs},
+        seed=seed,
+    )
+
+
+def trained(job: Job) -> Trained:
+    """The job's baseline; trained once and kept in the cache folder."""
+    splits = data.load(job.data, manager().datasets(), **models.preprocessing(job))
+    return Trained(job, train_baseline(job, models.create(job, splits.info), splits, device=default_device()), splits)
+
+
+class Written:
+    """A chooser: one width for all groups, the rest as given, else the default.
+
+    Args:
+        weight: as in the space, for example "quantize:4" or "slb:1".
+        activation_bits: 2 to 8.
+        values: by full name.
+    """
+
+    def __init__(self, weight: str, activation_bits: int, values: Mapping[str, Value] | None = None) -> None:
+        self._weight, self._bits, self._values = weight, activation_bits, Replay(dict(values or {}))
+
+    def choose(self, parameter: Parameter) -> Value:
+        """The value of one parameter."""
+        if parameter.name.startswith("bits.weight."):
+            return self._weight
+        if parameter.name.startswith("bits.activation."):
+            return self._bits
+        return self._values.choose(parameter)
+
+
+def recipe_of(
+    bench: Workbench, weight: str, activation_bits: int = 8, values: Mapping[str, Value] | None = None
+) -> Recipe:
+    """The recipe in words, of the bench's own space."""
+    return bench.compose(Written(weight, activation_bits, values))
+
+
+def environment() -> dict[str, Any]:
+    """What figures depend on: machine and versions."""
+    return {**machine(), "versions": versions()}
