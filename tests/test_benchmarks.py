@@ -11,10 +11,28 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 JOB = "{model: test_resnet, data: digits, baseline: {epochs: 1}, budget: {trials: 2, epochs: 1}, workers: 1}\n"
+TABLE = ["--data", "digits", "--seeds", "0", "--baseline-epochs", "1", "--images", "64"]
 SMALL = {
     "demo": ["--job", "job.yaml"],
     "glyphs": ["--model", "test_resnet", "--epochs", "1"],
     "int8": ["--models", "test_resnet", "--size", "64", "--seconds", "1"],
+    "papers_quantize": [
+        "--models",
+        "resnet10t-half",
+        "--rows",
+        "W8A8 sym per channel",
+        "W4A8",
+        "W4A8, trained",
+        *TABLE,
+    ],
+    "papers_slb": ["--rows", "W2A32", "W1A32", "linear", *TABLE],
+    "quantization": [
+        *("--parts", "size", "rivals", "accuracy", "granularity", "slb-cost", "--no-nncf", "--data", "digits"),
+        *("--model", "test_resnet", "--size-model", "test_resnet", "--size", "64", "--rival-models", "test_resnet"),
+        *("--mobilenet", "test_resnet", "--epochs", "1", "--qat-epochs", "1", "--repair-epochs", "1"),
+        *("--images", "64", "--seeds", "0", "--rounds", "2", "--seconds", "0.5"),
+    ],
+    "removal_table": ["--models", "test_resnet", "--size", "32"],
     "trial_overhead": ["--model", "test_resnet", "--trials", "2"],
 }
 

@@ -2,7 +2,8 @@
 
 Rooms: ``module`` the ghost module and its sizes; ``pairing`` which channels are ghosts of which; ``fit`` least squares
 on calibration images; ``work`` and ``initialise`` weights from the trained convolution; ``hosts`` what stands around a
-convolution; ``surgery`` putting modules in; ``method`` the transform with its space.
+convolution; ``surgery`` putting modules in; ``removal`` taking channels out of them; ``method`` the transform with its
+space.
 """
 
 from __future__ import annotations

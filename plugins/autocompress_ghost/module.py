@@ -152,6 +152,13 @@ class GhostSpec(LayerSpec):
         return layer.ghost_norms[-1] if layer.activated else None
 
     def channel_map(self, layer: nn.Module) -> torch.Tensor:
-        """In order where the module restores it, else as the concat has them."""
+        """In order where the module restores it, else as the concat has them; gaps where channels were removed."""
         assert isinstance(layer, GhostConv2d)
-        return torch.arange(layer.out_channels) if layer.restore else layer.channels.detach().clone()
+        channels = layer.channels.detach()
+        return channels.sort().values if layer.restore else channels.clone()
+
+    def pruner(self) -> object:
+        """Removes an intrinsic map together with its ghosts."""
+        from autocompress_ghost.removal import GhostPruner
+
+        return GhostPruner()

@@ -1,0 +1,215 @@
+"""Control scales: how much of each real feature map the classifier takes where a knockoff is on offer (digest, 3, 5).
+
+    Ahat^l = beta^l A^l + (1 - beta^l) A~^l        real stream, beta^l in [0, 1], one a channel
+    A~^l   = A~^l                                  knockoff stream: never receives real features
+    minimise over beta only   mean_i CE( f(X_i, X~_i; beta), Y_i )
+
+Real images and knockoffs run as the two halves of one batch of 2N, so an odd N or N = 1 needs nothing special. W and
+the affine part of every norm are frozen. As in the official code the norms use the statistics of that joint batch:
+mixing shrinks variances, which running statistics would not follow.
+
+Deliberate differences from the official code: everything happens on a copy, so that running statistics of the model
+that was given cannot drift; dropout and stochastic depth stay off (they are no part of the question, and only blur it);
+where labels mean nothing, the teacher's answers take their place.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autocompress.data import Split
+from autocompress.errors import TrialFailed
+from autocompress_scop.knockoffs import Knockoffs
+
+BETAS = (0.5, 0.9)
+START = 0.5
+MIXINGS = ("pre_bn", "post_bn")
+LARGEST_BATCH, SMALLEST_BATCH, STEPS = 128, 32, 32
+"""A small data set is cut into about this many steps an epoch: Adam moves a beta by at most ``lr`` a step."""
+
+
+@dataclass(frozen=True)
+class ScaleSettings:
+    """How the control scales are learned.
+
+    Attributes:
+        epochs: passes over the images (paper: 20 on ImageNet).
+        lr: of Adam, constant, with betas (0.5, 0.9).
+        mixing: "pre_bn", on the raw output of the convolution (the official code), or "post_bn", behind its norm and
+            before the activation (the paper's figure shows features).
+    """
+
+    epochs: int = 1
+    lr: float = 0.004
+    mixing: str = "pre_bn"
+
+
+class ControlScale(nn.Module):
+    """Mixes the halves of a batch: ``concat[beta * real + (1 - beta) * knockoff, knockoff]``.
+
+    Args:
+        channels: M.
+        dim: of the channels: 1 for maps, -1 for the output of a linear layer.
+    """
+
+    def __init__(self, channels: int, dim: int = 1) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.full((channels,), START))
+        self.dim = dim
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        """``(2N, ...)`` -> ``(2N, ...)``: the first half real, the second knockoff."""
+        real, knockoff = u.chunk(2)
+        shape = [1] * u.ndim
+        shape[self.dim] = -1
+        beta = self.beta.view(shape)
+        return torch.cat([beta * real + (1 - beta) * knockoff, knockoff])
+
+
+@contextmanager
+def controlled(
+    model: nn.Module, pairs: Mapping[str, str | None], mixing: str = "pre_bn"
+) -> Iterator[dict[str, ControlScale]]:
+    """Puts a control scale behind each layer of ``pairs`` by hooks, and takes all of them away at the end.
+
+    Args:
+        model: takes batches of 2N while this lasts; its modules, parameters and names stay as they are.
+        pairs: layer -> the norm directly behind it, or None.
+        mixing: one of :data:`MIXINGS`; a layer without norm mixes its own output either way.
+
+    Raises:
+        ValueError: for another mixing.
+    """
+    if mixing not in MIXINGS:
+        raise ValueError(f"mixing must be one of {', '.join(MIXINGS)}, not {mixing!r}")
+    scales: dict[str, ControlScale] = {}
+    handles: list[Any] = []
+    for name, norm_name in pairs.items():
+        layer = model.get_submodule(name)
+        norm = model.get_submodule(norm_name) if norm_name else None
+        scale = ControlScale(int(_width(layer)), -1 if isinstance(layer, nn.Linear) else 1)
+        scales[name] = scale.to(next(layer.parameters()).device)
+        if mixing == "post_bn" and isinstance(norm, BatchNormAct2d):
+            # its activation is inside: what the activation is given is mixed
+            handles.append(norm.act.register_forward_pre_hook(_before(scale)))
+        else:
+            place = layer if norm is None or mixing == "pre_bn" else norm
+            handles.append(place.register_forward_hook(_behind(scale)))
+    try:
+        yield scales
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def learn(
+    model: nn.Module,
+    pairs: Mapping[str, str | None],
+    split: Split,
+    knockoffs: Knockoffs,
+    settings: ScaleSettings | None = None,
+    *,
+    labelled: bool = True,
+    device: torch.device | None = None,
+    seed: int = 0,
+    progress: Callable[..., None] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Learns one control scale a channel.
+
+    Args:
+        model: the trained network; not changed in any bit.
+        pairs: as in :func:`controlled`.
+        split: images, with labels where ``labelled``; otherwise the network's own answers to the real images count.
+        knockoffs: X -> X~.
+        settings: how.
+        device: where torch computes; None for the CPU.
+        seed: of order, augmentation and knockoffs.
+        progress: called with the finished fraction and a word.
+
+    Returns:
+        beta by layer, float32 ``(M,)`` on the CPU, each in [0, 1]; exactly 0.5 with ``epochs`` 0.
+
+    Raises:
+        TrialFailed: if the loss is not a finite number.
+    """
+    settings = settings or ScaleSettings()
+    device = device or torch.device("cpu")
+    teacher = None if labelled else copy.deepcopy(model).to(device).eval()
+    model = copy.deepcopy(model).to(device).requires_grad_(False)
+    batch_statistics(model)
+    generator = torch.Generator().manual_seed(seed)
+    size = max(1, min(LARGEST_BATCH, max(SMALLEST_BATCH, len(split) // STEPS), len(split)))
+    total = settings.epochs * math.ceil(len(split) / size)
+    with controlled(model, pairs, settings.mixing) as scales:
+        optimizer = torch.optim.Adam([scale.beta for scale in scales.values()], lr=settings.lr, betas=BETAS)
+        step = 0
+        for epoch in range(settings.epochs):
+            for images, labels in split.loader(size, shuffle=True, seed=seed + epoch, augment=True):
+                images, labels = images.to(device), labels.to(device)
+                loss = control_loss(model, images, knockoffs(images, generator), labels, teacher)
+                if not math.isfinite(float(loss.detach())):
+                    raise TrialFailed(f"the loss of the control scales is {float(loss.detach())} at step {step}")
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                clamp(scales)
+                step += 1
+                if progress is not None:
+                    progress(step / total, "control scales")
+    return {name: scale.beta.detach().float().cpu() for name, scale in scales.items()}
+
+
+def control_loss(
+    model: nn.Module,
+    images: torch.Tensor,
+    knockoffs: torch.Tensor,
+    labels: torch.Tensor,
+    teacher: nn.Module | None = None,
+) -> torch.Tensor:
+    """Mean cross-entropy of the real stream, scalar; ``model`` is a controlled one. With a ``teacher`` its answers to
+    the real images stand in for the labels."""
+    outputs = model(torch.cat([images, knockoffs]))[: len(images)].float()
+    if teacher is None:
+        return F.cross_entropy(outputs, labels)
+    with torch.no_grad():
+        answers = teacher(images).float().softmax(1)
+    return F.cross_entropy(outputs, answers)
+
+
+@torch.no_grad()
+def clamp(scales: Mapping[str, ControlScale]) -> None:
+    """Every beta into [0, 1]."""
+    for scale in scales.values():
+        scale.beta.clamp_(0, 1)
+
+
+def batch_statistics(model: nn.Module) -> None:
+    """Eval mode, but for the batch norms, which use the batch's own statistics and keep their running ones."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+            module.momentum = 0.0
+
+
+def _width(layer: nn.Module) -> int:
+    return int(getattr(layer, "out_channels", getattr(layer, "out_features", 0)))
+
+
+def _behind(scale: ControlScale) -> Callable[..., torch.Tensor]:
+    return lambda _module, _inputs, output: scale(output)
+
+
+def _before(scale: ControlScale) -> Callable[..., tuple[Any, ...]]:
+    return lambda _module, inputs: (scale(inputs[0]), *inputs[1:])

@@ -1,0 +1,307 @@
+"""Finding couplings: torch-pruning's dependency graph (Fang et al., DepGraph, CVPR 2023, arXiv 2301.12900), read as
+maps from channels to the indices of every layer they touch. Nothing here decides what is important or prunes."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+from torch_pruning import ops
+from torch_pruning._helpers import _HybridIndex
+
+from autocompress.contract import LayerSpec
+from autocompress.graph import UntraceableModel
+from autocompress.graph.shapes import blank_images
+from autocompress_scop.coupling import Index, Part
+from autocompress_scop.slicing import NORMS, is_depthwise
+
+TANGLED = 256
+"""Indices of one layer that a channel may be tied to, on average; a map of 16 x 16 flattened into a linear layer has as
+many. Beyond it a group counts as not understood: torch-pruning's maps through a misread reshape grow with the square of
+the width."""
+
+
+@dataclass
+class Found:
+    """One group of the dependency graph, before anybody has judged it.
+
+    Attributes:
+        root: the layer whose outputs it starts from.
+        parts: with one channel for each set of root outputs that are tied to each other.
+        channels: number of those sets.
+        norm_of, masks: as in ``Coupling``.
+        norms: batch normalisations among the parts.
+        partial: writers of which only some outputs take part.
+        operators: names of the autograd nodes between the layers.
+        concatenated, is_output, reads_image: what the channels meet on their way.
+        contradictory: layers that would lose indices they do not have.
+        others: types of layers that mix channels without being convolution or linear layer (LayerNorm, GroupNorm).
+    """
+
+    root: str
+    parts: list[Part]
+    channels: int
+    norm_of: list[tuple[str, str]] = field(default_factory=list)
+    masks: list[tuple[str, Index]] = field(default_factory=list)
+    norms: list[str] = field(default_factory=list)
+    partial: list[str] = field(default_factory=list)
+    operators: set[str] = field(default_factory=set)
+    concatenated: bool = False
+    is_output: bool = False
+    reads_image: bool = False
+    others: list[str] = field(default_factory=list)
+    contradictory: list[str] = field(default_factory=list)
+
+
+def pruners_of(specs: Iterable[LayerSpec]) -> dict[type[nn.Module], Any]:
+    """torch-pruning's pruners for the layer types that plugins bring; types without one are not in it."""
+    return {spec.layer_type: pruner for spec in specs if (pruner := spec.pruner()) is not None}
+
+
+def find(model: nn.Module, input_size: tuple[int, int, int], pruners: Mapping[type[nn.Module], Any]) -> list[Found]:
+    """Groups of channels, in the order in which the network runs. ``model`` is not changed.
+
+    Raises:
+        UntraceableModel: if the dependency graph cannot be built.
+    """
+    return _Finder(model, input_size, pruners).groups()
+
+
+class _Opaque(torch.autograd.Function):
+    """A plugin's layer as one node of autograd's graph, which is only ever looked at."""
+
+    @staticmethod
+    def forward(context: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
+        """``layer(x)``."""
+        del context
+        return layer(x).clone()  # a view could not be written into by an in-place activation
+
+
+class _Finder:
+    def __init__(
+        self, model: nn.Module, input_size: tuple[int, int, int], pruners: Mapping[type[nn.Module], Any]
+    ) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(True)  # the graph is autograd's
+        self.names = {module: name for name, module in self.model.named_modules()}
+        self.pruners = pruners
+        for module in self.names:
+            if type(module) in pruners:  # one node, whatever is inside
+                module.forward = partial(_Opaque.apply, module.forward)
+        self.graph = tp.DependencyGraph()
+        self.order: dict[str, int] = {}
+        self._outputs: set[Any] = set()
+        try:
+            with torch.enable_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # not a leaf, so that the graph sees what is tied to the image
+                image = blank_images(self.model, input_size).requires_grad_(True) * 1
+                self._image = image.grad_fn
+                self.graph.build_dependency(
+                    self.model, image, forward_fn=self._forward, customized_pruners=dict(pruners), verbose=False
+                )
+        except Exception as error:  # whatever torch-pruning or a foreign forward raises
+            reason = f"no dependency graph: {type(error).__name__}: {error}".split("\n")[0]
+            raise UntraceableModel(type(model).__name__, reason) from error
+        self.parameters = {parameter: name for name, parameter in self.model.named_parameters()}
+
+    def _forward(self, model: nn.Module, image: torch.Tensor) -> Any:
+        def note(module: nn.Module, *_: Any) -> None:
+            self.order.setdefault(self.names[module], len(self.order))
+
+        handles = [module.register_forward_pre_hook(note) for module in model.modules()]
+        try:
+            out = model(image)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._outputs = {value.grad_fn for value in tp.utils.flatten_as_list(out)}
+        return out
+
+    def groups(self) -> list[Found]:
+        covered: set[str] = set()
+        found = []
+        for module in sorted(self._writers(), key=lambda writer: self.order.get(self.names[writer], 0)):
+            if self.names[module] not in covered:
+                group = self._group(module)
+                covered.update(part.layer for part in group.parts if part.side == "out")
+                covered.difference_update(group.partial)
+                found.append(group)
+        return found
+
+    def _writers(self) -> Iterator[nn.Module]:
+        for module in self.graph.module2node:
+            if module not in self.names:
+                continue
+            own = type(module) in self.pruners and not self._through(module)
+            if own or (isinstance(module, nn.Conv2d | nn.Linear) and not is_depthwise(module)):
+                yield module
+
+    def _through(self, module: nn.Module) -> bool:
+        pruner = self.graph.get_pruner_of_module(module)
+        return pruner is not None and pruner.prune_in_channels == pruner.prune_out_channels
+
+    def _group(self, root: nn.Module) -> Found:
+        pruner = self.graph.get_pruner_of_module(root)
+        size = pruner.get_out_channels(root)
+        found = Found(self.names[root], [], 0)
+        touched: dict[tuple[Any, str], dict[int, set[int]]] = {}  # (node, side) -> own index -> outputs of the root
+        for (node, handler), pairs in self._reached(root, size, found).items():
+            side = self._side(node, handler)
+            self._note(found, node, side)
+            if side:
+                own = touched.setdefault((node, side), {})
+                for position, origin in pairs:
+                    own.setdefault(position, set()).add(-1 if origin is None else origin)
+        if found.contradictory:
+            index = tuple((i,) for i in range(size))
+            found.parts, found.channels = [Part(found.root, "out", index, size)], size
+            return found
+        units = _units(size, [own.values() for own in touched.values()] + list(self._ties(touched)))
+        found.channels = len(units)
+        for (node, side), own in touched.items():
+            found.parts.append(self._part(node, side, own, units))
+        found.parts.sort(key=lambda part: self.order.get(part.layer, len(self.order)))
+        nodes = {self._name(node): node for node, _ in touched}
+        self._describe(found, nodes)
+        return found
+
+    def _reached(self, root: nn.Module, size: int, found: Found) -> dict[tuple[Any, Any], set[tuple[int, int]]]:
+        """Everything that removing outputs of ``root`` removes: (node, torch-pruning's handler) -> (index, origin).
+
+        The edges and their index maps are torch-pruning's. Its own walk (``get_pruning_group``) visits a node again for
+        every new list of indices, and does not come to an end on split attention; this one goes on with what is new.
+        """
+        start = self.graph.module2node[root]
+        first = self.graph.get_pruner_of_module(root).prune_out_channels
+        waiting = [(start, first, [_HybridIndex(idx=i, root_idx=i) for i in range(size)])]
+        reached: dict[tuple[Any, Any], set[tuple[int, int]]] = {(start, first): set(waiting[0][2])}
+        most = TANGLED * size
+        while waiting and not found.contradictory:
+            node, handler, indices = waiting.pop()
+            for edge in node.dependencies:
+                if not edge.is_triggered_by(handler):
+                    continue
+                mapped = indices
+                for mapping in edge.index_mapping:
+                    growth = 1 if getattr(mapping, "reverse", True) else getattr(mapping, "_stride", 1)
+                    if len(mapped) * growth > most:
+                        found.contradictory.append(found.root)
+                        return reached
+                    mapped = mapping(mapped) if mapping is not None else mapped
+                known = reached.setdefault((edge.target, edge.handler), set()) if mapped else set()
+                fresh = [pair for pair in mapped if pair not in known]
+                if fresh:
+                    known.update(fresh)
+                    waiting.append((edge.target, edge.handler, fresh))
+                if len(known) > most:
+                    found.contradictory.append(found.root)
+        return reached
+
+    def _note(self, found: Found, node: Any, side: str) -> None:
+        """What a node on the way says about the channels."""
+        found.is_output |= side != "in" and node.grad_fn in self._outputs  # the classifier reads the last ones
+        found.reads_image |= node.grad_fn is self._image
+        found.concatenated |= node.type == ops.OPTYPE.CONCAT
+        if node.module not in self.names and not isinstance(node.module, nn.Parameter):
+            found.operators.add(node.grad_fn.name() if hasattr(node.grad_fn, "name") else "unknown")
+
+    def _side(self, node: Any, handler: Any) -> str:
+        """How a real layer takes part; empty for an operator without channels of its own."""
+        module = node.module
+        if isinstance(module, nn.Parameter):
+            return "parameter"
+        if module not in self.names:
+            return ""
+        if self._through(module):
+            return "both"
+        return "out" if handler == self.graph.get_pruner_of_module(module).prune_out_channels else "in"
+
+    def _name(self, node: Any) -> str:
+        return self.parameters[node.module] if isinstance(node.module, nn.Parameter) else self.names[node.module]
+
+    def _ties(self, touched: Mapping[tuple[Any, str], dict[int, set[int]]]) -> Iterator[Iterable[set[int]]]:
+        """Outputs of a plugin's layer that go together (ghosts of one intrinsic map)."""
+        for (node, side), own in touched.items():
+            pruner = self.pruners.get(type(node.module))
+            if side == "out" and pruner is not None and hasattr(pruner, "units"):
+                yield [set().union(*(own.get(i, set()) for i in unit)) for unit in pruner.units(node.module)]
+
+    def _part(self, node: Any, side: str, own: Mapping[int, set[int]], units: Sequence[Sequence[int]]) -> Part:
+        where = {origin: position for position, unit in enumerate(units) for origin in unit}
+        index: list[list[int]] = [[] for _ in units]
+        for position in sorted(own):
+            channels = {where[origin] for origin in own[position] if origin >= 0}
+            for channel in channels:
+                index[channel].append(position)
+        if side == "parameter":
+            size, dim = node.module.shape[node.pruning_dim], node.pruning_dim % node.module.dim()
+        else:
+            pruner, dim = self.graph.get_pruner_of_module(node.module), 0
+            size = pruner.get_in_channels(node.module) if side == "in" else pruner.get_out_channels(node.module)
+        return Part(self._name(node), side, tuple(tuple(indices) for indices in index), int(size or 0), dim)
+
+    def _describe(self, found: Found, nodes: Mapping[str, Any]) -> None:
+        for part in found.parts:
+            if any(position >= part.size for indices in part.index for position in indices):
+                found.contradictory.append(part.layer)
+            if part.side == "parameter":
+                continue
+            module, node = nodes[part.layer].module, nodes[part.layer]
+            if isinstance(module, NORMS):
+                found.norms.append(part.layer)
+                found.masks.append((part.layer, part.index))
+            elif not isinstance(module, nn.Linear | nn.Conv2d | nn.PReLU) and type(module) not in self.pruners:
+                found.others.append(type(module).__name__)
+            elif part.side in ("out", "both") and not isinstance(module, nn.PReLU):
+                norm = self._norm_behind(node)
+                if norm is None:
+                    found.masks.append((part.layer, part.index))
+                else:
+                    found.norm_of.append((part.layer, norm))
+            if part.side == "out" and sum(map(len, part.index)) != part.size:
+                found.partial.append(part.layer)
+
+    def _norm_behind(self, node: Any) -> str | None:
+        """The batch normalisation that alone reads ``node``; timm's, with an activation inside, shows as two nodes."""
+        while len(node.outputs) == 1:
+            node = node.outputs[0]
+            if isinstance(node.module, NORMS):
+                return self.names[node.module]
+            if node.module in self.names or "BatchNorm" not in _operator(node):
+                return None
+            if len(node.outputs) == 1 and isinstance(node.outputs[0].module, NORMS):
+                return self.names[node.outputs[0].module]
+            return None
+        return None
+
+
+def _operator(node: Any) -> str:
+    return node.grad_fn.name() if hasattr(node.grad_fn, "name") else ""
+
+
+def _units(size: int, shared: Iterable[Iterable[set[int]]]) -> list[list[int]]:
+    """Partition of ``range(size)``: outputs that some layer cannot tell apart are one channel."""
+    parent = list(range(size))
+
+    def top(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for sets in shared:
+        for tied in sets:
+            first, *others = sorted(origin for origin in tied if origin >= 0) or [0]
+            for other in others:
+                parent[top(other)] = top(first)
+    members: dict[int, list[int]] = {}
+    for i in range(size):
+        members.setdefault(top(i), []).append(i)
+    return sorted(members.values())

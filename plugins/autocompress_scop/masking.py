@@ -1,0 +1,81 @@
+"""Channels switched off in place: what a removal is compared with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress_scop.coupling import Coupling, Index
+
+Keep = Mapping[str, Sequence[int]]
+"""Coupling name -> its channels that stay, ascending. Couplings that are not named stay whole."""
+
+
+def mask_outputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> list[Any]:
+    """Puts zeros behind each norm (or writer without one) of what ``keep`` drops, by hooks on ``model``.
+
+    Returns:
+        The hooks' handles; ``handle.remove()`` undoes each.
+    """
+    handles = []
+    for layer, dropped in _dropped(((c.name, c.masks) for c in couplings), keep, couplings).items():
+        module = model.get_submodule(layer)
+        handles.append(module.register_forward_hook(_output_hook(module, dropped)))
+    return handles
+
+
+def mask_inputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> list[Any]:
+    """Puts zeros where the readers read what ``keep`` drops; then it does not matter what lies before them.
+    Channels that are put back into their full width (``scatter``) have zeros behind the norm instead."""
+    couplings = list(couplings)
+    handles = mask_outputs(model, [c for c in couplings if c.scatter], keep)
+    readers = [(c.name, tuple(c.consumers.items())) for c in couplings if not c.scatter]
+    for layer, dropped in _dropped(readers, keep, couplings).items():
+        module = model.get_submodule(layer)
+        handles.append(module.register_forward_pre_hook(_input_hook(module, dropped)))
+    return handles
+
+
+def masked_copy(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> nn.Module:
+    """A copy of ``model`` with :func:`mask_outputs`; weights, names and widths are the model's."""
+    duplicate = copy.deepcopy(model)
+    mask_outputs(duplicate, list(couplings), keep)
+    return duplicate
+
+
+def _dropped(
+    places: Iterable[tuple[str, tuple[tuple[str, Index], ...]]], keep: Keep, couplings: Iterable[Coupling]
+) -> dict[str, list[int]]:
+    """For each layer the indices to be zero, over all couplings that pass it."""
+    channels = {coupling.name: coupling.channels for coupling in couplings}
+    found: dict[str, set[int]] = {}
+    for name, layers in places:
+        if name not in keep:
+            continue
+        gone = set(range(channels[name])) - set(keep[name])
+        for layer, index in layers:
+            found.setdefault(layer, set()).update(position for channel in gone for position in index[channel])
+    return {layer: sorted(indices) for layer, indices in found.items() if indices}
+
+
+def _channel_dim(layer: nn.Module) -> int:
+    return -1 if isinstance(layer, nn.Linear) else 1
+
+
+def _zeroed(x: torch.Tensor, dropped: list[int], dim: int) -> torch.Tensor:
+    index = torch.as_tensor(dropped, dtype=torch.int64, device=x.device)
+    return x.index_fill(dim, index, 0.0)
+
+
+def _output_hook(layer: nn.Module, dropped: list[int]) -> Callable[..., torch.Tensor]:
+    dim = _channel_dim(layer)
+    return lambda _module, _inputs, output: _zeroed(output, dropped, dim)
+
+
+def _input_hook(layer: nn.Module, dropped: list[int]) -> Callable[..., tuple[Any, ...]]:
+    dim = _channel_dim(layer)
+    return lambda _module, inputs: (_zeroed(inputs[0], dropped, dim), *inputs[1:])

@@ -1,0 +1,275 @@
+"""The transform ``scop``: its space, and how it acts on a model."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from autocompress import models
+from autocompress.contract import Context, LayerSpec, Params, Plan, Space, Stage, Transform, manager
+from autocompress.errors import InvalidRecipe
+from autocompress.files import digest
+from autocompress.graph import UntraceableModel
+from autocompress_scop.coupling import Coupling
+from autocompress_scop.couplings import couplings
+from autocompress_scop.removal import remove
+from autocompress_scop.scores import baseline_layer, global_rates, of_coupling, pairs_of
+from autocompress_scop.scoring import ScoreSettings, prepared
+
+if TYPE_CHECKING:
+    from autocompress.job import Job
+
+RANKINGS = ("uniform", "global")
+MODES = ("inner", "group")
+MULTIPLES = (1, 4, 8, 16)
+MOST_RATE = 0.7
+RECALIBRATION_PIXELS = 512 * 32 * 32
+"""Statistics average over places as well as over images: larger images need fewer of them."""
+LEAST_IMAGES = 64
+STRUCTURES_KEPT = 16
+
+
+class Scop(Transform):
+    """Removes channels whose real features serve the classifier no better than knockoffs of them.
+
+    Parameters (``scop.`` before each):
+        ranking: "uniform", the same share of each layer of a group (the paper), or "global", one ranking of all layers.
+        rate.<group>: share of the channels that goes; with "global" one ``rate`` for the network. 0 leaves it alone.
+        mode: "inner", channels private to a block, or "group", also those of a residual stream, together.
+        multiple: of the number of channels that stay; rounded up.
+        criterion: "scop", or for comparison "magnitude", "bn-scale", "random".
+
+    Args:
+        settings: how scores are made. Other settings than the default are another version, and so other cache keys.
+        modes: offered. "scatter", the official code's way with shortcuts, is left out by default: its index_add is
+            exported unfused.
+        specs: layer types that plugins bring; None for those of the installed methods.
+    """
+
+    name = "scop"
+    version = "1"
+    reference = (
+        "Tang et al., SCOP: Scientific Control for Reliable Neural Network Pruning, NeurIPS 2020, arXiv 2010.10732"
+    )
+    stage = Stage.PRUNE
+    takes = frozenset({"convolution"})
+
+    def __init__(
+        self,
+        settings: ScoreSettings | None = None,
+        modes: Sequence[str] = MODES,
+        specs: Sequence[LayerSpec] | None = None,
+    ) -> None:
+        self.settings = settings or ScoreSettings()
+        if self.settings != ScoreSettings():
+            self.version = f"{type(self).version}-{digest(repr(self.settings))[:12]}"  # type: ignore[misc]
+        self.modes = tuple(modes)
+        self._specs = specs
+        self._pairs_of: WeakKeyDictionary[nn.Module, dict[str, str | None]] = WeakKeyDictionary()
+        self._structures: OrderedDict[str, list[Coupling]] = OrderedDict()
+
+    # --- what can be removed ------------------------------------------------------------------------------------
+
+    def check(self, model: nn.Module, job: Job) -> list[str]:
+        """It needs a graph that can be traced, and channels behind the stem that can go."""
+        del job
+        try:
+            if self._pairs(model):
+                return []
+            reasons = self.reasons(model)
+        except UntraceableModel as error:
+            return [str(error)]
+        why = next(iter(reasons.values()), "it has no convolution and no linear layer")
+        return [f"none of its channels can be removed: {why}"]
+
+    def reasons(self, model: nn.Module, mode: str = "group") -> dict[str, str]:
+        """Why channels are left alone, by the first layer that writes them: tied to the output or to the image, the
+        stem, or what the dependency graph cannot follow. Couplings that can be pruned are not in it."""
+        every = self._couplings(model, models.input_size(model), mode)
+        pairs = self._pairs(model)
+        stem = "the paper leaves the layer that reads the image whole"
+        return {
+            coupling.name: "; ".join(coupling.reasons) or stem
+            for coupling in every
+            if not coupling.prunable or not any(writer in pairs for writer in coupling.producers)
+        }
+
+    def _pairs(self, model: nn.Module) -> dict[str, str | None]:
+        """Layers of a baseline that have scores, each with its norm. Asked for every trial."""
+        if model not in self._pairs_of:
+            size, found = models.input_size(model), {}
+            for mode in self.modes:
+                found.update(pairs_of(self._couplings(model, size, mode), models.stem(model)))
+            order = {name: position for position, (name, _) in enumerate(model.named_modules())}
+            self._pairs_of[model] = dict(sorted(found.items(), key=lambda pair: order[pair[0]]))
+        return self._pairs_of[model]
+
+    def _couplings(self, model: nn.Module, size: tuple[int, int, int], mode: str) -> list[Coupling]:
+        """Measured couplings; kept by structure, on which alone they depend."""
+        key = digest(repr(model), list(size), mode)
+        if key not in self._structures:
+            self._structures[key] = couplings(model, size, mode, self._layer_specs())
+            while len(self._structures) > STRUCTURES_KEPT:
+                self._structures.popitem(last=False)
+        return self._structures[key]
+
+    def _layer_specs(self) -> list[LayerSpec]:
+        if self._specs is None:
+            return [spec for method in manager().methods() for spec in method.layers]
+        return list(self._specs)
+
+    # --- the space ----------------------------------------------------------------------------------------------
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        """Widths first; what they do not depend on is asked only where a rate is positive.
+
+        Raises:
+            InvalidRecipe: if the rates and the multiple together would remove nothing.
+        """
+        pairs = self._pairs(model)
+        ranking = space.categorical("ranking", RANKINGS, default="uniform")
+        rates = self._rates(space, model, list(pairs), ranking)
+        if not any(rates.values()):
+            return {}
+        criteria = self.settings.criteria
+        params = {
+            "ranking": ranking,
+            "rates": rates,
+            "mode": space.categorical("mode", self.modes, default=self.modes[0], cheapest=self.modes[-1]),
+            "multiple": space.categorical("multiple", MULTIPLES, default=8, cheapest=1),
+            # With one ranking for all layers, the scores decide how wide each layer is.
+            "criterion": space.categorical("criterion", criteria, default=criteria[0], structural=ranking == "global"),
+        }
+        if ranking == "uniform":
+            every = self._couplings(model, models.input_size(model), params["mode"])
+            _reject_nothing(every, rates, params["multiple"])
+        return params
+
+    def _rates(self, space: Space, model: nn.Module, layers: Sequence[str], ranking: str) -> dict[str, float]:
+        """The rate of each layer that has scores, zeros too: one of rate 0 keeps those whole that are tied to it."""
+        range_: dict[str, Any] = {"low": 0.0, "high": MOST_RATE, "step": 0.1, "default": 0.3, "cheapest": MOST_RATE}
+        if ranking == "global":
+            return dict.fromkeys(layers, space.float("rate", **range_, neutral=0.0))
+        groups = models.groups(model, space.granularity)
+        group_of = {layer: models.group_of(layer, groups) for layer in layers}
+        members = set(group_of.values())
+        by_group = {
+            group.name: space.float(f"rate.{group.name}", **range_, neutral=0.0)
+            for group in groups
+            if group.name in members
+        }
+        return {layer: by_group[group] for layer, group in group_of.items()}
+
+    # --- scores -------------------------------------------------------------------------------------------------
+
+    def prepare(self, baseline: nn.Module, context: Context) -> Any:
+        """Scores of all criteria on offer: see :func:`scoring.prepared`."""
+        return self._scored(baseline, context, self.settings.criteria)
+
+    def _scored(self, baseline: nn.Module, context: Context, criteria: Sequence[str]) -> dict[str, Any]:
+        size = context.input_size
+        return prepared(
+            baseline,
+            self._pairs(baseline),
+            {mode: self._couplings(baseline, size, mode) for mode in self.modes},
+            context.transfer,
+            self.settings,
+            criteria=criteria,
+            device=context.device,
+            seed=context.seed,
+            progress=context.progress,
+        )
+
+    def _state(self, criterion: str, context: Context) -> Mapping[str, Any] | None:
+        """Prepared state; without it, made here from the teacher. None in a dry run without state."""
+        state: Mapping[str, Any] | None = context.state
+        if state is not None and criterion in state["layers"]:
+            return state
+        if context.dry_run or context.teacher is None:
+            return None
+        return self._scored(context.teacher, context, (criterion,))
+
+    # --- acting -------------------------------------------------------------------------------------------------
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        model.eval()
+        mode, state = params["mode"], self._state(params["criterion"], context)
+        try:
+            every = self._couplings(model, context.input_size, mode)
+        except UntraceableModel as error:  # another transform was here first
+            raise InvalidRecipe(str(error)) from error
+        rates = _layer_rates(params, state)
+        keep: dict[str, list[int]] = {}
+        for coupling in every:
+            try:
+                kept = self._kept(coupling, coupling_rate(coupling, rates), params, state, model)
+            except ValueError as error:
+                raise InvalidRecipe(str(error)) from error
+            if len(kept) < coupling.channels:
+                keep[coupling.name] = kept
+        if not keep:
+            raise InvalidRecipe("no layer loses a channel at these rates and this multiple")
+        model = remove(model, keep, context.input_size, mode, self._layer_specs(), couplings=every)
+        if not context.dry_run:
+            _recalibrate(model, context)
+        return model.eval(), {"mode": mode, "input_size": list(context.input_size), "keep": keep}
+
+    def _kept(
+        self, coupling: Coupling, rate: float, params: Params, state: Mapping[str, Any] | None, model: nn.Module
+    ) -> list[int]:
+        """The keep-set of one coupling. Which channels stay means nothing in a dry run; how many there are does."""
+        if rate == 0 or not coupling.prunable:
+            return list(range(coupling.channels))
+        scores = None
+        if state is not None:
+            scores = of_coupling(coupling, state["layers"][params["criterion"]], model, self._layer_specs())
+        own = [0.0] * coupling.channels if scores is None else scores.tolist()
+        return coupling.choose(own, rate, params["multiple"])
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        channels, height, width = plan["input_size"]
+        size = (int(channels), int(height), int(width))
+        return remove(model, plan["keep"], size, plan["mode"], self._layer_specs()).eval()
+
+
+def coupling_rate(coupling: Coupling, rates: Mapping[str, float]) -> float:
+    """The least rate of the layers that write it: who asked for a layer to be left alone is heard. 0 where none of them
+    has a rate (the stem alone)."""
+    origins = (baseline_layer(writer, rates) for writer in coupling.producers)
+    return min((rates[origin] for origin in origins if origin is not None), default=0.0)
+
+
+def _layer_rates(params: Params, state: Mapping[str, Any] | None) -> dict[str, float]:
+    """Rate by layer of the baseline. A global ranking ranks the baseline's channels, so that the widths do not depend
+    on how a substituted layer orders its own. Without scores (a dry run before anything is prepared) it is the same
+    rate everywhere: the one width that is then known to be right on average."""
+    rates: dict[str, float] = params["rates"]
+    if params["ranking"] == "uniform" or state is None:
+        return rates
+    scores = state["global"][params["criterion"]][params["mode"]]
+    found = global_rates(scores, max(rates.values()))
+    writers = state["couplings"][params["mode"]]
+    return {layer: rate for name, rate in found.items() for layer in writers[name]}
+
+
+def _reject_nothing(every: Sequence[Coupling], rates: Mapping[str, float], multiple: int) -> None:
+    for coupling in every:
+        rate = coupling_rate(coupling, rates)
+        if coupling.prunable and rate > 0 and sum(coupling.kept(rate, multiple)) < coupling.channels:
+            return
+    raise InvalidRecipe(f"no layer loses a channel at these rates, rounded to multiples of {multiple}")
+
+
+def _recalibrate(model: nn.Module, context: Context) -> None:
+    """Running statistics of the pruned network; a must, as what each layer reads has changed (digest, section 9)."""
+    from autocompress.compression.trainer import recalibrate_batch_norm
+
+    if context.transfer is None or "freeze_batch_norm" in context.transfer.demands:
+        return
+    pixels = context.input_size[1] * context.input_size[2]
+    images = max(LEAST_IMAGES, RECALIBRATION_PIXELS // pixels)
+    recalibrate_batch_norm(model, context.transfer.calibration, images=images, device=context.device, seed=context.seed)

@@ -1,0 +1,180 @@
+"""Channels truly removed from a network, from keep-sets that are JSON: one hand for ``apply`` and for ``rebuild``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.contract import LayerSpec
+from autocompress.errors import InvalidRecipe
+from autocompress.graph import evaluating
+from autocompress.graph.shapes import blank_images
+from autocompress_scop.attention import set_heads
+from autocompress_scop.coupling import Coupling
+from autocompress_scop.couplings import couplings as find_couplings
+from autocompress_scop.dependencies import pruners_of
+from autocompress_scop.masking import Keep, masked_copy
+from autocompress_scop.slicing import Refused, slice_layer, slice_parameter
+
+
+class Scatter(nn.Module):
+    """Puts k channels back among ``width``: zeros, with the input added at the kept indices. What is then added to a
+    residual stream r is r.index_add(1, keep, x), the form of the digest's section 8, rule 2.
+
+    Input ``(N, k, H, W)``, output ``(N, width, H, W)``, same dtype.
+    """
+
+    keep: torch.Tensor
+
+    def __init__(self, keep: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("keep", torch.as_tensor(keep, dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The full width."""
+        full = x.new_zeros((x.shape[0], self.width, x.shape[2], x.shape[3]))
+        return full.index_add(1, self.keep, x)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.keep)} of {self.width}"
+
+
+class ScatteredNorm(nn.Sequential):
+    """A norm over the kept channels, and :class:`Scatter` behind it, in the norm's place."""
+
+    def __init__(self, norm: nn.Module, keep: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.add_module("norm", norm)
+        self.add_module("scatter", Scatter(keep, width).to(next(norm.buffers()).device))
+
+
+def remove(
+    model: nn.Module,
+    keep: Keep,
+    input_size: tuple[int, int, int],
+    mode: str = "inner",
+    specs: Iterable[LayerSpec] = (),
+    *,
+    couplings: Sequence[Coupling] | None = None,
+) -> nn.Module:
+    """Removes every channel that ``keep`` does not name, and runs the result once on a blank image.
+
+    Args:
+        model: changed in place, and returned in the mode (train, eval) it was in; parameters keep their names.
+        keep: coupling name -> kept channels, ascending; couplings it does not name stay whole. JSON values: stored with
+            ``mode`` and ``input_size`` it is the plan, and the same call on a fresh model rebuilds the structure.
+        input_size: (channels, height, width).
+        mode: that of the couplings, one of ``MODES``.
+        specs: of the layer types that plugins bring.
+        couplings: of this model and mode where they are known already; else they are found again, unmeasured.
+
+    Raises:
+        InvalidRecipe: if ``keep`` names a coupling that is not there or may not be pruned, is no keep-set of its
+            coupling, or the network does not run afterwards.
+        UntraceableModel: if the couplings cannot be found.
+    """
+    specs = list(specs)
+    if couplings is None:
+        couplings = find_couplings(model, input_size, mode, specs, verify=False)
+    chosen = _chosen(couplings, keep)
+    before = _outputs(model, input_size)
+    try:
+        slice_channels(model, chosen, keep, pruners_of(specs))
+        after = _outputs(model, input_size)
+    except Exception as error:  # whatever a foreign forward raises
+        raise InvalidRecipe(f"the network does not run with channels removed: {_said(error)}") from error
+    if before != after:
+        raise InvalidRecipe(f"removing channels changed the network's output from {before} to {after}")
+    return model
+
+
+def masked(
+    model: nn.Module,
+    keep: Keep,
+    input_size: tuple[int, int, int],
+    mode: str = "inner",
+    specs: Iterable[LayerSpec] = (),
+    *,
+    couplings: Sequence[Coupling] | None = None,
+) -> nn.Module:
+    """A copy of ``model`` at full width, with zeros behind the norms in place of what :func:`remove` would remove.
+
+    In eval mode both compute the same where every coupling in ``keep`` is ``safe``. Arguments and errors are those of
+    :func:`remove`; names and shapes of the state dict are the model's.
+    """
+    if couplings is None:
+        couplings = find_couplings(model, input_size, mode, specs, verify=False)
+    return masked_copy(model, _chosen(couplings, keep), keep)
+
+
+def slice_channels(
+    model: nn.Module, couplings: Sequence[Coupling], keep: Keep, pruners: Mapping[type[nn.Module], Any]
+) -> None:
+    """Slices ``model`` in place, each layer once, whatever the number of couplings that pass it."""
+    gone: dict[tuple[str, str], set[int]] = {}
+    dims: dict[str, tuple[int, int]] = {}
+    for coupling in couplings:
+        channels = set(range(coupling.channels)) - set(keep[coupling.name])
+        for part in coupling.parts:
+            dims[part.layer] = (part.size, part.dim)
+            for side in ("in", "out") if part.side == "both" else (part.side,):
+                gone.setdefault((part.layer, side), set()).update(part.indices(sorted(channels)))
+    _check_widths(couplings, gone)
+    sizes = {(p.layer, s): p.size for c in couplings for p in c.parts for s in _sides(p.side)}
+    for layer in dict.fromkeys(name for name, _ in gone):
+        kept = {
+            side: [i for i in range(sizes[layer, side]) if i not in gone[layer, side]]
+            for side in ("in", "out", "parameter")
+            if gone.get((layer, side))
+        }
+        if "parameter" in kept:
+            slice_parameter(model, layer, kept["parameter"], dims[layer][1])
+        elif kept:
+            module = model.get_submodule(layer)
+            slice_layer(module, kept.get("in"), kept.get("out"), pruners.get(type(module)))
+    for coupling in couplings:
+        if coupling.heads:
+            set_heads(model, coupling.name, len(keep[coupling.name]))
+        if coupling.scatter and len(keep[coupling.name]) < coupling.channels:
+            norm = dict(coupling.norm_of)[coupling.name]
+            model.set_submodule(norm, ScatteredNorm(model.get_submodule(norm), keep[coupling.name], coupling.channels))
+
+
+def _sides(side: str) -> tuple[str, ...]:
+    return ("in", "out") if side == "both" else (side,)
+
+
+def _check_widths(couplings: Sequence[Coupling], gone: Mapping[tuple[str, str], set[int]]) -> None:
+    for part in (part for coupling in couplings for part in coupling.parts):
+        for side in _sides(part.side):
+            if len(gone.get((part.layer, side), ())) >= part.size:
+                raise Refused(f"{part.layer} would lose every channel")
+
+
+def _chosen(couplings: Sequence[Coupling], keep: Keep) -> list[Coupling]:
+    """The couplings that ``keep`` names, each with a keep-set it can have."""
+    known = {coupling.name: coupling for coupling in couplings}
+    for name, channels in keep.items():
+        if name not in known:
+            raise InvalidRecipe(f"there are no channels called {name!r} to remove")
+        if not known[name].prunable and list(channels) != list(range(known[name].channels)):
+            raise InvalidRecipe(f"no channels of {name} can be removed: {'; '.join(known[name].reasons)}")
+        try:
+            known[name].check_keep(channels)
+        except ValueError as error:
+            raise InvalidRecipe(str(error)) from error
+    return [coupling for coupling in couplings if coupling.name in keep and coupling.prunable]
+
+
+def _outputs(model: nn.Module, input_size: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    with evaluating(model):
+        out = model(blank_images(model, input_size))
+    return [tuple(value.shape) for value in (out if isinstance(out, list | tuple) else [out])]
+
+
+def _said(error: Exception) -> str:
+    return (str(error) or type(error).__name__).split("\n")[0]

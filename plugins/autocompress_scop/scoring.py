@@ -1,0 +1,134 @@
+"""SCOP's scores of a baseline: knockoffs, control scales, and importance, as state that every later rate shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.contract import TransferSet
+from autocompress_scop import control, knockoffs
+from autocompress_scop.control import ScaleSettings
+from autocompress_scop.coupling import Coupling
+from autocompress_scop.scores import CRITERIA, Scores, from_weights, gamma_of, importance, of_coupling
+
+Progress = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How scores are made; fixed for a method object, never searched, since all recipes share one set of scores.
+
+    Attributes:
+        criteria: those that the space offers. Control scales are only trained where ``scop`` is among them.
+        knockoffs: kind of knockoff data, one of ``knockoffs.KINDS``.
+        shrinkage: r of the patches' correlations, where knockoffs have a covariance. Of 0.1, 0.2 and 0.5, 0.2 kept most
+            accuracy on glyphs (resnet10t, before recovery).
+        generator_steps: of a generator's training, where knockoffs need one.
+        scales: how the control scales are learned. ``scales.epochs`` is the number of score epochs; one number for a
+            whole search, as rungs (which might score longer where a trial goes on) are not part of the engine yet.
+    """
+
+    criteria: tuple[str, ...] = CRITERIA
+    knockoffs: str = "gaussian"
+    shrinkage: float = 0.2
+    generator_steps: int = 400
+    scales: ScaleSettings = field(default_factory=ScaleSettings)
+
+
+def prepared(
+    baseline: nn.Module,
+    pairs: Mapping[str, str | None],
+    couplings: Mapping[str, Sequence[Coupling]],
+    transfer: TransferSet | None,
+    settings: ScoreSettings,
+    *,
+    criteria: Iterable[str] | None = None,
+    device: torch.device | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Everything that recipes share, as tensors and JSON.
+
+    Args:
+        baseline: the trained network; not changed.
+        pairs: which layers get scores; see ``scores.pairs_of``.
+        couplings: of the baseline, by mode.
+        transfer: images for the control scales.
+        settings: how.
+        criteria: which to score by; all of ``settings`` by default.
+
+    Returns:
+        ``layers``: criterion -> layer -> scores. ``couplings``: mode -> coupling -> its scored writers. ``global``:
+        criterion -> mode -> coupling -> normalised scores of its channels, what a global ranking ranks. ``beta``: the
+        control scales. ``settings``: how they were made.
+
+    Raises:
+        ValueError: if control scales are wanted and there are no images.
+    """
+    layers: dict[str, Scores] = {}
+    beta: Scores = {}
+    for criterion in settings.criteria if criteria is None else criteria:
+        if criterion == "scop":
+            beta = _scales(baseline, pairs, transfer, settings, device, seed, progress)
+            gammas = {name: gamma_of(baseline, norm) for name, norm in pairs.items()}
+            layers[criterion] = {
+                name: importance(None if (gamma := gammas[name]) is None else gamma.float().cpu(), beta[name])
+                for name in pairs
+            }
+        else:
+            layers[criterion] = from_weights(criterion, baseline, pairs, seed)
+    offered = {
+        mode: {c.name: writers for c in every if c.prunable and (writers := [w for w in c.producers if w in pairs])}
+        for mode, every in couplings.items()
+    }
+    ranked = {
+        criterion: {
+            mode: {c.name: of_coupling(c, own, baseline) for c in every if c.name in offered[mode]}
+            for mode, every in couplings.items()
+        }
+        for criterion, own in layers.items()
+    }
+    return {
+        "layers": layers,
+        "couplings": offered,
+        "global": ranked,
+        "beta": beta,
+        "settings": {**asdict(settings), "criteria": list(settings.criteria)},
+    }
+
+
+def _scales(
+    baseline: nn.Module,
+    pairs: Mapping[str, str | None],
+    transfer: TransferSet | None,
+    settings: ScoreSettings,
+    device: torch.device | None,
+    seed: int,
+    progress: Progress | None,
+) -> Scores:
+    if transfer is None or not len(transfer.train):
+        raise ValueError("SCOP's control scales are learned from images, and there are none")
+    source = knockoffs.make(
+        settings.knockoffs,
+        transfer.train,
+        seed=seed,
+        device=device,
+        shrinkage=settings.shrinkage,
+        steps=settings.generator_steps,
+        progress=progress,
+    )
+    return control.learn(
+        baseline,
+        pairs,
+        transfer.train,
+        source,
+        settings.scales,
+        labelled=transfer.labelled,
+        device=device,
+        seed=seed,
+        progress=progress,
+    )

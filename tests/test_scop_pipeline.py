@@ -1,0 +1,79 @@
+"""SCOP in recipes: scored once, pruned, recovered, quantized, exported, and loaded again with no data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from autocompress.compression import artifact
+from autocompress.compression.pipeline import Candidate
+from autocompress.compression.recipe import Policy, Replay
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import Value
+from autocompress.export import operator_histogram
+
+RULES = {"scop": "default", "recover": "default", "bits": "default", "quantize": "default"}
+
+
+def shapes(candidate: Candidate) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in candidate.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("ranking", ["uniform", "global"])
+def test_a_dry_run_has_the_deployed_structure(ranking: str, bench: Workbench, tmp_path: Path) -> None:
+    values = bench.compose(Policy(RULES)).values
+    if ranking == "global":
+        values = {**values, "scop.ranking": "global", "scop.rate": 0.5, "scop.mode": "group", "scop.multiple": 1}
+    recipe = bench.compose(Replay(values))
+    assert [name for name, _ in recipe.transforms] == ["scop"]
+    dry, real = bench.candidate(recipe, dry_run=True), bench.candidate(recipe)
+    assert shapes(dry) == shapes(real)
+    assert (dry.params, dry.macs) == (real.params, real.macs)
+    assert real.params < 0.9 * bench.baseline.params
+    assert real.macs < bench.baseline.macs
+    for name, candidate in (("dry", dry), ("real", real)):
+        bench.export(candidate, tmp_path / f"{name}.onnx")
+    assert operator_histogram(tmp_path / "dry.onnx") == operator_histogram(tmp_path / "real.onnx")
+
+
+def test_an_artifact_comes_back_with_no_data(bench: Workbench, tmp_path: Path) -> None:
+    candidate = bench.candidate(bench.compose(Policy(RULES)))
+    deployable = bench.export(candidate, tmp_path / "model.onnx")
+    bench.save_artifact(candidate, deployable, tmp_path / "artifact", {})
+    loaded = artifact.load(tmp_path / "artifact")
+    images = next(iter(bench.splits.val.loader(16)))[0]
+    with torch.no_grad():
+        assert torch.equal(loaded(images), candidate.model(images))
+    assert deployable.file.stat().st_size < 0.5 * bench.baseline.size_bytes
+    accuracy, _ = bench.accuracy(deployable, "val")
+    assert accuracy > bench.baseline.accuracy - 10, "pruned by 0.3 and recovered, it still knows its digits"
+
+
+def test_every_rate_shares_one_set_of_scores(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autocompress_scop import control
+
+    def never(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("scores are made once")
+
+    monkeypatch.setattr(control, "learn", never)
+    asked = [name for name in bench.compose(Policy(RULES)).values if name.startswith("scop.rate.")]
+    rates: list[dict[str, Value]] = [dict.fromkeys(asked, rate) for rate in (0.2, 0.6)]
+    sizes = [bench.candidate(bench.compose(Replay({**each, **others(bench)}))).params for each in rates]
+    assert sizes[0] > sizes[1]
+
+
+def others(bench: Workbench) -> dict[str, Value]:
+    """All other parameters as they leave the model alone."""
+    neutral = bench.compose(Policy({}))
+    return {name: value for name, value in neutral.values.items() if not name.startswith("scop.rate")}
+
+
+def test_it_acts_on_ghost_modules(bench: Workbench) -> None:
+    both = bench.compose(Policy({"ghost": "default", "scop": "default"}))
+    assert [name for name, _ in both.transforms] == ["ghost", "scop"]
+    dry, real = bench.candidate(both, dry_run=True), bench.candidate(both)
+    assert shapes(dry) == shapes(real)
+    ghost = bench.candidate(bench.compose(Policy({"ghost": "default"})), dry_run=True)
+    assert real.macs < ghost.macs
