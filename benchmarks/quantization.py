@@ -45,11 +45,14 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     def keep(part: dict[str, Any]) -> None:
         put(o.out, "accuracy", part)
 
+    before = read(o.out).get("parts", {}).get("accuracy", {}).get("rows", [])
     return {
         "size": lambda: size.run(o.size_model, o.size, o.classes, o.seconds, o.runtime_threads),
         "rivals": lambda: against.run(o.rival_models, o.data, o.epochs, with_nncf=not o.no_nncf, values=own),
         "latency": lambda: latency.run(o.latency_models, o.size, o.seconds, o.runtime_threads),
-        "accuracy": lambda: accuracy.run(o.model, o.data, o.epochs, o.qat_epochs, o.seeds, values=own, keep=keep),
+        "accuracy": lambda: accuracy.run(
+            o.model, o.data, o.epochs, o.qat_epochs, o.seeds, widths=o.widths, before=before, values=own, keep=keep
+        ),
         "granularity": lambda: granularity.run(o.mobilenet, o.data, o.epochs, o.repair_epochs, o.images),
         "slb-cost": lambda: slb_cost.run(o.model, o.data, 2, o.rounds),
     }
@@ -91,6 +94,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--repair-epochs", type=int, default=2, help="of granularity")
     parser.add_argument("--images", type=int, default=12000, help="that granularity trains on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of accuracy")
+    parser.add_argument("--widths", nargs="+", choices=list(accuracy.TARGETS), default=list(accuracy.TARGETS))
     parser.add_argument("--rounds", type=int, default=8, help="of slb-cost")
     parser.add_argument("--set", type=value_of, nargs="+", default=[], metavar="NAME=VALUE", help="recipe values")
     parser.add_argument("--no-nncf", action="store_true")

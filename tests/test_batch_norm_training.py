@@ -204,3 +204,17 @@ def test_a_layer_that_stays_in_float_keeps_its_folded_norm() -> None:
         fake.enabled = False
     x = torch.randn(4, *SIZE)
     torch.testing.assert_close(network(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+def test_statistics_are_as_exact_under_autocast_as_those_of_batch_norm() -> None:
+    plain = model()
+    layer = convolution(trainable(plain, enabled=False)).train()
+    x = torch.randn(32, *SIZE) + 2
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x)
+        plain[:2].train()(x)
+    norm = plain[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert layer.norm is not None
+    torch.testing.assert_close(layer.norm.running_mean, norm.running_mean, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(layer.norm.running_var, norm.running_var, atol=1e-6, rtol=1e-6)

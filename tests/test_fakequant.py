@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from autocompress.contract import TensorSpec
 from autocompress.errors import TrialFailed
 from autocompress.quantization.fakequant import ACTIVATION_ESTIMATORS, WEIGHT_ESTIMATORS, UniformFakeQuantizer
+from autocompress.quantization.ops import fake_quant
 
 settings.register_profile("calm", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("calm")
@@ -188,3 +189,17 @@ def test_symmetric_activations_have_their_zero_in_the_middle() -> None:
     hardened = fake.harden()
     assert int(hardened.zero_point) == 128
     assert float(hardened.scale) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sixteen_bit_tensors_take_the_levels_of_the_same_values_in_float32(dtype: torch.dtype) -> None:
+    """Autocast hands over such activations; the file's grid is that of a float32 step."""
+    x, scale, zero = (torch.rand(4096) * 8 - 1).to(dtype), torch.tensor(0.0237), torch.tensor(37)
+    wide, narrow = x.float().requires_grad_(), x.clone().requires_grad_()
+    expected, found = fake_quant(wide, scale, zero, 0, 255), fake_quant(narrow, scale, zero, 0, 255)
+    assert found.dtype == dtype
+    assert torch.equal(found, expected.to(dtype))
+    expected.sum().backward()
+    found.sum().backward()
+    assert wide.grad is not None
+    assert torch.equal(narrow.grad, wide.grad.to(dtype))

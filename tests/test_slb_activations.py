@@ -91,3 +91,11 @@ def test_signed_tensors_are_left_to_the_uniform_quantizer(name: str, kind: type)
     assert type(method.apply(spec_of(4, nonnegative=False), params, context)) is UniformFakeQuantizer
     with pytest.raises(ValueError, match="negative"):
         kind(spec_of(4, nonnegative=False))
+
+
+def test_pact_takes_the_levels_of_float32_where_autocast_gives_16_bits() -> None:
+    fake = PactFakeQuantizer(TensorSpec("x", "activation", "g", "activation", (1, 8), 8, nonnegative=True))
+    x = (torch.rand(4096) * 7).bfloat16()
+    found = fake(x)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, fake(x.float()).bfloat16())

@@ -204,7 +204,8 @@ class Pipeline:
         before = (self._stage_keys(recipe) or [self._first_key()])[-1]
         bits = {group: asdict(chosen) for group, chosen in recipe.bits.items()}
         quantizers = {name: [self._by_name[name].version, params] for name, params in recipe.quantizers.items()}
-        return digest(before, "quantize", qat.VERSION, self.granularity, bits, quantizers, recipe.qat)
+        of_training = [qat.VERSION, recover.VERSION]  # the loop is RECOVER's, whether or not RECOVER trains here
+        return digest(before, "quantize", *of_training, self.granularity, bits, quantizers, recipe.qat)
 
     # --- prepared state ---------------------------------------------------------------------------------------------
 

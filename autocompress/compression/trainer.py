@@ -82,7 +82,8 @@ def train_baseline(
     """
     settings = baseline_settings(job)
     weights = "pretrained" if job.pretrained else "random"
-    made_with = [*versions().values(), VERSION]
+    silenced = [] if job.pretrained else models.silence_residual_branches(model)
+    made_with = [*versions().values(), VERSION, *silenced]
     key = digest(models.architecture(model), weights, splits.train.digest, asdict(settings), job.seed, made_with)
     path = cache_folder() / "baselines" / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
     if not _loaded(model, path):

@@ -5,6 +5,7 @@ from autocompress.models.checkpoints import Checkpoint, read_checkpoint
 from autocompress.models.creation import create, needs_training, preprocessing
 from autocompress.models.groups import Group, group_of, groups
 from autocompress.models.parts import classifier, eligible_convolutions, stem
+from autocompress.models.residuals import silence_residual_branches
 
 __all__ = [
     "Checkpoint",
@@ -21,6 +22,7 @@ __all__ = [
     "preprocessing",
     "read_checkpoint",
     "reparameterise",
+    "silence_residual_branches",
     "stamp",
     "stem",
 ]

@@ -76,7 +76,9 @@ class FakeLayer(nn.Module):
     def _with_batch_statistics(self, x: torch.Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> torch.Tensor:
         # The unquantized layer is there for its statistics alone; gradients flow through these, as in batch norm.
         plain = self.operate(x, self.weight, self.bias)
-        variance, mean = torch.var_mean(plain, [d for d in range(plain.ndim) if d != 1], correction=0)
+        # At least in float32, as torch's batch norm has them: under autocast the outputs have 8 bits of precision.
+        wide = plain.to(torch.promote_types(plain.dtype, torch.float32))
+        variance, mean = torch.var_mean(wide, [d for d in range(plain.ndim) if d != 1], correction=0)
         _update(norm, mean.detach(), variance.detach(), plain.numel() // plain.shape[1])
         sigma_batch = (variance + norm.eps).sqrt()
         gamma = norm.weight if norm.weight is not None else torch.ones_like(mean)

@@ -34,9 +34,14 @@ def fake_quant(
         low, high: the integers' range, both included.
         axis: of the channels; None for one scale a tensor.
     """
-    step = along(scale, x.ndim, axis).to(x.dtype)
-    zero = along(zero_point, x.ndim, axis).to(x.dtype)
-    return (x / step).round_().add_(zero).clamp_(low, high).sub_(zero).mul_(step)
+    wide = _wide(x)
+    step, zero = (along(values, x.ndim, axis).to(wide.dtype) for values in (scale, zero_point))
+    return (wide / step).round_().add_(zero).clamp_(low, high).sub_(zero).mul_(step).to(x.dtype)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """Under autocast activations have 16 bits, and one level in seven would be the wrong one."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @fake_quant.register_fake
@@ -56,6 +61,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 
 def _straight_through(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, scale, zero_point = ctx.saved_tensors
+    x = _wide(x)
     step, zero = (along(values, x.ndim, ctx.axis).to(x.dtype) for values in (scale, zero_point))
     inside = (x >= (ctx.low - zero) * step) & (x <= (ctx.high - zero) * step)
     return gradient * inside, None, None, None, None, None

@@ -27,6 +27,8 @@ def run(
     qat_epochs: int,
     seeds: Sequence[int],
     *,
+    widths: Sequence[str] = tuple(TARGETS),
+    before: Sequence[dict[str, Any]] = (),
     values: dict[str, Value] | None = None,
     keep: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def run(
         model, data, epochs: the float baseline (one, with seed 0).
         qat_epochs: of the training that QUANTIZE does.
         seeds: of that training.
+        widths: those that are measured now.
+        before: rows of earlier runs; those of other widths are kept.
         values: of the recipes, where they are not the defaults, for example ``{"qat.lr": 5e-4}``.
         keep: called with the part so far whenever a row is done.
     """
@@ -45,12 +49,11 @@ def run(
         "model": model,
         "data": data,
         "epochs": epochs,
-        "qat_epochs": qat_epochs,
-        "seeds": list(seeds),
         "float": {split: 100.0 * float(flags.mean()) for split, flags in floats.items()},
-        "rows": [],
+        "rows": [row for row in before if row["weights"] not in widths],
     }
-    for weights, target in TARGETS.items():
+    for weights in widths:
+        target = TARGETS[weights]
         row = _row(bench, weights, seeds, floats, values or {})
         row |= {"target": target, "met": all(row[split]["points"] >= target for split in SPLITS)}
         part["rows"].append(row)
@@ -64,7 +67,8 @@ def _row(
     bench: Workbench, weights: str, seeds: Sequence[int], floats: dict[str, np.ndarray], values: dict[str, Value]
 ) -> dict[str, Any]:
     recipe = recipe_of(bench, weights, 8, {"qat.epochs": bench.job.budget.epochs, **values})
-    row: dict[str, Any] = {"weights": weights, "recipe": dict(recipe.values), "training_seconds": []}
+    row: dict[str, Any] = {"weights": weights, "seeds": list(seeds), "recipe": dict(recipe.values)}
+    row["training_seconds"] = []
     correct: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for seed in seeds:
         candidate = replace(bench.pipeline, seed=seed).run(recipe)

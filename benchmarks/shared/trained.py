@@ -20,6 +20,8 @@ from autocompress.devices.machine import machine
 from autocompress.job import Job, load_job
 
 QUANTIZERS = ("quantize", "slb")
+SLOW = {"mobilenetv2_050": {"epochs": 20, "lr": 4e-3, "batch_size": 64}}
+"""Baselines that need more than the others; ``epochs`` at least."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,16 @@ def job_of(
         data=data_name,
         methods=list(QUANTIZERS),
         granularity="model",
-        baseline={"epochs": epochs},
+        baseline=baseline_of(name, epochs),
         budget={"epochs": qat_epochs},
         seed=seed,
     )
+
+
+def baseline_of(name: str, epochs: int) -> dict[str, float]:
+    """Settings of the float training; a small run (one or two epochs) is left small."""
+    own: dict[str, float] = dict(SLOW.get(name, {})) if epochs > 2 else {}
+    return {**own, "epochs": max(epochs, own.get("epochs", 0))}
 
 
 def trained(job: Job) -> Trained:

@@ -1,4 +1,4 @@
-"""Uniform quantization after training (Krishnamoorthi 2018), as a plugin of autocompress."""
+"""Uniform quantization (Krishnamoorthi 2018), after training or with it, as a plugin of autocompress."""
 
 from __future__ import annotations
 

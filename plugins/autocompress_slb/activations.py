@@ -107,7 +107,7 @@ class PactFakeQuantizer(_Unsigned):
             return x
         if not self.enabled:
             return x
-        result: torch.Tensor = _Pact.apply(x, self.alpha, self.scale.to(x.dtype), self.levels.high)
+        result: torch.Tensor = _Pact.apply(x, self.alpha, self.scale, self.levels.high)
         return result
 
 
@@ -115,7 +115,8 @@ class _Pact(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, alpha: torch.Tensor, scale: torch.Tensor, high: int) -> torch.Tensor:
         ctx.save_for_backward(x, alpha)
-        return (x / scale).round_().clamp_(0, high).mul_(scale)
+        wide = x.to(torch.promote_types(x.dtype, scale.dtype))  # 16 bits under autocast, too few for the levels
+        return (wide / scale).round_().clamp_(0, high).mul_(scale).to(x.dtype)
 
     @staticmethod
     @once_differentiable

@@ -57,7 +57,7 @@ class SlbCallback(Callback):
             if fake.logits is None:
                 fake.start_search(layer.weight)
             if self.settings.scale == "none" and isinstance(norm, _BatchNorm):
-                fake.absorb(norm)
+                fake.absorb(norm, layer.bias)
         if self.settings.norm == "two_statistics":
             self._two = TwoStatistics(model, list(layers))
         names = norms_behind(model, list(layers))

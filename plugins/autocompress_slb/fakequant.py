@@ -86,15 +86,17 @@ class SlbFakeQuantizer(FakeQuantizer):
                 self.logits.copy_(logits)
         self._behind = False
 
-    def absorb(self, norm: nn.Module) -> None:
-        """``scale`` "none": moves the magnitude into the long-term statistics of the batch norm behind, so that weights
-        are values of V and the outputs in eval mode stay what they were."""
+    def absorb(self, norm: nn.Module, bias: torch.Tensor | None = None) -> None:
+        """``scale`` "none": moves the magnitude into the long-term statistics of the batch norm behind, and out of the
+        layer's own ``bias``, so that weights are values of V and the outputs in eval mode stay what they were."""
         mean, variance = norm.running_mean, norm.running_var
         assert isinstance(mean, torch.Tensor)
         assert isinstance(variance, torch.Tensor)
         eps = float(norm.eps)  # type: ignore[arg-type]
         with torch.no_grad():
             mean.div_(self.magnitude)
+            if bias is not None:
+                bias.div_(self.magnitude)
             variance.copy_(((variance + eps) / self.magnitude**2 - eps).clamp(min=0.0))
             self.magnitude.fill_(1.0)
 
@@ -124,6 +126,7 @@ class SlbFakeQuantizer(FakeQuantizer):
             self.start_search(x)  # also behind a quantization delay, in which the float weight has trained
         if self.logits is None or self.hard or not self.training:
             return self._scaled(self._best(x)).to(x.dtype)
+        self._found = None  # the step that follows changes the logits, and a fused optimizer does not count that
         size = self.magnitude if self.log_scale is None else self.magnitude * self.log_scale.exp()
         soft = expectation(self.logits, self.values, self.temperature)
         return (soft * along(size, soft.ndim, self.axis)).to(x.dtype)
@@ -133,7 +136,7 @@ class SlbFakeQuantizer(FakeQuantizer):
 
     @torch.no_grad()
     def _best(self, weight: torch.Tensor) -> torch.Tensor:
-        """The odd integers of the arg-max as float32, found once for each state of the logits."""
+        """The odd integers of the arg-max as float32, found once while the logits stay as they are."""
         if self.logits is None:
             if not self._is_fitted():
                 self._fit(weight)
@@ -166,6 +169,9 @@ class SlbFakeQuantizer(FakeQuantizer):
         )
 
     # -- state --------------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_found": None}  # a copy's logits count their changes from 0
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         kept = state_dict.get(f"{prefix}logits")

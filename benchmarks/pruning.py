@@ -1,0 +1,103 @@
+"""Pruning against its targets: counts, accuracy at half the MACs, latency, cost of the scores.
+
+Each part is written into one JSON as soon as it is done; parts may run one by one. Rows of ``accuracy`` lie in a file
+beside it, and an interrupted run goes on where it was.
+
+    python benchmarks/pruning.py [--parts counts accuracy latency cost] [--models resnet10t mobilenetv2_050] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from autocompress.files import write_json
+from parts import prune_accuracy, prune_cost, prune_counts, prune_latency
+from shared.rows import read
+from shared.trained import environment
+
+OUT = Path("results/benchmarks/pruning.json")
+LINES = {
+    "counts": prune_counts.lines,
+    "accuracy": prune_accuracy.lines,
+    "latency": prune_latency.lines,
+    "cost": prune_cost.lines,
+}
+
+
+def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The parts by name, with the options given."""
+    o = chosen
+    beside = o.out.with_name(f"{o.out.stem}-accuracy.json")
+
+    def keep(part: dict[str, Any]) -> None:
+        put(o.out, "accuracy", part)
+
+    return {
+        "counts": lambda: prune_counts.run(o.counts_models),
+        "accuracy": lambda: prune_accuracy.run(
+            o.models, o.data, o.epochs, o.recovery_epochs, o.seeds, mode=o.mode, images=o.images, out=beside, keep=keep
+        ),
+        "latency": lambda: prune_latency.run(
+            o.latency_model, o.size, o.multiples, o.seconds, o.runtime_threads, o.mode
+        ),
+        "cost": lambda: prune_cost.run(o.cost_model, o.data, o.cost_images, o.rounds),
+    }
+
+
+def put(out: Path, name: str, part: dict[str, Any]) -> None:
+    """Writes one part, beside those that are there."""
+    kept = read(out).get("parts", {})
+    write_json(out, {"parts": {key: value for key in LINES if (value := {**kept, name: part}.get(key)) is not None}})
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
+    parser.add_argument("--counts-models", nargs="+", choices=list(prune_counts.TARGETS), default=["resnet50", "cifar-resnet56"])
+    parser.add_argument("--models", nargs="+", default=["resnet10t", "mobilenetv2_050"], help="of accuracy")
+    parser.add_argument("--data", default="glyphs")
+    parser.add_argument("--epochs", type=int, default=12, help="of float baselines")
+    parser.add_argument("--recovery-epochs", type=int, default=2, help="of every pruned network")
+    parser.add_argument("--images", type=int, help="that scores and recovery use; all of the training split by default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of scores and recovery")
+    parser.add_argument("--mode", choices=["inner", "group"], default="group", help="of accuracy and latency")
+    parser.add_argument("--latency-model", default="resnet18")
+    parser.add_argument("--size", type=int, default=224, help="pixels, of latency")
+    parser.add_argument("--multiples", type=int, nargs="+", default=[8, 1], help="of latency")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of measuring latency")
+    parser.add_argument("--cost-model", default="resnet18")
+    parser.add_argument("--cost-images", type=int, default=4096, help="of an epoch")
+    parser.add_argument("--rounds", type=int, default=4, help="of cost")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--runtime-threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=OUT)
+    return parser
+
+
+def main() -> None:
+    """Runs the parts in order, prints their tables and writes the JSON."""
+    chosen = options().parse_args()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(chosen.threads)
+    todo = runs(chosen)
+    for name in chosen.parts:
+        load, started = psutil.getloadavg()[0], time.perf_counter()
+        part = todo[name]()
+        part["minutes"] = round((time.perf_counter() - started) / 60, 2)
+        part["environment"] = {**environment(), "load_before": load, "torch_threads": chosen.threads}
+        put(chosen.out, name, part)
+        print(f"\n{name}: {'met' if part['met'] else 'NOT met'} ({part['minutes']:.1f} min)")
+        print("\n".join(LINES[name](part)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
