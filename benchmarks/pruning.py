@@ -3,7 +3,7 @@
 Each part is written into one JSON as soon as it is done; parts may run one by one. Rows of ``accuracy`` lie in a file
 beside it, and an interrupted run goes on where it was.
 
-    python benchmarks/pruning.py [--parts counts accuracy latency cost] [--models resnet10t mobilenetv2_050] [--out FILE]
+    python benchmarks/pruning.py [--parts counts accuracy latency cost] [--models resnet10t] [--out FILE]
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
-    parser.add_argument("--counts-models", nargs="+", choices=list(prune_counts.TARGETS), default=["resnet50", "cifar-resnet56"])
+    parser.add_argument(
+        "--counts-models", nargs="+", choices=list(prune_counts.TARGETS), default=["resnet50", "cifar-resnet56"]
+    )
     parser.add_argument("--models", nargs="+", default=["resnet10t", "mobilenetv2_050"], help="of accuracy")
     parser.add_argument("--data", default="glyphs")
     parser.add_argument("--epochs", type=int, default=12, help="of float baselines")

@@ -25,7 +25,13 @@ SMALL = {
         "W4A8, trained",
         *TABLE,
     ],
+    "papers_scop": ["--rows", "gaussian, rate 0.35", "gaussian, rate 0.5", "random, rate 0.5", *TABLE],
     "papers_slb": ["--rows", "W2A32", "W1A32", "linear", *TABLE],
+    "pruning": [
+        *("--counts-models", "cifar-resnet56", "--models", "test_resnet", "--data", "digits", "--epochs", "1"),
+        *("--recovery-epochs", "1", "--images", "64", "--seeds", "0", "--latency-model", "test_resnet"),
+        *("--size", "64", "--seconds", "0.5", "--cost-model", "test_resnet", "--cost-images", "64", "--rounds", "2"),
+    ],
     "quantization": [
         *("--parts", "size", "rivals", "accuracy", "granularity", "slb-cost", "--no-nncf", "--data", "digits"),
         *("--model", "test_resnet", "--size-model", "test_resnet", "--size", "64", "--rival-models", "test_resnet"),

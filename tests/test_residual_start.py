@@ -32,7 +32,8 @@ def test_what_starts_so_already_is_left_alone() -> None:
     for name in ("resnet18", "resnet10t", "resnet50"):
         model = timm.create_model(name)
         assert silence_residual_branches(model) == []
-        assert all(bool(m[1].weight.any()) for n, m in model.named_modules() if n.endswith("downsample") and len(m) == 2)  # type: ignore[index, arg-type]
+        projected = [m.get_submodule("1") for n, m in model.named_modules() if n.endswith("downsample") and len(m) == 2]  # type: ignore[arg-type]
+        assert all(bool(norm.get_parameter("weight").any()) for norm in projected)
 
 
 def test_a_norm_with_an_activation_or_another_reader_is_no_end_of_a_branch() -> None:

@@ -77,11 +77,14 @@ class QuantizationSchedule(Callback):
         """Switches states; every step, since the trainer sets the whole network to train mode at each epoch."""
         done, network = step / self._steps, _network(model)
         layers = [layer for layer in network.layers().values() if layer.weight_quantizer.folds_norm]
-        for fake in [*(layer.weight_quantizer for layer in layers), *network.activation_fakes().values()]:
-            fake.enabled = done >= self._params["delay"]
-            fake.tracking = done < self._params["range_freeze"]
         is_frozen = self._params["norm"] == "frozen" or done >= self._params["norm_freeze"]
+        moving = done < self._params["range_freeze"]
+        for fake in network.activation_fakes().values():
+            fake.enabled, fake.tracking = done >= self._params["delay"], moving
         for layer in layers:
+            fake = layer.weight_quantizer
+            # Statistics that still move scale the weight: its range must follow them.
+            fake.enabled, fake.tracking = done >= self._params["delay"], moving or not is_frozen
             if layer.norm is not None and is_frozen:
                 layer.norm.eval()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from autocompress.compression.evaluation import evaluate
 from autocompress.contract import Context
 from autocompress_scop import Scop
 from autocompress_scop.scores import CRITERIA
+from autocompress_scop.scoring import ScoreSettings
 from shared.orders import Claim, judged
 from shared.pruned import TorchPruning, context_of, left, nearest, recovered, removed, uniform
 from shared.rows import Rows, packed, unpacked
-from shared.trained import Trained, environment, job_of, trained
+from shared.trained import SLOW, Trained, environment, job_of, trained
 
 SHARE = 0.5
 """Of the MACs, that stays."""
@@ -60,7 +61,9 @@ def run(
         "images": images,
         "share": SHARE,
     }
-    table = Rows(out, {**head, "versions": environment()["versions"]})
+    # What rows depend on, too: other defaults of the method or other baselines make them anew.
+    versions = {**environment()["versions"], "scop": Scop.version}
+    table = Rows(out, {**head, "versions": versions, "scores": asdict(ScoreSettings()), "slow_baselines": SLOW})
     part: dict[str, Any] = {**head, "seeds": list(seeds), "models": []}
     for name in models:
         _make(table, name, head, seeds)
@@ -85,7 +88,7 @@ def _make(table: Rows, name: str, head: dict[str, Any], seeds: Sequence[int]) ->
     @cache
     def theirs() -> tuple[TorchPruning, float, float]:
         pruner = TorchPruning(method, baseline().model)
-        return pruner, *nearest(pruner.share, SHARE)
+        return pruner, *nearest(pruner.share, ours()[1])  # widths come in steps: those that we have, not just half
 
     @cache
     def context(seed: int) -> Context:

@@ -1,5 +1,4 @@
-"""What a rate means by the official scheme: parameters and MACs of ResNet-50 and CIFAR's ResNet-56 (digest, section 7).
-"""
+"""What a rate takes from ResNet-50 and CIFAR's ResNet-56 by the official scheme (digest, section 7)."""
 
 from __future__ import annotations
 

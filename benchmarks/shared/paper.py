@@ -6,8 +6,8 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from autocompress.errors import TrialFailed
 from autocompress.files import write_text
 from shared.orders import Claim, judged
 from shared.rows import Rows, packed, unpacked
-from shared.simulate import Setting, simulate
+from shared.simulate import simulate
 from shared.trained import Trained, environment, job_of, trained
 
 FLOAT = "float"
@@ -47,13 +47,13 @@ class Line:
     Attributes:
         section: heading.
         label: words; unique for the backbone.
-        setting: what is done.
+        setting: what is done; as :attr:`Way.make` takes it.
         paper: the paper's figures by its own network, percent.
     """
 
     section: str
     label: str
-    setting: Setting
+    setting: Any
     paper: Mapping[str, float]
 
 
@@ -64,6 +64,27 @@ class Study:
     backbone: Backbone
     lines: Sequence[Line]
     claims: Sequence[Claim]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How rows are made, and what a table says of it.
+
+    Attributes:
+        make: (baseline, setting, seed=, images=) -> which test images are labelled rightly, bool ``(images,)``.
+        words: about the training, with ``{epochs}`` and ``{images}``.
+        one_baseline: that of the first seed serves all seeds, which then vary what is done to it.
+        head: what rows depend on beside the options.
+        appendix: Markdown behind the rows.
+        more: the same for the JSON, by name.
+    """
+
+    make: Callable[..., np.ndarray] = simulate
+    words: str = "Training with quantization: {epochs} epochs of {images} training images, AdamW, one cycle."
+    one_baseline: bool = False
+    head: Mapping[str, Any] = field(default_factory=dict)
+    appendix: Sequence[str] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def options(
@@ -84,8 +105,11 @@ def options(
     return parser
 
 
-def run(title: str, studies: Sequence[Study], chosen: argparse.Namespace, notes: Sequence[str]) -> None:
+def run(
+    title: str, studies: Sequence[Study], chosen: argparse.Namespace, notes: Sequence[str], way: Way | None = None
+) -> None:
     """Makes all rows, one after the other, and writes ``chosen.out`` (JSON) and the Markdown beside it."""
+    way = way or Way()
     torch.set_num_threads(chosen.threads)
     if chosen.fresh:
         chosen.out.unlink(missing_ok=True)
@@ -97,18 +121,19 @@ def run(title: str, studies: Sequence[Study], chosen: argparse.Namespace, notes:
         "epochs": chosen.epochs,
         "images": chosen.images,
         "versions": environment()["versions"],
+        **way.head,
     }
     table = Rows(chosen.out, head)
     labels = chosen.models or [study.backbone.label for study in studies]
     wanted = [_part(study, chosen.rows) for study in studies if study.backbone.label in labels]
     for seed in chosen.seeds:  # seed by seed: what is interrupted has whole seeds
         for study in wanted:
-            _make(study, seed, chosen, table)
+            _make(study, seed, chosen, table, way)
     orders = {study.backbone.label: _orders(study, chosen.seeds, table) for study in wanted}
     command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
     more = {"command": command, "environment": environment(), "orders": orders, "made": time.strftime("%Y-%m-%d")}
-    table.write(**more)
-    text = _markdown(title, wanted, chosen, table, orders, [*notes, f"Command: `{command}`."])
+    table.write(**way.more, **more)
+    text = _markdown(title, wanted, chosen, table, orders, [*notes, f"Command: `{command}`."], way)
     write_text(chosen.out.with_suffix(".md"), text)
     print(text)
 
@@ -122,14 +147,15 @@ def _part(study: Study, rows: Sequence[str] | None) -> Study:
     return Study(study.backbone, lines, [claim for claim in study.claims if {claim.first, claim.second} <= there])
 
 
-def _make(study: Study, seed: int, chosen: argparse.Namespace, table: Rows) -> None:
+def _make(study: Study, seed: int, chosen: argparse.Namespace, table: Rows, way: Way) -> None:
     backbone, kept = study.backbone, None
+    of_baseline = chosen.seeds[0] if way.one_baseline else seed
 
     def baseline() -> Trained:
         nonlocal kept
         if kept is None:
             kept = trained(
-                job_of(backbone.name, chosen.data, chosen.baseline_epochs, seed=seed, model_args=backbone.args)
+                job_of(backbone.name, chosen.data, chosen.baseline_epochs, seed=of_baseline, model_args=backbone.args)
             )
         return kept
 
@@ -137,9 +163,9 @@ def _make(study: Study, seed: int, chosen: argparse.Namespace, table: Rows) -> N
         accuracy, correct = evaluate(baseline().model, baseline().splits.test)
         return {"accuracy": accuracy, "correct": packed(correct)}
 
-    def of(setting: Setting) -> dict[str, Any]:
+    def of(setting: Any) -> dict[str, Any]:
         try:
-            correct = simulate(baseline(), setting, seed=seed, images=chosen.images)
+            correct = way.make(baseline(), setting, seed=seed, images=chosen.images)
         except TrialFailed as error:  # a training that diverges is a result, too
             nothing = np.zeros(len(baseline().splits.test), dtype=bool)
             return {"accuracy": 0.0, "correct": packed(nothing), "failed": str(error)}
@@ -171,8 +197,9 @@ def _markdown(
     table: Rows,
     orders: Mapping[str, Sequence[dict[str, Any]]],
     notes: Sequence[str],
+    way: Way,
 ) -> str:
-    text = [f"# {title}", "", *(f"- {note}" for note in _setup(chosen, table) + list(notes)), ""]
+    text = [f"# {title}", "", *(f"- {note}" for note in _setup(chosen, table, way) + list(notes)), ""]
     for study in studies:
         text += [f"## {study.backbone.label}", "", *_accuracies(study, chosen.seeds, table)]
         text += ["", "What the paper orders (points, paired by image, mean over the seeds, 95 % interval):", ""]
@@ -182,18 +209,23 @@ def _markdown(
         ]
         text += [_order(order) for order in orders[study.backbone.label]]
         text.append("")
-    return "\n".join(text)
+    return "\n".join([*text, *way.appendix])
 
 
-def _setup(chosen: argparse.Namespace, table: Rows) -> list[str]:
+def _setup(chosen: argparse.Namespace, table: Rows, way: Way) -> list[str]:
     seconds = sum(row["seconds"] for row in table.rows.values())
     correct = next(iter(table.rows.values()))["correct"]
+    seeds = ", ".join(map(str, chosen.seeds))
+    baselines = f"Float baselines: {chosen.baseline_epochs} epochs on all training images, "
+    if way.one_baseline:
+        baselines += f"one, with seed {chosen.seeds[0]}; the seeds {seeds} are those of what follows."
+    else:
+        baselines += f"one for each of the seeds {seeds}; a row of seed s starts from baseline s."
     failed = [f"{key} failed: {row['failed']}, counted as 0 %." for key, row in table.rows.items() if "failed" in row]
     return [
         f"Data: `{chosen.data}`; accuracy in percent of its test split, {correct.partition(':')[0]} images.",
-        f"Float baselines: {chosen.baseline_epochs} epochs on all training images, one for each of the seeds "
-        f"{', '.join(map(str, chosen.seeds))}; a row of seed s starts from baseline s.",
-        f"Training with quantization: {chosen.epochs} epochs of {chosen.images} training images, AdamW, one cycle.",
+        baselines,
+        way.words.format(epochs=chosen.epochs, images=chosen.images),
         f"All rows took {seconds / 60:.0f} minutes, missing baselines included.",
         "An order is kept (reversed) where the interval excludes 0 on that side and no seed says the opposite; "
         '"as good" is kept where the interval lies within the margin. Else it is undecided.',

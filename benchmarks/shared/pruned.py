@@ -1,4 +1,4 @@
-"""Networks with channels removed, at a rate that leaves a share of the MACs: SCOP's plugin, and Torch-Pruning itself."""
+"""Networks with channels removed, a share of the MACs left: by SCOP's plugin, and by Torch-Pruning itself."""
 
 from __future__ import annotations
 

@@ -108,8 +108,9 @@ class Quantize(Quantizer):
         return bool(params["bias_correction"])
 
     def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:
-        """Weights: signed, on the grid asked for. Activations: unsigned, asymmetric, one scale a tensor, since a scale
-        for each channel cannot be pulled out of the inner product (section 3.1.2).
+        """Weights: signed, on the grid asked for. Activations: unsigned, asymmetric (behind a ReLU a symmetric grid
+        would lose half of its levels, and it runs no faster), one scale a tensor, since a scale for each channel cannot
+        be pulled out of the inner product (section 3.1.2).
 
         Raises:
             InvalidRecipe: for a width that is not offered.
