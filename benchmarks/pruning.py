@@ -9,19 +9,12 @@ beside it, and an interrupted run goes on where it was.
 from __future__ import annotations
 
 import argparse
-import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
-from autocompress.files import write_json
 from parts import prune_accuracy, prune_cost, prune_counts, prune_latency
-from shared.rows import read
-from shared.trained import environment
+from shared.running import put, run_parts
 
 OUT = Path("results/benchmarks/pruning.json")
 LINES = {
@@ -38,7 +31,7 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     beside = o.out.with_name(f"{o.out.stem}-accuracy.json")
 
     def keep(part: dict[str, Any]) -> None:
-        put(o.out, "accuracy", part)
+        put(o.out, LINES, "accuracy", part)
 
     return {
         "counts": lambda: prune_counts.run(o.counts_models),
@@ -50,12 +43,6 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
         ),
         "cost": lambda: prune_cost.run(o.cost_model, o.data, o.cost_images, o.rounds),
     }
-
-
-def put(out: Path, name: str, part: dict[str, Any]) -> None:
-    """Writes one part, beside those that are there."""
-    kept = read(out).get("parts", {})
-    write_json(out, {"parts": {key: value for key in LINES if (value := {**kept, name: part}.get(key)) is not None}})
 
 
 def options() -> argparse.ArgumentParser:
@@ -87,18 +74,7 @@ def options() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Runs the parts in order, prints their tables and writes the JSON."""
-    chosen = options().parse_args()
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(chosen.threads)
-    todo = runs(chosen)
-    for name in chosen.parts:
-        load, started = psutil.getloadavg()[0], time.perf_counter()
-        part = todo[name]()
-        part["minutes"] = round((time.perf_counter() - started) / 60, 2)
-        part["environment"] = {**environment(), "load_before": load, "torch_threads": chosen.threads}
-        put(chosen.out, name, part)
-        print(f"\n{name}: {'met' if part['met'] else 'NOT met'} ({part['minutes']:.1f} min)")
-        print("\n".join(LINES[name](part)), flush=True)
+    run_parts(options().parse_args(), runs, LINES)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
 from autocompress.contract import Value
-from autocompress.files import write_json
 from parts import accuracy, against, granularity, latency, size, slb_cost
 from shared.rows import read
-from shared.trained import environment
+from shared.running import put, run_parts
 
 OUT = Path("results/benchmarks/quantization.json")
 LINES = {
@@ -43,7 +37,7 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     own: dict[str, Value] = dict(o.set)
 
     def keep(part: dict[str, Any]) -> None:
-        put(o.out, "accuracy", part)
+        put(o.out, LINES, "accuracy", part)
 
     before = read(o.out).get("parts", {}).get("accuracy", {}).get("rows", [])
     return {
@@ -56,12 +50,6 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
         "granularity": lambda: granularity.run(o.mobilenet, o.data, o.epochs, o.repair_epochs, o.images),
         "slb-cost": lambda: slb_cost.run(o.model, o.data, 2, o.rounds),
     }
-
-
-def put(out: Path, name: str, part: dict[str, Any]) -> None:
-    """Writes one part, beside those that are there."""
-    kept = read(out).get("parts", {})
-    write_json(out, {"parts": {key: value for key in LINES if (value := {**kept, name: part}.get(key)) is not None}})
 
 
 def value_of(word: str) -> tuple[str, Value]:
@@ -106,18 +94,7 @@ def options() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Runs the parts in order, prints their tables and writes the JSON."""
-    chosen = options().parse_args()
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(chosen.threads)
-    todo = runs(chosen)
-    for name in chosen.parts:
-        load, started = psutil.getloadavg()[0], time.perf_counter()
-        part = todo[name]()
-        part["minutes"] = round((time.perf_counter() - started) / 60, 2)
-        part["environment"] = {**environment(), "load_before": load, "torch_threads": chosen.threads}
-        put(chosen.out, name, part)
-        print(f"\n{name}: {'met' if part['met'] else 'NOT met'} ({part['minutes']:.1f} min)")
-        print("\n".join(LINES[name](part)), flush=True)
+    run_parts(options().parse_args(), runs, LINES)
 
 
 if __name__ == "__main__":

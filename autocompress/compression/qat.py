@@ -12,7 +12,6 @@ from torch import nn
 
 from autocompress.compression import recover
 from autocompress.contract import Callback, Context, Params, Quantizer, Space
-from autocompress.errors import InvalidRecipe
 from autocompress.quantization.network import QuantizedNetwork
 
 VERSION = "1"
@@ -30,10 +29,7 @@ def search_space(space: Space, acting: Sequence[Quantizer], most_epochs: int, *,
     Raises:
         InvalidRecipe: where a quantizer needs more epochs than the job has.
     """
-    least = max([method.min_epochs for method in acting] + [1 for method in acting if method.needs_training] + [0])
-    if least > most_epochs:
-        demanding = max(acting, key=lambda method: method.min_epochs)
-        raise InvalidRecipe(f"{demanding.name} needs {least} epochs of training, the job's budget has {most_epochs}")
+    least = recover.least_epochs(acting, most_epochs, "training")
     epochs = space.integer(
         "epochs", least, most_epochs, default=most_epochs if is_low else least, neutral=least, structural=False
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from autocompress.compression.trainer import SoftTargets, TrainSettings, train
-from autocompress.contract import Callback, Context, Params, Space, Transform
+from autocompress.contract import Callback, Context, Method, Params, Space, Transform
 from autocompress.errors import InvalidRecipe
 
 VERSION = "2"
@@ -23,10 +23,7 @@ def search_space(space: Space, acting: Sequence[Transform], most_epochs: int) ->
     Raises:
         InvalidRecipe: where a method needs more epochs than the job has.
     """
-    least = max([method.min_epochs for method in acting] + [1 for method in acting if method.needs_training] + [0])
-    if least > most_epochs:
-        demanding = max(acting, key=lambda method: method.min_epochs)
-        raise InvalidRecipe(f"{demanding.name} needs {least} epochs of recovery, the job's budget has {most_epochs}")
+    least = least_epochs(acting, most_epochs, "recovery")
     epochs = space.integer("epochs", least, most_epochs, default=most_epochs, structural=False)
     if epochs == 0:
         return {"epochs": 0}
@@ -35,6 +32,19 @@ def search_space(space: Space, acting: Sequence[Transform], most_epochs: int) ->
         "lr": space.float("lr", 2e-4, 4e-3, default=2e-3, log=True, structural=False),
         "distill": space.categorical("distill", [0.0, 0.5, 0.9], default=0.5, structural=False),
     }
+
+
+def least_epochs(acting: Sequence[Method], most_epochs: int, what: str) -> int:
+    """Epochs of ``what`` (a word for the message) that all of ``acting`` need.
+
+    Raises:
+        InvalidRecipe: where that is more than ``most_epochs``.
+    """
+    least = max([method.min_epochs for method in acting] + [1 for method in acting if method.needs_training] + [0])
+    if least > most_epochs:
+        demanding = max(acting, key=lambda method: method.min_epochs)
+        raise InvalidRecipe(f"{demanding.name} needs {least} epochs of {what}, the job's budget has {most_epochs}")
+    return least
 
 
 def run(
