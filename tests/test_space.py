@@ -65,6 +65,16 @@ def test_a_fixed_parameter_is_not_asked_of_the_chooser() -> None:
     assert chooser.seen == []
 
 
+def test_what_is_not_searched_is_the_default_until_the_user_says_something() -> None:
+    chooser = Fixed()
+    space = Space(chooser, limits={"wide": {"low": 2, "high": 3}, "fixed": 7})
+    assert space.integer("plain", 1, 9, default=4, searched=False) == 4
+    assert space.integer("fixed", 1, 9, default=4, searched=False) == 7
+    assert space.asked["plain"].choices == (4,)
+    space.integer("wide", 1, 9, default=2, searched=False)
+    assert (space.asked["wide"].low, space.asked["wide"].high) == (2, 3)
+
+
 def test_a_limit_without_group_holds_for_all_and_the_longest_wins() -> None:
     space = Space(Fixed(), limits={"ghost.ratio": 4, "ghost.ratio.layer3": [1, 2], "ghost.ratios": 9, "ghost.r": 9})
     ghost = space.scope("ghost")

@@ -15,7 +15,17 @@ from autocompress import models
 from autocompress.compression import precision, qat, recover
 from autocompress.compression.recipe import Recipe
 from autocompress.compression.store import Store, pack, unpack, versions
-from autocompress.contract import Callback, Context, LayerSpec, Method, OperatorCount, Plan, TransferSet, Transform
+from autocompress.contract import (
+    Callback,
+    Context,
+    LayerSpec,
+    Method,
+    OperatorCount,
+    Params,
+    Plan,
+    TransferSet,
+    Transform,
+)
 from autocompress.files import digest
 from autocompress.graph import facts
 from autocompress.quantization import LayerBits, float_layers, hardening, operator_counts
@@ -145,7 +155,7 @@ class Pipeline:
             method = self._transform(name)
             if not context.dry_run:
                 self.store.misses += 1
-            model, plan = method.apply(model, params, replace(context, state=self._prepared(method, context)))
+            model, plan = method.apply(model, params, replace(context, state=self._prepared(method, params, context)))
             model.eval()
             steps = [*steps, {"method": name, "version": method.version, "plan": plan}]
             seconds[name] = time.perf_counter() - started
@@ -209,8 +219,14 @@ class Pipeline:
 
     # --- prepared state ---------------------------------------------------------------------------------------------
 
-    def prepare(self, progress: Callable[..., None] | None = None) -> dict[str, str]:
+    def prepare(
+        self, progress: Callable[..., None] | None = None, params_of: Callable[[Method], Params] | None = None
+    ) -> dict[str, str]:
         """Has every transform prepare what its recipes share, unless that is kept already.
+
+        Args:
+            progress: told of what takes long.
+            params_of: a method's parameters in the recipe to prepare for; by default nothing is said.
 
         Returns:
             Why, by name, for the methods that could not; they are no longer part of the pipeline.
@@ -220,28 +236,30 @@ class Pipeline:
         for method in self.methods:
             if isinstance(method, Transform):
                 try:
-                    self._prepared(method, context)
+                    self._prepared(method, params_of(method) if params_of else {}, context)
                 except Exception as error:  # a plugin's fault must not end the search
                     failed[method.name] = f"it could not prepare: {type(error).__name__}: {error}"
         self.methods = [method for method in self.methods if method.name not in failed]
         return failed
 
-    def _prepared(self, method: Transform, context: Context) -> Any:
+    def _prepared(self, method: Transform, params: Params, context: Context) -> Any:
         if type(method).prepare is Transform.prepare:
             return None
-        if method.name not in self._states:
-            transfer = self.transfer.digest if self.transfer else None
-            key = digest("prepared", method.name, method.version, self.baseline_key, transfer, self.seed, versions())
+        shared = method.shared(params)
+        transfer = self.transfer.digest if self.transfer else None
+        made_by = [method.name, method.version, *([shared] if shared else [])]
+        key = digest("prepared", *made_by, self.baseline_key, transfer, self.seed, versions())
+        if key not in self._states:
             found = self.store.get(key) if self.store.has(key) else None
             if found is None:
                 if context.dry_run:
                     return None
                 teacher = copy.deepcopy(self.baseline).to(context.device)
-                tensors, record = pack(method.prepare(teacher, context))
+                tensors, record = pack(method.prepare(teacher, replace(context, params=shared)))
                 self.store.put(key, tensors, {"state": record})
                 found = tensors, {"state": record}
-            self._states[method.name] = unpack(found[0], found[1]["state"])
-        return self._states[method.name]
+            self._states[key] = unpack(found[0], found[1]["state"])
+        return self._states[key]
 
     def _transform(self, name: str) -> Transform:
         method = self._by_name[name]

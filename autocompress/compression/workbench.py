@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from autocompress.compression.applicable import applicable
 from autocompress.compression.baseline import Baseline, measure_baseline
 from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Candidate, Pipeline
-from autocompress.compression.recipe import GroupBits, Policy, Recipe
+from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay
 from autocompress.compression.sensitivity import Sensitivity, Setting
 from autocompress.compression.store import Store
 from autocompress.compression.trainer import default_device, train_baseline
@@ -30,7 +31,9 @@ from autocompress.contract import (
     Manager,
     Method,
     Parameter,
+    Params,
     Quantizer,
+    Space,
     Value,
     manager,
 )
@@ -113,7 +116,7 @@ class Workbench:
             store=store,
         )
         with lock.shared():
-            for name, reason in pipeline.prepare(progress).items():
+            for name, reason in pipeline.prepare(progress, partial(_default_params, job, model, limits)).items():
                 methods = [method for method in methods if method.name != name]
                 refused[name] = [reason]
         return cls(job, model, splits, baseline, methods, refused, device, pipeline, limits)
@@ -226,6 +229,14 @@ class Workbench:
     ) -> None:
         """Writes the artifact's files; see :func:`artifact.save`."""
         artifact.save(candidate, deployable, folder, metrics)
+
+
+def _default_params(job: Job, model: nn.Module, limits: Limits, method: Method) -> Params:
+    """The method's parameters in the default recipe, as the user's limits leave them."""
+    try:
+        return method.search_space(Space(Replay({}), job.granularity, limits.values).scope(method.name), model)
+    except InvalidRecipe:
+        return {}
 
 
 def _most_epochs(job: Job, splits: Splits) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,7 @@ class Context:
         input_size: (channels, height, width) of one image.
         device: where torch computes.
         seed: of this stage; use it for every random draw.
+        params: for ``prepare``: what ``shared`` returned.
         state: what ``prepare`` returned, else None.
         progress: call it with the finished fraction (0 to 1) and a word.
         dry_run: no data, no training, same structure.
@@ -59,6 +60,7 @@ class Context:
     teacher: nn.Module | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
     state: Any = None
     progress: Callable[..., None] = _no_progress
     dry_run: bool = False

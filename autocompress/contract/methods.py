@@ -81,10 +81,16 @@ class Transform(Method):
     kind = "transform"
     stage: ClassVar[Stage]
 
+    def shared(self, params: Params) -> Params:
+        """Those of ``params`` that :meth:`prepare` needs: it is called once for each of their values. They should be
+        parameters that are not searched unless the user says so. ``params`` may be empty."""
+        del params
+        return {}
+
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
-        """What costs data and time and is shared by all recipes (SCOP's scores): called once per baseline and
-        data source before the first trial. The result (tensors and JSON values) is kept, and given back as
-        ``context.state``."""
+        """What costs data and time and is shared by all recipes (SCOP's scores): called once per baseline, data
+        source and ``context.params`` (see :meth:`shared`), for the default recipe before the first trial. The result
+        (tensors and JSON values) is kept, and given back as ``context.state``."""
         del baseline, context
         return None
 

@@ -124,11 +124,12 @@ class Space:
         cheapest: Value | None = None,
         structural: bool = True,
         neutral: Value | None = None,
+        searched: bool = True,
     ) -> Any:
-        """One of ``choices`` (JSON scalars)."""
-        return self._ask(
-            Parameter(name, default, tuple(choices), cheapest=cheapest, structural=structural, neutral=neutral)
-        )
+        """One of ``choices`` (JSON scalars). With ``searched`` False it is the default, unless the user's limits give
+        it a value, a list or a range."""
+        parameter = Parameter(name, default, tuple(choices), cheapest=cheapest, structural=structural, neutral=neutral)
+        return self._ask(parameter, searched)
 
     def integer(
         self,
@@ -142,10 +143,11 @@ class Space:
         cheapest: int | None = None,
         structural: bool = True,
         neutral: int | None = None,
+        searched: bool = True,
     ) -> int:
-        """A whole number from ``low`` to ``high``, both included."""
+        """A whole number from ``low`` to ``high``, both included; ``searched`` as in :meth:`categorical`."""
         asked = Parameter(name, default, (), low, high, step, log, cheapest, structural, neutral)
-        return int(self._ask(asked))
+        return int(self._ask(asked, searched))
 
     def float(
         self,
@@ -159,17 +161,20 @@ class Space:
         cheapest: float | None = None,
         structural: bool = True,
         neutral: float | None = None,
+        searched: bool = True,
     ) -> float:
-        """A number from ``low`` to ``high``, both included."""
+        """A number from ``low`` to ``high``, both included; ``searched`` as in :meth:`categorical`."""
         asked = Parameter(name, default, (), float(low), float(high), step, log, cheapest, structural, neutral)
-        return float(self._ask(asked))
+        return float(self._ask(asked, searched))
 
-    def _ask(self, parameter: Parameter) -> Value:
+    def _ask(self, parameter: Parameter, searched: bool) -> Value:
         parameter = replace(parameter, name=self._prefix + parameter.name)
         key = self._limit_key(parameter.name)
         if key is not None:
             self.matched.add(key)
             parameter = narrow(parameter, self._limits[key])
+        elif not searched:
+            parameter = narrow(parameter, parameter.default)
         value = parameter.choices[0] if len(parameter.choices) == 1 else self._chooser.choose(parameter)
         if not parameter.contains(value):
             raise InvalidRecipe(f"{parameter.name} cannot be {value!r}: {parameter.describe()}")

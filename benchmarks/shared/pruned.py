@@ -16,7 +16,7 @@ from autocompress.compression import recover
 from autocompress.compression.recipe import Replay
 from autocompress.compression.trainer import default_device, recalibrate_batch_norm
 from autocompress.compression.transfer import user_data
-from autocompress.contract import Context, Params, Space
+from autocompress.contract import Context, Params, Space, TransferSet
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import facts
 from autocompress_scop.couplings import couplings
@@ -29,15 +29,19 @@ LARGEST_RATE = 0.95
 HALVINGS = 12
 
 
-def context_of(baseline: Trained, *, seed: int, images: int | None = None) -> Context:
+def context_of(
+    baseline: Trained, *, seed: int, images: int | None = None, transfer: TransferSet | None = None
+) -> Context:
     """What methods and RECOVER are given: the teacher, and images to score and train on.
 
     Args:
         baseline: float.
         seed: of scores and recovery.
         images: of the training split that are used; None for all.
+        transfer: in place of the baseline's own data.
     """
-    transfer, train = user_data(baseline.splits, seed), baseline.splits.train
+    transfer = user_data(baseline.splits, seed) if transfer is None else transfer
+    train = transfer.train
     device = default_device()
     return Context(
         input_size=models.input_size(baseline.model),

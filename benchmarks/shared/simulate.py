@@ -26,6 +26,7 @@ from autocompress.contract import (
     Quantizer,
     Space,
     TensorSpec,
+    TransferSet,
     manager,
 )
 from autocompress.graph import facts
@@ -78,16 +79,19 @@ class Setting:
     exempt: bool = False
 
 
-def simulate(baseline: Trained, setting: Setting, *, seed: int, images: int) -> np.ndarray:
+def simulate(
+    baseline: Trained, setting: Setting, *, seed: int, images: int | None, transfer: TransferSet | None = None
+) -> np.ndarray:
     """Quantizes a copy of the baseline's model and says which test images it labels rightly, bool ``(images,)``.
 
     Args:
         baseline: float.
         setting: what is done.
         seed: of training and of the draw of its images.
-        images: how many of the training split are trained on.
+        images: how many of the training split are trained on; None for all.
+        transfer: what is calibrated and trained on; None for the baseline's own data.
     """
-    network, methods, params, context = prepared(baseline, setting, seed=seed, images=images)
+    network, methods, params, context = prepared(baseline, setting, seed=seed, images=images, transfer=transfer)
     if setting.qat is not None:
         callbacks = [
             callback
@@ -99,7 +103,7 @@ def simulate(baseline: Trained, setting: Setting, *, seed: int, images: int) -> 
 
 
 def prepared(
-    baseline: Trained, setting: Setting, *, seed: int, images: int
+    baseline: Trained, setting: Setting, *, seed: int, images: int | None, transfer: TransferSet | None = None
 ) -> tuple[QuantizedNetwork, Mapping[str, Method], dict[str, Params], Context]:
     """The calibrated network, the methods by name, their parameters, and the context to train in."""
     splits, model = baseline.splits, baseline.model
@@ -109,10 +113,12 @@ def prepared(
         for name in dict.fromkeys([setting.method, "quantize"])
     }
     params = {**defaults, setting.method: {**defaults[setting.method], **setting.params}}
-    transfer = user_data(splits, seed)
+    transfer = user_data(splits, seed) if transfer is None else transfer
+    if images is not None:
+        transfer = replace(transfer, train=transfer.train.subset(images, seed))
     context = Context(
         input_size=models.input_size(model),
-        transfer=replace(transfer, train=splits.train.subset(images, seed)),
+        transfer=transfer,
         teacher=model,
         device=default_device(),
         seed=seed,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from autocompress import models
@@ -14,10 +16,12 @@ from autocompress.contract import Context, LayerSpec, Params, Plan, Space, Stage
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
 from autocompress.graph import UntraceableModel
+from autocompress_scop.control import MIXINGS
 from autocompress_scop.coupling import Coupling
 from autocompress_scop.couplings import couplings
+from autocompress_scop.knockoffs import KINDS
 from autocompress_scop.removal import remove
-from autocompress_scop.scores import baseline_layer, global_rates, of_coupling, pairs_of
+from autocompress_scop.scores import Scores, baseline_layer, global_rates, of_coupling, pairs_of
 from autocompress_scop.scoring import ScoreSettings, prepared
 
 if TYPE_CHECKING:
@@ -31,6 +35,9 @@ RECALIBRATION_PIXELS = 512 * 32 * 32
 """Statistics average over places as well as over images: larger images need fewer of them."""
 LEAST_IMAGES = 64
 STRUCTURES_KEPT = 16
+SCORE_PARAMS = ("knockoffs", "score_epochs", "score_lr", "mixing")
+RESCORE_LR, RESCORE_DISTILL = 2e-3, 0.5
+"""RECOVER's own defaults."""
 
 
 class Scop(Transform):
@@ -43,8 +50,15 @@ class Scop(Transform):
         multiple: of the number of channels that stay; rounded up.
         criterion: "scop", or for comparison "magnitude", "bn-scale", "random".
 
+    Not searched unless the job says so, since every recipe that asks otherwise costs new scores:
+        knockoffs, score_epochs, score_lr, mixing: how scores are made (``ScoreSettings``). ``score_epochs`` is what a
+            rung of a search by halving would raise.
+        rescore_epochs: with "uniform", where another transform acted before: epochs of recovery after which the
+            substituted network is scored itself; 0 for the scores of the baseline.
+
     Args:
-        settings: how scores are made. Other settings than the default are another version, and so other cache keys.
+        settings: how scores are made, where a recipe does not say. Other settings than the default are another version,
+            and so other cache keys.
         modes: offered. "scatter", the official code's way with shortcuts, is left out by default: its index_add is
             exported unfused.
         specs: layer types that plugins bring; None for those of the installed methods.
@@ -144,10 +158,39 @@ class Scop(Transform):
             # With one ranking for all layers, the scores decide how wide each layer is.
             "criterion": space.categorical("criterion", criteria, default=criteria[0], structural=ranking == "global"),
         }
+        if "scop" in criteria:
+            params |= self._score_space(space, structural=ranking == "global")
         if ranking == "uniform":
+            # With one ranking for all layers the widths would depend on a training that no dry run can make.
+            params["rescore_epochs"] = space.integer(
+                "rescore_epochs", 0, 10, default=0, structural=False, searched=False
+            )
             every = self._couplings(model, models.input_size(model), params["mode"])
             _reject_nothing(every, rates, params["multiple"])
         return params
+
+    def _score_space(self, space: Space, *, structural: bool) -> Params:
+        own, scales, options = self.settings, self.settings.scales, {"structural": structural, "searched": False}
+        return {
+            "knockoffs": space.categorical("knockoffs", KINDS, default=own.knockoffs, **options),
+            "score_epochs": space.integer("score_epochs", 0, 20, default=scales.epochs, **options),
+            "score_lr": space.float("score_lr", 1e-4, 1e-1, default=scales.lr, log=True, **options),
+            "mixing": space.categorical("mixing", MIXINGS, default=scales.mixing, **options),
+        }
+
+    def _settings_of(self, params: Mapping[str, Any]) -> ScoreSettings:
+        """How a recipe wants its scores made."""
+        own, scales = self.settings, self.settings.scales
+        return replace(
+            own,
+            knockoffs=params.get("knockoffs", own.knockoffs),
+            scales=replace(
+                scales,
+                epochs=params.get("score_epochs", scales.epochs),
+                lr=params.get("score_lr", scales.lr),
+                mixing=params.get("mixing", scales.mixing),
+            ),
+        )
 
     def _rates(self, space: Space, model: nn.Module, layers: Sequence[str], ranking: str) -> dict[str, float]:
         """The rate of each layer that has scores, zeros too: one of rate 0 keeps those whole that are tied to it."""
@@ -166,38 +209,63 @@ class Scop(Transform):
 
     # --- scores -------------------------------------------------------------------------------------------------
 
+    def shared(self, params: Params) -> Params:
+        """How scores are made, where a recipe says something else than the defaults."""
+        asked = self._settings_of(params)
+        return {} if asked == self.settings else {name: params[name] for name in SCORE_PARAMS}
+
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
         """Scores of all criteria on offer: see :func:`scoring.prepared`."""
-        return self._scored(baseline, context, self.settings.criteria)
+        return self._scored(baseline, context, self.settings.criteria, context.params)
 
-    def _scored(self, baseline: nn.Module, context: Context, criteria: Sequence[str]) -> dict[str, Any]:
+    def _scored(
+        self, baseline: nn.Module, context: Context, criteria: Sequence[str], params: Mapping[str, Any]
+    ) -> dict[str, Any]:
         size = context.input_size
         return prepared(
             baseline,
             self._pairs(baseline),
             {mode: self._couplings(baseline, size, mode) for mode in self.modes},
             context.transfer,
-            self.settings,
+            self._settings_of(params),
             criteria=criteria,
             device=context.device,
             seed=context.seed,
             progress=context.progress,
         )
 
-    def _state(self, criterion: str, context: Context) -> Mapping[str, Any] | None:
+    def _state(self, params: Params, context: Context) -> Mapping[str, Any] | None:
         """Prepared state; without it, made here from the teacher. None in a dry run without state."""
+        criterion = params["criterion"]
         state: Mapping[str, Any] | None = context.state
         if state is not None and criterion in state["layers"]:
             return state
         if context.dry_run or context.teacher is None:
             return None
-        return self._scored(context.teacher, context, (criterion,))
+        return self._scored(context.teacher, context, (criterion,), params)
+
+    def _rescored(self, model: nn.Module, params: Params, state: Mapping[str, Any] | None, context: Context) -> Scores:
+        """Scores of a substituted network itself, by its own layers, after a short recovery of it; nothing where the
+        network is the baseline, whose scores are there."""
+        epochs = params.get("rescore_epochs", 0)
+        if not epochs or context.dry_run or context.teacher is None or context.transfer is None or state is None:
+            return {}
+        if repr(model) == repr(context.teacher):
+            return {}
+        from autocompress.compression import recover
+
+        settings = {"epochs": epochs, "lr": RESCORE_LR, "distill": RESCORE_DISTILL}
+        model = recover.run(model, settings, context, [])
+        scored = self._scored(model, context, (params["criterion"],), params)
+        found: Scores = scored["layers"][params["criterion"]]
+        return found
 
     # --- acting -------------------------------------------------------------------------------------------------
 
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
         model.eval()
-        mode, state = params["mode"], self._state(params["criterion"], context)
+        mode, state = params["mode"], self._state(params, context)
+        rescored = self._rescored(model, params, state, context)
         try:
             every = self._couplings(model, context.input_size, mode)
         except UntraceableModel as error:  # another transform was here first
@@ -206,7 +274,10 @@ class Scop(Transform):
         keep: dict[str, list[int]] = {}
         for coupling in every:
             try:
-                kept = self._kept(coupling, coupling_rate(coupling, rates), params, state, model)
+                own = of_coupling(coupling, rescored, model)
+                if own is None and state is not None:
+                    own = of_coupling(coupling, state["layers"][params["criterion"]], model, self._layer_specs())
+                kept = _kept(coupling, coupling_rate(coupling, rates), params["multiple"], own)
             except ValueError as error:
                 raise InvalidRecipe(str(error)) from error
             if len(kept) < coupling.channels:
@@ -218,22 +289,17 @@ class Scop(Transform):
             _recalibrate(model, context)
         return model.eval(), {"mode": mode, "input_size": list(context.input_size), "keep": keep}
 
-    def _kept(
-        self, coupling: Coupling, rate: float, params: Params, state: Mapping[str, Any] | None, model: nn.Module
-    ) -> list[int]:
-        """The keep-set of one coupling. Which channels stay means nothing in a dry run; how many there are does."""
-        if rate == 0 or not coupling.prunable:
-            return list(range(coupling.channels))
-        scores = None
-        if state is not None:
-            scores = of_coupling(coupling, state["layers"][params["criterion"]], model, self._layer_specs())
-        own = [0.0] * coupling.channels if scores is None else scores.tolist()
-        return coupling.choose(own, rate, params["multiple"])
-
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         channels, height, width = plan["input_size"]
         size = (int(channels), int(height), int(width))
         return remove(model, plan["keep"], size, plan["mode"], self._layer_specs()).eval()
+
+
+def _kept(coupling: Coupling, rate: float, multiple: int, scores: torch.Tensor | None) -> list[int]:
+    """The keep-set of one coupling. Which channels stay means nothing in a dry run; how many there are does."""
+    if rate == 0 or not coupling.prunable:
+        return list(range(coupling.channels))
+    return coupling.choose([0.0] * coupling.channels if scores is None else scores.tolist(), rate, multiple)
 
 
 def coupling_rate(coupling: Coupling, rates: Mapping[str, float]) -> float:
