@@ -11,11 +11,14 @@ widths), ``summary.json`` and ``artifacts/<trial>/``. Their names are an interfa
     cache: {hits, misses}                         images: {train, val, test: counts}
     baseline: a row                               environment: {machine, threads, runtime, ...}
     nearest_miss: a row with "reason", or null
+    synthetic: in a run without training data {train: {source: images}, classes: count}; where candidates were judged
+        by agreement with the baseline also {held_out: images, classes_seen: classes that the baseline sees in them}
     plugins: {applied: [names], refused: {name: [reasons]}, broken: {name: reason}}
     float_layers: names of the baseline's layers that no quantizer here can turn into integers
 
 ``artifacts/<trial>/metrics.json`` may hold ``float_layers`` (names of the layers that compute in float beside others
-that are quantized), ``noisy`` (bool) and 95 % intervals as ``[low, high]`` in points, paired on
+that are quantized), ``noisy`` (bool), ``accuracy_of`` (what was scored on validation: "file", or "torch model" where a
+stock runtime is slow with the file, and ``note`` says why) and 95 % intervals as ``[low, high]`` in points, paired on
 the same images: ``accuracy_drop_interval``, ``test_accuracy_drop_interval``.
 """
 
@@ -49,6 +52,7 @@ _DTYPES = {
     "reason": "string",
     "accuracy": "float64",
     "accuracy_drop": "float64",
+    "agreement": "float64",
     "latency_ms": "float64",
     "latency_ratio": "float64",
     "size_bytes": "Int64",
@@ -78,7 +82,11 @@ _SENSITIVITY_DTYPES = {
 }
 COLUMNS: tuple[str, ...] = tuple(_DTYPES)
 """Columns of trials.csv. Accuracies in percent, drops in points, ``recipe`` a dict (JSON in the file), ``artifact`` a
-path relative to the run's folder or empty."""
+path relative to the run's folder or empty. ``agreement`` is empty but in runs that judge without labelled images: there
+it is the percent of held-out synthetic images on which a model answers as the baseline does, ``accuracy`` is the same
+figure, and ``accuracy_drop`` is what is missing to 100."""
+_LATER = frozenset({"agreement"})
+"""Columns that older runs lack."""
 FRONT_COLUMNS: tuple[str, ...] = tuple(_FRONT_DTYPES)
 """Columns of front.csv."""
 SENSITIVITY_COLUMNS: tuple[str, ...] = tuple(_SENSITIVITY_DTYPES)
@@ -173,9 +181,10 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
         # As text first: pandas would guess "None" and "nan" in a reason to be missing values.
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if missing := [column for column in columns if column not in table.columns]:
+        if missing := [column for column in columns if column not in {*table.columns, *_LATER}]:
             raise ValueError(f"column '{missing[0]}' is missing")
-        return frame([_parse(row) for row in table[list(columns)].to_dict("records")], columns)
+        table = table.reindex(columns=list(columns), fill_value="")
+        return frame([_parse(row) for row in table.to_dict("records")], columns)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}", "it must be as the search wrote it") from error
 
@@ -243,7 +252,7 @@ class SearchResult:
         Args:
             minimize: the column to minimise. By default the most accurate model where only costs are limited, else the
                 cheapest by the job's first cost objective.
-            **limits: upper bounds by column (``accuracy_drop=1.0, latency_ratio=0.5``); ``accuracy`` and
+            **limits: upper bounds by column (``accuracy_drop=1.0, latency_ratio=0.5``); ``accuracy``, ``agreement`` and
                 ``test_accuracy`` are lower bounds. With none, the job's own constraints and at most one point of drop.
 
         Raises:
@@ -292,7 +301,7 @@ def within(value: Any, limit: float) -> Any:
 
 
 def _sign(column: str) -> str:
-    return ">=" if column in ("accuracy", "test_accuracy") else "<="
+    return ">=" if column in ("accuracy", "test_accuracy", "agreement") else "<="
 
 
 def limits(job: Mapping[str, Any], baseline: Mapping[str, Any] | pd.Series) -> dict[str, float]:

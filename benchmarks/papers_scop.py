@@ -2,7 +2,7 @@
 
 Tang et al., NeurIPS 2020, arXiv 2010.10732. Channels go by the official scheme: the same rate in every convolution
 behind the stem, shortcuts and residual width kept. One factor is varied at a time from the plugin's defaults: Gaussian
-knockoffs, mixed before batch norm, one score epoch.
+knockoffs, mixed before batch norm, four score epochs.
 
     python benchmarks/papers_scop.py [--threads 2] [--seeds 0 1 2] [--out FILE]
 
@@ -51,14 +51,14 @@ VARIED = {
     "permute": replace(DEFAULT, knockoffs="permute"),
     "gan_uncond": replace(DEFAULT, knockoffs="gan_uncond"),
     "post_bn": replace(DEFAULT, scales=ScaleSettings(mixing="post_bn")),
-    "4 score epochs": replace(DEFAULT, scales=ScaleSettings(epochs=4)),
+    "1 score epoch": replace(DEFAULT, scales=ScaleSettings(epochs=1)),
 }
 SECTIONS = {
-    "gaussian": "the plugin's defaults: Gaussian knockoffs, pre_bn, 1 score epoch",
+    "gaussian": "the plugin's defaults: Gaussian knockoffs, pre_bn, 4 score epochs",
     "permute": "knockoffs",
     "gan_uncond": "knockoffs",
     "post_bn": "mixing",
-    "4 score epochs": "score epochs",
+    "1 score epoch": "score epochs",
 }
 RIVALS = ("magnitude", "bn-scale", "random")
 
@@ -118,7 +118,7 @@ def claims() -> list[Claim]:
         Claim("Gaussian knockoffs beat a permutation", default, label("permute", high)),
         Claim("Gaussian knockoffs are as good as images from noise", default, label("gan_uncond", high), 1.0),
         Claim("mixing before or after the norm is as good", default, label("post_bn", high), 1.0),
-        Claim("one score epoch is as good as four", default, label("4 score epochs", high), 1.0),
+        Claim("four score epochs beat one", default, label("1 score epoch", high)),
         *(Claim(f"SCOP beats {name}", default, label(name, high)) for name in RIVALS),
     ]
 

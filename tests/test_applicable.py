@@ -89,10 +89,12 @@ def test_a_wanted_method_that_cannot_apply_is_an_error(model: nn.Module) -> None
         applicable([Quiet()], model, job(), ["quite"])
 
 
-def test_data_sources_are_refused_until_they_are_searched(model: nn.Module) -> None:
+def test_data_sources_act_only_where_there_is_no_training_data(model: nn.Module) -> None:
     fit, refused = applicable([Dreams()], model, job())
     assert not fit
-    assert "not part of the search" in refused["dreams"][0]
+    assert refused["dreams"] == ["the job has training data; give data: {train: none, ...} to compress without it"]
+    with pytest.raises(UserError, match="'dreams' cannot apply to test_resnet: the job has training data"):
+        applicable([Dreams()], model, job(), ["dreams"])
 
 
 def test_without_images_nothing_is_calibrated(model: nn.Module) -> None:

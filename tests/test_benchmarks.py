@@ -13,9 +13,33 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 JOB = "{model: test_resnet, data: digits, baseline: {epochs: 1}, budget: {trials: 2, epochs: 1}, workers: 1}\n"
 TABLE = ["--data", "digits", "--seeds", "0", "--baseline-epochs", "1", "--images", "64"]
 SMALL = {
+    "adder": [
+        *("--sizes", "32", "--batch", "2", "--layers", "1", "--rounds", "2", "--integer-rounds", "2", "--threads", "1"),
+        *("--depth", "8", "--cost-rounds", "2"),
+        *("--whole-model", "test_resnet", "--whole-size", "32", "--whole-rounds", "2"),
+    ],
+    "data_free": [
+        *(
+            "--teachers",
+            "digits=test_resnet",
+            "digits lenet=lenet5",
+            "--ways",
+            "deepinversion",
+            "noise",
+            "--epochs",
+            "1",
+        ),
+        *("--images", "16", "--iterations", "2", "--steps", "2", "--model", "test_resnet", "--data", "digits"),
+        *("--uses", "calibrate", "train4", "--use-images", "32", "--use-epochs", "1", "--seeds", "0"),
+        *("--speed-model", "test_resnet", "--speed-images", "8", "--speed-iterations", "2", "--rounds", "2"),
+    ],
     "demo": ["--job", "job.yaml"],
     "glyphs": ["--model", "test_resnet", "--epochs", "1"],
     "int8": ["--models", "test_resnet", "--size", "64", "--seconds", "1"],
+    "papers_adder": [
+        *("--data", "digits", "--epochs", "1", "--recovery-epochs", "1", "--seeds", "0"),
+        *("--ways", "convolution, float32", "adder, float32", "adder, int8"),
+    ],
     "papers_quantize": [
         "--models",
         "resnet10t-half",

@@ -108,7 +108,7 @@ def test_a_group_with_rate_zero_stays_whole(resnet: nn.Module) -> None:
 
 
 def test_score_settings_are_part_of_the_version() -> None:
-    longer = Scop(ScoreSettings(scales=ScaleSettings(epochs=4)))
+    longer = Scop(ScoreSettings(scales=ScaleSettings(epochs=8)))
     assert len({Scop().version, longer.version, Scop(QUICK).version}) == 3
     assert Scop().version == Scop.version
 

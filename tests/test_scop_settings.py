@@ -1,21 +1,30 @@
-"""How SCOP's scores are made, as a job's YAML says it, and a substituted network that is scored itself."""
+"""How SCOP's scores are made, as a job says it, and kept for each way of making them."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from autocompress.compression.recipe import Replay
+from autocompress.compression.recipe import Policy, Replay
 from autocompress.compression.workbench import Workbench
-from autocompress.contract import Context, Params, Space
+from autocompress.contract import Params, Space
+from autocompress.data import Split
+from autocompress.errors import UserError
+from autocompress.job import Job, load_job
 from autocompress.testing import example_context, example_model
-from autocompress_ghost import Ghost
+from autocompress.testing.rules import shapes
+from autocompress_scop import control
+from autocompress_scop.control import ScaleSettings
 from autocompress_scop.method import Scop
+from autocompress_scop.scoring import ScoreSettings
+
+SETTINGS = ("knockoffs", "score_epochs", "score_images", "score_lr", "mixing")
 
 
 def asked(model: nn.Module, scop: Scop, **limits: Any) -> Params:
@@ -23,73 +32,112 @@ def asked(model: nn.Module, scop: Scop, **limits: Any) -> Params:
     return scop.search_space(Space(Replay({}), "model", limits).scope("scop"), model)
 
 
-def test_settings_are_not_searched_but_may_be_fixed() -> None:
-    scop, model = Scop(), example_model()
-    space = Space(Replay({}), "model")
-    params = scop.search_space(space, model)
-    assert (params["score_epochs"], params["knockoffs"], params["mixing"], params["rescore_epochs"]) == (
-        1,
-        "gaussian",
-        "pre_bn",
-        0,
+def job_with(**limits: Any) -> Job:
+    """The shared job of all tests, whose baseline is trained once, with a space of its own."""
+    return load_job(
+        model="resnet10t",
+        data="digits",
+        baseline={"epochs": 4},
+        budget={"epochs": 1},
+        methods=["scop"],
+        space={"scop": limits},
+        name="scop-settings",
     )
-    assert all(len(space.asked[name].choices) == 1 for name in ("score_epochs", "score_lr", "knockoffs", "mixing"))
+
+
+def test_settings_are_not_searched_but_may_be_fixed() -> None:
+    scop, model, own = Scop(), example_model(), ScoreSettings()
+    space = Space(Replay(dict.fromkeys(SETTINGS, 2)), "model")
+    params = scop.search_space(space, model)
+    expected = (own.knockoffs, own.scales.epochs, own.images, own.scales.lr, own.scales.mixing)
+    assert tuple(params[name] for name in SETTINGS) == expected
+    assert all(len(space.asked[name].choices) == 1 for name in (*SETTINGS, "rescore_epochs"))
     assert scop.shared(params) == {} == scop.shared({})
-    assert scop.shared(asked(model, scop, score_epochs=2))["score_epochs"] == 2
+    assert scop.shared(asked(model, scop, score_epochs=2)) == {**{name: params[name] for name in SETTINGS}} | {
+        "score_epochs": 2
+    }
 
 
-def test_what_a_job_fixes_is_how_scores_are_made() -> None:
+def test_a_method_made_with_settings_has_them_as_its_defaults() -> None:
+    scop = Scop(ScoreSettings(knockoffs="permute", images=16, scales=ScaleSettings(epochs=2, lr=0.01)))
+    params = asked(example_model(), scop)
+    assert [params[name] for name in SETTINGS] == ["permute", 2, 16, 0.01, "pre_bn"]
+    assert scop.shared(params) == {}
+
+
+def test_what_a_job_fixes_is_how_scores_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     scop, model = Scop(), example_model()
+    sizes: list[int] = []
+    original = control.learn
+
+    def watch(network: nn.Module, pairs: Any, split: Split, *others: Any, **named: Any) -> Any:
+        sizes.append(len(split))
+        return original(network, pairs, split, *others, **named)
+
+    monkeypatch.setattr(control, "learn", watch)
     context = example_context(model, teacher=copy.deepcopy(model))
-    params = asked(model, scop, knockoffs="permute", mixing="post_bn", score_epochs=0)
+    params = asked(model, scop, knockoffs="permute", mixing="post_bn", score_epochs=2, score_lr=0.01, score_images=33)
     state = scop.prepare(copy.deepcopy(model), replace(context, params=scop.shared(params)))
     made = state["settings"]
-    assert (made["knockoffs"], made["scales"]["mixing"], made["scales"]["epochs"]) == ("permute", "post_bn", 0)
-    assert all(bool((scores == 0).all()) for scores in state["layers"]["scop"].values()), "beta stayed one half"
+    assert (made["knockoffs"], made["images"], made["scales"]) == (
+        "permute",
+        33,
+        {"epochs": 2, "lr": 0.01, "mixing": "post_bn"},
+    )
+    assert sizes == [33]
 
 
-def test_each_setting_is_prepared_and_kept_for_itself(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    scop = next(method for method in bench.methods if isinstance(method, Scop))
+def test_a_job_prepares_what_it_fixes_and_makes_other_settings_once(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a dry run comes first: with one ranking for all layers the scores are the structure."""
+    made: list[tuple[int, int]] = []
+    original = control.learn
 
-    def count(baseline: nn.Module, context: Context) -> Any:
-        made.append(context.params.get("score_epochs", 1))
-        return {"none": torch.zeros(1)}
+    def watch(
+        network: nn.Module, pairs: Any, split: Split, source: Any, settings: ScaleSettings, **named: Any
+    ) -> dict[str, torch.Tensor]:
+        made.append((settings.epochs, len(split)))
+        return original(network, pairs, split, source, settings, **named)
 
-    monkeypatch.setattr(type(scop), "prepare", lambda self, baseline, context: count(baseline, context))
-    params = asked(bench.model, scop, score_epochs=3)
-    context = bench.pipeline._context(False, None)
-    for _ in range(2):
-        bench.pipeline._prepared(scop, params, context)
-    assert made == [3]
+    del bench  # its baseline is this one's
+    monkeypatch.setattr(control, "learn", watch)
+    limits = {"score_epochs": [1, 2], "score_images": 64, "ranking": "global", "multiple": 1, "mode": "inner"}
+    own = Workbench.open(job_with(**limits))
+    assert made == [(2, 64)], "the default, 4, moves to the nearest that the job leaves"
+    values = own.compose(Policy({"scop": "default"})).values
+    for epochs in (2, 1):
+        for rate in (0.3, 0.6):
+            recipe = own.compose(
+                Replay({**values, "scop.score_epochs": epochs, "scop.rate": rate, "recover.epochs": 0})
+            )
+            dry, real = own.candidate(recipe, dry_run=True), own.candidate(recipe)
+            assert shapes(dry.model) == shapes(real.model)
+    assert made == [(2, 64), (1, 64)]
+    Workbench.open(job_with(**limits))
+    assert made == [(2, 64), (1, 64)], "kept from run to run"
 
 
-def test_a_substituted_network_is_scored_itself_after_a_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
-    scop, model = Scop(), example_model()
-    teacher = copy.deepcopy(model)
-    context = example_context(model, teacher=teacher)
-    context = replace(context, state=scop.prepare(copy.deepcopy(model), context))
-    ghost = Ghost()
-    how = ghost.search_space(Space(Replay({}), "model"), model)
-    substituted, _ = ghost.apply(copy.deepcopy(model), how, context)
-    assert repr(substituted) != repr(model)
-    params = asked(model, scop, rescore_epochs=1)
-    scored: list[nn.Module] = []
-    original = Scop._scored
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"score_epochs": 0}, "1 .. 20"),
+        ({"score_lr": 1.0}, "0.1"),
+        ({"knockoffs": "photocopy"}, "gaussian | gan_cond | gan_uncond | permute"),
+        ({"mixing": "stirred"}, "pre_bn | post_bn"),
+        ({"rate": 1.0}, "0.0 .. 0.7"),
+        ({"rate": -0.1}, "0.0 .. 0.7"),
+        ({"rate": {"low": 0.2, "high": 1.2}}, "0.0 .. 0.7"),
+        ({"ranking": "global", "rescore_epochs": 1}, "rescore_epochs"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_trained(
+    limits: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_args: object, **_named: object) -> None:
+        raise AssertionError("told first")
 
-    def watch(self: Scop, network: nn.Module, *others: Any) -> Any:
-        scored.append(network)
-        return original(self, network, *others)
-
-    monkeypatch.setattr(Scop, "_scored", watch)
-    before = copy.deepcopy(substituted)
-    pruned, plan = scop.apply(substituted, params, context)
-    assert len(scored) == 1
-    own, other = scored[0].state_dict(), before.state_dict()
-    assert any(not torch.equal(own[name], other[name]) for name in own if name in other and name.endswith("weight"))
-    dry, dry_plan = scop.apply(copy.deepcopy(before), params, replace(context, dry_run=True, transfer=None))
-    assert {k: v.shape for k, v in dry.state_dict().items()} == {k: v.shape for k, v in pruned.state_dict().items()}
-    assert len(scored) == 1, "a dry run trains nothing"
-    scop.apply(copy.deepcopy(model), params, context)
-    assert len(scored) == 1, "the baseline has its scores already"
-    assert plan["keep"].keys() == dry_plan["keep"].keys()
+    monkeypatch.setattr("autocompress.compression.workbench.train_baseline", never)
+    with pytest.raises(UserError) as caught:
+        Workbench.open(job_with(**limits))
+    assert told in str(caught.value) or told in caught.value.hint

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from autocompress.cli import options
+from autocompress.cli import options, synthesis
 from autocompress.errors import UserError
 from autocompress.job import load_job
 
@@ -130,12 +130,18 @@ def plugins(
     catalogue.show(model, granularity, Console())
 
 
+app.command()(synthesis.synthesize)
+app.command()(synthesis.similarity)
+
+
 def _show(result: SearchResult, console: Console) -> None:
-    from autocompress.report import view
+    from autocompress.report import datafree, view
     from autocompress.report.table import front_table
 
     console.print(front_table(result))
     console.print(view.headline(result), markup=False, highlight=False)
+    if told := datafree.images_told(result):
+        console.print(told, markup=False, highlight=False)
     page = result.folder / "report.html"
     if page.exists():
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -11,15 +11,15 @@ from torch import nn
 from autocompress import models
 from autocompress.compression import recipe as recipes
 from autocompress.compression.workbench import applicable
-from autocompress.contract import Device, Manager, Method, Parameter, Space, manager
-from autocompress.job import Job, load_job
+from autocompress.contract import DataSource, Device, Manager, Method, Parameter, Space, manager
+from autocompress.job import DataConfig, Job, load_job
 
 if TYPE_CHECKING:
     from autocompress.contract.space import Chooser
 
 EXAMPLE_MODEL = "resnet18"
 """On which parameters are listed where the user names no model: ranges may depend on it."""
-ENGINE_STAGES = ("recover", "bits")
+ENGINE_STAGES = ("source", "recover", "bits")
 
 
 def show(model_name: str | None, granularity: str, console: Console, plugins: Manager | None = None) -> None:
@@ -39,6 +39,11 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
     model = models.reparameterise(models.create(job, None)).eval()
     methods = plugins.methods()
     fit, refused = applicable(methods, model, job)
+    # Data sources are asked as in a job that has use for them.
+    sources = [method for method in methods if isinstance(method, DataSource)]
+    names = [source.name for source in sources]
+    found, unfit = applicable(sources, model, job.model_copy(update={"data": DataConfig()}))
+    fit, refused = [*found, *fit], {**{name: why for name, why in refused.items() if name not in names}, **unfit}
     spaces = {method.name: _space_of(method, model, job) for method in fit}
     lines = [f"methods, with their parameters on {job.model}:"]
     for method in methods:
@@ -47,7 +52,8 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
             lines.append(f"    does not apply to {job.model}: {'; '.join(refused[method.name])}")
             continue
         if model_name:
-            lines.append(f"    applies to {job.model}")
+            where = " where a job has no training data" if method.name in names else ""
+            lines.append(f"    applies to {job.model}{where}")
         lines += _space_lines(spaces[method.name])
     sound = [method for method in fit if not isinstance(spaces[method.name], Exception)]
     stages = _explore(lambda space: recipes.compose(space, model, sound, job.budget.epochs), job)

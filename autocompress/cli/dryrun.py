@@ -23,13 +23,15 @@ UNCOMPRESSED = "uncompressed"
 def show(job: Job, console: Console) -> None:
     """Prints everything that can be known without training.
 
-    The baseline gets random weights where it would be trained first: cost does not depend on them.
+    The baseline gets random weights where it would be trained first: cost does not depend on them. Without training
+    data the synthetic images are made, since what methods do depends on them; they are kept, and the search finds them.
     """
     console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     with waiting(console) as progress:
         bench = Workbench.open(job.model_copy(update={"baseline": BaselineConfig(epochs=0)}), progress)
     parameters = bench.parameters()
-    lines = [f"methods: {words.join([method.name for method in bench.methods]) if bench.methods else 'none applies'}"]
+    lines = [f"data: {bench.splits.describe()}"]
+    lines += [f"methods: {words.join([method.name for method in bench.methods]) if bench.methods else 'none applies'}"]
     lines += [f"  {name} is refused: {'; '.join(reasons)}" for name, reasons in bench.refused.items()]
     lines.append(f"space: {len(parameters)} parameters, at most {space_size(parameters):.3g} recipes")
     lines += [f"  {name}: {parameter.describe()}" for name, parameter in parameters.items()]

@@ -146,7 +146,8 @@ def watching(console: Console) -> Iterator[Lines]:
 def front_table(rows: Sequence[Row], width: int, baseline: Row | None = None) -> Table:
     """The front so far: the baseline, where it is known, then the most accurate first."""
     table = Table(title="front so far", title_justify="left")
-    for heading in ("trial", "accuracy", "change", "latency", "size"):
+    accuracy = "accuracy" if baseline is None or baseline.get("agreement") is None else "agreement"
+    for heading in ("trial", accuracy, "change", "latency", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     # A column that may not wrap takes all the room it wants, and recipes want much.
     table.add_column("recipe", no_wrap=True, overflow="ellipsis", max_width=max(10, width - FIGURES_WIDTH))
@@ -174,13 +175,15 @@ def trial_words(row: Row) -> str:
     head = f"trial {row.get('trial')} {row.get('status')}"
     if row.get("status") != "complete":
         return f"{head}: {row.get('reason') or 'no reason given'}"
-    return f"{head}: {', '.join(_figures(row))}; {words.recipe(row.get('recipe') or {})}"
+    accuracy, *others = _figures(row)
+    accuracy += "" if row.get("agreement") is None else " agreement"
+    return f"{head}: {', '.join([accuracy, *others])}; {words.recipe(row.get('recipe') or {})}"
 
 
 def baseline_words(row: Row) -> str:
     """The baseline in a line."""
     figures = [
-        words.percent(row.get("accuracy")),
+        words.percent(row.get("accuracy")) if row.get("agreement") is None else "judged by agreement with it",
         words.size(row.get("size_bytes")),
         f"{words.count(row.get('params'))} parameters",
         f"{words.count(row.get('macs'))} MACs",

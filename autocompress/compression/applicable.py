@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from autocompress.compression.recipe import Replay
 from autocompress.contract import DataSource, Method, Quantizer, Space
+from autocompress.data import Splits
 from autocompress.errors import UserError, did_you_mean
 from autocompress.job import Job
 
@@ -22,14 +23,15 @@ def applicable(
 ) -> tuple[list[Method], dict[str, list[str]]]:
     """Splits ``methods`` into those that act in ``job`` and the reasons of those that cannot.
 
-    A method whose own code raises is among the latter: a plugin's fault must not end the search.
+    A method whose own code raises is among the latter: a plugin's fault must not end the search. Data sources act where
+    the job has no training data, whether ``wanted`` names some of them (then those) or none (then all that can).
 
     Args:
         methods: all that are installed, in the manager's order.
         model: the baseline; random weights will do.
         job: of the search.
         wanted: the only methods that may act; None for all that can.
-        has_images: there are images to train and calibrate on.
+        has_images: the user gives images to train and calibrate on; a data source that acts gives them too.
 
     Raises:
         UserError: for a wanted method that is not installed, or cannot apply.
@@ -38,24 +40,29 @@ def applicable(
     for name in wanted or ():
         if name not in names:
             raise UserError(f"unknown method '{name}'", did_you_mean(name, names))
+    sources = [method for method in methods if isinstance(method, DataSource)]
+    any_source = job.data.is_free and not any(source.name in (wanted or ()) for source in sources)
     fit: list[Method] = []
     refused: dict[str, list[str]] = {}
-    for method in methods:
-        if wanted is not None and method.name not in wanted:
+    # Sources first: quantizers need the images that these give.
+    for method in sorted(methods, key=lambda method: not isinstance(method, DataSource)):
+        is_named = wanted is not None and method.name in wanted
+        if wanted is not None and not is_named and not (any_source and method in sources):
             continue
-        reasons = _reasons(method, model, job, has_images)
+        reasons = _reasons(method, model, job, has_images or any(method in sources for method in fit))
         if not reasons:
             fit.append(method)
-        elif wanted is not None:
+        elif is_named:
             raise UserError(f"the method '{method.name}' cannot apply to {job.model}: {reasons[0]}")
         else:
             refused[method.name] = reasons
+    fit.sort(key=methods.index)
     return fit, refused
 
 
 def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool) -> list[str]:
-    if isinstance(method, DataSource):
-        return ["data sources other than the user's own images are not part of the search yet"]
+    if isinstance(method, DataSource) and not job.data.is_free:
+        return ["the job has training data; give data: {train: none, ...} to compress without it"]
     if isinstance(method, Quantizer) and not has_images:
         return ["its ranges need images to calibrate on, and the job has no training data"]
     try:
@@ -69,3 +76,25 @@ def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool) -> li
     except Exception as error:
         return [f"its search space raised {type(error).__name__}: {error}"]
     return []
+
+
+def require_images(job: Job, splits: Splits | None, fit: Sequence[Method], refused: Mapping[str, list[str]]) -> None:
+    """Called where no data source acts: without images to judge candidates by, nothing can be searched.
+
+    Args:
+        job: of the search.
+        splits: the user's images; None where the job names none.
+        fit, refused: of :func:`applicable`.
+
+    Raises:
+        UserError: with the reasons of the data sources, and what remains.
+    """
+    if splits is not None and len(splits.val):
+        return
+    reasons = [f"{name}: {why[0]}" for name, why in refused.items()]
+    hint = "give data to train on"
+    if others := [method.name for method in fit if not isinstance(method, DataSource)]:
+        hint += f", or labelled images to judge by, data: {{val: ...}}: {', '.join(others)} need no others"
+    raise UserError(
+        f"no data source can make images from {job.model}" + (f" ({'; '.join(reasons)})" if reasons else ""), hint
+    )

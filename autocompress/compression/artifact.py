@@ -12,7 +12,7 @@ import safetensors.torch
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.pipeline import Candidate, rebuild
+from autocompress.compression.pipeline import Candidate, layer_specs, rebuild
 from autocompress.compression.store import save_tensors
 from autocompress.contract import Deployable, Device, Manager, manager
 from autocompress.data import Split
@@ -81,6 +81,6 @@ def load(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
         raise UserError(f"the artifact {folder} needs the method '{missing[0]}', which is not installed")
     model = rebuild(models.from_architecture(plan["architecture"]), plan["transforms"], methods)
     if plan["quantization"] is not None:
-        model = hardening.rebuild(model, plan["quantization"])
+        model = hardening.rebuild(model, plan["quantization"], layer_specs(list(methods.values())))
     model.load_state_dict(state)
     return model.eval()

@@ -55,11 +55,16 @@ def weights_key(model: nn.Module) -> str:
     return digest(models.architecture(model), *parts)
 
 
+def teacher_key(model: nn.Module) -> str:
+    """The ``weights_key`` of a baseline: its weights and architecture, and the libraries that compute with them."""
+    return digest(weights_key(model), versions())
+
+
 def measure_baseline(
     model: nn.Module, splits: Splits, device: Device, config: DeviceConfig, store: Store, folder: Path
 ) -> Baseline:
     """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation, unless both are kept."""
-    own_key = digest(weights_key(model), versions())
+    own_key = teacher_key(model)
     # Another exporter may write a faster file: the baseline must gain from it as every candidate does.
     key = digest(own_key, OPSET, importlib.metadata.version("autocompress"), onnxscript.__version__)
     file = folder / f"{key}.onnx"

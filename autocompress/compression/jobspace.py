@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from autocompress.compression import recipe as recipes
-from autocompress.compression.recipe import Policy, Recipe
-from autocompress.contract import Method, Parameter, Quantizer, Space, Transform, Value
+from autocompress.compression.recipe import SOURCE, Policy, Recipe, Replay
+from autocompress.contract import DataSource, Method, Parameter, Params, Quantizer, Space, Transform, Value
 from autocompress.contract.space import Chooser, LimitError
 from autocompress.errors import InvalidRecipe
 from autocompress.job import Limits, reject_unmatched
@@ -49,6 +49,29 @@ class JobSpace:
         except LimitError as error:
             raise self.limits.error(error.name, error.text) from None
 
+    def sources(self) -> dict[str, Params]:
+        """The data sources that the limits leave, each with its parameters by default; the first is the default one.
+
+        Raises:
+            UserError: if a limit leaves nothing of a parameter.
+        """
+        names = [method.name for method in self.methods if isinstance(method, DataSource)]
+        found: dict[str, Params] = {}
+        for name in names:
+            space = Space(Replay({SOURCE: name}), self.granularity, self.limits.values)
+            with suppress(InvalidRecipe):  # the user's limits leave this one out
+                try:
+                    source = recipes.compose_source(space, self.model, self.methods)
+                except LimitError as error:
+                    raise self.limits.error(error.name, error.text) from None
+                if source is not None and source[0] == name:
+                    found[name] = source[1]
+        if names:
+            default = Space(Replay({}), self.granularity, self.limits.values)
+            chosen = recipes.compose_source(default, self.model, self.methods)
+            found = dict(sorted(found.items(), key=lambda item: chosen is None or item[0] != chosen[0]))
+        return found
+
     def parameters(self) -> dict[str, Parameter]:
         """Every parameter, conditional ones too, as the user's limits leave them."""
         return self._explore()[0]
@@ -65,6 +88,7 @@ class JobSpace:
         # The engine's own stages are asked only where there is something to recover or to quantize with.
         inactive += [] if any(isinstance(method, Transform) for method in self.methods) else ["recover"]
         inactive += [] if any(isinstance(method, Quantizer) for method in self.methods) else ["bits", "qat"]
+        inactive += [] if any(isinstance(method, DataSource) for method in self.methods) else [SOURCE]
         reject_unmatched(self.limits, matched, known, inactive)
 
     def _explore(self) -> tuple[dict[str, Parameter], set[str]]:

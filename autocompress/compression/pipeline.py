@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import fx, nn
 from autocompress import models
 from autocompress.compression import precision, qat, recover
 from autocompress.compression.recipe import Recipe
+from autocompress.compression.sources import Sources
 from autocompress.compression.store import Store, pack, unpack, versions
 from autocompress.contract import (
     Callback,
@@ -45,6 +47,7 @@ class Candidate:
         operators: operations by layer and width, for cost models.
         params, macs: of the float network after the transforms (quantizing changes neither); macs for one image.
         float_layers: names of layers that QUANTIZE was to take and could not; empty for a float candidate.
+        slow: why a stock runtime runs its file slowly (``LayerSpec.slow_in_file``); empty where it does not.
         cache_hits, cache_misses: stages found in the store, and made.
         seconds: by stage.
     """
@@ -59,21 +62,24 @@ class Candidate:
     cache_hits: int
     cache_misses: int
     seconds: dict[str, float]
+    slow: str = ""
 
 
 @dataclass
 class Pipeline:
-    """Applies recipes to one baseline with one transfer set.
+    """Applies recipes to one baseline, with the user's images or with those that the recipe's data source makes.
 
     Attributes:
         baseline: the float model in eval mode; never changed.
         baseline_key: content key of its weights and architecture.
         methods: those that apply, in the manager's order.
-        transfer: images to score, calibrate and train on; None where only dry runs are wanted.
+        transfer: images to score, calibrate and train on, for recipes that name no data source; None where only dry
+            runs are wanted.
         granularity: of the job.
         seed: of the job.
         device: where torch computes.
         store: where stage results are kept.
+        sources: what makes the images where a recipe names a data source.
     """
 
     baseline: nn.Module
@@ -84,6 +90,7 @@ class Pipeline:
     seed: int
     device: torch.device
     store: Store
+    sources: Sources | None = None
 
     def __post_init__(self) -> None:
         self._by_name = {method.name: method for method in self.methods}
@@ -108,7 +115,7 @@ class Pipeline:
             TrialFailed: if a training diverges.
         """
         hits, misses = self.store.hits, self.store.misses
-        context = self._context(dry_run, progress)
+        context = self._context(dry_run, progress, recipe, pause)
         seconds: dict[str, float] = {}
         model, steps = self._transformed(recipe, context, seconds, pause)
         plan: Plan = {"architecture": models.architecture(self.baseline), "transforms": steps, "quantization": None}
@@ -129,6 +136,7 @@ class Pipeline:
             cache_hits=self.store.hits - hits,
             cache_misses=self.store.misses - misses,
             seconds=seconds,
+            slow=slow_in_file(model, layer_specs(self.methods)),
         )
 
     # --- transforms and RECOVER, each stage under its chained key ---------------------------------------------------
@@ -136,7 +144,7 @@ class Pipeline:
     def _transformed(
         self, recipe: Recipe, context: Context, seconds: dict[str, float], pause: Callable[[], None] | None
     ) -> tuple[nn.Module, list[Plan]]:
-        keys = self._stage_keys(recipe)
+        keys = [] if context.dry_run else self._stage_keys(recipe)  # they hang on images, which a dry run may not need
         done, model, steps = 0, None, []
         if not context.dry_run:
             for count in range(len(keys), 0, -1):  # the deepest stage that is kept
@@ -155,7 +163,9 @@ class Pipeline:
             method = self._transform(name)
             if not context.dry_run:
                 self.store.misses += 1
-            model, plan = method.apply(model, params, replace(context, state=self._prepared(method, params, context)))
+            state = self._prepared(method, params, context, recipe, pause)
+            before = partial(self._callbacks, recipe.transforms[:index], context)
+            model, plan = method.apply(model, params, replace(context, state=state, callbacks=before))
             model.eval()
             steps = [*steps, {"method": name, "version": method.version, "plan": plan}]
             seconds[name] = time.perf_counter() - started
@@ -164,14 +174,15 @@ class Pipeline:
         if not context.dry_run and recipe.recover.get("epochs") and done <= len(recipe.transforms):
             started = time.perf_counter()
             self.store.misses += 1
-            model = recover.run(model, recipe.recover, context, self._callbacks(model, recipe, context), pause=pause)
+            callbacks, again = self._callbacks(recipe.transforms, context, model), self._adapter(recipe, pause)
+            model = recover.run(model, recipe.recover, context, callbacks, pause=pause, again=again)
             seconds["recover"] = time.perf_counter() - started
             self.store.put(keys[-1], model.state_dict(), {"steps": steps})
         return model.cpu().eval(), steps
 
     def _stage_keys(self, recipe: Recipe) -> list[str]:
         """Chained content keys: one a transform, and one for RECOVER where it trains."""
-        key, keys = self._first_key(), []
+        key, keys = self._first_key(recipe), []
         for name, params in recipe.transforms:
             key = digest(key, name, self._by_name[name].version, params)
             keys.append(key)
@@ -179,13 +190,32 @@ class Pipeline:
             keys.append(digest(key, "recover", recover.VERSION, recipe.recover))
         return keys
 
-    def _first_key(self) -> str:
-        return digest(self.baseline_key, self.transfer.digest if self.transfer else None, self.seed, versions())
+    def _first_key(self, recipe: Recipe) -> str:
+        transfer = self.transfer_set(recipe)
+        # Of a source that adapts, the images that recovery begins with are only a part.
+        more = [] if recipe.source is None or self.sources is None else self.sources.adapting(recipe.source)
+        return digest(self.baseline_key, transfer.digest if transfer else None, self.seed, versions(), *more)
 
-    def _callbacks(self, model: nn.Module, recipe: Recipe, context: Context) -> list[Callback]:
+    def transfer_set(
+        self,
+        recipe: Recipe,
+        progress: Callable[..., None] | None = None,
+        pause: Callable[[], None] | None = None,
+    ) -> TransferSet | None:
+        """The images of ``recipe``: its data source's, which may have to be made, else the user's."""
+        if recipe.source is None or self.sources is None:
+            return self.transfer
+        return self.sources.transfer_set(*recipe.source, progress, pause)
+
+    def _adapter(self, recipe: Recipe, pause: Callable[[], None] | None) -> Callable[[nn.Module], TransferSet] | None:
+        return None if recipe.source is None or self.sources is None else self.sources.adapter(recipe.source, pause)
+
+    def _callbacks(
+        self, transforms: Sequence[tuple[str, Params]], context: Context, model: nn.Module
+    ) -> list[Callback]:
         return [
             callback
-            for name, params in recipe.transforms
+            for name, params in transforms
             for callback in self._by_name[name].callbacks(model, params, context)
         ]
 
@@ -201,17 +231,18 @@ class Pipeline:
         trained = precision.trained(recipe) and not context.dry_run
         key = self._quantize_key(recipe) if trained else ""
         if trained and self.store.has(key) and (found := self.store.get(key)) is not None:
-            hardened: nn.Module = hardening.rebuild(model, found[1]["quantization"])
+            hardened: nn.Module = hardening.rebuild(model, found[1]["quantization"], layer_specs(self.methods))
             hardened.load_state_dict(found[0])
             return hardened, found[1]["quantization"]
-        hardened, plan = precision.quantize(model, bits, recipe, self._by_name, context, pause=pause)
+        specs = layer_specs(self.methods)
+        hardened, plan = precision.quantize(model, bits, recipe, self._by_name, context, pause=pause, specs=specs)
         if trained:
             self.store.misses += 1
             self.store.put(key, hardened.state_dict(), {"quantization": plan})
         return hardened, plan
 
     def _quantize_key(self, recipe: Recipe) -> str:
-        before = (self._stage_keys(recipe) or [self._first_key()])[-1]
+        before = (self._stage_keys(recipe) or [self._first_key(recipe)])[-1]
         bits = {group: asdict(chosen) for group, chosen in recipe.bits.items()}
         quantizers = {name: [self._by_name[name].version, params] for name, params in recipe.quantizers.items()}
         of_training = [qat.VERSION, recover.VERSION]  # the loop is RECOVER's, whether or not RECOVER trains here
@@ -220,38 +251,59 @@ class Pipeline:
     # --- prepared state ---------------------------------------------------------------------------------------------
 
     def prepare(
-        self, progress: Callable[..., None] | None = None, params_of: Callable[[Method], Params] | None = None
+        self,
+        progress: Callable[..., None] | None = None,
+        params_of: Callable[[Method], Params] | None = None,
+        pause: Callable[[], None] | None = None,
     ) -> dict[str, str]:
-        """Has every transform prepare what its recipes share, unless that is kept already.
+        """Has every transform prepare what its recipes share, once for each data source, unless that is kept already.
 
         Args:
             progress: told of what takes long.
             params_of: a method's parameters in the recipe to prepare for; by default nothing is said.
+            pause: called between the images of a data source.
 
         Returns:
             Why, by name, for the methods that could not; they are no longer part of the pipeline.
         """
-        context = self._context(False, progress)
+        sources = [None] if self.sources is None else list(self.sources.defaults.items())
         failed: dict[str, str] = {}
-        for method in self.methods:
-            if isinstance(method, Transform):
-                try:
-                    self._prepared(method, params_of(method) if params_of else {}, context)
-                except Exception as error:  # a plugin's fault must not end the search
-                    failed[method.name] = f"it could not prepare: {type(error).__name__}: {error}"
+        for source in sources:
+            recipe = Recipe(values={}, source=source)
+            context = self._context(False, progress, recipe, pause)
+            for method in self.methods:
+                if isinstance(method, Transform) and method.name not in failed:
+                    try:
+                        self._prepared(method, params_of(method) if params_of else {}, context, recipe, pause)
+                    except Exception as error:  # a plugin's fault must not end the search
+                        failed[method.name] = f"it could not prepare: {type(error).__name__}: {error}"
         self.methods = [method for method in self.methods if method.name not in failed]
         return failed
 
-    def _prepared(self, method: Transform, params: Params, context: Context) -> Any:
+    def _prepared(
+        self,
+        method: Transform,
+        params: Params,
+        context: Context,
+        recipe: Recipe,
+        pause: Callable[[], None] | None = None,
+    ) -> Any:
         if type(method).prepare is Transform.prepare:
             return None
         shared = method.shared(params)
-        transfer = self.transfer.digest if self.transfer else None
+        if context.dry_run and recipe.source is not None and self.sources is not None:
+            # Scores decide the structure, so a dry run too needs those of its source, the first that names it so.
+            context = self._context(False, context.progress, recipe, pause)
+        images = context.transfer or self.transfer
+        transfer = images.digest if images else None
         made_by = [method.name, method.version, *([shared] if shared else [])]
         key = digest("prepared", *made_by, self.baseline_key, transfer, self.seed, versions())
         if key not in self._states:
             found = self.store.get(key) if self.store.has(key) else None
             if found is None:
+                if context.dry_run and shared and self.transfer_set(recipe) is not None:
+                    # What is prepared may decide the structure, and only the default recipe's is there from the start.
+                    context = self._context(False, context.progress, recipe, pause)
                 if context.dry_run:
                     return None
                 teacher = copy.deepcopy(self.baseline).to(context.device)
@@ -266,7 +318,13 @@ class Pipeline:
         assert isinstance(method, Transform)
         return method
 
-    def _context(self, dry_run: bool, progress: Callable[..., None] | None) -> Context:
+    def _context(
+        self,
+        dry_run: bool,
+        progress: Callable[..., None] | None,
+        recipe: Recipe,
+        pause: Callable[[], None] | None = None,
+    ) -> Context:
         context = Context(
             input_size=models.input_size(self.baseline),
             device=torch.device("cpu") if dry_run else self.device,
@@ -275,10 +333,13 @@ class Pipeline:
         )
         if progress is not None:
             context = replace(context, progress=progress)
+        if pause is not None:
+            context = replace(context, pause=pause)
         if dry_run:
             return context
-        assert self.transfer is not None, "a run that is not dry needs data"
-        return replace(context, transfer=self.transfer, teacher=copy.deepcopy(self.baseline).to(self.device).eval())
+        transfer = self.transfer_set(recipe, progress, pause)
+        assert transfer is not None, "a run that is not dry needs data"
+        return replace(context, transfer=transfer, teacher=copy.deepcopy(self.baseline).to(self.device).eval())
 
 
 def rebuild(baseline: nn.Module, steps: Sequence[Plan], methods: dict[str, Method]) -> nn.Module:
@@ -303,3 +364,9 @@ def layer_specs(methods: Sequence[Method]) -> list[LayerSpec]:
 def leaves(methods: Sequence[Method]) -> tuple[type[nn.Module], ...]:
     """Those of them that the traced graph keeps whole."""
     return tuple(spec.layer_type for spec in layer_specs(methods) if spec.leaf)
+
+
+def slow_in_file(model: nn.Module, specs: Sequence[LayerSpec]) -> str:
+    """Why a stock runtime would run ``model`` slowly; empty where nothing in it says so."""
+    reasons = [spec.slow_in_file for spec in specs if any(isinstance(m, spec.layer_type) for m in model.modules())]
+    return "; ".join(dict.fromkeys(reason for reason in reasons if reason))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -10,7 +10,17 @@ from torch import nn
 from autocompress import models
 from autocompress.compression import qat
 from autocompress.compression.recipe import Recipe
-from autocompress.contract import Callback, Context, FakeQuantizer, Hardened, Method, Plan, Quantizer, TensorSpec
+from autocompress.contract import (
+    Callback,
+    Context,
+    FakeQuantizer,
+    Hardened,
+    LayerSpec,
+    Method,
+    Plan,
+    Quantizer,
+    TensorSpec,
+)
 from autocompress.errors import TrialFailed
 from autocompress.graph import NetworkFacts
 from autocompress.quantization import hardening, network
@@ -58,8 +68,11 @@ def quantize(
     context: Context,
     *,
     pause: Callable[[], None] | None = None,
+    specs: Sequence[LayerSpec] = (),
 ) -> tuple[nn.Module, Plan]:
     """Places, calibrates, trains where the recipe says so, and hardens; returns the deployable network and its plan.
+
+    ``specs`` are those of the layer types that plugins brought into ``model``.
 
     Raises:
         TrialFailed: if ranges or the loss are not finite, or the calibration images are none or constant.
@@ -80,6 +93,7 @@ def quantize(
         input_size=context.input_size,
         trainable=trains,
         equalise=not context.dry_run and any(method.equalises(params) for method, params in acting),
+        specs=specs,
     )
     images: list[torch.Tensor] = []
     if not context.dry_run:

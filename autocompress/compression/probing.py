@@ -15,6 +15,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import precision
+from autocompress.compression.pipeline import layer_specs, leaves
 from autocompress.compression.recipe import GroupBits, Recipe
 from autocompress.compression.sensitivity import Sensitivity, Setting, Width
 from autocompress.compression.slots import Slot, SlotRunner
@@ -110,7 +111,8 @@ class _Probe:
 
     def __init__(self, model: nn.Module, widths: Sequence[Width], setting: Setting, context: Context) -> None:
         self._setting, self._context = setting, context
-        known = facts(model, context.input_size)
+        self._specs = layer_specs(list(setting.methods.values()))
+        known = facts(model, context.input_size, leaves(list(setting.methods.values())))
         self._network = self._slotted(model, known).to(context.device)
         self._runner = SlotRunner(self._network)
         points = self._network.placement
@@ -156,7 +158,12 @@ class _Probe:
         params = self._setting.params.items()
         equalise = any(self._quantizer(name).equalises(given) for name, given in params)
         network = quantize(
-            model, assigned, lambda _, spec: Slot(spec), input_size=self._context.input_size, equalise=equalise
+            model,
+            assigned,
+            lambda _, spec: Slot(spec),
+            input_size=self._context.input_size,
+            equalise=equalise,
+            specs=self._specs,
         )
         return network.eval()
 

@@ -83,6 +83,8 @@ class QuantizationSchedule(Callback):
             fake.enabled, fake.tracking = done >= self._params["delay"], moving or not is_frozen
             if layer.norm is not None and is_frozen:
                 layer.norm.eval()
+        # Norms of plugins' layers go on: their outputs may move further than they spread (those of an adder layer lie
+        # about its number of taps below zero), and frozen statistics would be wrong at once.
 
     def on_end(self, model: nn.Module) -> None:
         """Everything quantizes, nothing moves."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from autocompress.compression import qat, recover
-from autocompress.contract import Method, Parameter, Params, Quantizer, Space, Stage, Transform, Value
+from autocompress.contract import DataSource, Method, Parameter, Params, Quantizer, Space, Stage, Transform, Value
 from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
@@ -31,6 +31,7 @@ class Recipe:
     Attributes:
         values: every parameter by full name: what is stored, shown and replayed.
         structural: those of them that change the deployed structure.
+        source: (name, parameters) of the data source; None where the user's images are used.
         transforms: (method name, parameters) of the transforms that act, in order.
         recover: parameters of RECOVER.
         bits: by group; a group that stays in float is absent.
@@ -40,6 +41,7 @@ class Recipe:
 
     values: Mapping[str, Value]
     structural: Mapping[str, Value] = field(default_factory=dict)
+    source: tuple[str, Params] | None = None
     transforms: Sequence[tuple[str, Params]] = ()
     recover: Params = field(default_factory=dict)
     bits: Mapping[str, GroupBits] = field(default_factory=dict)
@@ -58,7 +60,7 @@ class Recipe:
 
 
 def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: int) -> Recipe:
-    """Runs the whole define-by-run space once: SUBSTITUTE, PRUNE, RECOVER, QUANTIZE.
+    """Runs the whole define-by-run space once: data source, SUBSTITUTE, PRUNE, RECOVER, QUANTIZE.
 
     Args:
         space: where values come from; not scoped.
@@ -69,6 +71,8 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
     Raises:
         InvalidRecipe: for methods that exclude each other, or that need more epochs than there are.
     """
+    source = compose_source(space, model, methods)
+    of_source = set(space.chosen)
     acting: list[tuple[Transform, Params]] = []
     for method in methods:
         if isinstance(method, Transform):
@@ -97,15 +101,34 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
     if impossible is not None:
         raise impossible
     _reject_clashes([method for method, _ in acting])
+    if not any(type(method).prepare is not Transform.prepare for method, _ in acting):
+        of_source = set()  # else scores made on the source's images decide the structure
     return Recipe(
         values=dict(space.chosen),
-        structural={name: value for name, value in space.chosen.items() if space.asked[name].structural},
+        structural={
+            name: value for name, value in space.chosen.items() if space.asked[name].structural or name in of_source
+        },
+        source=source,
         transforms=[(method.name, params) for method, params in acting],
         recover=settings,
         bits=bits,
         quantizers=quantizer_params,
         qat=training,
     )
+
+
+SOURCE = "source"
+"""The parameter that names the data source; the source's own parameters have its name before them."""
+
+
+def compose_source(space: Space, model: nn.Module, methods: Sequence[Method]) -> tuple[str, Params] | None:
+    """The data source of a recipe, of those in ``methods``, and its parameters; None where there are none."""
+    sources = {method.name: method for method in methods if isinstance(method, DataSource)}
+    if not sources:
+        return None
+    # The first stands for all in starting points; the manager's order is as good as any.
+    name = space.categorical(SOURCE, list(sources), default=next(iter(sources)), structural=False)
+    return name, sources[name].search_space(space.scope(name), model)
 
 
 def _reject_clashes(acting: Sequence[Transform]) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from autocompress.compression.trainer import SoftTargets, TrainSettings, train
-from autocompress.contract import Callback, Context, Method, Params, Space, Transform
+from autocompress.compression.sources import joined
+from autocompress.compression.trainer import SoftTargets, Training, TrainSettings
+from autocompress.contract import Callback, Context, Method, Params, Space, TransferSet, Transform
 from autocompress.errors import InvalidRecipe
 
 VERSION = "2"
@@ -54,24 +55,34 @@ def run(
     callbacks: Sequence[Callback],
     *,
     pause: Callable[[], None] | None = None,
+    again: Callable[[nn.Module], TransferSet] | None = None,
 ) -> nn.Module:
     """Trains ``model`` on the context's transfer set; the trained model is returned in eval mode.
+
+    Args:
+        model: trained in place.
+        params: of :func:`search_space`.
+        context: with the images and the teacher.
+        callbacks: of every method applied.
+        pause: called between batches.
+        again: for a data source that adapts to the student. After the first half of the epochs it is asked for images,
+            and the second half draws from the old and the new ones, as many an epoch as before. With a single epoch it
+            is not asked.
 
     Raises:
         TrialFailed: if the loss is not finite.
     """
     assert context.transfer is not None
     transfer = context.transfer
-    soft = None if transfer.soft_targets is None else SoftTargets(transfer.soft_targets, transfer.temperature)
     settings = TrainSettings(
         epochs=params["epochs"],
         lr=params["lr"],
         distill=params["distill"],
         batch_size=min(BATCH_SIZE, max(SMALLEST_BATCH, len(transfer.train) // STEPS)),
     )
-    train(
+    training = Training(
         model,
-        context.transfer.train,
+        transfer.train,
         settings,
         teacher=context.teacher,
         callbacks=callbacks,
@@ -79,8 +90,17 @@ def run(
         seed=context.seed,
         progress=context.progress,
         pause=pause,
-        freeze_batch_norm="freeze_batch_norm" in context.transfer.demands,
-        soft_targets=soft,
-        labelled=context.transfer.labelled,
+        freeze_batch_norm="freeze_batch_norm" in transfer.demands,
+        soft_targets=_soft(transfer),
+        labelled=transfer.labelled,
     )
+    if again is not None and (half := params["epochs"] // 2):
+        training.run(until=half)
+        transfer = joined(transfer, again(model))
+        training.draw_from(transfer.train, _soft(transfer))
+    training.run()
     return model.eval()
+
+
+def _soft(transfer: TransferSet) -> SoftTargets | None:
+    return None if transfer.soft_targets is None else SoftTargets(transfer.soft_targets, transfer.temperature)

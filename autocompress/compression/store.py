@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,14 @@ import torch
 
 from autocompress.files import atomic_folder, cache_folder
 
+try:
+    import fcntl
+except ImportError:  # Windows: what takes long may be made twice there
+    fcntl = None  # type: ignore[assignment]
+
 TENSORS, RECORD = "tensors.safetensors", "record.json"
+MAKING = ".making"
+LOOK_AGAIN_S = 0.2
 
 
 @dataclass
@@ -63,9 +70,36 @@ class Store:
             (entry / RECORD).write_text(json.dumps(record), encoding="utf-8")
         self._trim()
 
+    @contextmanager
+    def making(self, key: str, pause: Callable[[], None] | None = None) -> Iterator[None]:
+        """Held by the one process that makes the entry ``key``; look again for the entry once it is held.
+
+        Args:
+            key: of the entry.
+            pause: called while another process makes it. Who holds the machine's lock lets measurements go first there:
+                the other steps aside for them, and both would wait for ever.
+        """
+        if fcntl is None:
+            yield
+            return
+        folder = self.folder / MAKING
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / key).open("w") as file:
+            while True:
+                try:
+                    fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if pause is not None:
+                        pause()
+                    time.sleep(LOOK_AGAIN_S)
+            yield  # closing the file frees it, as the end of the process does
+
     def _trim(self) -> None:
         entries = []
         for entry in self.folder.iterdir():
+            if entry.name == MAKING:
+                continue
             with suppress(OSError):
                 entries.append((entry.stat().st_mtime, sum(file.stat().st_size for file in entry.iterdir()), entry))
         total = sum(size for _, size, _ in entries)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.evaluation import device_of
 from autocompress.compression.losses import Answers, SoftTargets, answers_of, distillation
-from autocompress.compression.optimizing import Schedule, make_optimizer, parameter_groups, schedule
+from autocompress.compression.optimizing import (
+    Schedule,
+    clipped_parameters,
+    make_optimizer,
+    parameter_groups,
+    schedule,
+)
 from autocompress.compression.taps import Features, tapped
 from autocompress.contract import Callback
 from autocompress.data import Loader, Split
@@ -151,6 +158,12 @@ class Training:
                 callback.on_end(self.model)
         return TrainResult(self.step - first, self.loss, time.monotonic() - started)
 
+    def draw_from(self, split: Split, soft_targets: SoftTargets | None) -> None:
+        """From the next epoch on, draws from ``split``, with ``soft_targets`` of its own. An epoch keeps its number of
+        steps, so that no schedule changes: of a larger split, each epoch sees a part, drawn anew."""
+        self.split, self.soft_targets = split, soft_targets
+        self._are_probabilities = soft_targets is not None and soft_targets.are_probabilities
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values from which :meth:`load_state_dict` goes on; the model's own state is not in it."""
         return {
@@ -187,7 +200,7 @@ class Training:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), tapped(self.model, self.teacher, self._taps) as features:
             torch.manual_seed((self.seed * 7_919 + epoch) % 2**63)
-            for images, positions in self._loader(epoch):
+            for images, positions in islice(self._loader(epoch), self.steps_per_epoch):
                 if self.finished:
                     break
                 losses.append(self._run_step(images.to(self.device), positions, labels[positions], features))
@@ -225,7 +238,7 @@ class Training:
         for callback in self.callbacks:
             callback.after_backward(self.model, self.optimizer, self.step)
         if self.settings.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+            nn.utils.clip_grad_norm_(clipped_parameters(self.model, self.optimizer), self.settings.clip)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.step += 1

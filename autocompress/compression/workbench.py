@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,17 +15,20 @@ from torch import nn
 
 from autocompress import data, models
 from autocompress.compression import artifact, mixedbits, probing
-from autocompress.compression.applicable import applicable
-from autocompress.compression.baseline import Baseline, measure_baseline
+from autocompress.compression.agreement import judged_by_agreement
+from autocompress.compression.applicable import applicable, require_images
+from autocompress.compression.baseline import Baseline, measure_baseline, teacher_key
 from autocompress.compression.jobspace import JobSpace
-from autocompress.compression.pipeline import Candidate, Pipeline
+from autocompress.compression.pipeline import Candidate, Pipeline, layer_specs
 from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay
 from autocompress.compression.sensitivity import Sensitivity, Setting
+from autocompress.compression.sources import Sources, info_of
 from autocompress.compression.store import Store
 from autocompress.compression.trainer import default_device, train_baseline
 from autocompress.compression.transfer import user_data
 from autocompress.contract import (
     Context,
+    DataSource,
     Deployable,
     Device,
     Manager,
@@ -38,7 +41,7 @@ from autocompress.contract import (
     manager,
 )
 from autocompress.contract.space import Chooser
-from autocompress.data import Splits
+from autocompress.data import Sealed, Splits, TensorSplit
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe, TrialFailed, UserError
 from autocompress.export import custom_operators, export
@@ -77,7 +80,8 @@ class Workbench:
 
     @classmethod
     def open(cls, job: Job, progress: Progress | None = None, plugins: Manager | None = None) -> Workbench:
-        """Loads data, makes or loads the baseline, and has methods prepare what recipes share. Cheap the second time.
+        """Loads data, makes or loads the baseline, has data sources make images where the job has none, and has methods
+        prepare what recipes share. Cheap the second time.
 
         Raises:
             UserError: for a job that names what is not there.
@@ -88,35 +92,65 @@ class Workbench:
         if reasons := device.check(job.device):
             raise UserError(f"the device '{device.name}' cannot be used here: {reasons[0]}")
         installed = plugins.methods()
-        splits = data.load(job.data, plugins.datasets(), **models.preprocessing(job))
-        model = models.create(job, splits.info)
+        splits = _load(job, plugins)
+        model = models.create(job, None if splits is None else splits.info)
         # A wrong key in the space is told before minutes go into a training: structure needs no weights.
         shape = models.reparameterise(copy.deepcopy(model)).eval()
-        has_images = len(splits.train) > 0
-        fit, _ = applicable(installed, shape, job, limits.methods, has_images=has_images)
-        space = JobSpace(shape, fit, limits, job.granularity, _most_epochs(job, splits))
+        has_images = splits is not None and len(splits.train) > 0
+        fit, unfit = applicable(installed, shape, job, limits.methods, has_images=has_images)
+        space = JobSpace(shape, fit, limits, job.granularity, job.budget.epochs if _has_images(fit, splits) else 0)
         space.check_limits([method.name for method in installed])
+        if not space.sources():
+            require_images(job, splits, fit, unfit)
         lock = MachineLock()
-        if models.needs_training(job, splits.info):
+        if splits is not None and models.needs_training(job, splits.info):
             with lock.shared():
                 model = train_baseline(job, model, splits, progress, pause=lock.breathe)
         model = models.reparameterise(model).cpu().eval()
         store = Store()
         methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images)
+        sources = None
+        if defaults := replace(space, model=model, methods=methods).sources():
+            named = {method.name: method for method in methods if isinstance(method, DataSource)}
+            chosen = {name: named[name] for name in defaults}
+            sources = Sources(model, teacher_key(model), chosen, defaults, store, job.seed, default_device())
+            with lock.shared():
+                failed = {name: [reason] for name, reason in sources.prepare(progress, lock.breathe).items()}
+            methods, refused = [method for method in methods if method.name not in failed], refused | failed
+            if not sources.defaults:
+                require_images(job, splits, methods, refused)
+                others = [method for method in installed if not isinstance(method, DataSource)]
+                methods, unfit = applicable(others, model, job, limits.methods, has_images=has_images)
+                sources, refused = None, refused | unfit
+        if splits is None:
+            info = info_of(model)
+            none = TensorSplit.empty(info)
+            splits = Splits(none, none, none, info)
+        if sources is not None:
+            splits = replace(splits, synthetic=sources.counts())
         with lock.shared():
-            baseline = measure_baseline(model, splits, device, job.device, store, cache_folder() / "baselines")
+            measured = device, job.device, store, cache_folder() / "baselines"
+            if sources is not None and not len(splits.val):
+                splits, baseline = judged_by_agreement(model, splits, sources, *measured)
+            else:
+                baseline = measure_baseline(model, splits, *measured)
+        transfer = user_data(splits, job.seed)
+        if sources is not None:
+            transfer = sources.transfer_set(*next(iter(sources.defaults.items())))
         pipeline = Pipeline(
             baseline=model,
             baseline_key=baseline.weights_key,
             methods=methods,
-            transfer=user_data(splits, job.seed),
+            transfer=transfer,
             granularity=job.granularity,
             seed=job.seed,
             device=default_device(),
             store=store,
+            sources=sources,
         )
         with lock.shared():
-            for name, reason in pipeline.prepare(progress, partial(_default_params, job, model, limits)).items():
+            params_of = partial(_default_params, job, model, limits)
+            for name, reason in pipeline.prepare(progress, params_of, lock.breathe).items():
                 methods = [method for method in methods if method.name != name]
                 refused[name] = [reason]
         return cls(job, model, splits, baseline, methods, refused, device, pipeline, limits)
@@ -126,7 +160,7 @@ class Workbench:
     @property
     def space(self) -> JobSpace:
         """What recipes are drawn from."""
-        epochs = _most_epochs(self.job, self.splits)
+        epochs = self.job.budget.epochs if _has_images(self.methods, self.splits) else 0
         return JobSpace(self.model, self.methods, self.limits, self.job.granularity, epochs)
 
     def compose(self, chooser: Chooser) -> Recipe:
@@ -213,7 +247,7 @@ class Workbench:
             TrialFailed: if it would not load in a stock runtime.
         """
         size = models.input_size(self.model)
-        export(candidate.model, file, size, artifact.metadata(self.model))
+        export(candidate.model, file, size, artifact.metadata(self.model), layer_specs(self.methods))
         if lacking := custom_operators(file):
             raise TrialFailed(f"the file needs operators that a stock runtime lacks: {', '.join(sorted(lacking))}")
         return Deployable(file, size, candidate.operators)
@@ -239,6 +273,14 @@ def _default_params(job: Job, model: nn.Module, limits: Limits, method: Method) 
         return {}
 
 
-def _most_epochs(job: Job, splits: Splits) -> int:
-    """The most that a recipe may recover: nothing where there is nothing to train on."""
-    return job.budget.epochs if len(splits.train) else 0
+def _load(job: Job, plugins: Manager) -> Splits | None:
+    """The user's images, None where the job names none. Test images of a job without training data are sealed."""
+    if job.data.is_free and job.data.val is None and job.data.test is None:
+        return None
+    splits = data.load(job.data, plugins.datasets(), **models.preprocessing(job))
+    return replace(splits, test=Sealed(splits.test)) if job.data.is_free else splits
+
+
+def _has_images(methods: Sequence[Method], splits: Splits | None) -> bool:
+    """Whether there is anything to train on: where there is not, no recipe recovers."""
+    return any(isinstance(method, DataSource) for method in methods) or (splits is not None and len(splits.train) > 0)

@@ -8,7 +8,7 @@ from autocompress.contract.layers import LayerSpec
 from autocompress.contract.manager import Manager, manager
 from autocompress.contract.methods import DataSource, Method, Params, Plan, Quantizer, Stage, Transform
 from autocompress.contract.space import Parameter, Space, Value
-from autocompress.contract.tensors import FakeQuantizer, Hardened, TensorSpec
+from autocompress.contract.tensors import FakeQuantizer, Grid, Hardened, TensorSpec
 
 __all__ = [
     "Callback",
@@ -17,6 +17,7 @@ __all__ = [
     "Deployable",
     "Device",
     "FakeQuantizer",
+    "Grid",
     "Hardened",
     "LayerSpec",
     "Manager",

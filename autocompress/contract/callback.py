@@ -18,7 +18,8 @@ class Callback:
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Optimizer groups (``{"params": [...], "weight_decay": 0.0, "lr_scale": 1.0}``) for parameters that need other
-        settings; what no callback claims goes into the trainer's own groups."""
+        settings; what no callback claims goes into the trainer's own groups. ``"optimizer": "sgd"`` has them updated by
+        SGD with momentum whatever the training uses, ``"clip": False`` leaves their gradients out of the clipping."""
         del model
         return []
 

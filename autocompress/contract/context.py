@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from autocompress.contract.callback import Callback
 from autocompress.data import Split
 
 
@@ -39,19 +40,31 @@ def _no_progress(_done: float, _text: str = "") -> None:
     """Default of ``Context.progress``: nobody watches."""
 
 
+def _no_pause() -> None:
+    """Default of ``Context.pause``: nobody measures beside it."""
+
+
+def _no_callbacks(_model: nn.Module) -> Sequence[Callback]:
+    """Default of ``Context.callbacks``: no transform acted before."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Context:
     """What a method may use.
 
     Attributes:
-        transfer: the images of the recipe's data source; None in a dry run.
+        transfer: the images of the recipe's data source; None in a dry run, and for data sources.
         teacher: the baseline in eval mode, on ``device``; None in a dry run.
         input_size: (channels, height, width) of one image.
         device: where torch computes.
         seed: of this stage; use it for every random draw.
         params: for ``prepare``: what ``shared`` returned.
         state: what ``prepare`` returned, else None.
+        images: for data sources: so many images are enough; None for as many as the parameters say.
         progress: call it with the finished fraction (0 to 1) and a word.
+        pause: call it between batches of a training: a measurement on this machine may hold it there.
+        callbacks: for ``Transform.apply``: those of the transforms that acted before, for a training of the model.
         dry_run: no data, no training, same structure.
     """
 
@@ -62,5 +75,8 @@ class Context:
     seed: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     state: Any = None
+    images: int | None = None
     progress: Callable[..., None] = _no_progress
+    pause: Callable[[], None] = _no_pause
+    callbacks: Callable[[nn.Module], Sequence[Callback]] = _no_callbacks
     dry_run: bool = False

@@ -7,6 +7,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from autocompress.contract.tensors import Grid
+
 
 class LayerSpec:
     """Facts about one layer type. Subclass it, name the type, and override what differs from the defaults."""
@@ -14,10 +16,9 @@ class LayerSpec:
     layer_type: ClassVar[type[nn.Module]]
     leaf: ClassVar[bool] = False
     """True: the traced graph keeps the layer as one operator; False: it is traced through, down to torch's layers."""
-    quantized_tensors: ClassVar[tuple[str, ...]] = ("weight",)
-    """Names of the layer's parameters that get a weight quantizer (where ``leaf``)."""
-    shares_scale: ClassVar[bool] = False
-    """True: inputs and weights must share one scale (adder layers)."""
+    slow_in_file: ClassVar[str] = ""
+    """Why a stock runtime runs the layer slowly, for layers made for other hardware; empty where it does not. Accuracy
+    is then scored with the torch model, and the file in full only on the front."""
 
     def operator_counts(
         self, layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
@@ -27,6 +28,24 @@ class LayerSpec:
         Shapes are those of one batch, ``(N, C, H, W)`` or ``(N, L, C)``, counted for N = 1.
         """
         raise NotImplementedError(f"{self.layer_type.__name__} is a leaf and must count its operators")
+
+    def simulated(self, layer: nn.Module) -> nn.Module | None:
+        """The layer while its integers are simulated, holding the same parameters under the same names; only asked
+        where ``leaf``. None: the layer has no integer form and stays in float.
+
+        Inputs and weights share one scale: that of the tensor that the layer reads. Before the first forward pass the
+        engine sets the attribute ``input_quantizer`` (a :class:`FakeQuantizer`, no child: the network owns it), and
+        where a batch normalisation stood behind the layer, it is the child ``norm``, which the layer then applies
+        itself. ``layer`` may have that child already when this is asked.
+        """
+        del layer
+        return None
+
+    def hardened(self, simulated: nn.Module, grid: Grid) -> nn.Module:
+        """The finished layer: integers on ``grid``, the grid of the tensor that it reads, and the child ``norm`` folded
+        into constants. Its parameters and buffers are what an artifact keeps; shapes depend on ``simulated`` alone.
+        It has the attributes ``weight_bits`` and ``input_bits``, and is of ``layer_type`` too."""
+        raise NotImplementedError(f"{self.layer_type.__name__} has no integer form")
 
     def norm(self, layer: nn.Module) -> nn.Module | None:
         """The normalisation inside the layer that comes last, if the layer brings its own."""

@@ -151,12 +151,28 @@ class Quantizer(Method):
 
 
 class DataSource(Method):
-    """Gives the images that score, calibrate and train: the user's own, or synthesised from the teacher alone."""
+    """Gives the images that score, calibrate and train, synthesised from the teacher alone.
+
+    Data sources act where the job has no training data. A recipe names one; its set is made once for each of its
+    parameters' values and shared by trials, workers and runs, so these should be few presets, or not searched.
+    """
 
     kind = "data source"
+
+    def adapts(self, params: Params) -> bool:
+        """Whether RECOVER is to ask again, half-way, for images that answer to the student as it then is."""
+        del params
+        return False
 
     @abstractmethod
     def apply(
         self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
     ) -> TransferSet:
-        """Makes the transfer set; ``student`` is the live student where the source adapts to it."""
+        """Makes the transfer set from ``teacher``, which is in eval mode and whose parameters take no gradient.
+
+        ``student`` is a copy of the live student, in eval mode, where the source adapts to it. The teacher carries
+        mean, std and input size (``pretrained_cfg``); ``context.transfer`` is None. Labels are the source's own targets
+        and are not trained on: without ``soft_targets`` the teacher is asked, on the images as they are augmented.
+        ``context.images``, where it is set, is how many images are enough. Another ``context.seed`` must give other
+        images.
+        """

@@ -62,6 +62,21 @@ class Hardened:
     step: int = 1
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Constants of one quantized activation: ``value = (integer - zero_point) * scale``, integers low to high."""
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+    @property
+    def bits(self) -> int:
+        """The width that holds its integers."""
+        return (self.high - self.low).bit_length()
+
+
 class FakeQuantizer(nn.Module, ABC):
     """Simulates a quantized tensor in float. States, switched by the engine:
 

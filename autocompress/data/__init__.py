@@ -1,5 +1,6 @@
 """Data sets: what a job's ``data`` names, as three splits that give normalised batches."""
 
+from autocompress.data.guard import Sealed, SealedError, let_go, opened
 from autocompress.data.loading import builtin_providers, load
 from autocompress.data.provider import DatasetProvider, Source
 from autocompress.data.split import Batch, DataInfo, Loader, Split, Splits, stratified
@@ -10,11 +11,15 @@ __all__ = [
     "DataInfo",
     "DatasetProvider",
     "Loader",
+    "Sealed",
+    "SealedError",
     "Source",
     "Split",
     "Splits",
     "TensorSplit",
     "builtin_providers",
+    "let_go",
     "load",
+    "opened",
     "stratified",
 ]

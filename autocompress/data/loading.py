@@ -39,7 +39,8 @@ def load(
     """Loads the three splits of a job.
 
     Args:
-        config: one name in ``train`` gives all three splits; ``val`` and ``test`` may name their own.
+        config: one name in ``train`` gives all three splits; ``val`` and ``test`` may name their own. Without ``train``
+            the training split is empty; with ``test`` alone the validation split is empty too.
         providers: where to look; None for the engine's own.
         input_size: (height, width) that the loaders must give; None for the data's own.
         default_size: what to use instead of ``input_size`` where the images vary in size.
@@ -59,7 +60,8 @@ def load(
     _check_classes({word: source.info for word, source in sources.items()})
     info = _override(first.info, input_size, default_size, channels, mean, std)
     splits = _roles(words, sources, seed)
-    return Splits(**{role: split.prepared(info) for role, split in splits.items()}, info=info)
+    train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))
+    return Splits(train, val, test, info)
 
 
 def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvider:
@@ -106,11 +108,13 @@ def _whole(source: Source, own: Split | None) -> Split:
 
 
 def _without_training(val: Split | None, test: Split | None, seed: int) -> dict[str, Split]:
-    """The user has images to measure on but none to train on."""
-    if val is None or test is None:
-        whole = test if val is None else val
-        assert whole is not None
-        val, test = _carve(whole, len(whole) // 2, seed)
+    """The user has images to measure on but none to train on. Test images serve the last report alone, so nothing is
+    taken from them; a split that is named for validation gives both."""
+    if val is None:
+        assert test is not None
+        val = TensorSplit.empty(test.info)
+    elif test is None:
+        val, test = _carve(val, len(val) // 2, seed)
     return {"train": TensorSplit.empty(val.info), "val": val, "test": test}
 
 

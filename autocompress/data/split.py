@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, Self, TypeVar
 
 import torch
@@ -119,12 +119,23 @@ class Split(ABC):
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits of a job. ``train`` is empty where the user has no images to train on."""
+    """The three splits of a job.
+
+    Attributes:
+        train: empty where the user has no images to train on.
+        val: what candidates are judged by.
+        test: for the last report; empty where the user has none.
+        info: of all three.
+        synthetic: where there are no training images: by data source, how many images take their place.
+        by_agreement: ``val`` is synthetic too, and labelled by the baseline: accuracy on it is agreement with that.
+    """
 
     train: Split
     val: Split
     test: Split
     info: DataInfo
+    synthetic: Mapping[str, int] = field(default_factory=dict)
+    by_agreement: bool = False
 
     @property
     def digest(self) -> str:
@@ -134,11 +145,17 @@ class Splits:
     def describe(self) -> str:
         """One line: classes, sizes, and what one validation image is worth."""
         channels, height, width = self.info.input_size
-        worth = 100 / max(len(self.val), 1)
+        worth = f"(one is worth {100 / max(len(self.val), 1):.2g} points)"
+        parts = [f"{len(self.train):,} images to train"]
+        if self.synthetic:
+            made = ", ".join(f"{number:,} by {name}" for name, number in self.synthetic.items())
+            parts = [f"no training data, but synthetic images: {made}"]
+        held_out = " further synthetic ones to compare with the baseline's answers"
+        parts.append(f"{len(self.val):,}{held_out if self.by_agreement else ' to validate'} {worth}")
+        parts.append(f"{len(self.test):,} to test" if len(self.test) else "none to test")
         return (
             f"{self.info.num_classes} classes, {height}x{width}, {channels} channel{'s' if channels > 1 else ''}; "
-            f"{len(self.train):,} images to train, {len(self.val):,} to validate "
-            f"(one is worth {worth:.2g} points), {len(self.test):,} to test"
+            f"{', '.join(parts)}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -12,11 +13,15 @@ from autocompress.contract import Deployable, Device, Measurement
 from autocompress.devices import sessions
 from autocompress.devices.lock import EXCLUSIVE_SECONDS, MachineLock
 from autocompress.devices.machine import machine, usable_processors
-from autocompress.devices.timing import FEWEST_PAIRS, Pairs, median_interval, time_pairs
+from autocompress.devices.timing import FEWEST_PAIRS, Pairs, block, median_interval, time_pairs
 from autocompress.job import DeviceConfig
 
 WIDEST_INTERVAL = 0.1
 """Of the ratio; a measurement whose interval is wider is called noisy."""
+
+PATIENCE = 5.0
+"""Times the seconds asked for: a file so slow that its runs take longer is measured with fewer pairs, and called noisy.
+One whose first run alone takes longer is not run again."""
 
 PREDICT_BATCH = 64
 
@@ -44,22 +49,31 @@ class OnnxRuntimeCpu(Device):
     ) -> Measurement:
         """Latency of one batch of random images, candidate and baseline interleaved.
 
-        It takes about ``seconds``, more where that is too short for an interval (fewer than 6 pairs of blocks), and the
-        time that other measurements and trainings need to step aside.
+        It takes about ``seconds``, more where that is too short for an interval (fewer than 6 pairs of blocks) but no
+        more than ``PATIENCE`` times that and a run, and the time that other measurements and trainings need to step
+        aside.
 
         Raises:
             TrialFailed: if ONNX Runtime cannot load one of the files.
         """
-        run_baseline = self._runner(baseline, config)
-        run_candidate = self._runner(candidate, config)
+        run_baseline, _ = self._runner(baseline, config)
+        run_candidate, first = self._runner(candidate, config)
         pairs = Pairs()
-        left = seconds
-        while left > 0 or len(pairs.first) < FEWEST_PAIRS:
+        left, spent, most = seconds, 0.0, PATIENCE * max(seconds, 1.0)
+        if first > most:
+            with self._machine_lock().exclusive():
+                pairs.first.append(first)
+                pairs.second.append(block(run_baseline))
+            left = 0.0
+        while left > 0 or (len(pairs.first) < FEWEST_PAIRS and first + spent <= most):
             # Other measurements and trainings get their turn between two slices.
             portion = min(max(left, 0.1), EXCLUSIVE_SECONDS)
             with self._machine_lock().exclusive():
+                began = time.perf_counter()
                 time_pairs(run_candidate, run_baseline, pairs, portion)
-            left -= portion
+                taken = time.perf_counter() - began
+            left -= max(portion, taken)
+            spent += taken
         ratio, low, high = median_interval(pairs.ratios)
         return Measurement(
             latency_ms=1e3 * median_interval(pairs.first)[0],
@@ -67,7 +81,7 @@ class OnnxRuntimeCpu(Device):
             ratio_low=low,
             ratio_high=high,
             baseline_ms=1e3 * median_interval(pairs.second)[0],
-            noisy=high - low > WIDEST_INTERVAL * ratio,
+            noisy=high - low > WIDEST_INTERVAL * ratio or len(pairs.first) < FEWEST_PAIRS,
             environment={**environment(config), "pairs": len(pairs.first)},
         )
 
@@ -89,20 +103,22 @@ class OnnxRuntimeCpu(Device):
             return np.zeros((0, loaded.get_outputs()[0].shape[-1]), np.float32)
         return np.concatenate(logits).astype(np.float32, copy=False)
 
-    def _runner(self, deployable: Deployable, config: DeviceConfig) -> Callable[[], None]:
-        """A function that runs one batch, after it has run once."""
+    def _runner(self, deployable: Deployable, config: DeviceConfig) -> tuple[Callable[[], None], float]:
+        """A function that runs one batch, after it has run once, and how many seconds that took."""
         loaded = sessions.session(deployable.file, config.threads)
         channels, height, width = deployable.input_size
         if config.input_size is not None:
             height = width = config.input_size
         shape = sessions.input_shape(loaded, config.batch, (channels, height, width))
         feed = {loaded.get_inputs()[0].name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+        started = time.perf_counter()
         loaded.run(None, feed)  # the first run allocates
+        first = time.perf_counter() - started
 
         def run() -> None:
             loaded.run(None, feed)
 
-        return run
+        return run, first
 
     def _machine_lock(self) -> MachineLock:
         if self._lock is None or self._lock.closed:  # closed: this is a forked child

@@ -43,11 +43,11 @@ def time_pairs(first: Callable[[], object], second: Callable[[], object], pairs:
         while True:
             began = time.perf_counter()
             if len(pairs.first) % 2:
-                other = _block(second)
-                one = _block(first)
+                other = block(second)
+                one = block(first)
             else:
-                one = _block(first)
-                other = _block(second)
+                one = block(first)
+                other = block(second)
             pairs.first.append(one)
             pairs.second.append(other)
             now = time.perf_counter()
@@ -55,7 +55,7 @@ def time_pairs(first: Callable[[], object], second: Callable[[], object], pairs:
                 return
 
 
-def _block(function: Callable[[], object]) -> float:
+def block(function: Callable[[], object]) -> float:
     """Median seconds of a run, over the runs of one block."""
     started = time.perf_counter()
     for count in range(1, WARM_UP_RUNS + 1):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 import torch
 from torch import fx, nn
 
+from autocompress.contract import LayerSpec
 from autocompress.export.exporter import to_onnx
 from autocompress.export.packing import pack_weights
 from autocompress.export.slim import slim
@@ -21,7 +22,11 @@ from autocompress.quantization.lowering import tidy
 
 
 def export(
-    model: nn.Module, path: Path, input_size: tuple[int, int, int], metadata: Mapping[str, str] | None = None
+    model: nn.Module,
+    path: Path,
+    input_size: tuple[int, int, int],
+    metadata: Mapping[str, str] | None = None,
+    specs: Sequence[LayerSpec] = (),
 ) -> None:
     """Writes ``model`` as one ONNX file (opset 21, no external data), atomically.
 
@@ -35,11 +40,13 @@ def export(
         path: of the file.
         input_size: (channels, height, width).
         metadata: what a reader must know (mean, std, input size, class names), kept in the file's metadata.
+        specs: of the layer types that plugins brought. Leaf layers are exported as they compute while torch is
+            exporting (``torch.compiler.is_exporting()``), with plain operators.
 
     Raises:
         TrialFailed: if a layer's integers do not fit its bits.
     """
-    deployable = _flat(model)
+    deployable = _flat(model, specs)
     with evaluating(deployable), _plain_pools(deployable):
         proto = to_onnx(deployable, blank_images(deployable, input_size, batch=2))
     _strip(proto)
@@ -51,13 +58,13 @@ def export(
         onnx.save_model(proto, str(temporary))
 
 
-def _flat(model: nn.Module) -> nn.Module:
+def _flat(model: nn.Module, specs: Sequence[LayerSpec]) -> nn.Module:
     """A float model folded and without in-place operators, as every runtime would rewrite it when it loads the file:
     the exporter has less to do. A model that cannot be traced is exported as it is."""
     if isinstance(model, fx.GraphModule):
         return model
     try:
-        module = fold_batch_norm(model)
+        module = fold_batch_norm(model, specs=specs)
     except UntraceableModel:
         return model
     tidy(module)

@@ -27,7 +27,7 @@ class LayerFacts:
         kernel_size, stride: (height, width); (1, 1) for a linear layer.
         groups: of a convolution.
         input_shape, output_shape: of its tensors.
-        macs: multiply-adds for one image, summed over its calls.
+        macs: multiply-adds for one image, summed over its calls; 0 for a custom leaf, which counts its own operators.
         params: its parameters.
         norm: module path of the batch normalisation directly behind it.
         activation: lower-case name of the activation directly behind it, or behind its norm.
@@ -126,7 +126,7 @@ def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
         groups=groups,
         input_shape=(shape_of(source) if isinstance(source, fx.Node) else None) or (),
         output_shape=shape_of(node) or (),
-        macs=sum(layer_macs(layer, shape_of(call) or ()) for call in nodes),
+        macs=sum(layer_macs(layer, shape_of(call) or ()) for call in nodes) if what in LAYERS else 0,
         params=sum(parameter.numel() for parameter in layer.parameters()),
         norm=None if norm is None else str(norm.target),
         activation=_activation(node, norm),

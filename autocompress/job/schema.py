@@ -46,7 +46,12 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """Where images come from: a name for each split. One name in a job stands for all three; all None is no data."""
+    """Where images come from: a name for each split. One name in a job stands for all three; all None is no data.
+
+    Without ``train`` a job compresses without training data: data sources make images from the baseline. ``val`` then
+    gives labelled images by which candidates are judged (``test``, where it is not named, is half of them); without
+    ``val`` they are judged by agreement with the baseline on synthetic images, and ``test`` is for the last report.
+    """
 
     train: str | None = None
     val: str | None = None
@@ -57,7 +62,14 @@ class DataConfig(_Section):
     def _from_name(cls, given: Any) -> Any:
         if given is None or given == "none":
             return {}
+        if isinstance(given, Mapping):
+            return {split: None if word == "none" else word for split, word in given.items()}
         return {"train": given, "val": given, "test": given} if isinstance(given, str) else given
+
+    @property
+    def is_free(self) -> bool:
+        """There are no images to train on: the job is data-free."""
+        return self.train is None
 
     @property
     def name(self) -> str:

@@ -15,8 +15,9 @@ from autocompress.models.architecture import describe, reparameterise
 from autocompress.models.checkpoints import Checkpoint, read_checkpoint
 from autocompress.models.naming import HUB, Named, named
 
-_FROM_DATA = ("num_classes", "in_chans", "img_size")
-"""What ``job.model_args`` may say where the data leave it open."""
+_FROM_DATA = ("num_classes", "in_chans", "img_size", "mean", "std")
+"""What ``job.model_args`` may say where the data leave it open: weights tell neither the size of their images nor how
+these were normalised."""
 
 
 def preprocessing(job: Job) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def preprocessing(job: Job) -> dict[str, Any]:
         checkpoint = read_checkpoint(job.checkpoint)
         channels = channels or checkpoint.channels(name.stem)
         cfg |= {key: value for key in ("mean", "std") if (value := checkpoint.args.get(key))}
+    cfg |= {key: args[key] for key in ("mean", "std") if args.get(key)}
     has_weights = job.pretrained or job.checkpoint is not None
     return {
         "input_size": tuple(size) if isinstance(size, list) else size,
@@ -118,9 +120,9 @@ def _info_without_data(job: Job, checkpoint: Checkpoint | None, name: Named) -> 
     channels = int(channels or default[0])
     size = job.device.input_size or args.get("img_size") or default[1:]
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    mean, std = (tuple(cfg.get(key) or (0.5,) * channels) for key in ("mean", "std"))
-    if len(mean) != channels:
-        mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))
+    stored = {} if checkpoint is None else checkpoint.args
+    mean, std = (tuple(args.get(k) or stored.get(k) or cfg.get(k) or (0.5,) * channels) for k in ("mean", "std"))
+    mean, std = (v if len(v) == channels else (sum(v) / len(v),) * channels for v in (mean, std))
     return DataInfo(classes, channels, (height, width), mean, std, tuple(str(number) for number in range(classes)))
 
 

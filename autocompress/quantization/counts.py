@@ -15,6 +15,7 @@ from autocompress.graph.shapes import blank_images
 from autocompress.graph.trace import evaluating
 from autocompress.quantization.fakelayers import FakeLayer
 from autocompress.quantization.layers import HardenedConv2d, HardenedLinear
+from autocompress.quantization.leaves import input_quantizer_of, leaf_spec
 
 _LAYERS = (nn.Conv2d, nn.Linear, HardenedConv2d, HardenedLinear)
 
@@ -29,13 +30,16 @@ def operator_counts(
         input_size: (channels, height, width).
         specs: of the layer types that methods brought; those with ``leaf`` count their own operators.
     """
-    counters = {spec.layer_type: spec for spec in specs if spec.leaf}
     found: list[OperatorCount] = []
     work = copy.deepcopy(model)
+    whole: tuple[str, ...] = ()
     for name, layer in work.named_modules():
-        spec = next((counters[kind] for kind in counters if isinstance(layer, kind)), None)
+        if name.startswith(whole):
+            continue  # inside a layer that counts for itself
+        spec = leaf_spec(layer, specs)
         if spec is not None or isinstance(layer, _LAYERS):
             layer.register_forward_hook(_counter(name, spec, found))
+        whole += () if spec is None else (f"{name}.",)
     with evaluating(work):
         work(blank_images(work, input_size))
     return found
@@ -58,4 +62,6 @@ def _bits(layer: nn.Module) -> tuple[int, int]:
     if isinstance(layer, FakeLayer):
         source = layer.input_quantizer
         return layer.weight_quantizer.spec.bits, 32 if source is None else source.spec.bits
+    if (shared := input_quantizer_of(layer)) is not None:
+        return shared.spec.bits, shared.spec.bits
     return int(getattr(layer, "weight_bits", 32)), int(getattr(layer, "input_bits", 32))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import torch
 from timm.layers import FrozenBatchNormAct2d
 from torch import fx, nn
 
+from autocompress.contract import LayerSpec
 from autocompress.graph.kinds import kind, module_of
 from autocompress.graph.plain import plain_convolutions
 from autocompress.graph.trace import evaluating, trace
+from autocompress.quantization.leaves import leaf_spec, leaf_types
 
 
-def fold_batch_norm(model: nn.Module, keep: Container[str] = ()) -> fx.GraphModule:
+def fold_batch_norm(model: nn.Module, keep: Container[str] = (), specs: Sequence[LayerSpec] = ()) -> fx.GraphModule:
     """A traced copy of ``model`` in eval mode, with every batch normalisation folded whose input is a convolution's or
     linear layer's output that nothing else reads.
 
@@ -27,12 +29,15 @@ def fold_batch_norm(model: nn.Module, keep: Container[str] = ()) -> fx.GraphModu
         model: it is not changed.
         keep: names of layers that are to train with their norm: it becomes their child ``norm``, their parameters stay
             as they are. Until somebody gives these layers a forward that uses it, the network lacks these norms.
+            Plugins' leaf layers may be among them, whether they train or not.
+        specs: of the layer types that plugins bring. Leaf layers stay whole, and a norm behind one stays where it is
+            unless ``keep`` names the layer: nobody here can fold it.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
     """
     with evaluating(model):
-        module = copy.deepcopy(model if isinstance(model, fx.GraphModule) else trace(model))
+        module = copy.deepcopy(model if isinstance(model, fx.GraphModule) else trace(model, leaf_types(specs)))
         plain_convolutions(module)
     module.eval()
     calls = Counter(node.target for node in module.graph.nodes if node.op == "call_module")
@@ -43,12 +48,16 @@ def fold_batch_norm(model: nn.Module, keep: Container[str] = ()) -> fx.GraphModu
         assert norm is not None
         trains = not isinstance(norm, FrozenBatchNormAct2d)
         norm = _split_activation(node, norm)
-        if isinstance(source, fx.Node) and _foldable(source, norm, calls):
-            layer = module_of(source)
-            assert isinstance(layer, nn.Conv2d | nn.Linear)
-            if str(source.target) in keep and trains:
+        if not isinstance(source, fx.Node):
+            continue
+        layer = module_of(source)
+        kept, leaf = str(source.target) in keep, leaf_spec(layer, specs) is not None
+        if _alone_behind(source, norm, calls) and (_takes(layer, kept) if leaf else _foldable(source, norm)):
+            assert layer is not None
+            if kept and (trains or leaf):
                 layer.add_module("norm", _alone(norm))
             else:
+                assert isinstance(layer, nn.Conv2d | nn.Linear)
                 fold(layer, norm)
             node.replace_all_uses_with(source)
             module.graph.erase_node(node)
@@ -100,12 +109,19 @@ def _leave_only_children(module: fx.GraphModule, path: str) -> None:
     module.set_submodule(path, empty)
 
 
-def _foldable(source: fx.Node, norm: nn.Module, calls: Counter[object]) -> bool:
-    if kind(source) not in ("conv", "linear") or len(source.users) != 1 or calls[source.target] != 1:
-        return False
-    if kind(source) == "linear" and not isinstance(norm, nn.BatchNorm1d):
-        return False
-    return isinstance(getattr(norm, "running_mean", None), torch.Tensor)
+def _alone_behind(source: fx.Node, norm: nn.Module, calls: Counter[object]) -> bool:
+    """Whether nothing but ``norm``, which has statistics, reads a layer that is called once."""
+    alone = len(source.users) == 1 and calls[source.target] == 1
+    return alone and isinstance(getattr(norm, "running_mean", None), torch.Tensor)
+
+
+def _foldable(source: fx.Node, norm: nn.Module) -> bool:
+    return kind(source) == "conv" or (kind(source) == "linear" and isinstance(norm, nn.BatchNorm1d))
+
+
+def _takes(leaf: nn.Module | None, kept: bool) -> bool:
+    """Whether the norm becomes the child of a leaf layer."""
+    return kept and getattr(leaf, "norm", None) is None
 
 
 def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:

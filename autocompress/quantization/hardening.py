@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from autocompress.contract import FakeQuantizer, Hardened, TensorSpec
+from autocompress.contract import FakeQuantizer, Grid, Hardened, LayerSpec, TensorSpec
 from autocompress.graph.kinds import activation_name, clip_range, kind, pads_zeros
 from autocompress.quantization.layers import HardenedConv2d, HardenedLinear, harden_layer
 from autocompress.quantization.network import FAKES, QuantizedNetwork, quantize
 from autocompress.quantization.placement import LayerBits
 
 HardenWith = Callable[[str, FakeQuantizer, torch.Tensor | None], Hardened]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Constants of one quantized activation: ``value = (integer - zero_point) * scale``, integers low to high."""
-
-    scale: float
-    zero_point: int
-    low: int
-    high: int
 
 
 def harden(
@@ -93,16 +83,23 @@ def _assemble(network: QuantizedNetwork, grids: Mapping[str, Grid], weights: Map
         call = next(n for n in module.graph.nodes if n.target == name)
         source = _grid_behind(call.args[0])
         layer = harden_layer(module.get_submodule(name), hardened, source.scale if source else None)  # type: ignore[arg-type]
-        layer.input_bits = 32 if source is None else (source.high - source.low).bit_length()
+        layer.input_bits = 32 if source is None else source.bits
         layers[name] = layer
         for child, act in module.get_submodule(name).named_children():
             if child not in ("weight_quantizer", "norm"):
                 layer.add_module(child, act)
         module.set_submodule(name, layer)
+    for name, spec in placement.leaves.items():
+        call = next(n for n in module.graph.nodes if n.target == name)
+        source = _grid_behind(call.args[0])
+        assert source is not None, f"the input of {name} is not quantized"
+        with torch.no_grad():
+            module.set_submodule(name, spec.hardened(module.get_submodule(name), source))
     module.delete_submodule(FAKES)
     module.graph.lint()
     result = fx.GraphModule(module, module.graph, "HardenedNetwork")
     result.meta["plan"] = _plan(network, grids, layers)
+    result.meta["leaf_layers"] = network.meta["leaf_layers"]
     return result.eval()
 
 
@@ -199,12 +196,13 @@ class _Planned(FakeQuantizer):
         return Hardened(scale, zero, low, low + step * (2**bits - 1), bits, integers, axis, step)
 
 
-def rebuild(model: nn.Module, plan: Mapping[str, Any]) -> fx.GraphModule:
+def rebuild(model: nn.Module, plan: Mapping[str, Any], specs: Sequence[LayerSpec] = ()) -> fx.GraphModule:
     """The hardened structure that ``plan`` describes; its state dict is to be loaded afterwards.
 
     Args:
         model: the float model, with any weights.
         plan: from :func:`plan`, perhaps through JSON.
+        specs: of the layer types that plugins brought into ``model``.
     """
     config = {name: LayerBits(**bits) for name, bits in plan["layers"].items()}
 
@@ -213,4 +211,4 @@ def rebuild(model: nn.Module, plan: Mapping[str, Any]) -> fx.GraphModule:
             return _Planned(spec, plan["weights"][spec.name.removesuffix(".weight")])
         return _Planned(spec, plan["activations"][spec.name])
 
-    return harden(quantize(model, config, make, input_size=tuple(plan["input_size"])))
+    return harden(quantize(model, config, make, input_size=tuple(plan["input_size"]), specs=specs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -15,9 +15,14 @@ from autocompress.graph.kinds import activation_name, kind, module_of
 from autocompress.quantization.folding import affine, scale_outputs
 
 
-def lower(module: fx.GraphModule) -> None:
-    """Rewrites ``module`` (in eval mode, batch norm folded) in place; its outputs stay the same up to rounding."""
-    _norms_to_convolutions(module)
+def lower(module: fx.GraphModule, float_layers: Collection[str] = ()) -> None:
+    """Rewrites ``module`` (in eval mode, batch norm folded) in place; its outputs stay the same up to rounding.
+
+    Args:
+        module: traced.
+        float_layers: layers that stay in float, and so do the norms directly behind them.
+    """
+    _norms_to_convolutions(module, float_layers)
     _split_gated_activations(module)
     tidy(module)
 
@@ -37,10 +42,12 @@ class NormConvolution(nn.Conv2d):
     """A batch normalisation that could not be folded, as a depthwise 1x1 convolution: it has an integer kernel."""
 
 
-def _norms_to_convolutions(module: fx.GraphModule) -> None:
+def _norms_to_convolutions(module: fx.GraphModule, float_layers: Collection[str]) -> None:
     for node in module.graph.nodes:
         norm = module_of(node)
         if kind(node) != "norm" or type(norm) is not nn.BatchNorm2d:
+            continue
+        if any(source.op == "call_module" and source.target in float_layers for source in node.all_input_nodes):
             continue
         factor, offset = affine(norm)
         channels = len(factor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from autocompress.contract import FakeQuantizer, TensorSpec
+from autocompress.contract import FakeQuantizer, LayerSpec, TensorSpec
+from autocompress.graph.kinds import module_of
 from autocompress.graph.shapes import propagate_shapes
 from autocompress.graph.trace import evaluating
 from autocompress.quantization import ops  # noqa: F401 - registers torch.ops.autocompress
 from autocompress.quantization.equalise import equalise as equalise_layers
 from autocompress.quantization.fakelayers import FakeLayer, with_fake_weight
 from autocompress.quantization.folding import fold, fold_batch_norm
+from autocompress.quantization.leaves import integer_leaves, leaf_spec, simulate
 from autocompress.quantization.lowering import lower
 from autocompress.quantization.placement import LayerBits, Placement, place
 
@@ -42,6 +44,10 @@ class QuantizedNetwork(fx.GraphModule):
         """Fake-quantized layers by name."""
         return {name: self.get_submodule(name) for name in self.placement.weights}  # type: ignore[misc]
 
+    def leaves(self) -> dict[str, nn.Module]:
+        """Plugins' layers whose integers are simulated, by name; their weights have no fake-quantizer of their own."""
+        return {name: self.get_submodule(name) for name in self.placement.leaves}
+
     def weight_fakes(self) -> dict[str, FakeQuantizer]:
         """Fake-quantizers of weights by layer."""
         return {name: layer.weight_quantizer for name, layer in self.layers().items()}
@@ -59,54 +65,65 @@ def quantize(
     input_size: tuple[int, int, int],
     trainable: bool = False,
     equalise: bool = False,
+    specs: Sequence[LayerSpec] = (),
 ) -> QuantizedNetwork:
     """A copy of ``model``, traced in eval mode, batch norm folded, with fake-quantizers where the runtime has integers.
 
     Args:
         model: a float model; it is not changed.
-        config: for each convolution and linear layer by name; a layer that is missing stays in float.
+        config: for each convolution, linear and leaf layer by name; a layer that is missing stays in float.
         make_fake: gives the fake-quantizer of a tensor, asked with the name of the quantizer.
         input_size: (channels, height, width) of an image.
         trainable: batch norms are not folded but kept in their layers, to train as ``fakelayers`` says; the hardened
             network is the same.
         equalise: the ranges of layers that follow each other are equalised first.
+        specs: of the layer types that plugins bring. Leaf layers with an integer form take the norm behind them along,
+            also where nothing trains: their weights must stay on the grid of their input.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
     """
-    module = fold_batch_norm(model, keep=config if trainable else ())
-    lower(module)
+    leaves = integer_leaves(model, config, specs)
+    modules = dict(model.named_modules())
+    trained = {name for name in config if trainable and leaf_spec(modules.get(name), specs) is None}
+    module = fold_batch_norm(model, trained | set(leaves), specs)
+    whole = {str(node.target) for node in module.graph.nodes if leaf_spec(module_of(node), specs) is not None}
+    lower(module, whole - set(integer_leaves(module, config, specs)))
     if equalise:
         equalise_layers(module)
     propagate_shapes(module, input_size)
-    placement = place(module, config)
-    _fold_the_rest(module, placement)
+    placement = place(module, config, specs)
+    _fold_the_rest(module, {*placement.weights, *whole})
     for layer, point in placement.weights.items():
         plain = module.get_submodule(layer)
         _give_bias(plain)
         spec = replace(point.spec, normed=getattr(plain, "norm", None) is not None)
         module.set_submodule(layer, with_fake_weight(plain, make_fake(point.quantizer, spec)))  # type: ignore[arg-type]
+    for layer, leaf in placement.leaves.items():
+        module.set_submodule(layer, simulate(module.get_submodule(layer), leaf))
     module.add_module(FAKES, nn.Module())
     nodes = {node.name: node for node in module.graph.nodes}
     for name, point in placement.activations.items():
         module.get_submodule(FAKES).add_module(name, make_fake(point.quantizer, point.spec))
         _insert_behind(nodes[name], f"{FAKES}.{name}", point.readers)
-    for layer in placement.weights:
+    for layer in (*placement.weights, *placement.leaves):
         call = next(node for node in module.graph.nodes if node.target == layer)
         reads = placement.origin.get(call.args[0].name) or str(call.args[0].target).removeprefix(f"{FAKES}.")
         if reads in placement.activations:
             # Past nn.Module's registration, so that it has one owner and one name.
             module.get_submodule(layer).__dict__["input_quantizer"] = module.get_submodule(f"{FAKES}.{reads}")
     network = QuantizedNetwork(module, module.graph)
-    network.meta.update(placement=placement, config=dict(config), input_size=tuple(input_size))
+    network.meta.update(
+        placement=placement, config=dict(config), input_size=tuple(input_size), leaf_layers=sorted(whole)
+    )
     network.eval()
     return network
 
 
-def _fold_the_rest(module: fx.GraphModule, placement: Placement) -> None:
+def _fold_the_rest(module: fx.GraphModule, settled: Collection[str]) -> None:
     """Norms that were kept in layers which stay in float after all."""
     for name, layer in list(module.named_modules()):
-        if isinstance(layer, nn.Conv2d | nn.Linear) and name not in placement.weights and hasattr(layer, "norm"):
+        if isinstance(layer, nn.Conv2d | nn.Linear) and name not in settled and hasattr(layer, "norm"):
             norm = layer.norm
             del layer.norm
             fold(layer, norm)  # type: ignore[arg-type]

@@ -8,13 +8,14 @@ quantized, an activation that only cuts off vanishes into the operator in front 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
-from autocompress.contract import TensorSpec
+from autocompress.contract import LayerSpec, TensorSpec
 from autocompress.graph.kinds import LAYERS, activation_name, clip_range, kind, module_of, pads_zeros, rank, shape_of
+from autocompress.quantization.leaves import integer_leaves, leaf_spec
 from autocompress.quantization.lowering import NormConvolution
 
 _INTEGER_KERNELS = frozenset({"add", "multiply", "concat", "average_pool", "global_pool", "sigmoid"})
@@ -68,6 +69,7 @@ class Placement:
     Attributes:
         activations: by graph node.
         weights: by layer.
+        leaves: plugins' layers that become integers on the grid of what they read, with their specs.
         origin: node -> the node in ``activations`` whose integers it carries, for each value that is on a grid.
         moved: nodes that only move integers and need a quantized output of their own in the file.
         absorbed: cut-off activations that a quantizer behind them makes redundant, by node, with that quantizer's node.
@@ -75,23 +77,25 @@ class Placement:
 
     activations: dict[str, Point] = field(default_factory=dict)
     weights: dict[str, Point] = field(default_factory=dict)
+    leaves: dict[str, LayerSpec] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     moved: list[str] = field(default_factory=list)
     absorbed: dict[str, str] = field(default_factory=dict)
 
 
-def place(module: fx.GraphModule, config: Mapping[str, LayerBits]) -> Placement:
+def place(module: fx.GraphModule, config: Mapping[str, LayerBits], specs: Sequence[LayerSpec] = ()) -> Placement:
     """Decides where the fake-quantizers of ``module`` (folded, lowered, shapes propagated) go.
 
     Args:
         module: the traced network.
-        config: for each convolution and linear layer by name; a layer that is missing stays in float.
+        config: for each convolution, linear and leaf layer by name; a layer that is missing stays in float.
+        specs: of the layer types that plugins bring.
     """
-    return _Placer(module, config).run()
+    return _Placer(module, config, specs).run()
 
 
 class _Placer:
-    def __init__(self, module: fx.GraphModule, config: Mapping[str, LayerBits]) -> None:
+    def __init__(self, module: fx.GraphModule, config: Mapping[str, LayerBits], specs: Sequence[LayerSpec]) -> None:
         self._nodes = list(module.graph.nodes)
         self._config = config
         self._calls = Counter(node.target for node in self._nodes if node.op == "call_module")
@@ -100,7 +104,8 @@ class _Placer:
         self._last_layer: dict[fx.Node, int] = {}
         self._active: set[fx.Node] = set()
         self._on_grid: dict[fx.Node, fx.Node] = {}
-        self._placement = Placement()
+        self._specs = specs
+        self._placement = Placement(leaves=integer_leaves(module, config, specs))
 
     def run(self) -> Placement:
         for node in self._nodes:
@@ -115,10 +120,10 @@ class _Placer:
 
     def _inherit(self, node: fx.Node) -> None:
         """A value belongs to the layer that made it, or to the latest layer among those that its inputs belong to."""
-        if kind(node) in LAYERS and not self._has_integer_form(node):
+        if self._is_layer(node) and not self._has_integer_form(node):
             self._owner[node], self._last_layer[node] = None, self._position[node]
             return
-        if kind(node) in LAYERS and not isinstance(module_of(node), NormConvolution):
+        if self._is_layer(node) and not isinstance(module_of(node), NormConvolution):
             self._owner[node], self._last_layer[node] = self._config.get(str(node.target)), self._position[node]
             return
         latest = max(node.all_input_nodes, key=lambda source: self._last_layer[source], default=None)
@@ -129,9 +134,17 @@ class _Placer:
             quantizer = bits.activation_quantizer or bits.weight_quantizer
             self._owner[node] = replace(bits, weight_quantizer=quantizer, weight_bits=8)
 
+    def _is_layer(self, node: fx.Node) -> bool:
+        return kind(node) in LAYERS or self._is_leaf(node)
+
+    def _is_leaf(self, node: fx.Node) -> bool:
+        return leaf_spec(module_of(node), self._specs) is not None
+
     def _has_integer_form(self, node: fx.Node) -> bool:
         """Not where the padding is no constant, nor where calls share weights: integer biases are made for one input's
         scale, and the runtime's Gemm takes them for any other's without a check."""
+        if self._is_leaf(node):
+            return node.target in self._placement.leaves
         padded_oddly = getattr(module_of(node), "padding_mode", "zeros") != "zeros"
         return self._calls[node.target] == 1 and not padded_oddly
 
@@ -152,7 +165,7 @@ class _Placer:
         bits = self._owner[node]
         if bits is None or bits.weight_quantizer is None:
             return False
-        if what in LAYERS:
+        if what in LAYERS or self._is_leaf(node):
             return True
         if what == "activation" and activation_name(node) in _UNARY_KERNELS:
             what = "sigmoid"
@@ -227,10 +240,11 @@ class _Placer:
     # -- after the whole graph is known ---------------------------------------------------------------------------
 
     def _drop_unread(self) -> None:
-        """The output of a linear layer that nothing reads as integers stays in float: the logits."""
+        """The output of a linear or leaf layer that nothing reads as integers stays in float: the logits."""
         for node in self._nodes:
             end = self._end(node)
-            if node in self._active and kind(node) in _FLOAT_OUTPUT and not self._read_as_integers(end):
+            may_be_float = kind(node) in _FLOAT_OUTPUT or self._is_leaf(node)
+            if node in self._active and may_be_float and not self._read_as_integers(end):
                 del self._placement.activations[end.name]
                 self._placement.absorbed.pop(end.name, None)
                 self._on_grid = {n: source for n, source in self._on_grid.items() if source is not end}

@@ -9,7 +9,9 @@ from torch import fx, nn
 from autocompress.graph.kinds import LAYERS, kind, module_of
 from autocompress.quantization.fakelayers import FakeLayer
 from autocompress.quantization.layers import HardenedConv2d, HardenedLinear
+from autocompress.quantization.leaves import input_quantizer_of
 
+FLOAT_BITS = 32
 _QUANTIZED = (FakeLayer, HardenedConv2d, HardenedLinear)
 
 
@@ -28,13 +30,13 @@ def float_layers(model: fx.GraphModule) -> list[str]:
     Args:
         model: from ``harden``, ``rebuild`` or ``quantize``; of any other traced network only the second kind is known.
     """
-    asked = _asked(model)
+    asked, whole = _asked(model), model.meta.get("leaf_layers", ())
     names: dict[str, None] = {}
     for node in model.graph.nodes:
         if node.op == "call_module":
             layer = module_of(node)
             assert layer is not None
-            by_choice = kind(node) in LAYERS and node.target not in asked
+            by_choice = (kind(node) in LAYERS or node.target in whole) and node.target not in asked
             names |= {name: None for name in _weighted(str(node.target), layer) if not by_choice}
         elif node.op == "get_attr" and _is_weight(model, node):
             names[str(node.target).rpartition(".")[0] or str(node.target)] = None
@@ -57,13 +59,19 @@ def _asked(model: fx.GraphModule) -> set[str]:
 
 def _weighted(name: str, layer: nn.Module) -> Iterator[str]:
     """``layer`` itself where it holds weights, else those of the layers inside it."""
-    if isinstance(layer, _QUANTIZED):
+    if isinstance(layer, _QUANTIZED) or input_quantizer_of(layer) is not None or _has_integers(layer):
         return
     if any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False)):
         yield name
         return
     for child, inner in layer.named_children():
         yield from _weighted(f"{name}.{child}", inner)
+
+
+def _has_integers(layer: nn.Module) -> bool:
+    """A plugin's hardened layer says its width."""
+    bits = getattr(layer, "weight_bits", None)
+    return isinstance(bits, int) and bits < FLOAT_BITS
 
 
 _PRODUCTS = frozenset(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from autocompress.report import front, words
+from autocompress.report import datafree, front, words
 from autocompress.report.importance import importance
 from autocompress.results import BASELINE, OBJECTIVE_COLUMNS, SearchResult
 
@@ -26,6 +26,10 @@ def chart_data(result: SearchResult) -> dict[str, Any]:
     """Everything that the page's scripts draw. JSON values only, missing figures are null."""
     points = _points(result)
     axes = [axis for axis in AXES if any(point[axis["key"]] is not None for point in points)]
+    by_agreement = datafree.is_by_agreement(result)
+    if by_agreement:
+        label = {"label": "Agreement with the baseline"}
+        axes = [axis | label if axis["key"] == "accuracy" else axis for axis in axes]
     wanted = [OBJECTIVE_COLUMNS[name] for name in result.job.get("objectives", ()) if name in OBJECTIVE_COLUMNS]
     known = [axis["key"] for axis in axes]
     objectives = [column for column in wanted if column in known] or known[:2]
@@ -35,6 +39,7 @@ def chart_data(result: SearchResult) -> dict[str, Any]:
         "x": next((column for column in objectives if column != "accuracy"), known[-1] if known else ""),
         "y": "accuracy" if "accuracy" in known else (known[0] if known else ""),
         "points": points,
+        "byAgreement": by_agreement,
         "limits": _limits(result),
         "parameters": _parameters(result, objectives),
         "progress": _progress(result.trials),

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from autocompress.files import write_text
-from autocompress.report import view, words
+from autocompress.report import datafree, view, words
 from autocompress.report.chart import chart_data
 from autocompress.report.heat import heat_table
 from autocompress.results import JOB_FILE, SearchResult, read
@@ -48,6 +48,8 @@ def render(result: SearchResult) -> str:
         job=result.job,
         job_text=(result.folder / JOB_FILE).read_text(encoding="utf-8"),
         data=_embed(chart_data(result)),
+        data_name=datafree.data_name(result),
+        by_agreement=datafree.is_by_agreement(result),
         headline=view.headline(result),
         best=next((model for model in view.front_models(result) if model.recommended), None),
         wishes=view.wishes(result),

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from autocompress.files import atomic
-from autocompress.report import front, words
+from autocompress.report import datafree, front, words
 from autocompress.results import OBJECTIVE_COLUMNS, SearchResult
 
 FRONT_COLOUR, BASELINE_COLOUR, OTHER_COLOUR, LIMIT_COLOUR = "#0b5cad", "#b34700", "#9aa3ad", "#2f7d4f"
@@ -62,7 +62,7 @@ def _draw(axes: Axes, result: SearchResult, column: str) -> None:
     _draw_limits(axes, result, column)
     _zoom(axes, result, models)
     axes.set_xlabel(_LABELS[column])
-    axes.set_ylabel("validation accuracy, %")
+    axes.set_ylabel("agreement with the baseline, %" if datafree.is_by_agreement(result) else "validation accuracy, %")
     axes.set_title(str(result.job.get("name", result.folder.name)), loc="left", fontweight="bold")
     axes.grid(color="#e4e7ea", linewidth=0.8)
     axes.set_axisbelow(True)

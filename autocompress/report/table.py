@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.report import view, words
+from autocompress.report import datafree, view, words
 from autocompress.results import SearchResult
 
 
@@ -24,7 +24,9 @@ def front_table(result: SearchResult) -> Group:
     # A tenth column fits 80 only where columns stand closer.
     padding = (0, 0 if with_energy else 1)
     figures = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=padding)
-    headings = ["trial", "val %", "test %", "change", "latency", "95 %", "ms", "size", "MACs"]
+    by_agreement = datafree.is_by_agreement(result)
+    judged = "agree %" if by_agreement else "val %"
+    headings = ["trial", judged, "test %", "change", "latency", "95 %", "ms", "size", "MACs"]
     for heading in headings + ["energy"] * with_energy:
         figures.add_column(heading, justify="right", no_wrap=True)
     recipes = Table.grid(padding=(0, 2))
@@ -33,6 +35,8 @@ def front_table(result: SearchResult) -> Group:
     for model in models:
         style = "bold" if model.recommended else "dim" if model.is_baseline else ""
         cells = [model.trial, model.accuracy, model.test_accuracy, model.test_change, model.latency]
+        if by_agreement and model.test_accuracy == words.MISSING:
+            cells[3] = model.change
         cells += [model.latency_interval.replace(" to ", "–").replace("×", ""), model.latency_ms, model.size]
         cells += [model.macs] + [model.energy_ratio] * with_energy
         figures.add_row(*(Text(cell.removesuffix(" %").removesuffix(" ms")) for cell in cells), style=style)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from autocompress.errors import UserError
-from autocompress.report import intervals, words
+from autocompress.report import datafree, intervals, words
 from autocompress.results import STATUSES, SearchResult, within
 
 LIMIT_NAMES = {
@@ -145,10 +145,18 @@ def headline(result: SearchResult) -> str:
     costs += [(f"{words.ratio(best['size_ratio'])} the size", best["size_ratio"])]
     costs += [(f"{words.ratio(best['energy_ratio'])} the energy", best["energy_ratio"])]
     told = words.join([text for text, value in costs if pd.notna(value)] or ["unknown cost"])
-    change = words.points(-best["accuracy_drop"])
-    text = f"Trial {best['trial']} has {told}; validation accuracy changes by {change} points"
+    if datafree.is_by_agreement(result):
+        text = (
+            f"Trial {best['trial']} has {told}; it answers as the baseline does on {words.percent(best['accuracy'])} "
+            f"of {datafree.held_out(result)}, which is agreement and not accuracy"
+        )
+        unit = " points"
+    else:
+        change = words.points(-best["accuracy_drop"])
+        text, unit = f"Trial {best['trial']} has {told}; validation accuracy changes by {change} points", ""
     if pd.notna(best["test_accuracy_drop"]):
-        text += f", test accuracy by {words.points(-best['test_accuracy_drop'])}"
+        verb = " changes" if unit else ""
+        text += f"{';' if unit else ','} test accuracy{verb} by {words.points(-best['test_accuracy_drop'])}{unit}"
     return f"{text}."
 
 
@@ -170,12 +178,14 @@ def warnings(result: SearchResult) -> list[str]:
             f"Latency was noisy for trial {words.join(noisy)}: the interval is too wide to trust the ratio. "
             "Measure again on an idle machine."
         )
+    texts += datafree.warnings(result)
     images = (result.summary.get("images") or {}).get("val")
     drop = result.limits.get("accuracy_drop")
+    kind = "held-out" if datafree.is_by_agreement(result) else "validation"
     if images and drop is not None and drop < 4 * intervals.one_image(images):
         allowed = int(drop * images / 100)
         texts.append(
-            f"One validation image is worth {intervals.one_image(images):.2f} points: a limit of {words.drop(drop)} is "
+            f"One {kind} image is worth {intervals.one_image(images):.2f} points: a limit of {words.drop(drop)} is "
             f"a matter of {allowed} image{'' if allowed == 1 else 's'}."
         )
     broken = (result.summary.get("plugins") or {}).get("broken") or {}

@@ -100,7 +100,7 @@ def recipe(values: Mapping[str, Any]) -> str:
 
     Reads the names alone (``method.parameter.group``, ``bits.weight.group``), so it knows no method. What is ``none``,
     0, or a ratio of 1 in a group is left out, and so are the settings of quantizers, which the bits name; of the
-    recovery only the epochs are told. The recipe itself stands beside, whole.
+    recovery only the epochs are told, of a data source only its name. The recipe itself stands beside, whole.
     """
     parts = _methods(values)
     if bits := _bits(values):
@@ -108,7 +108,8 @@ def recipe(values: Mapping[str, Any]) -> str:
     epochs = values.get("recover.epochs")
     if isinstance(epochs, int | float) and epochs:
         parts.append(f"{epochs:g} epoch{'' if epochs == 1 else 's'} of recovery")
-    return "; ".join(parts) or "uncompressed"
+    source = values.get("source")
+    return "; ".join([*parts, f"images by {source}"] if parts and source else parts) or "uncompressed"
 
 
 def _methods(values: Mapping[str, Any]) -> list[str]:
@@ -116,7 +117,8 @@ def _methods(values: Mapping[str, Any]) -> list[str]:
     for name, value in values.items():
         method, _, rest = name.partition(".")
         parameter, _, group = rest.partition(".")
-        if parameter and method not in ("bits", "recover") and method not in _quantizers(values):
+        others = ("bits", "recover", values.get("source"))
+        if parameter and method not in others and method not in _quantizers(values):
             methods.setdefault(method, {}).setdefault(parameter, {})[group] = value
     return [text for method, parameters in methods.items() if (text := _method(method, parameters))]
 

@@ -11,6 +11,7 @@ import numpy as np
 from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import Deployable, Device, Method, Value
 from autocompress.contract.space import Chooser
+from autocompress.data import Splits
 from autocompress.job import Job
 
 
@@ -27,6 +28,8 @@ class Bench(Protocol):
     def refused(self) -> Mapping[str, list[str]]: ...
     @property
     def device(self) -> Device: ...
+    @property
+    def splits(self) -> Splits: ...
 
     def compose(self, chooser: Chooser) -> Any:
         """The recipe that ``chooser`` gives."""
@@ -65,3 +68,9 @@ class Opener(Protocol):
 
     def __call__(self, job: Job, progress: Callable[[float, str], None] | None = None) -> Bench:
         """The bench; ``progress`` is told of what takes long."""
+
+
+def is_by_agreement(bench: Bench) -> bool:
+    """Whether the validation images are synthetic, and accuracy on them is agreement with the baseline."""
+    splits = getattr(bench, "splits", None)
+    return splits is not None and splits.by_agreement

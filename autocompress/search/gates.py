@@ -15,7 +15,9 @@ from typing import Any, Protocol
 
 import torch
 
+from autocompress.compression.evaluation import evaluate
 from autocompress.compression.recipe import Replay
+from autocompress.compression.trainer import default_device
 from autocompress.contract import Deployable, Measurement, Value
 from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import check_agreement
@@ -29,6 +31,9 @@ from autocompress.search.rundir import scratch_folder
 GATE_SECONDS = 2.0
 """Of latency measurement at gate 1."""
 AGREEMENT_IMAGES = 64
+SLOW_BATCH = 8
+FILE, TORCH_MODEL = "file", "torch model"
+"""What an accuracy on validation is of: ``accuracy_of`` in a row."""
 LEAST_AGREEMENT = 0.8
 """Share of equal labels: codes flip at rounding edges, so honest low-bit models differ on some images."""
 log = logging.getLogger("autocompress.search")
@@ -113,7 +118,7 @@ class Trial:
         candidate, deployable = self._candidate(recipe, scratch / "model.onnx")
         self._costs(candidate, deployable, structure)
         self._agreement(candidate, deployable)
-        self._accuracy(deployable)
+        self._accuracy(candidate, deployable)
         with self._timed("save"):
             home = self.folder / "artifacts" / str(self.number)
             self.bench.save_artifact(candidate, deployable, home, self._metrics())
@@ -130,7 +135,8 @@ class Trial:
             return known
         # Building and exporting load the machine as training does: a measurement beside them would tell little.
         with self._timed("candidate"), self.lock.shared():
-            candidate = self.bench.candidate(recipe, dry_run=True)
+            # Rarely more than a moment: scores that decide the structure may need images of another data source.
+            candidate = self.bench.candidate(recipe, dry_run=True, progress=self.progress, pause=self.lock.breathe)
         self.row |= {"params": candidate.params, "macs": candidate.macs}
         self._check()
         with self._timed("export"), self.lock.shared():
@@ -178,21 +184,34 @@ class Trial:
         with self._timed("agreement"):
             some = splits.val.subset(AGREEMENT_IMAGES, self.bench.job.seed)
             images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
-            found = check_agreement(deployable.file, candidate.model, images)
+            # A slow file needs much memory an image, too.
+            batch = SLOW_BATCH if getattr(candidate, "slow", "") else AGREEMENT_IMAGES
+            found = check_agreement(deployable.file, candidate.model, images, batch_size=batch)
         if not math.isfinite(found.max_error):  # both may give the same label to every NaN
             raise TrialFailed("the model's outputs are not finite numbers")
-        self.row["agreement"] = found.labels
+        self.row["file_agreement"] = found.labels
         if found.labels < LEAST_AGREEMENT:
             raise TrialFailed(f"file and torch model give the same label to {found.labels:.0%} of the images only")
 
-    def _accuracy(self, deployable: Deployable) -> None:
-        """Accuracy of the exported file in its runtime, on the validation split."""
+    def _accuracy(self, candidate: Any, deployable: Deployable) -> None:
+        """Accuracy of the exported file in its runtime, on the validation split; of the torch model where the runtime
+        would take too long for it."""
+        slow = getattr(candidate, "slow", "")
         with self._timed("accuracy"):
-            accuracy, correct = self.bench.accuracy(deployable, "val")
+            if slow:
+                with self.lock.shared():
+                    accuracy, correct = evaluate(candidate.model, self.bench.splits.val, default_device())
+                candidate.model.cpu()
+                self.row |= {"accuracy_of": TORCH_MODEL, "note": slow}
+            else:
+                accuracy, correct = self.bench.accuracy(deployable, "val")
+                self.row["accuracy_of"] = FILE
         if not math.isfinite(accuracy):
             raise TrialFailed("the accuracy is not a number")
         drop = self.baseline["accuracy"] - accuracy
         self.row |= {"accuracy": float(accuracy), "accuracy_drop": float(drop)}
+        # Where the labels are the baseline's answers, accuracy is agreement with it.
+        self.row["agreement"] = None if self.baseline.get("agreement") is None else float(accuracy)
         paired = paired_difference(correct, self.bench.baseline.correct)
         self.row["accuracy_drop_interval"] = [-paired.high, -paired.low]
 

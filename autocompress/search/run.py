@@ -16,7 +16,7 @@ from autocompress.errors import UserError
 from autocompress.job import Job, load_job, resolved, validate
 from autocompress.results import BASELINE, JOB_FILE, TRIALS_FILE, SearchResult, read, write_sensitivity
 from autocompress.search import placement, rundir
-from autocompress.search.bench import Bench, Opener
+from autocompress.search.bench import Bench, Opener, is_by_agreement
 from autocompress.search.bounds import Row
 from autocompress.search.closing import Closing, save_trials
 from autocompress.search.front import contenders, drop_dominated_files, front_hypervolume, front_rows, still_there
@@ -150,6 +150,8 @@ class _Run:
         """Runs what the budget leaves, and closes."""
         rows = self._study.rows()
         save_trials(self._folder, rows)
+        if (splits := getattr(self._bench, "splits", None)) is not None and splits.synthetic:
+            self._observer.on_note(f"data: {splits.describe()}")
         self._observer.on_baseline(self._baseline)
         self._observer.on_start(self._job.budget.trials)
         left = self._seconds_left()
@@ -216,6 +218,7 @@ def baseline_row(bench: Bench, meter: Meter) -> Row:
         "status": BASELINE,
         "accuracy": base.accuracy,
         "accuracy_drop": 0.0,
+        "agreement": base.accuracy if is_by_agreement(bench) else None,
         "latency_ratio": 1.0,
         "size_bytes": base.size_bytes,
         "params": base.params,

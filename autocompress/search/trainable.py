@@ -17,6 +17,7 @@ import torch
 from ray import tune
 
 from autocompress.compression.workbench import Workbench
+from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
 from autocompress.job import Job
 from autocompress.search import rundir
@@ -69,6 +70,8 @@ class Desk:
     def of(cls, settings: Settings) -> Desk:
         """Opens the job."""
         bench = settings.open_bench(settings.job)
+        if (splits := getattr(bench, "splits", None)) is not None:
+            let_go(splits.test)  # a worker has no business with them
         desk = cls(bench, Meter.of(settings.job, bench.device), MachineLock())
         gc.collect()
         gc.freeze()  # what lasts is not looked through again after every trial (0.3 s)

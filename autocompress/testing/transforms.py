@@ -13,6 +13,7 @@ from autocompress import models
 from autocompress.compression.store import pack, unpack
 from autocompress.contract import Callback, Context, Params, Plan, Space, Stage, Transform
 from autocompress.testing.example import example_context, example_model
+from autocompress.testing.leaves import check_leaves
 from autocompress.testing.rules import (
     difference,
     fingerprint,
@@ -68,6 +69,7 @@ def _check_point(method: Transform, model: nn.Module, params: Params, state: Any
     _check_dry_run(method, model, params, state, result)
     _check_rebuild(method, model, result, plan)
     _check_layers(method, result)
+    check_leaves(result, method.layers, _images(model))
     _check_training(method, result, params, context)
     _check_export(model, result)
 
@@ -178,7 +180,8 @@ def _check_structural_flags(method: Transform, model: nn.Module, params: Params,
         changed, _ = ask(method, model, Repeat({**space.chosen, name: others[0]}))
         found, _ = _apply(method, model, changed, context)
         require(
-            shapes(found) == shapes(expected) and operators(found) == operators(expected),
+            shapes(found) == shapes(expected)
+            and operators(found, _leaves(method)) == operators(expected, _leaves(method)),
             f"{name} is declared structural=False, yet {others[0]!r} gives another structure",
         )
 

@@ -63,7 +63,8 @@ def run(
     }
     # What rows depend on, too: other defaults of the method or other baselines make them anew.
     versions = {**environment()["versions"], "scop": Scop.version}
-    table = Rows(out, {**head, "versions": versions, "scores": asdict(ScoreSettings()), "slow_baselines": SLOW})
+    slow = {name: SLOW[name] for name in models if name in SLOW}
+    table = Rows(out, {**head, "versions": versions, "scores": asdict(ScoreSettings()), "slow_baselines": slow})
     part: dict[str, Any] = {**head, "seeds": list(seeds), "models": []}
     for name in models:
         _make(table, name, head, seeds)

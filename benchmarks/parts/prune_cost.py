@@ -12,6 +12,7 @@ import int8
 from autocompress import models
 from autocompress.compression.trainer import Training, baseline_settings
 from autocompress_scop import Scop
+from autocompress_scop.control import ScaleSettings
 from autocompress_scop.scoring import ScoreSettings
 from shared.pruned import context_of, removed, uniform
 from shared.trained import job_of, trained
@@ -36,7 +37,7 @@ def run(name: str, data: str, images: int, rounds: int) -> dict[str, Any]:
     assert context.transfer is not None
     assert context.teacher is not None
     # ``group``'s couplings have all layers; the other criteria cost nothing, and are left out.
-    method = Scop(ScoreSettings(criteria=("scop",)), modes=("group",))
+    method = Scop(ScoreSettings(criteria=("scop",), scales=ScaleSettings(epochs=1)), modes=("group",))
     started = time.perf_counter()
     uniform(method, baseline.model, FIRST)  # couplings: structure alone, found once per network
     structure_seconds = time.perf_counter() - started

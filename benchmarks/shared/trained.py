@@ -20,7 +20,7 @@ from autocompress.devices.machine import machine
 from autocompress.job import Job, load_job
 
 QUANTIZERS = ("quantize", "slb")
-SLOW = {"mobilenetv2_050": {"epochs": 20, "lr": 4e-3, "batch_size": 64}}
+SLOW = {"mobilenetv2_050": {"epochs": 20, "lr": 4e-3, "batch_size": 64}, "lenet5": {"epochs": 40}}
 """Baselines that need more than the others; ``epochs`` at least."""
 
 

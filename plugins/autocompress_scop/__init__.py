@@ -7,8 +7,10 @@ removal leaves the function alone; ``slicing`` one layer, fewer channels; ``mask
 ``removal`` the whole network.
 
 Rooms of the scoring: ``knockoffs`` the control group, with ``knockoffs_gaussian`` and ``knockoffs_gan``; ``control``
-the control scales; ``scores`` importance and rankings; ``scoring`` all of it, once for a baseline; ``method`` the
-transform with its space.
+the control scales; ``scores`` importance and rankings; ``scoring`` all of it, once for a baseline; ``asked`` how, as a
+recipe says it; ``rescoring`` what a substituted network needs first.
+
+``widths`` how many channels stay; ``method`` the transform with its space.
 """
 
 from __future__ import annotations

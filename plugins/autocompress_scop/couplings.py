@@ -12,7 +12,7 @@ from autocompress.contract import LayerSpec
 from autocompress.graph import LayerFacts, facts
 from autocompress_scop.attention import UNREADABLE, head_parts, is_attention
 from autocompress_scop.coupling import MODES, Coupling, Part
-from autocompress_scop.dependencies import Found, find, pruners_of
+from autocompress_scop.dependencies import Found, Whole, find, pruners_of
 from autocompress_scop.slicing import STANDARDISING, is_depthwise
 from autocompress_scop.verifying import verified
 
@@ -83,7 +83,10 @@ def _judged(
     readers = [modules[part.layer] for part in parts if part.side == "in"]
     if any(isinstance(reader, STANDARDISING) for reader in readers):
         reasons.append("a convolution that reads it standardises its weights over all inputs")
-    brought = [part.layer for part in parts if part.side == "out" and type(modules[part.layer]) in pruners]
+    whole = {type(modules[p.layer]) for p in parts if p.layer in modules and _is_whole(modules[p.layer], pruners)}
+    if whole:
+        reasons.append(f"{', '.join(sorted(kind.__name__ for kind in whole))} can lose no channels")
+    brought = [part.layer for part in parts if part.side == "out" and _has_units(modules.get(part.layer), pruners)]
     if len(brought) > 1:
         reasons.append(f"{' and '.join(brought)} tie its channels, each in an order of its own")
     if found.contradictory:
@@ -107,6 +110,15 @@ def _judged(
         heads=heads,
         reasons=tuple(reasons),
     )
+
+
+def _is_whole(layer: nn.Module, pruners: Mapping[type[nn.Module], Any]) -> bool:
+    return isinstance(pruners.get(type(layer)), Whole)
+
+
+def _has_units(layer: nn.Module | None, pruners: Mapping[type[nn.Module], Any]) -> bool:
+    """Whether a plugin's layer ties its outputs to each other; one that does not takes any keep-set."""
+    return layer is not None and hasattr(pruners.get(type(layer)), "units")
 
 
 def _reads_image(layers: Mapping[str, LayerFacts], name: str) -> bool:

@@ -15,12 +15,13 @@ import torch_pruning as tp
 from torch import nn
 from torch_pruning import ops
 from torch_pruning._helpers import _HybridIndex
+from torch_pruning.pruner.function import BasePruningFunc
 
 from autocompress.contract import LayerSpec
 from autocompress.graph import UntraceableModel
 from autocompress.graph.shapes import blank_images
 from autocompress_scop.coupling import Index, Part
-from autocompress_scop.slicing import NORMS, is_depthwise
+from autocompress_scop.slicing import NORMS, Refused, is_depthwise
 
 TANGLED = 256
 """Indices of one layer that a channel may be tied to, on average; a map of 16 x 16 flattened into a linear layer has as
@@ -61,8 +62,34 @@ class Found:
 
 
 def pruners_of(specs: Iterable[LayerSpec]) -> dict[type[nn.Module], Any]:
-    """torch-pruning's pruners for the layer types that plugins bring; types without one are not in it."""
-    return {spec.layer_type: pruner for spec in specs if (pruner := spec.pruner()) is not None}
+    """torch-pruning's pruners for the layer types that plugins bring. Types without one are not in it where the graph
+    sees through them; leaf layers have one that refuses (:class:`Whole`)."""
+    found: dict[type[nn.Module], Any] = {}
+    for spec in specs:
+        pruner = spec.pruner()
+        if pruner is not None or spec.leaf:
+            found[spec.layer_type] = Whole() if pruner is None else pruner
+    return found
+
+
+class Whole(BasePruningFunc):
+    """Of a leaf layer that mixes channels and can lose none: what is tied to it stays."""
+
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        """Never."""
+        raise Refused(f"{type(layer).__name__} can lose no outputs ({len(idxs)} were to go)")
+
+    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        """Never."""
+        raise Refused(f"{type(layer).__name__} can lose no inputs ({len(idxs)} were to go)")
+
+    def get_out_channels(self, layer: nn.Module) -> int:
+        """As the layer says."""
+        return int(getattr(layer, "out_channels", getattr(layer, "out_features", 0)))
+
+    def get_in_channels(self, layer: nn.Module) -> int:
+        """As the layer says."""
+        return int(getattr(layer, "in_channels", getattr(layer, "in_features", 0)))
 
 
 def find(model: nn.Module, input_size: tuple[int, int, int], pruners: Mapping[type[nn.Module], Any]) -> list[Found]:

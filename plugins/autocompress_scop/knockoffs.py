@@ -83,8 +83,8 @@ def make(
     """
     if kind not in KINDS:
         raise ValueError(f"knockoffs must be one of {', '.join(KINDS)}, not {kind!r}")
-    if not len(split):
-        raise ValueError("knockoffs need images")
+    if len(split) < 2:
+        raise ValueError(f"knockoffs need images, at least two of them, and there are {len(split)}")
     images = split.subset(IMAGES, seed)
     if kind == "gaussian":
         return PatchGaussian(images, shrinkage=shrinkage)

@@ -22,6 +22,8 @@ from autocompress.data import Split
 BATCH = 128
 LEAST_DISTANCE = 0.01
 """Least s with which the knockoffs differ enough from the images to learn anything."""
+SAME = 1e-10
+"""Largest variance, in squared units of the normalised images, that is rounding alone."""
 
 
 class SecondOrder:
@@ -86,6 +88,8 @@ class PatchGaussian:
             vectors = to_patches(images - self.mean, self.patch).flatten(0, 1).double()
             products = products + vectors.T @ vectors
             count += len(vectors)
+        if float(products.diagonal().max()) <= SAME * count:
+            raise ValueError("all images are the same, and so would their knockoffs be")
         self.law = SecondOrder(torch.zeros(()), products / count, shrinkage)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 
 from autocompress import models
@@ -16,13 +14,14 @@ from autocompress.contract import Context, LayerSpec, Params, Plan, Space, Stage
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
 from autocompress.graph import UntraceableModel
-from autocompress_scop.control import MIXINGS
+from autocompress_scop.asked import said, score_space, settings_of
 from autocompress_scop.coupling import Coupling
 from autocompress_scop.couplings import couplings
-from autocompress_scop.knockoffs import KINDS
 from autocompress_scop.removal import remove
-from autocompress_scop.scores import Scores, baseline_layer, global_rates, of_coupling, pairs_of
+from autocompress_scop.rescoring import breathing, is_substituted, recovered
+from autocompress_scop.scores import Scores, of_coupling, pairs_of
 from autocompress_scop.scoring import ScoreSettings, prepared
+from autocompress_scop.widths import coupling_rate, kept, layer_rates, reject_nothing
 
 if TYPE_CHECKING:
     from autocompress.job import Job
@@ -35,9 +34,6 @@ RECALIBRATION_PIXELS = 512 * 32 * 32
 """Statistics average over places as well as over images: larger images need fewer of them."""
 LEAST_IMAGES = 64
 STRUCTURES_KEPT = 16
-SCORE_PARAMS = ("knockoffs", "score_epochs", "score_lr", "mixing")
-RESCORE_LR, RESCORE_DISTILL = 2e-3, 0.5
-"""RECOVER's own defaults."""
 
 
 class Scop(Transform):
@@ -51,8 +47,8 @@ class Scop(Transform):
         criterion: "scop", or for comparison "magnitude", "bn-scale", "random".
 
     Not searched unless the job says so, since every recipe that asks otherwise costs new scores:
-        knockoffs, score_epochs, score_lr, mixing: how scores are made (``ScoreSettings``). ``score_epochs`` is what a
-            rung of a search by halving would raise.
+        knockoffs, score_epochs, score_images, score_lr, mixing: how scores are made (``ScoreSettings``).
+            ``score_epochs`` is what a rung of a search by halving would raise; there are no rungs yet.
         rescore_epochs: with "uniform", where another transform acted before: epochs of recovery after which the
             substituted network is scored itself; 0 for the scores of the baseline.
 
@@ -65,7 +61,7 @@ class Scop(Transform):
     """
 
     name = "scop"
-    version = "1"
+    version = "3"
     reference = (
         "Tang et al., SCOP: Scientific Control for Reliable Neural Network Pruning, NeurIPS 2020, arXiv 2010.10732"
     )
@@ -115,12 +111,16 @@ class Scop(Transform):
     def _pairs(self, model: nn.Module) -> dict[str, str | None]:
         """Layers of a baseline that have scores, each with its norm. Asked for every trial."""
         if model not in self._pairs_of:
-            size, found = models.input_size(model), {}
-            for mode in self.modes:
-                found.update(pairs_of(self._couplings(model, size, mode), models.stem(model)))
-            order = {name: position for position, (name, _) in enumerate(model.named_modules())}
-            self._pairs_of[model] = dict(sorted(found.items(), key=lambda pair: order[pair[0]]))
+            self._pairs_of[model] = self._find_pairs(model)
         return self._pairs_of[model]
+
+    def _find_pairs(self, model: nn.Module) -> dict[str, str | None]:
+        """The same of any network, also one that is going to change."""
+        size, found = models.input_size(model), {}
+        for mode in self.modes:
+            found.update(pairs_of(self._couplings(model, size, mode), models.stem(model)))
+        order = {name: position for position, (name, _) in enumerate(model.named_modules())}
+        return dict(sorted(found.items(), key=lambda pair: order[pair[0]]))
 
     def _couplings(self, model: nn.Module, size: tuple[int, int, int], mode: str) -> list[Coupling]:
         """Measured couplings; kept by structure, on which alone they depend."""
@@ -159,38 +159,15 @@ class Scop(Transform):
             "criterion": space.categorical("criterion", criteria, default=criteria[0], structural=ranking == "global"),
         }
         if "scop" in criteria:
-            params |= self._score_space(space, structural=ranking == "global")
+            params |= score_space(space, self.settings, structural=ranking == "global")
         if ranking == "uniform":
             # With one ranking for all layers the widths would depend on a training that no dry run can make.
             params["rescore_epochs"] = space.integer(
                 "rescore_epochs", 0, 10, default=0, structural=False, searched=False
             )
             every = self._couplings(model, models.input_size(model), params["mode"])
-            _reject_nothing(every, rates, params["multiple"])
+            reject_nothing(every, rates, params["multiple"])
         return params
-
-    def _score_space(self, space: Space, *, structural: bool) -> Params:
-        own, scales, options = self.settings, self.settings.scales, {"structural": structural, "searched": False}
-        return {
-            "knockoffs": space.categorical("knockoffs", KINDS, default=own.knockoffs, **options),
-            "score_epochs": space.integer("score_epochs", 0, 20, default=scales.epochs, **options),
-            "score_lr": space.float("score_lr", 1e-4, 1e-1, default=scales.lr, log=True, **options),
-            "mixing": space.categorical("mixing", MIXINGS, default=scales.mixing, **options),
-        }
-
-    def _settings_of(self, params: Mapping[str, Any]) -> ScoreSettings:
-        """How a recipe wants its scores made."""
-        own, scales = self.settings, self.settings.scales
-        return replace(
-            own,
-            knockoffs=params.get("knockoffs", own.knockoffs),
-            scales=replace(
-                scales,
-                epochs=params.get("score_epochs", scales.epochs),
-                lr=params.get("score_lr", scales.lr),
-                mixing=params.get("mixing", scales.mixing),
-            ),
-        )
 
     def _rates(self, space: Space, model: nn.Module, layers: Sequence[str], ranking: str) -> dict[str, float]:
         """The rate of each layer that has scores, zeros too: one of rate 0 keeps those whole that are tied to it."""
@@ -211,8 +188,7 @@ class Scop(Transform):
 
     def shared(self, params: Params) -> Params:
         """How scores are made, where a recipe says something else than the defaults."""
-        asked = self._settings_of(params)
-        return {} if asked == self.settings else {name: params[name] for name in SCORE_PARAMS}
+        return said(params, self.settings)
 
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
         """Scores of all criteria on offer: see :func:`scoring.prepared`."""
@@ -224,14 +200,14 @@ class Scop(Transform):
         size = context.input_size
         return prepared(
             baseline,
-            self._pairs(baseline),
+            self._find_pairs(baseline),
             {mode: self._couplings(baseline, size, mode) for mode in self.modes},
             context.transfer,
-            self._settings_of(params),
+            settings_of(params, self.settings),
             criteria=criteria,
             device=context.device,
             seed=context.seed,
-            progress=context.progress,
+            progress=breathing(context),
         )
 
     def _state(self, params: Params, context: Context) -> Mapping[str, Any] | None:
@@ -244,19 +220,13 @@ class Scop(Transform):
             return None
         return self._scored(context.teacher, context, (criterion,), params)
 
-    def _rescored(self, model: nn.Module, params: Params, state: Mapping[str, Any] | None, context: Context) -> Scores:
+    def _rescored(self, model: nn.Module, params: Params, context: Context) -> Scores:
         """Scores of a substituted network itself, by its own layers, after a short recovery of it; nothing where the
         network is the baseline, whose scores are there."""
         epochs = params.get("rescore_epochs", 0)
-        if not epochs or context.dry_run or context.teacher is None or context.transfer is None or state is None:
+        if not epochs or context.dry_run or context.teacher is None or not is_substituted(model, context.teacher):
             return {}
-        if repr(model) == repr(context.teacher):
-            return {}
-        from autocompress.compression import recover
-
-        settings = {"epochs": epochs, "lr": RESCORE_LR, "distill": RESCORE_DISTILL}
-        model = recover.run(model, settings, context, [])
-        scored = self._scored(model, context, (params["criterion"],), params)
+        scored = self._scored(recovered(model, epochs, context), context, (params["criterion"],), params)
         found: Scores = scored["layers"][params["criterion"]]
         return found
 
@@ -265,23 +235,23 @@ class Scop(Transform):
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
         model.eval()
         mode, state = params["mode"], self._state(params, context)
-        rescored = self._rescored(model, params, state, context)
+        rescored = self._rescored(model, params, context)
         try:
             every = self._couplings(model, context.input_size, mode)
         except UntraceableModel as error:  # another transform was here first
             raise InvalidRecipe(str(error)) from error
-        rates = _layer_rates(params, state)
         keep: dict[str, list[int]] = {}
-        for coupling in every:
-            try:
+        try:
+            rates = layer_rates(params, state)
+            for coupling in every:
                 own = of_coupling(coupling, rescored, model)
                 if own is None and state is not None:
                     own = of_coupling(coupling, state["layers"][params["criterion"]], model, self._layer_specs())
-                kept = _kept(coupling, coupling_rate(coupling, rates), params["multiple"], own)
-            except ValueError as error:
-                raise InvalidRecipe(str(error)) from error
-            if len(kept) < coupling.channels:
-                keep[coupling.name] = kept
+                chosen = kept(coupling, coupling_rate(coupling, rates), params["multiple"], own)
+                if len(chosen) < coupling.channels:
+                    keep[coupling.name] = chosen
+        except ValueError as error:
+            raise InvalidRecipe(str(error)) from error
         if not keep:
             raise InvalidRecipe("no layer loses a channel at these rates and this multiple")
         model = remove(model, keep, context.input_size, mode, self._layer_specs(), couplings=every)
@@ -293,41 +263,6 @@ class Scop(Transform):
         channels, height, width = plan["input_size"]
         size = (int(channels), int(height), int(width))
         return remove(model, plan["keep"], size, plan["mode"], self._layer_specs()).eval()
-
-
-def _kept(coupling: Coupling, rate: float, multiple: int, scores: torch.Tensor | None) -> list[int]:
-    """The keep-set of one coupling. Which channels stay means nothing in a dry run; how many there are does."""
-    if rate == 0 or not coupling.prunable:
-        return list(range(coupling.channels))
-    return coupling.choose([0.0] * coupling.channels if scores is None else scores.tolist(), rate, multiple)
-
-
-def coupling_rate(coupling: Coupling, rates: Mapping[str, float]) -> float:
-    """The least rate of the layers that write it: who asked for a layer to be left alone is heard. 0 where none of them
-    has a rate (the stem alone)."""
-    origins = (baseline_layer(writer, rates) for writer in coupling.producers)
-    return min((rates[origin] for origin in origins if origin is not None), default=0.0)
-
-
-def _layer_rates(params: Params, state: Mapping[str, Any] | None) -> dict[str, float]:
-    """Rate by layer of the baseline. A global ranking ranks the baseline's channels, so that the widths do not depend
-    on how a substituted layer orders its own. Without scores (a dry run before anything is prepared) it is the same
-    rate everywhere: the one width that is then known to be right on average."""
-    rates: dict[str, float] = params["rates"]
-    if params["ranking"] == "uniform" or state is None:
-        return rates
-    scores = state["global"][params["criterion"]][params["mode"]]
-    found = global_rates(scores, max(rates.values()))
-    writers = state["couplings"][params["mode"]]
-    return {layer: rate for name, rate in found.items() for layer in writers[name]}
-
-
-def _reject_nothing(every: Sequence[Coupling], rates: Mapping[str, float], multiple: int) -> None:
-    for coupling in every:
-        rate = coupling_rate(coupling, rates)
-        if coupling.prunable and rate > 0 and sum(coupling.kept(rate, multiple)) < coupling.channels:
-            return
-    raise InvalidRecipe(f"no layer loses a channel at these rates, rounded to multiples of {multiple}")
 
 
 def _recalibrate(model: nn.Module, context: Context) -> None:

@@ -6,6 +6,10 @@
     random      I ~ U(0, 1)                     by seed and layer name
 
 A layer without a batch norm behind it has gamma = 1 in ``scop``, and its filters' norms in ``bn-scale``.
+
+Where several layers write the same channels, a channel's score is the plain mean of theirs (digest, section 8): what
+they write is added up, so a writer with small gammas says little about a channel, and must not count as much as one
+that makes nearly all of it. Only a ranking over all layers needs scores without a unit (:func:`normalised`).
 """
 
 from __future__ import annotations
@@ -55,12 +59,18 @@ def pairs_of(couplings: Iterable[Coupling], exempt: Iterable[str] = ()) -> dict[
 
 
 def from_weights(criterion: str, model: nn.Module, pairs: Mapping[str, str | None], seed: int = 0) -> Scores:
-    """Scores of every criterion but ``scop``.
+    """Scores of every criterion but ``scop``. A plugin's layer that has no weight with one row a channel (a ghost
+    module) gets none.
 
     Raises:
         ValueError: for another criterion.
     """
-    return {name: _score(criterion, model, name, norm, seed).float().cpu() for name, norm in pairs.items()}
+    rows = {name: getattr(model.get_submodule(name), "weight", None) for name in pairs}
+    return {
+        name: _score(criterion, model, name, norm, seed).float().cpu()
+        for name, norm in pairs.items()
+        if isinstance(rows[name], torch.Tensor)
+    }
 
 
 def _score(criterion: str, model: nn.Module, name: str, norm: str | None, seed: int) -> torch.Tensor:
@@ -87,17 +97,27 @@ def gamma_of(model: nn.Module, norm: str | None) -> torch.Tensor | None:
     return torch.ones(int(module.num_features))  # type: ignore[arg-type]
 
 
-def normalised(scores: torch.Tensor) -> torch.Tensor:
-    """Divided by their root mean square, so that layers compare: |gamma| of one layer says nothing about another's
-    (digest, section 9). All zero stays zero; the sign stays, and with it who won against the knockoff."""
-    size = scores.square().mean().sqrt()
+def normalised(scores: torch.Tensor, largest: torch.Tensor | None = None) -> torch.Tensor:
+    """Scores that compare with those of other layers: |gamma| of one layer says nothing about another's (digest,
+    section 9).
+
+    Args:
+        scores: of channels that go together.
+        largest: whose root mean square they are divided by; None for the scores' own. For ``scop`` |gamma|, the scores
+            with every beta at one: gamma is what does not compare. How decided the betas are does, and stays: where
+            they hardly left one half, all scores are near 0.
+
+    Returns:
+        Same shape. All zero stays zero; the sign stays, and with it who won against the knockoff.
+    """
+    size = (scores if largest is None else largest).square().mean().sqrt()
     return scores / size if float(size) > 0 else scores
 
 
 def of_coupling(
     coupling: Coupling, scores: Mapping[str, torch.Tensor], model: nn.Module, specs: Sequence[LayerSpec] = ()
 ) -> torch.Tensor | None:
-    """Scores of a coupling's channels, float32 ``(channels,)``: the mean over its writers of their normalised scores.
+    """Scores of a coupling's channels, float32 ``(channels,)``: the mean over its writers of their scores.
 
     Where a writer stands in for a layer of the baseline (a ghost module), its output channels take the scores of the
     channels that they stand for (``LayerSpec.channel_map``); a channel of the coupling that is several of a writer's
@@ -129,7 +149,7 @@ def _of_layer(
     origin = baseline_layer(writer, scores)
     if origin is None:
         return None
-    own = normalised(scores[origin])
+    own = scores[origin]
     module = model.get_submodule(origin)
     spec = next((spec for spec in specs if type(module) is spec.layer_type), None)
     # Part of a substituted layer (a primary convolution): its channels come first among the layer's own.
@@ -145,7 +165,12 @@ def global_rates(scores: Mapping[str, torch.Tensor], rate: float) -> dict[str, f
 
     Returns:
         coupling -> the share of its channels that goes, at most :data:`MOST_OF_A_COUPLING`.
+
+    Raises:
+        ValueError: for a rate outside [0, 1).
     """
+    if not 0 <= rate < 1:
+        raise ValueError(f"a rate must lie in [0, 1), not {rate}")
     if not scores:
         return {}
     pooled = torch.cat(list(scores.values()))

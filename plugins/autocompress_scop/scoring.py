@@ -13,14 +13,14 @@ from autocompress.contract import TransferSet
 from autocompress_scop import control, knockoffs
 from autocompress_scop.control import ScaleSettings
 from autocompress_scop.coupling import Coupling
-from autocompress_scop.scores import CRITERIA, Scores, from_weights, gamma_of, importance, of_coupling
+from autocompress_scop.scores import CRITERIA, Scores, from_weights, gamma_of, importance, normalised, of_coupling
 
 Progress = Callable[..., None]
 
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How scores are made; fixed for a method object, never searched, since all recipes share one set of scores.
+    """How scores are made. One set of scores serves all recipes that agree in this.
 
     Attributes:
         criteria: those that the space offers. Control scales are only trained where ``scop`` is among them.
@@ -28,6 +28,7 @@ class ScoreSettings:
         shrinkage: r of the patches' correlations, where knockoffs have a covariance. Of 0.1, 0.2 and 0.5, 0.2 kept most
             accuracy on glyphs (resnet10t, before recovery).
         generator_steps: of a generator's training, where knockoffs need one.
+        images: of the transfer set that control scales are learned on, drawn by seed; 0 for all.
         scales: how the control scales are learned. ``scales.epochs`` is the number of score epochs; one number for a
             whole search, as rungs (which might score longer where a trial goes on) are not part of the engine yet.
     """
@@ -36,6 +37,7 @@ class ScoreSettings:
     knockoffs: str = "gaussian"
     shrinkage: float = 0.2
     generator_steps: int = 400
+    images: int = 0
     scales: ScaleSettings = field(default_factory=ScaleSettings)
 
 
@@ -70,24 +72,27 @@ def prepared(
         ValueError: if control scales are wanted and there are no images.
     """
     layers: dict[str, Scores] = {}
+    largest: dict[str, Scores] = {}
     beta: Scores = {}
     for criterion in settings.criteria if criteria is None else criteria:
         if criterion == "scop":
             beta = _scales(baseline, pairs, transfer, settings, device, seed, progress)
-            gammas = {name: gamma_of(baseline, norm) for name, norm in pairs.items()}
-            layers[criterion] = {
-                name: importance(None if (gamma := gammas[name]) is None else gamma.float().cpu(), beta[name])
-                for name in pairs
-            }
+            gammas = {name: _on_cpu(gamma_of(baseline, norm)) for name, norm in pairs.items()}
+            layers[criterion] = {name: importance(gammas[name], beta[name]) for name in pairs}
+            largest[criterion] = {name: importance(gammas[name], torch.ones_like(beta[name])) for name in pairs}
         else:
-            layers[criterion] = from_weights(criterion, baseline, pairs, seed)
+            layers[criterion] = largest[criterion] = from_weights(criterion, baseline, pairs, seed)
     offered = {
         mode: {c.name: writers for c in every if c.prunable and (writers := [w for w in c.producers if w in pairs])}
         for mode, every in couplings.items()
     }
     ranked = {
         criterion: {
-            mode: {c.name: of_coupling(c, own, baseline) for c in every if c.name in offered[mode]}
+            mode: {
+                c.name: normalised(scores, of_coupling(c, largest[criterion], baseline))
+                for c in every
+                if c.name in offered[mode] and (scores := of_coupling(c, own, baseline)) is not None
+            }
             for mode, every in couplings.items()
         }
         for criterion, own in layers.items()
@@ -101,6 +106,10 @@ def prepared(
     }
 
 
+def _on_cpu(gamma: torch.Tensor | None) -> torch.Tensor | None:
+    return None if gamma is None else gamma.float().cpu()
+
+
 def _scales(
     baseline: nn.Module,
     pairs: Mapping[str, str | None],
@@ -112,9 +121,10 @@ def _scales(
 ) -> Scores:
     if transfer is None or not len(transfer.train):
         raise ValueError("SCOP's control scales are learned from images, and there are none")
+    images = transfer.train.subset(settings.images, seed) if settings.images else transfer.train
     source = knockoffs.make(
         settings.knockoffs,
-        transfer.train,
+        images,
         seed=seed,
         device=device,
         shrinkage=settings.shrinkage,
@@ -124,7 +134,7 @@ def _scales(
     return control.learn(
         baseline,
         pairs,
-        transfer.train,
+        images,
         source,
         settings.scales,
         labelled=transfer.labelled,

@@ -8,7 +8,7 @@
   const columns = [
     { key: "trial", title: "Trial", text: (point) => String(point.trial), number: true },
     { key: "kind", title: "Status", text: (point) => (point.kind === "front" ? "front" : point.status) },
-    { key: "accuracy", title: "Validation", unit: "%" },
+    { key: "accuracy", title: data.byAgreement ? "Agreement" : "Validation", unit: "%" },
     { key: "accuracy_drop", title: "Change", text: (point) => (point.accuracy_drop === null ? "–" : signed(-point.accuracy_drop)), number: true },
     { key: "latency_ratio", title: "Latency", unit: "×" },
     { key: "latency_ms", title: "ms", text: (point) => (point.latency_ms === null ? "–" : String(Number(point.latency_ms.toPrecision(3)))), number: true },

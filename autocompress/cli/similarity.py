@@ -1,0 +1,77 @@
+"""The table of ``autocompress similarity``: J of several data sets, and of noise beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from autocompress import data, models
+from autocompress.cli.progress import waiting
+from autocompress.compression.trainer import default_device
+from autocompress.contract import manager
+from autocompress.data import Split
+from autocompress.job import DataConfig, Job
+from autocompress.synthesis import data_info, starting_noise
+from autocompress.synthesis.similarity import similarity
+
+Row = tuple[str, str, int, float]
+"""Data set, split, images, J."""
+
+
+def rows_of(
+    teacher: nn.Module, job: Job, words_of_data: Sequence[str], images: int, console: Console
+) -> tuple[list[Row], tuple[int, int]]:
+    """J of each data set and of noise, over equally many images of one size, lowest first; and that size."""
+    own = data_info(teacher)
+    asked = models.preprocessing(job) | {"channels": own.channels, "mean": own.mean, "std": own.std}
+    cfg: Any = teacher.pretrained_cfg
+    if cfg.get("fixed_input_size") or (job.pretrained and asked["input_size"] is None):
+        asked["input_size"] = own.size
+    chosen: dict[str, tuple[str, Split]] = {}
+    for word in dict.fromkeys(words_of_data):
+        splits = data.load(DataConfig.model_validate(word), manager().datasets(), **asked)
+        # A checkpoint does not know its size. The first decides for all, or statistics could not be compared.
+        asked["input_size"] = splits.info.size
+        chosen[word] = _larger_split({"val": splits.val, "train": splits.train}, images)
+    least = min([images, *(len(split) for _, split in chosen.values())])
+    device = default_device()
+    rows: list[Row] = []
+    with waiting(console) as progress:
+        for number, (word, (role, split)) in enumerate(chosen.items()):
+
+            def seen(count: int, word: str = word, number: int = number) -> None:
+                progress((number + count / least) / (len(chosen) + 1), word)
+
+            value = similarity(teacher, split.subset(least, job.seed), device=device, progress=seen)
+            rows.append((word, role, least, value))
+        size = (own.channels, *splits.info.size)
+        noise = starting_noise(least, size, torch.Generator().manual_seed(job.seed))
+        parts = [(part, torch.zeros(len(part))) for part in noise.split(128)]
+        rows.append(("Gaussian noise", "", least, similarity(teacher, parts, device=device)))
+    return sorted(rows, key=lambda row: row[3]), splits.info.size
+
+
+def _larger_split(splits: Mapping[str, Split], images: int) -> tuple[str, Split]:
+    """Validation images, which the model may not have seen; where they are fewer than wanted, the larger split."""
+    if len(splits["val"]) >= images:
+        return "val", splits["val"]
+    role = max(splits, key=lambda name: len(splits[name]))
+    return role, splits[role]
+
+
+def table_of(rows: Sequence[Row], model: str) -> Table:
+    """The rows for a terminal."""
+    table = Table(title=f"how far from what {model} learned", title_justify="left")
+    table.add_column("data")
+    table.add_column("split")
+    table.add_column("images", justify="right")
+    table.add_column("J, nats", justify="right", no_wrap=True)
+    for word, role, count, value in rows:
+        table.add_row(*map(Text, (word, role, f"{count:,}", f"{value:.4g}")))
+    return table

@@ -1,0 +1,297 @@
+"""``autocompress synthesize``: images from a model alone. ``autocompress similarity``: which data are like its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from autocompress.cli import options
+from autocompress.errors import InvalidRecipe, TrialFailed, UserError, did_you_mean
+from autocompress.files import atomic_folder, write_json
+from autocompress.job import Job, load_job
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from autocompress.contract import DataSource, Params
+    from autocompress.data import Split
+
+SHEET, FACTS = "contact_sheet.png", "synthesis.json"
+ON_SHEET = 64
+"""Images on the contact sheet."""
+OF_MODEL = "model_args."
+"""Assignments that say what a checkpoint does not know: mean, std, img_size."""
+
+Model = Annotated[str, typer.Option(help="Any timm model.", show_default=False)]
+Checkpoint = Annotated[Path | None, typer.Option(help="Its weights, a local file.", show_default=False)]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="With timm's weights.")]
+InputSize = Annotated[
+    int | None,
+    typer.Option(help="Height and width of an image; a checkpoint does not know it.", metavar="PIXELS"),
+]
+Seed = Annotated[int, typer.Option(help="Of every random draw.")]
+Images = Annotated[int, typer.Option(help="How many.", min=1)]
+
+
+def synthesize(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder to make.", metavar="FOLDER", show_default=False)],
+    method: Annotated[str, typer.Option(help="The data source.")] = "deepinversion",
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = False,
+    images: Images = 256,
+    input_size: InputSize = None,
+    seed: Seed = 0,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A parameter of the method, iterations=200, or what a checkpoint does not know of its images: "
+            "model_args.mean=[0.5]. May be repeated.",
+            metavar="KEY=VALUE",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Make images from a trained model alone, one folder a class, with a contact sheet and their quality.
+
+    autocompress synthesize --model resnet18 --pretrained --method deepinversion --images 256 --out images
+    """
+    given = options.settings({}, assignments)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already", "give --out another folder")
+    job = _job(model, checkpoint, pretrained, input_size, seed, given)
+
+    from autocompress import models
+
+    console = Console()
+    teacher = models.create(job).requires_grad_(False)
+    source, params = _source(method, teacher, job, _of_method(given, images))
+    started = time.perf_counter()
+    made = _made(source, teacher, params, job, images, console)
+    facts = {
+        "model": job.model,
+        "checkpoint": None if job.checkpoint is None else str(job.checkpoint),
+        "method": source.name,
+        "version": source.version,
+        "reference": source.reference,
+        "params": params,
+        "seed": job.seed,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    facts = _write(made, teacher, facts, out)
+    _say(console, _sentence(facts, out))
+
+
+def similarity(
+    model: Model,
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="digits, glyphs, folder:PATH, or any name timm takes.", metavar="DATA...", show_default=False
+        ),
+    ],
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = False,
+    images: Images = 1000,
+    input_size: InputSize = None,
+    seed: Seed = 0,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="What a checkpoint does not know of its images: model_args.mean=[0.5].",
+            metavar="KEY=VALUE",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Say which data sets are like what a model was trained on, from its batch norms, without the original data.
+
+    autocompress similarity --model resnet18 --pretrained folder:photos folder:drawings
+    """
+    given = options.settings({}, assignments)
+    for key in given:
+        if not key.startswith(OF_MODEL):
+            raise UserError(f"--set {key} means nothing here", f"only {OF_MODEL}mean, std and the like can be set")
+    job = _job(model, checkpoint, pretrained, input_size, seed, given)
+
+    from autocompress import models
+    from autocompress.cli.similarity import rows_of, table_of
+    from autocompress.synthesis import reasons_against_statistics
+
+    teacher = models.create(job)
+    if reasons := reasons_against_statistics(teacher):
+        raise UserError(f"similarity cannot be read from {job.model}: {reasons[0]}")
+    console = Console()
+    rows, size = rows_of(teacher, job, data, images, console)
+    console.print(table_of(rows, job.model))
+    own = "" if input_size or pretrained else f", the size of {data[0]} (--input-size for another)"
+    _say(console, f"images were read at {size[0]}x{size[1]}{own};")
+    _say(console, "the reading is relative: compare data sets on one model and at equal size, never two models;")
+    _say(console, "even images of the right kind score above 0, the fewer the more (about 1 / images in deep layers)")
+
+
+# --- both -----------------------------------------------------------------------------------------------------------
+
+
+def _job(
+    model: str,
+    checkpoint: Path | None,
+    pretrained: bool,
+    input_size: int | None,
+    seed: int,
+    given: Mapping[str, Any],
+) -> Job:
+    if checkpoint is None and not pretrained:
+        raise UserError("a model without weights knows no data", "give --checkpoint PATH or --pretrained")
+    settings = {"model": model, "checkpoint": checkpoint, "pretrained": pretrained or None, "input_size": input_size}
+    of_model = {key: value for key, value in given.items() if key.startswith(OF_MODEL)}
+    job = load_job(settings={**settings, **of_model, "data": "none", "seed": seed}, flags=True)
+
+    from autocompress.contract import manager
+    from autocompress.job import validate
+
+    validate(job, manager())
+    return job
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+# --- synthesize -----------------------------------------------------------------------------------------------------
+
+
+def _of_method(given: Mapping[str, Any], images: int) -> dict[str, Any]:
+    """What ``--set`` gives to the method, by the parameter's own name."""
+    own = {key: value for key, value in given.items() if not key.startswith(OF_MODEL)}
+    if "images" in own:
+        raise UserError("--set images stands beside --images", "give --images")
+    return {**own, "images": images}
+
+
+def _source(name: str, teacher: nn.Module, job: Job, own: Mapping[str, Any]) -> tuple[DataSource, Params]:
+    """The method and its parameters: defaults, but for what ``own`` fixes.
+
+    Raises:
+        UserError: if there is no such method, it cannot apply, or a parameter or its value is none of its own.
+    """
+    from autocompress.compression.recipe import Replay
+    from autocompress.contract import DataSource, Space, manager
+    from autocompress.contract.space import LimitError
+
+    sources = {method.name: method for method in manager().methods() if isinstance(method, DataSource)}
+    if name not in sources:
+        raise UserError(f"'{name}' is no method that makes images", did_you_mean(name, sources))
+    own = {key.removeprefix(f"{name}."): value for key, value in own.items()}
+    fixed = job.model_copy(update={"space": {name: own}})
+    if reasons := sources[name].check(teacher, fixed):
+        others = [other.name for other in sources.values() if other.name != name and not other.check(teacher, job)]
+        hint = f"--method {' or '.join(others)} can" if others else "no other method can either"
+        raise UserError(f"{name} cannot make images from {job.model}: {reasons[0]}", hint)
+    space = Space(Replay({}), job.granularity, {f"{name}.{key}": value for key, value in own.items()})
+    try:
+        params = sources[name].search_space(space.scope(name), teacher)
+    except LimitError as error:
+        raise UserError(f"--set {error.name.removeprefix(f'{name}.')} {error.text}") from None
+    known = [parameter.removeprefix(f"{name}.") for parameter in space.asked]
+    for key in own:
+        if f"{name}.{key}" not in space.matched and key != "images":
+            raise UserError(f"--set {key}: {name} has no such parameter here", did_you_mean(key, known))
+    return sources[name], params
+
+
+def _made(source: DataSource, teacher: nn.Module, params: Params, job: Job, images: int, console: Console) -> Split:
+    from autocompress import models
+    from autocompress.cli.progress import waiting
+    from autocompress.compression.trainer import default_device
+    from autocompress.contract import Context
+
+    device = default_device()
+    with waiting(console) as progress:
+        context = Context(
+            input_size=models.input_size(teacher),
+            teacher=teacher.to(device),
+            device=device,
+            seed=job.seed,
+            images=images,
+            progress=progress,
+        )
+        try:
+            return source.apply(teacher, params, context).train
+        except (InvalidRecipe, TrialFailed) as error:
+            raise UserError(str(error)) from None
+
+
+def _write(made: Split, teacher: nn.Module, facts: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Writes everything under ``out`` or nothing; returns the content of ``synthesis.json``.
+
+    Quality is that of the files, 8 bits a value: images lie in the folder of the class that the teacher gives the file.
+    """
+    import torch
+
+    from autocompress.data import TensorSplit
+    from autocompress.synthesis import contact_sheet, data_info, teacher_logits
+    from autocompress.synthesis.imagefolder import as_bytes, folder_names, write_images
+
+    info = data_info(teacher)
+    batches = list(made.loader(256))
+    pixels = as_bytes(torch.cat([batch for batch, _ in batches]), info)
+    wanted = torch.cat([labels for _, labels in batches])
+    images = torch.cat([batch for batch, _ in TensorSplit(pixels, wanted, info).loader(256)])
+    labels = teacher_logits(teacher, images).argmax(1)
+    names = folder_names(info.class_names)
+    counts = labels.bincount(minlength=len(names)).tolist()
+    facts = {
+        **facts,
+        "images": len(images),
+        "size": list(info.input_size),
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "quality": _quality(teacher, images, wanted),
+        "classes": [
+            {"folder": folder, "name": name, "label": number, "images": count}
+            for number, (folder, name, count) in enumerate(zip(names, info.class_names, counts, strict=True))
+            if count
+        ],
+    }
+    with atomic_folder(out) as folder:
+        write_images(pixels, labels, names, folder)
+        contact_sheet(images[:ON_SHEET], info, folder / SHEET, labels=labels[:ON_SHEET])
+        write_json(folder / FACTS, facts)
+    if not (out / FACTS).is_file():
+        raise UserError(f"{out} was made by somebody else meanwhile", "give --out another folder")
+    return facts
+
+
+def _quality(teacher: nn.Module, images: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
+    from autocompress.synthesis import quality, reasons_against_statistics
+    from autocompress.synthesis.similarity import similarity as score
+
+    found = quality(teacher, images, wanted)
+    if not reasons_against_statistics(teacher):
+        found["bns"] = score(teacher, [(images, wanted)])
+    return found
+
+
+def _sentence(facts: Mapping[str, Any], out: Path) -> str:
+    from autocompress.report import words
+
+    found = facts["quality"]
+    parts = [f"the teacher gives {found['agreement']:.1f} % of the files the label of the image they were made from"]
+    parts += [f"confidence {found['confidence']:.2f}", f"diversity {found['diversity']:.2f}"]
+    parts += [f"{name} {found[key]:.3g}" for key, name in _STATISTICS.items() if key in found]
+    classes = len(facts["classes"])
+    size = "x".join(map(str, facts["size"]))
+    made = f"{facts['images']} images of {size}, {classes} class{'es' if classes > 1 else ''},"
+    return f"wrote {out}: {made} in {words.duration(facts['seconds'])}; {', '.join(parts)}"
+
+
+_STATISTICS = {"feature_distance": "R_feature", "bns": "BNS score"}

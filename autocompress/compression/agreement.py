@@ -1,0 +1,51 @@
+"""Judging without labels: candidates are compared with the baseline's own answers on synthetic images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autocompress.compression.baseline import Baseline, measure_baseline
+from autocompress.compression.sources import Sources
+from autocompress.compression.store import Store
+from autocompress.contract import Device
+from autocompress.data import Splits
+from autocompress.errors import UserError
+from autocompress.files import digest
+from autocompress.job import DeviceConfig
+
+LEAST_SURE = 0.99
+"""Share of the held-out images on which the baseline's file and its torch model must give one label."""
+
+
+def judged_by_agreement(
+    model: nn.Module, splits: Splits, sources: Sources, device: Device, config: DeviceConfig, store: Store, folder: Path
+) -> tuple[Splits, Baseline]:
+    """The splits with the held-out images for validation, and the baseline, whose accuracy on them is 100: where its
+    file and its torch model give two labels, the answer is a toss-up, and the image is left out.
+
+    Args:
+        model: the float baseline.
+        splits: whose validation split is empty.
+        sources: whose images are held out.
+        device, config, store, folder: as for :func:`measure_baseline`.
+
+    Raises:
+        UserError: if that happens more often than rounding explains.
+    """
+    splits = replace(splits, val=sources.held_out(splits.info), by_agreement=True)
+    baseline = measure_baseline(model, splits, device, config, store, folder)
+    sure = torch.from_numpy(baseline.correct)
+    if not bool(sure.all()):
+        if float(sure.float().mean()) < LEAST_SURE:
+            raise UserError(
+                f"file and torch model of the baseline agree on {baseline.accuracy:.1f} % of the synthetic images only",
+                "its answers there are no measure; leave out a data source with space: {source: [...]}",
+            )
+        splits = replace(splits, val=splits.val.take(sure.nonzero().flatten()))
+        baseline = measure_baseline(model, splits, device, config, store, folder)
+    # Rows that were judged on other images cannot stand beside those of this search.
+    return splits, replace(baseline, key=digest(baseline.key, splits.val.digest))

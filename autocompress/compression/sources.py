@@ -1,0 +1,297 @@
+"""Where recipes' images come from in a job without training data: sets made by data sources, each once, and kept."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.compression.evaluation import logits
+from autocompress.compression.store import Store, pack, unpack, versions
+from autocompress.contract import Context, DataSource, Params, TransferSet
+from autocompress.data import DataInfo, Split, TensorSplit
+from autocompress.errors import TrialFailed
+from autocompress.files import digest
+
+VERSION = "1"
+HELD_OUT = 512
+"""Synthetic images by which candidates are compared with the baseline, of all sources together."""
+HELD_OUT_SEED = 104_729
+"""Added to the job's seed: held-out images are none of those that a recipe trains on."""
+ADAPTED_SHARE = 0.25
+"""Images that answer to a live student, as a part of the set that it began with: made anew in every such training."""
+MOST_IN_MEMORY = 2
+"""Transfer sets that a process keeps at hand; the others are read from the store again."""
+Progress = Callable[[float, str], None]
+log = logging.getLogger("autocompress.compression")
+
+
+@dataclass
+class Sources:
+    """The data sources of a job, and the images that they make from its baseline.
+
+    Attributes:
+        teacher: the float baseline, eval, on the CPU; never changed.
+        teacher_key: content key of its weights and architecture.
+        methods: the sources that act, by name.
+        defaults: their parameters in the default recipe; the first source is the default one.
+        store: where sets are kept.
+        seed: of the job.
+        device: where torch computes.
+    """
+
+    teacher: nn.Module
+    teacher_key: str
+    methods: Mapping[str, DataSource]
+    defaults: dict[str, Params]
+    store: Store
+    seed: int
+    device: torch.device
+    _sets: dict[str, TransferSet] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Of the sources that began: one that fails later changes no other's share, and so no key.
+        self._share = HELD_OUT // max(1, len(self.defaults))
+
+    def transfer_set(
+        self,
+        name: str,
+        params: Params,
+        progress: Progress | None = None,
+        pause: Callable[[], None] | None = None,
+        *,
+        images: int | None = None,
+        seed: int | None = None,
+    ) -> TransferSet:
+        """The set that source ``name`` makes with ``params``: made once for each baseline, source, version, parameters
+        and seed, and shared by trials, workers and runs.
+
+        Args:
+            name: of the source.
+            params: of the source.
+            progress: told the finished fraction.
+            pause: called while it is made, and while another process makes it.
+            images: so many are enough; None for as many as ``params`` say.
+            seed: None for the job's.
+
+        Raises:
+            TrialFailed: if what the source gives is no use.
+        """
+        seed = self.seed if seed is None else seed
+        about = [name, self.methods[name].version, params, images, seed]
+        key = digest("transfer set", VERSION, self.teacher_key, about, versions())
+        if (known := self._sets.pop(key, None)) is None:
+            with self.store.making(key, pause):
+                found = self.store.get(key) if self.store.has(key) else None
+                if found is None:
+                    self.store.misses += 1
+                    found = _packed(self._made(name, params, progress, pause, images, seed))
+                    self.store.put(key, *found)
+            known = _unpacked(*found)
+        self._sets[key] = known  # the last used comes last
+        for old in list(self._sets)[:-MOST_IN_MEMORY]:
+            del self._sets[old]
+        return known
+
+    def adapting(self, source: tuple[str, Params]) -> list[Any]:
+        """What decides a recovery with a source that adapts to the student, beside the set that it begins with; empty
+        for one that does not."""
+        name, params = source
+        method = self.methods[name]
+        return [name, method.version, params] if method.adapts(params) else []
+
+    def adapter(
+        self, source: tuple[str, Params], pause: Callable[[], None] | None = None
+    ) -> Callable[[nn.Module], TransferSet] | None:
+        """What gives images that answer to a student, where the recipe's source adapts to one; these are not kept."""
+        name, params = source
+        if not self.adapting(source):
+            return None
+
+        def again(student: nn.Module) -> TransferSet:
+            # A copy: whatever the source does to it, the student goes on as it was, in its own mode.
+            twin = copy.deepcopy(student).eval()
+            images = max(1, round(ADAPTED_SHARE * len(self.transfer_set(name, params, pause=pause).train)))
+            return self._made(name, params, None, pause, images, self.seed, twin)
+
+        return again
+
+    def prepare(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> dict[str, str]:
+        """Has every source make its images with the default parameters, and those that are held out, unless they are
+        kept already.
+
+        Returns:
+            Why, by name, for the sources that could not; they are no longer part of this.
+        """
+        failed: dict[str, str] = {}
+        for name in list(self.defaults):
+            try:
+                held_out = self._held_out_of(name, progress, pause)
+                own = self.transfer_set(name, self.defaults[name], progress, pause)
+                if _same_images(held_out.train, own.train):
+                    raise TrialFailed("it gives the same images whatever the seed, so that none can be held out")
+            except Exception as error:  # a plugin's fault must not end the search
+                text = str(error) if isinstance(error, TrialFailed) else f"{type(error).__name__}: {error}"
+                log.warning("the data source '%s' is left out: %s", name, text)
+                failed[name] = f"it could not make images: {text}"
+        for name in failed:
+            del self.defaults[name]
+        self.methods = {name: method for name, method in self.methods.items() if name in self.defaults}
+        return failed
+
+    def counts(self) -> dict[str, int]:
+        """By source, how many images it makes with its default parameters."""
+        return {name: len(self.transfer_set(name, params).train) for name, params in self.defaults.items()}
+
+    def held_out(self, info: DataInfo) -> TensorSplit:
+        """The images by which all candidates are compared with the baseline, whatever the source of their recipe: an
+        equal share of each source's, none of them trained on; labels are the baseline's own answers.
+
+        Args:
+            info: of the job's data.
+        """
+        parts = [self._held_out_of(name).train for name in self.defaults]
+        share = min(self._share, *(len(part) for part in parts))
+        images = torch.cat([_images(part.subset(share, self.seed)) for part in parts])
+        unlabelled = TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), info)
+        key = digest("held out", VERSION, self.teacher_key, unlabelled.digest, versions())
+        if (found := self.store.get(key) if self.store.has(key) else None) is None:
+            answers = logits(copy.deepcopy(self.teacher), unlabelled, self.device).argmax(1)
+            self.store.put(key, {"labels": answers}, {})
+            found = {"labels": answers}, {}
+        return unlabelled.relabelled(found[0]["labels"])
+
+    def _held_out_of(
+        self, name: str, progress: Progress | None = None, pause: Callable[[], None] | None = None
+    ) -> TransferSet:
+        seed = self.seed + HELD_OUT_SEED
+        return self.transfer_set(name, self.defaults[name], progress, pause, images=self._share, seed=seed)
+
+    def _made(
+        self,
+        name: str,
+        params: Params,
+        progress: Progress | None,
+        pause: Callable[[], None] | None,
+        images: int | None,
+        seed: int,
+        student: nn.Module | None = None,
+    ) -> TransferSet:
+        def told(fraction: float, _: str = "") -> None:
+            if pause is not None:
+                pause()
+            if progress is not None:
+                progress(fraction, f"making images: {name}")
+
+        told(0.0)
+        teacher = copy.deepcopy(self.teacher).to(self.device).eval().requires_grad_(False)
+        context = Context(
+            input_size=models.input_size(self.teacher),
+            teacher=teacher,
+            device=self.device,
+            seed=seed,
+            images=images,
+            progress=told,
+        )
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            made = self.methods[name].apply(teacher, params, context, student)
+        _check(made, context.input_size)
+        return replace(made, labelled=False)  # labels are the source's wishes, not the truth
+
+
+def info_of(model: nn.Module) -> DataInfo:
+    """What a model that was made without data says of the images that it takes."""
+    known = models.architecture(model)
+    channels, height, width = known["input_size"]
+    names = tuple(known["class_names"])
+    return DataInfo(known["num_classes"], channels, (height, width), tuple(known["mean"]), tuple(known["std"]), names)
+
+
+def joined(first: TransferSet, second: TransferSet) -> TransferSet:
+    """The images of both to train on; the first's to calibrate on. Soft targets stay where both have them alike."""
+    info, images = first.train.info, torch.cat([_images(first.train), _images(second.train)])
+    labels = torch.cat([first.train.labels(), second.train.labels()])
+    train = TensorSplit(images, labels, info)
+    soft = None
+    if first.soft_targets is not None and second.soft_targets is not None and first.temperature == second.temperature:
+        soft = torch.cat([first.soft_targets.cpu(), second.soft_targets.cpu()])
+    demands = first.demands | second.demands
+    return replace(first, train=train, soft_targets=soft, demands=demands, digest=digest(first.digest, second.digest))
+
+
+def _check(made: TransferSet, input_size: tuple[int, int, int]) -> None:
+    """Refuses what nothing could be trained on."""
+    if not isinstance(made, TransferSet):
+        raise TrialFailed(f"a data source must give a TransferSet, not a {type(made).__name__}")
+    for split in (made.train, made.calibration):
+        if not len(split):
+            raise TrialFailed("the data source gave no images")
+        images = _images(split)
+        if tuple(images.shape[1:]) != input_size:
+            raise TrialFailed(f"the images are {tuple(images.shape[1:])}, the model takes {input_size}")
+        if not bool(images.isfinite().all()):
+            raise TrialFailed("the images are not finite numbers")
+    if made.soft_targets is not None and len(made.soft_targets) != len(made.train):
+        raise TrialFailed(f"there are {len(made.soft_targets)} soft targets for {len(made.train)} images")
+
+
+def _images(split: Split) -> torch.Tensor:
+    """All images, float32 ``(N, C, H, W)``, normalised, on the CPU."""
+    return torch.cat([images for images, _ in split.loader(256)]).cpu()
+
+
+def _same_images(one: Split, other: Split) -> bool:
+    """Whether the first images of both are the same."""
+    (first, _), (second, _) = next(iter(one.loader(8))), next(iter(other.loader(8)))
+    count = min(len(first), len(second))
+    return torch.equal(first[:count], second[:count])
+
+
+def _packed(made: TransferSet) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and JSON of a transfer set; images stay as they are, float32."""
+    own = made.calibration is not made.train and made.calibration.digest != made.train.digest
+    state = {
+        "train": _split_state(made.train),
+        "calibration": _split_state(made.calibration) if own else None,
+        "soft_targets": None if made.soft_targets is None else made.soft_targets.detach().float(),
+        "temperature": made.temperature,
+        "demands": sorted(made.demands),
+    }
+    tensors, record = pack(state)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    # The content's own key: made anew elsewhere, the last bits of the images may differ.
+    content = digest(record, *(tensor.numpy().tobytes() for _, tensor in sorted(tensors.items())))
+    return tensors, {"transfer": record, "digest": content}
+
+
+def _split_state(split: Split) -> dict[str, Any]:
+    return {"images": _images(split), "labels": split.labels(), "info": asdict(split.info)}
+
+
+def _unpacked(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> TransferSet:
+    state = unpack(tensors, record["transfer"])
+    train = _split_of(state["train"])
+    return TransferSet(
+        train=train,
+        calibration=train if state["calibration"] is None else _split_of(state["calibration"]),
+        digest=record["digest"],
+        soft_targets=state["soft_targets"],
+        temperature=state["temperature"],
+        labelled=False,
+        demands=frozenset(state["demands"]),
+    )
+
+
+def _split_of(state: Mapping[str, Any]) -> TensorSplit:
+    info: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in state["info"].items()
+    }
+    return TensorSplit(state["images"], state["labels"], DataInfo(**info))

@@ -1,0 +1,64 @@
+"""Images from a teacher alone: one engine that optimises pixels, and the terms that the methods put together.
+
+Rooms: ``pixels`` the engine, with ``settings`` (phases, schedule, views) and ``frozen``; ``statistics`` what batch
+norms recorded and read; ``view`` and ``terms`` the summands of an objective; ``budget`` how much is made, of which
+classes; ``sets`` transfer sets and their quality; ``sheet`` a picture of them.
+"""
+
+from autocompress.synthesis.budget import SynthesisBudget, balanced_labels, starting_noise
+from autocompress.synthesis.frozen import device_of, frozen
+from autocompress.synthesis.pixels import Objective, Optimised, optimise_pixels
+from autocompress.synthesis.sets import data_info, quality, teacher_logits, transfer_set
+from autocompress.synthesis.settings import Phase, PixelSettings, learning_rate, pixel_bounds
+from autocompress.synthesis.sheet import contact_sheet
+from autocompress.synthesis.statistics import (
+    NormInput,
+    channel_statistics,
+    norm_layers,
+    reasons_against_statistics,
+    watching_norms,
+)
+from autocompress.synthesis.terms import (
+    class_loss,
+    competition,
+    feature_distance,
+    image_norm,
+    jensen_shannon,
+    soft_target_loss,
+    total_variation,
+)
+from autocompress.synthesis.view import Term, View
+
+__all__ = [
+    "NormInput",
+    "Objective",
+    "Optimised",
+    "Phase",
+    "PixelSettings",
+    "SynthesisBudget",
+    "Term",
+    "View",
+    "balanced_labels",
+    "channel_statistics",
+    "class_loss",
+    "competition",
+    "contact_sheet",
+    "data_info",
+    "device_of",
+    "feature_distance",
+    "frozen",
+    "image_norm",
+    "jensen_shannon",
+    "learning_rate",
+    "norm_layers",
+    "optimise_pixels",
+    "pixel_bounds",
+    "quality",
+    "reasons_against_statistics",
+    "soft_target_loss",
+    "starting_noise",
+    "teacher_logits",
+    "total_variation",
+    "transfer_set",
+    "watching_norms",
+]

@@ -1,0 +1,46 @@
+"""How much is made, in which batches, of which classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class SynthesisBudget:
+    """What a synthesis may cost.
+
+    Attributes:
+        images: how many in all.
+        batch_size: the most that are optimised together.
+        iterations: of each batch.
+        seconds: for all of them; None for no limit.
+    """
+
+    images: int
+    batch_size: int = 256
+    iterations: int = 1000
+    seconds: float | None = None
+
+    @property
+    def batches(self) -> list[int]:
+        """Sizes of the batches, in order, as equal as can be: statistics of a small remainder would be noise."""
+        count = max(-(-self.images // self.batch_size), 1)
+        return [self.images // count + (number < self.images % count) for number in range(count)]
+
+
+def balanced_labels(n: int, classes: int, generator: torch.Generator, first: int = 0) -> torch.Tensor:
+    """``n`` int64 labels in random order, each class as often as any other or once more.
+
+    Args:
+        first: the class to begin with; give each batch the number of images before it, and all of them together are
+            balanced too.
+    """
+    labels = torch.arange(first, first + n) % classes
+    return labels[torch.randperm(n, generator=generator)]
+
+
+def starting_noise(n: int, input_size: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
+    """Float32 ``(n, C, H, W)`` from N(0, 1), drawn on the CPU so that every device starts from the same."""
+    return torch.randn(n, *input_size, generator=generator)

@@ -1,0 +1,63 @@
+"""Images as files: a folder a class, which any program reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from autocompress.data import DataInfo
+from autocompress.errors import UserError
+
+LONGEST_NAME = 60
+
+
+def as_bytes(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
+    """Normalised float images ``(N, C, H, W)`` as uint8 pixels, rounded; what lies outside of 0 to 1 is cut off."""
+    mean, std = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (info.mean, info.std))
+    return (images.detach().cpu().float() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """A folder for each class, safe on every system and different from all others.
+
+    Numbers are filled up with zeros, since readers sort folders by name.
+    """
+    width = len(str(max(len(class_names) - 1, 0)))
+    taken: set[str] = set()
+    names = []
+    for number, text in enumerate(class_names):
+        name = re.sub(r"[^\w-]+", "-", text, flags=re.ASCII).strip("-_")[:LONGEST_NAME].strip("-_")
+        name = name.zfill(width) if name.isdigit() else name
+        name = name or f"class-{number:0{width}}"
+        if name.casefold() in taken:
+            name = f"{name}-{number:0{width}}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def write_images(pixels: torch.Tensor, labels: torch.Tensor, names: Sequence[str], folder: Path) -> None:
+    """Writes ``folder/<class>/<number>.png`` for every image; a class without an image gets no folder.
+
+    Args:
+        pixels: uint8 ``(N, C, H, W)`` of 1 or 3 channels.
+        labels: int64 ``(N,)``, positions in ``names``.
+        names: of the class folders.
+        folder: exists; not written atomically, that is the caller's business.
+
+    Raises:
+        UserError: for another number of channels.
+    """
+    if pixels.shape[1] not in (1, 3):
+        raise UserError(f"images of {pixels.shape[1]} channels cannot be written as PNG", "1 and 3 channels can")
+    width = len(str(max(len(pixels) - 1, 0)))
+    for number, (picture, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+        into = folder / names[label]
+        into.mkdir(exist_ok=True)
+        values = picture.permute(1, 2, 0).numpy()
+        image = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
+        image.save(into / f"{number:0{width}}.png")

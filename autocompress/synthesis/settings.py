@@ -1,0 +1,92 @@
+"""How pixels are optimised: phases, the optimiser and its schedule, what is done to each view."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Bounds = tuple[Sequence[float], Sequence[float]]
+"""Lowest and highest value of each channel."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of iterations at one resolution.
+
+    Attributes:
+        pool: the teacher sees averages of ``pool`` x ``pool`` pixels.
+        iterations: how many.
+    """
+
+    pool: int = 1
+    iterations: int = 1000
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """What :func:`optimise_pixels` does, whatever the objective.
+
+    Attributes:
+        phases: in order; each has a new optimiser, and the best images are those of the last.
+        lr, betas, eps: of Adam.
+        schedule: "cosine", to 0 over each phase, or "constant".
+        warmup: iterations in which the learning rate grows linearly, at most a quarter of the phase.
+        jitter: largest shift in pixels at full resolution, circular, one for the whole batch in each iteration.
+        flip: half of the iterations see the batch mirrored.
+        bounds: pixels are clamped to these at the start and after each step, channel by channel; None for no clamp.
+        normalise: (mean, std) of each channel where pixels are raw values and the teacher reads ``(x - mean) / std``;
+            None where pixels are in the teacher's own, normalised space. ``bounds`` are of the pixels.
+        autocast: half precision on CUDA devices.
+    """
+
+    phases: tuple[Phase, ...] = (Phase(),)
+    lr: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: int = 100
+    jitter: int = 0
+    flip: bool = False
+    bounds: Bounds | None = None
+    normalise: tuple[Sequence[float], Sequence[float]] | None = None
+    autocast: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.phases or any(phase.pool < 1 or phase.iterations < 1 for phase in self.phases):
+            raise ValueError("there must be a phase, and each must have a pool and iterations of at least 1")
+
+    @property
+    def iterations(self) -> int:
+        """Of all phases."""
+        return sum(phase.iterations for phase in self.phases)
+
+
+def pixel_bounds(mean: Sequence[float], std: Sequence[float]) -> Bounds:
+    """What pixel values from 0 to 1 are after normalisation: [-mean / std, (1 - mean) / std] for each channel."""
+    pairs = list(zip(mean, std, strict=True))
+    return tuple(-m / s for m, s in pairs), tuple((1 - m) / s for m, s in pairs)
+
+
+def learning_rate(settings: PixelSettings, step: int, steps: int) -> float:
+    """Of iteration ``step`` (from 0) of a phase of ``steps``: linear for the first w iterations, (step + 1) / w, then
+    half a cosine from 1 to 0 over what is left.
+
+    w is 100 in the published code; where a phase has fewer than 400 iterations, it is a quarter of them here.
+    """
+    warmup = min(settings.warmup, steps // 4)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.lr
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def phase_deadlines(phases: Sequence[Phase], seconds: float | None) -> list[float]:
+    """When each phase must be over, in seconds from the start, if all must be over after ``seconds``: in proportion to
+    their work, so that no early phase takes the time of the last, whose images are the result."""
+    if seconds is None:
+        return [math.inf] * len(phases)
+    work = [phase.iterations / phase.pool**2 for phase in phases]
+    return [seconds * sum(work[: number + 1]) / sum(work) for number in range(len(phases))]

@@ -1,0 +1,85 @@
+"""Rules for layer types that the traced graph keeps whole."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.contract import LayerSpec
+from autocompress.graph import facts
+from autocompress.graph.kinds import NORM_TYPES
+from autocompress.quantization import LayerBits, calibrate, harden, operator_counts, plan, quantize, rebuild
+from autocompress.quantization.fakequant import UniformFakeQuantizer
+from autocompress.quantization.leaves import leaf_spec, leaf_types
+from autocompress.testing.rules import difference, require, shapes, through_json
+
+LARGEST_DIFFERENCE = 1e-3
+"""Of what is simulated and what is hardened, in units of the largest logit: both compute the same numbers in float32,
+but a value at the edge of two integers may fall on either side."""
+
+
+def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Tensor) -> None:
+    """Checks what the engine relies on of the leaf layers in ``model``, which is left as it is: they count their
+    operators, and where they have an integer form it is the same simulated, hardened and rebuilt.
+
+    Args:
+        model: float, eval, made by ``autocompress.models`` and changed by a transform.
+        specs: of the transform.
+        images: of the model's input size.
+
+    Raises:
+        ContractViolation: naming the rule that is broken.
+    """
+    names = [name for name, layer in model.named_modules() if leaf_spec(layer, specs) is not None]
+    if not names:
+        return
+    size, model = models.input_size(model), _awake(model)
+    counts = operator_counts(model, size, specs)
+    for name in names:
+        own = [count for count in counts if count.layer == name]
+        require(
+            bool(own) and all(count.operations > 0 for count in own),
+            f"operator_counts of {name} must say how many operations it has for one image",
+        )
+    config = {name: LayerBits("uniform") for name in facts(model, size, leaf_types(specs)).layers}
+    network = quantize(model, config, lambda _, spec: UniformFakeQuantizer(spec), input_size=size, specs=specs)
+    calibrate(network, [images])
+    hardened = harden(network)
+    for name in network.leaves():
+        layer = hardened.get_submodule(name)
+        require(leaf_spec(layer, specs) is not None, f"the hardened form of {name} must be of its layer type")
+        bits = (getattr(layer, "weight_bits", None), getattr(layer, "input_bits", None))
+        require(bits == (8, 8), f"the hardened form of {name} must say weight_bits and input_bits; it says {bits}")
+    with torch.no_grad():
+        expected, found = network.eval()(images), hardened(images)
+    error = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
+    require(
+        error <= LARGEST_DIFFERENCE,
+        f"leaf layers must compute the same simulated and hardened; the logits differ by {error:.2g} of the largest",
+    )
+    dry = harden(network, dry_run=True)
+    rule = "the hardened structure must not depend on the grid"
+    require(shapes(dry) == shapes(hardened), f"{rule}; tensors differ: {difference(shapes(dry), shapes(hardened))}")
+    fresh = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.zero_()
+    again = rebuild(fresh, through_json(plan(hardened), "the plan of quantization"), specs)
+    again.load_state_dict(hardened.state_dict())
+    with torch.no_grad():
+        same = torch.equal(again(images), found)
+    require(same, "a hardened leaf layer must be all in its parameters, its buffers and the grid: rebuilt it differs")
+
+
+def _awake(model: nn.Module) -> nn.Module:
+    """A copy in which every layer matters: timm starts the last norm of a residual branch at zero."""
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, NORM_TYPES) and isinstance(weight, torch.Tensor) and not bool(weight.any()):
+            nn.init.ones_(weight)
+    return model

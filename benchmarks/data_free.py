@@ -1,0 +1,83 @@
+"""Compression without the training data against its targets: students from scratch, uses of the images, time.
+
+Each part is written into one JSON as soon as it is done; rows lie in files beside it, and an interrupted run goes on
+where it was.
+
+    python benchmarks/data_free.py [--parts students uses speed] [--seeds 0 1 2] [--threads 2] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from parts import free_speed, free_students, free_uses
+from shared.running import put, run_parts
+
+OUT = Path("results/benchmarks/data_free.json")
+LINES = {"students": free_students.lines, "uses": free_uses.lines, "speed": free_speed.lines}
+
+
+def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The parts by name, with the options given."""
+    o = chosen
+
+    def beside(name: str) -> Path:
+        return o.out.with_name(f"{o.out.stem}-{name}.json")
+
+    def keep(name: str) -> Callable[[dict[str, Any]], None]:
+        return lambda part: put(o.out, LINES, name, part)
+
+    students = free_students.Budget(o.images, o.iterations, o.steps)
+    uses = free_uses.Budget(o.use_images, o.iterations, o.use_epochs)
+    teachers = dict(word.split("=") for word in o.teachers)
+    return {
+        "students": lambda: free_students.run(
+            teachers, o.epochs, o.ways, o.seeds, students, out=beside("students"), keep=keep("students")
+        ),
+        "uses": lambda: free_uses.run(
+            o.model, o.data, o.epochs, o.uses, o.seeds, uses, out=beside("uses"), keep=keep("uses")
+        ),
+        "speed": lambda: free_speed.run(o.speed_model, "digits", o.speed_images, o.speed_iterations, o.rounds),
+    }
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
+    parser.add_argument(
+        "--teachers",
+        nargs="+",
+        default=["digits=resnet18", "digits lenet=lenet5", "glyphs=resnet10t"],
+        help="DATA=BACKBONE, of students",
+    )
+    parser.add_argument("--ways", nargs="+", choices=list(free_students.WAYS), default=list(free_students.WAYS))
+    parser.add_argument("--epochs", type=int, default=12, help="of float baselines")
+    parser.add_argument("--images", type=int, default=512, help="of a set that a student learns from")
+    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1500, help="of a student")
+    parser.add_argument("--model", default="resnet10t", help="of uses")
+    parser.add_argument("--data", default="glyphs", help="of uses")
+    parser.add_argument("--uses", nargs="+", choices=list(free_uses.USES), default=list(free_uses.USES))
+    parser.add_argument("--use-images", type=int, default=1024)
+    parser.add_argument("--use-epochs", type=int, default=12)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of sets and students")
+    parser.add_argument("--speed-model", default="resnet18")
+    parser.add_argument("--speed-images", type=int, default=256)
+    parser.add_argument("--speed-iterations", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7, help="of speed")
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--out", type=Path, default=OUT)
+    return parser
+
+
+def main() -> None:
+    """Runs the parts in order, prints their tables and writes the JSON."""
+    run_parts(options().parse_args(), runs, LINES)
+
+
+if __name__ == "__main__":
+    main()

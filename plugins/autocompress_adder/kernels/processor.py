@@ -1,0 +1,38 @@
+"""What the processor that numba compiles for can do."""
+
+from __future__ import annotations
+
+import functools
+
+from llvmlite import binding
+from numba import config
+
+
+@functools.cache
+def features() -> frozenset[str]:
+    """LLVM's names of instruction sets, such as ``avx2``; those of ``NUMBA_CPU_FEATURES`` where a user limits numba."""
+    limits: dict[str, str | None] = vars(config)  # numba makes these attributes from the environment
+    if limits["CPU_NAME"] is None and limits["CPU_FEATURES"] is None:
+        found = binding.get_host_cpu_features()
+        return frozenset(name for name, there in found.items() if there)
+    return frozenset(name[1:] for name in (limits["CPU_FEATURES"] or "").split(",") if name.startswith("+"))
+
+
+def has(*names: str) -> bool:
+    """Whether all of these are there."""
+    return features().issuperset(names)
+
+
+@functools.cache
+def lanes() -> int:
+    """Numbers of 32 bits in one of its vectors: 16 (AVX-512), 8 (AVX) or 4."""
+    if has("avx512f", "avx512dq"):
+        return 16
+    return 8 if has("avx") else 4
+
+
+@functools.cache
+def tile() -> tuple[int, int]:
+    """Rows of patches and of filters that are compared at a time: as many pairs as :func:`lanes`, so that the sums of
+    a tile end in one vector, and few enough that all of them stay in registers."""
+    return {16: (4, 4), 8: (2, 4), 4: (2, 2)}[lanes()]

@@ -1,0 +1,119 @@
+"""The inner loop of both forward kernels: a few patches against a few filters, all sums in registers.
+
+A tile reads patches where they lie in the padded images: ``runs`` runs of ``length`` numbers, ``line`` apart. Each step
+of its loop loads one vector of each patch and filter, and uses each of these for as many distances as there are filters
+or patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from autocompress_adder.kernels.vectors import INDEX, accumulators, everywhere, index, item_pointer, pick, totals
+
+BLOCK = 64
+"""Patches of one block: small enough that their part of the images stays in the cache while all filters pass."""
+
+
+class Tile(NamedTuple):
+    """What a tile consists of.
+
+    Attributes:
+        rows, filters: of the tile.
+        taps: the vector that is loaded.
+        sums: the vector of partial sums of one pair.
+        apart: emits the distances of two vectors of taps, as ``sums``. Its last argument is a vector of exponents.
+        add: emits their addition.
+        finish: emits, from every pair's sums, row by row, vectors of which :func:`vectors.totals` makes results.
+        result: one result; a vector of totals holds one for every pair of the tile.
+    """
+
+    rows: int
+    filters: int
+    taps: ir.VectorType
+    sums: ir.VectorType
+    apart: Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
+    add: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
+    finish: Callable[[ir.IRBuilder, Sequence[ir.Value]], Sequence[ir.Value]]
+    result: ir.Type
+
+
+def compiled(tile: Tile | None, taps: Any, results: Any) -> Any:
+    """A tile as a function for numba's functions to call; on a processor that lacks it (None) it does nothing.
+
+    It writes ``out[to + i, which + j]`` for the patches that begin at ``begins[row + i]`` and filters ``which + j``.
+
+    Args:
+        tile: of what.
+        taps, results: numba's types of images and filters, and of the output.
+    """
+    at = types.int64
+    flat, begins = types.Array(taps, 1, "C"), types.Array(types.int64, 1, "C")
+    filters, out = types.Array(taps, 2, "C"), types.Array(results, 2, "C")
+    signature = types.void(flat, begins, at, at, at, at, filters, at, out, at, types.float32)
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        if tile is not None:
+            arrays = {at: context.make_array(signature.args[at])(context, builder, values[at]) for at in (0, 1, 6, 8)}
+            _tile(builder, tile, arrays, values)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def function(  # type: ignore[no-untyped-def]  # numba wants them named
+        typing_context, images, begins, row, line, runs, length, filters, which, out, to, p
+    ):
+        del typing_context, images, begins, row, line, runs, length, filters, which, out, to, p
+        return signature, emit
+
+    return function
+
+
+def _tile(builder: ir.IRBuilder, tile: Tile, arrays: Any, values: Any) -> None:
+    row, line, runs, length, which, to = (values[at] for at in (2, 3, 4, 5, 7, 9))
+    columns, wide = (cgutils.unpack_tuple(builder, arrays[at].shape, 2)[1] for at in (6, 8))
+    begins = [builder.load(item_pointer(builder, arrays[1].data, builder.add(row, index(i)))) for i in range(tile.rows)]
+    taken = [builder.mul(builder.add(which, index(j)), columns) for j in range(tile.filters)]
+    exponents = everywhere(builder, values[10], tile.taps.count)
+    places = accumulators(builder, tile.rows * tile.filters, tile.sums)
+    with cgutils.for_range(builder, runs, intp=INDEX) as run:
+        down, across = builder.mul(run.index, line), builder.mul(run.index, length)
+        patches = [item_pointer(builder, arrays[0].data, builder.add(begin, down)) for begin in begins]
+        weights = [item_pointer(builder, arrays[6].data, builder.add(start, across)) for start in taken]
+        with cgutils.for_range_slice(builder, index(0), length, index(tile.taps.count), INDEX) as (k, _):
+            left = [builder.load(item_pointer(builder, patch, k, tile.taps), align=1) for patch in patches]
+            for j, weight in enumerate(weights):
+                right = builder.load(item_pointer(builder, weight, k, tile.taps), align=1)
+                for i in range(tile.rows):
+                    place = places[i * tile.filters + j]
+                    apart = tile.apart(builder, left[i], right, exponents)
+                    builder.store(tile.add(builder, builder.load(place), apart), place)
+    sums = tile.finish(builder, [builder.load(place) for place in places])
+    found = totals(builder, sums, lambda one, other: tile.add(builder, one, other))
+    found = builder.bitcast(found, ir.VectorType(tile.result, tile.rows * tile.filters))
+    for i in range(tile.rows):
+        start = builder.add(builder.mul(builder.add(to, index(i)), wide), which)
+        part = pick(builder, found, range(i * tile.filters, (i + 1) * tile.filters))
+        builder.store(part, item_pointer(builder, arrays[8].data, start, part.type), align=4)
+
+
+@njit(cache=True, nogil=True)
+def locate(shape: Any, first: int, end: int, lines: int, line: int, begins: Any) -> None:
+    """Where patches from ``first`` on begin in flat padded images; from ``end`` on the last one is repeated.
+
+    Args:
+        shape: a :class:`layout.Geometry`.
+        first, end: patches, counted row by row through all images.
+        lines, line: of an image, and the numbers in each.
+        begins: int64 ``(BLOCK)``, written.
+    """
+    for number in range(begins.shape[0]):
+        image, place = divmod(min(first + number, end - 1), shape.high * shape.wide)
+        down, along = divmod(place, shape.wide)
+        begins[number] = (image * lines + down * shape.down) * np.int64(line) + along * shape.along

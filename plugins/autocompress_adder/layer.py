@@ -1,0 +1,91 @@
+"""The adder convolution (AdderNet, section 1 of its digest), in float.
+
+    Y[m, o] = -sum_k |P[m, k] - W[o, k]| + b[o]
+
+P are the patches of the input, K = C d d taps each, zero padding included: a padded tap contributes -|W|. Outputs are
+about -K, so a batch normalisation must stand behind the layer; it makes b superfluous for training, and b is there for
+what must stay exact when inputs are removed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autocompress_adder import exporting, ops
+
+
+class AdderConv2d(nn.Module):
+    """Negative l1 distance of patches and filters. Input ``(N, C, H, W)``, output ``(N, O, H', W')``, in float.
+
+    Gradients are AdderNet's, not the true ones: X - F for the filters, HT(F - X) for the input.
+
+    Args:
+        in_channels, out_channels: C and O.
+        kernel_size: d, square.
+        stride, padding: (height, width) each.
+        norm: the layer brings its own batch normalisation, and applies it: for a place that has none behind.
+    """
+
+    weight: torch.Tensor
+    """``(O, C, d, d)``."""
+    bias: torch.Tensor
+    """``(O,)``; not trained."""
+    norm: nn.Module | None
+    p: float
+    """The exponent while a schedule trains from l2 to l1: -sum |P - W|^p. 1 in a finished layer."""
+    as_convolution: bool
+    """In training, until its turn comes: the layer computes the convolution with its weight."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        *,
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self._set_geometry(in_channels, out_channels, (kernel_size, kernel_size), stride, padding)
+        # N(0, 1), the official code's initialisation: distances do not shrink with small weights (section 3).
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        # What follows takes any constant out: its gradient is rounding noise, which Adam would make steps of.
+        self.bias = nn.Parameter(torch.zeros(out_channels), requires_grad=False)
+        # Registered also as None: the engine gives a layer that is to be quantized the norm behind it.
+        self.register_module("norm", nn.BatchNorm2d(out_channels) if norm else None)
+
+    def _set_geometry(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+    ) -> None:
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, (1, 1), 1
+        self.p, self.as_convolution = 1.0, False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.distances(x, self.weight) + self.bias[:, None, None]
+        return y if self.norm is None else self.norm(y)
+
+    def distances(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The layer's operation without its bias."""
+        if self.as_convolution:
+            return F.conv2d(x, weight, None, self.stride, self.padding)
+        if torch.compiler.is_exporting():
+            return exporting.adder(x, weight, self.stride, self.padding)
+        found: torch.Tensor = ops.adder2d(x, weight, list(self.stride), list(self.padding), self.p)
+        return found
+
+    def finish(self) -> None:
+        """The deployed operation, whatever a schedule was at."""
+        self.p, self.as_convolution = 1.0, False
+
+    def extra_repr(self) -> str:
+        sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        return f"{sizes}, stride={self.stride}, padding={self.padding}"

@@ -1,0 +1,67 @@
+"""When which layer of a network in training becomes an adder, and with which exponent (sections 7 and 10).
+
+Everything follows from the fraction of the steps that are done, so a paused training needs no memory of it, and from
+``SETTLED`` on every layer is what is deployed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Exponents = Literal["l1", "l2-to-l1"]
+Order = Literal["at-once", "late-first"]
+
+SETTLED = 0.5
+"""Of the steps; the rest train the deployed layers."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Of one layer at one step: still the convolution with its weight, or an adder with the exponent ``p``."""
+
+    as_convolution: bool
+    p: float
+
+
+FINISHED = State(False, 1.0)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The schedule of a network.
+
+    Attributes:
+        stages: names of layers, stage by stage in network order.
+        order: "at-once", or "late-first": one stage at a time from the last, at equal distances.
+        exponents: "l1", or "l2-to-l1": p falls from 2 to 1 along a line, from the layer's turn until ``SETTLED`` where
+            all turn at once, else until the next stage's turn. -|x - w|^2 / 2 = x w - x^2 / 2 - w^2 / 2 is a
+            convolution, but for a constant of each channel and a term that all channels of a place share.
+    """
+
+    stages: Sequence[Sequence[str]]
+    order: Order = "at-once"
+    exponents: Exponents = "l1"
+
+    @property
+    def plain(self) -> bool:
+        """There is nothing to do: every layer is finished from the first step."""
+        return self.order == "at-once" and self.exponents == "l1"
+
+    def at(self, done: float) -> dict[str, State]:
+        """The state of each layer when the fraction ``done`` of the steps is behind."""
+        states: dict[str, State] = {}
+        count = len(self.stages)
+        for index, names in enumerate(self.stages):
+            waits = count - 1 - index if self.order == "late-first" else 0
+            length = SETTLED / count if self.order == "late-first" else SETTLED
+            states.update(dict.fromkeys(names, self._state(done, waits * length, length)))
+        return states
+
+    def _state(self, done: float, turn: float, length: float) -> State:
+        if done < turn:
+            return State(True, 1.0)
+        if self.exponents == "l1" or done >= turn + length:
+            return FINISHED
+        return State(False, 2.0 - (done - turn) / length)

@@ -1,0 +1,130 @@
+"""What happens to adder layers while a network trains (sections 3, 5, 10 and 11 of the digest).
+
+The batch normalisation behind an adder layer divides by a large deviation, so the gradient of its filters is tiny, and
+of another size in each layer. AdderNet therefore gives each layer's gradient one length:
+
+    dF_l = gamma * alpha_l * grad(F_l),     alpha_l = eta * sqrt(k_l) / ||grad(F_l)||_2,     k_l = numel(F_l)
+
+so the root mean square of the scaled gradient is eta. The paper's code does so within the backward pass; here it is
+done between backward and step, where the gradient is whole and unscaled: gradients that several backward passes
+accumulate are scaled once, together, and the scale of the loss cancels for the filters alone.
+
+Adam would divide eta out again: the filters are updated by SGD with momentum, whatever trains the rest. Weight decay
+comes behind, as in the paper. The filters' gradients take no part in the clipping of gradients: it would undo the rule,
+and their length, sqrt(k) eta, would leave nothing of the others'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from autocompress.contract import Callback, Context, Params
+from autocompress_adder.convert import adder_layers
+from autocompress_adder.integers import SimulatedAdder2d
+from autocompress_adder.schedule import Turns
+
+WEIGHT_DECAY = 5e-4
+"""The paper's on CIFAR; it meets a gradient of the size eta, unlike AdamW's."""
+SMALLEST_NORM = 1e-12
+CALIBRATION_IMAGES = 512
+
+
+@torch.no_grad()
+def scale_gradient(gradient: torch.Tensor, eta: float) -> None:
+    """``gradient`` times alpha, in place; one that is zero stays zero."""
+    norm = gradient.norm().clamp(min=SMALLEST_NORM)
+    gradient.mul_(eta * math.sqrt(gradient.numel()) / norm)
+
+
+class AdderTraining(Callback):
+    """Scales the filters' gradients, runs the schedule, and compares features with the teacher's.
+
+    Args:
+        model: what is to train.
+        params: of the method: ``eta``, ``lr_scale``, ``schedule``, ``order``, ``feature``, and ``stages``, the names of
+            convolutions by group in network order.
+        context: gives the images for statistics.
+        taps: names of the norms whose outputs are compared, of student and teacher.
+    """
+
+    def __init__(self, model: nn.Module, params: Params, context: Context, taps: Sequence[str] = ()) -> None:
+        self._eta, self._lr_scale, self._feature = params["eta"], params["lr_scale"], params["feature"]
+        self._context, self._taps = context, list(taps)
+        self._turns = _turns(model, params, context)
+        self._total = 1
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """The filters: SGD with momentum, a learning rate of their own, not clipped."""
+        filters = [layer.weight for layer in adder_layers(model).values()]
+        group = {"params": filters, "optimizer": "sgd", "clip": False}
+        return [{**group, "lr_scale": self._lr_scale, "weight_decay": WEIGHT_DECAY}]
+
+    def taps(self) -> list[str]:
+        """The last norm of each stage that has adder layers."""
+        return self._taps if self._feature else []
+
+    def on_start(self, model: nn.Module, total_steps: int) -> None:
+        """Notes how long the schedule is."""
+        del model
+        self._total = max(total_steps, 1)
+
+    def before_step(self, model: nn.Module, step: int) -> None:
+        """Sets exponents, and who has had its turn."""
+        if self._turns.plain:
+            return
+        layers = adder_layers(model)
+        for name, state in self._turns.at(step / self._total).items():
+            layers[name].p, layers[name].as_convolution = state.p, state.as_convolution
+
+    def loss(self, student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """``b * mean over stages of ||f_s - f_t||^2 / ||f_t - mean||^2``: features behind batch normalisation, each
+        stage's error in units of the teacher's variance."""
+        errors = [
+            _relative_error(student[name], teacher[name])
+            for name in self._taps
+            if name in student and name in teacher and student[name].shape == teacher[name].shape
+        ]
+        return self._feature * torch.stack(errors).mean() if self._feature and errors else None
+
+    def after_backward(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
+        """Scales the gradients; filters whose turn has not come stay as they are."""
+        del optimizer, step
+        for layer in adder_layers(model).values():
+            if layer.as_convolution:
+                layer.weight.grad = None
+            elif layer.weight.grad is not None:
+                scale_gradient(layer.weight.grad, self._eta)
+
+    def on_end(self, model: nn.Module) -> None:
+        """Every layer is what is deployed; after a schedule, statistics that moved with it are averaged anew."""
+        for layer in adder_layers(model).values():
+            layer.finish()
+        if not self._turns.plain and self._context.transfer is not None:
+            from autocompress.compression.evaluation import recalibrate_batch_norm
+
+            recalibrate_batch_norm(model, self._context.transfer.calibration, CALIBRATION_IMAGES)
+
+
+def _turns(model: nn.Module, params: Params, context: Context) -> Turns:
+    """The schedule of the layers in ``model``. A network whose integers are simulated was trained before, and norms
+    with frozen statistics could not follow: both have their layers finished from the start."""
+    layers = adder_layers(model)
+    frozen = context.transfer is not None and "freeze_batch_norm" in context.transfer.demands
+    if frozen or any(isinstance(layer, SimulatedAdder2d) for layer in layers.values()):
+        return Turns([])
+    stages = [
+        [name for name in layers if any(name == host or name.startswith(f"{host}.") for host in hosts)]
+        for hosts in params["stages"].values()
+    ]
+    return Turns([stage for stage in stages if stage], params["order"], params["schedule"])
+
+
+def _relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    theirs = theirs.detach().float()
+    return (ours.float() - theirs).square().mean() / theirs.var(correction=0).clamp(min=1e-6)

@@ -1,0 +1,150 @@
+"""The data source ``deepinversion``: its space, and how it makes a transfer set."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.contract import Context, DataSource, Params, Space, TransferSet
+from autocompress.data import DataInfo
+from autocompress.errors import UserError
+from autocompress.synthesis import (
+    Optimised,
+    SynthesisBudget,
+    balanced_labels,
+    data_info,
+    optimise_pixels,
+    reasons_against_statistics,
+    starting_noise,
+    teacher_logits,
+    transfer_set,
+)
+from autocompress_deepinversion.objective import objective
+from autocompress_deepinversion.settings import PRESETS, SCHEDULES, Settings, defaults_for
+
+if TYPE_CHECKING:
+    from autocompress.job import Job
+
+log = logging.getLogger("autocompress")
+
+
+class DeepInversion(DataSource):
+    """Images that the teacher takes for given classes and that have the feature statistics of its training images.
+
+    Searched is one parameter, ``deepinversion.preset``: "plain", or "adaptive", which is asked again with the live
+    student and prefers images on which the student and the teacher disagree. The others hold for the whole job, at
+    published values by image size (see ``defaults_for``), because every set costs minutes and is worth keeping: images,
+    batch_size, iterations, lr, schedule, feature, tv, l2, competition, first_norm, jitter, flip, clamp, pooled (see
+    ``Settings``). Weights are tied to batch size, resolution and depth: whoever changes one of them should look at the
+    others.
+    """
+
+    name = "deepinversion"
+    version = "1"
+    reference = (
+        "Yin et al., Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion, CVPR 2020, arXiv 1912.08795"
+    )
+
+    def check(self, model: nn.Module, job: Job) -> list[str]:
+        """It needs a classifier with batch norms that recorded real images."""
+        del job
+        if not models.classifier(model):
+            return ["the model gives no logits of classes"]
+        return reasons_against_statistics(model)
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        """The preset; everything else at its default unless the job says otherwise."""
+        cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+        own = defaults_for(models.input_size(model), bool(cfg.get("fixed_input_size")))
+        fixed: dict[str, Any] = {"structural": False, "searched": False}
+        preset = space.categorical("preset", PRESETS, default="plain", structural=False)
+        params = {
+            "preset": preset,
+            "images": space.integer("images", 1, 1_000_000, default=own.images, **fixed),
+            "batch_size": space.integer("batch_size", 1, 4096, default=own.batch_size, **fixed),
+            "iterations": space.integer("iterations", 1, 100_000, default=own.iterations, **fixed),
+            "lr": space.float("lr", 1e-3, 1.0, default=own.lr, log=True, **fixed),
+            "schedule": space.categorical("schedule", SCHEDULES, default=own.schedule, **fixed),
+            "feature": space.float("feature", 0.0, 1e3, default=own.feature, **fixed),
+            "tv": space.float("tv", 0.0, 1.0, default=own.tv, **fixed),
+            "l2": space.float("l2", 0.0, 1.0, default=own.l2, **fixed),
+            "first_norm": space.float("first_norm", 0.0, 100.0, default=own.first_norm, **fixed),
+            "jitter": space.float("jitter", 0.0, 0.5, default=own.jitter, **fixed),
+            "flip": space.categorical("flip", (True, False), default=own.flip, **fixed),
+            "clamp": space.categorical("clamp", (True, False), default=own.clamp, **fixed),
+            "pooled": space.categorical("pooled", (True, False), default=own.pooled, **fixed),
+        }
+        if preset == "adaptive":
+            params["competition"] = space.float("competition", 0.0, 100.0, default=own.competition, **fixed)
+        return params
+
+    def adapts(self, params: Params) -> bool:
+        """The adaptive preset looks at the student."""
+        return bool(params.get("preset") == "adaptive")
+
+    def apply(
+        self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
+    ) -> TransferSet:
+        """Makes the images, batch by batch, each of balanced classes. There are no soft targets: whoever trains asks
+        the teacher again, on augmented images.
+
+        ``student`` is only looked at by the adaptive preset; its first set, before there is a student, is a plain one.
+
+        Raises:
+            UserError: if the teacher has no usable statistics (and ``feature`` is not 0), or gives numbers that are not
+                finite.
+            TrialFailed: if the objective stops being finite.
+        """
+        settings = Settings.of(params)
+        if settings.feature and (reasons := reasons_against_statistics(teacher)):
+            raise UserError(f"deepinversion cannot make images: {reasons[0]}", "choose another data source")
+        info = data_info(teacher)
+        wanted = settings.images if context.images is None else min(settings.images, context.images)
+        student = student if self.adapts(params) else None
+        images, labels, batches = self._make(teacher, settings, info, wanted, context, student)
+        logits = teacher_logits(teacher, images)
+        agreement = 100 * float((logits.argmax(1) == labels).float().mean())
+        distance = sum(batch.losses.get("feature", 0.0) for batch in batches) / len(batches)
+        log.info(
+            "deepinversion: %d images, agreement with their labels %.1f %%, feature distance %.3g, %.0f s",
+            *(len(images), agreement, distance, sum(batch.seconds for batch in batches)),
+        )
+        return transfer_set(images, logits, info, stored=False, made_by=[self.name, self.version], seed=context.seed)
+
+    def _make(
+        self,
+        teacher: nn.Module,
+        settings: Settings,
+        info: DataInfo,
+        wanted: int,
+        context: Context,
+        student: nn.Module | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, list[Optimised]]:
+        generator = torch.Generator().manual_seed(context.seed)
+        sizes = SynthesisBudget(wanted, settings.batch_size).batches
+        labels, made = [], []
+        for number, size in enumerate(sizes):
+            # Whole-set statistics cannot be matched by a few classes: each batch has as many of them as it can.
+            labels.append(balanced_labels(size, info.num_classes, generator, first=sum(sizes[:number])))
+            start = starting_noise(size, info.input_size, generator)
+
+            def progress(done: float, text: str = "", before: int = number) -> None:
+                context.progress((before + done) / len(sizes), text)
+
+            made.append(
+                optimise_pixels(
+                    teacher,
+                    start,
+                    objective(settings, student is not None),
+                    settings.pixels(info),
+                    targets=labels[-1],
+                    student=student,
+                    seed=int(torch.randint(2**62, (), generator=generator)),
+                    progress=progress,
+                )
+            )
+        return torch.cat([batch.images for batch in made]), torch.cat(labels), made

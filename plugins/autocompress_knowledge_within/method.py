@@ -1,0 +1,185 @@
+"""The data source ``knowledge_within``: Gaussian noise, images of a class, images with the recorded statistics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.contract import Context, DataSource, Params, Space, TransferSet
+from autocompress.errors import InvalidRecipe
+from autocompress.job import limits_of
+from autocompress.synthesis.budget import SynthesisBudget, balanced_labels, starting_noise
+from autocompress.synthesis.pixels import Objective, Phase, PixelSettings, optimise_pixels
+from autocompress.synthesis.sets import data_info, teacher_logits, transfer_set
+from autocompress.synthesis.settings import pixel_bounds
+from autocompress.synthesis.statistics import norm_layers, reasons_against_statistics
+from autocompress.synthesis.terms import class_loss
+from autocompress.synthesis.terms_gaussian import batch_norm_divergence, blur_residual
+
+if TYPE_CHECKING:
+    from autocompress.job import Job
+
+SCHEMES = ("bns+inception", "bns", "inception", "gaussian")
+PRESETS = ("bns+inception", "bns", "gaussian")
+"""Searched over on a model with batch norm."""
+WITHOUT_NORM = ("inception", "gaussian")
+"""What a model without batch norm leaves, searched over or not."""
+AS_PRESET = "preset"
+SHIFT = 16
+"""Views are shifted by up to a sixteenth of the image."""
+
+
+class KnowledgeWithin(DataSource):
+    """Makes images by one of the paper's three schemes, or by two of them together (digest, 3):
+
+        gaussian        x ~ N(0, I), normalised. Nothing is optimised.
+        inception       L_I = mean CE(M(x), y) + lambda_p P(x), y balanced labels, P(x) = mean ||x - G * x||^2
+        bns             L_BNS = mean over layers, mean over channels of KL(N(mu^, s^2) || N(mu~, s~2)), ^ recorded
+        bns+inception   L_BNS + gamma mean CE(M(x), y) + lambda_p P(x)
+
+    The paper says of the last that it comes close to fine-tuning with real data; no figure of its tables could be
+    checked when this was written, and no official code was found, so none is quoted or reproduced here. What it
+    leaves open was settled by us: the order of averaging, the kernel of G (3 x 3, sigma 1), gamma and lambda_p, Adam
+    with learning rate 0.1 falling to 0 by half a cosine, small shifts of the views, and pixels that are clamped to
+    what an image can be (but not those of the Gaussian scheme).
+
+    "gaussian" and "inception" leave statistics inside the network unlike the recorded ones, so a student that learns
+    from them must keep its batch norms: the set demands ``freeze_batch_norm``.
+
+    Soft targets are not stored: training augments images, and asks the teacher about what the student sees.
+
+    Parameters (``knowledge_within.`` before each):
+        preset: "bns+inception", "bns" or "gaussian"; on a model without batch norm "inception" or "gaussian".
+
+    Not searched unless the job says so, since each value costs a set of its own:
+        scheme: any of the four, whatever ``preset`` says. Fixed in a job, "inception" can be had on any model.
+        gamma: of the class term beside L_BNS, which is a mean over channels and gets small: with 1 the classes drown
+            the statistics, with 0.1 both are reached.
+        lambda_p: of the smoothness prior.
+        lr, iterations: of Adam.
+        images: how many.
+        batch_size: the most that are made together. Statistics are taken over a batch, and deep layers need large ones:
+            even images of the right distribution score about 1 / batch.
+    """
+
+    name = "knowledge_within"
+    version = "1"
+    reference = (
+        "Haroush et al., The Knowledge Within: Methods for Data-Free Model Compression, CVPR 2020, arXiv 1912.01274"
+    )
+
+    def check(self, model: nn.Module, job: Job) -> list[str]:
+        """Only a scheme that the job fixes can be impossible: two of the four need nothing but the model."""
+        limits = limits_of(job).values
+        for key in (f"{self.name}.scheme", f"{self.name}.preset"):
+            wanted = limits.get(key)
+            needing = [s for s in ([wanted] if isinstance(wanted, str) else wanted or []) if _needs_norms(s)]
+            if needing and (reasons := reasons_against_statistics(model)):
+                return [f"its scheme '{needing[0]}' needs batch norm, and {reasons[0]}"]
+        return []
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        """The preset, and what a job may fix."""
+        # By structure alone: the space of a model must not change when it is trained.
+        has_norms = bool(norm_layers(model))
+        schemes, presets = (SCHEMES, PRESETS) if has_norms else (WITHOUT_NORM, WITHOUT_NORM)
+        scheme = space.categorical("scheme", [*schemes, AS_PRESET], default=AS_PRESET, structural=False, searched=False)
+        if scheme == AS_PRESET:
+            scheme = space.categorical("preset", presets, default=presets[0], structural=False)
+        params: Params = {
+            "scheme": scheme,
+            "images": space.integer("images", 1, 100_000, default=1024, structural=False, searched=False),
+        }
+        if scheme == "gaussian":
+            return params
+        params |= {
+            "batch_size": space.integer("batch_size", 1, 4096, default=128, structural=False, searched=False),
+            "iterations": space.integer("iterations", 1, 20_000, default=500, structural=False, searched=False),
+            "lr": space.float("lr", 1e-3, 1.0, default=0.1, log=True, structural=False, searched=False),
+        }
+        if scheme == "bns+inception":
+            params["gamma"] = space.float("gamma", 1e-3, 10.0, default=0.1, log=True, structural=False, searched=False)
+        if scheme != "bns":
+            params["lambda_p"] = space.float("lambda_p", 0.0, 1.0, default=1e-2, structural=False, searched=False)
+        return params
+
+    def apply(
+        self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
+    ) -> TransferSet:
+        """Makes the images, in batches, by ``context.seed``.
+
+        Raises:
+            InvalidRecipe: for a scheme that needs batch norm where the teacher has no usable one.
+            UserError, TrialFailed: as ``optimise_pixels``.
+        """
+        del student
+        scheme = params["scheme"]
+        if _needs_norms(scheme) and (reasons := reasons_against_statistics(teacher)):
+            raise InvalidRecipe(f"the scheme '{scheme}' of {self.name} needs batch norm, and {reasons[0]}")
+        wanted = params["images"] if context.images is None else min(params["images"], context.images)
+        size = models.input_size(teacher)
+        if scheme == "gaussian":
+            images = starting_noise(wanted, size, torch.Generator().manual_seed(context.seed))
+            context.progress(1.0, "images")
+        else:
+            images = self._optimised(teacher, params, context, wanted)
+        return transfer_set(
+            images,
+            teacher_logits(teacher, images),
+            data_info(teacher),
+            demands=() if _needs_norms(scheme) else ("freeze_batch_norm",),
+            made_by=[self.name, self.version, params],
+            stored=False,
+            seed=context.seed,
+        )
+
+    def _optimised(self, teacher: nn.Module, params: Params, context: Context, wanted: int) -> torch.Tensor:
+        info = data_info(teacher)
+        generator = torch.Generator().manual_seed(context.seed)
+        batches = SynthesisBudget(wanted, params["batch_size"], params["iterations"]).batches
+        settings = PixelSettings(
+            phases=(Phase(iterations=params["iterations"]),),
+            lr=params["lr"],
+            jitter=min(info.size) // SHIFT,
+            bounds=pixel_bounds(info.mean, info.std),
+        )
+        images: list[torch.Tensor] = []
+        done = 0
+        for size in batches:
+            labels = balanced_labels(size, info.num_classes, generator, first=done)
+            start = starting_noise(size, info.input_size, generator)
+
+            def progress(fraction: float, text: str = "", done: int = done, size: int = size) -> None:
+                context.progress((done + fraction * size) / wanted, text)
+
+            made = optimise_pixels(
+                teacher,
+                start,
+                objective(params),
+                settings,
+                targets=labels,
+                seed=int(torch.randint(2**31, (), generator=generator)),
+                progress=progress,
+            )
+            images.append(made.images)
+            done += size
+        return torch.cat(images)
+
+
+def objective(params: Params) -> Objective:
+    """L of a scheme that is optimised (digest, 3.2 to 3.4), as weighted terms."""
+    terms: dict[str, tuple[float, object]] = {}
+    scheme = params["scheme"]
+    if _needs_norms(scheme):
+        terms["bns"] = (1.0, batch_norm_divergence)
+    if scheme != "bns":
+        terms["class"] = (params.get("gamma", 1.0), class_loss)
+        terms["blur"] = (params["lambda_p"], blur_residual())
+    return terms  # type: ignore[return-value]
+
+
+def _needs_norms(scheme: str) -> bool:
+    return scheme.startswith("bns")

@@ -1,0 +1,53 @@
+"""How scores are made, as a recipe says it: parameters that are not searched unless the job says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from autocompress.contract import Params, Space
+from autocompress_scop.control import MIXINGS
+from autocompress_scop.knockoffs import KINDS
+from autocompress_scop.scoring import ScoreSettings
+
+MOST_EPOCHS, MOST_IMAGES = 20, 1_000_000
+
+
+def score_space(space: Space, own: ScoreSettings, *, structural: bool) -> Params:
+    """Asks for what makes the scores of ``scop``; by default all is as in ``own``.
+
+    ``score_epochs`` is what a rung of a search by halving would raise. 0 epochs would leave every score at 0 and the
+    choice to the order of channels, so the least is 1.
+    """
+    scales, options = own.scales, {"structural": structural, "searched": False}
+    return {
+        "knockoffs": space.categorical("knockoffs", KINDS, default=own.knockoffs, **options),
+        "score_epochs": space.integer("score_epochs", 1, MOST_EPOCHS, default=max(scales.epochs, 1), **options),
+        "score_images": space.integer("score_images", 0, MOST_IMAGES, default=own.images, **options),
+        "score_lr": space.float("score_lr", 1e-4, 1e-1, default=scales.lr, log=True, **options),
+        "mixing": space.categorical("mixing", MIXINGS, default=scales.mixing, **options),
+    }
+
+
+def settings_of(params: Mapping[str, Any], own: ScoreSettings) -> ScoreSettings:
+    """How a recipe wants its scores made; as in ``own`` where it says nothing."""
+    scales = own.scales
+    return replace(
+        own,
+        knockoffs=params.get("knockoffs", own.knockoffs),
+        images=params.get("score_images", own.images),
+        scales=replace(
+            scales,
+            epochs=params.get("score_epochs", scales.epochs),
+            lr=params.get("score_lr", scales.lr),
+            mixing=params.get("mixing", scales.mixing),
+        ),
+    )
+
+
+def said(params: Mapping[str, Any], own: ScoreSettings) -> Params:
+    """Those of ``params`` that make the scores, where they say something else than ``own``; else nothing, so that all
+    recipes that agree share one set of scores."""
+    names = ("knockoffs", "score_epochs", "score_images", "score_lr", "mixing")
+    return {} if settings_of(params, own) == own else {name: params[name] for name in names}

@@ -1,0 +1,45 @@
+"""A substituted network, recovered for a short while, so that it can be scored itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from autocompress.contract import Context
+
+RECOVERY = {"lr": 2e-3, "distill": 0.5}
+"""RECOVER's own defaults."""
+
+
+def is_substituted(model: nn.Module, baseline: nn.Module) -> bool:
+    """Whether anything was done to the network: another structure, or other weights."""
+    if repr(model) != repr(baseline):
+        return True
+    own, other = model.state_dict(), baseline.state_dict()
+    return own.keys() != other.keys() or any(
+        not torch.equal(own[name], other[name].to(own[name].device)) for name in own
+    )
+
+
+def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
+    """``model`` trained in place as RECOVER would by its defaults, with what its substituted layers need.
+
+    Raises:
+        TrialFailed: if the loss is not finite.
+    """
+    from autocompress.compression import recover
+
+    settings = {**RECOVERY, "epochs": epochs}
+    return recover.run(model, settings, context, list(context.callbacks(model)), pause=context.pause)
+
+
+def breathing(context: Context) -> Callable[..., None]:
+    """``context.progress`` with a pause behind each step: scores are trained while others may measure."""
+
+    def told(done: float, text: str = "") -> None:
+        context.progress(done, text)
+        context.pause()
+
+    return told

@@ -1,0 +1,32 @@
+"""The last layer of a classifier, whose rows are its idea of each class."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autocompress import models
+
+
+def head_weight(model: nn.Module) -> torch.Tensor:
+    """Rows w_k of the layer that gives the logits, ``(K, d)``: a linear layer, or a 1x1 convolution laid flat. Of
+    several heads (distilled transformers) the first.
+
+    Raises:
+        ValueError: saying why there is no such layer.
+    """
+    names = models.classifier(model)
+    if not names:
+        raise ValueError("it has no classifier: its output is features")
+    layer = model.get_submodule(names[0])
+    if isinstance(layer, nn.Conv2d) and (layer.kernel_size != (1, 1) or layer.groups != 1):
+        raise ValueError(f"its last layer '{names[0]}' is a convolution over places or groups")
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise ValueError(f"its last layer '{names[0]}' is no linear layer but {type(layer).__name__}")
+    weight = layer.weight.detach().flatten(1)
+    classes = int(models.architecture(model)["num_classes"])
+    if len(weight) != classes or classes < 2:
+        raise ValueError(f"its last layer '{names[0]}' has {len(weight)} rows, not one for each of {classes} classes")
+    if not torch.isfinite(weight).all():
+        raise ValueError(f"the weights of its last layer '{names[0]}' are not finite numbers")
+    return weight

@@ -1,0 +1,144 @@
+"""Sealed test images: nothing reads them before a search is closed, whatever a method or a source tries."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from noise_source import Peeks, free_job, make_teacher, open_free
+
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import Deployable
+from autocompress.data import DataInfo, Sealed, SealedError, Split, TensorSplit, let_go, opened
+from autocompress.devices.lock import MachineLock
+from autocompress.search.gates import Trial
+from autocompress.search.meter import Meter
+from autocompress.search.run import baseline_row
+from autocompress.search.trainable import Desk, Settings
+
+INFO = DataInfo(2, 1, (4, 4), (0.5,), (0.5,), ("a", "b"))
+
+ACCESSES: dict[str, Callable[[Any], Any]] = {
+    "loader": lambda split: split.loader(2),
+    "labels": lambda split: split.labels(),
+    "digest": lambda split: split.digest,
+    "take": lambda split: split.take(torch.arange(2)),
+    "subset": lambda split: split.subset(2),
+    "all of it": lambda split: split.subset(100),
+    "relabelled": lambda split: split.relabelled(torch.zeros(6)),
+    "prepared": lambda split: split.prepared(INFO),
+    "images": lambda split: split.images,
+    "batch": lambda split: split.batch(torch.arange(2)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": pickle.dumps,
+}
+
+
+def sealed() -> Sealed:
+    return Sealed(TensorSplit(torch.zeros(6, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1] * 3), INFO))
+
+
+@pytest.mark.parametrize("access", ACCESSES.values(), ids=ACCESSES)
+def test_every_way_to_a_sealed_image_is_refused(access: Callable[[Split], Any]) -> None:
+    split = sealed()
+    with pytest.raises(SealedError, match="sealed"):
+        access(split)
+    assert split.refused == 1
+
+
+def test_what_it_is_may_be_known() -> None:
+    split = sealed()
+    assert (len(split), split.num_classes, split.input_size) == (6, 2, (1, 4, 4))
+    assert (split.refused, split.openings) == (0, 0)
+
+
+def test_only_the_object_that_is_opened_is_open_and_only_meanwhile() -> None:
+    split, other = sealed(), sealed()
+    with opened(split) as inside:
+        assert inside.labels().tolist() == [0, 1] * 3
+        assert len(next(iter(split.loader(4)))[0]) == 4
+        with pytest.raises(SealedError):
+            other.labels()
+        with pytest.raises(SealedError):
+            split.subset(2)  # a part would stay open for ever
+    with pytest.raises(SealedError):
+        split.labels()
+    assert split.openings == 1
+
+
+def test_it_is_closed_again_after_an_error() -> None:
+    split = sealed()
+    with pytest.raises(KeyError), opened(split):
+        raise KeyError
+    with pytest.raises(SealedError):
+        split.labels()
+
+
+def test_what_was_let_go_cannot_be_opened() -> None:
+    split = sealed()
+    let_go(split)
+    with pytest.raises(SealedError), opened(split):
+        split.labels()
+    assert len(split) == 6
+
+
+def test_a_split_that_is_not_sealed_is_given_as_it_is() -> None:
+    split = TensorSplit.empty(INFO)
+    let_go(split)
+    with opened(split) as inside:
+        assert inside is split
+
+
+# --- in a job -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
+
+
+ATTEMPTS: dict[str, Callable[[Workbench], Any]] = {
+    "the split": lambda bench: next(iter(bench.splits.test.loader(8))),
+    "its labels": lambda bench: bench.splits.test.labels(),
+    "scoring": lambda bench: bench.accuracy(
+        Deployable(bench.baseline.deployable.file, bench.baseline.deployable.input_size), "test"
+    ),
+    "all splits": lambda bench: bench.splits.digest,
+}
+
+
+@pytest.mark.parametrize("look", ATTEMPTS.values(), ids=ATTEMPTS)
+def test_a_trial_cannot_touch_the_test_images(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[Any], Any]
+) -> None:
+    monkeypatch.setattr(Peeks, "look", staticmethod(look))
+    bench = open_free(
+        free_job(teacher, tmp_path, device="cost-model:bitops", model_args={"in_chans": 1, "img_size": 32})
+    )
+    assert isinstance(bench, Workbench)
+    test = bench.splits.test
+    assert isinstance(test, Sealed)
+    assert test.refused == test.openings == 0, "opening the job read none of them"
+    meter = Meter.of(bench.job, bench.device)
+    trial = Trial(bench, meter, MachineLock(tmp_path / "locks"), 0, tmp_path / "free", baseline_row(bench, meter))
+    row = trial.run({"peeks.on": "yes", "recover.epochs": 0, "bits.weight.model": "none"})
+    assert row["status"] == "failed"
+    assert "SealedError: the test images are sealed" in row["reason"]
+    assert test.refused > 0
+    assert test.openings == 0
+
+
+def test_a_worker_has_no_test_images_at_all(teacher: Path, tmp_path: Path) -> None:
+    job = free_job(teacher, tmp_path, device="cost-model:bitops", model_args={"in_chans": 1, "img_size": 32})
+    desk = Desk.of(Settings(job, tmp_path, {}, 1, tmp_path, None, open_free))
+    assert isinstance(desk.bench, Workbench)
+    test = desk.bench.splits.test
+    assert len(test) == 360
+    with pytest.raises(SealedError), opened(test):
+        test.labels()

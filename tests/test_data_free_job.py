@@ -1,0 +1,319 @@
+"""Jobs without training data: what they may say, where their images come from, and what judges their candidates."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from noise_source import IMAGES, Blobs, Specks, free_job, make_teacher, notes, open_free, plugins
+from torch import nn
+
+from autocompress import data
+from autocompress.compression import recover
+from autocompress.compression.applicable import applicable
+from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.recipe import Policy, Replay
+from autocompress.compression.sources import HELD_OUT, Sources
+from autocompress.compression.store import Store
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import Context, DataSource, Params, TransferSet, manager
+from autocompress.data import Sealed, TensorSplit
+from autocompress.errors import UserError
+from autocompress.job import DataConfig, Limits, load_job, validate
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
+
+
+@pytest.fixture(scope="module")
+def free(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    bench = open_free(free_job(teacher, tmp_path_factory.mktemp("results")))
+    assert isinstance(bench, Workbench)
+    return bench
+
+
+def sources_of(bench: Workbench, folder: Path) -> Sources:
+    """The bench's sources with an empty store."""
+    assert bench.pipeline.sources is not None
+    old = bench.pipeline.sources
+    return Sources(old.teacher, old.teacher_key, old.methods, dict(old.defaults), Store(folder), 0, old.device)
+
+
+# --- the job --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given", [{"train": "none"}, {"train": None}, {}, "none", None, {"train": "none", "val": "none", "test": "none"}]
+)
+def test_none_is_no_data_in_every_form(given: object) -> None:
+    job = load_job(settings={"model": "test_resnet", "data": given, "pretrained": True})
+    assert job.data == DataConfig()
+    assert job.data.is_free
+    assert load_job(settings={"model": "test_resnet", "data": {"train": "none", "test": "digits"}, "pretrained": True})
+
+
+def test_without_weights_there_is_nothing_to_compress(tmp_path: Path) -> None:
+    for given in ("none", {"train": "none", "test": "digits"}):
+        with pytest.raises(
+            UserError, match=r"gives nothing to train the baseline on.*set 'pretrained' or 'checkpoint'"
+        ):
+            load_job(settings={"model": "test_resnet", "data": given})
+    path = tmp_path / "job.yaml"
+    path.write_text("model: resnet18\npretrained: true\ndata: {train: none, test: digits}\n")
+    job = load_job(path)
+    validate(job, manager())
+    (tmp_path / "again.yaml").write_text(job.to_yaml())
+    assert load_job(tmp_path / "again.yaml") == job
+
+
+def test_test_images_are_not_taken_for_anything_else() -> None:
+    splits = data.load(DataConfig(test="digits"))
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [0, 0, 360]
+    halves = data.load(DataConfig(val="digits"))
+    assert [len(part) for part in (halves.train, halves.val, halves.test)] == [0, 180, 180]
+
+
+# --- the space ------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_names_its_source_first(free: Workbench) -> None:
+    parameters = free.parameters()
+    assert next(iter(parameters)) == "source"
+    assert parameters["source"].choices == ("blobs", "specks")
+    assert {"blobs.kind", "specks.kind"} <= set(parameters), "conditional parameters are found"
+    assert parameters["blobs.images"].choices == (IMAGES,), "not searched, and yet told"
+    recipe = free.compose(Replay({"source": "specks", "specks.kind": "hard"}))
+    assert recipe.source == ("specks", {"kind": "hard", "images": IMAGES})
+    assert "blobs.kind" not in recipe.values
+    assert not {"source", "specks.kind"} & set(recipe.structural)
+    assert free.compose(Policy({})).source == ("blobs", {"kind": "soft", "images": IMAGES})
+
+
+def test_where_scores_decide_the_structure_so_does_the_source(free: Workbench) -> None:
+    methods = [*[m for m in free.methods if isinstance(m, DataSource)], manager().method("scop")]
+    space = JobSpace(free.model, methods, Limits(), "model", 1)
+    values = space.policy({"scop": "default", "recover": "default"})
+    assert values is not None
+    assert {"source", "blobs.kind"} <= set(space.compose(Replay(values)).structural)
+
+
+def test_limits_choose_among_sources(free: Workbench) -> None:
+    space = JobSpace(free.model, free.methods, Limits({"source": ["specks"], "specks.kind": "hard"}), "model", 1)
+    assert space.sources() == {"specks": {"kind": "hard", "images": IMAGES}}
+    space = JobSpace(free.model, free.methods, Limits({"source": ["specks", "blobs"], "blobs.images": 8}), "model", 1)
+    assert list(space.sources()) == ["blobs", "specks"]
+    assert space.sources()["blobs"]["images"] == 8
+    with pytest.raises(UserError, match=r"'space.source' cannot be 'dreams': it takes blobs \| specks"):
+        JobSpace(free.model, free.methods, Limits({"source": "dreams"}), "model", 1).sources()
+
+
+def test_a_job_with_data_passes_over_what_is_said_of_sources(free: Workbench) -> None:
+    quantize = manager().method("quantize")
+    space = JobSpace(free.model, [quantize], Limits({"source": "blobs", "blobs.kind": "hard"}), "model", 1)
+    space.check_limits([method.name for method in plugins().methods()])
+
+
+def test_sources_act_unless_methods_name_others(free: Workbench) -> None:
+    installed = [Blobs(), Specks(), manager().method("quantize")]
+    for wanted, fit in (
+        (None, ["blobs", "specks", "quantize"]),
+        (["quantize"], ["blobs", "specks", "quantize"]),
+        (["quantize", "specks"], ["specks", "quantize"]),
+    ):
+        found, _ = applicable(installed, free.model, free.job, wanted, has_images=False)
+        assert [method.name for method in found] == fit
+
+
+# --- the images -----------------------------------------------------------------------------------------------------
+
+
+def test_candidates_are_judged_by_the_baselines_own_answers(free: Workbench) -> None:
+    splits = free.splits
+    assert splits.by_agreement
+    assert splits.synthetic == {"blobs": IMAGES, "specks": IMAGES}
+    assert isinstance(splits.val, TensorSplit)
+    assert len(splits.val) > 0.99 * 2 * min(IMAGES, HELD_OUT // 2)
+    assert free.baseline.accuracy == 100.0
+    assert bool(free.baseline.correct.all())
+    with torch.no_grad():
+        answers = torch.cat([free.model(images).argmax(1) for images, _ in splits.val.loader(64)])
+    assert torch.equal(answers, splits.val.labels())
+    held_out = {image.numpy().tobytes() for image in splits.val.images}
+    for name in ("blobs", "specks"):
+        transfer = free.pipeline.transfer_set(free.compose(Replay({"source": name})))
+        assert transfer is not None
+        assert not transfer.labelled
+        assert isinstance(transfer.train, TensorSplit)
+        assert held_out.isdisjoint(image.numpy().tobytes() for image in transfer.train.images), "none is trained on"
+    told = splits.describe()
+    assert "no training data, but synthetic images: 48 by blobs, 48 by specks" in told
+    assert "to compare with the baseline's answers" in told
+
+
+def test_validation_images_of_the_user_judge_by_labels(teacher: Path, tmp_path: Path) -> None:
+    bench = open_free(free_job(teacher, tmp_path, data={"train": "none", "val": "digits"}))
+    assert isinstance(bench, Workbench)
+    assert not bench.splits.by_agreement
+    assert bench.baseline.accuracy < 100
+    assert len(bench.splits.val) == 180
+    assert isinstance(bench.splits.test, Sealed)
+    assert bench.pipeline.transfer is not None
+    assert len(bench.pipeline.transfer.train) == IMAGES
+
+
+def test_without_any_data_the_checkpoint_and_the_job_say_what_images_are(teacher: Path, tmp_path: Path) -> None:
+    args = {"in_chans": 1, "mean": [0.3], "std": [0.25]}
+    bench = open_free(free_job(teacher, tmp_path, data="none", model_args=args))
+    assert isinstance(bench, Workbench)
+    info = bench.splits.info
+    assert (info.num_classes, info.input_size, info.mean, info.std) == (10, (1, 32, 32), (0.3,), (0.25,))
+    assert info.class_names == tuple(str(number) for number in range(10))
+    assert len(bench.splits.test) == 0
+    assert bench.splits.describe().endswith("none to test")
+
+
+def test_a_set_is_made_once_and_shared(free: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOISE_CALLS", str(tmp_path / "calls"))
+    first = sources_of(free, tmp_path / "store")
+    one = first.transfer_set("blobs", first.defaults["blobs"])
+    again = first.transfer_set("blobs", first.defaults["blobs"])
+    other = sources_of(free, tmp_path / "store").transfer_set("blobs", first.defaults["blobs"])
+    assert notes() == ["blobs soft alone"], "made once, then read"
+    assert one is again
+    assert one.digest == other.digest
+    assert isinstance(one.train, TensorSplit)
+    assert isinstance(other.train, TensorSplit)
+    assert torch.equal(one.train.images, other.train.images), "exact, float32"
+    assert one.train.info == other.train.info
+    third = first.transfer_set("blobs", {**first.defaults["blobs"], "images": 8})
+    assert third.digest != one.digest
+    changed = sources_of(free, tmp_path / "store")
+    changed.teacher_key = "another"
+    changed.transfer_set("blobs", first.defaults["blobs"])
+    assert len(notes()) == 3
+
+
+def test_two_processes_do_not_both_make_a_set(tmp_path: Path) -> None:
+    store, waited = Store(tmp_path), threading.Event()
+    with store.making("key"):
+
+        def other() -> None:
+            with Store(tmp_path).making("key", waited.set):
+                store.put("mine", {}, {})
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert waited.wait(10), "who waits lets measurements go first"
+        assert not store.has("mine")
+    thread.join(10)
+    assert store.has("mine")
+    with store.making("another"), Store(tmp_path).making("third"):
+        pass
+
+
+def test_stages_hang_on_the_images_of_their_recipe(free: Workbench) -> None:
+    bits = {"bits.weight.model": "quantize:8", "bits.activation.model": 8, "qat.epochs": 0}
+    digests, keys = set(), set()
+    for values in ({"source": "blobs"}, {"source": "specks"}, {"source": "blobs", "blobs.kind": "hard"}):
+        recipe = free.compose(Replay({**bits, **values}))
+        transfer = free.pipeline.transfer_set(recipe)
+        assert transfer is not None
+        digests.add(transfer.digest)
+        keys.add(free.pipeline._quantize_key(recipe))
+        candidate = free.candidate(recipe)
+        assert candidate.plan["quantization"] is not None
+    assert len(digests) == 2, "the hard ones begin with the same images as the soft ones"
+    assert len(keys) == 3, "but they adapt to the student"
+
+
+def test_a_source_that_cannot_make_images_is_left_out(free: Workbench, tmp_path: Path) -> None:
+    class Breaks(Blobs):
+        name = "breaks"
+
+        def apply(self, *_: object, **__: object) -> TransferSet:
+            raise ValueError("no statistics")
+
+    class Repeats(Blobs):
+        name = "repeats"
+
+        def apply(
+            self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
+        ) -> TransferSet:
+            return super().apply(teacher, params, replace(context, seed=0))
+
+    class NotANumber(Blobs):
+        name = "nan"
+
+        def apply(
+            self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
+        ) -> TransferSet:
+            made = super().apply(teacher, params, context)
+            assert isinstance(made.train, TensorSplit)
+            made.train.images[0, 0, 0, 0] = float("nan")
+            return made
+
+    sources = sources_of(free, tmp_path)
+    own = {method.name: method for method in (Breaks(), Repeats(), NotANumber(), Blobs())}
+    defaults = dict.fromkeys(own, sources.defaults["blobs"])
+    broken = Sources(sources.teacher, sources.teacher_key, own, defaults, Store(tmp_path), 0, sources.device)
+    failed = broken.prepare()
+    assert list(broken.methods) == list(broken.defaults) == ["blobs"]
+    assert failed["breaks"] == "it could not make images: ValueError: no statistics"
+    assert "the same images whatever the seed" in failed["repeats"]
+    assert "not finite numbers" in failed["nan"]
+
+
+def test_a_teacher_that_no_source_fits_is_told_why_and_what_remains(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Blobs, "check", lambda *_: ["the model has no batch norm"])
+    with pytest.raises(UserError) as error:
+        open_free(free_job(teacher, tmp_path, data="none"))
+    assert "no data source can make images from test_resnet (" in str(error.value)
+    assert "blobs: the model has no batch norm" in str(error.value)
+    assert "specks: the model has no batch norm" in str(error.value)
+    assert "labelled images to judge by, data: {val: ...}: ghost, " in str(error.value)
+    bench = open_free(free_job(teacher, tmp_path, data={"train": "none", "val": "digits"}))
+    assert isinstance(bench, Workbench)
+    assert bench.refused["blobs"] == ["the model has no batch norm"]
+    assert "images to calibrate on" in bench.refused["quantize"][0]
+    assert bench.compose(Policy({"ghost": "cheapest", "recover": "default"})).recover["epochs"] == 0
+
+
+def test_a_source_that_adapts_is_asked_again_half_way(
+    free: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISE_CALLS", str(tmp_path / "calls"))
+    sources = sources_of(free, tmp_path / "store")
+    params = {"kind": "hard", "images": IMAGES}
+    assert sources.adapter(("blobs", {**params, "kind": "soft"})) is None
+    again = sources.adapter(("blobs", params))
+    assert again is not None
+    seen: list[TransferSet] = []
+
+    def asked(student: nn.Module) -> TransferSet:
+        assert student.training, "between epochs"
+        seen.append(again(student))
+        assert student.training, "the live student keeps its mode"
+        return seen[-1]
+
+    transfer = sources.transfer_set("blobs", params)
+    context = Context(input_size=(1, 32, 32), transfer=transfer, teacher=copy.deepcopy(free.model))
+    settings = {"epochs": 2, "lr": 1e-3, "distill": 0.5}
+    student = recover.run(copy.deepcopy(free.model), settings, context, [], again=asked)
+    assert not student.training
+    assert len(seen) == 1
+    assert len(seen[0].train) == IMAGES // 4
+    assert notes() == ["blobs hard alone", "blobs hard student"]
+    plain = recover.run(copy.deepcopy(free.model), settings, context, [])
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(student(images), plain(images)), "the new images count"
+    recover.run(copy.deepcopy(free.model), settings | {"epochs": 1}, context, [], again=asked)
+    assert len(seen) == 1, "a single epoch has no second half"

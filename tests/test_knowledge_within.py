@@ -1,0 +1,373 @@
+"""The Knowledge Within: the divergence of Gaussians, the three schemes and their sum, and uses of the images."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_teacher import SIZE, TinyNet, described, digits_teacher
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+from autocompress.compression import recover
+from autocompress.compression.recipe import Policy, Replay
+from autocompress.compression.trainer import Training, TrainSettings
+from autocompress.contract import Context, DataSource, Params, Space, TransferSet, manager
+from autocompress.contract.space import LimitError
+from autocompress.errors import InvalidRecipe
+from autocompress.job import load_job
+from autocompress.quantization import LayerBits, calibrate, quantize
+from autocompress.quantization.fakequant import UniformFakeQuantizer
+from autocompress.quantization.network import QuantizedNetwork
+from autocompress.synthesis import NormInput, View, feature_distance, teacher_logits
+from autocompress.synthesis.similarity import similarity
+from autocompress.synthesis.terms_gaussian import batch_norm_divergence, blur_residual, gaussian_divergence
+from autocompress.testing import check_source, example_job, example_model
+from autocompress.testing.spaces import check_identity, check_refusals, check_space
+from autocompress_knowledge_within import KnowledgeWithin
+from autocompress_knowledge_within.method import SCHEMES
+
+METHOD = KnowledgeWithin()
+
+
+def norm(mean: Any, std: Any, new_mean: Any, new_std: Any, eps: float = 0.0) -> NormInput:
+    """Recorded mean and std, then the measured ones."""
+    m, s, n, t = (torch.as_tensor(v, dtype=torch.float64).reshape(-1) for v in (mean, std, new_mean, new_std))
+    return NormInput("bn", n, t.square(), m, s.square(), eps)
+
+
+def params_of(teacher: nn.Module, **values: Any) -> Params:
+    limits = {f"knowledge_within.{name}": value for name, value in values.items()}
+    return METHOD.search_space(Space(Replay({}), "model", limits).scope("knowledge_within"), teacher)
+
+
+def make(teacher: nn.Module, scheme: str, seed: int = 0, most: int | None = None, **values: Any) -> TransferSet:
+    params = params_of(teacher, **{"scheme": scheme, "images": 64, **values})
+    cfg: Any = teacher.pretrained_cfg
+    return METHOD.apply(teacher, params, Context(cfg["input_size"], seed=seed, images=most))
+
+
+@cache
+def made(scheme: str) -> torch.Tensor:
+    """128 images of a scheme from the digits teacher; not to be changed."""
+    return images_of(make(digits_teacher()[0], scheme, images=128, iterations=150))
+
+
+def images_of(transfer: TransferSet) -> torch.Tensor:
+    return next(iter(transfer.train.loader(len(transfer.train))))[0]
+
+
+def score(teacher: nn.Module, images: torch.Tensor) -> float:
+    return similarity(teacher, [(images, torch.zeros(len(images)))])
+
+
+def without_norms() -> nn.Module:
+    torch.manual_seed(0)
+    return described(TinyNet(norm=lambda channels: nn.GroupNorm(3, channels)).eval(), SIZE, 10)  # type: ignore[arg-type]
+
+
+# --- the divergence -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((0, 1, 0, 1), 0.0), ((0, 1, 1, 1), 0.5), ((0, 1, 0, 2), 0.318147), ((0, 2, 0, 1), 0.806853)],
+)
+def test_values_of_the_divergence(values: tuple[float, ...], expected: float) -> None:
+    found = gaussian_divergence(norm(*values)).item()
+    assert found == pytest.approx(expected, abs=1e-6)
+    mean, std, new_mean, new_std = map(float, values)
+    assert found == pytest.approx(kl_divergence(Normal(mean, std), Normal(new_mean, new_std)).item(), abs=1e-6)
+
+
+means = st.floats(-5, 5)
+stds = st.floats(0.05, 5)
+
+
+@given(m=means, s=stds, n=means, t=stds, a=st.floats(0.1, 10))
+@settings(max_examples=50, deadline=None)
+def test_the_divergence_is_not_negative_and_has_no_scale(m: float, s: float, n: float, t: float, a: float) -> None:
+    found = gaussian_divergence(norm(m, s, n, t)).item()
+    assert found >= -1e-9
+    assert found == pytest.approx(kl_divergence(Normal(m, s), Normal(n, t)).item(), rel=1e-4, abs=1e-5)
+    assert gaussian_divergence(norm(a * m, a * s, a * n, a * t)).item() == pytest.approx(found, rel=1e-9, abs=1e-9)
+
+
+def test_the_distance_of_features_does_have_a_scale() -> None:
+    view = [View(torch.zeros(1, 1, 1, 1), torch.zeros(1, 2), (norm(0, a, a, 2 * a),)) for a in (1.0, 3.0)]
+    assert feature_distance()(view[1]) > 2 * feature_distance()(view[0])
+
+
+@given(m=means, s=stds, shift=st.floats(-0.02, 0.02), spread=st.floats(-0.02, 0.02))
+@settings(max_examples=30, deadline=None)
+def test_small_deviations(m: float, s: float, shift: float, spread: float) -> None:
+    """A shift of d standard deviations costs d^2 / 2, a relative error e of the standard deviation about e^2."""
+    assert gaussian_divergence(norm(m, s, m + shift * s, s)).item() == pytest.approx(shift**2 / 2, rel=1e-6, abs=1e-12)
+    spread_only = gaussian_divergence(norm(m, s, m, s * (1 + spread))).item()
+    assert spread_only == pytest.approx(spread**2, rel=0.1, abs=1e-12)  # the next term is of third order
+
+
+def test_a_collapse_is_punished_without_bound_and_dead_channels_are_not() -> None:
+    collapsed = [gaussian_divergence(norm(0, 1, 0, std)).item() for std in (1e-1, 1e-2, 1e-3)]
+    assert collapsed[2] > 50 * collapsed[1] > 50 * 50 * collapsed[0]
+    assert gaussian_divergence(norm(0, 0, 0, 0, eps=1e-5)).item() == 0
+    assert math.isfinite(gaussian_divergence(norm(0, 0, 1, 0, eps=1e-5)).item())
+
+
+def test_channels_are_averaged_within_a_layer_then_layers() -> None:
+    view = View(
+        torch.zeros(1, 1, 1, 1), torch.zeros(1, 2), (norm([0, 0], [1, 1], [1, 0], [1, 1]), norm([0], [1], [0], [2]))
+    )
+    assert batch_norm_divergence(view).item() == pytest.approx((0.25 + 0.318147) / 2, abs=1e-6)
+    with pytest.raises(ValueError, match="no batch norm"):
+        batch_norm_divergence(View(torch.zeros(1, 1, 1, 1), torch.zeros(1, 2)))
+
+
+# --- the prior ------------------------------------------------------------------------------------------------------
+
+
+@given(channels=st.integers(1, 5), height=st.integers(1, 9), width=st.integers(1, 9), radius=st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_blurring_leaves_flat_images_and_nothing_else(channels: int, height: int, width: int, radius: int) -> None:
+    def residual(images: torch.Tensor) -> float:
+        return float(blur_residual(radius=radius)(View(images, torch.zeros(2, 2))))
+
+    flat = torch.rand(2, channels, 1, 1).expand(-1, -1, height, width)
+    board = (torch.arange(height)[:, None] + torch.arange(width)) % 2
+    assert residual(flat) == pytest.approx(0, abs=1e-9)
+    if height * width > 1:
+        assert residual(board.float().expand(2, channels, -1, -1)) > 0.01
+
+
+def test_the_prior_falls_under_optimisation() -> None:
+    images = torch.randn(4, 3, 8, 8, requires_grad=True)
+    values = []
+    for _ in range(30):
+        value = blur_residual()(View(images, torch.zeros(4, 2)))
+        (gradient,) = torch.autograd.grad(value, images)
+        images = (images - 200 * gradient).detach().requires_grad_()
+        values.append(value.item())
+    assert values[-1] < 0.05 * values[0]
+
+
+# --- the contract ---------------------------------------------------------------------------------------------------
+
+
+def test_it_is_installed() -> None:
+    (found,) = [method for method in manager().methods() if method.name == "knowledge_within"]
+    assert isinstance(found, DataSource)
+
+
+def test_conforms() -> None:
+    model = example_model()
+    check_identity(METHOD)
+    check_refusals(METHOD, model, example_job())
+    check_space(METHOD, model)
+    for scheme in SCHEMES:
+        values = {} if scheme == "gaussian" else {"iterations": 3}
+        check_source(METHOD, model, params_of(model, scheme=scheme, images=12, **values))
+
+
+def test_the_preset_alone_is_searched_and_a_fourth_scheme_can_be_fixed() -> None:
+    teacher = digits_teacher()[0]
+    space = Space(Policy({}), "stage")
+    params = METHOD.search_space(space.scope("knowledge_within"), teacher)
+    assert params["scheme"] == "bns+inception"
+    searched = {name: p for name, p in space.asked.items() if len(p.choices) != 1}
+    assert set(searched) == {"knowledge_within.preset"}
+    assert searched["knowledge_within.preset"].choices == ("bns+inception", "bns", "gaussian")
+    assert not any(parameter.structural for parameter in space.asked.values())
+    assert params_of(teacher, scheme="inception")["scheme"] == "inception"
+    assert params_of(teacher, preset="bns")["scheme"] == "bns"
+    assert "gamma" not in params_of(teacher, scheme="inception")
+    assert set(params_of(teacher, scheme="gaussian")) == {"scheme", "images"}
+
+
+# --- what it makes --------------------------------------------------------------------------------------------------
+
+
+def test_noise_is_normal_by_seed_and_costs_no_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("a backward pass")
+
+    monkeypatch.setattr(torch.autograd, "grad", never)
+    monkeypatch.setattr(torch.Tensor, "backward", never)
+    teacher = digits_teacher()[0]
+    first, again, other = (make(teacher, "gaussian", seed=seed, images=512) for seed in (3, 3, 4))
+    images = images_of(first)
+    assert abs(float(images.mean())) < 0.02
+    assert abs(float(images.std()) - 1) < 0.02
+    assert torch.equal(images, images_of(again))
+    assert first.digest == again.digest != other.digest
+    assert not torch.equal(images, images_of(other))
+
+
+def test_statistics_are_matched_far_better_than_by_noise() -> None:
+    teacher, real, _ = digits_teacher()
+    noise = score(teacher, made("gaussian"))
+    assert score(teacher, real) < noise / 5
+    assert score(teacher, made("bns")) < noise / 5
+
+
+def test_classes_are_found() -> None:
+    teacher = digits_teacher()[0]
+    noise = score(teacher, made("gaussian"))
+    for scheme in ("inception", "bns+inception"):
+        probabilities = teacher_logits(teacher, made(scheme)).softmax(1)
+        assert float(probabilities.max(1).values.mean()) >= 0.9, scheme
+        # 128 images of 10 balanced classes: each 12 or 13 times, if all labels are reached.
+        assert all(10 <= count <= 15 for count in probabilities.argmax(1).bincount(minlength=10).tolist()), scheme
+    assert score(teacher, made("bns+inception")) < noise / 5
+    assert score(teacher, made("bns+inception")) < score(teacher, made("inception")) / 5
+
+
+def test_what_is_optimised_stays_within_what_an_image_can_be() -> None:
+    for scheme in ("bns", "inception"):
+        pixels = made(scheme) * 0.35 + 0.3
+        assert -1e-5 <= float(pixels.min()) <= float(pixels.max()) <= 1 + 1e-5
+
+
+def test_the_teacher_is_left_as_it_is() -> None:
+    teacher = copy.deepcopy(digits_teacher()[0]).train()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    for scheme in SCHEMES:
+        make(teacher, scheme, images=8, **({} if scheme == "gaussian" else {"iterations": 2}))
+    after = teacher.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.modules())
+    assert all(module.training for module in teacher.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_set_says_how_it_may_be_trained_on() -> None:
+    teacher = digits_teacher()[0]
+    sets = {s: make(teacher, s, images=8, **({} if s == "gaussian" else {"iterations": 2})) for s in SCHEMES}
+    assert {s for s, made in sets.items() if made.demands == {"freeze_batch_norm"}} == {"gaussian", "inception"}
+    for transfer in sets.values():
+        assert not transfer.labelled
+        assert transfer.soft_targets is None, "the teacher is asked about augmented images"
+        assert torch.equal(transfer.train.labels(), teacher_logits(teacher, images_of(transfer)).argmax(1))
+    assert len({transfer.digest for transfer in sets.values()}) == len(SCHEMES)
+
+
+def test_no_more_images_than_are_enough_in_batches_of_about_one_size() -> None:
+    sizes: list[int] = []
+    teacher = copy.deepcopy(digits_teacher()[0])
+    teacher.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+    assert len(make(teacher, "bns", most=20, images=64, batch_size=16, iterations=1).train) == 20
+    assert sizes[:2] == [10, 10]
+    assert len(make(teacher, "gaussian", most=5).train) == 5
+
+
+# --- training and calibrating on it ---------------------------------------------------------------------------------
+
+
+def student_after(scheme: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Running statistics before and after RECOVER on a scheme's images."""
+    teacher = copy.deepcopy(digits_teacher()[0])
+    student = copy.deepcopy(teacher)
+    before = {name: value.clone() for name, value in student.state_dict().items() if "running" in name}
+    transfer = make(teacher, scheme, images=32, **({} if scheme == "gaussian" else {"iterations": 2}))
+    context = Context(SIZE, transfer=transfer, teacher=teacher)
+    weights = student.state_dict()["conv1.weight"].clone()
+    recover.run(student, {"epochs": 2, "lr": 2e-3, "distill": 0.5}, context, [])
+    after = student.state_dict()
+    assert not torch.equal(weights, after["conv1.weight"]), "nothing was trained"
+    return before, {name: after[name] for name in before}
+
+
+def test_statistics_of_a_student_are_kept_where_the_images_would_spoil_them() -> None:
+    before, after = student_after("gaussian")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    before, after = student_after("bns")
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+
+
+def quantized(bits: int) -> QuantizedNetwork:
+    layers = {name: LayerBits("q", bits, bits) for name in ("conv1", "conv2", "fc")}
+    teacher = copy.deepcopy(digits_teacher()[0])
+    return quantize(teacher, layers, lambda _, spec: UniformFakeQuantizer(spec), input_size=SIZE, trainable=True)
+
+
+def ranges(images: torch.Tensor) -> torch.Tensor:
+    """The widths of the activations' ranges after calibration, layer by layer."""
+    network = quantized(8)
+    calibrate(network, [images])
+    return torch.stack([255 * fake.scale.reshape(()) for fake in network.activation_fakes().values()])  # type: ignore[operator]
+
+
+def test_ranges_calibrated_on_matched_images_are_near_those_of_real_ones() -> None:
+    real = ranges(digits_teacher()[1])
+    ratios = ranges(made("bns")) / real
+    assert ((ratios > 0.5) & (ratios < 2)).all(), ratios
+
+
+def agreement(network: nn.Module) -> float:
+    teacher, real, _ = digits_teacher()
+    with torch.no_grad():
+        return float((network.eval()(real).argmax(1) == teacher(real).argmax(1)).float().mean())
+
+
+def test_fine_tuning_four_bits_on_the_images_does_not_lower_the_agreement() -> None:
+    network = quantized(4)
+    images = made("bns+inception")
+    calibrate(network, [images])
+    before = agreement(network)
+    transfer = make(digits_teacher()[0], "bns+inception", images=128, iterations=150)
+    settings_of = TrainSettings(epochs=10, lr=1e-3, batch_size=32, weight_decay=0.0)
+    Training(
+        network, transfer.train, settings_of, teacher=digits_teacher()[0], labelled=False, freeze_batch_norm=True
+    ).run()
+    assert agreement(network) >= before
+
+
+# --- models without batch norm --------------------------------------------------------------------------------------
+
+
+def test_a_model_without_batch_norm_has_two_schemes() -> None:
+    teacher = without_norms()
+    space = Space(Policy({}), "stage")
+    METHOD.search_space(space.scope("knowledge_within"), teacher)
+    assert space.asked["knowledge_within.preset"].choices == ("inception", "gaussian")
+    assert len(make(teacher, "gaussian", images=4).train) == 4
+    inception = make(teacher, "inception", images=16, iterations=60)
+    start = teacher_logits(teacher, images_of(make(teacher, "gaussian", images=16))).softmax(1).max(1).values.mean()
+    assert teacher_logits(teacher, images_of(inception)).softmax(1).max(1).values.mean() > start
+    with pytest.raises(LimitError, match="cannot be 'bns'"):
+        params_of(teacher, scheme="bns")
+    params = params_of(digits_teacher()[0], scheme="bns", images=4)
+    with pytest.raises(InvalidRecipe, match=r"scheme 'bns' .*needs batch norm, and it has no batch norm"):
+        METHOD.apply(teacher, params, Context(SIZE))
+
+
+@pytest.mark.parametrize("key", ["scheme", "preset"])
+def test_a_job_that_fixes_an_impossible_scheme_is_told(key: str) -> None:
+    def job(value: object) -> Any:
+        return load_job(model="test_resnet", data="digits", space={"knowledge_within": {key: value}})
+
+    (reason,) = METHOD.check(without_norms(), job("bns"))
+    assert reason.startswith("its scheme 'bns' needs batch norm, and it has no batch norm")
+    assert METHOD.check(without_norms(), job(["gaussian", "bns"])), "a list that holds it"
+    assert METHOD.check(without_norms(), job("gaussian")) == []
+    assert METHOD.check(digits_teacher()[0], job("bns")) == []
+    assert METHOD.check(without_norms(), example_job()) == []
+
+
+def test_a_teacher_that_never_recorded_anything_is_refused() -> None:
+    fresh = described(TinyNet().eval(), SIZE, 10)
+    with pytest.raises(InvalidRecipe, match="recorded nothing yet"):
+        make(fresh, "bns", images=4, iterations=1)
+
+
+def test_the_loss_falls_as_steps_are_made() -> None:
+    teacher = digits_teacher()[0]
+    scores = [score(teacher, images_of(make(teacher, "bns", iterations=n))) for n in (1, 20, 80)]
+    assert scores[0] > 2 * scores[1] > 4 * scores[2]
+    assert F.mse_loss(made("bns"), made("inception")) > 0

@@ -1,0 +1,141 @@
+"""SCOP on networks with plugins' leaf layers: channels go through the plugin's pruner, and masked equals sliced."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from toy_leaf import Distance, DistancePruner, DistanceSpec, Substitute, WholeSpec, block
+
+from autocompress.compression.pipeline import Pipeline
+from autocompress.compression.recipe import Recipe
+from autocompress.compression.store import Store
+from autocompress.contract import LayerSpec
+from autocompress.graph import facts
+from autocompress.testing import example_context, example_model
+from autocompress_adder.layer import AdderConv2d
+from autocompress_adder.spec import AdderSpec
+from autocompress_scop.coupling import Coupling
+from autocompress_scop.couplings import couplings
+from autocompress_scop.method import Scop
+from autocompress_scop.removal import masked, remove
+from autocompress_scop.scores import of_coupling
+
+SIZE = (3, 8, 8)
+
+
+def with_adders() -> tuple[nn.Module, LayerSpec]:
+    net = block()
+    for name in ("first", "second"):
+        old = net.get_submodule(name)
+        kernel, padding = old.kernel_size[0], old.padding
+        adder = AdderConv2d(old.in_channels, old.out_channels, kernel, (1, 1), padding)
+        net.set_submodule(name, adder)
+    return settled(net), AdderSpec()
+
+
+def settled(net: nn.Module) -> nn.Module:
+    """``net`` with statistics that fit it."""
+    net.train()
+    with torch.no_grad():
+        net(torch.randn(64, *SIZE))
+    return net.eval()
+
+
+def with_distances() -> tuple[nn.Module, LayerSpec]:
+    return block(), DistanceSpec()
+
+
+def prunable(every: list[Coupling]) -> dict[str, Coupling]:
+    return {coupling.name: coupling for coupling in every if coupling.prunable}
+
+
+@pytest.mark.parametrize("made", [with_distances, with_adders])
+@pytest.mark.parametrize("mode", ["inner", "group"])
+def test_masked_equals_sliced(made: object, mode: str) -> None:
+    net, spec = made()  # type: ignore[operator]
+    every = couplings(net, SIZE, mode, [spec])
+    offered = prunable(every)
+    # "first" is private to its block and read by a leaf; the stem's stream is shared with "second", read by both kinds.
+    assert "first" in offered
+    assert ("stem" in offered) == (mode == "group")
+    if mode == "group":
+        assert set(offered["stem"].producers) == {"stem", "second"}
+        assert set(offered["stem"].consumers) == {"first", "third"}
+    assert set(offered["first"].consumers) == {"second"}
+    assert offered["first"].safe, "a channel that is zero costs a leaf a constant, which its pruner keeps"
+    generator = torch.Generator().manual_seed(0)
+    keep = {name: c.choose(torch.rand(c.channels, generator=generator).tolist(), 0.5) for name, c in offered.items()}
+    images = torch.randn(16, *SIZE)
+    expected = masked(net, keep, SIZE, mode, [spec])
+    sliced = remove(copy.deepcopy(net), keep, SIZE, mode, [spec])
+    with torch.no_grad():
+        torch.testing.assert_close(sliced(images), expected(images), rtol=1e-4, atol=1e-4)
+    assert sliced.get_submodule("first").out_channels == len(keep["first"])
+    assert sliced.get_submodule("second").in_channels == len(keep["first"])
+
+
+def test_a_pruner_that_forgets_the_constant_is_found_out() -> None:
+    class Forgetful(DistancePruner):
+        def prune_in_channels(self, layer: nn.Module, idxs: list[int]) -> nn.Module:
+            bias = layer.bias
+            layer = super().prune_in_channels(layer, idxs)
+            layer.bias = bias
+            return layer
+
+    class ForgetfulSpec(DistanceSpec):
+        def pruner(self) -> object:
+            return Forgetful()
+
+    every = {coupling.name: coupling for coupling in couplings(block(), SIZE, "group", [ForgetfulSpec()])}
+    assert "changes what the network computes" in every["first"].reasons[-1]
+
+
+def test_a_leaf_that_can_lose_nothing_is_a_reason() -> None:
+    every = {coupling.name: coupling for coupling in couplings(block(), SIZE, "group", [WholeSpec()])}
+    for name in ("stem", "first"):
+        assert any("Distance can lose no channels" in reason for reason in every[name].reasons)
+    assert every["third"].prunable
+
+
+def test_scores_of_the_baseline_apply_to_the_leaf() -> None:
+    net, spec = with_adders()
+    offered = prunable(couplings(net, SIZE, "inner", [spec]))
+    scores = {"first": torch.arange(12.0)}
+    own = of_coupling(offered["first"], scores, net, [spec])
+    assert own is not None
+    assert offered["first"].choose(own.tolist(), 0.5) == list(range(6, 12))
+
+
+def test_scop_prunes_what_another_method_substituted(tmp_path: Path) -> None:
+    baseline = example_model()
+    context = example_context(baseline, teacher=baseline)
+    scop = Scop(specs=[DistanceSpec()])
+    methods = [Substitute(), scop]
+    pipeline = Pipeline(
+        baseline, "leaf pruning", methods, context.transfer, "stage", 0, torch.device("cpu"), Store(tmp_path)
+    )
+    names = Substitute().search_space(_Defaults(), baseline)["layers"]
+    rates = dict.fromkeys(scop._pairs(baseline), 0.5)
+    pruning = {"ranking": "uniform", "rates": rates, "mode": "inner", "multiple": 1, "criterion": "magnitude"}
+    recipe = Recipe(values={}, transforms=[("distance", {"layers": names}), ("scop", pruning)])
+    whole = pipeline.run(Recipe(values={}, transforms=[("distance", {"layers": names})]))
+    candidate = pipeline.run(recipe)
+    dry = pipeline.run(recipe, dry_run=True)
+    assert (dry.params, dry.macs) == (candidate.params, candidate.macs)
+    assert candidate.params < whole.params
+    adds = {c.layer: c.operations for c in whole.operators if c.kind == "add"}
+    fewer = {c.layer: c.operations for c in candidate.operators if c.kind == "add"}
+    assert fewer.keys() == adds.keys()
+    inner = [name for name in adds if name.endswith("conv1")]
+    assert inner
+    assert all(fewer[name] <= adds[name] / 2 for name in inner)
+    assert candidate.macs == facts(candidate.model, (3, 32, 32), (Distance,)).macs
+
+
+class _Defaults:
+    def categorical(self, name: str, choices: list[str], **_: object) -> str:
+        return "all"

@@ -1,0 +1,143 @@
+"""Trials whose files a stock runtime runs slowly: the torch model is scored, the front's files in full, and it is said;
+energy comes from a cost model that knows the plugin's operations."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from toy_leaf import SlowSubstitute, ToyPlugin
+
+from autocompress import results
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import Deployable, Manager
+from autocompress.devices.lock import MachineLock
+from autocompress.devices.onnxruntime_cpu import PATIENCE, OnnxRuntimeCpu
+from autocompress.job import DeviceConfig, Job, load_job
+from autocompress.search.closing import Closing, save_trials
+from autocompress.search.gates import Trial
+from autocompress.search.meter import Meter
+from autocompress.search.run import baseline_row
+
+REASON = SlowSubstitute.layers[0].slow_in_file
+QUICK = {"distance.layers": "all", "recover.epochs": 0}
+
+
+@pytest.fixture(scope="module")
+def opened(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Workbench, Manager]:
+    del cache
+    method = SlowSubstitute()
+    method.most = 1
+    plugins = Manager()
+    plugins.register(ToyPlugin(method), "toy-leaf")
+    job = load_job(
+        model="test_resnet",
+        data="digits",
+        baseline={"epochs": 2},
+        budget={"epochs": 1},
+        name="leaves",
+        results=tmp_path_factory.mktemp("runs"),
+        methods=["distance", "quantize"],
+        objectives=["accuracy", "energy"],
+        cost_model="45nm",
+    )
+    return job, Workbench.open(job, plugins=plugins), plugins
+
+
+class Counting:
+    """A bench that notes which files are scored on which split."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench, self.scored = bench, []  # type: tuple[Workbench, list[tuple[str, str]]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bench, name)
+
+    def accuracy(self, deployable: Deployable, split: Any) -> tuple[float, np.ndarray]:
+        self.scored.append((deployable.file.parent.name, split))
+        return self.bench.accuracy(deployable, split)
+
+
+def test_a_slow_file_is_scored_by_torch_and_in_full_only_on_the_front(
+    opened: tuple[Job, Workbench, Manager], tmp_path: Path
+) -> None:
+    job, workbench, plugins = opened
+    bench = Counting(workbench)
+    meter = Meter.of(job, bench.device, plugins)
+    baseline, lock = baseline_row(bench, meter), MachineLock(tmp_path / "locks")
+    points = dict(workbench.starting_points())
+    uncompressed = points["uncompressed"]
+    slow = {**uncompressed, **QUICK}
+    four = dict(points["8-bit alone"]) | QUICK
+    rows = [
+        Trial(bench, meter, lock, number, job.folder, baseline).run(values)
+        for number, values in enumerate((uncompressed, slow, four))
+    ]
+    assert [row["status"] for row in rows] == ["complete"] * 3, [row["reason"] for row in rows]
+    assert [name for name, split in bench.scored if split == "val"] == [bench.scored[0][0]], "only the fast one's file"
+    assert [row["accuracy_of"] for row in rows] == ["file", "torch model", "torch model"]
+    assert "note" not in rows[0]
+    assert rows[1]["note"] == rows[2]["note"] == REASON
+    assert all(row["file_agreement"] >= 0.8 for row in rows)
+    metrics = json.loads((job.folder / "artifacts" / "1" / "metrics.json").read_text())
+    assert (metrics["accuracy_of"], metrics["note"]) == ("torch model", REASON)
+    # Energy: an addition instead of a multiplication with its addition, and no multiply-add is counted any more.
+    assert rows[0]["energy_uj"] == baseline["energy_uj"]
+    assert rows[1]["energy_uj"] < baseline["energy_uj"]
+    assert rows[2]["energy_uj"] < rows[1]["energy_uj"] / 4
+    assert rows[1]["macs"] < rows[0]["macs"] == baseline["macs"]
+    assert rows[1]["latency"]["environment"]["energy"]["cost_model"] == "cost-model:45nm"
+
+    (job.folder / "job.yaml").write_text(job.to_yaml())
+    save_trials(job.folder, rows)
+    bench.scored.clear()
+    Closing(bench, meter, job.folder, baseline).close(rows, 1.5, "all trials are spent", plugins)
+    found = results.read(job.folder)
+    on_front = {str(trial) for trial in found.models["trial"]}
+    tested = {name for name, split in bench.scored if split == "test"}
+    assert {name for name in tested if name in ("1", "2")} == on_front & {"1", "2"}
+    assert not [name for name, split in bench.scored if split == "val"]
+    assert found.models["test_accuracy"].notna().all()
+    assert found.front.iloc[0]["energy_ratio"] == 1
+    whole = found.models[found.models["trial"] == 0]
+    assert whole.empty or whole.iloc[0]["energy_ratio"] == 1
+
+
+def loop_file(path: Path, repeats: int) -> Deployable:
+    """A model that does so many matrix products, one after another."""
+    size = 512
+    rng = np.random.default_rng(0)
+    weights = (rng.standard_normal((size, size)) / 23).astype(np.float32)
+    square = helper.make_tensor("square", TensorProto.FLOAT, (size, size), weights.tobytes(), raw=True)
+    nodes = [helper.make_node("Reshape", ["image", "shape"], ["v0"])]
+    nodes += [helper.make_node("MatMul", [f"v{i}", "square"], [f"v{i + 1}"]) for i in range(repeats)]
+    shape = helper.make_tensor("shape", TensorProto.INT64, (2,), [size, size])
+    graph = helper.make_graph(
+        nodes,
+        "loop",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 1, size, size))],
+        [helper.make_tensor_value_info(f"v{repeats}", TensorProto.FLOAT, (size, size))],
+        [square, shape],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save_model(model, str(path))
+    return Deployable(path, (1, size, size))
+
+
+def test_a_measurement_ends_in_time_however_slow_the_file(tmp_path: Path) -> None:
+    quick, slow = loop_file(tmp_path / "quick.onnx", 1), loop_file(tmp_path / "slow.onnx", 500)
+    device, config = OnnxRuntimeCpu(), DeviceConfig(name="onnxruntime-cpu", threads=1)
+    device.measure(quick, quick, config, seconds=0.1)
+    started = time.perf_counter()
+    found = device.measure(slow, quick, config, seconds=0.1)
+    taken, one = time.perf_counter() - started, found.latency_ms / 1e3
+    assert one > 0.5, "slow enough to tell"
+    assert taken < PATIENCE + 3 * one + 2
+    assert found.latency_ratio > 50
+    assert found.noisy == (found.environment["pairs"] < 6)

@@ -1,0 +1,194 @@
+"""A substituted network that is scored itself: after a recovery, by its own layers, and with widths known before."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autocompress.compression.recipe import Policy, Replay
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import Callback, Context, Params, Space
+from autocompress.job import load_job
+from autocompress.testing import check_transform, example_context, example_model
+from autocompress.testing.rules import shapes
+from autocompress_ghost import Ghost, GhostConv2d
+from autocompress_scop.control import ScaleSettings
+from autocompress_scop.method import Scop
+from autocompress_scop.rescoring import is_substituted
+from autocompress_scop.scores import CRITERIA
+from autocompress_scop.scoring import ScoreSettings
+
+QUICK = ScoreSettings(scales=ScaleSettings(epochs=1))
+
+
+def asked(model: nn.Module, scop: Scop, **values: Any) -> Params:
+    limits = {"scop.rate": 0.5, "scop.multiple": 1, **{f"scop.{name}": value for name, value in values.items()}}
+    return scop.search_space(Space(Replay({}), "model", limits).scope("scop"), model)
+
+
+def ghosted(model: nn.Module, context: Context, variant: str = "bn-act") -> nn.Module:
+    chooser = Replay({"ratio.model": 2, "kernel": 3, "variant": variant, "init": "lstsq"})
+    return Ghost().apply(copy.deepcopy(model), Ghost().search_space(Space(chooser, "model"), model), context)[0]
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    return example_model()
+
+
+@pytest.fixture(scope="module")
+def scop() -> Scop:
+    return Scop(QUICK)
+
+
+@pytest.fixture(scope="module")
+def context(resnet: nn.Module, scop: Scop) -> Context:
+    """As the engine gives it, scores of the baseline included."""
+    found = example_context(resnet, teacher=copy.deepcopy(resnet))
+    return replace(found, state=scop.prepare(copy.deepcopy(resnet), found))
+
+
+class Watch:
+    """Scores made in ``apply``: of which network (its weights then), and what came out."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.networks: list[dict[str, torch.Tensor]] = []
+        self.found: list[dict[str, Any]] = []
+        original = Scop._scored
+
+        def watched(method: Scop, network: nn.Module, *others: Any) -> dict[str, Any]:
+            self.networks.append(copy.deepcopy(network.state_dict()))
+            self.found.append(original(method, network, *others))
+            return self.found[-1]
+
+        monkeypatch.setattr(Scop, "_scored", watched)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
+
+
+def test_it_is_scored_after_a_recovery_and_its_own_scores_choose(
+    watch: Watch, resnet: nn.Module, scop: Scop, context: Context
+) -> None:
+    before = ghosted(resnet, context)
+    _, plan = scop.apply(copy.deepcopy(before), asked(resnet, scop, rescore_epochs=1), context)
+    assert len(watch.networks) == 1
+    own = watch.networks[0]
+    assert own.keys() == before.state_dict().keys(), "the substituted network"
+    assert all(not torch.equal(own[name], weight) for name, weight in before.named_parameters() if weight.dim() == 4), (
+        "trained, all of it"
+    )
+    module = before.get_submodule("layer2.0.conv1")
+    assert isinstance(module, GhostConv2d)
+    assert not module.restore
+    scores = watch.found[0]["layers"]["scop"]["layer2.0.conv1"].view(2, -1).mean(0)  # an intrinsic map and its ghost
+    assert (
+        plan["keep"]["layer2.0.conv1"]
+        == scores.argsort(descending=True, stable=True)[: len(scores) // 2].sort().values.tolist()
+    )
+    _, plain = scop.apply(copy.deepcopy(before), asked(resnet, scop), context)
+    assert len(watch.networks) == 1, "without it, the baseline's scores"
+    assert plain["keep"] != plan["keep"]
+
+
+@pytest.mark.parametrize("variant", ["bare", "bn-act"])
+@pytest.mark.parametrize("mode", ["inner", "group"])
+def test_a_dry_run_has_the_structure_and_trains_nothing(
+    mode: str, variant: str, watch: Watch, resnet: nn.Module, scop: Scop, context: Context
+) -> None:
+    params = asked(resnet, scop, rescore_epochs=1, mode=mode)
+    before = ghosted(resnet, context, variant)
+    dry, _ = scop.apply(copy.deepcopy(before), params, replace(context, dry_run=True, transfer=None, teacher=None))
+    assert not watch.networks
+    real, plan = scop.apply(copy.deepcopy(before), params, context)
+    assert len(watch.networks) == 1
+    assert shapes(dry) == shapes(real) != shapes(before)
+    rebuilt = scop.rebuild(copy.deepcopy(before), plan)
+    rebuilt.load_state_dict(real.state_dict())
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_can_be_asked(
+    criterion: str, watch: Watch, resnet: nn.Module, scop: Scop, context: Context
+) -> None:
+    params = asked(resnet, scop, rescore_epochs=1, criterion=criterion)
+    _, plan = scop.apply(ghosted(resnet, context), params, context)
+    assert set(watch.found[0]["layers"]) == {criterion}
+    assert plan["keep"]
+
+
+def test_the_baseline_has_its_scores_already(watch: Watch, resnet: nn.Module, scop: Scop, context: Context) -> None:
+    _, plan = scop.apply(copy.deepcopy(resnet), asked(resnet, scop, rescore_epochs=1), context)
+    assert not watch.networks
+    assert plan == scop.apply(copy.deepcopy(resnet), asked(resnet, scop), context)[1]
+
+
+def test_other_weights_are_a_substitution_too(resnet: nn.Module) -> None:
+    other = copy.deepcopy(resnet)
+    assert not is_substituted(other, resnet)
+    with torch.no_grad():
+        other.get_submodule("layer3.0.conv1").weight[0, 0, 0, 0] += 1
+    assert is_substituted(other, resnet)
+
+
+def test_substituted_layers_get_the_training_they_need(resnet: nn.Module, scop: Scop, context: Context) -> None:
+    """Callbacks of what acted before take part, and a measurement may hold every batch of it."""
+    happened: list[str] = []
+
+    class Counting(Callback):
+        def before_step(self, model: nn.Module, step: int) -> None:
+            happened.append("step")
+
+    def callbacks(model: nn.Module) -> Sequence[Callback]:
+        assert any(isinstance(module, GhostConv2d) for module in model.modules())
+        return [Counting()]
+
+    own = replace(context, callbacks=callbacks, pause=lambda: happened.append("pause"))
+    scop.apply(ghosted(resnet, context), asked(resnet, scop, rescore_epochs=2), own)
+    assert happened.count("step") == 4, "two epochs of two batches"
+    assert happened.count("pause") == 4 + 2, "those, and the two of one score epoch"
+
+
+def test_one_ranking_for_all_layers_does_not_offer_it(resnet: nn.Module, scop: Scop) -> None:
+    """There the scores are the widths, which a dry run could not know."""
+    assert "rescore_epochs" not in asked(resnet, scop, ranking="global")
+    space = Space(Replay({}), "model")
+    scop.search_space(space, resnet)
+    assert not space.asked["rescore_epochs"].structural
+
+
+def test_conforms(resnet: nn.Module, scop: Scop) -> None:
+    check_transform(scop, resnet, asked(resnet, scop, rescore_epochs=1, mode="group"))
+
+
+def test_in_a_recipe_with_ghost_modules(bench: Workbench, watch: Watch) -> None:
+    job = load_job(
+        model="resnet10t",
+        data="digits",
+        baseline={"epochs": 4},
+        budget={"epochs": 1},
+        methods=["ghost", "scop"],
+        space={"scop": {"rescore_epochs": 1, "score_epochs": 1, "score_images": 64, "ranking": "uniform"}},
+        name="scop-rescore",
+    )
+    del bench  # its baseline is this one's
+    own = Workbench.open(job)
+    watch.networks.clear()
+    values = own.compose(Policy({"ghost": "default", "scop": "default"})).values
+    recipe = own.compose(Replay({**values, "recover.epochs": 0}))
+    dry = own.candidate(recipe, dry_run=True)
+    assert not watch.networks
+    real = own.candidate(recipe)
+    assert len(watch.networks) == 1
+    assert shapes(dry.model) == shapes(real.model)
+    again = own.candidate(recipe)
+    assert len(watch.networks) == 1, "the stage is kept"
+    assert again.cache_hits

@@ -1,0 +1,119 @@
+"""Similarity of data to what a model was trained on: over all images together, ranked as it should, told where not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_teacher import SIZE, TinyNet, described, digits_teacher, untrained
+from torch import nn
+
+from autocompress.data import DataInfo, TensorSplit
+from autocompress.data.digits import Digits
+from autocompress.errors import UserError
+from autocompress.synthesis import watching_norms
+from autocompress.synthesis.similarity import pooled_statistics, similarity
+from autocompress.synthesis.terms_gaussian import mean_divergence
+
+INFO = DataInfo(10, 1, (16, 16), (0.3,), (0.35,), tuple("0123456789"))
+
+
+def split(images: torch.Tensor) -> TensorSplit:
+    return TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), INFO)
+
+
+def held_out() -> torch.Tensor:
+    """Digits that the teacher was not trained on."""
+    found = Digits().load("digits").val
+    assert isinstance(found, TensorSplit)
+    return (F.avg_pool2d(found.images.float() / 255, 2) - 0.3) / 0.35
+
+
+def test_data_are_ranked_by_how_like_the_training_data_they_are() -> None:
+    teacher, real, _ = digits_teacher()
+    new = held_out()[:256]
+    # Mild changes: how far a change is from the data depends on how strong it is.
+    shifted, blurred, inverted = new + 0.3, 0.5 * new + 0.5 * F.avg_pool2d(new, 3, 1, 1), -new
+    noise = torch.randn(256, *SIZE)
+    scores = [similarity(teacher, split(images)) for images in (new, shifted, blurred, inverted, noise)]
+    likeness, *others, worst = scores
+    assert likeness < similarity(teacher, split(real)) + 0.01, "held out or trained on hardly matters"
+    assert all(5 * likeness < other < worst for other in others), scores
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5), shift=st.sampled_from([0.0, 100.0]))
+@settings(max_examples=20, deadline=None)
+def test_statistics_are_those_of_all_images_together(sizes: list[int], shift: float) -> None:
+    """Not averages over batches: those of single images would have next to no variance between images in them."""
+    torch.manual_seed(0)
+    teacher = untrained()
+    # Images that differ in brightness: nearly all variance is between batches where batches are single images.
+    images = torch.randn(sum(sizes), *SIZE) + 5 * torch.randn(sum(sizes), 1, 1, 1) + shift
+    found = pooled_statistics(teacher, [(part, torch.zeros(len(part))) for part in images.split(sizes)])
+    exact = copy.deepcopy(teacher).double()
+    with torch.no_grad(), watching_norms(exact) as norms:
+        exact(images.double())
+        for pooled, whole in zip(found, norms, strict=True):
+            assert pooled.name == whole.name
+            assert torch.allclose(pooled.mean, whole.mean, rtol=1e-4, atol=1e-4)
+            assert torch.allclose(pooled.variance, whole.variance, rtol=1e-3, atol=1e-5)
+
+
+def test_the_size_of_batches_does_not_matter() -> None:
+    teacher, real, _ = digits_teacher()
+    scores = [similarity(teacher, split(real), batch_size=size) for size in (1, 7, 256)]
+    assert scores[0] == pytest.approx(scores[2], rel=1e-4)
+    assert scores[1] == pytest.approx(scores[2], rel=1e-4)
+    whole = copy.deepcopy(teacher)
+    with torch.no_grad(), watching_norms(whole) as norms:
+        whole(real)
+        assert mean_divergence(norms).item() == pytest.approx(scores[2], rel=1e-4)
+
+
+def test_few_images_are_biased_upward_by_about_one_over_their_number() -> None:
+    """A channel of n independent normal values of the right distribution scores 1/n on average."""
+    torch.manual_seed(0)
+    net = described(nn.Sequential(nn.BatchNorm2d(64, eps=0.0)).eval(), (64, 1, 1), 10)
+    net[0].running_mean += 1.0  # type: ignore[index]
+    net.weight = nn.Parameter(torch.zeros(1))
+    scores = {
+        n: sum(similarity(net, [(1 + torch.randn(n, 64, 1, 1), torch.zeros(n))]) for _ in range(20)) / 20
+        for n in (32, 256)
+    }
+    assert scores[256] == pytest.approx(1 / 256, rel=0.15)
+    assert scores[32] == pytest.approx(1 / 32, rel=0.25)
+
+
+def test_the_model_is_left_as_it_is_and_its_mode_does_not_matter() -> None:
+    teacher, real, _ = digits_teacher()
+    training = copy.deepcopy(teacher).train()
+    before = {name: value.clone() for name, value in training.state_dict().items()}
+    assert similarity(training, split(real)) == similarity(teacher, split(real))
+    assert all(torch.equal(before[name], value) for name, value in training.state_dict().items())
+    assert all(module.training for module in training.modules())
+    assert not any(module._forward_pre_hooks for module in training.modules())
+
+
+def test_progress_counts_images() -> None:
+    seen: list[int] = []
+    similarity(digits_teacher()[0], split(held_out()[:10]), batch_size=4, progress=seen.append)
+    assert seen == [4, 8, 10]
+
+
+def test_what_cannot_be_read() -> None:
+    bare = described(TinyNet(norm=nn.Identity).eval(), SIZE, 10)
+    with pytest.raises(UserError, match="cannot be read from this model: it has no batch norm"):
+        similarity(bare, split(held_out()[:4]))
+    with pytest.raises(UserError, match="recorded nothing yet"):
+        similarity(described(TinyNet().eval(), SIZE, 10), split(held_out()[:4]))
+
+    def nothing() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield from ()
+
+    with pytest.raises(UserError, match="no images"):
+        similarity(digits_teacher()[0], nothing())
