@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from autocompress_adder.kernels import chunked, cpu, plain, processor, sad, threads
 
 RELATIVE = 2e-6
-FORMS = {"avx512": sad.AVX512, "avx2": sad.AVX2, "portable": sad.PORTABLE}
+FORMS = {"vnni": sad.VNNI, "avx512": sad.AVX512, "avx2": sad.AVX2, "portable": sad.PORTABLE}
 
 
 class Case(NamedTuple):
@@ -175,7 +175,7 @@ def test_the_largest_sums_fit(name: str) -> None:
 def test_this_processor_uses_its_quickest_form() -> None:
     """The portable form is always there, and what the processor has comes before it."""
     assert sad.forms()[-1] == sad.PORTABLE
-    assert (sad.forms()[0] == sad.AVX512) == processor.has("avx512f", "avx512bw")
+    assert (sad.AVX512 in sad.forms()[:2]) == processor.has("avx512f", "avx512bw")
 
 
 @given(cases(), st.sampled_from([1.0, 1.5, 2.0]))

@@ -135,7 +135,7 @@ def test_squeeze_and_excitation_keeps_its_products() -> None:
 )
 def test_where_onnx_runtime_is_timed_it_says_why_not(changed: dict[str, Any], model: nn.Module) -> None:
     (reason,) = Adder().check(model, job(**changed))
-    assert "50 times" in reason
+    assert "twenty times" in reason
     assert "cost model" in reason
 
 

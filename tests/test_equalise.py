@@ -51,7 +51,8 @@ def unchanged(module: nn.Module, x: torch.Tensor, pairs: int | None = None) -> f
         before = graph(x)
         found = equalise(graph)
         after = graph(x)
-    torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-10 * float(before.abs().max()))
+    # In double precision; of processors, some add in an order that loses three digits more over a deep network.
+    torch.testing.assert_close(after, before, rtol=1e-7, atol=1e-8 * float(before.abs().max()))
     assert pairs is None or found == pairs
     return graph
 

@@ -189,7 +189,8 @@ def test_hard_logits_are_passed_over_momentum_included() -> None:
         callback.after_backward(network, optimizer, step)
         optimizer.step()
         kept.append([layer.weight_quantizer.logits.detach().clone() for layer in searched_layers(network).values()])
-    assert not any(torch.equal(a, b) for a, b in zip(kept[7], kept[6], strict=True))
+    # Not every layer's: behind a norm that starts at zero there is no gradient, on some processors not even rounding.
+    assert not all(torch.equal(a, b) for a, b in zip(kept[7], kept[6], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(kept[9], kept[7], strict=True))
 
 

@@ -252,10 +252,10 @@ class Block(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def block(seed: int = 0, size: tuple[int, int, int] = (3, 8, 8)) -> Block:
+def block(seed: int = 0, size: tuple[int, int, int] = (3, 8, 8), channels: int = 8) -> Block:
     """A :class:`Block` whose statistics fit random images."""
     torch.manual_seed(seed)
-    net = Block()
+    net = Block(channels)
     for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = None
         nn.init.uniform_(norm.weight, 0.5, 1.5)

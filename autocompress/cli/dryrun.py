@@ -30,9 +30,9 @@ def show(job: Job, console: Console) -> None:
     with waiting(console) as progress:
         bench = Workbench.open(job.model_copy(update={"baseline": BaselineConfig(epochs=0)}), progress)
     parameters = bench.parameters()
-    lines = [f"data: {bench.splits.describe()}"]
-    lines += [f"methods: {words.join([method.name for method in bench.methods]) if bench.methods else 'none applies'}"]
+    lines = [f"methods: {words.join([method.name for method in bench.methods]) if bench.methods else 'none applies'}"]
     lines += [f"  {name} is refused: {'; '.join(reasons)}" for name, reasons in bench.refused.items()]
+    lines.append(f"images: {bench.splits.describe()}")
     lines.append(f"space: {len(parameters)} parameters, at most {space_size(parameters):.3g} recipes")
     lines += [f"  {name}: {parameter.describe()}" for name, parameter in parameters.items()]
     rows = feasibility(bench)

@@ -183,7 +183,7 @@ def trial_words(row: Row) -> str:
 def baseline_words(row: Row) -> str:
     """The baseline in a line."""
     figures = [
-        words.percent(row.get("accuracy")) if row.get("agreement") is None else "judged by agreement with it",
+        words.percent(row.get("accuracy")) if row.get("agreement") is None else "the reference for agreement",
         words.size(row.get("size_bytes")),
         f"{words.count(row.get('params'))} parameters",
         f"{words.count(row.get('macs'))} MACs",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -25,31 +26,29 @@ PLANES = (4, 2, 1)
 
 
 def pack_weights(proto: onnx.ModelProto, model: nn.Module) -> list[str]:
-    """Packs the weights of ``model``'s hardened layers that have less than 8 bits, in place.
+    """Packs the weights of ``model``'s hardened layers that have less than 8 bits, in place. Plugins' hardened layers
+    are among them where ``weight`` is a buffer of uint8: codes from 0 on.
 
     A weight so small that the operators would take more bytes than they save stays as int8.
 
     Args:
-        proto: exported from ``model``; weights are int8 initializers under their names in ``model``.
+        proto: exported from ``model``; weights are int8 or uint8 initializers under their names in ``model``.
         model: hardened; in another there is nothing to pack.
 
     Returns:
-        Names of the initializers that are packed now: values of the same names, int8, of nodes in the graph.
+        Names of the initializers that are packed now: values of the same names and types, of nodes in the graph.
 
     Raises:
         TrialFailed: if a layer's integers are not those that its bits, lowest integer and step allow.
     """
-    layers = {
-        f"{name}.weight": layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, HardenedConv2d | HardenedLinear) and layer.weight_bits < 8
-    }
+    layers = {f"{name}.weight": layer for name, layer in model.named_modules() if _has_few_bits(layer)}
     graph, constants, packed = proto.graph, dict[str, onnx.TensorProto](), dict[str, _Unpacking]()
     # Large ones first: they bring the constants, and small ones find them there.
     for tensor in sorted(graph.initializer, key=lambda tensor: -len(tensor.raw_data)):
         if layer := layers.get(tensor.name):
             own = _Unpacking(tensor.name, len(packed))
-            own.build(numpy_helper.to_array(tensor), layer.weight_bits, layer.weight_low, layer.weight_step)
+            low, step = getattr(layer, "weight_low", 0), getattr(layer, "weight_step", 1)
+            own.build(numpy_helper.to_array(tensor), int(layer.weight_bits), int(low), int(step))
             new = {name: constant for name, constant in own.constants.items() if name not in constants}
             if _size([*own.nodes, *own.tensors, *new.values()]) < _size([tensor]):
                 packed[tensor.name] = own
@@ -61,6 +60,13 @@ def pack_weights(proto: onnx.ModelProto, model: nn.Module) -> list[str]:
     graph.node.extend(nodes)
     graph.initializer.extend(tensors)
     return list(packed)
+
+
+def _has_few_bits(layer: nn.Module) -> bool:
+    if isinstance(layer, HardenedConv2d | HardenedLinear):
+        return layer.weight_bits < 8
+    bits, weight = getattr(layer, "weight_bits", None), dict(layer.named_buffers(recurse=False)).get("weight")
+    return isinstance(bits, int) and bits < 8 and weight is not None and weight.dtype == torch.uint8
 
 
 def unpacking(integers: np.ndarray, bits: int, low: int, step: int, name: str = "weight") -> onnx.GraphProto:
@@ -94,7 +100,11 @@ class _Unpacking:
 
     def build(self, integers: np.ndarray, bits: int, low: int, step: int) -> None:
         rest = _indices(integers, bits, low, step, self.name)
-        if bits == 4 and integers.min() >= -8 and integers.max() <= 7:
+        wanted = TensorProto.UINT8 if integers.dtype == np.uint8 else TensorProto.INT8
+        if bits == 4 and wanted == TensorProto.UINT8 and not low and step == 1:
+            self._cast(self._nibbles(integers, TensorProto.UINT4, bits), wanted, self.name)
+            return
+        if bits == 4 and wanted == TensorProto.INT8 and integers.min() >= -8 and integers.max() <= 7:
             # The tensor type's own integers: nothing to add.
             self._cast(self._nibbles(integers, TensorProto.INT4, bits), TensorProto.INT8, self.name)
             return
@@ -113,7 +123,7 @@ class _Unpacking:
             value = self._node("Mul", value, self._constant(step, np.int32))
         if low:
             value = self._node("Add", value, self._constant(low, np.int32))
-        self._cast(value, TensorProto.INT8, self.name)
+        self._cast(value, wanted, self.name)
 
     def _plane(self, values: np.ndarray, width: int) -> str:
         """``values``, uint8 below ``2 ** width``, as a uint8 tensor of the graph with their shape."""

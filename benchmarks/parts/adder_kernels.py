@@ -22,7 +22,7 @@ from autocompress_adder.ops import adder2d, adder2d_backward, sad2d
 
 TARGETS = {"forward": 8.0, "forward_and_backward": 8.0, "integers": 1.5}
 CHUNK = 1 << 18
-"""Differences that the rival's backward pass holds at once: of 2**16 to 2**22 as quick as any, or nearly."""
+"""Differences that the rival's backward pass holds at once: the quickest of 2**16 to 2**22 nearly everywhere."""
 
 
 class Layer(NamedTuple):

@@ -59,7 +59,7 @@ class Adder(Transform):
         measured = "latency" in job.objectives or job.constraints.latency is not None
         if measured and job.device.name == "onnxruntime-cpu":
             return [
-                "adder layers take about 50 times a convolution's time in ONNX Runtime, where the job's latency is "
+                "adder layers take some twenty times a convolution's time in ONNX Runtime, where the job's latency is "
                 "measured; take it from a cost model (device: cost-model:NAME), or ask for energy in its place"
             ]
         try:

@@ -20,8 +20,8 @@ class AdderSpec(LayerSpec):
     layer_type = AdderConv2d
     leaf = True
     slow_in_file = (
-        "adder layers take about 50 times a convolution's time in standard ONNX operators; their gain is on hardware "
-        "without multipliers, which cost models show"
+        "adder layers take some twenty times a convolution's time in standard ONNX operators; their gain is on "
+        "hardware without multipliers, which cost models show"
     )
 
     def operator_counts(

@@ -70,7 +70,7 @@ def _everywhere(
     lanes: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """``(N * high * wide, O)``: the kernel on all patches, which are copied where their runs are no whole vectors."""
+    """``(>= N * high * wide, O)``: the kernel on all patches; they are copied where their runs are no whole vectors."""
     places = shape.high * shape.wide
     found = torch.empty((len(images) * places + tile - 1, len(rows)), dtype=dtype)
     filters = rows.numpy()
@@ -83,9 +83,9 @@ def _everywhere(
             copies = torch.zeros((len(some), places, rows.shape[1]), dtype=rows.dtype)
             copies[..., : shape.taps].copy_(layout.unfolded(some, shape).reshape(len(some), places, shape.taps))
             some, lying = copies, layout.Geometry(places, 1, 1, 0, 1, rows.shape[1])
-        source, into, count = some.numpy(), found[begin * places :].numpy(), len(some) * places
+        source, into, count = some.numpy(), found.numpy()[begin * places :], len(some) * places
         _spread(kernel, source, filters, lying, into, count, tile)
-    return found[: len(images) * places]
+    return found
 
 
 def _spread(

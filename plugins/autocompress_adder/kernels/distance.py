@@ -31,7 +31,7 @@ def negative(builder: ir.IRBuilder, sums: Sequence[ir.Value]) -> list[ir.Value]:
 
 
 _tile = compiled(
-    Tile(ROWS, FILTERS, VECTOR, VECTOR, absolute, ir.IRBuilder.fadd, negative, ir.FloatType()),
+    Tile(ROWS, FILTERS, VECTOR, VECTOR, absolute, ir.IRBuilder.fadd, ir.IRBuilder.fadd, negative, ir.FloatType()),
     types.float32,
     types.float32,
 )

@@ -71,7 +71,7 @@ def filters(weight: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -
     that fit are not copied.
     """
     last = weight.detach().permute(0, 2, 3, 1)
-    count, taps = len(weight), weight[0].numel()
+    count, taps = weight.shape[0], weight.shape[1:].numel()
     shape = (raised(count, rows), raised(taps, columns))
     if shape == (count, taps):
         return last.to(dtype).contiguous().view(shape)
@@ -89,9 +89,10 @@ def as_images(last: torch.Tensor, x: torch.Tensor, padding: Sequence[int]) -> to
 
 
 def as_outputs(rows: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, shape: Geometry) -> torch.Tensor:
-    """Rows ``(N * high * wide, >= O)`` as ``(N, O, high, wide)`` in the memory format of ``x``."""
-    found = rows[:, : len(weight)].reshape(len(x), shape.high, shape.wide, len(weight))
-    return found.permute(0, 3, 1, 2).contiguous(memory_format=memory_format(x))
+    """The first ``N * high * wide`` of rows ``(.., >= O)`` as ``(N, O, high, wide)`` in the memory format of ``x``."""
+    size, row = (x.shape[0], weight.shape[0], shape.high, shape.wide), rows.shape[1]
+    found = rows.as_strided(size, (shape.high * shape.wide * row, 1, shape.wide * row, row))
+    return found.contiguous(memory_format=memory_format(x))
 
 
 def as_filters(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,7 @@ def _raised(builder: ir.IRBuilder, patch: ir.Value, weight: ir.Value, p: ir.Valu
 
 
 _tile = compiled(
-    Tile(ROWS, FILTERS, VECTOR, VECTOR, _raised, ir.IRBuilder.fadd, negative, ir.FloatType()),
+    Tile(ROWS, FILTERS, VECTOR, VECTOR, _raised, ir.IRBuilder.fadd, ir.IRBuilder.fadd, negative, ir.FloatType()),
     types.float32,
     types.float32,
 )

@@ -30,7 +30,8 @@ class Tile(NamedTuple):
         taps: the vector that is loaded.
         sums: the vector of partial sums of one pair.
         apart: emits the distances of two vectors of taps, as ``sums``. Its last argument is a vector of exponents.
-        add: emits their addition.
+        gather: emits the addition of distances to what is there.
+        add: emits the addition of what ``finish`` gives.
         finish: emits, from every pair's sums, row by row, vectors of which :func:`vectors.totals` makes results.
         result: one result; a vector of totals holds one for every pair of the tile.
     """
@@ -40,6 +41,7 @@ class Tile(NamedTuple):
     taps: ir.VectorType
     sums: ir.VectorType
     apart: Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
+    gather: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
     add: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
     finish: Callable[[ir.IRBuilder, Sequence[ir.Value]], Sequence[ir.Value]]
     result: ir.Type
@@ -93,7 +95,7 @@ def _tile(builder: ir.IRBuilder, tile: Tile, arrays: Any, values: Any) -> None:
                 for i in range(tile.rows):
                     place = places[i * tile.filters + j]
                     apart = tile.apart(builder, left[i], right, exponents)
-                    builder.store(tile.add(builder, builder.load(place), apart), place)
+                    builder.store(tile.gather(builder, builder.load(place), apart), place)
     sums = tile.finish(builder, [builder.load(place) for place in places])
     found = totals(builder, sums, lambda one, other: tile.add(builder, one, other))
     found = builder.bitcast(found, ir.VectorType(tile.result, tile.rows * tile.filters))
