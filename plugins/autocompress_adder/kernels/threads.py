@@ -1,22 +1,29 @@
-"""Kernels on as many threads as torch uses.
+"""Kernels on the threads that torch has, as many as torch uses.
 
-numba's own threading layers are not used: the one that is always there must not be entered by two threads at once, and
-OpenMP's does not survive a fork. The kernels here release the lock of the interpreter instead, and a pool of plain
-threads, made anew in a forked process, runs them on blocks of the work. Callers may be threads themselves.
+torch's threads wait for its next operator awake, for milliseconds: threads beside them would have to share the
+processor. Where torch's OpenMP can be reached, a kernel is therefore one more parallel region of it; elsewhere, and in a
+forked process, which that OpenMP does not survive, it runs on threads of our own. numba's threading layers are not
+used: the one that is always there must not be entered by two threads at once. Callers may be threads themselves.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import torch
 
 BLOCKS = 4
 """Shares of the work for each thread, so that one that is held up leaves work to the others."""
 
+_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_parent = os.getpid()
 _pools: list[ThreadPoolExecutor] = []
 
 
@@ -29,23 +36,39 @@ def spread(kernel: Callable[[int, int], None], count: int, grain: int = 1, least
         grain: each call gets a multiple of this many units, but the last.
         least: that are worth a share of their own, as long as every thread has one.
     """
-    threads = min(torch.get_num_threads(), -(-count // grain))
-    if threads <= 1:
+    threads = torch.get_num_threads()
+    share = -(-max(count // (threads * BLOCKS), min(count // threads, least), 1) // grain) * grain
+    if threads == 1 or share >= count:
         if count:
             kernel(0, count)
         return
-    share = -(-max(count // (threads * BLOCKS), min(count // threads, least), 1) // grain) * grain
     todo = deque(range(0, count, share))
+    errors: list[BaseException] = []
 
-    def work() -> None:
-        while todo:
-            try:
+    def work(*_: Any) -> None:
+        try:
+            while todo:
                 begin = todo.popleft()
-            except IndexError:
-                return
-            kernel(begin, min(begin + share, count))
+                kernel(begin, min(begin + share, count))
+        except IndexError:  # another thread was quicker
+            pass
+        except BaseException as error:  # noqa: BLE001  # raised by the caller, below
+            todo.clear()
+            errors.append(error)
 
-    others = [_pool().submit(work) for _ in range(threads - 1)]
+    region = _openmp() if os.getpid() == _parent else None
+    if region is not None:
+        region(_BODY(work), None, threads, 0)
+    else:
+        _on_our_own(work, threads)
+    if errors:
+        raise errors[0]
+
+
+def _on_our_own(work: Callable[[], None], threads: int) -> None:
+    if not _pools:
+        _pools.append(ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="adder"))
+    others = [_pools[0].submit(work) for _ in range(threads - 1)]
     work()
     for other in others:
         # One that has not begun has nothing left to do.
@@ -53,10 +76,19 @@ def spread(kernel: Callable[[int, int], None], count: int, grain: int = 1, least
             other.result()
 
 
-def _pool() -> ThreadPoolExecutor:
-    if not _pools:
-        _pools.append(ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="adder"))
-    return _pools[0]
+@functools.cache
+def _openmp() -> Any:
+    """``GOMP_parallel(body, data, threads, flags)`` of the OpenMP that torch is linked with; None where it has none.
+
+    It is GNU's entry to a parallel region, which LLVM's and Intel's OpenMP on Linux also have.
+    """
+    libraries = Path(torch.__file__).parent / "lib"
+    try:
+        region = ctypes.CDLL(str(libraries / "libtorch_cpu.so")).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    region.argtypes, region.restype = [_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return region
 
 
 if hasattr(os, "register_at_fork"):
