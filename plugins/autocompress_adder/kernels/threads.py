@@ -52,7 +52,7 @@ def spread(kernel: Callable[[int, int], None], count: int, grain: int = 1, least
                 kernel(begin, min(begin + share, count))
         except IndexError:  # another thread was quicker
             pass
-        except BaseException as error:  # noqa: BLE001  # raised by the caller, below
+        except BaseException as error:  # raised by the caller, below
             todo.clear()
             errors.append(error)
 
