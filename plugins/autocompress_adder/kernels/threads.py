@@ -1,8 +1,8 @@
 """Kernels on the threads that torch has, as many as torch uses.
 
 torch's threads wait for its next operator awake, for milliseconds: threads beside them would have to share the
-processor. Where torch's OpenMP can be reached, a kernel is therefore one more parallel region of it; elsewhere, and in a
-forked process, which that OpenMP does not survive, it runs on threads of our own. numba's threading layers are not
+processor. Where torch's OpenMP can be reached, a kernel is therefore one more parallel region of it; elsewhere, and in
+a forked process, which that OpenMP does not survive, it runs on threads of our own. numba's threading layers are not
 used: the one that is always there must not be entered by two threads at once. Callers may be threads themselves.
 """
 
