@@ -1,9 +1,10 @@
-"""Compression without the training data against its targets: students from scratch, uses of the images, time.
+"""Compression without the training data against its targets: students from scratch, uses of the images, time; and the
+tables of the three papers from the same rows.
 
 Each part is written into one JSON as soon as it is done; rows lie in files beside it, and an interrupted run goes on
-where it was.
+where it was. Teachers may be run one by one, with budgets of their own: what was found for others stays.
 
-    python benchmarks/data_free.py [--parts students uses speed] [--seeds 0 1 2] [--threads 2] [--out FILE]
+    python benchmarks/data_free.py [--parts students uses speed papers] [--seeds 0 1 2] [--threads 2] [--out FILE]
 """
 
 from __future__ import annotations
@@ -13,11 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from parts import free_speed, free_students, free_uses
+from parts import free_papers, free_speed, free_students, free_uses
+from shared.rows import command_line, read
 from shared.running import put, run_parts
 
 OUT = Path("results/benchmarks/data_free.json")
-LINES = {"students": free_students.lines, "uses": free_uses.lines, "speed": free_speed.lines}
+PAPERS = Path("results/papers")
+LINES = {
+    "students": free_students.lines,
+    "uses": free_uses.lines,
+    "speed": free_speed.lines,
+    "papers": free_papers.lines,
+}
+NARROW = "resnet10t:channels=[32,64,128,256]"
+TEACHERS = ("digits=resnet18", "digits=lenet5", f"digits={NARROW}", f"glyphs={NARROW}")
 
 
 def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -27,20 +37,33 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     def beside(name: str) -> Path:
         return o.out.with_name(f"{o.out.stem}-{name}.json")
 
+    def parts() -> dict[str, Any]:
+        found: dict[str, Any] = read(o.out).get("parts", {})
+        return found
+
     def keep(name: str) -> Callable[[dict[str, Any]], None]:
         return lambda part: put(o.out, LINES, name, part)
 
     students = free_students.Budget(o.images, o.iterations, o.steps)
     uses = free_uses.Budget(o.use_images, o.iterations, o.use_epochs)
-    teachers = dict(word.split("=") for word in o.teachers)
+    teachers = [(data, backbone) for data, _, backbone in (word.partition("=") for word in o.teachers)]
     return {
         "students": lambda: free_students.run(
-            teachers, o.epochs, o.ways, o.seeds, students, out=beside("students"), keep=keep("students")
+            teachers,
+            o.epochs,
+            o.ways,
+            o.seeds,
+            students,
+            out=o.out,
+            command=command_line(),
+            before=parts().get("students", {}).get("data", []),
+            keep=keep("students"),
         ),
         "uses": lambda: free_uses.run(
             o.model, o.data, o.epochs, o.uses, o.seeds, uses, out=beside("uses"), keep=keep("uses")
         ),
         "speed": lambda: free_speed.run(o.speed_model, "digits", o.speed_images, o.speed_iterations, o.rounds),
+        "papers": lambda: free_papers.run(parts(), teachers[0], o.epochs, o.images, o.iterations, o.papers),
     }
 
 
@@ -51,15 +74,16 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--teachers",
         nargs="+",
-        default=["digits=resnet18", "digits lenet=lenet5", "glyphs=resnet10t"],
-        help="DATA=BACKBONE, of students",
+        default=TEACHERS,
+        metavar="DATA=BACKBONE",
+        help="of students; the first one's images are on the papers' contact sheets",
     )
     parser.add_argument("--ways", nargs="+", choices=list(free_students.WAYS), default=list(free_students.WAYS))
     parser.add_argument("--epochs", type=int, default=12, help="of float baselines")
     parser.add_argument("--images", type=int, default=512, help="of a set that a student learns from")
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--steps", type=int, default=1500, help="of a student")
-    parser.add_argument("--model", default="resnet10t", help="of uses")
+    parser.add_argument("--model", default=NARROW, help="of uses")
     parser.add_argument("--data", default="glyphs", help="of uses")
     parser.add_argument("--uses", nargs="+", choices=list(free_uses.USES), default=list(free_uses.USES))
     parser.add_argument("--use-images", type=int, default=1024)
@@ -69,6 +93,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--speed-images", type=int, default=256)
     parser.add_argument("--speed-iterations", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=7, help="of speed")
+    parser.add_argument("--papers", type=Path, default=PAPERS, help="folder of the papers' tables")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser

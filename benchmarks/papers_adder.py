@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
-from autocompress.files import write_json, write_text
+from autocompress.files import atomic, write_json, write_text
 from parts import adder_accuracy
 from parts.adder_accuracy import Network
+from shared.rows import command_line
 from shared.trained import environment
 
 OUT = Path("results/papers/adder/table.json")
@@ -43,17 +44,18 @@ def networks(data: list[str], epochs: int) -> dict[str, Network]:
 
 def markdown(part: dict[str, Any], command: str) -> str:
     """The table for people."""
+    narrow = any("4 bits" in row["way"] for found in part["data"] for row in found["rows"])
     text = [
         "# AdderNet: convolutions without multiplications",
         "",
         f"- Each adder network is converted from the trained twin and recovered for {part['recovery_epochs']} epochs "
-        "with distillation; that comes on top of the twin's epochs. 4 bits are trained half as long again, 8 bits "
-        "are not.",
+        "with distillation; that comes on top of the twin's epochs. Integers are calibrated, not trained"
+        f"{', but for 4 bits: half as long again' if narrow else ''}.",
         f"- Seeds {', '.join(map(str, part['seeds']))} of conversion and recovery, one float baseline. Intervals are "
         "Wilson's over the test images.",
         f"- Energy: arithmetic of one image by `cost-model:{part['profile']}`, no memory. Multiplications are those of "
         "stem and classifier where all else is adder layers.",
-        "- The 4-bit rows have 8-bit units' energy: the profile's source has no narrower ones.",
+        *(["- The 4-bit rows have 8-bit units' energy: the profile's source has no narrower ones."] if narrow else []),
         f"- Command: `{command}`.",
         "",
     ]
@@ -78,6 +80,8 @@ def markdown(part: dict[str, Any], command: str) -> str:
         ]
         text += [""]
     text += [
+        "![Accuracy against energy](energy.png)",
+        "",
         "## The paper's rows",
         "",
         "| network | convolution: mul / add | CIFAR-10 | adder: mul / add | CIFAR-10 | binary | CIFAR-100: convolution "
@@ -93,8 +97,29 @@ def markdown(part: dict[str, Any], command: str) -> str:
     return "\n".join(text)
 
 
+def drawn(part: dict[str, Any], file: Path) -> None:
+    """Accuracy against energy, a panel a data set, with Wilson's intervals, as a PNG."""
+    figure = Figure(figsize=(5.2 * len(part["data"]), 4), layout="constrained")
+    for number, found in enumerate(part["data"], 1):
+        axes = figure.add_subplot(1, len(part["data"]), number)
+        for kind, color in (("convolution", "#3b6ea5"), ("adder", "#c8553d")):
+            rows = [row for row in found["rows"] if row["way"].startswith(kind)]
+            energies, accuracies = [row["microjoules"] for row in rows], [row["accuracy"] for row in rows]
+            reach = [[row["accuracy"] - row["low"] for row in rows], [row["high"] - row["accuracy"] for row in rows]]
+            axes.errorbar(energies, accuracies, reach, color=color, marker="o", linestyle=":", capsize=3, label=kind)
+            for row in rows:
+                name = row["way"].partition(", ")[2]
+                axes.annotate(name, (row["microjoules"], row["accuracy"]), (6, 6), textcoords="offset points", size=8)
+        axes.set_xscale("log")
+        axes.set(xlabel=f"microjoules an image ({part['profile']}, arithmetic)", ylabel="test accuracy, %")
+        axes.set_title(found["data"])
+        axes.legend()
+    with atomic(file) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
 def main() -> None:
-    """Makes the table."""
+    """Makes the table and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["digits", "glyphs"])
     parser.add_argument("--epochs", type=int, default=12, help="of float baselines")
@@ -113,11 +138,12 @@ def main() -> None:
         ways=chosen.ways,
         out=chosen.out.with_name("rows.json"),
     )
-    command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
+    command = command_line()
     write_json(
         chosen.out, {**part, "command": command, "environment": environment(), "made": time.strftime("%Y-%m-%d")}
     )
     write_text(chosen.out.with_suffix(".md"), markdown(part, command))
+    drawn(part, chosen.out.with_name("energy.png"))
     print("\n".join(adder_accuracy.lines(part)))
 
 

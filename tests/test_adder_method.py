@@ -278,5 +278,12 @@ def test_files_agree_in_float_and_in_integers(adder_model: nn.Module, model: nn.
         export(made, tmp_path / "m.onnx", size, specs=specs)
         assert not custom_operators(tmp_path / "m.onnx")
         agreement = check_agreement(tmp_path / "m.onnx", made, images)
-        assert agreement.labels >= 0.95
         assert agreement.mean_error < 2e-2, "codes flip at the edges of integers"
+        # Nothing trained this network: for half of the images its best two logits are nearer than a flipped code moves
+        # them, on one processor or another. Labels are compared where there is a best one.
+        with torch.no_grad():
+            logits = made.eval()(images)
+        best = logits.topk(2, 1).values
+        clear = images[best[:, 0] - best[:, 1] > 0.05 * logits.abs().max()]
+        assert len(clear) >= 16
+        assert check_agreement(tmp_path / "m.onnx", made, clear).labels >= 0.95

@@ -22,7 +22,7 @@ SMALL = {
         *(
             "--teachers",
             "digits=test_resnet",
-            "digits lenet=lenet5",
+            "digits=lenet5",
             "--ways",
             "deepinversion",
             "noise",

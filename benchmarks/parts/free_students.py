@@ -47,9 +47,13 @@ WAYS = {
     "zskd": Way("zskd"),
 }
 """Noise is also the scheme "gaussian" of The Knowledge Within."""
-FLOORS = {"deepinversion": 90.0, "knowledge_within, bns+inception": 85.0}
-"""Percent of the teacher's accuracy, on digits; ZSKD's is that of LeNet-5, as in its paper."""
-LENET_FLOOR = 85.0
+LENET_WAYS = ("real images, unlabelled", "noise", "zskd")
+"""LeNet-5 has no batch norm."""
+FLOORS: Mapping[tuple[str, str], Mapping[str, float]] = {
+    ("digits", "resnet18"): {"deepinversion": 90.0, "knowledge_within, bns+inception": 85.0},
+    ("digits", LENET): {"zskd": 85.0},
+}
+"""Percent of the teacher's accuracy, by data and teacher; ZSKD's is that of LeNet-5, as in its paper."""
 CLAIMS = (
     Claim("adaptive at least as good as plain", "deepinversion, adaptive", "deepinversion"),
     Claim("the feature term helps", "deepinversion", "deepinversion without the feature term"),
@@ -68,37 +72,49 @@ class Budget:
 
 
 def run(
-    teachers: Mapping[str, str],
+    teachers: Sequence[tuple[str, str]],
     epochs: int,
     ways: Sequence[str],
     seeds: Sequence[int],
     budget: Budget,
     *,
     out: Path,
+    command: str = "",
+    before: Sequence[dict[str, Any]] = (),
     keep: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """A row a data set, way and seed.
+    """A row a teacher, way and seed.
 
     Args:
-        teachers: by data set, a backbone or ``lenet5``; only the first has floors.
+        teachers: data set and backbone of each.
         epochs: of the teachers.
-        ways: of ``WAYS``.
+        ways: of ``WAYS``; LeNet-5 has its own.
         seeds: of sets and students.
         budget: of each.
-        out: where rows are kept.
+        out: rows are kept in files beside it, one a teacher.
+        command: that runs this; tables say it.
+        before: what was found for other teachers, with budgets of their own; it stays.
         keep: called with the part as far as it is.
     """
-    head = {"budget": vars(budget), "epochs": epochs, "versions": environment()["versions"], "batch": BATCH}
-    table = Rows(out, head)
-    part: dict[str, Any] = {**head, "seeds": list(seeds), "data": []}
-    for name, backbone in teachers.items():
-        data, _, _ = name.partition(" ")
-        chosen = ["real images, unlabelled", "noise", "zskd"] if backbone == LENET else list(ways)
+    found = {(one["data"], one["teacher"]): one for one in before}
+    part: dict[str, Any] = {}
+    for data, backbone in teachers:
+        head = {"budget": vars(budget), "epochs": epochs, "versions": environment()["versions"], "batch": BATCH}
+        table = Rows(out.with_name(f"{out.stem}-{data}-{short(backbone)}.json"), head)
+        chosen = [way for way in ways if way in LENET_WAYS] if backbone == LENET else list(ways)
         _make(table, data, backbone, epochs, chosen, seeds, budget)
-        part["data"].append(_judged(table, data, backbone, chosen, seeds))
-        part["met"] = all(row["met"] for found in part["data"] for row in found["rows"] if row["met"] is not None)
+        one = {**head, "seeds": list(seeds), "command": command, **_judged(table, data, backbone, chosen, seeds)}
+        found[one["data"], one["teacher"]] = one
+        part = {"data": list(found.values())}
+        part["met"] = all(row["met"] for one in part["data"] for row in one["rows"] if row["met"] is not None)
         keep(part)
     return part
+
+
+def short(backbone: str) -> str:
+    """For names of files and tables: arguments for timm are left out."""
+    name, _, arguments = backbone.partition(":")
+    return f"{name}-narrow" if "channels" in arguments else name
 
 
 def _key(data: str, backbone: str, way: str, seed: int) -> str:
@@ -175,16 +191,12 @@ def _judged(table: Rows, data: str, backbone: str, ways: Sequence[str], seeds: S
     def flags(way: str) -> list[np.ndarray]:
         return [unpacked(row["correct"]) for row in found(way)]
 
-    def floor(way: str) -> float | None:
-        if data != "digits":
-            return None
-        return (LENET_FLOOR if way == "zskd" else None) if backbone == LENET else FLOORS.get(way)
-
+    floors = FLOORS.get((data, backbone), {})
     rows = []
     for way in ways:
         accuracies = [row["accuracy"] for row in found(way)]
         share = 100 * statistics.median(accuracies) / teacher
-        least = floor(way)
+        least = floors.get(way)
         rows.append(
             {
                 "way": way,
@@ -208,13 +220,14 @@ def _judged(table: Rows, data: str, backbone: str, ways: Sequence[str], seeds: S
 
 def lines(part: dict[str, Any]) -> list[str]:
     """For people."""
-    budget = part["budget"]
-    text = [
-        f"{budget['images']} images a set, {budget['iterations']} iterations, "
-        f"{budget['steps']} steps of {part['batch']}, seeds {part['seeds']}"
-    ]
+    text = []
     for found in part["data"]:
+        budget = found["budget"]
         text.append(f"{found['data']}, teacher {found['teacher']} {found['teacher_accuracy']:.2f} %")
+        text.append(
+            f"  {budget['images']} images a set, {budget['iterations']} iterations, "
+            f"{budget['steps']} steps of {found['batch']}, seeds {found['seeds']}"
+        )
         for row in found["rows"]:
             target = "" if row["floor"] is None else f"  floor {row['floor']:g} %  {'yes' if row['met'] else 'no'}"
             text.append(

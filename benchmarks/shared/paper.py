@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from autocompress.compression.evaluation import evaluate
 from autocompress.errors import TrialFailed
 from autocompress.files import write_text
 from shared.orders import Claim, judged
-from shared.rows import Rows, packed, unpacked
+from shared.rows import Rows, command_line, packed, unpacked
 from shared.simulate import simulate
 from shared.trained import Trained, environment, job_of, trained
 
@@ -130,7 +129,7 @@ def run(
         for study in wanted:
             _make(study, seed, chosen, table, way)
     orders = {study.backbone.label: _orders(study, chosen.seeds, table) for study in wanted}
-    command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
+    command = command_line()
     more = {"command": command, "environment": environment(), "orders": orders, "made": time.strftime("%Y-%m-%d")}
     table.write(**way.more, **more)
     text = _markdown(title, wanted, chosen, table, orders, [*notes, f"Command: `{command}`."], way)

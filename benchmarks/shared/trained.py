@@ -39,7 +39,8 @@ def job_of(
     """A job in which QUANTIZE alone acts, on the whole model as one group.
 
     Args:
-        model: in timm, with arguments for it where it needs some: ``mobilenetv2_050:output_stride=8``.
+        model: in timm, with arguments for it where it needs some, in JSON: ``mobilenetv2_050:output_stride=8``,
+            ``resnet10t:channels=[32,64,128,256];stem_width=16``.
         data_name: of the data.
         epochs: of the float baseline.
         seed: of the job.
@@ -47,7 +48,7 @@ def job_of(
         model_args: more arguments.
     """
     name, _, words = model.partition(":")
-    pairs = (word.partition("=") for word in words.split(",") if word)
+    pairs = (word.partition("=") for word in words.split(";") if word)
     return load_job(
         model=name,
         model_args={**(model_args or {}), **{key: json.loads(value) for key, _, value in pairs}},
