@@ -10,7 +10,7 @@ where it was. Teachers may be run one by one, with budgets of their own: what wa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +44,24 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     def keep(name: str) -> Callable[[dict[str, Any]], None]:
         return lambda part: put(o.out, LINES, name, part)
 
+    def merged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return free_students.part(parts().get("students", {}).get("data", []), found)
+
     students = free_students.Budget(o.images, o.iterations, o.steps)
     uses = free_uses.Budget(o.use_images, o.iterations, o.use_epochs)
     teachers = [(data, backbone) for data, _, backbone in (word.partition("=") for word in o.teachers)]
     return {
-        "students": lambda: free_students.run(
-            teachers,
-            o.epochs,
-            o.ways,
-            o.seeds,
-            students,
-            out=o.out,
-            command=command_line(),
-            before=parts().get("students", {}).get("data", []),
-            keep=keep("students"),
+        "students": lambda: merged(
+            free_students.run(
+                teachers,
+                o.epochs,
+                o.ways,
+                o.seeds,
+                students,
+                out=o.out,
+                command=command_line(),
+                keep=lambda found: put(o.out, LINES, "students", merged(found)),
+            )
         ),
         "uses": lambda: free_uses.run(
             o.model, o.data, o.epochs, o.uses, o.seeds, uses, out=beside("uses"), keep=keep("uses")

@@ -42,6 +42,10 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 said = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+options = onnxruntime.SessionOptions()
+for name, value in said["session_config"].items():
+    options.add_session_config_entry(name, value)
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 pixels, labels = np.load(sys.argv[2]), np.load(sys.argv[3])
 assert list(pixels.shape[1:]) == said["input_size"], said
 mean, std = (np.array(said[name], np.float32).reshape(1, -1, 1, 1) for name in ("mean", "std"))

@@ -20,6 +20,7 @@ from autocompress.errors import UserError
 from autocompress.files import atomic_folder
 from autocompress.job import DeviceConfig
 from autocompress.quantization import hardening
+from autocompress.runtime import EXACT
 
 MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.safetensors"
 RECIPE_FILE, PLAN_FILE, METRICS_FILE = "recipe.json", "plan.json", "metrics.json"
@@ -27,9 +28,11 @@ SCORING_BATCH = 256
 
 
 def metadata(model: nn.Module) -> dict[str, str]:
-    """What the ONNX file says of itself: mean, std, input size and class names, as JSON texts."""
+    """What the ONNX file says of itself, as JSON texts: mean, std, input size, class names, and the session options
+    with which its integers are exact on every processor."""
     facts = models.architecture(model)
-    return {name: json.dumps(facts[name]) for name in ("mean", "std", "input_size", "class_names")}
+    told = {name: facts[name] for name in ("mean", "std", "input_size", "class_names")}
+    return {name: json.dumps(value) for name, value in {**told, "session_config": EXACT}.items()}
 
 
 def score(device: Device, deployable: Deployable, split: Split, config: DeviceConfig) -> np.ndarray:

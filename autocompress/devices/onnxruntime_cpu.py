@@ -15,6 +15,7 @@ from autocompress.devices.lock import EXCLUSIVE_SECONDS, MachineLock
 from autocompress.devices.machine import machine, usable_processors
 from autocompress.devices.timing import FEWEST_PAIRS, Pairs, block, median_interval, time_pairs
 from autocompress.job import DeviceConfig
+from autocompress.runtime import CONFIG
 
 WIDEST_INTERVAL = 0.1
 """Of the ratio; a measurement whose interval is wider is called noisy."""
@@ -138,6 +139,6 @@ def environment(config: DeviceConfig) -> dict[str, Any]:
             "execution_mode": "sequential",
             "inter_op_threads": 1,
             "graph_optimization": "all",
-            **sessions.CONFIG,
+            **CONFIG,
         },
     }

@@ -10,14 +10,10 @@ import numpy as np
 import onnxruntime
 
 from autocompress.errors import TrialFailed
+from autocompress.runtime import session_options
 
 KEPT = 3
 """The baseline's, which every measurement uses, the candidate's, and one more."""
-
-CONFIG = {
-    # Threads that spin after a run would take processor time from the other session of an interleaved measurement.
-    "session.force_spinning_stop": "1",
-}
 
 _kept: OrderedDict[tuple[Any, ...], onnxruntime.InferenceSession] = OrderedDict()
 
@@ -42,22 +38,9 @@ def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     return _kept[key]
 
 
-def options(threads: int) -> onnxruntime.SessionOptions:
-    """Session options: ``threads`` within an operator, operators one after the other."""
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.inter_op_num_threads = 1
-    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    settings.log_severity_level = 3  # errors; its warnings are about how it optimises
-    for name, value in CONFIG.items():
-        settings.add_session_config_entry(name, value)
-    return settings
-
-
 def _load(file: Path, threads: int) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(str(file), options(threads), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(file), session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions have no common base
         reason = str(error).strip().splitlines()[0]
         raise TrialFailed(f"ONNX Runtime {onnxruntime.__version__} cannot load '{file}': {reason}") from error

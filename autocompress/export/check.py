@@ -15,6 +15,7 @@ from torch import nn
 
 from autocompress.export.exporter import INPUT
 from autocompress.graph.trace import evaluating
+from autocompress.runtime import session_options
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
@@ -60,10 +61,7 @@ def check_agreement(file: Path, model: nn.Module, images: torch.Tensor, *, batch
 
 def open_session(file: Path, threads: int = 1, optimized: Path | None = None) -> ort.InferenceSession:
     """An ONNX Runtime session on the processor; ``optimized`` keeps the graph that it really runs."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(threads)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

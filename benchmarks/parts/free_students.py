@@ -80,10 +80,9 @@ def run(
     *,
     out: Path,
     command: str = "",
-    before: Sequence[dict[str, Any]] = (),
-    keep: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> dict[str, Any]:
-    """A row a teacher, way and seed.
+    keep: Callable[[Sequence[dict[str, Any]]], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """What is found of each teacher: a row a way and seed, and the orders.
 
     Args:
         teachers: data set and backbone of each.
@@ -93,22 +92,25 @@ def run(
         budget: of each.
         out: rows are kept in files beside it, one a teacher.
         command: that runs this; tables say it.
-        before: what was found for other teachers, with budgets of their own; it stays.
-        keep: called with the part as far as it is.
+        keep: called with what is found so far whenever a teacher is done.
     """
-    found = {(one["data"], one["teacher"]): one for one in before}
-    part: dict[str, Any] = {}
+    found = []
     for data, backbone in teachers:
         head = {"budget": vars(budget), "epochs": epochs, "versions": environment()["versions"], "batch": BATCH}
         table = Rows(out.with_name(f"{out.stem}-{data}-{short(backbone)}.json"), head)
         chosen = [way for way in ways if way in LENET_WAYS] if backbone == LENET else list(ways)
         _make(table, data, backbone, epochs, chosen, seeds, budget)
         one = {**head, "seeds": list(seeds), "command": command, **_judged(table, data, backbone, chosen, seeds)}
-        found[one["data"], one["teacher"]] = one
-        part = {"data": list(found.values())}
-        part["met"] = all(row["met"] for one in part["data"] for row in one["rows"] if row["met"] is not None)
-        keep(part)
-    return part
+        found.append(one)
+        keep(found)
+    return found
+
+
+def part(before: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The part: what was found before of other teachers, which may have had budgets of their own, and what is now."""
+    data = list({(one["data"], one["teacher"]): one for one in (*before, *found)}.values())
+    met = all(row["met"] for one in data for row in one["rows"] if row["met"] is not None)
+    return {"data": data, "met": met}
 
 
 def short(backbone: str) -> str:
