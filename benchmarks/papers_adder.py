@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from autocompress.files import atomic, write_json, write_text
 from parts import adder_accuracy
@@ -111,6 +112,11 @@ def drawn(part: dict[str, Any], file: Path) -> None:
                 name = row["way"].partition(", ")[2]
                 axes.annotate(name, (row["microjoules"], row["accuracy"]), (6, 6), textcoords="offset points", size=8)
         axes.set_xscale("log")
+        ends = [row["microjoules"] for row in found["rows"]]
+        axes.set_xlim(min(ends) / 1.5, max(ends) * 2)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=f"microjoules an image ({part['profile']}, arithmetic)", ylabel="test accuracy, %")
         axes.set_title(found["data"])
         axes.legend()

@@ -315,17 +315,28 @@ def agreement(network: nn.Module) -> float:
         return float((network.eval()(real).argmax(1) == teacher(real).argmax(1)).float().mean())
 
 
+def divergence(network: nn.Module) -> float:
+    """KL(teacher, network) on real images."""
+    teacher, real, _ = digits_teacher()
+    with torch.no_grad():
+        told, wanted = network.eval()(real).log_softmax(1), teacher(real).log_softmax(1)
+    return float(F.kl_div(told, wanted, log_target=True, reduction="batchmean"))
+
+
 def test_fine_tuning_four_bits_on_the_images_does_not_lower_the_agreement() -> None:
+    """Nor does it in labels, of which 255 of 256 agree before: there a few flip either way, from processor to
+    processor, while the divergence halves."""
     network = quantized(4)
     images = made("bns+inception")
     calibrate(network, [images])
-    before = agreement(network)
+    before, labels = divergence(network), agreement(network)
     transfer = make(digits_teacher()[0], "bns+inception", images=128, iterations=150)
     settings_of = TrainSettings(epochs=10, lr=1e-3, batch_size=32, weight_decay=0.0)
     Training(
         network, transfer.train, settings_of, teacher=digits_teacher()[0], labelled=False, freeze_batch_norm=True
     ).run()
-    assert agreement(network) >= before
+    assert divergence(network) < 0.75 * before
+    assert agreement(network) >= labels - 2 / len(digits_teacher()[1])
 
 
 # --- models without batch norm --------------------------------------------------------------------------------------
