@@ -118,7 +118,7 @@ def run(
         return made(name, values, baseline().model, seed)
 
     table.row("float", lambda: _flags(evaluate(baseline().model, baseline().splits.test)[1]))
-    part: dict[str, Any] = {**head, "seeds": list(seeds), "uses": []}
+    part: dict[str, Any] = {**head, "seeds": list(seeds), "float": table.rows["float"]["accuracy"], "uses": []}
     for use in uses:
         for seed in seeds:
             for source in (REAL, *USES[use].sources):
@@ -129,7 +129,6 @@ def run(
         part["uses"].append(_judged(table, use, seeds))
         part["met"] = all(found["met"] for found in part["uses"] if found["met"] is not None)
         keep(part)
-    part["float"] = table.rows["float"]["accuracy"]
     return part
 
 
