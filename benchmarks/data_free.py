@@ -26,8 +26,7 @@ LINES = {
     "speed": free_speed.lines,
     "papers": free_papers.lines,
 }
-NARROW = "resnet10t:channels=[32,64,128,256]"
-TEACHERS = ("digits=resnet18", "digits=lenet5", f"digits={NARROW}", f"glyphs={NARROW}")
+TEACHERS = ("digits=resnet18", "digits=lenet5", f"digits={free_students.HALF}", f"glyphs={free_students.HALF}")
 
 
 def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -87,7 +86,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=512, help="of a set that a student learns from")
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--steps", type=int, default=1500, help="of a student")
-    parser.add_argument("--model", default=NARROW, help="of uses")
+    parser.add_argument("--model", default=free_students.HALF, help="of uses")
     parser.add_argument("--data", default="glyphs", help="of uses")
     parser.add_argument("--uses", nargs="+", choices=list(free_uses.USES), default=list(free_uses.USES))
     parser.add_argument("--use-images", type=int, default=1024)

@@ -13,13 +13,13 @@ import torch
 
 from autocompress.files import write_json, write_text
 from autocompress.synthesis import contact_sheet
+from parts import free_students, free_uses
 from parts.free_students import LENET, WAYS, short
 from shared.synthetic import made
 from shared.trained import environment, job_of, trained
 
 ON_SHEET = 32
-REAL_WAY, REAL = "real images, unlabelled", "real"
-BESIDE = (REAL_WAY, "noise")
+BESIDE = (free_students.REAL, "noise")
 """Ways that are no method's own: a teacher with these alone is not in a paper's table."""
 COMMAND = "python benchmarks/data_free.py --parts students uses papers"
 
@@ -127,7 +127,7 @@ def run(
 
 
 def _students(found: Mapping[str, Any], paper: Paper) -> dict[str, Any]:
-    shown = {REAL_WAY, *paper.ways}
+    shown = {free_students.REAL, *paper.ways}
     return {
         **found,
         "rows": [row for row in found["rows"] if row["way"] in shown],
@@ -136,7 +136,7 @@ def _students(found: Mapping[str, Any], paper: Paper) -> dict[str, Any]:
 
 
 def _uses(part: Mapping[str, Any], paper: Paper) -> dict[str, Any]:
-    shown = {REAL, *paper.sources}
+    shown = {free_uses.REAL, *paper.sources}
 
     def of(use: Mapping[str, Any]) -> dict[str, Any]:
         return {

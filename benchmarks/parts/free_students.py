@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from shared.trained import Trained, environment, job_of, trained
 
 BATCH = 64
 LENET = "lenet5"
+HALF = "resnet10t:channels=[32,64,128,256]"
+"""Half its channels, as in the other papers' tables."""
+REAL = "real images, unlabelled"
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Way:
 
 
 WAYS = {
-    "real images, unlabelled": Way(None),
+    REAL: Way(None),
     "noise": Way("knowledge_within", {"scheme": "gaussian"}),
     "deepinversion, adaptive": Way("deepinversion", {"preset": "adaptive"}, adaptive=True),
     "deepinversion": Way("deepinversion", {"preset": "plain"}),
@@ -47,7 +51,7 @@ WAYS = {
     "zskd": Way("zskd"),
 }
 """Noise is also the scheme "gaussian" of The Knowledge Within."""
-LENET_WAYS = ("real images, unlabelled", "noise", "zskd")
+LENET_WAYS = (REAL, "noise", "zskd")
 """LeNet-5 has no batch norm."""
 FLOORS: Mapping[tuple[str, str], Mapping[str, float]] = {
     ("digits", "resnet18"): {"deepinversion": 90.0, "knowledge_within, bns+inception": 85.0},
@@ -114,9 +118,8 @@ def part(before: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> d
 
 
 def short(backbone: str) -> str:
-    """For names of files and tables: arguments for timm are left out."""
-    name, _, arguments = backbone.partition(":")
-    return f"{name}-narrow" if "channels" in arguments else name
+    """For names of files and tables."""
+    return "resnet10t-half" if backbone == HALF else re.sub(r"[^\w.]+", "-", backbone).strip("-")
 
 
 def _key(data: str, backbone: str, way: str, seed: int) -> str:
