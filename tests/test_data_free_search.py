@@ -86,6 +86,7 @@ def test_a_search_with_test_images_opens_them_at_its_end(
         return close(self, *arguments)
 
     monkeypatch.setattr(Closing, "close", watched)
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))  # where other tests have made no images yet
     console = Console(record=True, width=200, file=io.StringIO())
     job = free_job(teacher, tmp_path, methods=["ghost", "quantize", "blobs", "specks"], space=SPACE)
     found, bench, calls = searched(job, console)

@@ -14,6 +14,7 @@ from autocompress.contract import LayerSpec
 from autocompress.export.exporter import to_onnx
 from autocompress.export.packing import pack_weights
 from autocompress.export.slim import slim
+from autocompress.export.unshare import unshare
 from autocompress.files import atomic
 from autocompress.graph.shapes import blank_images
 from autocompress.graph.trace import UntraceableModel, evaluating
@@ -51,7 +52,7 @@ def export(
         proto = to_onnx(deployable, blank_images(deployable, input_size, batch=2))
     _strip(proto)
     slim(proto)
-    pack_weights(proto, deployable)
+    pack_weights(proto, deployable, copies=unshare(proto))
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=value)
     with atomic(Path(path)) as temporary:

@@ -8,7 +8,7 @@ at 8 bits. Four bits are a tensor type of ONNX (``Cast``); one and two bits lie 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ PLANES = (4, 2, 1)
 """Widths that can be stored; their sums give every width below 8. The first plane holds the lowest bits."""
 
 
-def pack_weights(proto: onnx.ModelProto, model: nn.Module) -> list[str]:
+def pack_weights(proto: onnx.ModelProto, model: nn.Module, copies: Mapping[str, str] | None = None) -> list[str]:
     """Packs the weights of ``model``'s hardened layers that have less than 8 bits, in place. Plugins' hardened layers
     are among them where ``weight`` is a buffer of uint8: codes from 0 on.
 
@@ -34,6 +34,7 @@ def pack_weights(proto: onnx.ModelProto, model: nn.Module) -> list[str]:
     Args:
         proto: exported from ``model``; weights are int8 or uint8 initializers under their names in ``model``.
         model: hardened; in another there is nothing to pack.
+        copies: names of initializers that are copies, and the names in ``model`` of what they are copies of.
 
     Returns:
         Names of the initializers that are packed now: values of the same names and types, of nodes in the graph.
@@ -45,7 +46,7 @@ def pack_weights(proto: onnx.ModelProto, model: nn.Module) -> list[str]:
     graph, constants, packed = proto.graph, dict[str, onnx.TensorProto](), dict[str, _Unpacking]()
     # Large ones first: they bring the constants, and small ones find them there.
     for tensor in sorted(graph.initializer, key=lambda tensor: -len(tensor.raw_data)):
-        if layer := layers.get(tensor.name):
+        if layer := layers.get((copies or {}).get(tensor.name, tensor.name)):
             own = _Unpacking(tensor.name, len(packed))
             low, step = getattr(layer, "weight_low", 0), getattr(layer, "weight_step", 1)
             own.build(numpy_helper.to_array(tensor), int(layer.weight_bits), int(low), int(step))
