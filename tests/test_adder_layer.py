@@ -15,7 +15,7 @@ from torch import nn
 
 from autocompress.compression.optimizing import make_optimizer
 from autocompress.contract import Grid, TensorSpec
-from autocompress.export import check_agreement, custom_operators, export
+from autocompress.export import check_agreement, custom_operators, export, operator_histogram
 from autocompress.graph import trace
 from autocompress.quantization import operator_counts
 from autocompress.quantization.fakequant import UniformFakeQuantizer
@@ -282,18 +282,23 @@ def test_filters_can_go() -> None:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunks", [1, 3])
-def test_the_file_agrees(chunks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "NUMBERS", 36 * 16 * 6 // chunks)
-    model = OneLayer(layer(stride=2, norm=True)).eval()
-    export(model, tmp_path / "m.onnx", (4, 8, 8), specs=[SPEC])
-    assert not custom_operators(tmp_path / "m.onnx")
-    agreement = check_agreement(tmp_path / "m.onnx", model, torch.randn(33, 4, 8, 8), batch_size=32)
+@pytest.mark.parametrize("most", [6, 3, 2, 4, 1])
+def test_the_file_agrees(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all filters at a time, in even chunks, in uneven ones, alone: one node whatever they are."""
+    monkeypatch.setattr(exporting, "NUMBERS", 36 * 16 * most)
+    model, file = OneLayer(layer(stride=2, norm=True)).eval(), tmp_path / "m.onnx"
+    export(model, file, (4, 8, 8), specs=[SPEC])
+    assert not custom_operators(file)
+    assert operator_histogram(file).get("Scan", 0) == (most < 6)
+    assert str(Path(exporting.__file__).parent).encode() not in file.read_bytes(), "not in a body either"
+    agreement = check_agreement(file, model, torch.randn(33, 4, 8, 8), batch_size=32)
     assert agreement.labels == 1.0
     assert agreement.max_error < 1e-5
 
 
-def test_the_hardened_file_agrees(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [6, 4])
+def test_the_hardened_file_agrees(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "NUMBERS", 36 * 64 * most)
     x = torch.randn(16, 4, 8, 8)
     fake = quantizer(x, 8, nonnegative=False)
     simulation = simulated(layer(norm=True))
@@ -307,8 +312,9 @@ def test_the_hardened_file_agrees(tmp_path: Path) -> None:
 
 def test_files_keep_to_their_memory() -> None:
     assert exporting.chunk(64, 100) == 64
-    assert exporting.chunk(64, exporting.NUMBERS) == 2, "no more nodes than the bound, whatever the memory"
+    assert exporting.chunk(64, exporting.NUMBERS) == 1
     assert exporting.chunk(16, exporting.NUMBERS // 4) == 4
+    assert exporting.chunk(10, exporting.NUMBERS // 9) == 5, "two chunks, and nothing to fill the second with"
     assert exporting.chunk(8, 10 * exporting.NUMBERS) == 1
 
 

@@ -168,6 +168,21 @@ def test_the_short_way_writes_what_the_public_exporter_writes(hardened: fx.Graph
     assert operators(short) == operators(public)
 
 
+@pytest.mark.parametrize("kind", ["affine", "plain", "batch"])
+def test_a_norm_that_stays_is_one_node(kind: str, tmp_path: Path) -> None:
+    """``batch`` has no statistics of its own: the public way alone can write it."""
+    norm = nn.BatchNorm2d(4, eps=0.1, affine=kind == "affine", track_running_stats=kind != "batch")
+    for tensor in [*norm.parameters(), *norm.buffers()]:
+        if tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.5, 1.5)
+    model = nn.Sequential(nn.ReLU(), norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    export(model, tmp_path / "m.onnx", (4, 8, 8))
+    if kind != "batch":
+        nodes = onnx.load(str(tmp_path / "m.onnx")).graph.node
+        assert [node.op_type for node in nodes if "Norm" in node.op_type] == ["BatchNormalization"]
+    assert check_agreement(tmp_path / "m.onnx", model, torch.randn(16, 4, 8, 8)).max_error < 1e-5
+
+
 def test_counts_carry_bits(model: nn.Module, network: QuantizedNetwork, hardened: fx.GraphModule) -> None:
     plain = operator_counts(model, SIZE)
     for quantized_model in (network, hardened):

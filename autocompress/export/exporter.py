@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import nn
 
-from autocompress.export.translation import translation_table
+from autocompress.export.translation import direct_table, translation_table
 
 OPSET = 21
 INPUT, OUTPUT = "image", "logits"
@@ -81,7 +81,7 @@ def _registry() -> Any:
     from torch.onnx._internal.exporter import _registration
 
     registry = _registration.ONNXRegistry().from_torchlib(opset_version=OPSET)
-    for operator, translation in translation_table().items():
+    for operator, translation in direct_table().items():
         registry.register_op(operator, translation, is_complex=False)
     return registry
 

@@ -74,13 +74,18 @@ def _flat(model: nn.Module, specs: Sequence[LayerSpec]) -> nn.Module:
 
 def _strip(proto: onnx.ModelProto) -> None:
     """Removes what the exporter writes for its own debugging: a stack trace a node, with paths of this machine."""
-    graph = proto.graph
+    _strip_graph(proto.graph)
+    proto.ClearField("metadata_props")
+    proto.producer_name = "autocompress"
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
     for item in [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]:
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
     graph.ClearField("value_info")
-    proto.ClearField("metadata_props")
-    proto.producer_name = "autocompress"
+    for body in (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")):
+        _strip_graph(body)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,28 @@ def _mean(x: Any, dim: Sequence[int] | None = None, keepdim: bool = False, dtype
     return op.ReduceMean(x, _constant(list(dim), np.int64), keepdims=keepdim)
 
 
+def _batch_norm(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Any:
+    del momentum, cudnn_enabled  # mean nothing in eval mode
+    if training or running_mean is None or running_var is None:
+        raise NotImplementedError("statistics of the batch")
+    shape = op.Shape(running_mean)
+    if weight is None:
+        weight = op.ConstantOfShape(shape, value=onnx.numpy_helper.from_array(np.ones(1, np.float32)))
+    if bias is None:
+        bias = op.ConstantOfShape(shape)
+    return op.BatchNormalization(x, weight, bias, running_mean, running_var, epsilon=eps)
+
+
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """For ``torch.onnx.export(custom_translation_table=...)``."""
     return {
@@ -63,3 +85,8 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         torch.ops.autocompress.dequantize.default: _dequantize,
         torch.ops.aten.mean.dim: _mean,
     }
+
+
+def direct_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """And what the public way breaks up before it translates. These raise where they do not apply."""
+    return {**translation_table(), torch.ops.aten.batch_norm.default: _batch_norm}
