@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autocompress.compression.optimizing import make_optimizer
-from autocompress.contract import Grid, TensorSpec
+from autocompress.contract import FakeQuantizer, Grid, Hardened, TensorSpec
 from autocompress.export import check_agreement, custom_operators, export, operator_histogram
 from autocompress.graph import trace
 from autocompress.quantization import operator_counts
 from autocompress.quantization.fakequant import UniformFakeQuantizer
+from autocompress.quantization.ops import fake_quant
 from autocompress_adder import exporting
 from autocompress_adder.integers import HardenedAdder2d, cut_off, simulated
 from autocompress_adder.layer import AdderConv2d
@@ -253,6 +254,47 @@ def test_the_simulated_layer_trains_its_own_weight() -> None:
     assert float(adder.weight.grad.abs().max()) > 0
     clone = copy.deepcopy(nn.ModuleDict({"fake": fake, "layer": simulation}))
     assert clone["layer"].input_quantizer is clone["fake"]
+
+
+def test_weights_that_the_grid_cuts_off_train_too() -> None:
+    """Section 2: gW = G^T P - (sum G) W, not clipped. Behind a ReLU every negative weight lies outside of the grid."""
+    adder, x = layer(padding=0), torch.randn(4, 4, 6, 6).relu()
+    fake = quantizer(x, 8, nonnegative=True)
+    simulation = reads(simulated(adder), fake)
+    y = simulation(fake(x))
+    g = torch.randn_like(y)
+    y.backward(g)
+    held = fake_quant(adder.weight.detach(), fake.scale, fake.zero_point, fake.levels.low, fake.levels.high)
+    patches = F.unfold(fake(x), 3)  # (N, K, L)
+    by_rule = torch.einsum("nol,nkl->ok", g.flatten(2), patches) - g.sum((0, 2, 3))[:, None] * held.flatten(1)
+    assert adder.weight.grad is not None
+    torch.testing.assert_close(adder.weight.grad.flatten(1), by_rule, rtol=1e-4, atol=1e-3)
+    assert float(adder.weight.grad[adder.weight < 0].abs().min()) > 0
+
+
+class Foreign(FakeQuantizer):
+    """Another plugin's quantizer: it shows its grid by ``harden`` alone."""
+
+    def __init__(self, inner: UniformFakeQuantizer) -> None:
+        super().__init__(inner.spec)
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.inner(x)
+        return found
+
+    def harden(self, weight: torch.Tensor | None = None) -> Hardened:
+        return self.inner.harden(weight)
+
+
+def test_any_quantizer_gives_its_grid() -> None:
+    adder, x = layer(), torch.randn(2, 4, 6, 6)
+    fake = quantizer(x, 4, nonnegative=False)
+    foreign = Foreign(fake)
+    foreign.observing, foreign.enabled = False, True
+    known, unknown = (reads(simulated(adder), one) for one in (fake, foreign))  # type: ignore[arg-type]
+    assert not torch.equal(known(fake(x)), adder(fake(x)))
+    torch.testing.assert_close(unknown(fake(x)), known(fake(x)))
 
 
 # --- channels removed -----------------------------------------------------------------------------------------------

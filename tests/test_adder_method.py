@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from autocompress import models
+from autocompress.compression.applicable import applicable
 from autocompress.compression.recipe import Replay
 from autocompress.compression.training import Training, TrainSettings
-from autocompress.contract import Manager, Params, Space, Transform
+from autocompress.contract import Manager, Params, Space, Transform, manager
 from autocompress.export import check_agreement, custom_operators, export
 from autocompress.graph import facts
 from autocompress.job import Job, load_job
@@ -143,12 +145,47 @@ def test_where_onnx_runtime_is_timed_it_says_why_not(changed: dict[str, Any], mo
     "changed",
     [
         {},
-        {"objectives": ["accuracy"], "cost_model": None},
+        {"objectives": ["accuracy", "size"], "constraints": {"energy": "0.5x"}},
         {"objectives": ["accuracy", "latency"], "device": "cost-model:45nm"},
     ],
 )
-def test_elsewhere_it_applies(changed: dict[str, Any], model: nn.Module) -> None:
+def test_where_it_can_pay_it_applies(changed: dict[str, Any], model: nn.Module) -> None:
     assert Adder().check(model, job(**changed)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"objectives": ["accuracy"]}, "asks for neither"),
+        ({"objectives": ["accuracy", "size"], "cost_model": None}, "asks for neither"),
+        ({"objectives": ["accuracy", "energy", "macs"]}, "by MACs they would cost nothing"),
+        ({"constraints": {"macs": "0.5x"}}, "by MACs they would cost nothing"),
+    ],
+)
+def test_where_it_cannot_pay_it_says_why_not(changed: dict[str, Any], told: str, model: nn.Module) -> None:
+    (reason,) = Adder().check(model, job(**changed))
+    assert told in reason
+
+
+@pytest.mark.parametrize(
+    ("changed", "refuses"),
+    [
+        ({}, None),
+        ({"objectives": ["accuracy", "latency"], "device": "cost-model:a100", "cost_model": None}, "cost-model:a100"),
+        ({"objectives": ["accuracy", "latency"], "device": "cost-model:zc706"}, None),
+    ],
+)
+def test_a_cost_model_must_know_additions(changed: dict[str, Any], refuses: str | None, model: nn.Module) -> None:
+    """Else every trial with an adder layer would fail where its costs are asked for."""
+    asked, plugins = job(**changed), manager()
+    named = [asked.device.name, *([f"cost-model:{asked.cost_model}"] if asked.cost_model else [])]
+    fit, refused = applicable([Adder()], model, asked, devices=[plugins.device(name) for name in named])
+    if refuses is None:
+        assert [method.name for method in fit] == ["adder"]
+    else:
+        (reason,) = refused["adder"]
+        assert "'accumulate'" in reason
+        assert f"'{refuses}' has no figures" in reason
 
 
 def test_a_model_without_such_convolutions_is_told() -> None:
@@ -196,6 +233,22 @@ def test_moments_are_those_of_the_patches() -> None:
     mean, deviation = moments.outputs()
     torch.testing.assert_close(mean, conv(x).detach().mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(deviation, conv(x).detach().std((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_on_images_that_match_no_statistics_only_what_is_behind_adders_is_estimated(model: nn.Module) -> None:
+    context = example_context(model, teacher=copy.deepcopy(model))
+    assert context.transfer is not None
+    context = replace(context, transfer=replace(context.transfer, demands=frozenset({"freeze_batch_norm"})))
+    made, _ = Adder().apply(copy.deepcopy(model), params_of(model), context)
+    known = facts(model, models.input_size(model)).layers
+    behind = {str(known[name].norm) for name in adder_layers(made)}
+    moved = {
+        name.removesuffix(".running_mean")
+        for name, value in made.named_buffers()
+        if name.endswith(".running_mean") and not torch.equal(value, model.get_buffer(name))
+    }
+    assert moved == behind
+    assert len(behind) < sum(name.endswith(".running_mean") for name, _ in model.named_buffers())
 
 
 def test_statistics_are_estimated_anew(adder_model: nn.Module, model: nn.Module) -> None:

@@ -18,10 +18,12 @@ from autocompress.compression.training import Training, TrainSettings
 from autocompress.contract import Context, TransferSet
 from autocompress.data import Split
 from autocompress.job import load_job
+from autocompress.quantization import LayerBits, quantize
+from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress_adder.convert import adder_layers
-from autocompress_adder.integers import simulated
 from autocompress_adder.layer import AdderConv2d
 from autocompress_adder.schedule import FINISHED, SETTLED, Turns
+from autocompress_adder.spec import AdderSpec
 from autocompress_adder.training import AdderTraining, scale_gradient
 
 PARAMS: dict[str, Any] = {
@@ -92,6 +94,16 @@ def test_sixty_numbers() -> None:
     zero = torch.zeros(60)
     scale_gradient(zero, 0.2)
     assert torch.equal(zero, torch.zeros(60)), "a gradient that is zero stays zero"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_gradients(dtype: torch.dtype) -> None:
+    """Their squares overflow, and the smallest norm is 0 in float16."""
+    zero, large = torch.zeros(60, dtype=dtype), torch.full((60,), 1e4, dtype=dtype)
+    scale_gradient(zero, 0.2)
+    assert torch.equal(zero, torch.zeros(60, dtype=dtype))
+    scale_gradient(large, 0.2)
+    torch.testing.assert_close(large.float(), torch.full((60,), 0.2), rtol=1e-2, atol=0)
 
 
 def gradients(factor: float) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -220,8 +232,17 @@ def test_statistics_are_those_of_the_finished_layers(images: Split) -> None:
 def test_what_cannot_follow_a_schedule_has_none(images: Split) -> None:
     changed = {**PARAMS, "order": "late-first", "schedule": "l2-to-l1"}
     frozen = AdderTraining(model := network(), changed, context(images, demands=frozenset({"freeze_batch_norm"})))
-    quantized = network()
-    quantized[1] = simulated(quantized[1])  # type: ignore[arg-type]
+    # Its adder layers stay in float: that it holds fake-quantizers says that it was trained before.
+    config = {name: LayerBits("q", 4, 4) for name, layer in network().named_modules() if isinstance(layer, nn.Linear)}
+    quantized = quantize(
+        network().eval(),
+        config,
+        lambda _, spec: UniformFakeQuantizer(spec),
+        input_size=(1, 32, 32),
+        specs=[AdderSpec()],
+    )
+    assert config
+    assert len(adder_layers(quantized)) == len(adder_layers(network()))
     for callback, net in ((frozen, model), (AdderTraining(quantized, changed, context(images)), quantized)):
         callback.on_start(net, 10)
         callback.before_step(net, 0)

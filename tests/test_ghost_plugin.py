@@ -143,7 +143,7 @@ def test_a_ghostable_network_keeps_its_function(
     architecture: str, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Check 9: before and after are the same network, order and all; only then is the order of channels right."""
-    monkeypatch.setattr("autocompress_ghost.method._recalibrate", lambda _model, _context: None)
+    monkeypatch.setattr("autocompress_ghost.method._recalibrate", lambda *_: None)
     ratio = 2
     model = make_ghostable(example_model(architecture), ratio, variant)
     # From the weights alone: exact multiples are found exactly, however few positions a late layer shows.
@@ -225,9 +225,21 @@ def test_running_statistics_are_recalibrated(resnet: nn.Module, monkeypatch: pyt
     """Check 11."""
     params = params_of(resnet, 4)
     after = ghosted(resnet, params).get_submodule("layer4.0.bn2").running_mean
-    monkeypatch.setattr("autocompress_ghost.method._recalibrate", lambda _model, _context: None)
+    monkeypatch.setattr("autocompress_ghost.method._recalibrate", lambda *_: None)
     before = ghosted(resnet, params).get_submodule("layer4.0.bn2").running_mean
     assert not torch.allclose(before, after)  # type: ignore[arg-type]
+
+
+def test_on_images_that_match_no_statistics_the_host_s_stay(resnet: nn.Module) -> None:
+    """They recorded the data; only norms that are new need the images."""
+    context = example_context(resnet)
+    assert context.transfer is not None
+    context = replace(context, transfer=replace(context.transfer, demands=frozenset({"freeze_batch_norm"})))
+    made, plan = Ghost().apply(copy.deepcopy(resnet), params_of(resnet, 4), context)
+    before, inside = dict(resnet.named_buffers()), tuple(f"{name}." for name in plan["layers"])
+    host = {name: value for name, value in made.named_buffers() if "running" in name and not name.startswith(inside)}
+    assert host
+    assert all(torch.equal(value.sort()[0], before[name].sort()[0]) for name, value in host.items()), "but for order"
 
 
 def test_filters_that_are_nearly_multiples_are_a_better_start_than_chance(resnet: nn.Module) -> None:
@@ -236,7 +248,7 @@ def test_filters_that_are_nearly_multiples_are_a_better_start_than_chance(resnet
         for name in params_of(model)["ratios"]:
             weight = model.get_submodule(name).weight
             weight.add_(0.1 * weight.std() * torch.randn(weight.shape))  # type: ignore[operator, arg-type]
-        _recalibrate(model, example_context(model))
+        _recalibrate(model, example_context(model), ())
         images = batch(model)
         expected = model(images)
         error = {

@@ -131,6 +131,8 @@ class DistanceSpec(LayerSpec):
     layer_type = Distance
     leaf = True
 
+    operator_kinds = frozenset({"add"})
+
     def operator_counts(
         self, layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
     ) -> dict[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from autocompress.compression.recipe import Replay
-from autocompress.contract import DataSource, Method, Quantizer, Space
+from autocompress.contract import DataSource, Device, Method, Quantizer, Space
 from autocompress.data import Splits
 from autocompress.errors import UserError, did_you_mean
 from autocompress.job import Job
@@ -20,6 +20,7 @@ def applicable(
     wanted: Sequence[str] | None = None,
     *,
     has_images: bool = True,
+    devices: Sequence[Device] = (),
 ) -> tuple[list[Method], dict[str, list[str]]]:
     """Splits ``methods`` into those that act in ``job`` and the reasons of those that cannot.
 
@@ -32,6 +33,7 @@ def applicable(
         job: of the search.
         wanted: the only methods that may act; None for all that can.
         has_images: the user gives images to train and calibrate on; a data source that acts gives them too.
+        devices: that the job takes costs from; a method whose layers one of them cannot count does not act.
 
     Raises:
         UserError: for a wanted method that is not installed, or cannot apply.
@@ -49,7 +51,7 @@ def applicable(
         is_named = wanted is not None and method.name in wanted
         if wanted is not None and not is_named and not (any_source and method in sources):
             continue
-        reasons = _reasons(method, model, job, has_images or any(method in sources for method in fit))
+        reasons = _reasons(method, model, job, has_images or any(method in sources for method in fit), devices)
         if not reasons:
             fit.append(method)
         elif is_named:
@@ -60,11 +62,14 @@ def applicable(
     return fit, refused
 
 
-def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool) -> list[str]:
+def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool, devices: Sequence[Device]) -> list[str]:
     if isinstance(method, DataSource) and not job.data.is_free:
         return ["the job has training data; give data: {train: none, ...} to compress without it"]
     if isinstance(method, Quantizer) and not has_images:
         return ["its ranges need images to calibrate on, and the job has no training data"]
+    for kind in sorted({kind for spec in getattr(method, "layers", ()) for kind in spec.operator_kinds}):
+        if lacking := [device.name for device in devices if not device.counts(kind)]:
+            return [f"its layers take operations of the kind '{kind}', for which '{lacking[0]}' has no figures"]
     try:
         reasons = method.check(model, job)
     except Exception as error:

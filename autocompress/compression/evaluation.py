@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -46,15 +46,23 @@ def recalibrate_batch_norm(
     seed: int = 0,
     batch_size: int = 128,
     pause: Callable[[], None] | None = None,
+    only: Collection[nn.Module] | None = None,
 ) -> int:
     """Replaces the running statistics of every batch norm by the average over up to ``images`` images, in place.
 
     Statistics are reset first and then averaged over the batches with equal weight. All other layers are in eval mode.
 
+    Args:
+        only: these norms; the others keep their statistics. For images that are not like the data: what lies behind new
+            layers must be estimated on them, but what the rest recorded of the data is better (``freeze_batch_norm``).
+
     Returns:
         How many images were used; 0 where there is no batch norm or no image, and nothing is changed.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if only is not None:
+        chosen_norms = {id(norm) for norm in only}
+        norms = [norm for norm in norms if id(norm) in chosen_norms]
     if not norms or len(split) < 2:
         return 0
     device = torch.device(device) if device is not None else device_of(model)

@@ -91,13 +91,14 @@ class Workbench:
         device = plugins.device(job.device.name)
         if reasons := device.check(job.device):
             raise UserError(f"the device '{device.name}' cannot be used here: {reasons[0]}")
+        devices = [device, *([] if job.cost_model is None else [plugins.device(f"cost-model:{job.cost_model}")])]
         installed = plugins.methods()
         splits = _load(job, plugins)
         model = models.create(job, None if splits is None else splits.info)
         # A wrong key in the space is told before minutes go into a training: structure needs no weights.
         shape = models.reparameterise(copy.deepcopy(model)).eval()
         has_images = splits is not None and len(splits.train) > 0
-        fit, unfit = applicable(installed, shape, job, limits.methods, has_images=has_images)
+        fit, unfit = applicable(installed, shape, job, limits.methods, has_images=has_images, devices=devices)
         space = JobSpace(shape, fit, limits, job.granularity, job.budget.epochs if _has_images(fit, splits) else 0)
         space.check_limits([method.name for method in installed])
         if not space.sources():
@@ -108,7 +109,7 @@ class Workbench:
                 model = train_baseline(job, model, splits, progress, pause=lock.breathe)
         model = models.reparameterise(model).cpu().eval()
         store = Store()
-        methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images)
+        methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images, devices=devices)
         sources = None
         if defaults := replace(space, model=model, methods=methods).sources():
             named = {method.name: method for method in methods if isinstance(method, DataSource)}
@@ -120,7 +121,7 @@ class Workbench:
             if not sources.defaults:
                 require_images(job, splits, methods, refused)
                 others = [method for method in installed if not isinstance(method, DataSource)]
-                methods, unfit = applicable(others, model, job, limits.methods, has_images=has_images)
+                methods, unfit = applicable(others, model, job, limits.methods, has_images=has_images, devices=devices)
                 sources, refused = None, refused | unfit
         if splits is None:
             info = info_of(model)

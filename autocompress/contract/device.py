@@ -92,6 +92,11 @@ class Device(ABC):
         del config
         return []
 
+    def counts(self, kind: str) -> bool:
+        """Whether it has figures for operations of ``kind`` (:class:`OperatorCount`); it needs none where files run."""
+        del kind
+        return True
+
     @abstractmethod
     def measure(
         self, candidate: Deployable, baseline: Deployable, config: DeviceConfig, *, seconds: float = 2.0

@@ -20,6 +20,9 @@ class LayerSpec:
     """Why a stock runtime runs the layer slowly, for layers made for other hardware; empty where it does not. Accuracy
     is then scored with the torch model, and the file in full only on the front."""
 
+    operator_kinds: ClassVar[frozenset[str]] = frozenset()
+    """Kinds that ``operator_counts`` gives. Where a job's cost model lacks figures for one, the method does not act."""
+
     def operator_counts(
         self, layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
     ) -> dict[str, int]:

@@ -75,6 +75,10 @@ class CostModel(Device):
             return [f"a cost model counts operators at the model's own input size, not at {config.input_size}"]
         return []
 
+    def counts(self, kind: str) -> bool:
+        """What the profile knows."""
+        return kind in self.profile.kinds
+
     def cost(self, deployable: Deployable) -> ModelledCost:
         """What one image costs.
 

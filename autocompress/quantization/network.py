@@ -148,8 +148,8 @@ def _insert_behind(node: fx.Node, target: str, readers: frozenset[str] | None) -
 def calibrate(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> None:
     """Sets the ranges: of weights from the weights, of activations from ``batches`` of images ``(N, C, H, W)``.
 
-    Activations are observed behind quantized weights, as they will be deployed. Without a batch (a dry run) only the
-    weights get ranges.
+    Activations are observed behind quantized weights, as they will be deployed; leaf layers run in float meanwhile, as
+    their weights take the grid of what is observed. Without a batch (a dry run) only the weights get ranges.
     """
     with evaluating(network):
         for layer in network.layers().values():

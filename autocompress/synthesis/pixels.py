@@ -123,7 +123,9 @@ def _look(
     targets: torch.Tensor | None,
     settings: PixelSettings,
 ) -> View:
-    with torch.autocast(z.device.type, enabled=settings.autocast and z.device.type == "cuda"):
+    # Not in float16: gradients of statistics are divided by every position of the batch, and most would be 0.
+    half = settings.autocast and z.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=half):
         logits = teacher(z).float()
         student_logits = None if student is None else student(z).float()
     return View(z, logits, tuple(norms), targets, student_logits)

@@ -38,7 +38,7 @@ class PixelSettings:
         bounds: pixels are clamped to these at the start and after each step, channel by channel; None for no clamp.
         normalise: (mean, std) of each channel where pixels are raw values and the teacher reads ``(x - mean) / std``;
             None where pixels are in the teacher's own, normalised space. ``bounds`` are of the pixels.
-        autocast: half precision on CUDA devices.
+        autocast: bfloat16 on CUDA devices that have it.
     """
 
     phases: tuple[Phase, ...] = (Phase(),)

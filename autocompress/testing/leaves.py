@@ -39,11 +39,16 @@ def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Ten
         return
     size, model = models.input_size(model), _awake(model)
     counts = operator_counts(model, size, specs)
+    known = frozenset[str]().union(*(spec.operator_kinds for spec in specs))
     for name in names:
         own = [count for count in counts if count.layer == name]
         require(
             bool(own) and all(count.operations > 0 for count in own),
             f"operator_counts of {name} must say how many operations it has for one image",
+        )
+        unsaid = {count.kind for count in own} - known
+        require(
+            not unsaid, f"operator_kinds must name what operator_counts of {name} gives: {', '.join(sorted(unsaid))}"
         )
     config = {name: LayerBits("uniform") for name in facts(model, size, leaf_types(specs)).layers}
     network = quantize(model, config, lambda _, spec: UniformFakeQuantizer(spec), input_size=size, specs=specs)

@@ -44,8 +44,12 @@ class SimulatedAdder2d(AdderConv2d):
         found = _grid_of(self.input_quantizer)
         if found is not None:
             scale, zero_point, low, high = found
-            bias = bias + cut_off(weight, (low - zero_point) * scale, (high - zero_point) * scale)
-            weight = fake_quant(weight, scale, zero_point, low, high)
+            # Gradients as for a float layer, G^T P - (sum G) W, also where the grid cuts W off: behind a ReLU that is
+            # every negative weight, and what is clipped is the input's gradient alone (section 2).
+            with torch.no_grad():
+                cut = cut_off(weight, (low - zero_point) * scale, (high - zero_point) * scale)
+                rounding = fake_quant(weight, scale, zero_point, low, high) - weight
+            weight, bias = weight + rounding, bias + cut
         y = self.distances(x, weight) + bias[:, None, None]
         return y if self.norm is None else self.norm(y)
 
@@ -108,13 +112,13 @@ class HardenedAdder2d(AdderConv2d):
 
 
 def _grid_of(fake: FakeQuantizer | None) -> tuple[torch.Tensor, torch.Tensor, int, int] | None:
-    """Scale, zero point and the ends of the integers; None where the tensor is in float now, or its quantizer does not
-    show them."""
+    """Scale, zero point and the ends of the integers; None where the tensor is in float now."""
     if fake is None or fake.observing or not fake.enabled:
         return None
     scale, levels = getattr(fake, "scale", None), getattr(fake, "levels", None)
-    if not isinstance(scale, torch.Tensor) or levels is None:
-        return None
+    if not isinstance(scale, torch.Tensor) or levels is None:  # another plugin's: what every quantizer can say
+        grid = fake.harden()
+        return grid.scale.detach(), grid.zero_point.detach(), grid.low, grid.high
     zero_point = getattr(fake, "zero_point", None)  # quantizers of what cannot be negative have none
     if not isinstance(zero_point, torch.Tensor):
         zero_point = torch.zeros_like(scale, dtype=torch.int32)

@@ -27,14 +27,18 @@ BATCH = 64
 
 
 class Adder(Transform):
-    """Replaces convolutions by adder layers, group by group.
+    """Replaces convolutions by adder layers, group by group. Stem and classifier stay as they are: the authors' norm
+    behind the logits is left out.
+
+    Where such a group is quantized, inputs and weights share the grid of the input (section 10), one for a layer; the
+    weights so have the bits of the activations that they meet, whatever ``bits.weight.<group>`` says beyond "none".
 
     Parameters (``adder.`` before each):
         operator.<group>: "adder", or "none" to leave the group's convolutions.
         eta: root mean square of the filters' scaled gradients; 0.2 in the paper, for all models.
         lr_scale: the filters' learning rate in units of the training's, which is AdamW's.
         init: "scaled_conv", the trained weights on the scale of what they meet, or "normal", N(0, 1) as in the paper,
-            which trains from scratch.
+            which trains from scratch; norms keep the trained scales and shifts.
         width: with "scaled_conv": the weights' standard deviation in units of the patches'.
         schedule: "l1", or "l2-to-l1": the exponent falls from 2 to 1 in the first half of the training. Exponents
             between have no fast kernel.
@@ -55,9 +59,19 @@ class Adder(Transform):
         self._found: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """It needs a convolution that can be an adder layer, and a device on which that could pay."""
-        measured = "latency" in job.objectives or job.constraints.latency is not None
-        if measured and job.device.name == "onnxruntime-cpu":
+        """It needs a convolution that can be an adder layer, and a cost by which that could pay."""
+        costs = {*job.objectives, *job.constraints.bounds()}
+        if "macs" in costs:
+            return [
+                "adder layers have no multiply-adds but as many taps, so that by MACs they would cost nothing; "
+                "ask for energy in their place"
+            ]
+        if not costs & {"energy", "latency"}:
+            return [
+                "adder layers save energy, or the latency of a cost model, and the job asks for neither "
+                "(objectives: [accuracy, energy], cost_model: 45nm)"
+            ]
+        if "latency" in costs and job.device.name == "onnxruntime-cpu":
             return [
                 "adder layers take some twenty times a convolution's time in ONNX Runtime, where the job's latency is "
                 "measured; take it from a cost model (device: cost-model:NAME), or ask for energy in its place"
@@ -136,11 +150,25 @@ def _from_convolutions(layers: dict[str, AdderConv2d], model: nn.Module, width: 
 
 
 def _recalibrate(model: nn.Module, context: Context) -> None:
-    """Statistics of distances are nothing like those of products: about -K in place of 0."""
+    """Statistics of distances are nothing like those of products: about -K in place of 0. On images that match no
+    statistics, those of the other norms stay: what they recorded of the data is worth more."""
     from autocompress.compression.evaluation import recalibrate_batch_norm
 
     assert context.transfer is not None
-    recalibrate_batch_norm(model, context.transfer.calibration, images=CALIBRATION_IMAGES, device=context.device)
+    frozen = "freeze_batch_norm" in context.transfer.demands
+    behind = _all_norms_behind(model, context) if frozen else None
+    recalibrate_batch_norm(
+        model, context.transfer.calibration, images=CALIBRATION_IMAGES, device=context.device, only=behind
+    )
+
+
+def _all_norms_behind(model: nn.Module, context: Context) -> list[nn.Module]:
+    """The norms that read adder layers, their own included."""
+    layers = adder_layers(model)
+    network = facts(model, context.input_size, (AdderConv2d,))
+    names = [network.layers[name].norm for name in layers if name in network.layers]
+    own = [layer.norm for layer in layers.values() if layer.norm is not None]
+    return [*own, *(model.get_submodule(name) for name in names if name is not None)]
 
 
 def _norms_behind(model: nn.Module, params: Params, context: Context) -> list[str]:

@@ -184,5 +184,6 @@ def _check_integers(
     _check(x, weight, stride, padding)
     if x.dtype != torch.uint8 or weight.dtype != torch.uint8 or not 0 <= pad_value <= 255:
         raise ValueError(
-            f"distances of integers need uint8 and a padding from 0 to 255, not {x.dtype} and {pad_value}."
+            "distances of integers need uint8 and a padding from 0 to 255, "
+            f"not {x.dtype} with {weight.dtype} and {pad_value}."
         )

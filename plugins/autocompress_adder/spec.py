@@ -23,6 +23,7 @@ class AdderSpec(LayerSpec):
         "adder layers take some twenty times a convolution's time in standard ONNX operators; their gain is on "
         "hardware without multipliers, which cost models show"
     )
+    operator_kinds = frozenset({"add", "accumulate"})
 
     def operator_counts(
         self, layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]

@@ -9,9 +9,9 @@ so the root mean square of the scaled gradient is eta. The paper's code does so 
 done between backward and step, where the gradient is whole and unscaled: gradients that several backward passes
 accumulate are scaled once, together, and the scale of the loss cancels for the filters alone.
 
-Adam would divide eta out again: the filters are updated by SGD with momentum, whatever trains the rest. Weight decay
-comes behind, as in the paper. The filters' gradients take no part in the clipping of gradients: it would undo the rule,
-and their length, sqrt(k) eta, would leave nothing of the others'.
+Adam would divide eta out again: the filters are updated by SGD with momentum (Nesterov's, unlike the paper: the engine
+has no other), whatever trains the rest. Weight decay comes behind, as in the paper. The filters' gradients take no part
+in the clipping of gradients: it would undo the rule, and their length, sqrt(k) eta, would leave nothing of the others'.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autocompress.contract import Callback, Context, Params
+from autocompress.quantization import QuantizedNetwork
 from autocompress_adder.convert import adder_layers
-from autocompress_adder.integers import SimulatedAdder2d
 from autocompress_adder.schedule import Turns
 
 WEIGHT_DECAY = 5e-4
@@ -38,8 +38,9 @@ CALIBRATION_IMAGES = 512
 @torch.no_grad()
 def scale_gradient(gradient: torch.Tensor, eta: float) -> None:
     """``gradient`` times alpha, in place; one that is zero stays zero."""
-    norm = gradient.norm().clamp(min=SMALLEST_NORM)
-    gradient.mul_(eta * math.sqrt(gradient.numel()) / norm)
+    # In float16 the squares would overflow, and the smallest norm be 0.
+    whole = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    gradient.copy_(whole * (eta * math.sqrt(gradient.numel()) / whole.norm().clamp(min=SMALLEST_NORM)))
 
 
 class AdderTraining(Callback):
@@ -112,11 +113,12 @@ class AdderTraining(Callback):
 
 
 def _turns(model: nn.Module, params: Params, context: Context) -> Turns:
-    """The schedule of the layers in ``model``. A network whose integers are simulated was trained before, and norms
-    with frozen statistics could not follow: both have their layers finished from the start."""
+    """The schedule of the layers in ``model``. A network of fake-quantizers was trained before, also where its adder
+    layers stay in float, and norms with frozen statistics could not follow: both have finished layers from the start.
+    """
     layers = adder_layers(model)
     frozen = context.transfer is not None and "freeze_batch_norm" in context.transfer.demands
-    if frozen or any(isinstance(layer, SimulatedAdder2d) for layer in layers.values()):
+    if frozen or isinstance(model, QuantizedNetwork):
         return Turns([])
     stages = [
         [name for name in layers if any(name == host or name.startswith(f"{host}.") for host in hosts)]

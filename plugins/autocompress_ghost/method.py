@@ -102,7 +102,7 @@ class Ghost(Transform):
         for layer in plan.values():
             fold_order(model, layer, layer["order"])
         if context.transfer is not None and not context.dry_run:
-            _recalibrate(model, context)
+            _recalibrate(model, context, list(modules.values()))
         return model.eval(), {"layers": plan}
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
@@ -142,10 +142,14 @@ def _work(model: nn.Module, host: Host, plan: LayerPlan, module: nn.Module) -> W
     return Work(module, conv, norm, taken_activation(model, plan))  # type: ignore[arg-type]
 
 
-def _recalibrate(model: nn.Module, context: Context) -> None:
-    """Running statistics of the changed network; the host's normalisations saw other maps when they were trained."""
+def _recalibrate(model: nn.Module, context: Context, ghosts: Sequence[nn.Module]) -> None:
+    """Running statistics of the changed network; the host's normalisations saw other maps when they were trained. On
+    images that match no statistics, only those that are new: what the others recorded of the data is worth more."""
     from autocompress.compression.trainer import recalibrate_batch_norm
 
     assert context.transfer is not None
-    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        recalibrate_batch_norm(model, context.transfer.calibration, images=CALIBRATION_IMAGES, device=context.device)
+    frozen = "freeze_batch_norm" in context.transfer.demands
+    new = [module for ghost in ghosts for module in ghost.modules()] if frozen else None
+    recalibrate_batch_norm(
+        model, context.transfer.calibration, images=CALIBRATION_IMAGES, device=context.device, only=new
+    )
