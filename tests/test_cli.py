@@ -116,6 +116,7 @@ def test_plugins_lists_methods_devices_and_data() -> None:
     assert done.returncode == 0, done.stderr
     for text in ("ghost", "quantize", "applies to resnet10t", "bits.weight.", "onnxruntime-cpu: measures", "digits"):
         assert text in done.stdout
+    assert done.stdout.count("applies to resnet10t where a job has no training data") == 3, "as if it were trained"
 
 
 def test_plugins_refuses_an_unknown_model(here: Here) -> None:

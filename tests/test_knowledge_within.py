@@ -371,6 +371,45 @@ def test_a_job_that_fixes_an_impossible_scheme_is_told(key: str) -> None:
     assert METHOD.check(without_norms(), example_job()) == []
 
 
+def spoiled(how: str) -> nn.Module:
+    """A teacher with the structure of batch norms but without statistics to use."""
+    model = TinyNet().eval()
+    if how == "nan":
+        model.bn2.running_mean.fill_(float("nan"))  # type: ignore[union-attr,operator]
+    if how == "untracked":
+        model.bn2 = nn.BatchNorm2d(24, track_running_stats=False)
+    return described(model.eval(), SIZE, 10)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("untrained", "recorded nothing yet"), ("nan", "are not finite"), ("untracked", "no running statistics")],
+)
+def test_without_statistics_a_job_must_name_a_scheme_that_needs_none(how: str, reason: str) -> None:
+    def check(**limits: object) -> list[str]:
+        return METHOD.check(
+            spoiled(how), load_job(model="test_resnet", data="digits", space={"knowledge_within": limits})
+        )
+
+    (found,) = METHOD.check(spoiled(how), example_job())
+    assert found.startswith("its scheme 'bns+inception' needs batch norm, and ")
+    assert reason in found
+    assert found.endswith("; 'inception' and 'gaussian' need none")
+    assert check(images=4), "a limit on something else"
+    assert check(scheme=["gaussian", "preset"]), "a preset may need them"
+    assert check(scheme="gaussian") == check(scheme=["inception", "gaussian"]) == check(preset="gaussian") == []
+    assert check(scheme="inception", preset="bns") == [], "the scheme stands above the preset"
+
+
+@pytest.mark.parametrize("key", ["scheme", "preset"])
+@pytest.mark.parametrize("typo", [1, [1], True, {"low": 1}])
+def test_a_scheme_that_is_no_text_is_left_to_the_space(key: str, typo: object) -> None:
+    own = load_job(model="test_resnet", data="digits", space={"knowledge_within": {key: typo}})
+    assert METHOD.check(digits_teacher()[0], own) == METHOD.check(without_norms(), own) == []
+    with pytest.raises(LimitError, match=r"cannot be .*: it takes "):
+        params_of(digits_teacher()[0], **{key: typo})
+
+
 def test_a_teacher_that_never_recorded_anything_is_refused() -> None:
     fresh = described(TinyNet().eval(), SIZE, 10)
     with pytest.raises(InvalidRecipe, match="recorded nothing yet"):

@@ -133,6 +133,32 @@ def test_what_pretrained_models_want_goes_to_the_data() -> None:
     assert (untrained["mean"], untrained["input_size"], untrained["seed"]) == (None, 48, 3)
 
 
+@pytest.mark.parametrize(("given", "channels"), [(0.3, 3), (0, 1), ([0.3], 3), ([0.1, 0.2, 0.3], 3)])
+def test_one_number_normalises_every_channel(given: Any, channels: int) -> None:
+    args = {"in_chans": channels, "mean": given, "std": 0.5}
+    cfg: Any = models.create(job("test_resnet", model_args=args)).pretrained_cfg
+    values = given if isinstance(given, list) else [given]
+    assert cfg["mean"] == tuple(values if len(values) == channels else values * channels)
+    assert cfg["std"] == (0.5,) * channels
+    wanted = models.preprocessing(job("test_resnet", model_args=args, pretrained=True))
+    assert (wanted["mean"], wanted["std"]) == (tuple(values), (0.5,))
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+@pytest.mark.parametrize("given", [["a"], "a", True, [], [0.1, 0.2], [[0.5]], {"a": 1}])
+def test_what_cannot_normalise_is_refused(key: str, given: Any) -> None:
+    own = job("test_resnet", model_args={key: given})
+    for ask in (models.create, models.preprocessing):
+        with pytest.raises(UserError, match=rf"'model_args.{key}' must be finite numbers.*for all channels, or 3\)"):
+            ask(own)
+
+
+@pytest.mark.parametrize("given", [0, [0.0], [0.5, 0.5, -1]])
+def test_a_std_is_above_0(given: Any) -> None:
+    with pytest.raises(UserError, match=r"'model_args.std' must be finite numbers above 0, not "):
+        models.create(job("test_resnet", model_args={"std": given}))
+
+
 def test_who_needs_training() -> None:
     many = DataInfo(1000, 3, (64, 64), (0.5,) * 3, (0.5,) * 3, tuple(str(n) for n in range(1000)))
     assert models.needs_training(job("resnet18"), many)

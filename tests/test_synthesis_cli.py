@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from autocompress import data, models
-from autocompress.cli import main
+from autocompress.cli import main, synthesis
 from autocompress.compression.evaluation import recalibrate_batch_norm
 from autocompress.data import DataInfo
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, load_job
 from autocompress.synthesis import teacher_logits
 from autocompress.synthesis.imagefolder import as_bytes, folder_names, write_images
+from autocompress.synthesis.similarity import similarity
+from autocompress.testing import example_model
 
 MEAN, STD = 0.3, 0.32
 Command = Callable[..., str]
@@ -44,16 +46,17 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     return run
 
 
-def save(folder: Path, name: str, normed: bool = True) -> Path:
-    """A checkpoint of ``name`` for grey images of 32x32 and 10 classes, untrained but for its batch norms."""
+def save(folder: Path, name: str, normed: bool = True, channels: int = 1) -> Path:
+    """A checkpoint of ``name`` for images (grey ones) of 32x32 and 10 classes, untrained but for its batch norms."""
     job = load_job(model=name, data="digits", seed=1)
-    model = models.create(job, DataInfo(10, 1, (32, 32), (MEAN,), (STD,), tuple("0123456789")))
+    info = DataInfo(10, channels, (32, 32), (MEAN,) * channels, (STD,) * channels, tuple("0123456789"))
+    model = models.create(job, info)
     if normed:
         train = data.load(DataConfig.model_validate("digits"), mean=(MEAN,), std=(STD,)).train
         recalibrate_batch_norm(model, train)
     # Random weights alone say the same class of everything.
     (head,) = models.classifier(model)
-    noise = torch.randn(64, 1, 32, 32)
+    noise = torch.randn(64, channels, 32, 32)
     model.get_submodule(head).bias.data -= teacher_logits(model, noise).mean(0)  # type: ignore[operator]
     path = folder / f"{name}.pth"
     torch.save({"state_dict": model.state_dict(), "args": {"mean": [MEAN], "std": [STD]}}, path)
@@ -143,6 +146,16 @@ def test_what_synthesize_refuses(here: Command, checkpoint: Path, tmp_path: Path
     )
     message = here(*start, "--method", "zskd", "--set", "tau=100", code=2)
     assert message == "--set tau cannot be 100.0: it takes 1.0 .. 20.0 (log)"
+    within = (*start, "--method", "knowledge_within")
+    assert here(*within, "--set", "scheme=1", code=2) == (
+        "--set scheme cannot be 1: it takes bns+inception | bns | inception | gaussian | preset"
+    )
+    assert here(*within, "--set", "scheme=[1]", code=2).startswith("--set scheme cannot be 1: it takes ")
+    assert here(*within, "--set", "preset=1", code=2).startswith("--set preset cannot be 1: it takes ")
+    for wrong in ("mean=[a]", "mean=[0.1,0.2]", "std=[0]"):
+        message = here(*start, "--set", f"model_args.{wrong}", code=2)
+        assert f"model_args.{wrong.partition('=')[0]}" in message
+        assert "must be finite numbers" in message
     assert "--set images stands beside --images" in here(*start, "--set", "images=3", code=2)
     assert "--set lr has no value" in here(*start, "--set", "lr", code=2)
     assert here("synthesize", "--model", "resnet18", "--out", "x", code=2) == (
@@ -155,6 +168,36 @@ def test_what_synthesize_refuses(here: Command, checkpoint: Path, tmp_path: Path
     )
     assert not (tmp_path / "images").exists()
     assert not list(tmp_path.glob(".images*")), "nothing is left behind"
+
+
+def test_one_number_normalises_grey_images(here: Command, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "images"
+    how = ("--method", "knowledge_within", "--set", "scheme=gaussian", "--images", 4)
+    here("synthesize", *of(checkpoint), *how, "--set", "model_args.mean=0", "--set", "model_args.std=0.5", "--out", out)
+    facts = json.loads((out / "synthesis.json").read_text())
+    assert (facts["mean"], facts["std"]) == ([0], [0.5])
+
+
+def test_channels_that_no_file_holds_are_refused_before_anything_is_made(
+    here: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("images were made")
+
+    monkeypatch.setattr("autocompress.cli.synthesis._made", never)
+    twelve = save(tmp_path, "test_resnet", normed=False, channels=12)
+    message = here("synthesize", *of(twelve), "--method", "zskd", "--out", tmp_path / "images", code=2)
+    assert message == "images of 12 channels cannot be written as PNG (1 and 3 channels can)"
+
+
+def test_no_figure_takes_all_images_at_once() -> None:
+    model, sizes = example_model(), list[int]()
+    images, labels = torch.randn(300, 3, 32, 32), torch.zeros(300, dtype=torch.int64)
+    whole = similarity(model, [(images, labels)])
+    model.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
+    found = synthesis._quality(model, images, labels)
+    assert max(sizes) <= 256
+    assert found["bns"] == pytest.approx(whole, rel=1e-4)
 
 
 def test_nothing_is_written_over(here: Command, checkpoint: Path, tmp_path: Path) -> None:

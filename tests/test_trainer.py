@@ -382,6 +382,10 @@ def test_a_baseline_needs_images(splits: Splits, tmp_path: Path, monkeypatch: py
     empty = Splits(TensorSplit.empty(splits.info), splits.val, splits.test, splits.info)
     with pytest.raises(UserError, match="has no weights and there is no data"):
         trainer.train_baseline(job, models.create(job, splits.info), empty)
+    # Made by the first job, so that nothing is downloaded.
+    others = job.model_copy(update={"pretrained": True})
+    with pytest.raises(UserError, match="has weights for other classes than those of the data, and there is no data"):
+        trainer.train_baseline(others, models.create(job, splits.info), empty)
 
 
 def test_merged_branches_come_after_training(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,8 @@ def test_what_is_no_linear_head() -> None:
     headless = described(nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), SIZE, 10)
     with pytest.raises(ValueError, match="a convolution over places"):
         head_weight(headless)
+    with pytest.raises(ValueError, match="fewer than two classes"):
+        head_weight(described(TinyNet(classes=1), SIZE, 1))
     narrow = described(nn.Sequential(nn.Flatten(), nn.Linear(256, 3)), SIZE, 10)
     with pytest.raises(ValueError, match="has 3 rows, not one for each of 10 classes"):
         head_weight(narrow)

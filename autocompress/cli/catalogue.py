@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -13,6 +15,7 @@ from autocompress.compression import recipe as recipes
 from autocompress.compression.workbench import applicable
 from autocompress.contract import DataSource, Device, Manager, Method, Parameter, Space, manager
 from autocompress.job import DataConfig, Job, load_job
+from autocompress.synthesis.statistics import norm_layers
 
 if TYPE_CHECKING:
     from autocompress.contract.space import Chooser
@@ -39,10 +42,10 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
     model = models.reparameterise(models.create(job, None)).eval()
     methods = plugins.methods()
     fit, refused = applicable(methods, model, job)
-    # Data sources are asked as in a job that has use for them.
+    # Data sources are asked as in a job that has use for them: of a model that was trained.
     sources = [method for method in methods if isinstance(method, DataSource)]
     names = [source.name for source in sources]
-    found, unfit = applicable(sources, model, job.model_copy(update={"data": DataConfig()}))
+    found, unfit = applicable(sources, _as_if_trained(model), job.model_copy(update={"data": DataConfig()}))
     fit, refused = [*found, *fit], {**{name: why for name, why in refused.items() if name not in names}, **unfit}
     spaces = {method.name: _space_of(method, model, job) for method in fit}
     lines = [f"methods, with their parameters on {job.model}:"]
@@ -67,6 +70,15 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
         lines += [f"  {broken.name}: {broken.reason}" for broken in plugins.broken]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _as_if_trained(model: nn.Module) -> nn.Module:
+    """A copy whose batch norms have recorded something; no weights were loaded, and sources look for that."""
+    trained = copy.deepcopy(model)
+    for norm in norm_layers(trained).values():
+        if isinstance(norm.running_mean, torch.Tensor):
+            norm.running_mean.fill_(0.1)
+    return trained
 
 
 def _device_lines(device: Device) -> list[str]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SHEET, FACTS = "contact_sheet.png", "synthesis.json"
 ON_SHEET = 64
 """Images on the contact sheet."""
+SCORED = 128
+"""Images that pass through the teacher together for the BNS score; the score is that of all of them."""
 OF_MODEL = "model_args."
 """Assignments that say what a checkpoint does not know: mean, std, img_size."""
 
@@ -69,9 +71,11 @@ def synthesize(
     job = _job(model, checkpoint, pretrained, input_size, seed, given)
 
     from autocompress import models
+    from autocompress.synthesis.imagefolder import check_channels
 
     console = Console()
     teacher = models.create(job).requires_grad_(False)
+    check_channels(models.input_size(teacher)[0])
     source, params = _source(method, teacher, job, _of_method(given, images))
     started = time.perf_counter()
     made = _made(source, teacher, params, job, images, console)
@@ -277,7 +281,7 @@ def _quality(teacher: nn.Module, images: torch.Tensor, wanted: torch.Tensor) -> 
 
     found = quality(teacher, images, wanted)
     if not reasons_against_statistics(teacher):
-        found["bns"] = score(teacher, [(images, wanted)])
+        found["bns"] = score(teacher, zip(images.split(SCORED), wanted.split(SCORED), strict=True))
     return found
 
 

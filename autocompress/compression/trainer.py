@@ -88,9 +88,8 @@ def train_baseline(
     path = cache_folder() / "baselines" / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
     if not _loaded(model, path):
         if not len(splits.train) and settings.epochs:
-            raise UserError(
-                f"'{job.model}' has no weights and there is no data to train it on", "give checkpoint: PATH"
-            )
+            what = "has no weights" if not job.pretrained else "has weights for other classes than those of the data,"
+            raise UserError(f"'{job.model}' {what} and there is no data to train it on", "give checkpoint: PATH")
         train(
             model,
             splits.train,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import timm
@@ -25,7 +26,7 @@ def preprocessing(job: Job) -> dict[str, Any]:
     and std, each None where the data decides, and the job's seed.
 
     Raises:
-        UserError: if the model or the checkpoint cannot be found.
+        UserError: if the model or the checkpoint cannot be found, or ``job.model_args`` normalise wrongly.
     """
     name, args = named(job.model), dict[str, Any](job.model_args)
     cfg = dict(name.cfg)
@@ -35,11 +36,11 @@ def preprocessing(job: Job) -> dict[str, Any]:
         checkpoint = read_checkpoint(job.checkpoint)
         channels = channels or checkpoint.channels(name.stem)
         cfg |= {key: value for key in ("mean", "std") if (value := checkpoint.args.get(key))}
-    cfg |= {key: args[key] for key in ("mean", "std") if args.get(key)}
+    cfg |= _normalisation(job, channels or _default_size(name)[0])
     has_weights = job.pretrained or job.checkpoint is not None
     return {
         "input_size": tuple(size) if isinstance(size, list) else size,
-        "default_size": tuple((cfg.get("input_size") or (3, 224, 224))[1:]),
+        "default_size": tuple(_default_size(name)[1:]),
         "channels": channels,
         "mean": cfg.get("mean") if has_weights else None,
         "std": cfg.get("std") if has_weights else None,
@@ -113,7 +114,7 @@ def _make(job: Job, args: dict[str, Any]) -> nn.Module:
 def _info_without_data(job: Job, checkpoint: Checkpoint | None, name: Named) -> DataInfo:
     """What the data would have said, from the checkpoint, the job and timm's defaults."""
     args, cfg = dict[str, Any](job.model_args), name.cfg
-    default = cfg.get("input_size") or (3, 224, 224)
+    default = _default_size(name)
     classes = (checkpoint.classes(name.classifier) if checkpoint else None) or args.get("num_classes")
     classes = int(classes or cfg.get("num_classes") or 1000)
     channels = (checkpoint.channels(name.stem) if checkpoint else None) or args.get("in_chans")
@@ -121,9 +122,38 @@ def _info_without_data(job: Job, checkpoint: Checkpoint | None, name: Named) -> 
     size = job.device.input_size or args.get("img_size") or default[1:]
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     stored = {} if checkpoint is None else checkpoint.args
-    mean, std = (tuple(args.get(k) or stored.get(k) or cfg.get(k) or (0.5,) * channels) for k in ("mean", "std"))
+    own = _normalisation(job, channels)
+    mean, std = (own.get(k) or tuple(stored.get(k) or cfg.get(k) or (0.5,) * channels) for k in ("mean", "std"))
     mean, std = (v if len(v) == channels else (sum(v) / len(v),) * channels for v in (mean, std))
     return DataInfo(classes, channels, (height, width), mean, std, tuple(str(number) for number in range(classes)))
+
+
+def _default_size(name: Named) -> tuple[int, int, int]:
+    return tuple(name.cfg.get("input_size") or (3, 224, 224))
+
+
+def _normalisation(job: Job, channels: int) -> dict[str, tuple[float, ...]]:
+    """The mean and std that ``job.model_args`` give, each of ``channels`` numbers or of one that holds for all.
+
+    Raises:
+        UserError: for another length, what is no finite number, or a std that is not above 0.
+    """
+    found = {}
+    for key, above in (("mean", -math.inf), ("std", 0.0)):
+        if (given := job.model_args.get(key)) is None:
+            continue
+        values = given if isinstance(given, list) else [given]
+        numbers = tuple(float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool))
+        if (
+            len(numbers) < len(values)
+            or len(numbers) not in (1, channels)
+            or not all(above < number < math.inf for number in numbers)
+        ):
+            what = "finite numbers above 0" if key == "std" else "finite numbers"
+            hint = "give one for all channels" if channels == 1 else f"give one for all channels, or {channels}"
+            raise job.source.error(f"model_args.{key}", f"must be {what}, not {given!r}", hint)
+        found[key] = numbers
+    return found
 
 
 def _check_classes(checkpoint: Checkpoint | None, name: Named, info: DataInfo) -> None:

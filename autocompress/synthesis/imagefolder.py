@@ -13,6 +13,18 @@ from autocompress.data import DataInfo
 from autocompress.errors import UserError
 
 LONGEST_NAME = 60
+WRITABLE = (1, 3)
+"""Channels that a PNG can have: grey and colour."""
+
+
+def check_channels(channels: int) -> None:
+    """Whether images of so many channels can be files.
+
+    Raises:
+        UserError: if they cannot.
+    """
+    if channels not in WRITABLE:
+        raise UserError(f"images of {channels} channels cannot be written as PNG", "1 and 3 channels can")
 
 
 def as_bytes(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
@@ -52,8 +64,7 @@ def write_images(pixels: torch.Tensor, labels: torch.Tensor, names: Sequence[str
     Raises:
         UserError: for another number of channels.
     """
-    if pixels.shape[1] not in (1, 3):
-        raise UserError(f"images of {pixels.shape[1]} channels cannot be written as PNG", "1 and 3 channels can")
+    check_channels(pixels.shape[1])
     width = len(str(max(len(pixels) - 1, 0)))
     for number, (picture, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
         into = folder / names[label]

@@ -72,20 +72,26 @@ class KnowledgeWithin(DataSource):
     )
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """Only a scheme that the job fixes can be impossible: two of the four need nothing but the model."""
-        limits = limits_of(job).values
-        for key in (f"{self.name}.scheme", f"{self.name}.preset"):
-            wanted = limits.get(key)
-            needing = [s for s in ([wanted] if isinstance(wanted, str) else wanted or []) if _needs_norms(s)]
-            if needing and (reasons := reasons_against_statistics(model)):
-                return [f"its scheme '{needing[0]}' needs batch norm, and {reasons[0]}"]
+        """Two of the four schemes need statistics that batch norms recorded. A model without batch norm is offered the
+        others; one whose batch norms recorded nothing usable must be given one of them by the job."""
+        needing = [scheme for scheme in self._schemes_left(model, job) if _needs_norms(scheme)]
+        if needing and (reasons := reasons_against_statistics(model)):
+            others = " and ".join(f"'{scheme}'" for scheme in WITHOUT_NORM)
+            return [f"its scheme '{needing[0]}' needs batch norm, and {reasons[0]}; {others} need none"]
         return []
+
+    def _schemes_left(self, model: nn.Module, job: Job) -> list[str]:
+        """The schemes that recipes of ``job`` may have."""
+        limits = limits_of(job).values
+        left = _texts(limits.get(f"{self.name}.scheme", AS_PRESET))
+        if AS_PRESET in left:
+            left += _texts(limits.get(f"{self.name}.preset", _presets(model)))
+        return left
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         """The preset, and what a job may fix."""
-        # By structure alone: the space of a model must not change when it is trained.
-        has_norms = bool(norm_layers(model))
-        schemes, presets = (SCHEMES, PRESETS) if has_norms else (WITHOUT_NORM, WITHOUT_NORM)
+        presets = _presets(model)
+        schemes = SCHEMES if presets == PRESETS else WITHOUT_NORM
         scheme = space.categorical("scheme", [*schemes, AS_PRESET], default=AS_PRESET, structural=False, searched=False)
         if scheme == AS_PRESET:
             scheme = space.categorical("preset", presets, default=presets[0], structural=False)
@@ -179,6 +185,16 @@ def objective(params: Params) -> Objective:
         terms["class"] = (params.get("gamma", 1.0), class_loss)
         terms["blur"] = (params["lambda_p"], blur_residual())
     return terms  # type: ignore[return-value]
+
+
+def _presets(model: nn.Module) -> tuple[str, ...]:
+    # By structure alone: the space of a model must not change when it is trained.
+    return PRESETS if norm_layers(model) else WITHOUT_NORM
+
+
+def _texts(limit: object) -> list[str]:
+    """The texts of a limit; what is none is no scheme, which the space says best."""
+    return [value for value in (limit if isinstance(limit, list | tuple) else [limit]) if isinstance(value, str)]
 
 
 def _needs_norms(scheme: str) -> bool:

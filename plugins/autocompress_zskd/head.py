@@ -25,7 +25,9 @@ def head_weight(model: nn.Module) -> torch.Tensor:
         raise ValueError(f"its last layer '{names[0]}' is no linear layer but {type(layer).__name__}")
     weight = layer.weight.detach().flatten(1)
     classes = int(models.architecture(model)["num_classes"])
-    if len(weight) != classes or classes < 2:
+    if classes < 2:
+        raise ValueError("it has fewer than two classes, and soft labels need classes that differ")
+    if len(weight) != classes:
         raise ValueError(f"its last layer '{names[0]}' has {len(weight)} rows, not one for each of {classes} classes")
     if not torch.isfinite(weight).all():
         raise ValueError(f"the weights of its last layer '{names[0]}' are not finite numbers")
