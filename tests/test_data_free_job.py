@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from noise_source import IMAGES, Blobs, Specks, free_job, make_teacher, notes, open_free, plugins
 from torch import nn
 
-from autocompress import data
+from autocompress import data, watchdog
 from autocompress.compression import recover
 from autocompress.compression.applicable import applicable
 from autocompress.compression.jobspace import JobSpace
@@ -317,3 +319,66 @@ def test_a_source_that_adapts_is_asked_again_half_way(
         assert not torch.equal(student(images), plain(images)), "the new images count"
     recover.run(copy.deepcopy(free.model), settings | {"epochs": 1}, context, [], again=asked)
     assert len(seen) == 1, "a single epoch has no second half"
+
+
+# --- time, and what is not asked ------------------------------------------------------------------------------------
+
+
+def test_the_clock_of_a_trial_stands_while_a_set_is_made_or_waited_for(
+    free: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    sources = sources_of(free, tmp_path / "store")
+
+    @contextmanager
+    def paused() -> Iterator[Callable[[], None]]:
+        heard.append("stopped")
+        yield lambda: heard.append("alive")
+        heard.append("goes on")
+
+    @contextmanager
+    def waits(_: Store, key: str, pause: Callable[[], None] | None = None) -> Iterator[None]:
+        assert pause is not None
+        pause()
+        heard.append("waited")
+        yield
+
+    monkeypatch.setattr(watchdog, "paused", paused)
+    monkeypatch.setattr(Store, "making", waits)
+    sources.transfer_set("blobs", sources.defaults["blobs"])
+    assert heard[:3] == ["stopped", "alive", "waited"]
+    assert heard.count("alive") == 3, "also while it is made: at its start and half-way"
+    assert heard[-1] == "goes on"
+    heard.clear()
+    sources_of(free, tmp_path / "store").transfer_set("blobs", sources.defaults["blobs"])
+    assert heard == [], "what is there is only read"
+
+
+def test_parameters_that_differ_only_with_a_student_share_a_set(
+    free: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shares(Blobs):
+        def without_student(self, params: Params) -> Params:
+            return {**params, "kind": "soft"}
+
+    monkeypatch.setenv("NOISE_CALLS", str(tmp_path / "calls"))
+    sources = sources_of(free, tmp_path / "store")
+    sources.methods = {**sources.methods, "blobs": Shares()}
+    hard = {**sources.defaults["blobs"], "kind": "hard"}
+    assert sources.transfer_set("blobs", hard) is sources.transfer_set("blobs", sources.defaults["blobs"])
+    again = sources.adapter(("blobs", hard))
+    assert again is not None
+    again(copy.deepcopy(free.model))
+    assert notes() == ["blobs soft alone", "blobs hard student"], "with a student they are themselves"
+
+
+def test_a_weight_between_labels_and_teacher_is_not_asked_without_labels(free: Workbench) -> None:
+    assert not [name for name in free.parameters() if name.endswith(".distill")]
+    trained = {"ghost": "cheapest", "recover": "default", "bits": "default", "qat": "default"}
+    recipe = free.compose(Replay({**(free.policy(trained) or {}), "qat.epochs": 1}))
+    assert recipe.recover["distill"] == recipe.qat["distill"] == 1.0
+    labelled = [method for method in free.methods if not isinstance(method, DataSource)]
+    asked = JobSpace(free.model, labelled, Limits(), "model", 1).parameters()
+    assert {"recover.distill", "qat.distill"} <= set(asked)
+    limits = Limits({"recover.distill": 0.5, "qat.distill": [0.0, 0.5]})  # of a space that is for jobs with data, too
+    JobSpace(free.model, free.methods, limits, "model", 1).check_limits([])

@@ -17,13 +17,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 from rich.live import Live
-from toy_bench import offer_toy_device, open_toy, toy_job
+from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
 
 from autocompress import results
 from autocompress.cli.progress import Screen
 from autocompress.errors import UserError
+from autocompress.job import Job
 from autocompress.search import run
 from autocompress.search.progress import Steps
+from autocompress.search.study import Study
 
 TESTS = Path(__file__).parent
 
@@ -197,3 +199,15 @@ def wait_for(condition: Any, file: Path, seconds: float = 120) -> None:
     while not (file.exists() and condition()):
         assert time.monotonic() < deadline, f"{file} is still not as wanted"
         time.sleep(0.05)
+
+
+def test_minutes_count_from_the_first_trial_on(tmp_path: Path) -> None:
+    def slow(job: Job, progress: Any = None) -> ToyBench:
+        time.sleep(3.0)
+        return open_toy(job, progress)
+
+    job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6})  # up at once, so that nothing else takes long
+    found = run.search(job, open_bench=slow)
+    assert found.summary["seconds"] < 3.0
+    before = Study(job.folder, job, {}).seconds
+    assert run.resume(job.folder, open_bench=slow).summary["seconds"] - before < 3.0, "nor is it charged again"

@@ -112,3 +112,29 @@ def test_an_interrupted_trial_has_no_row_and_is_tried_again(job: Job) -> None:
     desk.searcher.on_trial_complete("ray0", None)
     assert desk.rows == []
     assert desk.study.recover() == 1
+
+
+def test_a_trial_is_not_charged_for_images_that_are_made(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, now = Desk(job), [1000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    reasons = {}
+    for ray, steps in {
+        "killed later": [(True, 300.0), (False, 20.0)],
+        "hangs later": [(True, 300.0), (False, 61.0)],
+        "in the middle": [(True, 300.0)],
+    }.items():
+        config = desk.searcher.suggest(ray)
+        assert isinstance(config, dict)
+        desk.study.start(config["trial"])
+        now[0] += 10
+        for is_held, seconds in steps:
+            desk.study.hold(config["trial"], is_held)
+            now[0] += seconds
+        desk.searcher.on_trial_complete(ray, error=True)
+        desk.searcher.lost(ray, "the actor died")
+        reasons[ray] = (desk.rows[-1]["reason"].partition(":")[0], desk.rows[-1]["seconds"])
+    assert reasons == {
+        "killed later": ("the worker was lost", 30.0),
+        "hangs later": ("time-out", 71.0),
+        "in the middle": ("the worker was lost while images were made", 10.0),
+    }

@@ -88,7 +88,9 @@ class JobSpace:
         # The engine's own stages are asked only where there is something to recover or to quantize with.
         inactive += [] if any(isinstance(method, Transform) for method in self.methods) else ["recover"]
         inactive += [] if any(isinstance(method, Quantizer) for method in self.methods) else ["bits", "qat"]
-        inactive += [] if any(isinstance(method, DataSource) for method in self.methods) else [SOURCE]
+        # Neither is a weight of distillation where no image has a label.
+        has_source = any(isinstance(method, DataSource) for method in self.methods)
+        inactive += ["recover.distill", "qat.distill"] if has_source else [SOURCE]
         reject_unmatched(self.limits, matched, known, inactive)
 
     def _explore(self) -> tuple[dict[str, Parameter], set[str]]:

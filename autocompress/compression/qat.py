@@ -17,7 +17,9 @@ from autocompress.quantization.network import QuantizedNetwork
 VERSION = "1"
 
 
-def search_space(space: Space, acting: Sequence[Quantizer], most_epochs: int, *, is_low: bool) -> Params:
+def search_space(
+    space: Space, acting: Sequence[Quantizer], most_epochs: int, *, is_low: bool, labelled: bool = True
+) -> Params:
     """Epochs, learning rate, weight of distillation, and when what freezes; no deployed structure depends on them.
 
     Args:
@@ -25,6 +27,7 @@ def search_space(space: Space, acting: Sequence[Quantizer], most_epochs: int, *,
         acting: the quantizers of the recipe.
         most_epochs: of the job's budget.
         is_low: some tensor has fewer than 8 bits, so that training is worth its time by default.
+        labelled: the recipe's images have labels that mean something.
 
     Raises:
         InvalidRecipe: where a quantizer needs more epochs than the job has.
@@ -39,7 +42,7 @@ def search_space(space: Space, acting: Sequence[Quantizer], most_epochs: int, *,
         "epochs": epochs,
         # The paper has 1e-5 with plain SGD over very many steps; a few epochs of AdamW need more.
         "lr": space.float("lr", 1e-4, 4e-3, default=1e-3, log=True, structural=False),
-        "distill": space.categorical("distill", [0.0, 0.5, 0.9], default=0.5, structural=False),
+        "distill": recover.distillation(space, labelled=labelled),
         # "frozen": long-term statistics from the first step on, at half the time a step.
         "norm": space.categorical("norm", ["corrected", "frozen"], default="corrected", structural=False),
         # Fractions of the steps. The paper freezes after 200,000 to 400,000 steps and fine-tunes without delay.

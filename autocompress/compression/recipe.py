@@ -72,6 +72,7 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
         InvalidRecipe: for methods that exclude each other, or that need more epochs than there are.
     """
     source = compose_source(space, model, methods)
+    labelled = source is None  # labels of made images are not trained on
     of_source = set(space.chosen)
     acting: list[tuple[Transform, Params]] = []
     for method in methods:
@@ -83,7 +84,8 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
     impossible: InvalidRecipe | None = None
     if acting:
         try:
-            settings = recover.search_space(space.scope("recover"), [method for method, _ in acting], epochs)
+            transforms = [method for method, _ in acting]
+            settings = recover.search_space(space.scope("recover"), transforms, epochs, labelled=labelled)
         except InvalidRecipe as error:
             impossible = error
     bits = _compose_bits(space.scope("bits"), model, [m for m in methods if isinstance(m, Quantizer)])
@@ -94,7 +96,7 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
     if quantizers:
         is_low = any(min(group.weight_bits, group.activation_bits) < 8 for group in bits.values())
         try:
-            training = qat.search_space(space.scope("qat"), quantizers, epochs, is_low=is_low)
+            training = qat.search_space(space.scope("qat"), quantizers, epochs, is_low=is_low, labelled=labelled)
         except InvalidRecipe as error:
             impossible = error
     # Judged last, so that an invalid recipe, too, has asked for all of its parameters.

@@ -18,8 +18,14 @@ STEPS = 32
 """A recovery has few epochs: small data sets are cut into this many steps an epoch, by batches of a smaller size."""
 
 
-def search_space(space: Space, acting: Sequence[Transform], most_epochs: int) -> Params:
+def search_space(space: Space, acting: Sequence[Transform], most_epochs: int, *, labelled: bool = True) -> Params:
     """Epochs, learning rate and weight of distillation; none of them changes the deployed structure.
+
+    Args:
+        space: scoped.
+        acting: the transforms of the recipe.
+        most_epochs: of the job's budget.
+        labelled: the recipe's images have labels that mean something.
 
     Raises:
         InvalidRecipe: where a method needs more epochs than the job has.
@@ -31,8 +37,15 @@ def search_space(space: Space, acting: Sequence[Transform], most_epochs: int) ->
     return {
         "epochs": epochs,
         "lr": space.float("lr", 2e-4, 4e-3, default=2e-3, log=True, structural=False),
-        "distill": space.categorical("distill", [0.0, 0.5, 0.9], default=0.5, structural=False),
+        "distill": distillation(space, labelled=labelled),
     }
+
+
+def distillation(space: Space, *, labelled: bool) -> float:
+    """The weight of distillation. Without labels all is distillation, and there is nothing to ask."""
+    if not labelled:
+        return 1.0
+    return float(space.categorical("distill", [0.0, 0.5, 0.9], default=0.5, structural=False))
 
 
 def least_epochs(acting: Sequence[Method], most_epochs: int, what: str) -> int:

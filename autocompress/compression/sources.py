@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress import models
+from autocompress import models, watchdog
 from autocompress.compression.evaluation import logits
 from autocompress.compression.store import Store, pack, unpack, versions
 from autocompress.contract import Context, DataSource, Params, TransferSet
@@ -70,7 +70,8 @@ class Sources:
         seed: int | None = None,
     ) -> TransferSet:
         """The set that source ``name`` makes with ``params``: made once for each baseline, source, version, parameters
-        and seed, and shared by trials, workers and runs.
+        and seed, and shared by trials, workers and runs. It is nobody's own work: the time limit of a trial that makes
+        it, or waits for it, stands meanwhile.
 
         Args:
             name: of the source.
@@ -84,20 +85,40 @@ class Sources:
             TrialFailed: if what the source gives is no use.
         """
         seed = self.seed if seed is None else seed
+        params = self.methods[name].without_student(params)
         about = [name, self.methods[name].version, params, images, seed]
         key = digest("transfer set", VERSION, self.teacher_key, about, versions())
         if (known := self._sets.pop(key, None)) is None:
-            with self.store.making(key, pause):
-                found = self.store.get(key) if self.store.has(key) else None
-                if found is None:
-                    self.store.misses += 1
-                    found = _packed(self._made(name, params, progress, pause, images, seed))
-                    self.store.put(key, *found)
+            if (found := self._found(key)) is None:
+                found = self._kept(
+                    key, pause, lambda breathe: self._made(name, params, progress, breathe, images, seed)
+                )
             known = _unpacked(*found)
         self._sets[key] = known  # the last used comes last
         for old in list(self._sets)[:-MOST_IN_MEMORY]:
             del self._sets[old]
         return known
+
+    def _found(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
+        return self.store.get(key) if self.store.has(key) else None
+
+    def _kept(
+        self, key: str, pause: Callable[[], None] | None, make: Callable[[Callable[[], None]], TransferSet]
+    ) -> tuple[dict[str, torch.Tensor], Any]:
+        """The set ``key``, by ``make`` or by another process that is at it already."""
+        with watchdog.paused() as alive:
+
+            def breathe() -> None:
+                alive()
+                if pause is not None:
+                    pause()
+
+            with self.store.making(key, breathe):
+                if (found := self._found(key)) is None:
+                    self.store.misses += 1
+                    found = _packed(make(breathe))
+                    self.store.put(key, *found)
+        return found
 
     def adapting(self, source: tuple[str, Params]) -> list[Any]:
         """What decides a recovery with a source that adapts to the student, beside the set that it begins with; empty

@@ -164,6 +164,11 @@ class DataSource(Method):
         del params
         return False
 
+    def without_student(self, params: Params) -> Params:
+        """The parameters with which the set is made where there is no student yet, complete. Where others of a source
+        that adapts would give the same images then, it returns the same for these, and one set serves them all."""
+        return params
+
     @abstractmethod
     def apply(
         self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
@@ -174,5 +179,6 @@ class DataSource(Method):
         mean, std and input size (``pretrained_cfg``); ``context.transfer`` is None. Labels are the source's own targets
         and are not trained on: without ``soft_targets`` the teacher is asked, on the images as they are augmented.
         ``context.images``, where it is set, is how many images are enough. Another ``context.seed`` must give other
-        images.
+        images. ``context.progress`` is to be called often: a trial that waits for images is only given the time while
+        it hears of them.
         """

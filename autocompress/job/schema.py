@@ -108,7 +108,12 @@ class Constraints(_Section):
 
 
 class Budget(_Section):
-    """What the search may spend. ``epochs`` is the most that one trial recovers, ``trial_minutes`` ends a hung one."""
+    """What the search may spend. ``epochs`` is the most that one trial recovers.
+
+    ``minutes`` count from when the first trial can begin, after a resume too: training the baseline, making images and
+    what else trials share before they begin are not part of them. ``trial_minutes`` ends a hung trial; its clock stands
+    while a set of images is made that trials share.
+    """
 
     trials: int = Field(default=60, ge=1)
     minutes: float | None = Field(default=None, gt=0)

@@ -134,14 +134,15 @@ def reject_unmatched(
     Args:
         matched: the keys that were answered to (``Space.matched``, gathered over the whole space).
         known: names of all parameters of the space, for the hint.
-        inactive: methods that are installed but do not act in this job; limits on them are passed over.
+        inactive: methods that are installed but do not act in this job, or full names of single parameters; limits on
+            them are passed over.
 
     Raises:
         UserError: naming file, line and key of the first such limit.
     """
     answered, silent = set(matched), set(inactive)
     for key in limits.values:
-        if key in answered or key.split(".")[0] in silent:
+        if key in answered or key in silent or key.split(".")[0] in silent:
             continue
         names = set(known)
         # A limit may leave the group out, so prefixes are names too.

@@ -107,7 +107,6 @@ class _Run:
     """The driver's side of a search, from the open bench to the finished folder."""
 
     def __init__(self, job: Job, folder: Path, observer: Observer, open_bench: Opener, plugins: Manager) -> None:
-        began = time.monotonic()
         self._job, self._folder, self._observer, self._plugins = job, folder, observer, plugins
         self._open_bench = open_bench
         self._progress = Steps(observer)
@@ -115,7 +114,6 @@ class _Run:
         self._meter = Meter.of(job, self._bench.device, plugins)
         self._baseline = baseline_row(self._bench, self._meter)
         self._study = Study(folder, job, self._baseline)
-        self._zero = began - self._study.seconds
         self._check_baseline()
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
@@ -139,7 +137,7 @@ class _Run:
 
     @property
     def _seconds(self) -> float:
-        """Spent on this search, in earlier runs too."""
+        """Spent on trials, in earlier runs too."""
         return time.monotonic() - self._zero
 
     def _seconds_left(self) -> float | None:
@@ -148,6 +146,8 @@ class _Run:
 
     def go(self) -> SearchResult:
         """Runs what the budget leaves, and closes."""
+        # From here on: a baseline or images that take longer than the budget would leave a search without any trial.
+        self._zero = time.monotonic() - self._study.seconds
         rows = self._study.rows()
         save_trials(self._folder, rows)
         if (splits := getattr(self._bench, "splits", None)) is not None and splits.synthetic:

@@ -25,7 +25,7 @@ class Allowance:
     Attributes:
         trials: how many more.
         deadline: seconds since the epoch after which none is started; None: no limit.
-        trial_seconds: the most that one may take.
+        trial_seconds: the most that one may take, without what it is held up by images that trials share.
     """
 
     trials: int
@@ -98,10 +98,12 @@ class StudySearcher(Searcher):
         self._on_row(row)
 
     def _lost_row(self, asked: Asked, error: str) -> Row:
-        started = self._study.started_at(asked.number)
-        seconds = 0.0 if started is None else time.time() - started
+        started, held = self._study.started_at(asked.number), self._study.held_since(asked.number)
+        seconds = 0.0 if started is None else (held or time.time()) - started
         if started is None:
             reason = f"the worker could not start: {_last_line(error)}"
+        elif held is not None:  # the trial's own time says nothing of what happened there
+            reason = "the worker was lost while images were made: it was killed, ran out of memory, crashed or hung"
         elif seconds >= self._allowance.trial_seconds:
             reason = f"time-out: it took longer than {self._allowance.trial_seconds / 60:g} minutes"
         else:

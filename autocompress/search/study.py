@@ -120,8 +120,12 @@ class Study:
         return self._amended().get(str(number), trial.user_attrs["row"]) if _has_row(trial) else None
 
     def started_at(self, number: int) -> float | None:
-        """When a worker took the trial up (seconds since the epoch)."""
+        """When a worker took the trial up (seconds since the epoch), moved on by the time that the trial was held."""
         return self._study.get_trials(deepcopy=False)[number].user_attrs.get("started")
+
+    def held_since(self, number: int) -> float | None:
+        """Since when the trial waits for what is not its own work; None where it does not."""
+        return self._study.get_trials(deepcopy=False)[number].user_attrs.get("held")
 
     @property
     def is_new(self) -> bool:
@@ -206,6 +210,15 @@ class Study:
     def start(self, number: int) -> None:
         """A worker takes the trial up."""
         self._trial(number).set_user_attr("started", time.time())
+
+    def hold(self, number: int, is_held: bool) -> None:
+        """The trial's clock stops, while images that trials share are made, or goes on."""
+        if not self._is_running(number):
+            return
+        started, held = self.started_at(number), self.held_since(number)
+        if not is_held and started is not None and held is not None:
+            self._trial(number).set_user_attr("started", started + time.time() - held)
+        self._trial(number).set_user_attr("held", time.time() if is_held else None)
 
     def tell(self, number: int, row: Row) -> None:
         """Keeps a trial's row and tells the sampler. The row of a trial that was told already stays."""

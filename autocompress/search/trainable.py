@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import json
 import logging
@@ -10,12 +9,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
 
+from autocompress import watchdog
 from autocompress.compression.workbench import Workbench
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
@@ -139,11 +140,9 @@ class TrialRunner(tune.Trainable):
             return {"done": True, "trial": number, "taken": False}
         with (settings.folder / rundir.LOG_FILE).open("a", encoding="utf-8") as dump, rundir.logged(settings.folder):
             # Ends even a kernel that never returns; the driver then finds no row and writes the failed one.
-            faulthandler.dump_traceback_later(60.0 * settings.job.budget.trial_minutes, exit=True, file=dump)
-            try:
+            seconds, held = 60.0 * settings.job.budget.trial_minutes, partial(self._worker.study.hold, number)
+            with watchdog.watched(seconds, dump, held):
                 row = self._worker.run(number, json.loads(self.config["recipe"]), self.config["label"])
-            finally:
-                faulthandler.cancel_dump_traceback_later()
         return {"done": True, "trial": number, "taken": True, "status": row["status"]}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

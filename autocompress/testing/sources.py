@@ -33,6 +33,7 @@ def check_source(method: DataSource, model: nn.Module | None = None, params: Par
     require(same_tensors(fingerprint(teacher), fingerprint(model)), "apply must leave the teacher as it is")
     require(isinstance(first, TransferSet), "apply must return a TransferSet")
     require(bool(first.digest) and first.digest == second.digest, "one context.seed must give one digest")
+    _check_without_student(method, model, params, first)
     for name, split in (("train", first.train), ("calibration", first.calibration)):
         require(isinstance(split, Split) and len(split) > 0, f"{name} must be a Split with images")
         images, labels = next(iter(split.loader(4)))
@@ -47,3 +48,13 @@ def check_source(method: DataSource, model: nn.Module | None = None, params: Par
             "soft targets must be float32, one row an image of train, in its order",
         )
     require(first.temperature > 0, "the temperature must be above 0")
+
+
+def _check_without_student(method: DataSource, model: nn.Module, params: Params, made: TransferSet) -> None:
+    """Another set must not stand for the one of ``params``."""
+    if (alone := method.without_student(dict(params))) == params:
+        return
+    require(method.without_student(dict(alone)) == alone, "without_student must leave what it returned as it is")
+    teacher = copy.deepcopy(model)
+    same = method.apply(teacher, alone, example_context(model, teacher=teacher))
+    require(same.digest == made.digest, "without_student must give parameters that make the same images")

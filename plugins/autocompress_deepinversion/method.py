@@ -86,6 +86,11 @@ class DeepInversion(DataSource):
         """The adaptive preset looks at the student."""
         return bool(params.get("preset") == "adaptive")
 
+    def without_student(self, params: Params) -> Params:
+        """There is nobody to compete with: the adaptive preset begins with the images of the plain one."""
+        plain = {name: value for name, value in params.items() if name != "competition"}
+        return {**plain, "preset": "plain"} if self.adapts(params) else params
+
     def apply(
         self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
     ) -> TransferSet:
