@@ -210,6 +210,7 @@ def test_heads_go_whole() -> None:
     every = by_name(couplings(model, IMAGE))
     assert every["blocks.0.attn.qkv"].heads
     assert every["blocks.0.attn.qkv"].channels == 3
+    assert every["blocks.0.attn.qkv"].kept(0.5, 8) == [2]
     sliced = remove(model, {"blocks.0.attn.qkv": [1]}, IMAGE)
     assert sliced.blocks[0].attn.qkv.weight.shape == (192, 192)
     assert sliced.blocks[0].attn.proj.weight.shape == (192, 64)

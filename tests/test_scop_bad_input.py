@@ -122,6 +122,7 @@ def test_a_network_of_which_all_is_tied() -> None:
         told = scop.check(model, example_job())
         assert len(told) == 1
         assert "none of its channels can be removed" in told[0]
+        assert reason in told[0]  # not that the stem stays
 
 
 def test_tied_layers_stay_whole_where_others_go() -> None:
@@ -137,6 +138,14 @@ def test_a_removal_that_the_network_does_not_have_is_no_plan() -> None:
     plan = {"mode": "inner", "input_size": list(SIZE), "keep": {"fc": [0, 1]}}
     with pytest.raises(InvalidRecipe, match="network's output"):
         scop.rebuild(model, plan)
+
+
+@pytest.mark.parametrize("state", [None, {"layers": {"magnitude": {}}}])
+def test_a_real_run_without_scores(state: Any) -> None:
+    """Never the first channels by default."""
+    model, scop = Small(), Scop(CHEAP)
+    with pytest.raises(InvalidRecipe, match="no scores"):
+        scop.apply(copy.deepcopy(model), params_of(model, scop), Context(input_size=SIZE, state=state))
 
 
 # --- images ---------------------------------------------------------------------------------------------------------

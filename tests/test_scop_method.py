@@ -113,6 +113,13 @@ def test_score_settings_are_part_of_the_version() -> None:
     assert Scop().version == Scop.version
 
 
+def test_modes_are_part_of_the_version() -> None:
+    """The prepared state, which is kept by it, holds what each mode ranks."""
+    offered = [("inner", "group"), ("scatter",), ("inner",)]
+    assert len({Scop(QUICK, modes=modes).version for modes in offered}) == 3
+    assert Scop(QUICK, modes=("inner", "group")).version == Scop(QUICK).version
+
+
 # --- what is left alone, and why ------------------------------------------------------------------------------------
 
 

@@ -82,8 +82,6 @@ class Readers:
         if what == "multiply":
             return squashed and len(user.all_input_nodes) == 2 and not _derives_from(user, source)
         if what in UNARY or what in LAYERS or what in ("reshape", "other", "softmax"):
-            if what == "other" and user.op == "output":
-                return False
             squashed = squashed or what in ("sigmoid", "softmax") or _squashes(user)
             return bool(user.users) and all(self._gates(next_, user, squashed) for next_ in user.users)
         return False

@@ -114,20 +114,28 @@ class Coupling:
         return {part.layer: part.index for part in self.parts if part.layer in self.norms_seen}
 
     @cached_property
-    def followers(self) -> dict[str, Index]:
-        """Depthwise convolutions (and other layers from channel to channel) that shrink along."""
-        return {p.layer: p.index for p in self.parts if p.side == "both" and p.layer not in self.norms_seen}
-
-    @cached_property
     def consumers(self) -> dict[str, Index]:
         """Layers that mix the channels, with the indices of their inputs."""
         return {part.layer: part.index for part in self.parts if part.side == "in"}
 
     def kept(self, rate: float, multiple: int = 1) -> list[int]:
-        """How many channels of each block stay; in one block :func:`counts`. With n blocks, ``multiple`` is asked of
-        the sum: each block rounds to ``multiple / gcd(multiple, n)``."""
-        step = multiple // math.gcd(multiple, len(self.blocks))
-        return [counts(len(block), rate, step) for block in self.blocks]
+        """How many channels of each block stay; in one block of plain channels :func:`counts`.
+
+        ``multiple`` is asked of what the writers then write. With n blocks of a size, and w outputs a channel (an
+        attention head, an intrinsic map with its ghosts), each block rounds to ``multiple / gcd(multiple, n w)``.
+        """
+        alike: dict[int, list[int]] = {}
+        for block in self.blocks:
+            alike.setdefault(len(block), []).extend(block)
+        steps = {
+            size: multiple // math.gcd(multiple, len(channels) // size * self._outputs_each(channels))
+            for size, channels in alike.items()
+        }
+        return [counts(len(block), rate, steps[len(block)]) for block in self.blocks]
+
+    def _outputs_each(self, channels: Sequence[int]) -> int:
+        """The greatest number that divides what any of these channels is of a writer's outputs."""
+        return math.gcd(*(len(index[channel]) for index in self.producers.values() for channel in channels)) or 1
 
     def choose(self, scores: Sequence[float], rate: float, multiple: int = 1) -> list[int]:
         """The keep-set of a rate: in each block the channels with the highest scores, of equal ones the first.

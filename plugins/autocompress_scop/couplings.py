@@ -16,6 +16,9 @@ from autocompress_scop.dependencies import Found, Whole, find, pruners_of
 from autocompress_scop.slicing import STANDARDISING, is_depthwise
 from autocompress_scop.verifying import verified
 
+Judged = tuple[list[Coupling], Mapping[str, LayerFacts]]
+"""Every coupling of a network before a mode is chosen and anything is measured, and facts about its layers."""
+
 
 def couplings(
     model: nn.Module,
@@ -24,6 +27,7 @@ def couplings(
     specs: Iterable[LayerSpec] = (),
     *,
     verify: bool = True,
+    known: Judged | None = None,
 ) -> list[Coupling]:
     """Every set of channels that must live or die together, in network order, with reasons where nothing may go.
 
@@ -40,6 +44,7 @@ def couplings(
         mode: one of ``MODES``.
         specs: of the layer types that plugins bring (``manager().layer_specs()`` or the like).
         verify: False skips the measurement, and leaves ``safe`` True: for a model that has been measured before.
+        known: what :func:`judged` says of this network, where it has been asked already.
 
     Raises:
         UntraceableModel: if the network cannot be traced, or no dependency graph can be built.
@@ -48,16 +53,22 @@ def couplings(
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
     specs = list(specs)
-    layers = facts(model, input_size, tuple(spec.layer_type for spec in specs if spec.leaf)).layers
-    pruners = pruners_of(specs)
-    found = find(model, input_size, pruners)
-    every = [_judged(model, group, layers, pruners) for group in found]
-    every = _without_partial(every, {layer for group in found for layer in group.partial})
+    every, layers = known or judged(model, input_size, specs)
     if mode == "scatter":
         every = _scattered(model, every, layers)
     if mode != "group":
         every = [_only_inner(coupling, mode) for coupling in every]
-    return verified(model, every, input_size, pruners) if verify else every
+    return verified(model, every, input_size, pruners_of(specs)) if verify else every
+
+
+def judged(model: nn.Module, input_size: tuple[int, int, int], specs: Iterable[LayerSpec] = ()) -> Judged:
+    """What all modes share, and most of the work on tangled networks. Arguments and errors as in :func:`couplings`."""
+    specs = list(specs)
+    layers = facts(model, input_size, tuple(spec.layer_type for spec in specs if spec.leaf)).layers
+    pruners = pruners_of(specs)
+    found = find(model, input_size, pruners)
+    every = [_judged(model, group, layers, pruners) for group in found]
+    return _without_partial(every, {layer for group in found for layer in group.partial}), layers
 
 
 def _judged(

@@ -221,7 +221,11 @@ class _Finder:
                     if len(mapped) * growth > most:
                         found.contradictory.append(found.root)
                         return reached
-                    mapped = mapping(mapped) if mapping is not None else mapped
+                    try:
+                        mapped = mapping(mapped) if mapping is not None else mapped
+                    except Exception:  # torch-pruning's maps through a misread reshape divide by a width of 0
+                        found.contradictory.append(found.root)
+                        return reached
                 known = reached.setdefault((edge.target, edge.handler), set()) if mapped else set()
                 fresh = [pair for pair in mapped if pair not in known]
                 if fresh:
@@ -244,8 +248,8 @@ class _Finder:
         module = node.module
         if isinstance(module, nn.Parameter):
             return "parameter"
-        if module not in self.names:
-            return ""
+        if module not in self.names or (isinstance(module, nn.PReLU) and module.num_parameters == 1):
+            return ""  # a PReLU with one slope for all is an activation like any other
         if self._through(module):
             return "both"
         return "out" if handler == self.graph.get_pruner_of_module(module).prune_out_channels else "in"

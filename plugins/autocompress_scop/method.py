@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -16,11 +16,12 @@ from autocompress.files import digest
 from autocompress.graph import UntraceableModel
 from autocompress_scop.asked import said, score_space, settings_of
 from autocompress_scop.coupling import Coupling
-from autocompress_scop.couplings import couplings
+from autocompress_scop.couplings import Judged, couplings, judged
 from autocompress_scop.removal import remove
 from autocompress_scop.rescoring import breathing, is_substituted, recovered
 from autocompress_scop.scores import Scores, of_coupling, pairs_of
 from autocompress_scop.scoring import ScoreSettings, prepared
+from autocompress_scop.structure import structure
 from autocompress_scop.widths import coupling_rate, kept, layer_rates, reject_nothing
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ RECALIBRATION_PIXELS = 512 * 32 * 32
 """Statistics average over places as well as over images: larger images need fewer of them."""
 LEAST_IMAGES = 64
 STRUCTURES_KEPT = 16
+T = TypeVar("T")
+STEM_STAYS = "the paper leaves the layer that reads the image whole"
 
 
 class Scop(Transform):
@@ -54,14 +57,14 @@ class Scop(Transform):
 
     Args:
         settings: how scores are made, where a recipe does not say. Other settings than the default are another version,
-            and so other cache keys.
+            and so other cache keys; other modes too.
         modes: offered. "scatter", the official code's way with shortcuts, is left out by default: its index_add is
             exported unfused.
         specs: layer types that plugins bring; None for those of the installed methods.
     """
 
     name = "scop"
-    version = "3"
+    version = "4"
     reference = (
         "Tang et al., SCOP: Scientific Control for Reliable Neural Network Pruning, NeurIPS 2020, arXiv 2010.10732"
     )
@@ -75,12 +78,15 @@ class Scop(Transform):
         specs: Sequence[LayerSpec] | None = None,
     ) -> None:
         self.settings = settings or ScoreSettings()
-        if self.settings != ScoreSettings():
-            self.version = f"{type(self).version}-{digest(repr(self.settings))[:12]}"  # type: ignore[misc]
         self.modes = tuple(modes)
+        # the prepared state holds what each mode on offer ranks
+        own = [repr(self.settings), *([list(self.modes)] if self.modes != MODES else [])]
+        if own != [repr(ScoreSettings())]:
+            self.version = f"{type(self).version}-{digest(*own)[:12]}"  # type: ignore[misc]
         self._specs = specs
         self._pairs_of: WeakKeyDictionary[nn.Module, dict[str, str | None]] = WeakKeyDictionary()
         self._structures: OrderedDict[str, list[Coupling]] = OrderedDict()
+        self._judged: OrderedDict[str, Judged] = OrderedDict()
 
     # --- what can be removed ------------------------------------------------------------------------------------
 
@@ -93,7 +99,9 @@ class Scop(Transform):
             reasons = self.reasons(model)
         except UntraceableModel as error:
             return [str(error)]
-        why = next(iter(reasons.values()), "it has no convolution and no linear layer")
+        # that the stem stays is no news; why the first layer behind it stays is
+        told = sorted(reasons.values(), key=lambda reason: reason == STEM_STAYS)
+        why = next(iter(told), "it has no convolution and no linear layer")
         return [f"none of its channels can be removed: {why}"]
 
     def reasons(self, model: nn.Module, mode: str = "group") -> dict[str, str]:
@@ -101,9 +109,8 @@ class Scop(Transform):
         stem, or what the dependency graph cannot follow. Couplings that can be pruned are not in it."""
         every = self._couplings(model, models.input_size(model), mode)
         pairs = self._pairs(model)
-        stem = "the paper leaves the layer that reads the image whole"
         return {
-            coupling.name: "; ".join(coupling.reasons) or stem
+            coupling.name: "; ".join(coupling.reasons) or STEM_STAYS
             for coupling in every
             if not coupling.prunable or not any(writer in pairs for writer in coupling.producers)
         }
@@ -123,13 +130,10 @@ class Scop(Transform):
         return dict(sorted(found.items(), key=lambda pair: order[pair[0]]))
 
     def _couplings(self, model: nn.Module, size: tuple[int, int, int], mode: str) -> list[Coupling]:
-        """Measured couplings; kept by structure, on which alone they depend."""
-        key = digest(repr(model), list(size), mode)
-        if key not in self._structures:
-            self._structures[key] = couplings(model, size, mode, self._layer_specs())
-            while len(self._structures) > STRUCTURES_KEPT:
-                self._structures.popitem(last=False)
-        return self._structures[key]
+        """Measured couplings; kept by what they depend on."""
+        specs, key = self._layer_specs(), digest(structure(model), list(size))
+        known = _kept(self._judged, key, lambda: judged(model, size, specs))
+        return _kept(self._structures, f"{key} {mode}", lambda: couplings(model, size, mode, specs, known=known))
 
     def _layer_specs(self) -> list[LayerSpec]:
         if self._specs is None:
@@ -211,13 +215,19 @@ class Scop(Transform):
         )
 
     def _state(self, params: Params, context: Context) -> Mapping[str, Any] | None:
-        """Prepared state; without it, made here from the teacher. None in a dry run without state."""
+        """Prepared state; without it, made here from the teacher. None in a dry run without state.
+
+        Raises:
+            InvalidRecipe: if a real run has neither.
+        """
         criterion = params["criterion"]
         state: Mapping[str, Any] | None = context.state
         if state is not None and criterion in state["layers"]:
             return state
-        if context.dry_run or context.teacher is None:
+        if context.dry_run:
             return None
+        if context.teacher is None:
+            raise InvalidRecipe(f"there are no scores by {criterion!r}, and no teacher to make them from")
         return self._scored(context.teacher, context, (criterion,), params)
 
     def _rescored(self, model: nn.Module, params: Params, context: Context) -> Scores:
@@ -247,7 +257,10 @@ class Scop(Transform):
                 own = of_coupling(coupling, rescored, model)
                 if own is None and state is not None:
                     own = of_coupling(coupling, state["layers"][params["criterion"]], model, self._layer_specs())
-                chosen = kept(coupling, coupling_rate(coupling, rates), params["multiple"], own)
+                rate = coupling_rate(coupling, rates)
+                if own is None and rate > 0 and coupling.prunable and not context.dry_run:
+                    raise InvalidRecipe(f"the channels of {coupling.name} have no scores to choose by")
+                chosen = kept(coupling, rate, params["multiple"], own)
                 if len(chosen) < coupling.channels:
                     keep[coupling.name] = chosen
         except ValueError as error:
@@ -263,6 +276,15 @@ class Scop(Transform):
         channels, height, width = plan["input_size"]
         size = (int(channels), int(height), int(width))
         return remove(model, plan["keep"], size, plan["mode"], self._layer_specs()).eval()
+
+
+def _kept(cache: OrderedDict[str, T], key: str, make: Callable[[], T]) -> T:
+    """What ``make`` gave for this key; the oldest goes first."""
+    if key not in cache:
+        cache[key] = make()
+        while len(cache) > STRUCTURES_KEPT:
+            cache.popitem(last=False)
+    return cache[key]
 
 
 def _recalibrate(model: nn.Module, context: Context) -> None:

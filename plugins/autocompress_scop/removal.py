@@ -64,7 +64,8 @@ def remove(
     """Removes every channel that ``keep`` does not name, and runs the result once on a blank image.
 
     Args:
-        model: changed in place, and returned in the mode (train, eval) it was in; parameters keep their names.
+        model: changed in place, and returned in the mode (train, eval) it was in. Parameters keep their names, except
+            that in mode ``scatter`` those of a norm whose result is put back get ``.norm`` in theirs.
         keep: coupling name -> kept channels, ascending; couplings it does not name stay whole. JSON values: stored with
             ``mode`` and ``input_size`` it is the plan, and the same call on a fresh model rebuilds the structure.
         input_size: (channels, height, width).

@@ -5,6 +5,9 @@
     bn-scale    I = |gamma|                     (Liu et al., ICCV 2017)
     random      I ~ U(0, 1)                     by seed and layer name
 
+The choice of the digest's section 10 between |gamma| (2 beta - 1) and 2 beta - 1 alone is not built: ``scop`` is the
+first, as in the official code.
+
 A layer without a batch norm behind it has gamma = 1 in ``scop``, and its filters' norms in ``bn-scale``.
 
 Where several layers write the same channels, a channel's score is the plain mean of theirs (digest, section 8): what

@@ -4,12 +4,15 @@ Two networks must agree with the sliced one to rounding. The first has zeros whe
 they differ, the graph was wrong, and the coupling is refused. The second has zeros behind the norms where the channels
 are *written*: if they differ, zero does not stay zero on the way (a sigmoid, padding with ones), and the coupling is
 not ``safe``.
+
+Channels are scored by giving the network two halves of a batch. What a layer writes without a batch axis (relative
+positions, as Swin V2 embeds them) has no halves: such a coupling is refused as well.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +41,8 @@ def verified(
     offered = [coupling for coupling in every if coupling.prunable]
     wrong = _failing(offered, trial.wrong)
     right = [coupling for coupling in offered if coupling.name not in wrong]
+    wrong |= trial.without_halves(right)
+    right = [coupling for coupling in right if coupling.name not in wrong]
     unsafe = _failing(right, trial.unsafe)
     return [_told(coupling, wrong.get(coupling.name), unsafe.get(coupling.name)) for coupling in every]
 
@@ -71,7 +76,7 @@ class _Trial:
         self.model = copy.deepcopy(model).double().eval()
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         images = torch.randn((3, *input_size), generator=self.generator, dtype=torch.float64).to(device)
-        self.image = images[:1]
+        self.image, self.other = images[:1], images[1:2]
         randomise(self.model, self.generator)
         settle(self.model, images[1:])
 
@@ -82,6 +87,28 @@ class _Trial:
     def unsafe(self, couplings: Sequence[Coupling]) -> str:
         """Empty where zeros behind the norms do the same as removal."""
         return self._compare(couplings, mask_outputs, "a channel that is zero does not stay zero up to its readers")
+
+    def without_halves(self, couplings: Sequence[Coupling]) -> dict[str, str]:
+        """Name -> why it cannot be scored: of two images, what a writer writes first is not all about the first."""
+        writers = {writer for coupling in couplings for writer in coupling.producers}
+        alone, both = (self._written(writers, images) for images in (self.image, torch.cat([self.image, self.other])))
+        mixed = {name for name in writers if not _is_first_half(alone[name], both[name])}
+        torn = {coupling.name: [name for name in coupling.producers if name in mixed] for coupling in couplings}
+        return {
+            name: f"what {names[0]} writes does not belong to one image each" for name, names in torn.items() if names
+        }
+
+    def _written(self, names: Iterable[str], images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+        """What each of these layers writes, call by call."""
+        seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+        handles = [self.model.get_submodule(name).register_forward_hook(_into(seen[name])) for name in seen]
+        try:
+            with torch.no_grad():
+                self.model(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
 
     def _compare(self, couplings: Sequence[Coupling], mask: Callable[..., list[Any]], sentence: str) -> str:
         from autocompress_scop.removal import slice_channels
@@ -118,6 +145,18 @@ class _Trial:
         with torch.no_grad():
             out = model(self.image)
         return torch.cat([value.flatten(1) for value in (out if isinstance(out, list | tuple) else [out])], dim=1)
+
+
+def _into(seen: list[torch.Tensor]) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+    return lambda _module, _inputs, output: seen.append(output.clone())  # an activation may write into it
+
+
+def _is_first_half(alone: Sequence[torch.Tensor], both: Sequence[torch.Tensor]) -> bool:
+    """Whether each of ``both`` starts with all of its like in ``alone``, and is twice as long."""
+    return len(alone) == len(both) and all(
+        b.shape == (2 * len(a), *a.shape[1:]) and torch.allclose(b[: len(a)], a, rtol=1e-6, equal_nan=True)
+        for a, b in zip(alone, both, strict=True)
+    )
 
 
 @torch.no_grad()

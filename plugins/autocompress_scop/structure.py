@@ -1,0 +1,35 @@
+"""All of a network that its couplings depend on, as one string: cheap to make, and the same for the same structure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+def structure(model: nn.Module) -> str:
+    """What ``repr`` tells of a network, and what it does not: whole numbers that forward passes reshape by (timm's
+    ``num_heads``, window sizes), and buffers of whole numbers, which hold orders of channels (a ghost module's
+    ``places``). Weights, running statistics and counters are not in it."""
+    own = (f"{name} {told}" for name, module in model.named_modules() for told in _unsaid(module))
+    return "\n".join((repr(model), *own))
+
+
+def _unsaid(module: nn.Module) -> Iterator[str]:
+    for name, value in sorted(vars(module).items()):
+        if name != "training" and _is_whole(value):
+            yield f"{name}={value}"
+    for name, buffer in module.named_buffers(recurse=False):
+        if buffer.dim() and not buffer.is_floating_point() and not buffer.is_complex():
+            yield f"{name}={_fingerprint(buffer)}"
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) or (isinstance(value, tuple | list) and all(isinstance(v, int) for v in value))
+
+
+def _fingerprint(buffer: torch.Tensor) -> str:
+    values = buffer.detach().cpu().contiguous()
+    return f"{tuple(values.shape)} {hashlib.sha256(values.numpy().tobytes()).hexdigest()}"

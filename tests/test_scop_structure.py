@@ -1,0 +1,163 @@
+"""What couplings depend on, and what is left alone where the dependency graph or the control group loses its way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch_pruning.dependency.index_mapping import _FlattenIndexMapping
+
+from autocompress.compression.recipe import Replay
+from autocompress.contract import Params, Space
+from autocompress.testing import example_context, example_job
+from autocompress_ghost.module import GhostConv2d, GhostSpec
+from autocompress_scop import couplings as judging
+from autocompress_scop.control import ScaleSettings
+from autocompress_scop.coupling import Coupling, Part
+from autocompress_scop.method import Scop
+from autocompress_scop.scoring import ScoreSettings
+from autocompress_scop.structure import structure
+
+SIZE = (3, 8, 8)
+CHEAP = ScoreSettings(criteria=("magnitude",))
+
+
+class Deep(nn.Module):
+    """Stem, a convolution, a depthwise one, and one more before the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 1)
+        self.act, self.depthwise = nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.last, self.fc = nn.Conv2d(16, 8, 1), nn.Linear(8, 10)
+        self.pretrained_cfg: dict[str, Any] = {"input_size": SIZE, "num_classes": 10, "first_conv": "stem"}
+
+    def body(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.depthwise(self.act(self.conv(torch.relu(self.stem(x))))))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(x).mean((2, 3)))
+
+
+class Placed(Deep):
+    """A bias for each place, computed from its position, as in Swin V2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Sequential(nn.Linear(2, 12), nn.ReLU(), nn.Linear(12, 8))
+        self.register_buffer("places", torch.rand(64, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = self.position(self.places).transpose(0, 1).reshape(1, 8, 8, 8)
+        return self.fc((self.body(x) + bias).mean((2, 3)))
+
+
+class Flat(Deep):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8 * 64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(x).flatten(1))
+
+
+def params_of(model: nn.Module, scop: Scop) -> Params:
+    limits = {"scop.rate": 0.5, "scop.multiple": 1}
+    return scop.search_space(Space(Replay({}), "model", limits).scope("scop"), model)
+
+
+def ghosted(model: nn.Module, order: Sequence[int]) -> nn.Module:
+    model = copy.deepcopy(model)
+    model.conv = GhostConv2d(model.conv, 2, 3, order=list(order))  # type: ignore[arg-type]
+    return model
+
+
+# --- what couplings depend on ---------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_does_not_decide_for_a_real_one_in_another_order_of_channels() -> None:
+    """What the depthwise convolution reads is in the host's order, and which maps go together depends on the fit."""
+    model, scop = Deep(), Scop(CHEAP, specs=[GhostSpec()])
+    params, order = params_of(model, scop), torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
+    dry, real = example_context(model, dry_run=True), example_context(model, teacher=model)
+    widths = [
+        len(scop.apply(ghosted(model, places), params, context)[1]["keep"]["conv"])
+        for places, context in ((range(16), dry), (order, real))
+    ]
+    assert widths == [4, 4]
+
+
+def test_a_structure_is_more_than_its_repr() -> None:
+    model = Deep()
+    model.heads = 2  # type: ignore[assignment]
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.conv.weight.add_(1)
+    assert structure(other.train()) == structure(model.eval())
+    other.heads = 4  # type: ignore[assignment]
+    assert repr(other.eval()) == repr(model)
+    assert structure(other) != structure(model)
+
+
+def test_modes_share_the_dependency_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, calls = judging.find, []
+
+    def counting(*about: Any) -> Any:
+        calls.append(1)
+        return found(*about)
+
+    monkeypatch.setattr(judging, "find", counting)
+    model, scop = Deep(), Scop(CHEAP)
+    assert not scop.check(model, example_job())
+    assert scop.reasons(model, "inner")
+    assert len(calls) == 1
+
+
+# --- what is left alone ---------------------------------------------------------------------------------------------
+
+
+def test_what_has_no_batch_axis_has_no_control_group() -> None:
+    model = Placed()
+    scop = Scop(replace(CHEAP, criteria=("scop",), scales=ScaleSettings(epochs=1)))
+    assert not scop.check(model, example_job())
+    assert "one image" in scop.reasons(model)["position.0"]
+    beta = scop.prepare(model, example_context(model, teacher=model))["beta"]
+    assert "conv" in beta
+    assert "position.0" not in beta
+
+
+def test_an_index_map_that_fails_costs_its_coupling_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch-pruning's map for grouped queries does on Twins and NesT."""
+
+    def divide(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(_FlattenIndexMapping, "__call__", divide)
+    model, scop = Flat(), Scop(CHEAP)
+    assert not scop.check(model, example_job())
+    assert "does not understand" in scop.reasons(model)["last"]
+    assert set(params_of(model, scop)["rates"]) == {"conv"}
+
+
+def test_a_prelu_of_one_slope_is_an_activation_like_any_other() -> None:
+    model, scop = Deep(), Scop(CHEAP)
+    model.act = nn.PReLU()  # type: ignore[assignment]
+    assert "conv" not in scop.reasons(model)
+    context = example_context(model, dry_run=True)
+    pruned, plan = scop.apply(copy.deepcopy(model), params_of(model, scop), context)
+    assert len(plan["keep"]["conv"]) == 8
+    assert pruned.state_dict()["depthwise.weight"].shape[0] == 8
+    assert pruned.state_dict()["act.weight"].shape == (1,)
+
+
+@pytest.mark.parametrize(("channels", "each", "kept"), [(3, 192, 2), (8, 2, 4), (8, 1, 8), (12, 4, 6)])
+def test_a_multiple_is_asked_of_what_is_written(channels: int, each: int, kept: int) -> None:
+    """Heads of 64 (queries, keys and values) and intrinsic maps with a ghost are no single channels."""
+    index = tuple(tuple(range(i * each, (i + 1) * each)) for i in range(channels))
+    coupling = Coupling("a", channels, (Part("a", "out", index, channels * each),), blocks=(tuple(range(channels)),))
+    assert coupling.kept(0.5, 8) == [kept]
