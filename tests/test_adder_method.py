@@ -178,7 +178,7 @@ def test_where_it_cannot_pay_it_says_why_not(changed: dict[str, Any], told: str,
 def test_a_cost_model_must_know_additions(changed: dict[str, Any], refuses: str | None, model: nn.Module) -> None:
     """Else every trial with an adder layer would fail where its costs are asked for."""
     asked, plugins = job(**changed), manager()
-    named = [asked.device.name, *([f"cost-model:{asked.cost_model}"] if asked.cost_model else [])]
+    named = [asked.device.name, *([asked.energy_device] if asked.energy_device else [])]
     fit, refused = applicable([Adder()], model, asked, devices=[plugins.device(name) for name in named])
     if refuses is None:
         assert [method.name for method in fit] == ["adder"]

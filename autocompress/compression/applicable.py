@@ -67,7 +67,7 @@ def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool, devic
         return ["the job has training data; give data: {train: none, ...} to compress without it"]
     if isinstance(method, Quantizer) and not has_images:
         return ["its ranges need images to calibrate on, and the job has no training data"]
-    for kind in sorted({kind for spec in getattr(method, "layers", ()) for kind in spec.operator_kinds}):
+    for kind in sorted({kind for spec in method.layers for kind in spec.operator_kinds}):
         if lacking := [device.name for device in devices if not device.counts(kind)]:
             return [f"its layers take operations of the kind '{kind}', for which '{lacking[0]}' has no figures"]
     try:

@@ -59,10 +59,12 @@ def recalibrate_batch_norm(
     Returns:
         How many images were used; 0 where there is no batch norm or no image, and nothing is changed.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if only is not None:
-        chosen_norms = {id(norm) for norm in only}
-        norms = [norm for norm in norms if id(norm) in chosen_norms]
+    wanted = None if only is None else set(only)
+    norms = [
+        m
+        for m in model.modules()
+        if isinstance(m, _BatchNorm) and m.track_running_stats and (wanted is None or m in wanted)
+    ]
     if not norms or len(split) < 2:
         return 0
     device = torch.device(device) if device is not None else device_of(model)

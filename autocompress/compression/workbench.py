@@ -91,7 +91,7 @@ class Workbench:
         device = plugins.device(job.device.name)
         if reasons := device.check(job.device):
             raise UserError(f"the device '{device.name}' cannot be used here: {reasons[0]}")
-        devices = [device, *([] if job.cost_model is None else [plugins.device(f"cost-model:{job.cost_model}")])]
+        devices = [device, *([] if job.energy_device is None else [plugins.device(job.energy_device)])]
         installed = plugins.methods()
         splits = _load(job, plugins)
         model = models.create(job, None if splits is None else splits.info)

@@ -135,6 +135,10 @@ def default_name(values: dict[str, Any]) -> str:
     return re.sub(r"[^\w.-]+", "-", f"{values['model']}-{data}").strip("-.")
 
 
+COST_MODEL = "cost-model:"
+"""How the names of cost models begin; ``cost_model`` in a job is the rest."""
+
+
 class Job(_Section):
     """What the user asked for. YAML keys, keyword arguments and command-line flags have these names.
 
@@ -163,6 +167,11 @@ class Job(_Section):
     results: _Path = Path("results")
 
     _source: Source = PrivateAttr(default_factory=Source)
+
+    @property
+    def energy_device(self) -> str | None:
+        """Name of the device that ``cost_model`` stands for; None where the job names none."""
+        return None if self.cost_model is None else COST_MODEL + self.cost_model
 
     @field_validator("space", mode="before")
     @classmethod

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from autocompress.errors import did_you_mean
-from autocompress.job.schema import Job
+from autocompress.job.schema import COST_MODEL, Job
 from autocompress.job.spaces import limits_of
-
-COST_MODEL = "cost-model:"
-"""How the names of cost models begin; ``cost_model`` in a job is the rest."""
 
 
 class Plugins(Protocol):

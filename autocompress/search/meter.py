@@ -31,8 +31,8 @@ class Meter:
             UserError: if the job asks for energy and nothing in it gives energy.
         """
         energy_device = None
-        if job.cost_model is not None:
-            energy_device = (plugins or manager()).device(f"cost-model:{job.cost_model}")
+        if job.energy_device is not None:
+            energy_device = (plugins or manager()).device(job.energy_device)
         wants_energy = "energy" in job.objectives or job.constraints.energy is not None
         if wants_energy and energy_device is None and "energy" not in device.measures:
             raise UserError(
