@@ -10,7 +10,6 @@ model = autocompress.load("results/resnet18-digits/artifacts/7")   # a torch mod
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,23 +17,34 @@ if TYPE_CHECKING:
     from autocompress.errors import UserError
     from autocompress.job import Job
     from autocompress.results import SearchResult, read
+    from autocompress.searching import resume, search
 
-__version__ = importlib.metadata.version("autocompress")
-__all__ = ["Job", "SearchResult", "UserError", "load", "read", "search"]
+    __version__: str
 
-# Imported on first use: torch, timm and ray take seconds, and ``autocompress --help`` must not.
-_HOMES = {
+__all__ = ["Job", "SearchResult", "UserError", "__version__", "load", "read", "resume", "search"]
+
+# The public names are imported on first use, because torch, timm and Ray take seconds to import.
+_MODULE_OF = {
     "Job": "autocompress.job",
     "SearchResult": "autocompress.results",
     "UserError": "autocompress.errors",
     "load": "autocompress.compression.artifact",
     "read": "autocompress.results",
+    "resume": "autocompress.searching",
+    "search": "autocompress.searching",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "search":  # the package is callable itself, see autocompress/search/__init__.py
-        return importlib.import_module("autocompress.search")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'autocompress' has no attribute {name!r}")
+    if name == "__version__":
+        value: Any = importlib.import_module("importlib.metadata").version("autocompress")
+    elif name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'autocompress' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -24,8 +24,8 @@ import pandas as pd
 
 from autocompress.files import write_json
 from autocompress.job import load_job
-from autocompress.search import run
-from autocompress.search.progress import Silent
+from autocompress.searching import run
+from autocompress.searching.progress import Silent
 
 WORK = ("train", "export", "measure", "accuracy")
 """Stages of a trial that are the recipe's own work; scoring the exported file counts as measuring it."""

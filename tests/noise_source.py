@@ -34,7 +34,7 @@ from autocompress.contract import (
 )
 from autocompress.data import TensorSplit
 from autocompress.job import DataConfig, Job, load_job
-from autocompress.search.bench import Bench
+from autocompress.searching.bench import Bench
 
 IMAGES = 48
 

@@ -12,10 +12,10 @@ from autocompress.contract import Value
 from autocompress.devices.lock import MachineLock
 from autocompress.job import Job, load_job
 from autocompress.results import SearchResult
-from autocompress.search import run
-from autocompress.search.gates import Trial
-from autocompress.search.meter import Meter
-from autocompress.search.run import baseline_row
+from autocompress.searching import run
+from autocompress.searching.gates import Trial
+from autocompress.searching.meter import Meter
+from autocompress.searching.run import baseline_row
 from autocompress_adder.integers import HardenedAdder2d
 from autocompress_adder.layer import AdderConv2d
 

@@ -21,9 +21,9 @@ from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe, TrialFailed, UserError
 from autocompress.job import DataConfig, Job
 from autocompress.quantization import LayerBits
-from autocompress.search.gates import Trial
-from autocompress.search.meter import Meter
-from autocompress.search.run import baseline_row
+from autocompress.searching.gates import Trial
+from autocompress.searching.meter import Meter
+from autocompress.searching.run import baseline_row
 from autocompress_quantize import Quantize
 
 SIZE = (3, 8, 8)

@@ -12,11 +12,11 @@ from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
 from autocompress import results
 from autocompress.contract import manager
 from autocompress.devices.lock import MachineLock
-from autocompress.search.bounds import Row
-from autocompress.search.closing import Closing, save_trials
-from autocompress.search.gates import Trial
-from autocompress.search.meter import Meter
-from autocompress.search.run import baseline_row
+from autocompress.searching.bounds import Row
+from autocompress.searching.closing import Closing, save_trials
+from autocompress.searching.gates import Trial
+from autocompress.searching.meter import Meter
+from autocompress.searching.run import baseline_row
 
 WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
 EIGHT_BIT = WHOLE | {"toy.bits": 8}

@@ -7,7 +7,7 @@ from typing import Any
 
 from toy_bench import toy_job
 
-from autocompress.search.front import MOST_CONTENDERS, contenders, front_rows, still_there
+from autocompress.searching.front import MOST_CONTENDERS, contenders, front_rows, still_there
 
 BASELINE = {"accuracy": 90.0, "latency_ratio": 1.0, "latency_ms": 10.0}
 

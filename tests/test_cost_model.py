@@ -21,10 +21,10 @@ from autocompress.devices.lock import MachineLock
 from autocompress.devices.profiles import built_in_profiles, load_profile
 from autocompress.errors import TrialFailed, UserError
 from autocompress.job import DeviceConfig, load_job, validate
-from autocompress.search.closing import Closing, save_trials
-from autocompress.search.gates import Trial
-from autocompress.search.meter import Meter
-from autocompress.search.run import baseline_row
+from autocompress.searching.closing import Closing, save_trials
+from autocompress.searching.gates import Trial
+from autocompress.searching.meter import Meter
+from autocompress.searching.run import baseline_row
 
 PROFILES = built_in_profiles()
 CONFIG = DeviceConfig()

@@ -16,10 +16,10 @@ from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable
 from autocompress.data import DataInfo, Sealed, SealedError, Split, TensorSplit, let_go, opened
 from autocompress.devices.lock import MachineLock
-from autocompress.search.gates import Trial
-from autocompress.search.meter import Meter
-from autocompress.search.run import baseline_row
-from autocompress.search.trainable import Desk, Settings
+from autocompress.searching.gates import Trial
+from autocompress.searching.meter import Meter
+from autocompress.searching.run import baseline_row
+from autocompress.searching.trainable import Desk, Settings
 
 INFO = DataInfo(2, 1, (4, 4), (0.5,), (0.5,), ("a", "b"))
 

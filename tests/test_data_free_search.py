@@ -23,11 +23,11 @@ from autocompress.job import Job
 from autocompress.report import datafree, view, words
 from autocompress.report.page import render
 from autocompress.report.table import front_table
-from autocompress.search import run
-from autocompress.search.bench import Bench
-from autocompress.search.closing import Closing, save_trials
-from autocompress.search.gates import Trial
-from autocompress.search.meter import Meter
+from autocompress.searching import run
+from autocompress.searching.bench import Bench
+from autocompress.searching.closing import Closing, save_trials
+from autocompress.searching.gates import Trial
+from autocompress.searching.meter import Meter
 
 TESTS = Path(__file__).parent
 

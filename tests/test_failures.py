@@ -12,9 +12,9 @@ from toy_bench import open_toy as open_plain
 from autocompress.contract import Space, Value
 from autocompress.contract.space import Chooser
 from autocompress.job import Job
-from autocompress.search import run
-from autocompress.search.study import Study
-from autocompress.search.trainable import Settings, Worker
+from autocompress.searching import run
+from autocompress.searching.study import Study
+from autocompress.searching.trainable import Settings, Worker
 
 TESTS = Path(__file__).parent
 EXPECTED = {

@@ -17,10 +17,10 @@ from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Measurement
 from autocompress.devices.lock import MachineLock
 from autocompress.results import COLUMNS
-from autocompress.search.bounds import misses
-from autocompress.search.gates import Trial
-from autocompress.search.meter import Meter
-from autocompress.search.run import baseline_row
+from autocompress.searching.bounds import misses
+from autocompress.searching.gates import Trial
+from autocompress.searching.meter import Meter
+from autocompress.searching.run import baseline_row
 
 
 class Recorder:

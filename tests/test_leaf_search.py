@@ -20,10 +20,10 @@ from autocompress.contract import Deployable, Manager
 from autocompress.devices.lock import MachineLock
 from autocompress.devices.onnxruntime_cpu import PATIENCE, OnnxRuntimeCpu
 from autocompress.job import DeviceConfig, Job, load_job
-from autocompress.search.closing import Closing, save_trials
-from autocompress.search.gates import Trial
-from autocompress.search.meter import Meter
-from autocompress.search.run import baseline_row
+from autocompress.searching.closing import Closing, save_trials
+from autocompress.searching.gates import Trial
+from autocompress.searching.meter import Meter
+from autocompress.searching.run import baseline_row
 
 REASON = SlowSubstitute.layers[0].slow_in_file
 QUICK = {"distance.layers": "all", "recover.epochs": 0}

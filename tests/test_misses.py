@@ -10,7 +10,7 @@ from toy_bench import toy_job
 
 from autocompress.contract import Space
 from autocompress.contract.space import Chooser
-from autocompress.search.study import Study
+from autocompress.searching.study import Study
 
 BASELINE = {"accuracy": 90.0}
 GROUPS, TRIALS = 6, 120

@@ -19,7 +19,7 @@ from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
 from autocompress import results
 from autocompress.errors import UserError
 from autocompress.job import Job
-from autocompress.search import run, rundir
+from autocompress.searching import run, rundir
 
 TESTS = Path(__file__).parent
 TRIALS = 10
@@ -118,7 +118,7 @@ def test_only_one_process_drives_a_run(tmp_path: Path) -> None:
     offer_toy_device()
     folder = rundir.create(toy_job(tmp_path), {"python": "3.11"})
     script = (
-        "import sys, pathlib; from autocompress.search import rundir\n"
+        "import sys, pathlib; from autocompress.searching import rundir\n"
         f"with rundir.driver(pathlib.Path({str(folder)!r})): print('driving', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

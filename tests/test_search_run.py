@@ -23,9 +23,9 @@ from autocompress import results
 from autocompress.cli.progress import Screen
 from autocompress.errors import UserError
 from autocompress.job import Job
-from autocompress.search import run
-from autocompress.search.progress import Steps
-from autocompress.search.study import Study
+from autocompress.searching import run
+from autocompress.searching.progress import Steps
+from autocompress.searching.study import Study
 
 TESTS = Path(__file__).parent
 

@@ -11,8 +11,8 @@ import pytest
 from toy_bench import ToyBench, open_toy, toy_job
 
 from autocompress.job import Job
-from autocompress.search.searcher import Allowance, StudySearcher
-from autocompress.search.study import Study
+from autocompress.searching.searcher import Allowance, StudySearcher
+from autocompress.searching.study import Study
 
 BASELINE = {"accuracy": 90.0, "size_bytes": 4000, "params": 1000, "macs": 5000, "energy_uj": 160000.0}
 FINISHED = "FINISHED"

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from toy_bench import ToyBench, open_toy, toy_job
 
 from autocompress.job import Job
-from autocompress.search.study import Asked, Study
+from autocompress.searching.study import Asked, Study
 
 BASELINE = {"accuracy": 90.0, "size_bytes": 4000, "params": 1000, "macs": 5000, "energy_uj": 160000.0}
 

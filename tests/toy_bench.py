@@ -245,7 +245,7 @@ def toy_job(folder: Path, **settings: Any) -> Job:
 
 def main(folder: str, trials: int, **settings: Any) -> None:
     """A toy search in a process of its own, for tests that interrupt or kill it."""
-    from autocompress.search import run
+    from autocompress.searching import run
 
     offer_toy_device()
     run.search(toy_job(Path(folder), budget={"trials": trials}, **settings), open_bench=open_toy)

@@ -83,7 +83,7 @@ def search(
         return
 
     from autocompress.cli.progress import watching
-    from autocompress.search import run
+    from autocompress.searching import run
 
     with watching(console) as observer:
         result = run.search(job, observer=observer)
@@ -94,7 +94,7 @@ def search(
 def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minutes = None) -> None:
     """Go on with a search that was stopped, or give it a larger budget; what is finished stays finished."""
     from autocompress.cli.progress import watching
-    from autocompress.search import run
+    from autocompress.searching import run
 
     console = Console()
     with watching(console) as observer:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.report import words
-from autocompress.search.progress import Silent, Steps
+from autocompress.searching.progress import Silent, Steps
 
 Row = Mapping[str, Any]
 MOST_ROWS = 12

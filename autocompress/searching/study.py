@@ -28,10 +28,10 @@ from autocompress.contract.space import Chooser, Value
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
 from autocompress.job import Job
-from autocompress.search.bounds import Row, directions
-from autocompress.search.chooser import OptunaChooser
-from autocompress.search.samplers import make_sampler
-from autocompress.search.telling import Verdict, verdict
+from autocompress.searching.bounds import Row, directions
+from autocompress.searching.chooser import OptunaChooser
+from autocompress.searching.samplers import make_sampler
+from autocompress.searching.telling import Verdict, verdict
 
 STUDY_FILE = "study.journal"
 RE_ASKS = 16

@@ -23,10 +23,10 @@ from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import check_agreement
 from autocompress.files import write_json
 from autocompress.report.intervals import paired_difference
-from autocompress.search.bench import Bench
-from autocompress.search.bounds import Row, excess, explain, misses
-from autocompress.search.meter import Meter
-from autocompress.search.rundir import scratch_folder
+from autocompress.searching.bench import Bench
+from autocompress.searching.bounds import Row, excess, explain, misses
+from autocompress.searching.meter import Meter
+from autocompress.searching.rundir import scratch_folder
 
 GATE_SECONDS = 2.0
 """Of latency measurement at gate 1."""

@@ -21,12 +21,12 @@ from autocompress.compression.workbench import Workbench
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
 from autocompress.job import Job
-from autocompress.search import rundir
-from autocompress.search.bench import Bench, Opener
-from autocompress.search.bounds import Row
-from autocompress.search.gates import Lock, Trial
-from autocompress.search.meter import Meter
-from autocompress.search.study import Study
+from autocompress.searching import rundir
+from autocompress.searching.bench import Bench, Opener
+from autocompress.searching.bounds import Row
+from autocompress.searching.gates import Lock, Trial
+from autocompress.searching.meter import Meter
+from autocompress.searching.study import Study
 
 log = logging.getLogger("autocompress.search")
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autocompress.devices.lock import MachineLock
-from autocompress.search.bench import Bench
-from autocompress.search.bounds import Row
-from autocompress.search.front import by_distance, front_rows
-from autocompress.search.gates import Trial
-from autocompress.search.meter import Meter
-from autocompress.search.study import Study
+from autocompress.searching.bench import Bench
+from autocompress.searching.bounds import Row
+from autocompress.searching.front import by_distance, front_rows
+from autocompress.searching.gates import Trial
+from autocompress.searching.meter import Meter
+from autocompress.searching.study import Study
 
 MOST_TRIES = 3
 """Misses that are finished, one after another, where the nearest ones break."""

@@ -19,9 +19,9 @@ from autocompress.data import Splits, opened
 from autocompress.files import write_json
 from autocompress.report.intervals import paired_difference
 from autocompress.results import BASELINE, COLUMNS, FRONT_COLUMNS, STATUSES, SUMMARY_FILE, write_front, write_trials
-from autocompress.search.bench import Bench
-from autocompress.search.bounds import Row, cost_ratio, excess, explain, misses
-from autocompress.search.front import (
+from autocompress.searching.bench import Bench
+from autocompress.searching.bounds import Row, cost_ratio, excess, explain, misses
+from autocompress.searching.front import (
     contenders,
     drop_dominated_files,
     front_hypervolume,
@@ -30,8 +30,8 @@ from autocompress.search.front import (
     still_there,
     with_artifact,
 )
-from autocompress.search.gates import TORCH_MODEL
-from autocompress.search.meter import Meter
+from autocompress.searching.gates import TORCH_MODEL
+from autocompress.searching.meter import Meter
 
 FRONT_SECONDS = 3.0
 """Of latency measurement for each model of the front."""

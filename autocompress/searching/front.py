@@ -9,7 +9,7 @@ from typing import Any
 from autocompress.compression.artifact import MODEL_FILE, WEIGHTS_FILE
 from autocompress.job import Job
 from autocompress.report.front import hypervolume, non_dominated
-from autocompress.search.bounds import Row, objective_values
+from autocompress.searching.bounds import Row, objective_values
 
 MOST_CONTENDERS = 16
 """Models whose files are kept and which are measured again at the end, beyond a front that is larger itself."""

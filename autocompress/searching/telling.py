@@ -13,7 +13,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from autocompress.job import Job
-from autocompress.search.bounds import objective_values
+from autocompress.searching.bounds import objective_values
 
 LEARNS_FROM_PRUNED = frozenset({"tpe", "random"})
 WORST_ACCURACY = 0.0

@@ -18,8 +18,8 @@ import torch
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
 
-from autocompress.search.searcher import StudySearcher
-from autocompress.search.trainable import Settings, TrialRunner
+from autocompress.searching.searcher import StudySearcher
+from autocompress.searching.trainable import Settings, TrialRunner
 
 QUIET = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1",  # recipes asked ahead: more would only be staler

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from autocompress.search.bounds import Row
+from autocompress.searching.bounds import Row
 
 PROGRESS_SECONDS = 0.25
 """Between two words on how far a step is."""

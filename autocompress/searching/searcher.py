@@ -12,8 +12,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from autocompress.search.bounds import Row
-from autocompress.search.study import Asked, Compose, Study
+from autocompress.searching.bounds import Row
+from autocompress.searching.study import Asked, Compose, Study
 
 log = logging.getLogger("autocompress.search")
 

@@ -15,17 +15,17 @@ from autocompress.devices.machine import usable_processors
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job, resolved, validate
 from autocompress.results import BASELINE, JOB_FILE, TRIALS_FILE, SearchResult, read, write_sensitivity
-from autocompress.search import placement, rundir
-from autocompress.search.bench import Bench, Opener, is_by_agreement
-from autocompress.search.bounds import Row
-from autocompress.search.closing import Closing, save_trials
-from autocompress.search.front import contenders, drop_dominated_files, front_hypervolume, front_rows, still_there
-from autocompress.search.meter import Meter
-from autocompress.search.nearest import finish_nearest_miss
-from autocompress.search.progress import Observer, Silent, Steps
-from autocompress.search.searcher import Allowance, StudySearcher
-from autocompress.search.study import Study
-from autocompress.search.trainable import Settings, open_workbench
+from autocompress.searching import placement, rundir
+from autocompress.searching.bench import Bench, Opener, is_by_agreement
+from autocompress.searching.bounds import Row
+from autocompress.searching.closing import Closing, save_trials
+from autocompress.searching.front import contenders, drop_dominated_files, front_hypervolume, front_rows, still_there
+from autocompress.searching.meter import Meter
+from autocompress.searching.nearest import finish_nearest_miss
+from autocompress.searching.progress import Observer, Silent, Steps
+from autocompress.searching.searcher import Allowance, StudySearcher
+from autocompress.searching.study import Study
+from autocompress.searching.trainable import Settings, open_workbench
 
 log = logging.getLogger("autocompress.search")
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")

@@ -1,0 +1,60 @@
+"""The search: Optuna chooses recipes, Ray Tune places trials on workers, the study on disk is the only truth.
+
+``study`` and ``telling`` hold what is known, ``chooser`` and ``samplers`` draw recipes, ``gates`` runs one trial,
+``searcher``, ``trainable`` and ``placement`` are Ray's side, ``run`` puts them together and ``closing`` ends a search.
+
+Users call :func:`search` and :func:`resume` as ``autocompress.search`` and ``autocompress.resume``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autocompress.results import SearchResult
+    from autocompress.searching.progress import Observer
+
+
+def search(job: Path | str | None = None, *, observer: Observer | None = None, **settings: Any) -> SearchResult:
+    """Search for compressed models, and read the result.
+
+    Example: ``search(model="resnet18", data="digits", latency="0.5x", accuracy_drop=1.0, trials=24)``
+
+    Args:
+        job: path of a job file. None for a job that is given by ``settings`` alone.
+        observer: told of progress. None prints nothing.
+        **settings: keys of a job, which override those of the file. A key is named as in YAML (``model``, ``data``,
+            ``device``, ``space``, ...), or by its short form (``latency``, ``accuracy_drop``, ``trials``,
+            ``minutes``, ...). These are the names of the flags of ``autocompress search``.
+
+    Returns:
+        The finished run. Its files are in ``results/<name>``.
+
+    Raises:
+        UserError: if the job cannot be carried out, or the run exists already.
+    """
+    # Imported here because importing Ray takes seconds.
+    from autocompress.job import load_job
+    from autocompress.searching import run
+
+    return run.search(load_job(job, settings), observer=observer)
+
+
+def resume(folder: Path | str, *, observer: Observer | None = None, **budget: Any) -> SearchResult:
+    """Continue a search that was stopped, or extend one that has finished.
+
+    Args:
+        folder: of the run, ``results/<name>``.
+        observer: told of progress. None prints nothing.
+        **budget: ``trials`` and ``minutes`` of the whole search, where they differ from the job's.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: if ``folder`` is not a run, or it cannot be continued here.
+    """
+    from autocompress.searching import run
+
+    return run.resume(folder, observer=observer, **budget)

@@ -1,0 +1,47 @@
+"""The names that ``import autocompress`` gives, and that importing it is cheap."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+import subprocess
+import sys
+
+import autocompress
+from autocompress.searching.study import Study
+
+PUBLIC = ("Job", "SearchResult", "UserError", "__version__", "load", "read", "resume", "search")
+
+
+def fresh(code: str) -> str:
+    """What ``code`` prints in a new process."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout.strip()
+
+
+def test_dir_lists_the_public_names_before_they_are_used() -> None:
+    listed = fresh("import autocompress; print(*dir(autocompress))").split()
+    assert set(PUBLIC) <= set(listed)
+    assert set(autocompress.__all__) == set(PUBLIC)
+
+
+def test_every_public_name_is_importable() -> None:
+    for name in PUBLIC:
+        assert getattr(autocompress, name) is not None, name
+
+
+def test_search_is_a_plain_function_with_its_own_help() -> None:
+    # Importing the package of the search must not hide the function.
+    assert Study.__module__ == "autocompress.searching.study"
+    for function in (autocompress.search, autocompress.resume, autocompress.load, autocompress.read):
+        assert inspect.isfunction(function)
+        text = pydoc.render_doc(function, renderer=pydoc.plaintext)
+        assert f"{function.__name__}(" in text
+        assert "package" not in text.splitlines()[0]
+    assert "Raises:" in (autocompress.search.__doc__ or "")
+
+
+def test_importing_autocompress_imports_nothing_heavy() -> None:
+    loaded = fresh("import sys, autocompress; print(*sys.modules)").split()
+    heavy = {"torch", "timm", "ray", "optuna", "pandas", "numpy", "pydantic", "typer", "rich"}
+    assert not heavy & {name.partition(".")[0] for name in loaded}
