@@ -108,14 +108,70 @@ def test_the_gradient_is_one_inside_and_zero_outside(
     )
     x = (5 * torch.randn(500, generator=random)).requires_grad_()
     fake(x).sum().backward()
-    low, high = (fake.levels.low - fake.zero_point) * fake.scale, (fake.levels.high - fake.zero_point) * fake.scale
-    assert torch.equal(x.grad, ((x >= low) & (x <= high)).float())
+    integers = (x.detach() / fake.scale).round() + fake.zero_point  # as torch's own fake_quantize masks
+    assert torch.equal(x.grad, ((integers >= fake.levels.low) & (integers <= fake.levels.high)).float())
     weight = torch.randn(6, 3, 3, 3, generator=random)
     of_weight = observed(UniformFakeQuantizer(weight_spec(bits), per_channel=per_channel), weight)
     weight = (2 * weight).requires_grad_()
     of_weight(weight).sum().backward()
     assert weight.grad is not None
     assert set(weight.grad.unique().tolist()) == {0.0, 1.0}
+
+
+def _gradient(fake: UniformFakeQuantizer, x: torch.Tensor) -> torch.Tensor:
+    x = x.clone().requires_grad_()
+    fake(x).sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("is_symmetric", [True, False])
+def test_the_largest_weight_keeps_its_gradient(bits: int, per_channel: bool, is_symmetric: bool) -> None:
+    """A range from minimum to maximum leaves nothing outside, whatever float32 makes of its two ends."""
+    generator = torch.Generator().manual_seed(bits)
+    channels = 1000 if per_channel else 2
+    for _ in range(1 if per_channel else 300):
+        weight = torch.randn(channels, 2, 3, 3, generator=generator)
+        fake = UniformFakeQuantizer(weight_spec(bits, channels), per_channel=per_channel, is_symmetric=is_symmetric)
+        assert bool((_gradient(fake, weight) == 1).all())
+        # as far below zero as above: the zero point of an asymmetric grid is a tie, and rounding moves both ends
+        ends = torch.cat([weight, -weight], 1)
+        fake = UniformFakeQuantizer(weight_spec(bits, channels), per_channel=per_channel, is_symmetric=is_symmetric)
+        assert bool((_gradient(fake, ends) == 1).all())
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("is_symmetric", [True, False])
+@pytest.mark.parametrize("nonnegative", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_largest_activation_keeps_its_gradient(
+    bits: int, is_symmetric: bool, nonnegative: bool, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    for _ in range(50):
+        x = torch.rand(4, 25, generator=generator) - 0.0 if nonnegative else torch.randn(4, 25, generator=generator)
+        x = x.to(dtype)
+        if is_symmetric and not nonnegative:
+            x = torch.cat([x, 1.01 * x.abs().max()[None, None].expand(4, 1)], 1)  # the signed grid's longer side
+        fake = UniformFakeQuantizer(activation_spec(bits, nonnegative), is_symmetric=is_symmetric, estimator="minmax")
+        found = _gradient(observed(fake, x), x)
+        assert bool((found.float()[x == x.max()] == 1).all())
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_the_gradient_is_that_of_torch(bits: int) -> None:
+    """Where a cut-off is searched (estimator "mse"), some weights do lie outside."""
+    weight = torch.randn(64, 3, 3, 3)
+    fake = observed(UniformFakeQuantizer(weight_spec(bits, 64), estimator="mse"), weight)
+    theirs = (1.5 * weight).requires_grad_()
+    torch.fake_quantize_per_channel_affine(
+        theirs, fake.scale, fake.zero_point, 0, fake.levels.low, fake.levels.high
+    ).sum().backward()
+    assert theirs.grad is not None
+    assert torch.equal(_gradient(fake, 1.5 * weight), theirs.grad)
+    assert 0 < float(theirs.grad.mean()) < 1
 
 
 def test_a_weight_needs_no_calibration() -> None:

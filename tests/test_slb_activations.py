@@ -47,6 +47,23 @@ def test_pact_learns_where_it_cuts_off() -> None:
     assert float(fake.alpha.grad) == 2  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_dorefa_has_a_gradient_up_to_both_ends_and_not_beyond(bits: int) -> None:
+    fake = DoReFaFakeQuantizer(spec_of(bits))
+    beyond = torch.tensor([-0.001, 0.0, 0.5, 1.0, 1.001])
+    assert gradient(fake, beyond).tolist() == [0, 1, 1, 1, 0]
+
+
+def test_pact_cuts_off_where_it_says_in_every_precision() -> None:
+    fake = PactFakeQuantizer(spec_of(4))
+    with torch.no_grad():
+        fake.alpha.fill_(0.9)  # 0.8984 in bfloat16, and so below alpha
+    assert gradient(fake, torch.tensor([0.9]).bfloat16()).tolist() == [1]
+    with torch.no_grad():
+        fake.alpha.fill_(-1.0)  # the forward pass takes the smallest alpha then
+    assert gradient(fake, torch.tensor([-0.5, 5e-5, 2e-4])).tolist() == [0, 1, 0]
+
+
 @given(st.integers(2, 8), st.floats(0.01, 100))
 def test_the_file_holds_what_training_saw(bits: int, alpha: float) -> None:
     x = torch.randn(500).relu() * alpha

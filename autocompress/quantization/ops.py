@@ -13,6 +13,10 @@ import torch
 
 from autocompress.quantization.scales import along
 
+_HALF = 0.5 + 1e-4
+"""Half a step, and float32's error in counting up to 255 steps (about 6e-5). The zero point of an
+asymmetric grid is rounded, so that an end of the observed range may lie exactly half a step outside."""
+
 
 @torch.library.custom_op(
     "autocompress::fake_quant",
@@ -24,8 +28,10 @@ def fake_quant(
 ) -> torch.Tensor:
     """``(clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale`` (quant-whitepaper, eq. 12-13).
 
-    Rounds half to even, as ONNX's QuantizeLinear does. The gradient of ``x`` passes straight through inside the range
-    and is zero outside (eq. 14-15); ``scale`` and ``zero_point`` get none.
+    Rounds half to even, as ONNX's QuantizeLinear does. The gradient of ``x`` passes straight through
+    where the integer before clamping lies in ``low .. high``, and is zero elsewhere (eq. 14-15). As in
+    torch's own ``fake_quantize``, a value less than half a step beyond the range still has a gradient.
+    ``scale`` and ``zero_point`` get none.
 
     Args:
         x: float tensor.
@@ -63,7 +69,10 @@ def _straight_through(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | 
     x, scale, zero_point = ctx.saved_tensors
     x = _wide(x)
     step, zero = (along(values, x.ndim, ctx.axis).to(x.dtype) for values in (scale, zero_point))
-    inside = (x >= (ctx.low - zero) * step) & (x <= (ctx.high - zero) * step)
+    # In steps, not in values: low * step is up to one ulp off the value that the step was made from,
+    # and the largest weight of a channel would get no gradient.
+    place = x / step + zero
+    inside = (place >= ctx.low - _HALF) & (place <= ctx.high + _HALF)
     return gradient * inside, None, None, None, None, None
 
 

@@ -38,7 +38,7 @@ class Quantize(Quantizer):
     """Weights and activations of 2 to 8 bits on uniform grids."""
 
     name = "quantize"
-    version = "2"
+    version = "3"
     reference = (
         "R. Krishnamoorthi, Quantizing deep convolutional networks for efficient inference: a whitepaper, "
         "arXiv 1806.08342"

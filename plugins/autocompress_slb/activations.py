@@ -60,7 +60,11 @@ class DoReFaFakeQuantizer(_Unsigned):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.observing or not self.enabled:
             return x
-        result: torch.Tensor = fake_quant(x, self.step, self.zero, 0, self.levels.high)
+        # The paper's gradient ends at 0 and 1, both included: fake_quant's ends half a step beyond,
+        # and torch's clamp has none at the ends themselves.
+        inside = (x >= 0) & (x <= 1)
+        clipped = torch.where(inside, x, x.detach().clamp(0, 1))
+        result: torch.Tensor = fake_quant(clipped, self.step, self.zero, 0, self.levels.high)
         return result
 
 
@@ -122,6 +126,9 @@ class _Pact(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         x, alpha = ctx.saved_tensors
-        above = x >= alpha
+        # The cut-off of the forward pass, compared in its precision: a scalar float32 would be
+        # rounded to the 16 bits that ``x`` has under autocast.
+        wide = x.to(torch.promote_types(x.dtype, alpha.dtype))
+        above = wide >= alpha.clamp(min=SMALLEST_ALPHA)
         inside = (x >= 0) & ~above
         return gradient * inside, (gradient * above).sum().to(alpha.dtype), None, None

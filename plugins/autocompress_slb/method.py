@@ -36,7 +36,7 @@ class Slb(Quantizer):
     """
 
     name = "slb"
-    version = "2"
+    version = "3"
     reference = (
         "Yang et al., Searching for Low-Bit Weights in Quantized Neural Networks, NeurIPS 2020, arXiv 2009.08695"
     )
