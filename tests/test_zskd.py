@@ -288,6 +288,17 @@ def test_the_networks_of_the_paper(name: str, parameters: int, channels: int) ->
         timm.create_model(name, img_size=28)
 
 
+@pytest.mark.parametrize("name", ["alexnet_cifar", "alexnet_cifar_half"])
+def test_response_normalisation_is_that_of_the_official_network(name: str) -> None:
+    """TensorFlow's, with depth_radius 2, alpha 1e-4, beta 0.75, bias 1: x / (1 + alpha sum x^2)^beta."""
+    norms = [m for m in timm.create_model(name).modules() if isinstance(m, nn.LocalResponseNorm)]
+    assert len(norms) == 2
+    x = 100 * torch.randn(2, 12, 3, 3)  # large, or the normalisation would hardly be seen
+    for norm in norms:
+        squares = torch.stack([x[:, max(c - 2, 0) : c + 3].square().sum(1) for c in range(12)], 1)
+        torch.testing.assert_close(norm(x), x / (1 + 1e-4 * squares) ** 0.75)
+
+
 def test_the_networks_are_backbones_like_any_other() -> None:
     job = load_job(model="lenet5_half", data="digits")
     model = models.create(job, DataInfo(10, 1, (32, 32), (0.3,), (0.3,), tuple("0123456789")))

@@ -18,6 +18,9 @@ __all__ = ["LeNet5", "SmallAlexNet"]
 
 SIZE = 32
 """Height and width of the images."""
+LRN_ALPHA = 5e-4
+"""The official network has alpha 1e-4 over five channels in TensorFlow, which sums the squares.
+torch divides alpha by the number of channels, so the same function has 5 * 1e-4 here."""
 
 
 def _check_size(size: int | Sequence[int]) -> None:
@@ -61,8 +64,10 @@ class LeNet5(nn.Module):
 
 
 class SmallAlexNet(nn.Module):
-    """Five convolutions and three linear layers, each but the last with a batch norm, response normalisation after the
-    first two, overlapping max pooling after the first, second and fifth; 1,659,178 parameters, half: 417,434.
+    """Five convolutions and three linear layers: 1,659,178 parameters, 417,434 in the half network.
+
+    Each layer but the last has a batch norm. Local response normalisation follows the first two
+    convolutions, overlapping max pooling the first, second and fifth.
 
     Args:
         widths: channels of the convolutions.
@@ -85,7 +90,7 @@ class SmallAlexNet(nn.Module):
         before = in_chans
         for number, (width, kernel) in enumerate(zip(widths, (5, 5, 3, 3, 3), strict=True)):
             layers += [nn.Conv2d(before, width, kernel, padding=kernel // 2), nn.BatchNorm2d(width), nn.ReLU()]
-            layers += [nn.LocalResponseNorm(5)] if number < 2 else []
+            layers += [nn.LocalResponseNorm(5, alpha=LRN_ALPHA)] if number < 2 else []
             layers += [nn.MaxPool2d(3, 2)] if number in (0, 1, 4) else []
             before = width
         self.features = nn.Sequential(*layers)
