@@ -35,7 +35,7 @@ SMALL = {
     ],
     "demo": ["--job", "job.yaml"],
     "glyphs": ["--model", "test_resnet", "--epochs", "1"],
-    "int8": ["--models", "test_resnet", "--size", "64", "--seconds", "1"],
+    "int8": ["--models", "test_resnet", "--sizes", "32", "64", "--seconds", "1"],
     "papers_adder": [
         *("--data", "digits", "--epochs", "1", "--recovery-epochs", "1", "--seeds", "0"),
         *("--ways", "convolution, float32", "adder, float32", "adder, int8"),

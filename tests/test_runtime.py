@@ -1,73 +1,131 @@
-"""Our ONNX Runtime sessions compute integers exactly on every processor, and files say which option that takes."""
+"""Our ONNX Runtime sessions compute integers exactly, and take the slow option for that only where it is needed."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-import torch
-import torch.nn.functional as F
-from onnx import TensorProto, helper, numpy_helper
 
+from autocompress import runtime
+from autocompress.devices.machine import machine
 from autocompress.devices.onnxruntime_cpu import environment
 from autocompress.job import DeviceConfig
-from autocompress.runtime import CONFIG, EXACT, session_options
+from autocompress.runtime import EXACT, Layer, exactness, run_layers, session_config, session_options
+from autocompress.runtime.extremes import extreme_layers, model_of
 
-STEP = 4096.0
-"""Of the output's grid."""
-
-
-def layer(x: np.ndarray, weight: np.ndarray) -> bytes:
-    """A convolution between Quantize and Dequantize, as files have them, with steps of 1 for inputs and weights."""
-    arrays = {
-        "one": np.float32(1),
-        "ones": np.ones(len(weight), np.float32),
-        "zx": np.uint8(0),
-        "zw": np.zeros(len(weight), np.int8),
-        "w": weight,
-        "sy": np.float32(STEP),
-        "zy": np.uint8(128),
-    }
-    nodes = [
-        helper.make_node("DequantizeLinear", ["x", "one", "zx"], ["xf"]),
-        helper.make_node("DequantizeLinear", ["w", "ones", "zw"], ["wf"], axis=0),
-        helper.make_node("Conv", ["xf", "wf"], ["yf"], pads=[1, 1, 1, 1]),
-        helper.make_node("QuantizeLinear", ["yf", "sy", "zy"], ["y"]),
-    ]
-    shape = [1, len(weight), *x.shape[2:]]
-    graph = helper.make_graph(
-        nodes,
-        "layer",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, list(x.shape))],
-        [helper.make_tensor_value_info("y", TensorProto.UINT8, shape)],
-        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )
-    made: bytes = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10
-    ).SerializeToString()
-    return made
+OPTION = "session.x64quantprecision"
+LAYERS = extreme_layers()
+NAMES = [f"{layer.operator}-{'x'.join(map(str, layer.weight.shape))}-{i}" for i, layer in enumerate(LAYERS)]
 
 
-@pytest.mark.parametrize("kind", ["random", "largest"])
-def test_products_do_not_overflow(kind: str) -> None:
-    """255 x 127 + 255 x 127 is more than 16 bits hold: what kernels without VNNI add up by default."""
-    rng = np.random.default_rng(0)
-    shape, filters = (1, 16, 12, 12), (16, 16, 3, 3)
-    if kind == "random":
-        x, weight = rng.integers(0, 256, shape).astype(np.uint8), rng.integers(-127, 128, filters).astype(np.int8)
-    else:
-        x, weight = rng.choice([0, 255], shape).astype(np.uint8), np.full(filters, 127, np.int8)
-        weight[:, 2::4] = weight[:, 3::4] = -127  # neighbours have the same sign: their products are added in pairs
-    sums = F.conv2d(torch.from_numpy(x).double(), torch.from_numpy(weight).double(), padding=1).numpy()
-    expected = np.clip(np.rint(sums / STEP) + 128, 0, 255)
-    assert expected.std() > 0
-    session = onnxruntime.InferenceSession(
-        layer(x, weight), session_options(threads=1), providers=["CPUExecutionProvider"]
-    )
-    assert np.array_equal(session.run(None, {"x": x})[0], expected)
+def saturated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``a @ b`` as processors without VNNI have it: two neighbouring products are added in 16 bits and cut off."""
+    products = a.astype(np.int64)[:, :, None] * b.astype(np.int64)[None]
+    if products.shape[1] % 2:
+        products = np.concatenate([products, np.zeros_like(products[:, :1])], axis=1)
+    return (products[:, ::2] + products[:, 1::2]).clip(-32768, 32767).sum(axis=1)
 
 
-def test_measurements_say_the_options() -> None:
-    assert EXACT.items() <= CONFIG.items()
-    said = environment(DeviceConfig(name="onnxruntime-cpu"))["session_options"]
-    assert CONFIG.items() <= said.items()
+class Processor:
+    """Runs layers exactly, but for the matrix products and pointwise convolutions that ``overflows`` picks."""
+
+    def __init__(self, overflows: Sequence[int] = (), threads: int = 1, repaired: bool = True) -> None:
+        self.overflows, self.threads, self.repaired = overflows, threads, repaired
+
+    def __call__(self, layers: Sequence[Layer], threads: int, config: Mapping[str, str]) -> list[np.ndarray]:
+        option = config.get(OPTION) == "1" and self.repaired
+        return [
+            self._overflowing(layer) if i in self.overflows and threads >= self.threads and not option else exact
+            for i, (layer, exact) in enumerate((layer, layer.expected()) for layer in layers)
+        ]
+
+    @staticmethod
+    def _overflowing(layer: Layer) -> np.ndarray:
+        if layer.operator == "Conv":  # pixels are rows
+            _, inputs, height, width = layer.x.shape
+            sums = saturated(layer.x[0].reshape(inputs, -1).T, layer.weight[:, :, 0, 0].T)
+            return layer.requantize(sums.T.reshape(1, -1, height, width))
+        return layer.requantize(saturated(layer.x, layer.weight.T if layer.operator == "Gemm" else layer.weight))
+
+
+PRODUCTS = [i for i, layer in enumerate(LAYERS) if layer.operator != "Conv" or layer.weight.shape[-1] == 1]
+
+
+@pytest.mark.parametrize("layer", PRODUCTS, ids=[NAMES[i] for i in PRODUCTS])
+def test_the_option_is_set_where_any_kernel_overflows(layer: int) -> None:
+    assert exactness(Processor([layer])) == EXACT
+
+
+def test_the_option_is_set_where_only_several_threads_overflow() -> None:
+    assert exactness(Processor([0], threads=2)) == EXACT
+
+
+def test_the_option_is_not_set_on_an_exact_processor() -> None:
+    assert exactness(Processor())[OPTION] == "0"
+
+
+def test_a_processor_that_stays_inexact_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert exactness(Processor([0], repaired=False)) == EXACT
+    assert "not exact on this processor" in caplog.text
+
+
+def test_a_runtime_that_cannot_be_asked_gets_the_option(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(layers: Sequence[Layer], threads: int, config: Mapping[str, str]) -> list[np.ndarray]:
+        raise RuntimeError("no such operator")
+
+    assert exactness(broken) == EXACT
+    assert "no such operator" in caplog.text
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_our_sessions_are_exact_here(threads: int) -> None:
+    """Whatever processor this is: the default kernels of one without VNNI fail here."""
+    outputs = run_layers(LAYERS, threads, session_config())
+    wrong = [name for name, layer, y in zip(NAMES, LAYERS, outputs, strict=True) if not (y == layer.expected()).all()]
+    assert not wrong
+
+
+@pytest.mark.skipif(
+    not {"avx512_vnni", "avx_vnni", "amx_int8"} & set(machine()["features"]), reason="a processor without VNNI"
+)
+def test_a_processor_with_vnni_runs_the_fast_kernels() -> None:
+    assert session_config()[OPTION] == "0"
+    assert session_options(1).get_session_config_entry(OPTION) == "0"
+
+
+def test_the_layers_tell_overflow_from_exact_results() -> None:
+    for i in PRODUCTS:
+        wrong = Processor._overflowing(LAYERS[i]) != LAYERS[i].expected()
+        assert wrong.mean() > 0.01, NAMES[i]
+    assert all(layer.expected().std() > 5 for layer in LAYERS)
+
+
+def test_every_kernel_family_is_asked(tmp_path: Path) -> None:
+    """The layers become the integer operators that exported files have: none stays in float."""
+    options = session_options(1)
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(model_of(LAYERS).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert set(operators) <= {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulInteger", "Transpose"}
+    assert operators["QLinearConv"] == sum(layer.operator == "Conv" for layer in LAYERS)
+    assert min(operators[name] for name in ("QGemm", "QLinearMatMul", "MatMulInteger")) >= 2
+
+
+def test_the_processor_is_asked_once() -> None:
+    assert session_config() is session_config()
+
+
+def test_options_can_be_given() -> None:
+    assert session_options(3, EXACT).get_session_config_entry(OPTION) == "1"
+    assert session_options(3, EXACT).intra_op_num_threads == 3
+
+
+def test_measurements_say_the_options_in_force() -> None:
+    said = environment(DeviceConfig(name="onnxruntime-cpu"))
+    assert session_config().items() <= said["session_options"].items()
+    assert said["runtime"] == runtime.runtime_version()

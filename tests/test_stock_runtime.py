@@ -109,3 +109,10 @@ def test_the_artifact_holds_packed_weights(artifact: tuple[int, Path, float, lis
     assert {tensor.data_type for tensor in packed} == {TensorProto.INT4 if bits == 4 else TensorProto.UINT8}
     whole = sum(len(tensor.raw_data) for tensor in tensors.values() if tensor.data_type == TensorProto.INT8)
     assert 8 / bits * sum(len(tensor.raw_data) for tensor in packed) > 10 * whole
+
+
+def test_the_file_says_the_option_and_when_it_is_needed(artifact: tuple[int, Path, float, list[int]]) -> None:
+    """Whoever deploys a file may have another processor than the one that it was made on."""
+    said = {entry.key: json.loads(entry.value) for entry in onnx.load(str(artifact[1])).metadata_props}
+    assert said["session_config"] == {"session.x64quantprecision": "1"}
+    assert "without VNNI" in said["session_config_when"]

@@ -20,7 +20,7 @@ from autocompress.errors import UserError
 from autocompress.files import atomic_folder
 from autocompress.job import DeviceConfig
 from autocompress.quantization import hardening
-from autocompress.runtime import EXACT
+from autocompress.runtime import EXACT, EXACT_WHEN
 
 MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.safetensors"
 RECIPE_FILE, PLAN_FILE, METRICS_FILE = "recipe.json", "plan.json", "metrics.json"
@@ -28,11 +28,15 @@ SCORING_BATCH = 256
 
 
 def metadata(model: nn.Module) -> dict[str, str]:
-    """What the ONNX file says of itself, as JSON texts: mean, std, input size, class names, and the session options
-    with which its integers are exact on every processor."""
+    """What the ONNX file says of itself, as JSON texts.
+
+    ``mean``, ``std``, ``input_size`` and ``class_names``; ``session_config``, the session options with which its
+    integers are exact on every processor, and ``session_config_when``, on which processors these are needed.
+    """
     facts = models.architecture(model)
     told = {name: facts[name] for name in ("mean", "std", "input_size", "class_names")}
-    return {name: json.dumps(value) for name, value in {**told, "session_config": EXACT}.items()}
+    told |= {"session_config": EXACT, "session_config_when": EXACT_WHEN}
+    return {name: json.dumps(value) for name, value in told.items()}
 
 
 def score(device: Device, deployable: Deployable, split: Split, config: DeviceConfig) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
-import onnxruntime
 
 from autocompress.contract import Deployable, Device, Measurement
 from autocompress.devices import sessions
@@ -15,7 +14,7 @@ from autocompress.devices.lock import EXCLUSIVE_SECONDS, MachineLock
 from autocompress.devices.machine import machine, usable_processors
 from autocompress.devices.timing import FEWEST_PAIRS, Pairs, block, median_interval, time_pairs
 from autocompress.job import DeviceConfig
-from autocompress.runtime import CONFIG
+from autocompress.runtime import runtime_version, session_config
 
 WIDEST_INTERVAL = 0.1
 """Of the ratio; a measurement whose interval is wider is called noisy."""
@@ -128,17 +127,17 @@ class OnnxRuntimeCpu(Device):
 
 
 def environment(config: DeviceConfig) -> dict[str, Any]:
-    """Machine, threads, batch, runtime version and session options."""
+    """Machine, threads, batch, runtime version and the session options in force."""
     return {
         **machine(),
         "threads": config.threads,
         "batch": config.batch,
-        "runtime": f"onnxruntime {onnxruntime.__version__}",
+        "runtime": runtime_version(),
         "session_options": {
             "provider": "CPUExecutionProvider",
             "execution_mode": "sequential",
             "inter_op_threads": 1,
             "graph_optimization": "all",
-            **CONFIG,
+            **session_config(),
         },
     }
