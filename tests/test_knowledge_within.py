@@ -28,11 +28,16 @@ from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.network import QuantizedNetwork
 from autocompress.synthesis import NormInput, View, feature_distance, teacher_logits
 from autocompress.synthesis.similarity import similarity
-from autocompress.synthesis.terms_gaussian import batch_norm_divergence, blur_residual, gaussian_divergence
+from autocompress.synthesis.terms_gaussian import (
+    batch_norm_divergence,
+    blur_residual,
+    blurred,
+    gaussian_divergence,
+)
 from autocompress.testing import check_source, example_job, example_model
 from autocompress.testing.spaces import check_identity, check_refusals, check_space
 from autocompress_knowledge_within import KnowledgeWithin
-from autocompress_knowledge_within.method import SCHEMES
+from autocompress_knowledge_within.method import DIVERGENCES, SCHEMES
 
 METHOD = KnowledgeWithin()
 
@@ -76,28 +81,44 @@ def without_norms() -> nn.Module:
 # --- the divergence -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [((0, 1, 0, 1), 0.0), ((0, 1, 1, 1), 0.5), ((0, 1, 0, 2), 0.318147), ((0, 2, 0, 1), 0.806853)],
-)
-def test_values_of_the_divergence(values: tuple[float, ...], expected: float) -> None:
+VALUES = [
+    # recorded mean and std, measured mean and std; KL(measured || recorded), KL(recorded || measured)
+    ((0, 1, 0, 1), 0.0, 0.0),
+    ((0, 1, 1, 1), 0.5, 0.5),
+    ((0, 1, 0, 2), 0.806853, 0.318147),
+    ((0, 2, 0, 1), 0.318147, 0.806853),
+    ((0, math.sqrt(2), 0, 1), 0.096574, 0.153426),
+]
+
+
+@pytest.mark.parametrize(("values", "expected", "other"), VALUES)
+def test_values_of_the_divergence(values: tuple[float, ...], expected: float, other: float) -> None:
+    mean, std, new_mean, new_std = map(float, values)
+    recorded, measured = Normal(mean, std), Normal(new_mean, new_std)
     found = gaussian_divergence(norm(*values)).item()
     assert found == pytest.approx(expected, abs=1e-6)
-    mean, std, new_mean, new_std = map(float, values)
-    assert found == pytest.approx(kl_divergence(Normal(mean, std), Normal(new_mean, new_std)).item(), abs=1e-6)
+    assert found == pytest.approx(kl_divergence(measured, recorded).item(), abs=1e-6)
+    found = gaussian_divergence(norm(*values), "recorded").item()
+    assert found == pytest.approx(other, abs=1e-6)
+    assert found == pytest.approx(kl_divergence(recorded, measured).item(), abs=1e-6)
 
 
 means = st.floats(-5, 5)
 stds = st.floats(0.05, 5)
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 @given(m=means, s=stds, n=means, t=stds, a=st.floats(0.1, 10))
 @settings(max_examples=50, deadline=None)
-def test_the_divergence_is_not_negative_and_has_no_scale(m: float, s: float, n: float, t: float, a: float) -> None:
-    found = gaussian_divergence(norm(m, s, n, t)).item()
+def test_the_divergence_is_not_negative_and_has_no_scale(
+    divergence: Any, m: float, s: float, n: float, t: float, a: float
+) -> None:
+    found = gaussian_divergence(norm(m, s, n, t), divergence).item()
     assert found >= -1e-9
-    assert found == pytest.approx(kl_divergence(Normal(m, s), Normal(n, t)).item(), rel=1e-4, abs=1e-5)
-    assert gaussian_divergence(norm(a * m, a * s, a * n, a * t)).item() == pytest.approx(found, rel=1e-9, abs=1e-9)
+    first, second = (Normal(n, t), Normal(m, s)) if divergence == "measured" else (Normal(m, s), Normal(n, t))
+    assert found == pytest.approx(kl_divergence(first, second).item(), rel=1e-4, abs=1e-5)
+    scaled = gaussian_divergence(norm(a * m, a * s, a * n, a * t), divergence).item()
+    assert scaled == pytest.approx(found, rel=1e-9, abs=1e-9)
 
 
 def test_the_distance_of_features_does_have_a_scale() -> None:
@@ -105,29 +126,34 @@ def test_the_distance_of_features_does_have_a_scale() -> None:
     assert feature_distance()(view[1]) > 2 * feature_distance()(view[0])
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 @given(m=means, s=stds, shift=st.floats(-0.02, 0.02), spread=st.floats(-0.02, 0.02))
 @settings(max_examples=30, deadline=None)
-def test_small_deviations(m: float, s: float, shift: float, spread: float) -> None:
+def test_small_deviations(divergence: Any, m: float, s: float, shift: float, spread: float) -> None:
     """A shift of d standard deviations costs d^2 / 2, a relative error e of the standard deviation about e^2."""
-    assert gaussian_divergence(norm(m, s, m + shift * s, s)).item() == pytest.approx(shift**2 / 2, rel=1e-6, abs=1e-12)
-    spread_only = gaussian_divergence(norm(m, s, m, s * (1 + spread))).item()
+    shifted = gaussian_divergence(norm(m, s, m + shift * s, s), divergence).item()
+    assert shifted == pytest.approx(shift**2 / 2, rel=1e-6, abs=1e-12)
+    spread_only = gaussian_divergence(norm(m, s, m, s * (1 + spread)), divergence).item()
     assert spread_only == pytest.approx(spread**2, rel=0.1, abs=1e-12)  # the next term is of third order
 
 
 def test_a_collapse_is_punished_without_bound_and_dead_channels_are_not() -> None:
-    collapsed = [gaussian_divergence(norm(0, 1, 0, std)).item() for std in (1e-1, 1e-2, 1e-3)]
-    assert collapsed[2] > 50 * collapsed[1] > 50 * 50 * collapsed[0]
-    assert gaussian_divergence(norm(0, 0, 0, 0, eps=1e-5)).item() == 0
-    assert math.isfinite(gaussian_divergence(norm(0, 0, 1, 0, eps=1e-5)).item())
+    for divergence, growth in (("measured", 1.4), ("recorded", 50)):  # by the logarithm, or by 1 / variance
+        collapsed = [gaussian_divergence(norm(0, 1, 0, std), divergence).item() for std in (1e-1, 1e-2, 1e-3)]  # type: ignore[arg-type]
+        assert collapsed[2] > growth * collapsed[1] > growth**2 * collapsed[0]
+        assert gaussian_divergence(norm(0, 0, 0, 0, eps=1e-5), divergence).item() == 0  # type: ignore[arg-type]
+        assert math.isfinite(gaussian_divergence(norm(0, 0, 1, 0, eps=1e-5), divergence).item())  # type: ignore[arg-type]
 
 
-def test_channels_are_averaged_within_a_layer_then_layers() -> None:
-    view = View(
-        torch.zeros(1, 1, 1, 1), torch.zeros(1, 2), (norm([0, 0], [1, 1], [1, 0], [1, 1]), norm([0], [1], [0], [2]))
-    )
-    assert batch_norm_divergence(view).item() == pytest.approx((0.25 + 0.318147) / 2, abs=1e-6)
+def test_channels_are_averaged_within_a_layer_then_layers_and_the_images_are_one() -> None:
+    norms = (norm([0, 0], [1, 1], [1, 0], [1, 1]), norm([0], [1], [0], [2]))
+    images = torch.tensor([-2.0, 0.0, 2.0, 4.0], dtype=torch.float64).reshape(2, 2, 1, 1)
+    # Two channels, (-2, 2) and (0, 4): means 0 and 2, variance 4 each, against N(0, 1).
+    of_images = (0.806853 + 0.806853 + 2) / 2
+    found = batch_norm_divergence()(View(images, torch.zeros(2, 2), norms)).item()
+    assert found == pytest.approx((of_images + 0.25 + 0.806853) / 3, abs=1e-4)
     with pytest.raises(ValueError, match="no batch norm"):
-        batch_norm_divergence(View(torch.zeros(1, 1, 1, 1), torch.zeros(1, 2)))
+        batch_norm_divergence()(View(torch.zeros(1, 1, 1, 1), torch.zeros(1, 2)))
 
 
 # --- the prior ------------------------------------------------------------------------------------------------------
@@ -135,15 +161,29 @@ def test_channels_are_averaged_within_a_layer_then_layers() -> None:
 
 @given(channels=st.integers(1, 5), height=st.integers(1, 9), width=st.integers(1, 9), radius=st.integers(1, 3))
 @settings(max_examples=25, deadline=None)
-def test_blurring_leaves_flat_images_and_nothing_else(channels: int, height: int, width: int, radius: int) -> None:
-    def residual(images: torch.Tensor) -> float:
-        return float(blur_residual(radius=radius)(View(images, torch.zeros(2, 2))))
-
+def test_blurring_leaves_flat_images_where_no_zeros_are_mixed_in(
+    channels: int, height: int, width: int, radius: int
+) -> None:
     flat = torch.rand(2, channels, 1, 1).expand(-1, -1, height, width)
-    board = (torch.arange(height)[:, None] + torch.arange(width)) % 2
-    assert residual(flat) == pytest.approx(0, abs=1e-9)
+    inside = (..., slice(radius, max(height - radius, 0)), slice(radius, max(width - radius, 0)))
+    smooth = blurred(flat, radius=radius)
+    assert smooth.shape == flat.shape
+    torch.testing.assert_close(smooth[inside], flat[inside])
+    board = ((torch.arange(height)[:, None] + torch.arange(width)) % 2).float().expand(2, channels, -1, -1)
     if height * width > 1:
-        assert residual(board.float().expand(2, channels, -1, -1)) > 0.01
+        assert float(blur_residual(radius=radius)(View(board, torch.zeros(2, 2)))) > 0.01
+
+
+def test_the_kernel_is_the_authors() -> None:
+    """5x5, sigma 1, normalised, on an image padded with zeros."""
+    spot = torch.zeros(1, 2, 7, 7)
+    spot[:, :, 3, 3] = 1.0
+    line = torch.tensor([math.exp(-(place**2) / 2) for place in range(-2, 3)])
+    kernel = line[:, None] * line
+    torch.testing.assert_close(blurred(spot)[0, 1, 1:6, 1:6], kernel / kernel.sum())
+    assert float(blurred(spot).sum()) == pytest.approx(2, rel=1e-5)
+    corner = blurred(torch.ones(1, 1, 9, 9))[0, 0, 0, 0]
+    assert float(corner) == pytest.approx(float((line[2:].sum() / line.sum()) ** 2), rel=1e-5)
 
 
 def test_the_prior_falls_under_optimisation() -> None:
@@ -209,6 +249,15 @@ def test_noise_is_normal_by_seed_and_costs_no_backward_pass(monkeypatch: pytest.
     assert not torch.equal(images, images_of(other))
 
 
+def test_the_other_direction_can_be_asked_for() -> None:
+    teacher = digits_teacher()[0]
+    assert params_of(teacher, scheme="bns")["divergence"] == "measured"
+    assert "divergence" not in params_of(teacher, scheme="inception")
+    ours, theirs = (make(teacher, "bns", images=8, iterations=5, divergence=way) for way in DIVERGENCES)
+    assert ours.digest != theirs.digest
+    assert not torch.equal(images_of(ours), images_of(theirs))
+
+
 def test_statistics_are_matched_far_better_than_by_noise() -> None:
     teacher, real, _ = digits_teacher()
     noise = score(teacher, made("gaussian"))
@@ -249,7 +298,8 @@ def test_the_teacher_is_left_as_it_is() -> None:
 def test_the_set_says_how_it_may_be_trained_on() -> None:
     teacher = digits_teacher()[0]
     sets = {s: make(teacher, s, images=8, **({} if s == "gaussian" else {"iterations": 2})) for s in SCHEMES}
-    assert {s for s, made in sets.items() if made.demands == {"freeze_batch_norm"}} == {"gaussian", "inception"}
+    assert {s for s, made in sets.items() if made.demands} == {"gaussian"}
+    assert sets["gaussian"].demands == {"freeze_batch_norm"}
     for transfer in sets.values():
         assert not transfer.labelled
         assert transfer.soft_targets is None, "the teacher is asked about augmented images"

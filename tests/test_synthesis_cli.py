@@ -278,6 +278,9 @@ def test_the_data_that_a_model_was_trained_on_come_first(here: Command, checkpoi
     assert {row[1] for row in found.values()} == {"300"}
     assert "the reading is relative" in printed
     assert "the fewer the more" in printed
+    other = here("similarity", *of(checkpoint), "digits", "--images", 300, "--divergence", "recorded")
+    noise = [float(cells["Gaussian noise"][2]) for cells in (found, rows(other, ["Gaussian noise"]))]
+    assert noise[1] < noise[0] / 2, "KL(recorded || measured) of what varies too much is smaller"
 
 
 def test_folders_count_too_and_the_smallest_decides_how_many(here: Command, checkpoint: Path, tmp_path: Path) -> None:

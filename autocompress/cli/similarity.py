@@ -19,13 +19,19 @@ from autocompress.data import Split
 from autocompress.job import DataConfig, Job
 from autocompress.synthesis import data_info, starting_noise
 from autocompress.synthesis.similarity import similarity
+from autocompress.synthesis.terms_gaussian import Divergence
 
 Row = tuple[str, str, int, float]
 """Data set, split, images, J."""
 
 
 def rows_of(
-    teacher: nn.Module, job: Job, words_of_data: Sequence[str], images: int, console: Console
+    teacher: nn.Module,
+    job: Job,
+    words_of_data: Sequence[str],
+    images: int,
+    console: Console,
+    divergence: Divergence = "measured",
 ) -> tuple[list[Row], tuple[int, int]]:
     """J of each data set and of noise, over equally many images of one size, lowest first; and that size."""
     own = data_info(teacher)
@@ -48,12 +54,15 @@ def rows_of(
             def seen(count: int, word: str = word, number: int = number) -> None:
                 progress((number + count / least) / (len(chosen) + 1), word)
 
-            value = similarity(teacher, split.subset(least, job.seed), device=device, progress=seen)
+            value = similarity(
+                teacher, split.subset(least, job.seed), divergence=divergence, device=device, progress=seen
+            )
             rows.append((word, role, least, value))
         size = (own.channels, *splits.info.size)
         noise = starting_noise(least, size, torch.Generator().manual_seed(job.seed))
         parts = [(part, torch.zeros(len(part))) for part in noise.split(128)]
-        rows.append(("Gaussian noise", "", least, similarity(teacher, parts, device=device)))
+        value = similarity(teacher, parts, divergence=divergence, device=device)
+        rows.append(("Gaussian noise", "", least, value))
     return sorted(rows, key=lambda row: row[3]), splits.info.size
 
 

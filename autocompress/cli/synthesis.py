@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -27,6 +27,8 @@ ON_SHEET = 64
 """Images on the contact sheet."""
 SCORED = 128
 """Images that pass through the teacher together for the BNS score; the score is that of all of them."""
+Divergence = Literal["measured", "recorded"]
+"""As in ``synthesis.terms_gaussian``, which would import torch."""
 OF_MODEL = "model_args."
 """Assignments that say what a checkpoint does not know: mean, std, img_size."""
 
@@ -106,6 +108,9 @@ def similarity(
     images: Images = 1000,
     input_size: InputSize = None,
     seed: Seed = 0,
+    divergence: Annotated[
+        Divergence, typer.Option(help="Which statistics stand first in the KL divergence; the paper's are measured.")
+    ] = "measured",
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,7 +139,7 @@ def similarity(
     if reasons := reasons_against_statistics(teacher):
         raise UserError(f"similarity cannot be read from {job.model}: {reasons[0]}")
     console = Console()
-    rows, size = rows_of(teacher, job, data, images, console)
+    rows, size = rows_of(teacher, job, data, images, console, divergence)
     console.print(table_of(rows, job.model))
     own = "" if input_size or pretrained else f", the size of {data[0]} (--input-size for another)"
     _say(console, f"images were read at {size[0]}x{size[1]}{own};")

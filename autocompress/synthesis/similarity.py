@@ -1,7 +1,6 @@
 """How close images are to what a network was trained on, read from its batch norms. No original data is needed.
 
-Haroush et al., "The Knowledge Within", CVPR 2020, arXiv 1912.01274: J(D; M) = L_BNS(D) for any data set D (digest,
-3.5).
+Haroush et al., "The Knowledge Within", CVPR 2020, arXiv 1912.01274: J(D; M) = L_BNS(D) for any data set D.
 """
 
 from __future__ import annotations
@@ -15,8 +14,13 @@ from torch import nn
 
 from autocompress.data import Split
 from autocompress.errors import UserError
-from autocompress.synthesis.statistics import NormInput, reasons_against_statistics, watching_norms
-from autocompress.synthesis.terms_gaussian import mean_divergence
+from autocompress.synthesis.statistics import (
+    NormInput,
+    input_statistics,
+    reasons_against_statistics,
+    watching_norms,
+)
+from autocompress.synthesis.terms_gaussian import Divergence, mean_divergence
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -62,7 +66,8 @@ def pooled_statistics(
     batch_size: int = 128,
     progress: Callable[[int], None] | None = None,
 ) -> list[NormInput]:
-    """What each batch norm of ``model`` reads over all of ``images`` taken together, float64, in network order.
+    """Statistics over all of ``images`` taken together, float64: first the images themselves (under the name "input",
+    beside N(0, 1)), then what each batch norm of ``model`` reads, in network order.
 
     Args:
         model: used in eval mode, as a copy; left as it is.
@@ -83,10 +88,12 @@ def pooled_statistics(
     seen = 0
     with watching_norms(model) as norms:
         for batch, _ in images.loader(batch_size) if isinstance(images, Split) else images:
-            model(batch.to(device))
+            batch = batch.to(device)
+            model(batch)
+            read = [input_statistics(batch), *norms]
             if not pooled:
-                pooled = [_Pooled(n, 0, torch.zeros_like(n.mean.double()), n.variance.double()) for n in norms]
-            for layer, norm in zip(pooled, norms, strict=True):
+                pooled = [_Pooled(n, 0, torch.zeros_like(n.mean.double()), n.variance.double()) for n in read]
+            for layer, norm in zip(pooled, read, strict=True):
                 layer.add(norm, len(batch))
             seen += len(batch)
             if progress is not None:
@@ -100,12 +107,13 @@ def similarity(
     model: nn.Module,
     images: Split | Batches,
     *,
+    divergence: Divergence = "measured",
     device: torch.device | str | None = None,
     batch_size: int = 128,
     progress: Callable[[int], None] | None = None,
 ) -> float:
     """J(D; M) = L_BNS(D), in nats: how far what the batch norms of ``model`` read of ``images`` is from what they
-    recorded in training. 0 or more; lower is closer.
+    recorded in training. The images themselves count as one more layer, against N(0, 1). 0 or more; lower is closer.
 
     The reading is relative: compare data sets on one model, never models, and data sets of equal size. Even images
     of the right distribution score about 1/n, n the number of independent places (about images in deep layers), so
@@ -114,10 +122,12 @@ def similarity(
     Args:
         model: with batch norms that were trained; left as it is.
         images: a split, or batches of normalised images ``(N, C, H, W)`` with labels.
+        divergence: "measured", the authors' KL(measured || recorded), or "recorded", the other direction. Readings of
+            the two do not compare.
         device, batch_size, progress: as in :func:`pooled_statistics`.
 
     Raises:
         UserError: where the model has no usable batch norm, or there is no image.
     """
     pooled = pooled_statistics(model, images, device=device, batch_size=batch_size, progress=progress)
-    return float(mean_divergence(pooled))
+    return float(mean_divergence(pooled, divergence))

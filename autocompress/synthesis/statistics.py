@@ -75,6 +75,19 @@ def _read(name: str, layer: Any, x: torch.Tensor) -> NormInput:
     return NormInput(name, mean, variance, *reference, float(getattr(layer, "eps", 1e-5)))
 
 
+INPUT_EPS = 1e-5
+"""Added to both variances of the images, as a batch norm's default does: images of one colour have variance 0."""
+
+
+def input_statistics(images: torch.Tensor) -> NormInput:
+    """Statistics of normalised images ``(B, C, H, W)`` beside N(0, 1), under the name "input", with gradient.
+
+    The Knowledge Within counts the network's input as one more layer (the authors' code, see ``terms_gaussian``).
+    """
+    mean, variance = channel_statistics(images)
+    return NormInput("input", mean, variance, torch.zeros_like(mean), torch.ones_like(mean), INPUT_EPS)
+
+
 def channel_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and biased variance of each channel of ``x`` ``(B, C, ...)`` over all else, float32 (float64 of float64),
     with gradient. Twenty times as fast as ``torch.var_mean`` on a CPU, which walks such slices value by value."""

@@ -18,11 +18,13 @@ from autocompress.synthesis.settings import pixel_bounds
 from autocompress.synthesis.statistics import norm_layers, reasons_against_statistics
 from autocompress.synthesis.terms import class_loss
 from autocompress.synthesis.terms_gaussian import batch_norm_divergence, blur_residual
+from autocompress.synthesis.view import Term
 
 if TYPE_CHECKING:
     from autocompress.job import Job
 
 SCHEMES = ("bns+inception", "bns", "inception", "gaussian")
+DIVERGENCES = ("measured", "recorded")
 PRESETS = ("bns+inception", "bns", "gaussian")
 """Searched over on a model with batch norm."""
 WITHOUT_NORM = ("inception", "gaussian")
@@ -33,21 +35,23 @@ SHIFT = 16
 
 
 class KnowledgeWithin(DataSource):
-    """Makes images by one of the paper's three schemes, or by two of them together (digest, 3):
+    """Makes images by one of the paper's three schemes, or by two of them together:
 
         gaussian        x ~ N(0, I), normalised. Nothing is optimised.
         inception       L_I = mean CE(M(x), y) + lambda_p P(x), y balanced labels, P(x) = mean ||x - G * x||^2
-        bns             L_BNS = mean over layers, mean over channels of KL(N(mu^, s^2) || N(mu~, s~2)), ^ recorded
+        bns             L_BNS = mean over layers, mean over channels of KL(N(m, v) || N(r, w)); m and v are measured,
+                        r and w recorded. The normalised images against N(0, 1) are one more layer.
         bns+inception   L_BNS + gamma mean CE(M(x), y) + lambda_p P(x)
 
-    The paper says of the last that it comes close to fine-tuning with real data; no figure of its tables could be
-    checked when this was written, and no official code was found, so none is quoted or reproduced here. What it
-    leaves open was settled by us: the order of averaging, the kernel of G (3 x 3, sigma 1), gamma and lambda_p, Adam
-    with learning rate 0.1 falling to 0 by half a cosine, small shifts of the views, and pixels that are clamped to
-    what an image can be (but not those of the Gaussian scheme).
+    The direction of the divergence, the layer of the images, the order of averaging and the kernel of G (5x5, sigma 1,
+    padded with zeros) are those of the authors' code (amishacorns/quantized.pytorch, ``Generator_m.py``). Our own
+    choices: cross-entropy as the class term (the authors' is exp(-4e-4 mean logit)), gamma and lambda_p, 500
+    iterations (theirs 1,000), Adam with learning rate 0.1 falling to 0 by half a cosine, small shifts of the views,
+    and pixels clamped to what an image can be (but not those of the Gaussian scheme). No figure of the paper's tables
+    is quoted here.
 
-    "gaussian" and "inception" leave statistics inside the network unlike the recorded ones, so a student that learns
-    from them must keep its batch norms: the set demands ``freeze_batch_norm``.
+    Noise leaves statistics inside the network unlike the recorded ones, so a student that learns from the scheme
+    "gaussian" must keep its batch norms: the set demands ``freeze_batch_norm``, as in the authors' training.
 
     Soft targets are not stored: training augments images, and asks the teacher about what the student sees.
 
@@ -56,6 +60,7 @@ class KnowledgeWithin(DataSource):
 
     Not searched unless the job says so, since each value costs a set of its own:
         scheme: any of the four, whatever ``preset`` says. Fixed in a job, "inception" can be had on any model.
+        divergence: "measured", KL(measured || recorded), or "recorded", the other direction.
         gamma: of the class term beside L_BNS, which is a mean over channels and gets small: with 1 the classes drown
             the statistics, with 0.1 both are reached.
         lambda_p: of the smoothness prior.
@@ -66,7 +71,7 @@ class KnowledgeWithin(DataSource):
     """
 
     name = "knowledge_within"
-    version = "1"
+    version = "2"
     reference = (
         "Haroush et al., The Knowledge Within: Methods for Data-Free Model Compression, CVPR 2020, arXiv 1912.01274"
     )
@@ -106,6 +111,10 @@ class KnowledgeWithin(DataSource):
             "iterations": space.integer("iterations", 1, 20_000, default=500, structural=False, searched=False),
             "lr": space.float("lr", 1e-3, 1.0, default=0.1, log=True, structural=False, searched=False),
         }
+        if _needs_norms(scheme):
+            params["divergence"] = space.categorical(
+                "divergence", DIVERGENCES, default="measured", structural=False, searched=False
+            )
         if scheme == "bns+inception":
             params["gamma"] = space.float("gamma", 1e-3, 10.0, default=0.1, log=True, structural=False, searched=False)
         if scheme != "bns":
@@ -136,7 +145,7 @@ class KnowledgeWithin(DataSource):
             images,
             teacher_logits(teacher, images),
             data_info(teacher),
-            demands=() if _needs_norms(scheme) else ("freeze_batch_norm",),
+            demands=("freeze_batch_norm",) if scheme == "gaussian" else (),
             made_by=[self.name, self.version, params],
             stored=False,
             seed=context.seed,
@@ -176,15 +185,15 @@ class KnowledgeWithin(DataSource):
 
 
 def objective(params: Params) -> Objective:
-    """L of a scheme that is optimised (digest, 3.2 to 3.4), as weighted terms."""
-    terms: dict[str, tuple[float, object]] = {}
+    """L of a scheme that is optimised, as weighted terms (formulas: :class:`KnowledgeWithin`)."""
+    terms: dict[str, tuple[float, Term]] = {}
     scheme = params["scheme"]
     if _needs_norms(scheme):
-        terms["bns"] = (1.0, batch_norm_divergence)
+        terms["bns"] = (1.0, batch_norm_divergence(params["divergence"]))
     if scheme != "bns":
         terms["class"] = (params.get("gamma", 1.0), class_loss)
         terms["blur"] = (params["lambda_p"], blur_residual())
-    return terms  # type: ignore[return-value]
+    return terms
 
 
 def _presets(model: nn.Module) -> tuple[str, ...]:
