@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
 
-from autocompress import results
+from autocompress import data, results
 from autocompress.contract import manager
 from autocompress.devices.lock import MachineLock
+from autocompress.job import DataConfig
+from autocompress.report import write_report
 from autocompress.searching.bounds import Row
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
@@ -100,3 +104,17 @@ def test_the_table_shows_what_was_measured_last(tmp_path: Path) -> None:
     found = results.read(job.folder)
     assert list(found.models["latency_ratio"]) == [measured]
     assert list(found.trials["latency_ratio"]) == [measured]
+
+
+def test_the_summary_and_the_page_say_where_images_come_from(tmp_path: Path) -> None:
+    offer_toy_device()
+    job = toy_job(tmp_path)
+    bench = open_toy(job)
+    bench.splits = replace(data.load(DataConfig(train="digits")), notes=("'test' is half of something",))
+    meter = Meter.of(job, bench.device)
+    (job.folder / "job.yaml").parent.mkdir(parents=True, exist_ok=True)
+    (job.folder / "job.yaml").write_text(job.to_yaml())
+    closing = Closing(bench, meter, job.folder, baseline_row(bench, meter))
+    assert closing.close([], 1.5, "the time is up", manager())["notes"] == ["'test' is half of something"]
+    save_trials(job.folder, [])
+    assert "'test' is half of something." in html.unescape(write_report(job.folder).read_text())

@@ -33,6 +33,7 @@ def show(job: Job, console: Console) -> None:
     lines = [f"methods: {words.join([method.name for method in bench.methods]) if bench.methods else 'none applies'}"]
     lines += [f"  {name} is refused: {'; '.join(reasons)}" for name, reasons in bench.refused.items()]
     lines.append(f"images: {bench.splits.describe()}")
+    lines += [f"  {note}" for note in bench.splits.notes]
     lines.append(f"space: {len(parameters)} parameters, at most {space_size(parameters):.3g} recipes")
     lines += [f"  {name}: {parameter.describe()}" for name, parameter in parameters.items()]
     rows = feasibility(bench)

@@ -278,7 +278,8 @@ def _load(job: Job, plugins: Manager) -> Splits | None:
     """The user's images, None where the job names none. Test images of a job without training data are sealed."""
     if job.data.is_free and job.data.val is None and job.data.test is None:
         return None
-    splits = data.load(job.data, plugins.datasets(), **models.preprocessing(job))
+    has_weights = job.pretrained or job.checkpoint is not None
+    splits = data.load(job.data, plugins.datasets(), **models.preprocessing(job), has_weights=has_weights)
     return replace(splits, test=Sealed(splits.test)) if job.data.is_free else splits
 
 

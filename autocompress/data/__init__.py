@@ -2,7 +2,7 @@
 
 from autocompress.data.guard import Sealed, SealedError, let_go, opened
 from autocompress.data.loading import builtin_providers, load
-from autocompress.data.provider import DatasetProvider, Source
+from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import Batch, DataInfo, Loader, Split, Splits, stratified
 from autocompress.data.tensors import TensorSplit
 
@@ -10,6 +10,7 @@ __all__ = [
     "Batch",
     "DataInfo",
     "DatasetProvider",
+    "LoadOptions",
     "Loader",
     "Sealed",
     "SealedError",

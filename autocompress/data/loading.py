@@ -1,23 +1,20 @@
-"""From the job's words to three splits: finds the provider, carves what it lacks, makes all three agree."""
+"""From the job's words to three splits: opens each data set and gives all splits one size and normalisation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from autocompress.data.digits import Digits
 from autocompress.data.folder import Folder
 from autocompress.data.glyphs import Glyphs
-from autocompress.data.provider import DatasetProvider, Source
-from autocompress.data.split import DataInfo, Split, Splits, stratified
-from autocompress.data.tensors import TensorSplit
+from autocompress.data.provider import DatasetProvider, LoadOptions, Source
+from autocompress.data.roles import Roles
+from autocompress.data.split import DataInfo, Splits
 from autocompress.data.timm_names import TimmNames
 from autocompress.errors import UserError, did_you_mean
 from autocompress.job import DataConfig
-
-HELD_OUT = 0.1
-"""Part of the images that a missing split takes."""
 
 
 def builtin_providers() -> list[DatasetProvider]:
@@ -35,8 +32,9 @@ def load(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
+    has_weights: bool = False,
 ) -> Splits:
-    """Loads the three splits of a job.
+    """Loads the three splits of a job; :class:`Roles` says which images each role gets.
 
     Args:
         config: one name in ``train`` gives all three splits; ``val`` and ``test`` may name their own. Without ``train``
@@ -46,22 +44,27 @@ def load(
         default_size: what to use instead of ``input_size`` where the images vary in size.
         channels: 1 or 3; None for the data's own.
         mean, std: of a pretrained model; None for the data's own.
-        seed: by which missing splits are carved from ``train``.
+        seed: of the splits that are carved from others.
+        has_weights: the model's weights were trained elsewhere, maybe on these training images.
 
     Raises:
         UserError: if a name is not known, a data set is missing or broken, or the splits do not fit each other.
     """
     providers = builtin_providers() if providers is None else providers
-    words = {role: word for role, word in config.model_dump().items() if word not in (None, "none")}
+    words = config.words
     if not words:
         raise UserError("the job names no data", "accuracy is measured on images: give data, or at least {val: ...}")
-    sources = {word: _provider(word, providers).load(word) for word in dict.fromkeys(words.values())}
+    sources = {}
+    for word in dict.fromkeys(words.values()):
+        options = LoadOptions(train=word == words.get("train"), exif=config.exif)
+        sources[word] = _provider(word, providers).open(word, options)
     first = sources[next(iter(words.values()))]
     _check_classes({word: source.info for word, source in sources.items()})
     info = _override(first.info, input_size, default_size, channels, mean, std)
-    splits = _roles(words, sources, seed)
+    roles = Roles(_unite(words, sources, info), sources, info, seed, has_weights)
+    splits = roles.assign()
     train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))
-    return Splits(train, val, test, info)
+    return Splits(train, val, test, info, notes=tuple(roles.notes))
 
 
 def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvider:
@@ -74,60 +77,26 @@ def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvide
     raise UserError(f"unknown data set '{word}'", hint)
 
 
-def _roles(words: dict[str, str], sources: dict[str, Source], seed: int) -> dict[str, Split]:
-    """Each role's split. One that is not named comes from the training source, or is carved from its images."""
-    val, test = _named(words, sources, seed)
-    if "train" not in words:
-        return _without_training(val, test, seed)
-    source = sources[words["train"]]
-    train: Split = source.train
-    val = source.val if val is None else val
-    test = source.test if test is None else test
-    share = max(round(HELD_OUT * len(train)), 1)
-    if val is None:
-        val, train = _carve(train, share, seed)
-    if test is None:
-        test, train = _carve(train, share, seed)
-    return {"train": train, "val": val, "test": test}
+def _unite(words: Mapping[str, str], sources: Mapping[str, Source], info: DataInfo) -> dict[str, str]:
+    """``words`` with one word for each data set: ``folder:a`` and ``folder:a/`` are one, and must not be taken for
+    different images."""
+    united = dict(words)
+    known = list(sources)
+    for number, word in enumerate(known):
+        for earlier in known[:number]:
+            if _is_same(sources[earlier], sources[word], info):
+                united = {role: earlier if spelling == word else spelling for role, spelling in united.items()}
+                break
+    return united
 
 
-def _named(words: dict[str, str], sources: dict[str, Source], seed: int) -> tuple[Split | None, Split | None]:
-    """The validation and test splits that the job names; None for one that it leaves to the training data."""
-    val, test = (
-        sources[words[role]] if role in words and words[role] != words.get("train") else None
-        for role in ("val", "test")
-    )
-    if val is not None and val is test and val.val is None and val.test is None:
-        return _carve(val.train, len(val.train) // 2, seed)  # one plain folder for both: a half each
-    return (None if val is None else _whole(val, val.val), None if test is None else _whole(test, test.test))
-
-
-def _whole(source: Source, own: Split | None) -> Split:
-    """The source's own split for a role; a plain folder that is named for one role is that role, all of it."""
-    return source.train if own is None else own
-
-
-def _without_training(val: Split | None, test: Split | None, seed: int) -> dict[str, Split]:
-    """The user has images to measure on but none to train on. Test images serve the last report alone, so nothing is
-    taken from them; a split that is named for validation gives both."""
-    if val is None:
-        assert test is not None
-        val = TensorSplit.empty(test.info)
-    elif test is None:
-        val, test = _carve(val, len(val) // 2, seed)
-    return {"train": TensorSplit.empty(val.info), "val": val, "test": test}
-
-
-def _carve(split: Split, n: int, seed: int) -> tuple[Split, Split]:
-    """``n`` images of ``split``, stratified by ``seed``, and the others.
-
-    Raises:
-        UserError: if one of them would be empty.
-    """
-    if not 0 < n < len(split):
-        raise UserError(f"{len(split)} images are too few to split", "give more, or name train, val and test")
-    part, rest = stratified(split.labels(), n, seed)
-    return split.take(part), split.take(rest)
+def _is_same(one: Source, other: Source, info: DataInfo) -> bool:
+    """Whether two data sets hold the same images. One that is not trained on may have left its training images out."""
+    if (one.val is None, one.test is None) != (other.val is None, other.test is None):
+        return False
+    pairs = [(one.train, other.train), (one.val, other.val), (one.test, other.test)]
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return bool(both) and all(a.prepared(info).digest == b.prepared(info).digest for a, b in both)
 
 
 def _check_classes(infos: dict[str, DataInfo]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -15,7 +14,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from autocompress.data.split import Batch, DataInfo, Loader, Split
-from autocompress.errors import UserError
 from autocompress.files import digest
 
 
@@ -27,7 +25,7 @@ class Pictures(Protocol):
     def __len__(self) -> int: ...
 
     def picture(self, index: int) -> Image.Image:
-        """One picture, in any mode and size.
+        """One picture of mode L or RGB, in any size.
 
         Raises:
             UserError: if it cannot be read.
@@ -133,7 +131,7 @@ class _seeded:
         self.before = random.getstate(), np.random.get_state(), torch.get_rng_state()
         random.seed(self.seed)
         np.random.seed(self.seed)
-        torch.manual_seed(self.seed)
+        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed CUDA's generators too
 
     def __exit__(self, *_error: object) -> None:
         random.setstate(self.before[0])
@@ -159,44 +157,6 @@ def transform(info: DataInfo, augment: bool) -> Callable[[Image.Image], torch.Te
     )
 
 
-def open_picture(path: Any, name: str) -> Image.Image:
-    """Reads the image file (or open file) ``path`` fully.
-
-    Raises:
-        UserError: if it is no image or broken, with ``name``.
-    """
-    with _faults_of(name), Image.open(path) as image:
-        image.load()
-        return image.copy() if image.mode in ("L", "RGB") else _plain(image)
-
-
-def check_picture(path: Any, name: str) -> None:
-    """Decodes the image file ``path`` to its last byte, at the smallest size that its format offers.
-
-    Raises:
-        UserError: if it is no image or broken, with ``name``.
-    """
-    with _faults_of(name), Image.open(path) as image:
-        image.draft(None, (1, 1))  # JPEG: all data is still read, an eighth of the pixels is computed
-        image.load()
-
-
-@contextmanager
-def _faults_of(name: str) -> Iterator[None]:
-    """What Pillow raises for a file that is broken, or so large that it may be an attack, as an error for users."""
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"the image {name} cannot be read: {error}", "replace or remove it") from error
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Palettes, transparency and deep grey levels as plain grey or colour."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return image.convert("L")
-    return image.convert("L") if image.mode in ("1", "LA") else image.convert("RGB")
-
-
 def measured(pictures: Pictures, info: DataInfo, default_size: int = 224, sample: int = 256) -> DataInfo:
     """``info`` with channels, size, mean and standard deviation of a fixed sample of the pictures.
 
@@ -204,7 +164,7 @@ def measured(pictures: Pictures, info: DataInfo, default_size: int = 224, sample
     """
     step = max(len(pictures) // sample, 1)
     images = [pictures.picture(i) for i in range(0, len(pictures), step)][:sample]
-    channels = 1 if all(image.mode in ("L", "1") for image in images) else 3
+    channels = 1 if all(image.mode == "L" for image in images) else 3
     sizes = {(image.height, image.width) for image in images}
     fixed = len(sizes) == 1 and max(next(iter(sizes))) <= 512
     size = next(iter(sizes)) if fixed else (default_size, default_size)

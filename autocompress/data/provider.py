@@ -7,16 +7,39 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from autocompress.data.split import DataInfo, Split
+from autocompress.errors import UserError
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a provider has. A split that it does not have is None; the engine then carves it from ``train``."""
+    """The splits of one data set. A split that it does not have is None; at least one is there.
 
-    train: Split
+    Attributes:
+        train: images to train on. In a data set without ``val`` and ``test``, simply its images.
+        val, test: held-out images.
+        info: of all splits.
+        notes: sentences for the user about what was found.
+    """
+
+    train: Split | None
     val: Split | None
     test: Split | None
     info: DataInfo
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a job uses a data set.
+
+    Attributes:
+        train: the job trains on it. Where it does not, a provider need not open the training images of a data set that
+            has held-out ones.
+        exif: pictures are turned upright by their EXIF orientation.
+    """
+
+    train: bool = True
+    exif: bool = False
 
 
 class DatasetProvider(ABC):
@@ -36,3 +59,13 @@ class DatasetProvider(ABC):
         Raises:
             UserError: if it is missing or broken.
         """
+
+    def open(self, spec: str, options: LoadOptions) -> Source:
+        """What the engine calls: :meth:`load`, as ``options`` say. Override it to make use of them.
+
+        Raises:
+            UserError: if the data set is missing or broken, or cannot do what ``options`` ask.
+        """
+        if options.exif:
+            raise UserError(f"the data set '{spec}' does not support 'data.exif'", "leave it out")
+        return self.load(spec)

@@ -128,6 +128,7 @@ class Splits:
         info: of all three.
         synthetic: where there are no training images: by data source, how many images take their place.
         by_agreement: ``val`` is synthetic too, and labelled by the baseline: accuracy on it is agreement with that.
+        notes: sentences for the user about where the images come from.
     """
 
     train: Split
@@ -136,6 +137,7 @@ class Splits:
     info: DataInfo
     synthetic: Mapping[str, int] = field(default_factory=dict)
     by_agreement: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -167,10 +169,13 @@ def stratified(labels: torch.Tensor, n: int, seed: int) -> tuple[torch.Tensor, t
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
+    # One stable sort puts the images of each class together, in the order of the draw.
+    grouped, by_class = torch.sort(labels[order], stable=True)
+    _, sizes = torch.unique_consecutive(grouped, return_counts=True)
+    size = sizes.repeat_interleave(sizes)
+    first = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     # Each image's rank within its class, as a fraction of the class: the n lowest are a stratified draw.
     rank = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
-        mine = order[labels[order] == label]
-        rank[mine] = (torch.arange(len(mine), dtype=torch.float64) + 0.5) / len(mine)
-    by_rank = order[torch.argsort(rank[order], stable=True)]
+    rank[by_class] = (torch.arange(len(labels), dtype=torch.float64) - first + 0.5) / size
+    by_rank = order[torch.argsort(rank, stable=True)]
     return by_rank[:n].sort().values, by_rank[n:].sort().values

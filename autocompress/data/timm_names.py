@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import re
+from pathlib import Path
 
-import torch
-from PIL import Image
-
-from autocompress.data.pictures import DatasetSplit, measured
-from autocompress.data.provider import DatasetProvider, Source
+from autocompress.data.folder import PREFIX as FOLDER
+from autocompress.data.folder import Folder
+from autocompress.data.named import Named
+from autocompress.data.pictures import measured
+from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import DataInfo
+from autocompress.data.splitnames import NAMES, role_of
+from autocompress.data.torchvision_layout import lacking, layout
 from autocompress.errors import UserError
-from autocompress.files import cache_folder, digest
+from autocompress.files import cache_folder
+
+log = logging.getLogger("autocompress")
 
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
-STREAMED = ("hfids/", "tfds/", "wds/")
-MOST_STREAMED = 100_000
-"""Streamed data sets are kept in memory, so they may not be larger."""
+FOLDERS = ("torch/image_folder", "torch/folder")
+"""torchvision's ImageFolder, which is ``folder:`` by another name."""
+DEFAULT_NAMES = {"train": "train", "val": "validation", "test": "test"}
+UNKNOWN_SPLIT = re.compile(r"(unknown|bad|no) split|split \S+ not found", re.IGNORECASE)
+"""How the libraries say that a data set lacks a split."""
 
 
 class TimmNames(DatasetProvider):
@@ -31,107 +39,116 @@ class TimmNames(DatasetProvider):
         return spec.lower().startswith(PREFIXES)
 
     def load(self, spec: str) -> Source:
-        train = _Named.open(spec, "train")
-        info = DataInfo(len(train.classes), 3, (224, 224), (), (), train.classes)
-        info = measured(train, info)
-        # torchvision's sets have two splits; the second is what papers report on, so it is the test split.
-        if spec.lower().startswith("torch/"):
-            return Source(train.split(info), None, _Named.open(spec, "validation").split(info), info)
-        held = [_Named.find(spec, split) for split in ("validation", "test")]
-        val, test = (None if part is None else part.split(info) for part in held)
-        return Source(train.split(info), val, test, info)
+        return self.open(spec, LoadOptions())
 
-
-class _Named:
-    """One split of a named data set, as pictures."""
-
-    def __init__(self, spec: str, split: str, dataset: Any) -> None:
-        self.dataset = dataset
-        if spec.lower().startswith(STREAMED):
-            self.dataset = _in_memory(spec, dataset)
-        labels = _labels(self.dataset)
-        self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.classes = _class_names(dataset, self.labels)
-        first = [self.picture(i).tobytes() for i in range(min(16, len(self)))]
-        self.key = digest(spec, split, labels, *first)
-
-    @classmethod
-    def open(cls, spec: str, split: str) -> _Named:
-        """Opens the split, downloading it where it has to be.
-
-        Raises:
-            UserError: if timm cannot give it.
-        """
-        from timm.data import create_dataset
-
+    def open(self, spec: str, options: LoadOptions) -> Source:
         name, _, root = spec.partition("@")
-        folder = root or str(cache_folder() / "data" / name.replace("/", "-"))
-        try:
-            # A root that the user names is read as it is; only our own folder is filled.
-            mode = "RGB" if spec.lower().startswith(STREAMED) else ""  # "": as stored, grey stays grey
-            dataset = create_dataset(name, root=folder, split=split, download=not root, input_img_mode=mode)
-            return cls(spec, split, dataset)
-        except UserError:
-            raise
-        except (Exception, AssertionError) as error:  # readers raise whatever their library raises
-            reason = str(error).strip().splitlines()
-            raise UserError(
-                f"timm cannot load '{spec}', split '{split}': {reason[0] if reason else type(error).__name__}",
-                "check the name and the network, or give its folder: " + name + "@FOLDER",
-            ) from error
+        if name.lower() in FOLDERS:
+            if not root:
+                raise UserError(f"'{spec}' names no folder", f"write {name}@FOLDER, or folder:PATH")
+            return Folder().open(FOLDER + root, options)
+        names = _split_names(name)
+        parts: dict[str, Named] = {}
+        if options.train:
+            parts["train"] = _open(spec, names.get("train", "train"), options.exif)
+        for role in ("val", "test"):
+            if role in names and (part := _find(spec, names[role], options.exif)) is not None:
+                parts[role] = part
+        notes: tuple[str, ...] = ()
+        if not parts:
+            parts["train"] = _open(spec, names.get("train", "train"), options.exif)
+            notes = (f"'{spec}' has training images only, but the job takes them as held-out ones",)
+        first = next(iter(parts.values()))
+        for part in parts.values():
+            part.verify()
+        info = measured(first, DataInfo(len(first.classes), 3, (224, 224), (), (), first.classes))
+        train, val, test = (parts[role].split(info) if role in parts else None for role in ("train", "val", "test"))
+        return Source(train, val, test, info, notes)
 
-    @classmethod
-    def find(cls, spec: str, split: str) -> _Named | None:
-        """Opens the split; None where the data set has none of that name."""
-        try:
-            return cls.open(spec, split)
-        except UserError:
+
+def _split_names(name: str) -> dict[str, str]:
+    """The data set's name of the split for each role."""
+    prefix, _, path = name.partition("/")
+    if prefix.lower() == "torch":
+        # torchvision's sets have two splits; the second is what papers report on, so it is the test split.
+        return {"train": "train", "test": "validation"}
+    if prefix.lower() not in ("hfds", "hfids"):
+        return DEFAULT_NAMES
+    try:
+        from datasets import get_dataset_split_names
+    except ImportError as error:
+        raise UserError(f"'{name}' needs the package 'datasets'", "pip install datasets") from error
+    try:
+        found = [str(split) for split in get_dataset_split_names(path)]
+    except Exception:  # whatever hub and network raise; the data set may be in the cache all the same
+        return DEFAULT_NAMES
+    # In the order of preference of NAMES, where a data set has several of one role.
+    order = {spelling: number for number, spelling in enumerate(s for names in NAMES.values() for s in names)}
+    found.sort(key=lambda split: order.get(split.casefold(), len(order)))
+    return {role: split for split in reversed(found) if (role := role_of(split)) is not None}
+
+
+def _open(spec: str, split: str, exif: bool) -> Named:
+    """Opens the split, downloading it where it has to be.
+
+    Raises:
+        UserError: if timm cannot give it.
+    """
+    found = _try(spec, split, exif)
+    if isinstance(found, Exception):
+        raise _unloadable(spec, split, found) from found
+    return found
+
+
+def _find(spec: str, split: str, exif: bool) -> Named | None:
+    """Opens a held-out split; None where the data set has none of that name, or one without labels.
+
+    Raises:
+        UserError: if it is there, but cannot be read.
+    """
+    found = _try(spec, split, exif)
+    if isinstance(found, Exception):
+        if UNKNOWN_SPLIT.search(str(found)):
             return None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def picture(self, index: int) -> Image.Image:
-        """Reads one image."""
-        image = self.dataset[index][0]
-        if not isinstance(image, Image.Image):
-            raise UserError(f"the data set gives a {type(image).__name__} where an image should be")
-        return image
-
-    def split(self, info: DataInfo) -> DatasetSplit:
-        """All images, as a split."""
-        return DatasetSplit(self, self.labels, info)
+        raise _unloadable(spec, split, found) from found
+    if len(found) and bool((found.labels < 0).all()):
+        log.warning("%s has no labels and is left out", found.name)
+        return None
+    return found
 
 
-def _in_memory(spec: str, stream: Any) -> list[tuple[Any, int]]:
-    items: list[tuple[Any, int]] = []
-    for item in stream:
-        items.append((item[0], int(item[1])))
-        if len(items) > MOST_STREAMED:
-            raise UserError(f"'{spec}' streams more than {MOST_STREAMED:,} images", "use hfds/ or a folder instead")
-    return items
+def _try(spec: str, split: str, exif: bool) -> Named | Exception:
+    """The split, or what the library raised."""
+    from timm.data import create_dataset
+
+    name, _, root = spec.partition("@")
+    if root and not Path(root).expanduser().exists():
+        raise UserError(f"'{spec}': there is no folder {root}")
+    folder = str(Path(root).expanduser()) if root else str(cache_folder() / "data" / name.replace("/", "-"))
+    try:
+        # A root that the user names is read as it is; only our own folder is filled. tfds gives arrays unless it is
+        # told a mode; all others give pictures as stored, so that grey stays grey.
+        mode = "RGB" if spec.lower().startswith("tfds/") else ""
+        dataset = create_dataset(name, root=folder, split=split, download=not root, input_img_mode=mode)
+        return Named(spec, split, dataset, exif)
+    except UserError:
+        raise
+    except Exception as error:  # readers raise whatever their library raises
+        return error
 
 
-def _labels(dataset: Any) -> list[int]:
-    """All labels, without decoding an image where the data set keeps them apart."""
-    if (targets := getattr(dataset, "targets", None)) is not None:
-        return [int(target) for target in targets]
-    reader = getattr(dataset, "reader", None)
-    if (samples := getattr(reader, "samples", None)) is not None:
-        return [int(sample[1]) for sample in samples]
-    table, key = getattr(reader, "dataset", None), getattr(reader, "label_key", None)
-    if table is not None and key is not None:
-        return [int(label) for label in table[key]]
-    return [int(dataset[i][1]) for i in range(len(dataset))]
-
-
-def _class_names(dataset: Any, labels: torch.Tensor) -> tuple[str, ...]:
-    if classes := getattr(dataset, "classes", None):
-        return tuple(str(name) for name in classes)
-    reader = getattr(dataset, "reader", None)
-    features = getattr(getattr(reader, "dataset", None), "features", None)
-    if features is not None and (names := getattr(features.get(reader.label_key), "names", None)):  # type: ignore[union-attr]
-        return tuple(str(name) for name in names)
-    if index := getattr(reader, "class_to_idx", None):
-        return tuple(sorted(index, key=index.__getitem__))
-    return tuple(str(label) for label in range(int(labels.max()) + 1))
+def _unloadable(spec: str, split: str, error: Exception) -> UserError:
+    """The sentence for a data set that cannot be opened, with the layout that was looked for where it is known."""
+    name, _, root = spec.partition("@")
+    what = f"'{spec}', split '{split}'"
+    lines = str(error).strip().splitlines()
+    text = f"timm cannot load {what}: {lines[0] if lines else type(error).__name__}"
+    if isinstance(error, ImportError) and error.name:
+        return UserError(f"'{name}' needs the package '{error.name}'", f"pip install {error.name}")
+    wanted = layout(name)
+    if root:
+        if (missing := lacking(name, Path(root).expanduser())) is not None:
+            return UserError(f"timm cannot load {what}: there is no {missing}", f"the folder after @ holds {wanted}")
+        return UserError(text, f"the folder after @ holds {wanted}" if wanted else "check the folder after @")
+    holds = f", which holds {wanted}" if wanted else ""
+    return UserError(text, f"check the name and the network, or give its folder: {name}@FOLDER{holds}")

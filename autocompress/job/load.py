@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from autocompress.errors import UserError, did_you_mean
-from autocompress.job.schema import DataConfig, Job
+from autocompress.job.schema import SPLITS, Job
 from autocompress.job.source import Source
 from autocompress.job.yamlfile import read_yaml
 
@@ -103,7 +103,7 @@ def _opened(key: str, value: Any) -> Any:
     """A section that was written as one word, as the mapping that it stands for."""
     if not isinstance(value, str) or key not in ("device", "data"):
         return value
-    return {"name": value} if key == "device" else dict.fromkeys(DataConfig.model_fields, value)
+    return {"name": value} if key == "device" else dict.fromkeys(SPLITS, value)
 
 
 def _sentence(error: ValidationError, source: Source) -> UserError:

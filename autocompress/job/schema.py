@@ -45,17 +45,24 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+SPLITS = ("train", "val", "test")
+"""The keys of ``data`` that name images."""
+
+
 class DataConfig(_Section):
     """Where images come from: a name for each split. One name in a job stands for all three; all None is no data.
 
     Without ``train`` a job compresses without training data: data sources make images from the baseline. ``val`` then
     gives labelled images by which candidates are judged (``test``, where it is not named, is half of them); without
     ``val`` they are judged by agreement with the baseline on synthetic images, and ``test`` is for the last report.
+
+    ``exif`` turns pictures upright by their EXIF orientation, which timm and torchvision ignore.
     """
 
     train: str | None = None
     val: str | None = None
     test: str | None = None
+    exif: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -65,6 +72,18 @@ class DataConfig(_Section):
         if isinstance(given, Mapping):
             return {split: None if word == "none" else word for split, word in given.items()}
         return {"train": given, "val": given, "test": given} if isinstance(given, str) else given
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What the job names for each split; without those for which it names nothing."""
+        return {role: word for role in SPLITS if (word := getattr(self, role)) is not None}
+
+    def spelled(self) -> str | dict[str, Any] | None:
+        """The section as a job file writes it: one word where it stands for all splits."""
+        names: dict[str, Any] = {role: self.words.get(role) for role in SPLITS}
+        if self.exif:
+            return names | {"exif": True}
+        return self.train if self.train == self.val == self.test else names
 
     @property
     def is_free(self) -> bool:
@@ -229,9 +248,7 @@ class Job(_Section):
 
         values = resolved(self).model_dump(mode="json")
         values["constraints"] = {key: value for key, value in values["constraints"].items() if value is not None}
-        splits = set(values["data"].values())
-        if len(splits) == 1:
-            values["data"] = splits.pop()
+        values["data"] = self.data.spelled()
         head = "".join(f"# {name} {version}\n" for name, version in (versions or {}).items())
         if isinstance(self.space, str) and self.space != values["space"]:
             head += f"# space: {self.space}\n"

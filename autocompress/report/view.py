@@ -179,6 +179,7 @@ def warnings(result: SearchResult) -> list[str]:
             "Measure again on an idle machine."
         )
     texts += datafree.warnings(result)
+    texts += [f"{note[:1].upper()}{note[1:]}." for note in result.summary.get("notes") or []]
     images = (result.summary.get("images") or {}).get("val")
     drop = result.limits.get("accuracy_drop")
     kind = "held-out" if datafree.is_by_agreement(result) else "validation"

@@ -184,6 +184,7 @@ class Closing:
             },
             "images": {} if splits is None else {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
             "synthetic": _synthetic(splits),
+            "notes": [] if splits is None else list(splits.notes),
             "baseline": _only(FRONT_COLUMNS, self.baseline),
             "environment": environments[0] if environments else {},
             "float_layers": self.bench.float_layers(),

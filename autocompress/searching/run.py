@@ -150,8 +150,10 @@ class _Run:
         self._zero = time.monotonic() - self._study.seconds
         rows = self._study.rows()
         save_trials(self._folder, rows)
-        if (splits := getattr(self._bench, "splits", None)) is not None and splits.synthetic:
-            self._observer.on_note(f"data: {splits.describe()}")
+        if (splits := getattr(self._bench, "splits", None)) is not None:
+            for note in ([splits.describe()] if splits.synthetic else []) + list(splits.notes):
+                log.info("data: %s", note)
+                self._observer.on_note(f"data: {note}")
         self._observer.on_baseline(self._baseline)
         self._observer.on_start(self._job.budget.trials)
         left = self._seconds_left()

@@ -1,0 +1,218 @@
+"""Listing: the pictures below a folder of class folders. The same rules hold at every depth: links are followed, hidden
+files and folders are left out, and so are the folders that systems put beside the user's."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from autocompress.data.pictures import DatasetSplit
+from autocompress.data.reading import VERSION, check_picture, open_picture, verify
+from autocompress.data.split import DataInfo
+from autocompress.errors import UserError
+from autocompress.files import digest
+
+log = logging.getLogger("autocompress")
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+)
+IGNORED = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""Folders of macOS archives, Synology, Windows and Linux that hold no pictures of the user's. Hidden ones, such as
+``.ipynb_checkpoints``, are left out anyway."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture file.
+
+    Attributes:
+        path: by which it was found.
+        size, modified: in bytes; in nanoseconds.
+        identity: device and inode, the same for all paths to one file.
+        is_link: it is a symbolic link, or lies behind one.
+        behind_link: it lies behind a symbolic link to a folder.
+    """
+
+    path: Path
+    size: int
+    modified: int
+    identity: tuple[int, int]
+    is_link: bool
+    behind_link: bool
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The visible folders in ``folder``, sorted, links to folders among them.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    return [path for path, is_folder, _ in _children(folder) if is_folder]
+
+
+def pictures_in(folder: Path) -> list[Found]:
+    """All pictures below ``folder``, sorted by path.
+
+    A link to a folder that holds the link, or that was visited before, is not followed.
+
+    Raises:
+        UserError: if a folder cannot be read, or a link leads nowhere.
+    """
+    real = Path(os.path.realpath(folder))
+    seen = {_identity(path.stat()) for path in (real, *real.parents)}
+    found: list[Found] = []
+    waiting = [(folder, folder.is_symlink())]
+    while waiting:
+        place, behind_link = waiting.pop()
+        for path, is_folder, is_link in _children(place):
+            if not is_folder and path.suffix.lower() not in SUFFIXES:
+                continue
+            facts = path.stat()
+            identity = _identity(facts)
+            if not is_folder:
+                size, modified = facts.st_size, facts.st_mtime_ns
+                found.append(Found(path, size, modified, identity, is_link or behind_link, behind_link))
+            elif identity not in seen:
+                seen.add(identity)
+                waiting.append((path, is_link or behind_link))
+    return sorted(found, key=lambda file: file.path)
+
+
+def _children(folder: Path) -> list[tuple[Path, bool, bool]]:
+    """What is visible in ``folder``, sorted: path, whether it is a folder, whether it is a link.
+
+    Raises:
+        UserError: if the folder cannot be read, or a link that may stand for pictures leads nowhere.
+    """
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in IGNORED]
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be read: {error.strerror or error}") from error
+    for entry in sorted(visible, key=lambda entry: entry.name):
+        path = Path(entry.path)
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself, or to what may not be read
+            is_folder = is_file = False
+        if is_folder or is_file:
+            found.append((path, is_folder, entry.is_symlink()))
+        elif entry.is_symlink() and path.suffix.lower() in SUFFIXES | {""}:
+            raise UserError(f"{path} is a link that leads nowhere", "repair or remove it")
+    return found
+
+
+def _identity(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_dev, facts.st_ino
+
+
+class Listing:
+    """The image files under one folder of class folders, sorted.
+
+    Args:
+        root: the folder.
+        files: the pictures of each class.
+        classes: names of the class folders, sorted.
+        exif: turn pictures upright by their EXIF orientation.
+
+    Attributes:
+        key: changes with names, sizes and times of the files, and with how they are read.
+    """
+
+    def __init__(
+        self, root: Path, files: Sequence[Sequence[Found]], classes: tuple[str, ...], exif: bool = False
+    ) -> None:
+        self.root, self.classes, self.exif = root, classes, exif
+        self.files = [file.path for mine in files for file in mine]
+        labels = [label for label, mine in enumerate(files) for _ in mine]
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        facts = [(str(f.path.relative_to(root)), f.size, f.modified) for mine in files for f in mine]
+        self.key = digest("folder", VERSION, exif, facts, labels)
+
+    @classmethod
+    def read(cls, root: Path, classes: tuple[str, ...] | None = None, exif: bool = False) -> Listing:
+        """Lists ``root``.
+
+        Args:
+            root: a folder of class folders.
+            classes: those of the training folder, which every other one must have; None to take what is there.
+            exif: turn pictures upright by their EXIF orientation.
+
+        Raises:
+            UserError: if there are no classes, only one, other ones than wanted, or one of them is empty.
+        """
+        found = {path.name: path for path in subfolders(root)}
+        if not found:
+            raise UserError(f"{root} holds no class folders", "put the images of each class into a folder of its own")
+        if classes is not None and (unknown := sorted(set(found) - set(classes))):
+            raise UserError(f"{root} has a class '{unknown[0]}' that the training folder has not")
+        if classes is None and len(found) == 1:
+            raise UserError(f"{root} has one class only, '{next(iter(found))}'", "a classifier needs at least two")
+        files: dict[str, list[Found]] = {}
+        for name, folder in found.items():
+            files[name] = pictures_in(folder)
+            if not files[name] and classes is None:
+                raise UserError(f"the class folder {folder} holds no images", f"known: {', '.join(sorted(SUFFIXES))}")
+        if not any(files.values()):
+            raise UserError(f"{root} holds no images", f"known: {', '.join(sorted(SUFFIXES))}")
+        files = _without_twins(files)
+        wanted = tuple(sorted(found)) if classes is None else classes
+        return cls(root, [files.get(name, []) for name in wanted], wanted, exif)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def verify(self) -> None:
+        """Decodes every file, unless that was done before.
+
+        Raises:
+            UserError: naming a file that cannot be read.
+        """
+        log.debug("verifying %d images in %s", len(self), self.root)
+        verify(self._check, len(self), self.key, str(self.root.resolve()))
+
+    def _check(self, index: int) -> None:
+        check_picture(self.files[index], str(self.files[index]), self.exif)
+
+    def picture(self, index: int) -> Image.Image:
+        """Reads one file."""
+        return open_picture(self.files[index], str(self.files[index]), self.exif)
+
+    def split(self, info: DataInfo) -> DatasetSplit:
+        """All files, as a split."""
+        return DatasetSplit(self, self.labels, info)
+
+
+def _without_twins(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
+    """Each file once in its class: two links to one picture could put it into the training and the test images.
+
+    Raises:
+        UserError: if a link to a folder puts the pictures of one class into another.
+    """
+    if not any(file.is_link for mine in files.values() for file in mine):
+        return files
+    first: dict[tuple[int, int], tuple[str, Found]] = {}
+    kept: dict[str, list[Found]] = {}
+    for name, mine in files.items():
+        known: set[tuple[int, int]] = set()
+        for file in mine:
+            label, other = first.setdefault(file.identity, (name, file))
+            # Links to single files are left to the user: stores of pictures by content keep equal ones once.
+            if label != name and (file.behind_link or other.behind_link):
+                paths = f"{other.path} and {file.path}"
+                raise UserError(f"{paths} are one picture in two classes", "remove the link between their folders")
+            if file.identity not in known:
+                known.add(file.identity)
+                kept.setdefault(name, []).append(file)
+    left_out = sum(map(len, files.values())) - sum(map(len, kept.values()))
+    if left_out:
+        log.info("%d links to pictures that are listed already are left out", left_out)
+    return kept

@@ -1,0 +1,178 @@
+"""One split of a data set that timm opens, as pictures: torchvision's, Hugging Face's, webdataset's or TensorFlow's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from autocompress.data.pictures import DatasetSplit
+from autocompress.data.reading import VERSION, check_picture, faults_of, open_picture, plain, verify
+from autocompress.data.split import DataInfo
+from autocompress.errors import UserError
+from autocompress.files import digest
+
+STREAMED = ("hfids/", "tfds/", "wds/")
+MOST_STREAMED = 100_000
+"""Streamed data sets are kept in memory, so they may not be larger."""
+
+
+class Named:
+    """The pictures of one split.
+
+    Args:
+        spec: the job's word for the data set.
+        split: by the data set's own name.
+        dataset: as timm opened it.
+        exif: turn pictures upright by their EXIF orientation.
+
+    Raises:
+        UserError: if streamed pictures cannot be read, or are too many.
+    """
+
+    def __init__(self, spec: str, split: str, dataset: Any, exif: bool) -> None:
+        self.name, self.exif = f"'{spec}', split '{split}'", exif
+        self.dataset = dataset
+        if spec.lower().startswith(STREAMED):
+            self.dataset = _in_memory(self.name, dataset)
+        labels = _labels(self.dataset)
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.classes = _class_names(dataset, self.labels)
+        self.files = _files(self.dataset)
+        self.reader = getattr(self.dataset, "reader", None)
+        self.key = digest(spec, split, VERSION, exif, labels, *self._content())
+
+    def _content(self) -> list[bytes]:
+        """What tells one content of the data set from another, without decoding it all."""
+        if self.files is not None:
+            facts = ((path, path.stat()) for path in self.files)
+            return [digest([(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in facts]).encode()]
+        stored = getattr(self.dataset, "data", None)
+        if isinstance(stored, torch.Tensor | np.ndarray):
+            return [np.ascontiguousarray(stored).tobytes()]
+        table = getattr(self.reader, "dataset", None)
+        if (fingerprint := getattr(table, "_fingerprint", None)) is not None:
+            return [str(fingerprint).encode()]
+        return [self.picture(i).tobytes() for i in range(len(self))]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def verify(self) -> None:
+        """Decodes every picture that lies in a file, unless that was done before.
+
+        Raises:
+            UserError: naming a picture that cannot be read.
+        """
+        if self.files is not None or self.reader is not None:
+            verify(self._check, len(self), self.key, self.name)
+
+    def _check(self, index: int) -> None:
+        if self.files is not None:
+            check_picture(self.files[index], str(self.files[index]), self.exif)
+        else:
+            with faults_of(self._name_of(index)), self.reader[index][0] as file:  # type: ignore[index]
+                check_picture(file, self._name_of(index), self.exif)
+
+    def picture(self, index: int) -> Image.Image:
+        """Reads one image."""
+        if self.files is not None:
+            return open_picture(self.files[index], str(self.files[index]), self.exif)
+        name = self._name_of(index)
+        if self.reader is not None:
+            # Not by the data set itself: it gives the next picture in place of one that cannot be read.
+            with faults_of(name), self.reader[index][0] as file:
+                return open_picture(file, name, self.exif)
+        with faults_of(name):
+            image = self.dataset[index][0]
+            if not isinstance(image, Image.Image):
+                raise UserError(f"{self.name} gives a {type(image).__name__} where an image should be")
+            image.load()
+            return plain(image)
+
+    def _name_of(self, index: int) -> str:
+        return f"{index} of {self.name}"
+
+    def split(self, info: DataInfo) -> DatasetSplit:
+        """All images, as a split.
+
+        Raises:
+            UserError: if a label is no class.
+        """
+        wrong = (self.labels < 0) | (self.labels >= info.num_classes)
+        if bool(wrong.any()):
+            index = int(wrong.nonzero()[0])
+            label, count = int(self.labels[index]), info.num_classes
+            raise UserError(f"the image {self._name_of(index)} has the label {label}, but there are {count} classes")
+        return DatasetSplit(self, self.labels, info)
+
+
+def _in_memory(name: str, stream: Any) -> list[tuple[Any, int]]:
+    """All items of a streamed data set.
+
+    Raises:
+        UserError: if there are too many, or one cannot be read.
+    """
+    items: list[tuple[Any, int]] = []
+    for item in _numbered(name, stream):
+        items.append((item[0], int(item[1])))
+        if len(items) > MOST_STREAMED:
+            raise UserError(f"{name} streams more than {MOST_STREAMED:,} images", "use hfds/ or a folder instead")
+    expected = len(stream)
+    if expected > len(items):  # webdataset leaves out what it cannot read
+        missing = expected - len(items)
+        raise UserError(f"{missing:,} of the {expected:,} images of {name} cannot be read", "replace or remove them")
+    return items
+
+
+def _numbered(name: str, stream: Any) -> Iterator[Any]:
+    items, number = iter(stream), 0
+    while True:
+        with faults_of(f"{number} of {name}"):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
+        number += 1
+
+
+def _files(dataset: Any) -> list[Path] | None:
+    """The files of a torchvision data set that keeps one file for each picture; None for others."""
+    for attribute in ("samples", "imgs"):  # ImageFolder, ImageNet; Places365
+        if (found := getattr(dataset, attribute, None)) is not None:
+            return [Path(path) for path, _ in found]
+    if (found := getattr(dataset, "index", None)) and (categories := getattr(dataset, "all_categories", None)):
+        return [Path(dataset.root) / categories[category] / name for category, name in found]  # INaturalist
+    return None
+
+
+def _labels(dataset: Any) -> list[int]:
+    """All labels, without decoding an image where the data set keeps them apart."""
+    if (targets := getattr(dataset, "targets", None)) is not None:
+        return [int(target) for target in targets]
+    if getattr(dataset, "all_categories", None) and (index := getattr(dataset, "index", None)):
+        return [int(category) for category, _ in index]
+    reader = getattr(dataset, "reader", None)
+    if (samples := getattr(reader, "samples", None)) is not None:
+        return [int(sample[1]) for sample in samples]
+    table, key = getattr(reader, "dataset", None), getattr(reader, "label_key", None)
+    if table is not None and key is not None:
+        return [int(label) for label in table[key]]
+    return [int(dataset[i][1]) for i in range(len(dataset))]
+
+
+def _class_names(dataset: Any, labels: torch.Tensor) -> tuple[str, ...]:
+    if classes := getattr(dataset, "classes", None) or getattr(dataset, "all_categories", None):
+        return tuple(str(name) for name in classes)
+    reader = getattr(dataset, "reader", None)
+    features = getattr(getattr(reader, "dataset", None), "features", None)
+    if features is not None and (names := getattr(features.get(reader.label_key), "names", None)):  # type: ignore[union-attr]
+        return tuple(str(name) for name in names)
+    if index := getattr(reader, "class_to_idx", None):
+        return tuple(sorted(index, key=index.__getitem__))
+    return tuple(str(label) for label in range(int(labels.max()) + 1))

@@ -1,0 +1,178 @@
+"""Image files as plain 8-bit grey or colour: what each of Pillow's modes becomes, and what a broken file raises."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import IO
+
+import numpy as np
+import PIL
+from PIL import ExifTags, Image
+
+from autocompress.errors import UserError
+from autocompress.files import cache_folder, digest, write_json
+
+VERSION = 2
+"""Of the rules in this file: part of the content key of all pictures."""
+
+READERS = 4
+"""Threads that verify images; Pillow decodes outside Python's lock."""
+
+GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
+"""TIFF tags. Photometric interpretation 0 is "white is zero"."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by EXIF orientation (JEITA CP-3451, tag 274)."""
+
+ImageFile = str | os.PathLike[str] | IO[bytes]
+
+
+def open_picture(file: ImageFile, name: str, exif: bool = False) -> Image.Image:
+    """Reads an image file fully.
+
+    Args:
+        file: a path, or an open file.
+        name: of the image in messages.
+        exif: turn the image upright by its EXIF orientation.
+
+    Returns:
+        An image of mode L or RGB.
+
+    Raises:
+        UserError: if it is no image, broken, or of a kind whose range of values is not known.
+    """
+    with faults_of(name), Image.open(file) as image:
+        image.load()
+        turn = _turn(image) if exif else None
+        upright = plain(image)
+        return upright if turn is None else upright.transpose(turn)
+
+
+def check_picture(file: ImageFile, name: str, exif: bool = False) -> None:
+    """Decodes an image file to its last byte, at the smallest size that its format offers.
+
+    Raises:
+        UserError: as :func:`open_picture`.
+    """
+    with faults_of(name), Image.open(file) as image:
+        image.draft(None, (1, 1))  # JPEG: all data is still read, an eighth of the pixels is computed
+        image.load()
+        if image.mode in ("I", "F"):
+            _highest(image)
+        if exif:
+            _turn(image)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns a loaded image upright. Pillow itself turns TIFF files when it loads them."""
+    return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+@contextmanager
+def faults_of(name: str) -> Iterator[None]:
+    """Whatever is raised while the image ``name`` is read, as an error for users. Decoders meet broken files with all
+    kinds of exceptions, struct.error, EOFError and zlib.error among them."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise UserError(f"the image {name} cannot be read: {reason.splitlines()[0]}", "replace or remove it") from error
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """A loaded image as 8-bit grey (mode L) or colour (RGB).
+
+    16-bit grey levels are scaled, so that the highest value that the file can hold becomes 255. Transparency is
+    dropped.
+
+    Raises:
+        ValueError: for 32-bit integers and floating-point numbers: files do not say what is white.
+    """
+    mode = image.mode
+    if mode in ("L", "RGB"):
+        return image.copy()
+    if mode in GREY_16 or mode in ("I", "F"):
+        return _scaled(image)
+    if mode in ("1", "LA"):
+        return image.convert("L")
+    if mode == "La":
+        return image.convert("LA").convert("L")
+    if "transparency" in image.info:  # Pillow warns where a palette with transparency becomes RGB at once
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    highest = _highest(image)
+    values = np.asarray(image).astype(np.float32).clip(0, highest)
+    if image.format == "TIFF" and _tag(image, PHOTOMETRIC) == 0:
+        values = highest - values
+    return Image.fromarray(np.rint(values * (255.0 / highest)).astype(np.uint8))
+
+
+def _highest(image: Image.Image) -> int:
+    """The value that is white in a deep grey image.
+
+    Raises:
+        ValueError: if it is not known.
+    """
+    if image.mode in GREY_16:
+        bits = _tag(image, BITS_PER_SAMPLE) if image.format == "TIFF" else 16
+        return 2 ** (bits if 8 < bits < 16 else 16) - 1
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        return 2**16 - 1  # Pillow gives 16-bit PNM files, and in older versions PNG files, as 32-bit integers
+    kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
+    raise ValueError(f"its pixels are {kind}, and nothing says which value is white; convert it to 8 or 16 bits")
+
+
+def _tag(image: Image.Image, number: int) -> int:
+    value = image.tag_v2.get(number, 16 if number == BITS_PER_SAMPLE else 1)  # type: ignore[attr-defined]
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def verify(check: Callable[[int], None], count: int, key: str, place: str) -> bool:
+    """Calls ``check`` with each position below ``count``, unless that was done before: a broken test image must not
+    come to light at the end of a search.
+
+    Success is remembered in the cache folder.
+
+    Args:
+        check: raises for an image that cannot be read.
+        count: of images.
+        key: content key of the images.
+        place: where they are, in words.
+
+    Returns:
+        Whether the images were decoded now.
+
+    Raises:
+        UserError: what ``check`` raises.
+    """
+    mark = cache_folder() / "verified" / f"{digest('verified', VERSION, PIL.__version__, place, key)}.json"
+    if mark.exists():
+        return False
+
+    def check_all(positions: range) -> None:
+        for position in positions:
+            check(position)
+
+    parts = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
+    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(check_all, parts):
+            pass  # the first fault is raised here; what has not begun is cancelled
+    write_json(mark, {"place": place, "images": count})
+    return True

@@ -1,0 +1,163 @@
+"""Which images train, validate and test: from the data sets that a job names to one split for each role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from autocompress.data.provider import Source
+from autocompress.data.split import DataInfo, Split, stratified
+from autocompress.data.tensors import TensorSplit
+from autocompress.errors import UserError
+
+HELD_OUT = 0.1
+"""Share of the training images that a missing split takes."""
+
+WORDS = {"train": "training", "val": "validation", "test": "test"}
+
+
+@dataclass
+class Roles:
+    """The split of each role, and what the user should know about where it comes from.
+
+    The rules, in this order:
+
+    - A data set that the job names for ``train`` gives its own ``val`` and ``test``, unless the job names others.
+    - A data set named for ``val`` or ``test`` alone gives that split, else its other held-out split. Only a data set
+      without any held-out split gives all of its images.
+    - One named for both gives each its own split, else half of what it holds out, else half of its images.
+    - What is missing then is an unused held-out split, else a part of the training images. Where the weights were
+      trained elsewhere, they may have seen the training images, so it is half of the other held-out split.
+
+    Args:
+        words: the job's word for each role that it names.
+        sources: the data set of each word.
+        info: of all splits.
+        seed: of the carved parts.
+        has_weights: the model's weights were trained elsewhere.
+    """
+
+    words: Mapping[str, str]
+    sources: Mapping[str, Source]
+    info: DataInfo
+    seed: int
+    has_weights: bool
+    notes: list[str] = field(default_factory=list)
+
+    def assign(self) -> dict[str, Split]:
+        """Split by role; ``train`` and ``val`` are empty where the job names nothing for them.
+
+        Raises:
+            UserError: if there are too few images, or held-out images are training images.
+        """
+        for word in dict.fromkeys(self.words.values()):
+            self.notes += self.sources[word].notes
+        found = self._named_apart()
+        if "train" not in self.words:
+            return self._without_training(found)
+        source = self.sources[self.words["train"]]
+        if source.train is None:
+            hint = "name it for 'val' or 'test', and other images for 'train'"
+            raise UserError(f"'{self.words['train']}' has held-out images only, none to train on", hint)
+        self._refuse_training_images(source.train, found)
+        unused: dict[str, Split] = {}
+        for role in ("val", "test"):
+            own = source.val if role == "val" else source.test
+            if own is not None:
+                (unused if role in found else found)[role] = own
+        return self._complete(source.train, found, unused)
+
+    def _named_apart(self) -> dict[str, Split]:
+        """The splits that the job takes from another data set than that for ``train``."""
+        apart = {role: word for role, word in self.words.items() if word != self.words.get("train")}
+        if "val" in apart and apart["val"] == apart.get("test"):
+            return self._both(apart["val"])
+        found = {role: self._held_out(role, word) for role, word in apart.items()}
+        if len({split.prepared(self.info).digest for split in found.values()}) < len(found):
+            raise UserError(f"'{apart['val']}' and '{apart['test']}' hold the same images", "name one for both")
+        return found
+
+    def _both(self, word: str) -> dict[str, Split]:
+        source = self.sources[word]
+        if source.val is not None and source.test is not None:
+            return {"val": source.val, "test": source.test}
+        kind = "validation " if source.val is not None else "test " if source.test is not None else ""
+        whole = _first(source.val, source.test, source.train, word)
+        val, test = _carve(whole, len(whole) // 2, self.seed)
+        self.notes.append(f"'val' and 'test' are half of the {len(whole):,} {kind}images of '{word}' each")
+        return {"val": val, "test": test}
+
+    def _held_out(self, role: str, word: str) -> Split:
+        source = self.sources[word]
+        own, other = (source.val, source.test) if role == "val" else (source.test, source.val)
+        if own is None and other is not None:
+            kind = WORDS["test" if role == "val" else "val"]
+            self.notes.append(f"'{role}' is the {kind} images of '{word}', which has no {WORDS[role]} images")
+        return _first(own, other, source.train, word)
+
+    def _without_training(self, found: dict[str, Split]) -> dict[str, Split]:
+        """Nothing is taken from images named for the test: they serve the last report alone. Images named for
+        validation give both."""
+        empty = TensorSplit.empty(self.info)
+        if "val" not in found:
+            return {"train": empty, "val": empty, "test": found["test"]}
+        if "test" not in found:
+            val = found["val"]
+            found["val"], found["test"] = _carve(val, len(val) // 2, self.seed)
+        return {"train": empty, **found}
+
+    def _complete(self, train: Split, found: dict[str, Split], unused: dict[str, Split]) -> dict[str, Split]:
+        share = max(round(HELD_OUT * len(train)), 1)
+        word = self.words["train"]
+        missing = [role for role in ("val", "test") if role not in found]
+        for role in missing:
+            other = "test" if role == "val" else "val"
+            if other in unused:
+                found[role] = unused[other]
+                self.notes.append(
+                    f"'{role}' is the {WORDS[other]} images of '{word}', which has no {WORDS[role]} images"
+                )
+            elif self.has_weights and len(missing) == 1:
+                whole = found[other]
+                found[role], found[other] = _carve(whole, len(whole) // 2, self.seed)
+                self.notes.append(
+                    f"'{role}' is half of the {len(whole):,} {WORDS[other]} images: the model's weights were trained "
+                    f"elsewhere and may have seen the training images of '{word}'"
+                )
+            else:
+                found[role], train = _carve(train, share, self.seed)
+        if self.has_weights and len(missing) == 2 and not unused:
+            self.notes.append(
+                f"'val' and 'test' are training images of '{word}': the model's weights were trained elsewhere and may "
+                "have seen them, so accuracies may be too high; name other images for 'val' and 'test'"
+            )
+        return {"train": train, **found}
+
+    def _refuse_training_images(self, train: Split, found: Mapping[str, Split]) -> None:
+        """Held-out images that are the training images under another name would give figures that mean nothing."""
+        if not found:
+            return
+        key = train.prepared(self.info).digest
+        for role, split in found.items():
+            if split.prepared(self.info).digest == key:
+                word, own = self.words[role], self.words["train"]
+                raise UserError(f"'{word}', named for '{role}', holds the training images of '{own}'", "name others")
+
+
+def _first(first: Split | None, second: Split | None, third: Split | None, word: str) -> Split:
+    for split in (first, second, third):
+        if split is not None:
+            return split
+    raise UserError(f"the data set '{word}' has no images")
+
+
+def _carve(split: Split, n: int, seed: int) -> tuple[Split, Split]:
+    """``n`` images of ``split``, stratified by ``seed``, and the others.
+
+    Raises:
+        UserError: if one of them would be empty.
+    """
+    if not 0 < n < len(split):
+        raise UserError(f"{len(split)} images are too few to split", "give more, or name train, val and test")
+    part, rest = stratified(split.labels(), n, seed)
+    return split.take(part), split.take(rest)

@@ -1,0 +1,22 @@
+"""The usual names of splits, as folders and data sets spell them."""
+
+from __future__ import annotations
+
+import re
+
+NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+"""The names of each role. As in timm, ``eval`` is validation."""
+
+ENDINGS = ("set", "split", "data", "images")
+"""What may follow a name: ``test_set``, ``trainset``, ``Validation Images``."""
+
+_ROLES = {name + ending: role for role, names in NAMES.items() for name in names for ending in ("", *ENDINGS)}
+
+
+def role_of(name: str) -> str | None:
+    """``train``, ``val`` or ``test`` where ``name`` is a usual name of that split, in any case; else None."""
+    return _ROLES.get(re.sub(r"[\W_]+", "", name.casefold()))
