@@ -149,9 +149,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(arguments.threads)
     rows = []
-    print(
-        f"{'model':<24}{'size':>5}{'fp32 ms':>9}{'int8 ms':>9}{'static ms':>10}{'fp32/int8':>20}{'int8/static':>20}  met"
-    )
+    heads = f"{'fp32 ms':>9}{'int8 ms':>9}{'static ms':>10}{'fp32/int8':>20}{'int8/static':>20}"
+    print(f"{'model':<24}{'size':>5}{heads}  met")
     for name, size in itertools.product(arguments.models, arguments.sizes):
         row = run(name, size, arguments.threads, arguments.seconds)
         rows.append(row)

@@ -129,7 +129,7 @@ class Training:
         self.optimizer = make_optimizer(settings.optimizer, groups, settings.lr)
         self._lrs = [group["lr"] for group in self.optimizer.param_groups]
         self._factor = schedule(settings.schedule, self.total_steps)
-        self._half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        self._half = half_precision(self.device)
         scales = self.device.type == "cuda" and self._half is torch.float16
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
 
@@ -259,6 +259,13 @@ class Training:
             if self._are_probabilities:
                 return Answers(found.clamp_min(1e-8).log(), self.soft_targets.temperature)
         return None if found is None else answers_of(found, temperature)
+
+
+def half_precision(device: torch.device) -> torch.dtype:
+    """The 16-bit type of mixed precision on ``device``: bfloat16 on GPUs that compute in it, else float16. Older GPUs
+    (T4, V100) emulate bfloat16, slower than float32."""
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
 
 
 def _check_finite(loss: float, step: int) -> None:

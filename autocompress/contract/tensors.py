@@ -83,6 +83,9 @@ class FakeQuantizer(nn.Module, ABC):
     ``observing`` (calibration: ranges are collected, ``forward`` returns its input unchanged), ``enabled`` (``forward``
     quantizes), neither (``forward`` returns its input: a quantization delay), and ``tracking`` beside the last two
     (training: in ``train()`` mode the range follows the tensors that pass, until the engine freezes it).
+
+    Calls run with autocast off and give ``forward`` at least float32: 16-bit floats cannot hold the grid of 8-bit
+    integers. While neither observing nor enabled, the tensor passes as it is.
     """
 
     folds_norm: ClassVar[bool] = True
@@ -97,10 +100,16 @@ class FakeQuantizer(nn.Module, ABC):
         self.observing = False
         self.tracking = False
 
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32)) if self.observing or self.enabled else x
+        with torch.autocast(x.device.type, enabled=False):
+            found: torch.Tensor = super().__call__(wide)
+        return x if found is wide else found  # what only observes passes tensors on as they are
+
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` as the integers would represent it, same shape and dtype; the gradient passes straight through inside
-        the range and is zero outside."""
+        """``x`` as the integers would represent it, same shape, at least float32; the gradient passes straight through
+        inside the range and is zero outside."""
 
     @abstractmethod
     def harden(self, weight: torch.Tensor | None = None) -> Hardened:

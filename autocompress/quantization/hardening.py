@@ -14,9 +14,22 @@ from autocompress.contract import FakeQuantizer, Grid, Hardened, LayerSpec, Tens
 from autocompress.graph.kinds import activation_name, clip_range, kind, pads_zeros
 from autocompress.quantization.layers import HardenedConv2d, HardenedLinear, harden_layer
 from autocompress.quantization.network import FAKES, QuantizedNetwork, quantize
+from autocompress.quantization.ops import widened
 from autocompress.quantization.placement import LayerBits
 
 HardenWith = Callable[[str, FakeQuantizer, torch.Tensor | None], Hardened]
+
+
+class HardenedNetwork(fx.GraphModule):
+    """A finished network: integers in buffers. Calls compute in float32 even under autocast, as the file does."""
+
+    def __call__(self, *images: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_exporting():
+            plain: torch.Tensor = super().__call__(*images)
+            return plain
+        with torch.autocast(images[0].device.type, enabled=False):
+            found: torch.Tensor = super().__call__(*(widened(batch) for batch in images))
+        return found
 
 
 def harden(
@@ -97,7 +110,7 @@ def _assemble(network: QuantizedNetwork, grids: Mapping[str, Grid], weights: Map
             module.set_submodule(name, spec.hardened(module.get_submodule(name), source))
     module.delete_submodule(FAKES)
     module.graph.lint()
-    result = fx.GraphModule(module, module.graph, "HardenedNetwork")
+    result = HardenedNetwork(module, module.graph, "HardenedNetwork")
     result.meta["plan"] = _plan(network, grids, layers)
     result.meta["leaf_layers"] = network.meta["leaf_layers"]
     return result.eval()

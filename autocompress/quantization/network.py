@@ -14,7 +14,7 @@ from autocompress.contract import FakeQuantizer, LayerSpec, TensorSpec
 from autocompress.graph.kinds import module_of
 from autocompress.graph.shapes import propagate_shapes
 from autocompress.graph.trace import evaluating
-from autocompress.quantization import ops  # noqa: F401 - registers torch.ops.autocompress
+from autocompress.quantization import ops
 from autocompress.quantization.equalise import equalise as equalise_layers
 from autocompress.quantization.fakelayers import FakeLayer, with_fake_weight
 from autocompress.quantization.folding import fold, fold_batch_norm
@@ -28,7 +28,20 @@ FAKES = "quantizers"
 
 class QuantizedNetwork(fx.GraphModule):
     """The traced, folded network with fake-quantizers in it. Layers keep their names; activations' quantizers are
-    ``quantizers.<node>``, weights' ``<layer>.weight_quantizer``. Runs and trains as any module."""
+    ``quantizers.<node>``, weights' ``<layer>.weight_quantizer``. Runs and trains as any module.
+
+    While a fake-quantizer acts, calls compute in float32 even under autocast: a layer that rounded its inputs to 16
+    bits would not see the integers that the file holds.
+    """
+
+    def __call__(self, *images: torch.Tensor) -> torch.Tensor:
+        simulates = any(isinstance(m, FakeQuantizer) and (m.enabled or m.observing) for m in self.modules())
+        if not simulates:
+            plain: torch.Tensor = super().__call__(*images)
+            return plain
+        with torch.autocast(images[0].device.type, enabled=False):
+            found: torch.Tensor = super().__call__(*(ops.widened(batch) for batch in images))
+        return found
 
     @property
     def placement(self) -> Placement:

@@ -39,14 +39,17 @@ def fake_quant(
         zero_point: any dtype, same shape as ``scale``.
         low, high: the integers' range, both included.
         axis: of the channels; None for one scale a tensor.
+
+    Returns:
+        At least float32: 16 bits hold an integer, but not its product with the scale.
     """
-    wide = _wide(x)
+    wide = widened(x)
     step, zero = (along(values, x.ndim, axis).to(wide.dtype) for values in (scale, zero_point))
-    return (wide / step).round_().add_(zero).clamp_(low, high).sub_(zero).mul_(step).to(x.dtype)
+    return (wide / step).round_().add_(zero).clamp_(low, high).sub_(zero).mul_(step)
 
 
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    """Under autocast activations have 16 bits, and one level in seven would be the wrong one."""
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in at least float32. Under autocast activations have 16 bits, too few for the levels of a grid."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -55,7 +58,7 @@ def _(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int, axis: int | None = None
 ) -> torch.Tensor:
     del scale, zero_point, low, high, axis
-    return torch.empty_like(x)
+    return torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -67,13 +70,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 
 def _straight_through(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, scale, zero_point = ctx.saved_tensors
-    x = _wide(x)
+    narrow, x = x.dtype, widened(x)
     step, zero = (along(values, x.ndim, ctx.axis).to(x.dtype) for values in (scale, zero_point))
     # In steps, not in values: low * step is up to one ulp off the value that the step was made from,
     # and the largest weight of a channel would get no gradient.
     place = x / step + zero
     inside = (place >= ctx.low - _HALF) & (place <= ctx.high + _HALF)
-    return gradient * inside, None, None, None, None, None
+    return (gradient * inside).to(narrow), None, None, None, None, None
 
 
 fake_quant.register_autograd(_straight_through, setup_context=_keep)
@@ -87,6 +90,7 @@ fake_quant.register_autograd(_straight_through, setup_context=_keep)
 def round_trip(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
     """Float to uint8 and back with constants: QuantizeLinear, DequantizeLinear in the file. The same numbers as
     :func:`fake_quant`."""
+    x = widened(x)
     step = torch.tensor(scale, dtype=x.dtype)  # a float32 divisor, as in the file, not a double
     return (x / step).round_().add_(zero_point).clamp_(low, high).sub_(zero_point).mul_(step)
 
@@ -94,7 +98,7 @@ def round_trip(x: torch.Tensor, scale: float, zero_point: int, low: int, high: i
 @round_trip.register_fake
 def _(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
     del scale, zero_point, low, high
-    return torch.empty_like(x)
+    return torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 @torch.library.custom_op(
@@ -114,6 +118,7 @@ def hard_sigmoid(x: torch.Tensor, scale: float, zero_point: int, low: int, high:
         zero_point, low: 0.
         high: the largest integer.
     """
+    x = widened(x)
     step = torch.tensor(scale, dtype=x.dtype)
     integers = ((x + 3) / (6 * step)).round_().add_(zero_point).clamp_(low, high)
     return integers.sub_(zero_point).mul_(step)
@@ -122,7 +127,7 @@ def hard_sigmoid(x: torch.Tensor, scale: float, zero_point: int, low: int, high:
 @hard_sigmoid.register_fake
 def _(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
     del scale, zero_point, low, high
-    return torch.empty_like(x)
+    return torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 @torch.library.custom_op(

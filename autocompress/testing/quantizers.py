@@ -84,6 +84,15 @@ def _check_forward(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> tor
         f"{where}: forward must keep shape and type",
     )
     require(bool(quantized.isfinite().all()), f"{where}: forward gives numbers that are not finite")
+    narrow = tensor.bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        mixed = fake(narrow)
+    with torch.no_grad():
+        expected = fake(narrow.float())
+    require(
+        mixed.dtype == torch.float32 and torch.equal(mixed, expected),
+        f"{where}: under autocast forward must compute and answer in float32, or the integers' grid is lost",
+    )
     return quantized
 
 

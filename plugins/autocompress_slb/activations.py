@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from autocompress.contract import FakeQuantizer, Hardened, TensorSpec
 from autocompress.errors import TrialFailed
 from autocompress.quantization.histograms import MeanSquaredError
-from autocompress.quantization.ops import fake_quant
+from autocompress.quantization.ops import fake_quant, widened
 from autocompress.quantization.scales import unsigned_levels
 
 SMALLEST_ALPHA = 1e-4
@@ -119,8 +119,7 @@ class _Pact(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, alpha: torch.Tensor, scale: torch.Tensor, high: int) -> torch.Tensor:
         ctx.save_for_backward(x, alpha)
-        wide = x.to(torch.promote_types(x.dtype, scale.dtype))  # 16 bits under autocast, too few for the levels
-        return (wide / scale).round_().clamp_(0, high).mul_(scale).to(x.dtype)
+        return (widened(x) / scale).round_().clamp_(0, high).mul_(scale)
 
     @staticmethod
     @once_differentiable
@@ -131,4 +130,4 @@ class _Pact(torch.autograd.Function):
         wide = x.to(torch.promote_types(x.dtype, alpha.dtype))
         above = wide >= alpha.clamp(min=SMALLEST_ALPHA)
         inside = (x >= 0) & ~above
-        return gradient * inside, (gradient * above).sum().to(alpha.dtype), None, None
+        return (gradient * inside).to(x.dtype), (gradient * above).sum().to(alpha.dtype), None, None

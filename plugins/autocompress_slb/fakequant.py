@@ -125,11 +125,11 @@ class SlbFakeQuantizer(FakeQuantizer):
         if self.training and torch.is_grad_enabled() and (self.logits is None or self._behind):
             self.start_search(x)  # also behind a quantization delay, in which the float weight has trained
         if self.logits is None or self.hard or not self.training:
-            return self._scaled(self._best(x)).to(x.dtype)
+            return self._scaled(self._best(x))
         self._found = None  # the step that follows changes the logits, and a fused optimizer does not count that
         size = self.magnitude if self.log_scale is None else self.magnitude * self.log_scale.exp()
         soft = expectation(self.logits, self.values, self.temperature)
-        return (soft * along(size, soft.ndim, self.axis)).to(x.dtype)
+        return soft * along(size, soft.ndim, self.axis)
 
     def _scaled(self, integers: torch.Tensor) -> torch.Tensor:
         return integers * along(self.scale, integers.ndim, self.axis)
