@@ -152,6 +152,39 @@ class CheapestOutside(LowRank):  # type: ignore[valid-type,misc]
         return super().search_space(space, model)
 
 
+class NamesWhatItDraws(LowRank):  # type: ignore[valid-type,misc]
+    """is either drawn or named by a job"""
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        space.categorical("more", ["a", "b"], default="a", named=["b"])
+        return super().search_space(space, model)
+
+
+class NamedByDefault(LowRank):  # type: ignore[valid-type,misc]
+    """its default value 'c' is not one of a [|] b .*, which a search draws"""
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        space.categorical("more", ["a", "b"], default="c", named=["c"])
+        return super().search_space(space, model)
+
+
+class NamedIsBroken(LowRank):  # type: ignore[valid-type,misc]
+    """for one context.seed"""
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        more = space.categorical("more", ["a", "b"], default="a", named=["c"])
+        params = super().search_space(space, model)
+        return {**params, "broken": True} if params and more == "c" else params
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        broken = "broken" in params
+        model, plan = super().apply(model, {k: v for k, v in params.items() if k != "broken"}, context)
+        if broken:
+            with torch.no_grad():
+                next(model.parameters()).add_(torch.randn(()))
+        return model, plan
+
+
 class SecretlyStructural(LowRank):  # type: ignore[valid-type,misc]
     """is declared structural=False"""
 
@@ -201,6 +234,9 @@ BROKEN = [
     TouchesTeacher,
     NeverLeavesAlone,
     CheapestOutside,
+    NamesWhatItDraws,
+    NamedByDefault,
+    NamedIsBroken,
     SecretlyStructural,
     SaysNothing,
     LosesClasses,

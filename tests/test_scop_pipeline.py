@@ -12,7 +12,9 @@ from autocompress.compression.pipeline import Candidate
 from autocompress.compression.recipe import Policy, Replay
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Value
-from autocompress.export import operator_histogram
+from autocompress.export import check_agreement, operator_histogram
+from autocompress.job import load_job
+from autocompress_scop.removal import Scatter
 
 RULES = {"scop": "default", "recover": "default", "bits": "default", "quantize": "default"}
 
@@ -77,3 +79,35 @@ def test_it_acts_on_ghost_modules(bench: Workbench) -> None:
     assert shapes(dry) == shapes(real)
     ghost = bench.candidate(bench.compose(Policy({"ghost": "default"})), dry_run=True)
     assert real.macs < ghost.macs
+
+
+def test_a_job_can_name_the_papers_own_scheme(bench: Workbench, tmp_path: Path) -> None:
+    """Mode "scatter": the last convolution of each block is pruned, residual streams keep their width."""
+    del bench  # its baseline is this one's
+    job = load_job(
+        model="resnet10t",
+        data="digits",
+        baseline={"epochs": 4},
+        budget={"epochs": 1},
+        methods=["scop", "quantize"],
+        space={"scop": {"mode": "scatter", "multiple": 1, "rate": 0.5, "score_epochs": 1, "score_images": 64}},
+        name="scop-scatter",
+    )
+    own = Workbench.open(job)
+    recipe = own.compose(Policy({"scop": "default", "recover": "default"}))
+    assert recipe.values["scop.mode"] == "scatter"
+    dry, real = own.candidate(recipe, dry_run=True), own.candidate(recipe)
+    assert shapes(dry) == shapes(real)
+    assert real.macs < 0.6 * own.baseline.macs
+    streams = [m for m in real.model.modules() if isinstance(m, Scatter)]
+    assert len(streams) == 4, "one for each block of resnet10t"
+    assert {m.width for m in streams} == {64, 128, 256, 512}
+    assert all(len(m.keep) == m.width // 2 for m in streams)
+    images = next(iter(own.splits.val.loader(64)))[0]
+    for name, candidate in (("int8", own.candidate(own.compose(Policy(RULES)))), ("float", real)):
+        deployable = own.export(candidate, tmp_path / f"{name}.onnx")
+        assert check_agreement(deployable.file, candidate.model, images).labels == 1
+    own.save_artifact(real, deployable, tmp_path / "artifact", {})
+    with torch.no_grad():
+        assert torch.equal(artifact.load(tmp_path / "artifact")(images), real.model(images))
+    assert own.accuracy(deployable, "val")[0] > 50, "chance is 10"

@@ -9,9 +9,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
+from autocompress.compression.recipe import Replay
 from autocompress.contract import Parameter, Space, Value
 from autocompress.contract.space import LimitError, narrow
 from autocompress.errors import InvalidRecipe
+from autocompress.testing.spaces import Draw
 
 
 class Fixed:
@@ -73,6 +75,41 @@ def test_what_is_not_searched_is_the_default_until_the_user_says_something() -> 
     assert space.asked["plain"].choices == (4,)
     space.integer("wide", 1, 9, default=2, searched=False)
     assert (space.asked["wide"].low, space.asked["wide"].high) == (2, 3)
+
+
+MODES = {"choices": ["inner", "group"], "default": "inner", "cheapest": "group", "named": ["scatter"]}
+
+
+@pytest.mark.parametrize(
+    ("limits", "left", "default", "cheapest"),
+    [
+        ({}, ("inner", "group"), "inner", "group"),
+        ({"mode": "scatter"}, ("scatter",), "scatter", "scatter"),
+        ({"mode": ["inner", "scatter"]}, ("inner", "scatter"), "inner", "inner"),
+        ({"mode": ["group", "inner"]}, ("group", "inner"), "inner", "group"),
+    ],
+)
+def test_a_named_choice_is_drawn_only_where_a_limit_names_it(
+    limits: dict[str, Any], left: tuple[str, ...], default: str, cheapest: str
+) -> None:
+    space = Space(Replay({}), limits=limits)
+    assert space.categorical("mode", **MODES) == default
+    asked = space.asked["mode"]
+    assert (asked.choices, asked.default, asked.cheapest) == (left, default, cheapest)
+    for seed in range(20):
+        assert Space(Draw(seed), limits=limits).categorical("mode", **MODES) in left
+
+
+def test_a_recipe_may_name_a_choice_too_unless_the_job_leaves_it_out() -> None:
+    replay = Replay({"mode": "scatter"})
+    assert Space(replay).categorical("mode", **MODES) == "scatter"
+    with pytest.raises(InvalidRecipe, match=r"^mode cannot be 'scatter': inner \| group$"):
+        Space(replay, limits={"mode": ["inner", "group"]}).categorical("mode", **MODES)
+
+
+def test_an_unknown_choice_is_told_the_named_ones() -> None:
+    with pytest.raises(LimitError, match=r"it takes inner \| group \(or scatter, where a job names it\)"):
+        Space(Replay({}), limits={"mode": "scater"}).categorical("mode", **MODES)
 
 
 def test_a_limit_without_group_holds_for_all_and_the_longest_wins() -> None:

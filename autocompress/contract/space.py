@@ -20,7 +20,8 @@ class Parameter:
     """One dimension of the space, under its full name (``ghost.ratio.layer3``).
 
     Attributes:
-        choices: the values of a categorical parameter; empty for a number.
+        choices: the values of a categorical parameter that a search draws from; empty for a number.
+        named: further values of a categorical parameter, which it has only where a job or a recipe names them.
         low, high, step, log: range of a number, both ends included.
         default: what the method recommends.
         cheapest: the value that gives the lowest cost; None where cost does not depend on it.
@@ -39,6 +40,7 @@ class Parameter:
     cheapest: Value | None = None
     structural: bool = True
     neutral: Value | None = None
+    named: tuple[Value, ...] = ()
 
     @property
     def is_integer(self) -> bool:
@@ -46,9 +48,9 @@ class Parameter:
         return not self.choices and isinstance(self.low, int) and isinstance(self.high, int)
 
     def contains(self, value: Any) -> bool:
-        """Whether ``value`` may be chosen."""
+        """Whether the parameter may have ``value``; a value of ``named`` counts."""
         if self.choices:
-            return any(value == choice and type(value) is type(choice) for choice in self.choices)
+            return any(value == choice and type(value) is type(choice) for choice in (*self.choices, *self.named))
         if isinstance(value, bool) or not isinstance(value, int | float) or self.low is None or self.high is None:
             return False
         if self.is_integer and (not isinstance(value, int) or (value - self.low) % (self.step or 1)):
@@ -62,9 +64,10 @@ class Parameter:
         return "none" if "none" in self.choices else self.default
 
     def describe(self) -> str:
-        """The range in words: ``2 | 3 | 4`` or ``0.0 .. 0.7``."""
+        """The range in words: ``2 | 3 | 4``, ``inner | group (or scatter, where a job names it)``, ``0.0 .. 0.7``."""
         if self.choices:
-            return " | ".join(str(c) for c in self.choices)
+            also = f" (or {' | '.join(str(c) for c in self.named)}, where a job names it)" if self.named else ""
+            return " | ".join(str(c) for c in self.choices) + also
         return f"{self.low} .. {self.high}" + (" (log)" if self.log else "")
 
 
@@ -125,10 +128,27 @@ class Space:
         structural: bool = True,
         neutral: Value | None = None,
         searched: bool = True,
+        named: Sequence[Value] = (),
     ) -> Any:
-        """One of ``choices`` (JSON scalars). With ``searched`` False it is the default, unless the user's limits give
-        it a value, a list or a range."""
-        parameter = Parameter(name, default, tuple(choices), cheapest=cheapest, structural=structural, neutral=neutral)
+        """One of ``choices`` (JSON scalars).
+
+        Args:
+            name: within the method; the method's prefix is put before it.
+            choices: what a search draws from.
+            default, cheapest, structural, neutral: as in :class:`Parameter`; the values are among ``choices``.
+            searched: False for the default, unless the user's limits give it a value, a list or a range.
+            named: values that are valid too but never drawn: a recipe has one only where the user's limits name it
+                (``mode: scatter`` or ``mode: [inner, scatter]``), or where it is a recipe that is replayed.
+        """
+        parameter = Parameter(
+            name,
+            default,
+            tuple(choices),
+            cheapest=cheapest,
+            structural=structural,
+            neutral=neutral,
+            named=tuple(named),
+        )
         return self._ask(parameter, searched)
 
     def integer(
@@ -195,6 +215,8 @@ class Space:
 def narrow(parameter: Parameter, limit: Any) -> Parameter:
     """``parameter`` as the user limits it: a value fixes it, a list narrows it, ``{low:, high:}`` narrows a range.
 
+    A value of ``parameter.named`` becomes a choice where the limit names it.
+
     Raises:
         LimitError: if nothing of the parameter is left, with the range in the message.
     """
@@ -213,7 +235,7 @@ def narrow(parameter: Parameter, limit: Any) -> Parameter:
             raise LimitError(parameter.name, f"cannot be {value!r}: it takes {parameter.describe()}")
     if not wanted:
         raise LimitError(parameter.name, "has an empty list, which leaves nothing to choose from")
-    return _with_default_inside(replace(parameter, choices=wanted, low=None, high=None, step=None, log=False))
+    return _with_default_inside(replace(parameter, choices=wanted, named=(), low=None, high=None, step=None, log=False))
 
 
 def _with_default_inside(parameter: Parameter) -> Parameter:

@@ -9,6 +9,8 @@ A space file::
         kernel: 1                  # fixes a value
       bits:
         weight: [none, "quantize:8"]   # narrows the choices
+      scop:
+        mode: scatter                  # a choice that is never drawn unless it is named
 """
 
 from __future__ import annotations

@@ -64,9 +64,15 @@ class _Checked:
         return self._chooser.choose(parameter)
 
 
-def ask(method: Method, model: nn.Module, chooser: Chooser) -> tuple[Params, Space]:
-    """Runs the method's space once, as the engine does; each parameter is checked as it is asked."""
-    space = Space(_Checked(chooser))
+def ask(
+    method: Method, model: nn.Module, chooser: Chooser, limits: Mapping[str, Value] | None = None
+) -> tuple[Params, Space]:
+    """Runs the method's space once, as the engine does; each parameter is checked as it is asked.
+
+    Args:
+        limits: of a job, by full name.
+    """
+    space = Space(_Checked(chooser), limits=limits)
     inner = space.scope(method.name)
     params = method.search_space(inner, model)
     return params, space
@@ -79,6 +85,17 @@ def random_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, S
             yield ask(method, model, Draw(seed))
         except InvalidRecipe:
             continue
+
+
+def named_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, Space]]:
+    """The defaults, with each value once that only a job can name (``named`` of a parameter)."""
+    _, defaults = ask(method, model, by_rule("default"))
+    for name, parameter in defaults.asked.items():
+        for value in parameter.named:
+            try:
+                yield ask(method, model, by_rule("default"), {name: value})
+            except InvalidRecipe:
+                continue
 
 
 def check_identity(method: Method) -> None:
@@ -106,7 +123,7 @@ def check_space(method: Method, model: nn.Module) -> None:
     """Every point of the space is JSON and repeatable, and asking changes nothing."""
     before = fingerprint(model)
     points = [ask(method, model, by_rule(rule)) for rule in ("default", "cheapest", "neutral")]
-    for params, space in [*points, *random_recipes(method, model)]:
+    for params, space in [*points, *random_recipes(method, model), *named_recipes(method, model)]:
         through_json(params, "params")
         require(isinstance(params, dict), f"search_space must return a dict, not {type(params).__name__}")
         again, repeated = ask(method, model, Repeat(space.chosen))
@@ -130,11 +147,20 @@ def _check_parameter(parameter: Parameter) -> None:
         ("cheapest", parameter.cheapest),
         ("neutral", parameter.neutral),
     ):
+        drawn = parameter.contains(value) and value not in parameter.named
         require(
-            value is None or parameter.contains(value),
-            f"{parameter.name}: its {role} value {value!r} is not one of {parameter.describe()}",
+            value is None or drawn,
+            f"{parameter.name}: its {role} value {value!r} is not one of {parameter.describe()}, which a search draws",
         )
     require(
-        all(isinstance(choice, str | int | float | bool) for choice in parameter.choices),
+        not parameter.named or bool(parameter.choices),
+        f"{parameter.name}: values that only a job can name need choices that a search can draw",
+    )
+    require(
+        not set(parameter.named) & set(parameter.choices),
+        f"{parameter.name}: a value is either drawn or named by a job, not both",
+    )
+    require(
+        all(isinstance(choice, str | int | float | bool) for choice in (*parameter.choices, *parameter.named)),
         f"{parameter.name}: choices must be text, numbers or booleans; 'none', not None",
     )

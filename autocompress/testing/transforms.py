@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from autocompress.testing.rules import (
     shapes,
     through_json,
 )
-from autocompress.testing.spaces import Repeat, ask, by_rule, random_recipes
+from autocompress.testing.spaces import Repeat, ask, by_rule, named_recipes, random_recipes
 
 RANDOM_RECIPES = 1
 """Random points that are applied, besides the defaults and the cheapest."""
@@ -35,21 +36,27 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
     Args:
         method: the transform.
         model: what to apply it to, made by ``autocompress.models``; the example model by default. Left as it is.
-        params: one point of its space; by default the defaults, the cheapest, and a random point.
+        params: one point of its space; by default the defaults, the cheapest, a random point, and the defaults with
+            each value that only a job can name.
 
     Raises:
         ContractViolation: naming the rule that is broken.
     """
     model = model if model is not None else example_model()
     require(method.stage in tuple(Stage), "a transform must say its stage: SUBSTITUTE or PRUNE")
-    state = _prepared(method, model)
     if params is not None:
-        _check_point(method, model, params, state)
+        _check_point(method, model, params, _prepared(method, model, params))
         return
+    states: dict[str, Any] = {}
     points = [ask(method, model, by_rule(rule)) for rule in ("default", "cheapest")]
     points += list(random_recipes(method, model))[:RANDOM_RECIPES]
+    points += list(named_recipes(method, model))
     for point, space in points:
         if method.acts(point):
+            shared = json.dumps(through_json(method.shared(copy.deepcopy(point)), "what shared returns"))
+            if shared not in states:
+                states[shared] = _prepared(method, model, point)
+            state = states[shared]
             _check_point(method, model, point, state)
             _check_structural_flags(method, model, point, space, state)
 
@@ -74,9 +81,11 @@ def _check_point(method: Transform, model: nn.Module, params: Params, state: Any
     _check_export(model, result)
 
 
-def _prepared(method: Transform, model: nn.Module) -> Any:
+def _prepared(method: Transform, model: nn.Module, params: Params) -> Any:
+    """What the engine keeps for recipes like ``params``, after its way through the store."""
     baseline = copy.deepcopy(model)
-    state = method.prepare(baseline, example_context(model, teacher=copy.deepcopy(model)))
+    context = replace(example_context(model, teacher=copy.deepcopy(model)), params=method.shared(params))
+    state = method.prepare(baseline, context)
     require(same_tensors(fingerprint(baseline), fingerprint(model)), "prepare must leave the baseline as it is")
     tensors, record = pack(state)
     return unpack(tensors, through_json(record, "what prepare returns, but for its tensors,"))

@@ -20,7 +20,8 @@ def score_space(space: Space, own: ScoreSettings, *, structural: bool) -> Params
     ``score_epochs`` is what a rung of a search by halving would raise. 0 epochs would leave every score at 0 and the
     choice to the order of channels, so the least is 1.
     """
-    scales, options = own.scales, {"structural": structural, "searched": False}
+    scales = own.scales
+    options: Any = {"structural": structural, "searched": False}
     return {
         "knockoffs": space.categorical("knockoffs", KINDS, default=own.knockoffs, **options),
         "score_epochs": space.integer("score_epochs", 1, MOST_EPOCHS, default=max(scales.epochs, 1), **options),

@@ -15,7 +15,7 @@ from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
 from autocompress.graph import UntraceableModel
 from autocompress_scop.asked import said, score_space, settings_of
-from autocompress_scop.coupling import Coupling
+from autocompress_scop.coupling import MODES, Coupling
 from autocompress_scop.couplings import Judged, couplings, judged
 from autocompress_scop.removal import remove
 from autocompress_scop.rescoring import breathing, is_substituted, recovered
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from autocompress.job import Job
 
 RANKINGS = ("uniform", "global")
-MODES = ("inner", "group")
+OFFERED = ("inner", "group")
+"""Modes that a search draws from."""
 MULTIPLES = (1, 4, 8, 16)
 MOST_RATE = 0.7
 RECALIBRATION_PIXELS = 512 * 32 * 32
@@ -45,7 +46,10 @@ class Scop(Transform):
     Parameters (``scop.`` before each):
         ranking: "uniform", the same share of each layer of a group (the paper), or "global", one ranking of all layers.
         rate.<group>: share of the channels that goes; with "global" one ``rate`` for the network. 0 leaves it alone.
-        mode: "inner", channels private to a block, or "group", also those of a residual stream, together.
+        mode: "inner", channels private to a block, or "group", also those of a residual stream, together. "scatter",
+            the paper's scheme for residual networks, is not drawn, but a job can name it: the last convolution of each
+            block is pruned too, and its output is added at the kept indices of a stream of full width. ONNX Runtime
+            does not fuse that, so it saves parameters and MACs rather than time.
         multiple: of the number of channels that stay; rounded up.
         criterion: "scop", or for comparison "magnitude", "bn-scale", "random".
 
@@ -58,8 +62,7 @@ class Scop(Transform):
     Args:
         settings: how scores are made, where a recipe does not say. Other settings than the default are another version,
             and so other cache keys; other modes too.
-        modes: offered. "scatter", the official code's way with shortcuts, is left out by default: its index_add is
-            exported unfused.
+        modes: that a search draws from; a job can name the others.
         specs: layer types that plugins bring; None for those of the installed methods.
     """
 
@@ -74,13 +77,13 @@ class Scop(Transform):
     def __init__(
         self,
         settings: ScoreSettings | None = None,
-        modes: Sequence[str] = MODES,
+        modes: Sequence[str] = OFFERED,
         specs: Sequence[LayerSpec] | None = None,
     ) -> None:
         self.settings = settings or ScoreSettings()
         self.modes = tuple(modes)
         # the prepared state holds what each mode on offer ranks
-        own = [repr(self.settings), *([list(self.modes)] if self.modes != MODES else [])]
+        own = [repr(self.settings), *([list(self.modes)] if self.modes != OFFERED else [])]
         if own != [repr(ScoreSettings())]:
             self.version = f"{type(self).version}-{digest(*own)[:12]}"  # type: ignore[misc]
         self._specs = specs
@@ -121,10 +124,10 @@ class Scop(Transform):
             self._pairs_of[model] = self._find_pairs(model)
         return self._pairs_of[model]
 
-    def _find_pairs(self, model: nn.Module) -> dict[str, str | None]:
-        """The same of any network, also one that is going to change."""
+    def _find_pairs(self, model: nn.Module, modes: Sequence[str] = ()) -> dict[str, str | None]:
+        """The same of any network, also one that is going to change; in ``modes``, or those on offer."""
         size, found = models.input_size(model), {}
-        for mode in self.modes:
+        for mode in modes or self.modes:
             found.update(pairs_of(self._couplings(model, size, mode), models.stem(model)))
         order = {name: position for position, (name, _) in enumerate(model.named_modules())}
         return dict(sorted(found.items(), key=lambda pair: order[pair[0]]))
@@ -148,16 +151,25 @@ class Scop(Transform):
         Raises:
             InvalidRecipe: if the rates and the multiple together would remove nothing.
         """
-        pairs = self._pairs(model)
+        layers = list(self._pairs(model))
         ranking = space.categorical("ranking", RANKINGS, default="uniform")
-        rates = self._rates(space, model, list(pairs), ranking)
+        rates = self._rates(space, model, layers, ranking)
         if not any(rates.values()):
             return {}
         criteria = self.settings.criteria
+        mode = space.categorical(
+            "mode",
+            self.modes,
+            default=self.modes[0],
+            cheapest=self.modes[-1],
+            named=[mode for mode in MODES if mode not in self.modes],
+        )
+        if mode not in self.modes:
+            rates = self._rates_in(mode, rates, model)
         params = {
             "ranking": ranking,
             "rates": rates,
-            "mode": space.categorical("mode", self.modes, default=self.modes[0], cheapest=self.modes[-1]),
+            "mode": mode,
             "multiple": space.categorical("multiple", MULTIPLES, default=8, cheapest=1),
             # With one ranking for all layers, the scores decide how wide each layer is.
             "criterion": space.categorical("criterion", criteria, default=criteria[0], structural=ranking == "global"),
@@ -188,11 +200,21 @@ class Scop(Transform):
         }
         return {layer: by_group[group] for layer, group in group_of.items()}
 
+    def _rates_in(self, mode: str, rates: Mapping[str, float], model: nn.Module) -> dict[str, float]:
+        """The rates of a mode that is not on offer: of the layers that have scores in it. A layer that has none in the
+        modes on offer takes the least rate of its group, which is that of the layers around it."""
+        groups = models.groups(model, "block")
+        asked = {models.group_of(layer, groups): rate for layer, rate in sorted(rates.items(), key=lambda r: -r[1])}
+        found = self._find_pairs(model, [mode])
+        return {layer: rates.get(layer, asked.get(models.group_of(layer, groups), 0.0)) for layer in found}
+
     # --- scores -------------------------------------------------------------------------------------------------
 
     def shared(self, params: Params) -> Params:
-        """How scores are made, where a recipe says something else than the defaults."""
-        return said(params, self.settings)
+        """How scores are made, where a recipe says something else than the defaults; and a mode that is not on offer,
+        whose layers the scores of the others lack."""
+        named = params.get("mode", self.modes[0])
+        return said(params, self.settings) | ({} if named in self.modes else {"mode": named})
 
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
         """Scores of all criteria on offer: see :func:`scoring.prepared`."""
@@ -201,11 +223,12 @@ class Scop(Transform):
     def _scored(
         self, baseline: nn.Module, context: Context, criteria: Sequence[str], params: Mapping[str, Any]
     ) -> dict[str, Any]:
-        size = context.input_size
+        size, named = context.input_size, params.get("mode", self.modes[0])
+        modes = self.modes if named in self.modes else (named,)
         return prepared(
             baseline,
-            self._find_pairs(baseline),
-            {mode: self._couplings(baseline, size, mode) for mode in self.modes},
+            self._find_pairs(baseline, modes),
+            {mode: self._couplings(baseline, size, mode) for mode in modes},
             context.transfer,
             settings_of(params, self.settings),
             criteria=criteria,
