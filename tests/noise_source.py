@@ -15,7 +15,6 @@ import autocompress.builtin
 import autocompress_ghost
 import autocompress_quantize
 from autocompress import data, models
-from autocompress.compression.sources import info_of
 from autocompress.compression.trainer import TrainSettings, train
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import (
@@ -35,6 +34,7 @@ from autocompress.contract import (
 from autocompress.data import TensorSplit
 from autocompress.job import DataConfig, Job, load_job
 from autocompress.searching.bench import Bench
+from autocompress.synthesis import data_info
 
 IMAGES = 48
 
@@ -63,7 +63,7 @@ class Blobs(DataSource):
         generator = torch.Generator().manual_seed(context.seed)
         coarse = torch.randn(wanted, context.input_size[0], self.cells, self.cells, generator=generator)
         images = 2 * nn.functional.interpolate(coarse, context.input_size[1:], mode="bilinear")
-        split = TensorSplit(images, torch.zeros(wanted, dtype=torch.int64), info_of(teacher))
+        split = TensorSplit(images, torch.zeros(wanted, dtype=torch.int64), data_info(teacher))
         return TransferSet(split, split, split.digest, labelled=False)
 
 

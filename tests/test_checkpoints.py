@@ -62,7 +62,7 @@ def test_a_training_checkpoint_of_timm(tmp_path: Path) -> None:
     assert same(create(tmp_path / "checkpoint.pth.tar"), averaged)  # the average is what timm reports on
     job = load_job(model="resnet10t", data="digits", name="test", checkpoint=tmp_path / "checkpoint.pth.tar")
     wanted = models.preprocessing(job)
-    assert (wanted["mean"], wanted["std"], wanted["channels"]) == ([0.25], [0.75], 1)
+    assert (wanted["mean"], wanted["std"], wanted["channels"]) == ((0.25,), (0.75,), 1)
 
 
 def test_classes_and_channels_follow_the_checkpoint_where_data_leave_them_open(tmp_path: Path) -> None:

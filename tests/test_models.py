@@ -130,7 +130,7 @@ def test_what_pretrained_models_want_goes_to_the_data() -> None:
     assert wanted["mean"] == pytest.approx((0.485, 0.456, 0.406))
     assert wanted["default_size"] == (224, 224)
     untrained = models.preprocessing(job("resnet18", device={"input_size": 48}, seed=3))
-    assert (untrained["mean"], untrained["input_size"], untrained["seed"]) == (None, 48, 3)
+    assert (untrained["mean"], untrained["input_size"], untrained["seed"]) == (None, (48, 48), 3)
 
 
 @pytest.mark.parametrize(("given", "channels"), [(0.3, 3), (0, 1), ([0.3], 3), ([0.1, 0.2, 0.3], 3)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -250,7 +251,7 @@ def _write(made: Split, teacher: nn.Module, facts: Mapping[str, Any], out: Path)
     from autocompress.synthesis import contact_sheet, data_info, teacher_logits
     from autocompress.synthesis.imagefolder import as_bytes, folder_names, write_images
 
-    info = data_info(teacher)
+    info = replace(data_info(teacher), crop_pct=1.0)  # the images have the teacher's size, and are read whole
     batches = list(made.loader(256))
     pixels = as_bytes(torch.cat([batch for batch, _ in batches]), info)
     wanted = torch.cat([labels for _, labels in batches])

@@ -16,6 +16,7 @@ from autocompress.compression.pipeline import Candidate, layer_specs, rebuild
 from autocompress.compression.store import save_tensors
 from autocompress.contract import Deployable, Device, Manager, manager
 from autocompress.data import Split
+from autocompress.data.preprocessing import steps_of
 from autocompress.errors import UserError
 from autocompress.files import atomic_folder
 from autocompress.job import DeviceConfig
@@ -30,11 +31,14 @@ SCORING_BATCH = 256
 def metadata(model: nn.Module) -> dict[str, str]:
     """What the ONNX file says of itself, as JSON texts.
 
-    ``mean``, ``std``, ``input_size`` and ``class_names``; ``session_config``, the session options with which its
-    integers are exact on every processor, and ``session_config_when``, on which processors these are needed.
+    input_size, mean, std, crop_pct, crop_mode and interpolation are those of timm's evaluation transform;
+    ``preprocessing`` says the same as a list of steps. Beside them stand ``class_names``; ``session_config``, the
+    session options with which the file's integers are exact on every processor, and ``session_config_when``, on
+    which processors these are needed.
     """
     facts = models.architecture(model)
-    told = {name: facts[name] for name in ("mean", "std", "input_size", "class_names")}
+    told = {name: facts[name] for name in ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")}
+    told |= {"preprocessing": steps_of(models.data_info(model)), "class_names": facts["class_names"]}
     told |= {"session_config": EXACT, "session_config_when": EXACT_WHEN}
     return {name: json.dumps(value) for name, value in told.items()}
 

@@ -228,14 +228,6 @@ class Sources:
         return replace(made, labelled=False)  # labels are the source's wishes, not the truth
 
 
-def info_of(model: nn.Module) -> DataInfo:
-    """What a model that was made without data says of the images that it takes."""
-    known = models.architecture(model)
-    channels, height, width = known["input_size"]
-    names = tuple(known["class_names"])
-    return DataInfo(known["num_classes"], channels, (height, width), tuple(known["mean"]), tuple(known["std"]), names)
-
-
 def joined(first: TransferSet, second: TransferSet) -> TransferSet:
     """The images of both to train on; the first's to calibrate on. Soft targets stay where both have them alike."""
     info, images = first.train.info, torch.cat([_images(first.train), _images(second.train)])

@@ -22,7 +22,7 @@ from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Candidate, Pipeline, layer_specs
 from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay
 from autocompress.compression.sensitivity import Sensitivity, Setting
-from autocompress.compression.sources import Sources, info_of
+from autocompress.compression.sources import Sources
 from autocompress.compression.store import Store
 from autocompress.compression.trainer import default_device, train_baseline
 from autocompress.compression.transfer import user_data
@@ -124,7 +124,7 @@ class Workbench:
                 methods, unfit = applicable(others, model, job, limits.methods, has_images=has_images, devices=devices)
                 sources, refused = None, refused | unfit
         if splits is None:
-            info = info_of(model)
+            info = models.data_info(model)
             none = TensorSplit.empty(info)
             splits = Splits(none, none, none, info)
         if sources is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from autocompress.data.digits import Digits
 from autocompress.data.folder import Folder
@@ -13,6 +13,7 @@ from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.roles import Roles
 from autocompress.data.split import DataInfo, Splits
 from autocompress.data.timm_names import TimmNames
+from autocompress.data.wanted import Wanted
 from autocompress.errors import UserError, did_you_mean
 from autocompress.job import DataConfig
 
@@ -26,13 +27,9 @@ def load(
     config: DataConfig,
     providers: Sequence[DatasetProvider] | None = None,
     *,
-    input_size: int | tuple[int, int] | None = None,
-    default_size: int | tuple[int, int] | None = None,
-    channels: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
     seed: int = 0,
     has_weights: bool = False,
+    **wanted: Any,
 ) -> Splits:
     """Loads the three splits of a job; :class:`Roles` says which images each role gets.
 
@@ -40,12 +37,9 @@ def load(
         config: one name in ``train`` gives all three splits; ``val`` and ``test`` may name their own. Without ``train``
             the training split is empty; with ``test`` alone the validation split is empty too.
         providers: where to look; None for the engine's own.
-        input_size: (height, width) that the loaders must give; None for the data's own.
-        default_size: what to use instead of ``input_size`` where the images vary in size.
-        channels: 1 or 3; None for the data's own.
-        mean, std: of a pretrained model; None for the data's own.
         seed: of the splits that are carved from others.
         has_weights: the model's weights were trained elsewhere, maybe on these training images.
+        **wanted: what the model asks of its images, the fields of :class:`Wanted`; by default the data decide.
 
     Raises:
         UserError: if a name is not known, a data set is missing or broken, or the splits do not fit each other.
@@ -60,7 +54,7 @@ def load(
         sources[word] = _provider(word, providers).open(word, options)
     first = sources[next(iter(words.values()))]
     _check_classes({word: source.info for word, source in sources.items()})
-    info = _override(first.info, input_size, default_size, channels, mean, std)
+    info = Wanted(**wanted).applied(first.info)
     roles = Roles(_unite(words, sources, info), sources, info, seed, has_weights)
     splits = roles.assign()
     train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))
@@ -113,29 +107,3 @@ def _difference(expected: tuple[str, ...], found: tuple[str, ...]) -> str:
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     parts = [f"{what} {', '.join(names[:5])}" for what, names in (("without", missing), ("with", extra)) if names]
     return " and ".join(parts) or "in another order"
-
-
-def _override(
-    info: DataInfo,
-    input_size: int | tuple[int, int] | None,
-    default_size: int | tuple[int, int] | None,
-    channels: int | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> DataInfo:
-    if input_size is None and not info.fixed_size:
-        input_size = default_size
-    if input_size is not None:
-        info = replace(info, size=(input_size, input_size) if isinstance(input_size, int) else input_size)
-    if channels is not None and channels != info.channels:
-        info = replace(info, channels=channels, mean=_spread(info.mean, channels), std=_spread(info.std, channels))
-    # A model pretrained on colour tells nothing about the normalisation of one channel but the average.
-    if mean is not None:
-        info = replace(info, mean=_spread(tuple(mean), info.channels))
-    if std is not None:
-        info = replace(info, std=_spread(tuple(std), info.channels))
-    return info
-
-
-def _spread(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return values if len(values) == channels else (sum(values) / len(values),) * channels

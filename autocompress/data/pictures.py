@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from autocompress.data.preprocessing import augmentation, evaluation
 from autocompress.data.split import Batch, DataInfo, Loader, Split
 from autocompress.files import digest
 
@@ -68,10 +69,7 @@ class DatasetSplit(Split):
 
     @cached_property
     def digest(self) -> str:
-        info = self.info
-        return digest(
-            self.pictures.key, self.indices.tolist(), self._labels.tolist(), info.input_size, info.mean, info.std
-        )
+        return digest(self.pictures.key, self.indices.tolist(), self._labels.tolist(), self.info.preprocessing)
 
     def take(self, indices: torch.Tensor) -> Self:
         return self._with(labels=self._labels[indices], indices=self.indices[indices])
@@ -94,7 +92,8 @@ class DatasetSplit(Split):
 
 class _PictureLoader(Loader[DatasetSplit]):
     def __iter__(self) -> Iterator[Batch]:
-        dataset = _Transformed(self.split, transform(self.split.info, self.augment), self.seed)
+        change = (augmentation if self.augment else evaluation)(self.split.info)
+        dataset = _Transformed(self.split, change, self.seed)
         yield from DataLoader(
             dataset,
             self.batch_size,
@@ -137,24 +136,6 @@ class _seeded:
         random.setstate(self.before[0])
         np.random.set_state(self.before[1])
         torch.set_rng_state(self.before[2])
-
-
-def transform(info: DataInfo, augment: bool) -> Callable[[Image.Image], torch.Tensor]:
-    """timm's transform for ``info``: random resized crop and flip where ``augment``, else resize and centre crop."""
-    from timm.data import create_transform
-
-    return create_transform(
-        info.input_size,
-        is_training=augment,
-        mean=info.mean,
-        std=info.std,
-        # Pictures that all have the wanted size are not cropped.
-        crop_pct=1.0 if info.fixed_size else 0.875,
-        scale=(0.5, 1.0),
-        color_jitter=0.2 if augment and info.channels == 3 else 0.0,
-        interpolation="bilinear",
-        normalize=True,
-    )
 
 
 def measured(pictures: Pictures, info: DataInfo, default_size: int = 224, sample: int = 256) -> DataInfo:

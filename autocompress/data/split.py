@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 
@@ -28,6 +28,9 @@ class DataInfo:
         mean, std: of each channel, of values between 0 and 1; what the loaders normalise with.
         class_names: in the order of the labels.
         fixed_size: all images have this size; False: they vary, and ``size`` is only a default.
+        crop_pct: side of the centre crop, as a part of the side that an image is resized to before; above 0, at most 1.
+        crop_mode: "center", "squash" or "border", as in timm's evaluation transform.
+        interpolation: of that resizing: "bilinear", "bicubic" and so on.
     """
 
     num_classes: int
@@ -37,11 +40,19 @@ class DataInfo:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     fixed_size: bool = True
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+    interpolation: str = "bilinear"
 
     @property
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
         return self.channels, *self.size
+
+    @property
+    def preprocessing(self) -> tuple[Any, ...]:
+        """All that decides how an image is prepared, as JSON: a part of every split's content key."""
+        return self.input_size, self.mean, self.std, self.crop_pct, self.crop_mode, self.interpolation
 
 
 @dataclass(frozen=True)

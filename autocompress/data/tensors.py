@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 
 from autocompress.data.augment import jitter
+from autocompress.data.preprocessing import recoloured, resized
 from autocompress.data.split import Batch, DataInfo, Loader, Split
 from autocompress.files import digest
 
@@ -43,9 +43,7 @@ class TensorSplit(Split):
     @cached_property
     def digest(self) -> str:
         raw = self.images.contiguous().numpy().tobytes()
-        return digest(
-            raw, self._labels.tolist(), list(self.images.shape), self.info.size, self.info.mean, self.info.std
-        )
+        return digest(raw, self._labels.tolist(), list(self.images.shape), self.info.preprocessing)
 
     def take(self, indices: torch.Tensor) -> Self:
         return type(self)(self.images[indices], self._labels[indices], self.info)
@@ -66,11 +64,7 @@ class TensorSplit(Split):
         images = self.images[indices]
         if images.dtype == torch.float32:
             return jitter(images, generator) if generator else images
-        images = images.float().div_(255)
-        if images.shape[1] != self.info.channels:
-            images = images.mean(1, keepdim=True).expand(-1, self.info.channels, -1, -1)
-        if tuple(images.shape[2:]) != self.info.size:
-            images = F.interpolate(images, self.info.size, mode="bilinear", antialias=True)
+        images = resized(recoloured(images, self.info.channels), self.info).float().div_(255)
         if generator:
             images = jitter(images, generator)
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.info.mean, self.info.std))

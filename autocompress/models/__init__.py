@@ -1,10 +1,18 @@
 """timm backbones: how they are made, described and divided. The one place that knows such facts."""
 
-from autocompress.models.architecture import architecture, from_architecture, input_size, reparameterise, stamp
+from autocompress.models.architecture import (
+    architecture,
+    data_info,
+    from_architecture,
+    input_size,
+    reparameterise,
+    stamp,
+)
 from autocompress.models.checkpoints import Checkpoint, read_checkpoint
-from autocompress.models.creation import create, needs_training, preprocessing
+from autocompress.models.creation import create, needs_training
 from autocompress.models.groups import Group, group_of, groups
 from autocompress.models.parts import classifier, eligible_convolutions, stem
+from autocompress.models.preprocessing import preprocessing
 from autocompress.models.residuals import silence_residual_branches
 
 __all__ = [
@@ -13,6 +21,7 @@ __all__ = [
     "architecture",
     "classifier",
     "create",
+    "data_info",
     "eligible_convolutions",
     "from_architecture",
     "group_of",

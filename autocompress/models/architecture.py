@@ -9,8 +9,12 @@ import timm
 from timm.utils.model import reparameterize_model
 from torch import nn
 
+from autocompress.data import DataInfo
+
 _HINTS = ("fuse", "reparameterize", "switch_to_deploy")
 """Methods by which timm's layers say that their branches can be merged."""
+_WHOLE: dict[str, Any] = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
+"""How images were prepared where a description, written by an earlier version, does not say."""
 _REMEMBERED = ("pretrained_cfg", "class_names", "architecture_args", "reparameterised")
 
 
@@ -24,14 +28,21 @@ def describe(
     std: Sequence[float],
     num_classes: int,
     class_names: Sequence[str],
+    crop_pct: float = 1.0,
+    crop_mode: str = "center",
+    interpolation: str = "bilinear",
 ) -> nn.Module:
-    """Writes the truth onto ``model``: timm's ``pretrained_cfg`` as it holds here, class names, and how it was made."""
+    """Writes onto ``model`` what it is: timm's ``pretrained_cfg`` as it holds here, the class names, and
+    how it was made."""
     truth = {
         "architecture": name,
         "num_classes": num_classes,
         "input_size": tuple(input_size),
         "mean": tuple(mean),
         "std": tuple(std),
+        "crop_pct": crop_pct,
+        "crop_mode": crop_mode,
+        "interpolation": interpolation,
     }
     cfg = {**dict(getattr(model, "pretrained_cfg", None) or {}), **truth}
     facts = {
@@ -55,8 +66,9 @@ def stamp(target: nn.Module, source: nn.Module) -> nn.Module:
 
 
 def architecture(model: nn.Module) -> dict[str, Any]:
-    """What ``model``, made by :func:`create`, is: JSON with name, args, input_size, mean, std, num_classes, class_names
-    and reparameterized. The structure is the baseline's; what transforms did to it since stands in their plans."""
+    """What ``model``, made by :func:`create`, is: JSON with name, args, input_size, mean, std, crop_pct, crop_mode,
+    interpolation, num_classes, class_names and reparameterized. The structure is the baseline's; what transforms did
+    to it since stands in their plans."""
     cfg: Any = model.pretrained_cfg
     return {
         "name": cfg["architecture"],
@@ -64,10 +76,29 @@ def architecture(model: nn.Module) -> dict[str, Any]:
         "input_size": list(cfg["input_size"]),
         "mean": list(cfg["mean"]),
         "std": list(cfg["std"]),
+        **{key: cfg.get(key, value) for key, value in _WHOLE.items()},
         "num_classes": cfg["num_classes"],
         "class_names": list(model.class_names),  # type: ignore[arg-type]
         "reparameterized": bool(model.reparameterised),
     }
+
+
+def data_info(model: nn.Module) -> DataInfo:
+    """What the images of ``model`` are like: their size, preprocessing and classes."""
+    known = architecture(model)
+    channels, height, width = (int(value) for value in known["input_size"])
+    classes = int(known["num_classes"])
+    return DataInfo(
+        num_classes=classes,
+        channels=channels,
+        size=(height, width),
+        mean=tuple(known["mean"]),
+        std=tuple(known["std"]),
+        class_names=tuple(known["class_names"]) or tuple(str(number) for number in range(classes)),
+        crop_pct=known["crop_pct"],
+        crop_mode=known["crop_mode"],
+        interpolation=known["interpolation"],
+    )
 
 
 def from_architecture(description: dict[str, Any]) -> nn.Module:
@@ -82,6 +113,7 @@ def from_architecture(description: dict[str, Any]) -> nn.Module:
         std=description["std"],
         num_classes=description["num_classes"],
         class_names=description["class_names"],
+        **{key: description.get(key, value) for key, value in _WHOLE.items()},
     )
     if description["reparameterized"]:
         model = reparameterise(model)

@@ -1,9 +1,10 @@
-"""Reading the user's weights: safetensors, plain state dicts, and timm's own training checkpoints."""
+"""Reading the user's weights: safetensors, plain state dicts, and the checkpoints of common training scripts."""
 
 from __future__ import annotations
 
 import argparse
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,39 @@ from torch import nn
 
 from autocompress.errors import UserError
 
-_NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+WRAPPERS = (*AVERAGED, "state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
 """Where training scripts keep weights; averaged ones first, as timm prefers them."""
-_WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes left by DistributedDataParallel and torch.compile."""
+_DEEPEST = 3
+"""So many wrappers are opened inside each other (``{"model": {"state_dict": ...}}``)."""
+_PREFIXES = ("module.", "_orig_mod.")
+"""Left by DistributedDataParallel and torch.compile, on any tensor."""
+_COMMON_PREFIXES = ("model.", "net.", "network.")
+"""Left by Lightning modules and the like, on all tensors."""
+_COUNTERS = ("n_averaged",)
+"""What torch.optim.swa_utils.AveragedModel adds to the weights."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights from a file, and the arguments that a timm training run stored beside them."""
+    """Weights from a file, and what a training run stored beside them.
+
+    Attributes:
+        path: of the file.
+        state: tensors by name.
+        args: arguments of the training run. Nothing is known of their types.
+        architecture: name of the network, where the file gives one.
+    """
 
     path: Path
     state: dict[str, torch.Tensor]
     args: dict[str, Any] = field(default_factory=dict)
+    architecture: str = ""
 
     def classes(self, classifier: tuple[str, ...]) -> int | None:
         """How many classes the weights of ``classifier`` have; None where it is not there."""
         weight = self._first(classifier)
-        return None if weight is None else weight.shape[0]
+        return None if weight is None or not weight.ndim else weight.shape[0]
 
     def channels(self, stem: tuple[str, ...]) -> int | None:
         """How many image channels the weights of ``stem`` read; None where it is not there."""
@@ -49,46 +65,97 @@ class Checkpoint:
             UserError: naming the first tensor whose shape differs, that is missing or that has no place.
         """
         own = model.state_dict()
+        if not any(name in own for name in self.state):
+            raise UserError(
+                f"{self.path}: none of its {len(self.state)} tensors has a name of the model's, the first is "
+                f"'{next(iter(self.state))}'",
+                self._hint("is it a checkpoint of this model?"),
+            )
         for name, tensor in own.items():
             if name in self.state and self.state[name].shape != tensor.shape:
                 raise UserError(
                     f"{self.path}: '{name}' has shape {tuple(self.state[name].shape)}, the model wants "
                     f"{tuple(tensor.shape)}",
-                    "give the model, model_args and data that it was trained with",
+                    self._hint("give the model, model_args and data that it was trained with"),
                 )
         # Counters of batch norm came later than some checkpoints; they do not touch the result.
         missing = [name for name in own if name not in self.state and not name.endswith("num_batches_tracked")]
         if missing:
-            raise UserError(f"{self.path} has no tensor '{missing[0]}'", "is it a checkpoint of this model?")
+            raise UserError(
+                f"{self.path} has no tensor '{missing[0]}'{_more(missing)}",
+                self._hint("is it a checkpoint of this model?"),
+            )
         unused = [name for name in self.state if name not in own]
         if unused:
             raise UserError(
-                f"{self.path}: the model has no place for '{unused[0]}'", "is it a checkpoint of this model?"
+                f"{self.path}: the model has no place for '{unused[0]}'{_more(unused)}",
+                self._hint("is it a checkpoint of this model?"),
             )
-        model.load_state_dict(self.state, strict=False)
+        try:
+            model.load_state_dict(self.state, strict=False)
+        except RuntimeError as error:  # sparse or quantized tensors
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(f"{self.path}: the weights cannot be copied: {reason}") from error
+
+    def _hint(self, otherwise: str) -> str:
+        return f"the file says that it is a '{self.architecture}'" if self.architecture else otherwise
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads ``path``: safetensors, or a file of torch.save with tensors and plain values only.
 
+    Weights may lie under the keys of ``WRAPPERS``; a wrapper without a tensor is passed over. Other fields of the file
+    are taken for what they are only after a check of their type.
+
     Raises:
         UserError: if the file is missing, broken, holds anything but data, or no weights.
     """
+    if path.is_dir():
+        raise UserError(
+            f"the checkpoint {path} is a folder",
+            f"give the file in it; for a folder of timm's: model: local-dir:{path}",
+        )
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
-    content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
-    args: dict[str, Any] = {}
-    if isinstance(content, dict):
-        stored = content.get("args")
-        args = vars(stored) if isinstance(stored, argparse.Namespace) else dict(stored or {})
-        nested = next((content[key] for key in _NESTED if isinstance(content.get(key), dict)), None)
-        content = content if nested is None else nested
-    state = {}
-    if isinstance(content, dict):
-        state = {_unwrapped(str(k)): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    content = _safetensors(path) if _is_safetensors(path) else _torch(path)
+    state = _state(content) if isinstance(content, Mapping) else {}
     if not state:
-        raise UserError(f"{path} holds no weights", "a state dict, or a checkpoint of timm's train.py, is understood")
-    return Checkpoint(path, state, args)
+        raise UserError(
+            f"{path} holds no weights", f"a state dict is understood, alone or under one of {', '.join(WRAPPERS)}"
+        )
+    assert isinstance(content, Mapping)
+    stored = content.get("args")
+    args = vars(stored) if isinstance(stored, argparse.Namespace) else stored
+    args = {str(key): value for key, value in args.items()} if isinstance(args, Mapping) else {}
+    name = next((value for value in (content.get("arch"), args.get("model")) if isinstance(value, str)), "")
+    return Checkpoint(path, _without_common_prefix(state), args, name[:80])
+
+
+def _state(content: Mapping[Any, Any], depth: int = 0) -> dict[str, torch.Tensor]:
+    """The tensors of the first wrapper that holds a network's, else those of ``content`` itself. An average that was
+    never filled (no tensors, or a counter alone) does not hide the weights beside it."""
+    inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)] if depth < _DEEPEST else []
+    own = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    found = [*(_state(inside, depth + 1) for inside in inner), own]
+    most = max(map(len, found))
+    state = next(tensors for tensors in found if 2 * len(tensors) >= most)
+    return {_unwrapped(name): tensor for name, tensor in state.items() if name not in _COUNTERS}
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content: files are renamed. A safetensors file begins with the length of its header, 8 bytes, and the header,
+    which is JSON."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    looks_so = len(start) == 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
+    return looks_so or (path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80")))
 
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -108,11 +175,18 @@ def _torch(path: Path) -> Any:
             f"{path} is no file of torch.save, or holds more than tensors and plain values, so it is not opened",
             "save the model's state_dict alone, best as safetensors",
         ) from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # a damaged or hostile file may raise anything
         raise UserError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
 
 def _unwrapped(name: str) -> str:
-    while name.startswith(_WRAPPERS):
+    while name.startswith(_PREFIXES):
         name = name.split(".", 1)[1]
     return name
+
+
+def _without_common_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    for prefix in _COMMON_PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {_unwrapped(name[len(prefix) :]): tensor for name, tensor in state.items()}
+    return state

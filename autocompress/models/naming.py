@@ -10,9 +10,16 @@ from typing import Any
 import timm
 
 from autocompress.errors import UserError, did_you_mean
+from autocompress.models.settings import all_checked
 
 HUB = ("hf-hub:", "hf_hub:")
 LOCAL = "local-dir:"
+_SETTINGS = {
+    **{key: key for key in ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")},
+    "test_input_size": "input_size",
+    "test_crop_pct": "crop_pct",
+}
+"""Fields of a configuration that say how images are prepared, and what each must be."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,35 @@ def _stored(name: str) -> Named:
         raise UserError(f"the model '{place}' cannot be had from {source}: {reason}", "check its name") from error
     if not timm.is_model(architecture):
         raise UserError(f"'{name}' is a '{architecture}', which timm does not have")
-    # What the file leaves out (first and last layer) holds for every model of the architecture.
-    known = named(architecture).cfg
-    return Named(architecture, {**known, **{k: v for k, v in cfg.items() if v is not None}}, dict(args or {}))
+    # Where the file names no first and last layer, those of the architecture hold. How images are prepared is a fact
+    # of the weights: there timm's own defaults hold, as in timm.
+    known = {key: value for key, value in named(architecture).cfg.items() if key not in _SETTINGS}
+    given = {key: value for key, value in cfg.items() if value is not None}
+    _check(name, given)
+    return Named(architecture, {**known, **given}, dict(args or {}))
+
+
+def _check(name: str, cfg: dict[str, Any]) -> None:
+    """Refuses a configuration, which may be a stranger's, whose fields are not what timm's are.
+
+    Raises:
+        UserError: naming the first such field.
+    """
+
+    for key, setting in _SETTINGS.items():
+        value = cfg.get(key)
+
+        def error(_setting: str, text: str, hint: str, key: str = key) -> UserError:
+            return UserError(f"the configuration of '{name}': '{key}' {text}", hint)
+
+        channels = len(value) if isinstance(value, list | tuple) else 3
+        if setting in (found := all_checked({setting: value}, channels, error)):
+            cfg[key] = found[setting]
+    for key in ("first_conv", "classifier"):
+        if not isinstance(names := cfg.get(key, ""), str | list | tuple) or not all(isinstance(n, str) for n in names):
+            raise UserError(f"the configuration of '{name}': '{key}' must name layers, not {names!r}")
+    if isinstance(count := cfg.get("num_classes", 0), bool) or not isinstance(count, int):
+        raise UserError(f"the configuration of '{name}': 'num_classes' must be a whole number, not {count!r}")
 
 
 def _names(value: str | tuple[str, ...] | list[str] | None) -> tuple[str, ...]:

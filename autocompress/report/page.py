@@ -69,6 +69,7 @@ def render(result: SearchResult) -> str:
         applied=plugins.get("applied") or [],
         refused=plugins.get("refused") or {},
         broken=plugins.get("broken") or {},
+        preprocessing=result.summary.get("preprocessing") or [],
         environment=view.flat(result.summary.get("environment")),
     )
 

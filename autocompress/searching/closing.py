@@ -16,6 +16,7 @@ import numpy as np
 from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE
 from autocompress.contract import Deployable, Manager, Measurement
 from autocompress.data import Splits, opened
+from autocompress.data.preprocessing import steps_of
 from autocompress.files import write_json
 from autocompress.report.intervals import paired_difference
 from autocompress.results import BASELINE, COLUMNS, FRONT_COLUMNS, STATUSES, SUMMARY_FILE, write_front, write_trials
@@ -183,6 +184,7 @@ class Closing:
                 "misses": sum(row.get("cache_misses", 0) for row in rows),
             },
             "images": {} if splits is None else {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
+            "preprocessing": [] if splits is None else steps_of(splits.info),
             "synthetic": _synthetic(splits),
             "notes": [] if splits is None else list(splits.notes),
             "baseline": _only(FRONT_COLUMNS, self.baseline),

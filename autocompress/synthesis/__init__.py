@@ -5,10 +5,11 @@ norms recorded and read; ``view`` and ``terms`` the summands of an objective; ``
 classes; ``sets`` transfer sets and their quality; ``sheet`` a picture of them.
 """
 
+from autocompress.models import data_info
 from autocompress.synthesis.budget import SynthesisBudget, balanced_labels, starting_noise
 from autocompress.synthesis.frozen import device_of, frozen
 from autocompress.synthesis.pixels import Objective, Optimised, optimise_pixels
-from autocompress.synthesis.sets import data_info, quality, teacher_logits, transfer_set
+from autocompress.synthesis.sets import quality, teacher_logits, transfer_set
 from autocompress.synthesis.settings import Phase, PixelSettings, learning_rate, pixel_bounds
 from autocompress.synthesis.sheet import contact_sheet
 from autocompress.synthesis.statistics import (

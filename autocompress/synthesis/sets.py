@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress import models
 from autocompress.contract import TransferSet
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.data.split import stratified
@@ -22,15 +21,6 @@ CALIBRATION_IMAGES = 1024
 """At most, as of a user's own data."""
 PAIRS_OF = 256
 """Diversity is measured among at most so many images."""
-
-
-def data_info(teacher: nn.Module) -> DataInfo:
-    """What the teacher's data are like: sizes, normalisation and classes, from :func:`models.architecture`."""
-    facts = models.architecture(teacher)
-    channels, height, width = (int(value) for value in facts["input_size"])
-    classes = int(facts["num_classes"])
-    names = tuple(facts["class_names"]) or tuple(str(number) for number in range(classes))
-    return DataInfo(classes, channels, (height, width), tuple(facts["mean"]), tuple(facts["std"]), names)
 
 
 def teacher_logits(teacher: nn.Module, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:

@@ -11,9 +11,10 @@ from autocompress import models
 from autocompress.contract import Context, DataSource, Params, Space, TransferSet
 from autocompress.errors import InvalidRecipe
 from autocompress.job import limits_of
+from autocompress.models import data_info
 from autocompress.synthesis.budget import SynthesisBudget, balanced_labels, starting_noise
 from autocompress.synthesis.pixels import Objective, Phase, PixelSettings, optimise_pixels
-from autocompress.synthesis.sets import data_info, teacher_logits, transfer_set
+from autocompress.synthesis.sets import teacher_logits, transfer_set
 from autocompress.synthesis.settings import pixel_bounds
 from autocompress.synthesis.statistics import norm_layers, reasons_against_statistics
 from autocompress.synthesis.terms import class_loss

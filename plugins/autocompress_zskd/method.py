@@ -10,9 +10,10 @@ from torch import nn
 
 from autocompress.contract import Context, DataSource, Params, Space, TransferSet
 from autocompress.errors import InvalidRecipe
+from autocompress.models import data_info
 from autocompress.synthesis.budget import SynthesisBudget
 from autocompress.synthesis.pixels import Phase, PixelSettings, optimise_pixels
-from autocompress.synthesis.sets import data_info, teacher_logits, transfer_set
+from autocompress.synthesis.sets import teacher_logits, transfer_set
 from autocompress.synthesis.terms import soft_target_loss
 from autocompress_zskd.head import head_weight
 from autocompress_zskd.sampling import all_soft_labels

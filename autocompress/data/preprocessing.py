@@ -1,0 +1,122 @@
+"""From a picture to the tensor that a network reads: resize, crop and normalise, as timm does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from autocompress.data.split import DataInfo
+
+CROP_MODES = ("center", "squash", "border")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+"""Names that ``timm.data.create_transform`` knows."""
+DEFAULT_CROP_PCT = 0.875
+"""Of pictures that vary in size, where neither the job nor the weights give one. It is timm's own default."""
+
+
+def evaluation(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
+    """timm's evaluation transform for ``info``: a picture to float32 ``(C, H, W)``, normalised."""
+    return _timm(info, normalize=True)
+
+
+def augmentation(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
+    """timm's training transform for ``info``: random resized crop, flip and colour jitter."""
+    from timm.data import create_transform
+
+    return create_transform(
+        info.input_size,
+        is_training=True,
+        mean=info.mean,
+        std=info.std,
+        scale=(0.5, 1.0),
+        color_jitter=0.2 if info.channels == 3 else 0.0,
+        interpolation=info.interpolation,
+        normalize=True,
+    )
+
+
+def resized(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
+    """uint8 images ``(N, C, h, w)`` resized and cropped as :func:`evaluation` does, still uint8.
+
+    Raises:
+        ValueError: if the images are not pictures of 1 or 3 channels.
+    """
+    if tuple(images.shape[2:]) == info.size and info.crop_pct == 1:
+        return images
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images of {images.shape[1]} channels cannot be resized as pictures")
+    change = _timm(info, normalize=False)
+    pictures = (Image.fromarray(_pixels(image)) for image in images)
+    made = [change(picture) for picture in pictures]
+    return torch.stack(made) if made else images.new_zeros((0, *info.input_size))
+
+
+def recoloured(images: torch.Tensor, channels: int) -> torch.Tensor:
+    """uint8 images ``(N, C, H, W)`` as grey (1) or colour (3), with Pillow's weights of the colours."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 1 and images.shape[1] == 3:
+        weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(1, 3, 1, 1)
+        return ((images.int() * weights).sum(1, keepdim=True).add(0x8000) >> 16).to(torch.uint8)
+    return images[:, :1].expand(-1, channels, -1, -1)
+
+
+def steps_of(info: DataInfo) -> list[str]:
+    """The steps of :func:`evaluation` in plain English, in order, so that a deployer can do them without timm."""
+    channels, (height, width) = info.channels, info.size
+    crop_pct, crop_mode, interpolation = info.crop_pct, info.crop_mode, info.interpolation
+    scaled = [math.floor(side / crop_pct) for side in (height, width)]
+    whole = "the whole picture" if crop_mode == "squash" else "keeping its aspect ratio,"
+    if crop_mode == "squash":
+        target = f"to {scaled[0]} x {scaled[1]} (height x width)"
+    elif crop_mode == "border":
+        target = f"until it just fits into {scaled[0]} x {scaled[1]} (height x width)"
+    elif scaled[0] == scaled[1]:
+        target = f"until its shorter side is {scaled[0]} pixels"
+    else:
+        target = f"until it just covers {scaled[0]} x {scaled[1]} (height x width)"
+    steps = [
+        f"convert the picture to {'RGB' if channels == 3 else 'grey (Pillow mode L)'}",
+        f"resize {whole} {target}, {interpolation}, with antialiasing (Pillow's resize)",
+    ]
+    if crop_mode == "border":
+        fill = ", ".join(str(round(255 * value)) for value in info.mean)
+        steps.append(f"crop or pad it to {height} x {width} around its centre, with {fill} as the colour of the border")
+    else:
+        steps.append(f"crop the centre, {height} x {width}")
+    return [
+        *steps,
+        "divide the values by 255",
+        f"subtract the mean ({_list(info.mean)}) and divide by the std ({_list(info.std)}) of each channel",
+        "order the axes as batch, channels, height, width; float32",
+    ]
+
+
+def _timm(info: DataInfo, *, normalize: bool) -> Any:
+    from timm.data import create_transform
+
+    return create_transform(
+        info.input_size,
+        is_training=False,
+        mean=info.mean,
+        std=info.std,
+        crop_pct=info.crop_pct,
+        crop_mode=info.crop_mode,
+        interpolation=info.interpolation,
+        normalize=normalize,
+    )
+
+
+def _pixels(image: torch.Tensor) -> np.ndarray:
+    """A uint8 image ``(C, H, W)`` of 1 or 3 channels as Pillow takes it."""
+    array = image.permute(1, 2, 0).contiguous().numpy()
+    return array[:, :, 0] if array.shape[2] == 1 else array
+
+
+def _list(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

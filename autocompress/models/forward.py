@@ -1,0 +1,79 @@
+"""One guarded forward pass: whether a network takes the images that it will be given, and answers with logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.errors import UserError
+
+_IMAGES = 2
+"""A batch norm in training mode needs more than one value a channel."""
+
+
+def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classes: int, name: str) -> None:
+    """Runs two images of noise through ``model``, in eval and in training mode; the model is left as it is.
+
+    Args:
+        model: as it was made, on the CPU.
+        input_size: (channels, height, width).
+        num_classes: how many logits an image must have.
+        name: of the model, for the error.
+
+    Raises:
+        UserError: if it cannot take such images, gives anything but one float tensor ``(N, num_classes)``, or logits
+            that are not finite.
+    """
+    images = torch.randn(_IMAGES, *input_size, generator=torch.Generator().manual_seed(0))
+    with _restored(model), torch.no_grad():
+        for training in (False, True):
+            answer = _answer(model.train(training), images, input_size, name)
+            _check_answer(answer, num_classes, name, "in training" if training else "")
+            if not training and not bool(answer.isfinite().all()):
+                raise UserError(
+                    f"'{name}' with these weights gives logits that are not finite numbers",
+                    "the weights are damaged, or belong to another network",
+                )
+
+
+def _answer(model: nn.Module, images: torch.Tensor, size: tuple[int, int, int], name: str) -> Any:
+    try:
+        return model(images)
+    except Exception as error:  # whatever a foreign forward raises
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        height_width = f"{size[1]} x {size[2]} pixels and {size[0]} channel{'s' if size[0] > 1 else ''}"
+        raise UserError(
+            f"'{name}' cannot take images of {height_width}: {reason}", "set input_size, or change model_args"
+        ) from error
+
+
+def _check_answer(answer: Any, num_classes: int, name: str, when: str) -> None:
+    wanted = f"one tensor of logits ({_IMAGES}, {num_classes}) is needed"
+    hint = "see model_args (aux_logits, global_pool, features_only and the like), or take another model"
+    gives = " ".join(filter(None, [f"'{name}' gives", when]))
+    if not isinstance(answer, torch.Tensor):
+        raise UserError(f"{gives} a {type(answer).__name__} where {wanted}", hint)
+    if tuple(answer.shape) != (_IMAGES, num_classes):
+        raise UserError(f"{gives} a tensor {tuple(answer.shape)} for {_IMAGES} images where {wanted}", hint)
+    if not answer.is_floating_point():
+        raise UserError(f"{gives} a tensor of {answer.dtype} where {wanted}", hint)
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Puts modes, buffers and the random state back: a pass in training mode moves running statistics."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for buffer, before in buffers:
+            if buffer.shape == before.shape:
+                buffer.data.copy_(before)

@@ -1,0 +1,17 @@
+"""Whether a model's numbers are numbers: what every baseline must pass before anything is built on it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def faulty_tensor(model: nn.Module) -> str:
+    """What is wrong with the first parameter or buffer that no working network has: values that are NaN or infinite, or
+    a running variance below 0. Empty where all are sound."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            what = "NaN" if bool(tensor.isnan().any()) else "infinite values"
+            return f"'{name}' holds {what}"
+        if name.rpartition(".")[2] == "running_var" and bool((tensor < 0).any()):
+            return f"'{name}' holds values below 0, and is a variance"
+    return ""
