@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -53,7 +54,7 @@ def open_picture(file: ImageFile, name: str, exif: bool = False) -> Image.Image:
     Raises:
         UserError: if it is no image, broken, or of a kind whose range of values is not known.
     """
-    with faults_of(name), Image.open(file) as image:
+    with faults_of(name), _opened(file) as stream, Image.open(stream) as image:
         image.load()
         turn = _turn(image) if exif else None
         upright = plain(image)
@@ -66,7 +67,7 @@ def check_picture(file: ImageFile, name: str, exif: bool = False) -> None:
     Raises:
         UserError: as :func:`open_picture`.
     """
-    with faults_of(name), Image.open(file) as image:
+    with faults_of(name), _opened(file) as stream, Image.open(stream) as image:
         image.draft(None, (1, 1))  # JPEG: all data is still read, an eighth of the pixels is computed
         image.load()
         if image.mode in ("I", "F"):
@@ -78,6 +79,17 @@ def check_picture(file: ImageFile, name: str, exif: bool = False) -> None:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What turns a loaded image upright. Pillow itself turns TIFF files when it loads them."""
     return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+@contextmanager
+def _opened(file: ImageFile) -> Iterator[IO[bytes]]:
+    """``file`` as an open file: given a path, Pillow 13 maps uncompressed files into memory and then mixes up the rows
+    of TIFF files that lie on their side."""
+    if isinstance(file, str | os.PathLike):
+        with Path(file).open("rb") as stream:
+            yield stream
+    else:
+        yield file
 
 
 @contextmanager
