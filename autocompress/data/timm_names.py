@@ -22,6 +22,8 @@ log = logging.getLogger("autocompress")
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
 FOLDERS = ("torch/image_folder", "torch/folder")
 """torchvision's ImageFolder, which is ``folder:`` by another name."""
+READ_AS_IT_IS = ("torch/", "wds/")
+"""Where the folder after ``@`` holds the data. Elsewhere it is the library's cache, which it makes itself."""
 DEFAULT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 UNKNOWN_SPLIT = re.compile(r"(unknown|bad|no) split|split \S+ not found", re.IGNORECASE)
 """How the libraries say that a data set lacks a split."""
@@ -47,6 +49,8 @@ class TimmNames(DatasetProvider):
             if not root:
                 raise UserError(f"'{spec}' names no folder", f"write {name}@FOLDER, or folder:PATH")
             return Folder().open(FOLDER + root, options)
+        if root and name.lower().startswith(READ_AS_IT_IS) and not Path(root).expanduser().exists():
+            raise UserError(f"'{spec}': there is no folder {root}")
         names = _split_names(name)
         parts: dict[str, Named] = {}
         if options.train:
@@ -122,8 +126,6 @@ def _try(spec: str, split: str, exif: bool) -> Named | Exception:
     from timm.data import create_dataset
 
     name, _, root = spec.partition("@")
-    if root and not Path(root).expanduser().exists():
-        raise UserError(f"'{spec}': there is no folder {root}")
     folder = str(Path(root).expanduser()) if root else str(cache_folder() / "data" / name.replace("/", "-"))
     try:
         # A root that the user names is read as it is; only our own folder is filled. tfds gives arrays unless it is
