@@ -26,9 +26,9 @@ from autocompress.devices.machine import machine
 from autocompress.files import write_json
 from autocompress.graph import UntraceableModel, facts
 from autocompress.models.architecture import reparameterise
-from autocompress_scop.couplings import couplings
-from autocompress_scop.removal import masked, remove
-from autocompress_scop.verifying import randomise, settle
+from autocompress.pruning.couplings import couplings
+from autocompress.pruning.removal import masked, remove
+from autocompress.pruning.verifying import randomise, settle
 
 TOLERANCE = 1e-5
 VISIBLE = 1e-4

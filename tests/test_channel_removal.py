@@ -21,11 +21,11 @@ from torch import nn
 
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import UntraceableModel, facts
+from autocompress.pruning.coupling import Coupling, counts
+from autocompress.pruning.couplings import couplings
+from autocompress.pruning.removal import Scatter, ScatteredNorm, masked, remove
+from autocompress.pruning.verifying import randomise, settle
 from autocompress_ghost.module import GhostConv2d, GhostSpec
-from autocompress_scop.coupling import Coupling, counts
-from autocompress_scop.couplings import couplings
-from autocompress_scop.removal import Scatter, ScatteredNorm, masked, remove
-from autocompress_scop.verifying import randomise, settle
 
 Size = tuple[int, int, int]
 IMAGE = (3, 32, 32)

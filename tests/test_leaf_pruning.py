@@ -15,13 +15,13 @@ from autocompress.compression.recipe import Recipe
 from autocompress.compression.store import Store
 from autocompress.contract import LayerSpec
 from autocompress.graph import facts
+from autocompress.pruning.coupling import Coupling
+from autocompress.pruning.couplings import couplings
+from autocompress.pruning.removal import masked, remove
 from autocompress.testing import example_context, example_model
 from autocompress_adder.layer import AdderConv2d
 from autocompress_adder.spec import AdderSpec
-from autocompress_scop.coupling import Coupling
-from autocompress_scop.couplings import couplings
 from autocompress_scop.method import Scop
-from autocompress_scop.removal import masked, remove
 from autocompress_scop.scores import of_coupling
 
 SIZE = (3, 8, 8)

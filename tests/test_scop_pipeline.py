@@ -14,7 +14,7 @@ from autocompress.compression.workbench import Workbench
 from autocompress.contract import Value
 from autocompress.export import check_agreement, operator_histogram
 from autocompress.job import load_job
-from autocompress_scop.removal import Scatter
+from autocompress.pruning.removal import Scatter
 
 RULES = {"scop": "default", "recover": "default", "bits": "default", "quantize": "default"}
 

@@ -14,14 +14,14 @@ from torch_pruning.dependency.index_mapping import _FlattenIndexMapping
 
 from autocompress.compression.recipe import Replay
 from autocompress.contract import Params, Space
+from autocompress.pruning import couplings as judging
+from autocompress.pruning.coupling import Coupling, Part
+from autocompress.pruning.structure import structure
 from autocompress.testing import example_context, example_job
 from autocompress_ghost.module import GhostConv2d, GhostSpec
-from autocompress_scop import couplings as judging
 from autocompress_scop.control import ScaleSettings
-from autocompress_scop.coupling import Coupling, Part
 from autocompress_scop.method import Scop
 from autocompress_scop.scoring import ScoreSettings
-from autocompress_scop.structure import structure
 
 SIZE = (3, 8, 8)
 CHEAP = ScoreSettings(criteria=("magnitude",))

@@ -19,7 +19,7 @@ from autocompress.compression.transfer import user_data
 from autocompress.contract import Context, Params, Space, TransferSet
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import facts
-from autocompress_scop.couplings import couplings
+from autocompress.pruning.couplings import couplings
 from autocompress_scop.method import LEAST_IMAGES, RECALIBRATION_PIXELS, Scop
 from shared.trained import Trained
 

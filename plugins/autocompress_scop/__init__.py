@@ -1,16 +1,12 @@
 """SCOP as a plugin: channels that do no better than a knockoff control are removed. Tang et al., NeurIPS 2020,
 arXiv 2010.10732.
 
-Rooms of the removal: ``coupling`` which channels must live or die together, and how many of them; ``dependencies``
-finding them with torch-pruning's dependency graph; ``attention`` whole heads of them; ``verifying`` measuring that a
-removal leaves the function alone; ``slicing`` one layer, fewer channels; ``masking`` zeros in place of removal;
-``removal`` the whole network.
+What can be removed, and how, is the engine's: ``autocompress.pruning``.
 
-Rooms of the scoring: ``knockoffs`` the control group, with ``knockoffs_gaussian`` and ``knockoffs_gan``; ``control``
+Rooms: ``knockoffs`` the control group, with ``knockoffs_gaussian`` and ``knockoffs_gan``; ``control``
 the control scales; ``scores`` importance and rankings; ``scoring`` all of it, once for a baseline; ``asked`` how, as a
-recipe says it; ``rescoring`` what a substituted network needs first.
-
-``widths`` how many channels stay; ``method`` the transform with its space.
+recipe says it; ``rescoring`` what a substituted network needs first; ``widths`` how many channels stay; ``method`` the
+transform with its space.
 """
 
 from __future__ import annotations

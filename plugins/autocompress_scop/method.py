@@ -14,14 +14,14 @@ from autocompress.contract import Context, LayerSpec, Params, Plan, Space, Stage
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
 from autocompress.graph import UntraceableModel
+from autocompress.pruning.coupling import MODES, Coupling
+from autocompress.pruning.couplings import Judged, couplings, judged
+from autocompress.pruning.removal import remove
+from autocompress.pruning.structure import structure
 from autocompress_scop.asked import said, score_space, settings_of
-from autocompress_scop.coupling import MODES, Coupling
-from autocompress_scop.couplings import Judged, couplings, judged
-from autocompress_scop.removal import remove
 from autocompress_scop.rescoring import breathing, is_substituted, recovered
 from autocompress_scop.scores import Scores, of_coupling, pairs_of
 from autocompress_scop.scoring import ScoreSettings, prepared
-from autocompress_scop.structure import structure
 from autocompress_scop.widths import coupling_rate, kept, layer_rates, reject_nothing
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from autocompress.contract import TransferSet
+from autocompress.pruning.coupling import Coupling
 from autocompress_scop import control, knockoffs
 from autocompress_scop.control import ScaleSettings
-from autocompress_scop.coupling import Coupling
 from autocompress_scop.scores import CRITERIA, Scores, from_weights, gamma_of, importance, normalised, of_coupling
 
 Progress = Callable[..., None]

@@ -20,8 +20,8 @@ from torch_pruning.pruner.function import BasePruningFunc
 from autocompress.contract import LayerSpec
 from autocompress.graph import UntraceableModel
 from autocompress.graph.shapes import blank_images
-from autocompress_scop.coupling import Index, Part
-from autocompress_scop.slicing import NORMS, Refused, is_depthwise
+from autocompress.pruning.coupling import Index, Part
+from autocompress.pruning.slicing import NORMS, Refused, is_depthwise
 
 TANGLED = 256
 """Indices of one layer that a channel may be tied to, on average; a map of 16 x 16 flattened into a linear layer has as

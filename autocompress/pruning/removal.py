@@ -12,17 +12,17 @@ from autocompress.contract import LayerSpec
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import evaluating
 from autocompress.graph.shapes import blank_images
-from autocompress_scop.attention import set_heads
-from autocompress_scop.coupling import Coupling
-from autocompress_scop.couplings import couplings as find_couplings
-from autocompress_scop.dependencies import pruners_of
-from autocompress_scop.masking import Keep, masked_copy
-from autocompress_scop.slicing import Refused, slice_layer, slice_parameter
+from autocompress.pruning.attention import set_heads
+from autocompress.pruning.coupling import Coupling
+from autocompress.pruning.couplings import couplings as find_couplings
+from autocompress.pruning.dependencies import pruners_of
+from autocompress.pruning.masking import Keep, masked_copy
+from autocompress.pruning.slicing import Refused, slice_layer, slice_parameter
 
 
 class Scatter(nn.Module):
     """Puts k channels back among ``width``: zeros, with the input added at the kept indices. What is then added to a
-    residual stream r is r.index_add(1, keep, x), the form of the digest's section 8, rule 2.
+    residual stream r is r.index_add(1, keep, x), as in SCOP's official code.
 
     Input ``(N, k, H, W)``, output ``(N, width, H, W)``, same dtype.
     """

@@ -16,8 +16,10 @@ _ROUNDING = 1e-9
 
 
 def counts(width: int, rate: float, multiple: int = 1) -> int:
-    """How many of ``width`` channels stay: floor(rate * width) are dropped (digest, section 5), less what makes those
-    that stay a multiple of ``multiple``.
+    """How many of ``width`` channels stay.
+
+    floor(rate * width) are dropped (SCOP, Tang et al., NeurIPS 2020), or fewer, so that those that stay are a multiple
+    of ``multiple``.
 
     Args:
         width: M, at least 1.

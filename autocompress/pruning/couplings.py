@@ -1,4 +1,4 @@
-"""Which channels of a network may be removed in a mode, and why the others may not (digest, section 8)."""
+"""Which channels of a network may be removed in a mode, and why the others may not."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 
 from autocompress.contract import LayerSpec
 from autocompress.graph import LayerFacts, facts
-from autocompress_scop.attention import UNREADABLE, head_parts, is_attention
-from autocompress_scop.coupling import MODES, Coupling, Part
-from autocompress_scop.dependencies import Found, Whole, find, pruners_of
-from autocompress_scop.slicing import STANDARDISING, is_depthwise
-from autocompress_scop.verifying import verified
+from autocompress.pruning.attention import UNREADABLE, head_parts, is_attention
+from autocompress.pruning.coupling import MODES, Coupling, Part
+from autocompress.pruning.dependencies import Found, Whole, find, pruners_of
+from autocompress.pruning.slicing import STANDARDISING, is_depthwise
+from autocompress.pruning.verifying import verified
 
 Judged = tuple[list[Coupling], Mapping[str, LayerFacts]]
 """Every coupling of a network before a mode is chosen and anything is measured, and facts about its layers."""

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from autocompress.graph import evaluating
-from autocompress_scop.coupling import Coupling
-from autocompress_scop.masking import mask_inputs, mask_outputs
-from autocompress_scop.slicing import NORMS
+from autocompress.pruning.coupling import Coupling
+from autocompress.pruning.masking import mask_inputs, mask_outputs
+from autocompress.pruning.slicing import NORMS
 
 TOLERANCE = 1e-9
 """Largest difference relative to the largest output. Rounding of float64 stays below 1e-11 through 200 layers."""
@@ -111,7 +111,7 @@ class _Trial:
         return seen
 
     def _compare(self, couplings: Sequence[Coupling], mask: Callable[..., list[Any]], sentence: str) -> str:
-        from autocompress_scop.removal import slice_channels
+        from autocompress.pruning.removal import slice_channels
 
         keep = {coupling.name: self._keep(coupling) for coupling in couplings}
         handles = mask(self.model, couplings, keep)
