@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
 
 from autocompress.errors import UserError
@@ -76,14 +78,51 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def canonical_json(value: Any) -> str:
-    """The one spelling of a JSON value: sorted keys, no blanks. Equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    """The one spelling of a JSON value: sorted keys, no blanks. Equal values give equal text.
+
+    numpy scalars count as the Python numbers that they hold, and tuples as lists.
+
+    Raises:
+        TypeError: if ``value`` cannot be written as JSON: a tensor, an array, a set, a path, a mapping key that is not
+            text, or a number that is not finite. A shortened or changing text in its place would give wrong keys.
+    """
+    return json.dumps(_plain(value, ""), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(*values: Any) -> str:
-    """A 128-bit hexadecimal content key of JSON values (and ``bytes``), independent of the process."""
+    """A 128-bit hexadecimal content key of JSON values (and ``bytes``), independent of the process.
+
+    Each value goes in with its kind and length, so that no two lists of values look alike.
+
+    Raises:
+        TypeError: as :func:`canonical_json`.
+    """
     hasher = blake2b(digest_size=16)
     for value in values:
-        hasher.update(value if isinstance(value, bytes) else canonical_json(value).encode())
-        hasher.update(b"\x00")
+        kind, content = (b"b", value) if isinstance(value, bytes) else (b"j", canonical_json(value).encode())
+        hasher.update(kind + len(content).to_bytes(8, "big"))
+        hasher.update(content)
     return hasher.hexdigest()
+
+
+def _plain(value: Any, where: str) -> Any:
+    """``value`` in Python's own JSON types; ``where`` is its place, for the error."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value + 0.0  # -0.0 equals 0.0, and has another text
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"a content key cannot hold the mapping key {key!r}{_at(where)}: it is not text")
+        return {key: _plain(item, f"{where}.{key}" if where else key) for key, item in value.items()}
+    what = repr(value) if isinstance(value, float) else f"a {type(value).__module__}.{type(value).__qualname__}"
+    raise TypeError(f"a content key cannot hold {what}{_at(where)}: it cannot be written as JSON")
+
+
+def _at(where: str) -> str:
+    return f" at '{where}'" if where else ""

@@ -15,7 +15,7 @@ from typing import Any
 
 from autocompress import data, models
 from autocompress.compression.evaluation import evaluate
-from autocompress.compression.store import versions
+from autocompress.compression.keys import versions
 from autocompress.compression.trainer import baseline_settings, train
 from autocompress.files import write_json
 from autocompress.job import load_job

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compression.training import half_precision
+from autocompress.compression.keys import half_precision
 from autocompress.contract import FakeQuantizer, TensorSpec
 from autocompress.quantization import QuantizedNetwork, calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
@@ -151,4 +151,4 @@ def test_emulated_bfloat16_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert half_precision(torch.device("cuda")) == torch.float16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert half_precision(torch.device("cuda")) == torch.bfloat16
-    assert half_precision(torch.device("cpu")) == torch.float16
+    assert half_precision(torch.device("cpu")) is None

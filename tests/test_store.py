@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,3 +108,56 @@ def test_a_digest_depends_on_content_only() -> None:
     assert digest({"a": 1, "b": [2]}, "x") == digest({"b": [2], "a": 1}, "x")
     assert digest("ab", "c") != digest("a", "bc")
     assert digest({"a": 1}) != digest({"a": 1.5})
+    assert digest({"a": (1, 2)}) == digest({"a": [1, 2]})
+    assert digest(0.0) == digest(-0.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["ab", "c"], ["a", "bc"]),
+        (["a"], ["a", None]),
+        ([], [None]),
+        ([[1, 2]], [1, 2]),
+        (["1"], [1]),
+        ([b"1"], [1]),
+        ([b'"a"'], ["a"]),
+        ([b"x\x00", b"y"], [b"x", b"\x00y"]),
+        ([b"x\x00y"], [b"x", b"y"]),
+        ([b"", b"a"], [b"a", b""]),
+        ([True], [1]),
+        (["None"], [None]),
+    ],
+)
+def test_different_values_have_different_digests(one: list[Any], other: list[Any]) -> None:
+    assert digest(*one) != digest(*other)
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (torch.zeros(2000), "Tensor"),
+        ({"state": [1, {"weights": torch.zeros(3)}]}, r"state\[1\].weights"),
+        ({"scores": np.zeros(2000)}, "ndarray"),
+        ({"rate": float("nan")}, "nan at 'rate'"),
+        ([1.0, float("inf")], "inf"),
+        (np.float32("nan"), "nan"),
+        ({"names": {"a", "b"}}, "set"),
+        ({1: "a"}, "mapping key 1"),
+        ({"home": Path("x")}, "Path"),
+        ({"raw": b"x"}, "bytes"),
+        (torch.float32, "dtype"),
+        (object(), "object"),
+        (1j, "complex"),
+    ],
+)
+def test_what_is_not_json_is_refused_by_name(value: Any, where: str) -> None:
+    """A tensor's text is shortened, and an object's holds its address: both would give wrong keys."""
+    with pytest.raises(TypeError, match=where):
+        digest("key", value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    theirs = {"a": np.int64(3), "b": np.float64(0.5), "c": np.bool_(True)}
+    assert digest(theirs) == digest({"a": 3, "b": 0.5, "c": True})
+    assert digest(np.float32(0.1)) == digest(float(np.float32(0.1))) != digest(0.1)

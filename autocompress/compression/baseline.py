@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+import onnx
 import onnxscript
 import torch
 from torch import nn
 
 from autocompress import models
 from autocompress.compression.artifact import metadata, score
-from autocompress.compression.store import Store, versions
+from autocompress.compression.keys import scored_with, versions
+from autocompress.compression.store import Store
 from autocompress.contract import Deployable, Device
 from autocompress.data import Splits
 from autocompress.export import OPSET, export
@@ -51,8 +51,10 @@ class Baseline:
 def weights_key(model: nn.Module) -> str:
     """Content key of a model's architecture and weights."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.state_dict().items())}
-    parts = [part for name, tensor in state.items() for part in (name.encode(), tensor.view(-1).numpy().tobytes())]
-    return digest(models.architecture(model), *parts)
+    about = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in state.items()]
+    # As bytes: numpy has no bfloat16.
+    contents = (tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in state.values())
+    return digest(models.architecture(model), about, *contents)
 
 
 def teacher_key(model: nn.Module) -> str:
@@ -66,7 +68,7 @@ def measure_baseline(
     """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation, unless both are kept."""
     own_key = teacher_key(model)
     # Another exporter may write a faster file: the baseline must gain from it as every candidate does.
-    key = digest(own_key, OPSET, importlib.metadata.version("autocompress"), onnxscript.__version__)
+    key = digest(own_key, OPSET, onnx.__version__, onnxscript.__version__)
     file = folder / f"{key}.onnx"
     if not file.exists():
         with atomic(file) as temporary:
@@ -74,7 +76,7 @@ def measure_baseline(
     size = models.input_size(model)
     network = facts(model, size)
     deployable = Deployable(file, size, operator_counts(model, size))
-    scored = digest("baseline accuracy", key, splits.val.digest, device.name, onnxruntime.__version__)
+    scored = digest("baseline accuracy", key, splits.val.digest, scored_with(device, config))
     found = store.get(scored) if store.has(scored) else None
     if found is None:
         correct = score(device, deployable, splits.val, config)

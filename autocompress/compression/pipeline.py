@@ -14,9 +14,10 @@ from torch import fx, nn
 
 from autocompress import models
 from autocompress.compression import precision, qat, recover
+from autocompress.compression.keys import computed_with
 from autocompress.compression.recipe import Recipe
 from autocompress.compression.sources import Sources
-from autocompress.compression.store import Store, pack, unpack, versions
+from autocompress.compression.store import Store, pack, unpack
 from autocompress.contract import (
     Callback,
     Context,
@@ -194,7 +195,8 @@ class Pipeline:
         transfer = self.transfer_set(recipe)
         # Of a source that adapts, the images that recovery begins with are only a part.
         more = [] if recipe.source is None or self.sources is None else self.sources.adapting(recipe.source)
-        return digest(self.baseline_key, transfer.digest if transfer else None, self.seed, versions(), *more)
+        images = transfer.digest if transfer else None
+        return digest(self.baseline_key, images, self.seed, computed_with(self.device), *more)
 
     def transfer_set(
         self,
@@ -297,7 +299,7 @@ class Pipeline:
         images = context.transfer or self.transfer
         transfer = images.digest if images else None
         made_by = [method.name, method.version, *([shared] if shared else [])]
-        key = digest("prepared", *made_by, self.baseline_key, transfer, self.seed, versions())
+        key = digest("prepared", *made_by, self.baseline_key, transfer, self.seed, computed_with(self.device))
         if key not in self._states:
             found = self.store.get(key) if self.store.has(key) else None
             if found is None:

@@ -15,11 +15,12 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import precision
+from autocompress.compression.keys import computed_with
 from autocompress.compression.pipeline import layer_specs, leaves
 from autocompress.compression.recipe import GroupBits, Recipe
 from autocompress.compression.sensitivity import Sensitivity, Setting, Width
 from autocompress.compression.slots import Slot, SlotRunner
-from autocompress.compression.store import Store, versions
+from autocompress.compression.store import Store
 from autocompress.contract import Context, FakeQuantizer, Hardened, Quantizer, TensorSpec
 from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
@@ -54,7 +55,7 @@ def kept(
     assert context.transfer is not None
     used = {name: [setting.methods[name].version, params] for name, params in setting.params.items()}
     about = [context.transfer.digest, context.seed, setting.granularity, used, [asdict(width) for width in widths]]
-    key = digest("sensitivity", VERSION, model_key, versions(), *about)
+    key = digest("sensitivity", VERSION, model_key, computed_with(context.device), *about)
     found = store.get(key) if store.has(key) else None
     if found is not None:
         return [Sensitivity(**row) for row in found[1]["rows"]]

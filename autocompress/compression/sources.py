@@ -13,7 +13,8 @@ from torch import nn
 
 from autocompress import models, watchdog
 from autocompress.compression.evaluation import logits
-from autocompress.compression.store import Store, pack, unpack, versions
+from autocompress.compression.keys import computed_with
+from autocompress.compression.store import Store, pack, unpack
 from autocompress.contract import Context, DataSource, Params, TransferSet
 from autocompress.data import DataInfo, Split, TensorSplit
 from autocompress.errors import TrialFailed
@@ -87,7 +88,7 @@ class Sources:
         seed = self.seed if seed is None else seed
         params = self.methods[name].without_student(params)
         about = [name, self.methods[name].version, params, images, seed]
-        key = digest("transfer set", VERSION, self.teacher_key, about, versions())
+        key = digest("transfer set", VERSION, self.teacher_key, about, computed_with(self.device))
         if (known := self._sets.pop(key, None)) is None:
             if (found := self._found(key)) is None:
                 found = self._kept(
@@ -181,7 +182,7 @@ class Sources:
         share = min(self._share, *(len(part) for part in parts))
         images = torch.cat([_images(part.subset(share, self.seed)) for part in parts])
         unlabelled = TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), info)
-        key = digest("held out", VERSION, self.teacher_key, unlabelled.digest, versions())
+        key = digest("held out", VERSION, self.teacher_key, unlabelled.digest, computed_with(self.device))
         if (found := self.store.get(key) if self.store.has(key) else None) is None:
             answers = logits(copy.deepcopy(self.teacher), unlabelled, self.device).argmax(1)
             self.store.put(key, {"labels": answers}, {})

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import timm
 import torch
 
 from autocompress.files import atomic_folder, cache_folder
@@ -116,11 +115,6 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
     # Clones: safetensors refuses tensors that share memory (tied weights).
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     safetensors.torch.save_file(own, file)
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that decide what a stage computes: part of every key."""
-    return {"torch": torch.__version__, "timm": timm.__version__}
 
 
 def pack(state: Any, tensors: dict[str, torch.Tensor] | None = None) -> tuple[dict[str, torch.Tensor], Any]:

@@ -15,8 +15,9 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression.evaluation import evaluate, logits, recalibrate_batch_norm
+from autocompress.compression.keys import computed_with
 from autocompress.compression.losses import SoftTargets
-from autocompress.compression.store import save_tensors, versions
+from autocompress.compression.store import save_tensors
 from autocompress.compression.training import Progress, Training, TrainResult, TrainSettings
 from autocompress.data import Split, Splits
 from autocompress.errors import UserError
@@ -75,7 +76,8 @@ def train_baseline(
     """Trains ``model`` with the job's baseline settings, or loads it where the same was trained before. The result is
     in eval mode, on the CPU, and reparameterised where timm can.
 
-    Kept in the cache folder under what decides the result: architecture, training images, settings, seed, versions.
+    Kept in the cache folder under what decides the result: architecture, training images, settings, seed, library
+    versions, the kind of device and its precision.
 
     Raises:
         UserError: if there are no images to train on.
@@ -83,7 +85,8 @@ def train_baseline(
     settings = baseline_settings(job)
     weights = "pretrained" if job.pretrained else "random"
     silenced = [] if job.pretrained else models.silence_residual_branches(model)
-    made_with = [*versions().values(), VERSION, *silenced]
+    device = device or default_device()
+    made_with = [computed_with(device), VERSION, silenced]
     key = digest(models.architecture(model), weights, splits.train.digest, asdict(settings), job.seed, made_with)
     path = cache_folder() / "baselines" / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
     if not _loaded(model, path):
@@ -94,7 +97,7 @@ def train_baseline(
             model,
             splits.train,
             settings,
-            device=device or default_device(),
+            device=device,
             seed=job.seed,
             progress=progress,
             pause=pause,

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.compression.evaluation import device_of
+from autocompress.compression.keys import half_precision
 from autocompress.compression.losses import Answers, SoftTargets, answers_of, distillation
 from autocompress.compression.optimizing import (
     Schedule,
@@ -130,7 +131,7 @@ class Training:
         self._lrs = [group["lr"] for group in self.optimizer.param_groups]
         self._factor = schedule(settings.schedule, self.total_steps)
         self._half = half_precision(self.device)
-        scales = self.device.type == "cuda" and self._half is torch.float16
+        scales = self._half is torch.float16
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
 
     @property
@@ -222,7 +223,7 @@ class Training:
             callback.before_step(self.model, self.step)
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self._half) if self.device.type == "cuda" else nullcontext():
+        with nullcontext() if self._half is None else torch.autocast(self.device.type, self._half):
             answers = self._answers(images, positions)
             outputs = self.model(images)
         hard = labels.to(self.device) if self.labelled else None
@@ -259,13 +260,6 @@ class Training:
             if self._are_probabilities:
                 return Answers(found.clamp_min(1e-8).log(), self.soft_targets.temperature)
         return None if found is None else answers_of(found, temperature)
-
-
-def half_precision(device: torch.device) -> torch.dtype:
-    """The 16-bit type of mixed precision on ``device``: bfloat16 on GPUs that compute in it, else float16. Older GPUs
-    (T4, V100) emulate bfloat16, slower than float32."""
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float16
 
 
 def _check_finite(loss: float, step: int) -> None:

@@ -42,8 +42,9 @@ class TensorSplit(Split):
 
     @cached_property
     def digest(self) -> str:
-        raw = self.images.contiguous().numpy().tobytes()
-        return digest(raw, self._labels.tolist(), list(self.images.shape), self.info.preprocessing)
+        images = self.images.contiguous()
+        about = [str(images.dtype), list(images.shape), self.info.preprocessing]
+        return digest(images.numpy().tobytes(), self._labels.tolist(), *about)
 
     def take(self, indices: torch.Tensor) -> Self:
         return type(self)(self.images[indices], self._labels[indices], self.info)

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from autocompress import data, models
+from autocompress.compression.keys import versions
 from autocompress.compression.recipe import Recipe, Replay
-from autocompress.compression.store import versions
 from autocompress.compression.trainer import default_device, train_baseline
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Parameter, Value, manager

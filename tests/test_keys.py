@@ -1,0 +1,105 @@
+"""Content keys hold all that decides a result: equal keys, equal content."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from autocompress import runtime
+from autocompress.compression import keys
+from autocompress.compression.baseline import measure_baseline, weights_key
+from autocompress.compression.keys import computed_with, measured_with, scored_with, versions
+from autocompress.compression.store import Store
+from autocompress.contract import Deployable, manager
+from autocompress.data import DataInfo, Splits, TensorSplit
+from autocompress.devices import OnnxRuntimeCpu
+from autocompress.files import digest
+from autocompress.job import DeviceConfig
+from autocompress.testing import example_model
+
+MACHINE = keys.machine()
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+class Counting(OnnxRuntimeCpu):
+    """Counts how often files are scored."""
+
+    scored = 0
+
+    def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
+        self.scored += 1
+        return super().predict(deployable, images, config)
+
+
+def test_the_kind_of_device_and_its_precision_are_in_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    new = computed_with(CUDA)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    old = computed_with(CUDA)
+    assert len({digest(found) for found in (computed_with(CPU), new, old)}) == 3
+    assert (computed_with(CPU)["precision"], new["precision"]) == ("float32", "torch.bfloat16 mixed")
+
+
+def test_our_own_version_is_in_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = computed_with(CPU)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0" if name == "autocompress" else "1")
+    assert digest(computed_with(CPU)) != digest(before)
+    assert set(versions()) >= {"autocompress", "torch", "torchvision", "timm", "numpy"}
+
+
+@pytest.mark.parametrize("changed", ["runtime", "option", "processor", "features", "threads"])
+def test_all_that_a_runtime_depends_on_is_in_its_keys(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, config = OnnxRuntimeCpu(), DeviceConfig()
+    before = digest(measured_with(device, config)), digest(scored_with(device, config))
+    if changed == "runtime":
+        monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
+    elif changed == "option":
+        monkeypatch.setattr(keys, "session_config", lambda: runtime.EXACT)
+    elif changed == "threads":
+        config = DeviceConfig(threads=2)
+    else:
+        monkeypatch.setattr(keys, "machine", lambda: {**MACHINE, changed: "another"})
+    after = digest(measured_with(device, config)), digest(scored_with(device, config))
+    assert all(a != b for a, b in zip(before, after, strict=True))
+
+
+def test_a_cost_model_s_figures_do_not_depend_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, config = manager().device("cost-model:bitops"), DeviceConfig(name="cost-model:bitops")
+    before = measured_with(device, config)
+    monkeypatch.setattr(keys, "machine", lambda: {**MACHINE, "processor": "another"})
+    assert measured_with(device, config) == before
+
+
+def test_a_baseline_is_scored_again_where_the_runtime_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, device, store = example_model(), Counting(), Store(tmp_path / "store")
+    info = DataInfo(10, 3, (32, 32), (0.5,) * 3, (0.5,) * 3, tuple("abcdefghij"))
+    split = TensorSplit(torch.randn(8, 3, 32, 32), torch.arange(8), info)
+    splits = Splits(split, split, split, info)
+
+    def measured() -> int:
+        measure_baseline(model, splits, device, DeviceConfig(), store, tmp_path)
+        return device.scored
+
+    assert (measured(), measured()) == (1, 1)
+    monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
+    assert measured() == 2
+
+
+def test_a_weight_s_shape_and_type_are_in_its_key() -> None:
+    def named(weight: torch.Tensor) -> nn.Module:
+        model = example_model()
+        model.register_buffer("extra", weight)
+        return model
+
+    one = torch.arange(6, dtype=torch.float32)
+    others = one.reshape(2, 3), one.reshape(3, 2), one.view(torch.int32)
+    assert len({weights_key(named(weight)) for weight in (one, *others)}) == 4
+    weights_key(named(one.bfloat16()))
