@@ -20,11 +20,12 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The user's cache folder of this test session, for every process that tests start."""
+    """The cache folder and the machine's locks of this test session, for every process that tests start."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["AUTOCOMPRESS_CACHE"] = str(folder)
+    os.environ["AUTOCOMPRESS_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
     yield folder
-    del os.environ["AUTOCOMPRESS_CACHE"]
+    del os.environ["AUTOCOMPRESS_CACHE"], os.environ["AUTOCOMPRESS_LOCKS"]
 
 
 @pytest.fixture(autouse=True)

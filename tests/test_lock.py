@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.devices import lock as lock_module
 from autocompress.devices.lock import MachineLock
+from autocompress.locks import machine_files
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no flock")
 
@@ -77,9 +77,11 @@ def start(tmp_path: Path, log: Log) -> Iterator[Start]:
     """Starts a script in a process of its own; all are killed at the end."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def begin(script: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", START + script, str(tmp_path), str(log.path), *arguments]
-        running.append(subprocess.Popen(command, start_new_session=True))
+    def begin(script: str, *arguments: str, refused: bool = False) -> subprocess.Popen[bytes]:
+        script = ("import refusing; refusing.install()\n" if refused else "") + START + script
+        command = [sys.executable, "-c", script, str(tmp_path), str(log.path), *arguments]
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        running.append(subprocess.Popen(command, start_new_session=True, env={**os.environ, "PYTHONPATH": path}))
         return running[-1]
 
     yield begin
@@ -200,13 +202,24 @@ def test_an_error_frees_the_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_without_flock_a_warning_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(lock_module, "fcntl", None)
+def test_it_holds_where_flock_is_refused(start: Start, log: Log, tmp_path: Path) -> None:
+    """By leases: a measurement is alone, and a training steps aside for it."""
+    start(TRAIN, refused=True)
+    log.wait_for("batch", 3)
+    assert start(MEASURE, "3", refused=True).wait(60) == 0
+    measured = [at for word, _, at in log.lines() if word in ("enter", "leave")]
+    assert len(measured) == 6
+    for enter, leave in zip(measured[::2], measured[1::2], strict=True):
+        assert not [at for word, _, at in log.lines() if word == "batch" and enter < at < leave]
+    log.wait_for("batch", sum(word == "batch" for word, _, _ in log.lines()) + 3)
+
+
+def test_lock_files_that_cannot_be_used_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("machine", "queue", "aside"):
+        machine_files(name, folder=tmp_path)[0].mkdir()
     with caplog.at_level(logging.WARNING, logger="autocompress"):
         mine = MachineLock(tmp_path)
-    assert "no flock" in caplog.text
+    assert "a latency measured beside a training will be too high" in caplog.text
     with mine.shared():
         mine.breathe()
     with mine.exclusive():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -16,15 +17,11 @@ import safetensors.torch
 import torch
 
 from autocompress.files import atomic_folder, cache_folder
-
-try:
-    import fcntl
-except ImportError:  # Windows: what takes long may be made twice there
-    fcntl = None  # type: ignore[assignment]
+from autocompress.locks import FileLock
 
 TENSORS, RECORD = "tensors.safetensors", "record.json"
 MAKING = ".making"
-LOOK_AGAIN_S = 0.2
+log = logging.getLogger("autocompress")
 
 
 @dataclass
@@ -78,21 +75,17 @@ class Store:
             pause: called while another process makes it. Who holds the machine's lock lets measurements go first there:
                 the other steps aside for them, and both would wait for ever.
         """
-        if fcntl is None:
-            yield
-            return
         folder = self.folder / MAKING
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / key).open("w") as file:
-            while True:
-                try:
-                    fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if pause is not None:
-                        pause()
-                    time.sleep(LOOK_AGAIN_S)
-            yield  # closing the file frees it, as the end of the process does
+        lock = FileLock(folder / key)
+        try:
+            lock.acquire(pause=pause or (lambda: None))
+        except OSError as error:  # what takes long may then be made twice
+            log.warning("%s cannot be locked: %s", lock.path, error)
+        try:
+            yield
+        finally:
+            lock.release(remove=True)
 
     def _trim(self) -> None:
         entries = []

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +11,12 @@ from pathlib import Path
 from autocompress.errors import UserError
 from autocompress.files import write_text
 from autocompress.job import Job
+from autocompress.locks import FileLock
 from autocompress.results import JOB_FILE
 
 LOG_FILE = "log.txt"
 SCRATCH = Path("ray") / "scratch"
+WORKERS_LOCK = "workers.lock"
 WORKERS_GO_WITHIN_S = 90.0
 """So long the workers of a search that was killed may take to go; Ray ends them within seconds."""
 
@@ -43,57 +42,51 @@ def create(job: Job, versions: dict[str, str]) -> Path:
 
 @contextmanager
 def driver(folder: Path) -> Iterator[None]:
-    """Held while a process drives the search in ``folder``; waits for workers that a killed search left behind, and
-    removes what they had under way.
+    """Held while a process drives the search in ``folder``; waits for workers that a killed search
+    left behind, and removes what they had under way.
 
     Raises:
         UserError: if another process drives it.
     """
     ray_folder = folder / "ray"
     ray_folder.mkdir(exist_ok=True)
-    with (ray_folder / "driver.lock").open("w") as own:
-        if not _take(own.fileno(), fcntl.LOCK_EX, 0.0):
+    own, workers = FileLock(ray_folder / "driver.lock"), FileLock(ray_folder / WORKERS_LOCK)
+    try:
+        if not own.acquire(seconds=0) and not own.acquire(seconds=own.worth_waiting()):
             raise UserError(f"another process is running the search in {folder}", "wait for it, or end it first")
-        with (ray_folder / "workers.lock").open("w") as workers:
-            if not _take(workers.fileno(), fcntl.LOCK_EX, WORKERS_GO_WITHIN_S):
-                raise UserError(f"a worker of an earlier search in {folder} is still running", "end it first")
+        if not workers.acquire(seconds=WORKERS_GO_WITHIN_S):
+            raise UserError(f"a worker of an earlier search in {folder} is still running", "end it first")
+        workers.release()  # from here on they are this search's own
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         try:
             yield
         finally:
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    finally:
+        own.close()
+        workers.close()
 
 
 def scratch_folder(folder: Path) -> Path:
-    """Where trials keep files while they run: beside the results, where there is room for models."""
+    """Where trials keep files while they run: beside the results, where there is room for
+    models."""
     scratch = folder / SCRATCH
     scratch.mkdir(parents=True, exist_ok=True)
     return scratch
 
 
-def hold_as_worker(folder: Path) -> int:
-    """Marks this process as a worker of ``folder`` until it ends; the returned descriptor must stay open."""
-    descriptor = os.open(folder / "ray" / "workers.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    return descriptor
-
-
-def _take(descriptor: int, kind: int, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.2)
-        else:
-            return True
+def hold_as_worker(folder: Path) -> FileLock:
+    """Marks this process as a worker of ``folder``, until it ends or the lock that is returned is
+    released."""
+    lock = FileLock(folder / "ray" / WORKERS_LOCK)
+    lock.acquire("shared")
+    return lock
 
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """Everything that the engine logs goes to ``log.txt`` meanwhile; several processes may append to it."""
+    """Everything that the engine logs goes to ``log.txt`` meanwhile; several processes may append
+    to it."""
     handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("autocompress")

@@ -7,9 +7,7 @@ trial.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -28,6 +26,7 @@ from autocompress.contract.space import Chooser, Value
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
 from autocompress.job import Job
+from autocompress.locks import FileLock
 from autocompress.searching.bounds import Row, directions
 from autocompress.searching.chooser import OptunaChooser
 from autocompress.searching.samplers import make_sampler
@@ -43,24 +42,18 @@ Compose = Callable[[Chooser], Any]
 log = logging.getLogger("autocompress.search")
 
 
-class _KernelLock(JournalFileOpenLock):
-    """A lock that the kernel drops with its process: a killed worker leaves none behind (Optuna's own waits 30 s)."""
+class _JournalLock(JournalFileOpenLock):
+    """A lock that is free at once when its process dies; Optuna's own takes 30 s."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(str(file))
-        self._file = file
-        self._handle: int | None = None
+        self._lock = FileLock(file)
 
     def acquire(self) -> bool:
-        handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        self._handle = handle
-        return True
+        return self._lock.acquire()
 
     def release(self) -> None:
-        assert self._handle is not None
-        os.close(self._handle)
-        self._handle = None
+        self._lock.release()
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ class Study:
         self.job = job
         self.baseline = baseline
         file = (folder / STUDY_FILE).absolute()
-        storage = JournalStorage(JournalFileBackend(str(file), lock_obj=_KernelLock(file.with_suffix(".lock"))))
+        storage = JournalStorage(JournalFileBackend(str(file), lock_obj=_JournalLock(file.with_suffix(".lock"))))
         self._study = optuna.create_study(
             storage=storage, study_name=job.name, directions=directions(job), load_if_exists=True
         )

@@ -21,6 +21,7 @@ from autocompress.compression.workbench import Workbench
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
 from autocompress.job import Job
+from autocompress.locks import FileLock
 from autocompress.searching import rundir
 from autocompress.searching.bench import Bench, Opener
 from autocompress.searching.bounds import Row
@@ -87,19 +88,21 @@ class Worker:
         settings: of the search.
         study: where rows go.
         desk: opened with the first trial, so that its time limit covers it.
+        held: tells a later driver that this worker lives.
     """
 
     settings: Settings
     study: Study
     desk: Desk | None = None
+    held: FileLock | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Worker:
         """The worker that this process is."""
         os.chdir(settings.cwd)  # paths in a job are relative to where the search was started
         torch.set_num_threads(settings.threads)
-        rundir.hold_as_worker(settings.folder)
-        return cls(settings, Study(settings.folder, settings.job, settings.baseline))
+        held = rundir.hold_as_worker(settings.folder)
+        return cls(settings, Study(settings.folder, settings.job, settings.baseline), held=held)
 
     def run(self, number: int, values: dict[str, Any], label: str) -> Row:
         """Runs a trial and tells the study; returns the row."""
@@ -144,6 +147,11 @@ class TrialRunner(tune.Trainable):
             with watchdog.watched(seconds, dump, held):
                 row = self._worker.run(number, json.loads(self.config["recipe"]), self.config["label"])
         return {"done": True, "trial": number, "taken": True, "status": row["status"]}
+
+    def cleanup(self) -> None:
+        """Called before Ray ends the process."""
+        if self._worker.held is not None:
+            self._worker.held.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing is kept: the study and the stage cache are the truth."""
