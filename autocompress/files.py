@@ -1,12 +1,16 @@
-"""Files that other processes may read: written to a temporary name, then renamed."""
+"""Files that other processes may read: written to a temporary name, put on the disk, then
+renamed."""
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,9 +23,24 @@ import platformdirs
 
 from autocompress.errors import UserError
 
+log = logging.getLogger("autocompress")
+_warned: set[tuple[Path, str]] = set()
+NOT_KEPT = "cannot be written, so what could be used again is not kept"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a write for which there is no room: the disk, a quota, the largest size of a file."""
+_FULL_IN_WORDS = re.compile(
+    "|".join([*(re.escape(os.strerror(number)) for number in FULL), rf"\(os error ({'|'.join(map(str, FULL))})\)"])
+)
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EROFS})
+"""Answers of file systems that cannot put a file or folder on the disk at once."""
 
-def cache_folder() -> Path:
-    """The user's cache folder for what may be kept between runs; ``AUTOCOMPRESS_CACHE`` moves it. Made if missing.
+
+def cache_folder(*parts: str) -> Path:
+    """The user's cache folder for what may be kept between runs, or a folder below it. Made if
+    missing.
+
+    ``AUTOCOMPRESS_CACHE`` moves it. Folders below it get its permissions, so that users can share a
+    cache: whoever may write to it may write to all of them.
 
     Raises:
         UserError: if it cannot be made or written.
@@ -31,20 +50,35 @@ def cache_folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return shared_folder(folder, *parts)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"the cache folder {folder} cannot be written: {reason}", "set AUTOCOMPRESS_CACHE") from None
+
+
+def shared_folder(folder: Path, *parts: str) -> Path:
+    """A folder below ``folder``; what is missing is made, with the permissions of ``folder``."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    for part in parts:
+        folder = folder / part
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        folder.chmod(mode)
     return folder
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``path``; on success it is renamed to ``path``, on an error it is removed."""
+    """Gives a temporary path beside ``path``. On success it is renamed to ``path``, on an error it
+    is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept: some writers choose their format by it.
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary
+        sync(temporary)
         temporary.replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -54,16 +88,89 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Like :func:`atomic` for a folder. If another process put ``path`` there first, its folder stays."""
+    """Like :func:`atomic` for a folder. If another process put ``path`` there first, its folder
+    stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir()
     try:
         yield temporary
-        with suppress(OSError):  # not empty: the other process was first, with the same content
+        for file in (*temporary.rglob("*"), temporary):
+            sync(file)
+        try:
             temporary.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Puts a file's content, or a folder's list of files, on the disk: a loss of power leaves no
+    half of it.
+
+    Raises:
+        OSError: if the disk is full or broken.
+    """
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(file)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether ``error``, or what it came from, says that there is no room to write. Libraries that
+    are not written in Python say so in words only."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if (isinstance(link, OSError) and link.errno in FULL) or _FULL_IN_WORDS.search(str(link)):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
+
+
+def warn_once(about: Path, what: str, error: OSError) -> None:
+    """Logs ``<about> <what>: <error>`` as a warning, once in a process for each ``about`` and ``what``."""
+    if (about, what) not in _warned:
+        _warned.add((about, what))
+        why = "there is no room left" if is_full_disk(error) else error.strerror or str(error)
+        log.warning("%s %s: %s", about, what, why)
+
+
+@contextmanager
+def kept_if_possible(folder: Path) -> Iterator[None]:
+    """What is written to ``folder`` within can be made again: where it cannot be written, a warning
+    says so once, and the work goes on."""
+    try:
+        yield
+    except OSError as error:
+        warn_once(folder, NOT_KEPT, error)
+
+
+@contextmanager
+def full_disk_told(folder: Path, hint: str = "make room and try again") -> Iterator[None]:
+    """Turns whatever error says that the disk is full into one sentence about ``folder``.
+
+    Raises:
+        UserError: in the place of such an error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise UserError(f"there is no room left to write to {folder}", hint) from error
 
 
 def write_text(path: Path, text: str) -> None:

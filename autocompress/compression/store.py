@@ -1,12 +1,14 @@
-"""The content-keyed store: results of stages, shared by workers, trials and runs. Safetensors and JSON only."""
+"""The content-keyed store: results of stages, shared by workers, trials and runs. Safetensors and
+JSON only."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,41 +18,65 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from autocompress.files import atomic_folder, cache_folder
+from autocompress.compression.entries import RECORD, TENSORS, Damaged, read_entry, record_text
+from autocompress.compression.pins import PINS, Pins
+from autocompress.files import atomic_folder, cache_folder, kept_if_possible, shared_folder, warn_once
 from autocompress.locks import FileLock
 
-TENSORS, RECORD = "tensors.safetensors", "record.json"
+__all__ = ["RECORD", "TENSORS", "Store", "pack", "save_tensors", "unpack"]
+
 MAKING = ".making"
+STALE_S = 3600.0
+"""Age at which a temporary folder or a lock file of the store was left behind: writing an entry
+takes seconds."""
+GRACE_S = 60.0
+"""An entry that was used so recently stays: another worker may be reading what it has just
+found."""
 log = logging.getLogger("autocompress")
 
 
 @dataclass
 class Store:
-    """Entries are folders named by their key. An entry is written once, atomically, and never changed.
+    """Entries are folders named by their key. An entry is written once, atomically, and never
+    changed. One that turns out to be damaged is removed when it is read, so that it is made again.
+    What cannot be written is not kept: a warning says so once, and the work goes on.
 
     Attributes:
         folder: where entries lie; the user's cache folder by default.
-        most_gigabytes: least recently used entries beyond this are removed; ``AUTOCOMPRESS_CACHE_GB`` sets it.
+        most_gigabytes: least recently used entries beyond this are removed;
+            ``AUTOCOMPRESS_CACHE_GB`` sets it.
+        pinning: what is read or written while this is set is not removed as long as this object
+            lives.
         hits, misses: of this object, for the report.
     """
 
-    folder: Path = field(default_factory=lambda: cache_folder() / "stages")
+    folder: Path = field(default_factory=lambda: cache_folder("stages"))
     most_gigabytes: float = field(default_factory=lambda: float(os.environ.get("AUTOCOMPRESS_CACHE_GB", "10")))
+    pinning: bool = False
     hits: int = 0
     misses: int = 0
 
+    def __post_init__(self) -> None:
+        self._pins = Pins(self.folder)
+
     def has(self, key: str) -> bool:
-        """Whether an entry is there."""
-        return (self.folder / key / RECORD).exists()
+        """Whether an entry is there; it may still be damaged."""
+        return os.path.isfile(self.folder / key / RECORD)  # noqa: PTH113 (Path.is_file raises where it may not look)
 
     def get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
-        """Tensors and record of an entry, or None. An entry that is damaged or was just removed counts as absent."""
+        """Tensors and record of an entry, or None. An entry that is damaged or was just removed
+        counts as absent."""
         entry = self.folder / key
+        self._pin(key)
+        identity = _identity(entry)
         try:
-            record = json.loads((entry / RECORD).read_text(encoding="utf-8"))
-            tensors = safetensors.torch.load_file(entry / TENSORS)
-        except (OSError, ValueError, safetensors.SafetensorError):
+            tensors, record = read_entry(entry, key)
+        except (OSError, Damaged) as error:
             self.misses += 1
+            if isinstance(error, Damaged):
+                self._discard(entry, identity, str(error))
+            elif not isinstance(error, FileNotFoundError):
+                warn_once(self.folder, "cannot be read", error)
             return None
         with suppress(OSError):
             os.utime(entry)  # least recently used goes first
@@ -59,59 +85,150 @@ class Store:
 
     def put(self, key: str, tensors: dict[str, torch.Tensor], record: Any) -> None:
         """Writes an entry, unless one is there; then removes what is over the limit."""
+        entry = self.folder / key
+        identity = _identity(entry)
         if self.has(key):
             return
-        with atomic_folder(self.folder / key) as entry:
-            save_tensors(tensors, entry / TENSORS)
-            (entry / RECORD).write_text(json.dumps(record), encoding="utf-8")
-        self._trim()
+        if identity is not None:
+            self._discard(entry, identity, f"it has no {RECORD}")
+        text = record_text(key, tensors, record)
+        self._pin(key)
+        with kept_if_possible(self.folder):
+            with atomic_folder(entry) as temporary:
+                save_tensors(tensors, temporary / TENSORS)
+                (temporary / RECORD).write_text(text, encoding="utf-8")
+            self._trim()
 
     @contextmanager
     def making(self, key: str, pause: Callable[[], None] | None = None) -> Iterator[None]:
-        """Held by the one process that makes the entry ``key``; look again for the entry once it is held.
+        """Held by the one process that makes the entry ``key``; look again for the entry once it is
+        held.
 
         Args:
             key: of the entry.
-            pause: called while another process makes it. Who holds the machine's lock lets measurements go first there:
-                the other steps aside for them, and both would wait for ever.
+            pause: called while another process makes it. Who holds the machine's lock lets
+                measurements go first there: the other steps aside for them, and both would wait for
+                ever.
         """
-        folder = self.folder / MAKING
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / key)
+        lock: FileLock | None = None
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(shared_folder(self.folder, MAKING) / key)
             lock.acquire(pause=pause or (lambda: None))
-        except OSError as error:  # what takes long may then be made twice
-            log.warning("%s cannot be locked: %s", lock.path, error)
+        except OSError as error:  # it may then be made twice
+            warn_once(self.folder / MAKING, "cannot be locked", error)
         try:
             yield
         finally:
-            lock.release(remove=True)
+            if lock is not None:
+                lock.release(remove=True)
+
+    def _pin(self, key: str) -> None:
+        if not self.pinning:
+            return
+        try:
+            self._pins.add(key)
+        except OSError as error:
+            warn_once(self.folder / PINS, "cannot be written", error)
+
+    def _discard(self, entry: Path, identity: tuple[int, int, int] | None, why: str) -> None:
+        """Removes a damaged entry, unless another process has put a new one in its place."""
+        if identity is None or identity != _identity(entry):
+            return
+        try:
+            _remove(entry)
+        except FileNotFoundError:
+            return  # another process was first
+        except OSError as error:
+            warn_once(entry, f"is damaged ({why}) and cannot be removed", error)
+            return
+        log.warning("a damaged entry of the cache is made again: %s (%s)", entry, why)
 
     def _trim(self) -> None:
-        entries = []
+        """Removes what is over the limit, and what dead processes left behind."""
+        now, total = time.time(), 0
+        entries: list[tuple[float, int, Path]] = []
         for entry in self.folder.iterdir():
-            if entry.name == MAKING:
+            if entry.name in (MAKING, PINS):
                 continue
             with suppress(OSError):
-                entries.append((entry.stat().st_mtime, sum(file.stat().st_size for file in entry.iterdir()), entry))
-        total = sum(size for _, size, _ in entries)
+                modified, size = _facts(entry)
+                if entry.name.startswith("."):  # being written or removed by some process
+                    if now - modified > STALE_S:
+                        shutil.rmtree(entry, ignore_errors=True)
+                    continue
+                total += size
+                entries.append((entry.stat().st_mtime, size, entry))
+        self._drop_stale_locks(now)
+        if total <= self.most_gigabytes * 1e9:
+            return
+        pinned = self._pins.live()
         for modified, size, entry in sorted(entries):
-            # A minute's grace: another worker may be reading what it has just found.
-            if total <= self.most_gigabytes * 1e9 or modified > time.time() - 60:
+            if total <= self.most_gigabytes * 1e9 or modified > now - GRACE_S:
                 break
-            shutil.rmtree(entry, ignore_errors=True)
-            total -= size
+            if entry.name not in pinned:
+                with suppress(OSError):
+                    _remove(entry)
+                    total -= size
+
+    def _drop_stale_locks(self, now: float) -> None:
+        with suppress(OSError):
+            for path in (self.folder / MAKING).iterdir():
+                if now - path.stat().st_mtime > STALE_S and path.suffix == "":
+                    lock = FileLock(path)
+                    if lock.acquire(seconds=0):
+                        lock.release(remove=True)
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Tells a file or folder from another that is put in its place; None where there is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns  # numbers of removed files are used again
+
+
+def _facts(entry: Path) -> tuple[float, int]:
+    """When anything in ``entry`` was last changed (seconds since the epoch), and its size in
+    bytes."""
+    status = entry.stat()
+    files = [file.stat() for file in entry.rglob("*")] if entry.is_dir() else [status]
+    return max([status.st_mtime, *(file.st_mtime for file in files)]), sum(file.st_size for file in files)
+
+
+def _remove(entry: Path) -> None:
+    """Removes an entry at once: no reader finds half of it."""
+    away = entry.with_name(f".{entry.name}.{uuid.uuid4().hex[:8]}")
+    entry.rename(away)
+    if away.is_dir() and not away.is_symlink():
+        shutil.rmtree(away, ignore_errors=True)
+    else:
+        away.unlink()
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Writes ``tensors`` as safetensors, from whatever device."""
+    """Writes ``tensors`` as safetensors, from whatever device.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
     # Clones: safetensors refuses tensors that share memory (tied weights).
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(own, file)
+    try:
+        safetensors.torch.save_file(own, file)
+    except safetensors.SafetensorError as error:
+        if (found := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(file)) from error
+    # safetensors makes files that their owner alone may read; who may read the folder may read them.
+    file.chmod(0o600 | (file.parent.stat().st_mode & 0o044))
 
 
 def pack(state: Any, tensors: dict[str, torch.Tensor] | None = None) -> tuple[dict[str, torch.Tensor], Any]:
-    """Splits nested dicts and lists into tensors and JSON: each tensor is replaced by ``{"$tensor": name}``."""
+    """Splits nested dicts and lists into tensors and JSON: each tensor is replaced by ``{"$tensor":
+    name}``."""
     tensors = {} if tensors is None else tensors
     if isinstance(state, torch.Tensor):
         name = str(len(tensors))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +23,7 @@ from autocompress.compression.store import save_tensors
 from autocompress.compression.training import Progress, Training, TrainResult, TrainSettings
 from autocompress.data import Split, Splits
 from autocompress.errors import UserError
-from autocompress.files import atomic, cache_folder, digest
+from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
 
 __all__ = [
@@ -88,11 +90,12 @@ def train_baseline(
     device = device or default_device()
     made_with = [computed_with(device), VERSION, silenced]
     key = digest(models.architecture(model), weights, splits.train.digest, asdict(settings), job.seed, made_with)
-    path = cache_folder() / "baselines" / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
+    path = cache_folder("baselines") / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
     if not _loaded(model, path):
         if not len(splits.train) and settings.epochs:
             what = "has no weights" if not job.pretrained else "has weights for other classes than those of the data,"
             raise UserError(f"'{job.model}' {what} and there is no data to train it on", "give checkpoint: PATH")
+        _check_room(model, path.parent)
         train(
             model,
             splits.train,
@@ -102,9 +105,19 @@ def train_baseline(
             progress=progress,
             pause=pause,
         )
-        with atomic(path) as temporary:
+        with full_disk_told(path.parent, "make room, or set AUTOCOMPRESS_CACHE"), atomic(path) as temporary:
             save_tensors(model.state_dict(), temporary)
     return models.reparameterise(model.cpu()).eval()
+
+
+def _check_room(model: nn.Module, folder: Path) -> None:
+    """Refuses to train for hours what could not be kept then: every worker reads the baseline from there."""
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if shutil.disk_usage(folder).free < needed:
+        raise UserError(
+            f"there is no room left in {folder} for the baseline of {needed / 1e6:.1f} MB",
+            "make room, or set AUTOCOMPRESS_CACHE",
+        )
 
 
 def _loaded(model: nn.Module, path: Path) -> bool:
@@ -112,7 +125,9 @@ def _loaded(model: nn.Module, path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        model.load_state_dict(load_file(path))
+        state = load_file(path)
+        copy.deepcopy(model).load_state_dict(state)  # one that does not fit would leave the model half loaded
+        model.load_state_dict(state)
     except (SafetensorError, OSError, RuntimeError) as error:
         log.warning("%s cannot be used (%s); the baseline is trained again", path, error)
         return False

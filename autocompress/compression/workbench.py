@@ -108,7 +108,7 @@ class Workbench:
             with lock.shared():
                 model = train_baseline(job, model, splits, progress, pause=lock.breathe)
         model = models.reparameterise(model).cpu().eval()
-        store = Store()
+        store = Store(pinning=True)  # what is made before the first trial is needed to the last
         methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images, devices=devices)
         sources = None
         if defaults := replace(space, model=model, methods=methods).sources():
@@ -130,7 +130,7 @@ class Workbench:
         if sources is not None:
             splits = replace(splits, synthetic=sources.counts())
         with lock.shared():
-            measured = device, job.device, store, cache_folder() / "baselines"
+            measured = device, job.device, store, cache_folder("baselines")
             if sources is not None and not len(splits.val):
                 splits, baseline = judged_by_agreement(model, splits, sources, *measured)
             else:
@@ -154,6 +154,7 @@ class Workbench:
             for name, reason in pipeline.prepare(progress, params_of, lock.breathe).items():
                 methods = [method for method in methods if method.name != name]
                 refused[name] = [reason]
+        store.pinning = False
         return cls(job, model, splits, baseline, methods, refused, device, pipeline, limits)
 
     # --- the space ----------------------------------------------------------------------------------------------

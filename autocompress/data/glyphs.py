@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from autocompress.data.provider import DatasetProvider, Source
 from autocompress.data.split import DataInfo
 from autocompress.data.tensors import TensorSplit, measured
-from autocompress.files import atomic, cache_folder, digest
+from autocompress.files import atomic, cache_folder, digest, kept_if_possible
 
 log = logging.getLogger("autocompress")
 
@@ -73,7 +73,7 @@ class Glyphs(DatasetProvider):
 def _kept() -> dict[str, np.ndarray]:
     """The images from the cache folder, made first where they are not there."""
     key = digest(VERSION, matplotlib.__version__, PIL.__version__, np.__version__, FONTS, COUNTS)
-    path = cache_folder() / "data" / f"glyphs-{key[:12]}.npz"
+    path = cache_folder("data") / f"glyphs-{key[:12]}.npz"
     if path.exists():
         try:
             with np.load(path, allow_pickle=False) as archive:
@@ -83,7 +83,7 @@ def _kept() -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for number, (part, count) in enumerate(COUNTS.items()):
         arrays[f"{part}.images"], arrays[f"{part}.labels"] = render(FONTS[part], count, seed=number)
-    with atomic(path) as temporary:
+    with kept_if_possible(path.parent), atomic(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     return arrays
 

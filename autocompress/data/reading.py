@@ -14,7 +14,7 @@ import PIL
 from PIL import ExifTags, Image
 
 from autocompress.errors import UserError
-from autocompress.files import cache_folder, digest, write_json
+from autocompress.files import cache_folder, digest, kept_if_possible, write_json
 
 VERSION = 2
 """Of the rules in this file: part of the content key of all pictures."""
@@ -174,7 +174,7 @@ def verify(check: Callable[[int], None], count: int, key: str, place: str) -> bo
     Raises:
         UserError: what ``check`` raises.
     """
-    mark = cache_folder() / "verified" / f"{digest('verified', VERSION, PIL.__version__, place, key)}.json"
+    mark = cache_folder("verified") / f"{digest('verified', VERSION, PIL.__version__, place, key)}.json"
     if mark.exists():
         return False
 
@@ -186,5 +186,6 @@ def verify(check: Callable[[int], None], count: int, key: str, place: str) -> bo
     with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
         for _ in pool.map(check_all, parts):
             pass  # the first fault is raised here; what has not begun is cancelled
-    write_json(mark, {"place": place, "images": count})
+    with kept_if_possible(mark.parent):
+        write_json(mark, {"place": place, "images": count})
     return True

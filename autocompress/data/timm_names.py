@@ -126,7 +126,7 @@ def _try(spec: str, split: str, exif: bool) -> Named | Exception:
     from timm.data import create_dataset
 
     name, _, root = spec.partition("@")
-    folder = str(Path(root).expanduser()) if root else str(cache_folder() / "data" / name.replace("/", "-"))
+    folder = str(Path(root).expanduser()) if root else str(cache_folder("data") / name.replace("/", "-"))
     try:
         # A root that the user names is read as it is; only our own folder is filled. tfds gives arrays unless it is
         # told a mode; all others give pictures as stored, so that grey stays grey.

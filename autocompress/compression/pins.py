@@ -1,0 +1,64 @@
+"""Pins: entries of the store that a live process needs. They end with the process, however it
+ends."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from autocompress.files import shared_folder
+from autocompress.locks import FileLock
+
+PINS = ".pins"
+
+
+class Pins:
+    """The pins of one store object, and those of all processes.
+
+    Each object that pins has a file in ``<store>/.pins``, a key a line, and holds a lock on it. A
+    file that can be locked belongs to nobody any more.
+
+    Args:
+        store: folder of the store.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._keys: set[str] = set()
+        self._lock: FileLock | None = None
+
+    def add(self, key: str) -> None:
+        """Pins the entry ``key`` as long as this object lives.
+
+        Raises:
+            OSError: if that cannot be written.
+        """
+        if key in self._keys:
+            return
+        if self._lock is None:
+            self._store.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(shared_folder(self._store, PINS) / uuid.uuid4().hex)
+            lock.acquire()
+            self._lock = lock
+        with self._lock.path.open("a", encoding="utf-8") as file:
+            file.write(f"{key}\n")
+        self._keys.add(key)
+
+    def live(self) -> set[str]:
+        """Keys that live processes pin. Files of dead ones are removed."""
+        found = set(self._keys)
+        own = None if self._lock is None else self._lock.path
+        try:
+            files = [path for path in (self._store / PINS).iterdir() if path.suffix == "" and path != own]
+        except OSError:
+            return found
+        for path in files:
+            lock = FileLock(path)
+            try:
+                if lock.acquire(seconds=0):
+                    lock.release(remove=True)
+                else:
+                    found.update(path.read_text(encoding="utf-8").split())
+            except OSError:
+                continue  # it was just removed, or is another user's: nothing is known of it
+        return found
