@@ -10,6 +10,7 @@ from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import DataInfo
 from autocompress.data.splitnames import role_of
 from autocompress.errors import UserError
+from autocompress.job import absolute
 
 PREFIX = "folder:"
 
@@ -22,6 +23,9 @@ class Folder(DatasetProvider):
 
     def claims(self, spec: str) -> bool:
         return spec.startswith(PREFIX)
+
+    def anchored(self, spec: str) -> str:
+        return PREFIX + absolute(spec.removeprefix(PREFIX))
 
     def load(self, spec: str) -> Source:
         return self.open(spec, LoadOptions())

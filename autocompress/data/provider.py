@@ -52,6 +52,11 @@ class DatasetProvider(ABC):
         """Whether ``spec``, the job's word, is this provider's."""
         return spec == self.name
 
+    def anchored(self, spec: str) -> str:
+        """``spec`` with its paths made absolute (``job.absolute``): a run is resumed from other folders too. Override
+        it where a spec names a path."""
+        return spec
+
     @abstractmethod
     def load(self, spec: str) -> Source:
         """The data set at its natural size and with its own mean and standard deviation.

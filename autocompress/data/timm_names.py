@@ -16,6 +16,7 @@ from autocompress.data.splitnames import NAMES, role_of
 from autocompress.data.torchvision_layout import lacking, layout
 from autocompress.errors import UserError
 from autocompress.files import cache_folder
+from autocompress.job import absolute
 
 log = logging.getLogger("autocompress")
 
@@ -39,6 +40,10 @@ class TimmNames(DatasetProvider):
 
     def claims(self, spec: str) -> bool:
         return spec.lower().startswith(PREFIXES)
+
+    def anchored(self, spec: str) -> str:
+        name, _, root = spec.partition("@")
+        return f"{name}@{absolute(root)}" if root and ":" not in root else spec  # wds/ takes addresses and pipes
 
     def load(self, spec: str) -> Source:
         return self.open(spec, LoadOptions())

@@ -2,6 +2,7 @@
 
 from autocompress.job.amounts import Bound
 from autocompress.job.load import SHORTCUTS, load_job
+from autocompress.job.paths import absolute, anchored
 from autocompress.job.schema import (
     BaselineConfig,
     Budget,
@@ -31,6 +32,8 @@ __all__ = [
     "Objective",
     "Sampler",
     "Source",
+    "absolute",
+    "anchored",
     "find_space",
     "limits_of",
     "load_job",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +12,8 @@ from pathlib import Path
 from autocompress.contract import Manager, manager
 from autocompress.devices.machine import usable_processors
 from autocompress.errors import UserError
-from autocompress.job import Job, load_job, resolved, validate
-from autocompress.results import BASELINE, JOB_FILE, TRIALS_FILE, SearchResult, read, write_sensitivity
+from autocompress.job import Job, anchored, load_job, resolved, validate
+from autocompress.results import BASELINE, JOB_FILE, SearchResult, read, write_sensitivity
 from autocompress.searching import placement, rundir
 from autocompress.searching.bench import Bench, Opener, is_by_agreement
 from autocompress.searching.bounds import Row
@@ -49,15 +48,9 @@ def search(job: Job, *, observer: Observer | None = None, open_bench: Opener = o
     """
     plugins = manager()
     validate(job, plugins)
-    job = resolved(job)
-    folder = rundir.create(job, versions())
-    try:
-        with rundir.driver(folder), rundir.logged(folder):
-            return _Run(job, folder, observer or Silent(), open_bench, plugins).go()
-    except BaseException:
-        if not (folder / TRIALS_FILE).exists():  # nothing worth resuming: the name is free again
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    job = anchored(resolved(job), plugins)
+    with rundir.begun(job, versions()) as folder, rundir.logged(folder):
+        return _Run(job, folder, observer or Silent(), open_bench, plugins).go()
 
 
 def resume(

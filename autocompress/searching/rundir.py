@@ -4,40 +4,83 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from autocompress.errors import UserError
-from autocompress.files import write_text
+from autocompress.files import is_full_disk, write_text
 from autocompress.job import Job
 from autocompress.locks import FileLock
-from autocompress.results import JOB_FILE
+from autocompress.results import FRONT_FILE, JOB_FILE, SENSITIVITY_FILE, TRIALS_FILE
+from autocompress.searching.study import STUDY_FILE
 
-LOG_FILE = "log.txt"
-SCRATCH = Path("ray") / "scratch"
+log = logging.getLogger("autocompress.search")
+LOG_FILE, ARTIFACTS, RAY = "log.txt", "artifacts", "ray"
+SCRATCH = Path(RAY) / "scratch"
 WORKERS_LOCK = "workers.lock"
+LEFT_BY_A_START = (JOB_FILE, STUDY_FILE, SENSITIVITY_FILE, "structures")
+"""What a start that failed before the first trial may have left beside its log."""
 WORKERS_GO_WITHIN_S = 90.0
 """So long the workers of a search that was killed may take to go; Ray ends them within seconds."""
 
 
 def create(job: Job, versions: dict[str, str]) -> Path:
-    """Makes ``results/<name>`` with job.yaml.
+    """Makes ``results/<name>`` with job.yaml; see :func:`begun`."""
+    with begun(job, versions) as folder:
+        return folder
+
+
+@contextmanager
+def begun(job: Job, versions: dict[str, str]) -> Iterator[Path]:
+    """Makes ``results/<name>`` with job.yaml, and drives it meanwhile (:func:`driver`).
+
+    A start that failed before the first trial leaves job.yaml and its log. The name is free again:
+    the next start writes to the same log and replaces the rest.
 
     Raises:
-        UserError: if the run exists already, or the folder cannot be written.
+        UserError: if the run exists already, another process is starting it, or the folder cannot
+            be written.
     """
     folder = job.folder
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(
-                f"{folder} exists already", f"'autocompress resume {folder}' goes on with it, --name starts another"
-            )
+    with _written(folder):
+        _refuse_existing(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / JOB_FILE, job.to_yaml(versions))
+    with driver(folder):
+        with _written(folder):
+            _refuse_existing(folder)  # it may have become one while this process waited
+            for name in LEFT_BY_A_START:
+                _remove(folder / name)
+            write_text(folder / JOB_FILE, job.to_yaml(versions))
+        yield folder
+
+
+def _refuse_existing(folder: Path) -> None:
+    """Refuses what is neither new, nor empty, nor what a failed start left."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    has_results = bool(names & {TRIALS_FILE, FRONT_FILE, ARTIFACTS})
+    if names and (has_results or not (folder / RAY).is_dir()):
+        raise UserError(
+            f"{folder} exists already", f"'autocompress resume {folder}' goes on with it, --name starts another"
+        )
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}", "choose another --results") from None
-    return folder
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -46,25 +89,33 @@ def driver(folder: Path) -> Iterator[None]:
     left behind, and removes what they had under way.
 
     Raises:
-        UserError: if another process drives it.
+        UserError: if another process drives it, or the folder cannot be written.
     """
-    ray_folder = folder / "ray"
-    ray_folder.mkdir(exist_ok=True)
-    own, workers = FileLock(ray_folder / "driver.lock"), FileLock(ray_folder / WORKERS_LOCK)
+    own, workers = FileLock(folder / RAY / "driver.lock"), FileLock(folder / RAY / WORKERS_LOCK)
     try:
-        if not own.acquire(seconds=0) and not own.acquire(seconds=own.worth_waiting()):
+        with _written(folder):
+            (folder / RAY).mkdir(exist_ok=True)
+            is_alone = own.acquire(seconds=0) or own.acquire(seconds=own.worth_waiting())
+        if not is_alone:
             raise UserError(f"another process is running the search in {folder}", "wait for it, or end it first")
         if not workers.acquire(seconds=WORKERS_GO_WITHIN_S):
             raise UserError(f"a worker of an earlier search in {folder} is still running", "end it first")
         workers.release()  # from here on they are this search's own
-        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        _drop_unfinished(folder)
         try:
             yield
         finally:
-            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+            _drop_unfinished(folder)
     finally:
         own.close()
         workers.close()
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """Removes what trials had under way. Called when none runs."""
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    for half in (folder / ARTIFACTS).glob(".*"):  # an artifact gets its name when it is whole
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def scratch_folder(folder: Path) -> Path:
@@ -78,16 +129,25 @@ def scratch_folder(folder: Path) -> Path:
 def hold_as_worker(folder: Path) -> FileLock:
     """Marks this process as a worker of ``folder``, until it ends or the lock that is returned is
     released."""
-    lock = FileLock(folder / "ray" / WORKERS_LOCK)
+    lock = FileLock(folder / RAY / WORKERS_LOCK)
     lock.acquire("shared")
     return lock
 
 
+class _LogFile(logging.FileHandler):
+    """A log that has no room left loses lines; it ends nothing."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not is_full_disk(sys.exception() or RuntimeError()):
+            super().handleError(record)
+
+
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """Everything that the engine logs goes to ``log.txt`` meanwhile; several processes may append
-    to it."""
-    handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    """Everything that the engine logs goes to ``log.txt`` meanwhile, and so does the error that ends
+    it. Several processes may append to the file."""
+    with _written(folder):
+        handler = _LogFile(folder / LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("autocompress")
     level = logger.level
@@ -95,6 +155,12 @@ def logged(folder: Path) -> Iterator[None]:
     logger.addHandler(handler)
     try:
         yield
+    except UserError as error:
+        log.error("ended: %s", error)
+        raise
+    except BaseException as error:
+        log.error("ended by %s", type(error).__name__, exc_info=isinstance(error, Exception))
+        raise
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

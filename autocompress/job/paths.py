@@ -1,0 +1,72 @@
+"""Paths in a job made absolute, so that the job means the same wherever it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from autocompress.job.schema import COST_MODEL, Job
+
+LOCAL_MODEL = "local-dir:"
+PROFILES = (".yaml", ".yml")
+"""How the names of cost models end that are files of the user."""
+MODEL_FILES = frozenset({"checkpoint_path", "file"})
+"""Arguments of timm's ``create_model`` that name a file, some inside ``pretrained_cfg_overlay``."""
+
+
+class Plugins(Protocol):
+    """The part of ``contract.Manager`` that is needed here (that room lies above this one)."""
+
+    def datasets(self) -> Sequence[Any]:
+        """All data set providers."""
+
+
+def absolute(path: str) -> str:
+    """``path`` from the root of the file system, without ``~`` and ``..``; links stay."""
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (Path keeps the '..')
+
+
+def anchored(job: Job, plugins: Plugins) -> Job:
+    """``job`` with the paths of its model, checkpoint, data sets and cost models made absolute. ``results`` stays as it
+    is: a run's folder may be moved."""
+    providers = plugins.datasets()
+
+    def data(spec: str | None) -> str | None:
+        provider = None if spec is None else next((one for one in providers if one.claims(spec)), None)
+        return spec if provider is None else provider.anchored(spec)
+
+    splits = {split: data(getattr(job.data, split)) for split in ("train", "val", "test")}
+    changed: dict[str, Any] = {
+        "data": job.data.model_copy(update=splits),
+        "checkpoint": None if job.checkpoint is None else Path(absolute(str(job.checkpoint))),
+        "device": job.device.model_copy(update={"name": _profile(job.device.name, COST_MODEL)}),
+        "cost_model": None if job.cost_model is None else _profile(job.cost_model, ""),
+        "model": _after(job.model, LOCAL_MODEL),
+        "model_args": _files(job.model_args),
+    }
+    copy = job.model_copy(update=changed)
+    copy._source = job.source
+    return copy
+
+
+def _after(text: str, prefix: str) -> str:
+    """``text`` with the path behind ``prefix`` made absolute, where it begins so."""
+    return prefix + absolute(text.removeprefix(prefix)) if text.startswith(prefix) else text
+
+
+def _profile(name: str, prefix: str) -> str:
+    return _after(name, prefix) if name.endswith(PROFILES) else name
+
+
+def _files(arguments: Any) -> Any:
+    """Names of files among the model's arguments; one that is not there is left to timm."""
+    if not isinstance(arguments, dict):
+        return arguments
+    return {
+        key: absolute(value)
+        if key in MODEL_FILES and isinstance(value, str) and os.path.isfile(os.path.expanduser(value))  # noqa: PTH111, PTH113
+        else _files(value)
+        for key, value in arguments.items()
+    }
