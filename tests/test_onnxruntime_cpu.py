@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from autocompress.contract import Deployable, Device
 from autocompress.devices import OnnxRuntimeCpu, sessions
 from autocompress.devices.lock import MachineLock
-from autocompress.devices.machine import usable_processors
 from autocompress.devices.timing import Pairs, median_interval, time_pairs
 from autocompress.errors import TrialFailed
 from autocompress.job import DeviceConfig
+from autocompress.processors import usable_processors
 
 SIZE = (3, 16, 16)
 

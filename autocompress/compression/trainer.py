@@ -25,6 +25,7 @@ from autocompress.data import Split, Splits
 from autocompress.errors import UserError
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
+from autocompress.processors import usable_processors
 
 __all__ = [
     "SoftTargets",
@@ -34,6 +35,7 @@ __all__ = [
     "baseline_settings",
     "default_device",
     "evaluate",
+    "limit_threads",
     "logits",
     "recalibrate_batch_norm",
     "train",
@@ -58,6 +60,11 @@ def train(model: nn.Module, split: Split, settings: TrainSettings, **options: An
 def default_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def limit_threads() -> None:
+    """Has torch use no more threads than this process has processors: torch counts without the quotas of containers."""
+    torch.set_num_threads(min(torch.get_num_threads(), usable_processors()))
 
 
 def baseline_settings(job: Job) -> TrainSettings:

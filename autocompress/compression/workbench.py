@@ -24,7 +24,7 @@ from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay
 from autocompress.compression.sensitivity import Sensitivity, Setting
 from autocompress.compression.sources import Sources
 from autocompress.compression.store import Store
-from autocompress.compression.trainer import default_device, train_baseline
+from autocompress.compression.trainer import default_device, limit_threads, train_baseline
 from autocompress.compression.transfer import user_data
 from autocompress.contract import (
     Context,
@@ -87,6 +87,7 @@ class Workbench:
             UserError: for a job that names what is not there.
         """
         plugins = plugins or manager()
+        limit_threads()
         limits = limits_of(job)
         device = plugins.device(job.device.name)
         if reasons := device.check(job.device):

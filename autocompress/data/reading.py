@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 
 from autocompress.errors import UserError
 from autocompress.files import cache_folder, digest, kept_if_possible, write_json
+from autocompress.processors import usable_processors
 
 VERSION = 2
 """Of the rules in this file: part of the content key of all pictures."""
@@ -183,7 +184,7 @@ def verify(check: Callable[[int], None], count: int, key: str, place: str) -> bo
             check(position)
 
     parts = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
-    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(READERS, usable_processors())) as pool:
         for _ in pool.map(check_all, parts):
             pass  # the first fault is raised here; what has not begun is cancelled
     with kept_if_possible(mark.parent):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from autocompress.processors import usable_processors
 
 FEATURES = (
     "sse4_2",
@@ -39,13 +40,6 @@ def machine() -> dict[str, Any]:
         "processors": usable_processors(),
         "system": f"{platform.system()} {platform.release()}",
     }
-
-
-def usable_processors() -> int:
-    """How many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -11,9 +11,10 @@ import numpy as np
 from autocompress.contract import Deployable, Device, Measurement
 from autocompress.devices import sessions
 from autocompress.devices.lock import EXCLUSIVE_SECONDS, MachineLock
-from autocompress.devices.machine import machine, usable_processors
+from autocompress.devices.machine import machine
 from autocompress.devices.timing import FEWEST_PAIRS, Pairs, block, median_interval, time_pairs
 from autocompress.job import DeviceConfig
+from autocompress.processors import usable_processors
 from autocompress.runtime import runtime_version, session_config
 
 WIDEST_INTERVAL = 0.1

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from autocompress.contract import Manager, manager
-from autocompress.devices.machine import usable_processors
 from autocompress.errors import UserError
 from autocompress.job import Job, anchored, load_job, resolved, validate
+from autocompress.processors import usable_processors
 from autocompress.results import BASELINE, JOB_FILE, SearchResult, read, write_sensitivity
 from autocompress.searching import placement, rundir
 from autocompress.searching.bench import Bench, Opener, is_by_agreement

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from autocompress.processors import usable_processors
+
 BLOCKS = 4
 """Shares of the work for each thread, so that one that is held up leaves work to the others."""
 
@@ -67,7 +69,7 @@ def spread(kernel: Callable[[int, int], None], count: int, grain: int = 1, least
 
 def _on_our_own(work: Callable[[], None], threads: int) -> None:
     if not _pools:
-        _pools.append(ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="adder"))
+        _pools.append(ThreadPoolExecutor(usable_processors(), thread_name_prefix="adder"))
     others = [_pools[0].submit(work) for _ in range(threads - 1)]
     work()
     for other in others:
