@@ -54,6 +54,29 @@ def one_class() -> tuple[str, ...]:
     return PICTURES
 
 
+def one_training_image() -> tuple[str, ...]:
+    for file in list((pictures(parts=("",)) / "dark").iterdir())[1:]:
+        file.unlink()
+    for file in list(Path("pictures/light").iterdir())[2:]:
+        file.unlink()
+    return PICTURES
+
+
+def two_training_folders() -> tuple[str, ...]:
+    pictures(parts=("train", "Training"))
+    return PICTURES
+
+
+def splits_without_classes() -> tuple[str, ...]:
+    pictures(parts=("",), classes=("Testing", "Training"))
+    return PICTURES
+
+
+def image_of_floats() -> tuple[str, ...]:
+    Image.fromarray(np.zeros((32, 32), np.float32)).save(pictures() / "val" / "light" / "x.tif")
+    return PICTURES
+
+
 def no_folder() -> tuple[str, ...]:
     return PICTURES
 
@@ -121,6 +144,11 @@ CASES: list[Case] = [
     (empty_folder, "pictures holds no class folders"),
     (empty_class, "the class folder pictures/train/middle holds no images"),
     (one_class, "pictures/train has one class only, 'dark'"),
+    (one_training_image, "1 image is left to train on (1 for validation, 1 for the test), but the batch norm "),
+    (lambda: (*DIGITS, "--set", "baseline.batch_size=1"), "--set baseline.batch_size cannot be 1: the batch norm of "),
+    (two_training_folders, "pictures/Training and pictures/train are the same split by their names"),
+    (splits_without_classes, "pictures/Testing and pictures/Training hold no class folders"),
+    (image_of_floats, "the image pictures/val/light/x.tif cannot be read: its pixels are floating-point numbers"),
     (no_folder, "there is no folder pictures"),
     (corrupt_image, "the image pictures/test/light/2.png cannot be read: "),
     (results_below_a_file, "file/results/test_resnet-digits cannot be written: "),

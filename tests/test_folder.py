@@ -102,7 +102,7 @@ def test_two_folders_that_are_the_same_split_are_refused(tmp_path: Path, names: 
     "names", [("train", "test"), ("Training", "Testing"), ("val", "test"), ("train", "val", "test")]
 )
 def test_classes_with_names_of_splits_alone_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match="holds no class folders"):
+    with pytest.raises(UserError, match=r"holds? no class folders"):
         load(classes(tmp_path, names=names))
 
 

@@ -18,6 +18,7 @@ from autocompress.compression import artifact, mixedbits, probing
 from autocompress.compression.agreement import judged_by_agreement
 from autocompress.compression.applicable import applicable, require_images
 from autocompress.compression.baseline import Baseline, measure_baseline, teacher_key
+from autocompress.compression.batches import check_batches
 from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Candidate, Pipeline, layer_specs
 from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay
@@ -96,6 +97,8 @@ class Workbench:
         installed = plugins.methods()
         splits = _load(job, plugins)
         model = models.create(job, None if splits is None else splits.info)
+        if splits is not None:
+            check_batches(job, model, splits)
         # A wrong key in the space is told before minutes go into a training: structure needs no weights.
         shape = models.reparameterise(copy.deepcopy(model)).eval()
         has_images = splits is not None and len(splits.train) > 0

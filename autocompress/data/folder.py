@@ -45,7 +45,8 @@ class Folder(DatasetProvider):
             classes = tuple(sorted({path.name for folder in held_out.values() for path in subfolders(folder)}))
             listings = {}
         if len(classes) == 1:
-            raise UserError(f"{root} has one class only, '{classes[0]}'", "a classifier needs at least two")
+            place = folders.get("train", root)
+            raise UserError(f"{place} has one class only, '{classes[0]}'", "a classifier needs at least two")
         listings |= {role: Listing.read(folder, classes, options.exif) for role, folder in held_out.items()}
         for listing in listings.values():
             listing.verify()
@@ -93,8 +94,9 @@ def split_folders(root: Path) -> dict[str, Path]:
             raise UserError(f"{paths[0]} and {paths[1]} are the same split by their names", "rename or merge them")
     folders = {role: paths[0] for role, paths in named.items()}
     if named and not nested:
-        first = next(iter(folders.values()))
-        raise UserError(f"{first} holds no class folders", "a folder with a split's name wants one folder a class")
+        which = " and ".join(map(str, folders.values()))
+        hint = "a folder with a split's name wants one folder a class; give classes other names"
+        raise UserError(f"{which} hold{'s' if len(folders) == 1 else ''} no class folders", hint)
     if folders and "train" not in folders and others:
         held_out, name = next(iter(folders.values())), others[0].name
         hint = f"put '{name}' and the other class folders into {root / 'train'}"

@@ -10,6 +10,7 @@ from autocompress.models.architecture import (
 )
 from autocompress.models.checkpoints import Checkpoint, read_checkpoint
 from autocompress.models.creation import create, needs_training
+from autocompress.models.forward import trains_on_one_image
 from autocompress.models.groups import Group, group_of, groups
 from autocompress.models.parts import classifier, eligible_convolutions, stem
 from autocompress.models.preprocessing import preprocessing
@@ -34,4 +35,5 @@ __all__ = [
     "silence_residual_branches",
     "stamp",
     "stem",
+    "trains_on_one_image",
 ]

@@ -77,3 +77,17 @@ def _restored(model: nn.Module) -> Iterator[None]:
         for buffer, before in buffers:
             if buffer.shape == before.shape:
                 buffer.data.copy_(before)
+
+
+def trains_on_one_image(model: nn.Module, input_size: tuple[int, int, int]) -> bool:
+    """Whether ``model`` can be trained with batches of one image.
+
+    Batch norm cannot where its feature map has one pixel: one value a channel has no variance. The model is left as it
+    is.
+    """
+    with _restored(model), torch.no_grad():
+        try:
+            model.train()(torch.zeros(1, *input_size))
+        except ValueError:  # torch.nn.functional.batch_norm: "Expected more than 1 value per channel when training"
+            return False
+    return True

@@ -1,0 +1,48 @@
+"""Batches of one image: refused before any training where batch norm cannot learn from them, and only there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autocompress import models
+from autocompress.compression.batches import check_batches
+from autocompress.data import DataInfo, Splits, TensorSplit
+from autocompress.errors import UserError
+from autocompress.job import load_job
+
+
+def splits_of(images: int, size: int = 32) -> Splits:
+    info = DataInfo(2, 3, (size, size), (0.5,) * 3, (0.5,) * 3, ("a", "b"))
+
+    def some(count: int) -> TensorSplit:
+        return TensorSplit(torch.zeros(count, 3, size, size, dtype=torch.uint8), torch.arange(count) % 2, info)
+
+    return Splits(some(images), some(4), some(4), info)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "images", "batch", "message"),
+    [
+        ("test_resnet", 32, 1, 128, "1 image is left to train on"),
+        ("test_resnet", 32, 8, 1, "'baseline.batch_size' cannot be 1"),
+        ("test_resnet", 32, 2, 2, ""),
+        ("test_resnet", 96, 8, 1, ""),  # the last feature map has more than one pixel
+        ("test_vit", 160, 1, 128, ""),  # layer norm needs one image only
+        ("test_vit", 160, 8, 1, ""),
+    ],
+)
+def test_one_image_a_batch_is_refused_where_batch_norm_needs_more(
+    name: str, size: int, images: int, batch: int, message: str
+) -> None:
+    splits = splits_of(images, size)
+    job = load_job(model=name, data="digits", **{"baseline.batch_size": batch})
+    model = models.create(job, splits.info)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    if message:
+        with pytest.raises(UserError, match=message):
+            check_batches(job, model, splits)
+    else:
+        check_batches(job, model, splits)
+    assert not model.training
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
