@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
@@ -272,3 +272,27 @@ def test_a_file_says_how_its_pictures_are_prepared(tmp_path: Path, predict: Any)
         "(Pillow's resize)",
         "crop or pad it to 48 x 48 around its centre, with 124, 116, 104 as the colour of the border",
     ]
+
+
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_example_reads_files_as_the_engine_does(tmp_path: Path, predict: Any, upright: bool, deep: bool) -> None:
+    """Pictures on their side, and pictures of 16 bits."""
+    random = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = random.integers(0, 65535 if deep else 255, (40, 60)).astype(np.uint16 if deep else np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png", exif=exif)
+    splits = data.load(DataConfig(train=f"folder:{tmp_path / 'pictures'}", exif=upright))
+    assert splits.info.size == ((60, 40) if upright else (40, 60))
+    own = job()
+    told = {key: json.loads(value) for key, value in artifact.metadata(models.create(own, splits.info)).items()}
+    assert told["exif"] == upright
+    assert ("upright" in told["preprocessing"][0]) == upright
+    part: Any = splits.val
+    files = [part.pictures.files[int(index)] for index in part.indices]
+    got = np.concatenate([predict.prepare(Image.open(file), told) for file in files])
+    assert np.array_equal(got, torch.cat([batch for batch, _ in part.loader(4)]).numpy())

@@ -31,13 +31,15 @@ SCORING_BATCH = 256
 def metadata(model: nn.Module) -> dict[str, str]:
     """What the ONNX file says of itself, as JSON texts.
 
-    input_size, mean, std, crop_pct, crop_mode and interpolation are those of timm's evaluation transform;
+    input_size, mean, std, crop_pct, crop_mode and interpolation are those of timm's evaluation transform; ``exif``
+    says whether pictures are turned upright before that by their EXIF orientation;
     ``preprocessing`` says the same as a list of steps. Beside them stand ``class_names``; ``session_config``, the
     session options with which the file's integers are exact on every processor, and ``session_config_when``, on
     which processors these are needed.
     """
     facts = models.architecture(model)
-    told = {name: facts[name] for name in ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")}
+    names = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation", "exif")
+    told = {name: facts[name] for name in names}
     told |= {"preprocessing": steps_of(models.data_info(model)), "class_names": facts["class_names"]}
     told |= {"session_config": EXACT, "session_config_when": EXACT_WHEN}
     return {name: json.dumps(value) for name, value in told.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def load(
         sources[word] = _provider(word, providers).open(word, options)
     first = sources[next(iter(words.values()))]
     _check_classes({word: source.info for word, source in sources.items()})
-    info = Wanted(**wanted).applied(first.info)
+    info = replace(Wanted(**wanted).applied(first.info), exif=config.exif)
     roles = Roles(_unite(words, sources, info), sources, info, seed, has_weights)
     splits = roles.assign()
     train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))

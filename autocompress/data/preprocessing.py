@@ -80,7 +80,8 @@ def steps_of(info: DataInfo) -> list[str]:
         target = f"until its shorter side is {scaled[0]} pixels"
     else:
         target = f"until it just covers {scaled[0]} x {scaled[1]} (height x width)"
-    steps = [
+    steps = ["turn the picture upright by its EXIF orientation (PIL.ImageOps.exif_transpose)"] if info.exif else []
+    steps += [
         f"convert the picture to {'RGB' if channels == 3 else 'grey (Pillow mode L)'}",
         f"resize {whole} {target}, {interpolation}, with antialiasing (Pillow's resize)",
     ]

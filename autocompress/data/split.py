@@ -31,6 +31,7 @@ class DataInfo:
         crop_pct: side of the centre crop, as a part of the side that an image is resized to before; above 0, at most 1.
         crop_mode: "center", "squash" or "border", as in timm's evaluation transform.
         interpolation: of that resizing: "bilinear", "bicubic" and so on.
+        exif: pictures are turned upright by their EXIF orientation when they are read.
     """
 
     num_classes: int
@@ -43,6 +44,7 @@ class DataInfo:
     crop_pct: float = 1.0
     crop_mode: str = "center"
     interpolation: str = "bilinear"
+    exif: bool = False
 
     @property
     def input_size(self) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ _HINTS = ("fuse", "reparameterize", "switch_to_deploy")
 """Methods by which timm's layers say that their branches can be merged."""
 _WHOLE: dict[str, Any] = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
 """How images were prepared where a description, written by an earlier version, does not say."""
-_REMEMBERED = ("pretrained_cfg", "class_names", "architecture_args", "reparameterised")
+_REMEMBERED = ("pretrained_cfg", "class_names", "reads_exif", "architecture_args", "reparameterised")
 
 
 def describe(
@@ -31,6 +31,7 @@ def describe(
     crop_pct: float = 1.0,
     crop_mode: str = "center",
     interpolation: str = "bilinear",
+    exif: bool = False,
 ) -> nn.Module:
     """Writes onto ``model`` what it is: timm's ``pretrained_cfg`` as it holds here, the class names, and
     how it was made."""
@@ -49,6 +50,7 @@ def describe(
         "pretrained_cfg": cfg,
         "default_cfg": cfg,
         "class_names": list(class_names),
+        "reads_exif": exif,  # not in pretrained_cfg, whose keys are timm's
         "architecture_args": dict(args),
         "reparameterised": False,
     }
@@ -66,9 +68,9 @@ def stamp(target: nn.Module, source: nn.Module) -> nn.Module:
 
 
 def architecture(model: nn.Module) -> dict[str, Any]:
-    """What ``model``, made by :func:`create`, is: JSON with name, args, input_size, mean, std, crop_pct, crop_mode,
-    interpolation, num_classes, class_names and reparameterized. The structure is the baseline's; what transforms did
-    to it since stands in their plans."""
+    """What ``model``, made by :func:`create`, is: JSON with name, args, input_size, mean, std, crop_pct,
+    crop_mode, interpolation, exif, num_classes, class_names and reparameterized. The structure is the
+    baseline's; what transforms did to it since stands in their plans."""
     cfg: Any = model.pretrained_cfg
     return {
         "name": cfg["architecture"],
@@ -77,6 +79,7 @@ def architecture(model: nn.Module) -> dict[str, Any]:
         "mean": list(cfg["mean"]),
         "std": list(cfg["std"]),
         **{key: cfg.get(key, value) for key, value in _WHOLE.items()},
+        "exif": bool(model.reads_exif),
         "num_classes": cfg["num_classes"],
         "class_names": list(model.class_names),  # type: ignore[arg-type]
         "reparameterized": bool(model.reparameterised),
@@ -98,6 +101,7 @@ def data_info(model: nn.Module) -> DataInfo:
         crop_pct=known["crop_pct"],
         crop_mode=known["crop_mode"],
         interpolation=known["interpolation"],
+        exif=known["exif"],
     )
 
 
@@ -114,6 +118,7 @@ def from_architecture(description: dict[str, Any]) -> nn.Module:
         num_classes=description["num_classes"],
         class_names=description["class_names"],
         **{key: description.get(key, value) for key, value in _WHOLE.items()},
+        exif=description.get("exif", False),
     )
     if description["reparameterized"]:
         model = reparameterise(model)

@@ -61,6 +61,7 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
         crop_pct=info.crop_pct,
         crop_mode=info.crop_mode,
         interpolation=info.interpolation,
+        exif=info.exif,
     )
     if checkpoint is not None:
         if any("reparam" in name for name in checkpoint.state):

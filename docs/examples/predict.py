@@ -12,12 +12,16 @@ import sys
 
 import numpy as np
 import onnxruntime as ort
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def prepare(picture, told):
     """A Pillow picture as float32 (1, channels, height, width)."""
     channels, height, width = told["input_size"]
+    if told.get("exif"):
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits
+        picture = Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
     picture = picture.convert("RGB" if channels == 3 else "L")
     target_h, target_w = (math.floor(side / told["crop_pct"]) for side in (height, width))
     ratios = picture.height / target_h, picture.width / target_w
