@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -124,6 +125,17 @@ def test_recipes_of_one_structure_are_measured_once(tmp_path: Path) -> None:
     assert bench.did == ["train", "export"]
     assert one["latency_ratio"] == two["latency_ratio"]
     assert one["recipe_key"] != two["recipe_key"]
+
+
+def test_a_structure_is_measured_again_where_the_runtime_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What structures/ keeps is a latency of one runtime, and of one processor (see compression.keys)."""
+    RecordingMeter.measured = 0
+    trial_of(tmp_path, number=0)[0].run(HALF)
+    monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
+    trial_of(tmp_path, number=1)[0].run(HALF | {"toy.lr": 0.2})
+    assert RecordingMeter.measured == 2
 
 
 def test_a_method_that_promises_less_than_it_gives_is_measured_again(tmp_path: Path) -> None:

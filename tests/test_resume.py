@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -12,14 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+import optuna
 import pytest
+import torch
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from test_search_run import wait_for
 from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
 
 from autocompress import results
+from autocompress.compression import keys
+from autocompress.contract import manager
+from autocompress.devices import OnnxRuntimeCpu
+from autocompress.devices.machine import machine
 from autocompress.errors import UserError
 from autocompress.job import Job
 from autocompress.searching import run, rundir
+from autocompress.searching.begun import begun_with, check_resumable
+from autocompress.searching.study import Study
 
 TESTS = Path(__file__).parent
 TRIALS = 10
@@ -104,6 +117,137 @@ def test_resume_refuses_another_baseline(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the baseline is not the one that this run began with"):
         run.resume(job.folder, open_bench=retrained)
     assert run.resume(job.folder, open_bench=open_toy).summary["ended"] == "the time is up"
+
+
+def begun(tmp_path: Path, **settings: Any) -> Path:
+    """The folder of a run that has its study, and no trial yet."""
+    offer_toy_device()
+    job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6}, **settings)
+    run.search(job, open_bench=open_toy)
+    return job.folder
+
+
+def edit(folder: Path, key: str, value: Any) -> None:
+    """Changes one key of job.yaml, as a user does."""
+    file = folder / "job.yaml"
+    values = yaml.safe_load(file.read_text())
+    *sections, last = key.split(".")
+    inner = values
+    for section in sections:
+        inner = inner.setdefault(section, {})
+    inner[last] = value
+    file.write_text(yaml.safe_dump(values))
+
+
+def never(job: Job, progress: Any = None) -> ToyBench:
+    raise AssertionError("the baseline would be trained before the difference is told")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("objectives", ["accuracy", "size"]),
+        ("model", "resnet18"),
+        ("model_args", {"drop_rate": 0.1}),
+        ("data", "glyphs"),
+        ("data", {"train": "digits", "val": "digits", "test": "glyphs"}),
+        ("device.batch", 2),
+        ("device.input_size", 64),
+        ("constraints.latency", "0.3x"),
+        ("constraints.accuracy_drop", 2.0),
+        ("space", {"toy": {"width": [1.0, 0.5]}}),
+        ("granularity", "block"),
+        ("baseline.epochs", 3),
+        ("seed", 7),
+        ("cost_model", "45nm"),
+    ],
+)
+def test_resume_refuses_another_question(tmp_path: Path, key: str, value: Any) -> None:
+    """Rows that answer different questions would stand in one table, ratios of one unit under those of another."""
+    folder = begun(tmp_path)
+    edit(folder, key, value)
+    with pytest.raises(UserError, match=key.replace(".", r"\.")) as error:
+        run.resume(folder, open_bench=never)
+    assert "\n" not in str(error.value)
+
+
+def test_the_difference_is_named_with_both_values(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    edit(folder, "objectives", ["accuracy", "size"])
+    edit(folder, "seed", 7)
+    with pytest.raises(UserError) as error:
+        run.resume(folder, open_bench=never)
+    told = "'objectives' was accuracy, latency when it began and is accuracy, size now (so did 'seed')"
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("budget.trials", 6), ("budget.epochs", 1), ("budget.trial_minutes", 7.0), ("workers", 2), ("sampler", "random")],
+)
+def test_what_changes_no_row_may_be_edited(tmp_path: Path, key: str, value: Any) -> None:
+    folder = begun(tmp_path)
+    edit(folder, key, value)
+    assert run.resume(folder, open_bench=open_toy).summary["ended"] == "the time is up"
+
+
+@pytest.mark.parametrize("renamed", ["job", "folder"])
+def test_another_name_is_the_same_study(tmp_path: Path, renamed: str) -> None:
+    folder = begun(tmp_path)
+    Study(folder, toy_job(tmp_path), {}).spend(17.0)
+    if renamed == "job":
+        edit(folder, "name", "another")
+    else:
+        folder = folder.rename(tmp_path / "another")
+    run.resume(folder, open_bench=open_toy)
+    assert len(optuna.study.get_all_study_names(journal(folder))) == 1
+    assert Study(folder, toy_job(tmp_path, name="third"), {}).seconds >= 17.0
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name}, "nothing was written elsewhere"
+
+
+def test_a_study_of_an_earlier_version_is_found_under_its_own_name(tmp_path: Path) -> None:
+    job = toy_job(tmp_path)
+    job.folder.mkdir()
+    optuna.create_study(storage=journal(job.folder), study_name="toy", directions=["maximize", "minimize"])
+    Study(job.folder, job, {}).spend(3.0)
+    assert optuna.study.get_all_study_names(journal(job.folder)) == ["toy"]
+
+
+def journal(folder: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+
+
+@pytest.mark.parametrize("changed", ["onnxruntime", "torch", "autocompress"])
+def test_resume_refuses_other_versions(tmp_path: Path, changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = begun(tmp_path)
+    if changed == "onnxruntime":
+        monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
+    elif changed == "torch":
+        monkeypatch.setattr(torch, "__version__", "9.9.9")
+    else:
+        real = importlib.metadata.version
+        monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9.9" if name == changed else real(name))
+    name = "runtime" if changed == "onnxruntime" else changed
+    with pytest.raises(UserError, match=rf"'{name}' was .*9\.9\.9 now") as error:
+        run.resume(folder, open_bench=never)
+    assert "\n" not in str(error.value)
+
+
+def test_resume_refuses_another_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A latency of another processor stands beside nothing that was measured here; a cost model's does."""
+    job, modelled = toy_job(tmp_path), manager().device("cost-model:bitops")
+    measured_here, modelled_here = begun_with(job, OnnxRuntimeCpu()), begun_with(job, modelled)
+    check_resumable(job.folder, measured_here, begun_with(job, OnnxRuntimeCpu()))
+    monkeypatch.setattr(keys, "machine", lambda: {**machine(), "processor": "another processor"})
+    with pytest.raises(UserError, match=r"'processor' was .* and is another processor now"):
+        check_resumable(job.folder, measured_here, begun_with(job, OnnxRuntimeCpu()))
+    check_resumable(job.folder, modelled_here, begun_with(job, modelled))
+
+
+def test_a_key_that_a_later_version_adds_is_no_difference(tmp_path: Path) -> None:
+    now = begun_with(toy_job(tmp_path), OnnxRuntimeCpu())
+    later = {**now, "job": {**now["job"], "compute": {"device": None}, "extras": {}}}
+    check_resumable(tmp_path, now, later)
 
 
 def test_files_that_a_killed_search_left_are_removed(tmp_path: Path) -> None:

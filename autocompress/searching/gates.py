@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import torch
 
 from autocompress.compression.evaluation import evaluate
+from autocompress.compression.keys import measured_with
 from autocompress.compression.recipe import Replay
 from autocompress.compression.trainer import default_device
 from autocompress.contract import Deployable, Measurement, Value
 from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import check_agreement
-from autocompress.files import write_json
+from autocompress.files import digest, write_json
 from autocompress.report.intervals import paired_difference
 from autocompress.searching.bench import Bench
 from autocompress.searching.bounds import Row, excess, explain, misses
@@ -127,7 +128,10 @@ class Trial:
     def _structure(self, recipe: Any, file: Path) -> dict[str, Any]:
         """Gates 0 and 1: parameters and MACs of the dry-run candidate, then size and latency of its file. Kept by
         structure, since cost barely depends on weights."""
-        kept = self.folder / "structures" / f"{recipe.structural_key}.json"
+        # A latency holds for one machine class and runtime version, and against one baseline.
+        measured_by = measured_with(self.bench.device, self.bench.job.device)
+        key = digest(recipe.structural_key, measured_by, self.bench.baseline.key)
+        kept = self.folder / "structures" / f"{key}.json"
         known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
         if "latency" in known:
             self.row |= known["columns"]

@@ -15,6 +15,7 @@ from autocompress.job import Job, anchored, load_job, resolved, validate
 from autocompress.processors import usable_processors
 from autocompress.results import BASELINE, JOB_FILE, SearchResult, read, write_sensitivity
 from autocompress.searching import placement, rundir
+from autocompress.searching.begun import begun_with, check_resumable
 from autocompress.searching.bench import Bench, Opener, is_by_agreement
 from autocompress.searching.bounds import Row
 from autocompress.searching.closing import Closing, save_trials
@@ -23,7 +24,7 @@ from autocompress.searching.meter import Meter
 from autocompress.searching.nearest import finish_nearest_miss
 from autocompress.searching.progress import Observer, Silent, Steps
 from autocompress.searching.searcher import Allowance, StudySearcher
-from autocompress.searching.study import Study
+from autocompress.searching.study import Study, read_begun
 from autocompress.searching.trainable import Settings, open_workbench
 
 log = logging.getLogger("autocompress.search")
@@ -71,8 +72,9 @@ def resume(
         open_bench: as for :func:`search`.
 
     Raises:
-        UserError: if ``folder`` is not a run, another process drives it, its job cannot be carried out here, or its
-            baseline is no longer the one that the search began with.
+        UserError: if ``folder`` is not a run, another process drives it, its job cannot be carried out here, or new
+            rows would not be comparable with its rows: the job (but for name, budget, workers and sampler), the
+            baseline, the versions of libraries, or the machine that measures are not those that it began with.
     """
     folder = Path(folder)
     if not (folder / JOB_FILE).is_file():
@@ -80,7 +82,8 @@ def resume(
     job = load_job(folder / JOB_FILE, {"trials": trials, "minutes": minutes}, flags=True)  # errors name --trials
     plugins = manager()
     validate(job, plugins)
-    job = job.model_copy(update={"results": folder.parent})  # the folder may have been moved since
+    home = folder.resolve()  # it may have been moved or renamed since
+    job = job.model_copy(update={"results": home.parent, "name": home.name})
     with rundir.driver(folder), rundir.logged(folder):
         return _Run(job, folder, observer or Silent(), open_bench, plugins).go()
 
@@ -103,11 +106,16 @@ class _Run:
         self._job, self._folder, self._observer, self._plugins = job, folder, observer, plugins
         self._open_bench = open_bench
         self._progress = Steps(observer)
+        # From the file, as a resume will find it: there spaces and paths are written out.
+        begun = begun_with(load_job(folder / JOB_FILE), plugins.device(job.device.name))
+        if (known := read_begun(folder)) is not None:  # before anything is trained
+            check_resumable(folder, known, begun)
         self._bench = open_bench(job, self._progress)
         self._meter = Meter.of(job, self._bench.device, plugins)
         self._baseline = baseline_row(self._bench, self._meter)
         self._study = Study(folder, job, self._baseline)
         self._check_baseline()
+        self._study.keep_begun(begun)
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
         if self._study.is_new:

@@ -33,6 +33,8 @@ from autocompress.searching.samplers import make_sampler
 from autocompress.searching.telling import Verdict, verdict
 
 STUDY_FILE = "study.journal"
+STUDY_NAME = "autocompress"
+BEGUN = "begun_with"
 RE_ASKS = 16
 """Repeats in a row after which the next draws are random: a sampler that insists is not yet an exhausted space."""
 RANDOM_RE_ASKS = 100
@@ -65,6 +67,28 @@ class Asked:
     label: str
 
 
+def _storage(folder: Path) -> JournalStorage:
+    file = (folder / STUDY_FILE).absolute()
+    return JournalStorage(JournalFileBackend(str(file), lock_obj=_JournalLock(file.with_suffix(".lock"))))
+
+
+def _name_in(storage: JournalStorage) -> str:
+    """The name of the one study in the journal. It does not depend on the job, whose name may be edited.
+
+    Earlier versions gave it the job's name.
+    """
+    names = [study.study_name for study in storage.get_all_studies()]
+    return names[0] if names else STUDY_NAME
+
+
+def read_begun(folder: Path) -> dict[str, Any] | None:
+    """What the search in ``folder`` began with; None where it has no study yet, or an early version wrote it."""
+    if not (folder / STUDY_FILE).exists():
+        return None
+    studies = _storage(folder).get_all_studies()
+    return studies[0].user_attrs.get(BEGUN) if studies else None
+
+
 class Study:
     """The trials of one search.
 
@@ -78,10 +102,9 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.job = job
         self.baseline = baseline
-        file = (folder / STUDY_FILE).absolute()
-        storage = JournalStorage(JournalFileBackend(str(file), lock_obj=_JournalLock(file.with_suffix(".lock"))))
+        storage = _storage(folder)
         self._study = optuna.create_study(
-            storage=storage, study_name=job.name, directions=directions(job), load_if_exists=True
+            storage=storage, study_name=_name_in(storage), directions=directions(job), load_if_exists=True
         )
         trials = self._study.get_trials(deepcopy=False)
         self._study.sampler = make_sampler(job, told=sum(trial.state.is_finished() for trial in trials))
@@ -142,6 +165,11 @@ class Study:
     def keep_baseline_key(self, key: str) -> None:
         """Records the baseline that this search compares with."""
         self._study.set_user_attr("baseline_key", key)
+
+    def keep_begun(self, begun: Mapping[str, Any]) -> None:
+        """Records what the search began with (see ``searching.begun``), unless that is known."""
+        if BEGUN not in self._study.user_attrs:
+            self._study.set_user_attr(BEGUN, dict(begun))
 
     def amend(self, number: int, row: Row) -> None:
         """Puts ``row`` in the place of one that was told, beside the trials: Optuna changes no finished trial."""

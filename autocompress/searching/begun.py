@@ -1,0 +1,97 @@
+"""What a run was begun with, and whether a resume may go on with its rows.
+
+Rows of one study must be comparable: the same question, the same libraries, and latencies of one machine class and one
+runtime version. The record is kept in the study; only what changes no row may be edited in job.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxscript
+
+from autocompress.compression.keys import measured_with, versions
+from autocompress.contract import Device
+from autocompress.errors import UserError
+from autocompress.job import Job
+
+EDITABLE = ("name", "results", "budget", "workers", "sampler")
+"""Keys of a job that may change between two runs of a search."""
+MOST_SHOWN = 60
+"""Characters of a value in an error."""
+
+_MISSING = "nothing"
+
+
+def begun_with(job: Job, device: Device) -> dict[str, Any]:
+    """What decides the rows of a search, as JSON: the job's keys, the versions of libraries, and the machine.
+
+    Args:
+        job: as job.yaml says it.
+        device: that the job names.
+    """
+    asked = {key: value for key, value in job.model_dump(mode="json").items() if key not in EDITABLE}
+    libraries = {**versions(), "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
+    machine = measured_with(device, job.device)
+    del machine["device"], machine["device_config"]  # the job says them
+    return {"job": asked, "versions": libraries, "machine": machine}
+
+
+def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to mix rows that cannot be compared.
+
+    Args:
+        folder: of the run, for the error.
+        known: what the search began with (:func:`begun_with`).
+        now: the same for this process.
+
+    Raises:
+        UserError: naming what changed, in one sentence.
+    """
+    asked = _differences(known.get("job", {}), now["job"])
+    around = [*_differences(known.get("machine", {}), now["machine"])]
+    around += _differences(known.get("versions", {}), now["versions"])
+    if asked:
+        raise UserError(
+            f"{folder} cannot go on with another job: {_sentence(asked)}",
+            f"put it back in job.yaml, or start another search; only {', '.join(EDITABLE)} may change",
+        )
+    if around:
+        raise UserError(
+            f"{folder} cannot go on here, its figures would not be comparable: {_sentence(around)}",
+            "resume it where it began and with the versions that it began with, or start another search",
+        )
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, before, after) of what changed. Keys that only one of them has count only where they say something: a
+    later version may add some."""
+    old, new = dict(_flat(before)), dict(_flat(after))
+    return [
+        (key, old.get(key), new.get(key))
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key) and (old.get(key) or new.get(key))
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _sentence(changed: list[tuple[str, Any, Any]]) -> str:
+    key, before, after = changed[0]
+    others = [f"'{name}'" for name, _, _ in changed[1:]]
+    more = f" (so did {', '.join(others[:3])}{', ...' if len(others) > 3 else ''})" if others else ""
+    return f"'{key}' was {_shown(before)} when it began and is {_shown(after)} now{more}"
+
+
+def _shown(value: Any) -> str:
+    text = _MISSING if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
