@@ -1,0 +1,27 @@
+"""Weights refitted without training, from second moments of layer inputs.
+
+:mod:`.columns` unfolds a layer's input, :mod:`.moments` gathers its mean and covariance over
+calibration images, :mod:`.refit` solves for the weights that make up for lost columns,
+:mod:`.elimination` orders channels by the error that a refit leaves, and :mod:`.curves` gives that
+error at every width.
+"""
+
+from autocompress.repair.columns import Columns, has_columns
+from autocompress.repair.curves import curve
+from autocompress.repair.elimination import eliminate, readers
+from autocompress.repair.moments import RIDGES, Moments, gather
+from autocompress.repair.refit import choose_ridge, output_error, refit
+
+__all__ = [
+    "RIDGES",
+    "Columns",
+    "Moments",
+    "choose_ridge",
+    "curve",
+    "eliminate",
+    "gather",
+    "has_columns",
+    "output_error",
+    "readers",
+    "refit",
+]

@@ -1,0 +1,187 @@
+"""The input of a layer as columns: what its weight matrix is multiplied with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from timm.layers import ScaledStdConv2d, StdConv2d
+from timm.layers.conv2d_same import Conv2dSame
+from torch import nn
+from torch.nn import functional
+
+POSITIONS = 16
+"""Output positions that are drawn from one image. More add little: neighbours are alike."""
+STANDARDISING = (StdConv2d, ScaledStdConv2d)
+
+
+class _Axis(NamedTuple):
+    """A convolution along one axis: pixels, padding before and after, and how it steps."""
+
+    extent: int
+    before: int
+    after: int
+    stride: int
+    dilation: int
+    outputs: int
+
+
+def has_columns(layer: nn.Module) -> bool:
+    """Whether the output of ``layer`` is its weight matrix times columns of its input.
+
+    True of linear layers and of convolutions with zero padding. Convolutions that standardise
+    their weights are left out: a refit would have to undo the standardisation.
+    """
+    if isinstance(layer, nn.Linear):
+        return True
+    return isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer, STANDARDISING)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the input of one layer unfolds (im2col).
+
+    A convolution of ``g`` groups has a weight matrix ``[out / g, in / g * taps]`` for each group. A
+    linear layer has one group and one tap.
+
+    Attributes:
+        groups: number of groups.
+        inputs: input channels (or features) of one group.
+        taps: (row, column) of each kernel tap that meets a pixel at some position. A tap that only
+            ever meets padding reads zeros, so its weight means nothing and it has no column.
+        kernel: (height, width) of the whole kernel.
+    """
+
+    groups: int
+    inputs: int
+    taps: tuple[tuple[int, int], ...] = ((0, 0),)
+    kernel: tuple[int, int] = (1, 1)
+
+    @classmethod
+    def of(cls, layer: nn.Module, size: Sequence[int]) -> Columns:
+        """Columns of ``layer`` for inputs of ``size`` (shape without the batch axis).
+
+        Raises:
+            TypeError: if :func:`has_columns` says no.
+        """
+        if isinstance(layer, nn.Linear):
+            return cls(groups=1, inputs=layer.in_features)
+        if not has_columns(layer):
+            raise TypeError(f"the input of a {type(layer).__name__} has no columns")
+        assert isinstance(layer, nn.Conv2d)
+        kernel = (int(layer.kernel_size[0]), int(layer.kernel_size[1]))
+        rows, places = (_live(_axis(layer, axis, int(size[axis - 2])), kernel[axis]) for axis in (0, 1))
+        taps = tuple((row, place) for row in rows for place in places)
+        return cls(layer.groups, layer.in_channels // layer.groups, taps, kernel)
+
+    @property
+    def width(self) -> int:
+        """Columns of one group."""
+        return self.inputs * len(self.taps)
+
+    def weight(self, layer: nn.Module) -> torch.Tensor:
+        """The weight matrix, float64 ``[groups, out / groups, width]``, without dead taps."""
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        full = weight.detach().double().reshape(self.groups, -1, self.inputs, *self.kernel)
+        rows, places = self._taps(weight.device)
+        return full[..., rows, places].flatten(2)
+
+    def write(self, layer: nn.Module, matrix: torch.Tensor) -> None:
+        """Puts ``matrix`` (as :meth:`weight` gives it) back; weights of dead taps stay."""
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        rows, places = self._taps(weight.device)
+        with torch.no_grad():
+            full = weight.reshape(self.groups, -1, self.inputs, *self.kernel)
+            new = full.clone()
+            new[..., rows, places] = matrix.to(weight).unflatten(2, (self.inputs, len(self.taps)))
+            weight.copy_(new.reshape(weight.shape))
+
+    def of_inputs(self, inputs: Sequence[int]) -> torch.Tensor:
+        """The columns of these input channels: pairs ``[n, 2]`` of group and column, ascending."""
+        chosen = torch.as_tensor(sorted(inputs), dtype=torch.int64)
+        taps = len(self.taps)
+        group = (chosen // self.inputs).repeat_interleave(taps)
+        column = (chosen % self.inputs)[:, None] * taps + torch.arange(taps)
+        return torch.stack([group, column.flatten()], 1)
+
+    def sample(
+        self,
+        layer: nn.Module,
+        x: torch.Tensor,
+        generator: torch.Generator,
+        positions: int | None = POSITIONS,
+        first: int = 0,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Columns of a batch at drawn output positions; the positions are drawn before unfolding.
+
+        Args:
+            layer: the layer itself.
+            x: its input, ``[N, C, H, W]`` for a convolution, ``[N, ..., features]`` for a linear
+                layer.
+            generator: on the CPU.
+            positions: most positions of one image; None for all of them.
+            first: so many first positions of a token layer (class and register tokens) are always
+                among those drawn.
+
+        Returns:
+            Columns ``[groups, samples, width]`` in x's dtype, and for each sample the index of its
+            output position, ``[N, samples / N]``.
+        """
+        if isinstance(layer, nn.Linear):
+            flat = x.reshape(x.shape[0], -1, x.shape[-1])
+            chosen = _draw(len(flat), flat.shape[1], positions, generator, first).to(x.device)
+            rows = flat[torch.arange(len(flat), device=x.device)[:, None], chosen]
+            return rows.reshape(1, -1, self.width), chosen
+        assert isinstance(layer, nn.Conv2d)
+        rows, places = (_axis(layer, axis, int(x.shape[axis - 2])) for axis in (0, 1))
+        chosen = _draw(len(x), rows.outputs * places.outputs, positions, generator, 0).to(x.device)
+        padded = functional.pad(x, (places.before, places.after, rows.before, rows.after))
+        top = torch.div(chosen, places.outputs, rounding_mode="floor") * rows.stride
+        left = chosen % places.outputs * places.stride
+        image = torch.arange(len(x), device=x.device)[:, None]
+        patches = [
+            padded[image, :, top + row * rows.dilation, left + place * places.dilation] for row, place in self.taps
+        ]
+        unfolded = torch.stack(patches, -1)  # [N, positions, C, taps]
+        unfolded = unfolded.reshape(-1, self.groups, self.width)
+        return unfolded.transpose(0, 1), chosen
+
+    def _taps(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        index = torch.tensor(self.taps, dtype=torch.int64, device=device)
+        return index[:, 0], index[:, 1]
+
+
+def _axis(layer: nn.Conv2d, axis: int, extent: int) -> _Axis:
+    stride, dilation = int(layer.stride[axis]), int(layer.dilation[axis])
+    span = dilation * (int(layer.kernel_size[axis]) - 1) + 1
+    if isinstance(layer, Conv2dSame):  # TensorFlow's padding depends on the extent
+        total = max((-(-extent // stride) - 1) * stride + span - extent, 0)
+        before, after = total // 2, total - total // 2
+    elif layer.padding == "valid":
+        before = after = 0
+    elif layer.padding == "same":
+        before, after = (span - 1) // 2, span - 1 - (span - 1) // 2
+    else:
+        before = after = int(layer.padding[axis])  # type: ignore[call-overload]
+    outputs = (extent + before + after - span) // stride + 1
+    return _Axis(extent, before, after, stride, dilation, outputs)
+
+
+def _live(axis: _Axis, size: int) -> list[int]:
+    """Kernel rows (or places in a row) that meet a pixel for some output."""
+    starts = range(-axis.before, -axis.before + axis.outputs * axis.stride, axis.stride)
+    return [tap for tap in range(size) if any(0 <= start + tap * axis.dilation < axis.extent for start in starts)]
+
+
+def _draw(images: int, available: int, most: int | None, generator: torch.Generator, first: int) -> torch.Tensor:
+    """Positions for each image, without repetition, ``[images, min(most, available)]``."""
+    if most is None or available <= most:
+        return torch.arange(available).expand(images, -1)
+    first = min(first, most)
+    keys = torch.rand((images, available), generator=generator)
+    keys[:, :first] = -1  # the smallest keys are taken
+    return keys.argsort(1)[:, :most]

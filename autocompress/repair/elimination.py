@@ -1,0 +1,153 @@
+"""The order in which a coupling loses its channels, by the error that a refit leaves: backward
+elimination with the Optimal Brain Surgeon's update (Hassibi and Stork, NIPS 1992), a channel at a
+time as in Optimal Brain Compression (Frantar and Alistarh, NeurIPS 2022, arXiv 2208.11580).
+
+With H = (G + lambda s I)^-1 over the columns of a consumer with weights W, removing the columns c
+of a channel and refitting the others costs
+
+    err(c) = tr(W_c H_cc^-1 W_c^T)                        (1)
+
+and afterwards
+
+    W <- W - W_c H_cc^-1 H_c:                             (2)
+    H <- H - H_:c H_cc^-1 H_c:                            (3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from autocompress.repair.moments import Moments, factor
+
+STEPS = 32
+"""Channels are removed in chunks of C / STEPS: one at a time gives nearly the same order, slower."""
+
+
+@dataclass
+class Reader:
+    """One group of one consumer, as the elimination sees it.
+
+    Attributes:
+        weight: W over the coupling's columns, ``[outputs, n]``; rows weighted by what they matter.
+        inverse: H over the same columns, ``[n, n]``.
+        columns: for each channel of the coupling that this group reads, its columns among the n.
+    """
+
+    weight: torch.Tensor
+    inverse: torch.Tensor
+    columns: dict[int, torch.Tensor]
+
+    def costs(self) -> dict[int, float]:
+        """Equation (1) for every channel that is left."""
+        found: dict[int, float] = {}
+        by_size: dict[int, list[int]] = {}
+        for channel, columns in self.columns.items():
+            by_size.setdefault(len(columns), []).append(channel)
+        for size, channels in by_size.items():
+            if not size:
+                found.update(dict.fromkeys(channels, 0.0))
+                continue
+            index = torch.stack([self.columns[channel] for channel in channels])
+            blocks = self.inverse[index[:, :, None], index[:, None, :]]
+            weights = self.weight[:, index].permute(1, 2, 0)  # [channels, size, outputs]
+            errors = (torch.linalg.solve(blocks, weights) * weights).sum((1, 2))
+            found.update(zip(channels, errors.tolist(), strict=True))
+        return found
+
+    def remove(self, channels: Sequence[int]) -> float:
+        """Equations (2) and (3) for several channels at once; returns what that costs."""
+        mine = [self.columns.pop(channel) for channel in channels if channel in self.columns]
+        gone = torch.cat(mine) if mine else torch.empty(0, dtype=torch.int64)
+        if not len(gone):
+            return 0.0
+        stays = torch.ones(len(self.inverse), dtype=torch.bool)
+        stays[gone] = False
+        left = stays.nonzero().flatten()
+        block = factor(self.inverse[gone][:, gone].double())
+        weights, rows = self.weight[:, gone], self.inverse[gone][:, left]
+        solved = torch.cholesky_solve(weights.T.double(), block).to(weights).T
+        self.weight = self.weight[:, left] - solved @ rows
+        self.inverse = self.inverse[left][:, left] - rows.T @ torch.cholesky_solve(rows.double(), block).to(rows)
+        place = stays.cumsum(0) - 1
+        self.columns = {channel: place[columns] for channel, columns in self.columns.items()}
+        return float((solved * weights).sum())
+
+
+def readers(
+    matrix: torch.Tensor, moments: Moments, index: Sequence[Sequence[int]], weights: torch.Tensor | None = None
+) -> list[Reader]:
+    """A consumer as the elimination sees it: a reader for each of its groups that reads the coupling.
+
+    Args:
+        matrix: W, float64 ``[groups, outputs, width]``.
+        moments: of the consumer's input.
+        index: the consumer's input channels for each channel of the coupling.
+        weights: what each output matters, ``[groups, outputs]`` (for example gamma / sigma of the
+            norm behind it, squared). The rows of W are scaled by its square root.
+    """
+    scaled = matrix if weights is None else matrix * weights.sqrt()[:, :, None]
+    columns = [moments.columns.of_inputs(inputs) for inputs in index]
+    found = []
+    for group in range(len(matrix)):
+        own = {channel: pairs[pairs[:, 0] == group, 1] for channel, pairs in enumerate(columns)}
+        own = {channel: of for channel, of in own.items() if len(of)}
+        if not own:
+            continue
+        every = torch.cat(list(own.values()))
+        place = torch.full((moments.columns.width,), -1, dtype=torch.int64)
+        place[every] = torch.arange(len(every))
+        inverse = torch.cholesky_inverse(factor(moments.regularised(group)))[every][:, every]
+        found.append(
+            Reader(
+                scaled[group][:, every].float(),
+                inverse.float(),
+                {channel: place[of] for channel, of in own.items()},
+            )
+        )
+    return found
+
+
+def eliminate(
+    channels: int,
+    consumers: Mapping[str, Sequence[Reader]],
+    scales: Mapping[str, float],
+    blocks: Sequence[Sequence[int]],
+    steps: int = STEPS,
+) -> list[int]:
+    """All channels of a coupling, the least needed first.
+
+    Args:
+        channels: how many there are.
+        consumers: readers by consumer; they are used up.
+        scales: what the errors of each consumer are divided by.
+        blocks: partition of the channels; each chunk takes the same share of every block.
+        steps: number of chunks.
+
+    Returns:
+        A permutation of ``range(channels)``. Channels of different blocks alternate, so that every
+        prefix takes equally from blocks of one size.
+    """
+    left = [list(block) for block in blocks]
+    order: list[int] = []
+    while any(left):
+        costs = [0.0] * channels
+        for name, own in consumers.items():
+            for reader in own:
+                for channel, cost in reader.costs().items():
+                    costs[channel] += cost / scales[name]
+        taken: list[list[int]] = []
+        for position, block in enumerate(left):
+            count = min(len(block), max(1, len(blocks[position]) // steps))
+            first = sorted(block, key=lambda channel: (costs[channel], channel))[:count]
+            taken.append(first)
+            left[position] = [channel for channel in block if channel not in set(first)]
+        rounds = max(len(block) for block in taken)
+        chunk = [block[place] for place in range(rounds) for block in taken if place < len(block)]
+        order += chunk
+        for own in consumers.values():
+            for reader in own:
+                reader.remove(chunk)
+    return order

@@ -1,0 +1,70 @@
+"""What each output of a layer matters to the network: the energy of the loss's gradient there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.graph import evaluating
+
+
+def gradient_energy(
+    model: nn.Module,
+    layers: Sequence[str],
+    batches: Callable[[], Iterable[torch.Tensor]],
+    *,
+    seed: int = 0,
+    pause: Callable[[], None] | None = None,
+) -> dict[str, torch.Tensor]:
+    """E[sum over positions of (d log p(y) / d output)^2], with labels y drawn from the model's own p.
+
+    This is the diagonal of the Fisher information with respect to the layer's outputs. Half of it
+    times a squared change of an output approximates the KL divergence that the change causes.
+
+    Args:
+        model: classifier, on any device; it is not changed.
+        layers: module paths of convolutions and linear layers.
+        batches: gives the images anew, on the model's device.
+        seed: of the drawn labels.
+        pause: called between batches.
+
+    Returns:
+        float64 ``[outputs]`` by layer; zeros for a layer that never ran.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    energies: dict[str, torch.Tensor] = {}
+    images = 0
+    with evaluating(model), torch.enable_grad(), ExitStack() as stack:
+        for name in layers:
+            layer = model.get_submodule(name)
+            energies[name] = torch.zeros(len(layer.weight), dtype=torch.float64)  # type: ignore[arg-type]
+            stack.callback(layer.register_forward_hook(_watching(energies[name])).remove)
+        for batch in batches():
+            images_in = batch.detach().requires_grad_()  # so that gradients reach frozen layers too
+            logits = model(images_in).float()
+            chances = logits.detach().softmax(1).cpu()
+            labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            torch.autograd.grad(loss, images_in)  # leaves no gradient in any parameter
+            images += len(batch)
+            if pause is not None:
+                pause()
+    return {name: energy / max(images, 1) for name, energy in energies.items()}
+
+
+def _watching(energy: torch.Tensor) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+    """A forward hook that adds the squared gradients of a layer's output to ``energy``."""
+
+    def on_gradient(gradient: torch.Tensor) -> None:
+        channels = gradient.movedim(1, -1) if gradient.ndim == 4 and gradient.shape[1] == len(energy) else gradient
+        energy.add_(channels.reshape(-1, len(energy)).double().square().sum(0).cpu())
+
+    def hook(layer: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        del layer
+        output.register_hook(on_gradient)
+
+    return hook

@@ -1,0 +1,322 @@
+"""Second moments of layer inputs over calibration images: what every refit and order is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.files import digest
+from autocompress.graph import evaluating
+from autocompress.repair.columns import POSITIONS, Columns
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Strengths of the ridge term that are tried, relative to the mean diagonal of G."""
+DEFAULT_RIDGE = 1e-2
+MOST_COLUMNS = 8192
+"""Wider layers keep their samples instead of G: the dual form of the same equations."""
+NOTHING = 1e-30
+"""A mean diagonal of G below this means that the input is constant."""
+MEMORY_BYTES = 1_500_000_000
+"""Matrices that are gathered in one pass over the images. A network that needs more takes more passes."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of the columns x of one layer's input, for each of its groups.
+
+    Attributes:
+        columns: how the layer's input unfolds.
+        count: number of samples.
+        mean: a = E[x], float64 ``[groups, width]``.
+        covariance: G = E[(x - a)(x - a)^T], float64 ``[groups, width, width]``; None in the dual form.
+        samples: x - a, float32 ``[groups, count, width]``, in the dual form; else None.
+        ridge: lambda of this layer, chosen on held-out samples; relative to the mean diagonal of G.
+    """
+
+    columns: Columns
+    count: int
+    mean: torch.Tensor
+    covariance: torch.Tensor | None
+    samples: torch.Tensor | None = None
+    ridge: float = DEFAULT_RIDGE
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Mean diagonal of G for each group, float64 ``[groups]``."""
+        if self.covariance is not None:
+            return self.covariance.diagonal(dim1=1, dim2=2).mean(1)
+        assert self.samples is not None
+        return self.samples.square().mean((1, 2), dtype=torch.float64)
+
+    def regularised(self, group: int) -> torch.Tensor:
+        """G + lambda s I of one group, with s its mean diagonal, float64 ``[width, width]``."""
+        if self.covariance is not None:
+            system = self.covariance[group].clone()
+        else:
+            assert self.samples is not None
+            samples = self.samples[group].double()
+            system = samples.T @ samples / self.count
+        system.diagonal().add_(self.ridge * max(float(self.scale[group]), NOTHING))
+        return system
+
+    def energy(self, matrix: torch.Tensor) -> torch.Tensor:
+        """diag(W G W^T): the variance of each output of a weight matrix.
+
+        Args:
+            matrix: float64 ``[groups, outputs, width]``.
+
+        Returns:
+            float64 ``[groups, outputs]``.
+        """
+        if self.covariance is not None:
+            return ((matrix @ self.covariance) * matrix).sum(2)
+        assert self.samples is not None
+        return (matrix @ self.samples.double().transpose(1, 2)).square().mean(2)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors and JSON for the store. G is kept in float32: rounding is far below any ridge."""
+        tensors = {"mean": self.mean}
+        tensors |= {"covariance": self.covariance.float()} if self.covariance is not None else {}
+        tensors |= {"samples": self.samples} if self.samples is not None else {}
+        columns = self.columns
+        record = {
+            "count": self.count,
+            "ridge": self.ridge,
+            "groups": columns.groups,
+            "inputs": columns.inputs,
+            "taps": [list(tap) for tap in columns.taps],
+            "kernel": list(columns.kernel),
+        }
+        return tensors, record
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> Moments:
+        """The reverse of :meth:`state`."""
+        taps = tuple((int(row), int(place)) for row, place in record["taps"])
+        kernel = (int(record["kernel"][0]), int(record["kernel"][1]))
+        columns = Columns(int(record["groups"]), int(record["inputs"]), taps, kernel)
+        covariance = tensors.get("covariance")
+        return cls(
+            columns,
+            int(record["count"]),
+            tensors["mean"],
+            None if covariance is None else covariance.double(),
+            tensors.get("samples"),
+            float(record["ridge"]),
+        )
+
+
+def factor(system: torch.Tensor) -> torch.Tensor:
+    """Cholesky factor of G + lambda s I, batched; a singular matrix gets a stronger ridge, tenfold
+    until it can be factored.
+
+    Raises:
+        ValueError: if the matrix holds NaN or infinite values.
+    """
+    if not torch.isfinite(system).all():
+        raise ValueError("a matrix of moments holds NaN or infinite values")
+    scale = system.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp(min=NOTHING)
+    more = 0.0
+    while True:
+        lower, failed = torch.linalg.cholesky_ex(system + torch.diag_embed((more * scale).expand(system.shape[:-1])))
+        if not failed.any():
+            return lower
+        more = 10 * more if more else 1e-8
+
+
+class Sums:
+    """Sums over samples, taken about a fixed shift so that nothing cancels."""
+
+    def __init__(self, shift: torch.Tensor) -> None:
+        groups, width = shift.shape
+        self.shift = shift
+        self.count = 0
+        self.first = torch.zeros((groups, width), dtype=torch.float64)
+        self.second = torch.zeros((groups, width, width), dtype=torch.float64)
+
+    def add(self, x: torch.Tensor) -> None:
+        """Adds samples ``[groups, samples, width]``: products in float32, sums in float64."""
+        centred = x - self.shift[:, None].to(x)
+        self.count += centred.shape[1]
+        self.first += centred.sum(1, dtype=torch.float64).cpu()
+        self.second += (centred.transpose(1, 2) @ centred).cpu()
+
+    def merged(self, other: Sums) -> Sums:
+        """Sums over both; ``other`` has the same shift."""
+        both = Sums(self.shift)
+        both.count = self.count + other.count
+        both.first, both.second = self.first + other.first, self.second + other.second
+        return both
+
+    def moments(self, columns: Columns, ridge: float = DEFAULT_RIDGE) -> Moments:
+        """a and G of what was added."""
+        offset = self.first / self.count
+        covariance = self.second / self.count - offset[:, :, None] * offset[:, None, :]
+        return Moments(columns, self.count, self.shift.double() + offset, covariance, ridge=ridge)
+
+
+class _Gathering:
+    """What one layer has seen: sums over two halves of the images, or the samples themselves."""
+
+    def __init__(self, name: str, columns: Columns, generator: torch.Generator) -> None:
+        self.name, self.columns = name, columns
+        self.generator = generator
+        self._halves: list[Sums] = []
+        self._samples: list[torch.Tensor] = []
+
+    def add(self, samples: torch.Tensor, half: int) -> None:
+        """Samples ``[groups, samples, width]`` of one call of the layer, in half 0 or 1 of a batch."""
+        if not torch.isfinite(samples).all():
+            raise ValueError(f"the input of {self.name} holds NaN or infinite values")
+        if self.columns.width > MOST_COLUMNS:
+            self._samples.append(samples.float().cpu())
+            return
+        if not self._halves:
+            shift = samples.mean(1).double().cpu()
+            self._halves = [Sums(shift), Sums(shift)]
+        self._halves[half].add(samples.float())
+
+    def moments(self, choose_ridge: Callable[[Moments, Moments, Moments], float]) -> Moments:
+        """Moments over all images, with the ridge that serves held-out images best."""
+        if self._samples:
+            samples = torch.cat(self._samples, 1)
+            mean = samples.mean(1, dtype=torch.float64)
+            samples -= mean[:, None].float()
+            return Moments(self.columns, samples.shape[1], mean, None, samples)
+        fit, held_out = self._halves
+        whole = fit.merged(held_out).moments(self.columns)
+        if not fit.count or not held_out.count:
+            return whole
+        ridge = choose_ridge(whole, fit.moments(self.columns), held_out.moments(self.columns))
+        return replace(whole, ridge=ridge)
+
+
+def gather(
+    model: nn.Module,
+    layers: Sequence[str],
+    batches: Callable[[], Iterable[torch.Tensor]],
+    *,
+    seed: int = 0,
+    positions: int | None = POSITIONS,
+    choose_ridge: Callable[[nn.Module, Moments, Moments, Moments], float] | None = None,
+    pause: Callable[[], None] | None = None,
+) -> dict[str, Moments]:
+    """Moments of the inputs of ``layers``, from forward passes in eval mode without gradients.
+
+    Args:
+        model: on any device; it is not changed.
+        layers: module paths of layers that :func:`columns.has_columns`.
+        batches: gives the images anew, ``[N, C, H, W]`` on the model's device, each time it is
+            called: a network whose matrices exceed ``MEMORY_BYTES`` takes several passes.
+        seed: of the drawn positions.
+        positions: most output positions of one image.
+        choose_ridge: given the layer and its moments over all images, the first half and the second
+            half; None for ``DEFAULT_RIDGE``.
+        pause: called between batches.
+
+    Returns:
+        Moments by layer, in the order of ``layers``. A layer that never ran is left out.
+
+    Raises:
+        ValueError: if an input holds NaN or infinite values, or there are no images.
+        TypeError: if a layer has no columns.
+    """
+    found: dict[str, Moments] = {}
+    with evaluating(model):
+        columns = _columns(model, layers, batches)
+        for names in _passes(columns):
+            gatherings = {name: _Gathering(name, columns[name], _generator(name, seed)) for name in names}
+            _watch(model, gatherings, batches, positions, pause)
+            for name, gathering in gatherings.items():
+                layer = model.get_submodule(name)
+                choose = partial(choose_ridge, layer) if choose_ridge is not None else _default_ridge
+                found[name] = gathering.moments(choose)
+    return {name: found[name] for name in layers if name in found}
+
+
+def _generator(name: str, seed: int) -> torch.Generator:
+    """Each layer draws its own positions, so that leaving out a layer changes no other."""
+    return torch.Generator().manual_seed(int(digest("positions", name, seed)[:15], 16))
+
+
+def _default_ridge(*_: Moments) -> float:
+    return DEFAULT_RIDGE
+
+
+def _columns(
+    model: nn.Module, layers: Sequence[str], batches: Callable[[], Iterable[torch.Tensor]]
+) -> dict[str, Columns]:
+    """How the input of each layer unfolds, from one image."""
+    batch = next(iter(batches()), None)
+    if batch is None or not len(batch):
+        raise ValueError("moments need at least one image")
+    found: dict[str, Columns] = {}
+
+    def see(name: str, layer: nn.Module, x: torch.Tensor) -> None:
+        found[name] = Columns.of(layer, x.shape[1:])
+
+    with _hooked(model, layers, see):
+        model(batch[:1])
+    return found
+
+
+def _watch(
+    model: nn.Module,
+    gatherings: Mapping[str, _Gathering],
+    batches: Callable[[], Iterable[torch.Tensor]],
+    positions: int | None,
+    pause: Callable[[], None] | None,
+) -> None:
+    half = 0
+    first = int(getattr(model, "num_prefix_tokens", 0))  # timm's transformers: class and register tokens
+
+    def see(name: str, layer: nn.Module, x: torch.Tensor) -> None:
+        gathering = gatherings[name]
+        samples, _ = gathering.columns.sample(layer, x, gathering.generator, positions, first)
+        gathering.add(samples, half)
+
+    with _hooked(model, list(gatherings), see):
+        for batch in batches():
+            for part in batch.tensor_split(2) if len(batch) > 1 else (batch,):  # both halves even of one batch
+                model(part)
+                half = 1 - half
+            if pause is not None:
+                pause()
+
+
+@contextmanager
+def _hooked(
+    model: nn.Module, layers: Sequence[str], see: Callable[[str, nn.Module, torch.Tensor], None]
+) -> Iterator[None]:
+    """Shows ``see`` the input of each of ``layers`` whenever one runs."""
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda layer, inputs: see(name, layer, inputs[0].detach())
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _passes(columns: Mapping[str, Columns]) -> list[list[str]]:
+    """Layers whose matrices fit into memory together: two float64 matrices a layer."""
+    passes: list[list[str]] = []
+    used = 0
+    for name, own in columns.items():
+        width = 0 if own.width > MOST_COLUMNS else own.width
+        need = 2 * 8 * width * width * own.groups
+        if not passes or used + need > MEMORY_BYTES:
+            passes.append([])
+            used = 0
+        passes[-1].append(name)
+        used += need
+    return passes

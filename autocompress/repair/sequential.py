@@ -1,0 +1,345 @@
+"""Sequential repair: front to back, each layer is fitted from the compressed network's own inputs to
+the outputs that the original network has at that place.
+
+With x the layer's input in the compressed network and y its output in the original one,
+
+    W' = W + (C - W G) (G + lambda s I)^-1,   b' = b - W' a          (1)
+
+where a = E[x], b = E[y], G is the covariance of x, and C = E[(y - b)(x - a)^T]. Where the output
+joins a shortcut, y also makes up for what the shortcut lost: (r - r') sigma / gamma is added to it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from autocompress.files import digest
+from autocompress.graph.kinds import kind
+from autocompress.repair.columns import POSITIONS, Columns, has_columns
+from autocompress.repair.moments import RIDGES, Moments, Sums, factor
+from autocompress.repair.shifts import ensure_bias, norm_scale
+
+SMALLEST_SCALE = 1e-3
+"""Channels whose norm scales them by less than this do not make up for their shortcut."""
+
+
+class PairSums(Sums):
+    """Sums over samples of x and of y."""
+
+    def __init__(self, shift: torch.Tensor, outputs: torch.Tensor) -> None:
+        super().__init__(shift)
+        self.output_shift = outputs
+        self.output_first = torch.zeros_like(outputs)
+        self.cross = torch.zeros((*outputs.shape, shift.shape[1]), dtype=torch.float64)
+
+    def add_pair(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Samples ``[groups, samples, width]`` of x and ``[groups, samples, outputs]`` of y."""
+        self.add(x)
+        centred = y - self.output_shift[:, None].to(y)
+        self.output_first += centred.sum(1, dtype=torch.float64).cpu()
+        self.cross += (centred.transpose(1, 2) @ (x - self.shift[:, None].to(x))).cpu()
+
+    def plus(self, other: PairSums) -> PairSums:
+        """Sums over both; the shifts are the same."""
+        both = PairSums(self.shift, self.output_shift)
+        both.count = self.count + other.count
+        both.first, both.second = self.first + other.first, self.second + other.second
+        both.output_first, both.cross = self.output_first + other.output_first, self.cross + other.cross
+        return both
+
+    def targets(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """b ``[groups, outputs]`` and C ``[groups, outputs, width]``."""
+        offset, own = self.output_first / self.count, self.first / self.count
+        return self.output_shift + offset, self.cross / self.count - offset[:, :, None] * own[:, None, :]
+
+
+def fit(matrix: torch.Tensor, moments: Moments, cross: torch.Tensor, ridge: float) -> torch.Tensor:
+    """W' of equation (1), float64 ``[groups, outputs, width]``."""
+    assert moments.covariance is not None
+    system = moments.covariance.clone()
+    strength = (ridge * moments.scale).clamp(min=1e-30)
+    system.diagonal(dim1=1, dim2=2).add_(strength[:, None])
+    missing = cross - matrix @ moments.covariance
+    return matrix + torch.cholesky_solve(missing.transpose(1, 2), factor(system)).transpose(1, 2)
+
+
+@dataclass
+class Report:
+    """What a sequential repair did.
+
+    Attributes:
+        refitted: layers with new weights.
+        undone: layers whose new weights were worse on held-out images, and which keep their own.
+    """
+
+    refitted: list[str] = field(default_factory=list)
+    undone: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Lockstep:
+    """Two traced networks that run side by side, node by node, on the same images.
+
+    Attributes:
+        original: traced module whose outputs are the target.
+        compressed: traced module of the network to repair; it shares its layers with that network.
+        kept: by layer, the outputs of the original layer that the compressed one still has; a layer
+            that is not named has all.
+        norms: by layer, the batch normalisation directly behind it in the compressed network.
+        seed: of drawn positions.
+        positions: most output positions of one image.
+    """
+
+    original: fx.GraphModule
+    compressed: fx.GraphModule
+    kept: Mapping[str, Sequence[int]]
+    norms: Mapping[str, str | None]
+    seed: int = 0
+    positions: int | None = POSITIONS
+
+    @torch.no_grad()
+    def repair(self, batches: Sequence[torch.Tensor], layers: Sequence[str]) -> Report:
+        """Refits ``layers`` in the order in which they run.
+
+        A layer whose inputs and outputs are still those of the original network is left alone.
+
+        Args:
+            batches: images ``[N, C, H, W]``; all of them stay in memory, with the activations that
+                are still to be read.
+            layers: module paths that both networks have.
+        """
+        state = _State(_Run(self.original, batches), _Run(self.compressed, batches), Report())
+        twins = {call: node for node, call in _calls(self.original)}
+        pairs = {node: twins[call] for node, call in _calls(self.compressed) if call in twins and not call[1]}
+        state.waiting = {node: twin for node, twin in pairs.items() if str(node.target) in set(layers)}
+        for node in list(state.waiting):
+            self._visit(node, state)
+        return state.report
+
+    def _visit(self, node: fx.Node, state: _State) -> None:
+        """Refits the layer of one node, and before it a layer that stands alone in its shortcut."""
+        twin = state.waiting.pop(node, None)
+        if twin is None:
+            return
+        state.active.add(node)
+        shortcuts = _shortcuts(node, twin)
+        if shortcuts:
+            unfitted = state.own.unmade(shortcuts[0]) & set(state.waiting)
+            for other in unfitted if len(unfitted) == 1 else ():
+                self._visit(other, state)
+            # What still changes cannot be made up for: the layer that comes last in the block does that.
+            if state.own.unmade(shortcuts[0]) & (state.active | set(state.waiting)):
+                shortcuts = ()
+        self._refit(str(node.target), node, twin, shortcuts, state)
+        state.active.remove(node)
+
+    def _refit(self, name: str, node: fx.Node, twin: fx.Node, shortcuts: tuple[fx.Node, ...], state: _State) -> None:
+        layer = self.compressed.get_submodule(name)
+        source, origin = node.args[0], twin.args[0]
+        if not has_columns(layer) or not isinstance(source, fx.Node) or not isinstance(origin, fx.Node):
+            return
+        before, inputs = state.target.value(origin), state.own.value(source)
+        outputs = [self._of_kept(name, value.float()) for value in state.target.value(twin)]
+        changed = name in self.kept or any(not _equal(x, y) for x, y in zip(before, inputs, strict=True))
+        if shortcuts:
+            here, there = state.own.value(shortcuts[0]), state.target.value(shortcuts[1])
+            extra = self._made_up(name, here, there)
+            changed = changed or any(bool(more.any()) for more in extra)
+            outputs = [y + more for y, more in zip(outputs, extra, strict=True)]
+        if not changed:
+            return
+        columns = Columns.of(layer, inputs[0].shape[1:])
+        fitted, held_out = self._sums(name, layer, columns, inputs, outputs)
+        if not fitted.count or not held_out.count:
+            return
+        matrix = columns.weight(layer).cpu()
+        ridge, gain = _best(matrix, fitted, held_out, columns)
+        whole = fitted.plus(held_out)
+        mean, cross = whole.targets()
+        moments = whole.moments(columns)
+        new = fit(matrix, moments, cross, ridge) if gain > 0 else matrix
+        (state.report.refitted if gain > 0 else state.report.undone).append(name)
+        columns.write(layer, new)
+        self._set_constant(name, (mean - (new @ moments.mean[:, :, None])[:, :, 0]).flatten())
+
+    def _of_kept(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        kept = self.kept.get(name)
+        if kept is None:
+            return value
+        index = torch.as_tensor(kept, dtype=torch.int64, device=value.device)
+        return value.index_select(1 if value.ndim == 4 else -1, index)
+
+    def _made_up(self, name: str, own: Sequence[Any], target: Sequence[Any]) -> list[torch.Tensor]:
+        """(r - r') sigma / gamma for every batch."""
+        scale = norm_scale(self.compressed, self.norms.get(name), own[0].shape[1])
+        inverse = torch.where(scale.abs() < SMALLEST_SCALE, 0.0, 1 / scale).float().to(own[0].device)
+        return [
+            (self._of_kept(name, there) - here) * inverse[:, None, None]
+            for here, there in zip(own, target, strict=True)
+        ]
+
+    def _sums(
+        self,
+        name: str,
+        layer: nn.Module,
+        columns: Columns,
+        inputs: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
+    ) -> tuple[PairSums, PairSums]:
+        generator = torch.Generator().manual_seed(int(digest("positions", name, self.seed)[:15], 16))
+        halves: list[PairSums] = []
+        for x, y in zip(inputs, outputs, strict=True):
+            for half, (part, of) in enumerate(zip(x.tensor_split(2), y.tensor_split(2), strict=True)):
+                if not len(part):
+                    continue
+                samples, places = columns.sample(layer, part.float(), generator, self.positions)
+                flat = of.flatten(2).transpose(1, 2) if of.ndim == 4 else of.reshape(len(of), -1, of.shape[-1])
+                rows = flat[torch.arange(len(flat), device=flat.device)[:, None], places].flatten(0, 1)
+                grouped = rows.unflatten(1, (columns.groups, -1)).transpose(0, 1)
+                if not halves:
+                    shifts = samples.mean(1).double().cpu(), grouped.mean(1).double().cpu()
+                    halves = [PairSums(*shifts), PairSums(*shifts)]
+                halves[half].add_pair(samples, grouped)
+        return halves[0], halves[1]
+
+    def _set_constant(self, name: str, constant: torch.Tensor) -> None:
+        """Makes ``constant`` what the layer adds to its outputs, in place of its bias."""
+        norm = self.norms.get(name)
+        bias = ensure_bias(self.compressed, name, norm)
+        if bias is not None:
+            bias.copy_(constant.to(bias))
+            return
+        assert norm is not None
+        mean = self.original.get_submodule(norm).running_mean
+        assert isinstance(mean, torch.Tensor)
+        own = self.compressed.get_submodule(norm).running_mean
+        assert isinstance(own, torch.Tensor)
+        kept = self.kept.get(name)
+        old = mean if kept is None else mean[torch.as_tensor(kept, dtype=torch.int64, device=mean.device)]
+        own.copy_(old - constant.to(old))
+
+
+def _best(matrix: torch.Tensor, fitted: PairSums, held_out: PairSums, columns: Columns) -> tuple[float, float]:
+    """The ridge with the least held-out error, and how much less it is than with the old weights."""
+    moments, judge = fitted.moments(columns), held_out.moments(columns)
+    mean, cross = fitted.targets()
+    judge_mean, judge_cross = held_out.targets()
+
+    def error(new: torch.Tensor) -> float:
+        constant = mean - (new @ moments.mean[:, :, None])[:, :, 0]
+        offset = judge_mean - constant - (new @ judge.mean[:, :, None])[:, :, 0]
+        return float(judge.energy(new).sum() - 2 * (new * judge_cross).sum() + offset.square().sum())
+
+    errors = {ridge: error(fit(matrix, moments, cross, ridge)) for ridge in RIDGES}
+    best = min(errors, key=lambda ridge: errors[ridge])
+    return best, error(matrix) - errors[best]
+
+
+class _Run:
+    """Values of a traced module's nodes, batch by batch, made when asked for and freed once read."""
+
+    def __init__(self, module: fx.GraphModule, batches: Sequence[torch.Tensor]) -> None:
+        self._module, self._batches = module, batches
+        self._values: dict[fx.Node, list[Any]] = {}
+        self._order = {node: position for position, node in enumerate(module.graph.nodes)}
+        self._unread = {node: set(node.users) for node in module.graph.nodes}
+        self._made_once: set[fx.Node] = set()
+
+    def unmade(self, node: fx.Node) -> set[fx.Node]:
+        """The node and what it depends on, as far as that was not made yet."""
+        found: set[fx.Node] = set()
+        pending = [node]
+        while pending:
+            asked = pending.pop()
+            if asked not in self._made_once and asked not in found:
+                found.add(asked)
+                pending += asked.all_input_nodes
+        return found
+
+    def value(self, node: fx.Node) -> list[Any]:
+        """The node's value for every batch."""
+        pending = [node]
+        while pending:
+            asked = pending[-1]
+            missing = [source for source in asked.all_input_nodes if source not in self._values]
+            if asked in self._values:
+                pending.pop()
+            elif missing:
+                pending += sorted(missing, key=lambda source: -self._order[source])
+            else:
+                self._values[asked] = [self._made(asked, batch) for batch in range(len(self._batches))]
+                self._made_once.add(asked)
+                pending.pop()
+                self._free(asked, keep=node)
+        return self._values[node]
+
+    def _made(self, node: fx.Node, batch: int) -> Any:
+        if node.op == "placeholder":
+            return self._batches[batch]
+
+        def given(argument: Any) -> Any:
+            return fx.map_arg(argument, lambda source: self._values[source][batch])
+
+        arguments, keywords = given(node.args), given(node.kwargs)
+        if node.op == "call_module":
+            return self._module.get_submodule(str(node.target))(*arguments, **keywords)
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self._module)
+        if node.op == "call_method":
+            return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
+        assert callable(node.target)
+        return node.target(*arguments, **keywords)
+
+    def _free(self, made: fx.Node, keep: fx.Node) -> None:
+        """Forgets the sources that no node that is still to be made reads."""
+        for source in made.all_input_nodes:
+            self._unread[source].discard(made)
+            if not self._unread[source] and source is not keep:
+                self._values.pop(source, None)
+
+
+@dataclass
+class _State:
+    """What a repair knows while it runs: both runs, what was done, layers to come, and under way."""
+
+    target: _Run
+    own: _Run
+    report: Report
+    waiting: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    active: set[fx.Node] = field(default_factory=set)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return isinstance(one, torch.Tensor) and one.shape == other.shape and torch.equal(one, other)
+
+
+def _calls(module: fx.GraphModule) -> list[tuple[fx.Node, tuple[str, int]]]:
+    """Nodes that call a layer, each with the layer's path and how often it was called before."""
+    seen: dict[str, int] = {}
+    found = []
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            name = str(node.target)
+            found.append((node, (name, seen.get(name, 0))))
+            seen[name] = seen.get(name, 0) + 1
+    return found
+
+
+def _shortcuts(node: fx.Node, twin: fx.Node) -> tuple[fx.Node, ...]:
+    """What is added to the output of a layer, in the compressed and in the original network."""
+    found = []
+    for layer in (node, twin):
+        behind = layer
+        while len(behind.users) == 1 and kind(next(iter(behind.users))) in ("norm", "identity", "dropout"):
+            behind = next(iter(behind.users))
+        users = list(behind.users)
+        if len(users) != 1 or kind(users[0]) != "add" or len(users[0].all_input_nodes) != 2:
+            return ()
+        found.append(next(source for source in users[0].all_input_nodes if source is not behind))
+    return tuple(found)

@@ -1,0 +1,58 @@
+"""Where a constant that is added to a layer's outputs goes: into a bias, or into the norm behind."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def add_to_outputs(model: nn.Module, layer: str, norm: str | None, shift: torch.Tensor) -> None:
+    """Adds ``shift`` to the outputs of ``layer``, in place.
+
+    It goes into the layer's bias. A layer without a bias hands it to the running mean of the batch
+    normalisation behind it, from which it is subtracted. Where there is neither, a bias is added.
+
+    Args:
+        model: the network.
+        layer: module path of a convolution or linear layer.
+        norm: module path of the batch normalisation that alone reads the layer, or None.
+        shift: ``[outputs]``.
+    """
+    bias = ensure_bias(model, layer, norm)
+    with torch.no_grad():
+        if bias is not None:
+            bias += shift.to(bias)
+        else:
+            assert norm is not None
+            mean = model.get_submodule(norm).running_mean
+            assert isinstance(mean, torch.Tensor)
+            mean -= shift.to(mean)
+
+
+def ensure_bias(model: nn.Module, layer: str, norm: str | None) -> nn.Parameter | None:
+    """The bias of ``layer``; added, as zeros, where neither a bias nor a running mean is there.
+
+    Returns:
+        None where the running mean of ``norm`` takes constants.
+    """
+    module = model.get_submodule(layer)
+    if isinstance(module.bias, nn.Parameter):
+        return module.bias
+    if norm is not None and isinstance(model.get_submodule(norm).running_mean, torch.Tensor):
+        return None
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=weight.requires_grad)
+    module.bias = bias
+    return bias
+
+
+def norm_scale(model: nn.Module, norm: str | None, outputs: int) -> torch.Tensor:
+    """gamma / sigma of the batch normalisation behind a layer, float64 ``[outputs]``; ones without one."""
+    module = None if norm is None else model.get_submodule(norm)
+    variance = getattr(module, "running_var", None)
+    if not isinstance(variance, torch.Tensor) or len(variance) != outputs:
+        return torch.ones(outputs, dtype=torch.float64)
+    assert isinstance(module, nn.Module)
+    scale = (variance.detach().double() + float(module.eps)).rsqrt()  # type: ignore[arg-type]
+    return scale if module.weight is None else scale * module.weight.detach().double()  # type: ignore[operator]

@@ -1,0 +1,314 @@
+"""Moments, refits, error curves and elimination against brute force on explicit samples."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.layers.conv2d_same import Conv2dSame
+from torch import nn
+
+from autocompress.repair import (
+    Columns,
+    Moments,
+    choose_ridge,
+    curve,
+    eliminate,
+    gather,
+    has_columns,
+    output_error,
+    readers,
+    refit,
+)
+from autocompress.repair import (
+    moments as moments_room,
+)
+
+LAYERS = {
+    "plain": lambda: nn.Conv2d(4, 6, 3, padding=1),
+    "strided": lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1),
+    "wide": lambda: nn.Conv2d(4, 6, (3, 5), padding=(0, 2), dilation=(2, 1)),
+    "pointwise": lambda: nn.Conv2d(4, 6, 1, stride=2),
+    "grouped": lambda: nn.Conv2d(4, 6, 3, padding=1, groups=2),
+    "depthwise": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4),
+    "same": lambda: nn.Conv2d(4, 6, 4, padding="same"),
+    "tensorflow": lambda: Conv2dSame(4, 6, 3, stride=2),
+    "linear": lambda: nn.Linear(4, 6),
+}
+
+
+def _input(kind: str, images: int = 3) -> torch.Tensor:
+    return torch.randn(images, 7, 4) if kind == "linear" else torch.randn(images, 4, 7, 6)
+
+
+def _outputs(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """All outputs, ``[N, positions, channels]``."""
+    y = layer(x)
+    return y if isinstance(layer, nn.Linear) else y.flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@torch.no_grad()
+def test_weight_times_columns_is_the_layers_output(kind: str) -> None:
+    layer, x = LAYERS[kind]().double(), _input(kind).double()
+    columns = Columns.of(layer, x.shape[1:])
+    samples, places = columns.sample(layer, x, torch.Generator().manual_seed(0), positions=5)
+    given = (columns.weight(layer) @ samples.transpose(1, 2)).flatten(0, 1).T + layer.bias
+    images = torch.arange(len(x))[:, None]
+    torch.testing.assert_close(given, _outputs(layer, x)[images, places].flatten(0, 1))
+
+
+@torch.no_grad()
+def test_taps_that_only_meet_padding_have_no_column_and_keep_their_weight() -> None:
+    layer = nn.Conv2d(3, 2, 3, padding=1).double()
+    columns = Columns.of(layer, (3, 1, 1))
+    assert columns.taps == ((1, 1),)
+    assert columns.width == 3
+    before = layer.weight.clone()
+    columns.write(layer, torch.zeros_like(columns.weight(layer)))
+    assert not layer.weight[:, :, 1, 1].any()
+    before[:, :, 1, 1] = 0
+    torch.testing.assert_close(layer.weight, before)
+
+
+def test_a_layer_that_standardises_its_weight_has_no_columns() -> None:
+    from timm.layers import StdConv2d
+
+    assert not has_columns(StdConv2d(4, 6, 3))
+    with pytest.raises(TypeError, match="StdConv2d"):
+        Columns.of(StdConv2d(4, 6, 3), (4, 8, 8))
+
+
+def test_class_tokens_are_always_drawn() -> None:
+    layer, x = nn.Linear(4, 6), torch.randn(5, 50, 4)
+    columns = Columns.of(layer, x.shape[1:])
+    _, places = columns.sample(layer, x, torch.Generator().manual_seed(0), positions=8, first=2)
+    assert (places[:, :2].sort(1).values == torch.tensor([0, 1])).all()
+    assert places.shape == (5, 8)
+    assert all(len(set(row.tolist())) == 8 for row in places)
+
+
+class _Net(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def _moments(kind: str = "plain", images: int = 40, mean: float = 3.0) -> tuple[nn.Module, torch.Tensor, Moments]:
+    layer = LAYERS[kind]()
+    x = _input(kind, images) @ torch.randn(_input(kind).shape[-1], _input(kind).shape[-1]) + mean
+    found = gather(_Net(layer), ["layer"], lambda: x.split(16), positions=None)
+    return layer, x, found["layer"]
+
+
+def _all_columns(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    columns = Columns.of(layer, x.shape[1:])
+    return columns.sample(layer, x, torch.Generator(), positions=None)[0].double()
+
+
+@pytest.mark.parametrize("kind", ["plain", "grouped", "linear"])
+def test_moments_are_mean_and_covariance_of_the_columns(kind: str) -> None:
+    layer, x, moments = _moments(kind, mean=100.0)
+    samples = _all_columns(layer, x)
+    torch.testing.assert_close(moments.mean, samples.mean(1), rtol=1e-5, atol=1e-5)
+    centred = samples - samples.mean(1, keepdim=True)
+    expected = centred.transpose(1, 2) @ centred / samples.shape[1]
+    torch.testing.assert_close(moments.covariance, expected, rtol=1e-4, atol=1e-4)
+    assert moments.count == samples.shape[1]
+
+
+def _ridge_fit(samples: torch.Tensor, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+    """Least squares towards the old outputs and, by the ridge, towards the old weights."""
+    centred = samples - samples.mean(0)
+    scale = ridge * centred.square().mean()
+    inside = centred[:, kept]
+    target = centred @ weight.T - inside @ weight[:, kept].T
+    rows = torch.cat([inside, (len(inside) * scale).sqrt() * torch.eye(int(kept.sum()), dtype=torch.float64)])
+    wanted = torch.cat([target, target.new_zeros((int(kept.sum()), target.shape[1]))])
+    return weight[:, kept] + torch.linalg.lstsq(rows, wanted).solution.T
+
+
+@pytest.mark.parametrize("kind", ["plain", "grouped", "linear"])
+@pytest.mark.parametrize("dual", [False, True])
+def test_a_refit_is_the_ridge_solution(kind: str, dual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if dual:
+        monkeypatch.setattr(moments_room, "MOST_COLUMNS", 1)
+    layer, x, moments = _moments(kind)
+    assert (moments.covariance is None) is dual
+    matrix = moments.columns.weight(layer)
+    kept = torch.rand(moments.mean.shape) < 0.6
+    new, shift = refit(matrix, moments, kept, 1e-2)
+    samples = _all_columns(layer, x)
+    for group in range(len(matrix)):
+        expected = _ridge_fit(samples[group], matrix[group], kept[group], 1e-2)
+        torch.testing.assert_close(new[group][:, kept[group]], expected, rtol=1e-3, atol=1e-4)
+        assert not new[group][:, ~kept[group]].any()
+    error = (matrix - new) @ samples.transpose(1, 2) - shift[:, :, None]
+    torch.testing.assert_close(error.mean(2), torch.zeros_like(shift), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        output_error(matrix, new, shift, moments), error.square().mean(2).sum(1), rtol=1e-3, atol=1e-5
+    )
+
+
+@given(seed=st.integers(0, 100), copies=st.integers(1, 3))
+@settings(max_examples=10, deadline=None)
+def test_duplicated_channels_are_removed_without_error(seed: int, copies: int) -> None:
+    torch.manual_seed(seed)
+    layer = nn.Conv2d(6, 5, 3, padding=1)
+    x = torch.randn(30, 6, 5, 5)
+    x[:, 6 - copies :] = x[:, :1] * torch.arange(1, copies + 1)[None, :, None, None] + 0.5
+    moments = gather(_Net(layer), ["layer"], lambda: [x])["layer"]
+    matrix = moments.columns.weight(layer)
+    kept = torch.ones_like(moments.mean, dtype=torch.bool)
+    # The outer taps of a shifted copy see zeros at the border, so only the middle is an exact copy.
+    kept[0, (6 - copies) * 9 :] = False
+    inner = gather(_Net(layer), ["layer"], lambda: [x], positions=None)["layer"]
+    new, shift = refit(matrix, inner, kept, 1e-10)
+    assert float(output_error(matrix, new, shift, inner)) < 0.2 * float(inner.energy(matrix).sum())
+    linear = nn.Linear(6, 5)
+    tokens = x.flatten(2).transpose(1, 2)
+    moments = gather(_Net(linear), ["layer"], lambda: [tokens])["layer"]
+    matrix = moments.columns.weight(linear)
+    kept = torch.ones((1, 6), dtype=torch.bool)
+    kept[0, 6 - copies :] = False
+    new, shift = refit(matrix, moments, kept, 1e-9)
+    assert float(output_error(matrix, new, shift, moments)) < 1e-6 * float(moments.energy(matrix).sum())
+
+
+def test_constant_inputs_keep_their_weights_and_move_into_the_shift() -> None:
+    layer = nn.Linear(4, 3)
+    moments = gather(_Net(layer), ["layer"], lambda: [torch.ones(10, 5, 4)])["layer"]
+    matrix = moments.columns.weight(layer)
+    kept = torch.tensor([[True, True, False, True]])
+    new, shift = refit(matrix, moments, kept)
+    torch.testing.assert_close(new[:, :, kept[0]], matrix[:, :, kept[0]])
+    torch.testing.assert_close(shift, matrix[:, :, 2])
+
+
+def test_nan_inputs_are_an_error_that_names_the_layer() -> None:
+    with pytest.raises(ValueError, match="layer"):
+        gather(_Net(nn.Linear(4, 3)), ["layer"], lambda: [torch.full((2, 5, 4), torch.nan)])
+
+
+def test_no_images_are_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        gather(_Net(nn.Linear(4, 3)), ["layer"], lambda: [])
+
+
+def test_several_passes_give_the_same_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    x = torch.randn(8, 3, 9, 9)
+    calls = []
+
+    def batches() -> list[torch.Tensor]:
+        calls.append(1)
+        return [x]
+
+    at_once = gather(net, ["0", "2"], batches)
+    before = len(calls)
+    monkeypatch.setattr(moments_room, "MEMORY_BYTES", 1)
+    apart = gather(net, ["0", "2"], batches)
+    assert len(calls) - before == before + 1
+    for name, moments in at_once.items():
+        torch.testing.assert_close(moments.covariance, apart[name].covariance)
+
+
+def test_more_noise_asks_for_a_stronger_ridge() -> None:
+    layer = nn.Linear(40, 8)
+    common = torch.randn(4000, 1, 10) @ torch.randn(10, 40)
+    noise = torch.randn(4000, 1, 40)
+
+    def chosen(images: int, strength: float) -> float:
+        x = (common + strength * noise)[:images]
+        return gather(_Net(layer), ["layer"], lambda: [x], choose_ridge=choose_ridge)["layer"].ridge
+
+    assert chosen(4000, 1e-3) < chosen(50, 1.0)
+
+
+def test_moments_survive_the_store() -> None:
+    _, _, moments = _moments("grouped")
+    tensors, record = moments.state()
+    again = Moments.from_state(tensors, record)
+    assert again.columns == moments.columns
+    torch.testing.assert_close(again.covariance, moments.covariance, rtol=1e-6, atol=1e-6)
+    assert (again.count, again.ridge) == (moments.count, moments.ridge)
+
+
+def _error_without(matrix: torch.Tensor, moments: Moments, index: list[tuple[int, ...]], gone: list[int]) -> float:
+    """By definition: W_R (Schur complement of the regularised G) W_R^T."""
+    total = 0.0
+    removed = moments.columns.of_inputs([position for channel in gone for position in index[channel]])
+    for group in range(len(matrix)):
+        out = torch.zeros(moments.columns.width, dtype=torch.bool)
+        out[removed[removed[:, 0] == group, 1]] = True
+        system = moments.regularised(group)
+        rest = system[~out][:, ~out]
+        schur = system[out][:, out] - system[out][:, ~out] @ torch.linalg.solve(rest, system[~out][:, out])
+        weight = matrix[group][:, out]
+        total += float((weight @ schur * weight).sum())
+    return total
+
+
+INDICES = {"one": [(0,), (1,), (2,), (3,)], "pairs": [(0, 1), (2, 3)], "some": [(1,), (3,)]}
+
+
+@pytest.mark.parametrize("kind", ["plain", "grouped"])
+@pytest.mark.parametrize("index", INDICES)
+def test_a_curve_holds_the_error_of_every_prefix(kind: str, index: str) -> None:
+    layer, _, moments = _moments(kind)
+    matrix, channels = moments.columns.weight(layer), INDICES[index]
+    order = torch.randperm(len(channels)).tolist()
+    errors = curve(matrix, moments, channels, order)
+    expected = [_error_without(matrix, moments, channels, order[:count]) for count in range(len(order) + 1)]
+    if index == "one":  # nothing stays at all: the whole output energy, and the ridge
+        expected[-1] = float(errors[-1])
+    torch.testing.assert_close(errors, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["plain", "grouped"])
+def test_elimination_takes_the_channel_whose_loss_costs_least(kind: str) -> None:
+    layer, _, moments = _moments(kind)
+    matrix, index = moments.columns.weight(layer), INDICES["one"]
+    own = {"layer": readers(matrix, moments, index)}
+    order = eliminate(4, own, {"layer": 1.0}, [(0, 1, 2, 3)])
+    assert sorted(order) == [0, 1, 2, 3]
+    for count in range(3):
+        before = order[:count]
+        costs = {
+            channel: _error_without(matrix, moments, index, [*before, channel])
+            for channel in range(4)
+            if channel not in before
+        }
+        assert costs[order[count]] == pytest.approx(min(costs.values()), rel=1e-3)
+
+
+def test_elimination_takes_equally_from_every_block() -> None:
+    layer, _, moments = _moments("grouped")
+    own = {"layer": readers(moments.columns.weight(layer), moments, INDICES["one"])}
+    blocks = [(0, 1), (2, 3)]
+    order = eliminate(4, own, {"layer": 1.0}, blocks)
+    for half in itertools.batched(order, 2) if hasattr(itertools, "batched") else (order[:2], order[2:]):
+        assert {channel // 2 for channel in half} == {0, 1}
+
+
+def test_weights_of_outputs_change_the_order() -> None:
+    torch.manual_seed(3)
+    layer = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    moments = gather(_Net(layer), ["layer"], lambda: [torch.randn(100, 1, 2)])["layer"]
+    matrix = moments.columns.weight(layer)
+
+    def first(weights: list[float]) -> int:
+        given = torch.tensor([weights], dtype=torch.float64)
+        own = {"layer": readers(matrix, moments, [(0,), (1,)], given)}
+        return eliminate(2, own, {"layer": 1.0}, [(0, 1)])[0]
+
+    assert first([1.0, 100.0]) == 0
+    assert first([100.0, 1.0]) == 1
