@@ -177,12 +177,11 @@ class Lockstep:
 
     def _made_up(self, name: str, own: Sequence[Any], target: Sequence[Any]) -> list[torch.Tensor]:
         """(r - r') sigma / gamma for every batch."""
-        scale = norm_scale(self.compressed, self.norms.get(name), own[0].shape[1])
+        is_map = own[0].ndim == 4
+        scale = norm_scale(self.compressed, self.norms.get(name), own[0].shape[1 if is_map else -1])
         inverse = torch.where(scale.abs() < SMALLEST_SCALE, 0.0, 1 / scale).float().to(own[0].device)
-        return [
-            (self._of_kept(name, there) - here) * inverse[:, None, None]
-            for here, there in zip(own, target, strict=True)
-        ]
+        inverse = inverse[:, None, None] if is_map else inverse
+        return [(self._of_kept(name, there) - here) * inverse for here, there in zip(own, target, strict=True)]
 
     def _sums(
         self,
@@ -280,8 +279,8 @@ class _Run:
         return self._values[node]
 
     def _made(self, node: fx.Node, batch: int) -> Any:
-        if node.op == "placeholder":
-            return self._batches[batch]
+        if node.op == "placeholder":  # further arguments of a forward have defaults
+            return self._batches[batch] if self._order[node] == 0 else node.args[0]
 
         def given(argument: Any) -> Any:
             return fx.map_arg(argument, lambda source: self._values[source][batch])
