@@ -1,27 +1,34 @@
-"""Weights refitted without training, from second moments of layer inputs.
+"""Weights refitted without training, from second moments of layer inputs (docs/repair.md).
 
 :mod:`.columns` unfolds a layer's input, :mod:`.moments` gathers its mean and covariance over
 calibration images, :mod:`.refit` solves for the weights that make up for lost columns,
-:mod:`.elimination` orders channels by the error that a refit leaves, and :mod:`.curves` gives that
-error at every width.
+:mod:`.oneshot` and :mod:`.sequential` repair whole networks, :mod:`.elimination` orders channels by
+the error that a refit leaves, and :mod:`.curves` gives that error at every width.
 """
 
 from autocompress.repair.columns import Columns, has_columns
 from autocompress.repair.curves import curve
 from autocompress.repair.elimination import eliminate, readers
+from autocompress.repair.importance import gradient_energy
 from autocompress.repair.moments import RIDGES, Moments, gather
+from autocompress.repair.oneshot import repair
 from autocompress.repair.refit import choose_ridge, output_error, refit
+from autocompress.repair.sequential import Lockstep, Report
 
 __all__ = [
     "RIDGES",
     "Columns",
+    "Lockstep",
     "Moments",
+    "Report",
     "choose_ridge",
     "curve",
     "eliminate",
     "gather",
+    "gradient_energy",
     "has_columns",
     "output_error",
     "readers",
     "refit",
+    "repair",
 ]

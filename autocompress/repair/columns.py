@@ -134,8 +134,8 @@ class Columns:
         if isinstance(layer, nn.Linear):
             flat = x.reshape(x.shape[0], -1, x.shape[-1])
             chosen = _draw(len(flat), flat.shape[1], positions, generator, first).to(x.device)
-            rows = flat[torch.arange(len(flat), device=x.device)[:, None], chosen]
-            return rows.reshape(1, -1, self.width), chosen
+            drawn = flat[torch.arange(len(flat), device=x.device)[:, None], chosen]
+            return drawn.reshape(1, -1, self.width), chosen
         assert isinstance(layer, nn.Conv2d)
         rows, places = (_axis(layer, axis, int(x.shape[axis - 2])) for axis in (0, 1))
         chosen = _draw(len(x), rows.outputs * places.outputs, positions, generator, 0).to(x.device)
@@ -166,7 +166,7 @@ def _axis(layer: nn.Conv2d, axis: int, extent: int) -> _Axis:
     elif layer.padding == "same":
         before, after = (span - 1) // 2, span - 1 - (span - 1) // 2
     else:
-        before = after = int(layer.padding[axis])  # type: ignore[call-overload]
+        before = after = int(layer.padding[axis])
     outputs = (extent + before + after - span) // stride + 1
     return _Axis(extent, before, after, stride, dilation, outputs)
 

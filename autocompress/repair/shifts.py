@@ -21,7 +21,7 @@ def add_to_outputs(model: nn.Module, layer: str, norm: str | None, shift: torch.
     bias = ensure_bias(model, layer, norm)
     with torch.no_grad():
         if bias is not None:
-            bias += shift.to(bias)
+            bias.add_(shift.to(bias))
         else:
             assert norm is not None
             mean = model.get_submodule(norm).running_mean

@@ -1,0 +1,179 @@
+"""Repair of whole networks: channels that another channel duplicates go without a trace, others leave
+less error than without repair."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from autocompress.graph import NetworkFacts, evaluating, facts, trace
+from autocompress.pruning.coupling import Coupling
+from autocompress.pruning.couplings import couplings
+from autocompress.pruning.removal import remove
+from autocompress.repair import RIDGES, Lockstep, Moments, choose_ridge, gather, has_columns, repair
+
+SIZE = (3, 32, 32)
+NETWORKS = (
+    "resnet18",
+    pytest.param("densenet121", marks=pytest.mark.slow),
+    "regnety_002",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+    "mobilenetv3_small_050",
+)
+
+
+def _network(name: str) -> nn.Module:
+    """With norms and layer scales as after a training: random, none of them one or zero."""
+    more = {"img_size": 32, "patch_size": 8} if name.startswith("vit") else {}
+    model = timm.create_model(name, num_classes=10, **more).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+        if isinstance(scale := getattr(module, "gamma", None), nn.Parameter):
+            nn.init.uniform_(scale, 0.5, 1.5)
+    return model
+
+
+def _images(count: int) -> torch.Tensor:
+    """Smooth images: neighbouring pixels are alike, so channels are correlated."""
+    coarse = nn.functional.interpolate(torch.randn(count, 3, 4, 4), SIZE[1:], mode="bilinear")
+    return coarse + 0.2 * torch.randn(count, *SIZE)
+
+
+def _duplicate(model: nn.Module, coupling: Coupling, original: int, copied: int) -> None:
+    """Makes two channels of a coupling equal, in all layers that write or pass them."""
+    for part in coupling.parts:
+        source, target = list(part.index[original]), list(part.index[copied])
+        if part.side == "in":
+            continue
+        if part.side == "parameter":
+            owner, _, name = part.layer.rpartition(".")
+            tensors, dim = [getattr(model.get_submodule(owner), name)], part.dim
+        else:
+            layer, dim = model.get_submodule(part.layer), 0
+            names = ("weight", "bias", "running_mean", "running_var")
+            tensors = [t for name in names if isinstance(t := getattr(layer, name, None), torch.Tensor)]
+        for tensor in tensors:
+            index = torch.tensor(target)
+            with torch.no_grad():
+                tensor.index_copy_(dim, index, tensor.index_select(dim, torch.tensor(source)))
+
+
+def _lost(every: Sequence[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """The inputs that each layer loses."""
+    lost: dict[str, set[int]] = {}
+    for coupling in every:
+        gone = set(range(coupling.channels)) - set(keep[coupling.name])
+        for layer, index in coupling.consumers.items():
+            lost.setdefault(layer, set()).update(place for channel in gone for place in index[channel])
+    return {layer: sorted(inputs) for layer, inputs in lost.items()}
+
+
+def _moments(model: nn.Module, lost: Mapping[str, Sequence[int]], images: torch.Tensor) -> dict[str, Moments]:
+    readers = [name for name in lost if has_columns(model.get_submodule(name))]
+    return gather(model, readers, lambda: images.split(128), choose_ridge=choose_ridge)
+
+
+def _norms(network: NetworkFacts) -> dict[str, str | None]:
+    return {name: layer.norm for name, layer in network.layers.items()}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_duplicated_channels_of_every_coupling_go_without_a_trace(name: str) -> None:
+    model = _network(name)
+    every = [coupling for coupling in couplings(model, SIZE, "group") if coupling.prunable]
+    keep: dict[str, list[int]] = {}
+    for coupling in every:
+        largest = max(len(block) for block in coupling.blocks)
+        pairs = [(block[0], block[1]) for block in coupling.blocks if len(block) == largest]
+        for original, copied in pairs:
+            _duplicate(model, coupling, original, copied)
+        copies = {copied for _, copied in pairs}
+        keep[coupling.name] = [channel for channel in range(coupling.channels) if channel not in copies]
+    images, lost = _images(192), _lost(every, keep)
+    weakest = {name: replace(own, ridge=min(RIDGES)) for name, own in _moments(model, lost, images).items()}
+    repaired = copy.deepcopy(model)
+    assert set(repair(repaired, lost, weakest, _norms(facts(model, SIZE)))) == set(lost)
+    repaired = remove(repaired, keep, SIZE, "group", couplings=every)
+    plain = remove(copy.deepcopy(model), keep, SIZE, "group", couplings=every)
+    expected, scale = model(images[:32]), model(images[:32]).var()
+    assert float((repaired(images[:32]) - expected).square().mean() / scale) < 1e-6
+    assert float((plain(images[:32]) - expected).square().mean() / scale) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050"])
+@torch.no_grad()
+def test_repair_leaves_less_error_and_sequential_repair_less_still(name: str) -> None:
+    torch.manual_seed(0)
+    model = _network(name)
+    network = facts(model, SIZE)
+    every = [coupling for coupling in couplings(model, SIZE, "inner") if coupling.prunable]
+    keep = {
+        coupling.name: sorted(
+            block[place]
+            for block in coupling.blocks
+            for place in torch.randperm(len(block))[: max(1, len(block) // 2)].tolist()
+        )
+        for coupling in every
+    }
+    images, lost = _images(512), _lost(every, keep)
+    one_shot = copy.deepcopy(model)
+    repair(one_shot, lost, _moments(model, lost, images), _norms(network))
+    one_shot = remove(one_shot, keep, SIZE, couplings=every)
+    plain = remove(copy.deepcopy(model), keep, SIZE, couplings=every)
+    sequential = copy.deepcopy(plain)
+    kept = {
+        part.layer: part.indices(keep[coupling.name])
+        for coupling in every
+        for part in coupling.parts
+        if part.side in ("out", "both")
+    }
+    with evaluating(model), evaluating(sequential):
+        lockstep = Lockstep(trace(model), trace(sequential), kept, _norms(network))
+        report = lockstep.repair(images.split(128), list(network.layers))
+    assert report.refitted
+    others = _images(128)
+    expected = model(others)
+    errors = [float((other(others) - expected).square().mean()) for other in (plain, one_shot, sequential)]
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[2] < errors[1]
+
+
+@torch.no_grad()
+def test_sequential_repair_leaves_an_unchanged_network_alone() -> None:
+    model = _network("resnet10t")
+    same, network = copy.deepcopy(model), facts(model, SIZE)
+    with evaluating(model), evaluating(same):
+        report = Lockstep(trace(model), trace(same), {}, _norms(network)).repair([_images(32)], list(network.layers))
+    assert not report.refitted
+    assert not report.undone
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(same.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_the_last_layer_of_a_block_makes_up_for_its_shortcut() -> None:
+    """A shortcut that lost a constant: the convolution beside it gives it back."""
+    torch.manual_seed(0)
+    model = _network("resnet10t")
+    damaged, network = copy.deepcopy(model), facts(model, SIZE)
+    shortcut = next(name for name in network.layers if "layer2.0.downsample" in name)
+    damaged.get_submodule(shortcut).weight.mul_(0.5)
+    images = _images(256)
+    broken = float((damaged(images) - model(images)).square().mean())
+    others = [name for name in network.layers if name != shortcut]
+    with evaluating(model), evaluating(damaged):
+        report = Lockstep(trace(model), trace(damaged), {}, _norms(network)).repair(images.split(64), others)
+    assert report.refitted[0].startswith("layer2.0.conv")
+    assert float((damaged(images) - model(images)).square().mean()) < 0.5 * broken
