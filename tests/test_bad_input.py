@@ -105,6 +105,19 @@ def checkpoint_that_is_none() -> tuple[str, ...]:
     return (*DIGITS, "--checkpoint", "weights.pth")
 
 
+def checkpoint_of_nan() -> tuple[str, ...]:
+    return checkpoint(lambda state: state["bn1.weight"].fill_(float("nan")))
+
+
+def two_channels_too_many(data: tuple[str, ...]) -> tuple[str, ...]:
+    return (*data, "--set", "model_args.in_chans=4")
+
+
+def pictures_for_four_channels() -> tuple[str, ...]:
+    pictures()
+    return two_channels_too_many(PICTURES)
+
+
 def two_sources_of_weights() -> tuple[str, ...]:
     return (*checkpoint(len), "--pretrained")
 
@@ -139,6 +152,25 @@ CASES: list[Case] = [
     (checkpoint_of_other_classes, "weights.pth: 'fc.weight' has 7 classes, the data has 10"),
     (checkpoint_that_is_incomplete, "weights.pth has no tensor 'bn1.weight'"),
     (checkpoint_that_is_none, "weights.pth "),
+    (checkpoint_of_nan, "weights.pth: 'bn1.weight' holds NaN"),
+    (lambda: two_channels_too_many(DIGITS), "the model reads 4 channels, and pictures have 1 or 3"),
+    (pictures_for_four_channels, "the model reads 4 channels, and pictures have 1 or 3"),
+    (
+        lambda: ("--model", "test_vit", "--data", "digits", "--input-size", "33"),
+        "'test_vit' cannot take images of 33 x 33 pixels and 1 channel: ",
+    ),
+    (
+        lambda: job(model="test_vit", model_args="{global_pool: ''}"),
+        "'test_vit' gives a tensor (2, 5, 10) for ",
+    ),
+    (
+        lambda: (*DIGITS, "--set", "model_args.crop_mode=middle"),
+        "--set model_args.crop_mode must be center, squash",
+    ),
+    (
+        lambda: (*DIGITS, "--set", "baseline.lr=1e9", "--set", "baseline.epochs=1"),
+        "the training of the baseline 'test_",
+    ),
     (lambda: (*DIGITS, "--checkpoint", "weights.pth"), "--checkpoint names no file: weights.pth"),
     (two_sources_of_weights, "--checkpoint cannot stand beside 'pretrained'"),
     (empty_folder, "pictures holds no class folders"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,95 @@ def test_a_file_without_weights(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "model.pth")
     with pytest.raises(UserError, match="holds no weights"):
         create(tmp_path / "model.pth")
+
+
+Wrapper = Callable[[dict[str, torch.Tensor]], Any]
+WRAPPERS: dict[str, Wrapper] = {
+    **{
+        key: (lambda state, key=key: {key: state, "epoch": 3}) for key in ("model_state_dict", "net", "params", "model")
+    },
+    "model.state_dict": lambda state: {"model": {"state_dict": state}},
+    "an empty average": lambda state: {"state_dict": state, "state_dict_ema": {}, "model_ema": None},
+    "an average that is only a counter": lambda state: {"model": state, "model_ema": {"decay": torch.tensor(0.9)}},
+    "a full average": lambda state: {"model": {name: tensor * 0 for name, tensor in state.items()}, "model_ema": state},
+    "an AveragedModel": lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{n}": t for n, t in state.items()},
+    "module.": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "_orig_mod.": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+    "model.": lambda state: {"state_dict": {f"model.{name}": tensor for name, tensor in state.items()}},
+    "model.module.": lambda state: {f"model.module.{name}": tensor for name, tensor in state.items()},
+    "plain values beside": lambda state: {**state, "epoch": 3, "note": "mine", "lr": [0.1]},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_the_usual_wrappers(tmp_path: Path, wrap: Wrapper) -> None:
+    state = trained()
+    torch.save(wrap(state), tmp_path / "model.pth")
+    assert same(create(tmp_path / "model.pth"), state)
+
+
+@pytest.mark.parametrize("args", ["--lr 0.1", ["--lr", 0.1], 3, None, (1, 2), {1: 2}, {"mean": {}, "std": "a"}])
+def test_arguments_of_any_type_are_no_reason_to_fail(tmp_path: Path, args: Any) -> None:
+    state = trained()
+    torch.save({"state_dict": state, "args": args, "arch": 5, "state_dict_ema": "none"}, tmp_path / "model.pth")
+    assert same(create(tmp_path / "model.pth"), state)
+    job = load_job(model="resnet10t", data="digits", name="test", checkpoint=tmp_path / "model.pth")
+    assert models.preprocessing(job)["channels"] == 1
+
+
+@pytest.mark.parametrize("mean", [0.25, "0.25", None, [], [0.1, 0.2], ["a"], float("nan"), True, {"r": 0.1}])
+def test_a_mean_of_any_type(tmp_path: Path, mean: Any) -> None:
+    torch.save({"state_dict": trained(), "args": {"mean": mean, "std": 0}}, tmp_path / "model.pth")
+    job = load_job(model="resnet10t", data="digits", name="test", checkpoint=tmp_path / "model.pth")
+    wanted = models.preprocessing(job)
+    default = (0.485, 0.456, 0.406)
+    assert wanted["mean"] == ((0.25,) if mean == 0.25 else default)
+    assert wanted["std"] == (0.229, 0.224, 0.225)
+    assert models.create(job).pretrained_cfg["mean"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "content", [[torch.zeros(1)], torch.zeros(3), "text", 5, {"state_dict": [1]}, {"model": {"a": {"b": {"c": {}}}}}]
+)
+def test_other_contents_hold_no_weights(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(UserError, match="holds no weights"):
+        create(tmp_path / "model.pth")
+
+
+def test_a_name_does_not_decide_the_format(tmp_path: Path) -> None:
+    state = trained()
+    save_file(state, tmp_path / "really_safetensors.bin")
+    assert same(create(tmp_path / "really_safetensors.bin"), state)
+    torch.save(state, tmp_path / "really_torch.safetensors")
+    assert same(create(tmp_path / "really_torch.safetensors"), state)
+
+
+def test_a_folder_and_a_script_module_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder \(give the file in it, or, for a folder that timm saved"):
+        create(tmp_path)
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "model.pt"))
+    with pytest.raises(UserError, match=r"model\.pt cannot be read: .*TorchScript") as raised:
+        create(tmp_path / "model.pt")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_of_another_network_says_which(tmp_path: Path) -> None:
+    other = models.create(load_job(model="test_vit", data="digits", name="test"), INFO).state_dict()
+    torch.save({"arch": "test_vit", "state_dict": other}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"none of its \d+ tensors .* \(the file says that it is a 'test_vit'\)"):
+        create(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("tensor", [torch.tensor(1.0), torch.zeros(0, 512), torch.eye(5).to_sparse()])
+def test_a_classifier_of_an_odd_shape(tmp_path: Path, tensor: torch.Tensor) -> None:
+    torch.save(trained() | {"fc.weight": tensor}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"'fc\.weight' (has shape|has 0 classes)") as raised:
+        create(tmp_path / "model.pth")
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_that_are_sparse(tmp_path: Path) -> None:
+    state = trained()
+    torch.save(state | {"fc.weight": state["fc.weight"].to_sparse()}, tmp_path / "model.pth")
+    assert same(create(tmp_path / "model.pth"), state)

@@ -17,7 +17,7 @@ from autocompress.compression.store import save_tensors
 from autocompress.contract import Deployable, Device, Manager, manager
 from autocompress.data import Split
 from autocompress.data.preprocessing import steps_of
-from autocompress.errors import UserError
+from autocompress.errors import TrialFailed, UserError
 from autocompress.files import atomic_folder
 from autocompress.job import DeviceConfig
 from autocompress.quantization import hardening
@@ -45,12 +45,22 @@ def metadata(model: nn.Module) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in told.items()}
 
 
-def score(device: Device, deployable: Deployable, split: Split, config: DeviceConfig) -> np.ndarray:
-    """Which images of ``split`` the file labels rightly in its runtime: bool ``(images,)``, in the split's order."""
+def score(
+    device: Device, deployable: Deployable, split: Split, config: DeviceConfig, *, strict: bool = False
+) -> np.ndarray:
+    """Which images of ``split`` the file labels rightly in its runtime: bool ``(images,)``, in the split's order.
+    Logits that are not finite label nothing rightly.
+
+    Raises:
+        TrialFailed: with ``strict``, at the first logits that are not finite.
+    """
     correct = []
     for images, labels in split.loader(SCORING_BATCH):
         logits = device.predict(deployable, images.numpy(), config)
-        correct.append(logits.argmax(axis=1) == labels.numpy())
+        finite = np.isfinite(logits).all(axis=1)
+        if strict and not finite.all():
+            raise TrialFailed("the model's outputs are not finite numbers on some images")
+        correct.append((logits.argmax(axis=1) == labels.numpy()) & finite)
     return np.concatenate(correct)
 
 

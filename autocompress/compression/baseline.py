@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from autocompress.compression.artifact import metadata, score
 from autocompress.compression.keys import scored_with, versions
 from autocompress.compression.store import Store
 from autocompress.contract import Deployable, Device
-from autocompress.data import Splits
-from autocompress.export import OPSET, export
+from autocompress.data import Split, Splits
+from autocompress.errors import TrialFailed, UserError
+from autocompress.export import AGREEMENT_IMAGES, OPSET, check_agreement, export
 from autocompress.files import atomic, digest
 from autocompress.graph import facts
 from autocompress.job import DeviceConfig
 from autocompress.quantization.counts import operator_counts
+
+log = logging.getLogger("autocompress.compression")
 
 
 @dataclass(frozen=True)
@@ -65,21 +69,30 @@ def teacher_key(model: nn.Module) -> str:
 def measure_baseline(
     model: nn.Module, splits: Splits, device: Device, config: DeviceConfig, store: Store, folder: Path
 ) -> Baseline:
-    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation, unless both are kept."""
+    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation, unless both are kept.
+
+    Raises:
+        UserError: if it cannot be exported, its logits are not finite, or file and model do not agree, as a candidate
+            would fail. Nothing is kept then.
+    """
     own_key = teacher_key(model)
     # Another exporter may write a faster file: the baseline must gain from it as every candidate does.
     key = digest(own_key, OPSET, onnx.__version__, onnxscript.__version__)
     file = folder / f"{key}.onnx"
     if not file.exists():
         with atomic(file) as temporary:
-            export(model, temporary, models.input_size(model), metadata(model))
+            _export(model, temporary)
     size = models.input_size(model)
     network = facts(model, size)
     deployable = Deployable(file, size, operator_counts(model, size))
     scored = digest("baseline accuracy", key, splits.val.digest, scored_with(device, config))
     found = store.get(scored) if store.has(scored) else None
     if found is None:
-        correct = score(device, deployable, splits.val, config)
+        try:
+            correct = _scored(model, deployable, splits.val, device, config)
+        except UserError:
+            file.unlink(missing_ok=True)
+            raise
         store.put(scored, {"correct": torch.from_numpy(correct)}, {})
     else:
         correct = found[0]["correct"].numpy()
@@ -93,3 +106,29 @@ def measure_baseline(
         weights_key=own_key,
         key=key,
     )
+
+
+def _export(model: nn.Module, file: Path) -> None:
+    try:
+        export(model, file, models.input_size(model), metadata(model))
+    except OSError:  # a full disk is no fault of the model
+        raise
+    except Exception as error:  # whatever torch.export and the exporter raise
+        log.debug("the baseline cannot be exported", exc_info=True)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise UserError(
+            f"the baseline cannot be written as an ONNX file: {reason}", "change model_args, or take another model"
+        ) from error
+
+
+def _scored(model: nn.Module, deployable: Deployable, split: Split, device: Device, config: DeviceConfig) -> np.ndarray:
+    """Which images the file labels rightly, once it has passed the gate that a candidate must pass too."""
+    some = split.subset(AGREEMENT_IMAGES)
+    images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
+    hint = "its weights are damaged, or belong to another network"
+    if fault := check_agreement(deployable.file, model, images).fault:
+        raise UserError(f"the baseline cannot be compressed: {fault}", hint)
+    try:
+        return score(device, deployable, split, config, strict=True)
+    except TrialFailed as failed:
+        raise UserError(f"the baseline cannot be compressed: {failed}", hint) from None

@@ -22,7 +22,8 @@ from autocompress.compression.losses import SoftTargets
 from autocompress.compression.store import save_tensors
 from autocompress.compression.training import Progress, Training, TrainResult, TrainSettings
 from autocompress.data import Split, Splits
-from autocompress.errors import UserError
+from autocompress.errors import TrialFailed, UserError
+from autocompress.export import AGREEMENT_IMAGES
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
 from autocompress.processors import usable_processors
@@ -89,7 +90,7 @@ def train_baseline(
     versions, the kind of device and its precision.
 
     Raises:
-        UserError: if there are no images to train on.
+        UserError: if there are no images to train on, or the training diverged; nothing is kept then.
     """
     settings = baseline_settings(job)
     weights = "pretrained" if job.pretrained else "random"
@@ -103,15 +104,22 @@ def train_baseline(
             what = "has no weights" if not job.pretrained else "has weights for other classes than those of the data,"
             raise UserError(f"'{job.model}' {what} and there is no data to train it on", "give checkpoint: PATH")
         _check_room(model, path.parent)
-        train(
-            model,
-            splits.train,
-            settings,
-            device=device,
-            seed=job.seed,
-            progress=progress,
-            pause=pause,
-        )
+        try:
+            train(
+                model,
+                splits.train,
+                settings,
+                device=device,
+                seed=job.seed,
+                progress=progress,
+                pause=pause,
+            )
+            _check_trained(model, splits.train)
+        except TrialFailed as error:
+            raise UserError(
+                f"the training of the baseline '{job.model}' diverged: {error}",
+                f"lower 'baseline.lr', which is {settings.lr:g}",
+            ) from None
         with full_disk_told(path.parent, "make room, or set AUTOCOMPRESS_CACHE"), atomic(path) as temporary:
             save_tensors(model.state_dict(), temporary)
     return models.reparameterise(model.cpu()).eval()
@@ -127,6 +135,19 @@ def _check_room(model: nn.Module, folder: Path) -> None:
         )
 
 
+def _check_trained(model: nn.Module, split: Split) -> None:
+    """Refuses a model that a training left without finite numbers, even where its loss was finite to the end.
+
+    Raises:
+        TrialFailed: naming the tensor, or the logits.
+    """
+    if fault := models.faulty_tensor(model.state_dict()):
+        raise TrialFailed(fault)
+    some = split.subset(AGREEMENT_IMAGES)
+    if not bool(logits(model, some).isfinite().all()):
+        raise TrialFailed("its logits are not finite numbers")
+
+
 def _loaded(model: nn.Module, path: Path) -> bool:
     """Loads the weights of ``path`` into ``model``; False where there are none that can be used."""
     if not path.exists():
@@ -134,6 +155,8 @@ def _loaded(model: nn.Module, path: Path) -> bool:
     try:
         state = load_file(path)
         copy.deepcopy(model).load_state_dict(state)  # one that does not fit would leave the model half loaded
+        if fault := models.faulty_tensor(state):
+            raise RuntimeError(fault)
         model.load_state_dict(state)
     except (SafetensorError, OSError, RuntimeError) as error:
         log.warning("%s cannot be used (%s); the baseline is trained again", path, error)

@@ -22,6 +22,7 @@ from autocompress.compression.batches import check_batches
 from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Candidate, Pipeline, layer_specs
 from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay
+from autocompress.compression.remarks import remarks
 from autocompress.compression.sensitivity import Sensitivity, Setting
 from autocompress.compression.sources import Sources
 from autocompress.compression.store import Store
@@ -139,6 +140,7 @@ class Workbench:
                 splits, baseline = judged_by_agreement(model, splits, sources, *measured)
             else:
                 baseline = measure_baseline(model, splits, *measured)
+            splits = replace(splits, notes=(*splits.notes, *remarks(job, model, splits, baseline, store)))
         transfer = user_data(splits, job.seed)
         if sources is not None:
             transfer = sources.transfer_set(*next(iter(sources.defaults.items())))

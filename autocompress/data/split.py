@@ -141,7 +141,7 @@ class Splits:
         info: of all three.
         synthetic: where there are no training images: by data source, how many images take their place.
         by_agreement: ``val`` is synthetic too, and labelled by the baseline: accuracy on it is agreement with that.
-        notes: sentences for the user about where the images come from.
+        notes: sentences for the user: where the images come from, and what the baseline makes of them.
     """
 
     train: Split

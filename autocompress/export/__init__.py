@@ -1,6 +1,8 @@
 """Torch model to ONNX file, and the checks that both agree."""
 
 from autocompress.export.check import (
+    AGREEMENT_IMAGES,
+    LEAST_AGREEMENT,
     Agreement,
     check_agreement,
     custom_operators,
@@ -12,7 +14,9 @@ from autocompress.export.exporter import INPUT, OPSET, OUTPUT
 from autocompress.export.onnx_file import export
 
 __all__ = [
+    "AGREEMENT_IMAGES",
     "INPUT",
+    "LEAST_AGREEMENT",
     "OPSET",
     "OUTPUT",
     "Agreement",

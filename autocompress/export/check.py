@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from autocompress.export.exporter import INPUT
 from autocompress.graph.trace import evaluating
 from autocompress.runtime import session_options
 
+AGREEMENT_IMAGES = 64
+"""So many images are enough to see whether a file computes what its model does."""
+LEAST_AGREEMENT = 0.8
+"""Share of equal labels: codes flip at rounding edges, so honest low-bit models differ on some images."""
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 
@@ -35,6 +40,15 @@ class Agreement:
     images: int
     mean_error: float
     max_error: float
+
+    @property
+    def fault(self) -> str:
+        """Why file and model cannot be accepted; empty where they can."""
+        if not math.isfinite(self.max_error):  # both may give the same label to every NaN
+            return "the model's outputs are not finite numbers"
+        if self.labels < LEAST_AGREEMENT:
+            return f"file and torch model give the same label to {self.labels:.0%} of the images only"
+        return ""
 
 
 def check_agreement(file: Path, model: nn.Module, images: torch.Tensor, *, batch_size: int = 64) -> Agreement:

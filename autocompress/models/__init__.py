@@ -12,6 +12,7 @@ from autocompress.models.checkpoints import Checkpoint, read_checkpoint
 from autocompress.models.creation import create, needs_training
 from autocompress.models.forward import trains_on_one_image
 from autocompress.models.groups import Group, group_of, groups
+from autocompress.models.health import faulty_tensor
 from autocompress.models.parts import classifier, eligible_convolutions, stem
 from autocompress.models.preprocessing import preprocessing
 from autocompress.models.residuals import silence_residual_branches
@@ -24,6 +25,7 @@ __all__ = [
     "create",
     "data_info",
     "eligible_convolutions",
+    "faulty_tensor",
     "from_architecture",
     "group_of",
     "groups",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,11 +92,7 @@ class Checkpoint:
                 f"{self.path}: the model has no place for '{unused[0]}'{_more(unused)}",
                 self._hint("is it a checkpoint of this model?"),
             )
-        try:
-            model.load_state_dict(self.state, strict=False)
-        except RuntimeError as error:  # sparse or quantized tensors
-            reason = str(error).splitlines()[-1].strip()
-            raise UserError(f"{self.path}: the weights cannot be copied: {reason}") from error
+        model.load_state_dict(self.state, strict=False)
 
     def _hint(self, otherwise: str) -> str:
         return f"the file says that it is a '{self.architecture}'" if self.architecture else otherwise
@@ -117,7 +114,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.is_dir():
         raise UserError(
             f"the checkpoint {path} is a folder",
-            f"give the file in it; for a folder of timm's: model: local-dir:{path}",
+            f"give the file in it, or, for a folder that timm saved, model: local-dir:{path}",
         )
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
@@ -143,7 +140,13 @@ def _state(content: Mapping[Any, Any], depth: int = 0) -> dict[str, torch.Tensor
     found = [*(_state(inside, depth + 1) for inside in inner), own]
     most = max(map(len, found))
     state = next(tensors for tensors in found if 2 * len(tensors) >= most)
-    return {_unwrapped(name): tensor for name, tensor in state.items() if name not in _COUNTERS}
+    return {_unwrapped(name): _dense(tensor) for name, tensor in state.items() if name not in _COUNTERS}
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """Sparse and quantized tensors as plain ones."""
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -168,8 +171,12 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _torch(path: Path) -> Any:
     try:
         # weights_only: a checkpoint from the net may not run code here. timm stores its arguments as a Namespace.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with (
+            path.open("rb") as file,
+            warnings.catch_warnings(action="ignore"),  # errors say enough
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is no file of torch.save, or holds more than tensors and plain values, so it is not opened",

@@ -67,7 +67,7 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
         if any("reparam" in name for name in checkpoint.state):
             model = reparameterise(model)
         checkpoint.load_into(model)
-    if fault := faulty_tensor(model):
+    if fault := faulty_tensor(model.state_dict()):
         where = job.model if checkpoint is None else checkpoint.path
         raise UserError(f"{where}: {fault}", "the weights are damaged, or their training diverged: give others")
     check_forward(model, info.input_size, info.num_classes, job.model)

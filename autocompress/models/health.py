@@ -1,14 +1,20 @@
-"""Whether a model's numbers are numbers: what every baseline must pass before anything is built on it."""
+"""Whether the numbers of a model are numbers: what every baseline must pass before anything is built on it."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+
+import torch
 
 
-def faulty_tensor(model: nn.Module) -> str:
+def faulty_tensor(state: Mapping[str, torch.Tensor]) -> str:
     """What is wrong with the first parameter or buffer that no working network has: values that are NaN or infinite, or
-    a running variance below 0. Empty where all are sound."""
-    for name, tensor in model.state_dict().items():
+    a running variance below 0. Empty where all are sound.
+
+    Args:
+        state: of a module, as its ``state_dict`` gives it.
+    """
+    for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             what = "NaN" if bool(tensor.isnan().any()) else "infinite values"
             return f"'{name}' holds {what}"

@@ -152,9 +152,9 @@ class _Run:
         rows = self._study.rows()
         save_trials(self._folder, rows)
         if (splits := getattr(self._bench, "splits", None)) is not None:
-            for note in ([splits.describe()] if splits.synthetic else []) + list(splits.notes):
-                log.info("data: %s", note)
-                self._observer.on_note(f"data: {note}")
+            for note in ([f"data: {splits.describe()}"] if splits.synthetic else []) + list(splits.notes):
+                log.info(note)
+                self._observer.on_note(note)
         self._observer.on_baseline(self._baseline)
         self._observer.on_start(self._job.budget.trials)
         left = self._seconds_left()

@@ -1,0 +1,231 @@
+"""Whether weights from elsewhere were trained with another normalisation than that which their images get here.
+
+Nothing in a state dict says how its images were normalised, and a wrong mean and std cost some points of accuracy
+without an error. Two signs are read, from the same images under each normalisation that is common:
+
+- the first batch norm recorded mean and variance of its input in training, so under the right normalisation it reads
+  the same again (the divergence of Haroush et al., "The Knowledge Within", CVPR 2020, in that one layer);
+- accuracy, compared image by image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.data import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_INCEPTION_MEAN,
+    IMAGENET_INCEPTION_STD,
+)
+from torch import nn
+
+from autocompress.compression.evaluation import device_of
+from autocompress.compression.store import Store
+from autocompress.data import Split
+from autocompress.data.wanted import spread
+from autocompress.files import digest
+from autocompress.graph import evaluating
+from autocompress.synthesis.statistics import NormInput, channel_statistics, norm_layers
+from autocompress.synthesis.terms_gaussian import gaussian_divergence
+
+VERSION = 1
+"""Of this comparison: part of the key under which it is kept."""
+MOST_IMAGES, LEAST_IMAGES = 512, 64
+MOST_VALUES = 2**25
+"""Of the images that are held in memory."""
+MULTIPLY_ADDS = 4e11
+"""The most that are spent on accuracy under all normalisations together; ``LEAST_IMAGES`` are looked at even so."""
+LEAST_GAIN_NATS = 0.02
+"""What another normalisation must gain in the first batch norm. Augmentation in training costs less than this."""
+LARGEST_SHARE = 0.25
+"""Of the divergence, what may be left of it."""
+CHANCE = 1e-4
+"""Chance of an accuracy that is so much better, were both normalisations equally good (sign test)."""
+LEAST_GAIN_POINTS = 1.0
+"""Percentage points. A smaller gain is not worth a sentence."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """A mean and a std, each of one number a channel, and where they are common."""
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def note_on_normalisation(model: nn.Module, split: Split, macs: int, store: Store, key: str) -> str:
+    """A sentence for the user where another normalisation clearly fits ``model`` better than that of ``split``; empty
+    where none does. Kept in ``store``.
+
+    Args:
+        model: with weights from elsewhere, in eval mode.
+        split: labelled images of the classes that it knows.
+        macs: of the model for one image.
+        store: where the answer is kept.
+        key: content key of the model.
+    """
+    kept = digest("normalisation", VERSION, key, split.digest)
+    if store.has(kept) and (found := store.get(kept)) is not None:
+        return str(found[1]["note"])
+    with torch.no_grad(), evaluating(model):
+        note = _note(model, split, macs)
+    store.put(kept, {}, {"note": note})
+    return note
+
+
+def _note(model: nn.Module, split: Split, macs: int) -> str:
+    held = MOST_VALUES // math.prod(split.input_size)
+    some = split.subset(min(max(held, LEAST_IMAGES), MOST_IMAGES))
+    own = Normalisation("", split.info.mean, split.info.std)
+    raw = [(_raw(images, own), labels) for images, labels in some.loader(64)]
+    others = _common(torch.cat([images for images, _ in raw]), own)
+    divergences = _divergences(model, raw, [own, *others])
+    suspects = others
+    if divergences is not None:
+        mine, *rest = divergences
+        fitting = [(theirs, other) for other, theirs in zip(others, rest, strict=True) if _is_closer(theirs, mine)]
+        suspects = [min(fitting, key=lambda pair: pair[0])[1]] if fitting else []
+    if not suspects:
+        return ""
+    affordable = MULTIPLY_ADDS / (max(macs, 1) * (len(suspects) + 1))
+    few = _first(raw, int(min(max(affordable, LEAST_IMAGES), MOST_IMAGES)))
+    right = _right(model, few, own)
+    answers = [(other, _right(model, few, other)) for other in suspects]
+    best, best_right = max(answers, key=lambda pair: int(pair[1].sum()))
+    better, worse = int((best_right & ~right).sum()), int((right & ~best_right).sum())
+    gain = 100 * (better - worse) / len(right)
+    surely = gain >= LEAST_GAIN_POINTS and _sign_test(better, worse) < CHANCE
+    if not (surely or (divergences is not None and better >= worse)):
+        return ""
+    told = f"{100 * float(best_right.float().mean()):.1f} instead of {100 * float(right.float().mean()):.1f} % of"
+    return (
+        f"the weights look as if they had been trained with another normalisation: with {best.name} they label {told} "
+        f"{len(right)} images rightly; if that is so, set model_args: {{mean: {_listed(best.mean)}, "
+        f"std: {_listed(best.std)}}}"
+    )
+
+
+def _is_closer(theirs: float, mine: float) -> bool:
+    return mine - theirs > LEAST_GAIN_NATS and theirs < LARGEST_SHARE * mine
+
+
+def _raw(images: torch.Tensor, own: Normalisation) -> torch.Tensor:
+    """Values from 0 to 1."""
+    return images * _column(own.std, images) + _column(own.mean, images)
+
+
+def _common(images: torch.Tensor, own: Normalisation) -> list[Normalisation]:
+    """The normalisations that training scripts use, without those that are nearly ``own``."""
+    channels = images.shape[1]
+    mean = tuple(round(float(v), 4) for v in images.mean((0, 2, 3)))
+    std = tuple(round(max(float(v), 1e-3), 4) for v in images.transpose(0, 1).flatten(1).std(1))
+    known = [
+        Normalisation("the mean and std of these images", mean, std),
+        Normalisation("timm's default", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        Normalisation("values from -1 to 1", IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD),
+        Normalisation("values from 0 to 1", (0.0,), (1.0,)),
+        Normalisation("values from 0 to 255", (0.0,), (1 / 255,)),
+    ]
+    found = []
+    for one in known:
+        same = Normalisation(one.name, spread(one.mean, channels), spread(one.std, channels))
+        if not _alike(same, own):
+            found.append(same)
+    return found
+
+
+def _alike(one: Normalisation, other: Normalisation) -> bool:
+    """Whether a network can hardly tell them apart: 2 % of the std, and of a std in the mean."""
+    return all(
+        math.isclose(s, t, rel_tol=0.02) and abs(m - n) < 0.02 * s
+        for m, n, s, t in zip(one.mean, other.mean, one.std, other.std, strict=True)
+    )
+
+
+class _Enough(Exception):
+    """The first batch norm was reached."""
+
+
+def _divergences(
+    model: nn.Module, raw: Sequence[tuple[torch.Tensor, torch.Tensor]], all_of_them: Sequence[Normalisation]
+) -> list[float] | None:
+    """By normalisation, how far what the first batch norm reads is from what it recorded, in nats a channel. None for
+    a network without batch norm."""
+    layers = norm_layers(model)
+    if not layers:
+        return None
+    return [_divergence(model, layers, [_given(images, one) for images, _ in raw]) for one in all_of_them]
+
+
+def _divergence(model: nn.Module, layers: Mapping[str, nn.Module], batches: Sequence[torch.Tensor]) -> float:
+    read: list[tuple[str, Any, torch.Tensor]] = []
+
+    def stop(name: str, layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        read.append((name, layer, inputs[0]))
+        raise _Enough
+
+    handles = [
+        layer.register_forward_pre_hook(lambda module, inputs, name=name: stop(name, module, inputs))
+        for name, layer in layers.items()
+    ]
+    try:
+        for batch in batches:
+            try:
+                model(batch.to(device_of(model)))
+            except _Enough:
+                continue
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not read:
+        return 0.0
+    name, layer, _ = read[0]
+    moments = [channel_statistics(x) for _, _, x in read]
+    weights = torch.tensor([len(x) for _, _, x in read], dtype=torch.float64)
+    weights = (weights / weights.sum()).view(-1, 1)
+    means, variances = (torch.stack(list(values)).double().cpu() for values in zip(*moments, strict=True))
+    mean = (weights * means).sum(0)
+    variance = (weights * (variances + (means - mean).square())).sum(0)
+    recorded = layer.running_mean.double().cpu(), layer.running_var.double().cpu()
+    read_all = NormInput(name, mean, variance, *recorded, float(getattr(layer, "eps", 1e-5)))
+    return float(gaussian_divergence(read_all).mean())
+
+
+def _right(model: nn.Module, raw: Iterator[Any] | Sequence[Any], one: Normalisation) -> torch.Tensor:
+    """Which images are labelled rightly under ``one``: bool ``(N,)``."""
+    device = device_of(model)
+    found = [model(_given(images, one).to(device)).argmax(1).cpu() == labels for images, labels in raw]
+    return torch.cat(found)
+
+
+def _first(raw: Sequence[tuple[torch.Tensor, torch.Tensor]], most: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """At most ``most`` images, spread evenly: a split lies in the order of its classes."""
+    images, labels = (torch.cat(parts) for parts in zip(*raw, strict=True))
+    if len(images) > most:
+        chosen = torch.linspace(0, len(images) - 1, most).long()
+        images, labels = images[chosen], labels[chosen]
+    return list(zip(images.split(64), labels.split(64), strict=True))
+
+
+def _given(images: torch.Tensor, one: Normalisation) -> torch.Tensor:
+    return (images - _column(one.mean, images)) / _column(one.std, images)
+
+
+def _column(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, dtype=images.dtype).view(1, -1, 1, 1)
+
+
+def _sign_test(better: int, worse: int) -> float:
+    """Chance of at least ``better`` heads in ``better + worse`` throws of a coin."""
+    n = better + worse
+    return sum(math.comb(n, k) for k in range(better, n + 1)) / 2**n
+
+
+def _listed(values: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:.4g}" for value in values) + "]"

@@ -1,0 +1,196 @@
+"""The baseline passes what a candidate must pass, and nothing of one that does not is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from tiny_teacher import TinyNet, described
+from torch import nn
+
+from autocompress import models
+from autocompress.compression import trainer
+from autocompress.compression.baseline import measure_baseline
+from autocompress.compression.store import Store
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import manager
+from autocompress.data import DataInfo, Splits, TensorSplit
+from autocompress.errors import UserError
+from autocompress.job import DeviceConfig, Job, load_job
+
+GREY = DataInfo(10, 1, (32, 32), (0.3,), (0.2,), tuple("0123456789"))
+NAN, INF = float("nan"), float("inf")
+
+
+def job(model: str = "test_resnet", **settings: Any) -> Job:
+    return load_job(model=model, data="digits", name="test", **settings)
+
+
+def checkpoint(folder: Path, change: Callable[[dict[str, torch.Tensor]], object] = len) -> Path:
+    state = timm.create_model("test_resnet", num_classes=10, in_chans=1).state_dict()
+    change(state)
+    save_file(state, folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value", "fault"),
+    [
+        ("conv1.0.weight", NAN, "holds NaN"),
+        ("fc.bias", INF, "holds infinite values"),
+        ("bn1.running_mean", -INF, "holds infinite values"),
+        ("bn1.running_var", NAN, "holds NaN"),
+        ("bn1.running_var", -0.01, "holds values below 0, and is a variance"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path, tensor: str, value: float, fault: str) -> None:
+    path = checkpoint(tmp_path, lambda state: state[tensor].view(-1)[:1].fill_(value))
+    with pytest.raises(UserError, match=rf"weights.safetensors: '{tensor}' {fault}"):
+        models.create(job(checkpoint=path), GREY)
+
+
+def test_half_precision_that_overflows_is_seen_after_it_was_copied(tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=10, in_chans=1).double().state_dict()
+    state["fc.weight"][0, 0] = 1e300
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"'fc.weight' holds infinite values"):
+        models.create(job(checkpoint=tmp_path / "weights.safetensors"), GREY)
+
+
+def test_finite_weights_with_logits_that_are_not(tmp_path: Path) -> None:
+    def grow(state: dict[str, torch.Tensor]) -> None:
+        state["fc.weight"].fill_(3e38)
+
+    with pytest.raises(UserError, match="'test_resnet' with these weights gives logits that are not finite numbers"):
+        models.create(job(checkpoint=checkpoint(tmp_path, grow)), GREY)
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "size", "message"),
+    [
+        ("test_vit", {}, 33, r"'test_vit' cannot take images of 33 x 33 pixels and 1 channel: .*divisible by"),
+        ("inception_v3", {}, 32, r"'inception_v3' cannot take images of 32 x 32 pixels"),
+        ("inception_v3", {"aux_logits": True}, 96, r"'inception_v3' .*"),
+        ("test_resnet", {"global_pool": ""}, 32, r"gives a tensor \(2, 10, 1, 1\)|'test_resnet' .*"),
+        ("test_vit", {"global_pool": ""}, 32, r"gives a tensor \(2, 5, 10\) for 2 images where one tensor of logits"),
+        ("test_resnet", {"features_only": True}, 32, r"'test_resnet' .*"),
+        ("test_resnet", {"drop_rate": 1.5}, 32, r"'test_resnet' .*"),
+        ("test_resnet", {"layers": "many"}, 32, r"'test_resnet' cannot be made so: "),
+        ("test_resnet", {"act_layer": "no such layer"}, 32, r"'test_resnet' cannot be made so: "),
+        ("test_resnet", {"colour": 1}, 32, r"'test_resnet' cannot be made so: .*colour"),
+        ("test_resnet", {"pretrained": True}, 32, r"'model_args.pretrained' is no argument of a network"),
+        ("test_resnet", {"checkpoint_path": "x"}, 32, r"'model_args.checkpoint_path' is no argument of a network"),
+        ("test_resnet", {"num_classes": 3}, 32, r"'model_args.num_classes' is 3, but the data have 10 classes"),
+    ],
+)
+def test_a_network_that_cannot_do_it_is_refused_at_once(
+    model: str, args: dict[str, Any], size: int, message: str
+) -> None:
+    info = DataInfo(10, 1, (size, size), (0.3,), (0.2,), GREY.class_names)
+    with pytest.raises(UserError, match=message) as raised:
+        models.create(job(model, model_args=args), info)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_trial_pass_leaves_no_trace(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path)
+    before = torch.get_rng_state()
+    model = models.create(job(checkpoint=path), GREY)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not any(module.training for module in model.modules())
+    fresh = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+    buffers = dict(model.named_buffers())
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in fresh.named_buffers())
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small() -> Splits:
+    images = torch.randint(0, 256, (32, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = TensorSplit(images, torch.arange(32) % 10, GREY)
+    return Splits(split, split, split, GREY)
+
+
+@pytest.mark.parametrize(
+    ("lr", "epochs", "message"),
+    [
+        (1e6, 4, r"the training of the baseline 'test_resnet' diverged: "),
+        (1e38, 1, r"the training of the baseline 'test_resnet' diverged: .*"),
+    ],
+)
+def test_a_baseline_that_diverged_is_not_kept(
+    small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: float, epochs: int, message: str
+) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
+    own = job(baseline={"epochs": epochs, "lr": lr, "batch_size": 32})
+    with pytest.raises(UserError, match=rf"{message}.*\(lower 'baseline.lr', which is 1e\+"):
+        trainer.train_baseline(own, models.create(own, GREY), small)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_one_that_was_kept_all_the_same_is_trained_again(
+    small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
+    own = job(baseline={"epochs": 1, "batch_size": 32})
+    first = trainer.train_baseline(own, models.create(own, GREY), small).state_dict()
+    (file,) = (tmp_path / "baselines").iterdir()
+    save_file({name: torch.full_like(tensor, -1) for name, tensor in first.items()}, file)
+    again = trainer.train_baseline(own, models.create(own, GREY), small).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+class Rooted(TinyNet):
+    """NaN for dark images, and only for these."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + (x.mean((1, 2, 3)) + 0.5).sqrt().unsqueeze(1)
+
+
+class Untranslatable(TinyNet):
+    """Depends on the values of its images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if float(x.mean()) > -1e9 else x
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Rooted, "the baseline cannot be compressed: the model's outputs are not finite numbers"),
+        (Untranslatable, "the baseline cannot be written as an ONNX file: "),
+    ],
+)
+def test_the_gates_of_a_candidate(small: Splits, tmp_path: Path, kind: type[nn.Module], message: str) -> None:
+    model = described(kind().eval(), GREY.input_size, 10)
+    images = torch.full((80, 1, 32, 32), 200, dtype=torch.uint8)
+    images[79] = 0  # not among the first
+    split = TensorSplit(images, torch.arange(80) % 10, GREY)
+    device, store = manager().device("onnxruntime-cpu"), Store(tmp_path / "store")
+    with pytest.raises(UserError, match=message):
+        measure_baseline(
+            model, Splits(split, split, split, GREY), device, DeviceConfig(), store, tmp_path / "baselines"
+        )
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_a_baseline_at_chance_is_told(tmp_path: Path) -> None:
+    bench = Workbench.open(job(checkpoint=checkpoint(tmp_path), methods=["quantize"]))
+    (note,) = bench.splits.notes
+    assert note.startswith("the baseline is at chance: it labels ")
