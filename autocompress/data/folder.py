@@ -16,8 +16,8 @@ PREFIX = "folder:"
 
 
 class Folder(DatasetProvider):
-    """``PATH/train``, ``PATH/val`` and ``PATH/test``, or other usual names, with a folder a class in each; or the
-    classes right under ``PATH``, and the engine splits them."""
+    """``PATH/train``, ``PATH/val`` and ``PATH/test``, or other usual names, with a folder a class
+    in each; or the classes right under ``PATH``, and the engine splits them."""
 
     name = "folder:PATH"
 
@@ -73,8 +73,8 @@ def _notes(root: Path, folders: dict[str, Path], classes: tuple[str, ...], optio
 def split_folders(root: Path) -> dict[str, Path]:
     """The folders in ``root`` that hold splits, by role; empty where its folders are classes.
 
-    A folder is a split if it has a split's name and holds class folders. ``train`` that holds pictures, beside ``bus``
-    and ``car``, is a class.
+    A folder is a split if it has a split's name and holds class folders. ``train`` that holds
+    pictures, beside ``bus`` and ``car``, is a class.
 
     Raises:
         UserError: if that cannot be told, or two folders are the same split.

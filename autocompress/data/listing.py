@@ -1,5 +1,6 @@
-"""Listing: the pictures below a folder of class folders. The same rules hold at every depth: links are followed, hidden
-files and folders are left out, and so are the folders that systems put beside the user's."""
+"""Listing: the pictures below a folder of class folders. The same rules hold at every depth: links
+are followed, hidden files and folders are left out, and so are the folders that systems put beside
+the user's."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 )
 IGNORED = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
-"""Folders of macOS archives, Synology, Windows and Linux that hold no pictures of the user's. Hidden ones, such as
-``.ipynb_checkpoints``, are left out anyway."""
+"""Folders of macOS archives, Synology, Windows and Linux that hold no pictures of the user's.
+Hidden ones, such as ``.ipynb_checkpoints``, are left out anyway."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def _children(folder: Path) -> list[tuple[Path, bool, bool]]:
     """What is visible in ``folder``, sorted: path, whether it is a folder, whether it is a link.
 
     Raises:
-        UserError: if the folder cannot be read, or a link that may stand for pictures leads nowhere.
+        UserError: if the folder cannot be read, or a link that may stand for pictures leads
+            nowhere.
     """
     found = []
     try:
@@ -143,11 +145,13 @@ class Listing:
 
         Args:
             root: a folder of class folders.
-            classes: those of the training folder, which every other one must have; None to take what is there.
+            classes: those of the training folder, which every other one must have; None to take
+                what is there.
             exif: turn pictures upright by their EXIF orientation.
 
         Raises:
-            UserError: if there are no classes, only one, other ones than wanted, or one of them is empty.
+            UserError: if there are no classes, only one, other ones than wanted, or one of them is
+                empty.
         """
         found = {path.name: path for path in subfolders(root)}
         if not found:
@@ -192,7 +196,8 @@ class Listing:
 
 
 def _without_twins(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
-    """Each file once in its class: two links to one picture could put it into the training and the test images.
+    """Each file once in its class: two links to one picture could put it into the training and the
+    test images.
 
     Raises:
         UserError: if a link to a folder puts the pictures of one class into another.
@@ -205,7 +210,8 @@ def _without_twins(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
         known: set[tuple[int, int]] = set()
         for file in mine:
             label, other = first.setdefault(file.identity, (name, file))
-            # Links to single files are left to the user: stores of pictures by content keep equal ones once.
+            # Links to single files are left to the user: stores of pictures by content keep equal
+            # ones once.
             if label != name and (file.behind_link or other.behind_link):
                 paths = f"{other.path} and {file.path}"
                 raise UserError(f"{paths} are one picture in two classes", "remove the link between their folders")

@@ -1,4 +1,5 @@
-"""One split of a data set that timm opens, as pictures: torchvision's, Hugging Face's, webdataset's or TensorFlow's."""
+"""One split of a data set that timm opens, as pictures: torchvision's, Hugging Face's, webdataset's
+or TensorFlow's."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ class Named:
             return open_picture(self.files[index], str(self.files[index]), self.exif)
         name = self._name_of(index)
         if self.reader is not None:
-            # Not by the data set itself: it gives the next picture in place of one that cannot be read.
+            # Not by the data set itself: it gives the next picture in place of one that cannot be
+            # read.
             with faults_of(name), self.reader[index][0] as file:
                 return open_picture(file, name, self.exif)
         with faults_of(name):

@@ -33,8 +33,8 @@ class LoadOptions:
     """How a job uses a data set.
 
     Attributes:
-        train: the job trains on it. Where it does not, a provider need not open the training images of a data set that
-            has held-out ones.
+        train: the job trains on it. Where it does not, a provider need not open the training images
+            of a data set that has held-out ones.
         exif: pictures are turned upright by their EXIF orientation.
     """
 
@@ -46,15 +46,16 @@ class DatasetProvider(ABC):
     """Loads the data sets of one kind."""
 
     name: ClassVar[str]
-    """What the user writes (``glyphs``), or its pattern (``folder:PATH``); shown where a name is not known."""
+    """What the user writes (``glyphs``), or its pattern (``folder:PATH``); shown where a name is
+    not known."""
 
     def claims(self, spec: str) -> bool:
         """Whether ``spec``, the job's word, is this provider's."""
         return spec == self.name
 
     def anchored(self, spec: str) -> str:
-        """``spec`` with its paths made absolute (``job.absolute``): a run is resumed from other folders too. Override
-        it where a spec names a path."""
+        """``spec`` with its paths made absolute (``job.absolute``): a run is resumed from other
+        folders too. Override it where a spec names a path."""
         return spec
 
     @abstractmethod

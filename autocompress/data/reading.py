@@ -1,4 +1,5 @@
-"""Image files as plain 8-bit grey or colour: what each of Pillow's modes becomes, and what a broken file raises."""
+"""Image files as plain 8-bit grey or colour: what each of Pillow's modes becomes, and what a broken
+file raises."""
 
 from __future__ import annotations
 
@@ -84,8 +85,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 @contextmanager
 def _opened(file: ImageFile) -> Iterator[IO[bytes]]:
-    """``file`` as an open file: given a path, Pillow 13 maps uncompressed files into memory and then mixes up the rows
-    of TIFF files that lie on their side."""
+    """``file`` as an open file: given a path, Pillow 13 maps uncompressed files into memory and
+    then mixes up the rows of TIFF files that lie on their side."""
     if isinstance(file, str | os.PathLike):
         with Path(file).open("rb") as stream:
             yield stream
@@ -95,8 +96,8 @@ def _opened(file: ImageFile) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def faults_of(name: str) -> Iterator[None]:
-    """Whatever is raised while the image ``name`` is read, as an error for users. Decoders meet broken files with all
-    kinds of exceptions, struct.error, EOFError and zlib.error among them."""
+    """Whatever is raised while the image ``name`` is read, as an error for users. Decoders meet
+    broken files with all kinds of exceptions, struct.error, EOFError and zlib.error among them."""
     try:
         yield
     except UserError:
@@ -109,8 +110,8 @@ def faults_of(name: str) -> Iterator[None]:
 def plain(image: Image.Image) -> Image.Image:
     """A loaded image as 8-bit grey (mode L) or colour (RGB).
 
-    16-bit grey levels are scaled, so that the highest value that the file can hold becomes 255. Transparency is
-    dropped.
+    16-bit grey levels are scaled, so that the highest value that the file can hold becomes 255.
+    Transparency is dropped.
 
     Raises:
         ValueError: for 32-bit integers and floating-point numbers: files do not say what is white.
@@ -158,8 +159,8 @@ def _tag(image: Image.Image, number: int) -> int:
 
 
 def verify(check: Callable[[int], None], count: int, key: str, place: str) -> bool:
-    """Calls ``check`` with each position below ``count``, unless that was done before: a broken test image must not
-    come to light at the end of a search.
+    """Calls ``check`` with each position below ``count``, unless that was done before: a broken
+    test image must not come to light at the end of a search.
 
     Success is remembered in the cache folder.
 

@@ -1,4 +1,5 @@
-"""Which images train, validate and test: from the data sets that a job names to one split for each role."""
+"""Which images train, validate and test: from the data sets that a job names to one split for each
+role."""
 
 from __future__ import annotations
 
@@ -22,12 +23,15 @@ class Roles:
 
     The rules, in this order:
 
-    - A data set that the job names for ``train`` gives its own ``val`` and ``test``, unless the job names others.
-    - A data set named for ``val`` or ``test`` alone gives that split, else its other held-out split. Only a data set
-      without any held-out split gives all of its images.
-    - One named for both gives each its own split, else half of what it holds out, else half of its images.
-    - What is missing then is an unused held-out split, else a part of the training images. Where the weights were
-      trained elsewhere, they may have seen the training images, so it is half of the other held-out split.
+    - A data set that the job names for ``train`` gives its own ``val`` and ``test``, unless the job
+      names others.
+    - A data set named for ``val`` or ``test`` alone gives that split, else its other held-out
+      split. Only a data set without any held-out split gives all of its images.
+    - One named for both gives each its own split, else half of what it holds out, else half of its
+      images.
+    - What is missing then is an unused held-out split, else a part of the training images. Where
+      the weights were trained elsewhere, they may have seen the training images, so it is half of
+      the other held-out split.
 
     Args:
         words: the job's word for each role that it names.
@@ -96,8 +100,8 @@ class Roles:
         return _first(own, other, source.train, word)
 
     def _without_training(self, found: dict[str, Split]) -> dict[str, Split]:
-        """Nothing is taken from images named for the test: they serve the last report alone. Images named for
-        validation give both."""
+        """Nothing is taken from images named for the test: they serve the last report alone. Images
+        named for validation give both."""
         empty = TensorSplit.empty(self.info)
         if "val" not in found:
             return {"train": empty, "val": empty, "test": found["test"]}
@@ -134,7 +138,8 @@ class Roles:
         return {"train": train, **found}
 
     def _refuse_training_images(self, train: Split, found: Mapping[str, Split]) -> None:
-        """Held-out images that are the training images under another name would give figures that mean nothing."""
+        """Held-out images that are the training images under another name would give figures that
+        mean nothing."""
         if not found:
             return
         key = train.prepared(self.info).digest

@@ -1,4 +1,5 @@
-"""Any data set that timm's ``create_dataset`` takes: torch/cifar10, hfds/NAME, wds/NAME, tfds/NAME."""
+"""Any data set that timm's ``create_dataset`` takes: torch/cifar10, hfds/NAME, wds/NAME,
+tfds/NAME."""
 
 from __future__ import annotations
 
@@ -24,14 +25,16 @@ PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
 FOLDERS = ("torch/image_folder", "torch/folder")
 """torchvision's ImageFolder, which is ``folder:`` by another name."""
 READ_AS_IT_IS = ("torch/", "wds/")
-"""Where the folder after ``@`` holds the data. Elsewhere it is the library's cache, which it makes itself."""
+"""Where the folder after ``@`` holds the data. Elsewhere it is the library's cache, which it makes
+itself."""
 DEFAULT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 UNKNOWN_SPLIT = re.compile(r"(unknown|bad|no) split|split \S+ not found", re.IGNORECASE)
 """How the libraries say that a data set lacks a split."""
 
 
 class TimmNames(DatasetProvider):
-    """``torch/cifar10``, ``hfds/...``, ``wds/...``; with a root folder after an ``@``: ``torch/cifar10@/data/cifar``.
+    """``torch/cifar10``, ``hfds/...``, ``wds/...``; with a root folder after an ``@``:
+    ``torch/cifar10@/data/cifar``.
 
     Without a root it is downloaded into the cache folder where timm can do so.
     """
@@ -79,7 +82,8 @@ def _split_names(name: str) -> dict[str, str]:
     """The data set's name of the split for each role."""
     prefix, _, path = name.partition("/")
     if prefix.lower() == "torch":
-        # torchvision's sets have two splits; the second is what papers report on, so it is the test split.
+        # torchvision's sets have two splits; the second is what papers report on, so it is the test
+        # split.
         return {"train": "train", "test": "validation"}
     if prefix.lower() not in ("hfds", "hfids"):
         return DEFAULT_NAMES
@@ -133,8 +137,9 @@ def _try(spec: str, split: str, exif: bool) -> Named | Exception:
     name, _, root = spec.partition("@")
     folder = str(Path(root).expanduser()) if root else str(cache_folder("data") / name.replace("/", "-"))
     try:
-        # A root that the user names is read as it is; only our own folder is filled. tfds gives arrays unless it is
-        # told a mode; all others give pictures as stored, so that grey stays grey.
+        # A root that the user names is read as it is; only our own folder is filled. tfds gives
+        # arrays unless it is told a mode; all others give pictures as stored, so that grey stays
+        # grey.
         mode = "RGB" if spec.lower().startswith("tfds/") else ""
         dataset = create_dataset(name, root=folder, split=split, download=not root, input_img_mode=mode)
         return Named(spec, split, dataset, exif)
@@ -145,7 +150,8 @@ def _try(spec: str, split: str, exif: bool) -> Named | Exception:
 
 
 def _unloadable(spec: str, split: str, error: Exception) -> UserError:
-    """The sentence for a data set that cannot be opened, with the layout that was looked for where it is known."""
+    """The sentence for a data set that cannot be opened, with the layout that was looked for where
+    it is known."""
     name, _, root = spec.partition("@")
     what = f"'{spec}', split '{split}'"
     lines = str(error).strip().splitlines()
