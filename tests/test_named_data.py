@@ -143,6 +143,8 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     for name in ("torch/cifar10", "torch/image_folder", "wds/x"):
         with pytest.raises(UserError, match=rf"there is no folder {tmp_path}/gone"):
             load(train=f"{name}@{tmp_path}/gone")
+    with pytest.raises(UserError, match=r"'wds/x@https://localhost:9/set', split 'train'|needs the package"):
+        load(train="wds/x@https://localhost:9/set")  # an address, which is no folder
     with pytest.raises(UserError, match="'torch/image_folder' names no folder"):
         load(train="torch/image_folder")
 

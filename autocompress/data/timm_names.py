@@ -57,7 +57,9 @@ class TimmNames(DatasetProvider):
             if not root:
                 raise UserError(f"'{spec}' names no folder", f"write {name}@FOLDER, or folder:PATH")
             return Folder().open(FOLDER + root, options)
-        if root and name.lower().startswith(READ_AS_IT_IS) and not Path(root).expanduser().exists():
+        is_address = ":" in root  # which wds/ takes too
+        is_read = name.lower().startswith(READ_AS_IT_IS) and root and not is_address
+        if is_read and not Path(root).expanduser().exists():
             raise UserError(f"'{spec}': there is no folder {root}")
         names = _split_names(name)
         parts: dict[str, Named] = {}
@@ -135,7 +137,10 @@ def _try(spec: str, split: str, exif: bool) -> Named | Exception:
     from timm.data import create_dataset
 
     name, _, root = spec.partition("@")
-    folder = str(Path(root).expanduser()) if root else str(cache_folder("data") / name.replace("/", "-"))
+    if root:
+        folder = root if ":" in root else str(Path(root).expanduser())
+    else:
+        folder = str(cache_folder("data") / name.replace("/", "-"))
     try:
         # A root that the user names is read as it is; only our own folder is filled. tfds gives
         # arrays unless it is told a mode; all others give pictures as stored, so that grey stays
