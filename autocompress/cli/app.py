@@ -10,7 +10,7 @@ from rich.console import Console
 
 from autocompress.cli import options, synthesis
 from autocompress.errors import UserError
-from autocompress.job import load_job
+from autocompress.job import check_model_name, load_job
 
 if TYPE_CHECKING:
     from autocompress.results import SearchResult
@@ -68,6 +68,7 @@ def search(
     if job_file is None and not given:
         raise UserError("there is nothing to search", "give a job file, or --model and --data")
     job = load_job(job_file, given, flags=True)
+    check_model_name(job)  # at once: what follows imports torch and timm
 
     from autocompress.contract import manager
     from autocompress.job import validate, warnings
@@ -125,6 +126,9 @@ def plugins(
     granularity: Annotated[str, typer.Option(help="Of the parameters listed: model, stage or block.")] = "model",
 ) -> None:
     """List the installed methods, devices and data sets."""
+    if model:
+        check_model_name(load_job(settings={"model": model, "data": "digits"}, flags=True))
+
     from autocompress.cli import catalogue
 
     catalogue.show(model, granularity, Console())

@@ -14,7 +14,7 @@ from rich.console import Console
 from autocompress.cli import options
 from autocompress.errors import InvalidRecipe, TrialFailed, UserError, did_you_mean
 from autocompress.files import atomic_folder, write_json
-from autocompress.job import Job, load_job
+from autocompress.job import Job, check_model_name, load_job
 
 if TYPE_CHECKING:
     import torch
@@ -164,6 +164,7 @@ def _job(
     settings = {"model": model, "checkpoint": checkpoint, "pretrained": pretrained or None, "input_size": input_size}
     of_model = {key: value for key, value in given.items() if key.startswith(OF_MODEL)}
     job = load_job(settings={**settings, **of_model, "data": "none", "seed": seed}, flags=True)
+    check_model_name(job)
 
     from autocompress.contract import manager
     from autocompress.job import validate

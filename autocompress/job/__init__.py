@@ -2,6 +2,7 @@
 
 from autocompress.job.amounts import Bound
 from autocompress.job.load import SHORTCUTS, load_job
+from autocompress.job.modelnames import check_model_name
 from autocompress.job.paths import absolute, anchored
 from autocompress.job.schema import (
     BaselineConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "Source",
     "absolute",
     "anchored",
+    "check_model_name",
     "find_space",
     "limits_of",
     "load_job",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from autocompress.errors import did_you_mean
+from autocompress.job.modelnames import ELSEWHERE, check_model_name, unknown_model, unknown_weights
 from autocompress.job.schema import COST_MODEL, Job
 from autocompress.job.spaces import limits_of
 
@@ -50,18 +51,18 @@ def warnings(job: Job) -> list[str]:
 
 
 def _check_model(job: Job) -> None:
+    check_model_name(job)
     import timm
 
-    if job.model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+    if job.model.startswith(ELSEWHERE):
         return
     name, _, tag = job.model.partition(".")
     if not timm.is_model(name):
-        known = timm.list_models()
-        raise job.source.error("model", f"names no timm model: '{job.model}'", did_you_mean(name, known))
+        raise unknown_model(job, timm.list_models())
     if tag or job.pretrained:
         weights = timm.list_models(f"{name}.*", pretrained=True) + timm.list_models(name, pretrained=True)
         if tag and job.model not in weights:
-            raise job.source.error("model", f"names unknown weights: '{job.model}'", did_you_mean(job.model, weights))
+            raise unknown_weights(job, weights)
         if not weights:
             raise job.source.error("pretrained", f"cannot be: timm has no weights of '{name}'", "train it here first")
     if job.checkpoint is not None and not job.checkpoint.is_file():

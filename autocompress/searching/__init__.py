@@ -34,11 +34,14 @@ def search(job: Path | str | None = None, *, observer: Observer | None = None, *
     Raises:
         UserError: if the job cannot be carried out, or the run exists already.
     """
-    # Imported here because importing Ray takes seconds.
-    from autocompress.job import load_job
+    # Imported here because importing Ray, torch and timm takes seconds.
+    from autocompress.job import check_model_name, load_job
+
+    asked = load_job(job, settings)
+    check_model_name(asked)
     from autocompress.searching import run
 
-    return run.search(load_job(job, settings), observer=observer)
+    return run.search(asked, observer=observer)
 
 
 def resume(folder: Path | str, *, observer: Observer | None = None, **budget: Any) -> SearchResult:
