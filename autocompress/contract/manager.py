@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,81 +15,136 @@ import pluggy
 from autocompress.contract import hookspecs
 from autocompress.contract.device import Device
 from autocompress.contract.methods import DataSource, Method, Quantizer, Transform
+from autocompress.contract.registration import InvalidPlugin, check_hooks, check_item, check_offer, reason
 from autocompress.data import DatasetProvider
 from autocompress.errors import UserError, did_you_mean
+from autocompress.job.modelnames import PLUGIN_GROUP
 
-ENTRY_POINT_GROUP = "autocompress"
 log = logging.getLogger("autocompress")
 
 
 @dataclass(frozen=True)
 class BrokenPlugin:
-    """A plugin that was skipped, and why."""
+    """A plugin of which all or a part was skipped, and why in one sentence."""
 
     name: str
     reason: str
 
 
 class Manager:
-    """All that plugins offer. A plugin that raises, at import or in a hook, is named in ``broken`` and skipped."""
+    """All that plugins offer. What is wrong with a plugin, at import or in a hook, is named in ``broken``; the rest of
+    the plugins works without it.
+
+    Hooks are called in pluggy's order (``tryfirst``, then as registered, then ``trylast``), and wrappers
+    (``hookimpl(wrapper=True)``) get the list of all results.
+    """
 
     def __init__(self, builtin: Sequence[object] = (), *, entry_points: bool = True) -> None:
         self._pluggy = pluggy.PluginManager("autocompress")
         self._pluggy.add_hookspecs(hookspecs)
         self.broken: list[BrokenPlugin] = []
+        self._offers: dict[str, list[Any]] = {}
         for plugin in builtin:
             self.register(plugin)
         if entry_points:
             self._load_entry_points()
 
     def register(self, plugin: object, name: str | None = None) -> None:
-        """Adds a plugin: any object or module with hook implementations."""
-        self._pluggy.register(plugin, name)
+        """Adds a plugin: any object or module with hook implementations.
+
+        Raises:
+            UserError: if it has no hook, or one that would be ignored.
+        """
+        try:
+            check_hooks(plugin)
+            self._pluggy.register(plugin, name)
+        except InvalidPlugin as error:
+            raise UserError(f"the plugin '{name or _name_of(plugin)}' cannot be used: {error}") from None
+        self._offers.clear()
 
     def unregister(self, plugin: object) -> None:
         """Removes a plugin that :meth:`register` added."""
         self._pluggy.unregister(plugin)
+        self._offers.clear()
 
     def _load_entry_points(self) -> None:
         # Not load_setuptools_entrypoints: it stops at the first plugin that raises.
-        for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        for point in sorted(importlib.metadata.entry_points(group=PLUGIN_GROUP), key=lambda point: point.name):
             if self._pluggy.get_plugin(point.name) is not None or self._pluggy.is_blocked(point.name):
                 continue
             try:
-                self._pluggy.register(point.load(), name=point.name)
-            except Exception as error:
+                plugin = point.load()
+                check_hooks(plugin)
+                self._pluggy.register(plugin, name=point.name)
+            except (Exception, SystemExit) as error:
                 self._skip(point.name, error)
 
-    def _skip(self, name: str, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
-        self.broken.append(BrokenPlugin(name, reason))
-        log.warning("plugin '%s' is skipped: %s", name, reason)
+    def _skip(self, name: str, error: BaseException) -> None:
+        broken = BrokenPlugin(name, reason(error))
+        if broken not in self.broken:
+            self.broken.append(broken)
+            log.warning("plugin '%s' is skipped: %s", name, broken.reason)
 
     def _collect(self, hook: str, kind: type) -> list[Any]:
-        """What all plugins return from ``hook``, each called on its own so that one that raises harms no other."""
-        items: list[Any] = []
-        for implementation in getattr(self._pluggy.hook, hook).get_hookimpls():
-            try:
-                offered = list(implementation.function())
-                wrong = [item for item in offered if not isinstance(item, kind)]
-                if wrong:
-                    raise TypeError(f"{hook} gave a {type(wrong[0]).__name__}, not a {kind.__name__}")
-            except Exception as error:
-                if implementation.plugin_name not in {broken.name for broken in self.broken}:
-                    self._skip(implementation.plugin_name, error)
+        """What all plugins return from ``hook``, asked once. Each is called on its own, so that one that raises harms
+        no other."""
+        if hook not in self._offers:
+            self._offers[hook] = self._sound(hook, kind)
+        return list(self._offers[hook])
+
+    def _sound(self, hook: str, kind: type) -> list[Any]:
+        """The items of all implementations, and of wrappers around them, that the engine can use."""
+        implementations = _in_order(getattr(self._pluggy.hook, hook).get_hookimpls())
+        makers: dict[int, str] = {}
+        results: list[list[Any]] = []
+        wrappers = self._begun(implementations)
+        for implementation in implementations:
+            if implementation.wrapper:
                 continue
-            items.extend(offered)
-        return items
+            try:
+                offered = check_offer(hook, implementation.function())
+            except Exception as error:
+                self._skip(implementation.plugin_name, error)
+                continue
+            makers.update({id(item): implementation.plugin_name for item in offered})
+            results.append(offered)
+        for name, wrapper in reversed(wrappers):
+            try:
+                results = [check_offer(hook, offered) for offered in _finished(wrapper, results)]
+            except Exception as error:
+                self._skip(name, error)
+                continue
+            makers = {id(item): makers.get(id(item), name) for offered in results for item in offered}
+        items: dict[str, Any] = {}
+        for item in (item for offered in results for item in offered):
+            try:
+                check_item(hook, item, kind)
+                if item.name in items:
+                    other = makers[id(items[item.name])]
+                    raise InvalidPlugin(f"its '{item.name}' has the name of one that plugin '{other}' offers already")
+            except InvalidPlugin as error:
+                self._skip(makers[id(item)], error)
+                continue
+            items[item.name] = item
+        return list(items.values())
+
+    def _begun(self, implementations: Sequence[Any], **arguments: Any) -> list[tuple[str, Any]]:
+        """The wrappers among ``implementations``, each run to its ``yield``, the outermost first."""
+        begun: list[tuple[str, Any]] = []
+        for implementation in implementations:
+            if implementation.wrapper:
+                try:
+                    generator = implementation.function(**_accepted(implementation.function, arguments))
+                    next(generator)
+                except Exception as error:
+                    self._skip(implementation.plugin_name, error)
+                    continue
+                begun.append((implementation.plugin_name, generator))
+        return begun
 
     def methods(self) -> list[Method]:
-        """All methods, ordered by kind and, among transforms, by stage and by their tags (takers after providers).
-
-        Raises:
-            UserError: if two plugins offer methods of one name.
-        """
-        found: list[Method] = self._collect("autocompress_methods", Method)
-        _reject_twins(found)
-        return order(found)
+        """All methods, ordered by kind and, among transforms, by stage and by their tags (takers after providers)."""
+        return order(self._collect("autocompress_methods", Method))
 
     def method(self, name: str) -> Method:
         """The method called ``name``.
@@ -118,11 +174,43 @@ class Manager:
 
     def tell(self, hook: str, **arguments: Any) -> None:
         """Calls a logger hook of each plugin; one that raises is named and stops nothing."""
-        for implementation in getattr(self._pluggy.hook, hook).get_hookimpls():
+        implementations = _in_order(getattr(self._pluggy.hook, hook).get_hookimpls())
+        wrappers = self._begun(implementations, **arguments)
+        for implementation in implementations:
+            if implementation.wrapper:
+                continue
             try:
-                implementation.function(**{name: arguments[name] for name in implementation.argnames})
+                implementation.function(**_accepted(implementation.function, arguments))
             except Exception as error:
-                log.warning("plugin '%s' failed in %s: %s", implementation.plugin_name, hook, error)
+                log.warning("plugin '%s' failed in %s: %s", implementation.plugin_name, hook, reason(error))
+        for name, wrapper in reversed(wrappers):
+            try:
+                _finished(wrapper, [])
+            except Exception as error:
+                log.warning("plugin '%s' failed in %s: %s", name, hook, reason(error))
+
+
+def _in_order(implementations: Sequence[Any]) -> list[Any]:
+    """pluggy's ``tryfirst`` first and ``trylast`` last; the others as they were registered."""
+    return sorted(implementations, key=lambda one: bool(one.trylast) - bool(one.tryfirst))
+
+
+def _accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a hook's ``arguments`` that an implementation asks for."""
+    return {name: arguments[name] for name in inspect.signature(function).parameters if name in arguments}
+
+
+def _finished(wrapper: Any, results: list[Any]) -> Any:
+    """What a wrapper makes of ``results``."""
+    try:
+        wrapper.send(results)
+    except StopIteration as stop:
+        return stop.value
+    raise InvalidPlugin("its hook wrapper yields more than once")
+
+
+def _name_of(plugin: object) -> str:
+    return str(getattr(plugin, "__name__", type(plugin).__name__))
 
 
 def order(methods: Iterable[Method]) -> list[Method]:
@@ -153,14 +241,6 @@ def _waits(method: Method, pending: list[Method]) -> bool:
         and not method.provides & other.takes
         for other in pending
     )
-
-
-def _reject_twins(methods: list[Method]) -> None:
-    seen: set[str] = set()
-    for method in methods:
-        if method.name in seen:
-            raise UserError(f"two plugins offer a method named '{method.name}'", "uninstall one of them")
-        seen.add(method.name)
 
 
 def _named(name: str, items: Sequence[Any], what: str) -> Any:

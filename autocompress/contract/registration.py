@@ -1,0 +1,199 @@
+"""What a plugin has to be like: its hooks when it is registered, and what these hooks give when they are called."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from autocompress.contract import hookspecs
+from autocompress.contract.device import Device
+from autocompress.contract.layers import LayerSpec
+from autocompress.contract.methods import DataSource, Method, Quantizer, Stage, Transform
+from autocompress.data import DatasetProvider
+
+PREFIX = "autocompress_"
+MARKER = "autocompress_impl"
+"""The attribute in which pluggy's marker ``hookimpl`` leaves its options."""
+ENGINE_NAMES = frozenset({"source", "recover", "bits", "qat"})
+"""Prefixes of the engine's own parameters."""
+NAME = re.compile(r"[A-Za-z][\w-]*")
+"""What a method may be called: its name stands before a dot, before a colon, and in lists."""
+CLOSE = 0.75
+"""How much an unmarked function must resemble a hook's name (``difflib``) to be taken for a misspelt hook."""
+
+
+class InvalidPlugin(Exception):
+    """Why a plugin, or a part of it, cannot be used; one sentence."""
+
+
+def hooks() -> dict[str, tuple[str, ...]]:
+    """The hooks that there are, each with the names of its arguments."""
+    found = inspect.getmembers(hookspecs, inspect.isfunction)
+    return {name: tuple(inspect.signature(f).parameters) for name, f in found if name.startswith(PREFIX)}
+
+
+def reason(error: BaseException) -> str:
+    """An exception as one line."""
+    if isinstance(error, InvalidPlugin):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+# --- hooks, at registration -----------------------------------------------------------------------------------------
+
+
+def check_hooks(plugin: object) -> None:
+    """Refuses a plugin whose hooks would be ignored, as pluggy's ``check_pending`` does, and more than that.
+
+    Raises:
+        InvalidPlugin: for a class, a hook that does not exist, a forgotten or outdated marker, arguments that the hook
+            does not have, or no hook at all.
+    """
+    if inspect.isclass(plugin):
+        raise InvalidPlugin(f"the class {plugin.__name__} is registered where an instance or a module is wanted")
+    known, implemented = hooks(), 0
+    for name, function in _functions(plugin):
+        options = _options(function)
+        if options is None:
+            _check_unmarked(name, known)
+            continue
+        hook = options.get("specname") or name
+        if hook not in known:
+            if options.get("optionalhook"):
+                continue
+            raise InvalidPlugin(f"'{hook}' is no hook of autocompress ({_closest(hook, known)})")
+        if options.get("hookwrapper"):
+            raise InvalidPlugin(f"'{hook}' is an old-style wrapper; write @hookimpl(wrapper=True)")
+        extra = [name for name in _required(function) if name not in known[hook]]
+        if extra:
+            taken = f"it may take {', '.join(known[hook])}" if known[hook] else "it takes none"
+            raise InvalidPlugin(f"'{hook}' has the argument '{extra[0]}', which the hook does not give ({taken})")
+        implemented += 1
+    if not implemented:
+        raise InvalidPlugin(f"it implements no hook; there are {', '.join(known)}, marked with @hookimpl")
+
+
+def _functions(plugin: object) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The functions and methods of a plugin, without running its properties."""
+    for name in dir(plugin):
+        static = inspect.getattr_static(plugin, name, None)
+        if isinstance(static, staticmethod | classmethod) or inspect.isroutine(static):
+            yield name, getattr(plugin, name)
+
+
+def _options(function: Callable[..., Any]) -> dict[str, Any] | None:
+    """What ``hookimpl`` was told about ``function``; None where it is not marked."""
+    options = getattr(function, MARKER, None)
+    return options if isinstance(options, dict) else None
+
+
+def _required(function: Callable[..., Any]) -> list[str]:
+    """Names of the arguments that have no default; ``self`` is bound already."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+def _check_unmarked(name: str, known: dict[str, tuple[str, ...]]) -> None:
+    if name in known:
+        raise InvalidPlugin(f"'{name}' is not marked as a hook; write @hookimpl above it")
+    if name.startswith(PREFIX) and (close := difflib.get_close_matches(name, known, n=1, cutoff=CLOSE)):
+        raise InvalidPlugin(f"'{name}' is no hook of autocompress (did you mean '{close[0]}', marked with @hookimpl?)")
+
+
+def _closest(name: str, known: dict[str, tuple[str, ...]]) -> str:
+    # Without the common prefix, which makes all names alike.
+    short = {hook.removeprefix(PREFIX): hook for hook in known}
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), short, n=1, cutoff=0.5)
+    return f"did you mean '{short[close[0]]}'?" if close else f"there are {', '.join(known)}"
+
+
+# --- what hooks give, when they are called --------------------------------------------------------------------------
+
+
+def check_offer(hook: str, offered: object) -> list[Any]:
+    """What an implementation of ``hook`` returned, as a list.
+
+    Raises:
+        InvalidPlugin: if it is none.
+    """
+    if isinstance(offered, list | tuple):
+        return list(offered)
+    what = "nothing" if offered is None else _a(offered)
+    raise InvalidPlugin(f"{hook} must return a list, and returns {what}")
+
+
+def check_item(hook: str, item: object, kind: type) -> None:
+    """Refuses a method, device or data set that the engine cannot use.
+
+    Raises:
+        InvalidPlugin: naming the item and what is wrong with it.
+    """
+    if inspect.isclass(item):
+        raise InvalidPlugin(f"{hook} gives the class {item.__name__}, not an instance of it: write {item.__name__}()")
+    if not isinstance(item, kind):
+        raise InvalidPlugin(f"{hook} gives {_a(item)}, not a {kind.__name__}")
+    subject = type(item).__name__
+    name = getattr(item, "name", None)  # declared on the class, but only by annotation
+    if not isinstance(name, str) or not name.strip():
+        raise InvalidPlugin(f"the {_word(kind)} {subject} has no name: set {subject}.name to a text")
+    if isinstance(item, Method):
+        _check_method(item)
+    if isinstance(item, Device):
+        _check_texts(item, "measures", f"the device '{name}'")
+
+
+def _check_method(method: Method) -> None:
+    subject = f"the method '{method.name}'"
+    if not NAME.fullmatch(method.name):
+        raise InvalidPlugin(
+            f"{subject} cannot be called so: a name has letters, digits, - and _ and begins with a letter"
+        )
+    if method.name in ENGINE_NAMES:
+        raise InvalidPlugin(f"{subject} cannot be called so: '{method.name}.' begins the engine's own parameters")
+    if not isinstance(method, Transform | Quantizer | DataSource):
+        raise InvalidPlugin(f"{subject} is neither a Transform nor a Quantizer nor a DataSource")
+    for attribute in ("version", "reference"):
+        value = getattr(method, attribute, None)
+        if not isinstance(value, str):
+            has = "has no" if value is None else f"has {value!r} as"
+            raise InvalidPlugin(f"{subject} {has} {attribute}: it must be a text")
+    if isinstance(method, Transform) and not isinstance(getattr(method, "stage", None), Stage):
+        given = getattr(method, "stage", None)
+        has = "has no stage" if given is None else f"has {given!r} as stage"
+        raise InvalidPlugin(f"{subject} {has}: it must be {' or '.join(f'Stage.{stage.name}' for stage in Stage)}")
+    for attribute in ("provides", "takes", "excludes"):
+        _check_texts(method, attribute, subject)
+    if not isinstance(method.layers, Sequence) or not all(isinstance(spec, LayerSpec) for spec in method.layers):
+        raise InvalidPlugin(f"{subject} has {method.layers!r} as layers: it must be a list of LayerSpec instances")
+    if isinstance(method, Quantizer):
+        _check_widths(method, subject)
+
+
+def _check_texts(item: Method | Device, attribute: str, subject: str) -> None:
+    value = getattr(item, attribute)
+    if not isinstance(value, set | frozenset) or not all(isinstance(text, str) for text in value):
+        raise InvalidPlugin(f"{subject} has {value!r} as {attribute}: it must be a set of texts")
+
+
+def _check_widths(method: Quantizer, subject: str) -> None:
+    for attribute in ("weight_bits", "activation_bits"):
+        value = getattr(method, attribute)
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        if not is_list or not all(isinstance(bits, int) and not isinstance(bits, bool) and bits > 0 for bits in value):
+            raise InvalidPlugin(f"{subject} has {value!r} as {attribute}: it must be a list of whole numbers above 0")
+    if not method.weight_bits:
+        raise InvalidPlugin(f"{subject} has no weight_bits: it must offer at least one width")
+
+
+def _word(kind: type) -> str:
+    words: dict[type, str] = {Method: "method", Device: "device", DatasetProvider: "data set"}
+    return words[kind]
+
+
+def _a(item: object) -> str:
+    name = type(item).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
