@@ -5,46 +5,57 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.cli.progress import waiting
-from autocompress.compression.feasibility import CheapestCandidate, feasibility
+from autocompress.compression.feasibility import UNCOMPRESSED, CheapestCandidate, feasibility
 from autocompress.compression.recipe import space_size
 from autocompress.compression.workbench import Workbench
-from autocompress.job import BaselineConfig, Job
+from autocompress.job import Job
 from autocompress.report import words
+from autocompress.searching.meter import Meter
 
-UNCOMPRESSED = "uncompressed"
-"""Label of the candidate on which no method acts."""
+MEASURED_S = 0.5
+"""Seconds of latency measurement for each candidate."""
+WIDEST = 200
+"""Columns that a table may take in a pipe."""
 
 
 def show(job: Job, console: Console) -> None:
     """Prints everything that can be known without training.
 
-    The baseline gets random weights where it would be trained first: cost does not depend on them. Without training
-    data the synthetic images are made, since what methods do depends on them; they are kept, and the search finds them.
+    The baseline gets random weights where it would be trained first, because cost does not depend on them. No images
+    are synthesised, and no method prepares anything.
     """
     console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
-    with waiting(console) as progress:
-        bench = Workbench.open(job.model_copy(update={"baseline": BaselineConfig(epochs=0)}), progress)
+    bench = Workbench.dry(job)
     parameters = bench.parameters()
     lines = [f"methods: {words.join([method.name for method in bench.methods]) if bench.methods else 'none applies'}"]
     lines += [f"  {name} is refused: {'; '.join(reasons)}" for name, reasons in bench.refused.items()]
-    lines.append(f"images: {bench.splits.describe()}")
+    lines.append(f"images: {_images(bench)}")
     lines += [f"  {note}" for note in bench.splits.notes]
     lines.append(f"space: {len(parameters)} parameters, at most {space_size(parameters):.3g} recipes")
     lines += [f"  {name}: {parameter.describe()}" for name, parameter in parameters.items()]
-    rows = feasibility(bench)
+    rows = feasibility(bench, Meter.of(job, bench.device).measure, MEASURED_S)
     lines.append(f"baseline: {_baseline_cost(bench, rows)}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not rows:
         return
-    console.print(reach_table(rows))
-    for line in verdicts(rows):
+    table = reach_table(rows)
+    _print_whole(table, console)
+    for line in [*verdicts(rows), *estimates(rows)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """Prints ``table``. In a pipe, which has no width, it takes as much as it wants and nothing is cut off."""
+    if not console.is_terminal:
+        wanted = console.measure(table, options=console.options.update(width=WIDEST)).maximum
+        console.width = max(console.width, wanted)
+    console.print(table)
 
 
 def _baseline_cost(bench: Workbench, rows: Sequence[CheapestCandidate]) -> str:
@@ -57,15 +68,18 @@ def _baseline_cost(bench: Workbench, rows: Sequence[CheapestCandidate]) -> str:
 
 def reach_table(rows: Sequence[CheapestCandidate]) -> Table:
     """The least that each method, and all together, can cost here, against the baseline."""
-    table = Table(title="the cheapest candidates (nothing is trained)", title_justify="left")
-    table.add_column("method")
-    for heading in ("latency", "95 %", "ms", "size", "MACs", "parameters"):
+    title = "the cheapest candidates (nothing is trained)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    has_energy = any(row.energy_ratio is not None for row in rows)
+    for heading in ("latency", "95 %", "ms", "size", *(["energy"] if has_energy else []), "MACs", "parameters"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("out of reach")
     for row in sorted(rows, key=lambda row: row.label != UNCOMPRESSED):
         figures = [words.ratio(row.latency_ratio), f"{row.latency_low:.2f}–{row.latency_high:.2f}"]
         figures += [words.milliseconds(row.latency_ms)]
-        figures += [words.ratio(value) for value in (row.size_ratio, row.macs_ratio, row.params_ratio)]
+        ratios = [row.size_ratio, *([row.energy_ratio] if has_energy else []), row.macs_ratio, row.params_ratio]
+        figures += [words.ratio(value) for value in ratios]
         missed = [name for name, reached in row.meets.items() if not reached]
         table.add_row(*map(Text, (row.label, *figures, ", ".join(missed))))
     return table
@@ -83,3 +97,21 @@ def verdicts(rows: Sequence[CheapestCandidate]) -> list[str]:
         else:
             sentences.append(f"{name}: cannot be met, not even by the cheapest candidates")
     return sentences
+
+
+def estimates(rows: Sequence[CheapestCandidate]) -> list[str]:
+    """A sentence for each method whose structure is only known after something was learned."""
+    names = dict.fromkeys(name for row in rows for name in row.estimated)
+    return [
+        f"{name}: what it learns in the search decides how wide each layer becomes, so its figures are estimates"
+        for name in names
+    ]
+
+
+def _images(bench: Workbench) -> str:
+    """The splits in words, and which data sources would make images where there are none."""
+    sources = list(bench.space.sources())
+    if not sources:
+        return bench.splits.describe()
+    own = f"; of the user's: {bench.splits.describe()}" if len(bench.splits.val) or len(bench.splits.test) else ""
+    return f"no training data; the search makes images with {words.join(sources)}{own}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,8 @@ class Baseline:
     """What every candidate is compared with.
 
     Attributes:
-        accuracy: percent of the validation split, of the exported file in its runtime.
-        correct: bool ``(images,)``, for paired intervals.
+        accuracy: percent of the validation split, of the exported file in its runtime; NaN in a dry run.
+        correct: bool ``(images,)``, for paired intervals; empty in a dry run.
         size_bytes: of the ONNX file.
         params, macs: as for a candidate.
         deployable: the exported float file.
@@ -75,6 +76,30 @@ def measure_baseline(
         UserError: if it cannot be exported, its logits are not finite, or file and model do not agree, as a candidate
             would fail. Nothing is kept then.
     """
+    exported = export_baseline(model, folder)
+    scored = digest("baseline accuracy", exported.key, splits.val.digest, scored_with(device, config))
+    found = store.get(scored) if store.has(scored) else None
+    if found is None:
+        try:
+            correct = _scored(model, exported.deployable, splits.val, device, config)
+        except UserError:
+            exported.deployable.file.unlink(missing_ok=True)
+            raise
+        store.put(scored, {"correct": torch.from_numpy(correct)}, {})
+    else:
+        correct = found[0]["correct"].numpy()
+    return replace(exported, accuracy=100.0 * float(correct.mean()), correct=correct)
+
+
+def export_baseline(model: nn.Module, folder: Path) -> Baseline:
+    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` unless it is kept there, and scores nothing.
+
+    Returns:
+        The baseline with ``accuracy`` NaN and ``correct`` empty: all that a dry run needs.
+
+    Raises:
+        UserError: if it cannot be exported.
+    """
     own_key = teacher_key(model)
     # Another exporter may write a faster file: the baseline must gain from it as every candidate does.
     key = digest(own_key, OPSET, onnx.__version__, onnxscript.__version__)
@@ -84,25 +109,13 @@ def measure_baseline(
             _export(model, temporary)
     size = models.input_size(model)
     network = facts(model, size)
-    deployable = Deployable(file, size, operator_counts(model, size))
-    scored = digest("baseline accuracy", key, splits.val.digest, scored_with(device, config))
-    found = store.get(scored) if store.has(scored) else None
-    if found is None:
-        try:
-            correct = _scored(model, deployable, splits.val, device, config)
-        except UserError:
-            file.unlink(missing_ok=True)
-            raise
-        store.put(scored, {"correct": torch.from_numpy(correct)}, {})
-    else:
-        correct = found[0]["correct"].numpy()
     return Baseline(
-        accuracy=100.0 * float(correct.mean()),
-        correct=correct,
+        accuracy=math.nan,
+        correct=np.zeros(0, dtype=bool),
         size_bytes=file.stat().st_size,
         params=network.params,
         macs=network.macs,
-        deployable=deployable,
+        deployable=Deployable(file, size, operator_counts(model, size)),
         weights_key=own_key,
         key=key,
     )

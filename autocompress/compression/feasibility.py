@@ -5,11 +5,22 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from autocompress.compression.pipeline import Candidate
 from autocompress.compression.recipe import Replay
 from autocompress.compression.workbench import Workbench
-from autocompress.contract import Quantizer, Value
+from autocompress.contract import Deployable, Measurement, Quantizer
 from autocompress.job import Bound
+
+UNCOMPRESSED = "uncompressed"
+"""Label of the candidate on which no method acts."""
+
+
+class Measure(Protocol):
+    """Latency and, where it is known, energy of ``candidate`` against ``baseline``."""
+
+    def __call__(self, candidate: Deployable, baseline: Deployable, *, seconds: float) -> Measurement: ...
 
 
 @dataclass(frozen=True)
@@ -18,8 +29,11 @@ class CheapestCandidate:
 
     Attributes:
         label: "uncompressed" (the baseline, first), "ghost", "quantize", ..., "all together".
-        latency_ratio, latency_high: median and upper end of its 95 % interval; ``latency_low`` the lower end.
+        latency_ratio: median of the ratios to the baseline.
+        latency_low, latency_high: ends of its 95 % interval.
+        energy_ratio: None where the job's devices do not give energy.
         meets: by constraint, whether it can be met. Latency counts as met where the interval reaches the bound.
+        estimated: methods whose structure a dry run can only estimate; see ``Candidate.estimated``.
     """
 
     label: str
@@ -30,49 +44,67 @@ class CheapestCandidate:
     size_ratio: float
     macs_ratio: float
     params_ratio: float
+    energy_ratio: float | None
     meets: dict[str, bool]
+    estimated: tuple[str, ...] = ()
 
 
-def feasibility(bench: Workbench, seconds: float = 1.0) -> list[CheapestCandidate]:
+def feasibility(bench: Workbench, measure: Measure, seconds: float = 1.0) -> list[CheapestCandidate]:
     """Builds, exports and measures the cheapest dry-run candidates.
 
     Args:
         bench: an open workbench.
+        measure: with the job's devices, see ``Meter.measure``.
         seconds: of latency measurement for each.
     """
-    rules: dict[str, dict[str, str]] = {"uncompressed": {}}
+    rules: dict[str, dict[str, str]] = {UNCOMPRESSED: {}}
     for method in bench.methods:
         rules[method.name] = {method.name: "cheapest"}
         if isinstance(method, Quantizer):
             rules[method.name]["bits"] = "cheapest"
     if len(bench.methods) > 1:
         rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
-    rows = []
+    rows: list[CheapestCandidate] = []
+    reference: float | None = None
     with tempfile.TemporaryDirectory() as folder:
         quantizers = {method.name for method in bench.methods if isinstance(method, Quantizer)}
         for label, rule in rules.items():
             values = bench.policy(rule, label if label in quantizers else None)
-            if values is not None:
-                rows.append(_measure(bench, label, values, Path(folder) / "model.onnx", seconds))
+            if values is None:
+                continue
+            candidate = bench.candidate(bench.compose(Replay(values)), dry_run=True)
+            deployable = bench.export(candidate, Path(folder) / "model.onnx")
+            measured = measure(deployable, bench.baseline.deployable, seconds=seconds)
+            if label == UNCOMPRESSED:
+                reference = measured.energy_uj
+            rows.append(_row(bench, label, candidate, deployable, measured, reference))
     return rows
 
 
-def _measure(bench: Workbench, label: str, values: dict[str, Value], file: Path, seconds: float) -> CheapestCandidate:
-    candidate = bench.candidate(bench.compose(Replay(values)), dry_run=True)
-    deployable = bench.export(candidate, file)
+def _row(
+    bench: Workbench,
+    label: str,
+    candidate: Candidate,
+    deployable: Deployable,
+    measured: Measurement,
+    energy_uj: float | None,
+) -> CheapestCandidate:
+    """The row of a measured candidate; ``energy_uj`` is the baseline's."""
     base = bench.baseline
-    measured = bench.device.measure(deployable, base.deployable, bench.job.device, seconds=seconds)
-    size = file.stat().st_size
-    limits = bench.job.constraints
-    meets: dict[str, bool] = {}
+    size = deployable.file.stat().st_size
+    energy_ratio = measured.energy_uj / energy_uj if measured.energy_uj is not None and energy_uj else None
     best_ms = measured.latency_ms * measured.ratio_low / measured.latency_ratio
-    for name, bound, amount, ratio in (
-        ("latency", limits.latency, best_ms, measured.ratio_low),
-        ("size", limits.size, size, size / base.size_bytes),
-        ("macs", limits.macs, candidate.macs, candidate.macs / base.macs),
-        ("params", limits.params, candidate.params, candidate.params / base.params),
-    ):
-        if bound is not None:
+    costs: dict[str, tuple[float | None, float | None]] = {
+        "latency": (best_ms, measured.ratio_low),
+        "size": (size, size / base.size_bytes),
+        "energy": (measured.energy_uj, energy_ratio),
+        "macs": (candidate.macs, candidate.macs / base.macs),
+        "params": (candidate.params, candidate.params / base.params),
+    }
+    meets: dict[str, bool] = {}
+    for name, bound in bench.job.constraints.bounds().items():
+        amount, ratio = costs[name]
+        if amount is not None and ratio is not None:
             meets[name] = met(bound, amount, ratio)
     return CheapestCandidate(
         label=label,
@@ -83,7 +115,9 @@ def _measure(bench: Workbench, label: str, values: dict[str, Value], file: Path,
         size_ratio=size / base.size_bytes,
         macs_ratio=candidate.macs / base.macs,
         params_ratio=candidate.params / base.params,
+        energy_ratio=energy_ratio,
         meets=meets,
+        estimated=candidate.estimated,
     )
 
 

@@ -49,6 +49,8 @@ class Candidate:
         params, macs: of the float network after the transforms (quantizing changes neither); macs for one image.
         float_layers: names of layers that QUANTIZE was to take and could not; empty for a float candidate.
         slow: why a stock runtime runs its file slowly (``LayerSpec.slow_in_file``); empty where it does not.
+        estimated: transforms whose structure follows from prepared state, which a dry run did not have: the real
+            structure may differ.
         cache_hits, cache_misses: stages found in the store, and made.
         seconds: by stage.
     """
@@ -64,6 +66,7 @@ class Candidate:
     cache_misses: int
     seconds: dict[str, float]
     slow: str = ""
+    estimated: tuple[str, ...] = ()
 
 
 @dataclass
@@ -138,6 +141,15 @@ class Pipeline:
             cache_misses=self.store.misses - misses,
             seconds=seconds,
             slow=slow_in_file(model, layer_specs(self.methods)),
+            estimated=self._estimated(recipe, context),
+        )
+
+    def _estimated(self, recipe: Recipe, context: Context) -> tuple[str, ...]:
+        """The transforms of a dry run that would need state and have none."""
+        acting = [(self._transform(name), params) for name, params in recipe.transforms] if context.dry_run else []
+        needing = [(method, params) for method, params in acting if method.structure_needs_state(params)]
+        return tuple(
+            method.name for method, params in needing if self._prepared(method, params, context, recipe) is None
         )
 
     # --- transforms and RECOVER, each stage under its chained key ---------------------------------------------------

@@ -100,9 +100,7 @@ def train_baseline(
     key = digest(models.architecture(model), weights, splits.train.digest, asdict(settings), job.seed, made_with)
     path = cache_folder("baselines") / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
     if not _loaded(model, path):
-        if not len(splits.train) and settings.epochs:
-            what = "has no weights" if not job.pretrained else "has weights for other classes than those of the data,"
-            raise UserError(f"'{job.model}' {what} and there is no data to train it on", "give checkpoint: PATH")
+        require_training_images(job, splits)
         _check_room(model, path.parent)
         try:
             train(
@@ -146,6 +144,17 @@ def _check_trained(model: nn.Module, split: Split) -> None:
     some = split.subset(AGREEMENT_IMAGES)
     if not bool(logits(model, some).isfinite().all()):
         raise TrialFailed("its logits are not finite numbers")
+
+
+def require_training_images(job: Job, splits: Splits) -> None:
+    """Refuses a baseline that has to be trained where there are no images to train it on.
+
+    Raises:
+        UserError: if so.
+    """
+    if not len(splits.train) and job.baseline.epochs:
+        what = "has no weights" if not job.pretrained else "has weights for other classes than those of the data,"
+        raise UserError(f"'{job.model}' {what} and there is no data to train it on", "give checkpoint: PATH")
 
 
 def _loaded(model: nn.Module, path: Path) -> bool:

@@ -13,20 +13,25 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from autocompress import data, models
+from autocompress import models
 from autocompress.compression import artifact, mixedbits, probing
 from autocompress.compression.agreement import judged_by_agreement
 from autocompress.compression.applicable import applicable, require_images
-from autocompress.compression.baseline import Baseline, measure_baseline, teacher_key
-from autocompress.compression.batches import check_batches
+from autocompress.compression.baseline import Baseline, export_baseline, measure_baseline, teacher_key
 from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.outline import outline, recovery_epochs
 from autocompress.compression.pipeline import Candidate, Pipeline, layer_specs
 from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay
 from autocompress.compression.remarks import remarks
 from autocompress.compression.sensitivity import Sensitivity, Setting
 from autocompress.compression.sources import Sources
 from autocompress.compression.store import Store
-from autocompress.compression.trainer import default_device, limit_threads, train_baseline
+from autocompress.compression.trainer import (
+    default_device,
+    limit_threads,
+    require_training_images,
+    train_baseline,
+)
 from autocompress.compression.transfer import user_data
 from autocompress.contract import (
     Context,
@@ -43,12 +48,12 @@ from autocompress.contract import (
     manager,
 )
 from autocompress.contract.space import Chooser
-from autocompress.data import Sealed, Splits, TensorSplit
+from autocompress.data import Splits, TensorSplit
 from autocompress.devices.lock import MachineLock
-from autocompress.errors import InvalidRecipe, TrialFailed, UserError
+from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import custom_operators, export
 from autocompress.files import cache_folder
-from autocompress.job import Job, Limits, limits_of
+from autocompress.job import Job, Limits
 
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress.compression")
@@ -88,26 +93,11 @@ class Workbench:
         Raises:
             UserError: for a job that names what is not there.
         """
-        plugins = plugins or manager()
         limit_threads()
-        limits = limits_of(job)
-        device = plugins.device(job.device.name)
-        if reasons := device.check(job.device):
-            raise UserError(f"the device '{device.name}' cannot be used here: {reasons[0]}")
-        devices = [device, *([] if job.energy_device is None else [plugins.device(job.energy_device)])]
-        installed = plugins.methods()
-        splits = _load(job, plugins)
-        model = models.create(job, None if splits is None else splits.info)
-        if splits is not None:
-            check_batches(job, model, splits)
-        # A wrong key in the space is told before minutes go into a training: structure needs no weights.
-        shape = models.reparameterise(copy.deepcopy(model)).eval()
-        has_images = splits is not None and len(splits.train) > 0
-        fit, unfit = applicable(installed, shape, job, limits.methods, has_images=has_images, devices=devices)
-        space = JobSpace(shape, fit, limits, job.granularity, job.budget.epochs if _has_images(fit, splits) else 0)
-        space.check_limits([method.name for method in installed])
-        if not space.sources():
-            require_images(job, splits, fit, unfit)
+        known = outline(job, plugins or manager())
+        limits, splits, model, installed = known.limits, known.splits, known.model, known.installed
+        has_images, devices = known.has_images, known.devices
+        device = devices[0]
         lock = MachineLock()
         if splits is not None and models.needs_training(job, splits.info):
             with lock.shared():
@@ -116,7 +106,8 @@ class Workbench:
         store = Store(pinning=True)  # what is made before the first trial is needed to the last
         methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images, devices=devices)
         sources = None
-        if defaults := replace(space, model=model, methods=methods).sources():
+        space = JobSpace(model, methods, limits, job.granularity, recovery_epochs(job, methods, splits))
+        if defaults := space.sources():
             named = {method.name: method for method in methods if isinstance(method, DataSource)}
             chosen = {name: named[name] for name in defaults}
             sources = Sources(model, teacher_key(model), chosen, defaults, store, job.seed, default_device())
@@ -128,10 +119,7 @@ class Workbench:
                 others = [method for method in installed if not isinstance(method, DataSource)]
                 methods, unfit = applicable(others, model, job, limits.methods, has_images=has_images, devices=devices)
                 sources, refused = None, refused | unfit
-        if splits is None:
-            info = models.data_info(model)
-            none = TensorSplit.empty(info)
-            splits = Splits(none, none, none, info)
+        splits = splits or _no_images(model)
         if sources is not None:
             splits = replace(splits, synthetic=sources.counts())
         with lock.shared():
@@ -163,12 +151,43 @@ class Workbench:
         store.pinning = False
         return cls(job, model, splits, baseline, methods, refused, device, pipeline, limits)
 
+    @classmethod
+    def dry(cls, job: Job, plugins: Manager | None = None) -> Workbench:
+        """Opens ``job`` for dry-run candidates alone: nothing is trained, made or scored, and few images are read.
+
+        The baseline has random weights where a search would train it, since costs do not depend on them. Its accuracy
+        is NaN. Data sources have made no images and methods have prepared nothing.
+
+        Raises:
+            UserError: as :meth:`open`, as far as it can be known without training.
+        """
+        limit_threads()
+        known = outline(job, plugins or manager(), preview=True)
+        if known.splits is not None and models.needs_training(job, known.splits.info):
+            require_training_images(job, known.splits)
+        model, store = known.shape.cpu(), Store()
+        with MachineLock().shared():
+            baseline = export_baseline(model, cache_folder("baselines"))
+        pipeline = Pipeline(
+            baseline=model,
+            baseline_key=baseline.weights_key,
+            methods=known.methods,
+            transfer=None,
+            granularity=job.granularity,
+            seed=job.seed,
+            device=default_device(),
+            store=store,
+        )
+        splits = known.splits or _no_images(model)
+        device = known.devices[0]
+        return cls(job, model, splits, baseline, known.methods, known.refused, device, pipeline, known.limits)
+
     # --- the space ----------------------------------------------------------------------------------------------
 
     @property
     def space(self) -> JobSpace:
         """What recipes are drawn from."""
-        epochs = self.job.budget.epochs if _has_images(self.methods, self.splits) else 0
+        epochs = recovery_epochs(self.job, self.methods, self.splits)
         return JobSpace(self.model, self.methods, self.limits, self.job.granularity, epochs)
 
     def compose(self, chooser: Chooser) -> Recipe:
@@ -281,15 +300,8 @@ def _default_params(job: Job, model: nn.Module, limits: Limits, method: Method) 
         return {}
 
 
-def _load(job: Job, plugins: Manager) -> Splits | None:
-    """The user's images, None where the job names none. Test images of a job without training data are sealed."""
-    if job.data.is_free and job.data.val is None and job.data.test is None:
-        return None
-    has_weights = job.pretrained or job.checkpoint is not None
-    splits = data.load(job.data, plugins.datasets(), **models.preprocessing(job), has_weights=has_weights)
-    return replace(splits, test=Sealed(splits.test)) if job.data.is_free else splits
-
-
-def _has_images(methods: Sequence[Method], splits: Splits | None) -> bool:
-    """Whether there is anything to train on: where there is not, no recipe recovers."""
-    return any(isinstance(method, DataSource) for method in methods) or (splits is not None and len(splits.train) > 0)
+def _no_images(model: nn.Module) -> Splits:
+    """Three empty splits, for a job that names no data."""
+    info = models.data_info(model)
+    none = TensorSplit.empty(info)
+    return Splits(none, none, none, info)

@@ -94,6 +94,12 @@ class Transform(Method):
         del baseline, context
         return None
 
+    def structure_needs_state(self, params: Params) -> bool:
+        """Whether the structure depends on what :meth:`prepare` returned. A dry run that has no state then gives an
+        estimate, and says so."""
+        del params
+        return False
+
     @abstractmethod
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
         """Returns the changed model (``model`` itself may be changed) and the plan. With ``context.dry_run`` there is

@@ -12,7 +12,7 @@ import PIL
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from autocompress.data.provider import DatasetProvider, Source
+from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import DataInfo
 from autocompress.data.tensors import TensorSplit, measured
 from autocompress.files import atomic, cache_folder, digest, kept_if_possible
@@ -60,7 +60,15 @@ class Glyphs(DatasetProvider):
 
     def load(self, spec: str) -> Source:
         del spec
-        arrays = _kept()
+        return self._source(_kept())
+
+    def open(self, spec: str, options: LoadOptions) -> Source:
+        # Blank images for a dry run where none are kept yet, because drawing them takes seconds.
+        if options.preview and not _path().exists():
+            return self._source(_blank())
+        return super().open(spec, options)
+
+    def _source(self, arrays: dict[str, np.ndarray]) -> Source:
         info = DataInfo(len(CLASSES), 1, (SIZE, SIZE), (0.5,), (0.5,), tuple(CLASSES))
         info = measured(torch.from_numpy(arrays["train.images"]), info)
         splits = [
@@ -70,10 +78,22 @@ class Glyphs(DatasetProvider):
         return Source(splits[0], splits[1], splits[2], info)
 
 
+def _path() -> Path:
+    """Where the images are kept."""
+    key = digest(VERSION, matplotlib.__version__, PIL.__version__, np.__version__, FONTS, COUNTS)
+    return cache_folder("data") / f"glyphs-{key[:12]}.npz"
+
+
+def _blank() -> dict[str, np.ndarray]:
+    """Arrays as :func:`_kept` gives them, with black images."""
+    images = {f"{part}.images": np.zeros((count, 1, SIZE, SIZE), np.uint8) for part, count in COUNTS.items()}
+    labels = {f"{part}.labels": np.arange(count, dtype=np.int64) % len(CLASSES) for part, count in COUNTS.items()}
+    return images | labels
+
+
 def _kept() -> dict[str, np.ndarray]:
     """The images from the cache folder, made first where they are not there."""
-    key = digest(VERSION, matplotlib.__version__, PIL.__version__, np.__version__, FONTS, COUNTS)
-    path = cache_folder("data") / f"glyphs-{key[:12]}.npz"
+    path = _path()
     if path.exists():
         try:
             with np.load(path, allow_pickle=False) as archive:

@@ -30,6 +30,7 @@ def load(
     *,
     seed: int = 0,
     has_weights: bool = False,
+    preview: bool = False,
     **wanted: Any,
 ) -> Splits:
     """Loads the three splits of a job; :class:`Roles` says which images each role gets.
@@ -40,6 +41,7 @@ def load(
         providers: where to look; None for the engine's own.
         seed: of the splits that are carved from others.
         has_weights: the model's weights were trained elsewhere, maybe on these training images.
+        preview: few images are read; see :class:`LoadOptions`.
         **wanted: what the model asks of its images, the fields of :class:`Wanted`; by default the data decide.
 
     Raises:
@@ -51,7 +53,7 @@ def load(
         raise UserError("the job names no data", "accuracy is measured on images: give data, or at least {val: ...}")
     sources = {}
     for word in dict.fromkeys(words.values()):
-        options = LoadOptions(train=word == words.get("train"), exif=config.exif)
+        options = LoadOptions(train=word == words.get("train"), exif=config.exif, preview=preview)
         sources[word] = _provider(word, providers).open(word, options)
     first = sources[next(iter(words.values()))]
     _check_classes({word: source.info for word, source in sources.items()})

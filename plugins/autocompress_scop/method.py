@@ -216,6 +216,10 @@ class Scop(Transform):
         named = params.get("mode", self.modes[0])
         return said(params, self.settings) | ({} if named in self.modes else {"mode": named})
 
+    def structure_needs_state(self, params: Params) -> bool:
+        """With one ranking for all layers the scores decide how many channels each of them loses."""
+        return bool(params["ranking"] == "global")
+
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
         """Scores of all criteria on offer: see :func:`scoring.prepared`."""
         return self._scored(baseline, context, self.settings.criteria, context.params)

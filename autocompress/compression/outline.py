@@ -1,0 +1,97 @@
+"""The outline of a job: devices, data, the untrained network and the methods that apply. Nothing is trained here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from autocompress import data, models
+from autocompress.compression.applicable import applicable, require_images
+from autocompress.compression.batches import check_batches
+from autocompress.compression.jobspace import JobSpace
+from autocompress.contract import DataSource, Device, Manager, Method
+from autocompress.data import Sealed, Splits
+from autocompress.errors import UserError
+from autocompress.job import Job, Limits, limits_of
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a job before anything is trained.
+
+    Attributes:
+        limits: what the user fixed or narrowed.
+        devices: the device that measures latency, then the one that gives energy where that is another.
+        installed: every method that plugins offer.
+        splits: the user's images; None where the job names none.
+        model: the network as timm makes it, with its weights where it comes with some.
+        shape: a copy of it, in eval mode, that has the structure of the baseline.
+        methods: those that apply to ``shape``, in the manager's order.
+        refused: reasons by name of the methods that do not.
+    """
+
+    limits: Limits
+    devices: Sequence[Device]
+    installed: Sequence[Method]
+    splits: Splits | None
+    model: nn.Module
+    shape: nn.Module
+    methods: list[Method]
+    refused: dict[str, list[str]]
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the user gives images to train on."""
+        return self.splits is not None and len(self.splits.train) > 0
+
+
+def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
+    """Loads what ``job`` names, makes its network and asks each method whether it applies.
+
+    Args:
+        job: of the search.
+        plugins: where methods, devices and data sets come from.
+        preview: data sets are only listed, and few of their images are read: see ``data.LoadOptions``.
+
+    Raises:
+        UserError: if the job names what is not there, or a limit that matches no parameter, or leaves nothing to
+            search.
+    """
+    limits = limits_of(job)
+    device = plugins.device(job.device.name)
+    if reasons := device.check(job.device):
+        raise UserError(f"the device '{device.name}' cannot be used here: {reasons[0]}")
+    devices = [device, *([] if job.energy_device is None else [plugins.device(job.energy_device)])]
+    installed = plugins.methods()
+    splits = _load(job, plugins, preview)
+    model = models.create(job, None if splits is None else splits.info)
+    if splits is not None:
+        check_batches(job, model, splits)
+    # A wrong key in the space is told before minutes go into a training: structure needs no weights.
+    shape = models.reparameterise(copy.deepcopy(model)).eval()
+    has_images = splits is not None and len(splits.train) > 0
+    methods, refused = applicable(installed, shape, job, limits.methods, has_images=has_images, devices=devices)
+    space = JobSpace(shape, methods, limits, job.granularity, recovery_epochs(job, methods, splits))
+    space.check_limits([method.name for method in installed])
+    if not space.sources():
+        require_images(job, splits, methods, refused)
+    return Outline(limits, devices, installed, splits, model, shape, methods, refused)
+
+
+def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) -> int:
+    """The most epochs that a recipe may recover for: 0 where there are no images to train on."""
+    has_source = any(isinstance(method, DataSource) for method in methods)
+    return job.budget.epochs if has_source or (splits is not None and len(splits.train) > 0) else 0
+
+
+def _load(job: Job, plugins: Manager, preview: bool) -> Splits | None:
+    """The user's images, None where the job names none. Test images of a job without training data are sealed."""
+    if job.data.is_free and job.data.val is None and job.data.test is None:
+        return None
+    has_weights = job.pretrained or job.checkpoint is not None
+    asked = models.preprocessing(job)
+    splits = data.load(job.data, plugins.datasets(), **asked, has_weights=has_weights, preview=preview)
+    return replace(splits, test=Sealed(splits.test)) if job.data.is_free else splits

@@ -1,0 +1,159 @@
+"""``autocompress search --dry-run`` trains nothing, scores nothing and reads few images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from autocompress import models
+from autocompress.cli import dryrun
+from autocompress.compression.workbench import Workbench
+from autocompress.data import TensorSplit
+from autocompress.data.glyphs import Glyphs
+from autocompress.data.provider import LoadOptions
+from autocompress.devices import OnnxRuntimeCpu
+from autocompress.errors import UserError
+from autocompress.job import load_job
+
+FEW = 300
+"""Images that a dry run may read."""
+
+
+class Watched:
+    """Counts the optimizer steps, the images read and the images scored while a test runs."""
+
+    def __init__(self) -> None:
+        self.steps = self.images = self.scored = 0
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    seen = Watched()
+    batch, predict, opened = TensorSplit.batch, OnnxRuntimeCpu.predict, Image.open
+
+    def read(self: TensorSplit, indices: torch.Tensor, *more: Any) -> torch.Tensor:
+        seen.images += len(indices)
+        return batch(self, indices, *more)
+
+    def scored(self: OnnxRuntimeCpu, deployable: Any, images: np.ndarray, *more: Any) -> np.ndarray:
+        seen.scored += len(images)
+        return predict(self, deployable, images, *more)
+
+    def decoded(*arguments: Any, **more: Any) -> Any:
+        seen.images += 1
+        return opened(*arguments, **more)
+
+    def stepped(*_: Any) -> None:
+        seen.steps += 1
+
+    monkeypatch.setattr(TensorSplit, "batch", read)
+    monkeypatch.setattr(OnnxRuntimeCpu, "predict", scored)
+    monkeypatch.setattr(Image, "open", decoded)
+    handle = register_optimizer_step_post_hook(stepped)
+    yield seen
+    handle.remove()
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dryrun, "MEASURED_S", 0.1)
+
+
+def shown(**settings: Any) -> str:
+    """What the dry run of a job prints."""
+    text = io.StringIO()
+    dryrun.show(load_job(settings={"model": "resnet10t", "data": "digits", **settings}), Console(file=text, width=80))
+    return text.getvalue()
+
+
+def test_it_trains_scores_and_reads_nothing(watched: Watched) -> None:
+    out = shown(methods=["scop", "quantize"], latency="0.9x")
+    assert (watched.steps, watched.images, watched.scored) == (0, 0, 0)
+    assert "nothing is trained" in out
+    assert "methods: scop and quantize" in out
+    for row in ("uncompressed", "scop", "quantize", "all together"):
+        assert f"\n {row} " in out
+    assert "estimate" not in out  # rates alone decide how many channels go
+
+
+def test_where_scores_decide_the_widths_it_says_that_they_are_estimates(watched: Watched) -> None:
+    out = shown(methods=["scop"], space={"scop": {"ranking": "global"}})
+    assert (watched.steps, watched.images) == (0, 0)
+    assert "scop: what it learns in the search decides how wide each layer becomes, so its figures are estimates" in out
+
+
+def test_energy_is_judged_like_the_other_costs() -> None:
+    out = shown(methods=["quantize"], cost_model="45nm", energy="0.001x", size="0.5x")
+    assert "energy: cannot be met, not even by the cheapest candidates" in out
+    assert "size: within reach of quantize" in out
+    (heading,) = [line for line in out.splitlines() if line.startswith(" method ")]
+    for column in ("latency", "energy", "parameters", "out of reach"):
+        assert f" {column} " in heading  # a pipe has no width, so nothing is cut off
+    assert "energy: within reach of quantize" in shown(methods=["quantize"], cost_model="45nm", energy="0.5x")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """900 small pictures of three classes."""
+    random = np.random.default_rng(0)
+    for number in range(900):
+        own = tmp_path / "pictures" / "abc"[number % 3]
+        own.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (16, 16), np.uint8)).save(own / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def test_of_a_folder_it_reads_a_sample(folder: Path, watched: Watched) -> None:
+    out = shown(data=f"folder:{folder}", methods=["quantize"])
+    assert "3 classes, 16x16, 1 channel; 720 images to train, 90 to validate" in out
+    assert 0 < watched.images <= FEW
+    assert (watched.steps, watched.scored) == (0, 0)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A network whose norms have recorded something, as data sources want it."""
+    model = models.create(load_job(model="resnet10t", data="digits", model_args={"in_chans": 1, "num_classes": 10}))
+    state = {name: value + 0.1 if "running_mean" in name else value for name, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+@pytest.mark.parametrize("data", ["none", {"train": "none", "val": "digits"}])
+def test_without_training_data_it_makes_no_images(data: Any, checkpoint: Path, watched: Watched) -> None:
+    out = shown(data=data, checkpoint=checkpoint, input_size=8, methods=["scop", "quantize"])
+    assert (watched.steps, watched.images, watched.scored) == (0, 0, 0)
+    assert "images: no training data; the search makes images with " in out
+    assert "source: " in out
+    assert ("to validate" in out) == (data != "none")
+
+
+def test_a_job_that_the_search_would_refuse_is_refused() -> None:
+    with pytest.raises(UserError, match=r"matches no parameter of the space \(did you mean 'scop.ranking'"):
+        Workbench.dry(load_job(model="resnet10t", data="digits", space={"scop": {"rankin": "global"}}))
+
+
+def test_glyphs_are_not_drawn_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
+    preview = Glyphs().open("glyphs", LoadOptions(preview=True))
+    assert not list(tmp_path.rglob("*.npz"))
+    real = Glyphs().load("glyphs")
+    assert preview.train is not None
+    assert real.train is not None
+    for seen, kept in zip((preview.train, preview.val, preview.test), (real.train, real.val, real.test), strict=True):
+        assert seen is not None
+        assert kept is not None
+        assert len(seen) == len(kept)
+        assert seen.labels().bincount().tolist() == kept.labels().bincount().tolist()
+    assert (preview.info.class_names, preview.info.input_size) == (real.info.class_names, real.info.input_size)
+    again = Glyphs().open("glyphs", LoadOptions(preview=True))
+    assert again.train.digest == real.train.digest  # what is kept is shown as it is
