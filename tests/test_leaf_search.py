@@ -59,9 +59,9 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.bench, name)
 
-    def accuracy(self, deployable: Deployable, split: Any) -> tuple[float, np.ndarray]:
+    def accuracy(self, deployable: Deployable, split: Any, pause: Any = None) -> tuple[float, np.ndarray]:
         self.scored.append((deployable.file.parent.name, split))
-        return self.bench.accuracy(deployable, split)
+        return self.bench.accuracy(deployable, split, pause)
 
 
 def test_a_slow_file_is_scored_by_torch_and_in_full_only_on_the_front(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,14 @@ LEAST_SURE = 0.99
 
 
 def judged_by_agreement(
-    model: nn.Module, splits: Splits, sources: Sources, device: Device, config: DeviceConfig, store: Store, folder: Path
+    model: nn.Module,
+    splits: Splits,
+    sources: Sources,
+    device: Device,
+    config: DeviceConfig,
+    store: Store,
+    folder: Path,
+    pause: Callable[[], None] | None = None,
 ) -> tuple[Splits, Baseline]:
     """The splits with the held-out images for validation, and the baseline, whose accuracy on them is 100: where its
     file and its torch model give two labels, the answer is a toss-up, and the image is left out.
@@ -31,13 +39,13 @@ def judged_by_agreement(
         model: the float baseline.
         splits: whose validation split is empty.
         sources: whose images are held out.
-        device, config, store, folder: as for :func:`measure_baseline`.
+        device, config, store, folder, pause: as for :func:`measure_baseline`.
 
     Raises:
         UserError: if that happens more often than rounding explains.
     """
-    splits = replace(splits, val=sources.held_out(splits.info), by_agreement=True)
-    baseline = measure_baseline(model, splits, device, config, store, folder)
+    splits = replace(splits, val=sources.held_out(splits.info, pause), by_agreement=True)
+    baseline = measure_baseline(model, splits, device, config, store, folder, pause)
     sure = torch.from_numpy(baseline.correct)
     if not bool(sure.all()):
         if float(sure.float().mean()) < LEAST_SURE:
@@ -46,6 +54,6 @@ def judged_by_agreement(
                 "its answers there are no measure; leave out a data source with space: {source: [...]}",
             )
         splits = replace(splits, val=splits.val.take(sure.nonzero().flatten()))
-        baseline = measure_baseline(model, splits, device, config, store, folder)
+        baseline = measure_baseline(model, splits, device, config, store, folder, pause)
     # Rows that were judged on other images cannot stand beside those of this search.
     return splits, replace(baseline, key=digest(baseline.key, splits.val.digest))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.artifact import metadata, score
+from autocompress.compression.artifact import images_between_pauses, metadata, score
 from autocompress.compression.keys import scored_with, versions
 from autocompress.compression.store import Store
 from autocompress.contract import Deployable, Device
@@ -68,9 +69,17 @@ def teacher_key(model: nn.Module) -> str:
 
 
 def measure_baseline(
-    model: nn.Module, splits: Splits, device: Device, config: DeviceConfig, store: Store, folder: Path
+    model: nn.Module,
+    splits: Splits,
+    device: Device,
+    config: DeviceConfig,
+    store: Store,
+    folder: Path,
+    pause: Callable[[], None] | None = None,
 ) -> Baseline:
     """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation, unless both are kept.
+
+    ``pause`` is called between images; a measurement on this machine may go first there.
 
     Raises:
         UserError: if it cannot be exported, its logits are not finite, or file and model do not agree, as a candidate
@@ -81,7 +90,7 @@ def measure_baseline(
     found = store.get(scored) if store.has(scored) else None
     if found is None:
         try:
-            correct = _scored(model, exported.deployable, splits.val, device, config)
+            correct = _scored(model, exported.deployable, splits.val, device, config, pause)
         except UserError:
             exported.deployable.file.unlink(missing_ok=True)
             raise
@@ -134,14 +143,22 @@ def _export(model: nn.Module, file: Path) -> None:
         ) from error
 
 
-def _scored(model: nn.Module, deployable: Deployable, split: Split, device: Device, config: DeviceConfig) -> np.ndarray:
+def _scored(
+    model: nn.Module,
+    deployable: Deployable,
+    split: Split,
+    device: Device,
+    config: DeviceConfig,
+    pause: Callable[[], None] | None,
+) -> np.ndarray:
     """Which images the file labels rightly, once it has passed the gate that a candidate must pass too."""
     some = split.subset(AGREEMENT_IMAGES)
     images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
     hint = "its weights are damaged, or belong to another network"
-    if fault := check_agreement(deployable.file, model, images).fault:
+    batch = images_between_pauses(deployable.input_size)
+    if fault := check_agreement(deployable.file, model, images, batch_size=batch, pause=pause).fault:
         raise UserError(f"the baseline cannot be compressed: {fault}", hint)
     try:
-        return score(device, deployable, split, config, strict=True)
+        return score(device, deployable, split, config, strict=True, pause=pause)
     except TrialFailed as failed:
         raise UserError(f"the baseline cannot be compressed: {failed}", hint) from None

@@ -15,24 +15,36 @@ from autocompress.graph import evaluating
 
 @torch.no_grad()
 def logits(
-    model: nn.Module, split: Split, device: torch.device | str | None = None, batch_size: int = 256
+    model: nn.Module,
+    split: Split,
+    device: torch.device | str | None = None,
+    batch_size: int = 256,
+    pause: Callable[[], None] | None = None,
 ) -> torch.Tensor:
     """The model's logits on all images, float32 ``(N, classes)`` on the CPU. The model is moved to ``device`` and its
-    training flag restored."""
+    training flag restored. ``pause`` is called between batches; a measurement on this machine may go first there."""
     device = torch.device(device) if device is not None else device_of(model)
+    found = []
     with evaluating(model.to(device)):
-        found = [model(images.to(device)).float().cpu() for images, _ in split.loader(batch_size)]
+        for images, _ in split.loader(batch_size):
+            found.append(model(images.to(device)).float().cpu())
+            if pause is not None:
+                pause()
     return torch.cat(found) if found else torch.zeros(0, split.num_classes)
 
 
 def evaluate(
-    model: nn.Module, split: Split, device: torch.device | str | None = None, batch_size: int = 256
+    model: nn.Module,
+    split: Split,
+    device: torch.device | str | None = None,
+    batch_size: int = 256,
+    pause: Callable[[], None] | None = None,
 ) -> tuple[float, np.ndarray]:
     """Accuracy in percent, and for each image whether its label was found (bool ``(N,)``, the split's order).
 
-    An empty split gives NaN.
+    An empty split gives NaN. Arguments as for :func:`logits`.
     """
-    correct = (logits(model, split, device, batch_size).argmax(1) == split.labels()).numpy()
+    correct = (logits(model, split, device, batch_size, pause).argmax(1) == split.labels()).numpy()
     return (100.0 * float(correct.mean()) if len(correct) else float("nan")), correct
 
 

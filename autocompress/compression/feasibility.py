@@ -11,6 +11,7 @@ from autocompress.compression.pipeline import Candidate
 from autocompress.compression.recipe import Replay
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Measurement, Quantizer
+from autocompress.devices.lock import MachineLock
 from autocompress.job import Bound
 
 UNCOMPRESSED = "uncompressed"
@@ -72,8 +73,10 @@ def feasibility(bench: Workbench, measure: Measure, seconds: float = 1.0) -> lis
             values = bench.policy(rule, label if label in quantizers else None)
             if values is None:
                 continue
-            candidate = bench.candidate(bench.compose(Replay(values)), dry_run=True)
-            deployable = bench.export(candidate, Path(folder) / "model.onnx")
+            lock = MachineLock()
+            with lock.shared():  # building and exporting load the machine as training does
+                candidate = bench.candidate(bench.compose(Replay(values)), dry_run=True, pause=lock.breathe)
+                deployable = bench.export(candidate, Path(folder) / "model.onnx")
             measured = measure(deployable, bench.baseline.deployable, seconds=seconds)
             if label == UNCOMPRESSED:
                 reference = measured.energy_uj

@@ -171,20 +171,21 @@ class Sources:
         """By source, how many images it makes with its default parameters."""
         return {name: len(self.transfer_set(name, params).train) for name, params in self.defaults.items()}
 
-    def held_out(self, info: DataInfo) -> TensorSplit:
+    def held_out(self, info: DataInfo, pause: Callable[[], None] | None = None) -> TensorSplit:
         """The images by which all candidates are compared with the baseline, whatever the source of their recipe: an
         equal share of each source's, none of them trained on; labels are the baseline's own answers.
 
         Args:
             info: of the job's data.
+            pause: called between batches.
         """
-        parts = [self._held_out_of(name).train for name in self.defaults]
+        parts = [self._held_out_of(name, None, pause).train for name in self.defaults]
         share = min(self._share, *(len(part) for part in parts))
         images = torch.cat([_images(part.subset(share, self.seed)) for part in parts])
         unlabelled = TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), info)
         key = digest("held out", VERSION, self.teacher_key, unlabelled.digest, computed_with(self.device))
         if (found := self.store.get(key) if self.store.has(key) else None) is None:
-            answers = logits(copy.deepcopy(self.teacher), unlabelled, self.device).argmax(1)
+            answers = logits(copy.deepcopy(self.teacher), unlabelled, self.device, pause=pause).argmax(1)
             self.store.put(key, {"labels": answers}, {})
             found = {"labels": answers}, {}
         return unlabelled.relabelled(found[0]["labels"])

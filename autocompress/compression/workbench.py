@@ -123,7 +123,7 @@ class Workbench:
         if sources is not None:
             splits = replace(splits, synthetic=sources.counts())
         with lock.shared():
-            measured = device, job.device, store, cache_folder("baselines")
+            measured = device, job.device, store, cache_folder("baselines"), lock.breathe
             if sources is not None and not len(splits.val):
                 splits, baseline = judged_by_agreement(model, splits, sources, *measured)
             else:
@@ -279,10 +279,13 @@ class Workbench:
             raise TrialFailed(f"the file needs operators that a stock runtime lacks: {', '.join(sorted(lacking))}")
         return Deployable(file, size, candidate.operators)
 
-    def accuracy(self, deployable: Deployable, split: Literal["val", "test"]) -> tuple[float, np.ndarray]:
-        """Percent of the split that the file labels rightly in its runtime, and which images these are."""
+    def accuracy(
+        self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None
+    ) -> tuple[float, np.ndarray]:
+        """Percent of the split that the file labels rightly in its runtime, and which images these are; ``pause`` is
+        called between images."""
         chosen = self.splits.val if split == "val" else self.splits.test
-        correct = artifact.score(self.device, deployable, chosen, self.job.device)
+        correct = artifact.score(self.device, deployable, chosen, self.job.device, pause=pause)
         return 100.0 * float(correct.mean()), correct
 
     def save_artifact(

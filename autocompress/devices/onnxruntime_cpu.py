@@ -87,7 +87,9 @@ class OnnxRuntimeCpu(Device):
         )
 
     def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
-        """Logits of ``images`` in batches of 64, or of the file's own size where that is fixed. Takes no lock.
+        """Logits of ``images`` in batches of 64, or of the file's own size where that is fixed.
+
+        Takes no lock: who scores holds the machine's lock shared, and asks for few images at a time.
 
         Raises:
             TrialFailed: if ONNX Runtime cannot load the file.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,14 @@ class Agreement:
         return ""
 
 
-def check_agreement(file: Path, model: nn.Module, images: torch.Tensor, *, batch_size: int = 64) -> Agreement:
+def check_agreement(
+    file: Path,
+    model: nn.Module,
+    images: torch.Tensor,
+    *,
+    batch_size: int = 64,
+    pause: Callable[[], None] | None = None,
+) -> Agreement:
     """Runs ``images`` ``(N, C, H, W)`` through the file and through ``model`` in eval mode.
 
     Args:
@@ -59,6 +67,7 @@ def check_agreement(file: Path, model: nn.Module, images: torch.Tensor, *, batch
         model: the torch model: float, fake-quantized or hardened.
         images: float32, normalised.
         batch_size: images a run.
+        pause: called between runs; a measurement on this machine may go first there.
     """
     session = open_session(file)
     ours, theirs = [], []
@@ -66,7 +75,11 @@ def check_agreement(file: Path, model: nn.Module, images: torch.Tensor, *, batch
     with evaluating(model):
         for batch in images.split(batch_size):
             ours.append(model(batch.to(device)).float().cpu())
+            if pause is not None:
+                pause()
             theirs.append(torch.from_numpy(session.run(None, {INPUT: batch.numpy()})[0]))
+            if pause is not None:
+                pause()
     expected, got = torch.cat(ours), torch.cat(theirs)
     error = (expected - got).abs() / expected.abs().max().clamp(min=1e-12)
     same = (expected.argmax(1) == got.argmax(1)).float().mean()

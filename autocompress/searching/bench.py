@@ -56,8 +56,10 @@ class Bench(Protocol):
     def export(self, candidate: Any, file: Path) -> Deployable:
         """Writes the candidate's file."""
 
-    def accuracy(self, deployable: Deployable, split: Literal["val", "test"]) -> tuple[float, np.ndarray]:
-        """Percent right, and which images these are."""
+    def accuracy(
+        self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None
+    ) -> tuple[float, np.ndarray]:
+        """Percent right, and which images these are; ``pause`` is called between images."""
 
     def save_artifact(self, candidate: Any, deployable: Deployable, folder: Path, metrics: dict[str, Any]) -> None:
         """Writes the artifact's files."""

@@ -7,7 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE
 from autocompress.contract import Deployable, Manager, Measurement
 from autocompress.data import Splits, opened
 from autocompress.data.preprocessing import steps_of
+from autocompress.devices.lock import MachineLock
 from autocompress.files import write_json
 from autocompress.report.intervals import paired_difference
 from autocompress.results import BASELINE, COLUMNS, FRONT_COLUMNS, STATUSES, SUMMARY_FILE, write_front, write_trials
@@ -31,7 +32,7 @@ from autocompress.searching.front import (
     still_there,
     with_artifact,
 )
-from autocompress.searching.gates import TORCH_MODEL
+from autocompress.searching.gates import TORCH_MODEL, Lock
 from autocompress.searching.meter import Meter
 
 FRONT_SECONDS = 3.0
@@ -61,12 +62,14 @@ class Closing:
         meter: its devices.
         folder: ``results/<name>``.
         baseline: the baseline's row.
+        lock: of the machine.
     """
 
     bench: Bench
     meter: Meter
     folder: Path
     baseline: Row
+    lock: Lock = field(default_factory=MachineLock)
 
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
         """Writes front.csv, trials.csv and summary.json; returns the summary. The one place where sealed test images
@@ -81,7 +84,7 @@ class Closing:
         job = self.bench.job
         test_correct = None
         if has_test:
-            test_accuracy, test_correct = self.bench.accuracy(self.bench.baseline.deployable, "test")
+            test_accuracy, test_correct = self._accuracy(self.bench.baseline.deployable)
             self.baseline |= {"test_accuracy": test_accuracy, "test_accuracy_drop": 0.0}
         candidates = contenders(job, still_there(self.folder, rows), self.baseline)
         again = [self._again(row, None if _is_slow(row) else test_correct) for row in candidates]
@@ -141,10 +144,15 @@ class Closing:
 
     def _tested(self, row: Row, baseline_correct: np.ndarray) -> tuple[Row, list[float]]:
         """The columns of the test split, of the whole file in its runtime, and the interval of the drop."""
-        accuracy, correct = self.bench.accuracy(self._file(row), "test")
+        accuracy, correct = self._accuracy(self._file(row))
         paired = paired_difference(correct, baseline_correct)
         tested = {"test_accuracy": accuracy, "test_accuracy_drop": self.baseline["test_accuracy"] - accuracy}
         return tested, [-paired.high, -paired.low]
+
+    def _accuracy(self, deployable: Deployable) -> tuple[float, np.ndarray]:
+        """On the test split. It loads the machine as training does, so measurements of others go first."""
+        with self.lock.shared():
+            return self.bench.accuracy(deployable, "test", self.lock.breathe)
 
     def _keep_metrics(self, home: Path, row: Row, interval: list[float] | None, noisy: bool) -> None:
         file = home / METRICS_FILE

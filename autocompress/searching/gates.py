@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from autocompress.compression.artifact import images_between_pauses
 from autocompress.compression.evaluation import evaluate
 from autocompress.compression.keys import measured_with
 from autocompress.compression.recipe import Replay
@@ -182,12 +183,12 @@ class Trial:
         splits = getattr(self.bench, "splits", None)
         if splits is None:
             return
-        with self._timed("agreement"):
+        with self._timed("agreement"), self.lock.shared():
             some = splits.val.subset(AGREEMENT_IMAGES, self.bench.job.seed)
             images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
             # A slow file needs much memory an image, too.
-            batch = SLOW_BATCH if getattr(candidate, "slow", "") else AGREEMENT_IMAGES
-            found = check_agreement(deployable.file, candidate.model, images, batch_size=batch)
+            batch = SLOW_BATCH if getattr(candidate, "slow", "") else images_between_pauses(deployable.input_size)
+            found = check_agreement(deployable.file, candidate.model, images, batch_size=batch, pause=self.lock.breathe)
         if math.isfinite(found.max_error):
             self.row["file_agreement"] = found.labels
         if found.fault:
@@ -197,14 +198,16 @@ class Trial:
         """Accuracy of the exported file in its runtime, on the validation split; of the torch model where the runtime
         would take too long for it."""
         slow = getattr(candidate, "slow", "")
-        with self._timed("accuracy"):
+        with self._timed("accuracy"), self.lock.shared():  # either loads the machine as training does
             if slow:
-                with self.lock.shared():
-                    accuracy, correct = evaluate(candidate.model, self.bench.splits.val, default_device())
+                batch = images_between_pauses(deployable.input_size)
+                accuracy, correct = evaluate(
+                    candidate.model, self.bench.splits.val, default_device(), batch, self.lock.breathe
+                )
                 candidate.model.cpu()
                 self.row |= {"accuracy_of": TORCH_MODEL, "note": slow}
             else:
-                accuracy, correct = self.bench.accuracy(deployable, "val")
+                accuracy, correct = self.bench.accuracy(deployable, "val", self.lock.breathe)
                 self.row["accuracy_of"] = FILE
         if not math.isfinite(accuracy):
             raise TrialFailed("the accuracy is not a number")
