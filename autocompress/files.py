@@ -158,7 +158,8 @@ def kept_if_possible(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def full_disk_told(folder: Path, hint: str = "make room and try again") -> Iterator[None]:
-    """Turns whatever error says that the disk is full into one sentence about ``folder``.
+    """Turns whatever error says that the disk is full into one sentence about the file or
+    ``folder``.
 
     Raises:
         UserError: in the place of such an error.
@@ -170,7 +171,8 @@ def full_disk_told(folder: Path, hint: str = "make room and try again") -> Itera
     except Exception as error:
         if not is_full_disk(error):
             raise
-        raise UserError(f"there is no room left to write to {folder}", hint) from error
+        place = error.filename if isinstance(error, OSError) and error.filename else folder
+        raise UserError(f"there is no room left to write to {place}", hint) from error
 
 
 def write_text(path: Path, text: str) -> None:

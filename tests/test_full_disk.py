@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import shutil
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from little_room import no_file_larger_than
+from little_room import no_file_larger_than, small_disk
+from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
 
+from autocompress import data, models
 from autocompress.compression.store import Store
+from autocompress.compression.trainer import train_baseline
+from autocompress.contract import Deployable, manager
+from autocompress.devices.lock import MachineLock
+from autocompress.errors import UserError
+from autocompress.job import Job, load_job
+from autocompress.searching import journal, run
+from autocompress.searching.gates import Trial
+from autocompress.searching.meter import Meter
+from autocompress.searching.run import baseline_row
+from autocompress.searching.searcher import Allowance, StudySearcher
+from autocompress.searching.study import STUDY_FILE, Study
+
+TESTS = Path(__file__).parent
+ROW = {"status": "complete", "accuracy": 90.0, "accuracy_drop": 0.0, "latency_ratio": 0.5, "seconds": 1.0}
 
 
 def test_what_the_store_has_no_room_for_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -23,3 +45,179 @@ def test_what_the_store_has_no_room_for_is_not_kept(tmp_path: Path, caplog: pyte
     assert [path.name for path in tmp_path.iterdir()] == [".making"], "no half entry is left"
     store.put("one", {"a": torch.zeros(10_000)}, {})
     assert store.has("one"), "once there is room, entries are kept again"
+
+
+# --- the study --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """With one finished trial and one that runs, number 1."""
+    offer_toy_device()
+    monkeypatch.setattr(journal, "LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr(journal, "WAIT_FOR_ROOM_S", 0.1)
+    job = toy_job(tmp_path)
+    bench = open_toy(job)
+    made = Study(job.folder, job, {"accuracy": 90.0})
+    for number in (0, 1):
+        asked = made.ask(bench.compose)
+        assert asked is not None
+        assert asked.number == number
+        made.start(number)
+    made.tell(0, {**ROW, "trial": 0})
+    return made
+
+
+def again(study: Study) -> Study:
+    """The study as another process reads it."""
+    return Study(study.job.folder, study.job, study.baseline)
+
+
+def room(study: Study, more: int) -> int:
+    return (study.job.folder / STUDY_FILE).stat().st_size + more
+
+
+@pytest.mark.parametrize("more", [0, 1, 40])
+def test_a_row_for_which_there_is_no_room_breaks_no_study(study: Study, more: int) -> None:
+    with no_file_larger_than(room(study, more)), pytest.raises(OSError, match="too large"):
+        study.tell(1, {**ROW, "trial": 1})
+    for one in (study, again(study)):
+        assert [row["trial"] for row in one.rows()] == [0]
+    study.tell(1, {**ROW, "trial": 1})
+    for one in (study, again(study)):
+        assert [row["trial"] for row in one.rows()] == [0, 1]
+
+
+def test_a_finished_trial_waits_for_room(
+    study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(journal, "WAIT_FOR_ROOM_S", 20.0)
+    teller = threading.Thread(target=study.tell, args=(1, {**ROW, "trial": 1}))
+    with no_file_larger_than(room(study, 40)):
+        teller.start()
+        time.sleep(0.2)
+        assert teller.is_alive()
+    teller.join(10)
+    assert [row["trial"] for row in again(study).rows()] == [0, 1]
+    assert caplog.text.count("waits for room") == 1
+
+
+@pytest.mark.parametrize("torn", [b'{"op_code": 8, "wor', b"\0" * 100_000, b'{"op_code": 8}'])
+def test_a_line_that_a_dead_process_left_half_written_breaks_no_study(study: Study, torn: bytes) -> None:
+    with (study.job.folder / STUDY_FILE).open("ab") as file:
+        file.write(torn)
+    resumed = again(study)
+    resumed.tell(1, {**ROW, "trial": 1})
+    assert [row["trial"] for row in again(study).rows()] == [0, 1]
+
+
+def test_a_study_that_cannot_be_read_is_one_sentence(study: Study) -> None:
+    file = study.job.folder / STUDY_FILE
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([lines[0], "rubbish\n", *lines[1:]]))
+    with pytest.raises(UserError, match=r"the study .*study.journal is damaged"):
+        again(study)
+
+
+def test_a_worker_that_found_no_room_for_its_row_costs_no_recipe(study: Study) -> None:
+    allowance = Allowance(trials=5, deadline=None, trial_seconds=60.0)
+    searcher = StudySearcher(study, open_toy(study.job).compose, allowance, lambda _: None)
+    taken = searcher.suggest("ray-1")
+    searcher.on_trial_complete("ray-1", error=True)
+    searcher.lost("ray-1", "Traceback: ...\nOSError: [Errno 28] No space left on device: 'study.journal'")
+    assert study.row(taken["trial"]) is None
+    assert study.recover() == 2, "the other is the one that nobody runs"
+    tried_again = [searcher.suggest(f"ray-{number}")["recipe"] for number in (2, 3)]
+    assert taken["recipe"] in tried_again
+
+
+# --- a trial, the baseline --------------------------------------------------------------------------------------------
+
+
+class LargeArtifacts(ToyBench):
+    """A bench whose artifacts have 100 kB."""
+
+    def save_artifact(self, candidate: Any, deployable: Deployable, folder: Path, metrics: dict[str, Any]) -> None:
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(deployable.file.read_bytes() + b" " * 100_000)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def open_large(job: Job, progress: object = None) -> LargeArtifacts:
+    offer_toy_device()
+    return LargeArtifacts(job, job.folder / "toy")
+
+
+def trial(job: Job, bench: ToyBench) -> Trial:
+    meter = Meter.of(job, bench.device, manager())
+    (job.folder / "ray").mkdir(parents=True, exist_ok=True)
+    return Trial(bench, meter, MachineLock(job.folder / "locks"), 0, job.folder, baseline_row(bench, meter))
+
+
+WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
+
+
+@pytest.mark.parametrize(("size", "stage"), [(2_000, "export"), (50_000, "save")])
+def test_a_trial_without_room_says_so_whatever_it_was_about_to_write(tmp_path: Path, size: int, stage: str) -> None:
+    job = toy_job(tmp_path)
+    own = trial(job, open_large(job))
+    with no_file_larger_than(size):
+        row = own.run(WHOLE)
+    assert row["status"] == "failed"
+    assert row["reason"] == f"{stage}: there is no room left to write to {job.folder}"
+    assert ("accuracy" in row) == (stage == "save"), "what is known of it stays"
+
+
+def test_a_trial_does_without_the_latencies_that_it_cannot_keep(tmp_path: Path) -> None:
+    job = toy_job(tmp_path)
+    own = trial(job, open_toy(job))
+    (job.folder / "structures").write_text("a file in the place of the folder")
+    assert own.run(WHOLE)["status"] == "complete"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"latency": 1}', '{"columns": {}}'])
+def test_kept_latencies_that_are_damaged_are_measured_again(tmp_path: Path, text: str) -> None:
+    job = toy_job(tmp_path)
+    own = trial(job, open_toy(job))
+    assert own.run(WHOLE)["status"] == "complete"
+    [kept] = (job.folder / "structures").iterdir()
+    whole = kept.read_text()
+    kept.write_text(text)
+    shutil.rmtree(job.folder / "artifacts")
+    assert own.run(WHOLE)["status"] == "complete"
+    assert kept.read_text() == whole
+
+
+def test_a_baseline_that_could_not_be_kept_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = load_job(model="resnet10t", data="digits")
+    splits = data.load(job.data)
+    told: list[float] = []
+    with small_disk(tmp_path / "disk", 256) as disk:
+        monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(disk))
+        with pytest.raises(UserError, match=r"there is no room left in .* for the baseline of"):
+            train_baseline(job, models.create(job, splits.info), splits, lambda done, _: told.append(done))
+    assert not told
+
+
+@pytest.mark.slow
+def test_a_search_on_a_full_disk_keeps_its_rows_and_goes_on_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    offer_toy_device()
+    with small_disk(tmp_path / "disk", 2_000) as disk:
+        job = toy_job(disk, budget={"trials": 3})
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"0" * 1_850_000)
+        with pytest.raises(UserError, match="there is no room left to write to") as told:
+            run.search(job, open_bench=open_large)
+        assert f"'autocompress resume {job.folder}' goes on" in told.value.hint
+        ballast.unlink()
+        found = run.resume(job.folder, trials=5, open_bench=open_large)
+        assert list(found.trials["trial"]) == [0, 1, 2, 3, 4]
+        failed = found.trials[found.trials["status"] == "failed"]
+        assert {reason.split(": ", 1)[1] for reason in failed["reason"]} == {
+            f"there is no room left to write to {job.folder}"
+        }
+        assert found.trials["status"].iloc[0] == "complete", "what was finished before the disk was full"
+        assert found.trials["status"].iloc[4] == "complete"

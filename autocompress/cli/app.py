@@ -114,9 +114,11 @@ def show(run_folder: Run) -> None:
 @app.command()
 def report(run_folder: Run) -> None:
     """Make a run's report.html and front.png anew."""
+    from autocompress.files import full_disk_told
     from autocompress.report import write_report
 
-    write_report(run_folder)
+    with full_disk_told(run_folder):
+        write_report(run_folder)
     Console().print(f"wrote {run_folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 

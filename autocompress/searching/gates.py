@@ -23,7 +23,7 @@ from autocompress.compression.trainer import default_device
 from autocompress.contract import Deployable, Measurement, Value
 from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import AGREEMENT_IMAGES, check_agreement
-from autocompress.files import digest, write_json
+from autocompress.files import digest, is_full_disk, kept_if_possible, write_json
 from autocompress.report.intervals import paired_difference
 from autocompress.searching.bench import Bench
 from autocompress.searching.bounds import Row, excess, explain, misses
@@ -97,12 +97,13 @@ class Trial:
         except InvalidRecipe as error:
             self.row |= {"status": "infeasible", "reason": str(error), "excess": {"valid": 1.0}}
         except TrialFailed as error:
-            self.row |= {"status": "failed", "reason": f"{self.stage}: {error}"}
+            self.row |= {"status": "failed", "reason": f"{self.stage}: {self._no_room(error) or error}"}
         except (MemoryError, torch.OutOfMemoryError) as error:
             self.row |= {"status": "failed", "reason": f"{self.stage}: out of memory: {_one_line(error)}"}
         except Exception as error:  # a plugin's fault must not end the search
             log.exception("trial %d failed in %s", self.number, self.stage)
-            self.row |= {"status": "failed", "reason": f"{self.stage}: {type(error).__name__}: {_one_line(error)}"}
+            what = self._no_room(error) or f"{type(error).__name__}: {_one_line(error)}"
+            self.row |= {"status": "failed", "reason": f"{self.stage}: {what}"}
         self.row["seconds"] = round(time.perf_counter() - started, 3)
         self.row["stages"] = {name: round(seconds, 4) for name, seconds in self.spent.items()}
         return self.row
@@ -130,8 +131,7 @@ class Trial:
         measured_by = measured_with(self.bench.device, self.bench.job.device)
         key = digest(recipe.structural_key, measured_by, self.bench.baseline.key)
         kept = self.folder / "structures" / f"{key}.json"
-        known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-        if "latency" in known:
+        if known := _read_kept(kept):
             self.row |= known["columns"]
             self._check(known["latency"])
             return known
@@ -150,7 +150,8 @@ class Trial:
         self.row |= _measured_columns(measured)
         columns = ("params", "macs", "size_bytes", "latency_ms", "latency_ratio", "energy_uj")
         known = {"columns": {name: self.row[name] for name in columns}, "latency": asdict(measured)}
-        write_json(kept, known)
+        with kept_if_possible(kept.parent):
+            write_json(kept, known)
         self._check(known["latency"])
         return known
 
@@ -243,6 +244,10 @@ class Trial:
 
     # --- small things -----------------------------------------------------------------------------------------------
 
+    def _no_room(self, error: Exception) -> str:
+        """The reason of a trial that found no room on the disk, the same for each; empty for other errors."""
+        return f"there is no room left to write to {self.folder}" if is_full_disk(error) else ""
+
     def _metrics(self) -> dict[str, Any]:
         """What metrics.json holds: the figures of the row, and where the time went."""
         kept = {name: value for name, value in self.row.items() if name not in ("recipe", "label")}
@@ -256,6 +261,16 @@ class Trial:
             yield
         finally:
             self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _read_kept(file: Path) -> dict[str, Any]:
+    """What ``file`` keeps of a structure; empty where there is none, or it is damaged."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_whole = isinstance(known, dict) and all(isinstance(known.get(part), dict) for part in ("columns", "latency"))
+    return known if is_whole else {}
 
 
 def _measured_columns(measured: Measurement) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import importlib.metadata
 import logging
 import platform
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
 from autocompress.contract import Manager, manager
 from autocompress.errors import UserError
+from autocompress.files import full_disk_told, kept_if_possible
 from autocompress.job import Job, anchored, load_job, resolved, validate
 from autocompress.processors import usable_processors
 from autocompress.results import BASELINE, JOB_FILE, SearchResult, read, write_sensitivity
@@ -50,7 +52,7 @@ def search(job: Job, *, observer: Observer | None = None, open_bench: Opener = o
     plugins = manager()
     validate(job, plugins)
     job = anchored(resolved(job), plugins)
-    with rundir.begun(job, versions()) as folder, rundir.logged(folder):
+    with rundir.begun(job, versions()) as folder, rundir.logged(folder), _full_disk_told(folder):
         return _Run(job, folder, observer or Silent(), open_bench, plugins).go()
 
 
@@ -84,8 +86,12 @@ def resume(
     validate(job, plugins)
     home = folder.resolve()  # it may have been moved or renamed since
     job = job.model_copy(update={"results": home.parent, "name": home.name})
-    with rundir.driver(folder), rundir.logged(folder):
+    with rundir.driver(folder), rundir.logged(folder), _full_disk_told(folder):
         return _Run(job, folder, observer or Silent(), open_bench, plugins).go()
+
+
+def _full_disk_told(folder: Path) -> AbstractContextManager[None]:
+    return full_disk_told(folder, f"make room; 'autocompress resume {folder}' goes on")
 
 
 def versions() -> dict[str, str]:
@@ -192,7 +198,8 @@ class _Run:
         front = front_rows(self._job, there, self._baseline)
         self._study.spend(self._seconds)
         drop_dominated_files(self._folder, rows, contenders(self._job, there, self._baseline))
-        save_trials(self._folder, rows)
+        with kept_if_possible(self._folder):  # the study has the rows
+            save_trials(self._folder, rows)
         self._plugins.tell("autocompress_trial_finished", job=self._job, trial=row)
         self._observer.on_trial(row, front, front_hypervolume(front) or 0.0, len(rows), self._seconds_left())
 

@@ -141,6 +141,13 @@ class _LogFile(logging.FileHandler):
         if not is_full_disk(sys.exception() or RuntimeError()):
             super().handleError(record)
 
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:

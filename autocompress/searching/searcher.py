@@ -12,6 +12,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from autocompress.files import is_full_disk
 from autocompress.searching.bounds import Row
 from autocompress.searching.study import Asked, Compose, Study
 
@@ -84,8 +85,12 @@ class StudySearcher(Searcher):
             self._close(asked, row)
 
     def lost(self, trial_id: str, error: str) -> None:
-        """The trial's worker is gone, ``error`` is Ray's text: it gets a failed row, unless it had told its own."""
+        """The trial's worker is gone, ``error`` is Ray's text: it gets a failed row, unless it had told its own. Where
+        the worker only found no room to tell its row, the trial is left to a resume."""
         asked = self._running.pop(trial_id, None)
+        if asked is not None and is_full_disk(RuntimeError(error)):
+            log.warning("trial %d: there was no room left for its row; it will be tried again", asked.number)
+            return
         if asked is not None and self._study.row(asked.number) is None:
             row = self._lost_row(asked, error)
             self._study.tell(asked.number, row)

@@ -19,16 +19,15 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.contract.space import Chooser, Value
-from autocompress.errors import InvalidRecipe
+from autocompress.errors import InvalidRecipe, UserError
 from autocompress.files import digest
 from autocompress.job import Job
-from autocompress.locks import FileLock
 from autocompress.searching.bounds import Row, directions
 from autocompress.searching.chooser import OptunaChooser
+from autocompress.searching.journal import Journal
 from autocompress.searching.samplers import make_sampler
 from autocompress.searching.telling import Verdict, verdict
 
@@ -44,20 +43,6 @@ Compose = Callable[[Chooser], Any]
 log = logging.getLogger("autocompress.search")
 
 
-class _JournalLock(JournalFileOpenLock):
-    """A lock that is free at once when its process dies; Optuna's own takes 30 s."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__(str(file))
-        self._lock = FileLock(file)
-
-    def acquire(self) -> bool:
-        return self._lock.acquire()
-
-    def release(self) -> None:
-        self._lock.release()
-
-
 @dataclass(frozen=True)
 class Asked:
     """A recipe to be tried: its number in the study, its values, and the label of a starting point (else "")."""
@@ -68,8 +53,16 @@ class Asked:
 
 
 def _storage(folder: Path) -> JournalStorage:
+    """The journal of the run in ``folder``.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
     file = (folder / STUDY_FILE).absolute()
-    return JournalStorage(JournalFileBackend(str(file), lock_obj=_JournalLock(file.with_suffix(".lock"))))
+    try:
+        return JournalStorage(Journal(file))
+    except (ValueError, KeyError) as error:
+        raise UserError(f"the study {file} is damaged: {error}", "bring back a copy of it") from error
 
 
 def _name_in(storage: JournalStorage) -> str:
