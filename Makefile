@@ -1,10 +1,15 @@
-# `make demo` and `make test` are all a newcomer needs; each sets up .venv on a fresh machine.
+# `make demo`, `make test` and `make quick` are all a newcomer needs; each sets up .venv on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint check format clean
+# Processes of pytest-xdist. Tests that judge time run afterwards, alone.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest
+TOGETHER := --numprocesses $(PROCESSES) --dist worksteal
+
+.PHONY: demo test quick lint check format clean
 
 # A demo that was cut short goes on; remove results/demo for a new one.
 demo: $(READY)
@@ -19,8 +24,16 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Both parts run, whatever the first one says; `make` fails if either does.
 check: $(READY)
-	$(BIN)/python -m pytest
+	@status=0; \
+	$(PYTEST) $(TOGETHER) -m "not timing" || status=1; \
+	$(PYTEST) -m timing || status=1; \
+	exit $$status
+
+# For use while programming: about two minutes.
+quick: $(READY)
+	$(PYTEST) $(TOGETHER) -m "not slow and not timing"
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

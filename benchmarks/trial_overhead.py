@@ -60,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="resnet10t")
     parser.add_argument("--data", default="digits")
+    parser.add_argument("--methods", nargs="+", help="all that are installed, if not given")
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/trial_overhead.json"))
     chosen = parser.parse_args()
@@ -68,6 +69,7 @@ def main() -> None:
         settings = {
             "model": chosen.model,
             "data": chosen.data,
+            "methods": chosen.methods,
             "baseline": {"epochs": 1},
             "budget": {"trials": chosen.trials, "epochs": 1},
             "workers": 1,

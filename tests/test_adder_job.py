@@ -37,6 +37,7 @@ def energy_job(results: Path, **settings: object) -> Job:
     )
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_front_has_adder_layers(cache: Path, tmp_path: Path) -> None:
     del cache
     space = {"bits": {"weight": ["none", "quantize:8"]}, "quantize": {"calibration_images": 64}, "qat": {"epochs": 0}}

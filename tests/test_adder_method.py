@@ -23,7 +23,7 @@ from autocompress.job import Job, load_job
 from autocompress.quantization import calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.placement import LayerBits
-from autocompress.testing import check_method, example_model
+from autocompress.testing import example_model
 from autocompress.testing.example import example_context
 from autocompress_adder import Adder, AdderConv2d
 from autocompress_adder.convert import adder_layers, eligible, layer_plans
@@ -52,12 +52,6 @@ def model() -> nn.Module:
 def adder_model(model: nn.Module) -> nn.Module:
     context = example_context(model, teacher=copy.deepcopy(model))
     return Adder().apply(copy.deepcopy(model), params_of(model), context)[0]
-
-
-def test_it_is_found_and_conforms(model: nn.Module) -> None:
-    method = Manager().method("adder")
-    assert isinstance(method, Adder)
-    check_method(method, model, job())
 
 
 # --- which layers ---------------------------------------------------------------------------------------------------

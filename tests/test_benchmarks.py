@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import logging
+import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-JOB = "{model: test_resnet, data: digits, baseline: {epochs: 1}, budget: {trials: 2, epochs: 1}, workers: 1}\n"
+JOB = (
+    "{model: test_resnet, data: digits, methods: [quantize], baseline: {epochs: 1}, "
+    "budget: {trials: 2, epochs: 1}, workers: 1}\n"
+)
 TABLE = ["--data", "digits", "--seeds", "0", "--baseline-epochs", "1", "--images", "64"]
 SMALL = {
     "adder": [
@@ -19,16 +25,8 @@ SMALL = {
         *("--whole-model", "test_resnet", "--whole-size", "32", "--whole-rounds", "2"),
     ],
     "data_free": [
-        *(
-            "--teachers",
-            "digits=test_resnet",
-            "digits=lenet5",
-            "--ways",
-            "deepinversion",
-            "noise",
-            "--epochs",
-            "1",
-        ),
+        *("--threads", "1", "--teachers", "digits=test_resnet", "digits=lenet5"),
+        *("--ways", "deepinversion", "noise", "--epochs", "1"),
         *("--images", "16", "--iterations", "2", "--steps", "2", "--model", "test_resnet", "--data", "digits"),
         *("--uses", "calibrate", "train4", "--use-images", "32", "--use-epochs", "1", "--seeds", "0"),
         *("--speed-model", "test_resnet", "--speed-images", "8", "--speed-iterations", "2", "--rounds", "2"),
@@ -63,23 +61,29 @@ SMALL = {
         *("--images", "64", "--seeds", "0", "--rounds", "2", "--seconds", "0.5"),
     ],
     "removal_table": ["--models", "test_resnet", "--size", "32"],
-    "trial_overhead": ["--model", "test_resnet", "--trials", "2"],
+    "trial_overhead": ["--model", "test_resnet", "--methods", "quantize", "--trials", "2"],
 }
 
 
+@pytest.fixture
+def _this_process_stays_as_it_is() -> Iterator[None]:
+    """Benchmarks set threads and silence logging as they like."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    logging.disable(logging.NOTSET)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster", "_this_process_stays_as_it_is")
 @pytest.mark.parametrize("name", sorted(SMALL))
-def test_a_small_run_writes_its_figures(name: str, tmp_path: Path) -> None:
+def test_a_small_run_writes_its_figures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "figures.json"
     (tmp_path / "job.yaml").write_text(JOB)
-    done = subprocess.run(
-        [sys.executable, FOLDER / f"{name}.py", *SMALL[name], "--out", out],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(sys, "argv", [str(FOLDER / f"{name}.py"), *SMALL[name], "--out", str(out)])
+    runpy.run_path(sys.argv[0], run_name="__main__")
     assert json.loads(out.read_text())
 
 

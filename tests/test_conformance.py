@@ -25,9 +25,17 @@ from autocompress.contract import (
     TensorSpec,
     TransferSet,
     Transform,
+    Value,
 )
 from autocompress.data import TensorSplit
-from autocompress.testing import ContractViolation, check_method, check_quantizer, check_transform, example_model
+from autocompress.testing import (
+    ContractViolation,
+    check_method,
+    check_quantizer,
+    check_transform,
+    example_job,
+    example_model,
+)
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "autocompress_lowrank" / "autocompress_lowrank.py"
 
@@ -50,9 +58,23 @@ def model() -> nn.Module:
     return example_model()
 
 
-@pytest.mark.parametrize("name", ["ghost", "quantize"])
-def test_our_methods_conform(name: str, model: nn.Module) -> None:
-    check_method(Manager().method(name), model)
+INSTALLED = {method.name: method for method in Manager().methods()}
+SMALL: dict[str, dict[str, Value]] = {
+    "deepinversion": {"images": 12, "iterations": 3},
+    "knowledge_within": {"images": 12, "iterations": 3},
+    "zskd": {"images": 12, "iterations": 3},
+}
+"""Parameters of methods that take minutes with their defaults."""
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_every_installed_method_conforms(name: str, model: nn.Module) -> None:
+    method = INSTALLED[name]
+    job = example_job().model_copy(update={"objectives": ("accuracy", "energy"), "cost_model": "45nm"})  # adder asks
+    limits = {f"{name}.{parameter}": value for parameter, value in SMALL.get(name, {}).items()}
+    space = Space(_Defaults(), "model", limits)
+    check_method(method, model, job, method.search_space(space.scope(name), model))
+    assert set(limits) <= space.matched, "a parameter of SMALL has another name now"
 
 
 @pytest.mark.parametrize("architecture", ["mobilenetv3_small_050", "test_efficientnet", "test_byobnet"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from noise_source import Peeks, free_job, make_teacher, open_free
+from noise_source import Peeks, free_job, open_free
 
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable
@@ -96,11 +96,6 @@ def test_a_split_that_is_not_sealed_is_given_as_it_is() -> None:
 
 
 # --- in a job -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
 
 
 ATTEMPTS: dict[str, Callable[[Workbench], Any]] = {

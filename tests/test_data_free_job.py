@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from noise_source import IMAGES, Blobs, Specks, free_job, make_teacher, notes, open_free, plugins
+from noise_source import IMAGES, Blobs, Specks, free_job, notes, open_free, plugins
 from torch import nn
 
 from autocompress import data, watchdog
@@ -26,11 +26,6 @@ from autocompress.contract import Context, DataSource, Params, TransferSet, mana
 from autocompress.data import Sealed, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, Limits, load_job, validate
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from autocompress.searching import run
 from autocompress.searching.study import Study
 from autocompress.searching.trainable import Settings, Worker
 
-TESTS = Path(__file__).parent
 EXPECTED = {
     "space": "compose: KeyError: 'a fault in a search space'",
     "raise": "train: ValueError: a plugin's fault",
@@ -43,8 +41,8 @@ def open_faulty(job: Job, progress: object = None) -> FaultyBench:
 
 
 @pytest.mark.slow
-def test_every_failure_is_one_row_and_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_failure_is_one_row_and_the_search_goes_on(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(
         tmp_path, space={"toy": {"fault": FAULTS}}, budget={"trials": len(EXPECTED) + 1, "trial_minutes": 0.2}

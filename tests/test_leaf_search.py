@@ -130,6 +130,7 @@ def loop_file(path: Path, repeats: int) -> Deployable:
     return Deployable(path, (1, size, size))
 
 
+@pytest.mark.timing
 def test_a_measurement_ends_in_time_however_slow_the_file(tmp_path: Path) -> None:
     quick, slow = loop_file(tmp_path / "quick.onnx", 1), loop_file(tmp_path / "slow.onnx", 500)
     device, config = OnnxRuntimeCpu(), DeviceConfig(name="onnxruntime-cpu", threads=1)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -104,26 +105,31 @@ def test_measurements_exclude_each_other(start: Start, log: Log) -> None:
 def test_trainings_share(start: Start, log: Log, tmp_path: Path) -> None:
     start(TRAIN)
     log.wait_for("batch")
-    began = time.monotonic()
     with MachineLock(tmp_path).shared():
-        assert time.monotonic() - began < 1.0
+        log.wait_for("batch", len(log.lines()) + 10)
 
 
+@pytest.mark.timing
 def test_a_training_pauses_within_a_batch_and_goes_on(start: Start, log: Log, tmp_path: Path) -> None:
     start(TRAIN)
     start(TRAIN)
     log.wait_for("batch", 10)
+    mine = MachineLock(tmp_path)
     began = time.monotonic()
-    with MachineLock(tmp_path).exclusive():
-        assert time.monotonic() - began < 1.0  # a batch takes 0.02 s
+    with mine.exclusive():
         inside = time.monotonic()
         time.sleep(0.3)
         end = time.monotonic()
-    assert not [at for word, _, at in log.lines() if word == "batch" and inside < at < end]
+    batches = [(pid, at) for word, pid, at in log.lines() if word == "batch"]
+    assert not [at for _, at in batches if inside < at < end]
+    # One batch was under way. A few more may pass where this process has to wait for a processor.
+    meanwhile = Counter(pid for pid, at in batches if began < at < inside)
+    assert all(count <= 10 for count in meanwhile.values()), meanwhile
     log.wait_for("batch", len(log.lines()) + 10)
     assert len({pid for _, pid, at in log.lines() if at > end}) == 2
 
 
+@pytest.mark.timing
 def test_a_training_keeps_its_turn_among_many_measurements(start: Start, log: Log) -> None:
     start(TRAIN)
     log.wait_for("batch")
@@ -160,7 +166,7 @@ def test_a_forked_child_does_not_hold_on_for_its_dead_parent(start: Start, log: 
     holder.wait()
     began = time.monotonic()
     with MachineLock(tmp_path).exclusive():
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 20  # the child lives for 30 seconds
 
 
 def test_a_killed_waiter_is_forgotten(start: Start, log: Log, tmp_path: Path) -> None:
@@ -173,9 +179,8 @@ def test_a_killed_waiter_is_forgotten(start: Start, log: Log, tmp_path: Path) ->
             time.sleep(0.01)
         waiting.kill()
         waiting.wait()
-        began = time.monotonic()
+        assert not mine._somebody_waits()
         mine.breathe()
-        assert time.monotonic() - began < 1.0
     assert not log.lines()
 
 

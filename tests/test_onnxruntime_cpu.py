@@ -59,6 +59,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Deployable:
     return save_network(tmp_path_factory.mktemp("large") / "model.onnx", width=48)
 
 
+@pytest.mark.timing
 def test_a_file_costs_as_much_as_its_copy(device: Device, small: Deployable, tmp_path: Path) -> None:
     copy = save_network(tmp_path / "copy.onnx", width=24)
     result = device.measure(copy, small, DeviceConfig(), seconds=1.0)
@@ -68,6 +69,7 @@ def test_a_file_costs_as_much_as_its_copy(device: Device, small: Deployable, tmp
     assert result.energy_uj is None
 
 
+@pytest.mark.timing
 def test_four_times_the_work_costs_more(device: Device, small: Deployable, large: Deployable) -> None:
     up = device.measure(large, small, DeviceConfig(), seconds=1.0)
     down = device.measure(small, large, DeviceConfig(), seconds=1.0)
@@ -77,6 +79,7 @@ def test_four_times_the_work_costs_more(device: Device, small: Deployable, large
     assert up.ratio_low > 1.2
 
 
+@pytest.mark.timing
 def test_a_batch_costs_more_than_an_image(device: Device, small: Deployable) -> None:
     one = device.measure(small, small, DeviceConfig(), seconds=0.4)
     eight = device.measure(small, small, DeviceConfig(batch=8), seconds=0.4)
@@ -172,6 +175,7 @@ def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
     assert median_interval([1.0, 2.0, 3.0]) == (2.0, 1.0, 3.0)
 
 
+@pytest.mark.timing
 def test_blocks_alternate_and_end_in_time() -> None:
     order: list[str] = []
 
@@ -184,7 +188,7 @@ def test_blocks_alternate_and_end_in_time() -> None:
     pairs = Pairs()
     began = time.perf_counter()
     time_pairs(lambda: work("a", 0.002), lambda: work("b", 0.004), pairs, 0.5)
-    assert time.perf_counter() - began < 1.0
+    assert time.perf_counter() - began < 3.0  # 0.5 s was asked
     assert len(pairs.first) == len(pairs.second) >= 3
     assert np.median(pairs.ratios) < 0.85
     turns = [name for name, before in zip(order, ["", *order], strict=False) if name != before]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import torch
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from test_search_run import wait_for
+from test_search_run import start_toy_search, wait_for
 from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
 
 from autocompress import results
@@ -34,30 +33,20 @@ from autocompress.searching import run, rundir
 from autocompress.searching.begun import begun_with, check_resumable
 from autocompress.searching.study import Study
 
-TESTS = Path(__file__).parent
 TRIALS = 10
 
 
-@pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What workers inherit; gives the file in which they note each whole run."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("TOY_RUNS", str(tmp_path / "runs.txt"))
-    monkeypatch.setenv("TOY_SECONDS", "0.4")
-    offer_toy_device()
-    return tmp_path / "runs.txt"
-
-
 @pytest.mark.slow
-def test_a_killed_search_goes_on(tmp_path: Path, environment: Path) -> None:
-    script = f"import toy_bench; toy_bench.main({str(tmp_path)!r}, {TRIALS}, workers=2)"
-    process = subprocess.Popen([sys.executable, "-c", script])
-    trials = tmp_path / "toy" / "trials.csv"
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_search_goes_on(tmp_path: Path) -> None:
+    offer_toy_device()
+    process = start_toy_search(tmp_path, TRIALS, seconds=0.4, workers=2)
+    trials, runs_file = tmp_path / "toy" / "trials.csv", tmp_path / "toy" / "toy" / "runs.txt"
     wait_for(lambda: len(trials.read_text().splitlines()) >= 5, trials)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = results.read(tmp_path / "toy").trials
-    ran_before = len(environment.read_text().splitlines())
+    ran_before = len(runs_file.read_text().splitlines())
     assert 4 <= len(before) < TRIALS
 
     found = run.resume(tmp_path / "toy", open_bench=open_toy)
@@ -67,7 +56,7 @@ def test_a_killed_search_goes_on(tmp_path: Path, environment: Path) -> None:
     columns = ["trial", "status", "accuracy", "latency_ratio", "recipe"]
     assert same[columns].equals(before[columns]), "what was finished stays as it was"
 
-    runs = [json.loads(line) for line in environment.read_text().splitlines()]
+    runs = [json.loads(line) for line in runs_file.read_text().splitlines()]
     ran_again = {json.dumps(one["values"], sort_keys=True) for one in runs[ran_before:]}
     assert ran_again
     assert not ran_again & {json.dumps(recipe, sort_keys=True) for recipe in before["recipe"]}
@@ -79,7 +68,7 @@ def test_a_killed_search_goes_on(tmp_path: Path, environment: Path) -> None:
 
     once_more = run.resume(tmp_path / "toy", open_bench=open_toy)
     assert len(once_more.trials) == TRIALS
-    assert len(environment.read_text().splitlines()) == len(noted), "nothing was left to run"
+    assert len(runs_file.read_text().splitlines()) == len(noted), "nothing was left to run"
 
 
 def test_resume_refuses_what_is_no_run(tmp_path: Path) -> None:

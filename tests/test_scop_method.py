@@ -16,7 +16,7 @@ from autocompress.contract import Context, Params, Space, TransferSet
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import facts
 from autocompress.models import stem
-from autocompress.testing import check_method, check_transform, example_context, example_job, example_model
+from autocompress.testing import check_transform, example_context, example_job, example_model
 from autocompress.testing.rules import shapes
 from autocompress_ghost import Ghost
 from autocompress_scop.control import ScaleSettings
@@ -64,10 +64,6 @@ def pruned(model: nn.Module, scop: Scop, params: Params, context: Context) -> nn
 
 
 # --- the contract ---------------------------------------------------------------------------------------------------
-
-
-def test_conforms() -> None:
-    check_method(Scop())
 
 
 def test_a_global_ranking_conforms(resnet: nn.Module, scop: Scop) -> None:

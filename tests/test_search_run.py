@@ -31,9 +31,7 @@ TESTS = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def _workers_find_the_toy_bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # a cluster that is none of ours, and not there
+def _toy_device() -> None:
     offer_toy_device()
 
 
@@ -75,6 +73,7 @@ class Watcher:
         self.steps.append((fraction, text))
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     watcher = Watcher()
     job = toy_job(tmp_path, workers=2, budget={"trials": 12}, constraints={"accuracy_drop": 8.0})
@@ -110,6 +109,7 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     assert len(results.read(found.folder).trials) == 12
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: Path) -> None:
     limits = {"latency": "0.01x"}
     found = run.search(toy_job(tmp_path, budget={"trials": 4}, constraints=limits), open_bench=open_toy)
@@ -182,8 +182,7 @@ def test_a_search_that_cannot_begin_leaves_its_name_free(tmp_path: Path) -> None
 
 
 def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
-    script = "import sys, toy_bench; toy_bench.main(sys.argv[1], 100000)"
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], env={**os.environ, "TOY_SECONDS": "0.2"})
+    process = start_toy_search(tmp_path, trials=100_000, seconds=0.2)
     trials = tmp_path / "toy" / "trials.csv"
     wait_for(lambda: len(trials.read_text().splitlines()) >= 4, trials)
     process.send_signal(signal.SIGINT)
@@ -191,6 +190,18 @@ def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
     found = results.read(tmp_path / "toy")
     assert found.summary["ended"] == "interrupted"
     assert len(found.models) > 0
+
+
+def start_toy_search(folder: Path, trials: int, seconds: float, **settings: Any) -> subprocess.Popen[bytes]:
+    """A search in a process of its own, on a Ray cluster of its own; each trial trains for ``seconds``."""
+    script = "import json, sys, toy_bench; toy_bench.main(sys.argv[1], **json.loads(sys.argv[2]))"
+    given = json.dumps({"trials": trials, "space": {"toy": {"seconds": seconds}}, **settings})
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+        "RAY_ADDRESS": "127.0.0.1:6379",  # a cluster that is none of ours, and not there
+    }
+    return subprocess.Popen([sys.executable, "-c", script, str(folder), given], env=environment)
 
 
 def wait_for(condition: Any, file: Path, seconds: float = 120) -> None:
@@ -201,13 +212,17 @@ def wait_for(condition: Any, file: Path, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_minutes_count_from_the_first_trial_on(tmp_path: Path) -> None:
+def test_minutes_count_from_the_first_trial_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening = 1000.0  # seconds, by a clock that is put forward: no real search of a loaded machine takes that long
+    clock, ahead = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + ahead[0])
+
     def slow(job: Job, progress: Any = None) -> ToyBench:
-        time.sleep(3.0)
+        ahead[0] += opening
         return open_toy(job, progress)
 
     job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6})  # up at once, so that nothing else takes long
     found = run.search(job, open_bench=slow)
-    assert found.summary["seconds"] < 3.0
+    assert found.summary["seconds"] < opening
     before = Study(job.folder, job, {}).seconds
-    assert run.resume(job.folder, open_bench=slow).summary["seconds"] - before < 3.0, "nor is it charged again"
+    assert run.resume(job.folder, open_bench=slow).summary["seconds"] - before < opening, "nor is it charged again"

@@ -20,7 +20,6 @@ from autocompress.quantization import QuantizedNetwork, calibrate, harden, plan,
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.layers import HardenedConv2d
 from autocompress.quantization.placement import LayerBits
-from autocompress.testing import check_method
 from autocompress.testing.example import example_context, example_job, example_model
 from autocompress_slb import Slb
 from autocompress_slb.callback import SlbCallback, searched_layers
@@ -79,10 +78,6 @@ def test_it_is_found_through_its_entry_point() -> None:
     assert "2009.08695" in method.reference
     assert method.needs_training
     assert method.min_epochs >= 1
-
-
-def test_it_conforms() -> None:
-    check_method(Slb())
 
 
 def test_its_space_has_the_digests_defaults_and_changes_no_structure() -> None:

@@ -1,67 +1,82 @@
-"""The wheel: built, installed without dependencies, and run where the source tree cannot be seen."""
+"""The wheel: it holds every file of the packages, and it runs where the source tree cannot be seen."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import sysconfig
-import venv
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
+from hatchling.build import build_wheel
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command of a wheel installed with --no-deps into an environment that borrows this one's dependencies."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = folder.glob("*.whl")
-    venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / "bin" / "python"
-    # The dependencies come in behind the environment's own packages; the editable install's .pth file does not.
-    purelib = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+    with contextlib.chdir(ROOT):
+        return folder / build_wheel(str(folder))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """The folder of a wheel that was installed with --no-deps."""
+    target = wheel.parent / "installed"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*command, "--target", target, wheel], check=True)
+    return target
+
+
+def run(installed: Path, *arguments: str, cwd: Path) -> str:
+    """What the installed command prints.
+
+    ``-S`` leaves out the .pth files of this environment, and so the editable install of the source tree.
+    """
+    search = os.pathsep.join([str(installed), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    done = subprocess.run(
+        [sys.executable, "-S", installed / "bin" / "autocompress", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": search},
         capture_output=True,
         text=True,
-        check=True,
-    ).stdout.strip()
-    linked = folder / "dependencies"
-    linked.mkdir()
-    for package in Path(sysconfig.get_path("purelib")).iterdir():
-        if "autocompress" not in package.name and package.suffix != ".pth":
-            (linked / package.name).symlink_to(package)
-    (Path(purelib) / "dependencies.pth").write_text(f"{linked}\n")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
-    return folder / "venv" / "bin" / "autocompress"
-
-
-def run(command: Path, *arguments: str, cwd: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def test_it_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
+    moved = {"autocompress": "autocompress", "plugins": "", "search_spaces": "autocompress/search_spaces"}
+    wanted = {
+        (Path(target) / file.relative_to(ROOT / folder)).as_posix()
+        for folder, target in moved.items()
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    with ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert held == wanted
+
+
+@pytest.mark.slow
 def test_the_installed_command_lists_the_plugins(installed: Path, tmp_path: Path) -> None:
     listed = run(installed, "plugins", cwd=tmp_path)
     for name in ("ghost", "quantize", "onnxruntime-cpu", "cost-model:bit-fusion", "digits"):
         assert name in listed
 
 
+@pytest.mark.slow
 def test_a_preset_is_found_and_dry_run(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
     job = tmp_path / "job.yaml"
     job.write_text(
-        "model: test_resnet\ndata: digits\nspace: joint\nbaseline: {epochs: 1}\nconstraints: {latency: 2x}\n"
+        "model: test_resnet\ndata: digits\nspace: joint\nmethods: [quantize, slb]\n"
+        "baseline: {epochs: 1}\nconstraints: {latency: 2x}\n"
     )
     printed = run(installed, "search", str(job), "--dry-run", cwd=tmp_path)
     assert "latency" in printed

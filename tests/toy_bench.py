@@ -1,7 +1,8 @@
 """A small bench for tests of the search: an analytic model, a hundred images, a device that only computes.
 
 It is what a user could plug in: a bench with the methods of ``search.bench.Bench``, and a device that a plugin offers.
-``faults`` in the job's space (``space: {toy: {fault: [none, raise]}}``) make trials break in the ways real ones do.
+In the job's space, ``toy.fault`` (``space: {toy: {fault: [none, raise]}}``) makes trials break in the ways real ones
+do, and ``toy.seconds`` is how long the training of a trial takes. Each training leaves a line in ``toy/runs.txt``.
 """
 
 from __future__ import annotations
@@ -134,7 +135,10 @@ class ToyBench:
         width = space.categorical("width", [1.0, 0.5, 0.25, 0.125], default=0.5, cheapest=0.125, neutral=1.0)
         space.categorical("bits", [32, 8, 4, 2], default=8, cheapest=2, neutral=32)
         space.float("lr", 0.01, 1.0, default=0.1, log=True, structural=False)
-        space.categorical("fault", FAULTS if "toy.fault" in limits_of(self.job).values else ["none"], default="none")
+        asked = limits_of(self.job).values
+        space.categorical("fault", FAULTS if "toy.fault" in asked else ["none"], default="none")
+        if "toy.seconds" in asked:
+            space.float("seconds", 0.0, 10.0, default=0.0, structural=False)
         if width == 0.125 and space.chosen["toy.bits"] == 2:
             raise InvalidRecipe("an eighth of the width cannot go with 2 bits")
         if space.chosen["toy.fault"] == "space":
@@ -163,9 +167,9 @@ class ToyBench:
     ) -> ToyCandidate:
         del progress
         if not dry_run:
-            _note_run(recipe)
+            self._note_run(recipe)
             _break(str(recipe.values["toy.fault"]))
-            time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
+            time.sleep(float(recipe.values.get("toy.seconds", 0.0)))
             if pause is not None:
                 pause()
         width, bits = float(recipe.values["toy.width"]), int(recipe.values["toy.bits"])
@@ -194,6 +198,11 @@ class ToyBench:
         write_json(folder / "recipe.json", dict(candidate.recipe.values))
         write_json(folder / "metrics.json", metrics)
 
+    def _note_run(self, recipe: ToyRecipe) -> None:
+        """A line for each training, whichever process it runs in."""
+        with (self.folder / "runs.txt").open("a") as file:
+            file.write(json.dumps({"key": recipe.key, "values": dict(recipe.values)}) + "\n")
+
 
 FAULTS = ["none", "space", "raise", "nan", "memory", "die", "hang"]
 
@@ -210,13 +219,6 @@ def _break(fault: str) -> None:
     if fault == "hang":
         while True:
             time.sleep(0.1)
-
-
-def _note_run(recipe: ToyRecipe) -> None:
-    """Counts whole runs where a test asks for it (TOY_RUNS): a recipe a line."""
-    if (path := os.environ.get("TOY_RUNS")) is not None:
-        with Path(path).open("a") as file:
-            file.write(json.dumps({"key": recipe.key, "values": dict(recipe.values)}) + "\n")
 
 
 def _read(deployable: Deployable) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from autocompress.contract import DataSource, Method, Quantizer, Transform
+from autocompress.contract import DataSource, Method, Params, Quantizer, Transform
 from autocompress.job import Job
 from autocompress.testing.example import example_job, example_model
 from autocompress.testing.quantizers import check_quantizer
@@ -14,13 +14,16 @@ from autocompress.testing.spaces import check_identity, check_refusals, check_sp
 from autocompress.testing.transforms import check_transform
 
 
-def check_method(method: Method, model: nn.Module | None = None, job: Job | None = None) -> None:
+def check_method(
+    method: Method, model: nn.Module | None = None, job: Job | None = None, params: Params | None = None
+) -> None:
     """Runs every check on ``method``.
 
     Args:
         method: a transform, a quantizer or a data source.
         model: what to try it on, made by ``autocompress.models``; a small ResNet by default. Left as it is.
         job: what ``check`` is asked about; one that names the model by default.
+        params: one point of its space, at which the method is run; the defaults by default.
 
     Raises:
         ContractViolation: naming the rule that is broken.
@@ -30,10 +33,10 @@ def check_method(method: Method, model: nn.Module | None = None, job: Job | None
     check_refusals(method, model, job if job is not None else example_job())
     check_space(method, model)
     if isinstance(method, Transform):
-        check_transform(method, model)
+        check_transform(method, model, params)
     elif isinstance(method, Quantizer):
-        check_quantizer(method, model)
+        check_quantizer(method, model, params)
     elif isinstance(method, DataSource):
-        check_source(method, model)
+        check_source(method, model, params)
     else:
         raise ContractViolation("a method must be a Transform, a Quantizer or a DataSource")
