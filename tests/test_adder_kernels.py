@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -266,25 +267,6 @@ def _python(code: str, **environment: str) -> str:
     return done.stdout
 
 
-FORKED = """
-import os, torch
-from autocompress_adder.kernels import cpu
-torch.set_num_threads(2)
-x, weight = torch.randn(2, 16, 16, 16), torch.randn(8, 16, 1, 1)
-wanted = cpu.forward(x, weight, (1, 1), (0, 0))
-child = os.fork()
-if child == 0:
-    os._exit(0 if torch.equal(cpu.forward(x, weight, (1, 1), (0, 0)), wanted) else 1)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_goes_on() -> None:
-    assert _python(FORKED) == "0\n"
-
-
 GENERIC = """
 import torch
 from autocompress_adder.kernels import cpu, plain, processor, sad
@@ -303,39 +285,58 @@ for channels in (5, 64):
     torch.testing.assert_close(cpu.forward(x, weight, *ways, 1.5).double(), wanted, rtol=2e-6, atol=0)
     x, weight = (torch.randint(0, 256, each.shape, dtype=torch.uint8) for each in (x, weight))
     assert torch.equal(cpu.integers(x, weight, *ways, 3), plain.sad2d(x, weight, *ways, 3))
+print("kernels")
 """
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("features", "lanes", "forms"), [("", 4, 1), ("+avx,+avx2,+fma", 8, 2)], ids=["no vectors", "avx2"]
-)
-def test_a_processor_with_less(features: str, lanes: int, forms: int) -> None:
-    """numba compiles for a processor of that kind; this one must have the instructions, and most do."""
-    if lanes == 8 and not processor.has("avx2", "fma"):
-        pytest.skip("this processor has no AVX2")
-    code = GENERIC.format(lanes=lanes, forms=forms)
-    _python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES=features)
-
+FORKED = """
+import os
+torch.set_num_threads(2)
+x, weight = torch.randn(2, 16, 16, 16), torch.randn(8, 16, 1, 1)
+wanted = cpu.forward(x, weight, (1, 1), (0, 0))
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(cpu.forward(x, weight, (1, 1), (0, 0)), wanted) else 1)
+if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+    print("fork")
+"""
 
 TRITON = """
-import torch
-from autocompress_adder.kernels import chunked, cuda
-torch.manual_seed(0)
-patches, rows, slopes = torch.randn(2, 45, 70), torch.randn(67, 45), torch.randn(2, 67, 70)
-patches[1, 3, 5] = 100
-wanted = (patches.double().unsqueeze(1) - rows.double()[:, :, None]).abs().sum(2)
-torch.testing.assert_close(cuda.distances(patches, rows).double(), wanted, rtol=2e-6, atol=0)
-found = cuda.clipped(slopes, patches, rows)
-torch.testing.assert_close(found, chunked.clipped(slopes, patches, rows), rtol=1e-5, atol=1e-5)
+import importlib.util
+if importlib.util.find_spec("triton"):
+    from autocompress_adder.kernels import chunked, cuda
+    torch.manual_seed(0)
+    patches, rows, slopes = torch.randn(2, 45, 70), torch.randn(67, 45), torch.randn(2, 67, 70)
+    patches[1, 3, 5] = 100
+    wanted = (patches.double().unsqueeze(1) - rows.double()[:, :, None]).abs().sum(2)
+    torch.testing.assert_close(cuda.distances(patches, rows).double(), wanted, rtol=2e-6, atol=0)
+    found = cuda.clipped(slopes, patches, rows)
+    torch.testing.assert_close(found, chunked.clipped(slopes, patches, rows), rtol=1e-5, atol=1e-5)
+    print("triton")
 """
 
 
 @pytest.mark.slow
-def test_triton_in_its_interpreter() -> None:
-    """The CUDA kernels' arithmetic, without CUDA."""
-    pytest.importorskip("triton")
-    _python(TRITON, TRITON_INTERPRET="1")
+def test_a_process_of_its_own() -> None:
+    """What needs another environment or a fork. One process for all: importing torch takes seconds.
+
+    The kernels are compiled for a processor without vectors, a forked process calls them again, and the CUDA kernels'
+    arithmetic runs without CUDA, in Triton's interpreter.
+    """
+    code, wanted = GENERIC.format(lanes=4, forms=1) + TRITON, ["kernels"]
+    if importlib.util.find_spec("triton"):
+        wanted.append("triton")
+    if hasattr(os, "fork"):
+        code, wanted = code + FORKED, [*wanted, "fork"]
+    said = _python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", TRITON_INTERPRET="1")
+    assert said.split() == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not processor.has("avx2", "fma"), reason="this processor has no AVX2")
+def test_a_processor_with_less() -> None:
+    """numba compiles for a processor with AVX2 and nothing newer."""
+    code = GENERIC.format(lanes=8, forms=2)
+    assert _python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="+avx,+avx2,+fma") == "kernels\n"
 
 
 @pytest.mark.gpu
