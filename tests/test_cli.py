@@ -155,6 +155,19 @@ def test_a_method_whose_space_raises_hides_no_other(model: str | None, bad_choic
         assert others in printed
 
 
+def test_plugins_lists_every_parameter_of_the_engine() -> None:
+    text = io.StringIO()
+    catalogue.show(None, "model", Console(file=text, width=200), Manager())
+    own = text.getvalue().partition("the engine's own parameters:")[2].partition("devices:")[0]
+    listed = [line.split(":")[0].strip() for line in own.splitlines() if line.strip()]
+    assert listed == [
+        "source",
+        *("recover.epochs", "recover.lr", "recover.distill"),
+        *("bits.weight.model", "bits.activation.model"),
+        *("qat.epochs", "qat.lr", "qat.norm", "qat.norm_freeze", "qat.range_freeze", "qat.delay", "qat.distill"),
+    ]
+
+
 def test_show_prints_the_front(tmp_path: Path, here: Here) -> None:
     out = here("show", write_run(tmp_path / "a-run", name="a-run"))
     assert "a-run: the front" in out

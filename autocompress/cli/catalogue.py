@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -20,9 +21,11 @@ from autocompress.synthesis.statistics import norm_layers
 if TYPE_CHECKING:
     from autocompress.contract.space import Chooser
 
-EXAMPLE_MODEL = "resnet18"
-"""On which parameters are listed where the user names no model: ranges may depend on it."""
-ENGINE_STAGES = ("source", "recover", "bits")
+STAGES = ("source", "recover", "bits", "qat")
+"""Of a recipe, in order: the first words of the engine's own parameters."""
+EXAMPLE_MODEL, EXAMPLE_SIZE = "resnet18", 32
+"""The model, and the pixels of its images, on which parameters are listed where the user names none: ranges may depend
+on them. Small images are quickly passed through it."""
 
 
 def show(model_name: str | None, granularity: str, console: Console, plugins: Manager | None = None) -> None:
@@ -37,7 +40,9 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
     """
     plugins = plugins or manager()
     # The data set is not loaded: the model keeps its own input size and classes.
-    settings = {"model": model_name or EXAMPLE_MODEL, "data": "digits", "granularity": granularity}
+    settings: dict[str, Any] = {"model": model_name or EXAMPLE_MODEL, "data": "digits", "granularity": granularity}
+    if not model_name:
+        settings["input_size"] = EXAMPLE_SIZE
     job = load_job(settings=settings, flags=True)
     model = models.reparameterise(models.create(job, None)).eval()
     methods = plugins.methods()
@@ -59,9 +64,7 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
             lines.append(f"    applies to {job.model}{where}")
         lines += _space_lines(spaces[method.name])
     sound = [method for method in fit if not isinstance(spaces[method.name], Exception)]
-    stages = _explore(lambda space: recipes.compose(space, model, sound, job.budget.epochs), job)
-    lines += ["", "the engine's own parameters:"]
-    lines += _parameter_lines({name: p for name, p in stages.items() if name.partition(".")[0] in ENGINE_STAGES})
+    lines += ["", "the engine's own parameters:", *_parameter_lines(_own_parameters(sound, model, job))]
     lines += ["", "devices:"]
     lines += [line for device in plugins.devices() for line in _device_lines(device)]
     lines += ["", "data sets:", *(f"  {provider.name}" for provider in plugins.datasets())]
@@ -70,6 +73,17 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
         lines += [f"  {broken.name}: {broken.reason}" for broken in plugins.broken]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _own_parameters(methods: Sequence[Method], model: nn.Module, job: Job) -> dict[str, Parameter]:
+    """The engine's parameters where ``methods`` act, with training data and without."""
+    names = {method.name for method in methods}
+    found: dict[str, Parameter] = {}
+    for acting in (methods, [method for method in methods if not isinstance(method, DataSource)]):
+        found |= _explore(
+            partial(recipes.compose, model=model, methods=acting, epochs=job.budget.epochs), job, but=names
+        )
+    return dict(sorted(found.items(), key=lambda item: STAGES.index(item[0].partition(".")[0])))
 
 
 def _as_if_trained(model: nn.Module) -> nn.Module:
@@ -106,12 +120,14 @@ def _space_lines(found: dict[str, Parameter] | Exception) -> list[str]:
     return ["  " + line for line in _parameter_lines(found)]
 
 
-def _explore(ask: Callable[[Space], object], job: Job) -> dict[str, Parameter]:
-    """Every parameter that ``ask`` asks for, conditional ones too."""
+def _explore(ask: Callable[[Space], object], job: Job, but: Collection[str] = ()) -> dict[str, Parameter]:
+    """Every parameter that ``ask`` asks for, conditional ones too, ``but`` those of these methods: they keep their
+    defaults, which saves most of the time."""
 
     def run(chooser: Chooser) -> Space:
         space = Space(chooser, job.granularity)
         ask(space)
+        space.asked = {name: p for name, p in space.asked.items() if name.partition(".")[0] not in but}
         return space
 
     return recipes.every_parameter(run)
