@@ -67,7 +67,7 @@ class Scop(Transform):
     """
 
     name = "scop"
-    version = "4"
+    version = "5"
     reference = (
         "Tang et al., SCOP: Scientific Control for Reliable Neural Network Pruning, NeurIPS 2020, arXiv 2010.10732"
     )

@@ -28,7 +28,8 @@ class ScoreSettings:
         shrinkage: r of the patches' correlations, where knockoffs have a covariance. Of 0.1, 0.2 and 0.5, 0.2 kept most
             accuracy on glyphs (resnet10t, before recovery).
         generator_steps: of a generator's training, where knockoffs need one.
-        images: of the transfer set that control scales are learned on, drawn by seed; 0 for all.
+        images: of the transfer set that control scales are learned on, at most, drawn by seed; 0 for all. The default
+            bounds their cost, which no budget of a search counts, whatever the size of the data.
         scales: how the control scales are learned. ``scales.epochs`` is the number of score epochs; one number for a
             whole search, as rungs (which might score longer where a trial goes on) are not part of the engine yet.
     """
@@ -37,7 +38,7 @@ class ScoreSettings:
     knockoffs: str = "gaussian"
     shrinkage: float = 0.2
     generator_steps: int = 400
-    images: int = 0
+    images: int = 2048
     scales: ScaleSettings = field(default_factory=ScaleSettings)
 
 
