@@ -29,8 +29,8 @@ def absolute(path: str) -> str:
 
 
 def anchored(job: Job, plugins: Plugins) -> Job:
-    """``job`` with the paths of its model, checkpoint, data sets and cost models made absolute. ``results`` stays as it
-    is: a run's folder may be moved."""
+    """``job`` with the paths of its model, checkpoint, data sets and cost models made absolute.
+    ``results`` stays as it is: a run's folder may be moved."""
     providers = plugins.datasets()
 
     def data(spec: str | None) -> str | None:
