@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 from toy_bench import FAULTS, ToyBench, offer_toy_device, toy_job
 from toy_bench import open_toy as open_plain
 
-from autocompress.contract import Space, Value
+from autocompress.contract import Context, Params, Plan, Space, Stage, Transform, Value
 from autocompress.contract.space import Chooser
 from autocompress.job import Job
 from autocompress.searching import run
@@ -91,8 +93,56 @@ def test_a_worker_that_cannot_open_the_job_says_why(tmp_path: Path) -> None:
     asked = study.ask(bench.compose)
     assert asked is not None
     (job.folder / "ray").mkdir()
-    settings = Settings(job, job.folder, {"accuracy": 90.0}, threads=1, cwd=Path.cwd(), open_bench=closed)
+    settings = Settings(job, job.folder, {"accuracy": 90.0}, threads=1, cwd=Path.cwd(), methods={}, open_bench=closed)
     Worker(settings, study).run(asked.number, asked.values, "")
     (row,) = study.rows()
     assert row["status"] == "failed"
     assert row["reason"] == "the worker could not open the job: RuntimeError: no room for toy None"
+
+
+class Named(Transform):
+    """A method that is there, and no more."""
+
+    version, stage, reference = "2", Stage.SUBSTITUTE, "none"
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # type: ignore[misc]
+
+    def search_space(self, space: Space, model: object) -> Params:
+        return {}
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        return model, {}
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        return model
+
+
+def test_a_worker_with_other_methods_than_the_driver_says_what_differs(tmp_path: Path) -> None:
+    offer_toy_device()
+    job = toy_job(tmp_path)
+    bench = open_plain(job)
+    study = Study(job.folder, job, {"accuracy": 90.0})
+    (job.folder / "ray").mkdir()
+    opened = [
+        replace(bench, methods=(Named("ghost"),), refused={"scop": ["it could not prepare: RuntimeError: no memory"]}),
+        replace(bench, methods=(Named("ghost"), Named("scop"))),
+        replace(bench, methods=(Named("ghost"), Named("own"))),
+        replace(bench, methods=(Named("scop"), Named("ghost"))),
+    ]
+    versions = [{"ghost": "2", "scop": "2"}, {"ghost": "2", "scop": "1"}, {"ghost": "2"}, {"ghost": "2", "scop": "2"}]
+    reasons = []
+    for own, methods in zip(opened, versions, strict=True):
+        asked = study.ask(bench.compose)
+        assert asked is not None
+        settings = Settings(
+            job, job.folder, {"accuracy": 90.0}, 1, Path.cwd(), methods, open_bench=lambda job, own=own: own
+        )
+        reasons.append(Worker(settings, study).run(asked.number, asked.values, "")["reason"])
+    start = "the worker could not open the job: "
+    assert reasons[:3] == [
+        f"{start}the driver has the method 'scop', this worker has not: it could not prepare: RuntimeError: no memory",
+        f"{start}the driver has version 1 of the method 'scop', this worker version 2",
+        f"{start}this worker has the method 'own', the driver has not",
+    ]
+    assert not reasons[3].startswith(start)

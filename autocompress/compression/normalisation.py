@@ -44,8 +44,10 @@ LEAST_GAIN_NATS = 0.02
 """What another normalisation must gain in the first batch norm. Augmentation in training costs less than this."""
 LARGEST_SHARE = 0.25
 """Of the divergence, what may be left of it."""
-CHANCE = 1e-4
-"""Chance of an accuracy that is so much better, were both normalisations equally good (sign test)."""
+CHANCE, CHANCE_WITH_NORM = 1e-3, 0.05
+"""Largest chance of an accuracy that is so much better, were both normalisations equally good (sign test): by accuracy
+alone, and where the first batch norm says so too. It must not decide alone: statistics that were recorded on other data
+and then frozen may fit a normalisation that the weights were never trained with."""
 LEAST_GAIN_POINTS = 1.0
 """Percentage points. A smaller gain is not worth a sentence."""
 
@@ -100,8 +102,8 @@ def _note(model: nn.Module, split: Split, macs: int) -> str:
     best, best_right = max(answers, key=lambda pair: int(pair[1].sum()))
     better, worse = int((best_right & ~right).sum()), int((right & ~best_right).sum())
     gain = 100 * (better - worse) / len(right)
-    surely = gain >= LEAST_GAIN_POINTS and _sign_test(better, worse) < CHANCE
-    if not (surely or (divergences is not None and better >= worse)):
+    limit = CHANCE if divergences is None else CHANCE_WITH_NORM
+    if gain < LEAST_GAIN_POINTS or _sign_test(better, worse) >= limit or _is_guess(best_right, few):
         return ""
     told = f"{100 * float(best_right.float().mean()):.1f} instead of {100 * float(right.float().mean()):.1f} % of"
     return (
@@ -219,6 +221,13 @@ def _given(images: torch.Tensor, one: Normalisation) -> torch.Tensor:
 
 def _column(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values, dtype=images.dtype).view(1, -1, 1, 1)
+
+
+def _is_guess(right: torch.Tensor, raw: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+    """Whether so many may be right by chance: weights that know nothing fit no normalisation."""
+    labels = torch.cat([labels for _, labels in raw])
+    share = float(labels.bincount().max()) / len(labels)
+    return float(right.float().mean()) <= share + 3 * math.sqrt(share * (1 - share) / len(labels))
 
 
 def _sign_test(better: int, worse: int) -> float:

@@ -31,7 +31,8 @@ def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, stor
         return ()
     found = [_on_chance(splits, baseline)]
     if not trained_here:
-        found.append(note_on_normalisation(model, splits.val, baseline.macs, store, baseline.weights_key))
+        images = max(splits.val, splits.train, key=len)
+        found.append(note_on_normalisation(model, images, baseline.macs, store, baseline.weights_key))
     return tuple(text for text in found if text)
 
 

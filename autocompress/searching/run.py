@@ -189,6 +189,7 @@ class _Run:
             threads=max(1, usable_processors() // self._job.workers),
             cwd=Path.cwd(),
             deadline=deadline,
+            methods={method.name: method.version for method in self._bench.methods},
             open_bench=self._open_bench,
         )
 

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from autocompress import watchdog
 from autocompress.compression.workbench import Workbench
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
+from autocompress.errors import TrialFailed, UserError
 from autocompress.job import Job
 from autocompress.locks import FileLock
 from autocompress.searching import rundir
@@ -47,6 +48,7 @@ class Settings:
         baseline: the baseline's row, as the driver measured it.
         threads: of torch in each worker.
         cwd: of the driver.
+        methods: versions of the driver's methods by name; a worker with others cannot compose its recipes.
         deadline: no trial is taken up after it (seconds since the epoch); None: no limit.
         open_bench: makes the bench, once a process.
     """
@@ -56,6 +58,7 @@ class Settings:
     baseline: Row
     threads: int
     cwd: Path
+    methods: Mapping[str, str]
     deadline: float | None = None
     open_bench: Opener = open_workbench
 
@@ -70,14 +73,40 @@ class Desk:
 
     @classmethod
     def of(cls, settings: Settings) -> Desk:
-        """Opens the job."""
+        """Opens the job.
+
+        Raises:
+            TrialFailed: if the methods that act here are not those of the driver.
+        """
         bench = settings.open_bench(settings.job)
+        if differences := method_differences(settings.methods, bench):
+            raise TrialFailed("; ".join(differences))
         if (splits := getattr(bench, "splits", None)) is not None:
             let_go(splits.test)  # a worker has no business with them
         desk = cls(bench, Meter.of(settings.job, bench.device), MachineLock())
         gc.collect()
         gc.freeze()  # what lasts is not looked through again after every trial (0.3 s)
         return desk
+
+
+def method_differences(expected: Mapping[str, str], bench: Bench) -> list[str]:
+    """How the methods of a worker's ``bench`` differ from the driver's, a phrase each.
+
+    Args:
+        expected: versions of the driver's methods by name.
+        bench: as this worker opened it.
+    """
+    own = {method.name: method.version for method in bench.methods}
+    found = []
+    for name, version in expected.items():
+        if name not in own:
+            reasons = bench.refused.get(name, [])
+            why = "; ".join(reasons) if reasons else "it is not installed here"
+            found.append(f"the driver has the method '{name}', this worker has not: {why}")
+        elif own[name] != version:
+            found.append(f"the driver has version {version} of the method '{name}', this worker version {own[name]}")
+    found += [f"this worker has the method '{name}', the driver has not" for name in own if name not in expected]
+    return found
 
 
 @dataclass
@@ -111,7 +140,8 @@ class Worker:
             self.desk = self.desk or Desk.of(self.settings)
         except Exception as error:  # the driver could open the job, this process cannot: say why
             log.exception("trial %d: the worker could not open the job", number)
-            reason = f"the worker could not open the job: {type(error).__name__}: {error}"
+            kind = "" if isinstance(error, TrialFailed | UserError) else f"{type(error).__name__}: "
+            reason = f"the worker could not open the job: {kind}{error}"
             row: Row = {"trial": number, "status": "failed", "reason": reason, "seconds": 0.0, "rung": 0}
             row |= {"recipe": values, "label": label}
         else:
