@@ -95,7 +95,7 @@ def _parameters(result: SearchResult, objectives: list[str]) -> list[dict[str, A
         values = [recipe[name] for recipe in recipes if name in recipe]
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         choices = sorted(set(values)) if numeric else sorted({str(value) for value in values}, key=_natural)
-        if len(choices) < 2 and len(values) == len(recipes):
+        if len(choices) < 2:  # fixed
             continue
         explained = {column: round(share.get(name, 0.0), 4) for column, share in shares.items() if share}
         found.append(

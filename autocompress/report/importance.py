@@ -7,29 +7,74 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-LEAST_TRIALS = 8
-"""With fewer, any share is chance."""
+LEAST_TRIALS = 20
+"""With fewer, no share is told."""
+LEVEL = 0.05
+"""Chance that any parameter is told of which none matters: the level of the F-tests, shared among the parameters."""
 _BINS = 4
 
 
 def explained(values: Sequence[Any], target: Sequence[float]) -> float:
-    """Share of the variance of ``target`` between the groups of equal ``values``, 0 to 1, corrected for chance (epsilon
-    squared, Kelley 1935). Numbers with many values are cut into quarters; None (not asked) is a group of its own.
+    """Share of the variance of ``target`` between the groups of equal ``values``, 0 to 1.
+
+    Corrected for chance (epsilon squared, Kelley 1935). Numbers with many values are cut into quarters. Trials in which
+    the parameter was not asked are left out of the groups, because whether it is asked is another parameter's doing;
+    they count in the whole variance.
 
     Args:
-        values: a parameter's value in each trial, or None.
+        values: a parameter's value in each trial, None where it was not asked.
         target: the objective in each trial, finite.
     """
-    outcome = np.asarray(target, dtype=np.float64)
-    groups = _groups(pd.Series(list(values), dtype=object))
-    trials, kinds = len(outcome), len(set(groups))
-    total = float(((outcome - outcome.mean()) ** 2).sum()) if trials else 0.0
-    if kinds < 2 or trials <= kinds or total <= 1e-12 * trials * max(float(np.abs(outcome).max()) ** 2, 1e-12):
-        return 0.0
-    means = pd.Series(outcome).groupby(groups).transform("mean").to_numpy()
-    within = float(((outcome - means) ** 2).sum())
-    return float(np.clip(1 - (within / (trials - kinds)) / (total / (trials - 1)), 0.0, 1.0))
+    return _analysed(values, target)[0]
+
+
+def importance(recipes: Sequence[dict[str, Any]], target: Sequence[float]) -> dict[str, float]:
+    """Explained share by parameter, the largest first, of those that an F-test tells from chance.
+
+    Args:
+        recipes: parameters of each trial. One that has the same value wherever it was asked explains nothing.
+        target: the objective in each trial. Trials without a finite one are left out.
+
+    Returns:
+        Shares; empty where fewer than ``LEAST_TRIALS`` trials are left, or no parameter stands out.
+    """
+    known = [index for index, value in enumerate(target) if np.isfinite(value)]
+    if len(known) < LEAST_TRIALS:
+        return {}
+    kept, outcome = [recipes[index] for index in known], [target[index] for index in known]
+    names = sorted({name for one in kept for name in one})
+    found = {name: _analysed([one.get(name) for one in kept], outcome) for name in names}
+    tested = sum(chance < 1.0 for _, chance in found.values())
+    shares = {name: share for name, (share, chance) in found.items() if chance * tested < LEVEL}
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def _analysed(values: Sequence[Any], target: Sequence[float]) -> tuple[float, float]:
+    """The explained share, and the chance of one as large if the parameter did nothing (one-way analysis of
+    variance); 1 where nothing can be said."""
+    everything = np.asarray(target, dtype=np.float64)
+    asked = np.array([value is not None for value in values], dtype=bool)
+    outcome = everything[asked]
+    answers = pd.Series([value for value in values if value is not None], dtype=object)
+    groups = np.unique(np.array(_groups(answers), dtype=str), return_inverse=True)[1]
+    trials, kinds = len(outcome), int(groups.max()) + 1 if len(groups) else 0
+    whole = float(((everything - everything.mean()) ** 2).sum()) if len(everything) else 0.0
+    if kinds < 2 or trials <= kinds:
+        return 0.0, 1.0
+    if whole <= 1e-12 * len(everything) * max(float(np.abs(everything).max()) ** 2, 1e-12):  # rounding
+        return 0.0, 1.0
+    means = np.bincount(groups, outcome) / np.bincount(groups)
+    within = float(((outcome - means[groups]) ** 2).sum())
+    total = float(((outcome - outcome.mean()) ** 2).sum())
+    if total <= 0.0:
+        return 0.0, 1.0
+    share = float(np.clip(1 - (within / (trials - kinds)) / (total / (trials - 1)), 0.0, 1.0)) * total / whole
+    if within <= 0.0:
+        return share, 0.0
+    ratio = ((total - within) / (kinds - 1)) / (within / (trials - kinds))
+    return share, float(stats.f.sf(ratio, kinds - 1, trials - kinds))
 
 
 def _groups(values: pd.Series) -> list[str]:
@@ -41,16 +86,3 @@ def _groups(values: pd.Series) -> list[str]:
         f"quarter {np.searchsorted(edges, float(value))}" if index in numbers.index else repr(value)
         for index, value in values.items()
     ]
-
-
-def importance(recipes: Sequence[dict[str, Any]], target: Sequence[float]) -> dict[str, float]:
-    """Explained share by parameter, the largest first. Trials without a finite ``target`` are left out; empty where
-    fewer than ``LEAST_TRIALS`` are left."""
-    known = [index for index, value in enumerate(target) if np.isfinite(value)]
-    if len(known) < LEAST_TRIALS:
-        return {}
-    kept = [recipes[index] for index in known]
-    outcome = [target[index] for index in known]
-    names = sorted({name for one in kept for name in one})
-    shares = {name: explained([one.get(name) for one in kept], outcome) for name in names}
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))

@@ -13,7 +13,7 @@
       element("p", { class: "hint" }, parent, data.parameters.length ? "No single parameter explains the differences between the trials, or there are too few trials to tell." : "No parameter varied.");
       return;
     }
-    element("p", { class: "hint" }, parent, "Share of the variance between trials that a parameter explains alone, corrected for chance. Parameters that only work together show little here.");
+    element("p", { class: "hint" }, parent, "Share of the variance between trials that a parameter explains alone, where it can be told from chance (F-test, 5 %). Parameters that only work together show little here.");
     const grid = element("div", { class: "bars" }, parent);
     grid.style.gridTemplateColumns = `minmax(70px, max-content) repeat(${objectives.length}, 1fr)`;
     element("span", { class: "head" }, grid, "parameter");
