@@ -174,6 +174,29 @@ def test_show_prints_the_front(tmp_path: Path, here: Here) -> None:
     assert "92.60" in out
 
 
+def test_show_prints_several_runs(tmp_path: Path, here: Here) -> None:
+    out = here("show", write_run(tmp_path / "a", name="a-run"), write_run(tmp_path / "b", name="b-run"))
+    assert out.index("a-run: the front") < out.index("b-run: the front")
+    assert "nowhere" in here("show", tmp_path / "a", tmp_path / "nowhere", code=2)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("recover.epochs=20", "--set recover.epochs is no key of a job (write space.recover.epochs)"),
+        ("ghost.ratio.layer3=2", "--set ghost.ratio.layer3 is no key of a job (write space.ghost.ratio.layer3)"),
+        ("bits=8", "--set bits is no key of a job (write space.bits)"),
+        ("recovr.epochs=2", "--set recovr.epochs is no key of a job (did you mean 'space.recover.epochs'?)"),
+        ("epohcs=3", "--set epohcs is no key of a job (did you mean 'budget.epochs'?)"),
+        ("lr=0.1", "--set lr is no key of a job (did you mean 'baseline.lr'?)"),
+        ("budget.lr=0.1", "--set budget.lr is no key of budget (did you mean 'baseline.lr'?)"),
+        ("device.cost_model=45nm", "('cost_model' is a key of the job itself, not of 'device')"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_told_where_it_belongs(assignment: str, told: str, here: Here) -> None:
+    assert told in here("search", "--model", "resnet18", "--data", "digits", "--set", assignment, code=2)
+
+
 def test_report_is_made_anew(tmp_path: Path, here: Here) -> None:
     folder = write_run(tmp_path / "a-run", trials=12)
     assert str(folder / "report.html") in here("report", folder)

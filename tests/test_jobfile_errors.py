@@ -35,6 +35,8 @@ def error_of(text: str, tmp_path: Path, **flags: Any) -> str:
         ("budget:\n  trails: 3\n", "job.yaml:4: 'budget.trails' is no key of budget (did you mean 'trials'?)"),
         ("budgets: {}\n", "job.yaml:3: 'budgets' is no key of a job (did you mean 'budget'?)"),
         ("latency: 0.5x\n", "job.yaml:3: 'latency' is no key of a job (in a file it stands under 'constraints:')"),
+        ("recover: {epochs: 2}\n", "job.yaml:3: 'recover' is no key of a job (in a file it stands under 'space:')"),
+        ("lr: 0.1\n", "job.yaml:3: 'lr' is no key of a job (in a file it stands under 'baseline:')"),
         ("budget: {trials: '3'}\n", "job.yaml:3: 'budget.trials' must be a whole number, not '3'"),
         ("budget: {trials: yes}\n", "job.yaml:3: 'budget.trials' must be a whole number, not true"),
         ("budget:\n\n  trials: -3\n", "job.yaml:5: 'budget.trials' must be at least 1, not -3"),

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="autocompress",
-    help="Searches jointly over every installed compression method; gives a front of models measured where they run.",
+    help="Search for compressed models: operators, channels and bits, measured on the device that runs them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 Run = Annotated[Path, typer.Argument(help="Folder of a run, results/NAME.", metavar="RUN", show_default=False)]
+Runs = Annotated[
+    list[Path],
+    typer.Argument(help="Folders of one or more runs, results/NAME.", metavar="RUN...", show_default=False),
+]
 
 
 @app.command()
@@ -59,9 +63,9 @@ def search(
     assignments: options.Assignments = None,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Search for models that are as accurate and as cheap as can be.
+    """Search for compressed models that trade accuracy against cost.
 
-    A job is a file, flags, or both: autocompress search --model resnet18 --data digits --latency 0.5x
+    The job is given by a file, by flags, or by both: autocompress search --model resnet18 --data digits --latency 0.5x
     """
     flags = {key: value for key, value in locals().items() if key not in ("job_file", "assignments", "dry_run")}
     given = options.settings(flags, assignments)
@@ -93,7 +97,7 @@ def search(
 
 @app.command()
 def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minutes = None) -> None:
-    """Go on with a search that was stopped, or give it a larger budget; what is finished stays finished."""
+    """Continue a search that was stopped, or extend the budget of one. Finished trials are kept."""
     from autocompress.cli.progress import watching
     from autocompress.searching import run
 
@@ -104,16 +108,20 @@ def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minu
 
 
 @app.command()
-def show(run_folder: Run) -> None:
-    """Print the front of a run."""
+def show(run_folders: Runs) -> None:
+    """Print the front of a run, or the fronts of several."""
     from autocompress.results import read
 
-    _show(read(run_folder), Console())
+    console = Console()
+    for number, result in enumerate([read(folder) for folder in run_folders]):
+        if number:
+            console.print()
+        _show(result, console)
 
 
 @app.command()
 def report(run_folder: Run) -> None:
-    """Make a run's report.html and front.png anew."""
+    """Write report.html and front.png of a run again."""
     from autocompress.files import full_disk_told
     from autocompress.report import write_report
 
@@ -125,7 +133,7 @@ def report(run_folder: Run) -> None:
 @app.command()
 def plugins(
     model: Annotated[str | None, typer.Option(help="Say which methods apply to this timm model.")] = None,
-    granularity: Annotated[str, typer.Option(help="Of the parameters listed: model, stage or block.")] = "model",
+    granularity: Annotated[str, typer.Option(help="Scope of the listed parameters: model, stage or block.")] = "model",
 ) -> None:
     """List the installed methods, devices and data sets."""
     if model:

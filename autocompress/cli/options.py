@@ -10,7 +10,7 @@ import typer
 from autocompress.errors import UserError
 from autocompress.job.yamlfile import parse_value
 
-_WHAT, _WISH, _HOW, _SPEND = "What to compress", "What is wanted", "How to search", "What to spend"
+_WHAT, _WISH, _HOW, _SPEND = "Model and data", "Constraints and objectives", "Search", "Budget"
 
 
 def _flag(help_text: str, panel: str, metavar: str | None = None) -> Any:
@@ -22,51 +22,61 @@ JobFile = Annotated[
     typer.Argument(help="Job file (YAML); flags override its keys.", metavar="[JOB.yaml]", show_default=False),
 ]
 
-Model = Annotated[str | None, _flag("Any timm model.", _WHAT)]
-Data = Annotated[str | None, _flag("digits, glyphs, folder:PATH, or any name timm takes (torch/cifar10).", _WHAT)]
-Pretrained = Annotated[bool | None, typer.Option(help="Start from timm's weights.", rich_help_panel=_WHAT)]
-Checkpoint = Annotated[Path | None, _flag("Start from a local checkpoint.", _WHAT)]
+Model = Annotated[str | None, _flag("Model name, as in timm: resnet18, resnet18.a1_in1k.", _WHAT)]
+Data = Annotated[
+    str | None, _flag("Data set: digits, glyphs, folder:PATH, timm's name (torch/cifar10) or none.", _WHAT)
+]
+Pretrained = Annotated[
+    bool | None,
+    typer.Option(
+        help="Start from timm's pretrained weights, instead of training a baseline first.", rich_help_panel=_WHAT
+    ),
+]
+Checkpoint = Annotated[Path | None, _flag("Start from the weights in a local checkpoint file.", _WHAT)]
 
-AccuracyDrop = Annotated[float | None, _flag("Accuracy that may be lost, in points.", _WISH, "POINTS")]
-Latency = Annotated[str | None, _flag("At most so slow: 0.5x, '4 ms'.", _WISH, "BOUND")]
-Size = Annotated[str | None, _flag("At most so large on disk: 0.25x, '2 MB'.", _WISH, "BOUND")]
-Energy = Annotated[str | None, _flag("At most so much energy an image: 0.5x, '50 uJ'.", _WISH, "BOUND")]
-Macs = Annotated[str | None, _flag("At most so many multiply-adds: 0.5x, '20 M'.", _WISH, "BOUND")]
-Params = Annotated[str | None, _flag("At most so many parameters: 0.5x, '300 k'.", _WISH, "BOUND")]
-Objectives = Annotated[str | None, _flag("What to trade: accuracy,latency,size,energy,macs.", _WISH, "LIST")]
+AccuracyDrop = Annotated[float | None, _flag("Maximum loss of accuracy, in percentage points.", _WISH, "POINTS")]
+Latency = Annotated[str | None, _flag("Maximum latency: 0.5x (of the baseline's) or '4 ms'.", _WISH, "BOUND")]
+Size = Annotated[str | None, _flag("Maximum size of the ONNX file: 0.25x, '2 MB'.", _WISH, "BOUND")]
+Energy = Annotated[str | None, _flag("Maximum energy per image: 0.5x, '50 uJ'.", _WISH, "BOUND")]
+Macs = Annotated[str | None, _flag("Maximum number of multiply-adds per image: 0.5x, '20 M'.", _WISH, "BOUND")]
+Params = Annotated[str | None, _flag("Maximum number of parameters: 0.5x, '300 k'.", _WISH, "BOUND")]
+Objectives = Annotated[str | None, _flag("Objectives: accuracy,latency,size,energy,macs.", _WISH, "LIST")]
 
-DeviceName = Annotated[str | None, _flag("Where latency is measured.", _HOW)]
-Threads = Annotated[int | None, _flag("Threads of the device.", _HOW)]
-Batch = Annotated[int | None, _flag("Images at a time on the device.", _HOW)]
-InputSize = Annotated[int | None, _flag("Height and width of an image on the device.", _HOW, "PIXELS")]
-CostModel = Annotated[str | None, _flag("Where energy comes from.", _HOW)]
-Methods = Annotated[str | None, _flag("Methods that may act; all that apply by default.", _HOW, "LIST")]
-SpaceName = Annotated[str | None, _flag("A ready-made space, a path, or 'default'.", _HOW)]
-Granularity = Annotated[str | None, _flag("Choose for the whole model, each stage, or each block.", _HOW)]
-Sampler = Annotated[str | None, _flag("tpe, nsga2, gp or random.", _HOW)]
-Workers = Annotated[int | None, _flag("Trials at a time.", _HOW)]
-Seed = Annotated[int | None, _flag("Of every random draw.", _HOW)]
+DeviceName = Annotated[str | None, _flag("Device on which latency is measured; see 'autocompress plugins'.", _HOW)]
+Threads = Annotated[int | None, _flag("Number of threads on the device.", _HOW)]
+Batch = Annotated[int | None, _flag("Batch size on the device.", _HOW)]
+InputSize = Annotated[int | None, _flag("Height and width of the input images.", _HOW, "PIXELS")]
+CostModel = Annotated[str | None, _flag("Cost model for energy: a name or a YAML file.", _HOW)]
+Methods = Annotated[str | None, _flag("Methods to use. Default: all that apply to the model.", _HOW, "LIST")]
+SpaceName = Annotated[str | None, _flag("Search space: the name of a ready-made one, a YAML file, or 'default'.", _HOW)]
+Granularity = Annotated[str | None, _flag("Scope of one parameter: model, stage or block.", _HOW)]
+Sampler = Annotated[str | None, _flag("Sampler: tpe, nsga2, gp or random.", _HOW)]
+Workers = Annotated[int | None, _flag("Number of trials that run at the same time.", _HOW)]
+Seed = Annotated[int | None, _flag("Random seed.", _HOW)]
 
-Trials = Annotated[int | None, _flag("Recipes to try.", _SPEND)]
-Minutes = Annotated[float | None, _flag("Minutes to search.", _SPEND)]
-Epochs = Annotated[int | None, _flag("Most epochs that one trial trains.", _SPEND)]
-TrialMinutes = Annotated[float | None, _flag("A trial is ended after so many minutes.", _SPEND)]
+Trials = Annotated[int | None, _flag("Maximum number of trials.", _SPEND)]
+Minutes = Annotated[float | None, _flag("Maximum duration of the search, in minutes.", _SPEND)]
+Epochs = Annotated[int | None, _flag("Maximum number of training epochs per trial.", _SPEND)]
+TrialMinutes = Annotated[float | None, _flag("Maximum duration of one trial, in minutes.", _SPEND)]
 
-Name = Annotated[str | None, _flag("Of the run; by default <model>-<data>.", "The run")]
-Results = Annotated[Path | None, _flag("Folder of runs; by default results.", "The run")]
+Name = Annotated[str | None, _flag("Name of the run. Default: <model>-<data>.", "Output")]
+Results = Annotated[Path | None, _flag("Folder in which runs are stored. Default: results.", "Output")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Any key of a job: --set baseline.epochs=20. May be repeated.",
-        rich_help_panel="The run",
+        help="Set any key of a job: --set baseline.epochs=20. Can be given several times.",
+        rich_help_panel="Output",
         metavar="KEY=VALUE",
         show_default=False,
     ),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Show the job, the methods and what is within reach; search nothing."),
+    typer.Option(
+        "--dry-run",
+        help="Print the job, the methods that apply and which constraints can be met, then exit. Trains nothing.",
+    ),
 ]
 
 _LISTS = ("objectives", "methods")

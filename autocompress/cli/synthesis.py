@@ -33,21 +33,21 @@ Divergence = Literal["measured", "recorded"]
 OF_MODEL = "model_args."
 """Assignments that say what a checkpoint does not know: mean, std, img_size."""
 
-Model = Annotated[str, typer.Option(help="Any timm model.", show_default=False)]
-Checkpoint = Annotated[Path | None, typer.Option(help="Its weights, a local file.", show_default=False)]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="With timm's weights.")]
+Model = Annotated[str, typer.Option(help="Model name, as in timm.", show_default=False)]
+Checkpoint = Annotated[Path | None, typer.Option(help="Local checkpoint file with the weights.", show_default=False)]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Use timm's pretrained weights.")]
 InputSize = Annotated[
     int | None,
-    typer.Option(help="Height and width of an image; a checkpoint does not know it.", metavar="PIXELS"),
+    typer.Option(help="Height and width of the images. A checkpoint does not store it.", metavar="PIXELS"),
 ]
-Seed = Annotated[int, typer.Option(help="Of every random draw.")]
-Images = Annotated[int, typer.Option(help="How many.", min=1)]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Images = Annotated[int, typer.Option(help="Number of images.", min=1)]
 
 
 def synthesize(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder to make.", metavar="FOLDER", show_default=False)],
-    method: Annotated[str, typer.Option(help="The data source.")] = "deepinversion",
+    out: Annotated[Path, typer.Option(help="Folder to write the images to.", metavar="FOLDER", show_default=False)],
+    method: Annotated[str, typer.Option(help="Data source that makes the images.")] = "deepinversion",
     checkpoint: Checkpoint = None,
     pretrained: Pretrained = False,
     images: Images = 256,
@@ -101,7 +101,9 @@ def similarity(
     data: Annotated[
         list[str],
         typer.Argument(
-            help="digits, glyphs, folder:PATH, or any name timm takes.", metavar="DATA...", show_default=False
+            help="Data sets: digits, glyphs, folder:PATH, or timm's names.",
+            metavar="DATA...",
+            show_default=False,
         ),
     ],
     checkpoint: Checkpoint = None,

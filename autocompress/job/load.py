@@ -6,23 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from autocompress.errors import UserError, did_you_mean
 from autocompress.job.schema import SPLITS, Job
 from autocompress.job.source import Source
+from autocompress.job.unknownkeys import SECTIONS, where_it_belongs
 from autocompress.job.yamlfile import read_yaml
-
-_SECTIONS: dict[str, type[BaseModel]] = {
-    name: field.annotation
-    for name, field in Job.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-}
 
 SHORTCUTS: dict[str, str] = {
     key: f"{section}.{key}"
     for section in ("constraints", "budget")
-    for key in _SECTIONS[section].model_fields
+    for key in SECTIONS[section].model_fields
 } | {key: f"device.{key}" for key in ("threads", "batch", "input_size")}  # fmt: skip
 """Keywords and flags that stand for a key inside a section: ``latency`` for ``constraints.latency``."""
 
@@ -66,8 +61,9 @@ def load_job(
 
 
 def _flag(key: str) -> str:
-    """The flag that gave ``key``; a dotted one only ``--set`` can."""
-    return f"--set {key}" if "." in key else f"--{key.replace('_', '-')}"
+    """The flag that gave ``key``; one that has no flag of its own only ``--set`` can."""
+    has_flag = key in SHORTCUTS or key in Job.model_fields
+    return f"--{key.replace('_', '-')}" if has_flag else f"--set {key}"
 
 
 def _dotted(given: Mapping[str, Any]) -> dict[str, str]:
@@ -76,7 +72,7 @@ def _dotted(given: Mapping[str, Any]) -> dict[str, str]:
     setter: dict[str, str] = {}
     for key, name in sorted(((key, SHORTCUTS.get(key, key)) for key in given), key=lambda pair: pair[1].count(".")):
         full[key] = name
-        inside = given[key] if name in _SECTIONS and isinstance(given[key], Mapping) else None
+        inside = given[key] if name in SECTIONS and isinstance(given[key], Mapping) else None
         for leaf in [name] if inside is None else [f"{name}.{inner}" for inner in inside]:
             if leaf in setter:
                 raise UserError(f"'{leaf}' is set twice, by '{setter[leaf]}' and by '{key}'", "give one of them")
@@ -94,7 +90,7 @@ def _with(values: Any, path: list[str], value: Any) -> dict[str, Any]:
         return merged
     # Another device keeps its threads, but other data replaces all splits.
     value = _opened(key, value) if key == "device" else value
-    both = key in _SECTIONS and isinstance(old, Mapping) and isinstance(value, Mapping)
+    both = key in SECTIONS and isinstance(old, Mapping) and isinstance(value, Mapping)
     merged[key] = {**old, **value} if both else value
     return merged
 
@@ -112,7 +108,7 @@ def _sentence(error: ValidationError, source: Source) -> UserError:
     problems.sort(key=lambda p: source.line(_key(p)))
     first = problems[0]
     key = _key(first)
-    text, hint = _explain(first)
+    text, hint = _explain(first, source)
     if first["type"] == "missing" and source.file is None:
         hint = f"give --{key}" if source.flags else ""
     others = list(dict.fromkeys(f"'{other}'" for other in map(_key, problems) if other not in ("", key)))[:3]
@@ -145,11 +141,13 @@ _LIMITS = {
 }
 
 
-def _explain(problem: Mapping[str, Any]) -> tuple[str, str]:
+def _explain(problem: Mapping[str, Any], source: Source) -> tuple[str, str]:
     """What is wrong, to follow the key in a sentence, and a hint."""
     kind, context, value = problem["type"], problem.get("ctx", {}), problem["input"]
     if kind == "extra_forbidden":
-        return _unknown_key([str(part) for part in problem["loc"]])
+        path = [str(part) for part in problem["loc"]]
+        text = f"is no key of {path[0]}" if len(path) > 1 else "is no key of a job"
+        return text, where_it_belongs(path, value, in_file=".".join(path) in source.places)
     if kind == "missing":
         return "is missing", f"say which {problem['loc'][-1]} is meant"
     if kind == "value_error":
@@ -174,13 +172,3 @@ def _explain(problem: Mapping[str, Any]) -> tuple[str, str]:
 def _show(value: Any) -> str:
     text = str(value).lower() if isinstance(value, bool) else "empty" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _unknown_key(path: list[str]) -> tuple[str, str]:
-    key, inside = path[-1], path[:-1]
-    section = _SECTIONS[inside[0]] if inside else Job
-    text = f"is no key of {inside[0]}" if inside else "is no key of a job"
-    if not inside and key in SHORTCUTS:
-        parent = SHORTCUTS[key].split(".")[0]
-        return text, f"in a file it stands under '{parent}:'"
-    return text, did_you_mean(key, section.model_fields)

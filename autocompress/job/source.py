@@ -30,6 +30,10 @@ class Source:
         """
         if key in self.flags:
             return self.flags[key]
+        # ``--set recover.epochs=20`` also gives ``recover``.
+        inner = [flag for full, flag in self.flags.items() if full.startswith(f"{key}.")]
+        if key and len(inner) == 1 and key not in self.places:
+            return inner[0]
         parts = key.split(".") if key else []
         for end in range(len(parts), 0, -1):
             place = self.places.get(".".join(parts[:end]))
