@@ -16,7 +16,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import models
 from autocompress.cli import dryrun
+from autocompress.compression.feasibility import feasibility
 from autocompress.compression.workbench import Workbench
+from autocompress.contract import Deployable, Measurement
 from autocompress.data import TensorSplit
 from autocompress.data.glyphs import Glyphs
 from autocompress.data.provider import LoadOptions
@@ -99,6 +101,18 @@ def test_energy_is_judged_like_the_other_costs() -> None:
     for column in ("latency", "energy", "parameters", "out of reach"):
         assert f" {column} " in heading  # a pipe has no width, so nothing is cut off
     assert "energy: within reach of quantize" in shown(methods=["quantize"], cost_model="45nm", energy="0.5x")
+
+
+def test_the_baseline_is_no_faster_than_itself() -> None:
+    bench = Workbench.dry(load_job(model="resnet10t", data="digits", methods=["quantize"], latency="0.99x"))
+
+    def noisy(candidate: Deployable, baseline: Deployable, *, seconds: float) -> Measurement:
+        del candidate, baseline, seconds
+        return Measurement(latency_ms=1.0, latency_ratio=1.1, ratio_low=0.5, ratio_high=1.7, baseline_ms=0.9)
+
+    first, *others = feasibility(bench, noisy)
+    assert (first.label, first.latency_ratio, first.meets) == ("uncompressed", 1.0, {"latency": False})
+    assert [row.meets for row in others] == [{"latency": True}]
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from autocompress.compression.baseline import Baseline
 from autocompress.compression.pipeline import Candidate
 from autocompress.compression.recipe import Replay
 from autocompress.compression.workbench import Workbench
@@ -58,15 +59,18 @@ def feasibility(bench: Workbench, measure: Measure, seconds: float = 1.0) -> lis
         measure: with the job's devices, see ``Meter.measure``.
         seconds: of latency measurement for each.
     """
-    rules: dict[str, dict[str, str]] = {UNCOMPRESSED: {}}
+    rules: dict[str, dict[str, str]] = {}
     for method in bench.methods:
         rules[method.name] = {method.name: "cheapest"}
         if isinstance(method, Quantizer):
             rules[method.name]["bits"] = "cheapest"
     if len(bench.methods) > 1:
         rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
-    rows: list[CheapestCandidate] = []
-    reference: float | None = None
+    base = bench.baseline
+    itself = measure(base.deployable, base.deployable, seconds=seconds)
+    # Whatever the clock says of one file against itself, the ratio is 1.
+    itself = replace(itself, latency_ratio=1.0, ratio_low=1.0, ratio_high=1.0)
+    rows = [_row(bench, UNCOMPRESSED, base, base.deployable, itself, itself.energy_uj)]
     with tempfile.TemporaryDirectory() as folder:
         quantizers = {method.name for method in bench.methods if isinstance(method, Quantizer)}
         for label, rule in rules.items():
@@ -77,22 +81,20 @@ def feasibility(bench: Workbench, measure: Measure, seconds: float = 1.0) -> lis
             with lock.shared():  # building and exporting load the machine as training does
                 candidate = bench.candidate(bench.compose(Replay(values)), dry_run=True, pause=lock.breathe)
                 deployable = bench.export(candidate, Path(folder) / "model.onnx")
-            measured = measure(deployable, bench.baseline.deployable, seconds=seconds)
-            if label == UNCOMPRESSED:
-                reference = measured.energy_uj
-            rows.append(_row(bench, label, candidate, deployable, measured, reference))
+            measured = measure(deployable, base.deployable, seconds=seconds)
+            rows.append(_row(bench, label, candidate, deployable, measured, itself.energy_uj))
     return rows
 
 
 def _row(
     bench: Workbench,
     label: str,
-    candidate: Candidate,
+    model: Candidate | Baseline,
     deployable: Deployable,
     measured: Measurement,
     energy_uj: float | None,
 ) -> CheapestCandidate:
-    """The row of a measured candidate; ``energy_uj`` is the baseline's."""
+    """The row of a measured model; ``energy_uj`` is the baseline's."""
     base = bench.baseline
     size = deployable.file.stat().st_size
     energy_ratio = measured.energy_uj / energy_uj if measured.energy_uj is not None and energy_uj else None
@@ -101,8 +103,8 @@ def _row(
         "latency": (best_ms, measured.ratio_low),
         "size": (size, size / base.size_bytes),
         "energy": (measured.energy_uj, energy_ratio),
-        "macs": (candidate.macs, candidate.macs / base.macs),
-        "params": (candidate.params, candidate.params / base.params),
+        "macs": (model.macs, model.macs / base.macs),
+        "params": (model.params, model.params / base.params),
     }
     meets: dict[str, bool] = {}
     for name, bound in bench.job.constraints.bounds().items():
@@ -116,11 +118,11 @@ def _row(
         latency_low=measured.ratio_low,
         latency_high=measured.ratio_high,
         size_ratio=size / base.size_bytes,
-        macs_ratio=candidate.macs / base.macs,
-        params_ratio=candidate.params / base.params,
+        macs_ratio=model.macs / base.macs,
+        params_ratio=model.params / base.params,
         energy_ratio=energy_ratio,
         meets=meets,
-        estimated=candidate.estimated,
+        estimated=model.estimated if isinstance(model, Candidate) else (),
     )
 
 
