@@ -34,6 +34,10 @@ SMALL = {
     "demo": ["--job", "job.yaml"],
     "glyphs": ["--model", "test_resnet", "--epochs", "1"],
     "int8": ["--models", "test_resnet", "--sizes", "32", "64", "--seconds", "1"],
+    "intervals": [
+        *("--models", "test_resnet", "--sizes", "32", "--rounds", "3", "--later", "2", "--seconds", "0.3"),
+        *("--busy", "0", "1"),
+    ],
     "papers_adder": [
         *("--data", "digits", "--epochs", "1", "--recovery-epochs", "1", "--seeds", "0"),
         *("--ways", "convolution, float32", "adder, float32", "adder, int8"),

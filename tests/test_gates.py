@@ -47,9 +47,9 @@ class RecordingMeter(Meter):
 
     measured = 0
 
-    def measure(self, candidate: Deployable, baseline: Deployable, *, seconds: float) -> Measurement:
+    def measure(self, candidate: Deployable, baseline: Deployable, **how: Any) -> Measurement:
         RecordingMeter.measured += 1
-        return super().measure(candidate, baseline, seconds=seconds)
+        return super().measure(candidate, baseline, **how)
 
 
 Run = Callable[..., dict[str, Any]]

@@ -31,14 +31,19 @@ def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
         raise TrialFailed(f"the model file '{file}' cannot be read: {error.strerror}") from error
     key = (str(file.resolve()), state.st_mtime_ns, state.st_size, threads)
     if key not in _kept:
-        _kept[key] = _load(file, threads)
+        _kept[key] = load(file, threads)
     _kept.move_to_end(key)
     while len(_kept) > KEPT:
         _kept.popitem(last=False)
     return _kept[key]
 
 
-def _load(file: Path, threads: int) -> onnxruntime.InferenceSession:
+def load(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A new session of ``file``, which is not kept.
+
+    Raises:
+        TrialFailed: if the file cannot be loaded.
+    """
     try:
         return onnxruntime.InferenceSession(str(file), session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions have no common base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from scipy.stats import binom
+from scipy.stats import t as student
+
+Clock = Callable[[], float]
+"""Seconds since some moment: ``time.perf_counter`` (wall time) or ``time.thread_time`` (time that this thread was on a
+processor, which other processes do not lengthen while it waits)."""
 
 BLOCK_SECONDS = 0.025
 """How long a function is run before it is the other's turn: short against the drift of a machine's speed (heat,
@@ -20,6 +26,19 @@ WARM_UP_RUNS = 2
 
 FEWEST_PAIRS = 6
 """With fewer there is no 95 % interval of a median: 2 * 0.5^5 > 0.05."""
+
+DRIFT = 0.2
+"""Share of the variance between sittings that does not average out within a measurement: the machine's state moves
+more slowly than a measurement lasts. With five times as many runnable processes as processors, whole measurements of a
+ResNet-18 at 32 pixels scattered as much as the sittings of one (6 %). Coverage is measured by
+``benchmarks/intervals.py``."""
+
+REPRODUCIBLE = 0.015
+"""Relative half-width of the narrowest interval: what a quiet measurement cannot see of another day (placement of
+memory, temperature)."""
+
+FEWEST_SITTINGS = 3
+"""With fewer, their scatter says next to nothing."""
 
 
 @dataclass
@@ -35,19 +54,25 @@ class Pairs:
         return [a / b for a, b in zip(self.first, self.second, strict=True)]
 
 
-def time_pairs(first: Callable[[], object], second: Callable[[], object], pairs: Pairs, seconds: float) -> None:
-    """Adds pairs of blocks to ``pairs`` for about ``seconds``, at least one. Which function comes first changes from
-    pair to pair, so that a steady drift cancels out."""
+def time_pairs(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    pairs: Pairs,
+    seconds: float,
+    clock: Clock = time.perf_counter,
+) -> None:
+    """Adds pairs of blocks to ``pairs`` for about ``seconds`` of wall time, at least one. Runs are timed by ``clock``.
+    Which function comes first changes from pair to pair, so that a steady drift cancels out."""
     started = time.perf_counter()
     with _no_garbage_collection():
         while True:
             began = time.perf_counter()
             if len(pairs.first) % 2:
-                other = block(second)
-                one = block(first)
+                other = block(second, clock)
+                one = block(first, clock)
             else:
-                one = block(first)
-                other = block(second)
+                one = block(first, clock)
+                other = block(second, clock)
             pairs.first.append(one)
             pairs.second.append(other)
             now = time.perf_counter()
@@ -55,19 +80,20 @@ def time_pairs(first: Callable[[], object], second: Callable[[], object], pairs:
                 return
 
 
-def block(function: Callable[[], object]) -> float:
-    """Median seconds of a run, over the runs of one block."""
-    started = time.perf_counter()
+def block(function: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+    """Median seconds of a run by ``clock``, over the runs of one block."""
+    end = time.perf_counter() + BLOCK_SECONDS
+    started = clock()
     for count in range(1, WARM_UP_RUNS + 1):
         function()
-        elapsed = time.perf_counter() - started
-        if elapsed > BLOCK_SECONDS:
-            return elapsed / count  # runs this long fill the caches with their own data as they go
+        if time.perf_counter() > end:
+            return (clock() - started) / count  # runs this long fill the caches with their own data as they go
     runs: list[float] = []
-    before = started = time.perf_counter()
-    while before - started < BLOCK_SECONDS:
+    end = time.perf_counter() + BLOCK_SECONDS
+    before = clock()
+    while not runs or time.perf_counter() < end:
         function()
-        now = time.perf_counter()
+        now = clock()
         runs.append(now - before)
         before = now
     return statistics.median(runs)
@@ -101,3 +127,29 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     rank = int(binom.ppf((1 - confidence) / 2, count, 0.5))
     rank = max(rank, 1)
     return statistics.median(ordered), ordered[rank - 1], ordered[count - rank]
+
+
+def ratio_interval(sittings: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Median of the ratios of all sittings and an interval that holds the median of later measurements.
+
+    Blocks of one sitting share what the sitting has: placement of memory, the state of the machine. The order
+    statistics of all blocks alone would take them for independent, and give too narrow an interval. So it is widened to
+
+        ratio * exp(+-h),   h^2 = (t s)^2 (1 / n + DRIFT) + REPRODUCIBLE^2,
+
+    s the standard deviation of the n sittings' log medians, t Student's quantile of n - 1 degrees of freedom.
+
+    Args:
+        sittings: ratios of the pairs of each sitting; none empty.
+        confidence: of the interval.
+
+    Returns:
+        (median, low, high).
+    """
+    ratio, low, high = median_interval([value for sitting in sittings for value in sitting], confidence)
+    half = REPRODUCIBLE
+    if (count := len(sittings)) >= FEWEST_SITTINGS:
+        scatter = statistics.stdev(math.log(statistics.median(sitting)) for sitting in sittings)
+        quantile = float(student.ppf((1 + confidence) / 2, count - 1))
+        half = math.hypot(quantile * scatter * math.sqrt(1 / count + DRIFT), REPRODUCIBLE)
+    return ratio, min(low, ratio * math.exp(-half)), max(high, ratio * math.exp(half))

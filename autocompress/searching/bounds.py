@@ -46,6 +46,15 @@ def excess(constraints: Constraints, row: Mapping[str, Any], baseline: Mapping[s
     return found
 
 
+def is_borderline(constraints: Constraints, latency: Mapping[str, Any]) -> bool:
+    """Whether the bound on latency lies within the interval of a measurement, so that it may be met or missed."""
+    bound = constraints.latency
+    if bound is None or not latency["latency_ratio"]:
+        return False
+    scale = 1.0 if bound.relative else latency["latency_ms"] / latency["latency_ratio"]
+    return bool(scale * latency["ratio_low"] <= bound.value <= scale * latency["ratio_high"])
+
+
 def misses(excesses: Mapping[str, float]) -> list[str]:
     """Names of the constraints that are not met, the worst first."""
     return sorted((name for name, value in excesses.items() if value > 1e-9), key=lambda name: -excesses[name])

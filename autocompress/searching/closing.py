@@ -101,7 +101,8 @@ class Closing:
         write_front(self.folder, [_only(FRONT_COLUMNS, with_artifact(self.folder, row)) for row in (head, *front)])
         # The second measurement is the longer one: the table, and the report from it, show that one where there is one.
         final = {row["trial"]: row for row in again}
-        save_trials(self.folder, [final.get(row["trial"], row) for row in rows])
+        rows = [final.get(row["trial"], row) for row in rows]
+        save_trials(self.folder, rows)
         summary = self._summary(rows, front, seconds, ended, plugins)
         write_json(self.folder / SUMMARY_FILE, summary)
         return summary
@@ -113,8 +114,8 @@ class Closing:
         home, deployable = self.folder / row["artifact"], self._file(row)
         measured = Measurement(**row["latency"])
         if not self.meter.deterministic:
-            measured = self.meter.device.measure(
-                deployable, base.deployable, self.bench.job.device, seconds=FRONT_SECONDS
+            measured = self.meter.latency(
+                deployable, base.deployable, seconds=FRONT_SECONDS, constraints=self.bench.job.constraints
             )
         tested: Row = {}
         interval: list[float] | None = None
@@ -134,8 +135,9 @@ class Closing:
         new["excess"] = excess(self.bench.job.constraints, new, self.baseline)
         missed = misses(new["excess"])
         new["status"] = "infeasible" if missed else "complete"
-        if missed and row["status"] == "complete":
-            new["reason"] = f"measured again: {explain(missed, self.bench.job.constraints, new, self.baseline)}"
+        # The reason must say the figures that the table shows.
+        again = "measured again: " if row["status"] == "complete" else ""
+        new["reason"] = again + explain(missed, self.bench.job.constraints, new, self.baseline) if missed else ""
         self._keep_metrics(home, new, interval, measured.noisy)
         return new
 

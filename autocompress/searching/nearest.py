@@ -24,7 +24,8 @@ def finish_nearest_miss(
 ) -> Row | None:
     """Runs the nearest miss again, unjudged by the gates, where no trial of ``study`` has an accuracy.
 
-    Its row is amended: it stays infeasible, with its reason, but has an accuracy and an artifact.
+    Its row is amended: it stays infeasible, but has an accuracy and an artifact. Its reason names all that it misses,
+    by the figures of its row.
 
     Returns:
         The new row; None where there was nothing to do, or nothing that could be finished.
@@ -38,7 +39,7 @@ def finish_nearest_miss(
         if row["status"] == "failed":
             log.warning("trial %d, the nearest miss, could not be finished: %s", row["trial"], row["reason"])
             continue
-        row |= {"status": "infeasible", "reason": missed["reason"], "seconds": missed["seconds"] + row["seconds"]}
+        row["seconds"] += missed["seconds"]
         study.amend(row["trial"], row)
         return row
     return None
