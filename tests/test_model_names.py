@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -63,23 +62,14 @@ def test_a_model_that_the_user_registered_is_not_refused() -> None:
     check_model_name(load_job(model="my_own_network", data="digits"))
 
 
-def test_commands_answer_a_wrong_model_at_once() -> None:
+def test_commands_answer_a_wrong_model_before_torch_is_imported() -> None:
     for command in (["search", "--data", "digits"], ["plugins"], ["synthesize", "--pretrained", "--out", "x"]):
-        began = os.times()
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", "-m", "autocompress.cli", *command, "--model", "resnt18"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        ended = os.times()
-        last = done.stderr.splitlines()[-1]
+        arguments = ["-X", "importtime", "-m", "autocompress.cli", *command, "--model", "resnt18"]
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
         assert last.startswith("error: --model names no timm model: 'resnt18' (did you mean 'resnet18'")
         assert "| torch\n" not in done.stderr
-        spent = ended.children_user + ended.children_system - began.children_user - began.children_system
-        assert spent < 3.0  # the aim is 1.5 s on a quiet machine; importing timm takes more than 3 s
 
 
 def test_the_function_answers_a_wrong_model_before_ray_is_imported() -> None:

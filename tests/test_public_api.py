@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pydoc
 import subprocess
 import sys
+
+import pytest
 
 import autocompress
 from autocompress.searching.study import Study
@@ -45,3 +48,33 @@ def test_importing_autocompress_imports_nothing_heavy() -> None:
     loaded = fresh("import sys, autocompress; print(*sys.modules)").split()
     heavy = {"torch", "timm", "ray", "optuna", "pandas", "numpy", "pydantic", "typer", "rich"}
     assert not heavy & {name.partition(".")[0] for name in loaded}
+
+
+def test_listing_plugins_imports_no_exporter_and_no_plotting() -> None:
+    loaded = fresh(
+        "import io, sys\n"
+        "from rich.console import Console\n"
+        "from autocompress.cli import catalogue\n"
+        "catalogue.show(None, 'model', Console(file=io.StringIO()))\n"
+        "print(*sys.modules)"
+    ).split()
+    # Each of these takes half a second or more.
+    assert not {"ray", "optuna", "onnxscript", "sklearn", "scipy.stats", "matplotlib.figure", "numba"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seconds"),
+    [(["-c", "import autocompress"], 0.1), (["-m", "autocompress.cli", "--help"], 0.5)],
+)
+@pytest.mark.timing
+def test_start_up_is_quick(arguments: list[str], seconds: float) -> None:
+    bare, spent = (min(cpu_seconds(code) for _ in range(3)) for code in (["-c", ""], arguments))
+    assert spent - bare < 2 * seconds  # twice, since a busy machine counts more for the same work
+
+
+def cpu_seconds(arguments: list[str]) -> float:
+    """Processor time of a new Python."""
+    before = os.times()
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True, timeout=120)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system

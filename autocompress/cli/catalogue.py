@@ -13,7 +13,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import recipe as recipes
-from autocompress.compression.workbench import applicable
+from autocompress.compression.applicable import applicable
 from autocompress.contract import DataSource, Device, Manager, Method, Parameter, Space, manager
 from autocompress.job import DataConfig, Job, load_job
 from autocompress.synthesis.statistics import norm_layers
@@ -39,6 +39,7 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
         UserError: for an unknown model or granularity.
     """
     plugins = plugins or manager()
+    torch.set_num_threads(1)  # small networks gain nothing from more, and threads that wait for each other cost time
     # The data set is not loaded: the model keeps its own input size and classes.
     settings: dict[str, Any] = {"model": model_name or EXAMPLE_MODEL, "data": "digits", "granularity": granularity}
     if not model_name:

@@ -23,7 +23,6 @@ from autocompress.compression.store import save_tensors
 from autocompress.compression.training import Progress, Training, TrainResult, TrainSettings
 from autocompress.data import Split, Splits
 from autocompress.errors import TrialFailed, UserError
-from autocompress.export import AGREEMENT_IMAGES
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
 from autocompress.processors import usable_processors
@@ -139,6 +138,8 @@ def _check_trained(model: nn.Module, split: Split) -> None:
     Raises:
         TrialFailed: naming the tensor, or the logits.
     """
+    from autocompress.export import AGREEMENT_IMAGES  # takes a second to import
+
     if fault := models.faulty_tensor(model.state_dict()):
         raise TrialFailed(fault)
     some = split.subset(AGREEMENT_IMAGES)

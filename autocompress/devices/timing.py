@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from scipy.stats import binom
-from scipy.stats import t as student
+from scipy import special
 
 Clock = Callable[[], float]
 """Seconds since some moment: ``time.perf_counter`` (wall time) or ``time.thread_time`` (time that this thread was on a
@@ -121,6 +120,8 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     Returns:
         (median, low, high).
     """
+    from scipy.stats import binom  # takes half a second to import, and lists of devices need it not
+
     ordered = sorted(values)
     count = len(ordered)
     # The largest k for which P(fewer than k below) stays within half of what may be missed.
@@ -150,6 +151,6 @@ def ratio_interval(sittings: Sequence[Sequence[float]], confidence: float = 0.95
     half = REPRODUCIBLE
     if (count := len(sittings)) >= FEWEST_SITTINGS:
         scatter = statistics.stdev(math.log(statistics.median(sitting)) for sitting in sittings)
-        quantile = float(student.ppf((1 + confidence) / 2, count - 1))
+        quantile = float(special.stdtrit(count - 1, (1 + confidence) / 2))
         half = math.hypot(quantile * scatter * math.sqrt(1 / count + DRIFT), REPRODUCIBLE)
     return ratio, min(low, ratio * math.exp(-half)), max(high, ratio * math.exp(half))

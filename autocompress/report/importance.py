@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 LEAST_TRIALS = 20
 """With fewer, no share is told."""
@@ -74,7 +74,7 @@ def _analysed(values: Sequence[Any], target: Sequence[float]) -> tuple[float, fl
     if within <= 0.0:
         return share, 0.0
     ratio = ((total - within) / (kinds - 1)) / (within / (trials - kinds))
-    return share, float(stats.f.sf(ratio, kinds - 1, trials - kinds))
+    return share, float(special.fdtrc(kinds - 1, trials - kinds, ratio))
 
 
 def _groups(values: pd.Series) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 from autocompress.data import DataInfo
 from autocompress.files import atomic
@@ -31,6 +30,8 @@ def contact_sheet(
         columns: images a row.
         labels: int64 ``(N,)``.
     """
+    from matplotlib.figure import Figure  # takes most of a second to import
+
     pictures = displayable(images, info)
     columns = max(min(columns, len(images)), 1)
     rows = max(-(-len(images) // columns), 1)
