@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ MOST_CONTENDERS = 16
 def front_rows(job: Job, rows: Iterable[Row], baseline: Mapping[str, Any]) -> list[Row]:
     """The non-dominated of the complete rows, the most accurate first, then the cheapest. Where no trial meets the
     constraints, those of the trials that have an accuracy: a front is given in any case."""
-    measured = [row for row in rows if row["status"] != "failed" and row.get("accuracy") is not None]
+    measured = [row for row in rows if row["status"] != "failed" and _known(row, "accuracy") is not None]
     chosen = [row for row in measured if row["status"] == "complete"] or measured
     if not chosen:
         return []
     kept = non_dominated([_costs(job, row, baseline) for row in chosen])
     front = [row for row, stays in zip(chosen, kept, strict=True) if stays]
-    return sorted(_without_twins(job, front, baseline), key=lambda row: (-row["accuracy"], row["latency_ratio"]))
+    return sorted(_without_twins(job, front, baseline), key=_accurate_first)
 
 
 def contenders(job: Job, rows: Iterable[Row], baseline: Mapping[str, Any]) -> list[Row]:
@@ -32,24 +33,42 @@ def contenders(job: Job, rows: Iterable[Row], baseline: Mapping[str, Any]) -> li
     everything and its whole interval of latency is better. At most ``MOST_CONTENDERS``, the front's rows first."""
     rows = list(rows)
     front = front_rows(job, rows, baseline)
-    others = [row for row in rows if row["status"] == "complete" and row not in front]
+    others = [row for row in rows if row["status"] == "complete" and not any(row is member for member in front)]
     highs = [_costs(job, _with_latency(row, "ratio_high"), baseline) for row in front]
     close = [
         row
         for row in others
         if not any(_beats(high, _costs(job, _with_latency(row, "ratio_low"), baseline)) for high in highs)
     ]
-    close.sort(key=lambda row: (row["latency_ratio"] or 0.0, -row["accuracy"]))
+    close.sort(key=lambda row: (_or_worst(row, "latency_ratio"), *_accurate_first(row)))
     return [*front, *_without_twins(job, close, baseline)][: max(MOST_CONTENDERS, len(front))]
 
 
+def _known(row: Mapping[str, Any], column: str) -> float | None:
+    """A figure of ``row``; None where it was not measured, or is no finite number."""
+    value = row.get(column)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _or_worst(row: Mapping[str, Any], column: str) -> float:
+    """A cost of ``row``; infinite where it is not known."""
+    value = _known(row, column)
+    return math.inf if value is None else value
+
+
+def _accurate_first(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Sorts the most accurate first, then the fastest. What is not known comes last."""
+    accuracy = _known(row, "accuracy")
+    return (math.inf if accuracy is None else -accuracy, _or_worst(row, "latency_ratio"))
+
+
 def _with_latency(row: Row, end: str) -> Row:
-    """``row`` with its latency at one end of the interval."""
-    measured = row.get("latency")
-    if not measured or not measured["latency_ratio"]:
+    """``row`` with its latency at one end of the interval, where it has one."""
+    measured = row.get("latency") or {}
+    ratio, middle, milliseconds = _known(measured, end), _known(measured, "latency_ratio"), _known(row, "latency_ms")
+    if ratio is None or not middle:
         return row
-    ratio = measured[end]
-    scaled = row["latency_ms"] * ratio / measured["latency_ratio"]
+    scaled = None if milliseconds is None else milliseconds * ratio / middle
     return {**row, "latency_ratio": ratio, "latency_ms": scaled}
 
 
@@ -61,7 +80,10 @@ def _costs(job: Job, row: Row, baseline: Mapping[str, Any]) -> list[float]:
     """The objectives, all to be minimised; what is not known is infinitely bad."""
     values = objective_values(job, row, baseline)
     signs = [-1.0 if objective == "accuracy" else 1.0 for objective in job.objectives]
-    return [float("inf") if value is None else sign * value for sign, value in zip(signs, values, strict=True)]
+    return [
+        math.inf if value is None or not math.isfinite(value) else sign * value
+        for sign, value in zip(signs, values, strict=True)
+    ]
 
 
 def _without_twins(job: Job, front: Sequence[Row], baseline: Mapping[str, Any]) -> list[Row]:
@@ -74,7 +96,9 @@ def _without_twins(job: Job, front: Sequence[Row], baseline: Mapping[str, Any]) 
 
 def front_hypervolume(front: Sequence[Row]) -> float | None:
     """Over accuracy drop and log2 of the speed-up, 0 to 1; None where latency was not measured."""
-    judged = [row for row in front if row.get("latency_ratio") is not None]
+    judged = [
+        row for row in front if (_known(row, "latency_ratio") or 0.0) > 0.0 and _known(row, "accuracy_drop") is not None
+    ]
     if front and not judged:
         return None
     return hypervolume([row["accuracy_drop"] for row in judged], [row["latency_ratio"] for row in judged])
@@ -91,12 +115,14 @@ def nearest_miss(rows: Iterable[Row]) -> Row | None:
 
 def by_distance(rows: Iterable[Row]) -> list[Row]:
     """The infeasible rows whose recipes can be built, the nearest to the constraints first."""
-    missed = [row for row in rows if row["status"] == "infeasible" and "valid" not in row.get("excess", {})]
-    return sorted(missed, key=lambda row: (_beyond(row), row.get("accuracy") is None))
+    missed = [row for row in rows if row["status"] == "infeasible" and "valid" not in (row.get("excess") or {})]
+    return sorted(missed, key=lambda row: (_beyond(row), _known(row, "accuracy") is None))
 
 
 def _beyond(row: Row) -> float:
-    return sum(value for value in row["excess"].values() if value > 0)
+    """How far ``row`` is beyond all its constraints together; infinite where nothing is known."""
+    known = [value for value in (row.get("excess") or {}).values() if value is not None]
+    return sum(value if math.isfinite(value) else math.inf for value in known if not value <= 0) if known else math.inf
 
 
 def drop_dominated_files(folder: Path, rows: Iterable[Row], front: Iterable[Row]) -> None:
