@@ -1,0 +1,33 @@
+"""How the GPUs of a machine are shared between workers."""
+
+from __future__ import annotations
+
+import math
+
+RAY_STEPS = 10_000
+"""Ray counts fractions of a GPU in steps of 1 / 10,000."""
+
+
+def gpu_plan(gpus: int, workers: int) -> float:
+    """The share of a GPU that each worker asks Ray for.
+
+    A trial computes on one GPU, so a worker never gets more than one. Where there are fewer GPUs than workers, several
+    workers share a GPU: ``ceil(workers / gpus)`` at most. All workers fit on the GPUs at the same time.
+
+    Args:
+        gpus: number of GPUs, 0 or more.
+        workers: number of workers, 1 or more.
+
+    Returns:
+        1.0 where every worker gets a GPU of its own; a fraction, rounded down to what Ray can count, where they
+        share; 0.0 without GPUs.
+
+    Raises:
+        ValueError: if ``gpus`` is negative, or there is no worker.
+    """
+    if gpus < 0 or workers < 1:
+        raise ValueError(f"{gpus} GPUs cannot be shared by {workers} workers")
+    if gpus == 0:
+        return 0.0
+    sharing = math.ceil(workers / gpus)
+    return max(1, RAY_STEPS // sharing) / RAY_STEPS
