@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command. The table in README explains them."""
+
+    DONE = 0
+    WRONG_USE = 2
+    NO_MODEL_FITS = 4
+    EVERY_TRIAL_FAILED = 5
+    TERMINATED = 75
+    INTERRUPTED = 130
 
 
 class UserError(Exception):
@@ -21,6 +33,14 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class Terminated(SystemExit):
+    """The process received SIGTERM: from a batch system, a container or a cluster. Where nobody catches it, the process
+    ends with exit code 75, "try again later": ``autocompress resume`` continues the search."""
+
+    def __init__(self) -> None:
+        super().__init__(int(ExitCode.TERMINATED))
 
 
 class InvalidRecipe(Exception):

@@ -44,6 +44,8 @@ SENSITIVITY_FILE = "sensitivity.csv"
 
 STATUSES = ("complete", "stopped", "infeasible", "failed")
 """Status of a trial. ``stopped``: halving ended it; ``infeasible``: a gate did; ``failed``: it broke."""
+INTERRUPTED = "interrupted"
+"""``ended`` in the summary of a search that Ctrl-C ended: its front was neither measured again nor scored on test."""
 BASELINE = "baseline"
 """Status of the first row of front.csv, which has no trial number."""
 

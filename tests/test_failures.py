@@ -22,7 +22,7 @@ EXPECTED = {
     "raise": "train: ValueError: a plugin's fault",
     "nan": "train: the loss is not a number",
     "memory": "train: out of memory: asked for 1 TB",
-    "die": "the worker was lost: it was killed, ran out of memory or crashed",
+    "die": "the worker was lost: it was killed, ran out of memory or crashed (3 times)",
 }
 
 

@@ -24,10 +24,10 @@ from autocompress.devices.lock import MachineLock
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job
 from autocompress.searching import journal, run
+from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.gates import Trial
 from autocompress.searching.meter import Meter
 from autocompress.searching.run import baseline_row
-from autocompress.searching.searcher import Allowance, StudySearcher
 from autocompress.searching.study import STUDY_FILE, Study
 
 TESTS = Path(__file__).parent
@@ -121,14 +121,14 @@ def test_a_study_that_cannot_be_read_is_one_sentence(study: Study) -> None:
 
 def test_a_worker_that_found_no_room_for_its_row_costs_no_recipe(study: Study) -> None:
     allowance = Allowance(trials=5, deadline=None, trial_seconds=60.0)
-    searcher = StudySearcher(study, open_toy(study.job).compose, allowance, lambda _: None)
-    taken = searcher.suggest("ray-1")
-    searcher.on_trial_complete("ray-1", error=True)
-    searcher.lost("ray-1", "Traceback: ...\nOSError: [Errno 28] No space left on device: 'study.journal'")
-    assert study.row(taken["trial"]) is None
+    dispatcher = Dispatcher(study, open_toy(study.job).compose, allowance, lambda _: None)
+    taken = dispatcher.hand_out("worker 1")
+    assert taken is not None
+    dispatcher.lost("worker 1", "Traceback: ...\nOSError: [Errno 28] No space left on device: 'study.journal'")
+    assert study.row(taken.number) is None
     assert study.recover() == 2, "the other is the one that nobody runs"
-    tried_again = [searcher.suggest(f"ray-{number}")["recipe"] for number in (2, 3)]
-    assert taken["recipe"] in tried_again
+    tried_again = [dispatcher.hand_out(f"worker {number}") for number in (2, 3)]
+    assert taken.values in [asked.values for asked in tried_again if asked is not None]
 
 
 # --- a trial, the baseline --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,18 @@ def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: 
 
     again = run.resume(found.folder, open_bench=open_toy)
     assert list(again.models["trial"]) == [model["trial"]]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_are_at_work_however_short_trials_are(tmp_path: Path) -> None:
+    """A worker takes seconds to start. It used to be given up each time that the first worker was free again."""
+    job = toy_job(tmp_path, workers=2, space={"toy": {"seconds": 0.3}}, budget={"trials": 20})
+    found = run.search(job, open_bench=open_toy)
+    lines = (found.folder / "toy" / "runs.txt").read_text().splitlines()
+    shares = Counter(json.loads(line)["pid"] for line in lines)
+    assert len(shares) == 2
+    assert min(shares.values()) >= 2
+    assert len(found.trials) == 20
 
 
 def test_time_that_is_up_before_the_first_trial_is_no_interruption(tmp_path: Path) -> None:

@@ -225,3 +225,27 @@ def test_random_draws_repeat_with_their_seed(tmp_path: Path) -> None:
         drawn.append([ask(study, bench).values for _ in range(5)])
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
+
+
+def test_what_was_running_is_tried_before_starting_points_that_wait(job: Job, study: Study, bench: ToyBench) -> None:
+    points = [(f"point {bits}", {"toy.width": 0.5, "toy.bits": bits, "toy.lr": 0.1}) for bits in (32, 8, 4, 2)]
+    study.enqueue_starting_points(points)
+    first, second = ask(study, bench), ask(study, bench)
+    assert (first.label, second.label) == ("point 32", "point 8")
+    resumed = again(job)
+    assert not resumed.is_new
+    assert resumed.recover() == 2
+    assert [ask(resumed, bench).label for _ in range(4)] == ["point 32", "point 8", "point 4", "point 2"]
+    assert again(job).recover() == 4
+
+
+def test_starting_points_that_a_killed_search_did_not_finish_writing_are_written_again(
+    job: Job, study: Study, bench: ToyBench
+) -> None:
+    assert study.is_new
+    study.enqueue({"toy.width": 0.5, "toy.bits": 8, "toy.lr": 0.1}, "killed behind this one")
+    resumed = again(job)
+    assert resumed.is_new
+    resumed.enqueue_starting_points(bench.starting_points())
+    assert not again(job).is_new
+    assert [ask(resumed, bench).label for _ in range(2)] == [label for label, _ in bench.starting_points()]

@@ -201,7 +201,7 @@ class ToyBench:
     def _note_run(self, recipe: ToyRecipe) -> None:
         """A line for each training, whichever process it runs in."""
         with (self.folder / "runs.txt").open("a") as file:
-            file.write(json.dumps({"key": recipe.key, "values": dict(recipe.values)}) + "\n")
+            file.write(json.dumps({"key": recipe.key, "values": dict(recipe.values), "pid": os.getpid()}) + "\n")
 
 
 FAULTS = ["none", "space", "raise", "nan", "memory", "die", "hang"]

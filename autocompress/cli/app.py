@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from autocompress.cli import options, synthesis
-from autocompress.errors import UserError
+from autocompress.errors import ExitCode, Terminated, UserError
 from autocompress.job import check_model_name, load_job
 
 if TYPE_CHECKING:
     from autocompress.results import SearchResult
 
+
+class _Commands(TyperGroup):
+    """typer would end with exit code 1 where Ctrl-C ends a command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(ExitCode.INTERRUPTED) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="autocompress",
     help="Search for compressed models: operators, channels and bits, measured on the device that runs them.",
     no_args_is_help=True,
@@ -88,23 +105,23 @@ def search(
         return
 
     from autocompress.cli.progress import watching
-    from autocompress.searching import run
+    from autocompress.searching import run, stopping
 
-    with watching(console) as observer:
+    with stopping.caught(ends_process=True), _told(job.folder), watching(console) as observer:
         result = run.search(job, observer=observer)
-    _show(result, console)
+    _end(result, console)
 
 
 @app.command()
 def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minutes = None) -> None:
     """Continue a search that was stopped, or extend the budget of one. Finished trials are kept."""
     from autocompress.cli.progress import watching
-    from autocompress.searching import run
+    from autocompress.searching import run, stopping
 
     console = Console()
-    with watching(console) as observer:
+    with stopping.caught(ends_process=True), _told(run_folder), watching(console) as observer:
         result = run.resume(run_folder, trials=trials, minutes=minutes, observer=observer)
-    _show(result, console)
+    _end(result, console)
 
 
 @app.command()
@@ -148,12 +165,43 @@ app.command()(synthesis.synthesize)
 app.command()(synthesis.similarity)
 
 
+@contextmanager
+def _told(run_folder: Path) -> Iterator[None]:
+    """Says how to continue where a search is stopped before it is closed."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stopped:
+        if (run_folder / "job.yaml").is_file():
+            how = "interrupted" if isinstance(stopped, KeyboardInterrupt) else "stopped"
+            print(f"{how}; 'autocompress resume {run_folder}' continues", file=sys.stderr)
+        raise
+
+
+def _end(result: SearchResult, console: Console) -> None:
+    """Prints the front of a search that is closed, and ends with its exit code."""
+    _show(result, console)
+    raise typer.Exit(exit_code(result))
+
+
+def exit_code(result: SearchResult) -> ExitCode:
+    """The exit code of a search that is closed."""
+    from autocompress.report import view
+
+    if view.interruption(result):
+        return ExitCode.INTERRUPTED
+    if view.every_trial_failed(result):
+        return ExitCode.EVERY_TRIAL_FAILED
+    return ExitCode.NO_MODEL_FITS if view.recommended(result) is None else ExitCode.DONE
+
+
 def _show(result: SearchResult, console: Console) -> None:
     from autocompress.report import datafree, view
     from autocompress.report.table import front_table
 
     console.print(front_table(result))
-    console.print(view.headline(result), markup=False, highlight=False)
+    for sentence in (view.interruption(result), view.headline(result)):
+        if sentence:
+            console.print(sentence, markup=False, highlight=False)
     if told := datafree.images_told(result):
         console.print(told, markup=False, highlight=False)
     page = result.folder / "report.html"

@@ -14,7 +14,7 @@ import pandas as pd
 
 from autocompress.errors import UserError
 from autocompress.report import datafree, intervals, words
-from autocompress.results import STATUSES, SearchResult, within
+from autocompress.results import INTERRUPTED, STATUSES, SearchResult, within
 
 LIMIT_NAMES = {
     "accuracy_drop": ("accuracy drop", words.drop),
@@ -135,8 +135,14 @@ def recommended(result: SearchResult) -> pd.Series | None:
 
 def headline(result: SearchResult) -> str:
     """What the search found, in a sentence or two."""
+    if every_trial_failed(result):
+        reason, trials = reasons(result, "failed")[0]
+        share = "each time" if len(trials) == len(result.trials) else f"{len(trials)} times"
+        return f"Every trial failed ({len(result.trials)} of {len(result.trials)}); {share}: {reason}"
     if result.front.empty:
         return "No front yet."
+    if result.trials.empty:
+        return f"No trial was made: {result.summary.get('ended') or 'the search is not over'}."
     best = recommended(result)
     if best is None:
         wish = words.join(wishes(result)) if result.limits else "what was asked"
@@ -158,6 +164,24 @@ def headline(result: SearchResult) -> str:
         verb = " changes" if unit else ""
         text += f"{';' if unit else ','} test accuracy{verb} by {words.points(-best['test_accuracy_drop'])}{unit}"
     return f"{text}."
+
+
+def every_trial_failed(result: SearchResult) -> bool:
+    """Whether there are trials, and none of them gave a model or was turned down by a gate."""
+    return not result.trials.empty and bool((result.trials["status"] == "failed").all())
+
+
+def interruption(result: SearchResult) -> str:
+    """The sentence for a run that Ctrl-C ended; empty for others."""
+    if result.summary.get("ended") != INTERRUPTED:
+        return ""
+    budget = result.job.get("budget") or {}
+    done = len(result.trials)
+    return (
+        f"The search was interrupted after {done} of {budget.get('trials', '?')} trials. Its front was not "
+        f"measured again, nor scored on the test split. 'autocompress resume {result.folder}' continues; with "
+        f"--trials {max(1, done)} it makes up for that and ends."
+    )
 
 
 def nearest_miss(result: SearchResult) -> str:

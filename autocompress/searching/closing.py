@@ -78,6 +78,14 @@ class Closing:
         with nullcontext() if splits is None else opened(splits.test):
             return self._close(rows, seconds, ended, plugins, has_test=splits is None or len(splits.test) > 0)
 
+    def close_early(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
+        """Writes the same files without measuring or scoring anything, for who has no time: latencies are those of the
+        trials, and nothing is said about the test split. All models stay that a later closing may want."""
+        front = front_rows(self.bench.job, still_there(self.folder, rows), self.baseline)
+        front = [{**row, **self._ratios(row)} for row in front]
+        self._settle_baseline(front, measure=False)
+        return self._write(rows, front, {}, seconds, ended, plugins)
+
     def _close(
         self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager, *, has_test: bool
     ) -> dict[str, Any]:
@@ -97,10 +105,21 @@ class Closing:
                 self._keep_metrics(self.folder / row["artifact"], row, interval, row["latency"]["noisy"])
         self._settle_baseline(again)
         drop_dominated_files(self.folder, rows, front)
+        # The second measurement is the longer one: the table, and the report from it, show that one where there is one.
+        return self._write(rows, front, {row["trial"]: row for row in again}, seconds, ended, plugins)
+
+    def _write(
+        self,
+        rows: Sequence[Row],
+        front: Sequence[Row],
+        final: Mapping[int, Row],
+        seconds: float,
+        ended: str,
+        plugins: Manager,
+    ) -> dict[str, Any]:
+        """Writes the run's files. ``final`` holds the rows that were measured again, by trial."""
         head = {**self.baseline, "status": BASELINE}
         write_front(self.folder, [_only(FRONT_COLUMNS, with_artifact(self.folder, row)) for row in (head, *front)])
-        # The second measurement is the longer one: the table, and the report from it, show that one where there is one.
-        final = {row["trial"]: row for row in again}
         rows = [final.get(row["trial"], row) for row in rows]
         save_trials(self.folder, rows)
         summary = self._summary(rows, front, seconds, ended, plugins)
@@ -126,12 +145,9 @@ class Closing:
             "latency": asdict(measured),
             "latency_ms": measured.latency_ms,
             "latency_ratio": measured.latency_ratio,
-            "latency_ratio_low": measured.ratio_low,
-            "latency_ratio_high": measured.ratio_high,
             **tested,
-            "size_ratio": cost_ratio("size", row, self.baseline),
-            "energy_ratio": cost_ratio("energy", row, self.baseline),
         }
+        new |= self._ratios(new)
         new["excess"] = excess(self.bench.job.constraints, new, self.baseline)
         missed = misses(new["excess"])
         new["status"] = "infeasible" if missed else "complete"
@@ -140,6 +156,16 @@ class Closing:
         new["reason"] = again + explain(missed, self.bench.job.constraints, new, self.baseline) if missed else ""
         self._keep_metrics(home, new, interval, measured.noisy)
         return new
+
+    def _ratios(self, row: Row) -> Row:
+        """The columns that only the front has."""
+        latency = row.get("latency") or {}
+        return {
+            "latency_ratio_low": latency.get("ratio_low"),
+            "latency_ratio_high": latency.get("ratio_high"),
+            "size_ratio": cost_ratio("size", row, self.baseline),
+            "energy_ratio": cost_ratio("energy", row, self.baseline),
+        }
 
     def _file(self, row: Row) -> Deployable:
         return Deployable(self.folder / row["artifact"] / MODEL_FILE, self.bench.baseline.deployable.input_size)
@@ -166,15 +192,15 @@ class Closing:
         metrics |= {} if interval is None else {"test_accuracy_drop_interval": interval}
         write_json(file, metrics)
 
-    def _settle_baseline(self, again: Sequence[Row]) -> None:
-        """The baseline's latency: its median beside the front, or alone where there is none."""
+    def _settle_baseline(self, beside: Sequence[Row], *, measure: bool = True) -> None:
+        """The baseline's latency: its median beside the rows of ``beside``, or measured alone where there are none."""
         file = self.bench.baseline.deployable
-        if again:
-            figures = [row["latency"]["baseline_ms"] for row in again]
-        else:
+        figures = [row["latency"]["baseline_ms"] for row in beside if row.get("latency")]
+        if not figures and measure:
             figures = [self.meter.device.measure(file, file, self.bench.job.device, seconds=FRONT_SECONDS).baseline_ms]
         ones = ("latency_ratio", "latency_ratio_low", "latency_ratio_high", "size_ratio")
-        self.baseline |= {"latency_ms": statistics.median(figures), **dict.fromkeys(ones, 1.0)}
+        latency = statistics.median(figures) if figures else None
+        self.baseline |= {"latency_ms": latency, **dict.fromkeys(ones, 1.0)}
         self.baseline["energy_ratio"] = None if self.baseline.get("energy_uj") is None else 1.0
 
     def _summary(

@@ -1,112 +1,220 @@
-"""Placement: Ray Tune puts trials on worker processes, keeps these between trials, and replaces those that die."""
+"""Placement: Ray Tune starts worker processes, puts them where resources are, and replaces those that die."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-import torch
 from ray import tune
+from ray.actor import ActorHandle
 from ray.tune.experiment import Trial as RayTrial
+from ray.tune.search import Searcher
 
-from autocompress.searching.searcher import StudySearcher
-from autocompress.searching.trainable import Settings, TrialRunner
+from autocompress.errors import UserError
+from autocompress.searching import localray, stopping
+from autocompress.searching.dispatch import Dispatcher
+from autocompress.searching.gpus import gpu_plan
+from autocompress.searching.trainable import Settings, Task, WorkerProcess
 
-QUIET = {
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # recipes asked ahead: more would only be staler
+SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune waits for the running trials; see stopping.py
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-"""Ray's settings for a search; what the user's environment sets already stays."""
+"""Ray's settings for a search. What the user's environment sets already stays."""
 
 
-def run(searcher: StudySearcher, settings: Settings) -> None:
-    """Runs trials until the searcher has no more, or the user interrupts (the first Ctrl-C returns normally)."""
-    for name, value in QUIET.items():
+def check() -> None:
+    """Tests what Ray needs of this machine, before anything expensive is done. A cluster to which this process is
+    connected already needs nothing.
+
+    Raises:
+        UserError: if one of its needs is not met.
+    """
+    if not ray.is_initialized():
+        localray.check()
+
+
+def run(dispatcher: Dispatcher, settings: Settings) -> None:
+    """Runs recipes on workers until the dispatcher has no more.
+
+    Raises:
+        UserError: if Ray cannot be started here, or no worker can.
+        KeyboardInterrupt: on Ctrl-C. The workers are gone then.
+        Terminated: on SIGTERM.
+    """
+    workers = settings.job.workers
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    with _cluster(settings.job.workers), _quiet():
+    # So many processes start at a time. Recipes are not asked ahead: they do not belong to Tune's trials.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            stack.enter_context(localray.cluster(workers))
+        stack.enter_context(_quiet())
+        crew = _Crew(dispatcher)
+        stack.callback(crew.end)
+        gpus = int(ray.cluster_resources().get("GPU", 0))
         trainable = tune.with_resources(
-            tune.with_parameters(TrialRunner, settings=settings), {"cpu": 1, "gpu": _gpu_share(settings.job.workers)}
+            tune.with_parameters(WorkerProcess, settings=settings), {"cpu": 1, "gpu": gpu_plan(gpus, workers)}
         )
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
+                search_alg=_Places(dispatcher, workers),
                 num_samples=-1,
                 max_concurrent_trials=None,
-                reuse_actors=True,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
-                name="ray", storage_path=str(settings.folder), verbose=0, callbacks=[_Losses(searcher)]
+                name="ray", storage_path=str(settings.folder), verbose=0, callbacks=[crew], stop=_Over(dispatcher)
             ),
         )
-        tuner.fit()
+        with stopping.terminated_by_name():
+            tuner.fit()
+    if dispatcher.no_worker_starts:
+        raise UserError(f"no worker process can start: {dispatcher.start_error}", f"see {settings.folder / 'log.txt'}")
 
 
-class _Losses(tune.Callback):
-    """Tells the searcher why a worker was lost: Ray's word to the searcher itself does not say."""
+class _Unsaved:
+    """Tune saves searchers, callbacks and stoppers as pickles. The study is all that must last."""
 
-    def __init__(self, searcher: StudySearcher) -> None:
-        self._searcher = searcher
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Places(_Unsaved, Searcher):
+    """What Tune takes for the search algorithm: it asks for as many workers as can be busy."""
+
+    def __init__(self, dispatcher: Dispatcher, workers: int) -> None:
+        super().__init__()
+        self._dispatcher, self._workers = dispatcher, workers
+        self._alive: set[str] = set()
+        self._count = 0
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Tune has nothing to say here: objectives and space are the study's."""
+        del metric, mode, config, spec
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """A place for one more worker; None while there are enough; FINISHED, a text, at the end."""
+        if self._dispatcher.is_over:
+            return Searcher.FINISHED
+        if self._dispatcher.no_worker_starts or len(self._alive) >= min(self._workers, self._dispatcher.work_left):
+            return None
+        self._alive.add(trial_id)
+        self._count += 1
+        return {"worker": self._count}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The worker is gone."""
+        del result, error
+        self._alive.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keeps nothing."""
+        del checkpoint_path
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Needs nothing."""
+        del checkpoint_path
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Keeps nothing."""
+        del checkpoint_dir, session_str
+
+    def restore_from_dir(self, checkpoint_dir: str) -> None:
+        """Needs nothing."""
+        del checkpoint_dir
+
+
+class _Crew(_Unsaved, tune.Callback):
+    """Gives each worker its next recipe. Tune schedules a step right after each of these events."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._actors: dict[str, ActorHandle] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        """The worker's process is there."""
+        del iteration, trials, info
+        actor = trial.temporary_state.ray_actor
+        assert actor is not None
+        self._actors[trial.trial_id] = actor
+        self._dispatcher.started()
+        self._send(trial.trial_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """The worker is done with a recipe. It gets the next one before the driver looks at the row."""
+        del iteration, trials, info
+        if result["done"]:
+            return
+        row = self._dispatcher.finished(trial.trial_id)
+        self._send(trial.trial_id)
+        if row is not None:
+            self._dispatcher.tell(row)
+
+    def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        """The worker was told that there is nothing left."""
+        del iteration, trials, info
+        self._actors.pop(trial.trial_id, None)
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        """Called after the searcher heard that the trial is over."""
+        """The worker was lost."""
         del iteration, trials, info
+        self._actors.pop(trial.trial_id, None)
         file = Path(trial.error_file or "")
-        self._searcher.lost(trial.trial_id, file.read_text(encoding="utf-8") if file.is_file() else "")
+        self._dispatcher.lost(trial.trial_id, file.read_text(encoding="utf-8") if file.is_file() else "")
+
+    def _send(self, worker: str) -> None:
+        asked = self._dispatcher.hand_out(worker)
+        task = None if asked is None else Task(asked.number, asked.values, asked.label)
+        self._actors[worker].take.remote(task)
+
+    def end(self) -> None:
+        """Kills the workers that are left: those of an interrupted search are in the middle of a trial."""
+        for actor in [] if localray.is_ending else self._actors.values():
+            ray.kill(actor)
+        self._actors.clear()
+
+
+class _Over(_Unsaved, tune.Stopper):
+    """Ends the search, so that nobody waits for a worker that is still starting."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        del trial_id, result
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether no recipe is being tried, and none will be."""
+        return self._dispatcher.is_over
 
 
 def _name(trial: RayTrial) -> str:
-    """A recipe would overflow a file name."""
-    return f"trial_{trial.config.get('trial', trial.trial_id)}"
-
-
-def _gpu_share(workers: int) -> float:
-    return torch.cuda.device_count() / workers if torch.cuda.is_available() else 0.0
-
-
-@contextmanager
-def _cluster(workers: int) -> Iterator[None]:
-    """A cluster on this machine, unless the process is connected to one already."""
-    if ray.is_initialized():
-        yield
-        return
-    # Ray's sockets lie below it, and the path of a socket has 107 characters at most.
-    scratch = tempfile.mkdtemp(prefix="ac-ray-")
-    try:
-        options: dict[str, Any] = {"_temp_dir": scratch, "object_store_memory": 100 * 2**20}
-        ray.init(
-            address="local",  # else RAY_ADDRESS would name another
-            num_cpus=workers,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **options,
-        )
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
+    return f"worker_{trial.config.get('worker', trial.trial_id)}"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray's own words go to the run's log, not between the lines of ours."""
+    """Ray's own messages go to the run's log, and not between the lines of ours."""
     target = logging.getLogger("autocompress").handlers
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     before = [(logger, logger.handlers[:], logger.propagate, logger.level) for logger in loggers]

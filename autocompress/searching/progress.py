@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from autocompress.searching.bounds import Row
+
+log = logging.getLogger("autocompress.search")
 
 PROGRESS_SECONDS = 0.25
 """Between two words on how far a step is."""
@@ -60,6 +64,53 @@ class Silent:
 
     def on_progress(self, fraction: float, text: str) -> None:
         """Nothing."""
+
+
+class Unbreakable:
+    """Passes everything on to an observer that may fail to print.
+
+    No search ends because a terminal is closed or cannot show a character. Other errors of an observer are raised.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._is_logged = False
+
+    def on_start(self, total: int) -> None:
+        """See :class:`Observer`."""
+        with self._guarded():
+            self._observer.on_start(total)
+
+    def on_baseline(self, row: Row) -> None:
+        """See :class:`Observer`."""
+        with self._guarded():
+            self._observer.on_baseline(row)
+
+    def on_trial(
+        self, row: Row, front_rows: Sequence[Row], hypervolume: float, trials_done: int, seconds_left: float | None
+    ) -> None:
+        """See :class:`Observer`."""
+        with self._guarded():
+            self._observer.on_trial(row, front_rows, hypervolume, trials_done, seconds_left)
+
+    def on_note(self, text: str) -> None:
+        """See :class:`Observer`."""
+        with self._guarded():
+            self._observer.on_note(text)
+
+    def on_progress(self, fraction: float, text: str) -> None:
+        """See :class:`Observer`."""
+        with self._guarded():
+            self._observer.on_progress(fraction, text)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, UnicodeError) as error:
+            if not self._is_logged:
+                log.warning("progress cannot be printed (%s: %s); the search continues", type(error).__name__, error)
+            self._is_logged = True
 
 
 class Steps:

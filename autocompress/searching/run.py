@@ -11,21 +11,21 @@ from dataclasses import asdict
 from pathlib import Path
 
 from autocompress.contract import Manager, manager
-from autocompress.errors import UserError
+from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told, kept_if_possible
 from autocompress.job import Job, anchored, load_job, resolved, validate
 from autocompress.processors import usable_processors
-from autocompress.results import BASELINE, JOB_FILE, SearchResult, read, write_sensitivity
-from autocompress.searching import placement, rundir
+from autocompress.results import BASELINE, INTERRUPTED, JOB_FILE, SearchResult, read, write_sensitivity
+from autocompress.searching import placement, rundir, stopping
 from autocompress.searching.begun import begun_with, check_resumable
 from autocompress.searching.bench import Bench, Opener, is_by_agreement
 from autocompress.searching.bounds import Row
 from autocompress.searching.closing import Closing, save_trials
+from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.front import contenders, drop_dominated_files, front_hypervolume, front_rows, still_there
 from autocompress.searching.meter import Meter
 from autocompress.searching.nearest import finish_nearest_miss
-from autocompress.searching.progress import Observer, Silent, Steps
-from autocompress.searching.searcher import Allowance, StudySearcher
+from autocompress.searching.progress import Observer, Silent, Steps, Unbreakable
 from autocompress.searching.study import Study, read_begun
 from autocompress.searching.trainable import Settings, open_workbench
 
@@ -36,7 +36,8 @@ LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxrunt
 def search(job: Job, *, observer: Observer | None = None, open_bench: Opener = open_workbench) -> SearchResult:
     """Searches for the front of ``job``.
 
-    Ctrl-C ends it early and leaves the front so far; :func:`resume` goes on.
+    Ctrl-C ends it early: the run is closed with the front so far, and ``summary["ended"]`` is "interrupted". SIGTERM
+    ends it without closing. In both cases :func:`resume` continues.
 
     Args:
         job: see ``autocompress.job.load_job``.
@@ -47,13 +48,16 @@ def search(job: Job, *, observer: Observer | None = None, open_bench: Opener = o
         The finished run, read from ``results/<name>``.
 
     Raises:
-        UserError: if the job cannot be carried out, or the run exists already.
+        UserError: if the job cannot be carried out, the run exists already, or this machine cannot run Ray.
+        KeyboardInterrupt: on Ctrl-C before the first trial, or on a second Ctrl-C.
+        Terminated: on SIGTERM. It is a SystemExit with code 75.
     """
     plugins = manager()
     validate(job, plugins)
+    placement.check()
     job = anchored(resolved(job), plugins)
-    with rundir.begun(job, versions()) as folder, rundir.logged(folder), _full_disk_told(folder):
-        return _Run(job, folder, observer or Silent(), open_bench, plugins).go()
+    with stopping.caught(), rundir.begun(job, versions()) as folder, rundir.logged(folder), _full_disk_told(folder):
+        return _Run(job, folder, Unbreakable(observer or Silent()), open_bench, plugins).go()
 
 
 def resume(
@@ -77,6 +81,7 @@ def resume(
         UserError: if ``folder`` is not a run, another process drives it, its job cannot be carried out here, or new
             rows would not be comparable with its rows: the job (but for name, budget, workers and sampler), the
             baseline, the versions of libraries, or the machine that measures are not those that it began with.
+        KeyboardInterrupt, Terminated: as :func:`search`.
     """
     folder = Path(folder)
     if not (folder / JOB_FILE).is_file():
@@ -86,8 +91,9 @@ def resume(
     validate(job, plugins)
     home = folder.resolve()  # it may have been moved or renamed since
     job = job.model_copy(update={"results": home.parent, "name": home.name})
-    with rundir.driver(folder), rundir.logged(folder), _full_disk_told(folder):
-        return _Run(job, folder, observer or Silent(), open_bench, plugins).go()
+    placement.check()
+    with stopping.caught(), rundir.driver(folder), rundir.logged(folder), _full_disk_told(folder):
+        return _Run(job, folder, Unbreakable(observer or Silent()), open_bench, plugins).go()
 
 
 def _full_disk_told(folder: Path) -> AbstractContextManager[None]:
@@ -128,8 +134,7 @@ class _Run:
             table = self._bench.sensitivity(self._progress)
             if table:
                 write_sensitivity(folder, [asdict(row) for row in table])
-            for label, values in self._bench.starting_points(table):
-                self._study.enqueue(values, label)
+            self._study.enqueue_starting_points(self._bench.starting_points(table))
 
     def _check_baseline(self) -> None:
         """Refuses to go on with rows that were judged against another baseline."""
@@ -169,17 +174,29 @@ class _Run:
             deadline=None if left is None else time.time() + left,
             trial_seconds=60.0 * self._job.budget.trial_minutes,
         )
-        searcher = StudySearcher(self._study, self._bench.compose, allowance, self._on_row)
-        if not allowance.trials:
-            ended = "all trials are spent"
-        elif left == 0:
-            ended = "the time is up"
-        else:
-            placement.run(searcher, self._settings(allowance.deadline))
-            ended = searcher.why_ended or "interrupted"
-        if self._study.recover():  # what was cut short waits for a resume
-            log.info("%s; 'autocompress resume %s' goes on", ended, self._folder)
+        try:
+            ended = self._spend(allowance, len(rows))
+        except KeyboardInterrupt:
+            ended = INTERRUPTED
+            self._observer.on_note("interrupted; writing the front so far (Ctrl-C again ends at once)")
+        except Terminated:
+            self._study.spend(self._seconds)
+            log.info("stopped by SIGTERM; 'autocompress resume %s' continues", self._folder)
+            raise
+        self._study.recover()  # what was cut short waits for a resume
         return self._close(ended)
+
+    def _spend(self, allowance: Allowance, done: int) -> str:
+        """Runs trials; returns why there are no more."""
+        if not allowance.trials:
+            self._observer.on_note(f"{done} of {self._job.budget.trials} trials are done: none is left")
+            return "all trials are spent"
+        if self._seconds_left() == 0:
+            self._observer.on_note(f"the search has had its {self._job.budget.minutes:g} minutes: no trial is begun")
+            return "the time is up"
+        dispatcher = Dispatcher(self._study, self._bench.compose, allowance, self._on_row, self._observer.on_note)
+        placement.run(dispatcher, self._settings(allowance.deadline))
+        return dispatcher.why_ended
 
     def _settings(self, deadline: float | None) -> Settings:
         return Settings(
@@ -205,21 +222,27 @@ class _Run:
         self._observer.on_trial(row, front, front_hypervolume(front) or 0.0, len(rows), self._seconds_left())
 
     def _close(self, ended: str) -> SearchResult:
+        """Writes the front and the report. Who interrupts, the closing too, does not want to wait for measurements."""
         from autocompress.report import write_report  # plots take a second to import
 
-        if ended != "interrupted":  # who interrupts does not want to wait for a training
-            try:
-                finish_nearest_miss(self._study, self._bench, self._meter, self._folder.resolve(), self._progress)
-            except KeyboardInterrupt:
-                ended = "interrupted"
-        self._observer.on_note(f"{ended}; measuring the front again")
         closing = Closing(self._bench, self._meter, self._folder, self._baseline)
-        closing.close(self._study.rows(), self._seconds, ended, self._plugins)
+        try:
+            if ended != INTERRUPTED:
+                self._finish(closing, ended)
+        except KeyboardInterrupt:
+            ended = INTERRUPTED
+        if ended == INTERRUPTED:
+            closing.close_early(self._study.rows(), self._seconds, ended, self._plugins)
         self._study.spend(self._seconds)
         write_report(self._folder)
         result = read(self._folder)
         self._plugins.tell("autocompress_search_finished", job=self._job, result=result)
         return result
+
+    def _finish(self, closing: Closing, ended: str) -> None:
+        finish_nearest_miss(self._study, self._bench, self._meter, self._folder.resolve(), self._progress)
+        self._observer.on_note(f"{ended}; measuring the front again")
+        closing.close(self._study.rows(), self._seconds, ended, self._plugins)
 
 
 def baseline_row(bench: Bench, meter: Meter) -> Row:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +138,16 @@ class Study:
 
     @property
     def is_new(self) -> bool:
-        """No recipe was ever asked or enqueued."""
-        return not self._study.get_trials(deepcopy=False)
+        """The starting points are not enqueued yet, or not all of them, and no recipe was ever asked."""
+        asked = any("recipe_key" in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
+        return not (asked or self._study.user_attrs.get("prepared", False))
+
+    def enqueue_starting_points(self, points: Sequence[tuple[str, Mapping[str, Value]]]) -> None:
+        """Has ``points``, labels and values, asked first. A search that was killed meanwhile begins with them anew."""
+        self._drop(self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,)))
+        for label, values in points:
+            self.enqueue(values, label)
+        self._study.set_user_attr("prepared", True)
 
     @property
     def seconds(self) -> float:
@@ -225,6 +233,11 @@ class Study:
         """A worker takes the trial up."""
         self._trial(number).set_user_attr("started", time.time())
 
+    def take_back(self, number: int) -> None:
+        """The trial has lost its worker and waits for another one."""
+        for name in ("started", "held"):
+            self._trial(number).set_user_attr(name, None)
+
     def hold(self, number: int, is_held: bool) -> None:
         """The trial's clock stops, while images that trials share are made, or goes on."""
         if not self._is_running(number):
@@ -265,31 +278,51 @@ class Study:
     # --- after a crash or an interruption -------------------------------------------------------------------------
 
     def recover(self) -> int:
-        """Puts trials that nobody runs any more in order: one that has its row is told from it, the others are told
-        FAIL and their recipes enqueued again. Call it only when no worker is left.
+        """Settles trials that nobody runs any more. Call it only when no worker is left.
+
+        A trial that has its row is told from it. The others are told FAIL, and their recipes are enqueued again, before
+        everything that waits already.
 
         Returns:
             How many recipes will be tried again.
         """
         again: dict[str, FrozenTrial] = {}
+        lost: list[FrozenTrial] = []
         for trial in self._study.get_trials(deepcopy=True, states=(TrialState.RUNNING,)):
-            if _has_row(trial):
-                self._tell(trial.number, verdict(self.job, trial.user_attrs["row"], self.baseline))
-                continue
             key = trial.user_attrs.get("recipe_key")
-            if key is not None and (row := self._row_of(key)) is not None:
+            row = trial.user_attrs["row"] if _has_row(trial) else None if key is None else self._row_of(key)
+            if row is not None:
                 self._tell(trial.number, verdict(self.job, row, self.baseline))
                 continue
+            lost.append(trial)
+            again.setdefault(key or f"unfinished draw {trial.number}", trial)
+        for key in again:
+            self._started.pop(key, None)
+        if again:
+            self._move_to_front(again.values())
+        for trial in lost:  # last, so that no recipe is forgotten where this process is killed in between
             self._trial(trial.number).set_user_attr("interrupted", True)
             self._study.tell(trial.number, state=TrialState.FAIL)
-            again.setdefault(key or f"unfinished draw {trial.number}", trial)
-        for key, trial in again.items():
-            self._started.pop(key, None)
+        self._followers.clear()
+        return len(again)
+
+    def _move_to_front(self, trials: Iterable[FrozenTrial]) -> None:
+        """Has the recipes of ``trials`` asked before those that wait already.
+
+        Optuna asks waiting trials in the order of their numbers, so all others get new numbers. A recipe that waits
+        twice costs nothing.
+        """
+        waiting = self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,))
+        for trial in (*trials, *waiting):
             wanted = trial.params or trial.system_attrs.get("fixed_params", {})
             if wanted:
                 self.enqueue(wanted, trial.user_attrs.get("label", ""))
-        self._followers.clear()
-        return len(again)
+        self._drop(waiting)
+
+    def _drop(self, waiting: Iterable[FrozenTrial]) -> None:
+        """Settles waiting trials without asking them."""
+        for trial in waiting:
+            self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
 
     def _row_of(self, key: str) -> Row | None:
         number = self._started.get(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import time
@@ -61,6 +60,15 @@ class Settings:
     methods: Mapping[str, str]
     deadline: float | None = None
     open_bench: Opener = open_workbench
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the driver sends to a worker: a recipe, its number in the study and its label."""
+
+    number: int
+    values: dict[str, Any]
+    label: str
 
 
 @dataclass
@@ -135,7 +143,6 @@ class Worker:
 
     def run(self, number: int, values: dict[str, Any], label: str) -> Row:
         """Runs a trial and tells the study; returns the row."""
-        self.study.start(number)
         try:
             self.desk = self.desk or Desk.of(self.settings)
         except Exception as error:  # the driver could open the job, this process cannot: say why
@@ -152,36 +159,42 @@ class Worker:
         return row
 
 
-class TrialRunner(tune.Trainable):
-    """One step is one trial. The process is kept from trial to trial: importing torch and timm costs seconds."""
+class WorkerProcess(tune.Trainable):
+    """A worker as Ray Tune sees it: one Tune trial for as long as the process lives, one step for each recipe.
+
+    The driver puts a recipe into it (:meth:`take`) before each step. So a worker is never given to another Tune trial,
+    a second worker is never given up because the first is free again, and a recipe is asked only when it is needed.
+    """
 
     def setup(self, config: dict[str, Any], settings: Settings | None = None) -> None:
         """Called once a process; ``settings`` come through ``tune.with_parameters``."""
-        del config  # Ray keeps it as self.config
+        del config
         assert settings is not None
         self._worker = Worker.of(settings)
+        self._task: Task | None = None
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial for this process."""
-        self.config = new_config
-        return True
+    def take(self, task: Task | None) -> None:
+        """The recipe of the next step; None ends the worker."""
+        self._task = task
 
     def step(self) -> dict[str, Any]:
-        """Runs the trial of ``config``: its row is in the study when this returns."""
-        number, settings = self.config["trial"], self._worker.settings
-        if settings.deadline is not None and time.time() >= settings.deadline:
-            return {"done": True, "trial": number, "taken": False}
-        with (settings.folder / rundir.LOG_FILE).open("a", encoding="utf-8") as dump, rundir.logged(settings.folder):
-            # Ends even a kernel that never returns; the driver then finds no row and writes the failed one.
-            seconds, held = 60.0 * settings.job.budget.trial_minutes, partial(self._worker.study.hold, number)
-            with watchdog.watched(seconds, dump, held):
-                row = self._worker.run(number, json.loads(self.config["recipe"]), self.config["label"])
-        return {"done": True, "trial": number, "taken": True, "status": row["status"]}
+        """Runs one recipe: its row is in the study when this returns."""
+        task, self._task = self._task, None
+        if task is None:
+            return {"done": True}
+        deadline = self._worker.settings.deadline
+        if deadline is None or time.time() < deadline:
+            self._run(task)
+        return {"done": False, "trial": task.number}
 
-    def cleanup(self) -> None:
-        """Called before Ray ends the process."""
-        if self._worker.held is not None:
-            self._worker.held.close()
+    def _run(self, task: Task) -> None:
+        folder, budget = self._worker.settings.folder, self._worker.settings.job.budget
+        with (folder / rundir.LOG_FILE).open("a", encoding="utf-8") as dump, rundir.logged(folder):
+            # Ends even a kernel that never returns; the driver then finds no row and writes the failed one.
+            held = partial(self._worker.study.hold, task.number)
+            self._worker.study.start(task.number)  # before the watchdog: a trial that it ends had its whole time
+            with watchdog.watched(60.0 * budget.trial_minutes, dump, held):
+                self._worker.run(task.number, task.values, task.label)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing is kept: the study and the stage cache are the truth."""

@@ -1,0 +1,148 @@
+"""Standard output and error that nothing can break: a terminal may be closed, a pipe too, or know few characters."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import sys
+import unicodedata
+from pathlib import Path
+from typing import TextIO, cast
+
+PLAIN = {
+    "×": "x",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "→": "->",
+    "µ": "u",
+    "·": "*",
+    "…": "...",
+    "≤": "<=",
+    "≥": ">=",
+    "±": "+-",
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+    "━": "-",
+    "─": "-",
+    "╸": "-",
+    "╺": "-",
+    "│": "|",
+}
+"""What is printed where a terminal cannot show a character."""
+ERROR_HANDLER = "autocompress.plain"
+
+
+def protect() -> None:
+    """Makes ``sys.stdout`` and ``sys.stderr`` safe for the rest of the process."""
+    _open_standard_descriptors()
+    codecs.register_error(ERROR_HANDLER, _plain)
+    sys.stdout = _protected(sys.stdout, 1)
+    sys.stderr = _protected(sys.stderr, 2)
+
+
+def _protected(stream: TextIO | None, descriptor: int) -> TextIO:
+    if stream is None:  # it was closed before Python began
+        return Path(os.devnull).open("w", encoding="utf-8")
+    if isinstance(stream, io.TextIOWrapper) and _descriptor(stream) == descriptor:
+        stream.reconfigure(errors=ERROR_HANDLER)
+        return cast("TextIO", _Unbreakable(stream))
+    return stream  # a test's or a notebook's own
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
+
+
+def _open_standard_descriptors() -> None:
+    """A file that is opened while 0, 1 or 2 is closed would get its number, and what libraries print."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:  # pragma: no cover
+                os.dup2(opened, descriptor)
+                os.close(opened)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(map(_ascii, text)), error.end
+
+
+def _ascii(character: str) -> str:
+    if character in PLAIN:
+        return PLAIN[character]
+    without_accents = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode("ascii")
+    return without_accents or "?"
+
+
+class _Unbreakable(io.TextIOBase):
+    """A text stream that writes to nowhere from the first error on."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes ``text`` if that is possible."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        """Writes what is held back if that is possible."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Sends the descriptor to nowhere: Python writes the rest of its buffer there at the end, without an error."""
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        try:
+            return self._stream.isatty()
+        except ValueError:
+            return False
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding's name."""
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        """What becomes of characters that the encoding lacks."""
+        return self._stream.errors
+
+    @property
+    def buffer(self) -> io.BufferedIOBase:
+        """The stream of bytes below."""
+        return self._stream.buffer  # type: ignore[return-value]

@@ -1,0 +1,222 @@
+"""Which recipe a free worker gets, until when, and what becomes of a recipe whose worker was lost."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autocompress.files import is_full_disk
+from autocompress.searching.bounds import Row
+from autocompress.searching.study import Asked, Compose, Study
+
+log = logging.getLogger("autocompress.search")
+
+MOST_ATTEMPTS = 3
+"""How often a recipe is tried where its worker is lost each time."""
+MOST_FAILED_STARTS = 3
+"""Workers that may fail to start one after another before no more are started."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What this run may still spend.
+
+    Attributes:
+        trials: how many more.
+        deadline: seconds since the epoch after which no trial is started. None: no limit.
+        trial_seconds: the longest that one trial may take. Time spent on images that trials share does not count.
+    """
+
+    trials: int
+    deadline: float | None
+    trial_seconds: float
+
+
+class Dispatcher:
+    """Hands recipes to workers. A recipe is asked for when a worker is free for it, so the sampler knows all rows.
+
+    Args:
+        study: where recipes come from and rows are.
+        compose: runs the space with a chooser.
+        allowance: of this run.
+        on_row: called in the driver with each new row.
+        on_note: called with what the user should know.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        compose: Compose,
+        allowance: Allowance,
+        on_row: Callable[[Row], None],
+        on_note: Callable[[str], None] = log.info,
+    ) -> None:
+        self._study, self._compose, self._allowance = study, compose, allowance
+        self._on_row, self._on_note = on_row, on_note
+        self._running: dict[str, Asked] = {}
+        self._again: deque[Asked] = deque()
+        self._attempts: Counter[int] = Counter()
+        self._issued = 0
+        self._failed_starts = 0
+        self._start_error = ""
+        self._seconds: list[float] = []
+        self._why_ended = ""
+
+    # --- what Ray asks ----------------------------------------------------------------------------------------------
+
+    @property
+    def work_left(self) -> int:
+        """How many workers could be busy now, as far as the budget is concerned."""
+        waiting = len(self._running) + len(self._again)
+        return waiting if self._why_ended else waiting + self._allowance.trials - self._issued
+
+    @property
+    def why_ended(self) -> str:
+        """Why no more recipes are handed out; empty while they are."""
+        spent = self._issued >= self._allowance.trials
+        return self._why_ended or ("all trials are spent" if spent else "")
+
+    @property
+    def is_over(self) -> bool:
+        """No recipe is being tried, and none will be."""
+        return self.work_left == 0 or (self.no_worker_starts and not self._running)
+
+    @property
+    def no_worker_starts(self) -> bool:
+        """Workers failed to start so often that no more should be started."""
+        return self._failed_starts >= MOST_FAILED_STARTS
+
+    @property
+    def start_error(self) -> str:
+        """The last line of what the last worker that could not start said."""
+        return self._start_error
+
+    # --- a worker's life --------------------------------------------------------------------------------------------
+
+    def started(self) -> None:
+        """A worker is there."""
+        self._failed_starts = 0
+
+    def hand_out(self, worker: str) -> Asked | None:
+        """The next recipe for ``worker``, lost ones first. None where there is none left for it: see ``why_ended``."""
+        if self._deadline_is_near():
+            self._again.clear()  # what waits for another attempt is for a resume
+            self._end("the time is up")
+            return None
+        if self._again:
+            asked: Asked | None = self._again.popleft()
+        else:
+            asked = self._next()
+        if asked is not None:
+            self._running[worker] = asked
+        return asked
+
+    def finished(self, worker: str) -> Row | None:
+        """``worker`` is done with its recipe: the row is in the study. Returns it; None where the worker did not take
+        the recipe up, because the time was over."""
+        asked = self._running.pop(worker)
+        row = self._study.row(asked.number)
+        if row is not None:
+            self._note_seconds(row)
+        return row
+
+    def tell(self, row: Row) -> None:
+        """Tells the driver about a finished row."""
+        self._study.tell_followers(row["trial"])
+        self._on_row(row)
+
+    def lost(self, worker: str, error: str) -> None:
+        """``worker`` is gone, ``error`` is Ray's text. Its recipe is tried again, unless its row is there, it took too
+        long, or it lost its worker ``MOST_ATTEMPTS`` times: then it gets a failed row."""
+        asked = self._running.pop(worker, None)
+        if asked is None:
+            self._failed_starts += 1
+            self._start_error = _last_line(error)
+            log.warning("a worker could not start:\n%s", error)
+            return
+        if is_full_disk(RuntimeError(error)):  # it only found no room to tell its row
+            log.warning("trial %d: there was no room left for its row; a resume tries it again", asked.number)
+            return
+        row = self._study.row(asked.number)
+        if row is None:
+            self._attempts[asked.number] += 1
+            reason, seconds, is_hung = self._why_lost(asked, error)
+            tries = self._attempts[asked.number]
+            log.warning("trial %d, attempt %d: %s\n%s", asked.number, tries, reason, error)
+            if not is_hung and tries < MOST_ATTEMPTS:
+                self._study.take_back(asked.number)
+                self._again.append(asked)
+                self._on_note(f"trial {asked.number}: {reason}; it is tried again ({tries} of {MOST_ATTEMPTS - 1})")
+                return
+            row = self._failed(asked, reason if tries == 1 else f"{reason} ({tries} times)", seconds)
+            self._study.tell(asked.number, row)
+        self._note_seconds(row)
+        self.tell(row)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _next(self) -> Asked | None:
+        while True:
+            if self._issued >= self._allowance.trials:
+                self._end("all trials are spent")
+                return None
+            asked = self._study.ask(self._compose)
+            if asked is None:
+                self._end("every recipe of the space was tried")
+                return None
+            self._issued += 1
+            if (row := self._study.row(asked.number)) is None:
+                return asked
+            self._on_row(row)  # a draw that cannot be built
+            if self._deadline_is_near():
+                self._end("the time is up")
+                return None
+
+    def _deadline_is_near(self) -> bool:
+        """A trial that would hardly end in time is not begun."""
+        deadline = self._allowance.deadline
+        typical = statistics.median(self._seconds) if self._seconds else 0.0
+        return deadline is not None and time.time() + typical > deadline
+
+    def _note_seconds(self, row: Row) -> None:
+        if row["status"] == "complete":
+            self._seconds.append(row["seconds"])
+
+    def _end(self, why: str) -> None:
+        if not self._why_ended:
+            self._why_ended = why
+            log.info("no more trials: %s", why)
+
+    def _why_lost(self, asked: Asked, error: str) -> tuple[str, float, bool]:
+        """The reason, the seconds that the trial had, and whether it hung: that would only happen again."""
+        limit = self._allowance.trial_seconds
+        started, held = self._study.started_at(asked.number), self._study.held_since(asked.number)
+        seconds = 0.0 if started is None else (held or time.time()) - started
+        if "OutOfMemoryError" in error:
+            return "the worker was lost: Ray ended it because the machine ran out of memory", seconds, False
+        if held is not None:  # the trial's own time says nothing of what happened there
+            reason = "the worker was lost while images were made: it was killed, ran out of memory, crashed or hung"
+            return reason, seconds, time.time() - held >= limit
+        if seconds >= limit:
+            return f"time-out: it took longer than {limit / 60:g} minutes", seconds, True
+        return "the worker was lost: it was killed, ran out of memory or crashed", seconds, False
+
+    def _failed(self, asked: Asked, reason: str, seconds: float) -> Row:
+        return {
+            "trial": asked.number,
+            "status": "failed",
+            "reason": reason,
+            "seconds": round(seconds, 3),
+            "rung": 0,
+            "recipe": asked.values,
+            "label": asked.label,
+        }
+
+
+def _last_line(error: str) -> str:
+    lines = [line for line in error.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "see log.txt"

@@ -1,0 +1,323 @@
+"""A Ray cluster on this machine for one search. Its needs are checked first, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import torch
+
+from autocompress.errors import Terminated, UserError
+
+log = logging.getLogger("autocompress.search")
+
+PREFIX = "ac-ray-"
+"""Of the scratch folders; ``ls /tmp/ac-ray-*`` shows what a killed search left."""
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+"""Bytes in the path of a Unix socket."""
+BELOW_SCRATCH = "/session_2026-11-29_16-43-07_706706_4194304/sockets/plasma_store"
+"""The longest socket path that Ray makes below its folder: time and process id are in it."""
+OBJECT_STORE_BYTES = 100 * 2**20
+LOG_BYTES = 50 * 2**20
+"""Room for Ray's logs and sockets."""
+SHARED_MEMORY = Path("/dev/shm")
+LOOPBACK = "127.0.0.1"
+GONE_WITHIN_S = 1.0
+
+is_ending = False
+"""The process ends as soon as the search has saved its state: ``kill_all`` is called then, because Ray's own way of
+ending takes one to several seconds."""
+ABANDONED_AFTER_S = 60.0
+"""A scratch folder that is younger may belong to a cluster that is starting."""
+
+active: set[Path] = set()
+"""Scratch folders of this process's clusters."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where Ray may put its files.
+
+    Attributes:
+        base: the folder in which the scratch folder is made.
+        store_in_scratch: the object store lies in the scratch folder, because shared memory is missing or too small.
+    """
+
+    base: Path
+    store_in_scratch: bool
+
+
+def check() -> Place:
+    """Tests in milliseconds what Ray needs of the machine.
+
+    Ray's sockets need a folder with a short path, and its processes talk over the loopback interface. ``TMPDIR`` may
+    be too long, missing or read-only: then ``XDG_RUNTIME_DIR``, ``/tmp``, ``/var/tmp`` and ``/dev/shm`` are tried.
+
+    Raises:
+        UserError: if one of these needs is not met.
+    """
+    _check_loopback()
+    store_in_scratch = sys.platform == "linux" and not _has_room(SHARED_MEMORY, OBJECT_STORE_BYTES)
+    needed = LOG_BYTES + (OBJECT_STORE_BYTES if store_in_scratch else 0)
+    faults = []
+    for base in _candidates():
+        if (fault := _fault_of(base, needed)) is None:
+            return Place(base, store_in_scratch)
+        faults.append(f"{base}: {fault}")
+    raise UserError(
+        f"Ray finds no folder for its sockets ({'; '.join(faults)})",
+        "set TMPDIR to a folder with a short path that can be written",
+    )
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[None]:
+    """A cluster with one CPU for each worker and this machine's GPUs. Only this machine can reach it.
+
+    Raises:
+        UserError: if it cannot be started.
+    """
+    place = check()
+    _sweep(place.base)
+    scratch = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place.base))  # only this user may enter it
+    active.add(scratch)
+    try:
+        with _environment(scratch), _signal_handlers_kept() as put_back:
+            try:
+                _start(scratch, workers, place)
+                put_back()
+                yield
+            finally:
+                if not is_ending:
+                    _end(scratch)
+    finally:
+        if not is_ending:
+            shutil.rmtree(scratch, ignore_errors=True)
+            active.discard(scratch)
+
+
+def processes(scratch: Path | None = None) -> list[psutil.Process]:
+    """The processes of a cluster that this process started, with everything that these started.
+
+    Args:
+        scratch: of the cluster; None for all clusters of this process.
+    """
+    mark = os.sep + PREFIX if scratch is None else str(scratch)
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(mark in word for word in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def kill(victims: list[psutil.Process], seconds: float = GONE_WITHIN_S) -> None:
+    """Kills processes at once and waits until they are gone, ``seconds`` at most."""
+    for process in victims:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(victims, timeout=seconds)
+
+
+def kill_all() -> None:
+    """Kills all clusters of this process and removes their files. Ray may end the process then, so end it first."""
+    kill(processes(), seconds=0.1)
+    for scratch in list(active):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+# --- starting and ending ----------------------------------------------------------------------------------------------
+
+
+def _start(scratch: Path, workers: int, place: Place) -> None:
+    options: dict[str, Any] = {
+        "_temp_dir": str(scratch),
+        "_node_ip_address": LOOPBACK,
+        "object_store_memory": OBJECT_STORE_BYTES,
+    }
+    if place.store_in_scratch:
+        options["_plasma_directory"] = str(scratch)
+    try:
+        ray.init(
+            address="local",  # else RAY_ADDRESS would name another cluster
+            num_cpus=workers,
+            num_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **options,
+        )
+    except SystemExit as error:  # from Ray's own handler of SIGTERM
+        raise Terminated from error
+    except Exception as error:
+        log.exception("Ray cannot be started")
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"Ray cannot be started on this machine: {text}", "log.txt has the whole message") from error
+
+
+def _end(scratch: Path) -> None:
+    """Workers are killed first: those that are left are in the middle of a trial that nobody wants any more."""
+    running = processes(scratch)
+    kill([process for process in running if _is_worker(process)], seconds=0.0)
+    ray.shutdown()
+    kill([process for process in {*running, *processes(scratch)} if process.is_running()])
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Ray gives its workers titles. Without its agents, which have such titles too, Ray ends the driver."""
+    try:
+        name = str(process.name())
+    except psutil.Error:
+        return False
+    return name.startswith("ray::") and "Agent" not in name
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[Callable[[], None]]:
+    """Ray puts handlers of its own in the place of ours, which abort the process at SIGTERM, and none when it goes.
+    Gives a function that puts ours back, and calls it at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+    try:
+        yield put_back
+    finally:
+        put_back()
+
+
+@contextmanager
+def _environment(scratch: Path) -> Iterator[None]:
+    """Ray's settings for the time of a cluster.
+
+    The token with which Ray's processes recognise each other lies in the scratch folder: Ray's own place for it is
+    the home folder, which containers often lack. Ray listens on all interfaces, unless it is told that this system
+    has no clusters of several machines (its default on macOS and Windows).
+    """
+    from ray._private import ray_constants
+
+    token = scratch / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32), encoding="ascii")
+    wanted = {"RAY_AUTH_TOKEN_PATH": str(token), ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    unwanted = ("RAY_AUTH_TOKEN", "RAY_TMPDIR")
+    names = ("RAY_AUTH_MODE", *wanted, *unwanted)
+    before, several = {name: os.environ.get(name) for name in names}, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(wanted)
+    for name in unwanted:
+        os.environ.pop(name, None)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    _read_authentication()
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = several
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_authentication()
+
+
+def _read_authentication() -> None:
+    """Ray remembers mode and token of its first cluster for as long as the process lives. This makes it look again."""
+    from ray import _raylet
+
+    native: Any = _raylet  # compiled, and without type hints
+    native.Config.initialize("")
+    native.AuthenticationTokenLoader.instance().reset_cache()
+
+
+# --- what the machine has ---------------------------------------------------------------------------------------------
+
+
+def _candidates() -> list[Path]:
+    named = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")]
+    usual = ["/tmp", "/var/tmp", str(SHARED_MEMORY)] if sys.platform != "win32" else [tempfile.gettempdir()]
+    return list(dict.fromkeys(Path(name) for name in (*named, *usual) if name and Path(name).is_absolute()))
+
+
+def _fault_of(base: Path, needed: int) -> str | None:
+    """Why Ray's scratch folder cannot lie in ``base``, or None. A folder and a socket are made there to find out."""
+    if not base.is_dir():
+        return "no such folder"
+    scratch = f"{base}/{PREFIX}12345678"
+    if sys.platform != "win32" and len(os.fsencode(scratch + BELOW_SCRATCH)) > LONGEST_SOCKET:
+        return "its path is too long"
+    if not _has_room(base, needed):
+        return f"less than {needed // 2**20} MiB free"
+    try:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=base) as folder:
+            if sys.platform != "win32":
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.bind(f"{folder}/socket")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _sweep(base: Path) -> None:
+    """Removes what clusters of killed processes left in ``base``: those of this user where nobody listens any more."""
+    for scratch in base.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if hasattr(os, "getuid") and scratch.stat().st_uid != os.getuid():
+                continue
+            sockets = list(scratch.glob("session_2*/sockets/raylet"))
+            old = time.time() - scratch.stat().st_mtime > ABANDONED_AFTER_S
+            if old and not any(_is_listening(path) for path in sockets):
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_listening(path: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(1.0)
+            client.connect(str(path))
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True  # who knows
+    return True
+
+
+def _has_room(folder: Path, needed: int) -> bool:
+    try:
+        return os.access(folder, os.W_OK | os.X_OK) and shutil.disk_usage(folder).free >= needed
+    except OSError:
+        return False
+
+
+def _check_loopback() -> None:
+    try:
+        with socket.socket() as server:
+            server.bind((LOOPBACK, 0))
+            server.listen()
+            socket.create_connection(server.getsockname(), timeout=5.0).close()
+    except OSError as error:
+        raise UserError(
+            f"Ray's processes cannot talk to each other over {LOOPBACK}: {error.strerror or error}",
+            "bring the loopback interface up (ip link set lo up)",
+        ) from None

@@ -1,0 +1,182 @@
+"""The dispatcher: how many recipes workers get, until when, and what becomes of a recipe whose worker is lost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_bench import ToyBench, open_toy, toy_job
+
+from autocompress.job import Job
+from autocompress.searching.dispatch import MOST_FAILED_STARTS, Allowance, Dispatcher
+from autocompress.searching.study import Asked, Study
+
+BASELINE = {"accuracy": 90.0, "size_bytes": 4000, "params": 1000, "macs": 5000, "energy_uj": 160000.0}
+
+
+class Driver:
+    """A dispatcher with its study, as the driver has them."""
+
+    def __init__(self, job: Job, trials: int = 5, deadline: float | None = None) -> None:
+        job.folder.mkdir(exist_ok=True)
+        self.study = Study(job.folder, job, BASELINE)
+        self.bench: ToyBench = open_toy(job)
+        self.rows: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self.dispatcher = Dispatcher(
+            self.study,
+            self.bench.compose,
+            Allowance(trials, deadline, trial_seconds=60.0),
+            self.rows.append,
+            self.notes.append,
+        )
+
+    def hand_out(self, worker: str) -> Asked:
+        asked = self.dispatcher.hand_out(worker)
+        assert asked is not None
+        return asked
+
+    def work(self, asked: Asked, seconds: float = 1.0) -> None:
+        """What a worker does: the row is in the study before the driver hears of it."""
+        done = {"trial": asked.number, "status": "complete", "seconds": seconds, "recipe": asked.values}
+        self.study.tell(asked.number, done | {"accuracy": 88.0, "accuracy_drop": 2.0, "latency_ratio": 0.5})
+
+    def finish(self, worker: str) -> None:
+        if (row := self.dispatcher.finished(worker)) is not None:
+            self.dispatcher.tell(row)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return toy_job(tmp_path, sampler="random")
+
+
+def test_it_hands_out_what_the_budget_allows_and_no_more(job: Job) -> None:
+    driver = Driver(job, trials=5)
+    assert driver.dispatcher.work_left == 5
+    while (asked := driver.dispatcher.hand_out("worker")) is not None:
+        assert not driver.dispatcher.is_over
+        driver.work(asked)
+        driver.finish("worker")
+    assert len(driver.rows) == len(driver.study.rows()) == 5, "draws that cannot be built are trials too"
+    assert driver.dispatcher.is_over
+    assert driver.dispatcher.why_ended == "all trials are spent"
+
+
+def test_nothing_is_begun_that_would_hardly_end_in_time(job: Job) -> None:
+    driver = Driver(job, deadline=time.time() + 30)
+    driver.work(driver.hand_out("worker"), seconds=31.0)
+    driver.finish("worker")
+    assert driver.dispatcher.hand_out("worker") is None
+    assert driver.dispatcher.is_over
+    assert driver.dispatcher.why_ended == "the time is up"
+
+
+def test_a_recipe_whose_worker_is_lost_is_tried_again_twice_before_anything_else(job: Job) -> None:
+    driver = Driver(job)
+    other = driver.hand_out("other")
+    first = driver.hand_out("worker 0")
+    for attempt in range(2):
+        driver.study.start(first.number)
+        driver.dispatcher.lost(f"worker {attempt}", "ActorDiedError: the worker process has died")
+        assert driver.rows == []
+        assert driver.hand_out(f"worker {attempt + 1}") == first
+    assert driver.notes == [
+        f"trial {first.number}: the worker was lost: it was killed, ran out of memory or crashed; "
+        f"it is tried again ({attempt} of 2)"
+        for attempt in (1, 2)
+    ]
+    driver.dispatcher.lost("worker 2", "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low")
+    (row,) = driver.rows
+    assert row["status"] == "failed"
+    assert row["reason"] == "the worker was lost: Ray ended it because the machine ran out of memory (3 times)"
+    assert row["recipe"] == first.values
+    assert driver.hand_out("worker 3").number not in (first.number, other.number)
+
+
+def test_a_recipe_that_works_the_second_time_is_a_trial_like_others(job: Job) -> None:
+    driver = Driver(job, trials=1)
+    asked = driver.hand_out("a")
+    driver.dispatcher.lost("a", "the actor died")
+    assert driver.dispatcher.work_left == 1
+    assert not driver.dispatcher.is_over
+    driver.work(driver.hand_out("b"))
+    driver.finish("b")
+    assert [(row["trial"], row["status"]) for row in driver.rows] == [(asked.number, "complete")]
+    assert driver.dispatcher.is_over
+
+
+def test_a_worker_that_dies_after_its_last_word_costs_nothing(job: Job) -> None:
+    driver = Driver(job)
+    driver.work(driver.hand_out("worker"))
+    driver.dispatcher.lost("worker", "the actor died")
+    assert [row["status"] for row in driver.rows] == ["complete"]
+    assert driver.notes == []
+
+
+def test_a_trial_that_hung_is_not_tried_again(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, now = Driver(job), [1000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    driver.study.start(driver.hand_out("worker").number)
+    now[0] += 60.0
+    driver.dispatcher.lost("worker", "the actor died")
+    assert [row["reason"] for row in driver.rows] == ["time-out: it took longer than 1 minutes"]
+
+
+def test_a_recipe_that_waits_when_the_time_is_up_is_left_for_a_resume(job: Job) -> None:
+    driver = Driver(job, deadline=time.time() + 1000)
+    asked = driver.hand_out("worker")
+    driver.work(driver.hand_out("other"), seconds=2000.0)
+    driver.finish("other")
+    driver.dispatcher.lost("worker", "the actor died")
+    assert driver.dispatcher.hand_out("other") is None
+    assert driver.dispatcher.is_over
+    assert driver.study.recover() == 1
+    again = driver.study.ask(driver.bench.compose)
+    assert again is not None
+    assert again.values == asked.values
+
+
+def test_workers_that_cannot_start_end_the_search(job: Job) -> None:
+    driver = Driver(job)
+    for _ in range(MOST_FAILED_STARTS):
+        assert not driver.dispatcher.is_over
+        driver.dispatcher.lost("worker", "Traceback\nImportError: no such thing\n")
+    assert driver.dispatcher.is_over
+    assert driver.dispatcher.start_error == "ImportError: no such thing"
+    assert driver.rows == []
+
+
+def test_what_the_deadline_stopped_has_no_row_and_is_tried_again(job: Job) -> None:
+    driver = Driver(job)
+    driver.hand_out("worker")
+    driver.finish("worker")
+    assert driver.rows == []
+    assert driver.study.recover() == 1
+
+
+def test_a_trial_is_not_charged_for_images_that_are_made(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, now = Driver(job, trials=20), [1000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    reasons = {}
+    for name, steps in {
+        "killed later": [(True, 300.0), (False, 20.0)],
+        "hangs later": [(True, 300.0), (False, 61.0)],
+        "in the middle": [(True, 30.0)],
+    }.items():
+        while len(driver.rows) == len(reasons):
+            number = driver.hand_out(name).number
+            driver.study.start(number)
+            now[0] += 10
+            for is_held, seconds in steps:
+                driver.study.hold(number, is_held)
+                now[0] += seconds
+            driver.dispatcher.lost(name, "the actor died")
+        reasons[name] = (driver.rows[-1]["reason"].partition(":")[0], driver.rows[-1]["seconds"])
+    assert reasons == {
+        "killed later": ("the worker was lost", 30.0),
+        "hangs later": ("time-out", 71.0),
+        "in the middle": ("the worker was lost while images were made", 10.0),
+    }

@@ -1,0 +1,59 @@
+"""The command line with the toy bench in the place of the workbench: ``python toy_cli.py search --model ...``.
+
+``TOY_OPENING``, ``TOY_CLOSING``: what opening the bench and scoring the test split do first. ``sleep`` waits in Python,
+``moment`` not for long, ``block`` in C, where no signal handler of Python's runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from toy_bench import ToyBench, offer_toy_device, open_toy
+
+from autocompress.cli import main
+from autocompress.contract import Deployable
+from autocompress.job import Job
+from autocompress.searching import run
+
+
+class SlowToyBench(ToyBench):
+    """Takes long where the environment says so."""
+
+    def accuracy(
+        self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None
+    ) -> tuple[float, np.ndarray]:
+        if split == "test":
+            wait("TOY_CLOSING")
+        return super().accuracy(deployable, split, pause)
+
+
+def open_slow_toy(job: Job, progress: Callable[[float, str], None] | None = None) -> ToyBench:
+    plain = open_toy(job, progress)
+    if progress is not None:  # the driver, not a worker
+        wait("TOY_OPENING")
+    return SlowToyBench(job, plain.folder)
+
+
+def wait(name: str) -> None:
+    how = os.environ.get(name)
+    if how:
+        print(f"waiting in {name}", flush=True)
+    if how:
+        time.sleep({"sleep": 600, "moment": 2}.get(how, 0))
+    if how == "block":
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # many minutes, in one call
+
+
+if __name__ == "__main__":
+    import toy_cli  # workers import it by this name
+
+    offer_toy_device()
+    run.search = partial(run.search, open_bench=toy_cli.open_slow_toy)  # type: ignore[assignment]
+    run.resume = partial(run.resume, open_bench=toy_cli.open_slow_toy)  # type: ignore[assignment]
+    main()
