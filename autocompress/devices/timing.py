@@ -120,7 +120,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     Returns:
         (median, low, high).
     """
-    from scipy.stats import binom  # takes half a second to import, and lists of devices need it not
+    from scipy.stats import binom  # half a second to import; listing devices does not need it
 
     ordered = sorted(values)
     count = len(ordered)
