@@ -54,6 +54,12 @@ def test_intervals_hold_the_median_of_later_measurements(between: float, within:
         assert plain / 300 < 0.85, "blocks of one sitting are not independent"
 
 
+def test_one_spoilt_sitting_does_not_make_an_interval_useless() -> None:
+    ratio, _, high = ratio_interval([*([[0.5, 0.501, 0.499, 0.5]] * 5), [1.0] * 4])
+    assert ratio == 0.5
+    assert high / ratio < 1.05
+
+
 def test_quiet_intervals_are_narrow_and_never_empty() -> None:
     ratio, low, high = ratio_interval([[0.5] * 6] * 6)
     assert ratio == 0.5

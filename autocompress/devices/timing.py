@@ -39,13 +39,22 @@ memory, temperature)."""
 FEWEST_SITTINGS = 3
 """With fewer, their scatter says next to nothing."""
 
+FEWEST_TO_TRIM = 5
+"""Sittings from which the largest and the smallest count for no more than their neighbours."""
+
 
 @dataclass
 class Pairs:
-    """Blocks of two functions, in pairs: the median seconds of a run in each block."""
+    """Blocks of two functions, in pairs: the median seconds of a run in each block.
+
+    Attributes:
+        first, second: of the two functions.
+        turn: 0 where the first pair begins with the first function, 1 where with the second.
+    """
 
     first: list[float] = field(default_factory=list)
     second: list[float] = field(default_factory=list)
+    turn: int = 0
 
     @property
     def ratios(self) -> list[float]:
@@ -66,7 +75,7 @@ def time_pairs(
     with _no_garbage_collection():
         while True:
             began = time.perf_counter()
-            if len(pairs.first) % 2:
+            if (len(pairs.first) + pairs.turn) % 2:
                 other = block(second, clock)
                 one = block(first, clock)
             else:
@@ -136,9 +145,11 @@ def ratio_interval(sittings: Sequence[Sequence[float]], confidence: float = 0.95
     Blocks of one sitting share what the sitting has: placement of memory, the state of the machine. The order
     statistics of all blocks alone would take them for independent, and give too narrow an interval. So it is widened to
 
-        ratio * exp(+-h),   h^2 = (t s)^2 (1 / n + DRIFT) + REPRODUCIBLE^2,
+        ratio * exp(+-h),   h^2 = (t s n / m)^2 (1 / n + DRIFT) + REPRODUCIBLE^2,
 
-    s the standard deviation of the n sittings' log medians, t Student's quantile of n - 1 degrees of freedom.
+    s the winsorized standard deviation of the n sittings' log medians, t Student's quantile of m - 1 degrees of
+    freedom. The largest and the smallest of five or more are drawn in to their neighbours (m = n - 2, else m = n), so
+    that one sitting that another process spoilt does not make the interval useless (Tukey and McLaughlin 1963).
 
     Args:
         sittings: ratios of the pairs of each sitting; none empty.
@@ -150,7 +161,11 @@ def ratio_interval(sittings: Sequence[Sequence[float]], confidence: float = 0.95
     ratio, low, high = median_interval([value for sitting in sittings for value in sitting], confidence)
     half = REPRODUCIBLE
     if (count := len(sittings)) >= FEWEST_SITTINGS:
-        scatter = statistics.stdev(math.log(statistics.median(sitting)) for sitting in sittings)
-        quantile = float(special.stdtrit(count - 1, (1 + confidence) / 2))
+        logs = sorted(math.log(statistics.median(sitting)) for sitting in sittings)
+        kept = count
+        if count >= FEWEST_TO_TRIM:
+            logs, kept = [logs[1], *logs[1:-1], logs[-2]], count - 2
+        scatter = statistics.stdev(logs) * count / kept
+        quantile = float(special.stdtrit(kept - 1, (1 + confidence) / 2))
         half = math.hypot(quantile * scatter * math.sqrt(1 / count + DRIFT), REPRODUCIBLE)
     return ratio, min(low, ratio * math.exp(-half)), max(high, ratio * math.exp(half))
