@@ -47,7 +47,7 @@ def protect() -> None:
 
 def _protected(stream: TextIO | None, descriptor: int) -> TextIO:
     if stream is None:  # it was closed before Python began
-        return Path(os.devnull).open("w", encoding="utf-8")
+        return Path(os.devnull).open("w", encoding="utf-8", errors=ERROR_HANDLER)
     if isinstance(stream, io.TextIOWrapper) and _descriptor(stream) == descriptor:
         stream.reconfigure(errors=ERROR_HANDLER)
         return cast("TextIO", _Unbreakable(stream))

@@ -108,9 +108,16 @@ class Unbreakable:
         try:
             yield
         except (OSError, UnicodeError) as error:
-            if not self._is_logged:
-                log.warning("progress cannot be printed (%s: %s); the search continues", type(error).__name__, error)
-            self._is_logged = True
+            self._give_up(error)
+        except SystemExit as ended:  # rich ends the process where a pipe is closed
+            if not isinstance(ended.__context__, BrokenPipeError):
+                raise
+            self._give_up(ended.__context__)
+
+    def _give_up(self, error: Exception) -> None:
+        if not self._is_logged:
+            log.warning("progress cannot be printed (%s: %s); the search continues", type(error).__name__, error)
+        self._is_logged = True
 
 
 class Steps:

@@ -1,0 +1,146 @@
+"""Printing never ends a command: closed terminals and pipes, full disks, and terminals with few characters."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_run import write_run
+from rich.console import Console
+
+from autocompress.cli.app import exit_code
+from autocompress.cli.progress import Lines
+from autocompress.errors import ExitCode
+from autocompress.report import view
+from autocompress.results import SearchResult, read, write_front, write_trials
+from autocompress.searching.progress import Unbreakable
+
+PRINTS_MUCH = """
+import sys
+from autocompress.cli import output
+output.protect()
+from rich.console import Console
+console = Console()
+for line in range(2_000):
+    console.print(f"{line}: 0.41\u00d7, \u22120.30, 212 \u00b5J \u2013 Gr\u00fc\u00dfe \u2713 \\udcff", markup=False)
+print("an error", file=sys.stderr)
+open(sys.argv[1], "w").write("the end")
+"""
+
+
+def shell(line: str, folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess[bytes], bool]:
+    """Runs the script in a line of the shell, where it is ``$RUN``; gives whether it came to its end."""
+    (folder / "script.py").write_text(PRINTS_MUCH, encoding="utf-8")
+    end = folder / "end.txt"
+    given = {"RUN": f"{sys.executable} {folder / 'script.py'} {end}", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    done = subprocess.run(
+        ["bash", "-c", line], env={**os.environ, **given, **environment}, capture_output=True, check=False, timeout=120
+    )
+    return done, end.exists() and end.read_text() == "the end"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "$RUN | head -1; exit ${PIPESTATUS[0]}",
+        "$RUN 2>&1 | head -1; exit ${PIPESTATUS[0]}",
+        "$RUN >&-",
+        "$RUN >&- 2>&-",
+        "$RUN <&- >&- 2>&-",
+        "$RUN > /dev/full",
+        "$RUN > /dev/full 2>&1",
+    ],
+)
+def test_a_closed_or_full_output_ends_nothing(tmp_path: Path, line: str) -> None:
+    done, ended = shell(line, tmp_path)
+    assert ended, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"LC_ALL": "C"},
+    ],
+)
+def test_a_terminal_with_few_characters_gets_what_it_can_show(tmp_path: Path, environment: dict[str, str]) -> None:
+    done, ended = shell("$RUN", tmp_path, **environment)
+    assert ended, done.stderr
+    assert done.returncode == 0
+    first = done.stdout.splitlines()[0].decode("latin-1" if "latin-1" in environment.values() else "utf-8")
+    plain = "0: 0.41x, -0.30, 212 uJ - Gruesse ? ?"
+    assert first.startswith("0: 0.41")
+    if environment.get("PYTHONIOENCODING", "").startswith("ascii"):
+        assert first == plain.replace("Gruesse", "Gru?e")
+
+
+class Broken(io.StringIO):
+    """A stream of a user's own that can no longer be written."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(32, "Broken pipe"), UnicodeEncodeError("ascii", "×", 0, 1, "no"), OSError(5, "I/O error")]
+)
+def test_an_observer_that_cannot_print_ends_no_search(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    observer = Unbreakable(Lines(Console(file=Broken(error))))
+    row = {"trial": 0, "status": "complete", "accuracy": 90.0, "latency_ratio": 0.5, "recipe": {}}
+    observer.on_baseline(row)
+    observer.on_start(3)
+    observer.on_trial(row, [row], 0.5, 1, None)
+    observer.on_note("closing")
+    observer.on_progress(0.5, "epoch 1")
+    assert caplog.text.count("the search continues") == 1
+
+
+def test_other_errors_of_an_observer_are_told() -> None:
+    observer = Unbreakable(Lines(Console(file=Broken(AssertionError("a test's own")))))
+    with pytest.raises(AssertionError, match="a test's own"):
+        observer.on_note("closing")
+
+
+# --- how a finished search ends ---------------------------------------------------------------------------------------
+
+
+def changed(folder: Path, **columns: Any) -> SearchResult:
+    """The run in ``folder`` with other values in all its trials; its front has the baseline and those that complete."""
+    found = read(folder)
+    rows = [{**row, **columns} for row in found.trials.to_dict("records")]
+    write_trials(folder, rows)
+    front = [{**row, **columns} for row in found.models.to_dict("records") if columns["status"] != "failed"]
+    write_front(folder, [dict(found.baseline), *front])
+    return read(folder)
+
+
+def test_a_model_that_fits_is_success(tmp_path: Path) -> None:
+    assert exit_code(read(write_run(tmp_path / "run", trials=30))) == ExitCode.DONE
+
+
+def test_no_model_that_fits_has_a_code_of_its_own(tmp_path: Path) -> None:
+    found = changed(write_run(tmp_path / "run", trials=30), status="infeasible", accuracy_drop=7.0)
+    assert exit_code(found) == ExitCode.NO_MODEL_FITS
+    assert view.headline(found).startswith("No model of the front meets")
+
+
+def test_a_search_of_which_every_trial_failed_says_so(tmp_path: Path) -> None:
+    reason = "save: there is no room left to write to results/run"
+    found = changed(write_run(tmp_path / "run", trials=30), status="failed", reason=reason)
+    assert exit_code(found) == ExitCode.EVERY_TRIAL_FAILED
+    assert view.headline(found) == f"Every trial failed (30 of 30); each time: {reason}"
