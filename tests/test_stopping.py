@@ -17,9 +17,10 @@ import pytest
 from autocompress import results
 from autocompress.errors import ExitCode
 
+pytestmark = [pytest.mark.timing, pytest.mark.slow]
 TESTS = Path(__file__).parent
 SEARCH = ("search", "--model", "resnet10t", "--data", "digits", "--device", "toy", "--name", "toy")
-ENDS_WITHIN_S = 3.0 * float(os.environ.get("TEST_PATIENCE", "1"))
+ENDS_WITHIN_S = 3.0
 """What a batch system gives."""
 
 
@@ -86,7 +87,6 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.slow
 def test_sigterm_then_ctrl_c_then_the_rest(toy: Callable[..., Toy], short_folder: Path) -> None:
     files = {"TMPDIR": str(short_folder)}
     search = toy(*SEARCH, "--trials", "1000", "--set", "space.toy.seconds=0.3", PYTHONIOENCODING="ascii", **files)
