@@ -131,7 +131,8 @@ def test_a_trial_cannot_touch_the_test_images(
 
 def test_a_worker_has_no_test_images_at_all(teacher: Path, tmp_path: Path) -> None:
     job = free_job(teacher, tmp_path, device="cost-model:bitops", model_args={"in_chans": 1, "img_size": 32})
-    desk = Desk.of(Settings(job, tmp_path, {}, 1, tmp_path, None, open_free))
+    methods = {method.name: method.version for method in open_free(job).methods}
+    desk = Desk.of(Settings(job, tmp_path, baseline={}, threads=1, cwd=tmp_path, methods=methods, open_bench=open_free))
     assert isinstance(desk.bench, Workbench)
     test = desk.bench.splits.test
     assert len(test) == 360

@@ -197,9 +197,12 @@ def test_a_search_that_cannot_begin_leaves_its_name_free(tmp_path: Path) -> None
 def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
     process = start_toy_search(tmp_path, trials=100_000, seconds=0.2)
     trials = tmp_path / "toy" / "trials.csv"
-    wait_for(lambda: len(trials.read_text().splitlines()) >= 4, trials)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=90) == 0
+    try:
+        wait_for(lambda: len(trials.read_text().splitlines()) >= 4, trials)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=90) == 0
+    finally:
+        process.kill()
     found = results.read(tmp_path / "toy")
     assert found.summary["ended"] == "interrupted"
     assert len(found.models) > 0
@@ -207,7 +210,12 @@ def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
 
 def start_toy_search(folder: Path, trials: int, seconds: float, **settings: Any) -> subprocess.Popen[bytes]:
     """A search in a process of its own, on a Ray cluster of its own; each trial trains for ``seconds``."""
-    script = "import json, sys, toy_bench; toy_bench.main(sys.argv[1], **json.loads(sys.argv[2]))"
+    # A shell ignores SIGINT for what it starts in the background, and children inherit that.
+    script = (
+        "import json, signal, sys, toy_bench\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "toy_bench.main(sys.argv[1], **json.loads(sys.argv[2]))"
+    )
     given = json.dumps({"trials": trials, "space": {"toy": {"seconds": seconds}}, **settings})
     environment = {
         **os.environ,
