@@ -28,7 +28,7 @@ def runs(chosen: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     o = chosen
     return {
         "kernels": lambda: adder_kernels.run(o.sizes, o.batch, o.layers, o.rounds, o.integer_rounds),
-        "cost": lambda: adder_cost.run(o.depth, "digits", o.cost_rounds),
+        "cost": lambda: adder_cost.run(o.depth, "digits", o.cost_rounds, o.cost_batch),
         "whole": lambda: adder_whole.run(o.whole_model, "digits", o.whole_size, o.whole_rounds),
     }
 
@@ -44,6 +44,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--integer-rounds", type=int, default=60, help="of kernels in integers")
     parser.add_argument("--depth", type=int, default=20, help="of CIFAR's ResNet, of cost")
     parser.add_argument("--cost-rounds", type=int, default=5)
+    parser.add_argument("--cost-batch", type=int, default=128)
     parser.add_argument("--whole-model", default="resnet18")
     parser.add_argument("--whole-size", type=int, default=224)
     parser.add_argument("--whole-rounds", type=int, default=15)

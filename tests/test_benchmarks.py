@@ -21,7 +21,7 @@ TABLE = ["--data", "digits", "--seeds", "0", "--baseline-epochs", "1", "--images
 SMALL = {
     "adder": [
         *("--sizes", "32", "--batch", "2", "--layers", "1", "--rounds", "2", "--integer-rounds", "2", "--threads", "1"),
-        *("--depth", "8", "--cost-rounds", "2"),
+        *("--depth", "8", "--cost-rounds", "2", "--cost-batch", "16"),
         *("--whole-model", "test_resnet", "--whole-size", "32", "--whole-rounds", "2"),
     ],
     "data_free": [

@@ -87,7 +87,9 @@ def test_a_search_with_test_images_opens_them_at_its_end(
     monkeypatch.setattr(Closing, "close", watched)
     monkeypatch.setenv("NOISE_CALLS", str(tmp_path / "calls"))
     console = Console(record=True, width=200, file=io.StringIO())
-    job = free_job(teacher, tmp_path, methods=["ghost", "quantize", "blobs", "specks"], space=SPACE, seed=13)
+    settings = {"device": "cost-model:bitops", "model_args": {"in_chans": 1, "img_size": 32}}  # nothing is timed
+    methods = ["ghost", "quantize", "blobs", "specks"]
+    job = free_job(teacher, tmp_path, methods=methods, space=SPACE, seed=13, **settings)
     found, bench, calls = searched(job, console)
     assert seen == [(0, 0)], "nothing reached for them before the search was closed"
     test = bench.splits.test

@@ -26,32 +26,32 @@ from shared.asked import params_of
 from shared.cifar import cifar_resnet
 
 TARGETS = {"time": 6.0, "memory": 2.0}
-BATCH = 128
 STEPS = 2
 """Of one training in a row, then it is the other's turn."""
 KINDS = ("convolution", "adder")
 
 
-def run(depth: int, data_name: str, rounds: int) -> dict[str, Any]:
+def run(depth: int, data_name: str, rounds: int, batch: int) -> dict[str, Any]:
     """Steps of a CIFAR ResNet with adder layers against the same with convolutions.
 
     Args:
         depth: 20 for ResNet-20.
         data_name: of images of ten classes.
         rounds: of ``STEPS`` steps for each; the first is not counted.
+        batch: images in a step.
     """
-    trainings = {kind: training_of(kind, depth, data_name, rounds) for kind in KINDS}
+    trainings = {kind: training_of(kind, depth, data_name, rounds, batch) for kind in KINDS}
     for turn in range(1, rounds + 1):
         for training, _ in trainings.values():
             training.run(until=turn)
     blocks = {
         kind: np.median(np.array(clock.steps).reshape(rounds, -1), axis=1)[1:] for kind, (_, clock) in trainings.items()
     }
-    memory = {kind: _peak(kind, depth, data_name) for kind in KINDS}
+    memory = {kind: _peak(kind, depth, data_name, batch) for kind in KINDS}
     part: dict[str, Any] = {
         "model": f"cifar-resnet{depth}",
         "data": data_name,
-        "batch": BATCH,
+        "batch": batch,
         "rounds": rounds,
         "targets": TARGETS,
         "milliseconds": {kind: 1e3 * float(np.median(found)) for kind, found in blocks.items()},
@@ -63,10 +63,10 @@ def run(depth: int, data_name: str, rounds: int) -> dict[str, Any]:
     return part
 
 
-def training_of(kind: str, depth: int, data_name: str, rounds: int) -> tuple[Training, Clock]:
+def training_of(kind: str, depth: int, data_name: str, rounds: int, batch: int) -> tuple[Training, Clock]:
     """A training of ``STEPS`` steps an epoch, and its clock."""
     splits = _splits(data_name)
-    split = splits.train.subset(BATCH * STEPS)
+    split = splits.train.subset(batch * STEPS)
     model: nn.Module = cifar_resnet(depth, splits.info)
     clock = Clock()
     callbacks: list[Any] = [clock]
@@ -79,24 +79,23 @@ def training_of(kind: str, depth: int, data_name: str, rounds: int) -> tuple[Tra
         context = Context(splits.info.input_size, transfer, teacher, device=default_device())
         model, _ = method.apply(model, params, context)
         callbacks += method.callbacks(model, params, context)
-    settings = TrainSettings(epochs=rounds, batch_size=BATCH)
-    return Training(model, _repeated(split), settings, callbacks=callbacks, pause=clock.stop), clock
+    settings = TrainSettings(epochs=rounds, batch_size=batch)
+    return Training(model, _repeated(split, batch), settings, callbacks=callbacks, pause=clock.stop), clock
 
 
 def _splits(data_name: str) -> Splits:
     return data.load(load_job(model="resnet18", data=data_name).data, manager().datasets())
 
 
-def _repeated(split: Split) -> Split:
+def _repeated(split: Split, batch: int) -> Split:
     """As many images as the steps need, the same ones again where there are too few."""
-    return split.take(torch.arange(BATCH * STEPS) % len(split))
+    return split.take(torch.arange(batch * STEPS) % len(split))
 
 
-def _peak(kind: str, depth: int, data_name: str) -> int:
+def _peak(kind: str, depth: int, data_name: str, batch: int) -> int:
     """Bytes by which a process grows while it trains ``STEPS`` steps."""
-    code = (
-        f"from parts.adder_cost import grown; print(grown({kind!r}, {depth}, {data_name!r}, {torch.get_num_threads()}))"
-    )
+    arguments = f"{kind!r}, {depth}, {data_name!r}, {torch.get_num_threads()}, {batch}"
+    code = f"from parts.adder_cost import grown; print(grown({arguments}))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parent.parent,
@@ -107,10 +106,10 @@ def _peak(kind: str, depth: int, data_name: str) -> int:
     return int(done.stdout.split()[-1])
 
 
-def grown(kind: str, depth: int, data_name: str, threads: int) -> int:
+def grown(kind: str, depth: int, data_name: str, threads: int, batch: int) -> int:
     """Peak of this process's memory in a training, less what it had before the first step, in bytes."""
     torch.set_num_threads(threads)
-    training, _ = training_of(kind, depth, data_name, 1)
+    training, _ = training_of(kind, depth, data_name, 1, batch)
     before = psutil.Process().memory_info().rss
     training.run()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
