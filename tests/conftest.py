@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,15 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is measured for a tenth of the usual time, but in Ray's workers and in tests of timing."""
+    if request.node.get_closest_marker("timing") is None:
+        for module, seconds in (("gates", "GATE_SECONDS"), ("closing", "FRONT_SECONDS")):
+            if (loaded := sys.modules.get(f"autocompress.searching.{module}")) is not None:
+                monkeypatch.setattr(loaded, seconds, 0.2)
+
+
 @pytest.fixture(scope="session")
 def bench(cache: Path) -> Workbench:
     """resnet10t on digits, trained for four epochs. Treat it as read-only: all tests of the process share it."""
@@ -73,27 +82,46 @@ def teacher(cache: Path) -> Path:
         return file if file.exists() else make_teacher(file)
 
 
+class Cluster:
+    """The Ray cluster of this test process, started when a test first asks for it."""
+
+    def __init__(self) -> None:
+        self._running: ExitStack | None = None
+
+    def start(self) -> None:
+        if self._running is None:
+            from autocompress.searching import localray
+
+            self._running = ExitStack()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+                self._running.enter_context(localray.cluster(CLUSTER_PROCESSORS))
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
 @pytest.fixture(scope="session")
-def ray_cluster(cache: Path) -> Iterator[None]:
-    """A Ray cluster with two processors; every search of this process uses it instead of starting one of its own.
-
-    Its workers can import the files in ``tests``. They inherit the environment of this moment: what a test sets later
-    does not reach them. A test that needs the product's own cluster runs its search in a subprocess.
-    """
-    import ray
-
+def _cluster(cache: Path) -> Iterator[Cluster]:
     del cache
-    scratch = tempfile.mkdtemp(prefix="ac-test-")  # short: the paths of Ray's sockets have 107 characters at most
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
-        ray.init(
-            address="local",
-            num_cpus=CLUSTER_PROCESSORS,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=100 * 2**20,
-            _temp_dir=scratch,
-        )
-    yield
-    ray.shutdown()
-    shutil.rmtree(scratch, ignore_errors=True)
+    cluster = Cluster()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def ray_cluster(_cluster: Cluster) -> None:
+    """A Ray cluster with two processors; searches of this test use it instead of starting one of their own.
+
+    Its workers can import the files in ``tests``. They inherit the environment of the moment when the cluster was
+    started: what a test sets later does not reach them.
+    """
+    _cluster.start()
+
+
+@pytest.fixture
+def own_cluster(_cluster: Cluster) -> None:
+    """No cluster: a search of this test starts one, as it does for a user. That takes seconds."""
+    _cluster.stop()

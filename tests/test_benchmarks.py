@@ -14,7 +14,7 @@ import torch
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 JOB = (
-    "{model: test_resnet, data: digits, methods: [quantize], baseline: {epochs: 1}, "
+    "{model: test_resnet, data: digits, methods: [quantize], device: 'cost-model:bitops', baseline: {epochs: 1}, "
     "budget: {trials: 2, epochs: 1}, workers: 1}\n"
 )
 TABLE = ["--data", "digits", "--seeds", "0", "--baseline-epochs", "1", "--images", "64"]

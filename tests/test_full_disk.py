@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import threading
 import time
@@ -30,7 +29,6 @@ from autocompress.searching.meter import Meter
 from autocompress.searching.run import baseline_row
 from autocompress.searching.study import STUDY_FILE, Study
 
-TESTS = Path(__file__).parent
 ROW = {"status": "complete", "accuracy": 90.0, "accuracy_drop": 0.0, "latency_ratio": 0.5, "seconds": 1.0}
 
 
@@ -200,10 +198,8 @@ def test_a_baseline_that_could_not_be_kept_is_not_trained(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-def test_a_search_on_a_full_disk_keeps_its_rows_and_goes_on_once_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_search_on_a_full_disk_keeps_its_rows_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
     offer_toy_device()
     with small_disk(tmp_path / "disk", 2_000) as disk:
         job = toy_job(disk, budget={"trials": 3})

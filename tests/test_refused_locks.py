@@ -28,6 +28,7 @@ def _refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_cluster")
 def test_a_search_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes are refused too, by what they import first."""
     (tmp_path / "sitecustomize.py").write_text("import refusing; refusing.install()\n")
