@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -231,6 +232,78 @@ def test_held_out_images_that_are_the_training_images_are_refused(tmp_path: Path
         data.load(DataConfig(train=word, test=f"{word}/train"))
     with pytest.raises(UserError, match="hold the same images"):
         data.load(DataConfig(val=f"{word}/val", test=word))
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize(
+    ("parts", "role", "part"),
+    [
+        (("train", "test"), "val", "test"),
+        (("train", "test"), "test", "test"),
+        (("train", "val"), "test", "val"),
+        (("train", "val"), "val", "val"),
+        (("train", "val", "test"), "val", "test"),
+        (("train", "val", "test"), "test", "val"),
+        (("train", "val", "test"), "val", "val"),
+    ],
+)
+def test_a_split_folder_named_for_one_role_is_not_given_to_the_other(
+    tmp_path: Path, parts: tuple[str, ...], role: str, part: str, weights: bool
+) -> None:
+    word = make(tmp_path / "x", *parts)
+    splits = data.load(DataConfig(train=word, **{role: f"{word}/{part}"}), has_weights=weights)
+    used = [{s.pictures.files[i] for i in s.indices.tolist()} for s in (splits.train, splits.val, splits.test)]  # type: ignore[attr-defined]
+    assert all(used)
+    assert sum(map(len, used)) == len(set().union(*used))
+    assert folders(getattr(splits, role)) == {part}
+    assert any("so '" in note and "gets others" in note for note in splits.notes) == (role != part)
+
+
+@pytest.mark.parametrize("kind", ["folder", "classes", "symbolic", "hard"])
+@pytest.mark.parametrize("roles", [("train", "test"), ("train", "val"), ("val", "test")])
+def test_links_do_not_give_an_image_two_roles(tmp_path: Path, kind: str, roles: tuple[str, str]) -> None:
+    first, second = roles
+    parts = ("train",) if first == "train" else ("train", first)
+    word = make(tmp_path / "x", *parts)
+    source, target = tmp_path / "x" / first, tmp_path / "x" / second
+    link(source, target, kind)
+    with pytest.raises(UserError, match=rf"'{first}' and '{second}' share \d+ images: .*\.png are one file"):
+        data.load(DataConfig(train=word))
+    apart = {"train": f"{word}/train", first: f"{word}/{first}", second: f"{word}/{second}"}
+    if kind in ("folder", "classes"):  # both words are one data set, which is shared out
+        splits = data.load(DataConfig(**apart))
+        used = [
+            {s.pictures.files[i].resolve() for i in s.indices.tolist()}  # type: ignore[attr-defined]
+            for s in (splits.train, splits.val, splits.test)
+        ]
+        assert sum(map(len, used)) == len(set().union(*used))
+        return
+    with pytest.raises(UserError, match="are one file"):
+        data.load(DataConfig(**apart))
+
+
+def link(source: Path, target: Path, kind: str) -> None:
+    if kind == "folder":
+        target.symlink_to(source)
+        return
+    for name in ("dark", "light"):
+        (target if kind == "classes" else target / name).mkdir(parents=True, exist_ok=True)
+        if kind == "classes":
+            (target / name).symlink_to(source / name)
+            continue
+        for number, file in enumerate(sorted((source / name).glob("*.png"))[:3]):
+            alias = target / name / f"alias{number}.png"
+            alias.symlink_to(file) if kind == "symbolic" else os.link(file, alias)
+
+
+def test_links_to_some_training_images_of_another_folder_are_refused(tmp_path: Path) -> None:
+    word = make(tmp_path / "flat")
+    link(tmp_path / "flat", tmp_path / "few", "symbolic")
+    with pytest.raises(UserError, match=r"'train' and 'test' share 6 images: .*flat.*\.png and .*few.*alias0\.png"):
+        data.load(DataConfig(train=word, test=f"folder:{tmp_path}/few"))
+    torchs = f"torch/image_folder@{tmp_path}/few"
+    with pytest.raises(UserError, match="'train' and 'test' share 6 images"):
+        data.load(DataConfig(train=word, test=torchs))
 
 
 # --- a job --------------------------------------------------------------------------------------------------------

@@ -126,6 +126,7 @@ class Listing:
         exif: turn pictures upright by their EXIF orientation.
 
     Attributes:
+        identities: device and inode of each file.
         key: changes with names, sizes and times of the files, and with how they are read.
     """
 
@@ -134,6 +135,7 @@ class Listing:
     ) -> None:
         self.root, self.classes, self.exif = root, classes, exif
         self.files = [file.path for mine in files for file in mine]
+        self.identities = [file.identity for mine in files for file in mine]
         labels = [label for label, mine in enumerate(files) for _ in mine]
         self.labels = torch.tensor(labels, dtype=torch.int64)
         facts = [(str(f.path.relative_to(root)), f.size, f.modified) for mine in files for f in mine]
@@ -196,13 +198,13 @@ class Listing:
 
 
 def _without_twins(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
-    """Each file once in its class: two links to one picture could put it into the training and the
-    test images.
+    """Each file once in its class: two links, symbolic or hard, to one picture could put it into the
+    training and the test images.
 
     Raises:
         UserError: if a link to a folder puts the pictures of one class into another.
     """
-    if not any(file.is_link for mine in files.values() for file in mine):
+    if len({file.identity for mine in files.values() for file in mine}) == sum(map(len, files.values())):
         return files
     first: dict[tuple[int, int], tuple[str, Found]] = {}
     kept: dict[str, list[Found]] = {}

@@ -3,7 +3,8 @@ or TensorFlow's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,20 @@ class Named:
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.classes = _class_names(dataset, self.labels)
         self.files = _files(self.dataset)
+        facts = None if self.files is None else [path.stat() for path in self.files]
+        self.identities = None if facts is None else [(stat.st_dev, stat.st_ino) for stat in facts]
         self.reader = getattr(self.dataset, "reader", None)
-        self.key = digest(spec, split, VERSION, exif, labels, *self._content())
+        self.key = digest(spec, split, VERSION, exif, labels, *self._content(facts))
 
-    def _content(self) -> list[bytes]:
-        """What tells one content of the data set from another, without decoding it all."""
-        if self.files is not None:
-            facts = ((path, path.stat()) for path in self.files)
-            return [digest([(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in facts]).encode()]
+    def _content(self, facts: Sequence[os.stat_result] | None) -> list[bytes]:
+        """What tells one content of the data set from another, without decoding it all.
+
+        Args:
+            facts: of each of ``files``.
+        """
+        if self.files is not None and facts is not None:
+            pairs = zip(self.files, facts, strict=True)
+            return [digest([(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in pairs]).encode()]
         stored = getattr(self.dataset, "data", None)
         if isinstance(stored, torch.Tensor | np.ndarray):
             return [np.ascontiguousarray(stored).tobytes()]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from autocompress.data.overlap import refuse_shared_files, same_files
 from autocompress.data.provider import Source
 from autocompress.data.split import DataInfo, Split, stratified
 from autocompress.data.tensors import TensorSplit
@@ -29,6 +30,7 @@ class Roles:
       split. Only a data set without any held-out split gives all of its images.
     - One named for both gives each its own split, else half of what it holds out, else half of its
       images.
+    - Images that the job names for one role are never given to another.
     - What is missing then is an unused held-out split, else a part of the training images. Where
       the weights were trained elsewhere, they may have seen the training images, so it is half of
       the other held-out split.
@@ -47,15 +49,21 @@ class Roles:
     seed: int
     has_weights: bool
     notes: list[str] = field(default_factory=list)
+    _taken: set[str] = field(default_factory=set)
 
     def assign(self) -> dict[str, Split]:
         """Split by role; ``train`` and ``val`` are empty where the job names nothing for them.
 
         Raises:
-            UserError: if there are too few images, or held-out images are training images.
+            UserError: if there are too few images, or two roles share images.
         """
         for word in dict.fromkeys(self.words.values()):
             self.notes += self.sources[word].notes
+        splits = self._assigned()
+        refuse_shared_files(splits)
+        return splits
+
+    def _assigned(self) -> dict[str, Split]:
         found = self._named_apart()
         if "train" not in self.words:
             return self._without_training(found)
@@ -64,12 +72,23 @@ class Roles:
             hint = "name it for 'val' or 'test', and other images for 'train'"
             raise UserError(f"'{self.words['train']}' has held-out images only, none to train on", hint)
         self._refuse_training_images(source.train, found)
+        named = dict(found)
         unused: dict[str, Split] = {}
         for role in ("val", "test"):
             own = source.val if role == "val" else source.test
-            if own is not None:
-                (unused if role in found else found)[role] = own
+            if own is None:
+                continue
+            taken = next((name for name, split in named.items() if self._same(own, split)), None)
+            if taken is None:
+                (unused if role in named else found)[role] = own
+            elif role != taken:
+                self._taken.add(role)
+                whole = f"the {WORDS[role]} images of '{self.words['train']}'"
+                self.notes.append(f"{whole} are named for '{taken}', so '{role}' gets others")
         return self._complete(source.train, found, unused)
+
+    def _same(self, one: Split, other: Split) -> bool:
+        return one.prepared(self.info).digest == other.prepared(self.info).digest or same_files(one, other)
 
     def _named_apart(self) -> dict[str, Split]:
         """The splits that the job takes from another data set than that for ``train``."""
@@ -77,7 +96,7 @@ class Roles:
         if "val" in apart and apart["val"] == apart.get("test"):
             return self._both(apart["val"])
         found = {role: self._held_out(role, word) for role, word in apart.items()}
-        if len({split.prepared(self.info).digest for split in found.values()}) < len(found):
+        if len(found) == 2 and self._same(found["val"], found["test"]):
             raise UserError(f"'{apart['val']}' and '{apart['test']}' hold the same images", "name one for both")
         return found
 
@@ -118,8 +137,9 @@ class Roles:
             other = "test" if role == "val" else "val"
             if other in unused:
                 found[role] = unused[other]
+                lack = "no other" if role in self._taken else "no"
                 self.notes.append(
-                    f"'{role}' is the {WORDS[other]} images of '{word}', which has no {WORDS[role]} images"
+                    f"'{role}' is the {WORDS[other]} images of '{word}', which has {lack} {WORDS[role]} images"
                 )
             elif self.has_weights and len(missing) == 1:
                 whole = found[other]
@@ -142,9 +162,8 @@ class Roles:
         mean nothing."""
         if not found:
             return
-        key = train.prepared(self.info).digest
         for role, split in found.items():
-            if split.prepared(self.info).digest == key:
+            if self._same(train, split):
                 word, own = self.words[role], self.words["train"]
                 raise UserError(f"'{word}', named for '{role}', holds the training images of '{own}'", "name others")
 
@@ -163,6 +182,7 @@ def _carve(split: Split, n: int, seed: int) -> tuple[Split, Split]:
         UserError: if one of them would be empty.
     """
     if not 0 < n < len(split):
-        raise UserError(f"{len(split)} images are too few to split", "give more, or name train, val and test")
+        count = "1 image is" if len(split) == 1 else f"{len(split)} images are"
+        raise UserError(f"{count} too few to split", "give more, or name train, val and test")
     part, rest = stratified(split.labels(), n, seed)
     return split.take(part), split.take(rest)
