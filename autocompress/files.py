@@ -28,6 +28,8 @@ _warned: set[tuple[Path, str]] = set()
 NOT_KEPT = "cannot be written, so what could be used again is not kept"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a write for which there is no room: the disk, a quota, the largest size of a file."""
+CACHED = ("baselines", "stages", "verified")
+"""Folders of the cache that every search writes to."""
 _FULL_IN_WORDS = re.compile(
     "|".join([*(re.escape(os.strerror(number)) for number in FULL), rf"\(os error ({'|'.join(map(str, FULL))})\)"])
 )
@@ -43,17 +45,37 @@ def cache_folder(*parts: str) -> Path:
     cache: whoever may write to it may write to all of them.
 
     Raises:
-        UserError: if it cannot be made or written.
+        UserError: if it, or the cache folder itself, cannot be made or written.
     """
     folder = Path(os.environ.get("AUTOCOMPRESS_CACHE") or platformdirs.user_cache_dir("autocompress"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return shared_folder(folder, *parts)
+        _require_writable(folder)
+        folder = shared_folder(folder, *parts)
+        _require_writable(folder)
+        return folder
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"the cache folder {folder} cannot be written: {reason}", "set AUTOCOMPRESS_CACHE") from None
+
+
+def check_cache() -> None:
+    """Makes the folders of the cache that a search writes to. To be called before anything is trained.
+
+    Raises:
+        UserError: naming the first one that cannot be made or written.
+    """
+    for name in CACHED:
+        cache_folder(name)
+
+
+def _require_writable(folder: Path) -> None:
+    # With the effective user's rights, as they count when files are opened.
+    effective = os.access in os.supports_effective_ids
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def shared_folder(folder: Path, *parts: str) -> Path:

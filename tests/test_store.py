@@ -20,8 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.compression import store as store_module
+from autocompress.compression.outline import outline
 from autocompress.compression.store import RECORD, TENSORS, Store, pack, save_tensors, unpack
-from autocompress.files import cache_folder, digest
+from autocompress.contract import Manager
+from autocompress.errors import UserError
+from autocompress.files import CACHED, cache_folder, digest
+from autocompress.job import load_job
 
 
 def test_an_entry_comes_back_as_it_went_in(tmp_path: Path) -> None:
@@ -172,6 +176,28 @@ def test_users_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         os.seteuid(0)
     assert mine.get("another") is not None
     assert not caplog.records
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can act as other users")
+@pytest.mark.parametrize("name", CACHED)
+def test_a_folder_of_the_cache_that_is_another_users_is_refused_before_the_job_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for folder in [tmp_path, *tmp_path.parents][:-2]:
+        folder.chmod(0o755)
+    cache = tmp_path / "cache"
+    (cache / name).mkdir(parents=True)
+    cache.chmod(0o777)
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(cache))
+    job = load_job(model="resnet10t", data="digits")
+    os.seteuid(65534)
+    try:
+        for preview in (False, True):
+            with pytest.raises(UserError, match=f"the cache folder .*/{name} cannot be written: Permission") as raised:
+                outline(job, Manager(), preview=preview)
+            assert raised.value.hint == "set AUTOCOMPRESS_CACHE"
+    finally:
+        os.seteuid(0)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can act as other users")

@@ -15,6 +15,7 @@ from autocompress.compression.jobspace import JobSpace
 from autocompress.contract import DataSource, Device, Manager, Method
 from autocompress.data import Sealed, Splits
 from autocompress.errors import UserError
+from autocompress.files import check_cache
 from autocompress.job import Job, Limits, limits_of
 
 
@@ -58,8 +59,9 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
 
     Raises:
         UserError: if the job names what is not there, or a limit that matches no parameter, or leaves nothing to
-            search.
+            search, or if the cache folder cannot be written.
     """
+    check_cache()
     limits = limits_of(job)
     device = plugins.device(job.device.name)
     if reasons := device.check(job.device):
