@@ -16,7 +16,7 @@ from torch import nn
 from autocompress.contract import DataSource, Manager, Method, Params, Quantizer, Space, Stage, Transform, hookimpl
 from autocompress.contract.manager import order
 from autocompress.data import DatasetProvider
-from autocompress.errors import UserError
+from autocompress.errors import Terminated, UserError
 
 Install = Callable[[str, str], None]
 
@@ -101,6 +101,7 @@ def test_a_plugin_that_imports_what_is_missing_is_skipped(install: Install) -> N
     ("body", "reason"),
     [
         ("raise ValueError('bad day')", "ValueError: bad day"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
         ("return ['shrink']", "autocompress_methods gives a str, not a Method"),
         ("return None", "autocompress_methods must return a list, and returns nothing"),
         ("return 'shrink'", "autocompress_methods must return a list, and returns a str"),
@@ -132,6 +133,33 @@ def test_of_two_methods_with_one_name_the_second_is_refused_and_the_rest_works(i
     assert names(found.methods()).count("shrink") == 1
     assert "ghost" in names(found.methods())
     assert reasons(found) == ["its 'shrink' has the name of one that plugin 'a_plugin' offers already"]
+
+
+@pytest.mark.parametrize("marker", ["@hookimpl", "@hookimpl(tryfirst=True)"])
+def test_no_plugin_takes_the_place_of_a_method_of_the_engine(install: Install, marker: str) -> None:
+    code = WORKING.replace('"shrink"', '"ghost"').replace("@hookimpl", marker)
+    install("broken_plugin", code)
+    found = Manager()
+    assert type(found.method("ghost")).__module__ == "autocompress_ghost.method"
+    assert reasons(found) == ["its 'ghost' has the name of one that plugin 'ghost' offers already"]
+
+
+def test_a_plugin_that_gives_two_methods_one_name_is_told_so(install: Install) -> None:
+    install("broken_plugin", WORKING.replace("[Shrink()]", "[Shrink(), Shrink()]"))
+    found = Manager()
+    assert names(found.methods()).count("shrink") == 1
+    (told,) = reasons(found)
+    assert told == "its hook autocompress_methods gives two items called 'shrink', of which the first is used"
+
+
+def test_a_request_to_end_the_process_is_not_taken_for_a_fault_of_a_plugin() -> None:
+    class Interrupted:
+        @hookimpl
+        def autocompress_methods(self) -> list[Method]:
+            raise Terminated
+
+    with pytest.raises(Terminated):
+        Manager([Interrupted()], entry_points=False).methods()
 
 
 # --- a plugin that would be ignored, or that breaks later, is named when it is loaded ---------------------------------
@@ -332,15 +360,21 @@ def test_a_logger_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -> 
         def autocompress_trial_finished(self) -> None:
             raise OSError("disk full")
 
+    class Leaving:
+        @hookimpl
+        def autocompress_trial_finished(self) -> None:
+            raise SystemExit(3)
+
     class Good:
         @hookimpl
         def autocompress_trial_finished(self, trial: dict[str, Any]) -> None:
             heard.append(trial)
 
-    found = Manager([Good(), Bad()], entry_points=False)
+    found = Manager([Good(), Bad(), Leaving()], entry_points=False)
     found.tell("autocompress_trial_finished", job=None, trial={"trial": 3})
     assert heard == [{"trial": 3}]
     assert "disk full" in caplog.text
+    assert "SystemExit: 3" in caplog.text
 
 
 def test_a_registered_plugin_can_be_taken_out() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,9 +18,10 @@ from autocompress.contract.device import Device
 from autocompress.contract.methods import DataSource, Method, Quantizer, Transform
 from autocompress.contract.registration import InvalidPlugin, check_hooks, check_item, check_offer, reason
 from autocompress.data import DatasetProvider
-from autocompress.errors import UserError, did_you_mean
+from autocompress.errors import Terminated, UserError, did_you_mean
 from autocompress.job.modelnames import PLUGIN_GROUP
 
+_DISTRIBUTION = "autocompress"
 log = logging.getLogger("autocompress")
 
 
@@ -44,6 +46,7 @@ class Manager:
         self._pluggy.add_hookspecs(hookspecs)
         self.broken: list[BrokenPlugin] = []
         self._offers: dict[str, list[Any]] = {}
+        self._own: set[str] = set()
         for plugin in builtin:
             self.register(plugin)
         if entry_points:
@@ -69,15 +72,27 @@ class Manager:
 
     def _load_entry_points(self) -> None:
         # Not load_setuptools_entrypoints: it stops at the first plugin that raises.
-        for point in sorted(importlib.metadata.entry_points(group=PLUGIN_GROUP), key=lambda point: point.name):
+        # The engine's own plugins come first, so that no other can take their place.
+        points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
+        for point in sorted(points, key=lambda point: (not _is_own(point), point.name)):
             if self._pluggy.get_plugin(point.name) is not None or self._pluggy.is_blocked(point.name):
                 continue
-            try:
+            with self._skipped_if_it_fails(point.name):
                 plugin = point.load()
                 check_hooks(plugin)
                 self._pluggy.register(plugin, name=point.name)
-            except (Exception, SystemExit) as error:
-                self._skip(point.name, error)
+                if _is_own(point):
+                    self._own.add(point.name)
+
+    @contextmanager
+    def _skipped_if_it_fails(self, name: str) -> Iterator[None]:
+        """What a plugin raises within, ``SystemExit`` too, is logged, and the plugin is named in ``broken``."""
+        try:
+            yield
+        except Terminated:  # SIGTERM arrived meanwhile
+            raise
+        except (Exception, SystemExit) as error:
+            self._skip(name, error)
 
     def _skip(self, name: str, error: BaseException) -> None:
         broken = BrokenPlugin(name, reason(error))
@@ -101,45 +116,36 @@ class Manager:
         for implementation in implementations:
             if implementation.wrapper:
                 continue
-            try:
+            with self._skipped_if_it_fails(implementation.plugin_name):
                 offered = check_offer(hook, implementation.function())
-            except Exception as error:
-                self._skip(implementation.plugin_name, error)
-                continue
-            makers.update({id(item): implementation.plugin_name for item in offered})
-            results.append(offered)
+                makers.update({id(item): implementation.plugin_name for item in offered})
+                results.append(offered)
         for name, wrapper in reversed(wrappers):
-            try:
+            with self._skipped_if_it_fails(name):
                 results = [check_offer(hook, offered) for offered in _finished(wrapper, results)]
-            except Exception as error:
-                self._skip(name, error)
-                continue
-            makers = {id(item): makers.get(id(item), name) for offered in results for item in offered}
-        items: dict[str, Any] = {}
-        for item in (item for offered in results for item in offered):
-            try:
+                makers = {id(item): makers.get(id(item), name) for offered in results for item in offered}
+        items = [item for offered in results for item in offered]
+        # Of one name the engine's own item stays, wherever pluggy's order puts it.
+        taken: dict[str, Any] = {}
+        for item in sorted(items, key=lambda item: makers[id(item)] not in self._own):
+            maker = makers[id(item)]
+            with self._skipped_if_it_fails(maker):
                 check_item(hook, item, kind)
-                if item.name in items:
-                    other = makers[id(items[item.name])]
-                    raise InvalidPlugin(f"its '{item.name}' has the name of one that plugin '{other}' offers already")
-            except InvalidPlugin as error:
-                self._skip(makers[id(item)], error)
-                continue
-            items[item.name] = item
-        return list(items.values())
+                if item.name in taken:
+                    raise InvalidPlugin(_taken(item.name, maker, makers[id(taken[item.name])], hook))
+                taken[item.name] = item
+        stay = {id(item) for item in taken.values()}
+        return list({id(item): item for item in items if id(item) in stay}.values())
 
     def _begun(self, implementations: Sequence[Any], **arguments: Any) -> list[tuple[str, Any]]:
         """The wrappers among ``implementations``, each run to its ``yield``, the outermost first."""
         begun: list[tuple[str, Any]] = []
         for implementation in implementations:
             if implementation.wrapper:
-                try:
+                with self._skipped_if_it_fails(implementation.plugin_name):
                     generator = implementation.function(**_accepted(implementation.function, arguments))
                     next(generator)
-                except Exception as error:
-                    self._skip(implementation.plugin_name, error)
-                    continue
-                begun.append((implementation.plugin_name, generator))
+                    begun.append((implementation.plugin_name, generator))
         return begun
 
     def methods(self) -> list[Method]:
@@ -179,15 +185,32 @@ class Manager:
         for implementation in implementations:
             if implementation.wrapper:
                 continue
-            try:
+            with _told_if_it_fails(implementation.plugin_name, hook):
                 implementation.function(**_accepted(implementation.function, arguments))
-            except Exception as error:
-                log.warning("plugin '%s' failed in %s: %s", implementation.plugin_name, hook, reason(error))
         for name, wrapper in reversed(wrappers):
-            try:
+            with _told_if_it_fails(name, hook):
                 _finished(wrapper, [])
-            except Exception as error:
-                log.warning("plugin '%s' failed in %s: %s", name, hook, reason(error))
+
+
+@contextmanager
+def _told_if_it_fails(name: str, hook: str) -> Iterator[None]:
+    try:
+        yield
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:
+        log.warning("plugin '%s' failed in %s: %s", name, hook, reason(error))
+
+
+def _is_own(point: importlib.metadata.EntryPoint) -> bool:
+    """Whether the engine's own distribution has the entry point ``point``."""
+    return point.dist is not None and point.dist.name == _DISTRIBUTION
+
+
+def _taken(name: str, maker: str, other: str, hook: str) -> str:
+    if maker == other:
+        return f"its hook {hook} gives two items called '{name}', of which the first is used"
+    return f"its '{name}' has the name of one that plugin '{other}' offers already"
 
 
 def _in_order(implementations: Sequence[Any]) -> list[Any]:
