@@ -59,6 +59,13 @@ def test_what_is_no_artifact_is_said_so(tmp_path: Path) -> None:
         autocompress.load(tmp_path)
 
 
+def test_a_file_is_no_artifact(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match=r"weights\.pth is not an artifact: it is not a folder"):
+        autocompress.load(file)
+
+
 def test_a_missing_method_is_named(artifact: tuple, tmp_path: Path) -> None:
     _, folder = artifact
     plan = json.loads((folder / "plan.json").read_text())

@@ -134,17 +134,29 @@ def test_broken_and_missing_files_are_one_sentence(tmp_path: Path, name: str, co
         create(tmp_path / name)
 
 
+@pytest.mark.parametrize("content", [b"", b"hello", b"{}", b"abc", b"\x80\x02", b"e.", b"i\n", b"(lp0\n"])
+def test_a_file_that_no_library_reads_is_said_to_be_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.pth").write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        create(tmp_path / "model.pth")
+    assert raised.value.message.startswith(
+        (f"{tmp_path}/model.pth is no checkpoint", f"{tmp_path}/model.pth is no file")
+    )
+
+
 def test_a_file_without_weights(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "model.pth")
     with pytest.raises(UserError, match="holds no weights"):
         create(tmp_path / "model.pth")
 
 
+KEYS = ("model_state_dict", "net", "params", "model", "state", "module", "student", "teacher")
 Wrapper = Callable[[dict[str, torch.Tensor]], Any]
 WRAPPERS: dict[str, Wrapper] = {
-    **{
-        key: (lambda state, key=key: {key: state, "epoch": 3}) for key in ("model_state_dict", "net", "params", "model")
-    },
+    **{key: (lambda state, key=key: {key: state, "epoch": 3}) for key in KEYS},
+    "state.model": lambda state: {"state": {"model": state}, "epoch": 3},
+    "state.model.state_dict": lambda state: {"state": {"model": {"state_dict": state}}},
+    "student and teacher": lambda state: {"teacher": {n: t * 0 for n, t in state.items()}, "student": state},
     "model.state_dict": lambda state: {"model": {"state_dict": state}},
     "an empty average": lambda state: {"state_dict": state, "state_dict_ema": {}, "model_ema": None},
     "an average that is only a counter": lambda state: {"model": state, "model_ema": {"decay": torch.tensor(0.9)}},

@@ -118,11 +118,14 @@ def load(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
     try:
         plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
         state = safetensors.torch.load_file(folder / WEIGHTS_FILE)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        is_file = isinstance(error, NotADirectoryError)
+        why = "it is not a folder" if is_file else f"{Path(error.filename or PLAN_FILE).name} is missing"
         raise UserError(
-            f"{folder} is not an artifact: {Path(error.filename or PLAN_FILE).name} is missing",
-            "an artifact is a folder results/<name>/artifacts/<trial>",
+            f"{folder} is not an artifact: {why}", "an artifact is a folder results/<name>/artifacts/<trial>"
         ) from None
+    except OSError as error:
+        raise UserError(f"the artifact {folder} cannot be read: {error.strerror or error}") from None
     except (ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"the artifact {folder} is damaged: {error}") from None
     methods = {method.name: method for method in (plugins or manager()).methods()}

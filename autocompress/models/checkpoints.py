@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,8 +19,12 @@ from torch import nn
 from autocompress.errors import UserError
 
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-WRAPPERS = (*AVERAGED, "state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
-"""Where training scripts keep weights; averaged ones first, as timm prefers them."""
+WRAPPERS = (
+    *(*AVERAGED, "state_dict", "model_state_dict", "model", "net", "network", "params", "weights"),
+    *("module", "state", "student", "teacher"),
+)
+"""Where training scripts keep weights; averaged ones first, as timm prefers them. Of a distillation the student is
+what was trained."""
 _DEEPEST = 3
 """So many wrappers are opened inside each other (``{"model": {"state_dict": ...}}``)."""
 _PREFIXES = ("module.", "_orig_mod.")
@@ -183,7 +188,15 @@ def _torch(path: Path) -> Any:
             "save the model's state_dict alone, best as safetensors",
         ) from error
     except Exception as error:  # a damaged or hostile file may raise anything
-        raise UserError(f"{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+        if _tells_nothing(error):
+            raise UserError(f"{path} is no checkpoint that torch or safetensors can read") from error
+        raise UserError(f"{path} cannot be read: {str(error).strip().splitlines()[0]}") from error
+
+
+def _tells_nothing(error: Exception) -> bool:
+    """Whether the text of ``error`` is about the inside of pickle's reader: "101", "pop from empty list"."""
+    inner = (LookupError, EOFError, TypeError, ValueError, AttributeError, AssertionError, struct.error)
+    return isinstance(error, inner) or not str(error).strip()
 
 
 def _unwrapped(name: str) -> str:
