@@ -91,6 +91,20 @@ def test_flags_that_are_wrong(here: Here) -> None:
     assert here(*start, "--set", "seed=1", "--seed", "2", code=2).startswith("'seed' is set twice")
 
 
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("model_args=4", "--set model_args must be a mapping, not 4"),
+        ("baseline=4", "--set baseline must be"),
+        ("=3", "--set =3: the key is missing"),
+        (" = 3", "--set  = 3: the key is missing"),
+        ("seed", "--set seed has no value"),
+    ],
+)
+def test_an_assignment_that_is_wrong_names_its_key(assignment: str, told: str, here: Here) -> None:
+    assert here("search", "--model", "resnet10t", "--data", "digits", "--set", assignment, code=2).startswith(told)
+
+
 def test_an_unknown_model_is_answered_with_the_nearest() -> None:
     message = refused("search", "--model", "resnet81", "--data", "digits")
     assert message.startswith("--model names no timm model: 'resnet81' (did you mean ")

@@ -56,8 +56,19 @@ def test_the_seed_decides_the_weights() -> None:
 
 def test_model_args_reach_timm_and_wrong_ones_are_named() -> None:
     assert models.create(job("resnet10t", model_args={"base_width": 64, "zero_init_last": False}), GREY)
-    with pytest.raises(UserError, match=r"'resnet10t' cannot be made so.*colour"):
+    with pytest.raises(UserError, match=r"timm cannot create 'resnet10t' with model_args .*colour"):
         models.create(job("resnet10t", model_args={"colour": "red"}), GREY)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"), [({"act_layer": "foo"}, "KeyError 'foo'"), ({"output_stride": 3}, "AssertionError")]
+)
+def test_an_error_of_timm_without_words_is_told_with_its_type_and_the_arguments(
+    given: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        models.create(job("resnet10t", model_args=given), GREY)
+    assert raised.value.message == f"timm cannot create 'resnet10t' with model_args {given}: {reason}"
 
 
 def test_unknown_names_suggest_the_closest() -> None:

@@ -86,7 +86,7 @@ def settings(flags: dict[str, Any], assignments: list[str] | None) -> dict[str, 
     """What ``load_job`` takes, from the flags' values and the ``--set`` assignments.
 
     Raises:
-        UserError: for an assignment without ``=``.
+        UserError: for an assignment without a key or without ``=``.
     """
     given = {key: value for key, value in flags.items() if value is not None}
     for key in _LISTS:
@@ -94,7 +94,9 @@ def settings(flags: dict[str, Any], assignments: list[str] | None) -> dict[str, 
             given[key] = [name.strip() for name in given[key].split(",") if name.strip()]
     for text in assignments or []:
         key, equals, value = text.partition("=")
-        if not equals or not key:
+        if equals and not key.strip():
+            raise UserError(f"--set {text}: the key is missing", "write --set KEY=VALUE")
+        if not equals:
             raise UserError(f"--set {text} has no value", "write --set KEY=VALUE")
         if key in given:
             raise UserError(f"'{key}' is set twice", "give it once")

@@ -21,6 +21,9 @@ SHORTCUTS: dict[str, str] = {
 } | {key: f"device.{key}" for key in ("threads", "batch", "input_size")}  # fmt: skip
 """Keywords and flags that stand for a key inside a section: ``latency`` for ``constraints.latency``."""
 
+_WITHOUT_FLAG = frozenset({"model_args", "constraints", "budget", "baseline"})
+"""Keys of a job that only a job file and ``--set`` give."""
+
 
 def load_job(
     path: Path | str | None = None, settings: Mapping[str, Any] | None = None, *, flags: bool = False, **keywords: Any
@@ -62,7 +65,7 @@ def load_job(
 
 def _flag(key: str) -> str:
     """The flag that gave ``key``; one that has no flag of its own only ``--set`` can."""
-    has_flag = key in SHORTCUTS or key in Job.model_fields
+    has_flag = key in SHORTCUTS or (key in Job.model_fields and key not in _WITHOUT_FLAG)
     return f"--{key.replace('_', '-')}" if has_flag else f"--set {key}"
 
 

@@ -101,17 +101,24 @@ def _make(job: Job, args: dict[str, Any]) -> nn.Module:
         try:
             return timm.create_model(job.model, pretrained=job.pretrained, **args)
         except Exception as error:  # whatever a foreign constructor, hub, cache and network may raise
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            text = (str(error).strip().splitlines() or [""])[0]
+            reason = f"{type(error).__name__} {text}".strip() if _is_short(error, text) else text
             wrong_arguments = isinstance(error, TypeError | AssertionError | ValueError)
             if wrong_arguments or not (job.pretrained or job.model.startswith(HUB)):
                 log.debug("timm could not make the model", exc_info=True)
+                given = f" with model_args {job.model_args}" if job.model_args else ""
                 raise UserError(
-                    f"'{job.model}' cannot be made so: {reason}", "see model_args and the input size"
+                    f"timm cannot create '{job.model}'{given}: {reason}", "see model_args and the input size"
                 ) from error
             raise UserError(
                 f"the pretrained weights of '{job.model}' cannot be had: {reason}",
                 "check the network, or give checkpoint: PATH",
             ) from error
+
+
+def _is_short(error: Exception, text: str) -> bool:
+    """Whether the text of ``error`` says nothing without its type: an empty one, or the key of a KeyError."""
+    return isinstance(error, LookupError) or " " not in text
 
 
 def _check_classes(checkpoint: Checkpoint | None, name: Named, info: DataInfo) -> None:
