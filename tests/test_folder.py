@@ -135,6 +135,71 @@ def test_a_folder_of_the_same_classes_that_is_not_read_is_named(tmp_path: Path) 
     assert note.startswith(f"{tmp_path / 'holdout'} holds the same classes, but is not read")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train2017", "val2017"),
+        ("train_1", "test_1"),
+        ("my_train", "my_test"),
+        ("images_train", "images_test"),
+        ("cifar-train", "cifar-test"),
+        ("train.v1", "test.v1"),
+        ("01_train", "02_valid"),
+        ("trn", "tst"),
+        ("fold1", "fold2", "fold3"),
+        ("A", "B"),
+    ],
+)
+@pytest.mark.parametrize("above", ["", "train"])
+def test_splits_with_other_names_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...], above: str) -> None:
+    for name in names:
+        classes(tmp_path / above / name, 2)
+    with pytest.raises(UserError, match="look like splits, not classes") as error:
+        load(tmp_path)
+    assert "train, val and test" in str(error.value)
+
+
+def test_split_folders_one_level_down_are_not_taken_for_classes(tmp_path: Path) -> None:
+    for name in ("bus", "car"):
+        classes(tmp_path / "inner" / name, 2, names=("train", "test"))
+    with pytest.raises(UserError, match="bus holds the split folders test and train, so it is no class"):
+        load(tmp_path / "inner")
+    for name in ("train", "test"):
+        classes(tmp_path / "outer" / "data" / name, 2)
+    with pytest.raises(UserError, match="data holds the split folders test and train"):
+        load(tmp_path / "outer")
+    paint(tmp_path / "outer" / "docs", 2, 60)
+    with pytest.raises(UserError, match="data holds the split folders test and train"):
+        load(tmp_path / "outer")
+
+
+@pytest.mark.parametrize(
+    "names", [("steam_train", "freight_train"), ("bus", "train"), ("crash test", "bus"), ("A", "B")]
+)
+def test_classes_that_resemble_splits_in_part_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    splits = load(classes(tmp_path, names=names))
+    assert set(splits.info.class_names) == set(names)
+
+
+@pytest.mark.parametrize("inside", [("images",), ("raw", "edited")])
+def test_classes_may_hold_folders_of_the_same_names(tmp_path: Path, inside: tuple[str, ...]) -> None:
+    for name in ("bus", "car"):
+        classes(tmp_path / name, 5, names=inside)
+        if len(inside) > 1:  # pictures of its own show that a folder is a class
+            paint(tmp_path / name, 5, 60)
+    assert load(tmp_path).info.class_names == ("bus", "car")
+
+
+def test_folders_with_images_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for place, names in (("train", ("ice", "tgv")), ("bus", ("city", "coach")), ("car", ("mini", "van"))):
+        classes(tmp_path / place, names=names)
+    notes = load(tmp_path).notes
+    assert [note.partition(" holds images, but is not read")[0] for note in notes] == [
+        str(tmp_path / "bus"),
+        str(tmp_path / "car"),
+    ]
+
+
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autocompress.data.listing import Listing, subfolders
+from autocompress.data.listing import Listing, contents, holds_pictures, subfolders
 from autocompress.data.pictures import measured
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import DataInfo
-from autocompress.data.splitnames import role_of
+from autocompress.data.splitnames import role_of, roles_within
 from autocompress.errors import UserError
 from autocompress.job import absolute
 
@@ -36,6 +36,8 @@ class Folder(DatasetProvider):
             raise UserError(f"there is no folder {root}", "data: folder:PATH wants a folder of class folders")
         folders = split_folders(root)
         held_out = {role: folders[role] for role in ("val", "test") if role in folders}
+        for place in folders.values() or [root]:
+            refuse_splits_as_classes(place)
         with_training = options.train or not held_out
         if "train" in folders or not folders:
             training = folders.get("train", root)
@@ -65,8 +67,12 @@ def _notes(root: Path, folders: dict[str, Path], classes: tuple[str, ...], optio
     if not options.train and list(folders) == ["train"]:
         notes.append(f"{folders['train']} holds training images by its name, but the job takes them as held-out ones")
     for path in subfolders(root):
-        if path not in folders.values() and set(classes) <= {child.name for child in subfolders(path)}:
+        if path in folders.values():
+            continue
+        if set(classes) <= {child.name for child in subfolders(path)}:
             notes.append(f"{path} holds the same classes, but is not read: its name is not that of a split")
+        elif holds_pictures(path):
+            notes.append(f"{path} holds images, but is not read: its name is not that of a split")
     return tuple(notes)
 
 
@@ -102,3 +108,38 @@ def split_folders(root: Path) -> dict[str, Path]:
         hint = f"put '{name}' and the other class folders into {root / 'train'}"
         raise UserError(f"{held_out} holds class folders, but the class folder '{name}' lies beside it", hint)
     return folders
+
+
+def refuse_splits_as_classes(folder: Path) -> None:
+    """Checks that the folders in ``folder`` are classes, and not splits under names that are not
+    known, such as ``train2017`` or ``fold1``.
+
+    Raises:
+        UserError: if they look like splits: by their names, or because they all hold the same
+            folders, or because split folders lie inside them.
+    """
+    found = {path.name: contents(path) for path in subfolders(folder)}
+    inside = [names for names, _ in found.values()]
+    hint = "call the split folders train, val and test and give the folder that holds them, or give one for each role"
+    for name, (names, _) in found.items():
+        if "train" in (roles := {role_of(child) for child in names}) and roles & {"val", "test"}:
+            which = " and ".join(sorted(child for child in names if role_of(child)))
+            raise UserError(f"{folder / name} holds the split folders {which}, so it is no class", hint)
+    if len(found) < 2:
+        return
+    named = [roles_within(name) for name in found]
+    if all(named) and len(set().union(*named)) > 1:
+        raise UserError(f"the folders {_some(set(found))} in {folder} look like splits, not classes", hint)
+    common = set.intersection(*inside)
+    split_names = bool(common) and all(role_of(name) for name in common)
+    loose = all(has_pictures for _, has_pictures in found.values())
+    if split_names or (len(common) > 1 and not loose):
+        same = f"the folders {_some(set(found))} in {folder} all hold the folders {_some(common)}"
+        hint += "; if they are classes, put pictures directly into each of them"
+        raise UserError(f"{same}: they look like splits, not classes", hint)
+
+
+def _some(names: set[str]) -> str:
+    """The first three names in order, and whether there are more."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (" and so on" if len(ordered) > 3 else "")

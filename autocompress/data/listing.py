@@ -58,6 +58,42 @@ def subfolders(folder: Path) -> list[Path]:
     return [path for path, is_folder, _ in _children(folder) if is_folder]
 
 
+def contents(folder: Path) -> tuple[set[str], bool]:
+    """Names of the visible folders in ``folder``, and whether pictures lie directly in it. Files are
+    not examined, so this is cheap in large folders.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    names, has_pictures = set(), False
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name in IGNORED:
+                    continue
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link to itself, which listing reports
+                    is_folder = False
+                if is_folder:
+                    names.add(entry.name)
+                elif not has_pictures:
+                    has_pictures = Path(entry.name).suffix.lower() in SUFFIXES
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be read: {error.strerror or error}") from error
+    return names, has_pictures
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether a picture lies at any depth below ``folder``. Stops at the first one; does not follow
+    links below it."""
+    for place, names, files in os.walk(folder):
+        names[:] = [name for name in names if not name.startswith(".") and name not in IGNORED]
+        if any(Path(place, file).suffix.lower() in SUFFIXES for file in files if not file.startswith(".")):
+            return True
+    return False
+
+
 def pictures_in(folder: Path) -> list[Found]:
     """All pictures below ``folder``, sorted by path.
 

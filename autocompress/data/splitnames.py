@@ -21,3 +21,10 @@ def role_of(name: str) -> str | None:
     """``train``, ``val`` or ``test`` where ``name`` is a usual name of that split, in any case;
     else None."""
     return _ROLES.get(re.sub(r"[\W_]+", "", name.casefold()))
+
+
+def roles_within(name: str) -> set[str]:
+    """The roles whose names are words of ``name``: those of ``train2017``, ``my_test`` and
+    ``valid.v1``. Words are runs of letters."""
+    words = re.findall(r"[^\W\d_]+", name)
+    return {role for word in words if (role := role_of(word)) is not None}
