@@ -38,6 +38,7 @@ def energy_job(results: Path, **settings: object) -> Job:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_front_has_adder_layers(cache: Path, tmp_path: Path) -> None:
     del cache
@@ -54,6 +55,7 @@ def _has_adders(recipe: dict[str, object]) -> bool:
     return any(name.startswith("adder.operator.") and value == "adder" for name, value in recipe.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("float_adders", [False, True])
 def test_training_in_integers(cache: Path, tmp_path: Path, float_adders: bool) -> None:
     """At 4 bits; or with adder layers that stay in float among others that do not, behind a schedule that is over."""

@@ -286,6 +286,7 @@ def test_callbacks_compare_the_last_norm_of_each_stage(adder_model: nn.Module, m
     assert torch.isfinite(torch.tensor(run.run().loss))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["bare", "bn-act"])
 def test_it_takes_what_ghost_provides(variant: str, model: nn.Module, tmp_path: Path) -> None:
     """A ghost module's primary convolution becomes an adder layer, its cheap ones are depthwise and stay."""
@@ -313,6 +314,7 @@ def test_it_takes_what_ghost_provides(variant: str, model: nn.Module, tmp_path: 
     assert check_agreement(tmp_path / "m.onnx", made, images).max_error < 1e-4
 
 
+@pytest.mark.slow
 def test_files_agree_in_float_and_in_integers(adder_model: nn.Module, model: nn.Module, tmp_path: Path) -> None:
     size, specs = models.input_size(model), [AdderSpec()]
     context = example_context(model)

@@ -127,6 +127,7 @@ def share_left(model: nn.Module, size: Size, rate: float, *, skip: Callable[[Cou
     return 100 * (1 - after.params / before.params), 100 * (1 - after.macs / before.macs)
 
 
+@pytest.mark.slow
 def test_resnet50_by_the_official_scheme() -> None:
     """Check 10: rate 0.35 of every block convolution, stem, shortcuts and residual width kept."""
     model = timm.create_model("resnet50").eval()

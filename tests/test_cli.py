@@ -125,6 +125,7 @@ def test_what_is_no_run(tmp_path: Path, here: Here) -> None:
         assert "is not a run" in here(command, tmp_path, code=2)
 
 
+@pytest.mark.slow
 def test_plugins_lists_methods_devices_and_data() -> None:
     done = autocompress("plugins", "--model", "resnet10t")
     assert done.returncode == 0, done.stderr

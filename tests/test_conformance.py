@@ -77,6 +77,7 @@ def test_every_installed_method_conforms(name: str, model: nn.Module) -> None:
     assert set(limits) <= space.matched, "a parameter of SMALL has another name now"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["mobilenetv3_small_050", "test_efficientnet", "test_byobnet"])
 def test_ghost_conforms_on_other_families(architecture: str) -> None:
     other = example_model(architecture)

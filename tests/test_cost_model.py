@@ -282,6 +282,7 @@ def run_recipes(bench: Workbench, folder: Path, recipes: list[dict[str, Any]], *
     return results.read(job.folder)
 
 
+@pytest.mark.slow
 def test_low_bits_gain_latency_and_energy_on_an_accelerator(bench: Workbench, tmp_path: Path) -> None:
     recipes = [at_bits(bench, weights, activations) for weights, activations in ((8, 8), (4, 8), (2, 8))]
     wish = {"device": "cost-model:bit-fusion", "objectives": ["accuracy", "latency", "energy"]}
@@ -299,6 +300,7 @@ def test_low_bits_gain_latency_and_energy_on_an_accelerator(bench: Workbench, tm
     assert found.front.iloc[0]["energy_ratio"] == 1
 
 
+@pytest.mark.slow
 def test_latency_from_the_runtime_and_energy_from_a_profile(bench: Workbench, tmp_path: Path) -> None:
     wish = {"cost_model": "45nm", "objectives": ["accuracy", "energy"], "constraints": {"energy": "0.5x"}}
     found = run_recipes(bench, tmp_path, [at_bits(bench, 8, 8)], **wish)

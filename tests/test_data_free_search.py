@@ -72,6 +72,7 @@ def _open_in_worker(calls: str, job: Job, progress: Callable[[float, str], None]
 SPACE = {"bits.weight": ["none", "quantize:8"], "peeks.on": "none", "recover.epochs": {"high": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_search_with_test_images_opens_them_at_its_end(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +132,7 @@ def test_a_search_with_test_images_opens_them_at_its_end(
     assert "% agreement" in said
 
 
+@pytest.mark.slow
 def test_without_any_data_there_is_no_test_accuracy(teacher: Path, tmp_path: Path) -> None:
     args = {"in_chans": 1, "img_size": 32}
     job = free_job(teacher, tmp_path, data="none", model_args=args, device="cost-model:bitops")

@@ -158,6 +158,7 @@ def test_float_models_export_too(model: nn.Module, images: torch.Tensor, tmp_pat
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_short_way_writes_what_the_public_exporter_writes(hardened: fx.GraphModule) -> None:
     images = torch.zeros(2, *SIZE)
     short, public = (to_onnx(hardened, images, fast=fast) for fast in (True, False))

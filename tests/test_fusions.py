@@ -65,7 +65,9 @@ def int8_file(name: str, folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "resnet18" else pytest.mark.slow) for name in EXPECTED]
+)
 def test_a_network_with_integer_kernels_has_no_float_operator_left(name: str, tmp_path: Path) -> None:
     histogram = operator_histogram(int8_file(name, tmp_path))
     for operator in INTEGER_FRIENDLY:
@@ -73,6 +75,7 @@ def test_a_network_with_integer_kernels_has_no_float_operator_left(name: str, tm
     assert histogram == EXPECTED[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTLY_FLOAT)
 def test_float_norms_do_not_break_the_fusions_around_them(name: str, tmp_path: Path) -> None:
     file = int8_file(name, tmp_path)

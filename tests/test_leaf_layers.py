@@ -269,6 +269,7 @@ class CodesSpec(DistanceSpec):
         return Codes(simulated, grid)
 
 
+@pytest.mark.slow
 def test_codes_of_few_bits_are_packed(tmp_path: Path) -> None:
     sizes, file = {}, tmp_path / "model.onnx"
     for bits in (8, 4, 3):
@@ -299,6 +300,7 @@ TRAINING = {"epochs": 1, "lr": 1e-3, "distill": 0.5, "norm": "corrected"} | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("qat", [{}, TRAINING])
 def test_an_artifact_comes_back(qat: dict[str, Any], tmp_path: Path) -> None:
     baseline = example_model()
@@ -343,6 +345,7 @@ def recipe_of(baseline: nn.Module, manager: Manager, qat: dict[str, Any]) -> Rec
     )
 
 
+@pytest.mark.slow
 def test_the_toy_conforms() -> None:
     check_transform(Substitute(), example_model())
 

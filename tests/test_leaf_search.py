@@ -64,6 +64,7 @@ class Counting:
         return self.bench.accuracy(deployable, split, pause)
 
 
+@pytest.mark.slow
 def test_a_slow_file_is_scored_by_torch_and_in_full_only_on_the_front(
     opened: tuple[Job, Workbench, Manager], tmp_path: Path
 ) -> None:

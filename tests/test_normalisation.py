@@ -89,6 +89,7 @@ def test_frozen_statistics_of_other_data_are_no_proof(tmp_path: Path) -> None:
     assert note(described(model.eval(), SIZE, 10), prepared(*own), tmp_path) == ""
 
 
+@pytest.mark.slow
 def test_a_search_says_so(tmp_path: Path) -> None:
     job = load_job(model="test_resnet", data="digits", name="test", methods=["quantize"])
     splits = data.load(job.data, **models.preprocessing(job))

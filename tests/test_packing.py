@@ -209,6 +209,7 @@ def test_nothing_is_packed_in_a_float_model() -> None:
 SHARES = {8: 0.27, 4: 0.15, 2: 0.09, 1: 0.06}
 
 
+@pytest.mark.slow
 def test_a_resnet18_shrinks_by_its_bits(tmp_path: Path) -> None:
     """1,000 classes; stem and classifier stay at 8 bits."""
     model = timm.create_model("resnet18", num_classes=1000).eval()

@@ -27,6 +27,7 @@ def test_the_uncompressed_recipe_is_the_baseline(bench: Workbench) -> None:
     assert candidate.plan["transforms"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", [JOINT, {"bits": "default"}], ids=["joint", "8-bit"])
 def test_a_dry_run_deploys_the_same_operators(bench: Workbench, rules: dict[str, str], tmp_path: Path) -> None:
     recipe = bench.compose(Policy(rules))
@@ -40,6 +41,7 @@ def test_a_dry_run_deploys_the_same_operators(bench: Workbench, rules: dict[str,
     assert (dry.params, dry.macs) == (real.params, real.macs)
 
 
+@pytest.mark.slow
 def test_one_recovered_model_serves_every_bit_width(bench: Workbench, tmp_path: Path) -> None:
     pipeline = copy.copy(bench.pipeline)
     pipeline.store = Store(tmp_path)

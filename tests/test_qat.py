@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -145,6 +146,7 @@ def low_bits(bench: Workbench, weights: int, epochs: int) -> Recipe:
     return dataclasses.replace(base, bits=groups, qat=qat)
 
 
+@pytest.mark.slow
 def test_a_trained_candidate_is_kept_and_its_dry_run_has_its_structure(bench: Workbench, tmp_path: Path) -> None:
     pipeline = copy.copy(bench.pipeline)
     pipeline.store = Store(tmp_path)

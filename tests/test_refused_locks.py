@@ -41,6 +41,7 @@ def test_a_search_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(job.folder.rglob("*.lease")), "a finished run leaves no marker"
 
 
+@pytest.mark.slow
 def test_a_second_driver_is_refused_at_once_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
     offer_toy_device()
     folder = rundir.create(toy_job(tmp_path), {"python": "3.11"})

@@ -112,6 +112,7 @@ def test_duplicated_channels_of_every_coupling_go_without_a_trace(name: str) -> 
     assert float((plain(images[:32]) - expected).square().mean() / scale) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050"])
 @torch.no_grad()
 def test_repair_leaves_less_error_and_sequential_repair_less_still(name: str) -> None:
@@ -162,6 +163,7 @@ def test_sequential_repair_leaves_an_unchanged_network_alone() -> None:
         torch.testing.assert_close(same.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_last_layer_of_a_block_makes_up_for_its_shortcut() -> None:
     """A shortcut that lost a constant: the convolution beside it gives it back."""

@@ -247,6 +247,7 @@ def test_files_that_a_killed_search_left_are_removed(tmp_path: Path) -> None:
     assert not (folder / "ray" / "scratch").exists()
 
 
+@pytest.mark.slow
 def test_only_one_process_drives_a_run(tmp_path: Path) -> None:
     offer_toy_device()
     folder = rundir.create(toy_job(tmp_path), {"python": "3.11"})

@@ -23,6 +23,7 @@ def shapes(candidate: Candidate) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in candidate.model.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranking", ["uniform", "global"])
 def test_a_dry_run_has_the_deployed_structure(ranking: str, bench: Workbench, tmp_path: Path) -> None:
     values = bench.compose(Policy(RULES)).values
@@ -53,6 +54,7 @@ def test_an_artifact_comes_back_with_no_data(bench: Workbench, tmp_path: Path) -
     assert accuracy > bench.baseline.accuracy - 10, "pruned by 0.3 and recovered, it still knows its digits"
 
 
+@pytest.mark.slow
 def test_every_rate_shares_one_set_of_scores(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     from autocompress_scop import control
 
@@ -72,6 +74,7 @@ def others(bench: Workbench) -> dict[str, Value]:
     return {name: value for name, value in neutral.values.items() if not name.startswith("scop.rate")}
 
 
+@pytest.mark.slow
 def test_it_acts_on_ghost_modules(bench: Workbench) -> None:
     both = bench.compose(Policy({"ghost": "default", "scop": "default"}))
     assert [name for name, _ in both.transforms] == ["ghost", "scop"]
@@ -81,6 +84,7 @@ def test_it_acts_on_ghost_modules(bench: Workbench) -> None:
     assert real.macs < ghost.macs
 
 
+@pytest.mark.slow
 def test_a_job_can_name_the_papers_own_scheme(bench: Workbench, tmp_path: Path) -> None:
     """Mode "scatter": the last convolution of each block is pruned, residual streams keep their width."""
     del bench  # its baseline is this one's

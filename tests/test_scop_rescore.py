@@ -169,6 +169,7 @@ def test_conforms(resnet: nn.Module, scop: Scop) -> None:
     check_transform(scop, resnet, asked(resnet, scop, rescore_epochs=1, mode="group"))
 
 
+@pytest.mark.slow
 def test_in_a_recipe_with_ghost_modules(bench: Workbench, watch: Watch) -> None:
     job = load_job(
         model="resnet10t",

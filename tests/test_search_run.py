@@ -74,6 +74,7 @@ class Watcher:
         self.steps.append((fraction, text))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     watcher = Watcher()
@@ -110,6 +111,7 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     assert len(results.read(found.folder).trials) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: Path) -> None:
     limits = {"latency": "0.01x"}
@@ -130,6 +132,7 @@ def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: 
     assert list(again.models["trial"]) == [model["trial"]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_are_at_work_however_short_trials_are(tmp_path: Path) -> None:
     """A worker takes seconds to start. It used to be given up each time that the first worker was free again."""
@@ -194,6 +197,7 @@ def test_a_search_that_cannot_begin_leaves_its_name_free(tmp_path: Path) -> None
             run.search(toy_job(tmp_path), open_bench=broken)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
     process = start_toy_search(tmp_path, trials=100_000, seconds=0.2)
     trials = tmp_path / "toy" / "trials.csv"

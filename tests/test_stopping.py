@@ -125,6 +125,7 @@ def test_sigterm_then_ctrl_c_then_the_rest(toy: Callable[..., Toy], short_folder
     assert found.models["test_accuracy"].notna().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "how"), [("TOY_OPENING", "block"), ("TOY_CLOSING", "sleep")])
 def test_sigterm_outside_of_trials(toy: Callable[..., Toy], where: str, how: str) -> None:
     search = toy(*SEARCH, "--minutes", "0.000001", **{where: how})
@@ -139,6 +140,7 @@ def test_sigterm_outside_of_trials(toy: Callable[..., Toy], where: str, how: str
     assert "No trial was made: the time is up." in resumed.said
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_first_trial(toy: Callable[..., Toy]) -> None:
     search = toy(*SEARCH, TOY_OPENING="sleep")
     search.until(lambda: "waiting" in search.said)
@@ -148,6 +150,7 @@ def test_ctrl_c_before_the_first_trial(toy: Callable[..., Toy]) -> None:
     assert "Traceback" not in search.said
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_it_closes_needs_no_second_one(toy: Callable[..., Toy]) -> None:
     search = toy(*SEARCH, "--minutes", "0.000001", TOY_CLOSING="sleep")
     search.until(lambda: "waiting" in search.said)
@@ -156,6 +159,7 @@ def test_ctrl_c_while_it_closes_needs_no_second_one(toy: Callable[..., Toy]) -> 
     assert results.read(search.run).summary["ended"] == results.INTERRUPTED
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(toy: Callable[..., Toy]) -> None:
     search = toy(*SEARCH, TOY_OPENING="block")
     search.until(lambda: "waiting" in search.said)
@@ -166,6 +170,7 @@ def test_a_second_ctrl_c_ends_at_once(toy: Callable[..., Toy]) -> None:
     assert search.process.returncode == ExitCode.INTERRUPTED
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_ends_no_search(toy: Callable[..., Toy]) -> None:
     search = toy(*SEARCH, "--minutes", "0.000001", TOY_OPENING="moment")
     search.until(lambda: "waiting" in search.said)
