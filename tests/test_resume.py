@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import optuna
 import pytest
@@ -19,19 +20,21 @@ import torch
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from PIL import Image
 from test_search_run import start_toy_search, wait_for
 from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
 
-from autocompress import results
+from autocompress import data, results
 from autocompress.compression import keys
 from autocompress.contract import manager
+from autocompress.data.guard import Sealed
 from autocompress.devices import OnnxRuntimeCpu
 from autocompress.devices.machine import machine
 from autocompress.errors import UserError
-from autocompress.job import Job
+from autocompress.job import DataConfig, Job
 from autocompress.searching import run, rundir
-from autocompress.searching.begun import begun_with, check_resumable
-from autocompress.searching.study import Study
+from autocompress.searching.begun import begun_with, check_resumable, images_of
+from autocompress.searching.study import STUDY_FILE, Study
 
 TRIALS = 10
 
@@ -106,6 +109,65 @@ def test_resume_refuses_another_baseline(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the baseline is not the one that this run began with"):
         run.resume(job.folder, open_bench=retrained)
     assert run.resume(job.folder, open_bench=open_toy).summary["ended"] == "the time is up"
+
+
+def coloured_folder(root: Path, roles: tuple[str, ...] = ("train", "val", "test")) -> Path:
+    """Pictures of two classes, for each of ``roles``."""
+    for role in roles:
+        for number, name in enumerate(("dark", "light")):
+            (root / role / name).mkdir(parents=True)
+            for i in range(4):
+                grey = np.full((8, 8), 40 + 90 * number + 10 * i + len(role), np.uint8)
+                Image.fromarray(grey).save(root / role / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(("role", "word"), [("train", "training"), ("val", "validation"), ("test", "test")])
+def test_resume_refuses_other_images(tmp_path: Path, role: str, word: str) -> None:
+    pictures = coloured_folder(tmp_path / "pictures")
+    job = toy_job(tmp_path, data=f"folder:{pictures}", budget={"trials": 4, "minutes": 1e-6})
+
+    def with_images(job: Job, progress: Any = None) -> ToyBench:
+        bench = open_toy(job, progress)
+        bench.splits = data.load(job.data)  # type: ignore[attr-defined]
+        return bench
+
+    offer_toy_device()
+    run.search(job, open_bench=with_images)
+    assert run.resume(job.folder, open_bench=with_images).summary["ended"] == "the time is up"
+    moved = pictures / role / "light" / "moved.png"
+    (pictures / role / "dark" / "0.png").rename(moved)
+    with pytest.raises(UserError, match=f"^the {word} images changed since the search in ") as error:
+        run.resume(job.folder, open_bench=with_images)
+    assert "\n" not in str(error.value)
+    moved.rename(pictures / role / "dark" / "0.png")
+    assert run.resume(job.folder, open_bench=with_images).summary["ended"] == "the time is up"
+
+
+def test_resume_of_a_run_that_did_not_record_its_images(tmp_path: Path) -> None:
+    """An earlier version began it: the first resume records them."""
+
+    def with_images(job: Job, progress: Any = None) -> ToyBench:
+        bench = open_toy(job, progress)
+        bench.splits = data.load(job.data)  # type: ignore[attr-defined]
+        return bench
+
+    folder = begun(tmp_path)  # its bench has no images
+    file = folder / STUDY_FILE
+    lines = [line for line in file.read_text().splitlines() if '"images"' not in line]
+    assert len(lines) == len(file.read_text().splitlines()) - 1
+    file.write_text("\n".join(lines) + "\n")
+    assert run.resume(folder, open_bench=with_images).summary["ended"] == "the time is up"
+    assert '"validation"' in file.read_text()
+
+
+def test_the_digest_of_sealed_images_is_not_asked_for(tmp_path: Path) -> None:
+    splits = data.load(DataConfig(train=f"folder:{coloured_folder(tmp_path)}"))
+    assert set(images_of(splits)) == {"training", "validation", "test"}
+    sealed = Sealed(splits.test)
+    assert set(images_of(replace(splits, test=sealed))) == {"training", "validation"}
+    assert not sealed.refused
+    assert not sealed.openings
 
 
 def begun(tmp_path: Path, **settings: Any) -> Path:

@@ -2,6 +2,8 @@
 
 Rows of one study must be comparable: the same question, the same libraries, and latencies of one machine class and one
 runtime version. The record is kept in the study; only what changes no row may be edited in job.yaml.
+
+The digests of the images are kept beside it: they are known only once the data are loaded.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import onnxscript
 
 from autocompress.compression.keys import measured_with, versions
 from autocompress.contract import Device
+from autocompress.data import Splits
+from autocompress.data.guard import Sealed
 from autocompress.errors import UserError
 from autocompress.job import Job
 
@@ -63,6 +67,40 @@ def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, An
         raise UserError(
             f"{folder} cannot go on here, its figures would not be comparable: {_sentence(around)}",
             "resume it where it began and with the versions that it began with, or start another search",
+        )
+
+
+def images_of(splits: Splits | None) -> dict[str, str]:
+    """The digests of the user's images, by role ("training", "validation", "test").
+
+    Sealed test images are left out, since their digest cannot be had without opening them. Synthetic validation images
+    are left out too: the key of the baseline covers them.
+    """
+    if splits is None:
+        return {}
+    roles = {"training": splits.train, "validation": splits.val, "test": splits.test}
+    if splits.by_agreement:
+        del roles["validation"]
+    return {role: split.digest for role, split in roles.items() if len(split) and not isinstance(split, Sealed)}
+
+
+def check_images(folder: Path, known: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuses to judge new rows on other images than the finished ones.
+
+    Args:
+        folder: of the run, for the error.
+        known: the digests that the search began with (:func:`images_of`); a role without an entry is not compared.
+        now: the same for this process.
+
+    Raises:
+        UserError: naming the roles that changed, in one sentence.
+    """
+    changed = [role for role, digest in known.items() if now.get(role) != digest]
+    if changed:
+        raise UserError(
+            f"the {' and '.join(changed)} images changed since the search in {folder} began, so new rows could not be "
+            "compared with the finished ones",
+            "bring back the same files with the same modification times, or start another search",
         )
 
 

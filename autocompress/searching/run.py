@@ -17,7 +17,7 @@ from autocompress.job import Job, anchored, load_job, resolved, validate
 from autocompress.processors import usable_processors
 from autocompress.results import BASELINE, INTERRUPTED, JOB_FILE, SearchResult, read, write_sensitivity
 from autocompress.searching import placement, rundir, stopping
-from autocompress.searching.begun import begun_with, check_resumable
+from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
 from autocompress.searching.bench import Bench, Opener, is_by_agreement
 from autocompress.searching.bounds import Row
 from autocompress.searching.closing import Closing, save_trials
@@ -80,7 +80,8 @@ def resume(
     Raises:
         UserError: if ``folder`` is not a run, another process drives it, its job cannot be carried out here, or new
             rows would not be comparable with its rows: the job (but for name, budget, workers and sampler), the
-            baseline, the versions of libraries, or the machine that measures are not those that it began with.
+            images, the baseline, the versions of libraries, or the machine that measures are not those that it began
+            with.
         KeyboardInterrupt, Terminated: as :func:`search`.
     """
     folder = Path(folder)
@@ -126,6 +127,7 @@ class _Run:
         self._meter = Meter.of(job, self._bench.device, plugins)
         self._baseline = baseline_row(self._bench, self._meter)
         self._study = Study(folder, job, self._baseline)
+        self._check_images()  # first: other training images give another baseline too
         self._check_baseline()
         self._study.keep_begun(begun)
         if again := self._study.recover():
@@ -135,6 +137,15 @@ class _Run:
             if table:
                 write_sensitivity(folder, [asdict(row) for row in table])
             self._study.enqueue_starting_points(self._bench.starting_points(table))
+
+    def _check_images(self) -> None:
+        """Refuses to go on with rows that were judged on other images. The first run records which they are; so does
+        the first resume of a run that an earlier version began."""
+        now = images_of(getattr(self._bench, "splits", None))
+        if (known := self._study.images) is None:
+            self._study.keep_images(now)
+        else:
+            check_images(self._folder, known, now)
 
     def _check_baseline(self) -> None:
         """Refuses to go on with rows that were judged against another baseline."""

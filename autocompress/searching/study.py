@@ -167,6 +167,15 @@ class Study:
         """Records the baseline that this search compares with."""
         self._study.set_user_attr("baseline_key", key)
 
+    @property
+    def images(self) -> dict[str, str] | None:
+        """Digests of the images that the search began with; None where an earlier version began it."""
+        return self._study.user_attrs.get("images")
+
+    def keep_images(self, digests: Mapping[str, str]) -> None:
+        """Records the images that the rows are judged on (see ``searching.begun.images_of``)."""
+        self._study.set_user_attr("images", dict(digests))
+
     def keep_begun(self, begun: Mapping[str, Any]) -> None:
         """Records what the search began with (see ``searching.begun``), unless that is known."""
         if BEGUN not in self._study.user_attrs:
