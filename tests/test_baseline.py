@@ -141,6 +141,32 @@ def test_a_baseline_that_diverged_is_not_kept(
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
+@pytest.mark.parametrize(("lr", "epochs"), [(100.0, 1), (100.0, 2), (10.0, 2)])
+def test_a_baseline_that_diverged_and_stayed_finite_is_not_kept(
+    small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: float, epochs: int
+) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
+    own = job(baseline={"epochs": epochs, "lr": lr, "batch_size": 32})
+    with pytest.raises(UserError, match=r"diverged: its loss on training images went from 2\.\d+ to ") as raised:
+        trainer.train_baseline(own, models.create(own, GREY), small)
+    assert f"'baseline.lr', which is {lr:g}, or raise 'baseline.epochs', which is {epochs})" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit", "test_efficientnet"])
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+def test_a_baseline_that_learned_little_is_kept(
+    small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, epochs: int
+) -> None:
+    """Labels that nothing in the images tells, in batches of eight: the loss hardly falls."""
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
+    args = {"img_size": 32} if model == "test_vit" else {}
+    own = job(model, model_args=args, baseline={"epochs": epochs, "batch_size": 8})
+    trainer.train_baseline(own, models.create(own, GREY), small)
+    assert [file.suffix for file in (tmp_path / "baselines").iterdir()] == [".safetensors"]
+
+
 def test_one_that_was_kept_all_the_same_is_trained_again(
     small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

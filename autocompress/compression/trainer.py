@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress import models
-from autocompress.compression.evaluation import evaluate, logits, recalibrate_batch_norm
+from autocompress.compression.evaluation import device_of, evaluate, logits, recalibrate_batch_norm
 from autocompress.compression.keys import computed_with
 from autocompress.compression.losses import SoftTargets
 from autocompress.compression.store import save_tensors
@@ -46,6 +49,9 @@ log = logging.getLogger("autocompress")
 
 VERSION = 1
 """Of this training: part of the key of kept baselines."""
+DIVERGED = 2.0
+"""A baseline has diverged if its loss is more than this many times that of the untrained network and of constant
+predictions."""
 
 
 def train(model: nn.Module, split: Split, settings: TrainSettings, **options: Any) -> TrainResult:
@@ -89,7 +95,8 @@ def train_baseline(
     versions, the kind of device and its precision.
 
     Raises:
-        UserError: if there are no images to train on, or the training diverged; nothing is kept then.
+        UserError: if there are no images to train on, or the training diverged: its loss, weights or logits are not
+            finite, or its loss is far above that of the untrained network. Nothing is kept then.
     """
     settings = baseline_settings(job)
     weights = "pretrained" if job.pretrained else "random"
@@ -101,6 +108,7 @@ def train_baseline(
     if not _loaded(model, path):
         require_training_images(job, splits)
         _check_room(model, path.parent)
+        untrained = _loss_by_batch_statistics(model.to(device), splits.train) if settings.epochs else 0.0
         try:
             train(
                 model,
@@ -112,10 +120,13 @@ def train_baseline(
                 pause=pause,
             )
             _check_trained(model, splits.train)
+            if settings.epochs:
+                _check_converged(model, splits.train, untrained)
         except TrialFailed as error:
             raise UserError(
                 f"the training of the baseline '{job.model}' diverged: {error}",
-                f"lower 'baseline.lr', which is {settings.lr:g}",
+                f"lower 'baseline.lr', which is {settings.lr:g}, or raise 'baseline.epochs', which is "
+                f"{settings.epochs:g}",
             ) from None
         with full_disk_told(path.parent, "make room, or set AUTOCOMPRESS_CACHE"), atomic(path) as temporary:
             save_tensors(model.state_dict(), temporary)
@@ -145,6 +156,44 @@ def _check_trained(model: nn.Module, split: Split) -> None:
     some = split.subset(AGREEMENT_IMAGES)
     if not bool(logits(model, some).isfinite().all()):
         raise TrialFailed("its logits are not finite numbers")
+
+
+def _check_converged(model: nn.Module, split: Split, untrained: float) -> None:
+    """Refuses a model that its training made much worse than it was, though all its numbers are finite.
+
+    Too few epochs leave the loss near that of the untrained network, which is close to ln(classes), the loss of
+    constant predictions. It hardly rises then. A learning rate that is far too high makes logits, and with them the
+    loss, grow by orders of magnitude. ``DIVERGED`` lies between the two.
+
+    Args:
+        model: trained.
+        split: that it was trained on.
+        untrained: the loss before the training (:func:`_loss_by_batch_statistics`).
+
+    Raises:
+        TrialFailed: naming both losses.
+    """
+    loss, constant = _loss_by_batch_statistics(model, split), math.log(split.num_classes)
+    if not loss <= DIVERGED * max(untrained, constant):
+        raise TrialFailed(
+            f"its loss on training images went from {untrained:.3g} to {loss:.3g}, and equal probabilities for all "
+            f"classes give {constant:.3g}"
+        )
+
+
+@torch.no_grad()
+def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
+    """Mean cross-entropy over a few images of ``split``, in eval mode but for batch norms, which use the statistics of
+    these images: after a few steps their running statistics are still far off. ``model`` stays as it is."""
+    from autocompress.export import AGREEMENT_IMAGES  # takes a second to import
+
+    probe = copy.deepcopy(model).eval()
+    for module in probe.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    images, labels = next(iter(split.subset(AGREEMENT_IMAGES).loader(AGREEMENT_IMAGES)))
+    device = device_of(model)
+    return float(F.cross_entropy(probe(images.to(device)).float(), labels.to(device)))
 
 
 def require_training_images(job: Job, splits: Splits) -> None:
