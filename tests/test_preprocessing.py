@@ -13,11 +13,15 @@ import timm
 import torch
 from PIL import ExifTags, Image
 from safetensors.torch import save_file
+from test_pictures import KINDS, UNKNOWN
 from timm.data import create_transform, resolve_data_config
 
 from autocompress import data, models
 from autocompress.compression import artifact
 from autocompress.compression.baseline import weights_key
+from autocompress.data import DataInfo
+from autocompress.data.preprocessing import steps_of
+from autocompress.data.reading import open_picture
 from autocompress.errors import UserError
 from autocompress.export import export
 from autocompress.job import DataConfig, Job, load_job
@@ -296,3 +300,31 @@ def test_the_example_reads_files_as_the_engine_does(tmp_path: Path, predict: Any
     files = [part.pictures.files[int(index)] for index in part.indices]
     got = np.concatenate([predict.prepare(Image.open(file), told) for file in files])
     assert np.array_equal(got, torch.cat([batch for batch, _ in part.loader(4)]).numpy())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_example_reads_every_kind_of_file_as_the_engine_does(tmp_path: Path, predict: Any, kind: str) -> None:
+    file = tmp_path / kind
+    file.write_bytes(KINDS[kind][0]())
+    told = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear", "exif": False}
+    for channels in (1, 3):
+        told |= {"input_size": [channels, 8, 8], "mean": [0.0] * channels, "std": [1.0] * channels}
+        engine = predict.prepare(open_picture(file, kind), told)  # it gives an 8-bit picture
+        assert np.array_equal(predict.prepare(Image.open(file), told), engine)
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_the_example_refuses_a_picture_without_a_known_range(tmp_path: Path, predict: Any, kind: str) -> None:
+    file = tmp_path / kind
+    file.write_bytes(UNKNOWN[kind]())
+    told = {"input_size": [1, 8, 8], "exif": False}
+    with pytest.raises(ValueError, match="nothing says which value is white"):
+        predict.prepare(Image.open(file), told)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_steps_say_what_becomes_of_deep_pictures(channels: int) -> None:
+    info = DataInfo(2, channels, (8, 8), (0.5,) * channels, (0.2,) * channels, ("a", "b"))
+    assert "grey levels of more than 8 bits are first scaled so that the highest possible value becomes 255" in str(
+        steps_of(info)[0]
+    )

@@ -82,7 +82,9 @@ def steps_of(info: DataInfo) -> list[str]:
         target = f"until it just covers {scaled[0]} x {scaled[1]} (height x width)"
     steps = ["turn the picture upright by its EXIF orientation (PIL.ImageOps.exif_transpose)"] if info.exif else []
     steps += [
-        f"convert the picture to {'RGB' if channels == 3 else 'grey (Pillow mode L)'}",
+        f"convert the picture to {'RGB' if channels == 3 else 'grey (Pillow mode L)'}; grey levels of more than 8 bits "
+        "are first scaled so that the highest possible value becomes 255 and white stays white (Pillow would clip "
+        "them, and does not invert a 16-bit TIFF file whose white is zero)",
         f"resize {whole} {target}, {interpolation}, with antialiasing (Pillow's resize)",
     ]
     if crop_mode == "border":

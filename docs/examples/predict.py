@@ -15,13 +15,30 @@ import onnxruntime as ort
 from PIL import Image, ImageOps
 
 
+def shallow(picture, source):
+    """Grey levels of 9 to 16 bits as 8 bits; Pillow's own conversion would clip them. ``source``: the opened file."""
+    tags = getattr(source, "tag_v2", {})  # of a TIFF file
+    if picture.mode == "F" or (picture.mode == "I" and source.format not in ("PNG", "PPM")):
+        raise ValueError("nothing says which value is white; convert the picture to 8 or 16 bits")
+    bits = tags.get(258, 16)
+    bits = bits[0] if isinstance(bits, tuple) else bits
+    highest = 2 ** (bits if 8 < bits < 16 else 16) - 1
+    values = np.asarray(picture).astype(np.float32).clip(0, highest)
+    if tags.get(262) == 0:  # white is zero
+        values = highest - values
+    return Image.fromarray(np.rint(values * (255 / highest)).astype(np.uint8))
+
+
 def prepare(picture, told):
     """A Pillow picture as float32 (1, channels, height, width)."""
     channels, height, width = told["input_size"]
+    source = picture
     if told.get("exif"):
         picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits
-        picture = Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.mode.startswith(("I", "F")):
+        picture = shallow(picture, source)
+    if picture.mode not in ("1", "L", "LA"):  # grey levels are those of the RGB colours
+        picture = picture.convert("RGB")
     picture = picture.convert("RGB" if channels == 3 else "L")
     target_h, target_w = (math.floor(side / told["crop_pct"]) for side in (height, width))
     ratios = picture.height / target_h, picture.width / target_w
