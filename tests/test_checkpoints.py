@@ -242,3 +242,15 @@ def test_weights_that_are_sparse(tmp_path: Path) -> None:
     state = trained()
     torch.save(state | {"fc.weight": state["fc.weight"].to_sparse()}, tmp_path / "model.pth")
     assert same(create(tmp_path / "model.pth"), state)
+
+
+@pytest.mark.parametrize("tensors", [["fc.weight"], ["conv1.0.weight", "bn1.running_mean"], None])
+@pytest.mark.parametrize("wrapper", [None, "state_dict"])
+def test_weights_without_values(tmp_path: Path, tensors: list[str] | None, wrapper: str | None) -> None:
+    """torch.save keeps no values of tensors on the device "meta"."""
+    state = trained()
+    state |= {name: state[name].to("meta") for name in tensors or state}
+    torch.save(state if wrapper is None else {wrapper: state}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"model\.pth: '.*' .*has no values: it was saved on .* 'meta'") as raised:
+        create(tmp_path / "model.pth")
+    assert "\n" not in str(raised.value)

@@ -114,7 +114,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     are taken for what they are only after a check of their type.
 
     Raises:
-        UserError: if the file is missing, broken, holds anything but data, or no weights.
+        UserError: if the file is missing, broken, holds anything but data, no weights, or tensors without values.
     """
     if path.is_dir():
         raise UserError(
@@ -128,6 +128,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not state:
         raise UserError(
             f"{path} holds no weights", f"a state dict is understood, alone or under one of {', '.join(WRAPPERS)}"
+        )
+    if empty := [name for name, tensor in state.items() if tensor.is_meta]:
+        raise UserError(
+            f"{path}: '{empty[0]}'{_more(empty)} has no values: it was saved on torch's device 'meta'",
+            "save the checkpoint again once its weights are loaded",
         )
     assert isinstance(content, Mapping)
     stored = content.get("args")
