@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -228,7 +229,7 @@ def test_the_difference_is_named_with_both_values(tmp_path: Path) -> None:
     edit(folder, "seed", 7)
     with pytest.raises(UserError) as error:
         run.resume(folder, open_bench=never)
-    told = "'objectives' was accuracy, latency when it began and is accuracy, size now (so did 'seed')"
+    told = "'objectives' was accuracy, latency when it began and is accuracy, size now ('seed' changed too)"
     assert told in str(error.value)
 
 
@@ -293,6 +294,24 @@ def test_resume_refuses_another_processor(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"'processor' was .* and is another processor now"):
         check_resumable(job.folder, measured_here, begun_with(job, OnnxRuntimeCpu()))
     check_resumable(job.folder, modelled_here, begun_with(job, modelled))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ({"space": "default"}, {"space": {"bits": 8}}, "'space' was default when it began and is {'bits': 8} now"),
+        ({"space": {"a": {"b": 1}}}, {"space": {}}, "'space.a.b' was 1 when it began and is not set now"),
+        ({"model": "a", "seed": 1}, {"model": "b", "seed": 2}, "is b now ('seed' changed too)"),
+        ({"checkpoint": None}, {"checkpoint": "a.pt"}, "'checkpoint' was not set when it began and is a.pt now"),
+        ({"pretrained": True}, {"pretrained": False}, "'pretrained' was true when it began and is false now"),
+        ({"methods": ["a", "b"]}, {"methods": []}, "'methods' was a, b when it began and is empty now"),
+    ],
+)
+def test_what_changed_is_told_in_plain_words(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        check_resumable(tmp_path, {"job": before}, {"job": after, "machine": {}, "versions": {}})
 
 
 def test_a_key_that_a_later_version_adds_is_no_difference(tmp_path: Path) -> None:

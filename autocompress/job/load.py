@@ -123,7 +123,10 @@ def _sentence(error: ValidationError, source: Source) -> UserError:
 def _key(problem: Mapping[str, Any]) -> str:
     """The dotted key that a complaint is about."""
     key = getattr(problem.get("ctx", {}).get("error"), "key", "")
-    return key or ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and part != "[key]")
+    parts = [part for part in problem["loc"] if part != "[key]"]
+    if parts[:1] == ["model_args"]:  # pydantic follows each key of a JsonValue by a type: "list", "float"
+        parts = [parts[0], *parts[1::2]]
+    return key or ".".join(part for part in parts if isinstance(part, str))
 
 
 _TYPES = {

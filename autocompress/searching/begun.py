@@ -27,8 +27,6 @@ EDITABLE = ("name", "results", "budget", "workers", "sampler")
 MOST_SHOWN = 60
 """Characters of a value in an error."""
 
-_MISSING = "nothing"
-
 
 def begun_with(job: Job, device: Device) -> dict[str, Any]:
     """What decides the rows of a search, as JSON: the job's keys, the versions of libraries, and the machine.
@@ -55,7 +53,7 @@ def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, An
     Raises:
         UserError: naming what changed, in one sentence.
     """
-    asked = _differences(known.get("job", {}), now["job"])
+    asked = list(_differences(known.get("job", {}), now["job"]))
     around = [*_differences(known.get("machine", {}), now["machine"])]
     around += _differences(known.get("versions", {}), now["versions"])
     if asked:
@@ -104,32 +102,35 @@ def check_images(folder: Path, known: Mapping[str, str], now: Mapping[str, str])
         )
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, before, after) of what changed. Keys that only one of them has count only where they say something: a
-    later version may add some."""
-    old, new = dict(_flat(before)), dict(_flat(after))
-    return [
-        (key, old.get(key), new.get(key))
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and (old.get(key) or new.get(key))
-    ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, before, after) of what changed. Keys that only one of them has count only where they say something:
+    a later version may add some."""
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        was, is_now = ({} if value is None else value for value in (old, new))
+        if (old or new) and isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            yield from _differences(was, is_now, f"{prefix}{key}.")
+        elif old != new and (old or new):
+            yield f"{prefix}{key}", old, new
 
 
 def _sentence(changed: list[tuple[str, Any, Any]]) -> str:
     key, before, after = changed[0]
     others = [f"'{name}'" for name, _, _ in changed[1:]]
-    more = f" (so did {', '.join(others[:3])}{', ...' if len(others) > 3 else ''})" if others else ""
+    more = f" ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''} changed too)" if others else ""
+    if before is None:
+        return f"'{key}' was not set when it began and is {_shown(after)} now{more}"
+    if after is None:
+        return f"'{key}' was {_shown(before)} when it began and is not set now{more}"
     return f"'{key}' was {_shown(before)} when it began and is {_shown(after)} now{more}"
 
 
 def _shown(value: Any) -> str:
-    text = _MISSING if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value in ([], {}, ""):
+        return "empty"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
