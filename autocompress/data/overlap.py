@@ -60,8 +60,8 @@ def refuse_shared_files(splits: Mapping[str, Split]) -> None:
         if shared:
             count = f"{len(shared):,} image{'s' if len(shared) > 1 else ''}"
             first, second = mine[shared[0]], others[shared[0]]
-            example = f"{first} and {second} are one file" if first != second else f"such as {first}"
+            example = f": {first} and {second} are one file" if first != second else f", such as {first}"
             raise UserError(
-                f"'{role}' and '{other_role}' share {count}: {example}",
+                f"'{role}' and '{other_role}' share {count}{example}",
                 "each image may have one role: remove the links, or name other images",
             )
