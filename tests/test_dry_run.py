@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from autocompress.data.provider import LoadOptions
 from autocompress.devices import OnnxRuntimeCpu
 from autocompress.errors import UserError
 from autocompress.job import load_job
+from autocompress.memory import out_of_memory_told
 
 FEW = 300
 """Images that a dry run may read."""
@@ -154,6 +156,38 @@ def test_without_training_data_it_makes_no_images(data: Any, checkpoint: Path, w
 def test_a_job_that_the_search_would_refuse_is_refused() -> None:
     with pytest.raises(UserError, match=r"matches no parameter of the space \(did you mean 'scop.ranking'"):
         Workbench.dry(load_job(model="resnet10t", data="digits", space={"scop": {"rankin": "global"}}))
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        ({"batch": 10**10}, "there is not enough memory for batches of 10000000000: "),
+        ({"input_size": 10**6}, "there is not enough memory for 2 images of 1000000 x 1000000 pixels in 'resnet10t': "),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_one_sentence(device: dict[str, int], told: str) -> None:
+    with pytest.raises(UserError) as raised:
+        shown(device=device)
+    assert raised.value.message.startswith(told)
+    assert "input_size" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("Failed to allocate memory for requested buffer of size 3"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("boom"), False),
+    ],
+)
+def test_lack_of_memory_is_known_whatever_library_says_so(error: Exception, expected: bool) -> None:
+    with pytest.raises(UserError if expected else type(error)), out_of_memory_told():
+        raise error
 
 
 def test_glyphs_are_not_drawn_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from autocompress.cli import options, synthesis
 from autocompress.errors import ExitCode, Terminated, UserError
 from autocompress.job import check_model_name, load_job
+from autocompress.memory import out_of_memory_told
 
 if TYPE_CHECKING:
     from autocompress.results import SearchResult
@@ -107,7 +108,7 @@ def search(
     from autocompress.cli.progress import watching
     from autocompress.searching import run, stopping
 
-    with stopping.caught(ends_process=True), _told(job.folder), watching(console) as observer:
+    with stopping.caught(ends_process=True), _told(job.folder), out_of_memory_told(), watching(console) as observer:
         result = run.search(job, observer=observer)
     _end(result, console)
 
@@ -119,7 +120,7 @@ def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minu
     from autocompress.searching import run, stopping
 
     console = Console()
-    with stopping.caught(ends_process=True), _told(run_folder), watching(console) as observer:
+    with stopping.caught(ends_process=True), _told(run_folder), out_of_memory_told(), watching(console) as observer:
         result = run.resume(run_folder, trials=trials, minutes=minutes, observer=observer)
     _end(result, console)
 

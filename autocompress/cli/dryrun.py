@@ -14,6 +14,7 @@ from autocompress.compression.feasibility import UNCOMPRESSED, CheapestCandidate
 from autocompress.compression.recipe import space_size
 from autocompress.compression.workbench import Workbench
 from autocompress.job import Job
+from autocompress.memory import out_of_memory_told
 from autocompress.report import words
 from autocompress.searching.meter import Meter
 
@@ -38,7 +39,8 @@ def show(job: Job, console: Console) -> None:
     lines += [f"  {note}" for note in bench.splits.notes]
     lines.append(f"space: {len(parameters)} parameters, at most {space_size(parameters):.3g} recipes")
     lines += [f"  {name}: {parameter.describe()}" for name, parameter in parameters.items()]
-    rows = feasibility(bench, Meter.of(job, bench.device).measure, MEASURED_S)
+    with out_of_memory_told(f"batches of {job.device.batch}"):
+        rows = feasibility(bench, Meter.of(job, bench.device).measure, MEASURED_S)
     lines.append(f"baseline: {_baseline_cost(bench, rows)}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

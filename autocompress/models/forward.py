@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from autocompress.errors import UserError
+from autocompress.memory import is_out_of_memory, out_of_memory_told
 
 _IMAGES = 2
 """A batch norm in training mode needs more than one value a channel."""
@@ -25,11 +26,12 @@ def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classe
         name: of the model, for the error.
 
     Raises:
-        UserError: if it cannot take such images, gives anything but one float tensor ``(N, num_classes)``, or logits
-            that are not finite.
+        UserError: if memory does not suffice, if it cannot take such images, gives anything but one float tensor
+            ``(N, num_classes)``, or logits that are not finite.
     """
-    images = torch.randn(_IMAGES, *input_size, generator=torch.Generator().manual_seed(0))
-    with _restored(model), torch.no_grad():
+    what = f"{_IMAGES} images of {input_size[1]} x {input_size[2]} pixels in '{name}'"
+    with out_of_memory_told(what, "lower input_size"), _restored(model), torch.no_grad():
+        images = torch.randn(_IMAGES, *input_size, generator=torch.Generator().manual_seed(0))
         for training in (False, True):
             answer = _answer(model.train(training), images, input_size, name)
             _check_answer(answer, num_classes, name, "in training" if training else "")
@@ -44,6 +46,8 @@ def _answer(model: nn.Module, images: torch.Tensor, size: tuple[int, int, int], 
     try:
         return model(images)
     except Exception as error:  # whatever a foreign forward raises
+        if is_out_of_memory(error):
+            raise
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         height_width = f"{size[1]} x {size[2]} pixels and {size[0]} channel{'s' if size[0] > 1 else ''}"
         raise UserError(
