@@ -13,10 +13,11 @@ from torch import nn
 from autocompress.compression import workbench
 from autocompress.compression.applicable import applicable
 from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.recipe import Replay
 from autocompress.compression.store import Store
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, DataSource, Params, Plan, Space, Stage, Transform, manager
-from autocompress.errors import UserError
+from autocompress.errors import InvalidRecipe, UserError
 from autocompress.job import Job, Limits, load_job
 
 
@@ -80,6 +81,39 @@ def test_a_method_whose_code_raises_is_refused_with_its_reason(model: nn.Module)
     assert [method.name for method in fit] == ["quiet"]
     assert refused["spaceless"] == ["its search space raised KeyError: 'rate'"]
     assert refused["unchecked"] == ["its check raised RuntimeError: broken"]
+
+
+class Returns(Quiet):
+    """Its space returns what it was told to, at once or only for another choice than the default."""
+
+    name = "returns"
+
+    def __init__(self, params: object, *, at_once: bool) -> None:
+        self._params, self._at_once = params, at_once
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        mode = space.categorical("mode", ["plain", "other"], default="plain", cheapest="other")
+        given: Any = self._params
+        return given if self._at_once or mode == "other" else {"mode": mode}
+
+
+UNFIT = [
+    (None, "the search_space of 'returns' returns nothing where a mapping is needed"),
+    ([1], "the search_space of 'returns' returns a list where a mapping is needed"),
+    ({"a": object()}, "the search_space of 'returns' returns what is not JSON: .* at 'a'"),
+    ({"a": [float("nan")]}, "the search_space of 'returns' returns what is not JSON: .*nan at 'a"),
+    ({1: 2}, "the search_space of 'returns' returns what is not JSON: .*key 1"),
+]
+
+
+@pytest.mark.parametrize(("params", "told"), UNFIT)
+def test_a_space_that_gives_anything_but_json_values_is_told(model: nn.Module, params: object, told: str) -> None:
+    with pytest.raises(UserError, match=f"'returns' cannot apply to test_resnet: {told}"):
+        applicable([Returns(params, at_once=True)], model, job(), ["returns"])
+    space = JobSpace(model, [Returns(params, at_once=False)], Limits(), "stage", 1)
+    assert space.compose(Replay({})).transforms == [("returns", {"mode": "plain"})]
+    with pytest.raises(InvalidRecipe, match=told):
+        space.compose(Replay({"returns.mode": "other"}))
 
 
 def test_a_wanted_method_that_cannot_apply_is_an_error(model: nn.Module) -> None:

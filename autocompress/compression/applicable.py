@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from autocompress.compression.recipe import Replay
+from autocompress.compression.recipe import Replay, params_of
 from autocompress.contract import DataSource, Device, Method, Quantizer, Space
 from autocompress.data import Splits
-from autocompress.errors import UserError, did_you_mean
+from autocompress.errors import InvalidRecipe, UserError, did_you_mean
 from autocompress.job import Job
 
 
@@ -77,7 +77,9 @@ def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool, devic
     if reasons:
         return reasons
     try:
-        method.search_space(Space(Replay({}), job.granularity).scope(method.name), model)
+        params_of(method, Space(Replay({}), job.granularity), model)
+    except InvalidRecipe as error:
+        return [str(error)]
     except Exception as error:
         return [f"its search space raised {type(error).__name__}: {error}"]
     return []

@@ -11,7 +11,7 @@ from autocompress.compression import qat, recover
 from autocompress.contract import DataSource, Method, Parameter, Params, Quantizer, Space, Stage, Transform, Value
 from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
-from autocompress.files import digest
+from autocompress.files import canonical_json, digest
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
         epochs: the most that recovery may train.
 
     Raises:
-        InvalidRecipe: for methods that exclude each other, or that need more epochs than there are.
+        InvalidRecipe: for methods that exclude each other, that need more epochs than there are, or whose
+            ``search_space`` does not give a mapping of JSON values.
     """
     source = compose_source(space, model, methods)
     labelled = source is None  # labels of made images are not trained on
@@ -77,7 +78,7 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
     acting: list[tuple[Transform, Params]] = []
     for method in methods:
         if isinstance(method, Transform):
-            params = method.search_space(space.scope(method.name), model)
+            params = params_of(method, space, model)
             if method.acts(params):
                 acting.append((method, params))
     settings: Params = {}
@@ -91,7 +92,7 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
     bits = _compose_bits(space.scope("bits"), model, [m for m in methods if isinstance(m, Quantizer)])
     used = {name for group in bits.values() for name in (group.weight_quantizer, group.activation_quantizer)}
     quantizers = [method for method in methods if isinstance(method, Quantizer) and method.name in used]
-    quantizer_params = {method.name: method.search_space(space.scope(method.name), model) for method in quantizers}
+    quantizer_params = {method.name: params_of(method, space, model) for method in quantizers}
     training: Params = {}
     if quantizers:
         is_low = any(min(group.weight_bits, group.activation_bits) < 8 for group in bits.values())
@@ -130,7 +131,25 @@ def compose_source(space: Space, model: nn.Module, methods: Sequence[Method]) ->
         return None
     # The first stands for all in starting points; the manager's order is as good as any.
     name = space.categorical(SOURCE, list(sources), default=next(iter(sources)), structural=False)
-    return name, sources[name].search_space(space.scope(name), model)
+    return name, params_of(sources[name], space, model)
+
+
+def params_of(method: Method, space: Space, model: nn.Module) -> Params:
+    """The parameters that ``method`` takes from ``space``, which is not scoped.
+
+    Raises:
+        InvalidRecipe: if its ``search_space`` gives anything but a mapping of JSON values: they are part of the
+            content key of a trial's results.
+    """
+    params: object = method.search_space(space.scope(method.name), model)
+    if not isinstance(params, Mapping):
+        gives = "nothing" if params is None else f"a {type(params).__name__}"
+        raise InvalidRecipe(f"the search_space of '{method.name}' returns {gives} where a mapping is needed")
+    try:
+        canonical_json(params)
+    except TypeError as error:
+        raise InvalidRecipe(f"the search_space of '{method.name}' returns what is not JSON: {error}") from None
+    return dict(params)
 
 
 def _reject_clashes(acting: Sequence[Transform]) -> None:

@@ -21,7 +21,7 @@ from autocompress.compression.baseline import Baseline, export_baseline, measure
 from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.outline import outline, recovery_epochs
 from autocompress.compression.pipeline import Candidate, Pipeline, layer_specs
-from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay
+from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay, params_of
 from autocompress.compression.remarks import remarks
 from autocompress.compression.sensitivity import Sensitivity, Setting
 from autocompress.compression.sources import Sources
@@ -54,6 +54,7 @@ from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import custom_operators, export
 from autocompress.files import cache_folder
 from autocompress.job import Job, Limits
+from autocompress.memory import out_of_memory_told
 
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress.compression")
@@ -86,6 +87,7 @@ class Workbench:
     limits: Limits
 
     @classmethod
+    @out_of_memory_told()
     def open(cls, job: Job, progress: Progress | None = None, plugins: Manager | None = None) -> Workbench:
         """Loads data, makes or loads the baseline, has data sources make images where the job has none, and has methods
         prepare what recipes share. Cheap the second time.
@@ -152,6 +154,7 @@ class Workbench:
         return cls(job, model, splits, baseline, methods, refused, device, pipeline, limits)
 
     @classmethod
+    @out_of_memory_told()
     def dry(cls, job: Job, plugins: Manager | None = None) -> Workbench:
         """Opens ``job`` for dry-run candidates alone: nothing is trained, made or scored, and few images are read.
 
@@ -298,7 +301,7 @@ class Workbench:
 def _default_params(job: Job, model: nn.Module, limits: Limits, method: Method) -> Params:
     """The method's parameters in the default recipe, as the user's limits leave them."""
     try:
-        return method.search_space(Space(Replay({}), job.granularity, limits.values).scope(method.name), model)
+        return params_of(method, Space(Replay({}), job.granularity, limits.values), model)
     except InvalidRecipe:
         return {}
 
