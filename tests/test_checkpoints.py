@@ -144,6 +144,13 @@ def test_a_file_that_no_library_reads_is_said_to_be_no_checkpoint(tmp_path: Path
     )
 
 
+def test_a_file_that_was_cut_off_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.save(trained(), tmp_path / "model.pth")
+    (tmp_path / "model.pth").write_bytes((tmp_path / "model.pth").read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"model\.pth is no checkpoint that torch or safetensors can read"):
+        create(tmp_path / "model.pth")
+
+
 def test_a_file_without_weights(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "model.pth")
     with pytest.raises(UserError, match="holds no weights"):

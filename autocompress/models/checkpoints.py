@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import pickle
 import struct
 import warnings
@@ -201,7 +202,8 @@ def _torch(path: Path) -> Any:
 def _tells_nothing(error: Exception) -> bool:
     """Whether the text of ``error`` is about the inside of pickle's reader: "101", "pop from empty list"."""
     inner = (LookupError, EOFError, TypeError, ValueError, AttributeError, AssertionError, struct.error)
-    return isinstance(error, inner) or not str(error).strip()
+    is_cut_off = isinstance(error, OSError) and error.errno == errno.EINVAL  # torch looks before the file's start
+    return is_cut_off or isinstance(error, inner) or not str(error).strip()
 
 
 def _unwrapped(name: str) -> str:
