@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -147,9 +148,9 @@ class Sums:
         self.first += centred.sum(1, dtype=torch.float64).cpu()
         self.second += (centred.transpose(1, 2) @ centred).cpu()
 
-    def merged(self, other: Sums) -> Sums:
+    def merged(self, other: Self) -> Self:
         """Sums over both; ``other`` has the same shift."""
-        both = Sums(self.shift)
+        both = copy.copy(self)
         both.count = self.count + other.count
         both.first, both.second = self.first + other.first, self.second + other.second
         return both
@@ -231,7 +232,7 @@ def gather(
     with evaluating(model):
         columns = _columns(model, layers, batches)
         for names in _passes(columns):
-            gatherings = {name: _Gathering(name, columns[name], _generator(name, seed)) for name in names}
+            gatherings = {name: _Gathering(name, columns[name], position_generator(name, seed)) for name in names}
             _watch(model, gatherings, batches, positions, pause)
             for name, gathering in gatherings.items():
                 layer = model.get_submodule(name)
@@ -240,7 +241,7 @@ def gather(
     return {name: found[name] for name in layers if name in found}
 
 
-def _generator(name: str, seed: int) -> torch.Generator:
+def position_generator(name: str, seed: int) -> torch.Generator:
     """Each layer draws its own positions, so that leaving out a layer changes no other."""
     return torch.Generator().manual_seed(int(digest("positions", name, seed)[:15], 16))
 

@@ -14,15 +14,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import fx, nn
 
-from autocompress.files import digest
 from autocompress.graph.kinds import kind
 from autocompress.repair.columns import POSITIONS, Columns, has_columns
-from autocompress.repair.moments import RIDGES, Moments, Sums, factor
+from autocompress.repair.moments import RIDGES, Moments, Sums, factor, position_generator
 from autocompress.repair.shifts import ensure_bias, norm_scale
 
 SMALLEST_SCALE = 1e-3
@@ -45,11 +44,9 @@ class PairSums(Sums):
         self.output_first += centred.sum(1, dtype=torch.float64).cpu()
         self.cross += (centred.transpose(1, 2) @ (x - self.shift[:, None].to(x))).cpu()
 
-    def plus(self, other: PairSums) -> PairSums:
+    def merged(self, other: Self) -> Self:
         """Sums over both; the shifts are the same."""
-        both = PairSums(self.shift, self.output_shift)
-        both.count = self.count + other.count
-        both.first, both.second = self.first + other.first, self.second + other.second
+        both = super().merged(other)
         both.output_first, both.cross = self.output_first + other.output_first, self.cross + other.cross
         return both
 
@@ -160,7 +157,7 @@ class Lockstep:
             return
         matrix = columns.weight(layer).cpu()
         ridge, gain = _best(matrix, fitted, held_out, columns)
-        whole = fitted.plus(held_out)
+        whole = fitted.merged(held_out)
         mean, cross = whole.targets()
         moments = whole.moments(columns)
         new = fit(matrix, moments, cross, ridge) if gain > 0 else matrix
@@ -191,7 +188,7 @@ class Lockstep:
         inputs: Sequence[torch.Tensor],
         outputs: Sequence[torch.Tensor],
     ) -> tuple[PairSums, PairSums]:
-        generator = torch.Generator().manual_seed(int(digest("positions", name, self.seed)[:15], 16))
+        generator = position_generator(name, self.seed)
         halves: list[PairSums] = []
         for x, y in zip(inputs, outputs, strict=True):
             for half, (part, of) in enumerate(zip(x.tensor_split(2), y.tensor_split(2), strict=True)):
