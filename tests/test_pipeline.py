@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from autocompress.compression.recipe import Policy
 from autocompress.compression.store import Store
 from autocompress.compression.workbench import Workbench
+from autocompress.contract import Context, Params, Plan, Space, Stage, Transform
 from autocompress.export import operator_histogram
 
 JOINT = {"ghost": "default", "recover": "default", "bits": "default", "quantize": "default"}
@@ -87,3 +93,52 @@ def test_the_baseline_is_never_changed(bench: Workbench) -> None:
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not bench.model.training
+
+
+class Learns(Transform):
+    """Learns something before the first trial, and changes nothing."""
+
+    name = "learns"
+    version = "1"
+    reference = "test"
+    stage = Stage.SUBSTITUTE
+
+    def __init__(self, learned: Callable[[], None]) -> None:
+        self.learned = learned
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        del space, model
+        return {}
+
+    def prepare(self, baseline: nn.Module, context: Context) -> Any:
+        del baseline, context
+        self.learned()
+        return {"learned": torch.ones(1)}
+
+    def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
+        del params, context
+        return model, {}
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        del plan
+        return model
+
+
+def test_two_workers_do_not_both_prepare_a_state(bench: Workbench, tmp_path: Path) -> None:
+    waited, learned = threading.Event(), []
+
+    def worker(learns: Callable[[], None], pause: Callable[[], None] | None = None) -> None:
+        pipeline = replace(bench.pipeline, methods=[Learns(learns)], store=Store(tmp_path))
+        assert pipeline.prepare(pause=pause) == {}
+
+    other = threading.Thread(target=worker, args=(lambda: learned.append("second"), waited.set))
+
+    def first() -> None:
+        learned.append("first")
+        other.start()
+        waited.wait(10)  # the other is at the same state now
+
+    worker(first)
+    other.join(30)
+    assert waited.is_set(), "the second waits for the first, and calls its pause meanwhile"
+    assert learned == ["first"], "the second reads what the first has kept"

@@ -320,10 +320,12 @@ class Pipeline:
                     context = self._context(False, context.progress, recipe, pause)
                 if context.dry_run:
                     return None
-                teacher = copy.deepcopy(self.baseline).to(context.device)
-                tensors, record = pack(method.prepare(teacher, replace(context, params=shared)))
-                self.store.put(key, tensors, {"state": record})
-                found = tensors, {"state": record}
+                with self.store.making(key, pause):  # another worker may be at it already
+                    if not self.store.has(key) or (found := self.store.get(key)) is None:
+                        teacher = copy.deepcopy(self.baseline).to(context.device)
+                        tensors, record = pack(method.prepare(teacher, replace(context, params=shared)))
+                        found = tensors, {"state": record}
+                        self.store.put(key, *found)
             self._states[key] = unpack(found[0], found[1]["state"])
         return self._states[key]
 
