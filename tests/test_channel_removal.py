@@ -21,7 +21,7 @@ from torch import nn
 
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import UntraceableModel, facts
-from autocompress.pruning.coupling import Coupling, counts
+from autocompress.contract.coupling import Coupling, counts
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import Scatter, ScatteredNorm, masked, remove
 from autocompress.pruning.verifying import randomise, settle

@@ -15,7 +15,7 @@ from autocompress.compression.recipe import Recipe
 from autocompress.compression.store import Store
 from autocompress.contract import LayerSpec
 from autocompress.graph import facts
-from autocompress.pruning.coupling import Coupling
+from autocompress.contract.coupling import Coupling
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import masked, remove
 from autocompress.testing import example_context, example_model

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autocompress.graph import NetworkFacts, evaluating, facts, trace
-from autocompress.pruning.coupling import Coupling
+from autocompress.contract.coupling import Coupling
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import remove
 from autocompress.repair import RIDGES, Lockstep, Moments, choose_ridge, gather, has_columns, repair

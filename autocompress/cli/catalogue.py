@@ -21,7 +21,7 @@ from autocompress.synthesis.statistics import norm_layers
 if TYPE_CHECKING:
     from autocompress.contract.space import Chooser
 
-STAGES = ("source", "recover", "bits", "qat")
+STAGES = ("source", "prune", "repair", "recover", "bits", "qat")
 """Of a recipe, in order: the first words of the engine's own parameters."""
 EXAMPLE_MODEL, EXAMPLE_SIZE = "resnet18", 32
 """The model, and the pixels of its images, on which parameters are listed where the user names none: ranges may depend

@@ -11,7 +11,7 @@ from autocompress.compression.baseline import Baseline
 from autocompress.compression.pipeline import Candidate
 from autocompress.compression.recipe import Replay
 from autocompress.compression.workbench import Workbench
-from autocompress.contract import Deployable, Measurement, Quantizer
+from autocompress.contract import Deployable, Measurement, Pruner, Quantizer
 from autocompress.devices.lock import MachineLock
 from autocompress.job import Bound
 
@@ -61,10 +61,13 @@ def feasibility(bench: Workbench, measure: Measure, seconds: float = 1.0) -> lis
     """
     rules: dict[str, dict[str, str]] = {}
     for method in bench.methods:
+        if isinstance(method, Pruner):  # widths do not depend on which pruner it is
+            rules["prune"] = {"prune": "cheapest"}
+            continue
         rules[method.name] = {method.name: "cheapest"}
         if isinstance(method, Quantizer):
             rules[method.name]["bits"] = "cheapest"
-    if len(bench.methods) > 1:
+    if len(rules) > 1:
         rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
     base = bench.baseline
     itself = measure(base.deployable, base.deployable, seconds=seconds)

@@ -10,7 +10,7 @@ from torch import nn
 
 from autocompress.compression import recipe as recipes
 from autocompress.compression.recipe import SOURCE, Policy, Recipe, Replay
-from autocompress.contract import DataSource, Method, Parameter, Params, Quantizer, Space, Transform, Value
+from autocompress.contract import DataSource, Method, Parameter, Params, Pruner, Quantizer, Space, Transform, Value
 from autocompress.contract.space import Chooser, LimitError
 from autocompress.errors import InvalidRecipe
 from autocompress.job import Limits, reject_unmatched
@@ -76,17 +76,24 @@ class JobSpace:
         """Every parameter, conditional ones too, as the user's limits leave them."""
         return self._explore()[0]
 
-    def check_limits(self, installed: Sequence[str]) -> None:
-        """Refuses a limit that matches no parameter; limits on installed methods that do not act are passed over.
+    def check_limits(self, installed: Sequence[Method]) -> None:
+        """Refuses a limit that matches no parameter, or an earlier name of one; limits on installed methods that do not
+        act are passed over.
 
         Raises:
             UserError: naming file, line and key.
         """
+        for method in installed:
+            for key, instead in method.renamed.items():
+                if old := next((name for name in self.limits.values if f"{name}.".startswith(f"{key}.")), None):
+                    raise self.limits.error(old, "is no parameter any more", instead)
         known, matched = self._explore()
         acting = {method.name for method in self.methods}
-        inactive = [name for name in installed if name not in acting]
+        inactive = [method.name for method in installed if method.name not in acting]
         # The engine's own stages are asked only where there is something to recover or to quantize with.
-        inactive += [] if any(isinstance(method, Transform) for method in self.methods) else ["recover"]
+        changes = any(isinstance(method, Transform | Pruner) for method in self.methods)
+        inactive += [] if changes else ["repair", "recover"]
+        inactive += [] if any(isinstance(method, Pruner) for method in self.methods) else ["prune"]
         inactive += [] if any(isinstance(method, Quantizer) for method in self.methods) else ["bits", "qat"]
         # Neither is a weight of distillation where no image has a label.
         has_source = any(isinstance(method, DataSource) for method in self.methods)
@@ -106,29 +113,35 @@ class JobSpace:
 
         return recipes.every_parameter(run), matched
 
-    def policy(self, rules: Mapping[str, str], quantizer: str | None = None) -> dict[str, Value] | None:
+    def policy(
+        self, rules: Mapping[str, str], quantizer: str | None = None, pruner: str | None = None
+    ) -> dict[str, Value] | None:
         """The values of a rule-made recipe (see :class:`Policy`), or None where it is invalid."""
         try:
-            return dict(self.compose(Policy(rules, quantizer=quantizer)).values)
+            return dict(self.compose(Policy(rules, quantizer=quantizer, pruner=pruner)).values)
         except InvalidRecipe:
             return None
 
     def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
-        """Recipes worth trying first: uncompressed, 8-bit alone, each transform alone, each transform with 8-bit."""
+        """Recipes worth trying first: uncompressed, 8-bit alone, each transform and each pruner alone and with 8-bit."""
         rules: dict[str, dict[str, str]] = {"uncompressed": {}}
+        pruners: dict[str, str] = {}
         quantizers = [method.name for method in self.methods if isinstance(method, Quantizer)]
         bits = {"bits": "default", **dict.fromkeys(quantizers, "default")}
         if quantizers:
             rules["8-bit alone"] = bits
         for method in self.methods:
-            if isinstance(method, Transform):
+            if isinstance(method, Transform) or (isinstance(method, Pruner) and method.searched):
                 alone = {method.name: "default", "recover": "default"}
+                if isinstance(method, Pruner):
+                    alone["prune"] = "default"
+                    pruners |= {f"{method.name} alone": method.name, f"{method.name} and 8-bit": method.name}
                 rules[f"{method.name} alone"] = alone
                 if quantizers:
                     rules[f"{method.name} and 8-bit"] = {**alone, **bits}
         points: list[tuple[str, dict[str, Value]]] = []
         for label, rule in rules.items():
-            values = self.policy(rule)
+            values = self.policy(rule, pruner=pruners.get(label))
             if values is not None and values not in [known for _, known in points]:
                 points.append((label, values))
         return points

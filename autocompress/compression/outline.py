@@ -77,7 +77,7 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     has_images = splits is not None and len(splits.train) > 0
     methods, refused = applicable(installed, shape, job, limits.methods, has_images=has_images, devices=devices)
     space = JobSpace(shape, methods, limits, job.granularity, recovery_epochs(job, methods, splits))
-    space.check_limits([method.name for method in installed])
+    space.check_limits(installed)
     if not space.sources():
         require_images(job, splits, methods, refused)
     return Outline(limits, devices, installed, splits, model, shape, methods, refused)

@@ -13,11 +13,12 @@ import torch
 from torch import fx, nn
 
 from autocompress import models
-from autocompress.compression import precision, qat, recover
+from autocompress.compression import precision, qat, recover, structural
 from autocompress.compression.keys import computed_with
 from autocompress.compression.recipe import Recipe
 from autocompress.compression.sources import Sources
 from autocompress.compression.store import Store, pack, unpack
+from autocompress.compression.structural import Structural
 from autocompress.contract import (
     Callback,
     Context,
@@ -26,6 +27,8 @@ from autocompress.contract import (
     OperatorCount,
     Params,
     Plan,
+    Preparing,
+    Pruner,
     TransferSet,
     Transform,
 )
@@ -99,6 +102,9 @@ class Pipeline:
     def __post_init__(self) -> None:
         self._by_name = {method.name: method for method in self.methods}
         self._states: dict[str, Any] = {}
+        self._structural = Structural(
+            self.baseline, self.baseline_key, layer_specs(self.methods), self.store, self.seed
+        )
 
     # --- the one way through ------------------------------------------------------------------------------------
 
@@ -152,56 +158,124 @@ class Pipeline:
             method.name for method, params in needing if self._prepared(method, params, context, recipe) is None
         )
 
-    # --- transforms and RECOVER, each stage under its chained key ---------------------------------------------------
+    # --- transforms, PRUNE and REPAIR, RECOVER: each stage under its chained key --------------------------------------
 
     def _transformed(
         self, recipe: Recipe, context: Context, seconds: dict[str, float], pause: Callable[[], None] | None
     ) -> tuple[nn.Module, list[Plan]]:
+        stages = self._stages(recipe, context, seconds, pause)
         keys = [] if context.dry_run else self._stage_keys(recipe)  # they hang on images, which a dry run may not need
-        done, model, steps = 0, None, []
-        if not context.dry_run:
-            for count in range(len(keys), 0, -1):  # the deepest stage that is kept
-                if self.store.has(keys[count - 1]) and (found := self.store.get(keys[count - 1])) is not None:
-                    done, steps = count, list(found[1]["steps"])
-                    model = rebuild(self.baseline, steps, self._by_name)
-                    model.load_state_dict(found[0])
-                    break
-        if model is None:
-            model = copy.deepcopy(self.baseline)
-        model = model.to(context.device).eval()
-        for index, (name, params) in enumerate(recipe.transforms):
+        done, model, steps = self._resumed(keys)
+        model = (copy.deepcopy(self.baseline) if model is None else model).to(context.device).eval()
+        for index, stage in enumerate(stages):
             if index < done:
                 continue
             started = time.perf_counter()
-            method = self._transform(name)
             if not context.dry_run:
                 self.store.misses += 1
-            state = self._prepared(method, params, context, recipe, pause)
-            before = partial(self._callbacks, recipe.transforms[:index], context)
-            model, plan = method.apply(model, params, replace(context, state=state, callbacks=before))
+            model, more = stage.run(model)
             model.eval()
-            steps = [*steps, {"method": name, "version": method.version, "plan": plan}]
-            seconds[name] = time.perf_counter() - started
-            if not context.dry_run and seconds[name] > WORTH_KEEPING_S:
+            steps = [*steps, *more]
+            if not context.dry_run and (stage.kept or time.perf_counter() - started > WORTH_KEEPING_S):
                 self.store.put(keys[index], model.state_dict(), {"steps": steps})
-        if not context.dry_run and recipe.recover.get("epochs") and done <= len(recipe.transforms):
-            started = time.perf_counter()
-            self.store.misses += 1
-            callbacks, again = self._callbacks(recipe.transforms, context, model), self._adapter(recipe, pause)
-            model = recover.run(model, recipe.recover, context, callbacks, pause=pause, again=again)
-            seconds["recover"] = time.perf_counter() - started
-            self.store.put(keys[-1], model.state_dict(), {"steps": steps})
         return model.cpu().eval(), steps
 
+    def _resumed(self, keys: Sequence[str]) -> tuple[int, nn.Module | None, list[Plan]]:
+        """The deepest stage that is kept: how many stages that is, the network, and the steps of its plan."""
+        for count in range(len(keys), 0, -1):
+            if self.store.has(keys[count - 1]) and (found := self.store.get(keys[count - 1])) is not None:
+                steps = list(found[1]["steps"])
+                model = rebuild(self.baseline, steps, self._by_name)
+                model.load_state_dict(found[0])
+                return count, model, steps
+        return 0, None, []
+
+    def _stages(
+        self, recipe: Recipe, context: Context, seconds: dict[str, float], pause: Callable[[], None] | None
+    ) -> list[_Stage]:
+        """What happens to the network before QUANTIZE, in order."""
+        stages = [
+            _Stage(partial(self._run_transform, recipe, index, context, seconds, pause))
+            for index in range(len(recipe.transforms))
+        ]
+        if _is_structural(recipe):
+            stages.append(_Stage(partial(self._run_structural, recipe, context, seconds, pause)))
+        if recipe.recover.get("epochs") and not context.dry_run:
+            stages.append(_Stage(partial(self._run_recover, recipe, context, seconds, pause), kept=True))
+        return stages
+
+    def _run_transform(
+        self,
+        recipe: Recipe,
+        index: int,
+        context: Context,
+        seconds: dict[str, float],
+        pause: Callable[[], None] | None,
+        model: nn.Module,
+    ) -> tuple[nn.Module, list[Plan]]:
+        started = time.perf_counter()
+        name, params = recipe.transforms[index]
+        method = self._transform(name)
+        state = self._prepared(method, params, context, recipe, pause)
+        before = partial(self._callbacks, recipe.transforms[:index], context)
+        model, plan = method.apply(model, params, replace(context, state=state, callbacks=before))
+        seconds[name] = time.perf_counter() - started
+        return model, [{"method": name, "version": method.version, "plan": plan}]
+
+    def _run_structural(
+        self,
+        recipe: Recipe,
+        context: Context,
+        seconds: dict[str, float],
+        pause: Callable[[], None] | None,
+        model: nn.Module,
+    ) -> tuple[nn.Module, list[Plan]]:
+        """PRUNE and REPAIR."""
+        untouched = not recipe.transforms
+        if context.dry_run:
+            dry = self._structural.dry(model, recipe.prune, recipe.repair, context, untouched=untouched)
+            return dry, []
+        pruner = self._pruner(recipe)
+        if pruner is not None and recipe.prune is not None:
+            state = self._prepared(pruner, recipe.prune.params, context, recipe, pause)
+            context = replace(context, state=state, callbacks=partial(self._callbacks, recipe.transforms, context))
+        return self._structural.run(
+            model, recipe.prune, recipe.repair, pruner, context, seconds, untouched=untouched
+        )
+
+    def _run_recover(
+        self,
+        recipe: Recipe,
+        context: Context,
+        seconds: dict[str, float],
+        pause: Callable[[], None] | None,
+        model: nn.Module,
+    ) -> tuple[nn.Module, list[Plan]]:
+        started = time.perf_counter()
+        callbacks, again = self._callbacks(recipe.transforms, context, model), self._adapter(recipe, pause)
+        model = recover.run(model, recipe.recover, context, callbacks, pause=pause, again=again)
+        seconds["recover"] = time.perf_counter() - started
+        return model, []
+
     def _stage_keys(self, recipe: Recipe) -> list[str]:
-        """Chained content keys: one a transform, and one for RECOVER where it trains."""
+        """Chained content keys: one a transform, one for PRUNE and REPAIR, and one for RECOVER where it trains."""
         key, keys = self._first_key(recipe), []
         for name, params in recipe.transforms:
             key = digest(key, name, self._by_name[name].version, params)
             keys.append(key)
+        if _is_structural(recipe):
+            key = digest(key, *self._structural.key_parts(recipe.prune, recipe.repair, self._pruner(recipe)))
+            keys.append(key)
         if recipe.recover.get("epochs"):
             keys.append(digest(key, "recover", recover.VERSION, recipe.recover))
         return keys
+
+    def _pruner(self, recipe: Recipe) -> Pruner | None:
+        if recipe.prune is None:
+            return None
+        pruner = self._by_name[recipe.prune.method]
+        assert isinstance(pruner, Pruner)
+        return pruner
 
     def _first_key(self, recipe: Recipe) -> str:
         transfer = self.transfer_set(recipe)
@@ -296,13 +370,13 @@ class Pipeline:
 
     def _prepared(
         self,
-        method: Transform,
+        method: Preparing,
         params: Params,
         context: Context,
         recipe: Recipe,
         pause: Callable[[], None] | None = None,
     ) -> Any:
-        if type(method).prepare is Transform.prepare:
+        if not method.prepares:
             return None
         shared = method.shared(params)
         if context.dry_run and recipe.source is not None and self.sources is not None:
@@ -358,14 +432,37 @@ class Pipeline:
         return replace(context, transfer=transfer, teacher=copy.deepcopy(self.baseline).to(self.device).eval())
 
 
-def rebuild(baseline: nn.Module, steps: Sequence[Plan], methods: dict[str, Method]) -> nn.Module:
-    """The structure after the transforms of ``steps``, made on a copy of ``baseline`` with no data and no training.
+@dataclass(frozen=True)
+class _Stage:
+    """One stage of a recipe.
+
+    Attributes:
+        run: given the network, returns it changed, and the steps that its plan gets.
+        kept: its result goes into the store however fast it was made.
+    """
+
+    run: Callable[[nn.Module], tuple[nn.Module, list[Plan]]]
+    kept: bool = False
+
+
+def _is_structural(recipe: Recipe) -> bool:
+    """Whether PRUNE or REPAIR has anything to do."""
+    return recipe.prune is not None or recipe.repair.get("fit", "none") != "none"
+
+
+def rebuild(baseline: nn.Module, steps: Sequence[Plan], methods: Mapping[str, Method]) -> nn.Module:
+    """The structure after the transforms, PRUNE and REPAIR of ``steps``, made on a copy of ``baseline`` with no data
+    and no training. PRUNE and REPAIR need no pruner for that.
 
     Raises:
-        KeyError: if a method of the plan is not in ``methods``.
+        KeyError: if a transform of the plan is not in ``methods``.
     """
     model = copy.deepcopy(baseline)
+    specs = layer_specs(list(methods.values()))
     for step in steps:
+        if "stage" in step:
+            model = structural.rebuild(model, step, specs)
+            continue
         method = methods[step["method"]]
         assert isinstance(method, Transform)
         model = method.rebuild(model, step["plan"])

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from autocompress.compression import qat, recover
-from autocompress.contract import DataSource, Method, Parameter, Params, Quantizer, Space, Stage, Transform, Value
+from autocompress.compression import prune, qat, recover, repair
+from autocompress.compression.prune import Pruning
+from autocompress.contract import DataSource, Method, Parameter, Params, Preparing, Pruner, Quantizer, Space, Stage, Transform, Value
 from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
 from autocompress.files import canonical_json, digest
@@ -33,6 +34,8 @@ class Recipe:
         structural: those of them that change the deployed structure.
         source: (name, parameters) of the data source; None where the user's images are used.
         transforms: (method name, parameters) of the transforms that act, in order.
+        prune: what PRUNE is asked; None where no channel goes.
+        repair: parameters of REPAIR; empty where nothing is pruned or substituted.
         recover: parameters of RECOVER.
         bits: by group; a group that stays in float is absent.
         quantizers: parameters of the quantizers that act, by name.
@@ -43,6 +46,8 @@ class Recipe:
     structural: Mapping[str, Value] = field(default_factory=dict)
     source: tuple[str, Params] | None = None
     transforms: Sequence[tuple[str, Params]] = ()
+    prune: Pruning | None = None
+    repair: Params = field(default_factory=dict)
     recover: Params = field(default_factory=dict)
     bits: Mapping[str, GroupBits] = field(default_factory=dict)
     quantizers: Mapping[str, Params] = field(default_factory=dict)
@@ -82,11 +87,21 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
             if method.acts(params):
                 acting.append((method, params))
     settings: Params = {}
+    repaired: Params = {}
     impossible: InvalidRecipe | None = None
-    if acting:
+    pruning: Pruning | None = None
+    pruners = [method for method in methods if isinstance(method, Pruner)]
+    if pruners:
         try:
-            transforms = [method for method, _ in acting]
-            settings = recover.search_space(space.scope("recover"), transforms, epochs, labelled=labelled)
+            pruning = prune.search_space(space, model, pruners)
+        except InvalidRecipe as error:
+            impossible = error
+    changing: list[Preparing] = [method for method, _ in acting]
+    changing += [method for method in pruners if pruning is not None and method.name == pruning.method]
+    if changing:
+        repaired = repair.search_space(space)
+        try:
+            settings = recover.search_space(space.scope("recover"), changing, epochs, labelled=labelled)
         except InvalidRecipe as error:
             impossible = error
     bits = _compose_bits(space.scope("bits"), model, [m for m in methods if isinstance(m, Quantizer)])
@@ -103,8 +118,8 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
     # Judged last, so that an invalid recipe, too, has asked for all of its parameters.
     if impossible is not None:
         raise impossible
-    _reject_clashes([method for method, _ in acting])
-    if not any(type(method).prepare is not Transform.prepare for method, _ in acting):
+    _reject_clashes([method for method, _ in acting], pruning)
+    if not any(method.prepares for method, _ in acting):
         of_source = set()  # else scores made on the source's images decide the structure
     return Recipe(
         values=dict(space.chosen),
@@ -113,6 +128,8 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
         },
         source=source,
         transforms=[(method.name, params) for method, params in acting],
+        prune=pruning,
+        repair=repaired,
         recover=settings,
         bits=bits,
         quantizers=quantizer_params,
@@ -152,12 +169,13 @@ def params_of(method: Method, space: Space, model: nn.Module) -> Params:
     return dict(params)
 
 
-def _reject_clashes(acting: Sequence[Transform]) -> None:
+def _reject_clashes(acting: Sequence[Transform], pruning: Pruning | None) -> None:
     for method in acting:
         for other in acting:
             if method is not other and method.excludes & other.provides:
                 raise InvalidRecipe(f"{method.name} cannot act together with {other.name}")
     pruners = [method.name for method in acting if method.stage is Stage.PRUNE]
+    pruners += [] if pruning is None else [pruning.method]
     if len(pruners) > 1:
         raise InvalidRecipe(f"only one pruning method may act, not {' and '.join(pruners)}")
 
@@ -173,7 +191,13 @@ def _compose_bits(space: Space, model: nn.Module, quantizers: Sequence[Quantizer
     chosen: dict[str, GroupBits] = {}
     for group in space.groups(model):
         choice = space.categorical(
-            f"weight.{group}", ["none", *widths], default=recommended, cheapest=cheapest, neutral="none"
+            f"weight.{group}",
+            ["none", *widths],
+            default=recommended,
+            cheapest=cheapest,
+            neutral="none",
+            scope="group",
+            axis="weight bits",
         )
         if choice == "none":
             continue
@@ -181,7 +205,13 @@ def _compose_bits(space: Space, model: nn.Module, quantizers: Sequence[Quantizer
         of_activations = quantizer if quantizer.activation_bits else activation_quantizer
         offered = list(of_activations.activation_bits)
         activation_bits = space.categorical(
-            f"activation.{group}", offered, default=max(offered), cheapest=min(offered), neutral=max(offered)
+            f"activation.{group}",
+            offered,
+            default=max(offered),
+            cheapest=min(offered),
+            neutral=max(offered),
+            scope="group",
+            axis="activation bits",
         )
         chosen[group] = GroupBits(quantizer.name, bits, of_activations.name, activation_bits)
     return chosen
@@ -207,12 +237,21 @@ class Policy:
         rules: by first part of a parameter's name ("ghost", "bits", "recover").
         otherwise: for all the others.
         quantizer: the only one that weights may get.
+        pruner: the one that PRUNE takes, where it is on offer and PRUNE acts.
     """
 
-    def __init__(self, rules: Mapping[str, str], otherwise: str = "neutral", quantizer: str | None = None) -> None:
-        self._rules, self._otherwise, self._quantizer = rules, otherwise, quantizer
+    def __init__(
+        self,
+        rules: Mapping[str, str],
+        otherwise: str = "neutral",
+        quantizer: str | None = None,
+        pruner: str | None = None,
+    ) -> None:
+        self._rules, self._otherwise, self._quantizer, self._pruner = rules, otherwise, quantizer, pruner
 
     def choose(self, parameter: Parameter) -> Value:
+        if parameter.name == "prune.method" and self._pruner in parameter.choices:
+            return self._pruner
         rule = self._rules.get(parameter.name.partition(".")[0], self._otherwise)
         own = [choice for choice in parameter.choices if str(choice).startswith(f"{self._quantizer}:")]
         if rule == "cheapest" and own:
@@ -235,6 +274,7 @@ def every_parameter(compose_with: Callable[[Chooser], Space], most_runs: int = 4
         most_runs: bound on the number of runs.
     """
     found: dict[str, Parameter] = {}
+    tied: dict[str, list[str]] = {}
     pending: list[dict[str, Value]] = [{}]
     tried: set[str] = set()
     runs = 0
@@ -248,11 +288,12 @@ def every_parameter(compose_with: Callable[[Chooser], Space], most_runs: int = 4
             runs += 1
         new = [name for name in space.asked if name not in found]
         found.update({name: space.asked[name] for name in new})
-        if not new:
-            continue
         for name in new:
-            for choice in _alternatives(space.asked[name]):
-                step = {**values, name: choice}
+            tied.setdefault(space.asked[name].tie or name, []).append(name)
+        for name in dict.fromkeys(tied[space.asked[name].tie or name][0] for name in new):
+            for choice in _alternatives(found[name]):
+                together = tied[found[name].tie or name]
+                step = {**values, **dict.fromkeys(together, choice)}
                 if (key := digest(step)) not in tried:
                     tried.add(key)
                     pending.append(step)
@@ -268,9 +309,9 @@ def _alternatives(parameter: Parameter) -> Iterator[Value]:
 
 def space_size(parameters: Mapping[str, Parameter]) -> float:
     """Number of recipes, counting ten steps for a continuous range and every conditional parameter as always asked:
-    an upper bound."""
+    an upper bound. Parameters that are tied count once."""
     total = 1.0
-    for parameter in parameters.values():
+    for parameter in {parameter.tie or name: parameter for name, parameter in parameters.items()}.values():
         if parameter.choices:
             total *= len(parameter.choices)
         elif parameter.is_integer:

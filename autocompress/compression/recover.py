@@ -8,7 +8,7 @@ from torch import nn
 
 from autocompress.compression.sources import joined
 from autocompress.compression.trainer import SoftTargets, Training, TrainSettings
-from autocompress.contract import Callback, Context, Method, Params, Space, TransferSet, Transform
+from autocompress.contract import Callback, Context, Method, Params, Space, TransferSet
 from autocompress.errors import InvalidRecipe
 
 VERSION = "2"
@@ -18,12 +18,12 @@ STEPS = 32
 """A recovery has few epochs: small data sets are cut into this many steps an epoch, by batches of a smaller size."""
 
 
-def search_space(space: Space, acting: Sequence[Transform], most_epochs: int, *, labelled: bool = True) -> Params:
+def search_space(space: Space, acting: Sequence[Method], most_epochs: int, *, labelled: bool = True) -> Params:
     """Epochs, learning rate and weight of distillation; none of them changes the deployed structure.
 
     Args:
         space: scoped.
-        acting: the transforms of the recipe.
+        acting: the transforms and the pruner of the recipe.
         most_epochs: of the job's budget.
         labelled: the recipe's images have labels that mean something.
 

@@ -123,6 +123,19 @@ class Store:
             if lock is not None:
                 lock.release(remove=True)
 
+    def made(self, key: str, make: Callable[[], Any], pause: Callable[[], None] | None = None) -> Any:
+        """The state of the entry ``key`` (tensors and JSON values, see :func:`pack`). Where there is none, one process
+        makes it with ``make``, and the others wait, calling ``pause``."""
+        found = self.get(key) if self.has(key) else None
+        if found is None:
+            with self.making(key, pause):
+                found = self.get(key) if self.has(key) else None
+                if found is None:
+                    tensors, record = pack(make())
+                    self.put(key, tensors, {"state": record})
+                    found = tensors, {"state": record}
+        return unpack(found[0], found[1]["state"])
+
     def _pin(self, key: str) -> None:
         if not self.pinning:
             return

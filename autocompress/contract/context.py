@@ -11,6 +11,8 @@ from torch import nn
 
 from autocompress.contract.callback import Callback
 from autocompress.data import Split
+from autocompress.errors import InvalidRecipe
+from autocompress.repair import Moments
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ def _no_callbacks(_model: nn.Module) -> Sequence[Callback]:
     return ()
 
 
+def _no_moments(layers: Sequence[str]) -> Mapping[str, Moments]:
+    """Default of ``Context.moments``: there are no images to take moments on."""
+    raise InvalidRecipe(f"there are no moments of {', '.join(layers)}: a dry run has no images")
+
+
 @dataclass(frozen=True)
 class Context:
     """What a method may use.
@@ -61,6 +68,9 @@ class Context:
         seed: of this stage; use it for every random draw.
         params: for ``prepare``: what ``shared`` returned.
         state: what ``prepare`` returned, else None.
+        model: for ``Pruner.order``: the network that is going to lose channels, on ``device``; else None.
+        moments: for ``Pruner.order``: second moments of the inputs of layers of ``model``, by name, as
+            ``repair.Moments``; layers that have no columns (``repair.has_columns``) are left out.
         images: for data sources: so many images are enough; None for as many as the parameters say.
         progress: call it with the finished fraction (0 to 1) and a word.
         pause: call it between batches of a training: a measurement on this machine may hold it there.
@@ -75,6 +85,8 @@ class Context:
     seed: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     state: Any = None
+    model: nn.Module | None = None
+    moments: Callable[[Sequence[str]], Mapping[str, Moments]] = _no_moments
     images: int | None = None
     progress: Callable[..., None] = _no_progress
     pause: Callable[[], None] = _no_pause

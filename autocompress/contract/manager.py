@@ -15,7 +15,7 @@ import pluggy
 
 from autocompress.contract import hookspecs
 from autocompress.contract.device import Device
-from autocompress.contract.methods import DataSource, Method, Quantizer, Transform
+from autocompress.contract.methods import DataSource, Method, Pruner, Quantizer, Transform
 from autocompress.contract.registration import InvalidPlugin, check_hooks, check_item, check_offer, reason
 from autocompress.data import DatasetProvider
 from autocompress.errors import Terminated, UserError, did_you_mean
@@ -241,7 +241,7 @@ def order(methods: Iterable[Method]) -> list[Method]:
     ranks: list[Callable[[Method], bool]] = [
         lambda m: isinstance(m, DataSource),
         lambda m: isinstance(m, Transform) and m.stage == "substitute",
-        lambda m: isinstance(m, Transform) and m.stage == "prune",
+        lambda m: isinstance(m, Pruner) or (isinstance(m, Transform) and m.stage == "prune"),
         lambda m: isinstance(m, Quantizer),
     ]
     pending = sorted(methods, key=lambda m: (next(i for i, is_of in enumerate(ranks) if is_of(m)), m.name))

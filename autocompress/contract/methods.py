@@ -1,9 +1,9 @@
-"""The three kinds of compression method. A plugin subclasses one and hands out an instance of it."""
+"""The four kinds of compression method. A plugin subclasses one and hands out an instance of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,7 @@ from autocompress.contract.tensors import FakeQuantizer, Hardened, TensorSpec
 if TYPE_CHECKING:
     from autocompress.contract.callback import Callback
     from autocompress.contract.context import Context, TransferSet
+    from autocompress.contract.coupling import Coupling
     from autocompress.contract.space import Space
     from autocompress.job import Job
 
@@ -26,7 +27,7 @@ Plan = dict[str, Any]
 
 
 class Stage(StrEnum):
-    """Where in a recipe a transform acts."""
+    """Where in a recipe a transform acts: before the engine's PRUNE stage, or in its place."""
 
     SUBSTITUTE = "substitute"
     PRUNE = "prune"
@@ -54,6 +55,8 @@ class Method(ABC):
     """True: RECOVER "none" is not offered where this method acts."""
     min_epochs: ClassVar[int] = 0
     """Recovery epochs under which the method makes no sense."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Earlier names of parameters (``scop.rate``), each with a sentence on what says the same now."""
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
         """Reasons why the method cannot apply to ``model`` in ``job``; an empty list means that it can."""
@@ -75,11 +78,8 @@ class Method(ABC):
         return []
 
 
-class Transform(Method):
-    """Changes the model's structure, and leaves plain deployable layers."""
-
-    kind = "transform"
-    stage: ClassVar[Stage]
+class Preparing(Method):
+    """A method that may learn from data once what all of its recipes then share."""
 
     def shared(self, params: Params) -> Params:
         """Those of ``params`` that :meth:`prepare` needs: it is called once for each of their values. They should be
@@ -89,10 +89,22 @@ class Transform(Method):
 
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
         """What costs data and time and is shared by all recipes (SCOP's scores): called once per baseline, data
-        source and ``context.params`` (see :meth:`shared`), for the default recipe before the first trial. The result
-        (tensors and JSON values) is kept, and given back as ``context.state``."""
+        source and ``context.params`` (see :meth:`shared`), when a recipe first needs it. The result (tensors and JSON
+        values) is kept, and given back as ``context.state``."""
         del baseline, context
         return None
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the method has state that is to be prepared."""
+        return type(self).prepare is not Preparing.prepare
+
+
+class Transform(Preparing):
+    """Changes the model's structure, and leaves plain deployable layers."""
+
+    kind = "transform"
+    stage: ClassVar[Stage]
 
     def structure_needs_state(self, params: Params) -> bool:
         """Whether the structure depends on what :meth:`prepare` returned. A dry run that has no state then gives an
@@ -112,6 +124,47 @@ class Transform(Method):
     @abstractmethod
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         """Makes the structure that ``plan`` describes with no data and no training; weights are loaded afterwards."""
+
+
+class Pruner(Preparing):
+    """Says in which order the channels of a network go.
+
+    The engine's PRUNE stage does the rest: which channels go together, how many stay (``prune.keep``), their removal,
+    and the repair of the layers that read them. A recipe names one pruner (``prune.method``).
+    """
+
+    kind = "pruner"
+    searched: ClassVar[bool] = True
+    """False: a search uses it only where a job names it (``prune: {method: random}``), for example as a baseline."""
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        """Parameters of the order, if it has any. None may be structural: widths do not depend on the order."""
+        del space, model
+        return {}
+
+    def acts(self, params: Params) -> bool:
+        """A pruner acts where a recipe names it, whatever its own parameters."""
+        del params
+        return True
+
+    @abstractmethod
+    def order(self, coupling: Coupling, params: Params, context: Context) -> Sequence[int]:
+        """All channels of ``coupling``, the least needed first.
+
+        Every prefix is what goes at one width, so the order is nested; blocks of one size lose their channels in turns
+        (``Coupling.ranked`` and ``Coupling.interleaved`` see to that). ``context.model`` is the network that is going
+        to lose channels, in eval mode, and must not be changed; ``context.teacher`` is the baseline, from which it
+        differs where a transform acted before. ``context.moments`` gives moments of its layers' inputs.
+
+        Raises:
+            InvalidRecipe: where the channels cannot be ordered.
+        """
+
+    def orders(
+        self, couplings: Sequence[Coupling], params: Params, context: Context
+    ) -> dict[str, Sequence[int]]:
+        """The order of each of ``couplings``, by name. Override it where they share work."""
+        return {coupling.name: self.order(coupling, params, context) for coupling in couplings}
 
 
 class Quantizer(Method):

@@ -11,13 +11,13 @@ from typing import Any
 from autocompress.contract import hookspecs
 from autocompress.contract.device import Device
 from autocompress.contract.layers import LayerSpec
-from autocompress.contract.methods import DataSource, Method, Quantizer, Stage, Transform
+from autocompress.contract.methods import DataSource, Method, Pruner, Quantizer, Stage, Transform
 from autocompress.data import DatasetProvider
 
 PREFIX = "autocompress_"
 MARKER = "autocompress_impl"
 """The attribute in which pluggy's marker ``hookimpl`` leaves its options."""
-ENGINE_NAMES = frozenset({"source", "recover", "bits", "qat"})
+ENGINE_NAMES = frozenset({"source", "prune", "repair", "recover", "bits", "qat"})
 """Prefixes of the engine's own parameters."""
 NAME = re.compile(r"[A-Za-z][\w-]*")
 """What a method may be called: its name stands before a dot, before a colon, and in lists."""
@@ -154,8 +154,8 @@ def _check_method(method: Method) -> None:
         )
     if method.name in ENGINE_NAMES:
         raise InvalidPlugin(f"{subject} cannot be called so: '{method.name}.' begins the engine's own parameters")
-    if not isinstance(method, Transform | Quantizer | DataSource):
-        raise InvalidPlugin(f"{subject} is neither a Transform nor a Quantizer nor a DataSource")
+    if not isinstance(method, Transform | Pruner | Quantizer | DataSource):
+        raise InvalidPlugin(f"{subject} is neither a Transform nor a Pruner nor a Quantizer nor a DataSource")
     for attribute in ("version", "reference"):
         value = getattr(method, attribute, None)
         if not isinstance(value, str):

@@ -28,6 +28,9 @@ class Parameter:
         neutral: the value that leaves the model as it is; None stands for "none" where that is a choice, else for the
             default (a parameter that only matters where another one acts).
         structural: the deployed structure depends on it, and so may latency.
+        scope: what one value holds for: "model", "group" (of layers) or "coupling" (of channels).
+        axis: what it decides: "structure", "weight bits", "activation bits"; empty where it is none of these.
+        tie: parameters with the same tie get one value where a sampler draws; empty for a parameter of its own.
     """
 
     name: str
@@ -41,6 +44,9 @@ class Parameter:
     structural: bool = True
     neutral: Value | None = None
     named: tuple[Value, ...] = ()
+    scope: str = "model"
+    axis: str = ""
+    tie: str = ""
 
     @property
     def is_integer(self) -> bool:
@@ -129,13 +135,15 @@ class Space:
         neutral: Value | None = None,
         searched: bool = True,
         named: Sequence[Value] = (),
+        scope: str = "model",
+        axis: str = "",
     ) -> Any:
         """One of ``choices`` (JSON scalars).
 
         Args:
             name: within the method; the method's prefix is put before it.
             choices: what a search draws from.
-            default, cheapest, structural, neutral: as in :class:`Parameter`; the values are among ``choices``.
+            default, cheapest, structural, neutral, scope, axis: as in :class:`Parameter`; values are among ``choices``.
             searched: False for the default, unless the user's limits give it a value, a list or a range.
             named: values that are valid too but never drawn: a recipe has one only where the user's limits name it
                 (``mode: scatter`` or ``mode: [inner, scatter]``), or where it is a recipe that is replayed.
@@ -148,6 +156,8 @@ class Space:
             structural=structural,
             neutral=neutral,
             named=tuple(named),
+            scope=scope,
+            axis=axis,
         )
         return self._ask(parameter, searched)
 
@@ -164,9 +174,13 @@ class Space:
         structural: bool = True,
         neutral: int | None = None,
         searched: bool = True,
+        scope: str = "model",
+        axis: str = "",
     ) -> int:
         """A whole number from ``low`` to ``high``, both included; ``searched`` as in :meth:`categorical`."""
-        asked = Parameter(name, default, (), low, high, step, log, cheapest, structural, neutral)
+        asked = Parameter(
+            name, default, (), low, high, step, log, cheapest, structural, neutral, scope=scope, axis=axis
+        )
         return int(self._ask(asked, searched))
 
     def float(
@@ -182,9 +196,27 @@ class Space:
         structural: bool = True,
         neutral: float | None = None,
         searched: bool = True,
+        scope: str = "model",
+        axis: str = "",
+        tie: str = "",
     ) -> float:
-        """A number from ``low`` to ``high``, both included; ``searched`` as in :meth:`categorical`."""
-        asked = Parameter(name, default, (), float(low), float(high), step, log, cheapest, structural, neutral)
+        """A number from ``low`` to ``high``, both included; ``searched`` as in :meth:`categorical`, ``tie`` (within the
+        method, like ``name``) as in :class:`Parameter`."""
+        asked = Parameter(
+            name,
+            default,
+            (),
+            float(low),
+            float(high),
+            step,
+            log,
+            cheapest,
+            structural,
+            neutral,
+            scope=scope,
+            axis=axis,
+            tie=self._prefix + tie if tie else "",
+        )
         return float(self._ask(asked, searched))
 
     def _ask(self, parameter: Parameter, searched: bool) -> Value:

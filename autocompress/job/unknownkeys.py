@@ -19,7 +19,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 }
 """The keys of a job that have keys of their own."""
-STAGES = ("source", "recover", "bits", "qat")
+STAGES = ("source", "prune", "repair", "recover", "bits", "qat")
 """First words of the engine's own parameters in a space."""
 
 

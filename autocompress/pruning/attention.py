@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.pruning.coupling import Index, Part
+from autocompress.contract.coupling import Index, Part
 
 MARKS = ("ScaledDotProduct", "Bmm")
 """Operators (names of autograd nodes) that only attention has: products of activations."""

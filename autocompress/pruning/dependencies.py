@@ -20,7 +20,7 @@ from torch_pruning.pruner.function import BasePruningFunc
 from autocompress.contract import LayerSpec
 from autocompress.graph import UntraceableModel
 from autocompress.graph.shapes import blank_images
-from autocompress.pruning.coupling import Index, Part
+from autocompress.contract.coupling import Index, Part
 from autocompress.pruning.slicing import NORMS, Refused, is_depthwise
 
 TANGLED = 256

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.pruning.coupling import Coupling, Index
+from autocompress.contract.coupling import Coupling, Index
 
 Keep = Mapping[str, Sequence[int]]
 """Coupling name -> its channels that stay, ascending. Couplings that are not named stay whole."""

@@ -13,7 +13,7 @@ from autocompress.errors import InvalidRecipe
 from autocompress.graph import evaluating
 from autocompress.graph.shapes import blank_images
 from autocompress.pruning.attention import set_heads
-from autocompress.pruning.coupling import Coupling
+from autocompress.contract.coupling import Coupling
 from autocompress.pruning.couplings import couplings as find_couplings
 from autocompress.pruning.dependencies import pruners_of
 from autocompress.pruning.masking import Keep, masked_copy

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from autocompress.graph import evaluating
-from autocompress.pruning.coupling import Coupling
+from autocompress.contract.coupling import Coupling
 from autocompress.pruning.masking import mask_inputs, mask_outputs
 from autocompress.pruning.slicing import NORMS
 

@@ -14,7 +14,7 @@ from autocompress.contract import Context, LayerSpec, Params, Plan, Space, Stage
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
 from autocompress.graph import UntraceableModel
-from autocompress.pruning.coupling import MODES, Coupling
+from autocompress.contract.coupling import MODES, Coupling
 from autocompress.pruning.couplings import Judged, couplings, judged
 from autocompress.pruning.removal import remove
 from autocompress.pruning.structure import structure

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from autocompress.contract import LayerSpec
-from autocompress.pruning.coupling import Coupling
+from autocompress.contract.coupling import Coupling
 
 CRITERIA = ("scop", "magnitude", "bn-scale", "random")
 Scores = dict[str, torch.Tensor]

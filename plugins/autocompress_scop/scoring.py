@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autocompress.contract import TransferSet
-from autocompress.pruning.coupling import Coupling
+from autocompress.contract.coupling import Coupling
 from autocompress_scop import control, knockoffs
 from autocompress_scop.control import ScaleSettings
 from autocompress_scop.scores import CRITERIA, Scores, from_weights, gamma_of, importance, normalised, of_coupling

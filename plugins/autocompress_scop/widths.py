@@ -9,7 +9,7 @@ import torch
 
 from autocompress.contract import Params
 from autocompress.errors import InvalidRecipe
-from autocompress.pruning.coupling import Coupling
+from autocompress.contract.coupling import Coupling
 from autocompress_scop.scores import baseline_layer, global_rates
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -159,6 +159,67 @@ class Coupling:
         for block, count in zip(self.blocks, self.kept(rate, multiple), strict=True):
             keep += sorted(block, key=lambda channel: (-float(scores[channel]), channel))[:count]
         return sorted(keep)
+
+    def ranked(self, scores: Sequence[float]) -> list[int]:
+        """The order in which channels go if those with the lowest scores go first; of equal ones the last goes first.
+
+        Args:
+            scores: one finite number a channel.
+
+        Returns:
+            A permutation of the channels, least needed first. Blocks take turns, as :meth:`check_order` asks.
+
+        Raises:
+            ValueError: if there is not one finite score a channel.
+        """
+        if len(scores) != self.channels or not all(math.isfinite(score) for score in scores):
+            raise ValueError(f"{self.name} needs {self.channels} finite scores")
+        return self.interleaved(
+            [sorted(block, key=lambda channel: (float(scores[channel]), -channel)) for block in self.blocks]
+        )
+
+    @staticmethod
+    def interleaved(blocks: Sequence[Sequence[int]]) -> list[int]:
+        """One order from an order of each block: the blocks take turns, in step with their sizes."""
+
+        def places() -> Iterator[tuple[float, int, int]]:
+            for number, block in enumerate(blocks):
+                yield from (((place + 1) / len(block), number, channel) for place, channel in enumerate(block))
+
+        return [channel for _, _, channel in sorted(places(), key=lambda place: place[:2])]
+
+    def left_by(self, order: Sequence[int], counts: Sequence[int]) -> list[int]:
+        """The channels that stay, ascending, where the others went in ``order``.
+
+        Args:
+            order: all channels, least needed first.
+            counts: how many stay in each block; see :meth:`kept`.
+        """
+        place = {channel: position for position, channel in enumerate(order)}
+        keep: list[int] = []
+        for block, count in zip(self.blocks, counts, strict=True):
+            keep += sorted(block, key=lambda channel: place[channel])[len(block) - count :]
+        return sorted(keep)
+
+    def check_order(self, order: Sequence[int]) -> None:
+        """Refuses what is not an order of this coupling's channels.
+
+        Raises:
+            ValueError: if it is not a permutation of the channels, or a prefix takes from one block while another of
+                the same size still waits for its turn.
+        """
+        if sorted(order) != list(range(self.channels)):
+            raise ValueError(f"{self.name}: an order is a permutation of 0..{self.channels - 1}")
+        block_of = {channel: number for number, block in enumerate(self.blocks) for channel in block}
+        taken = [0] * len(self.blocks)
+        for channel in order:
+            own = block_of[channel]
+            behind = min(
+                n for n, block in zip(taken, self.blocks, strict=True) if len(block) == len(self.blocks[own])
+            )
+            if taken[own] > behind:
+                raise ValueError(f"{self.name}: blocks of one size must lose their channels in turns")
+            taken[own] += 1
 
     def check_keep(self, keep: Sequence[int]) -> None:
         """Refuses a keep-set that this coupling cannot have.

@@ -1,0 +1,273 @@
+"""REPAIR: layers refitted from moments of their inputs, after the transforms and before RECOVER (docs/repair.md)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autocompress.compression.evaluation import logits
+from autocompress.compression.prune import Cut
+from autocompress.contract import Context, Params, Plan, Space
+from autocompress.data import Split
+from autocompress.files import digest
+from autocompress.graph import LayerFacts, NetworkFacts, evaluating, facts, trace
+from autocompress.pruning.widths import kept_outputs, lost_inputs
+from autocompress.repair import Lockstep, Moments, choose_ridge, gather, has_columns, repair
+from autocompress.repair.shifts import ensure_bias
+
+VERSION = "1"
+FITS = ("auto", "one-shot", "sequential", "none")
+LEAST_IMAGES = 32
+"""With fewer images nothing is refitted."""
+HELD_OUT = 256
+"""Images on which a repaired network must not be worse than before; at most a third of all."""
+DEEP = 0.25
+"""Networks with fewer of the baseline's MACs than this are repaired sequentially."""
+BATCH = 64
+
+
+def search_space(space: Space) -> Params:
+    """How to refit, and on how many images; searched only where the job says so.
+
+    Args:
+        space: not scoped.
+    """
+    own = space.scope("repair")
+    fit = own.categorical("fit", FITS, default="auto", searched=False)
+    if fit == "none":
+        return {"fit": "none"}
+    images = own.integer("images", LEAST_IMAGES, 65_536, default=512, structural=False, searched=False)
+    return {"fit": fit, "images": images}
+
+
+@dataclass
+class Images:
+    """The images of a repair: some to fit on, others to judge by.
+
+    Attributes:
+        split: that both are drawn from.
+        count: images to fit on.
+        seed: of the draw.
+        device: where they go.
+        source: content key of the transfer set that ``split`` is a part of.
+    """
+
+    split: Split
+    count: int
+    seed: int
+    device: torch.device
+    source: str
+
+    @property
+    def key(self) -> str:
+        """Content key of the images and of how they are drawn."""
+        return digest(self.source, len(self.split), self.count, self.seed, HELD_OUT, LEAST_IMAGES)
+
+    @cached_property
+    def _drawn(self) -> tuple[Split, Split]:
+        order = torch.randperm(len(self.split), generator=torch.Generator().manual_seed(self.seed))
+        held = min(HELD_OUT, len(order) // 3)
+        fit = order[held : held + self.count].sort().values
+        return self.split.take(fit), self.split.take(order[:held].sort().values)
+
+    @property
+    def to_fit(self) -> Split:
+        """Moments are taken on these."""
+        return self._drawn[0]
+
+    @property
+    def held_out(self) -> Split:
+        """No moments see these."""
+        return self._drawn[1]
+
+    def batches(self) -> list[torch.Tensor]:
+        """Images to fit on, ``[N, C, H, W]``."""
+        return [images.to(self.device) for images, _ in self.to_fit.loader(BATCH)]
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are as many as a refit needs."""
+        return len(self.to_fit) >= LEAST_IMAGES
+
+
+@dataclass
+class Inputs:
+    """Moments of the inputs of a network's layers, gathered when they are first asked for.
+
+    Attributes:
+        model: the network that is going to be repaired, in eval mode; not changed.
+        layers: that may be asked for; all of them are gathered together.
+        images: to take them on.
+        pause: called between batches.
+        of_baseline: the network is the baseline itself.
+        keep: given what gathers the moments of all ``layers``, returns them, perhaps from where they are kept.
+    """
+
+    model: nn.Module
+    layers: Sequence[str]
+    images: Images
+    pause: Callable[[], None] | None = None
+    of_baseline: bool = False
+    keep: Callable[[Callable[[], dict[str, Moments]]], dict[str, Moments]] | None = None
+    _known: dict[str, Moments] | None = None
+
+    def __call__(self, layers: Sequence[str]) -> Mapping[str, Moments]:
+        """Moments of ``layers``; those that have no columns, or never run, are left out."""
+        if self._known is None:
+            self._known = self._gather(self.layers) if self.keep is None else self.keep(partial(self._gather, self.layers))
+        if others := [name for name in layers if name not in self.layers]:
+            self._known |= self._gather(others)
+        return {name: self._known[name] for name in layers if name in self._known}
+
+    def _gather(self, layers: Sequence[str]) -> dict[str, Moments]:
+        chosen = [name for name in layers if _is_fit(self.model, name)]
+        if not chosen:
+            return {}
+        seed, pause = self.images.seed, self.pause
+        return gather(self.model, chosen, self.images.batches, seed=seed, choose_ridge=choose_ridge, pause=pause)
+
+
+def _is_fit(model: nn.Module, name: str) -> bool:
+    """Whether the layer has columns, and a weight of its own: one that layers share is fitted to neither's inputs."""
+    layer = model.get_submodule(name)
+    return has_columns(layer) and _uses(model)[id(layer.weight)] == 1
+
+
+def _uses(model: nn.Module) -> Counter[int]:
+    """How many modules hold each parameter."""
+    return Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+
+
+# --- what a repair changes in the structure -------------------------------------------------------------------------
+
+
+def is_sequential(fit: str, network: NetworkFacts, cut: Cut | None, baseline_macs: int) -> bool:
+    """Whether a compressed network is repaired front to back. That depends on its structure alone.
+
+    Args:
+        fit: of the recipe.
+        network: that enters PRUNE.
+        cut: what it loses; None where nothing is pruned: then nothing but a sequential repair is possible.
+        baseline_macs: of the baseline.
+    """
+    if cut is None:
+        return True
+    if fit != "auto":
+        return fit == "sequential"
+    gated = any(layer.in_gate for layer in network.layers.values())
+    substituted = network.macs != baseline_macs
+    return gated or substituted or macs_left(network, cut) < DEEP * baseline_macs
+
+
+def macs_left(network: NetworkFacts, cut: Cut) -> float:
+    """Multiply-adds of the network after the cut; products of activations count as before."""
+    lost, kept = lost_inputs(cut.couplings, cut.keep), kept_outputs(cut.couplings, cut.keep)
+    total = float(network.other_macs)
+    for name, layer in network.layers.items():
+        inputs = 1 - len(lost.get(name, ())) / max(layer.in_channels, 1)
+        outputs = len(kept[name]) / max(layer.out_channels, 1) if name in kept else 1.0
+        total += layer.macs * inputs * outputs
+    return total
+
+
+def add_biases(model: nn.Module, layers: Sequence[str], network: Mapping[str, LayerFacts]) -> list[str]:
+    """Gives a bias of zeros to those of ``layers`` that have neither a bias nor a norm that takes constants.
+
+    Returns:
+        The layers that got one.
+    """
+    added = []
+    for name in layers:
+        if name not in network or not _is_fit(model, name):
+            continue
+        had = model.get_submodule(name).bias is not None
+        if ensure_bias(model, name, network[name].norm) is not None and not had:
+            added.append(name)
+    return added
+
+
+def rebuild(model: nn.Module, plan: Plan) -> nn.Module:
+    """The structure that a repair leaves; changed in place."""
+    for name in plan["biases"]:
+        ensure_bias(model, name, None)
+    return model
+
+
+# --- the repair itself ----------------------------------------------------------------------------------------------
+
+
+def one_shot(
+    model: nn.Module, cut: Cut, network: NetworkFacts, inputs: Callable[[Sequence[str]], Mapping[str, Moments]]
+) -> list[str]:
+    """Refits each reader of channels that are going to be removed, in place, before they are.
+
+    Args:
+        model: the network that enters PRUNE.
+        cut: what it is going to lose.
+        network: facts about it.
+        inputs: gives moments of its layers.
+
+    Returns:
+        The refitted layers.
+    """
+    lost = lost_inputs(cut.couplings, cut.keep)
+    norms = {name: layer.norm for name, layer in network.layers.items()}
+    return repair(model, lost, inputs(list(lost)), norms)
+
+
+def sequential(
+    model: nn.Module,
+    original: nn.Module,
+    cut: Cut | None,
+    context: Context,
+    images: Images,
+    leaves: tuple[type[nn.Module], ...] = (),
+) -> tuple[list[str], list[str]]:
+    """Refits every layer whose inputs differ from the original's, front to back, in place.
+
+    Args:
+        model: compressed.
+        original: the baseline.
+        cut: what it lost; None where nothing was pruned.
+        context: of the stage.
+        images: to fit on.
+        leaves: layer types that stay whole in the graph.
+
+    Returns:
+        The refitted layers, and those whose new weights were worse on held-out images and that keep their own.
+    """
+    network = facts(model, context.input_size, leaves)
+    whole = facts(original, context.input_size, leaves)
+    names = [name for name in network.layers if name in whole.layers and _is_fit(model, name)]
+    kept = {} if cut is None else kept_outputs(cut.couplings, cut.keep)
+    with evaluating(model), evaluating(original):
+        lockstep = Lockstep(
+            trace(original, leaves),
+            trace(model, leaves),
+            kept,
+            {name: layer.norm for name, layer in network.layers.items()},
+            seed=images.seed,
+        )
+        report = lockstep.repair(images.batches(), names)
+    return report.refitted, report.undone
+
+
+@torch.no_grad()
+def divergence(model: nn.Module, teacher_logits: torch.Tensor, split: Split, device: torch.device) -> float:
+    """Mean KL(teacher || model) in nats on ``split``; infinite for logits that are not finite."""
+    student = logits(model, split, device).log_softmax(1)
+    teacher = teacher_logits.log_softmax(1)
+    value = float(F.kl_div(student, teacher, reduction="batchmean", log_target=True))
+    return value if value == value else float("inf")
+
+
+def record(biases: Sequence[str], told: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of a repair."""
+    return {"biases": list(biases), **(told or {})}

@@ -1,0 +1,82 @@
+"""How many channels each coupling of a network keeps, from shares that are given for the couplings of the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from autocompress.contract.coupling import Coupling
+
+Share = Mapping[str, float]
+"""Coupling of the baseline, or a layer that writes one -> share of its channels that stays, in (0, 1]."""
+
+
+def of_layers(shares: Share, baseline: Sequence[Coupling]) -> dict[str, float]:
+    """The share of each layer of the baseline that writes a coupling with a share."""
+    return {
+        layer: shares[coupling.name] for coupling in baseline if coupling.name in shares for layer in coupling.producers
+    }
+
+
+def share_of(coupling: Coupling, layers: Share) -> float:
+    """The largest share of the layers that write ``coupling``; 1 where none of them has one.
+
+    Where a transform has joined layers of several shares, the one that is to stay widest decides.
+
+    Args:
+        coupling: of any network made from the baseline.
+        layers: by layer of the baseline, see :func:`of_layers`.
+    """
+    origins = (origin_of(writer, layers) for writer in coupling.producers)
+    return max((layers[origin] for origin in origins if origin is not None), default=1.0)
+
+
+def origin_of(name: str, layers: Iterable[str]) -> str | None:
+    """The layer of the baseline that ``name`` is, or that it is a part of now; None for neither."""
+    known = set(layers)
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def widths(every: Sequence[Coupling], layers: Share, multiple: int) -> dict[str, list[int]]:
+    """How many channels of each block stay, for the couplings that lose some.
+
+    Args:
+        every: the network's couplings.
+        layers: by layer of the baseline.
+        multiple: of channels; see ``Coupling.kept``.
+    """
+    found: dict[str, list[int]] = {}
+    for coupling in every:
+        share = share_of(coupling, layers) if coupling.prunable else 1.0
+        counts = coupling.kept(1.0 - share, multiple) if share < 1 else []
+        if share < 1 and sum(counts) < coupling.channels:
+            found[coupling.name] = counts
+    return found
+
+
+def lost_inputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """The input channels that each reading layer loses, over all the couplings that it reads, ascending."""
+    lost: dict[str, set[int]] = {}
+    for coupling in couplings:
+        if coupling.name not in keep or coupling.scatter:
+            continue
+        gone = set(range(coupling.channels)) - set(keep[coupling.name])
+        for layer, index in coupling.consumers.items():
+            lost.setdefault(layer, set()).update(place for channel in gone for place in index[channel])
+    return {layer: sorted(inputs) for layer, inputs in lost.items() if inputs}
+
+
+def kept_outputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """The outputs that each writing layer still has, where it loses some, ascending."""
+    gone: dict[str, set[int]] = {}
+    sizes: dict[str, int] = {}
+    for coupling in couplings:
+        if coupling.name not in keep or coupling.scatter:
+            continue
+        dropped = sorted(set(range(coupling.channels)) - set(keep[coupling.name]))
+        for part in coupling.parts:
+            if part.side in ("out", "both"):
+                gone.setdefault(part.layer, set()).update(part.indices(dropped))
+                sizes[part.layer] = part.size
+    return {layer: [i for i in range(sizes[layer]) if i not in lost] for layer, lost in gone.items() if lost}
