@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from autocompress.contract.coupling import Coupling, counts
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import UntraceableModel, facts
-from autocompress.contract.coupling import Coupling, counts
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import Scatter, ScatteredNorm, masked, remove
 from autocompress.pruning.verifying import randomise, settle

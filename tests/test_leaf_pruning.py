@@ -14,8 +14,8 @@ from autocompress.compression.pipeline import Pipeline
 from autocompress.compression.recipe import Recipe
 from autocompress.compression.store import Store
 from autocompress.contract import LayerSpec
-from autocompress.graph import facts
 from autocompress.contract.coupling import Coupling
+from autocompress.graph import facts
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import masked, remove
 from autocompress.testing import example_context, example_model

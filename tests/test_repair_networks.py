@@ -12,8 +12,8 @@ import timm
 import torch
 from torch import nn
 
-from autocompress.graph import NetworkFacts, evaluating, facts, trace
 from autocompress.contract.coupling import Coupling
+from autocompress.graph import NetworkFacts, evaluating, facts, trace
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import remove
 from autocompress.repair import RIDGES, Lockstep, Moments, choose_ridge, gather, has_columns, repair

@@ -12,8 +12,8 @@ from torch import nn
 
 from autocompress.compression.recipe import Replay
 from autocompress.contract import Context, Space
-from autocompress.models import input_size, stem
 from autocompress.contract.coupling import Coupling, Part
+from autocompress.models import input_size, stem
 from autocompress.pruning.couplings import couplings
 from autocompress.testing import example_context, example_model
 from autocompress_ghost import Ghost, GhostConv2d

@@ -14,8 +14,8 @@ from torch_pruning.dependency.index_mapping import _FlattenIndexMapping
 
 from autocompress.compression.recipe import Replay
 from autocompress.contract import Params, Space
-from autocompress.pruning import couplings as judging
 from autocompress.contract.coupling import Coupling, Part
+from autocompress.pruning import couplings as judging
 from autocompress.pruning.structure import structure
 from autocompress.testing import example_context, example_job
 from autocompress_ghost.module import GhostConv2d, GhostSpec

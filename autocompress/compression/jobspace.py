@@ -123,7 +123,7 @@ class JobSpace:
             return None
 
     def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
-        """Recipes worth trying first: uncompressed, 8-bit alone, each transform and each pruner alone and with 8-bit."""
+        """Recipes worth trying first: uncompressed, 8-bit alone, each transform or pruner alone and with 8-bit."""
         rules: dict[str, dict[str, str]] = {"uncompressed": {}}
         pruners: dict[str, str] = {}
         quantizers = [method.name for method in self.methods if isinstance(method, Quantizer)]

@@ -17,7 +17,7 @@ from autocompress.compression import precision, qat, recover, structural
 from autocompress.compression.keys import computed_with
 from autocompress.compression.recipe import Recipe
 from autocompress.compression.sources import Sources
-from autocompress.compression.store import Store, pack, unpack
+from autocompress.compression.store import Store
 from autocompress.compression.structural import Structural
 from autocompress.contract import (
     Callback,
@@ -239,9 +239,7 @@ class Pipeline:
         if pruner is not None and recipe.prune is not None:
             state = self._prepared(pruner, recipe.prune.params, context, recipe, pause)
             context = replace(context, state=state, callbacks=partial(self._callbacks, recipe.transforms, context))
-        return self._structural.run(
-            model, recipe.prune, recipe.repair, pruner, context, seconds, untouched=untouched
-        )
+        return self._structural.run(model, recipe.prune, recipe.repair, pruner, context, seconds, untouched=untouched)
 
     def _run_recover(
         self,
@@ -387,20 +385,16 @@ class Pipeline:
         made_by = [method.name, method.version, *([shared] if shared else [])]
         key = digest("prepared", *made_by, self.baseline_key, transfer, self.seed, computed_with(self.device))
         if key not in self._states:
-            found = self.store.get(key) if self.store.has(key) else None
-            if found is None:
-                if context.dry_run and shared and self.transfer_set(recipe) is not None:
-                    # What is prepared may decide the structure, and only the default recipe's is there from the start.
-                    context = self._context(False, context.progress, recipe, pause)
-                if context.dry_run:
+            if context.dry_run and (not self.store.has(key) or self.store.get(key) is None):
+                if not shared or self.transfer_set(recipe) is None:
                     return None
-                with self.store.making(key, pause):  # another worker may be at it already
-                    if not self.store.has(key) or (found := self.store.get(key)) is None:
-                        teacher = copy.deepcopy(self.baseline).to(context.device)
-                        tensors, record = pack(method.prepare(teacher, replace(context, params=shared)))
-                        found = tensors, {"state": record}
-                        self.store.put(key, *found)
-            self._states[key] = unpack(found[0], found[1]["state"])
+                # What is prepared may decide the structure, and only the default recipe's is there from the start.
+                context = self._context(False, context.progress, recipe, pause)
+
+            def make() -> Any:
+                return method.prepare(copy.deepcopy(self.baseline).to(context.device), replace(context, params=shared))
+
+            self._states[key] = self.store.made(key, make, pause)
         return self._states[key]
 
     def _transform(self, name: str) -> Transform:

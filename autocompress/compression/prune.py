@@ -149,9 +149,7 @@ class Cut:
         return {"mode": self.mode, "input_size": list(size), "keep": {n: list(k) for n, k in self.keep.items()}}
 
 
-def affected(
-    model: nn.Module, baseline: nn.Module, asked: Pruning, specs: Sequence[LayerSpec]
-) -> list[Coupling]:
+def affected(model: nn.Module, baseline: nn.Module, asked: Pruning, specs: Sequence[LayerSpec]) -> list[Coupling]:
     """Every coupling of ``model`` in the recipe's mode, those that stay whole too.
 
     Args:
@@ -209,9 +207,7 @@ def _widths(every: Sequence[Coupling], baseline: nn.Module, asked: Pruning) -> d
     return widths(every, of_layers(asked.keep, offered(baseline, asked.mode)), asked.multiple)
 
 
-def orders_of(
-    pruner: Pruner, couplings: Sequence[Coupling], params: Params, context: Context
-) -> dict[str, list[int]]:
+def orders_of(pruner: Pruner, couplings: Sequence[Coupling], params: Params, context: Context) -> dict[str, list[int]]:
     """What the pruner says of ``couplings``, checked.
 
     Raises:

@@ -9,7 +9,19 @@ from torch import nn
 
 from autocompress.compression import prune, qat, recover, repair
 from autocompress.compression.prune import Pruning
-from autocompress.contract import DataSource, Method, Parameter, Params, Preparing, Pruner, Quantizer, Space, Stage, Transform, Value
+from autocompress.contract import (
+    DataSource,
+    Method,
+    Parameter,
+    Params,
+    Preparing,
+    Pruner,
+    Quantizer,
+    Space,
+    Stage,
+    Transform,
+    Value,
+)
 from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
 from autocompress.files import canonical_json, digest

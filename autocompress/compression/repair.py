@@ -121,7 +121,9 @@ class Inputs:
     def __call__(self, layers: Sequence[str]) -> Mapping[str, Moments]:
         """Moments of ``layers``; those that have no columns, or never run, are left out."""
         if self._known is None:
-            self._known = self._gather(self.layers) if self.keep is None else self.keep(partial(self._gather, self.layers))
+            self._known = (
+                self._gather(self.layers) if self.keep is None else self.keep(partial(self._gather, self.layers))
+            )
         if others := [name for name in layers if name not in self.layers]:
             self._known |= self._gather(others)
         return {name: self._known[name] for name in layers if name in self._known}

@@ -23,7 +23,7 @@ from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
 from autocompress.pruning.known import fixed_couplings, known_couplings
 from autocompress.pruning.removal import remove
-from autocompress.pruning.widths import kept_outputs, lost_inputs
+from autocompress.pruning.widths import lost_inputs
 from autocompress.repair import Moments
 
 RECALIBRATION_PIXELS = 512 * 32 * 32

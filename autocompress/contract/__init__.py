@@ -7,7 +7,18 @@ from autocompress.contract.device import Deployable, Device, Measurement, Operat
 from autocompress.contract.hookspecs import hookimpl
 from autocompress.contract.layers import LayerSpec
 from autocompress.contract.manager import Manager, manager
-from autocompress.contract.methods import DataSource, Method, Params, Plan, Preparing, Pruner, Quantizer, Stage, Transform
+from autocompress.contract.methods import (
+    DataSource,
+    Method,
+    Params,
+    Plan,
+    Preparing,
+    Pruner,
+    Quantizer,
+    Stage,
+    Transform,
+)
+from autocompress.contract.scores import coupling_scores
 from autocompress.contract.space import Parameter, Space, Value
 from autocompress.contract.tensors import FakeQuantizer, Grid, Hardened, TensorSpec
 
@@ -38,6 +49,7 @@ __all__ = [
     "TransferSet",
     "Transform",
     "Value",
+    "coupling_scores",
     "hookimpl",
     "manager",
 ]

@@ -214,9 +214,7 @@ class Coupling:
         taken = [0] * len(self.blocks)
         for channel in order:
             own = block_of[channel]
-            behind = min(
-                n for n, block in zip(taken, self.blocks, strict=True) if len(block) == len(self.blocks[own])
-            )
+            behind = min(n for n, block in zip(taken, self.blocks, strict=True) if len(block) == len(self.blocks[own]))
             if taken[own] > behind:
                 raise ValueError(f"{self.name}: blocks of one size must lose their channels in turns")
             taken[own] += 1

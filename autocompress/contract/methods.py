@@ -160,9 +160,7 @@ class Pruner(Preparing):
             InvalidRecipe: where the channels cannot be ordered.
         """
 
-    def orders(
-        self, couplings: Sequence[Coupling], params: Params, context: Context
-    ) -> dict[str, Sequence[int]]:
+    def orders(self, couplings: Sequence[Coupling], params: Params, context: Context) -> dict[str, Sequence[int]]:
         """The order of each of ``couplings``, by name. Override it where they share work."""
         return {coupling.name: self.order(coupling, params, context) for coupling in couplings}
 

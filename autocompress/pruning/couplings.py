@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from autocompress.contract import LayerSpec
+from autocompress.contract.coupling import MODES, Coupling, Part
 from autocompress.graph import LayerFacts, facts
 from autocompress.pruning.attention import UNREADABLE, head_parts, is_attention
-from autocompress.contract.coupling import MODES, Coupling, Part
 from autocompress.pruning.dependencies import Found, Whole, find, pruners_of
 from autocompress.pruning.slicing import STANDARDISING, is_depthwise
 from autocompress.pruning.verifying import verified

@@ -18,9 +18,9 @@ from torch_pruning._helpers import _HybridIndex
 from torch_pruning.pruner.function import BasePruningFunc
 
 from autocompress.contract import LayerSpec
+from autocompress.contract.coupling import Index, Part
 from autocompress.graph import UntraceableModel
 from autocompress.graph.shapes import blank_images
-from autocompress.contract.coupling import Index, Part
 from autocompress.pruning.slicing import NORMS, Refused, is_depthwise
 
 TANGLED = 256

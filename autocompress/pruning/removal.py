@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from autocompress.contract import LayerSpec
+from autocompress.contract.coupling import Coupling
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import evaluating
 from autocompress.graph.shapes import blank_images
 from autocompress.pruning.attention import set_heads
-from autocompress.contract.coupling import Coupling
 from autocompress.pruning.couplings import couplings as find_couplings
 from autocompress.pruning.dependencies import pruners_of
 from autocompress.pruning.masking import Keep, masked_copy

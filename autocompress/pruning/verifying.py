@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.graph import evaluating
 from autocompress.contract.coupling import Coupling
+from autocompress.graph import evaluating
 from autocompress.pruning.masking import mask_inputs, mask_outputs
 from autocompress.pruning.slicing import NORMS
 

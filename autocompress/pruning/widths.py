@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from autocompress.contract.coupling import Coupling
+from autocompress.contract import Coupling
+from autocompress.contract.scores import origin_of
 
 Share = Mapping[str, float]
 """Coupling of the baseline, or a layer that writes one -> share of its channels that stays, in (0, 1]."""
@@ -28,14 +29,6 @@ def share_of(coupling: Coupling, layers: Share) -> float:
     """
     origins = (origin_of(writer, layers) for writer in coupling.producers)
     return max((layers[origin] for origin in origins if origin is not None), default=1.0)
-
-
-def origin_of(name: str, layers: Iterable[str]) -> str | None:
-    """The layer of the baseline that ``name`` is, or that it is a part of now; None for neither."""
-    known = set(layers)
-    while name and name not in known:
-        name = name.rpartition(".")[0]
-    return name or None
 
 
 def widths(every: Sequence[Coupling], layers: Share, multiple: int) -> dict[str, list[int]]:

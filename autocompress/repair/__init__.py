@@ -8,7 +8,7 @@ the error that a refit leaves, and :mod:`.curves` gives that error at every widt
 
 from autocompress.repair.columns import Columns, has_columns
 from autocompress.repair.curves import curve
-from autocompress.repair.elimination import eliminate, readers
+from autocompress.repair.elimination import Reader, eliminate, inverses, readers
 from autocompress.repair.importance import gradient_energy
 from autocompress.repair.moments import RIDGES, Moments, gather
 from autocompress.repair.oneshot import repair
@@ -20,6 +20,7 @@ __all__ = [
     "Columns",
     "Lockstep",
     "Moments",
+    "Reader",
     "Report",
     "choose_ridge",
     "curve",
@@ -27,6 +28,7 @@ __all__ = [
     "gather",
     "gradient_energy",
     "has_columns",
+    "inverses",
     "output_error",
     "readers",
     "refit",

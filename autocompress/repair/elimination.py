@@ -76,8 +76,21 @@ class Reader:
         return float((solved * weights).sum())
 
 
+def inverses(moments: Moments) -> list[torch.Tensor]:
+    """H of each group, float64 ``[width, width]``: one inverse serves all couplings that a layer reads."""
+    return [_inverse(moments, group) for group in range(moments.columns.groups)]
+
+
+def _inverse(moments: Moments, group: int) -> torch.Tensor:
+    return torch.cholesky_inverse(factor(moments.regularised(group)))
+
+
 def readers(
-    matrix: torch.Tensor, moments: Moments, index: Sequence[Sequence[int]], weights: torch.Tensor | None = None
+    matrix: torch.Tensor,
+    moments: Moments,
+    index: Sequence[Sequence[int]],
+    weights: torch.Tensor | None = None,
+    inverted: Sequence[torch.Tensor] | None = None,
 ) -> list[Reader]:
     """A consumer as the elimination sees it: a reader for each of its groups that reads the coupling.
 
@@ -87,6 +100,7 @@ def readers(
         index: the consumer's input channels for each channel of the coupling.
         weights: what each output matters, ``[groups, outputs]`` (for example gamma / sigma of the
             norm behind it, squared). The rows of W are scaled by its square root.
+        inverted: :func:`inverses` of the moments, where they are known already.
     """
     scaled = matrix if weights is None else matrix * weights.sqrt()[:, :, None]
     columns = [moments.columns.of_inputs(inputs) for inputs in index]
@@ -99,7 +113,7 @@ def readers(
         every = torch.cat(list(own.values()))
         place = torch.full((moments.columns.width,), -1, dtype=torch.int64)
         place[every] = torch.arange(len(every))
-        inverse = torch.cholesky_inverse(factor(moments.regularised(group)))[every][:, every]
+        inverse = (_inverse(moments, group) if inverted is None else inverted[group])[every][:, every]
         found.append(
             Reader(
                 scaled[group][:, every].float(),

@@ -14,14 +14,13 @@ from autocompress_scop.scoring import ScoreSettings
 MOST_EPOCHS, MOST_IMAGES = 20, 1_000_000
 
 
-def score_space(space: Space, own: ScoreSettings, *, structural: bool) -> Params:
-    """Asks for what makes the scores of ``scop``; by default all is as in ``own``.
+def score_space(space: Space, own: ScoreSettings) -> Params:
+    """Asks for what makes the scores; by default all is as in ``own``.
 
-    ``score_epochs`` is what a rung of a search by halving would raise. 0 epochs would leave every score at 0 and the
-    choice to the order of channels, so the least is 1.
+    0 epochs would leave every score at 0 and the choice to the order of channels, so the least is 1.
     """
     scales = own.scales
-    options: Any = {"structural": structural, "searched": False}
+    options: Any = {"structural": False, "searched": False}
     return {
         "knockoffs": space.categorical("knockoffs", KINDS, default=own.knockoffs, **options),
         "score_epochs": space.integer("score_epochs", 1, MOST_EPOCHS, default=max(scales.epochs, 1), **options),

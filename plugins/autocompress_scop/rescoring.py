@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -24,7 +25,7 @@ def is_substituted(model: nn.Module, baseline: nn.Module) -> bool:
 
 
 def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
-    """``model`` trained in place as RECOVER would by its defaults, with what its substituted layers need.
+    """A copy of ``model``, trained as RECOVER would by its defaults, with what its substituted layers need.
 
     Raises:
         TrialFailed: if the loss is not finite.
@@ -32,7 +33,8 @@ def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
     from autocompress.compression import recover
 
     settings = {**RECOVERY, "epochs": epochs}
-    return recover.run(model, settings, context, list(context.callbacks(model)), pause=context.pause)
+    student = copy.deepcopy(model)
+    return recover.run(student, settings, context, list(context.callbacks(student)), pause=context.pause)
 
 
 def breathing(context: Context) -> Callable[..., None]:

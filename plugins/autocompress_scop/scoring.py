@@ -1,8 +1,8 @@
-"""SCOP's scores of a baseline: knockoffs, control scales, and importance, as state that every later rate shares."""
+"""SCOP's scores of a baseline: knockoffs, control scales, and importance, as state that every width shares."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from autocompress.contract import TransferSet
-from autocompress.contract.coupling import Coupling
 from autocompress_scop import control, knockoffs
 from autocompress_scop.control import ScaleSettings
-from autocompress_scop.scores import CRITERIA, Scores, from_weights, gamma_of, importance, normalised, of_coupling
+from autocompress_scop.scores import Scores, gamma_of, importance
 
 Progress = Callable[..., None]
 
@@ -23,18 +22,15 @@ class ScoreSettings:
     """How scores are made. One set of scores serves all recipes that agree in this.
 
     Attributes:
-        criteria: those that the space offers. Control scales are only trained where ``scop`` is among them.
         knockoffs: kind of knockoff data, one of ``knockoffs.KINDS``.
         shrinkage: r of the patches' correlations, where knockoffs have a covariance. Of 0.1, 0.2 and 0.5, 0.2 kept most
             accuracy on glyphs (resnet10t, before recovery).
         generator_steps: of a generator's training, where knockoffs need one.
         images: of the transfer set that control scales are learned on, at most, drawn by seed; 0 for all. The default
-            bounds their cost, which no budget of a search counts, whatever the size of the data.
-        scales: how the control scales are learned. ``scales.epochs`` is the number of score epochs; one number for a
-            whole search, as rungs (which might score longer where a trial goes on) are not part of the engine yet.
+            bounds their cost, whatever the size of the data.
+        scales: how the control scales are learned. ``scales.epochs`` is the number of score epochs.
     """
 
-    criteria: tuple[str, ...] = CRITERIA
     knockoffs: str = "gaussian"
     shrinkage: float = 0.2
     generator_steps: int = 400
@@ -45,11 +41,9 @@ class ScoreSettings:
 def prepared(
     baseline: nn.Module,
     pairs: Mapping[str, str | None],
-    couplings: Mapping[str, Sequence[Coupling]],
     transfer: TransferSet | None,
     settings: ScoreSettings,
     *,
-    criteria: Iterable[str] | None = None,
     device: torch.device | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -59,52 +53,19 @@ def prepared(
     Args:
         baseline: the trained network; not changed.
         pairs: which layers get scores; see ``scores.pairs_of``.
-        couplings: of the baseline, by mode.
         transfer: images for the control scales.
         settings: how.
-        criteria: which to score by; all of ``settings`` by default.
 
     Returns:
-        ``layers``: criterion -> layer -> scores. ``couplings``: mode -> coupling -> its scored writers. ``global``:
-        criterion -> mode -> coupling -> normalised scores of its channels, what a global ranking ranks. ``beta``: the
-        control scales. ``settings``: how they were made.
+        ``layers``: layer -> scores. ``beta``: the control scales. ``settings``: how they were made.
 
     Raises:
-        ValueError: if control scales are wanted and there are no images.
+        ValueError: if there are no images.
     """
-    layers: dict[str, Scores] = {}
-    largest: dict[str, Scores] = {}
-    beta: Scores = {}
-    for criterion in settings.criteria if criteria is None else criteria:
-        if criterion == "scop":
-            beta = _scales(baseline, pairs, transfer, settings, device, seed, progress)
-            gammas = {name: _on_cpu(gamma_of(baseline, norm)) for name, norm in pairs.items()}
-            layers[criterion] = {name: importance(gammas[name], beta[name]) for name in pairs}
-            largest[criterion] = {name: importance(gammas[name], torch.ones_like(beta[name])) for name in pairs}
-        else:
-            layers[criterion] = largest[criterion] = from_weights(criterion, baseline, pairs, seed)
-    offered = {
-        mode: {c.name: writers for c in every if c.prunable and (writers := [w for w in c.producers if w in pairs])}
-        for mode, every in couplings.items()
-    }
-    ranked = {
-        criterion: {
-            mode: {
-                c.name: normalised(scores, of_coupling(c, largest[criterion], baseline))
-                for c in every
-                if c.name in offered[mode] and (scores := of_coupling(c, own, baseline)) is not None
-            }
-            for mode, every in couplings.items()
-        }
-        for criterion, own in layers.items()
-    }
-    return {
-        "layers": layers,
-        "couplings": offered,
-        "global": ranked,
-        "beta": beta,
-        "settings": {**asdict(settings), "criteria": list(settings.criteria)},
-    }
+    beta = _scales(baseline, pairs, transfer, settings, device, seed, progress)
+    gammas = {name: _on_cpu(gamma_of(baseline, norm)) for name, norm in pairs.items()}
+    layers = {name: importance(gammas[name], beta[name]) for name in pairs}
+    return {"layers": layers, "beta": beta, "settings": asdict(settings)}
 
 
 def _on_cpu(gamma: torch.Tensor | None) -> torch.Tensor | None:

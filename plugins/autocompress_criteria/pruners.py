@@ -1,0 +1,83 @@
+"""Magnitude, batch-norm scale and random: one number a channel, from the weights of the layer that writes it."""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from autocompress.contract import Context, Coupling, Params, Pruner, coupling_scores
+from autocompress.errors import InvalidRecipe
+
+
+class _ByScore(Pruner):
+    """Channels go in the order of a score, the lowest first. Scores of several writers are averaged."""
+
+    version = "1"
+    searched = False
+
+    @abstractmethod
+    def scores(self, layer: nn.Module, norm: nn.Module | None, name: str, seed: int) -> torch.Tensor:
+        """A score for each output channel of ``layer``, which has a weight with one row a channel."""
+
+    def order(self, coupling: Coupling, params: Params, context: Context) -> Sequence[int]:
+        del params
+        model, norms = context.model, dict(coupling.norm_of)
+        assert model is not None
+        own: dict[str, torch.Tensor] = {}
+        for name in coupling.producers:
+            layer = model.get_submodule(name)
+            if isinstance(getattr(layer, "weight", None), torch.Tensor):
+                norm = model.get_submodule(norms[name]) if name in norms else None
+                own[name] = self.scores(layer, norm, name, context.seed).detach().float().cpu()
+        found = coupling_scores(coupling, own, model)
+        if found is None:
+            raise InvalidRecipe(f"no layer that writes the channels of {coupling.name} has weights to judge them by")
+        if not bool(torch.isfinite(found).all()):
+            raise InvalidRecipe(f"the weights of {coupling.name} are not finite")
+        return coupling.ranked(found.tolist())
+
+
+class Magnitude(_ByScore):
+    """I_j = |W_j|_1, the filter's L1 norm."""
+
+    name = "magnitude"
+    reference = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, arXiv 1608.08710"
+
+    def scores(self, layer: nn.Module, norm: nn.Module | None, name: str, seed: int) -> torch.Tensor:
+        del norm, name, seed
+        return l1_norms(layer)
+
+
+class BatchNormScale(_ByScore):
+    """I_j = |gamma_j| of the batch norm behind the filter; its L1 norm where there is none."""
+
+    name = "bn_scale"
+    reference = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
+
+    def scores(self, layer: nn.Module, norm: nn.Module | None, name: str, seed: int) -> torch.Tensor:
+        del name, seed
+        gamma = None if norm is None else norm.weight
+        return gamma.abs() if isinstance(gamma, torch.Tensor) else l1_norms(layer)
+
+
+class Random(_ByScore):
+    """I_j ~ U(0, 1), by seed and layer: what any criterion has to beat."""
+
+    name = "random"
+    reference = "the control of every pruning paper"
+
+    def scores(self, layer: nn.Module, norm: nn.Module | None, name: str, seed: int) -> torch.Tensor:
+        del norm
+        assert isinstance(layer.weight, torch.Tensor)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + zlib.crc32(name.encode())) % 2**63)
+        return torch.rand(len(layer.weight), generator=generator)
+
+
+def l1_norms(layer: nn.Module) -> torch.Tensor:
+    """|W_j|_1 of each output channel."""
+    assert isinstance(layer.weight, torch.Tensor)
+    return layer.weight.detach().abs().flatten(1).sum(1)
