@@ -150,7 +150,7 @@ def test_methods_that_clash_by_default_leave_the_space_whole(model: nn.Module) -
 
     space = JobSpace(model, [Quiet(), Second()], Limits(values={"second.rate": 0.2}), "model", 2)
     assert {"quiet.rate", "second.rate"} <= set(space.parameters())
-    space.check_limits(["quiet", "second"])
+    space.check_limits([Quiet(), Second()])
     assert space.policy({"quiet": "default", "second": "default"}) is None
 
 

@@ -393,5 +393,5 @@ def test_what_is_no_method_is_told() -> None:
         def search_space(self, space: Space, model: nn.Module) -> Params:
             return {}
 
-    with pytest.raises(ContractViolation, match="a Transform, a Quantizer or a DataSource"):
+    with pytest.raises(ContractViolation, match="a Transform, a Pruner, a Quantizer or a DataSource"):
         check_method(Neither())

@@ -113,7 +113,7 @@ def test_limits_choose_among_sources(free: Workbench) -> None:
 def test_a_job_with_data_passes_over_what_is_said_of_sources(free: Workbench) -> None:
     quantize = manager().method("quantize")
     space = JobSpace(free.model, [quantize], Limits({"source": "blobs", "blobs.kind": "hard"}), "model", 1)
-    space.check_limits([method.name for method in plugins().methods()])
+    space.check_limits(plugins().methods())
 
 
 def test_sources_act_unless_methods_name_others(free: Workbench) -> None:

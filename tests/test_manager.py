@@ -285,7 +285,10 @@ def test_a_direct_subclass_of_method_is_no_method() -> None:
     plugin = SimpleNamespace(autocompress_methods=hookimpl(lambda: [fake(Method, "odd")]))
     found = Manager([plugin], entry_points=False)
     assert found.methods() == []
-    assert found.broken[0].reason == "the method 'odd' is neither a Transform nor a Quantizer nor a DataSource"
+    assert (
+        found.broken[0].reason
+        == "the method 'odd' is neither a Transform nor a Pruner nor a Quantizer nor a DataSource"
+    )
 
 
 def test_a_plugin_that_is_registered_by_hand_is_refused_at_once() -> None:

@@ -37,6 +37,6 @@ def test_no_limit_is_refused(name: str) -> None:
     if name == "data-free.yaml":  # in a job with images its sources do not act
         fit = [method for method in installed if method.name in {*(m.name for m in fit), *sources}]
     space = JobSpace(model, fit, limits, job.granularity, job.budget.epochs)
-    space.check_limits([method.name for method in installed])
+    space.check_limits(installed)
     assert space.compose(Policy({})).values
     assert space.parameters()

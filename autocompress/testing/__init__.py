@@ -8,6 +8,7 @@ Each check raises :class:`ContractViolation`, whose message names the rule that 
 """
 
 from autocompress.testing.example import example_context, example_job, example_model
+from autocompress.testing.pruners import check_pruner
 from autocompress.testing.quantizers import check_quantizer
 from autocompress.testing.rules import ContractViolation
 from autocompress.testing.sources import check_source
@@ -17,6 +18,7 @@ from autocompress.testing.transforms import check_transform
 __all__ = [
     "ContractViolation",
     "check_method",
+    "check_pruner",
     "check_quantizer",
     "check_source",
     "check_transform",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from autocompress.contract import DataSource, Method, Params, Quantizer, Transform
+from autocompress.contract import DataSource, Method, Params, Pruner, Quantizer, Transform
 from autocompress.job import Job
 from autocompress.testing.example import example_job, example_model
+from autocompress.testing.pruners import check_pruner
 from autocompress.testing.quantizers import check_quantizer
 from autocompress.testing.rules import ContractViolation
 from autocompress.testing.sources import check_source
@@ -20,7 +21,7 @@ def check_method(
     """Runs every check on ``method``.
 
     Args:
-        method: a transform, a quantizer or a data source.
+        method: a transform, a pruner, a quantizer or a data source.
         model: what to try it on, made by ``autocompress.models``; a small ResNet by default. Left as it is.
         job: what ``check`` is asked about; one that names the model by default.
         params: one point of its space, at which the method is run; the defaults by default.
@@ -34,9 +35,11 @@ def check_method(
     check_space(method, model)
     if isinstance(method, Transform):
         check_transform(method, model, params)
+    elif isinstance(method, Pruner):
+        check_pruner(method, model, params)
     elif isinstance(method, Quantizer):
         check_quantizer(method, model, params)
     elif isinstance(method, DataSource):
         check_source(method, model, params)
     else:
-        raise ContractViolation("a method must be a Transform, a Quantizer or a DataSource")
+        raise ContractViolation("a method must be a Transform, a Pruner, a Quantizer or a DataSource")

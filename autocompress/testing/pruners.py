@@ -1,0 +1,117 @@
+"""Rules for pruners."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.compression.repair import Images, Inputs
+from autocompress.compression.store import pack, unpack
+from autocompress.contract import Context, Coupling, Params, Pruner, Space
+from autocompress.pruning.known import known_couplings
+from autocompress.testing.example import example_context, example_model
+from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
+from autocompress.testing.spaces import ask, by_rule, named_recipes, random_recipes
+
+RANDOM_RECIPES = 1
+"""Random points that are tried, besides the defaults."""
+
+
+def check_pruner(method: Pruner, model: nn.Module | None = None, params: Params | None = None) -> None:
+    """Asks the pruner for orders and checks what the engine relies on.
+
+    An order is a permutation of the coupling's channels and takes from blocks of one size in turns, so every prefix of
+    it can go. It is the same again for one ``context.seed``, and for one coupling asked alone or with others. Asking
+    changes no network.
+
+    Args:
+        method: the pruner.
+        model: the network to order, made by ``autocompress.models``; the example model by default. Left as it is.
+        params: one point of its space; by default the defaults, a random point, and the defaults with each value that
+            only a job can name.
+
+    Raises:
+        ContractViolation: naming the rule that is broken.
+    """
+    model = model if model is not None else example_model()
+    for point in [params] if params is not None else _points(method, model):
+        _check_point(method, model, point)
+
+
+def _points(method: Pruner, model: nn.Module) -> Iterator[Params]:
+    points: list[tuple[Params, Space]] = [ask(method, model, by_rule("default"))]
+    points += list(random_recipes(method, model))[:RANDOM_RECIPES]
+    points += list(named_recipes(method, model))
+    seen = set()
+    for point, space in points:
+        structural = [name for name, parameter in space.asked.items() if parameter.structural]
+        require(not structural, f"widths do not depend on the order, so {', '.join(structural)} must not be structural")
+        if (text := json.dumps(through_json(point, "params"), sort_keys=True)) not in seen:
+            seen.add(text)
+            yield point
+
+
+def _check_point(method: Pruner, model: nn.Module, params: Params) -> None:
+    state = _prepared(method, model, params)
+    couplings = [
+        coupling
+        for coupling in known_couplings(model, models.input_size(model), "group", method.layers)
+        if coupling.prunable
+    ]
+    orders = _orders(method, model, couplings, params, state)
+    for coupling in couplings:
+        require(coupling.name in orders, f"orders must have one for each coupling; {coupling.name} has none")
+        order = orders[coupling.name]
+        try:
+            coupling.check_order(order)
+        except ValueError as error:
+            require(False, f"an order must be nested and respect blocks: {error}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)  # every draw must come from context.seed, not from here
+        again = _orders(method, model, couplings, params, state)
+    require(again == orders, "the orders must be the same again for one context.seed")
+    alone = _orders(method, model, couplings[:1], params, state)
+    require(
+        alone[couplings[0].name] == orders[couplings[0].name],
+        "the order of a coupling must not depend on which others are asked about",
+    )
+
+
+def _orders(
+    method: Pruner, model: nn.Module, couplings: Sequence[Coupling], params: Params, state: Any
+) -> dict[str, list[int]]:
+    own, teacher = copy.deepcopy(model), copy.deepcopy(model)
+    context = example_context(model, teacher=teacher)
+    context = replace(context, state=state, model=own, moments=_moments(own, context))
+    given = copy.deepcopy(params)
+    found: Mapping[str, Sequence[int]] = method.orders(couplings, given, context)
+    require(given == params, "orders must leave params as they are")
+    for network, role in ((own, "context.model"), (teacher, "context.teacher")):
+        same = same_tensors(fingerprint(network), fingerprint(model)) and not network.training
+        require(same, f"orders must leave {role} as it is")
+    return {name: [int(channel) for channel in order] for name, order in found.items()}
+
+
+def _moments(model: nn.Module, context: Context) -> Callable[[Sequence[str]], Mapping[str, Any]]:
+    assert context.transfer is not None
+    images = Images(context.transfer.calibration, 48, context.seed, context.device, context.transfer.digest)
+    return Inputs(model, [], images)
+
+
+def _prepared(method: Pruner, model: nn.Module, params: Params) -> Any:
+    """What the engine keeps for recipes like ``params``, after its way through the store."""
+    if not method.prepares:
+        return None
+    baseline = copy.deepcopy(model)
+    context = replace(example_context(model, teacher=copy.deepcopy(model)), params=method.shared(params))
+    state = method.prepare(baseline, context)
+    require(same_tensors(fingerprint(baseline), fingerprint(model)), "prepare must leave the baseline as it is")
+    tensors, record = pack(state)
+    return unpack(tensors, through_json(record, "what prepare returns, but for its tensors,"))
