@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress import models
+from autocompress.compression.prune import offered
 from autocompress.compression.repair import Images, Inputs
 from autocompress.compression.store import pack, unpack
 from autocompress.contract import Context, Coupling, Params, Pruner, Space
-from autocompress.pruning.known import known_couplings
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
 from autocompress.testing.spaces import ask, by_rule, named_recipes, random_recipes
@@ -60,11 +59,7 @@ def _points(method: Pruner, model: nn.Module) -> Iterator[Params]:
 
 def _check_point(method: Pruner, model: nn.Module, params: Params) -> None:
     state = _prepared(method, model, params)
-    couplings = [
-        coupling
-        for coupling in known_couplings(model, models.input_size(model), "group", method.layers)
-        if coupling.prunable
-    ]
+    couplings = offered(model, "group")
     orders = _orders(method, model, couplings, params, state)
     for coupling in couplings:
         require(coupling.name in orders, f"orders must have one for each coupling; {coupling.name} has none")
