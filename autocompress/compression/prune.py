@@ -117,7 +117,7 @@ def search_space(space: Space, model: nn.Module, pruners: Sequence[Pruner]) -> P
             neutral=1.0,
             scope="coupling",
             axis="structure",
-            tie=f"keep.{models.group_of(coupling.name, groups)}",
+            tie=f"keep.{models.group_of(coupling.name, groups)}.*",
         )
         for coupling in every
     }

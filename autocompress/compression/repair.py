@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -261,13 +262,15 @@ def sequential(
     return report.refitted, report.undone
 
 
-@torch.no_grad()
 def divergence(model: nn.Module, teacher_logits: torch.Tensor, split: Split, device: torch.device) -> float:
     """Mean KL(teacher || model) in nats on ``split``; infinite for logits that are not finite."""
-    student = logits(model, split, device).log_softmax(1)
-    teacher = teacher_logits.log_softmax(1)
-    value = float(F.kl_div(student, teacher, reduction="batchmean", log_target=True))
-    return value if value == value else float("inf")
+    return kl_of(logits(model, split, device), teacher_logits)
+
+
+def kl_of(student: torch.Tensor, teacher: torch.Tensor) -> float:
+    """Mean KL(teacher || student) in nats of logits ``[N, classes]``; infinite where they are not finite."""
+    value = float(F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True))
+    return value if math.isfinite(value) else math.inf
 
 
 def record(biases: Sequence[str], told: Mapping[str, Any] | None = None) -> Plan:

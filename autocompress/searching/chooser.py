@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial
 
@@ -21,9 +24,16 @@ class OptunaChooser:
     def __init__(self, trial: Trial, known: dict[str, BaseDistribution] | None = None) -> None:
         self._trial = trial
         self._known = {} if known is None else known
+        self._fixed: Mapping[str, Value] = trial.system_attrs.get("fixed_params", {})
 
     def choose(self, parameter: Parameter) -> Value:
-        """A value from the sampler, or the enqueued one."""
+        """A value from the sampler, or the enqueued one. Parameters that are tied get one draw, but each may have a
+        value of its own where the recipe was enqueued."""
+        if parameter.tie:
+            fixed = self._fixed.get(parameter.name)
+            if fixed is not None and parameter.contains(fixed):
+                return fixed
+            parameter = replace(parameter, name=parameter.tie)
         if parameter.choices:
             name = self._name(parameter)
             value = self._trial.suggest_categorical(name, parameter.choices)

@@ -323,7 +323,8 @@ class Study:
         """
         waiting = self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,))
         for trial in (*trials, *waiting):
-            wanted = trial.params or trial.system_attrs.get("fixed_params", {})
+            # The parameters hold one value for all that are tied; what was enqueued holds each.
+            wanted = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
             if wanted:
                 self.enqueue(wanted, trial.user_attrs.get("label", ""))
         self._drop(waiting)

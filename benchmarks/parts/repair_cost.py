@@ -1,0 +1,46 @@
+"""What moments cost: ResNet-50 at 224 pixels, time and peak memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+import timm
+import torch
+
+from autocompress.pruning.known import known_couplings
+from autocompress.repair import choose_ridge, gather, has_columns
+from shared.rows import Rows, command_line
+from shared.trained import environment
+
+IMAGES = 256
+SIZE = (3, 224, 224)
+
+
+def resnet50(out: Path, epochs: int | None) -> None:
+    """Moments of every layer that reads channels which can be removed; weights are random, which costs the same."""
+    del epochs
+    rows = Rows(out, {"model": "resnet50", "images": IMAGES, "command": command_line(), **environment()})
+
+    def measured() -> dict[str, float]:
+        torch.manual_seed(0)
+        model = timm.create_model("resnet50").eval()
+        every = known_couplings(model, SIZE, "group")
+        readers = dict.fromkeys(name for coupling in every if coupling.prunable for name in coupling.consumers)
+        layers = [name for name in readers if has_columns(model.get_submodule(name))]
+        images = torch.randn(IMAGES, *SIZE)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        started = time.perf_counter()
+        found = gather(model, layers, lambda: images.split(32), choose_ridge=choose_ridge)
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {
+            "layers": len(found),
+            "moments_seconds": round(seconds, 1),
+            "peak_gb": round(peak / 1e6, 2),
+            "peak_before_gb": round(before / 1e6, 2),
+        }
+
+    rows.row("moments", measured)
+    rows.write()

@@ -1,0 +1,147 @@
+"""Candidates of one baseline through the engine's PRUNE and REPAIR, at any share of its multiply-adds."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.compression import prune, recover, repair
+from autocompress.compression.evaluation import logits
+from autocompress.compression.prune import Pruning
+from autocompress.compression.store import Store
+from autocompress.compression.structural import Structural
+from autocompress.compression.transfer import user_data
+from autocompress.contract import Context, LayerSpec, Pruner, manager
+from autocompress.graph import facts
+from autocompress.pruning.known import fixed_couplings
+from shared.trained import Trained
+
+HALVINGS = 14
+QUARTER = 0.25
+
+
+@dataclass
+class Bench:
+    """One baseline, its data, and the two stages.
+
+    Attributes:
+        baseline: trained.
+        seed: of images, orders and training.
+        folder: of the store, so that orders and moments are made once.
+    """
+
+    baseline: Trained
+    seed: int = 0
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp()))
+
+    def __post_init__(self) -> None:
+        self.structural = Structural(self.baseline.model, "benchmark", [], Store(self.folder), self.seed)
+        transfer = user_data(self.baseline.splits, self.seed)
+        size = models.input_size(self.baseline.model)
+        teacher = copy.deepcopy(self.baseline.model).eval()
+        self.context = Context(input_size=size, transfer=transfer, teacher=teacher, seed=self.seed)
+
+    def structural_with(self, specs: Sequence[LayerSpec]) -> Structural:
+        """The two stages, for networks that hold a plugin's layers."""
+        return replace(self.structural, specs=specs)
+
+    @cached_property
+    def teacher_logits(self) -> torch.Tensor:
+        """Of the baseline on the validation split."""
+        return logits(self.baseline.model, self.baseline.splits.val)
+
+    def widths(self, share: float, mode: str, multiple: int = 1) -> Mapping[str, float]:
+        """Shares of channels, equal for all couplings of ``mode``, that leave ``share`` of the multiply-adds."""
+        model, low, high = self.baseline.model, 0.02, 1.0
+        whole = facts(model, self.context.input_size)
+        every = fixed_couplings(model, self.context.input_size, mode)
+        offered = prune.offered(model, mode)
+        found: tuple[float, dict[str, float]] = (9.0, {})
+        for _ in range(HALVINGS):
+            keep = dict.fromkeys((coupling.name for coupling in offered), (low + high) / 2)
+            cut = prune.decide(every, model, Pruning("", {}, keep, mode, multiple), None)
+            left = repair.macs_left(whole, cut) / whole.macs
+            found = min(found, (abs(left - share), keep), key=lambda pair: pair[0])
+            low, high = (low, (low + high) / 2) if left > share else ((low + high) / 2, high)
+        return found[1]
+
+    def row(
+        self,
+        pruner: str,
+        keep: Mapping[str, float],
+        mode: str,
+        fit: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        images: int = 512,
+        train: bool = False,
+    ) -> dict[str, Any]:
+        """Accuracy, KL and seconds of one candidate.
+
+        Args:
+            pruner: by name.
+            keep: shares of the channels that stay, by coupling.
+            mode: of the couplings.
+            fit: "one-shot", "sequential", "auto", "none" (norms recalibrated), or "nothing" (not even that).
+            params: of the pruner.
+            images: that repair may use.
+            train: a quarter of an epoch of distillation follows.
+        """
+        method = manager().method(pruner)
+        assert isinstance(method, Pruner)
+        asked = Pruning(pruner, dict(params or {}), keep, mode, 1)
+        seconds: dict[str, float] = {}
+        context = self.context
+        if method.prepares:
+            state = method.prepare(copy.deepcopy(self.baseline.model), replace(context, params={}))
+            context = replace(context, state=state)
+        if fit == "nothing":
+            demands = frozenset({"freeze_batch_norm"})
+            assert context.transfer is not None
+            context = replace(context, transfer=replace(context.transfer, demands=demands))
+        settings = {"fit": "none" if fit == "nothing" else fit, "images": images}
+        model = copy.deepcopy(self.baseline.model)
+        model, steps = self.structural.run(model, asked, settings, method, context, seconds, untouched=True)
+        row = {"seconds_by_stage": {name: round(value, 2) for name, value in seconds.items()}}
+        row |= {"macs_left": round(facts(model, context.input_size).macs / self._macs, 3)}
+        if steps[-1]["stage"] == "repair":
+            row |= {key: steps[-1]["plan"][key] for key in ("fit", "refitted", "undone", "divergence")}
+        row |= self.judged(model)
+        if train:
+            started = time.perf_counter()
+            row["quarter_epoch"] = self.judged(self.trained(model))
+            row["quarter_epoch"]["seconds"] = round(time.perf_counter() - started, 1)
+        return row
+
+    @cached_property
+    def _macs(self) -> int:
+        return facts(self.baseline.model, self.context.input_size).macs
+
+    def trained(self, model: nn.Module, lr: float = 5e-4) -> nn.Module:
+        """After a quarter of an epoch of distillation."""
+        transfer = self.context.transfer
+        assert transfer is not None
+        part = transfer.train.subset(int(len(transfer.train) * QUARTER), self.seed)
+        context = replace(self.context, transfer=replace(transfer, train=part))
+        return recover.run(model, {"epochs": 1, "lr": lr, "distill": 0.5}, context, [])
+
+    def judged(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy in percent, KL to the baseline, and agreement with it in percent, on the validation split."""
+        val = self.baseline.splits.val
+        own = logits(model.eval(), val)
+        kl = repair.kl_of(own, self.teacher_logits)
+        return {
+            "accuracy": round(100 * float((own.argmax(1) == val.labels()).float().mean()), 2),
+            "kl": round(kl, 5),
+            "agreement": round(100 * float((own.argmax(1) == self.teacher_logits.argmax(1)).float().mean()), 2),
+        }
