@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import onnx
 import pytest
 import timm
 import torch
+from onnxscript.optimizer import optimize_ir
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import fx, nn
 from torch.nn import functional as F
 
 from autocompress.export import check_agreement, custom_operators, export, open_session, operator_histogram
-from autocompress.export.exporter import to_onnx
+from autocompress.export.exporter import OPSET, to_onnx
+from autocompress.export.optimizing import optimize
 from autocompress.quantization import (
     LayerBits,
     QuantizedNetwork,
@@ -159,6 +162,32 @@ def test_float_models_export_too(model: nn.Module, images: torch.Tensor, tmp_pat
 
 
 @pytest.mark.slow
+class Sliced(nn.Module):
+    """Halves of one tensor, which a rewrite rule makes a Split, and a chain of shapes, which others shorten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer(x)
+        x = F.relu(F.relu(x[:, :4])) + x[:, 4:].clamp(-1, 2).clamp(0, 1)
+        return x.flatten(2).transpose(1, 2).transpose(1, 2).unsqueeze(1).unsqueeze(1).reshape(len(x), 4, -1).mean(2)
+
+
+def test_rules_tried_where_they_can_match_give_what_onnxscript_gives() -> None:
+    program = torch.export.export(Sliced().eval(), (torch.zeros(2, *SIZE),), strict=False)
+    files = []
+    for optimizer in (optimize, optimize_ir):
+        made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False)
+        assert made is not None
+        before = Counter(node.op_type for node in made.model.graph)
+        optimizer(made.model)
+        assert Counter(node.op_type for node in made.model.graph) != before, "there was something to do"
+        files.append(made.model_proto.SerializeToString(deterministic=True))
+    assert files[0] == files[1]
+
+
 def test_the_short_way_writes_what_the_public_exporter_writes(hardened: fx.GraphModule) -> None:
     images = torch.zeros(2, *SIZE)
     short, public = (to_onnx(hardened, images, fast=fast) for fast in (True, False))

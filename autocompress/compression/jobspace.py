@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import nn
 
@@ -74,7 +75,7 @@ class JobSpace:
 
     def parameters(self) -> dict[str, Parameter]:
         """Every parameter, conditional ones too, as the user's limits leave them."""
-        return self._explore()[0]
+        return dict(self._explored[0])
 
     def check_limits(self, installed: Sequence[Method]) -> None:
         """Refuses a limit that matches no parameter, or an earlier name of one; limits on installed methods that do not
@@ -87,7 +88,7 @@ class JobSpace:
             for key, instead in method.renamed.items():
                 if old := next((name for name in self.limits.values if f"{name}.".startswith(f"{key}.")), None):
                     raise self.limits.error(old, "is no parameter any more", instead)
-        known, matched = self._explore()
+        known, matched = self._explored
         acting = {method.name for method in self.methods}
         inactive = [method.name for method in installed if method.name not in acting]
         # The engine's own stages are asked only where there is something to recover or to quantize with.
@@ -100,8 +101,10 @@ class JobSpace:
         inactive += ["recover.distill", "qat.distill"] if has_source else [SOURCE]
         reject_unmatched(self.limits, matched, known, inactive)
 
-    def _explore(self) -> tuple[dict[str, Parameter], set[str]]:
-        """Every parameter by name, and the keys of the limits that one of them answered to."""
+    @cached_property
+    def _explored(self) -> tuple[dict[str, Parameter], set[str]]:
+        """Every parameter by name, and the keys of the limits that one of them answered to. Composes the space some
+        hundred times, so it is done once."""
         matched: set[str] = set()
 
         def run(chooser: Chooser) -> Space:

@@ -32,6 +32,7 @@ class Outline:
         shape: a copy of it, in eval mode, that has the structure of the baseline.
         methods: those that apply to ``shape``, in the manager's order.
         refused: reasons by name of the methods that do not.
+        space: of ``shape`` and ``methods``.
     """
 
     limits: Limits
@@ -42,6 +43,7 @@ class Outline:
     shape: nn.Module
     methods: list[Method]
     refused: dict[str, list[str]]
+    space: JobSpace
 
     @property
     def has_images(self) -> bool:
@@ -80,7 +82,7 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     space.check_limits(installed)
     if not space.sources():
         require_images(job, splits, methods, refused)
-    return Outline(limits, devices, installed, splits, model, shape, methods, refused)
+    return Outline(limits, devices, installed, splits, model, shape, methods, refused, space)
 
 
 def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) -> int:

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,11 +183,13 @@ class Workbench:
         )
         splits = known.splits or _no_images(model)
         device = known.devices[0]
-        return cls(job, model, splits, baseline, known.methods, known.refused, device, pipeline, known.limits)
+        bench = cls(job, model, splits, baseline, known.methods, known.refused, device, pipeline, known.limits)
+        bench.space = known.space  # the same, and its parameters are known already
+        return bench
 
     # --- the space ----------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def space(self) -> JobSpace:
         """What recipes are drawn from."""
         epochs = recovery_epochs(self.job, self.methods, self.splits)

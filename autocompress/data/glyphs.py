@@ -6,7 +6,6 @@ import logging
 import zipfile
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import PIL
 import torch
@@ -80,6 +79,8 @@ class Glyphs(DatasetProvider):
 
 def _path() -> Path:
     """Where the images are kept."""
+    import matplotlib  # late: listing data sets does not need it
+
     key = digest(VERSION, matplotlib.__version__, PIL.__version__, np.__version__, FONTS, COUNTS)
     return cache_folder("data") / f"glyphs-{key[:12]}.npz"
 
@@ -130,6 +131,8 @@ def render(fonts: tuple[str, ...], count: int, seed: int) -> tuple[np.ndarray, n
 
 def _mask(font: str, character: str) -> Image.Image:
     """The character in white on black, centred on a canvas, at the font's own proportions."""
+    import matplotlib
+
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     canvas = Image.new("L", (CANVAS, CANVAS))
     typeface = ImageFont.truetype(str(path), EM, layout_engine=ImageFont.Layout.BASIC)

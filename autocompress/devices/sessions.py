@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
 from autocompress.errors import TrialFailed
 from autocompress.runtime import session_options
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 KEPT = 3
 """The baseline's, which every measurement uses, the candidate's, and one more."""
@@ -44,6 +46,8 @@ def load(file: Path, threads: int) -> onnxruntime.InferenceSession:
     Raises:
         TrialFailed: if the file cannot be loaded.
     """
+    import onnxruntime  # late: as in runtime/options.py
+
     try:
         return onnxruntime.InferenceSession(str(file), session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions have no common base

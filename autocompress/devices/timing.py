@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from scipy import special
-
 Clock = Callable[[], float]
 """Seconds since some moment: ``time.perf_counter`` (wall time) or ``time.thread_time`` (time that this thread was on a
 processor, which other processes do not lengthen while it waits)."""
@@ -159,6 +157,8 @@ def ratio_interval(sittings: Sequence[Sequence[float]], confidence: float = 0.95
         (median, low, high).
     """
     ratio, low, high = median_interval([value for sitting in sittings for value in sitting], confidence)
+    from scipy import special  # slow to import, as above
+
     half = REPRODUCIBLE
     if (count := len(sittings)) >= FEWEST_SITTINGS:
         logs = sorted(math.log(statistics.median(sitting)) for sitting in sittings)

@@ -19,6 +19,7 @@ import onnx
 import torch
 from torch import nn
 
+from autocompress.export.optimizing import optimize
 from autocompress.export.translation import direct_table, translation_table
 
 OPSET = 21
@@ -67,7 +68,7 @@ def _direct(program: torch.export.ExportedProgram) -> onnx.ModelProto | None:
             return None
         converted = _core._exported_program_to_onnx_program(program, registry=registry)
         converted.model = onnxscript_apis.convert_version(converted.model, OPSET)
-        converted.optimize()
+        optimize(converted.model)
         _ir_passes.rename_inputs(converted.model, [INPUT])
         _ir_passes.rename_outputs(converted.model, [OUTPUT])
     except Exception:

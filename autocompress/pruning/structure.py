@@ -18,16 +18,17 @@ def structure(model: nn.Module) -> str:
 
 
 def _unsaid(module: nn.Module) -> Iterator[str]:
-    for name, value in sorted(vars(module).items()):
-        if name != "training" and _is_whole(value):
-            yield f"{name}={value}"
+    whole = [(name, value) for name, value in vars(module).items() if name != "training" and _is_whole(value)]
+    yield from (f"{name}={value}" for name, value in sorted(whole))
     for name, buffer in module.named_buffers(recurse=False):
         if buffer.dim() and not buffer.is_floating_point() and not buffer.is_complex():
             yield f"{name}={_fingerprint(buffer)}"
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) or (isinstance(value, tuple | list) and all(isinstance(v, int) for v in value))
+    if isinstance(value, int):
+        return True
+    return isinstance(value, (tuple, list)) and all(isinstance(part, int) for part in value)
 
 
 def _fingerprint(buffer: torch.Tensor) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
-
-import pandas as pd
 
 MISSING = "–"
 _WEIGHT_BITS = "bits.weight."
@@ -15,14 +15,25 @@ _NEUTRAL: Mapping[str, tuple[float, ...]] = defaultdict(lambda: (0,), ratio=(0, 
 _MINUS = "\N{MINUS SIGN}"
 
 
+def _is_missing(value: Any) -> bool:
+    """Whether a cell of a table is empty: None, NaN or pandas.NA."""
+    if value is None:
+        return True
+    if isinstance(value, Real):
+        return math.isnan(value)
+    import pandas as pd  # late: takes a third of a second, and what has numbers of its own needs none of it
+
+    return bool(pd.isna(value))
+
+
 def percent(value: Any) -> str:
     """An accuracy: ``92.35 %``."""
-    return MISSING if pd.isna(value) else f"{float(value):.2f} %"
+    return MISSING if _is_missing(value) else f"{float(value):.2f} %"
 
 
 def points(value: Any) -> str:
     """A change of accuracy with its sign: ``−0.40``. Give minus the drop."""
-    if pd.isna(value):
+    if _is_missing(value):
         return MISSING
     text = f"{float(value):+.2f}"
     return "0.00" if float(text) == 0 else text.replace("-", _MINUS)
@@ -35,7 +46,7 @@ def drop(value: Any) -> str:
 
 def ratio(value: Any) -> str:
     """A share of the baseline: ``0.31×``."""
-    if pd.isna(value):
+    if _is_missing(value):
         return MISSING
     number = float(value)
     return f"{number:.3f}×" if number < 0.1 else f"{number:.2f}×"
@@ -43,12 +54,12 @@ def ratio(value: Any) -> str:
 
 def milliseconds(value: Any) -> str:
     """A latency with three digits: ``1.34 ms``."""
-    return MISSING if pd.isna(value) else f"{_digits(float(value))} ms"
+    return MISSING if _is_missing(value) else f"{_digits(float(value))} ms"
 
 
 def microjoules(value: Any) -> str:
     """An energy with three digits: ``212 µJ``, ``1.60 mJ``."""
-    if pd.isna(value):
+    if _is_missing(value):
         return MISSING
     number = float(value)
     return f"{_digits(number)} µJ" if abs(number) < 999.5 else _scaled(number / 1000, ("mJ", "J"), whole=False)
@@ -56,17 +67,17 @@ def microjoules(value: Any) -> str:
 
 def size(value: Any) -> str:
     """Bytes in decimal units: ``11.2 MB``."""
-    return MISSING if pd.isna(value) else _scaled(float(value), ("B", "KB", "MB", "GB"))
+    return MISSING if _is_missing(value) else _scaled(float(value), ("B", "KB", "MB", "GB"))
 
 
 def count(value: Any) -> str:
     """Parameters or MACs: ``1.82 G``."""
-    return MISSING if pd.isna(value) else _scaled(float(value), ("", "K", "M", "G", "T")).strip()
+    return MISSING if _is_missing(value) else _scaled(float(value), ("", "K", "M", "G", "T")).strip()
 
 
 def duration(seconds: Any) -> str:
     """``48 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if pd.isna(seconds):
+    if _is_missing(seconds):
         return MISSING
     whole = round(float(seconds))
     if whole < 60:

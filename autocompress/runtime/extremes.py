@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import onnxruntime
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
 
 STEP = 4096.0
 """Of the output's grid: a power of two, so requantization is exact."""
@@ -118,6 +119,8 @@ def extreme_layers() -> tuple[Layer, ...]:
 
 def run_layers(layers: Sequence[Layer], threads: int, config: Mapping[str, str]) -> list[np.ndarray]:
     """Runs ``layers`` in the installed ONNX Runtime, all in one session."""
+    import onnxruntime  # late: as in options
+
     from autocompress.runtime.options import session_options  # late: options asks this module
 
     session = onnxruntime.InferenceSession(
@@ -128,6 +131,8 @@ def run_layers(layers: Sequence[Layer], threads: int, config: Mapping[str, str])
 
 def model_of(layers: Sequence[Layer]) -> ModelProto:
     """One ONNX model with inputs ``x0, x1, ...`` and an output ``y0, y1, ...`` for each layer."""
+    from onnx import TensorProto, helper, numpy_helper  # late: see options
+
     arrays: dict[str, np.ndarray | np.generic] = {
         "one": np.float32(1),
         "zx": np.uint8(0),
@@ -153,6 +158,8 @@ def model_of(layers: Sequence[Layer]) -> ModelProto:
 
 
 def _nodes(i: int, layer: Layer) -> list[NodeProto]:
+    from onnx import helper
+
     if layer.operator == "MatMulInteger":
         return [helper.make_node("MatMulInteger", [f"x{i}", f"w{i}", "zx"], [f"y{i}"])]
     attributes: dict[str, Any] = {}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-
-import onnxruntime
+from typing import TYPE_CHECKING
 
 from autocompress.runtime.exactness import exactness
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 def runtime_version() -> str:
     """Name and version of the runtime, as measurements record it."""
+    import onnxruntime  # a tenth of a second; listing methods and devices does not need it
+
     return f"onnxruntime {onnxruntime.__version__}"
 
 
@@ -33,6 +37,8 @@ def session_options(threads: int, config: Mapping[str, str] | None = None) -> on
         threads: threads within an operator.
         config: session configuration entries; :func:`session_config` by default.
     """
+    import onnxruntime
+
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1

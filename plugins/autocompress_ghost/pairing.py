@@ -9,7 +9,6 @@ covariance of the output channels on calibration images. The error of fitting ro
 from __future__ import annotations
 
 import numpy as np
-from scipy import optimize
 
 from autocompress_ghost.module import intrinsic_count
 
@@ -47,13 +46,15 @@ def channel_order(gram: np.ndarray, ratio: int) -> np.ndarray:
     has at most s - 1 ghosts; after the surplus is sliced off there are just as many positions as rows, and the
     Hungarian algorithm fills them with the least total error.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import; listing methods does not need it
+
     n = len(gram)
     m = intrinsic_count(n, ratio)
     intrinsic = intrinsic_rows(gram, m)
     others = np.setdiff1d(np.arange(n), intrinsic)
     owner = np.arange(n - m) % m
     errors = fit_errors(gram, others, intrinsic)
-    rows, positions = optimize.linear_sum_assignment(errors[:, owner])
+    rows, positions = linear_sum_assignment(errors[:, owner])
     ghosts = np.empty(n - m, dtype=np.int64)
     ghosts[positions] = others[rows]
     return np.concatenate([intrinsic, ghosts]).astype(np.int64)
