@@ -73,6 +73,7 @@ class ToyRecipe:
     """Width, bits and a learning rate."""
 
     values: Mapping[str, Value]
+    trains: bool = True
 
     @property
     def key(self) -> str:

@@ -71,6 +71,11 @@ class Recipe:
         return digest(dict(self.values))
 
     @property
+    def trains(self) -> bool:
+        """Whether making the candidate may take long: it trains, or a transform acts."""
+        return bool(self.transforms or self.recover.get("epochs") or self.qat.get("epochs"))
+
+    @property
     def structural_key(self) -> str:
         """Content key of the deployed structure: recipes that share it share their latency."""
         return digest(dict(self.structural))

@@ -24,7 +24,7 @@ class OptunaChooser:
     def __init__(self, trial: Trial, known: dict[str, BaseDistribution] | None = None) -> None:
         self._trial = trial
         self._known = {} if known is None else known
-        self._fixed: Mapping[str, Value] = trial.system_attrs.get("fixed_params", {})
+        self._fixed: Mapping[str, Value] = trial._cached_frozen_trial.system_attrs.get("fixed_params", {})
 
     def choose(self, parameter: Parameter) -> Value:
         """A value from the sampler, or the enqueued one. Parameters that are tied get one draw, but each may have a

@@ -30,8 +30,10 @@ from autocompress.searching.bounds import Row, excess, explain, misses
 from autocompress.searching.meter import Meter
 from autocompress.searching.rundir import scratch_folder
 
-GATE_SECONDS = 2.0
-"""Of latency measurement at gate 1."""
+GATE_SECONDS = 0.5
+"""Of latency measurement at gate 1. The front is measured for longer at the end."""
+BORDERLINE_SECONDS = 2.0
+"""Of each further measurement of a file whose interval holds a bound."""
 SLOW_BATCH = 8
 FILE, TORCH_MODEL = "file", "torch model"
 """What an accuracy on validation is of: ``accuracy_of`` in a row."""
@@ -114,9 +116,19 @@ class Trial:
         with self._timed("compose"):
             recipe = self.bench.compose(Replay(values))
         self.row["recipe_key"] = recipe.key
-        structure = self._structure(recipe, scratch / "dry.onnx")
-        candidate, deployable = self._candidate(recipe, scratch / "model.onnx")
-        self._costs(candidate, deployable, structure)
+        kept = self._structure_file(recipe)
+        known = _read_kept(kept)
+        if known:
+            self.row |= known["columns"]
+            self._check(known["latency"])
+        elif recipe.trains:  # a miss on cost must not train, so a dry run is measured first
+            known = self._structure(*self._built(recipe, scratch / "dry.onnx", dry_run=True), kept)
+        candidate, deployable = self._built(recipe, scratch / "model.onnx")
+        if known:
+            self._costs(candidate, deployable, known)
+        else:  # making it was as cheap as a dry run, and one export is enough
+            known = self._structure(candidate, deployable, kept)
+            self.row["latency"] = known["latency"]
         self._agreement(candidate, deployable)
         self._accuracy(candidate, deployable)
         with self._timed("save"):
@@ -124,25 +136,30 @@ class Trial:
             self.bench.save_artifact(candidate, deployable, home, self._metrics())
             self.row["artifact"] = home.relative_to(self.folder).as_posix()
 
-    def _structure(self, recipe: Any, file: Path) -> dict[str, Any]:
-        """Gates 0 and 1: parameters and MACs of the dry-run candidate, then size and latency of its file. Kept by
-        structure, since cost barely depends on weights."""
-        # A latency holds for one machine class and runtime version, and against one baseline.
+    def _structure_file(self, recipe: Any) -> Path:
+        """Where costs of the recipe's structure are kept. They hold for one machine class and runtime version, and
+        against one baseline."""
         measured_by = measured_with(self.bench.device, self.bench.job.device)
         key = digest(recipe.structural_key, measured_by, self.bench.baseline.key)
-        kept = self.folder / "structures" / f"{key}.json"
-        if known := _read_kept(kept):
-            self.row |= known["columns"]
-            self._check(known["latency"])
-            return known
+        return self.folder / "structures" / f"{key}.json"
+
+    def _built(self, recipe: Any, file: Path, *, dry_run: bool = False) -> tuple[Any, Deployable]:
+        """The candidate and its file; of a dry run, or the whole recipe. Leaves where parameters or MACs miss."""
         # Building and exporting load the machine as training does: a measurement beside them would tell little.
-        with self._timed("candidate"), self.lock.shared():
-            # Rarely more than a moment: scores that decide the structure may need images of another data source.
-            candidate = self.bench.candidate(recipe, dry_run=True, progress=self.progress, pause=self.lock.breathe)
-        self.row |= {"params": candidate.params, "macs": candidate.macs}
-        self._check()
+        with self._timed("candidate" if dry_run else "train"), self.lock.shared():
+            # A dry run rarely takes more than a moment: scores that decide the structure may need images of a source.
+            candidate = self.bench.candidate(recipe, dry_run=dry_run, progress=self.progress, pause=self.lock.breathe)
+        if not dry_run:
+            self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
+            self.row["float_layers"] = list(getattr(candidate, "float_layers", ()))
+        if "params" not in self.row:
+            self.row |= {"params": candidate.params, "macs": candidate.macs}
+            self._check()
         with self._timed("export"), self.lock.shared():
-            deployable = self.bench.export(candidate, file)
+            return candidate, self.bench.export(candidate, file)
+
+    def _structure(self, candidate: Any, deployable: Deployable, kept: Path) -> dict[str, Any]:
+        """Gates 0 and 1: size and latency of a file. Kept by structure, since cost barely depends on weights."""
         self.row["size_bytes"] = deployable.file.stat().st_size
         self._check()
         with self._timed("measure"):
@@ -154,16 +171,6 @@ class Trial:
             write_json(kept, known)
         self._check(known["latency"])
         return known
-
-    def _candidate(self, recipe: Any, file: Path) -> tuple[Any, Deployable]:
-        """Gates 2 and 3: the whole recipe, and its file."""
-        with self._timed("train"), self.lock.shared():
-            candidate = self.bench.candidate(recipe, progress=self.progress, pause=self.lock.breathe)
-        self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
-        self.row["float_layers"] = list(getattr(candidate, "float_layers", ()))
-        with self._timed("export"), self.lock.shared():
-            deployable = self.bench.export(candidate, file)
-        return candidate, deployable
 
     def _costs(self, candidate: Any, deployable: Deployable, structure: Mapping[str, Any]) -> None:
         """Costs of the finished file. The dry run's latency holds where the structure is the same; by the contract it
@@ -222,7 +229,9 @@ class Trial:
     def _measured(self, deployable: Deployable) -> Measurement:
         """Costs of a file; measured again where it is borderline."""
         baseline, constraints = self.bench.baseline.deployable, self.bench.job.constraints
-        return self.meter.measure(deployable, baseline, seconds=GATE_SECONDS, constraints=constraints)
+        return self.meter.measure(
+            deployable, baseline, seconds=GATE_SECONDS, again=BORDERLINE_SECONDS, constraints=constraints
+        )
 
     # --- judging ----------------------------------------------------------------------------------------------------
 

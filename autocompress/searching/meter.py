@@ -52,10 +52,16 @@ class Meter:
         return self.device.deterministic
 
     def measure(
-        self, candidate: Deployable, baseline: Deployable, *, seconds: float, constraints: Constraints | None = None
+        self,
+        candidate: Deployable,
+        baseline: Deployable,
+        *,
+        seconds: float,
+        again: float | None = None,
+        constraints: Constraints | None = None,
     ) -> Measurement:
         """Latency (see :meth:`latency`) and, where it is known, energy of ``candidate`` against ``baseline``."""
-        measured = self.latency(candidate, baseline, seconds=seconds, constraints=constraints)
+        measured = self.latency(candidate, baseline, seconds=seconds, again=again, constraints=constraints)
         if self.energy_device is None:
             return measured
         modelled = self.energy_device.measure(candidate, baseline, self.config)
@@ -63,12 +69,18 @@ class Meter:
         return replace(measured, energy_uj=modelled.energy_uj, environment=environment)
 
     def latency(
-        self, candidate: Deployable, baseline: Deployable, *, seconds: float, constraints: Constraints | None = None
+        self,
+        candidate: Deployable,
+        baseline: Deployable,
+        *,
+        seconds: float,
+        again: float | None = None,
+        constraints: Constraints | None = None,
     ) -> Measurement:
         """Latency of ``candidate`` against ``baseline``, in about ``seconds``.
 
         Where the bound of ``constraints`` on latency lies within the interval, it is measured again, up to ``AGAIN``
-        times, and judged by all measurements together.
+        times for ``again`` seconds (by default ``seconds``), and judged by all measurements together.
         """
         measured = self.device.measure(candidate, baseline, self.config, seconds=seconds)
         if constraints is None or self.deterministic:
@@ -76,7 +88,9 @@ class Meter:
         for _ in range(AGAIN):
             if not is_borderline(constraints, asdict(measured)):
                 break
-            measured = combined(measured, self.device.measure(candidate, baseline, self.config, seconds=seconds))
+            measured = combined(
+                measured, self.device.measure(candidate, baseline, self.config, seconds=again or seconds)
+            )
         return measured
 
     def energy(self, deployable: Deployable) -> float | None:
