@@ -122,12 +122,13 @@ class Trial:
             self.row |= known["columns"]
             self._check(known["latency"])
         elif recipe.trains:  # a miss on cost must not train, so a dry run is measured first
-            known = self._structure(*self._built(recipe, scratch / "dry.onnx", dry_run=True), kept)
+            _, dry = self._built(recipe, scratch / "dry.onnx", dry_run=True)
+            known = self._structure(dry, kept)
         candidate, deployable = self._built(recipe, scratch / "model.onnx")
         if known:
             self._costs(candidate, deployable, known)
         else:  # making it was as cheap as a dry run, and one export is enough
-            known = self._structure(candidate, deployable, kept)
+            known = self._structure(deployable, kept)
             self.row["latency"] = known["latency"]
         self._agreement(candidate, deployable)
         self._accuracy(candidate, deployable)
@@ -152,13 +153,13 @@ class Trial:
         if not dry_run:
             self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
             self.row["float_layers"] = list(getattr(candidate, "float_layers", ()))
-        if "params" not in self.row:
+        if not self.row.get("params"):
             self.row |= {"params": candidate.params, "macs": candidate.macs}
             self._check()
         with self._timed("export"), self.lock.shared():
             return candidate, self.bench.export(candidate, file)
 
-    def _structure(self, candidate: Any, deployable: Deployable, kept: Path) -> dict[str, Any]:
+    def _structure(self, deployable: Deployable, kept: Path) -> dict[str, Any]:
         """Gates 0 and 1: size and latency of a file. Kept by structure, since cost barely depends on weights."""
         self.row["size_bytes"] = deployable.file.stat().st_size
         self._check()
