@@ -118,7 +118,10 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
     if changing:
         repaired = repair.search_space(space)
         try:
-            settings = recover.search_space(space.scope("recover"), changing, epochs, labelled=labelled)
+            refitted = not acting and repaired["fit"] != "none"
+            settings = recover.search_space(
+                space.scope("recover"), changing, epochs, labelled=labelled, refitted=refitted
+            )
         except InvalidRecipe as error:
             impossible = error
     bits = _compose_bits(space.scope("bits"), model, [m for m in methods if isinstance(m, Quantizer)])

@@ -18,7 +18,9 @@ STEPS = 32
 """A recovery has few epochs: small data sets are cut into this many steps an epoch, by batches of a smaller size."""
 
 
-def search_space(space: Space, acting: Sequence[Method], most_epochs: int, *, labelled: bool = True) -> Params:
+def search_space(
+    space: Space, acting: Sequence[Method], most_epochs: int, *, labelled: bool = True, refitted: bool = False
+) -> Params:
     """Epochs, learning rate and weight of distillation; none of them changes the deployed structure.
 
     Args:
@@ -26,6 +28,7 @@ def search_space(space: Space, acting: Sequence[Method], most_epochs: int, *, la
         acting: the transforms and the pruner of the recipe.
         most_epochs: of the job's budget.
         labelled: the recipe's images have labels that mean something.
+        refitted: nothing was substituted, and REPAIR has refitted what PRUNE left: a large learning rate would undo it.
 
     Raises:
         InvalidRecipe: where a method needs more epochs than the job has.
@@ -36,7 +39,7 @@ def search_space(space: Space, acting: Sequence[Method], most_epochs: int, *, la
         return {"epochs": 0}
     return {
         "epochs": epochs,
-        "lr": space.float("lr", 2e-4, 4e-3, default=2e-3, log=True, structural=False),
+        "lr": space.float("lr", 2e-4, 4e-3, default=5e-4 if refitted else 2e-3, log=True, structural=False),
         "distill": distillation(space, labelled=labelled),
     }
 
