@@ -18,10 +18,11 @@ from autocompress import models
 from autocompress.compression import prune, recover, repair
 from autocompress.compression.evaluation import logits
 from autocompress.compression.prune import Pruning
+from autocompress.compression.recipe import Replay, params_of
 from autocompress.compression.store import Store
 from autocompress.compression.structural import Structural
 from autocompress.compression.transfer import user_data
-from autocompress.contract import Context, LayerSpec, Pruner, manager
+from autocompress.contract import Context, LayerSpec, Pruner, Space, manager
 from autocompress.graph import facts
 from autocompress.pruning.known import fixed_couplings
 from shared.trained import Trained
@@ -99,7 +100,8 @@ class Bench:
         """
         method = manager().method(pruner)
         assert isinstance(method, Pruner)
-        asked = Pruning(pruner, dict(params or {}), keep, mode, 1)
+        defaults = params_of(method, Space(Replay({})), self.baseline.model)
+        asked = Pruning(pruner, {**defaults, **(params or {})}, keep, mode, 1)
         seconds: dict[str, float] = {}
         context = self.context
         if method.prepares:
