@@ -1,12 +1,17 @@
-"""Batches of one image: refused before any training where batch norm cannot learn from them, and only there."""
+"""Batches that cannot work are refused before any training: of one image, where batch norm cannot learn from them, and
+of more images than the memory holds."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import models
 from autocompress.compression.batches import check_batches
+from autocompress.compression.outline import outline
+from autocompress.compression.workbench import Workbench
+from autocompress.contract import manager
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import load_job
@@ -46,3 +51,21 @@ def test_one_image_a_batch_is_refused_where_batch_norm_needs_more(
         check_batches(job, model, splits)
     assert not model.training
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("batch", [10**8, 10**12])
+def test_batches_that_no_memory_holds_are_refused_before_the_baseline_trains(batch: int) -> None:
+    steps: list[object] = []
+    handle = register_optimizer_step_post_hook(lambda *_: steps.append(1))
+    try:
+        with pytest.raises(UserError, match=f"not enough memory for batches of {batch}: one layer .* GB are free"):
+            Workbench.open(load_job(model="test_resnet", data="digits", methods=["quantize"], device={"batch": batch}))
+    finally:
+        handle.remove()
+    assert not steps
+
+
+def test_batches_that_fit_and_those_of_cost_models_pass() -> None:
+    for device in ({"batch": 64}, {"name": "cost-model:bitops", "batch": 10**12}):
+        job = load_job(model="test_resnet", data="digits", methods=["quantize"], device=device)
+        outline(job, manager(), preview=True)

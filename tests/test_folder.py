@@ -288,3 +288,20 @@ def test_pictures_may_lie_in_folders_that_are_named_like_pictures(tmp_path: Path
     paint(root / "dark" / "scan.png", 3, 60)
     (root / "light" / "notes.txt").write_text("no picture")
     assert len(all_files(load(root))) == 23
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_blank_images_give_a_note(tmp_path: Path, mode: str) -> None:
+    for name in ("dark", "light"):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            alpha = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+            image = Image.new(mode, (8, 8))
+            if mode == "RGBA":
+                image.putalpha(Image.fromarray(alpha))
+            image.save(tmp_path / name / f"{number}.png")
+    assert "12 of 12 images looked at have one colour throughout" in "; ".join(load(tmp_path).notes)
+    assert "alpha channel" in "; ".join(load(tmp_path).notes)
+    shutil.rmtree(tmp_path / "dark")
+    classes(tmp_path, 10, ("dark",))
+    assert "one colour" not in "; ".join(load(tmp_path).notes), "6 of 16 may be meant"

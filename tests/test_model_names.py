@@ -1,4 +1,4 @@
-"""Model names are read from timm's source, so that a wrong one is told before anything heavy is imported."""
+"""Wrong names in a job are told before anything heavy is imported. Those of models are read from timm's source."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 import timm
 from timm.models import _registry
 
+from autocompress.contract import manager
 from autocompress.errors import UserError
-from autocompress.job import check_model_name, load_job
+from autocompress.job import check_model_name, check_names, load_job
 from autocompress.job.modelnames import model_names
 
 
@@ -93,3 +94,39 @@ def test_a_wrong_name_in_a_process_that_has_timm_is_refused_by_the_search() -> N
 
     with pytest.raises(UserError, match="names no timm model: 'resnt18'"):
         validate(load_job(model="resnt18", data="digits"), Manager(entry_points=False))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--methods", "gost"], "--methods names no installed method: 'gost' (did you mean 'ghost'?)"),
+        (["--methods", "builtin"], "--methods names no installed method: 'builtin'"),
+        (["--device", "onnxruntime"], "--device names no device: 'onnxruntime' (did you mean 'onnxruntime-cpu'?)"),
+        (["--device", "cost-model:none.yaml"], "none.yaml"),
+        (["--cost-model", "45n"], "--cost-model names no cost model: '45n' (did you mean '45nm'?)"),
+        (["--space", "nowhere.yaml"], "--space cannot be found: there is no space 'nowhere.yaml'"),
+        (["--checkpoint", "none.pt"], "--checkpoint names no file: none.pt"),
+    ],
+)
+def test_other_wrong_names_are_told_without_importing_torch(flags: list[str], sentence: str) -> None:
+    code = (
+        "import sys\n"
+        "from autocompress.cli import main\n"
+        f"sys.argv = ['autocompress', 'search', '--model', 'resnet18', '--data', 'digits', *{flags!r}]\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    assert not {'timm', 'torch'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+
+
+def test_the_names_known_early_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    methods, devices = [method.name for method in manager().methods()], manager().devices()
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.delitem(sys.modules, "timm")
+    for device in devices:
+        if "latency" in device.measures:
+            check_names(load_job(model="resnet18", data="digits", methods=methods, device=device.name))

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save_file
 from tiny_teacher import SIZE, TinyNet, described
 from torch import nn
+from typer.testing import CliRunner
 
 from autocompress import data, models
+from autocompress.cli import app
 from autocompress.compression.normalisation import note_on_normalisation
 from autocompress.compression.store import Store
 from autocompress.compression.trainer import TrainSettings, train
@@ -90,7 +92,13 @@ def test_frozen_statistics_of_other_data_are_no_proof(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_says_so(tmp_path: Path) -> None:
+def said(*arguments: str) -> str:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return str(done.output)
+
+
+def test_a_search_and_similarity_say_so(tmp_path: Path) -> None:
     job = load_job(model="test_resnet", data="digits", name="test", methods=["quantize"])
     splits = data.load(job.data, **models.preprocessing(job))
     model = models.create(job, splits.info)
@@ -100,5 +108,15 @@ def test_a_search_says_so(tmp_path: Path) -> None:
     assert "another normalisation" in told
     assert "model_args: {mean: [0.30" in told
     right = {"mean": list(splits.info.mean), "std": list(splits.info.std)}
+    asked = [
+        "similarity",
+        "--model",
+        "test_resnet",
+        "--checkpoint",
+        str(tmp_path / "mine.safetensors"),
+        "--images",
+        "99",
+    ]
+    assert "note: the weights look as if they had been trained with another normalisation" in said(*asked, "digits")
     both = {"checkpoint": tmp_path / "mine.safetensors", "model_args": right}
     assert Workbench.open(job.model_copy(update=both)).splits.notes == ()

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from autocompress.cli import options, synthesis
 from autocompress.errors import ExitCode, Terminated, UserError
-from autocompress.job import check_model_name, load_job
+from autocompress.job import check_model_name, check_names, load_job
 from autocompress.memory import out_of_memory_told
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def search(
     if job_file is None and not given:
         raise UserError("there is nothing to search", "give a job file, or --model and --data")
     job = load_job(job_file, given, flags=True)
-    check_model_name(job)  # at once: what follows imports torch and timm
+    check_names(job)  # at once: what follows imports torch and timm
 
     from autocompress.contract import manager
     from autocompress.job import validate, warnings

@@ -13,9 +13,13 @@ from torch import nn
 
 from autocompress import data, models
 from autocompress.cli.progress import waiting
+from autocompress.compression.baseline import teacher_key
+from autocompress.compression.normalisation import note_on_normalisation
+from autocompress.compression.store import Store
 from autocompress.compression.trainer import default_device
 from autocompress.contract import manager
 from autocompress.data import Split
+from autocompress.graph import facts
 from autocompress.job import DataConfig, Job
 from autocompress.synthesis import data_info, starting_noise
 from autocompress.synthesis.similarity import similarity
@@ -32,8 +36,9 @@ def rows_of(
     images: int,
     console: Console,
     divergence: Divergence = "measured",
-) -> tuple[list[Row], tuple[int, int]]:
-    """J of each data set and of noise, over equally many images of one size, lowest first; and that size."""
+) -> tuple[list[Row], tuple[int, int], list[str]]:
+    """J of each data set and of noise, over equally many images of one size, lowest first; that size; and what the user
+    should hear about the data sets."""
     own = data_info(teacher)
     asked = models.preprocessing(job) | {"channels": own.channels, "mean": own.mean, "std": own.std}
     cfg: Any = teacher.pretrained_cfg
@@ -63,7 +68,17 @@ def rows_of(
         parts = [(part, torch.zeros(len(part))) for part in noise.split(128)]
         value = similarity(teacher, parts, divergence=divergence, device=device)
         rows.append(("Gaussian noise", "", least, value))
-    return sorted(rows, key=lambda row: row[3]), splits.info.size
+        notes = [note for _, split in chosen.values() if (note := _on_normalisation(teacher, split))]
+    return sorted(rows, key=lambda row: row[3]), splits.info.size, list(dict.fromkeys(notes))
+
+
+def _on_normalisation(teacher: nn.Module, split: Split) -> str:
+    """A sentence where another normalisation clearly fits the weights better, told from images of the classes that they
+    know; J would be as far off as the normalisation is."""
+    if split.num_classes != data_info(teacher).num_classes:
+        return ""
+    macs = facts(teacher, split.input_size).macs
+    return note_on_normalisation(teacher, split, macs, Store(), teacher_key(teacher))
 
 
 def _larger_split(splits: Mapping[str, Split], images: int) -> tuple[str, Split]:

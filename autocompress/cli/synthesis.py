@@ -142,8 +142,10 @@ def similarity(
     if reasons := reasons_against_statistics(teacher):
         raise UserError(f"similarity cannot be read from {job.model}: {reasons[0]}")
     console = Console()
-    rows, size = rows_of(teacher, job, data, images, console, divergence)
+    rows, size, notes = rows_of(teacher, job, data, images, console, divergence)
     console.print(table_of(rows, job.model))
+    for note in notes:
+        _say(console, f"note: {note}")
     own = "" if input_size or pretrained else f", the size of {data[0]} (--input-size for another)"
     _say(console, f"images were read at {size[0]}x{size[1]}{own};")
     _say(console, "the reading is relative: compare data sets on one model and at equal size, never two models;")

@@ -1,13 +1,20 @@
-"""Whether the batches that a job asks for can train its model; asked before anything is trained."""
+"""Whether the batches that a job asks for can be trained and measured; asked before anything is trained."""
 
 from __future__ import annotations
 
+import math
+
+import psutil
 from torch import nn
 
 from autocompress import models
+from autocompress.contract import Device
 from autocompress.data import Splits
 from autocompress.errors import UserError
+from autocompress.graph import UntraceableModel, facts
 from autocompress.job import Job
+
+FLOAT_BYTES = 4
 
 
 def check_batches(job: Job, model: nn.Module, splits: Splits) -> None:
@@ -30,3 +37,30 @@ def check_batches(job: Job, model: nn.Module, splits: Splits) -> None:
     raise job.source.error(
         "baseline.batch_size", f"cannot be 1: the batch norm of '{job.model}' needs at least 2 images", "give 2 or more"
     )
+
+
+def check_measured_batch(job: Job, device: Device, model: nn.Module) -> None:
+    """Refuses batches that ``device`` certainly cannot run for lack of memory: every trial would fail.
+
+    The estimate is a lower bound: what the largest layer of the float model reads and writes at once.
+
+    Raises:
+        UserError: naming the batch, and how much memory is needed and free.
+    """
+    batch = job.device.batch
+    if batch == 1 or device.deterministic:  # cost models run nothing
+        return
+    size = models.input_size(model)
+    values = math.prod(size)
+    try:
+        layers = facts(model, size).layers.values()
+        values = max([values, *(math.prod(layer.input_shape) + math.prod(layer.output_shape) for layer in layers)])
+    except UntraceableModel:
+        pass
+    needed, free = batch * values * FLOAT_BYTES, psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"there is not enough memory for batches of {batch}: one layer of '{job.model}' needs at least "
+            f"{needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free",
+            "lower the batch, or input_size",
+        )

@@ -10,7 +10,7 @@ from torch import nn
 
 from autocompress import data, models
 from autocompress.compression.applicable import applicable, require_images
-from autocompress.compression.batches import check_batches
+from autocompress.compression.batches import check_batches, check_measured_batch
 from autocompress.compression.jobspace import JobSpace
 from autocompress.contract import DataSource, Device, Manager, Method
 from autocompress.data import Sealed, Splits
@@ -76,6 +76,7 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
         check_batches(job, model, splits)
     # A wrong key in the space is told before minutes go into a training: structure needs no weights.
     shape = models.reparameterise(copy.deepcopy(model)).eval()
+    check_measured_batch(job, device, shape)
     has_images = splits is not None and len(splits.train) > 0
     methods, refused = applicable(installed, shape, job, limits.methods, has_images=has_images, devices=devices)
     space = JobSpace(shape, methods, limits, job.granularity, recovery_epochs(job, methods, splits))

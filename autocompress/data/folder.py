@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autocompress.data.listing import Listing, contents, holds_pictures, subfolders
-from autocompress.data.pictures import measured
+from autocompress.data.pictures import measured, notes_on, sampled
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import DataInfo
 from autocompress.data.splitnames import role_of, roles_within
@@ -53,11 +53,13 @@ class Folder(DatasetProvider):
         for listing in listings.values() if not options.preview else ():
             listing.verify()
         first = next(iter(listings.values()))
-        info = measured(first, DataInfo(len(classes), 3, (224, 224), (), (), classes))
+        images = sampled(first)
+        info = measured(images, DataInfo(len(classes), 3, (224, 224), (), (), classes))
         train, val, test = (
             listings[role].split(info) if role in listings else None for role in ("train", "val", "test")
         )
-        return Source(train, val, test, info, _notes(root, folders, classes, options))
+        notes = (*_notes(root, folders, classes, options), *notes_on(images))
+        return Source(train, val, test, info, notes)
 
 
 def _notes(root: Path, folders: dict[str, Path], classes: tuple[str, ...], options: LoadOptions) -> tuple[str, ...]:

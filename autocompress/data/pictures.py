@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -138,13 +138,34 @@ class _seeded:
         torch.set_rng_state(self.before[2])
 
 
-def measured(pictures: Pictures, info: DataInfo, default_size: int = 224, sample: int = 256) -> DataInfo:
-    """``info`` with channels, size, mean and standard deviation of a fixed sample of the pictures.
+def sampled(pictures: Pictures, most: int = 256) -> list[Image.Image]:
+    """At most ``most`` of the pictures, spread evenly; always the same ones."""
+    step = max(len(pictures) // most, 1)
+    return [pictures.picture(i) for i in range(0, len(pictures), step)][:most]
 
-    Pictures that vary in size, or are larger than 512, give ``default_size`` and ``fixed_size=False``.
+
+def notes_on(images: Sequence[Image.Image]) -> tuple[str, ...]:
+    """A sentence for the user where at least half of ``images`` (mode L or RGB) have one colour throughout."""
+    blank = sum(all(low == high for low, high in _extremes(image)) for image in images)
+    if 2 * blank < len(images):
+        return ()
+    return (
+        f"{blank} of {len(images)} images looked at have one colour throughout; transparency is dropped, so images "
+        "whose content lies in the alpha channel alone must be put on a background first",
+    )
+
+
+def _extremes(image: Image.Image) -> list[Any]:
+    """(lowest, highest) value of each channel."""
+    found = image.getextrema()
+    return [found] if image.mode == "L" else list(found)
+
+
+def measured(images: Sequence[Image.Image], info: DataInfo, default_size: int = 224) -> DataInfo:
+    """``info`` with channels, size, mean and standard deviation of ``images`` (mode L or RGB).
+
+    Images that vary in size, or are larger than 512, give ``default_size`` and ``fixed_size=False``.
     """
-    step = max(len(pictures) // sample, 1)
-    images = [pictures.picture(i) for i in range(0, len(pictures), step)][:sample]
     channels = 1 if all(image.mode == "L" for image in images) else 3
     sizes = {(image.height, image.width) for image in images}
     fixed = len(sizes) == 1 and max(next(iter(sizes))) <= 512

@@ -10,7 +10,7 @@ from pathlib import Path
 from autocompress.data.folder import PREFIX as FOLDER
 from autocompress.data.folder import Folder
 from autocompress.data.named import Named
-from autocompress.data.pictures import measured
+from autocompress.data.pictures import measured, notes_on, sampled
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import DataInfo
 from autocompress.data.splitnames import NAMES, role_of
@@ -75,9 +75,10 @@ class TimmNames(DatasetProvider):
         first = next(iter(parts.values()))
         for part in parts.values():
             part.verify()
-        info = measured(first, DataInfo(len(first.classes), 3, (224, 224), (), (), first.classes))
+        images = sampled(first)
+        info = measured(images, DataInfo(len(first.classes), 3, (224, 224), (), (), first.classes))
         train, val, test = (parts[role].split(info) if role in parts else None for role in ("train", "val", "test"))
-        return Source(train, val, test, info, notes)
+        return Source(train, val, test, info, (*notes, *notes_on(images)))
 
 
 def _split_names(name: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The job: what the user asked for, from YAML, keyword arguments or flags. Imports neither torch nor timm."""
 
 from autocompress.job.amounts import Bound
+from autocompress.job.early import check_names
 from autocompress.job.load import SHORTCUTS, load_job
 from autocompress.job.modelnames import check_model_name
 from autocompress.job.paths import absolute, anchored
@@ -36,6 +37,7 @@ __all__ = [
     "absolute",
     "anchored",
     "check_model_name",
+    "check_names",
     "find_space",
     "limits_of",
     "load_job",

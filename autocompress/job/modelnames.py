@@ -76,7 +76,7 @@ def check_model_name(job: Job) -> None:
     Raises:
         UserError: with the closest names.
     """
-    if job.model.startswith(ELSEWHERE) or "timm" in sys.modules or _other_plugins():
+    if job.model.startswith(ELSEWHERE) or "timm" in sys.modules or other_plugins():
         return
     names = model_names()
     if names is None:
@@ -104,7 +104,7 @@ def unknown_weights(job: Job, known: Iterable[str]) -> Exception:
     return job.source.error("model", f"names unknown weights: '{job.model}'", did_you_mean(job.model, known))
 
 
-def _other_plugins() -> bool:
+def other_plugins() -> bool:
     """Whether plugins are installed that do not come with autocompress."""
     points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
     return any(point.dist is None or point.dist.name != "autocompress" for point in points)

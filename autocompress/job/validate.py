@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from autocompress.errors import did_you_mean
+from autocompress.job.early import check_checkpoint, check_method_names, unknown_cost_model, unknown_device
 from autocompress.job.modelnames import ELSEWHERE, check_model_name, unknown_model, unknown_weights
 from autocompress.job.schema import COST_MODEL, Job
 from autocompress.job.spaces import limits_of
@@ -65,8 +66,7 @@ def _check_model(job: Job) -> None:
             raise unknown_weights(job, weights)
         if not weights:
             raise job.source.error("pretrained", f"cannot be: timm has no weights of '{name}'", "train it here first")
-    if job.checkpoint is not None and not job.checkpoint.is_file():
-        raise job.source.error("checkpoint", f"names no file: {job.checkpoint}")
+    check_checkpoint(job)
 
 
 def _check_data(job: Job, manager: Plugins) -> None:
@@ -80,12 +80,7 @@ def _check_data(job: Job, manager: Plugins) -> None:
 
 
 def _check_methods(job: Job, manager: Plugins) -> None:
-    known = [method.name for method in manager.methods()]
-    limits = limits_of(job)
-    for name in limits.methods or ():
-        if name not in known:
-            source = job.source if job.methods is not None else limits.source
-            raise source.error("methods", f"names no installed method: '{name}'", did_you_mean(name, known))
+    check_method_names(job, limits_of(job), [method.name for method in manager.methods()])
 
 
 def _check_device(job: Job, manager: Plugins) -> None:
@@ -93,8 +88,7 @@ def _check_device(job: Job, manager: Plugins) -> None:
     names = [device.name for device in devices]
     device = _named(job.device.name, devices)
     if device is None:
-        key = "device.name" if "device.name" in job.source.places else "device"
-        raise job.source.error(key, f"names no device: '{job.device.name}'", did_you_mean(job.device.name, names))
+        raise unknown_device(job, names)
     if "latency" not in device.measures:
         hint = f"for energy alone: cost_model: {device.name.removeprefix(COST_MODEL)}"
         raise job.source.error("device", f"cannot be '{device.name}', which does not measure latency", hint)
@@ -105,9 +99,7 @@ def _check_device(job: Job, manager: Plugins) -> None:
     if job.cost_model is not None:
         model = _named(COST_MODEL + job.cost_model, devices)
         if model is None:
-            profiles = [name.removeprefix(COST_MODEL) for name in names if name.startswith(COST_MODEL)]
-            hint = did_you_mean(job.cost_model, profiles) or "no cost model is installed"
-            raise job.source.error("cost_model", f"names no cost model: '{job.cost_model}'", hint)
+            raise unknown_cost_model(job, names)
         if "energy" not in model.measures:
             hint = f"for its latency: device: {model.name}"
             raise job.source.error("cost_model", f"cannot be '{job.cost_model}', which does not give energy", hint)

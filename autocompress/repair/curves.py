@@ -44,7 +44,7 @@ def curve(
         stays = torch.ones(moments.columns.width, dtype=torch.bool)
         stays[going] = False
         last_first = torch.cat([stays.nonzero().flatten(), going.flip(0)])
-        lower = factor(moments.regularised(group)[last_first][:, last_first])
+        lower = factor(moments.regularised(group)[last_first[:, None], last_first])
         lost = (scaled[group][:, last_first] @ lower).square().sum(0)
         of_columns = lost[len(last_first) - len(going) :].flip(0).split([len(of) for of in own])
         errors[1:] += torch.stack([of.sum() for of in of_columns]).cumsum(0)

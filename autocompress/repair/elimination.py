@@ -66,11 +66,11 @@ class Reader:
         stays = torch.ones(len(self.inverse), dtype=torch.bool)
         stays[gone] = False
         left = stays.nonzero().flatten()
-        block = factor(self.inverse[gone][:, gone].double())
-        weights, rows = self.weight[:, gone], self.inverse[gone][:, left]
+        block = factor(self.inverse[gone[:, None], gone].double())
+        weights, rows = self.weight[:, gone], self.inverse[gone[:, None], left]
         solved = torch.cholesky_solve(weights.T.double(), block).to(weights).T
         self.weight = self.weight[:, left] - solved @ rows
-        self.inverse = self.inverse[left][:, left] - rows.T @ torch.cholesky_solve(rows.double(), block).to(rows)
+        self.inverse = self.inverse[left[:, None], left] - rows.T @ torch.cholesky_solve(rows.double(), block).to(rows)
         place = stays.cumsum(0) - 1
         self.columns = {channel: place[columns] for channel, columns in self.columns.items()}
         return float((solved * weights).sum())
@@ -113,7 +113,7 @@ def readers(
         every = torch.cat(list(own.values()))
         place = torch.full((moments.columns.width,), -1, dtype=torch.int64)
         place[every] = torch.arange(len(every))
-        inverse = (_inverse(moments, group) if inverted is None else inverted[group])[every][:, every]
+        inverse = (_inverse(moments, group) if inverted is None else inverted[group])[every[:, None], every]
         found.append(
             Reader(
                 scaled[group][:, every].float(),

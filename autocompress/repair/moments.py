@@ -120,15 +120,19 @@ def factor(system: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: if the matrix holds NaN or infinite values.
     """
+    lower, failed = torch.linalg.cholesky_ex(system)
+    # NaN fails the factorisation or spreads into the factor's diagonal: the whole matrix need not be looked at
+    if not failed.any() and torch.isfinite(lower.diagonal(dim1=-2, dim2=-1)).all():
+        return lower
     if not torch.isfinite(system).all():
         raise ValueError("a matrix of moments holds NaN or infinite values")
     scale = system.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp(min=NOTHING)
-    more = 0.0
+    more = 1e-8
     while True:
         lower, failed = torch.linalg.cholesky_ex(system + torch.diag_embed((more * scale).expand(system.shape[:-1])))
         if not failed.any():
             return lower
-        more = 10 * more if more else 1e-8
+        more = 10 * more
 
 
 class Sums:
@@ -158,7 +162,8 @@ class Sums:
     def moments(self, columns: Columns, ridge: float = DEFAULT_RIDGE) -> Moments:
         """a and G of what was added."""
         offset = self.first / self.count
-        covariance = self.second / self.count - offset[:, :, None] * offset[:, None, :]
+        covariance = self.second / self.count
+        covariance.baddbmm_(offset[:, :, None], offset[:, None, :], alpha=-1)
         return Moments(columns, self.count, self.shift.double() + offset, covariance, ridge=ridge)
 
 

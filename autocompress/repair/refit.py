@@ -55,9 +55,9 @@ def _change(
         return weight.new_zeros((len(weight), len(left)))
     if moments.covariance is not None:
         covariance = moments.covariance[group]
-        system = covariance[left][:, left]
+        system = covariance[left[:, None], left]
         system.diagonal().add_(ridge)
-        cross = weight[:, gone] @ covariance[gone][:, left]
+        cross = weight[:, gone] @ covariance[gone[:, None], left]
         return torch.cholesky_solve(cross.T, factor(system)).T
     assert moments.samples is not None
     samples = moments.samples[group]

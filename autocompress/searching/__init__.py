@@ -41,10 +41,10 @@ def search(job: Path | str | None = None, *, observer: Observer | None = None, *
             and in other threads than the main one, signals are left alone.
     """
     # Imported here because importing Ray, torch and timm takes seconds.
-    from autocompress.job import check_model_name, load_job
+    from autocompress.job import check_names, load_job
 
     asked = load_job(job, settings)
-    check_model_name(asked)
+    check_names(asked)
     from autocompress.searching import run
 
     return run.search(asked, observer=observer)

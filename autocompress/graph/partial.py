@@ -1,0 +1,67 @@
+"""Running a traced network from any node on: what many variants of it share is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+
+class PartialRunner(fx.Interpreter):
+    """Runs a network over some batches, from any node on."""
+
+    def __init__(self, network: fx.GraphModule) -> None:
+        super().__init__(network, garbage_collect_values=False)
+        self._nodes = list(network.graph.nodes)
+        place = {node: index for index, node in enumerate(self._nodes)}
+        self._spent: list[list[fx.Node]] = [[] for _ in self._nodes]
+        for index, node in enumerate(self._nodes):
+            self._spent[max([index, *(place[user] for user in node.users)])].append(node)
+        self._batches: list[torch.Tensor] = []
+        self._begun: list[dict[fx.Node, Any]] = []
+        self._start = 0
+
+    def first_call(self, layers: Collection[str]) -> int:
+        """Index of the first node that calls one of these modules, by path."""
+        return min(
+            index for index, node in enumerate(self._nodes) if node.op == "call_module" and str(node.target) in layers
+        )
+
+    @torch.no_grad()
+    def answers(self, batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The outputs for ``batches``; :meth:`rest` then goes on with these batches."""
+        self._batches, self._start = list(batches), 0
+        self._begun = [self._input(batch) for batch in self._batches]
+        return self.rest()
+
+    @torch.no_grad()
+    def advance(self, start: int) -> None:
+        """Keeps what the nodes in front of ``start`` give, as the network is now."""
+        if start < self._start:
+            self._start, self._begun = 0, [self._input(batch) for batch in self._batches]
+        self._begun = [self._run(values, self._start, start) for values in self._begun]
+        self._start = start
+
+    @torch.no_grad()
+    def rest(self) -> list[torch.Tensor]:
+        """The outputs, from where :meth:`advance` stopped, as the network is now."""
+        end = self._nodes[-1]
+        return [self._run(values, self._start, len(self._nodes), keep=end)[end] for values in self._begun]
+
+    def _input(self, batch: torch.Tensor) -> dict[fx.Node, Any]:
+        return {node: batch for node in self._nodes if node.op == "placeholder"}
+
+    def _run(
+        self, values: Mapping[fx.Node, Any], start: int, stop: int, keep: fx.Node | None = None
+    ) -> dict[fx.Node, Any]:
+        self.env = dict(values)
+        for index in range(start, stop):
+            node = self._nodes[index]
+            if node.op != "placeholder":
+                self.env[node] = self.run_node(node)
+            for spent in self._spent[index]:
+                if spent is not keep:
+                    self.env.pop(spent, None)
+        return self.env

@@ -1,0 +1,80 @@
+"""What can be said of a job's names before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from autocompress.errors import did_you_mean
+from autocompress.job.modelnames import PLUGIN_GROUP, check_model_name, other_plugins
+from autocompress.job.schema import COST_MODEL, DeviceConfig, Job
+from autocompress.job.spaces import Limits, limits_of
+from autocompress.job.yamlfile import read_yaml
+
+BUILT_IN = "builtin"
+"""The entry point of the engine's own devices and data sets, which brings no method."""
+PROFILES = Path(__file__).parents[1] / "devices" / "profiles"
+
+
+def check_names(job: Job) -> None:
+    """Refuses a model, checkpoint, space, method or device that certainly is not there, without
+    importing torch.
+
+    Other plugins may bring methods and devices: where some are installed, these names are left to
+    :func:`autocompress.job.validate`. So they are where torch is imported already.
+
+    Raises:
+        UserError: naming file, line and key, with the closest known names.
+    """
+    check_model_name(job)
+    check_checkpoint(job)
+    limits = limits_of(job)
+    if "torch" in sys.modules or other_plugins():
+        return
+    points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
+    check_method_names(job, limits, sorted(point.name for point in points if point.name != BUILT_IN))
+    modelled = [COST_MODEL + path.stem for path in sorted(PROFILES.glob("*.yaml"))]
+    devices = [str(DeviceConfig.model_fields["name"].default), *modelled]
+    if job.device.name not in devices and not _is_profile(job.device.name):
+        raise unknown_device(job, devices)
+    if job.energy_device not in (None, *devices) and not _is_profile(str(job.energy_device)):
+        raise unknown_cost_model(job, devices)
+
+
+def check_checkpoint(job: Job) -> None:
+    """Refuses a checkpoint that is no file."""
+    if job.checkpoint is not None and not job.checkpoint.is_file():
+        raise job.source.error("checkpoint", f"names no file: {job.checkpoint}")
+
+
+def check_method_names(job: Job, limits: Limits, known: Iterable[str]) -> None:
+    """Refuses a name in the job's list of methods, or in its space's, that is not ``known``."""
+    known = list(known)
+    for name in limits.methods or ():
+        if name not in known:
+            source = job.source if job.methods is not None else limits.source
+            raise source.error("methods", f"names no installed method: '{name}'", did_you_mean(name, known))
+
+
+def unknown_device(job: Job, known: Iterable[str]) -> Exception:
+    """The error for a device that is not there."""
+    key = "device.name" if "device.name" in job.source.places else "device"
+    return job.source.error(key, f"names no device: '{job.device.name}'", did_you_mean(job.device.name, known))
+
+
+def unknown_cost_model(job: Job, devices: Iterable[str]) -> Exception:
+    """The error for a cost model that is not among ``devices``."""
+    profiles = [name.removeprefix(COST_MODEL) for name in devices if name.startswith(COST_MODEL)]
+    hint = did_you_mean(str(job.cost_model), profiles) or "no cost model is installed"
+    return job.source.error("cost_model", f"names no cost model: '{job.cost_model}'", hint)
+
+
+def _is_profile(device: str) -> bool:
+    """Whether ``device`` is the cost model of a user's file; one that cannot be read is refused."""
+    path = device.removeprefix(COST_MODEL)
+    if path == device or not path.endswith((".yaml", ".yml")):
+        return False
+    read_yaml(Path(path), "cost-model profile")
+    return True

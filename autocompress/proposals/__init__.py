@@ -1,0 +1,71 @@
+"""Where to cut a network, from measurements of its parts: tables, costs, allocation, proposals (docs/proposals.md).
+
+:mod:`.choices` says what is chosen, :mod:`.structure` measures what couplings lose, :mod:`.tables`
+measures and interpolates within a share of time, :mod:`.factors` and :mod:`.latency` say what
+choices cost, :mod:`.allocation` finds the best choices within a budget, and :mod:`.budgets` does so
+for a dozen budgets.
+"""
+
+from autocompress.proposals.allocation import Allocation, Problem, allocate
+from autocompress.proposals.budgets import Proposal, draw_tilts, propose, smallest
+from autocompress.proposals.choices import Choice, Part, Selection
+from autocompress.proposals.factors import (
+    STRUCTURE,
+    Factor,
+    Layer,
+    Widths,
+    energy,
+    factors,
+    layers_of,
+    macs,
+    parameters,
+    size_bytes,
+)
+from autocompress.proposals.interpolation import interpolate
+from autocompress.proposals.latency import LatencyModel, Profile
+from autocompress.proposals.structure import (
+    RemovedChannels,
+    keep_set,
+    kept_shares,
+    kl_divergence,
+    lost_inputs,
+    structure_part,
+)
+from autocompress.proposals.tables import Cell, Failure, Pair, Table, measure
+
+__all__ = [
+    "STRUCTURE",
+    "Allocation",
+    "Cell",
+    "Choice",
+    "Factor",
+    "Failure",
+    "LatencyModel",
+    "Layer",
+    "Pair",
+    "Part",
+    "Problem",
+    "Profile",
+    "Proposal",
+    "RemovedChannels",
+    "Selection",
+    "Table",
+    "Widths",
+    "allocate",
+    "draw_tilts",
+    "energy",
+    "factors",
+    "interpolate",
+    "keep_set",
+    "kept_shares",
+    "kl_divergence",
+    "layers_of",
+    "lost_inputs",
+    "macs",
+    "measure",
+    "parameters",
+    "propose",
+    "size_bytes",
+    "smallest",
+    "structure_part",
+]

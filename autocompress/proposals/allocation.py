@@ -1,0 +1,382 @@
+"""The best choices within a budget: divergences of parts add, costs couple neighbours.
+
+For a price ``lambda`` of every cost, the choices that minimise
+
+    sum_i D_i(x_i) + sum_k lambda_k sum_f C_kf(x_f)                       (1)
+
+follow exactly by eliminating one part after another, where a network is a chain of blocks: a part
+that few others share a layer with is minimised over first, for all choices of those. Where the
+tables would grow too large (concatenations), parts are improved one at a time instead. Prices are
+found by bisection. What the prices leave of the budget is used by single moves and swaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from autocompress.proposals.choices import Part
+from autocompress.proposals.factors import Factor
+
+LARGEST_TABLE = 2**18
+BISECTIONS = 24
+LOWEST_PRICE, HIGHEST_PRICE = -30.0, 30.0
+"""Logarithm of the price of the full cost, in units of divergence."""
+HELD_BISECTIONS = 8
+WINDOW = 1.5
+"""Around the logarithm of the price, where selections near the bound are looked for."""
+BALANCINGS = 4
+"""Rounds in which the prices of several bounds are balanced."""
+IMPROVED = 4
+"""So many selections are improved by moves and swaps."""
+SWEEPS = 20
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Choices within a budget.
+
+    Attributes:
+        indices: index of the choice of each part, in the problem's order.
+        divergence: sum over the parts, without tilts.
+        costs: by name of the cost.
+        feasible: all bounds are met.
+    """
+
+    indices: tuple[int, ...]
+    divergence: float
+    costs: Mapping[str, float]
+    feasible: bool
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Parts, what each choice loses, and what combinations of choices cost.
+
+    Attributes:
+        parts: what is chosen.
+        divergences: by part key, float64 ``[choices]``; infinite or NaN for a choice that is not
+            offered. The neutral choice is always offered.
+        costs: by name, the factors whose entries add up to it.
+        fixed: by name, what is added to a cost whatever is chosen.
+    """
+
+    parts: tuple[Part, ...]
+    divergences: Mapping[str, np.ndarray]
+    costs: Mapping[str, Sequence[Factor]]
+    fixed: Mapping[str, float]
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Position of each part by key."""
+        return {part.key: place for place, part in enumerate(self.parts)}
+
+    @cached_property
+    def losses(self) -> list[np.ndarray]:
+        """Divergences in the order of the parts, infinite where a choice is not offered."""
+        found = []
+        for part in self.parts:
+            loss = np.array(self.divergences[part.key], dtype=float)
+            loss[~np.isfinite(loss)] = np.inf
+            loss[0] = 0.0
+            found.append(loss)
+        return found
+
+    @cached_property
+    def scopes(self) -> dict[str, list[tuple[tuple[int, ...], np.ndarray]]]:
+        """Factors of each cost over positions of parts, those over the same parts summed."""
+        found: dict[str, list[tuple[tuple[int, ...], np.ndarray]]] = {}
+        for name, factors in self.costs.items():
+            merged: dict[tuple[int, ...], np.ndarray] = {}
+            for factor in factors:
+                axes = [self.place[key] for key in factor.parts]
+                order = np.argsort(axes)
+                scope = tuple(axes[axis] for axis in order)
+                table = factor.table.transpose(order)
+                merged[scope] = merged[scope] + table if scope in merged else table
+            found[name] = list(merged.items())
+        return found
+
+    @cached_property
+    def touching(self) -> dict[str, list[list[int]]]:
+        """For each cost and part, the positions of the factors that depend on it."""
+        return {
+            name: [[at for at, (scope, _) in enumerate(own) if place in scope] for place in range(len(self.parts))]
+            for name, own in self.scopes.items()
+        }
+
+    def cost(self, name: str, indices: Sequence[int]) -> float:
+        """One cost of a selection."""
+        total = sum(float(table[tuple(indices[axis] for axis in scope)]) for scope, table in self.scopes[name])
+        return total + self.fixed.get(name, 0.0)
+
+    def divergence(self, indices: Sequence[int]) -> float:
+        """Sum of the divergences of a selection."""
+        return float(sum(loss[index] for loss, index in zip(self.losses, indices, strict=True)))
+
+    def neutral(self) -> tuple[int, ...]:
+        """Nothing changed."""
+        return (0,) * len(self.parts)
+
+    def moved(self, name: str, indices: Sequence[int], place: int) -> np.ndarray:
+        """The part of a cost that depends on one part, at each of its choices, the others fixed."""
+        total = np.zeros(len(self.parts[place].choices))
+        for at in self.touching[name][place]:
+            scope, table = self.scopes[name][at]
+            total = total + table[tuple(slice(None) if axis == place else indices[axis] for axis in scope)]
+        return total
+
+
+def allocate(
+    problem: Problem,
+    bounds: Mapping[str, float],
+    *,
+    tilts: Mapping[str, float] | None = None,
+) -> Allocation:
+    """The choices with the least divergence among those within the bounds, nearly.
+
+    Args:
+        problem: what is chosen and what it costs.
+        bounds: the most of each cost, in its own unit; costs that are missing are free.
+        tilts: by part key, a factor on its divergence: below 1 it loses more than it would, above 1
+            less. A sampler draws them to get other allocations near the best one.
+
+    Returns:
+        The allocation; where no combination was found that meets all bounds, the one that is
+        nearest, with ``feasible`` False.
+    """
+    losses = [loss * (tilts or {}).get(part.key, 1.0) for part, loss in zip(problem.parts, problem.losses, strict=True)]
+    for loss in losses:
+        loss[0] = 0.0
+    search = _Search(problem, losses, dict(bounds))
+    best = search.run()
+    costs = {name: problem.cost(name, best) for name in problem.costs}
+    return Allocation(tuple(best), problem.divergence(best), costs, search.excess(best) <= 0)
+
+
+class _Search:
+    def __init__(self, problem: Problem, losses: list[np.ndarray], bounds: dict[str, float]) -> None:
+        self.problem, self.losses, self.bounds = problem, losses, bounds
+        neutral = problem.neutral()
+        self.full = {name: max(problem.cost(name, neutral), 1e-30) for name in problem.costs}
+        self.order = _elimination_order(problem, list(bounds))
+
+    def excess(self, indices: Sequence[int]) -> float:
+        """How far the worst bound is missed, as a share of the full cost; at most 0 within all."""
+        over = [(self.problem.cost(name, indices) - bound) / self.full[name] for name, bound in self.bounds.items()]
+        return max(over, default=0.0) - 1e-12
+
+    def loss(self, indices: Sequence[int]) -> float:
+        return float(sum(loss[index] for loss, index in zip(self.losses, indices, strict=True)))
+
+    def run(self) -> list[int]:
+        """Prices by bisection, then moves and swaps from the best of the points that were seen near the bound."""
+        found = list(self.problem.neutral())
+        if self.excess(found) <= 0:
+            return found
+        starts = {tuple(start): start for start in self._near()}
+        inside = [self._made_feasible(list(start)) for start in starts.values()]
+        best = sorted(inside, key=self._rank)[:IMPROVED]
+        return min((self._improved(start) for start in best), key=self._rank)
+
+    def _rank(self, indices: Sequence[int]) -> tuple[float, float]:
+        return max(self.excess(indices), 0.0), self.loss(indices)
+
+    def _near(self) -> list[list[int]]:
+        """Selections on both sides of the bounds: those of prices, and those of prices where one part is held a choice
+        beside the one that its price gives. The latter reach combinations that no price gives."""
+        shares, price = self._prices()
+        found = self._bisected(self.losses, shares, (price - WINDOW, price + WINDOW), BISECTIONS)
+        for place, loss in enumerate(self.losses):
+            around = {start[place] + step for start in list(found[:2]) for step in (-1, 1)}
+            for choice in around & {*np.flatnonzero(np.isfinite(loss)).tolist()}:
+                held = list(self.losses)
+                held[place] = np.where(np.arange(len(loss)) == choice, loss, np.inf)
+                found += self._bisected(held, shares, (price - WINDOW, price + WINDOW), HELD_BISECTIONS)
+        return found
+
+    def _prices(self) -> tuple[dict[str, float], float]:
+        """Proportions of the prices of all bounds, and the logarithm of the lowest price that meets them."""
+        shares = {name: 1.0 / self.full[name] for name in self.bounds}
+        price = HIGHEST_PRICE
+        for _ in range(1 if len(shares) == 1 else BALANCINGS):
+            low, price = LOWEST_PRICE, HIGHEST_PRICE
+            inside: list[int] | None = None
+            for _ in range(BISECTIONS):
+                middle = (low + price) / 2
+                tried = self._minimum(self.losses, middle, shares)
+                if self.excess(tried) <= 0:
+                    inside, price = tried, middle
+                else:
+                    low = middle
+            if inside is None or len(shares) == 1:
+                break
+            # a bound with room left has a lower price in the next round
+            used = {name: self.problem.cost(name, inside) / self.bounds[name] for name in shares}
+            shares = {name: share * used[name] ** 4 for name, share in shares.items()}
+        return shares, price
+
+    def _bisected(
+        self, losses: Sequence[np.ndarray], shares: Mapping[str, float], window: tuple[float, float], steps: int
+    ) -> list[list[int]]:
+        """The selection at the lowest price in a window that meets all bounds, and the one just short of it."""
+        (low, high), inside, outside = window, None, None
+        for _ in range(steps):
+            middle = (low + high) / 2
+            tried = self._minimum(losses, middle, shares)
+            if self.excess(tried) <= 0:
+                inside, high = tried, middle
+            else:
+                outside, low = tried, middle
+        return [found for found in (inside, outside) if found is not None]
+
+    def _minimum(self, losses: Sequence[np.ndarray], price: float, shares: Mapping[str, float]) -> list[int]:
+        """Equation (1), exactly where the tables stay small."""
+        tables: list[tuple[tuple[int, ...], np.ndarray]] = []
+        for name, share in shares.items():
+            factor = np.exp(price) * share
+            tables += [(scope, table * factor) for scope, table in self.problem.scopes[name]]
+        if self.order is not None:
+            return _eliminated(losses, tables, self.order)
+        return _descended(losses, tables, self.problem.neutral())
+
+    def _made_feasible(self, indices: list[int]) -> list[int]:
+        """Greedy: the move with the least loss for each share of the missed bound that it saves."""
+        for _ in range(64 * len(indices)):
+            if self.excess(indices) <= 0:
+                break
+            worst = max(
+                self.bounds, key=lambda name: (self.problem.cost(name, indices) - self.bounds[name]) / self.full[name]
+            )
+            best, move = np.inf, None
+            for place, loss in enumerate(self.losses):
+                cost = self.problem.moved(worst, indices, place)
+                saved = (cost[indices[place]] - cost) / self.full[worst]
+                more = np.maximum(loss - loss[indices[place]], 0.0)
+                rate = np.where((saved > 1e-12) & np.isfinite(loss), (more + 1e-12) / np.maximum(saved, 1e-12), np.inf)
+                at = int(rate.argmin())
+                if rate[at] < best:
+                    best, move = float(rate[at]), (place, at)
+            if move is None:
+                break
+            indices[move[0]] = move[1]
+        return indices
+
+    def _improved(self, indices: list[int]) -> list[int]:
+        """Single moves and swaps of two parts, as long as they lower the loss within the bounds."""
+        if self.excess(indices) > 0:
+            return indices
+        for _ in range(SWEEPS):
+            before = self.loss(indices)
+            self._swap_all(indices)
+            if self.loss(indices) >= before * (1 - 1e-9):
+                break
+        return indices
+
+    def _swap_all(self, indices: list[int]) -> None:
+        """Each part takes each choice in turn, and one other part pays for it with the least loss."""
+        count = len(indices)
+        for first in range(count):
+            for choice in range(len(self.losses[first])):
+                kept = indices[first]
+                gain = self.losses[first][kept] - self.losses[first][choice]
+                if choice == kept or not gain > 0:
+                    continue
+                indices[first] = choice
+                room = {name: bound - self.problem.cost(name, indices) for name, bound in self.bounds.items()}
+                if min(room.values()) >= 0:
+                    continue
+                best, move = gain * (1 - 1e-9), None
+                for second in range(count):
+                    if second == first:
+                        continue
+                    loss = self.losses[second]
+                    fits = np.ones(len(loss), dtype=bool)
+                    for name, left in room.items():
+                        cost = self.problem.moved(name, indices, second)
+                        fits &= cost - cost[indices[second]] <= left
+                    paid = np.where(fits, loss - loss[indices[second]], np.inf)
+                    at = int(paid.argmin())
+                    if paid[at] < best:
+                        best, move = float(paid[at]), (second, at)
+                if move is None:
+                    indices[first] = kept
+                else:
+                    indices[move[0]] = move[1]
+
+
+def _elimination_order(problem: Problem, names: Sequence[str]) -> list[int] | None:
+    """Parts in the order that keeps the tables smallest; None where one grows beyond the limit."""
+    sizes = [len(part.choices) for part in problem.parts]
+    scopes = [set(scope) for name in names for scope, _ in problem.scopes[name]]
+    neighbours = {place: set().union(*[s for s in scopes if place in s], {place}) for place in range(len(sizes))}
+    order: list[int] = []
+    while neighbours:
+        table = {place: float(np.prod([sizes[other] for other in around])) for place, around in neighbours.items()}
+        place = min(table, key=lambda place: (table[place], place))
+        if table[place] > LARGEST_TABLE:
+            return None
+        around = neighbours.pop(place) - {place}
+        for other in around:
+            neighbours[other] = (neighbours[other] | around) - {place}
+        order.append(place)
+    return order
+
+
+def _eliminated(
+    losses: Sequence[np.ndarray], factors: Sequence[tuple[tuple[int, ...], np.ndarray]], order: Sequence[int]
+) -> list[int]:
+    """The exact minimum of a sum of tables: min-sum elimination, then the choices backwards."""
+    left = [((place,), loss) for place, loss in enumerate(losses)] + list(factors)
+    steps: list[tuple[int, tuple[int, ...], np.ndarray]] = []
+    for place in order:
+        mine = [factor for factor in left if place in factor[0]]
+        left = [factor for factor in left if place not in factor[0]]
+        scope = tuple(sorted(set().union(*[set(own) for own, _ in mine])))
+        total: np.ndarray | float = 0.0
+        for own, table in mine:
+            total = total + _spread(own, table, scope)
+        total = np.asarray(total)
+        axis = scope.index(place)
+        rest = tuple(other for other in scope if other != place)
+        steps.append((place, rest, total.argmin(axis)))
+        left.append((rest, total.min(axis)))
+    chosen = [0] * len(losses)
+    for place, rest, best in reversed(steps):
+        chosen[place] = int(best[tuple(chosen[other] for other in rest)])
+    return chosen
+
+
+def _spread(own: tuple[int, ...], table: np.ndarray, scope: tuple[int, ...]) -> np.ndarray:
+    """``table`` over ``own`` (ascending) with a dimension for each of ``scope``."""
+    return table.reshape([table.shape[own.index(place)] if place in own else 1 for place in scope])
+
+
+def _descended(
+    losses: Sequence[np.ndarray], factors: Sequence[tuple[tuple[int, ...], np.ndarray]], start: Sequence[int]
+) -> list[int]:
+    """A local minimum: each part takes its best choice in turn until none changes. Of several starts
+    (as it is, everything at a half, everything at the last choice) the best."""
+    touching = [[factor for factor in factors if place in factor[0]] for place in range(len(losses))]
+    best: tuple[float, list[int]] | None = None
+    last = [int(np.flatnonzero(np.isfinite(loss))[-1]) for loss in losses]
+    for begin in (list(start), [place // 2 for place in last], last):
+        at = [place if np.isfinite(loss[place]) else 0 for place, loss in zip(begin, losses, strict=True)]
+        for _ in range(SWEEPS):
+            before = list(at)
+            for place, loss in enumerate(losses):
+                total = loss.copy()
+                for scope, table in touching[place]:
+                    total += table[tuple(slice(None) if axis == place else at[axis] for axis in scope)]
+                at[place] = int(total.argmin())
+            if at == before:
+                break
+        value = sum(float(loss[i]) for loss, i in zip(losses, at, strict=True))
+        value += sum(float(table[tuple(at[axis] for axis in scope)]) for scope, table in factors)
+        if best is None or value < best[0]:
+            best = (value, at)
+    assert best is not None
+    return best[1]

@@ -1,0 +1,111 @@
+"""Proposals: allocations for a dozen budgets, the first trials of a search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autocompress.proposals.allocation import Allocation, Problem, allocate
+from autocompress.proposals.choices import Choice
+
+COUNT = 12
+SMALLEST = 1 / 32
+"""Of the full cost: the lowest budget that is proposed."""
+NEAR = (1.0, 0.93)
+"""A constraint is proposed for at these shares of its bound: as it is, and with room for an error."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One recipe to try.
+
+    Attributes:
+        choices: for each part, by key, its choice.
+        allocation: what is predicted of it.
+        budgets: the bounds that it was made for.
+    """
+
+    choices: Mapping[str, Choice]
+    allocation: Allocation
+    budgets: Mapping[str, float]
+
+
+def propose(
+    problem: Problem,
+    objectives: Sequence[str],
+    *,
+    count: int = COUNT,
+    bounds: Mapping[str, float] | None = None,
+    margin: float = 0.0,
+    seed: int = 0,
+) -> list[Proposal]:
+    """Allocations for budgets spread over all that is reachable.
+
+    Budgets of one cost are equally spaced in the logarithm, between the full cost and the smallest
+    reachable one. With two costs or more, each budget bounds them all, in proportions that are
+    drawn. Two budgets lie at each constraint.
+
+    Args:
+        problem: what is chosen.
+        objectives: the costs to trade for divergence; the problem may hold more.
+        count: how many budgets, besides those at constraints.
+        bounds: constraints, in the unit of each cost.
+        margin: relative standard error of costs: a constraint's second budget leaves that much room.
+        seed: of the drawn proportions.
+
+    Returns:
+        Proposals whose choices differ, the mildest first. Constraints that nothing meets have the
+        nearest allocation, which is not ``feasible``.
+    """
+    asked: list[dict[str, float]] = []
+    full = {name: problem.cost(name, problem.neutral()) for name in problem.costs}
+    least = {name: smallest(problem, name) for name in objectives}
+    generator = np.random.default_rng(seed)
+    for step in range(count):
+        share = step / max(count - 1, 1)
+        budget = {}
+        for name in objectives:
+            tilt = 1.0 if len(objectives) == 1 else float(generator.uniform(0.5, 1.5))
+            low = max(least[name], SMALLEST * full[name])
+            budget[name] = full[name] * (low / full[name]) ** min(share * tilt, 1.0)
+        asked.append(budget)
+    room = 1 - min(max(2 * margin, 1 - NEAR[1]), 0.25)
+    for name, bound in (bounds or {}).items():
+        if name in problem.costs:
+            asked += [{**(bounds or {}), name: bound * share} for share in (NEAR[0], room)]
+    known = {tuple(sorted(budget.items())): budget for budget in asked}
+    found: dict[tuple[int, ...], Proposal] = {}
+    for budget in known.values():
+        limits = {name: value for name, value in budget.items() if name in problem.costs}
+        allocation = allocate(problem, limits)
+        found.setdefault(allocation.indices, Proposal(chosen(problem, allocation.indices), allocation, limits))
+    return sorted(found.values(), key=lambda proposal: proposal.allocation.divergence)
+
+
+def chosen(problem: Problem, indices: Sequence[int]) -> dict[str, Choice]:
+    """The choices of a selection, by part key."""
+    return {part.key: part.choices[index] for part, index in zip(problem.parts, indices, strict=True)}
+
+
+def smallest(problem: Problem, name: str) -> float:
+    """The smallest value of a cost that any choices reach: what a bound below it can be told."""
+    return allocate(problem, {name: -math.inf}).costs[name]
+
+
+def draw_tilts(
+    problem: Problem, stages: Mapping[str, str], generator: np.random.Generator, spread: float = 0.7
+) -> dict[str, float]:
+    """Random factors on divergences, one a stage, for :func:`allocate`.
+
+    Args:
+        problem: what is chosen.
+        stages: stage of each part, by the part's name; parts of one stage are tilted alike.
+        generator: of the draws.
+        spread: standard deviation of the logarithm.
+    """
+    names = {part.key: stages.get(part.name, part.name) for part in problem.parts}
+    drawn = {stage: math.exp(spread * generator.standard_normal()) for stage in dict.fromkeys(names.values())}
+    return {key: drawn[stage] for key, stage in names.items()}

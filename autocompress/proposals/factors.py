@@ -1,0 +1,231 @@
+"""Costs as sums of small tables: what a layer costs depends on the choices of few parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autocompress.graph import NetworkFacts
+from autocompress.proposals.choices import Part
+from autocompress.pruning.coupling import Coupling
+
+STRUCTURE = "structure"
+"""The axis on which couplings keep a share of their channels."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A cost that depends on some parts: an entry for each combination of their choices.
+
+    Attributes:
+        parts: keys of the parts, one a dimension of ``table``.
+        table: float64.
+    """
+
+    parts: tuple[str, ...]
+    table: np.ndarray
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as its cost sees it: widths follow from the channels that its couplings keep.
+
+    Attributes:
+        name: module path.
+        kind: "dense", "grouped", "depthwise" or "linear".
+        inputs, outputs: full widths.
+        groups: of a convolution.
+        taps: weights for each pair of an input and an output: the area of the kernel.
+        positions: output positions of one image.
+        reads, writes: for each coupling whose channels it reads or writes, how many of its own
+            indices these are.
+    """
+
+    name: str
+    kind: str
+    inputs: int
+    outputs: int
+    groups: int
+    taps: int
+    positions: int
+    reads: Mapping[str, int]
+    writes: Mapping[str, int]
+
+
+def layers_of(network: NetworkFacts, couplings: Sequence[Coupling]) -> list[Layer]:
+    """Every convolution and linear layer, in network order, with the couplings that it belongs to."""
+    reads: dict[str, dict[str, int]] = {name: {} for name in network.layers}
+    writes: dict[str, dict[str, int]] = {name: {} for name in network.layers}
+    for coupling in couplings:
+        for part in coupling.parts:
+            if part.layer not in network.layers:
+                continue
+            count = len({place for indices in part.index for place in indices})
+            if part.side in ("in", "both"):
+                reads[part.layer][coupling.name] = count
+            if part.side in ("out", "both"):
+                writes[part.layer][coupling.name] = count
+    found = []
+    for name, facts in network.layers.items():
+        weights = facts.kernel_size[0] * facts.kernel_size[1]
+        outputs = max(facts.out_channels, 1)
+        per_position = outputs * weights * max(facts.in_channels // facts.groups, 1)
+        found.append(
+            Layer(
+                name=name,
+                kind=_kind(facts.kind, facts.groups, facts.in_channels),
+                inputs=facts.in_channels,
+                outputs=facts.out_channels,
+                groups=facts.groups,
+                taps=weights,
+                positions=max(1, round(facts.macs / per_position)) if facts.macs else 1,
+                reads=reads[name],
+                writes=writes[name],
+            )
+        )
+    return found
+
+
+def _kind(kind: str, groups: int, inputs: int) -> str:
+    if kind != "conv":
+        return "linear" if kind == "linear" else kind
+    if groups == 1:
+        return "dense"
+    return "depthwise" if groups == inputs else "grouped"
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths of a layer for combinations of choices; arrays broadcast against each other.
+
+    Attributes:
+        layer: the layer.
+        inputs, outputs: kept channels, float64.
+        choices: for each further axis, the value of the choice at each combination.
+    """
+
+    layer: Layer
+    inputs: np.ndarray
+    outputs: np.ndarray
+    choices: Mapping[str, np.ndarray]
+
+    @property
+    def macs(self) -> np.ndarray:
+        """Multiply-adds for one image."""
+        return self.weights * self.layer.positions
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Entries of the weight tensor."""
+        if self.layer.kind == "depthwise":
+            return self.outputs * self.layer.taps
+        return self.inputs * self.outputs * self.layer.taps / self.layer.groups
+
+
+Cost = Callable[[Widths], np.ndarray]
+"""What a layer costs at some widths."""
+
+
+def factors(
+    layers: Sequence[Layer],
+    parts: Sequence[Part],
+    kept: Mapping[str, Sequence[float]],
+    cost: Cost,
+    groups: Mapping[str, str] | None = None,
+) -> list[Factor]:
+    """A table of costs for each layer, over the choices of all parts that it depends on.
+
+    Args:
+        layers: of the network.
+        parts: what is chosen. A part of axis ``STRUCTURE`` belongs to the layers of its coupling; a
+            part of another axis to the layers of its group.
+        kept: for each coupling, the share of its channels that stays at each choice, 0 to 1.
+        cost: of one layer.
+        groups: group of each layer; None where no other axis than the structure is chosen.
+    """
+    structure = {part.name: part for part in parts if part.axis == STRUCTURE}
+    others: dict[str, list[Part]] = {}
+    for part in parts:
+        if part.axis != STRUCTURE:
+            others.setdefault(part.name, []).append(part)
+    found = []
+    for layer in layers:
+        own = [structure[name] for name in dict.fromkeys([*layer.reads, *layer.writes]) if name in structure]
+        own += others.get((groups or {}).get(layer.name, ""), [])
+        shape = tuple(len(part.choices) for part in own)
+        place = {part.key: axis for axis, part in enumerate(own)}
+        widths = Widths(
+            layer,
+            _width(layer.inputs, layer.reads, structure, kept, place),
+            _width(layer.outputs, layer.writes, structure, kept, place),
+            {
+                part.axis: _along(np.array(part.choices), place[part.key], len(own))
+                for part in own
+                if part.axis != STRUCTURE
+            },
+        )
+        table = np.broadcast_to(np.asarray(cost(widths), dtype=float), shape)
+        found.append(Factor(tuple(part.key for part in own), np.ascontiguousarray(table)))
+    return found
+
+
+def _width(
+    full: int,
+    couplings: Mapping[str, int],
+    structure: Mapping[str, Part],
+    kept: Mapping[str, Sequence[float]],
+    place: Mapping[str, int],
+) -> np.ndarray:
+    width = np.full((1,) * len(place), float(full))
+    for name, count in couplings.items():
+        if name in structure:
+            lost = count * (1 - np.asarray(kept[name], dtype=float))
+            width = width - _along(lost, place[structure[name].key], len(place))
+    return width
+
+
+def _along(values: np.ndarray, axis: int, dimensions: int) -> np.ndarray:
+    return values.reshape([-1 if place == axis else 1 for place in range(dimensions)])
+
+
+def macs(widths: Widths) -> np.ndarray:
+    """Multiply-adds for one image."""
+    return widths.macs
+
+
+def parameters(widths: Widths) -> np.ndarray:
+    """Weights and a bias an output."""
+    return widths.weights + widths.outputs
+
+
+def size_bytes(weight_bits: float = 32.0, axis: str = "weight_bits") -> Cost:
+    """Bytes of weights, and of a bias and a scale for each output.
+
+    Args:
+        weight_bits: of a layer whose bits are not chosen.
+        axis: on which bits are chosen.
+    """
+
+    def cost(widths: Widths) -> np.ndarray:
+        bits = widths.choices.get(axis, np.array(weight_bits))
+        return widths.weights * bits / 8 + widths.outputs * (4.0 if weight_bits >= 32 else 8.0)
+
+    return cost
+
+
+def energy(per_mac: Callable[[np.ndarray, np.ndarray], np.ndarray], bits: float = 8.0) -> Cost:
+    """Energy of the multiply-adds.
+
+    Args:
+        per_mac: energy of one, from weight bits and activation bits (arrays).
+        bits: of a layer whose bits are not chosen.
+    """
+
+    def cost(widths: Widths) -> np.ndarray:
+        weight = widths.choices.get("weight_bits", np.array(bits))
+        activation = widths.choices.get("activation_bits", np.array(bits))
+        return widths.macs * per_mac(weight, activation)
+
+    return cost

@@ -1,0 +1,217 @@
+"""Couplings as parts: what the network loses when one of them keeps a share of its channels, repaired."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from autocompress.graph import NetworkFacts, UntraceableModel, evaluating, trace
+from autocompress.graph.partial import PartialRunner
+from autocompress.proposals.choices import Part, Selection
+from autocompress.proposals.factors import STRUCTURE
+from autocompress.pruning.coupling import Coupling
+from autocompress.pruning.masking import mask_inputs
+from autocompress.repair import Moments, curve, repair
+from autocompress.repair.shifts import norm_scale
+
+SIXTEENTHS = tuple(count / 16 for count in range(16, 0, -1))
+"""Shares of channels that a coupling may keep."""
+Divergence = Callable[[torch.Tensor, torch.Tensor], float]
+"""How far the second outputs are from the first, at least 0."""
+
+
+def kl_divergence(reference: torch.Tensor, logits: torch.Tensor) -> float:
+    """Mean KL divergence of softmax(logits) from softmax(reference), in nats."""
+    expected, got = (values.double().log_softmax(1) for values in (reference, logits))
+    return float((expected.exp() * (expected - got)).sum(1).mean())
+
+
+def structure_part(coupling: Coupling, multiple: int = 1, shares: Sequence[float] = SIXTEENTHS) -> Part:
+    """The shares of its channels that a coupling can keep; of those that keep equally many, the largest.
+
+    Args:
+        coupling: the coupling.
+        multiple: counts are rounded up to it, as ``Coupling.kept`` says.
+        shares: falling, the first is 1.
+    """
+    counts: dict[int, float] = {}
+    for share in shares:
+        counts.setdefault(sum(coupling.kept(1 - share, multiple)), share)
+    return Part(coupling.name, STRUCTURE, tuple(counts.values()))
+
+
+def kept_shares(part: Part, coupling: Coupling, multiple: int = 1) -> list[float]:
+    """For each choice of a coupling the share of channels that really stays."""
+    return [sum(coupling.kept(1 - float(share), multiple)) / coupling.channels for share in part.choices]
+
+
+def keep_set(coupling: Coupling, order: Sequence[int], share: float, multiple: int = 1) -> list[int]:
+    """The channels that stay, ascending.
+
+    Args:
+        coupling: the coupling.
+        order: its channels, the least needed first.
+        share: of its channels that stays.
+        multiple: see :func:`structure_part`.
+    """
+    scores = [0.0] * coupling.channels
+    for place, channel in enumerate(order):
+        scores[channel] = float(place)
+    return coupling.choose(scores, 1 - share, multiple)
+
+
+def lost_inputs(couplings: Sequence[Coupling], keep: Mapping[str, Collection[int]]) -> dict[str, list[int]]:
+    """The inputs that each layer loses; couplings that ``keep`` does not name stay whole."""
+    lost: dict[str, set[int]] = {}
+    for coupling in couplings:
+        if coupling.name not in keep:
+            continue
+        gone = set(range(coupling.channels)) - set(keep[coupling.name])
+        for layer, index in coupling.consumers.items():
+            lost.setdefault(layer, set()).update(place for channel in gone for place in index[channel])
+    return {layer: sorted(inputs) for layer, inputs in lost.items() if inputs}
+
+
+def error_curve(
+    model: nn.Module,
+    coupling: Coupling,
+    order: Sequence[int],
+    moments: Mapping[str, Moments],
+    norms: Mapping[str, str | None],
+) -> np.ndarray:
+    """Relative error of what reads a coupling, repaired, for every number of removed channels.
+
+    Each consumer's error is divided by the variance of its output, and they are summed.
+
+    Returns:
+        float64 ``[channels + 1]``, entry 0 is 0.
+    """
+    total = np.zeros(coupling.channels + 1)
+    for name, index in coupling.consumers.items():
+        own = moments.get(name)
+        if own is None:
+            continue
+        layer = model.get_submodule(name)
+        matrix = own.columns.weight(layer)
+        scale = norm_scale(model, norms.get(name), matrix.shape[0] * matrix.shape[1]).view(matrix.shape[:2]).square()
+        whole = float((own.energy(matrix) * scale).sum())
+        if whole > 0:
+            total += curve(matrix, own, index, order, scale).numpy() / whole
+    return total
+
+
+class RemovedChannels:
+    """Measures divergences of a network that keeps some channels of some couplings, repaired.
+
+    The network runs at full width with zeros where its readers read what is removed, which computes
+    the same. Only the layers behind the first changed one run again.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        network: NetworkFacts,
+        couplings: Sequence[Coupling],
+        orders: Mapping[str, Sequence[int]],
+        moments: Mapping[str, Moments],
+        batches: Sequence[torch.Tensor],
+        *,
+        multiple: int = 1,
+        divergence: Divergence = kl_divergence,
+    ) -> None:
+        """Runs the network once.
+
+        Args:
+            model: the baseline; it is not changed.
+            network: facts about it.
+            couplings: those that ``orders`` names, and perhaps more.
+            orders: channels of each coupling, the least needed first.
+            moments: of the inputs of the layers that read them.
+            batches: images that the moments did not see, on the model's device.
+            multiple: see :func:`structure_part`.
+            divergence: of two batches of outputs.
+        """
+        self.model = copy.deepcopy(model).eval()
+        self.couplings = {coupling.name: coupling for coupling in couplings if coupling.name in orders}
+        self._orders, self._moments, self._multiple = orders, moments, multiple
+        self._norms = {name: layer.norm for name, layer in network.layers.items()}
+        self._divergence = divergence
+        self._batches = list(batches)
+        try:
+            self._runner: PartialRunner | None = PartialRunner(trace(self.model))
+        except UntraceableModel:
+            self._runner = None
+        with evaluating(self.model):
+            self._reference = torch.cat(self._answers(None))
+
+    def parts(self) -> list[Part]:
+        """A part for each coupling."""
+        return [structure_part(coupling, self._multiple) for coupling in self.couplings.values()]
+
+    def keep(self, parts: Sequence[Part], selection: Selection) -> dict[str, list[int]]:
+        """The kept channels of every coupling that a selection changes."""
+        return {
+            part.name: keep_set(
+                self.couplings[part.name],
+                self._orders[part.name],
+                float(part.choices[selection[part.key]]),
+                self._multiple,
+            )
+            for part in parts
+            if selection.get(part.key, 0) and part.axis == STRUCTURE
+        }
+
+    def errors(self, part: Part) -> np.ndarray:
+        """Relative output error of each choice of a coupling, for the interpolation."""
+        coupling = self.couplings[part.name]
+        whole = error_curve(self.model, coupling, self._orders[part.name], self._moments, self._norms)
+        kept = [round(share * coupling.channels) for share in kept_shares(part, coupling, self._multiple)]
+        return np.array([whole[coupling.channels - count] for count in kept])
+
+    def measure(self, keep: Mapping[str, Sequence[int]]) -> float:
+        """Divergence of the network that keeps these channels, repaired.
+
+        Args:
+            keep: by coupling; couplings that are not named stay whole.
+        """
+        lost = lost_inputs(list(self.couplings.values()), keep)
+        if not lost:
+            return 0.0
+        with evaluating(self.model):
+            if self._runner is not None:
+                self._runner.advance(self._runner.first_call(lost))
+            chosen = [self.couplings[name] for name in keep]
+            with self._changed(lost):
+                handles = mask_inputs(self.model, chosen, keep)
+                try:
+                    outputs = torch.cat(self._answers(lost))
+                finally:
+                    for handle in handles:
+                        handle.remove()
+        return self._divergence(self._reference, outputs)
+
+    def _answers(self, lost: Mapping[str, Sequence[int]] | None) -> list[torch.Tensor]:
+        if self._runner is None:
+            return [self.model(batch) for batch in self._batches]
+        return self._runner.answers(self._batches) if lost is None else self._runner.rest()
+
+    @contextmanager
+    def _changed(self, lost: Mapping[str, Sequence[int]]) -> Iterator[None]:
+        """The layers that lose inputs, repaired; as they were afterwards."""
+        names = [*lost, *(norm for name in lost if (norm := self._norms.get(name)) is not None)]
+        touched = [self.model.get_submodule(name) for name in names]
+        before = [{key: value.clone() for key, value in module.state_dict().items()} for module in touched]
+        added = [module for module in touched if getattr(module, "bias", 0) is None]
+        try:
+            repair(self.model, lost, self._moments, self._norms)
+            yield
+        finally:
+            for module in added:
+                module.bias = None  # type: ignore[assignment]
+            for module, state in zip(touched, before, strict=True):
+                module.load_state_dict(state)

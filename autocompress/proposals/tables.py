@@ -1,0 +1,271 @@
+"""Divergence tables: what every choice of every part loses alone, measured within a share of time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from autocompress.proposals.choices import Choice, Part, Selection
+from autocompress.proposals.interpolation import interpolate
+
+FIRST = (0.5, 0.9)
+"""Measured for every part: how far along its choices, 0 to 1."""
+LATER = (0.75, 0.25)
+"""Measured as time allows."""
+PAIR = 0.5
+"""Two parts are measured together there."""
+ADDITIVE = 0.1
+"""Pairs whose divergence is within this share of the sum of both count as additive."""
+MOST_SCALE = 4.0
+Measure = Callable[[Selection], float]
+"""Divergence of the network with these choices; raises, or gives NaN, where it cannot be measured."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A measured divergence.
+
+    Attributes:
+        axis, name, choice: what was chosen alone.
+        divergence: in the unit of the measure, nats for a KL divergence.
+    """
+
+    axis: str
+    name: str
+    choice: Choice
+    divergence: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two parts of one axis chosen together.
+
+    Attributes:
+        axis: of both.
+        names, choices: of each.
+        together: measured with both choices.
+        added: sum of what each loses alone.
+    """
+
+    axis: str
+    names: tuple[str, str]
+    choices: tuple[Choice, Choice]
+    together: float
+    added: float
+
+    @property
+    def ratio(self) -> float:
+        """Above 1 where the two together lose more than their sum."""
+        return self.together / self.added if self.added > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A choice, or two, whose divergence could not be measured."""
+
+    axis: str
+    name: str
+    choice: Choice
+    reason: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was measured, and from it the divergence of every choice.
+
+    Attributes:
+        cells: single choices.
+        pairs: the pair check.
+        failures: what is left out, and why.
+        unmeasured: keys of parts without any cell: no allocation can use them.
+        errors: by part key, output errors for the interpolation.
+    """
+
+    cells: tuple[Cell, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    unmeasured: tuple[str, ...] = ()
+    errors: Mapping[str, tuple[float, ...]] | None = None
+
+    def known(self, part: Part) -> dict[int, float]:
+        """Measured divergence by index of the choice."""
+        own = {cell.choice: cell.divergence for cell in self.cells if (cell.axis, cell.name) == (part.axis, part.name)}
+        return {at: own[choice] for at, choice in enumerate(part.choices) if choice in own}
+
+    def scale(self, part: Part) -> float:
+        """What the pair check multiplies a part's divergences by: 1 where they add."""
+        ratios = [pair.ratio for pair in self.pairs if pair.axis == part.axis and part.name in pair.names]
+        if not ratios or any(ratio <= 0 for ratio in ratios):
+            return 1.0
+        mean = math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
+        return 1.0 if abs(mean - 1) <= ADDITIVE else min(max(mean, 1 / MOST_SCALE), MOST_SCALE)
+
+    def divergences(self, part: Part) -> np.ndarray:
+        """Divergence of every choice, scaled by the pair check; NaN for one that is not known.
+
+        Choices of an ordered part between and beyond the measured ones are interpolated.
+        """
+        known = self.known(part)
+        if part.ordered:
+            errors = (self.errors or {}).get(part.key) or tuple(float(at) for at in range(len(part.choices)))
+            found = interpolate(known, errors)
+        else:
+            found = np.array([0.0 if at == 0 else known.get(at, math.nan) for at in range(len(part.choices))])
+        return found * self.scale(part)
+
+    def rows(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
+        """A row a choice, for ``tables.csv``: axis, name, choice, divergence, measured, scale."""
+        for part in parts:
+            known, scale = self.known(part), self.scale(part)
+            for at, (choice, value) in enumerate(zip(part.choices, self.divergences(part), strict=True)):
+                yield {
+                    "axis": part.axis,
+                    "name": part.name,
+                    "choice": choice,
+                    "divergence": float(value),
+                    "measured": at in known,
+                    "scale": scale,
+                }
+
+    def state(self) -> dict[str, Any]:
+        """As JSON values, for the store."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Table:
+        """The reverse of :meth:`state`, perhaps through JSON."""
+        pairs = [
+            Pair(p["axis"], tuple(p["names"]), tuple(p["choices"]), p["together"], p["added"]) for p in state["pairs"]
+        ]
+        errors = state["errors"]
+        return cls(
+            tuple(Cell(**cell) for cell in state["cells"]),
+            tuple(pairs),
+            tuple(Failure(**failure) for failure in state["failures"]),
+            tuple(state["unmeasured"]),
+            None if errors is None else {key: tuple(values) for key, values in errors.items()},
+        )
+
+
+def measure(
+    parts: Sequence[Part],
+    divergence: Measure,
+    *,
+    errors: Mapping[str, Sequence[float]] | None = None,
+    deadline: float = math.inf,
+    known: Table | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    keep: Callable[[Table], None] | None = None,
+) -> Table:
+    """Measures a table until a deadline.
+
+    The first cells of every part come first, then a pair cell for each part and the next one of its
+    axis, then the later cells. Parts that are not ordered are measured at every choice.
+
+    Args:
+        parts: in network order, so that what neighbours share is computed once.
+        divergence: of a selection. An exception of it, or a value that is not a finite number, is a
+            failure: that cell is left out and named.
+        errors: by part key, an output error for each choice, for the interpolation.
+        deadline: by ``clock``. A cell is begun only if the longest one so far would end before it;
+            the first two cells of all are measured in any case.
+        known: a table that was interrupted; what it has is not measured again.
+        clock: seconds.
+        keep: told the table after each round.
+    """
+    known = known or Table()
+    work = _Work(parts, divergence, deadline, clock, known)
+    kept_errors = {key: tuple(float(value) for value in values) for key, values in (errors or {}).items()}
+
+    def table() -> Table:
+        return Table(
+            tuple(work.cells.values()),
+            tuple(work.pairs.values()),
+            tuple(work.failures),
+            tuple(part.key for part in parts if not any(key[0] == part.key for key in work.cells)),
+            {**(known.errors or {}), **kept_errors} or None,
+        )
+
+    for step in (work.singles(FIRST), work.couples(), work.singles(LATER)):
+        for _ in step:
+            if work.late():
+                return table()
+        if keep is not None:
+            keep(table())
+    return table()
+
+
+class _Work:
+    def __init__(
+        self, parts: Sequence[Part], divergence: Measure, deadline: float, clock: Callable[[], float], known: Table
+    ) -> None:
+        self.parts, self._divergence, self._deadline, self._clock = parts, divergence, deadline, clock
+        by_name = {(part.axis, part.name): part for part in parts}
+        self.cells: dict[tuple[str, Choice], Cell] = {
+            (by_name[cell.axis, cell.name].key, cell.choice): cell
+            for cell in known.cells
+            if (cell.axis, cell.name) in by_name
+        }
+        self.pairs = {pair.names: pair for pair in known.pairs}
+        self.failures: list[Failure] = []
+        self._longest = 0.0
+        self._done = 0
+
+    def late(self) -> bool:
+        """Whether the next cell would end behind the deadline."""
+        return self._done >= 2 and self._clock() + self._longest > self._deadline
+
+    def singles(self, places: Sequence[float]) -> Iterator[None]:
+        """Measures the cells at these places of each part, one a step."""
+        for place in places:
+            for part in self.parts:
+                for at in [part.at(place)] if part.ordered else range(1, len(part.choices)):
+                    choice = part.choices[at]
+                    if at == 0 or (part.key, choice) in self.cells or self._failed(part, choice):
+                        continue
+                    value = self._timed({part.key: at}, part, choice)
+                    if value is not None:
+                        self.cells[part.key, choice] = Cell(part.axis, part.name, choice, value)
+                    yield
+
+    def couples(self) -> Iterator[None]:
+        """Measures each part together with the next one of its axis, one pair a step."""
+        for axis in dict.fromkeys(part.axis for part in self.parts):
+            own = [part for part in self.parts if part.axis == axis and part.ordered]
+            for first, second in itertools.pairwise(own):
+                at, other = first.at(PAIR), second.at(PAIR)
+                alone = [
+                    self.cells.get((part.key, part.choices[place])) for part, place in ((first, at), (second, other))
+                ]
+                if None in alone or (first.name, second.name) in self.pairs:
+                    continue
+                added = sum(cell.divergence for cell in alone if cell is not None)
+                choices = (first.choices[at], second.choices[other])
+                value = self._timed({first.key: at, second.key: other}, first, choices[0])
+                if value is not None:
+                    names = (first.name, second.name)
+                    self.pairs[names] = Pair(axis, names, choices, value, added)
+                yield
+
+    def _failed(self, part: Part, choice: Choice) -> bool:
+        return any((f.axis, f.name, f.choice) == (part.axis, part.name, choice) for f in self.failures)
+
+    def _timed(self, selection: Selection, part: Part, choice: Choice) -> float | None:
+        began = self._clock()
+        try:
+            value = float(self._divergence(selection))
+            reason = "" if math.isfinite(value) else f"its divergence is {value}"
+        except Exception as error:  # a plugin's fault must not end the search
+            value, reason = math.nan, f"{type(error).__name__}: {error}".split("\n")[0]
+        self._longest = max(self._longest, self._clock() - began)
+        self._done += 1
+        if reason:
+            self.failures.append(Failure(part.axis, part.name, choice, reason))
+            return None
+        return max(value, 0.0)

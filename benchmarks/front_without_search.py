@@ -1,0 +1,284 @@
+"""A front of int8 models without any training and without a search, on the stages of autocompress in one process.
+
+From a trained baseline: couplings, moments, orders, divergence tables, a latency model from profiled probes, an
+allocation for each budget, one-shot repair, QUANTIZE, export. Score the files with any scorer, against base.onnx.
+
+    python benchmarks/front_without_search.py --data glyphs --checkpoint base.safetensors --out FOLDER
+        [--model resnet18] [--count 8] [--check 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autocompress import data, models
+from autocompress.compression import precision
+from autocompress.compression.recipe import Recipe, Replay, params_of
+from autocompress.compression.transfer import user_data
+from autocompress.contract import Context, Quantizer, Space, manager
+from autocompress.devices.profiling import layer_times
+from autocompress.export import export
+from autocompress.files import write_json
+from autocompress.graph import facts
+from autocompress.job import load_job
+from autocompress.processors import usable_processors
+from autocompress.proposals import (
+    LatencyModel,
+    Part,
+    Problem,
+    Profile,
+    RemovedChannels,
+    allocate,
+    keep_set,
+    kept_shares,
+    layers_of,
+    lost_inputs,
+    measure,
+    propose,
+)
+from autocompress.pruning.coupling import Coupling
+from autocompress.pruning.couplings import couplings
+from autocompress.pruning.removal import remove
+from autocompress.quantization import LayerBits
+from autocompress.repair import Moments, choose_ridge, eliminate, gather, has_columns, readers, repair
+from autocompress.repair.shifts import norm_scale
+
+STARTED = time.perf_counter()
+MOMENT_IMAGES = 512
+TABLE_IMAGES = 256
+PROBES = 6
+QUANTIZER = "quantize"
+
+
+class Front:
+    """The baseline and all that is measured of it."""
+
+    def __init__(self, model_name: str, spec: str, checkpoint: Path, multiple: int, seed: int) -> None:
+        self.log: list[tuple[str, float, float]] = []
+        job = load_job(model=model_name, data=spec, checkpoint=str(checkpoint), seed=seed)
+        self.splits = data.load(job.data, **models.preprocessing(job))
+        self.model = models.reparameterise(models.create(job, self.splits.info)).eval()
+        self.size = models.input_size(self.model)
+        self.multiple, self.seed = multiple, seed
+        images = self.splits.train.subset(MOMENT_IMAGES + TABLE_IMAGES, seed)
+        batches = torch.cat([batch for batch, _ in images.loader(MOMENT_IMAGES)])
+        self.for_moments, self.for_tables = batches[:MOMENT_IMAGES], batches[MOMENT_IMAGES:]
+        self.quantizer = next(method for method in manager().methods() if method.name == QUANTIZER)
+        params = params_of(self.quantizer, Space(Replay({}), job.granularity, {}), self.model)
+        self.recipe = Recipe(values={}, quantizers={QUANTIZER: params})
+        self.context = Context(self.size, user_data(self.splits, seed), self.model, seed=seed)
+        self.done("load")
+
+    def done(self, phase: str) -> None:
+        """Notes and prints when a phase ended: wall clock and processor time."""
+        self.log.append((phase, round(time.perf_counter() - STARTED, 1), round(time.process_time(), 1)))
+        print(*self.log[-1], flush=True)
+
+    def prepare(self) -> None:
+        """Couplings, moments and orders."""
+        self.network = facts(self.model, self.size)
+        every = couplings(self.model, self.size, "group")
+        self.couplings = [coupling for coupling in every if coupling.prunable]
+        self.layers = layers_of(self.network, self.couplings)
+        self.norms = {name: layer.norm for name, layer in self.network.layers.items()}
+        self.done("couplings")
+        names = dict.fromkeys(name for coupling in self.couplings for name in coupling.consumers)
+        reading = [name for name in names if has_columns(self.model.get_submodule(name))]
+        self.moments = gather(
+            self.model, reading, lambda: self.for_moments.split(MOMENT_IMAGES), choose_ridge=choose_ridge
+        )
+        self.done("moments")
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(usable_processors()) as pool:
+            wide_first = sorted(self.couplings, key=lambda coupling: -coupling.channels)
+            orders = pool.map(lambda coupling: order(self.model, coupling, self.moments, self.norms), wide_first)
+            self.orders = {coupling.name: found for coupling, found in zip(wide_first, orders, strict=True)}
+        torch.set_num_threads(usable_processors())
+        self.done("orders")
+
+    def measure(self, deadline: float) -> None:
+        """The table and the costs."""
+        self.removed = RemovedChannels(
+            self.model,
+            self.network,
+            self.couplings,
+            self.orders,
+            self.moments,
+            self.for_tables.split(TABLE_IMAGES),
+            multiple=self.multiple,
+        )
+        self.parts = self.removed.parts()
+        errors = {part.key: self.removed.errors(part) for part in self.parts}
+        self.done("error curves")
+        self.table = measure(
+            self.parts,
+            lambda selection: self.removed.measure(self.removed.keep(self.parts, selection)),
+            errors=errors,
+            deadline=time.monotonic() + deadline,
+        )
+        self.done(f"table of {len(self.table.cells)} cells and {len(self.table.pairs)} pairs")
+
+    def cost(self, folder: Path) -> None:
+        """The latency model, from probes."""
+        self.kept = {
+            part.name: kept_shares(part, coupling, self.multiple)
+            for part, coupling in zip(self.parts, self.couplings, strict=True)
+        }
+        profiles = []
+        for number, indices in enumerate(probe_points(self.parts, PROBES, self.seed)):
+            file = self.file(self.pruned(indices, fit=False), folder / f"probe{number}.onnx", images=False)
+            profiles.append(self.profile(file, indices))
+        self.latency = LatencyModel.fit(self.layers, profiles)
+        self.done(f"{PROBES} probes, error {self.latency.error:.3f}")
+        factors, fixed = self.latency.factors(self.layers, self.parts, self.kept)
+        self.problem = Problem(
+            tuple(self.parts),
+            {part.key: self.table.divergences(part) for part in self.parts},
+            {"latency": factors},
+            {"latency": fixed},
+        )
+
+    def widths(self, indices: Sequence[int]) -> dict[str, tuple[float, float]]:
+        """Kept inputs and outputs of every layer."""
+        share = {part.name: self.kept[part.name][at] for part, at in zip(self.parts, indices, strict=True)}
+        return {
+            layer.name: (
+                layer.inputs - sum(count * (1 - share.get(name, 1.0)) for name, count in layer.reads.items()),
+                layer.outputs - sum(count * (1 - share.get(name, 1.0)) for name, count in layer.writes.items()),
+            )
+            for layer in self.layers
+        }
+
+    def profile(self, file: Path, indices: Sequence[int]) -> Profile:
+        """Times of one file."""
+        times = layer_times(file, list(self.network.layers), self.size)
+        return Profile(self.widths(indices), times.layers, times.total)
+
+    def pruned(self, indices: Sequence[int], *, fit: bool = True) -> nn.Module:
+        """The network at some widths, repaired."""
+        keep = {
+            part.name: keep_set(coupling, self.orders[part.name], float(part.choices[at]), self.multiple)
+            for part, coupling, at in zip(self.parts, self.couplings, indices, strict=True)
+            if at
+        }
+        model = copy.deepcopy(self.model)
+        if fit:
+            repair(model, lost_inputs(self.couplings, keep), self.moments, self.norms)
+        return remove(model, keep, self.size, "group", couplings=self.couplings)
+
+    def file(self, model: nn.Module, path: Path, *, images: bool = True) -> Path:
+        """QUANTIZE and export; without images the ranges mean nothing."""
+        bits = {name: LayerBits(QUANTIZER) for name in self.network.layers}
+        context = self.context if images else Context(self.size, dry_run=True)
+        assert isinstance(self.quantizer, Quantizer)
+        quantized, _ = precision.quantize(model, bits, self.recipe, {QUANTIZER: self.quantizer}, context)
+        export(quantized, path, self.size)
+        return path
+
+
+@torch.no_grad()
+def order(
+    model: nn.Module, coupling: Coupling, moments: Mapping[str, Moments], norms: Mapping[str, str | None]
+) -> list[int]:
+    """The channels of a coupling, the least needed first, by what a refit of their readers leaves."""
+    consumers, scales = {}, {}
+    for name, index in coupling.consumers.items():
+        if name not in moments:
+            continue
+        matrix = moments[name].columns.weight(model.get_submodule(name))
+        scale = norm_scale(model, norms[name], matrix.shape[0] * matrix.shape[1]).view(matrix.shape[:2]).square()
+        consumers[name] = readers(matrix, moments[name], index, scale)
+        scales[name] = max(float((moments[name].energy(matrix) * scale).sum()), 1e-30)
+    return eliminate(coupling.channels, consumers, scales, coupling.blocks)
+
+
+def probe_points(parts: Sequence[Part], count: int, seed: int) -> list[list[int]]:
+    """Width vectors: nothing cut, everything cut most, and between them each part at other depths in each."""
+    generator = np.random.default_rng(seed)
+    places = np.linspace(0, 0.9, count)
+    middle = np.stack([generator.permutation(places[1:-1]) for _ in parts], 1)
+    points = [np.zeros(len(parts)), *middle, np.full(len(parts), places[-1])]
+    return [[part.at(float(place)) for part, place in zip(parts, point, strict=True)] for point in points]
+
+
+def check(front: Front, count: int, folder: Path) -> dict[str, Any]:
+    """How well table and latency model predict: random allocations of random budgets, and held-out width vectors."""
+    from scipy.stats import spearmanr
+
+    generator = np.random.default_rng(front.seed + 1)
+    predicted, true, relative = [], [], []
+    full = front.problem.cost("latency", front.problem.neutral())
+    for number in range(count):
+        tilts = {part.key: float(np.exp(0.7 * generator.standard_normal())) for part in front.parts}
+        budget = full * float(np.exp(generator.uniform(np.log(0.15), np.log(0.9))))
+        found = allocate(front.problem, {"latency": budget}, tilts=tilts)
+        keep = front.removed.keep(front.parts, {p.key: at for p, at in zip(front.parts, found.indices, strict=True)})
+        predicted.append(found.divergence)
+        true.append(front.removed.measure(keep))
+        if number < 8:
+            file = front.file(front.pruned(found.indices, fit=False), folder / "held_out.onnx", images=False)
+            total = front.profile(file, found.indices).total
+            relative.append(front.problem.cost("latency", found.indices) / total - 1)
+    errors = np.abs(relative)
+    return {
+        "spearman": float(spearmanr(predicted, true).statistic),
+        "true_over_predicted": [float(t / p) for t, p in zip(true, predicted, strict=True)],
+        "latency_errors": [float(e) for e in relative],
+        "latency_median_error": float(np.median(errors)),
+        "latency_worst_error": float(errors.max()),
+    }
+
+
+def main() -> None:
+    """Writes base.onnx, m0.onnx ... and log.json to a folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--data", default="glyphs")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--multiple", type=int, default=8)
+    parser.add_argument("--table-seconds", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check", type=int, default=0, help="so many random allocations are compared with the truth")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    front = Front(asked.model, asked.data, asked.checkpoint, asked.multiple, asked.seed)
+    export(front.model, asked.out / "base.onnx", front.size)
+    front.done("baseline exported")
+    front.prepare()
+    front.measure(asked.table_seconds)
+    front.cost(asked.out)
+    proposals = propose(front.problem, ["latency"], count=asked.count)
+    front.done(f"{len(proposals)} allocations")
+    rows = []
+    for number, proposal in enumerate(proposals):
+        front.file(front.pruned(proposal.allocation.indices), asked.out / f"m{number}.onnx")
+        rows.append(
+            {
+                "file": f"m{number}.onnx",
+                "kept": dict(proposal.choices),
+                "predicted_divergence": proposal.allocation.divergence,
+                "predicted_ms": 1e3 * proposal.allocation.costs["latency"],
+            }
+        )
+    front.done("models")
+    report: dict[str, Any] = {"log": front.log, "models": rows, "table": list(front.table.rows(front.parts))}
+    if asked.check:
+        report["check"] = check(front, asked.check, asked.out)
+        print(report["check"])
+    write_json(asked.out / "log.json", report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""Tables, interpolation, costs and the latency model of proposals, on tiny networks and on functions that are known."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from autocompress.graph import facts
+from autocompress.proposals import (
+    LatencyModel,
+    Layer,
+    Part,
+    Profile,
+    RemovedChannels,
+    Table,
+    energy,
+    factors,
+    interpolate,
+    kept_shares,
+    kl_divergence,
+    layers_of,
+    lost_inputs,
+    macs,
+    measure,
+    parameters,
+    size_bytes,
+    structure_part,
+)
+from autocompress.proposals.factors import Widths
+from autocompress.pruning.couplings import couplings
+from autocompress.pruning.removal import remove
+from autocompress.repair import gather, has_columns, repair
+
+SIZE = (3, 32, 32)
+
+
+# --- interpolation ------------------------------------------------------------------------------------------------
+
+
+def test_a_power_law_is_interpolated_exactly() -> None:
+    errors = np.linspace(0, 1, 17) ** 2
+    truth = 3 * errors**1.7
+    found = interpolate({8: truth[8], 14: truth[14]}, errors)
+    np.testing.assert_allclose(found[8:15], truth[8:15], rtol=1e-6)
+    assert found[0] == 0
+
+
+def test_interpolation_never_falls_and_keeps_what_was_measured() -> None:
+    errors = np.array([0, 0.1, 0.1, 0.3, 0.5, 0.9])
+    found = interpolate({1: 0.02, 3: 0.01, 5: 1.0}, errors)
+    assert (np.diff(found) >= 0).all()
+    assert found[1] == pytest.approx(0.02)
+    assert found[5] == pytest.approx(1.0)
+
+
+def test_beyond_the_measured_choices_divergence_grows_with_the_error() -> None:
+    found = interpolate({2: 0.1}, [0, 1, 2, 4])
+    np.testing.assert_allclose(found, [0, 0.05, 0.1, 0.2])
+
+
+def test_nothing_known_is_nan() -> None:
+    assert np.isnan(interpolate({}, [0, 1, 2])[1:]).all()
+    assert np.isnan(interpolate({1: math.nan}, [0, 1, 2])[1:]).all()
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+PARTS = [
+    *(Part(name, "structure", tuple(count / 16 for count in range(16, 0, -1))) for name in ("a", "b", "c")),
+    Part("a", "kind", ("plain", "other"), ordered=False),
+]
+ERRORS = {part.key: [0.01 * at for at in range(16)] for part in PARTS[:3]}
+WEIGHT = {"structure:a": 1.0, "structure:b": 2.0, "structure:c": 4.0}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Network:
+    """Loses weight * error^2 a part, and more where a and b are cut together; a cell takes a second."""
+
+    def __init__(self, clock: Clock, extra: float = 1.0) -> None:
+        self.clock, self.extra = clock, extra
+        self.asked: list[dict[str, int]] = []
+
+    def __call__(self, selection: Mapping[str, int]) -> float:
+        self.clock.now += 1
+        self.asked.append(dict(selection))
+        if "kind:a" in selection:
+            return 0.5
+        alone = [WEIGHT[key] * ERRORS[key][at] ** 2 for key, at in selection.items()]
+        return sum(alone) * (self.extra if {"structure:a", "structure:b"} <= set(selection) else 1.0)
+
+
+def test_a_table_has_every_part_and_interpolates_the_rest() -> None:
+    clock = Clock()
+    table = measure(PARTS, Network(clock), errors=ERRORS, clock=clock)
+    for part in PARTS[:3]:
+        truth = WEIGHT[part.key] * np.array(ERRORS[part.key]) ** 2
+        np.testing.assert_allclose(table.divergences(part)[4:15], truth[4:15], rtol=1e-6)
+    assert table.divergences(PARTS[3]).tolist() == [0, 0.5]
+    assert not table.failures
+    assert not table.unmeasured
+
+
+def test_time_that_runs_out_leaves_the_first_cells_of_every_part() -> None:
+    clock = Clock()
+    table = measure(PARTS, Network(clock), errors=ERRORS, deadline=7.5, clock=clock)
+    assert clock.now == 7  # half and nine tenths of three parts, and the other kind
+    assert [len(table.known(part)) for part in PARTS] == [2, 2, 2, 1]
+    assert not table.pairs
+
+
+def test_a_known_table_is_not_measured_again() -> None:
+    clock = Clock()
+    first = measure(PARTS, Network(clock), errors=ERRORS, deadline=7.5, clock=clock)
+    again = Network(clock)
+    whole = measure(
+        PARTS, again, errors=ERRORS, known=Table.from_state(json.loads(json.dumps(first.state()))), clock=clock
+    )
+    assert len(again.asked) == 2 + 6  # the pairs and the later cells
+    assert whole.state() == measure(PARTS, Network(Clock()), errors=ERRORS).state()
+
+
+def test_a_pair_that_does_not_add_scales_both_parts() -> None:
+    clock = Clock()
+    table = measure(PARTS, Network(clock, extra=2.0), errors=ERRORS, clock=clock)
+    assert table.scale(PARTS[0]) == pytest.approx(2.0)
+    assert table.scale(PARTS[1]) == pytest.approx(math.sqrt(2.0))
+    assert table.scale(PARTS[2]) == 1.0
+    assert table.divergences(PARTS[0])[8] == pytest.approx(2 * ERRORS["structure:a"][8] ** 2)
+
+
+def test_a_cell_that_fails_is_left_out_and_named() -> None:
+    clock = Clock()
+    network = Network(clock)
+
+    def failing(selection: Mapping[str, int]) -> float:
+        if selection.get("structure:b"):
+            raise RuntimeError("no images\nand more")
+        return math.nan if selection == {"structure:c": 14} else network(selection)
+
+    table = measure(PARTS, failing, errors=ERRORS, clock=clock)
+    assert table.unmeasured == ("structure:b",)
+    assert np.isnan(table.divergences(PARTS[1])[1:]).all()
+    assert {(failure.name, failure.choice) for failure in table.failures} >= {("b", 8 / 16), ("c", 2 / 16)}
+    assert "RuntimeError: no images" in {failure.reason for failure in table.failures}
+    assert np.isfinite(table.divergences(PARTS[2])).all()
+
+
+def test_rows_tell_measured_choices_from_interpolated_ones() -> None:
+    clock = Clock()
+    rows = list(measure(PARTS, Network(clock), errors=ERRORS, clock=clock).rows(PARTS))
+    assert len(rows) == 3 * 16 + 2
+    measured = [row["choice"] for row in rows if row["name"] == "b" and row["measured"]]
+    assert measured == [12 / 16, 8 / 16, 4 / 16, 2 / 16]
+
+
+# --- a real network -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=10, zero_init_last=False).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model
+
+
+@torch.no_grad()
+def test_a_measured_cell_is_the_divergence_of_the_sliced_and_repaired_network(network: nn.Module) -> None:
+    every = [coupling for coupling in couplings(network, SIZE, "group") if coupling.prunable]
+    about = facts(network, SIZE)
+    readers = [
+        name
+        for name in dict.fromkeys(name for coupling in every for name in coupling.consumers)
+        if has_columns(network.get_submodule(name))
+    ]
+    images = torch.randn(24, *SIZE)
+    moments = gather(network, readers, lambda: [images[:16]])
+    orders = {coupling.name: torch.randperm(coupling.channels).tolist() for coupling in every}
+    before = copy.deepcopy(network.state_dict())
+    removed = RemovedChannels(network, about, every, orders, moments, images[16:].split(4), multiple=8)
+    parts = removed.parts()
+    norms = {name: layer.norm for name, layer in about.layers.items()}
+    for selection in ({parts[2].key: 3}, {parts[0].key: 2, parts[-1].key: 5}, {parts[1].key: 1}):
+        keep = removed.keep(parts, selection)
+        sliced = copy.deepcopy(network)
+        repair(sliced, lost_inputs(every, keep), moments, norms)
+        remove(sliced, keep, SIZE, "group", couplings=every)
+        expected = kl_divergence(network(images[16:]), sliced(images[16:]))
+        assert removed.measure(keep) == pytest.approx(expected, rel=1e-3)
+        assert expected > 1e-6
+    assert removed.measure({}) == 0
+    for name, tensor in removed.model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    errors = removed.errors(parts[0])
+    assert errors[0] == 0
+    assert (np.diff(errors) > 0).all()
+
+
+def test_costs_by_formula_are_those_of_the_sliced_network(network: nn.Module) -> None:
+    every = [coupling for coupling in couplings(network, SIZE, "group") if coupling.prunable]
+    layers = layers_of(facts(network, SIZE), every)
+    parts = [structure_part(coupling, 8) for coupling in every]
+    kept = {part.name: kept_shares(part, coupling, 8) for part, coupling in zip(parts, every, strict=True)}
+    selection = {part.key: at % len(part.choices) for at, part in enumerate(parts, 1)}
+    keep = {
+        part.name: list(range(round(kept[part.name][selection[part.key]] * coupling.channels)))
+        for part, coupling in zip(parts, every, strict=True)
+    }
+    sliced = facts(remove(copy.deepcopy(network), keep, SIZE, "group", couplings=every), SIZE)
+    found = {
+        cost: sum(
+            factor.table[tuple(selection[key] for key in factor.parts)] for factor in factors(layers, parts, kept, cost)
+        )
+        for cost in (macs, parameters)
+    }
+    assert found[macs] == pytest.approx(sliced.macs)
+    weights = sum(layer.params for layer in sliced.layers.values())
+    biases = sum(layer.out_channels for name, layer in sliced.layers.items() if not layer.is_output)
+    assert found[parameters] == pytest.approx(weights + biases)
+
+
+def test_bits_are_a_further_axis_of_costs() -> None:
+    layer = Layer("l", "dense", 8, 4, 1, 9, 10, {"c": 8}, {})
+    parts = [Part("c", "structure", (1.0, 0.5)), Part("g", "weight_bits", (8, 4))]
+    bits = factors([layer], parts, {"c": [1.0, 0.5]}, size_bytes(), {"l": "g"})[0]
+    assert bits.parts == ("structure:c", "weight_bits:g")
+    np.testing.assert_allclose(bits.table - bits.table[1, 1], (288 - 72) * np.array([[1, 1 / 3], [1 / 3, 0]]))
+    per_mac = energy(lambda weight, activation: weight * activation)
+    joules = factors([layer], parts, {"c": [1.0, 0.5]}, per_mac, {"l": "g"})[0]
+    np.testing.assert_allclose(joules.table, 2880 * 8 * np.array([[8, 4], [4, 2]]))
+
+
+# --- latency ------------------------------------------------------------------------------------------------------
+
+
+def _profiles(layers: list[Layer], count: int, seed: int, noise: float = 0.0) -> list[Profile]:
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        widths = {
+            layer.name: (float(generator.integers(8, layer.inputs)), float(generator.integers(8, layer.outputs)))
+            for layer in layers
+        }
+        seconds = {}
+        for layer in layers:
+            inputs, outputs = widths[layer.name]
+            work = Widths(layer, np.array(inputs), np.array(outputs), {})
+            true = 4e-6 + float(work.macs) * 2e-11 + float(work.weights) * 3e-11 + outputs * layer.positions * 1e-10
+            seconds[layer.name] = true * (1 + noise * generator.standard_normal())
+        total = 1.05 * sum(seconds.values()) - 2e-6 * len(layers)
+        found.append(Profile(widths, seconds, total * (1 + noise * generator.standard_normal())))
+    return found
+
+
+LAYERS = [Layer(f"l{at}", "dense", 64 * 2**at, 128 * 2**at, 1, 9, 256 // 4**at, {}, {}) for at in range(4)] + [
+    Layer("fc", "linear", 512, 100, 1, 1, 1, {}, {})
+]
+
+
+def test_a_latency_model_predicts_widths_that_it_has_not_seen() -> None:
+    model = LatencyModel.fit(LAYERS, _profiles(LAYERS, 6, 0, noise=0.02))
+    errors = [abs(model.predict(LAYERS, held.widths) / held.total - 1) for held in _profiles(LAYERS, 8, 1)]
+    assert np.median(errors) <= 0.05
+    assert max(errors) <= 0.15
+    assert 0.001 < model.error < 0.15
+
+
+def test_later_measurements_correct_the_whole() -> None:
+    model = LatencyModel.fit(LAYERS, _profiles(LAYERS, 6, 0))
+    later = _profiles(LAYERS, 12, 2)
+    slower = [1.3 * profile.total for profile in later]
+    sums = [model.layers_sum(LAYERS, profile.widths) for profile in later]
+    corrected = model.corrected(sums, slower)
+    held = _profiles(LAYERS, 4, 3)
+    before = [abs(model.predict(LAYERS, profile.widths) / (1.3 * profile.total) - 1) for profile in held]
+    after = [abs(corrected.predict(LAYERS, profile.widths) / (1.3 * profile.total) - 1) for profile in held]
+    assert np.mean(after) < 0.5 * np.mean(before)
+    assert corrected.error > model.error
+
+
+def test_factors_of_a_latency_model_add_up_to_its_predictions() -> None:
+    layers = [
+        Layer("one", "dense", 3, 64, 1, 9, 64, {}, {"c": 64}),
+        Layer("two", "dense", 64, 32, 1, 9, 64, {"c": 64}, {}),
+    ]
+    model = LatencyModel.fit(
+        layers,
+        [
+            Profile({"one": (3, w), "two": (w, 32)}, {"one": w * 1e-6, "two": w * 2e-6}, w * 3e-6)
+            for w in (64.0, 40.0, 16.0)
+        ],
+    )
+    part = Part("c", "structure", (1.0, 0.5, 0.25))
+    tables, fixed = model.factors(layers, [part], {"c": [1.0, 0.5, 0.25]})
+    for at, width in enumerate((64.0, 32.0, 16.0)):
+        added = fixed + sum(float(table.table[at]) for table in tables)
+        assert added == pytest.approx(model.predict(layers, {"one": (3, width), "two": (width, 32)}))
+        assert added == pytest.approx(width * 3e-6, rel=0.05)
+
+
+def test_one_probe_is_too_few() -> None:
+    with pytest.raises(ValueError, match="two probes"):
+        LatencyModel.fit(LAYERS, _profiles(LAYERS, 1, 0))
