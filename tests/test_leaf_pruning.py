@@ -1,4 +1,4 @@
-"""SCOP on networks with plugins' leaf layers: channels go through the plugin's pruner, and masked equals sliced."""
+"""Networks with plugins' leaf layers: channels go through the plugin's pruner, and masked equals sliced."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from pruning_stage import WITHOUT, asked
 from torch import nn
 from toy_leaf import Distance, DistancePruner, DistanceSpec, Substitute, WholeSpec, block
 
 from autocompress.compression.pipeline import Pipeline
 from autocompress.compression.recipe import Recipe
 from autocompress.compression.store import Store
-from autocompress.contract import LayerSpec
-from autocompress.contract.coupling import Coupling
+from autocompress.contract import Coupling, LayerSpec, coupling_scores
 from autocompress.graph import facts
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import masked, remove
 from autocompress.testing import example_context, example_model
 from autocompress_adder.layer import AdderConv2d
 from autocompress_adder.spec import AdderSpec
-from autocompress_scop.method import Scop
-from autocompress_scop.scores import of_coupling
+from autocompress_criteria import Magnitude
 
 SIZE = (3, 8, 8)
 
@@ -68,7 +67,8 @@ def test_masked_equals_sliced(made: object, mode: str) -> None:
     assert set(offered["first"].consumers) == {"second"}
     assert offered["first"].safe, "a channel that is zero costs a leaf a constant, which its pruner keeps"
     generator = torch.Generator().manual_seed(0)
-    keep = {name: c.choose(torch.rand(c.channels, generator=generator).tolist(), 0.5) for name, c in offered.items()}
+    orders = {name: c.ranked(torch.rand(c.channels, generator=generator).tolist()) for name, c in offered.items()}
+    keep = {name: c.left_by(orders[name], c.kept(0.5)) for name, c in offered.items()}
     images = torch.randn(16, *SIZE)
     expected = masked(net, keep, SIZE, mode, [spec])
     sliced = remove(copy.deepcopy(net), keep, SIZE, mode, [spec])
@@ -105,23 +105,25 @@ def test_scores_of_the_baseline_apply_to_the_leaf() -> None:
     net, spec = with_adders()
     offered = prunable(couplings(net, SIZE, "inner", [spec]))
     scores = {"first": torch.arange(12.0)}
-    own = of_coupling(offered["first"], scores, net, [spec])
+    own = coupling_scores(offered["first"], scores, net, [spec])
     assert own is not None
-    assert offered["first"].choose(own.tolist(), 0.5) == list(range(6, 12))
+    assert offered["first"].ranked(own.tolist()) == list(range(12))
 
 
-def test_scop_prunes_what_another_method_substituted(tmp_path: Path) -> None:
+def test_the_stage_prunes_what_a_method_substituted(tmp_path: Path) -> None:
     baseline = example_model()
     context = example_context(baseline, teacher=baseline)
-    scop = Scop(specs=[DistanceSpec()])
-    methods = [Substitute(), scop]
+    methods = [Substitute(), Magnitude()]
     pipeline = Pipeline(
         baseline, "leaf pruning", methods, context.transfer, "stage", 0, torch.device("cpu"), Store(tmp_path)
     )
     names = Substitute().search_space(_Defaults(), baseline)["layers"]
-    rates = dict.fromkeys(scop._pairs(baseline), 0.5)
-    pruning = {"ranking": "uniform", "rates": rates, "mode": "inner", "multiple": 1, "criterion": "magnitude"}
-    recipe = Recipe(values={}, transforms=[("distance", {"layers": names}), ("scop", pruning)])
+    recipe = Recipe(
+        values={},
+        transforms=[("distance", {"layers": names})],
+        prune=asked(baseline, Magnitude(), 0.5),
+        repair=WITHOUT,
+    )
     whole = pipeline.run(Recipe(values={}, transforms=[("distance", {"layers": names})]))
     candidate = pipeline.run(recipe)
     dry = pipeline.run(recipe, dry_run=True)

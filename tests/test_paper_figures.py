@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from pruning_stage import pruned
 from torch import nn
 
 from autocompress.compression.recipe import Replay
@@ -45,11 +46,9 @@ def test_what_a_rate_removes_by_the_papers_scheme(name: str, rate: float, params
     images; the structure is the same at 64 pixels, where it is found faster."""
     model = described(timm.create_model(name), (3, 64, 64)) if name == "resnet50" else described(CifarResNet(56))
     counted = (3, 224, 224) if name == "resnet50" else CIFAR
-    method, size = Scop(), model.pretrained_cfg["input_size"]  # type: ignore[index]
-    limits = {"scop.rate": rate, "scop.mode": "scatter", "scop.multiple": 1}
-    asked = method.search_space(Space(Replay({}), "model", limits).scope("scop"), model)
     before = facts(model, counted)
-    after = facts(method.apply(copy.deepcopy(model), asked, Context(size, dry_run=True))[0], counted)
+    dry = Context(model.pretrained_cfg["input_size"], dry_run=True)  # type: ignore[index]
+    after = facts(pruned(model, Scop(), dry, 1 - rate, mode="scatter")[0], counted)
     assert 100 * (1 - after.params / before.params) == pytest.approx(params, abs=0.05)
     assert 100 * (1 - after.macs / before.macs) == pytest.approx(macs, abs=0.05)
 

@@ -11,12 +11,15 @@ from autocompress.compression import artifact
 from autocompress.compression.pipeline import Candidate
 from autocompress.compression.recipe import Policy, Replay
 from autocompress.compression.workbench import Workbench
-from autocompress.contract import Value
 from autocompress.export import check_agreement, operator_histogram
 from autocompress.job import load_job
 from autocompress.pruning.removal import Scatter
 
-RULES = {"scop": "default", "recover": "default", "bits": "default", "quantize": "default"}
+RULES = {"prune": "default", "scop": "default", "recover": "default", "bits": "default", "quantize": "default"}
+
+
+def by_scop(rules: dict[str, str] | None = None) -> Policy:
+    return Policy({"prune": "default", "scop": "default"} if rules is None else rules, pruner="scop")
 
 
 def shapes(candidate: Candidate) -> dict[str, tuple[int, ...]]:
@@ -24,13 +27,13 @@ def shapes(candidate: Candidate) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranking", ["uniform", "global"])
-def test_a_dry_run_has_the_deployed_structure(ranking: str, bench: Workbench, tmp_path: Path) -> None:
-    values = bench.compose(Policy(RULES)).values
-    if ranking == "global":
-        values = {**values, "scop.ranking": "global", "scop.rate": 0.5, "scop.mode": "group", "scop.multiple": 1}
+@pytest.mark.parametrize("mode", ["inner", "group"])
+def test_a_dry_run_has_the_deployed_structure(mode: str, bench: Workbench, tmp_path: Path) -> None:
+    values = {**bench.compose(by_scop(RULES)).values, "prune.mode": mode, "prune.multiple": 1}
     recipe = bench.compose(Replay(values))
-    assert [name for name, _ in recipe.transforms] == ["scop"]
+    assert not recipe.transforms
+    assert recipe.prune is not None
+    assert recipe.prune.method == "scop"
     dry, real = bench.candidate(recipe, dry_run=True), bench.candidate(recipe)
     assert shapes(dry) == shapes(real)
     assert (dry.params, dry.macs) == (real.params, real.macs)
@@ -42,7 +45,7 @@ def test_a_dry_run_has_the_deployed_structure(ranking: str, bench: Workbench, tm
 
 
 def test_an_artifact_comes_back_with_no_data(bench: Workbench, tmp_path: Path) -> None:
-    candidate = bench.candidate(bench.compose(Policy(RULES)))
+    candidate = bench.candidate(bench.compose(by_scop(RULES)))
     deployable = bench.export(candidate, tmp_path / "model.onnx")
     bench.save_artifact(candidate, deployable, tmp_path / "artifact", {})
     loaded = artifact.load(tmp_path / "artifact")
@@ -51,33 +54,14 @@ def test_an_artifact_comes_back_with_no_data(bench: Workbench, tmp_path: Path) -
         assert torch.equal(loaded(images), candidate.model(images))
     assert deployable.file.stat().st_size < 0.5 * bench.baseline.size_bytes
     accuracy, _ = bench.accuracy(deployable, "val")
-    assert accuracy > bench.baseline.accuracy - 10, "pruned by 0.3 and recovered, it still knows its digits"
-
-
-@pytest.mark.slow
-def test_every_rate_shares_one_set_of_scores(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autocompress_scop import control
-
-    def never(*_args: object, **_kwargs: object) -> None:
-        raise AssertionError("scores are made once")
-
-    monkeypatch.setattr(control, "learn", never)
-    asked = [name for name in bench.compose(Policy(RULES)).values if name.startswith("scop.rate.")]
-    rates: list[dict[str, Value]] = [dict.fromkeys(asked, rate) for rate in (0.2, 0.6)]
-    sizes = [bench.candidate(bench.compose(Replay({**each, **others(bench)}))).params for each in rates]
-    assert sizes[0] > sizes[1]
-
-
-def others(bench: Workbench) -> dict[str, Value]:
-    """All other parameters as they leave the model alone."""
-    neutral = bench.compose(Policy({}))
-    return {name: value for name, value in neutral.values.items() if not name.startswith("scop.rate")}
+    assert accuracy > bench.baseline.accuracy - 10, "pruned to 10/16 and recovered, it still knows its digits"
 
 
 @pytest.mark.slow
 def test_it_acts_on_ghost_modules(bench: Workbench) -> None:
-    both = bench.compose(Policy({"ghost": "default", "scop": "default"}))
-    assert [name for name, _ in both.transforms] == ["ghost", "scop"]
+    both = bench.compose(by_scop({"ghost": "default", "prune": "default", "scop": "default"}))
+    assert [name for name, _ in both.transforms] == ["ghost"]
+    assert both.prune is not None
     dry, real = bench.candidate(both, dry_run=True), bench.candidate(both)
     assert shapes(dry) == shapes(real)
     ghost = bench.candidate(bench.compose(Policy({"ghost": "default"})), dry_run=True)
@@ -94,12 +78,15 @@ def test_a_job_can_name_the_papers_own_scheme(bench: Workbench, tmp_path: Path) 
         baseline={"epochs": 4},
         budget={"epochs": 1},
         methods=["scop", "quantize"],
-        space={"scop": {"mode": "scatter", "multiple": 1, "rate": 0.5, "score_epochs": 1, "score_images": 64}},
+        space={
+            "prune": {"mode": "scatter", "multiple": 1, "keep": 0.5},
+            "scop": {"score_epochs": 1, "score_images": 64},
+        },
         name="scop-scatter",
     )
     own = Workbench.open(job)
-    recipe = own.compose(Policy({"scop": "default", "recover": "default"}))
-    assert recipe.values["scop.mode"] == "scatter"
+    recipe = own.compose(by_scop({**RULES, "bits": "neutral"}))
+    assert recipe.values["prune.mode"] == "scatter"
     dry, real = own.candidate(recipe, dry_run=True), own.candidate(recipe)
     assert shapes(dry) == shapes(real)
     assert real.macs < 0.6 * own.baseline.macs
@@ -108,7 +95,7 @@ def test_a_job_can_name_the_papers_own_scheme(bench: Workbench, tmp_path: Path) 
     assert {m.width for m in streams} == {64, 128, 256, 512}
     assert all(len(m.keep) == m.width // 2 for m in streams)
     images = next(iter(own.splits.val.loader(64)))[0]
-    for name, candidate in (("int8", own.candidate(own.compose(Policy(RULES)))), ("float", real)):
+    for name, candidate in (("int8", own.candidate(own.compose(by_scop(RULES)))), ("float", real)):
         deployable = own.export(candidate, tmp_path / f"{name}.onnx")
         assert check_agreement(deployable.file, candidate.model, images).labels == 1
     own.save_artifact(real, deployable, tmp_path / "artifact", {})

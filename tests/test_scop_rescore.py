@@ -9,27 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from pruning_stage import kept, pruned, specs
 from torch import nn
 
+from autocompress.compression import prune
 from autocompress.compression.recipe import Policy, Replay
 from autocompress.compression.workbench import Workbench
-from autocompress.contract import Callback, Context, Params, Space
+from autocompress.contract import Callback, Context, Space
 from autocompress.job import load_job
-from autocompress.testing import check_transform, example_context, example_model
+from autocompress.testing import example_context, example_model
 from autocompress.testing.rules import shapes
 from autocompress_ghost import Ghost, GhostConv2d
 from autocompress_scop.control import ScaleSettings
 from autocompress_scop.method import Scop
 from autocompress_scop.rescoring import is_substituted
-from autocompress_scop.scores import CRITERIA
 from autocompress_scop.scoring import ScoreSettings
 
 QUICK = ScoreSettings(scales=ScaleSettings(epochs=1))
-
-
-def asked(model: nn.Module, scop: Scop, **values: Any) -> Params:
-    limits = {"scop.rate": 0.5, "scop.multiple": 1, **{f"scop.{name}": value for name, value in values.items()}}
-    return scop.search_space(Space(Replay({}), "model", limits).scope("scop"), model)
 
 
 def ghosted(model: nn.Module, context: Context, variant: str = "bn-act") -> nn.Module:
@@ -79,7 +75,7 @@ def test_it_is_scored_after_a_recovery_and_its_own_scores_choose(
     watch: Watch, resnet: nn.Module, scop: Scop, context: Context
 ) -> None:
     before = ghosted(resnet, context)
-    _, plan = scop.apply(copy.deepcopy(before), asked(resnet, scop, rescore_epochs=1), context)
+    _, steps = pruned(resnet, scop, context, entering=before, rescore_epochs=1)
     assert len(watch.networks) == 1
     own = watch.networks[0]
     assert own.keys() == before.state_dict().keys(), "the substituted network"
@@ -89,14 +85,14 @@ def test_it_is_scored_after_a_recovery_and_its_own_scores_choose(
     module = before.get_submodule("layer2.0.conv1")
     assert isinstance(module, GhostConv2d)
     assert not module.restore
-    scores = watch.found[0]["layers"]["scop"]["layer2.0.conv1"].view(2, -1).mean(0)  # an intrinsic map and its ghost
+    scores = watch.found[0]["layers"]["layer2.0.conv1"].view(2, -1).mean(0)  # an intrinsic map and its ghost
     assert (
-        plan["keep"]["layer2.0.conv1"]
+        kept(steps)["layer2.0.conv1"]
         == scores.argsort(descending=True, stable=True)[: len(scores) // 2].sort().values.tolist()
     )
-    _, plain = scop.apply(copy.deepcopy(before), asked(resnet, scop), context)
+    _, plain = pruned(resnet, scop, context, entering=before)
     assert len(watch.networks) == 1, "without it, the baseline's scores"
-    assert plain["keep"] != plan["keep"]
+    assert kept(plain) != kept(steps)
 
 
 @pytest.mark.parametrize("variant", ["bare", "bn-act"])
@@ -104,31 +100,21 @@ def test_it_is_scored_after_a_recovery_and_its_own_scores_choose(
 def test_a_dry_run_has_the_structure_and_trains_nothing(
     mode: str, variant: str, watch: Watch, resnet: nn.Module, scop: Scop, context: Context
 ) -> None:
-    params = asked(resnet, scop, rescore_epochs=1, mode=mode)
     before = ghosted(resnet, context, variant)
-    dry, _ = scop.apply(copy.deepcopy(before), params, replace(context, dry_run=True, transfer=None, teacher=None))
+    bare = replace(context, dry_run=True, transfer=None, teacher=None, state=None)
+    dry, _ = pruned(resnet, scop, bare, entering=before, mode=mode, rescore_epochs=1)
     assert not watch.networks
-    real, plan = scop.apply(copy.deepcopy(before), params, context)
+    real, steps = pruned(resnet, scop, context, entering=before, mode=mode, rescore_epochs=1)
     assert len(watch.networks) == 1
     assert shapes(dry) == shapes(real) != shapes(before)
-    rebuilt = scop.rebuild(copy.deepcopy(before), plan)
+    rebuilt = prune.rebuild(copy.deepcopy(before), steps[0]["plan"], specs())
     rebuilt.load_state_dict(real.state_dict())
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_every_criterion_can_be_asked(
-    criterion: str, watch: Watch, resnet: nn.Module, scop: Scop, context: Context
-) -> None:
-    params = asked(resnet, scop, rescore_epochs=1, criterion=criterion)
-    _, plan = scop.apply(ghosted(resnet, context), params, context)
-    assert set(watch.found[0]["layers"]) == {criterion}
-    assert plan["keep"]
-
-
 def test_the_baseline_has_its_scores_already(watch: Watch, resnet: nn.Module, scop: Scop, context: Context) -> None:
-    _, plan = scop.apply(copy.deepcopy(resnet), asked(resnet, scop, rescore_epochs=1), context)
+    _, steps = pruned(resnet, scop, context, rescore_epochs=1)
     assert not watch.networks
-    assert plan == scop.apply(copy.deepcopy(resnet), asked(resnet, scop), context)[1]
+    assert kept(steps) == kept(pruned(resnet, scop, context)[1])
 
 
 def test_other_weights_are_a_substitution_too(resnet: nn.Module) -> None:
@@ -152,21 +138,9 @@ def test_substituted_layers_get_the_training_they_need(resnet: nn.Module, scop: 
         return [Counting()]
 
     own = replace(context, callbacks=callbacks, pause=lambda: happened.append("pause"))
-    scop.apply(ghosted(resnet, context), asked(resnet, scop, rescore_epochs=2), own)
+    pruned(resnet, scop, own, entering=ghosted(resnet, context), rescore_epochs=2)
     assert happened.count("step") == 4, "two epochs of two batches"
     assert happened.count("pause") == 4 + 2, "those, and the two of one score epoch"
-
-
-def test_one_ranking_for_all_layers_does_not_offer_it(resnet: nn.Module, scop: Scop) -> None:
-    """There the scores are the widths, which a dry run could not know."""
-    assert "rescore_epochs" not in asked(resnet, scop, ranking="global")
-    space = Space(Replay({}), "model")
-    scop.search_space(space, resnet)
-    assert not space.asked["rescore_epochs"].structural
-
-
-def test_conforms(resnet: nn.Module, scop: Scop) -> None:
-    check_transform(scop, resnet, asked(resnet, scop, rescore_epochs=1, mode="group"))
 
 
 @pytest.mark.slow
@@ -177,13 +151,13 @@ def test_in_a_recipe_with_ghost_modules(bench: Workbench, watch: Watch) -> None:
         baseline={"epochs": 4},
         budget={"epochs": 1},
         methods=["ghost", "scop"],
-        space={"scop": {"rescore_epochs": 1, "score_epochs": 1, "score_images": 64, "ranking": "uniform"}},
+        space={"scop": {"rescore_epochs": 1, "score_epochs": 1, "score_images": 64}},
         name="scop-rescore",
     )
     del bench  # its baseline is this one's
     own = Workbench.open(job)
     watch.networks.clear()
-    values = own.compose(Policy({"ghost": "default", "scop": "default"})).values
+    values = own.compose(Policy({"ghost": "default", "prune": "default"})).values
     recipe = own.compose(Replay({**values, "recover.epochs": 0}))
     dry = own.candidate(recipe, dry_run=True)
     assert not watch.networks

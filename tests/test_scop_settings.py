@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ SETTINGS = ("knockoffs", "score_epochs", "score_images", "score_lr", "mixing")
 
 
 def asked(model: nn.Module, scop: Scop, **limits: Any) -> Params:
-    limits = {"scop.rate": 0.5, "scop.multiple": 1, **{f"scop.{name}": value for name, value in limits.items()}}
+    limits = {f"scop.{name}": value for name, value in limits.items()}
     return scop.search_space(Space(Replay({}), "model", limits).scope("scop"), model)
 
 
@@ -103,10 +102,8 @@ def test_scores_cost_the_same_however_large_the_data_set_is() -> None:
     assert len(steps) == 32  # one epoch of 2,048 images in batches of 64
 
 
-def test_a_job_prepares_what_it_fixes_and_makes_other_settings_once(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where a dry run comes first: with one ranking for all layers the scores are the structure."""
+def test_scores_are_made_once_for_each_way_of_making_them(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a recipe first needs them, never for a dry run, and not again in another run."""
     made: list[tuple[int, int]] = []
     original = control.learn
 
@@ -119,19 +116,19 @@ def test_a_job_prepares_what_it_fixes_and_makes_other_settings_once(
     del bench  # its baseline is this one's
     monkeypatch.setattr(control, "learn", watch)
     # 63 images: no other test makes scores from as many, so the cache that all tests share has none of them.
-    limits = {"score_epochs": [3, 2], "score_images": 63, "ranking": "global", "multiple": 1, "mode": "inner"}
-    own = Workbench.open(job_with(**limits))
-    assert made == [(2, 63)], "the default, 1, moves to the nearest that the job leaves"
-    values = own.compose(Policy({"scop": "default"})).values
-    for epochs in (2, 3):
-        for rate in (0.3, 0.6):
-            recipe = own.compose(
-                Replay({**values, "scop.score_epochs": epochs, "scop.rate": rate, "recover.epochs": 0})
-            )
-            dry, real = own.candidate(recipe, dry_run=True), own.candidate(recipe)
-            assert shapes(dry.model) == shapes(real.model)
+    job = job_with(score_epochs=[3, 2], score_images=63)
+    own = Workbench.open(job)
+    values = {**own.compose(Policy({"prune": "default"})).values, "repair.fit": "none", "recover.epochs": 0}
+    for number, epochs in enumerate((2, 3), start=1):
+        for share in (0.75, 0.375):
+            keep = {name: share for name in values if name.startswith("prune.keep.")}
+            recipe = own.compose(Replay({**values, **keep, "scop.score_epochs": epochs}))
+            dry = own.candidate(recipe, dry_run=True)
+            assert len(made) == (number - 1 if share == 0.75 else number)
+            assert shapes(dry.model) == shapes(own.candidate(recipe).model)
     assert made == [(2, 63), (3, 63)]
-    Workbench.open(job_with(**limits))
+    again = Workbench.open(job)
+    again.candidate(again.compose(Replay({**values, "scop.score_epochs": 3})))
     assert made == [(2, 63), (3, 63)], "kept from run to run"
 
 
@@ -142,10 +139,6 @@ def test_a_job_prepares_what_it_fixes_and_makes_other_settings_once(
         ({"score_lr": 1.0}, "0.1"),
         ({"knockoffs": "photocopy"}, "gaussian | gan_cond | gan_uncond | permute"),
         ({"mixing": "stirred"}, "pre_bn | post_bn"),
-        ({"rate": 1.0}, "0.0 .. 0.7"),
-        ({"rate": -0.1}, "0.0 .. 0.7"),
-        ({"rate": {"low": 0.2, "high": 1.2}}, "0.0 .. 0.7"),
-        ({"ranking": "global", "rescore_epochs": 1}, "rescore_epochs"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_trained(

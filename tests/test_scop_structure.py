@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from pruning_stage import asked, pruned
 from torch import nn
 from torch_pruning.dependency.index_mapping import _FlattenIndexMapping
 
-from autocompress.compression.recipe import Replay
-from autocompress.contract import Params, Space
-from autocompress.contract.coupling import Coupling, Part
+from autocompress.compression import prune
+from autocompress.contract import Coupling
+from autocompress.contract.coupling import Part
 from autocompress.pruning import couplings as judging
 from autocompress.pruning.structure import structure
-from autocompress.testing import example_context, example_job
+from autocompress.testing import example_context
+from autocompress_criteria import Magnitude
 from autocompress_ghost.module import GhostConv2d, GhostSpec
 from autocompress_scop.control import ScaleSettings
 from autocompress_scop.method import Scop
 from autocompress_scop.scoring import ScoreSettings
 
 SIZE = (3, 8, 8)
-CHEAP = ScoreSettings(criteria=("magnitude",))
 
 
 class Deep(nn.Module):
@@ -66,11 +66,6 @@ class Flat(Deep):
         return self.fc(self.body(x).flatten(1))
 
 
-def params_of(model: nn.Module, scop: Scop) -> Params:
-    limits = {"scop.rate": 0.5, "scop.multiple": 1}
-    return scop.search_space(Space(Replay({}), "model", limits).scope("scop"), model)
-
-
 def ghosted(model: nn.Module, order: Sequence[int]) -> nn.Module:
     model = copy.deepcopy(model)
     model.conv = GhostConv2d(model.conv, 2, 3, order=list(order))  # type: ignore[arg-type]
@@ -82,14 +77,14 @@ def ghosted(model: nn.Module, order: Sequence[int]) -> nn.Module:
 
 def test_a_dry_run_does_not_decide_for_a_real_one_in_another_order_of_channels() -> None:
     """What the depthwise convolution reads is in the host's order, and which maps go together depends on the fit."""
-    model, scop = Deep(), Scop(CHEAP, specs=[GhostSpec()])
-    params, order = params_of(model, scop), torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
+    model, order = Deep(), torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
     dry, real = example_context(model, dry_run=True), example_context(model, teacher=model)
     widths = [
-        len(scop.apply(ghosted(model, places), params, context)[1]["keep"]["conv"])
+        pruned(model, Magnitude(), context, entering=ghosted(model, places), layers=[GhostSpec()])[0]
         for places, context in ((range(16), dry), (order, real))
     ]
-    assert widths == [4, 4]
+    assert [network.get_submodule("last").in_channels for network in widths] == [8, 8]
+    assert [network.get_submodule("conv.primary").out_channels for network in widths] == [4, 4]
 
 
 def test_a_structure_is_more_than_its_repr() -> None:
@@ -112,9 +107,11 @@ def test_modes_share_the_dependency_graph(monkeypatch: pytest.MonkeyPatch) -> No
         return found(*about)
 
     monkeypatch.setattr(judging, "find", counting)
-    model, scop = Deep(), Scop(CHEAP)
-    assert not scop.check(model, example_job())
-    assert scop.reasons(model, "inner")
+    model = Deep()
+    model.marker = 0  # type: ignore[assignment]  # a structure that this process has not met
+    assert prune.refusal(model) is None
+    assert prune.reasons(model, "inner")
+    assert asked(model, Scop()) is not None
     assert len(calls) == 1
 
 
@@ -122,10 +119,9 @@ def test_modes_share_the_dependency_graph(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_has_no_batch_axis_has_no_control_group() -> None:
-    model = Placed()
-    scop = Scop(replace(CHEAP, criteria=("scop",), scales=ScaleSettings(epochs=1)))
-    assert not scop.check(model, example_job())
-    assert "one image" in scop.reasons(model)["position.0"]
+    model, scop = Placed(), Scop(ScoreSettings(scales=ScaleSettings(epochs=1)))
+    assert prune.refusal(model) is None
+    assert "one image" in prune.reasons(model)["position.0"]
     beta = scop.prepare(model, example_context(model, teacher=model))["beta"]
     assert "conv" in beta
     assert "position.0" not in beta
@@ -138,21 +134,23 @@ def test_an_index_map_that_fails_costs_its_coupling_alone(monkeypatch: pytest.Mo
         raise ZeroDivisionError
 
     monkeypatch.setattr(_FlattenIndexMapping, "__call__", divide)
-    model, scop = Flat(), Scop(CHEAP)
-    assert not scop.check(model, example_job())
-    assert "does not understand" in scop.reasons(model)["last"]
-    assert set(params_of(model, scop)["rates"]) == {"conv"}
+    model = Flat()
+    model.marker = 1  # type: ignore[assignment]  # a structure that this process has not met, and will not meet again
+    assert prune.refusal(model) is None
+    assert "does not understand" in prune.reasons(model)["last"]
+    wanted = asked(model, Magnitude())
+    assert wanted is not None
+    assert set(wanted.keep) == {"conv"}
 
 
 def test_a_prelu_of_one_slope_is_an_activation_like_any_other() -> None:
-    model, scop = Deep(), Scop(CHEAP)
+    model = Deep()
     model.act = nn.PReLU()  # type: ignore[assignment]
-    assert "conv" not in scop.reasons(model)
-    context = example_context(model, dry_run=True)
-    pruned, plan = scop.apply(copy.deepcopy(model), params_of(model, scop), context)
-    assert len(plan["keep"]["conv"]) == 8
-    assert pruned.state_dict()["depthwise.weight"].shape[0] == 8
-    assert pruned.state_dict()["act.weight"].shape == (1,)
+    assert "conv" not in prune.reasons(model)
+    small, _ = pruned(model, Magnitude(), example_context(model, dry_run=True))
+    assert small.state_dict()["conv.weight"].shape[0] == 8
+    assert small.state_dict()["depthwise.weight"].shape[0] == 8
+    assert small.state_dict()["act.weight"].shape == (1,)
 
 
 @pytest.mark.parametrize(("channels", "each", "kept"), [(3, 192, 2), (8, 2, 4), (8, 1, 8), (12, 4, 6)])

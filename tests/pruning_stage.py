@@ -1,0 +1,99 @@
+"""The engine's PRUNE and REPAIR on one network, as tests of pruners ask for them."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autocompress.compression import prune
+from autocompress.compression.prune import Pruning
+from autocompress.compression.recipe import Replay
+from autocompress.compression.store import Store
+from autocompress.compression.structural import Structural
+from autocompress.contract import Context, LayerSpec, Params, Plan, Pruner, Space, manager
+from autocompress.graph import facts
+
+WITHOUT: Params = {"fit": "none"}
+"""REPAIR refits nothing."""
+
+
+def asked(model: nn.Module, pruner: Pruner, keep: Any = 0.5, **limits: Any) -> Pruning | None:
+    """What a job with these limits asks of PRUNE.
+
+    Args:
+        model: the baseline.
+        pruner: that orders.
+        keep: of all channels, or by module path.
+        limits: ``mode``, ``multiple`` (1 by default), and the pruner's own parameters under their short names.
+    """
+    values: dict[str, Any] = {"prune.method": pruner.name, "prune.multiple": 1}
+    values |= {f"prune.keep.{name}": share for name, share in keep.items()} if isinstance(keep, dict) else {}
+    values |= {"prune.keep": 1.0 if isinstance(keep, dict) else keep}
+    for name, value in limits.items():
+        values[f"{'prune' if name in ('mode', 'multiple') else pruner.name}.{name}"] = value
+    space = Space(Replay({}), "model", values)
+    found = prune.search_space(space, model, [pruner])
+    if unknown := set(values) - space.matched:
+        raise ValueError(f"there is no parameter {', '.join(sorted(unknown))}")
+    return found
+
+
+def specs() -> list[LayerSpec]:
+    """Of the layer types that installed plugins bring."""
+    return [spec for method in manager().methods() for spec in method.layers]
+
+
+def structural(baseline: nn.Module, folder: Path, layers: Sequence[LayerSpec] | None = None, seed: int = 0) -> Any:
+    """The two stages for recipes of ``baseline``, with a store of their own."""
+    return Structural(baseline, "baseline", specs() if layers is None else layers, Store(folder), seed)
+
+
+def pruned(
+    baseline: nn.Module,
+    pruner: Pruner,
+    context: Context,
+    keep: Any = 0.5,
+    *,
+    entering: nn.Module | None = None,
+    repair: Params = WITHOUT,
+    layers: Sequence[LayerSpec] | None = None,
+    **limits: Any,
+) -> tuple[nn.Module, list[Plan]]:
+    """The network after the two stages, and the steps of its plan, of which a dry run has none.
+
+    Args:
+        baseline: not changed.
+        pruner: that orders; ``context.state`` holds its state.
+        context: dry, or with images and teacher.
+        keep: as in :func:`asked`.
+        entering: the network that a transform made of the baseline; not changed.
+        repair: parameters of REPAIR.
+        layers: layer types that plugins bring; None for those of the installed methods.
+        limits: as in :func:`asked`.
+    """
+    model = copy.deepcopy(baseline if entering is None else entering)
+    wanted = asked(baseline, pruner, keep, **limits)
+    untouched = entering is None
+    with tempfile.TemporaryDirectory() as folder:
+        stages = structural(baseline, Path(folder), layers, context.seed)
+        if context.dry_run:
+            return stages.dry(model, wanted, repair, context, untouched=untouched), []
+        found, steps = stages.run(model, wanted, repair, pruner, context, {}, untouched=untouched)
+        return found, steps
+
+
+def kept(steps: Sequence[Plan]) -> dict[str, list[int]]:
+    """The channels that stay, by coupling, as the plan says."""
+    (step,) = [step for step in steps if step["stage"] == "prune"]
+    found: dict[str, list[int]] = step["plan"]["keep"]
+    return found
+
+
+def macs(model: nn.Module, size: tuple[int, int, int]) -> int:
+    """Multiply-adds of one image."""
+    return facts(model, size).macs
