@@ -41,6 +41,7 @@ from autocompress.job.amounts import Bound, parse_bound
 
 JOB_FILE, TRIALS_FILE, FRONT_FILE, SUMMARY_FILE = "job.yaml", "trials.csv", "front.csv", "summary.json"
 SENSITIVITY_FILE = "sensitivity.csv"
+TABLES_FILE = "tables.csv"
 
 STATUSES = ("complete", "stopped", "infeasible", "failed")
 """Status of a trial. ``stopped``: halving ended it; ``infeasible``: a gate did; ``failed``: it broke."""
@@ -154,6 +155,12 @@ def write_front(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_sensitivity(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes ``sensitivity.csv`` atomically."""
     _write(folder / SENSITIVITY_FILE, frame(rows, SENSITIVITY_COLUMNS))
+
+
+def write_tables(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes ``tables.csv`` atomically: a row a choice of each coupling or group, with the divergence that it causes
+    alone (``proposals.Table.rows``)."""
+    _write(folder / TABLES_FILE, pd.DataFrame(list(rows)))
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:

@@ -26,6 +26,7 @@ from autocompress.compression import precision
 from autocompress.compression.recipe import Recipe, Replay, params_of
 from autocompress.compression.transfer import user_data
 from autocompress.contract import Context, Quantizer, Space, manager
+from autocompress.contract.coupling import Coupling
 from autocompress.devices.profiling import layer_times
 from autocompress.export import export
 from autocompress.files import write_json
@@ -42,13 +43,12 @@ from autocompress.proposals import (
     keep_set,
     kept_shares,
     layers_of,
-    lost_inputs,
     measure,
     propose,
 )
-from autocompress.pruning.coupling import Coupling
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import remove
+from autocompress.pruning.widths import lost_inputs
 from autocompress.quantization import LayerBits
 from autocompress.repair import Moments, choose_ridge, eliminate, gather, has_columns, readers, repair
 from autocompress.repair.shifts import norm_scale

@@ -150,6 +150,9 @@ class ToyBench:
         del progress
         return [Sensitivity("model", "weight", "toy", bits, 1.0 / bits, 100.0 - 10 / bits) for bits in (8, 4, 2)]
 
+    def proposals(self, progress: Any = None) -> None:
+        return None
+
     def float_layers(self) -> list[str]:
         return ["norm"]
 

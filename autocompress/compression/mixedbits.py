@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from autocompress.compression import recipe as recipes
 from autocompress.compression.jobspace import JobSpace
-from autocompress.compression.recipe import Policy, Recipe
+from autocompress.compression.recipe import Fixed, Policy, Recipe
 from autocompress.compression.sensitivity import Sensitivity, Width, lowest_widths
 from autocompress.contract import Parameter, Params, Quantizer, Space, Value
 from autocompress.contract.space import Chooser
@@ -17,17 +17,6 @@ MOST_LOSS = 0.05
 """Nats that the widths of a starting point may lose together, before any training; see ``lowest_widths``."""
 _WEIGHT, _ACTIVATION = "bits.weight.", "bits.activation."
 _FLOAT = "none"
-
-
-class _Fixed:
-    """Gives some values wherever they are allowed, and leaves the rest to another chooser."""
-
-    def __init__(self, values: Mapping[str, Value], otherwise: Chooser) -> None:
-        self._values, self._otherwise = values, otherwise
-
-    def choose(self, parameter: Parameter) -> Value:
-        value = self._values.get(parameter.name)
-        return value if value is not None and parameter.contains(value) else self._otherwise.choose(parameter)
 
 
 def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
@@ -96,7 +85,7 @@ def _by_tensor(widths: Sequence[Width] | set[Width]) -> dict[tuple[str, str], li
 
 def _chooser(space: JobSpace, fixed: Mapping[str, Value]) -> Chooser:
     quantizers = [method.name for method in space.methods if isinstance(method, Quantizer)]
-    return _Fixed(fixed, Policy(dict.fromkeys(["bits", "qat", *quantizers], "default")))
+    return Fixed(fixed, Policy(dict.fromkeys(["bits", "qat", *quantizers], "default")))
 
 
 def _recipe(space: JobSpace, fixed: Mapping[str, Value]) -> Recipe | None:

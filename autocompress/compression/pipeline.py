@@ -18,7 +18,7 @@ from autocompress.compression.keys import computed_with
 from autocompress.compression.recipe import Recipe
 from autocompress.compression.sources import Sources
 from autocompress.compression.store import Store
-from autocompress.compression.structural import Structural
+from autocompress.compression.structural import OfBaseline, Structural
 from autocompress.contract import (
     Callback,
     Context,
@@ -240,6 +240,16 @@ class Pipeline:
             state = self._prepared(pruner, recipe.prune.params, context, recipe, pause)
             context = replace(context, state=state, callbacks=partial(self._callbacks, recipe.transforms, context))
         return self._structural.run(model, recipe.prune, recipe.repair, pruner, context, seconds, untouched=untouched)
+
+    def of_baseline(
+        self, recipe: Recipe, progress: Callable[..., None] | None = None, pause: Callable[[], None] | None = None
+    ) -> OfBaseline:
+        """Orders and moments of the baseline, as the pruner of ``recipe`` has them; made once and kept."""
+        context, pruner = self._context(False, progress, recipe, pause), self._pruner(recipe)
+        assert pruner is not None
+        assert recipe.prune is not None
+        state = self._prepared(pruner, recipe.prune.params, context, recipe, pause)
+        return self._structural.of_baseline(recipe.prune, recipe.repair, pruner, replace(context, state=state))
 
     def _run_recover(
         self,

@@ -250,6 +250,17 @@ class Replay:
         return self._values.get(parameter.name, parameter.default)
 
 
+class Fixed:
+    """Gives some values wherever they are allowed, and leaves the rest to another chooser."""
+
+    def __init__(self, values: Mapping[str, Value], otherwise: Chooser) -> None:
+        self._values, self._otherwise = values, otherwise
+
+    def choose(self, parameter: Parameter) -> Value:
+        value = self._values.get(parameter.name)
+        return value if value is not None and parameter.contains(value) else self._otherwise.choose(parameter)
+
+
 class Policy:
     """Chooses by rule: "default", "cheapest" or "neutral".
 

@@ -32,6 +32,23 @@ LEAST_RECALIBRATION = 64
 PRUNE, REPAIR = "prune", "repair"
 
 
+@dataclass(frozen=True)
+class OfBaseline:
+    """What the stages know of the baseline itself.
+
+    Attributes:
+        orders: by coupling of one mode, its channels, the least needed first.
+        moments: by layer that reads them.
+        images: moments were taken on some of them, and not on those held out.
+        key: content key of all this.
+    """
+
+    orders: Mapping[str, Sequence[int]]
+    moments: Mapping[str, Moments]
+    images: Images
+    key: str
+
+
 @dataclass
 class Structural:
     """The two stages, for the recipes of one baseline.
@@ -171,6 +188,18 @@ class Structural:
         count = int(settings.get("images", 512))
         return Images(context.transfer.calibration, count, self.seed, context.device, context.transfer.digest)
 
+    def of_baseline(self, asked: Pruning, settings: Params, pruner: Pruner, context: Context) -> OfBaseline:
+        """Orders and moments of the baseline, made or from the store. Arguments as for :meth:`run`."""
+        model = copy.deepcopy(self.baseline).to(context.device)
+        images = self.images(settings, context)
+        inputs = self._inputs(model, images, context, untouched=True)
+        orders = self.orders(model, self._every_of_baseline(asked.mode), asked, pruner, inputs, context)
+        key = self._orders_key(asked, pruner, images, context)
+        return OfBaseline(orders, inputs(inputs.layers), images, key)
+
+    def _every_of_baseline(self, mode: str) -> list[Coupling]:
+        return fixed_couplings(self.baseline, self._size, mode)
+
     def orders(
         self,
         model: nn.Module,
@@ -184,8 +213,7 @@ class Structural:
         context = replace(context, model=model, moments=inputs)
         if not inputs.of_baseline:
             return prune.orders_of(pruner, prune.losing(every, self.baseline, asked), asked.params, context)
-        own = [pruner.name, pruner.version, asked.params, asked.mode]
-        key = digest("orders", prune.VERSION, *own, self.baseline_key, inputs.images.key, computed_with(context.device))
+        key = self._orders_key(asked, pruner, inputs.images, context)
         if key not in self._orders:
             offered = prune.offered(self.baseline, asked.mode)
 
@@ -194,6 +222,10 @@ class Structural:
 
             self._orders[key] = self.store.made(key, make, context.pause)["orders"]
         return self._orders[key]
+
+    def _orders_key(self, asked: Pruning, pruner: Pruner, images: Images, context: Context) -> str:
+        own = [pruner.name, pruner.version, asked.params, asked.mode]
+        return digest("orders", prune.VERSION, *own, self.baseline_key, images.key, computed_with(context.device))
 
     def _inputs(self, model: nn.Module, images: Images, context: Context, untouched: bool) -> Inputs:
         """Moments of the network that enters; those of the baseline are kept."""

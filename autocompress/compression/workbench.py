@@ -19,8 +19,10 @@ from autocompress.compression.agreement import judged_by_agreement
 from autocompress.compression.applicable import applicable, require_images
 from autocompress.compression.baseline import Baseline, export_baseline, measure_baseline, teacher_key
 from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.keys import measured_with
 from autocompress.compression.outline import outline, recovery_epochs
 from autocompress.compression.pipeline import Candidate, Pipeline, layer_specs
+from autocompress.compression.proposing import Proposed, Proposer
 from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay, params_of
 from autocompress.compression.remarks import remarks
 from autocompress.compression.sensitivity import Sensitivity, Setting
@@ -258,6 +260,22 @@ class Workbench:
             if values not in [known for _, known in points]:
                 points.append((label, values))
         return points
+
+    def proposals(self, progress: Progress | None = None) -> Proposed | None:
+        """Recipes from measured tables; see :class:`Proposer`. None where a fault keeps them from being made: a search
+        can do without them."""
+        lock = MachineLock()
+        measured_by = measured_with(self.device, self.job.device)
+        base = self.baseline.deployable
+        proposer = Proposer(self.job, self.space, self.pipeline, self.device, base, self.export, measured_by)
+        proposer.pause = lock.breathe
+        if progress is not None:
+            proposer.progress = progress
+        try:
+            return proposer.propose()
+        except Exception as error:
+            log.warning("no proposals: %s: %s", type(error).__name__, error, exc_info=error)
+            return None
 
     # --- candidates ---------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from autocompress.contract.callback import Callback
 from autocompress.contract.context import Context, TransferSet
 from autocompress.contract.coupling import Coupling
-from autocompress.contract.device import Deployable, Device, Measurement, OperatorCount
+from autocompress.contract.device import Deployable, Device, LayerTimes, Measurement, OperatorCount
 from autocompress.contract.hookspecs import hookimpl
 from autocompress.contract.layers import LayerSpec
 from autocompress.contract.manager import Manager, manager
@@ -33,6 +33,7 @@ __all__ = [
     "Grid",
     "Hardened",
     "LayerSpec",
+    "LayerTimes",
     "Manager",
     "Measurement",
     "Method",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,6 +65,20 @@ class Measurement:
     environment: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class LayerTimes:
+    """Time of one run of a file.
+
+    Attributes:
+        layers: seconds by layer, in the order in which they run. What runs behind a layer and before the next one
+            (additions, activations, pooling) is charged to it.
+        total: seconds of a run without the profiler, which itself costs some microseconds a node.
+    """
+
+    layers: Mapping[str, float]
+    total: float
+
+
 class Device(ABC):
     """Measures files. Baseline and candidate always run on the same device."""
 
@@ -102,6 +116,18 @@ class Device(ABC):
         self, candidate: Deployable, baseline: Deployable, config: DeviceConfig, *, seconds: float = 2.0
     ) -> Measurement:
         """Latency of ``candidate`` against ``baseline``, interleaved, in about ``seconds`` of measuring."""
+
+    def layer_times(self, deployable: Deployable, layers: Collection[str], config: DeviceConfig) -> LayerTimes | None:
+        """Where the file's time goes, for the layers of the network that it was written from.
+
+        Returns:
+            None where the device cannot tell. A search then takes latency to follow multiply-adds.
+
+        Raises:
+            TrialFailed: if the runtime cannot load the file.
+        """
+        del deployable, layers, config
+        return None
 
     @abstractmethod
     def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:

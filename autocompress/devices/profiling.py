@@ -8,13 +8,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 
+from autocompress.contract import LayerTimes
 from autocompress.devices import sessions
 from autocompress.devices.timing import Clock, block
 from autocompress.errors import TrialFailed
@@ -28,20 +28,6 @@ MARK = "@"
 """Ends a layer's name in the name of its node; the runtime appends its own endings."""
 FASTEST = 0.5
 """Share of the runs of a node that count: in the others something else ran too."""
-
-
-@dataclass(frozen=True)
-class LayerTimes:
-    """Time of one run of a file.
-
-    Attributes:
-        layers: seconds by layer, in the order in which they run. What runs behind a layer and
-            before the next one (additions, activations, pooling) is charged to it.
-        total: seconds of a run without the profiler, which itself costs some microseconds a node.
-    """
-
-    layers: Mapping[str, float]
-    total: float
 
 
 def layer_times(

@@ -24,16 +24,17 @@ from autocompress.proposals.factors import (
 from autocompress.proposals.interpolation import interpolate
 from autocompress.proposals.latency import LatencyModel, Profile
 from autocompress.proposals.structure import (
+    SIXTEENTHS,
     RemovedChannels,
     keep_set,
     kept_shares,
     kl_divergence,
-    lost_inputs,
     structure_part,
 )
 from autocompress.proposals.tables import Cell, Failure, Pair, Table, measure
 
 __all__ = [
+    "SIXTEENTHS",
     "STRUCTURE",
     "Allocation",
     "Cell",
@@ -60,7 +61,6 @@ __all__ = [
     "kept_shares",
     "kl_divergence",
     "layers_of",
-    "lost_inputs",
     "macs",
     "measure",
     "parameters",

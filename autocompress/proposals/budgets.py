@@ -26,11 +26,13 @@ class Proposal:
         choices: for each part, by key, its choice.
         allocation: what is predicted of it.
         budgets: the bounds that it was made for.
+        at_constraint: it was made for a constraint.
     """
 
     choices: Mapping[str, Choice]
     allocation: Allocation
     budgets: Mapping[str, float]
+    at_constraint: bool = False
 
 
 def propose(
@@ -75,13 +77,15 @@ def propose(
     room = 1 - min(max(2 * margin, 1 - NEAR[1]), 0.25)
     for name, bound in (bounds or {}).items():
         if name in problem.costs:
-            asked += [{**(bounds or {}), name: bound * share} for share in (NEAR[0], room)]
-    known = {tuple(sorted(budget.items())): budget for budget in asked}
+            asked[:0] = [{**(bounds or {}), name: bound * share} for share in (NEAR[0], room)]
+    constrained = len(asked) - count
+    known = {tuple(sorted(budget.items())): (budget, place < constrained) for place, budget in enumerate(asked)}
     found: dict[tuple[int, ...], Proposal] = {}
-    for budget in known.values():
+    for budget, at_constraint in known.values():
         limits = {name: value for name, value in budget.items() if name in problem.costs}
         allocation = allocate(problem, limits)
-        found.setdefault(allocation.indices, Proposal(chosen(problem, allocation.indices), allocation, limits))
+        choices = chosen(problem, allocation.indices)
+        found.setdefault(allocation.indices, Proposal(choices, allocation, limits, at_constraint))
     return sorted(found.values(), key=lambda proposal: proposal.allocation.divergence)
 
 

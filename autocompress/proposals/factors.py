@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autocompress.contract.coupling import Coupling
 from autocompress.graph import NetworkFacts
 from autocompress.proposals.choices import Part
-from autocompress.pruning.coupling import Coupling
 
 STRUCTURE = "structure"
 """The axis on which couplings keep a share of their channels."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
 
+from autocompress.contract.coupling import Coupling
 from autocompress.graph import NetworkFacts, UntraceableModel, evaluating, trace
 from autocompress.graph.partial import PartialRunner
 from autocompress.proposals.choices import Part, Selection
 from autocompress.proposals.factors import STRUCTURE
-from autocompress.pruning.coupling import Coupling
 from autocompress.pruning.masking import mask_inputs
+from autocompress.pruning.widths import lost_inputs
 from autocompress.repair import Moments, curve, repair
 from autocompress.repair.shifts import norm_scale
 
@@ -59,22 +60,7 @@ def keep_set(coupling: Coupling, order: Sequence[int], share: float, multiple: i
         share: of its channels that stays.
         multiple: see :func:`structure_part`.
     """
-    scores = [0.0] * coupling.channels
-    for place, channel in enumerate(order):
-        scores[channel] = float(place)
-    return coupling.choose(scores, 1 - share, multiple)
-
-
-def lost_inputs(couplings: Sequence[Coupling], keep: Mapping[str, Collection[int]]) -> dict[str, list[int]]:
-    """The inputs that each layer loses; couplings that ``keep`` does not name stay whole."""
-    lost: dict[str, set[int]] = {}
-    for coupling in couplings:
-        if coupling.name not in keep:
-            continue
-        gone = set(range(coupling.channels)) - set(keep[coupling.name])
-        for layer, index in coupling.consumers.items():
-            lost.setdefault(layer, set()).update(place for channel in gone for place in index[channel])
-    return {layer: sorted(inputs) for layer, inputs in lost.items() if inputs}
+    return coupling.left_by(order, coupling.kept(1 - share, multiple))
 
 
 def error_curve(

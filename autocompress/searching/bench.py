@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from autocompress.compression.proposing import Proposed
 from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import Deployable, Device, Method, Value
 from autocompress.contract.space import Chooser
@@ -36,6 +37,9 @@ class Bench(Protocol):
 
     def sensitivity(self, progress: Callable[[float, str], None] | None = None) -> list[Sensitivity]:
         """What each width that the space offers loses alone; empty where no group has a choice."""
+
+    def proposals(self, progress: Callable[[float, str], None] | None = None) -> Proposed | None:
+        """Recipes from measured tables; None where none can be made."""
 
     def float_layers(self) -> list[str]:
         """The baseline's layers that stay in float however the bits are chosen."""

@@ -8,7 +8,13 @@ from dataclasses import replace
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial
 
+from autocompress.compression.proposing import Proposed
 from autocompress.contract.space import Parameter, Value
+
+SMALLEST_BUDGET = 1 / 32
+"""Least share of the full latency that is drawn."""
+MOST_TILT = 2.0
+"""A group's losses count between half and twice of what the tables say."""
 
 
 class OptunaChooser:
@@ -19,11 +25,16 @@ class OptunaChooser:
         known: categorical distributions of the study by Optuna's name; new ones are added. Optuna refuses a name whose
             choices change from trial to trial, as those of a conditional parameter may: such a variant gets a name of
             its own.
+        proposed: makes widths of a budget and tilts, which are drawn in place of the widths.
     """
 
-    def __init__(self, trial: Trial, known: dict[str, BaseDistribution] | None = None) -> None:
+    def __init__(
+        self, trial: Trial, known: dict[str, BaseDistribution] | None = None, proposed: Proposed | None = None
+    ) -> None:
         self._trial = trial
         self._known = {} if known is None else known
+        self._proposed = proposed
+        self._shares: dict[str, float] | None = None
         self._fixed: Mapping[str, Value] = trial._cached_frozen_trial.system_attrs.get("fixed_params", {})
 
     def choose(self, parameter: Parameter) -> Value:
@@ -33,6 +44,9 @@ class OptunaChooser:
             fixed = self._fixed.get(parameter.name)
             if fixed is not None and parameter.contains(fixed):
                 return fixed
+            allocated = self._allocated().get(parameter.name)
+            if allocated is not None and parameter.contains(allocated):
+                return allocated
             parameter = replace(parameter, name=parameter.tie)
         if parameter.choices:
             name = self._name(parameter)
@@ -49,6 +63,19 @@ class OptunaChooser:
         width = None if parameter.log or parameter.step is None else float(parameter.step)
         low_, high_ = float(parameter.low), float(parameter.high)
         return self._trial.suggest_float(parameter.name, low_, high_, step=width, log=parameter.log)
+
+    def _allocated(self) -> dict[str, float]:
+        """Widths that the allocation makes of a budget and a tilt for each group; empty where there are no tables."""
+        if self._shares is None:
+            self._shares = {}
+            if self._proposed is not None:
+                budget = self._trial.suggest_float("prune.budget", SMALLEST_BUDGET, 1.0, log=True)
+                tilts = {
+                    group: self._trial.suggest_float(f"prune.tilt.{group}", 1 / MOST_TILT, MOST_TILT, log=True)
+                    for group in self._proposed.groups
+                }
+                self._shares = self._proposed.widths(budget, tilts)
+        return self._shares
 
     def _name(self, parameter: Parameter) -> str:
         name = parameter.name

@@ -6,16 +6,18 @@ import importlib.metadata
 import logging
 import platform
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from autocompress.contract import Manager, manager
+from autocompress.compression.feasibility import UNCOMPRESSED
+from autocompress.contract import Manager, Value, manager
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told, kept_if_possible
 from autocompress.job import Job, anchored, load_job, resolved, validate
 from autocompress.processors import usable_processors
-from autocompress.results import BASELINE, INTERRUPTED, JOB_FILE, SearchResult, read, write_sensitivity
+from autocompress.results import BASELINE, INTERRUPTED, JOB_FILE, SearchResult, read, write_sensitivity, write_tables
 from autocompress.searching import placement, rundir, stopping
 from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
 from autocompress.searching.bench import Bench, Opener, is_by_agreement
@@ -30,6 +32,8 @@ from autocompress.searching.study import Study, read_begun
 from autocompress.searching.trainable import Settings, open_workbench
 
 log = logging.getLogger("autocompress.search")
+Point = tuple[str, dict[str, Value]]
+"""Label and values of a recipe."""
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
 
@@ -132,11 +136,21 @@ class _Run:
         self._study.keep_begun(begun)
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
+        proposed = self._study.proposed = self._bench.proposals(self._progress)
         if self._study.is_new:
-            table = self._bench.sensitivity(self._progress)
+            if proposed is not None:
+                write_tables(folder, proposed.rows)
+            table = self._bench.sensitivity(self._progress) if proposed is None or self._bits_pay else []
             if table:
                 write_sensitivity(folder, [asdict(row) for row in table])
-            self._study.enqueue_starting_points(self._bench.starting_points(table))
+            points = self._bench.starting_points(table)
+            self._study.enqueue_starting_points(ordered(points, [] if proposed is None else proposed.recipes))
+
+    @property
+    def _bits_pay(self) -> bool:
+        """Whether fewer than 8 bits can gain anything that the job asks for: on a runtime they save size alone."""
+        asked = {*self._job.objectives, *self._job.constraints.bounds()}
+        return bool(asked & {"size", "energy"}) or self._meter.deterministic
 
     def _check_images(self) -> None:
         """Refuses to go on with rows that were judged on other images. The first run records which they are; so does
@@ -254,6 +268,14 @@ class _Run:
         finish_nearest_miss(self._study, self._bench, self._meter, self._folder.resolve(), self._progress)
         self._observer.on_note(f"{ended}; measuring the front again")
         closing.close(self._study.rows(), self._seconds, ended, self._plugins)
+
+
+def ordered(points: Sequence[Point], proposed: Sequence[Point]) -> list[Point]:
+    """Recipes to begin with: what trains nothing first, and the uncompressed model last of that, since its figures are
+    known; then the others."""
+    quick = [point for point in points if not point[1].get("recover.epochs") and not point[1].get("qat.epochs")]
+    first = sorted(quick, key=lambda point: point[0] == UNCOMPRESSED)
+    return [*first[:1], *proposed, *first[1:], *(point for point in points if point not in quick)]
 
 
 def baseline_row(bench: Bench, meter: Meter) -> Row:

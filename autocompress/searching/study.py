@@ -21,6 +21,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from autocompress.compression.proposing import Proposed
 from autocompress.contract.space import Chooser, Value
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.files import digest
@@ -107,6 +108,8 @@ class Study:
             for name, distribution in trial.distributions.items()
             if isinstance(distribution, CategoricalDistribution)
         }
+        self.proposed: Proposed | None = None
+        """Makes widths of the sampler's draws, once tables are measured."""
         self._started: dict[str, int] = {}
         """Number of the trial that ran, or is running, by recipe key."""
         self._followers: dict[int, list[int]] = {}
@@ -214,7 +217,7 @@ class Study:
         """What ``trial`` drew, and the number of the trial that has the same recipe, if there is one."""
         label = trial.user_attrs.get("label", "")
         try:
-            recipe = compose(OptunaChooser(trial, self._choices))
+            recipe = compose(OptunaChooser(trial, self._choices, self.proposed))
             key, values, row = recipe.key, dict(recipe.values), None
         except Exception as error:  # a plugin's fault must not end the search
             key, values = digest("invalid", trial.params), dict(trial.params)
