@@ -24,7 +24,7 @@ from autocompress_scop.control import ScaleSettings
 from autocompress_scop.scoring import ScoreSettings
 from shared.orders import Claim
 from shared.paper import FLOAT, Backbone, Line, Study, Way, options, run
-from shared.pruned import context_of, left, recovered, removed, uniform
+from shared.pruned import CRITERIA, context_of, left, recovered, removed, uniform
 from shared.trained import Trained, job_of, trained
 
 OUT = Path("results/papers/scop/table.json")
@@ -33,7 +33,7 @@ SCHEME = "scatter"
 RATES = (0.2, 0.35, 0.5)
 EPOCHS = 1
 """Of recovery."""
-DEFAULT = ScoreSettings(criteria=("scop",))
+DEFAULT = ScoreSettings()
 
 
 @dataclass(frozen=True)
@@ -132,23 +132,21 @@ class Maker:
 
     def __call__(self, baseline: Trained, setting: Pruned, *, seed: int, images: int) -> np.ndarray:
         """Which test images the pruned and recovered network labels rightly, bool ``(images,)``."""
-        # The baseline's other criteria need no images: their own scores are made on the way.
-        scores = setting.scores if setting.criterion == "scop" else replace(setting.scores, criteria=RIVALS)
-        method = Scop(scores, modes=(SCHEME,))
+        pruner = Scop(setting.scores) if setting.criterion == "scop" else CRITERIA[setting.criterion]
         context = context_of(baseline, seed=seed, images=images)
         assert context.teacher is not None
-        if self._of != (baseline.job, scores, seed, images):
-            self._state = method.prepare(context.teacher, context)
-            self._of = (baseline.job, scores, seed, images)
-        params = uniform(method, baseline.model, setting.rate, criterion=setting.criterion)
-        model = removed(method, baseline.model, params, replace(context, state=self._state))
+        if pruner.prepares and self._of != (baseline.job, setting.scores, seed, images):
+            self._state = pruner.prepare(context.teacher, context)
+            self._of = (baseline.job, setting.scores, seed, images)
+        asked = uniform(pruner, baseline.model, setting.rate, SCHEME)
+        model = removed(pruner, baseline.model, asked, replace(context, state=self._state if pruner.prepares else None))
         return evaluate(recovered(model, setting.epochs, context), baseline.splits.test, context.device)[1]
 
 
 def shares(data: str) -> dict[float, tuple[float, float]]:
     """Percent of the parameters and of the MACs that each rate takes from the backbone."""
     model = trained(job_of(BACKBONE.name, data, 0, model_args=BACKBONE.args)).model
-    found = {rate: left(Scop(DEFAULT, modes=(SCHEME,)), model, rate) for rate in RATES}
+    found = {rate: left(model, rate, SCHEME) for rate in RATES}
     return {rate: (100 * (1 - params), 100 * (1 - macs)) for rate, (params, macs) in found.items()}
 
 

@@ -46,10 +46,16 @@ def draw_trial(number: int, draw: np.random.Generator) -> dict[str, Any]:
     """One row of trials.csv: cheaper recipes lose more, some trials miss a gate, are stopped or fail."""
     recipe: dict[str, Any] = {}
     work = 1.0
+    recipe["prune.method"] = draw.choice(["none", "obs", "scop"]).item()
+    if recipe["prune.method"] != "none":
+        recipe |= {"prune.mode": "inner", "prune.multiple": 8, "repair.fit": "auto", "repair.images": 512}
     for group in GROUPS[1:]:
         recipe[f"ghost.ratio.{group}"] = draw.choice(["none", "2", "3"], p=[0.65, 0.2, 0.15]).item()
-        recipe[f"scop.rate.{group}"] = round(float(draw.choice([0.0, draw.uniform(0.1, 0.7)])), 3)
-        work -= 0.12 * (recipe[f"ghost.ratio.{group}"] != "none") + 0.2 * recipe[f"scop.rate.{group}"]
+        keep = int(draw.integers(4, 17)) / 16
+        if recipe["prune.method"] != "none":
+            recipe[f"prune.keep.{group}.0.conv1"] = keep
+        work -= 0.12 * (recipe[f"ghost.ratio.{group}"] != "none")
+        work -= 0.2 * (1 - recipe.get(f"prune.keep.{group}.0.conv1", 1.0))
     bits = 0.0
     for group in GROUPS:
         recipe[f"bits.weight.{group}"] = draw.choice(
@@ -144,7 +150,7 @@ def write_run(folder: Path, trials: int = 60, seed: int = 0, **job: Any) -> Path
         },
         "nearest_miss": None,
         "plugins": {
-            "applied": ["ghost", "scop", "quantize", "slb"],
+            "applied": ["ghost", "obs", "scop", "quantize", "slb"],
             "refused": {"adder": ["layers of adders run 50 times slower on onnxruntime-cpu"]},
             "broken": {"acme": "ImportError: no module named 'acme_core'"},
         },

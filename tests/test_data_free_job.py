@@ -92,12 +92,16 @@ def test_a_recipe_names_its_source_first(free: Workbench) -> None:
     assert free.compose(Policy({})).source == ("blobs", {"kind": "soft", "images": IMAGES})
 
 
-def test_where_scores_decide_the_structure_so_does_the_source(free: Workbench) -> None:
+def test_images_do_not_decide_the_widths_of_a_pruner(free: Workbench) -> None:
+    """Its order of channels hangs on them, how many go does not: recipes of all sources share one latency."""
     methods = [*[m for m in free.methods if isinstance(m, DataSource)], manager().method("scop")]
     space = JobSpace(free.model, methods, Limits(), "model", 1)
-    values = space.policy({"scop": "default", "recover": "default"})
+    values = space.policy({"prune": "default", "recover": "default"})
     assert values is not None
-    assert {"source", "blobs.kind"} <= set(space.compose(Replay(values)).structural)
+    recipe = space.compose(Replay(values))
+    assert recipe.prune is not None
+    assert any(name.startswith("prune.keep.") for name in recipe.structural)
+    assert not {"source", "blobs.kind", "prune.method", "scop.mixing"} & set(recipe.structural)
 
 
 def test_limits_choose_among_sources(free: Workbench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import models
 from autocompress.cli import dryrun
-from autocompress.compression.feasibility import feasibility
+from autocompress.compression.feasibility import CheapestCandidate, feasibility
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Measurement
 from autocompress.data import TensorSplit
@@ -84,15 +85,16 @@ def test_it_trains_scores_and_reads_nothing(watched: Watched) -> None:
     assert (watched.steps, watched.images, watched.scored) == (0, 0, 0)
     assert "nothing is trained" in out
     assert "methods: scop and quantize" in out
-    for row in ("uncompressed", "scop", "quantize", "all together"):
+    for row in ("uncompressed", "prune", "quantize", "all together"):
         assert f"\n {row} " in out
-    assert "estimate" not in out  # rates alone decide how many channels go
+    assert "estimate" not in out  # the recipe alone decides how many channels go
 
 
-def test_where_scores_decide_the_widths_it_says_that_they_are_estimates(watched: Watched) -> None:
-    out = shown(methods=["scop"], space={"scop": {"ranking": "global"}})
-    assert (watched.steps, watched.images) == (0, 0)
-    assert "scop: what it learns in the search decides how wide each layer becomes, so its figures are estimates" in out
+def test_it_says_which_figures_are_estimates() -> None:
+    row = CheapestCandidate("learns", *[1.0] * 7, None, {}, ("learns",))
+    (told,) = dryrun.estimates([row, replace(row, label="all together"), replace(row, estimated=())])
+    assert told.startswith("learns: ")
+    assert told.endswith("so its figures are estimates")
 
 
 def test_energy_is_judged_like_the_other_costs() -> None:
@@ -154,8 +156,8 @@ def test_without_training_data_it_makes_no_images(data: Any, checkpoint: Path, w
 
 
 def test_a_job_that_the_search_would_refuse_is_refused() -> None:
-    with pytest.raises(UserError, match=r"matches no parameter of the space \(did you mean 'scop.ranking'"):
-        Workbench.dry(load_job(model="resnet10t", data="digits", space={"scop": {"rankin": "global"}}))
+    with pytest.raises(UserError, match=r"matches no parameter of the space \(did you mean 'scop.mixing'"):
+        Workbench.dry(load_job(model="resnet10t", data="digits", space={"scop": {"mixin": "pre_bn"}}))
 
 
 @pytest.mark.parametrize(

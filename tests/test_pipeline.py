@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compression.recipe import Policy
+from autocompress.compression.recipe import Policy, Recipe
 from autocompress.compression.store import Store
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, Params, Plan, Space, Stage, Transform
@@ -122,6 +122,19 @@ class Learns(Transform):
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         del plan
         return model
+
+
+def test_a_dry_run_names_what_it_can_only_estimate(bench: Workbench, tmp_path: Path) -> None:
+    class Decides(Learns):
+        def structure_needs_state(self, params: Params) -> bool:
+            return bool(params["scored"])
+
+    pipeline = replace(bench.pipeline, methods=[Decides(lambda: None)], store=Store(tmp_path))
+    scored, plain = (Recipe(values={}, transforms=[("learns", {"scored": scored})]) for scored in (True, False))
+    assert pipeline.run(scored, dry_run=True).estimated == ("learns",)
+    assert pipeline.run(plain, dry_run=True).estimated == ()
+    assert pipeline.prepare() == {}
+    assert pipeline.run(scored, dry_run=True).estimated == (), "what it learned is kept"
 
 
 def test_two_workers_do_not_both_prepare_a_state(bench: Workbench, tmp_path: Path) -> None:

@@ -250,7 +250,22 @@ def test_names_with_brackets_survive_the_terminal(tmp_path: Path) -> None:
     ("recipe", "text"),
     [
         ({}, "uncompressed"),
-        ({"ghost.ratio.layer1": "none", "bits.weight.layer1": "none", "scop.rate.layer1": 0.0}, "uncompressed"),
+        ({"ghost.ratio.layer1": "none", "bits.weight.layer1": "none", "prune.method": "none"}, "uncompressed"),
+        ({"prune.method": "scop", "prune.mode": "inner", "prune.keep.a": 1.0, "scop.mixing": "pre_bn"}, "uncompressed"),
+        (
+            {
+                **{"prune.method": "scop", "prune.mode": "group", "prune.multiple": 8, "scop.mixing": "pre_bn"},
+                **{"prune.keep.a.conv": 0.5, "prune.keep.b.conv": 0.5, "repair.fit": "auto", "repair.images": 512},
+            },
+            "scop keeps 0.5 of the channels everywhere (group)",
+        ),
+        (
+            {
+                **{"prune.method": "obs", "prune.mode": "inner", "ghost.ratio.a": 2, "recover.epochs": 1},
+                **{"prune.keep.a": 0.25, "prune.keep.b": 1.0, "prune.keep.c": 0.75},
+            },
+            "ghost ratio 2 in a; obs keeps 0.25 to 0.75 of the channels in 2 of 3 places (inner); 1 epoch of recovery",
+        ),
         (
             {"ghost.ratio.a": 2, "ghost.ratio.b": 2, "ghost.kernel": 3, "recover.epochs": 1},
             "ghost ratio 2 everywhere (kernel 3); 1 epoch of recovery",

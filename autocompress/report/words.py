@@ -10,6 +10,7 @@ from typing import Any
 
 MISSING = "–"
 _WEIGHT_BITS = "bits.weight."
+_KEEP = "prune.keep."
 _NEUTRAL: Mapping[str, tuple[float, ...]] = defaultdict(lambda: (0,), ratio=(0, 1))
 """Values of a group's parameter that leave the group as it is: nothing, or a ratio of one."""
 _MINUS = "\N{MINUS SIGN}"
@@ -109,11 +110,14 @@ def join(names: Iterable[str]) -> str:
 def recipe(values: Mapping[str, Any]) -> str:
     """A recipe in words: ``ghost ratio 2 in layer3; int8 everywhere but stem (float); 2 epochs of recovery``.
 
-    Reads the names alone (``method.parameter.group``, ``bits.weight.group``), so it knows no method. What is ``none``,
-    0, or a ratio of 1 in a group is left out, and so are the settings of quantizers, which the bits name; of the
-    recovery only the epochs are told, of a data source only its name. The recipe itself stands beside, whole.
+    Reads the names alone (``method.parameter.group``, ``prune.keep.layer``, ``bits.weight.group``), so it knows no
+    method. What is ``none``, 0, or a ratio of 1 in a group is left out, and so are the settings of quantizers and
+    pruners, which bits and ``prune.method`` name; of the recovery only the epochs are told, of a data source only its
+    name, of a repair nothing. The recipe itself stands beside, whole.
     """
     parts = _methods(values)
+    if pruned := _pruned(values):
+        parts.append(pruned)
     if bits := _bits(values):
         parts.append(bits)
     epochs = values.get("recover.epochs")
@@ -128,7 +132,7 @@ def _methods(values: Mapping[str, Any]) -> list[str]:
     for name, value in values.items():
         method, _, rest = name.partition(".")
         parameter, _, group = rest.partition(".")
-        others = ("bits", "recover", values.get("source"))
+        others = ("bits", "recover", "prune", "repair", values.get("source"), values.get("prune.method"))
         if parameter and method not in others and method not in _quantizers(values):
             methods.setdefault(method, {}).setdefault(parameter, {})[group] = value
     return [text for method, parameters in methods.items() if (text := _method(method, parameters))]
@@ -153,6 +157,18 @@ def _method(method: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
         grouped = any(group for by_group in parameters.values() for group in by_group)
         return "" if grouped or not general else f"{method} {', '.join(general)}"
     return f"{method} {', '.join(placed)}" + (f" ({', '.join(general)})" if general else "")
+
+
+def _pruned(values: Mapping[str, Any]) -> str:
+    """``obs keeps 0.5 of the channels everywhere (inner)``, or the range where layers keep different shares."""
+    shares = [float(value) for name, value in values.items() if name.startswith(_KEEP)]
+    if not shares or min(shares) >= 1:
+        return ""
+    fewer = [share for share in shares if share < 1]
+    low, high = _value(min(fewer)), _value(max(fewer))
+    kept = low if low == high else f"{low} to {high}"
+    where = "everywhere" if len(fewer) == len(shares) else f"in {len(fewer)} of {len(shares)} places"
+    return f"{values['prune.method']} keeps {kept} of the channels {where} ({values['prune.mode']})"
 
 
 def _quantizers(values: Mapping[str, Any]) -> set[str]:

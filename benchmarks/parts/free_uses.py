@@ -149,12 +149,12 @@ def _used(use: str, baseline: Trained, transfer: TransferSet, seed: int, budget:
         schedule = {"epochs": budget.epochs, "lr": QAT_LR, "distill": 0.5}
         setting = Setting(weights=4, activations=4, exempt=True, qat=schedule)
         return simulate(baseline, setting, seed=seed, images=None, transfer=transfer)
-    method = Scop(modes=("group",))
+    method, mode = Scop(), "group"
     context = context_of(baseline, seed=seed, transfer=transfer)
     assert context.teacher is not None
-    rate, _ = nearest(lambda rate: left(method, baseline.model, rate)[1], SHARE)
+    rate, _ = nearest(lambda rate: left(baseline.model, rate, mode)[1], SHARE)
     context = replace(context, state=method.prepare(context.teacher, context))
-    model = removed(method, baseline.model, uniform(method, baseline.model, rate), context)
+    model = removed(method, baseline.model, uniform(method, baseline.model, rate, mode), context)
     return evaluate(recovered(model, budget.epochs, context), baseline.splits.test, context.device)[1]
 
 

@@ -14,10 +14,9 @@ from torch import nn
 from autocompress.compression.evaluation import evaluate
 from autocompress.contract import Context
 from autocompress_scop import Scop
-from autocompress_scop.scores import CRITERIA
 from autocompress_scop.scoring import ScoreSettings
 from shared.orders import Claim, judged
-from shared.pruned import TorchPruning, context_of, left, nearest, recovered, removed, uniform
+from shared.pruned import CRITERIA, TorchPruning, context_of, left, nearest, recovered, removed, uniform
 from shared.rows import Rows, packed, unpacked
 from shared.trained import SLOW, Trained, environment, job_of, trained
 
@@ -75,7 +74,7 @@ def run(
 
 
 def _make(table: Rows, name: str, head: dict[str, Any], seeds: Sequence[int]) -> None:
-    method = Scop(modes=(head["mode"],))
+    mode = head["mode"]
 
     # Whatever a row that is there already does not need is not made.
     @cache
@@ -84,30 +83,35 @@ def _make(table: Rows, name: str, head: dict[str, Any], seeds: Sequence[int]) ->
 
     @cache
     def ours() -> tuple[float, float]:
-        return nearest(lambda rate: left(method, baseline().model, rate)[1], SHARE)
+        return nearest(lambda rate: left(baseline().model, rate, mode)[1], SHARE)
 
     @cache
     def theirs() -> tuple[TorchPruning, float, float]:
-        pruner = TorchPruning(method, baseline().model)
+        pruner = TorchPruning(baseline().model, mode)
         return pruner, *nearest(pruner.share, ours()[1])  # widths come in steps: those that we have, not just half
 
     @cache
     def context(seed: int) -> Context:
-        found = context_of(baseline(), seed=seed, images=head["images"])
-        assert found.teacher is not None
-        return replace(found, state=method.prepare(found.teacher, found))
+        return context_of(baseline(), seed=seed, images=head["images"])
+
+    @cache
+    def scores(seed: int) -> Any:
+        teacher = context(seed).teacher
+        assert teacher is not None
+        return CRITERIA["scop"].prepare(teacher, context(seed))
 
     def of_float() -> dict[str, Any]:
         return _scored(baseline().model, baseline())
 
     def of(criterion: str, seed: int) -> dict[str, Any]:
         if criterion == TORCH_PRUNING:
-            pruner, rate, share = theirs()
-            model = pruner.removed(rate, context(seed))
+            rival, rate, share = theirs()
+            model = rival.removed(rate, context(seed))
         else:
             rate, share = ours()
-            params = uniform(method, baseline().model, rate, criterion=criterion)
-            model = removed(method, baseline().model, params, context(seed))
+            pruner, state = CRITERIA[criterion], scores(seed) if criterion == "scop" else None
+            asked = uniform(pruner, baseline().model, rate, mode)
+            model = removed(pruner, baseline().model, asked, replace(context(seed), state=state))
         before = evaluate(model, baseline().splits.test)[0]
         model = recovered(model, head["recovery_epochs"], context(seed))
         return {"rate": rate, "macs_share": share, "before_recovery": before, **_scored(model, baseline())}

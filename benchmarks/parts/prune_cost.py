@@ -18,6 +18,8 @@ from shared.pruned import context_of, removed, uniform
 from shared.trained import job_of, trained
 
 TARGETS = {"score_over_training": 3.0, "second_rate_seconds": 5.0}
+MODE = "group"
+"""Its couplings have all layers."""
 FIRST, RATES = 0.3, (0.2, 0.4, 0.5, 0.6)
 """The rate that finds what later ones share, and those later ones."""
 
@@ -36,10 +38,9 @@ def run(name: str, data: str, images: int, rounds: int) -> dict[str, Any]:
     context = context_of(baseline, seed=0, images=images)
     assert context.transfer is not None
     assert context.teacher is not None
-    # ``group``'s couplings have all layers; the other criteria cost nothing, and are left out.
-    method = Scop(ScoreSettings(criteria=("scop",), scales=ScaleSettings(epochs=1)), modes=("group",))
+    method = Scop(ScoreSettings(scales=ScaleSettings(epochs=1)))
     started = time.perf_counter()
-    uniform(method, baseline.model, FIRST)  # couplings: structure alone, found once per network
+    uniform(method, baseline.model, FIRST, MODE)  # couplings: structure alone, found once per network
     structure_seconds = time.perf_counter() - started
     settings = replace(baseline_settings(baseline.job), epochs=rounds + 1)
     model = models.create(baseline.job, baseline.splits.info)
@@ -58,7 +59,7 @@ def run(name: str, data: str, images: int, rounds: int) -> dict[str, Any]:
     each = {}
     for rate in (FIRST, *RATES):
         started = time.perf_counter()
-        removed(method, baseline.model, uniform(method, baseline.model, rate), scored)
+        removed(method, baseline.model, uniform(method, baseline.model, rate, MODE), scored)
         each[rate] = time.perf_counter() - started
     part: dict[str, Any] = {
         "model": name,

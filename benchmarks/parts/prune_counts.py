@@ -34,7 +34,8 @@ def _row(name: str) -> dict[str, Any]:
     size = (3, 224, 224) if name == "resnet50" else (3, 32, 32)
     model = (timm.create_model(name) if name == "resnet50" else CifarResNet(56)).eval()
     every = couplings(model, size, "scatter", verify=False)  # the official code's way with shortcuts
-    keep = {c.name: c.choose([0.0] * c.channels, rate) for c in every if c.prunable and not c.stem}
+    able = [coupling for coupling in every if coupling.prunable and not coupling.stem]
+    keep = {c.name: c.left_by(c.ranked([0.0] * c.channels), c.kept(rate)) for c in able}
     small = facts(remove(copy.deepcopy(model), keep, size, "scatter", couplings=every), size)
     whole = facts(model, size)
     row: dict[str, Any] = {

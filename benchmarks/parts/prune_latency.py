@@ -15,7 +15,6 @@ import int8
 from autocompress import models
 from autocompress.export import export
 from autocompress.job import load_job
-from autocompress_scop import Scop
 from shared.pruned import left, nearest, structure
 
 TARGET = 1.6
@@ -41,15 +40,15 @@ def run(
     torch.manual_seed(0)
     job = load_job(model=name, model_args={"num_classes": 1000}, data="digits", device={"input_size": size})
     model = models.create(job).eval()  # without the data: classes and pixels as asked for
-    image, method = models.input_size(model), Scop(modes=(mode,))
+    image = models.input_size(model)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         paths = {"fp32": Path(folder) / "fp32.onnx"}
         export(model, paths["fp32"], image)
         for multiple in multiples:
-            rate, share = nearest(lambda r, m=multiple: left(method, model, r, m)[1], SHARE)
+            rate, share = nearest(lambda r, m=multiple: left(model, r, mode, m)[1], SHARE)
             paths[str(multiple)] = Path(folder) / f"{multiple}.onnx"
-            export(structure(method, model, rate, multiple), paths[str(multiple)], image)
+            export(structure(model, rate, mode, multiple), paths[str(multiple)], image)
             rows.append({"multiple": multiple, "rate": rate, "macs_share": share})
         blocks = int8.measure(paths, image[1], threads, seconds)
     for row in rows:

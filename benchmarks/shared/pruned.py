@@ -1,10 +1,12 @@
-"""Networks with channels removed, a share of the MACs left: by SCOP's plugin, and by Torch-Pruning itself."""
+"""Networks with channels removed, a share of the MACs left: by the engine, and by Torch-Pruning itself."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,17 +14,29 @@ import torch_pruning as tp
 from torch import nn
 
 from autocompress import models
-from autocompress.compression import recover
-from autocompress.compression.recipe import Replay
+from autocompress.compression import prune, recover
+from autocompress.compression.prune import Pruning
+from autocompress.compression.recipe import Replay, params_of
+from autocompress.compression.store import Store
+from autocompress.compression.structural import LEAST_RECALIBRATION, RECALIBRATION_PIXELS, Structural
 from autocompress.compression.trainer import default_device, recalibrate_batch_norm
 from autocompress.compression.transfer import user_data
-from autocompress.contract import Context, Params, Space, TransferSet
+from autocompress.contract import Context, Params, Pruner, Space, TransferSet
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import facts
 from autocompress.pruning.couplings import couplings
-from autocompress_scop.method import LEAST_IMAGES, RECALIBRATION_PIXELS, Scop
+from autocompress.pruning.removal import remove
+from autocompress_criteria import BatchNormScale, Magnitude, Random
+from autocompress_scop import Scop
 from shared.trained import Trained
 
+CRITERIA: Mapping[str, Pruner] = {
+    "scop": Scop(),
+    "magnitude": Magnitude(),
+    "bn-scale": BatchNormScale(),
+    "random": Random(),
+}
+"""What SCOP is compared with, by the name of a row."""
 RECOVERY: Params = {"lr": 2e-3, "distill": 0.5}
 """RECOVER's defaults."""
 LARGEST_RATE = 0.95
@@ -52,25 +66,32 @@ def context_of(
     )
 
 
-def uniform(method: Scop, model: nn.Module, rate: float, *, multiple: int = 1, criterion: str = "scop") -> Params:
-    """Parameters for one rate in all layers, which may lie between the steps of the space; the method's first mode."""
-    values = {"scop.multiple": 1}
-    asked = method.search_space(Space(Replay(values), "model", {}).scope("scop"), model)
-    rates = dict.fromkeys(asked["rates"], rate)
-    return {**asked, "rates": rates, "mode": method.modes[0], "multiple": multiple, "criterion": criterion}
+def uniform(pruner: Pruner, model: nn.Module, rate: float, mode: str, multiple: int = 1) -> Pruning:
+    """What a recipe would ask: the same rate in all layers, which may lie between the steps of the space.
+
+    Args:
+        pruner: that orders the channels, with its parameters by default.
+        model: the baseline, in eval mode; not changed.
+        rate: share of the channels that goes.
+        mode: of removal.
+        multiple: of the number of channels that stay.
+    """
+    keep = {coupling.name: 1.0 - rate for coupling in prune.offered(model, mode)}
+    return Pruning(pruner.name, params_of(pruner, Space(Replay({})), model), keep, mode, multiple)
 
 
-def structure(method: Scop, model: nn.Module, rate: float, multiple: int = 1) -> nn.Module:
+def structure(model: nn.Module, rate: float, mode: str, multiple: int = 1) -> nn.Module:
     """A copy with the widths of that rate, made without data; its weights mean nothing."""
-    context = Context(input_size=models.input_size(model), dry_run=True)
-    return method.apply(copy.deepcopy(model), uniform(method, model, rate, multiple=multiple), context)[0]
+    asked, size = uniform(Magnitude(), model, rate, mode, multiple), models.input_size(model)
+    cut = prune.decide(prune.affected(model, model, asked, []), model, asked, None)
+    return remove(copy.deepcopy(model), cut.keep, size, mode, couplings=cut.couplings).eval()
 
 
-def left(method: Scop, model: nn.Module, rate: float, multiple: int = 1) -> tuple[float, float]:
+def left(model: nn.Module, rate: float, mode: str, multiple: int = 1) -> tuple[float, float]:
     """Shares of parameters and MACs that a rate leaves; 1 where it removes nothing."""
     size = models.input_size(model)
     try:
-        small = facts(structure(method, model, rate, multiple), size)
+        small = facts(structure(model, rate, mode, multiple), size)
     except InvalidRecipe:
         return 1.0, 1.0
     whole = facts(model, size)
@@ -89,9 +110,19 @@ def nearest(share_of: Callable[[float], float], target: float) -> tuple[float, f
     return found
 
 
-def removed(method: Scop, model: nn.Module, params: Params, context: Context) -> nn.Module:
-    """A copy without the channels; norms recalibrated, not yet recovered. ``context.state`` holds the scores."""
-    return method.apply(copy.deepcopy(model).to(context.device), params, context)[0]
+def removed(pruner: Pruner, model: nn.Module, asked: Pruning, context: Context) -> nn.Module:
+    """A copy without the channels: nothing is refitted, norms are recalibrated, and it is not yet recovered.
+
+    Args:
+        pruner: that ``asked`` names; ``context.state`` holds its state.
+        model: the baseline; not changed.
+        asked: of the engine's PRUNE.
+        context: with images and teacher.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        stages = Structural(model, "baseline", [], Store(Path(folder)), context.seed)
+        whole = copy.deepcopy(model).to(context.device)
+        return stages.run(whole, asked, {"fit": "none"}, pruner, context, {}, untouched=True)[0]
 
 
 def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
@@ -100,16 +131,16 @@ def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
 
 
 class TorchPruning:
-    """Torch-Pruning's own pruner with its group magnitude, on the layers that the plugin prunes in a mode.
+    """Torch-Pruning's own pruner with its group magnitude, on the layers that the engine prunes in a mode.
 
     Args:
-        method: whose first mode says which layers are left alone.
-        model: the float model; not changed.
+        model: the float model, in eval mode; not changed.
+        mode: of removal; it says which layers are left alone.
     """
 
-    def __init__(self, method: Scop, model: nn.Module) -> None:
-        self._model, self._size, mode = model, models.input_size(model), method.modes[0]
-        whole = method.reasons(model, mode)
+    def __init__(self, model: nn.Module, mode: str) -> None:
+        self._model, self._size = model, models.input_size(model)
+        whole = prune.reasons(model, mode)
         every = couplings(model, self._size, mode, verify=False)
         self._alone = [layer for coupling in every if coupling.name in whole for layer in coupling.producers]
 
@@ -131,10 +162,10 @@ class TorchPruning:
         return facts(self(rate), self._size).macs / facts(self._model, self._size).macs
 
     def removed(self, rate: float, context: Context) -> nn.Module:
-        """Pruned, with norms recalibrated on as many images as the plugin takes."""
+        """Pruned, with norms recalibrated on as many images as the engine takes."""
         assert context.transfer is not None
         pixels = self._size[1] * self._size[2]
-        images = max(LEAST_IMAGES, RECALIBRATION_PIXELS // pixels)
+        images = max(LEAST_RECALIBRATION, RECALIBRATION_PIXELS // pixels)
         model = self(rate).to(context.device)
         recalibrate_batch_norm(
             model, context.transfer.calibration, images=images, device=context.device, seed=context.seed

@@ -1,0 +1,436 @@
+"""The engine's PRUNE: orders of channels, widths that follow from the recipe alone, and what is kept of the baseline."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pruning_stage import WITHOUT, asked, kept, pruned
+from torch import nn
+
+from autocompress.compression import prune
+from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.pipeline import Pipeline, rebuild
+from autocompress.compression.recipe import Policy, Recipe, Replay
+from autocompress.compression.store import Store
+from autocompress.contract import Context, Coupling, Params, Pruner, manager
+from autocompress.contract.coupling import Part, counts
+from autocompress.errors import InvalidRecipe, UserError
+from autocompress.job import Job, load_job
+from autocompress.job.spaces import Limits, limits_of
+from autocompress.models import input_size
+from autocompress.testing import example_context, example_model
+from autocompress.testing.rules import shapes
+from autocompress_criteria import BatchNormScale, Magnitude, Random
+from autocompress_obs import Obs
+from autocompress_quantize import Quantize
+from autocompress_scop import Scop
+
+IMAGE = (3, 32, 32)
+
+
+# --- orders ---------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def couplings(draw: st.DrawFn) -> Coupling:
+    """With blocks of up to three sizes, their channels scattered over the coupling."""
+    sizes = [
+        size for size, number in draw(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4)), min_size=1, max_size=3))
+        for _ in range(number)
+    ]  # fmt: skip
+    channels = draw(st.permutations(range(sum(sizes))))
+    blocks, start = [], 0
+    for size in sizes:
+        blocks.append(tuple(channels[start : start + size]))
+        start += size
+    index = tuple((channel,) for channel in range(len(channels)))
+    return Coupling("a", len(channels), (Part("a", "out", index, len(channels)),), blocks=tuple(blocks))
+
+
+def scores_of(coupling: Coupling, draw: Any) -> list[float]:
+    """Few values, so that there are ties."""
+    return draw(
+        st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0, 1e-30]), min_size=coupling.channels, max_size=coupling.channels)
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_ranked_order_takes_the_lowest_of_each_block_in_turns(data: st.DataObject) -> None:
+    coupling = data.draw(couplings())
+    scores = scores_of(coupling, data.draw)
+    order = coupling.ranked(scores)
+    coupling.check_order(order)
+    for block in coupling.blocks:
+        own = [channel for channel in order if channel in block]
+        assert own == sorted(block, key=lambda channel: (scores[channel], -channel)), (
+            "of equal ones the last goes first"
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), rate=st.floats(0, 0.99), other=st.floats(0, 0.99), multiple=st.sampled_from([1, 2, 4, 8]))
+def test_keep_sets_are_nested_and_respect_blocks(data: st.DataObject, rate: float, other: float, multiple: int) -> None:
+    coupling = data.draw(couplings())
+    scores = scores_of(coupling, data.draw)
+    order = coupling.ranked(scores)
+    few, many = (coupling.left_by(order, coupling.kept(share, multiple)) for share in sorted((rate, other))[::-1])
+    assert set(few) <= set(many), "a narrower network keeps a part of what a wider one keeps"
+    assert few == sorted(few)
+    coupling.check_keep(few)
+    coupling.check_keep(many)
+    for block, count in zip(coupling.blocks, coupling.kept(max(rate, other), multiple), strict=True):
+        best = sorted(block, key=lambda channel: (-scores[channel], channel))[:count]
+        assert set(best) == set(few) & set(block), "the highest scores stay, of equal ones the first"
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_prefixes_take_equal_shares(data: st.DataObject) -> None:
+    """At every prefix blocks of one size have lost equally many channels, but for the one whose turn it is."""
+    coupling = data.draw(couplings())
+    order = coupling.interleaved(coupling.blocks)
+    assert sorted(order) == list(range(coupling.channels))
+    for end in range(coupling.channels + 1):
+        gone = set(order[:end])
+        for size in {len(block) for block in coupling.blocks}:
+            lost = [len(gone & set(block)) for block in coupling.blocks if len(block) == size]
+            assert max(lost) - min(lost) <= 1
+
+
+def coupling_of(*blocks: tuple[int, ...]) -> Coupling:
+    channels = sum(len(block) for block in blocks)
+    index = tuple((channel,) for channel in range(channels))
+    return Coupling("conv", channels, (Part("conv", "out", index, channels),), blocks=blocks)
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        ([0, 1, 2], "permutation of 0..3"),
+        ([0, 1, 2, 2], "permutation"),
+        ([0, 1, 2, 4], "permutation"),
+        ([0, 1, 2, 3], "in turns"),
+        ([0, 2, 3, 1], None),
+        ([2, 0, 1, 3], None),
+    ],
+)
+def test_an_order_is_checked(order: list[int], told: str | None) -> None:
+    coupling = coupling_of((0, 1), (2, 3))
+    if told is None:
+        coupling.check_order(order)
+    else:
+        with pytest.raises(ValueError, match=f"conv: .*{told}"):
+            coupling.check_order(order)
+
+
+def test_scores_that_are_none_rank_nothing() -> None:
+    coupling = coupling_of((0, 1, 2))
+    for scores in ([1.0, 2.0], [1.0, math.nan, 2.0], [1.0, math.inf, 2.0]):
+        with pytest.raises(ValueError, match="3 finite scores"):
+            coupling.ranked(scores)
+
+
+@pytest.mark.parametrize(("width", "rate", "dropped"), [(64, 0.45, 28), (16, 0.45, 7), (100, 0.29, 29), (8, 0.99, 7)])
+def test_a_rate_drops_the_floor(width: int, rate: float, dropped: int) -> None:
+    """SCOP: floor(rate * M), never all."""
+    assert counts(width, rate) == width - dropped
+    assert coupling_of(tuple(range(width))).kept(rate) == [width - dropped]
+
+
+# --- pruners --------------------------------------------------------------------------------------------------------
+
+
+def test_pruners_by_weights() -> None:
+    model = example_model()
+    conv, norm = model.get_submodule("layer1.0.conv1"), model.get_submodule("layer1.0.bn1")
+    nn.init.uniform_(norm.weight, -2, 2)
+    coupling = next(c for c in prune.offered(model, "inner") if c.name == "layer1.0.conv1")
+    context = replace(example_context(model), model=model)
+    by_norm = conv.weight.detach().abs().sum((1, 2, 3)).argsort()
+    assert list(Magnitude().order(coupling, {}, context)) == by_norm.tolist()
+    assert list(BatchNormScale().order(coupling, {}, context)) == norm.weight.detach().abs().argsort().tolist()
+    first, again, other = (Random().order(coupling, {}, replace(context, seed=seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+class Wrong(Pruner):
+    """Gives whatever it was made with."""
+
+    name, version, reference = "wrong", "1", "none"
+
+    def __init__(self, orders: Mapping[str, Sequence[int]] | None = None) -> None:
+        self.given = orders
+
+    def order(self, coupling: Coupling, params: Params, context: Context) -> Sequence[int]:
+        return list(range(coupling.channels - 1))
+
+    def orders(self, couplings: Sequence[Coupling], params: Params, context: Context) -> dict[str, Sequence[int]]:
+        return super().orders(couplings, params, context) if self.given is None else dict(self.given)
+
+
+@pytest.mark.parametrize(
+    ("orders", "told"),
+    [
+        (None, "the pruner 'wrong' gives a wrong order: layer1.0.conv1: an order is a permutation"),
+        ({}, "the pruner 'wrong' gives no order for the channels of layer1.0.conv1"),
+        ({"layer1.0.conv1": [0] * 16}, "the pruner 'wrong' gives a wrong order: layer1.0.conv1: an order is a perm"),
+        ({"layer1.0.conv1": ["a"]}, "the pruner 'wrong' gives a wrong order"),
+    ],
+)
+def test_a_wrong_order_names_pruner_and_coupling(orders: Any, told: str) -> None:
+    model = example_model()
+    with pytest.raises(InvalidRecipe, match=told):
+        pruned(model, Wrong(orders), example_context(model, teacher=model))
+
+
+# --- widths ---------------------------------------------------------------------------------------------------------
+
+
+def pipeline_of(model: nn.Module, folder: Path, pruners: Sequence[Pruner] | None = None) -> Pipeline:
+    chosen = [Obs(), Scop(), Magnitude()] if pruners is None else list(pruners)
+    context = example_context(model, teacher=model)
+    return Pipeline(model, "example", chosen, context.transfer, "stage", 0, torch.device("cpu"), Store(folder))
+
+
+def recipe_of(model: nn.Module, pruner: Pruner, keep: Any = 0.5, repair: Params = WITHOUT, **limits: Any) -> Recipe:
+    return Recipe(values={}, prune=asked(model, pruner, keep, **limits), repair=repair)
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["inner", "group"])
+def test_the_recipe_alone_decides_the_structure(architecture: str, mode: str, tmp_path: Path) -> None:
+    """Whichever pruner orders, dry or with data, refitted or not: the same shapes, and counts as the recipe says. The
+    second network has gates, so it is repaired front to back."""
+    model = example_model(architecture)
+    pipeline = pipeline_of(model, tmp_path)
+    found = []
+    for pruner in (Obs(), Scop(), Magnitude()):
+        for repair in (WITHOUT, {"fit": "auto", "images": 32}):
+            recipe = recipe_of(model, pruner, 0.375, repair, mode=mode)
+            dry, real = pipeline.run(recipe, dry_run=True), pipeline.run(recipe)
+            assert shapes(dry.model) == shapes(real.model)
+            assert (dry.params, dry.macs) == (real.params, real.macs)
+            assert [(o.layer, o.kind, o.operations) for o in dry.operators] == [
+                (o.layer, o.kind, o.operations) for o in real.operators
+            ]
+            steps = real.plan["transforms"]
+            offered = {coupling.name: coupling for coupling in prune.offered(model, mode)}
+            counted = {name: len(keep) for name, keep in kept(steps).items()}
+            assert counted == {name: sum(coupling.kept(0.625)) for name, coupling in offered.items()}
+            rebuilt = rebuild(model, steps, {})
+            rebuilt.load_state_dict(real.model.state_dict())
+            found.append((shapes(real.model), repair is WITHOUT))
+    without = [own for own, plain in found if plain]
+    repaired = [own for own, plain in found if not plain]
+    assert all(own == without[0] for own in without)
+    assert all(own == repaired[0] for own in repaired)
+
+
+def test_shares_are_of_the_couplings_that_the_recipe_names(tmp_path: Path) -> None:
+    model = example_model()
+    names = [coupling.name for coupling in prune.offered(model, "inner")]
+    recipe = recipe_of(model, Magnitude(), {names[0]: 0.25, names[-1]: 0.75})
+    keep = kept(pipeline_of(model, tmp_path).run(recipe).plan["transforms"])
+    width = {coupling.name: coupling.channels for coupling in prune.offered(model, "inner")}
+    assert {name: len(channels) / width[name] for name, channels in keep.items()} == {names[0]: 0.25, names[-1]: 0.75}
+
+
+@pytest.mark.parametrize("multiple", [4, 8, 16])
+def test_widths_are_multiples_of_what_the_runtime_likes(multiple: int) -> None:
+    model = example_model()
+    _, steps = pruned(model, Magnitude(), example_context(model, teacher=model), 0.4375, multiple=multiple)
+    assert kept(steps)
+    assert all(len(keep) % multiple == 0 for keep in kept(steps).values())
+
+
+def test_masked_equals_sliced_where_nothing_is_refitted() -> None:
+    """The stage removes exactly what its plan says: a network with these channels at zero computes the same."""
+    from autocompress.pruning.removal import masked
+
+    model = example_model()
+    context = example_context(model, teacher=model)
+    assert context.transfer is not None
+    frozen = replace(context, transfer=replace(context.transfer, demands=frozenset({"freeze_batch_norm"})))
+    small, steps = pruned(model, Magnitude(), frozen, mode="group")
+    images = torch.randn(8, *IMAGE)
+    expected = masked(model, kept(steps), input_size(model), "group")
+    with torch.no_grad():
+        torch.testing.assert_close(small(images), expected(images), rtol=1e-4, atol=1e-4)
+
+
+# --- what is kept ---------------------------------------------------------------------------------------------------
+
+
+class Counting(Obs):
+    """Says how often it was asked."""
+
+    calls: ClassVar[list[int]] = []
+
+    def orders(self, couplings: Sequence[Coupling], params: Params, context: Context) -> dict[str, Sequence[int]]:
+        self.calls.append(len(couplings))
+        return super().orders(couplings, params, context)
+
+
+def test_orders_and_moments_of_the_baseline_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One set for all widths, and for another pipeline with the same store."""
+    from autocompress.compression import repair
+
+    gathered: list[int] = []
+    original = repair.gather
+
+    def watch(network: nn.Module, layers: Sequence[str], *others: Any, **named: Any) -> Any:
+        gathered.append(len(layers))
+        return original(network, layers, *others, **named)
+
+    monkeypatch.setattr(repair, "gather", watch)
+    Counting.calls.clear()
+    model, settings = example_model(), {"fit": "one-shot", "images": 32}
+    found = []
+    for _ in range(2):
+        pipeline = pipeline_of(model, tmp_path, [Counting()])
+        for share in (0.25, 0.75, {"layer4.0.conv1": 0.5}):
+            found.append(pipeline.run(recipe_of(model, Counting(), share, settings)))
+    assert Counting.calls == [len(prune.offered(model, "inner"))]
+    assert len(gathered) == 1
+    first, second = ({n: t.clone() for n, t in found[i].model.state_dict().items()} for i in (0, 3))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    narrow, wide = (kept(found[i].plan["transforms"]) for i in (0, 1))
+    assert all(set(narrow[name]) <= set(wide[name]) for name in narrow)
+
+
+def test_other_images_or_another_seed_make_other_orders(tmp_path: Path) -> None:
+    model = example_model()
+    first = pipeline_of(model, tmp_path, [Random()])
+    other = replace(first, seed=1)
+    keeps = [kept(own.run(recipe_of(model, Random())).plan["transforms"]) for own in (first, other)]
+    assert keeps[0] != keeps[1]
+
+
+# --- in a job -------------------------------------------------------------------------------------------------------
+
+
+def space_of(job: Job, model: nn.Module, methods: Sequence[str] = ("scop", "magnitude", "quantize")) -> JobSpace:
+    limits: Limits = limits_of(job)
+    chosen = [method for method in manager().methods() if method.name in methods]
+    space = JobSpace(model, chosen, limits, "stage", 2)
+    space.check_limits(chosen)
+    return space
+
+
+def job_with(**space: Any) -> Job:
+    return load_job(model="test_resnet", data="digits", space=space, name="prune")
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return example_model()
+
+
+def test_a_job_fixes_and_narrows_widths(model: nn.Module) -> None:
+    keep = {"layer1": 0.75, "layer2": [0.25, 0.5], "layer3": {"low": 0.25, "high": 0.5}}
+    space = space_of(job_with(prune={"method": "scop", "keep": keep}), model)
+    parameters = space.parameters()
+    shares = {name: parameter for name, parameter in parameters.items() if name.startswith("prune.keep.")}
+    assert shares["prune.keep.layer1.0.conv1"].choices == (0.75,)
+    assert shares["prune.keep.layer2.0.conv1"].choices == (0.25, 0.5)
+    narrowed = shares["prune.keep.layer3.0.conv1"]
+    assert (narrowed.low, narrowed.high, narrowed.step) == (0.25, 0.5, 1 / 16)
+    assert (shares["prune.keep.layer4.0.conv1"].low, shares["prune.keep.layer4.0.conv1"].high) == (1 / 16, 1.0)
+    recipe = space.compose(Policy({"prune": "cheapest"}))
+    assert recipe.prune is not None
+    assert {name: recipe.prune.keep[f"{name}.0.conv1"] for name in ("layer1", "layer2", "layer3", "layer4")} == {
+        "layer1": 0.75, "layer2": 0.25, "layer3": 0.25, "layer4": 1 / 16,
+    }  # fmt: skip
+
+
+def test_one_share_holds_for_all(model: nn.Module) -> None:
+    recipe = space_of(job_with(prune={"keep": 0.5, "mode": "group"}), model).compose(Policy({"prune": "default"}))
+    assert recipe.prune is not None
+    assert set(recipe.prune.keep.values()) == {0.5}
+    assert {coupling.name for coupling in prune.offered(model, "group")} == set(recipe.prune.keep)
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.5, -0.5, float("nan"), "half", True, {"low": 0.5, "high": 1.2}])
+def test_a_share_outside_of_its_range_is_told(keep: Any, model: nn.Module) -> None:
+    with pytest.raises(UserError, match=r"prune\.keep.*cannot be .*: it takes 0.0625 .. 1.0"):
+        space_of(job_with(prune={"method": "scop", "keep": keep}), model)
+
+
+def test_a_replayed_share_outside_of_its_range(model: nn.Module) -> None:
+    space = space_of(job_with(), model)
+    with pytest.raises(InvalidRecipe, match=r"prune\.keep\.layer1\.0\.conv1 cannot be 0\.0"):
+        space.compose(Replay({"prune.keep.layer1.0.conv1": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("old", "told", "instead"),
+    [
+        ({"rate": 0.3}, "scop.rate", "prune: {keep: 0.7}"),
+        ({"rate": {"layer1": 0.3}}, "scop.rate", "prune: {keep: 0.7}"),
+        ({"rate": {"low": 0.1, "high": 0.5}}, "scop.rate", "prune: {keep: 0.7}"),
+        ({"ranking": "global"}, "scop.ranking", "prune.keep"),
+        ({"mode": "scatter"}, "scop.mode", "prune: {mode: inner}"),
+        ({"multiple": 8}, "scop.multiple", "prune: {multiple: 8}"),
+        ({"criterion": "magnitude"}, "scop.criterion", "prune: {method: magnitude}"),
+    ],
+)
+def test_a_key_of_before_names_what_says_the_same_now(
+    old: dict[str, Any], told: str, instead: str, model: nn.Module
+) -> None:
+    with pytest.raises(UserError, match=f"{told}.* is no parameter any more") as caught:
+        space_of(job_with(scop=old), model)
+    assert instead in caught.value.hint
+
+
+def test_pruners_that_are_not_searched_act_where_a_job_names_them(model: nn.Module) -> None:
+    plain = space_of(job_with(), model)
+    assert plain.parameters()["prune.method"].choices == ("none", "scop")
+    assert not any("magnitude" in label for label, _ in plain.starting_points())
+    named = space_of(job_with(prune={"method": ["magnitude", "scop"]}), model)
+    assert named.parameters()["prune.method"].choices == ("magnitude", "scop")
+    points = dict(named.starting_points())
+    assert points["magnitude alone"]["prune.method"] == "magnitude"
+    assert points["scop alone"]["prune.method"] == "scop"
+
+
+def test_the_uncompressed_model_lies_in_every_space(model: nn.Module) -> None:
+    for limits in ({}, {"prune": {"method": "scop"}}):
+        space = space_of(job_with(**limits), model)
+        label, values = space.starting_points()[0]
+        assert label == "uncompressed"
+        recipe = space.compose(Replay(values))
+        assert recipe.prune is None
+        assert not recipe.repair
+
+
+def test_widths_are_structural_and_orders_are_not(model: nn.Module) -> None:
+    space = space_of(job_with(), model, ("obs", "scop", "quantize"))
+    values = space.policy({"prune": "default"}, pruner="obs")
+    other = space.policy({"prune": "default"}, pruner="scop")
+    assert values is not None
+    assert other is not None
+    keys = [space.compose(Replay(own)).structural_key for own in (values, other)]
+    assert keys[0] == keys[1]
+    narrower = space.compose(Replay({**values, "prune.keep.layer1.0.conv1": 0.5}))
+    assert narrower.structural_key != keys[0]
+
+
+def test_a_plan_needs_no_pruner(model: nn.Module, tmp_path: Path) -> None:
+    """Saved networks come back where the plugin is not installed."""
+    real = pipeline_of(model, tmp_path).run(recipe_of(model, Obs(), 0.5, {"fit": "one-shot", "images": 32}))
+    again = rebuild(model, copy.deepcopy(real.plan["transforms"]), {"quantize": Quantize()})
+    again.load_state_dict(real.model.state_dict())
+    images = torch.randn(2, *IMAGE)
+    with torch.no_grad():
+        assert torch.equal(again(images), real.model(images))
