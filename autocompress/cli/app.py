@@ -186,13 +186,11 @@ def _end(result: SearchResult, console: Console) -> None:
 
 def exit_code(result: SearchResult) -> ExitCode:
     """The exit code of a search that is closed."""
-    from autocompress.report import view
-
-    if view.interruption(result):
+    if result.is_interrupted:
         return ExitCode.INTERRUPTED
-    if view.every_trial_failed(result):
+    if result.every_trial_failed:
         return ExitCode.EVERY_TRIAL_FAILED
-    return ExitCode.NO_MODEL_FITS if view.recommended(result) is None else ExitCode.DONE
+    return ExitCode.NO_MODEL_FITS if result.recommended() is None else ExitCode.DONE
 
 
 def _show(result: SearchResult, console: Console) -> None:
