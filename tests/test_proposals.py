@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ import timm
 import torch
 from torch import nn
 
+from autocompress.devices.profiling import layer_times
+from autocompress.errors import TrialFailed
+from autocompress.export import export
 from autocompress.graph import facts
 from autocompress.proposals import (
     LatencyModel,
@@ -37,6 +41,8 @@ from autocompress.proposals import (
 from autocompress.proposals.factors import Widths
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import remove
+from autocompress.quantization import LayerBits, calibrate, harden, quantize
+from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.repair import gather, has_columns, repair
 
 SIZE = (3, 32, 32)
@@ -320,3 +326,35 @@ def test_factors_of_a_latency_model_add_up_to_its_predictions() -> None:
 def test_one_probe_is_too_few() -> None:
     with pytest.raises(ValueError, match="two probes"):
         LatencyModel.fit(LAYERS, _profiles(LAYERS, 1, 0))
+
+
+# --- profiles -----------------------------------------------------------------------------------------------------
+
+
+class Tiny(nn.Module):
+    """Two convolutions with pooling between them, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 64, 3, padding=1)
+        self.pool, self.fc = nn.MaxPool2d(2), nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.second(self.pool(torch.relu(self.first(x)))).relu().mean((2, 3)))
+
+
+def test_a_profile_tells_the_time_of_each_layer(tmp_path: Path) -> None:
+    model = Tiny().eval()
+    float_file, file = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    export(model, float_file, SIZE)
+    config = dict.fromkeys(("first", "second", "fc"), LayerBits("quantize"))
+    network = quantize(model, config, lambda _, spec: UniformFakeQuantizer(spec), input_size=SIZE)
+    calibrate(network, [torch.randn(4, *SIZE)])
+    export(harden(network), file, SIZE)
+    for times in layer_times([float_file, file], ["first", "second", "fc"], SIZE, seconds=0.05):
+        assert list(times.layers) == ["first", "second", "fc"]
+        assert times.layers["second"] > times.layers["fc"] > 0
+        assert times.total > 0
+    assert not list(tmp_path.glob("*.json"))
+    with pytest.raises(TrialFailed, match="no operator"):
+        layer_times([file], ["elsewhere"], SIZE)

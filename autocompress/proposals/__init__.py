@@ -7,7 +7,7 @@ for a dozen budgets.
 """
 
 from autocompress.proposals.allocation import Allocation, Problem, allocate
-from autocompress.proposals.budgets import Proposal, draw_tilts, propose, smallest
+from autocompress.proposals.budgets import Proposal, draw_tilts, probe_points, propose, smallest
 from autocompress.proposals.choices import Choice, Part, Selection
 from autocompress.proposals.factors import (
     STRUCTURE,
@@ -64,6 +64,7 @@ __all__ = [
     "macs",
     "measure",
     "parameters",
+    "probe_points",
     "propose",
     "size_bytes",
     "smallest",
