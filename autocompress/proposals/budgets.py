@@ -112,7 +112,7 @@ def probe_points(
     low = _useful(problem, name, smallest(problem, name), most_divergence)
     points = [problem.neutral(), allocate(problem, {name: -math.inf}).indices]
     for step in range(1, count - 1):
-        budget = full * (low / full) ** (step / (count - 2))
+        budget = full * (low / full) ** (step / (count - 1))
         points.append(allocate(problem, {name: budget}, tilts=draw_tilts(problem, {}, generator)).indices)
     return points
 
