@@ -19,6 +19,7 @@ from autocompress.errors import TrialFailed
 from autocompress.export import export
 from autocompress.graph import facts
 from autocompress.proposals import (
+    Correction,
     LatencyModel,
     Layer,
     Part,
@@ -173,6 +174,29 @@ def test_rows_tell_measured_choices_from_interpolated_ones() -> None:
     assert len(rows) == 3 * 16 + 2
     measured = [row["choice"] for row in rows if row["name"] == "b" and row["measured"]]
     assert measured == [12 / 16, 8 / 16, 4 / 16, 2 / 16]
+
+
+# --- corrections by trials ---
+
+
+def test_a_correction_learns_that_deep_cuts_lose_more() -> None:
+    generator = np.random.default_rng(0)
+    predicted = np.exp(generator.uniform(-8, -2, 20))
+    truth = predicted * np.exp(0.8 + 0.12 * (np.log(predicted) + 2))
+    correction = Correction.fit(list(predicted), list(truth * np.exp(0.05 * generator.standard_normal(20))))
+    for at in np.exp(np.linspace(-7, -2.5, 8)):
+        wanted = at * np.exp(0.8 + 0.12 * (np.log(at) + 2))
+        assert correction(float(at)) == pytest.approx(wanted, rel=0.1)
+    assert 0.02 < correction.error < 0.15
+    grid = [correction(float(value)) for value in np.exp(np.linspace(-12, 2, 50))]
+    assert grid == sorted(grid)
+
+
+def test_a_correction_without_trials_changes_nothing() -> None:
+    for correction in (Correction.fit([], []), Correction.fit([0.1, 0.0], [math.nan, 0.2])):
+        assert correction(0.3) == pytest.approx(0.3)
+        assert correction(0.0) == 0.0
+    assert 0.1 < Correction.fit([0.1], [0.2])(0.1) < 0.2  # one trial is not believed wholly
 
 
 # --- a real network -----------------------------------------------------------------------------------------------
