@@ -17,7 +17,8 @@ from torch import nn
 from autocompress.devices.profiling import layer_times
 from autocompress.errors import TrialFailed
 from autocompress.export import export
-from autocompress.graph import facts
+from autocompress.graph import facts, trace
+from autocompress.graph.partial import PartialRunner
 from autocompress.proposals import (
     Correction,
     LatencyModel,
@@ -268,6 +269,31 @@ def test_costs_by_formula_are_those_of_the_sliced_network(network: nn.Module) ->
     assert found[parameters] == pytest.approx(weights + biases)
 
 
+def test_a_layer_behind_a_concatenation_costs_what_its_sum_of_inputs_does() -> None:
+    names = ("a", "b", "c", "d")
+    layer = Layer("l", "dense", 40, 16, 1, 9, 4, {"a": 16, "b": 8, "c": 16}, {"c": 8, "d": 8})
+    parts = [Part(name, "structure", (1.0, 0.5, 0.25)) for name in names] + [Part("g", "weight_bits", (8, 2))]
+    kept = {name: [1.0, 0.5, 0.25] for name in names}
+    tables = factors([layer], parts, kept, size_bytes(), {"l": "g"})
+    assert max(table.table.ndim for table in tables) == 3  # two couplings and the bits
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        at = {part.key: int(generator.integers(len(part.choices))) for part in parts}
+        share = {name: kept[name][at[f"structure:{name}"]] for name in names}
+        inputs = 16 * share["a"] + 8 * share["b"] + 16 * share["c"]
+        outputs = 8 * share["c"] + 8 * share["d"]
+        true = size_bytes()(
+            Widths(layer, np.array(inputs), np.array(outputs), {"weight_bits": np.array([8, 2][at["weight_bits:g"]])})
+        )
+        assert sum(table.table[tuple(at[key] for key in table.parts)] for table in tables) == pytest.approx(float(true))
+
+
+def test_a_layer_that_no_coupling_passes_has_a_fixed_cost() -> None:
+    table = factors([Layer("l", "dense", 8, 4, 1, 9, 10, {}, {})], [], {}, macs)[0]
+    assert table.parts == ()
+    assert float(table.table[()]) == 2880
+
+
 def test_bits_are_a_further_axis_of_costs() -> None:
     layer = Layer("l", "dense", 8, 4, 1, 9, 10, {"c": 8}, {})
     parts = [Part("c", "structure", (1.0, 0.5)), Part("g", "weight_bits", (8, 4))]
@@ -382,3 +408,14 @@ def test_a_profile_tells_the_time_of_each_layer(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.json"))
     with pytest.raises(TrialFailed, match="no operator"):
         layer_times([file], ["elsewhere"], SIZE)
+
+
+@torch.no_grad()
+def test_arguments_of_a_forward_with_a_default_are_not_images() -> None:
+    """timm's transformers take a mask and ``is_causal`` beside the images."""
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, patch_size=8, depth=1).eval()
+    images = torch.randn(2, *SIZE)
+    runner = PartialRunner(trace(model))
+    torch.testing.assert_close(runner.answers([images])[0], model(images))
+    runner.advance(runner.first_call({"blocks.0.mlp.fc1"}))
+    torch.testing.assert_close(runner.rest()[0], model(images))
