@@ -35,6 +35,21 @@ class UserError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
+class HintedError(ValueError):
+    """A value that cannot be, in words that end the sentence ``<key> ...``, with a hint.
+
+    Args:
+        message: the end of the sentence.
+        hint: what to do about it.
+        key: which key it is about, where the validator sees more than one.
+    """
+
+    def __init__(self, message: str, hint: str = "", key: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.key = key
+
+
 class Terminated(SystemExit):
     """The process received SIGTERM: from a batch system, a container or a cluster. Where nobody catches it, the process
     ends with exit code 75, "try again later": ``autocompress resume`` continues the search."""

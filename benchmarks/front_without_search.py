@@ -32,18 +32,18 @@ from autocompress.export import export
 from autocompress.files import write_json
 from autocompress.graph import facts
 from autocompress.job import load_job
-from autocompress.processors import usable_processors
 from autocompress.proposals import (
     LatencyModel,
-    Part,
     Problem,
     Profile,
     RemovedChannels,
     allocate,
+    factors,
     keep_set,
     kept_shares,
     layers_of,
     measure,
+    probe_points,
     propose,
 )
 from autocompress.pruning.couplings import couplings
@@ -57,7 +57,13 @@ STARTED = time.perf_counter()
 MOMENT_IMAGES = 512
 TABLE_IMAGES = 256
 PROBES = 6
+MOST_DIVERGENCE = 0.12
+"""Nats: models beyond it lose some ten points."""
 QUANTIZER = "quantize"
+WEIGHT_WORK = 8
+"""Reading a weight costs about as much as so many multiply-adds: a rough cost to choose probes by."""
+HELD_OUT = 8
+"""Width vectors whose files are measured to judge the latency model."""
 
 
 class Front:
@@ -98,12 +104,13 @@ class Front:
             self.model, reading, lambda: self.for_moments.split(MOMENT_IMAGES), choose_ridge=choose_ridge
         )
         self.done("moments")
-        torch.set_num_threads(1)
-        with ThreadPoolExecutor(usable_processors()) as pool:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # of each of the pool's
+        with ThreadPoolExecutor(threads) as pool:
             wide_first = sorted(self.couplings, key=lambda coupling: -coupling.channels)
             orders = pool.map(lambda coupling: order(self.model, coupling, self.moments, self.norms), wide_first)
             self.orders = {coupling.name: found for coupling, found in zip(wide_first, orders, strict=True)}
-        torch.set_num_threads(usable_processors())
+        torch.set_num_threads(threads)
         self.done("orders")
 
     def measure(self, deadline: float) -> None:
@@ -134,17 +141,26 @@ class Front:
             part.name: kept_shares(part, coupling, self.multiple)
             for part, coupling in zip(self.parts, self.couplings, strict=True)
         }
-        profiles = []
-        for number, indices in enumerate(probe_points(self.parts, PROBES, self.seed)):
-            file = self.file(self.pruned(indices, fit=False), folder / f"probe{number}.onnx", images=False)
-            profiles.append(self.profile(file, indices))
+        divergences = {part.key: self.table.divergences(part) for part in self.parts}
+        work = factors(self.layers, self.parts, self.kept, lambda widths: widths.macs + WEIGHT_WORK * widths.weights)
+        known = Problem(tuple(self.parts), divergences, {"work": work}, {})
+        points = probe_points(known, "work", PROBES, most_divergence=2 * MOST_DIVERGENCE, seed=self.seed)
+        files = [
+            self.file(self.pruned(indices, fit=False), folder / f"probe{number}.onnx", images=False)
+            for number, indices in enumerate(points)
+        ]
+        self.done(f"{PROBES} probes written")
+        self.reference: Path = files[0]
+        self.reference_seconds: float | None = None
+        profiles = self.profiles(files, points)
+        self.reference_seconds = profiles[0].total
         self.latency = LatencyModel.fit(self.layers, profiles)
         self.done(f"{PROBES} probes, error {self.latency.error:.3f}")
-        factors, fixed = self.latency.factors(self.layers, self.parts, self.kept)
+        tables, fixed = self.latency.factors(self.layers, self.parts, self.kept)
         self.problem = Problem(
             tuple(self.parts),
-            {part.key: self.table.divergences(part) for part in self.parts},
-            {"latency": factors},
+            divergences,
+            {"latency": tables},
             {"latency": fixed},
         )
 
@@ -159,10 +175,16 @@ class Front:
             for layer in self.layers
         }
 
-    def profile(self, file: Path, indices: Sequence[int]) -> Profile:
-        """Times of one file."""
-        times = layer_times(file, list(self.network.layers), self.size)
-        return Profile(self.widths(indices), times.layers, times.total)
+    def profiles(self, files: Sequence[Path], points: Sequence[Sequence[int]]) -> list[Profile]:
+        """Times of files."""
+        times = layer_times(
+            files,
+            list(self.network.layers),
+            self.size,
+            reference=self.reference,
+            reference_seconds=self.reference_seconds,
+        )
+        return [Profile(self.widths(at), own.layers, own.total) for at, own in zip(points, times, strict=True)]
 
     def pruned(self, indices: Sequence[int], *, fit: bool = True) -> nn.Module:
         """The network at some widths, repaired."""
@@ -202,33 +224,29 @@ def order(
     return eliminate(coupling.channels, consumers, scales, coupling.blocks)
 
 
-def probe_points(parts: Sequence[Part], count: int, seed: int) -> list[list[int]]:
-    """Width vectors: nothing cut, everything cut most, and between them each part at other depths in each."""
-    generator = np.random.default_rng(seed)
-    places = np.linspace(0, 0.9, count)
-    middle = np.stack([generator.permutation(places[1:-1]) for _ in parts], 1)
-    points = [np.zeros(len(parts)), *middle, np.full(len(parts), places[-1])]
-    return [[part.at(float(place)) for part, place in zip(parts, point, strict=True)] for point in points]
-
-
 def check(front: Front, count: int, folder: Path) -> dict[str, Any]:
     """How well table and latency model predict: random allocations of random budgets, and held-out width vectors."""
     from scipy.stats import spearmanr
 
     generator = np.random.default_rng(front.seed + 1)
-    predicted, true, relative = [], [], []
+    predicted: list[float] = []
+    true: list[float] = []
+    points: list[tuple[int, ...]] = []
+    files: list[Path] = []
     full = front.problem.cost("latency", front.problem.neutral())
-    for number in range(count):
+    for number in range(max(count, HELD_OUT)):
         tilts = {part.key: float(np.exp(0.7 * generator.standard_normal())) for part in front.parts}
         budget = full * float(np.exp(generator.uniform(np.log(0.15), np.log(0.9))))
         found = allocate(front.problem, {"latency": budget}, tilts=tilts)
         keep = front.removed.keep(front.parts, {p.key: at for p, at in zip(front.parts, found.indices, strict=True)})
         predicted.append(found.divergence)
         true.append(front.removed.measure(keep))
-        if number < 8:
-            file = front.file(front.pruned(found.indices, fit=False), folder / "held_out.onnx", images=False)
-            total = front.profile(file, found.indices).total
-            relative.append(front.problem.cost("latency", found.indices) / total - 1)
+        if number < HELD_OUT:
+            points.append(found.indices)
+            name = folder / f"held_out{number}.onnx"
+            files.append(front.file(front.pruned(found.indices, fit=False), name, images=False))
+    measured = front.profiles(files, points)
+    relative = [front.problem.cost("latency", at) / own.total - 1 for at, own in zip(points, measured, strict=True)]
     errors = np.abs(relative)
     return {
         "spearman": float(spearmanr(predicted, true).statistic),
@@ -259,7 +277,7 @@ def main() -> None:
     front.prepare()
     front.measure(asked.table_seconds)
     front.cost(asked.out)
-    proposals = propose(front.problem, ["latency"], count=asked.count)
+    proposals = propose(front.problem, ["latency"], count=asked.count, most_divergence=MOST_DIVERGENCE)
     front.done(f"{len(proposals)} allocations")
     rows = []
     for number, proposal in enumerate(proposals):
@@ -272,7 +290,7 @@ def main() -> None:
                 "predicted_ms": 1e3 * proposal.allocation.costs["latency"],
             }
         )
-    front.done("models")
+        front.done(f"model {number}")
     report: dict[str, Any] = {"log": front.log, "models": rows, "table": list(front.table.rows(front.parts))}
     if asked.check:
         report["check"] = check(front, asked.check, asked.out)

@@ -19,7 +19,7 @@ from autocompress.compression.keys import versions
 from autocompress.compression.trainer import baseline_settings, train
 from autocompress.files import write_json
 from autocompress.job import load_job
-from autocompress.report.intervals import wilson
+from autocompress.objectives.intervals import wilson
 
 TARGET = 85.0
 

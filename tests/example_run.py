@@ -10,7 +10,8 @@ import numpy as np
 import yaml
 
 from autocompress import results
-from autocompress.report.front import hypervolume, non_dominated
+from autocompress.objectives.dominance import non_dominated
+from autocompress.objectives.hypervolume import speed_hypervolume
 
 GROUPS = ("stem", "layer1", "layer2", "layer3", "layer4")
 JOB: dict[str, Any] = {
@@ -134,7 +135,9 @@ def write_run(folder: Path, trials: int = 60, seed: int = 0, **job: Any) -> Path
         (artifact / "recipe.json").write_text(json.dumps(row["recipe"]))
         (artifact / "plan.json").write_text("[]")
     summary = {
-        "hypervolume": hypervolume(*zip(*((row["accuracy_drop"], row["latency_ratio"]) for row in front), strict=True)),
+        "hypervolume": speed_hypervolume(
+            *zip(*((row["accuracy_drop"], row["latency_ratio"]) for row in front), strict=True)
+        ),
         "seconds": 812.4,
         "trials": {},
         "cache": {"hits": 41, "misses": 73},

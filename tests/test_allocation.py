@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from autocompress.proposals import Factor, Part, Problem, allocate, draw_tilts, propose, smallest
+from autocompress.proposals import Factor, Part, Problem, allocate, draw_tilts, probe_points, propose, smallest
 
 WIDTHS = (6, 5, 4, 3, 2, 1)
 
@@ -168,3 +168,23 @@ def test_proposals_of_two_costs_bound_both() -> None:
         assert set(proposal.budgets) == {"latency", "size"}
         if proposal.allocation.feasible:
             assert all(proposal.allocation.costs[name] <= bound for name, bound in proposal.budgets.items())
+
+
+def test_the_lowest_budgets_are_those_that_still_serve() -> None:
+    problem = _problem(CHAIN, 6, choices=16)
+    worst = problem.divergence((15, 15, 15, 15))
+    found = propose(problem, ["latency"], most_divergence=1e-3 * worst)
+    assert len(found) >= 8
+    assert max(proposal.allocation.divergence for proposal in found) <= 1e-3 * worst
+    assert max(proposal.allocation.divergence for proposal in propose(problem, ["latency"])) > 1e-2 * worst
+
+
+def test_probes_span_all_widths() -> None:
+    problem = _problem(CHAIN, 7, choices=16)
+    points = probe_points(problem, "latency", 6)
+    costs = [problem.cost("latency", point) for point in points]
+    assert points[0] == (0, 0, 0, 0)
+    assert points[1] == (15, 15, 15, 15)
+    assert costs[1] < min(costs[2:])
+    assert costs[0] > max(costs[2:])
+    assert len(set(points)) == 6

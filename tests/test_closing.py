@@ -16,7 +16,7 @@ from autocompress.contract import manager
 from autocompress.devices.lock import MachineLock
 from autocompress.job import DataConfig
 from autocompress.report import write_report
-from autocompress.searching.bounds import Row
+from autocompress.results import Row
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
 from autocompress.searching.meter import Meter

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autocompress.report.intervals import paired_difference
+from autocompress.objectives.intervals import paired_difference
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

@@ -17,8 +17,8 @@ from toy_bench import ToyBench, ToyCandidate, open_toy, toy_job
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Measurement
 from autocompress.devices.lock import MachineLock
+from autocompress.objectives.bounds import misses
 from autocompress.results import COLUMNS
-from autocompress.searching.bounds import misses
 from autocompress.searching.gates import Trial
 from autocompress.searching.meter import Meter
 from autocompress.searching.run import baseline_row

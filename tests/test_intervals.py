@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binom, binomtest
 
-from autocompress.report.intervals import one_image, paired_difference, wilson
+from autocompress.objectives.intervals import one_image, paired_difference, wilson
 
 calm = settings(deadline=None, max_examples=60)
 counts = st.integers(1, 5000).flatmap(lambda images: st.tuples(st.integers(0, images), st.just(images)))

@@ -20,7 +20,7 @@ from autocompress.devices.lock import MachineLock
 from autocompress.devices.onnxruntime_cpu import SITTINGS
 from autocompress.devices.timing import REPRODUCIBLE, median_interval, ratio_interval
 from autocompress.job import DeviceConfig
-from autocompress.searching.bounds import is_borderline
+from autocompress.objectives.bounds import is_borderline
 from autocompress.searching.closing import Closing
 from autocompress.searching.gates import Trial
 from autocompress.searching.meter import AGAIN, Meter, combined
@@ -185,4 +185,4 @@ def test_bounds_in_milliseconds_are_borderline_too() -> None:
     latency = asdict(measurement(0.5, 0.05))  # 5 ms
     for bound, expected in (("0.5x", True), ("0.6x", False), ("5.1 ms", True), ("6 ms", False), ("4 ms", False)):
         job = toy_job(Path(), constraints={"latency": bound})
-        assert is_borderline(job.constraints, latency) == expected
+        assert is_borderline(job.constraints.bounds()["latency"], latency) == expected

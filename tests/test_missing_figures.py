@@ -18,8 +18,8 @@ from toy_bench import toy_job
 
 from autocompress import results
 from autocompress.job import Job
+from autocompress.objectives.fronts import Contenders, by_distance, front_hypervolume, front_rows, nearest_miss
 from autocompress.report import view, write_report
-from autocompress.searching.front import by_distance, contenders, front_hypervolume, front_rows, nearest_miss
 
 BASELINE = {"accuracy": 90.0, "latency_ms": 10.0, "size_bytes": 4000, "energy_uj": 100.0, "macs": 5000, "params": 1000}
 figure = st.one_of(st.none(), st.floats(0.1, 100.0), st.just(math.nan))
@@ -57,13 +57,13 @@ def rows(draw: st.DrawFn) -> list[dict[str, Any]]:
 )
 def test_any_figure_may_be_missing(folder: Path, rows: list[dict[str, Any]], objectives: list[str], count: int) -> None:
     job: Job = toy_job(folder, objectives=objectives[:count])
-    front = front_rows(job, rows, BASELINE)
+    front = front_rows(job.objectives, rows, BASELINE)
     known = [row for row in rows if isinstance(row.get("accuracy"), float) and not math.isnan(row["accuracy"])]
     assert all(any(row is one for one in known) for row in front), "who has no accuracy is not on a front"
     accuracies = [row["accuracy"] for row in front]
     assert accuracies == sorted(accuracies, reverse=True)
     assert any(row["status"] != "failed" for row in known) == bool(front)
-    closed = contenders(job, rows, BASELINE)
+    closed = Contenders(job.objectives, BASELINE, rows).rows
     assert closed[: len(front)] == front
     volume = front_hypervolume(front)
     assert volume is None or 0.0 <= volume <= 1.0
@@ -78,7 +78,7 @@ def test_a_slower_row_of_equal_accuracy_comes_after_one_whose_latency_is_known(f
     unknown = {"trial": 0, "status": "complete", "accuracy": 88.0, "size_bytes": 1000, "latency_ratio": None}
     known = {"trial": 1, "status": "complete", "accuracy": 88.0, "size_bytes": 1000.0, "latency_ratio": 0.5}
     other = {"trial": 2, "status": "complete", "accuracy": 80.0, "size_bytes": 500, "latency_ratio": None}
-    assert [row["trial"] for row in front_rows(job, [unknown, known, other], BASELINE)] == [0, 2]
+    assert [row["trial"] for row in front_rows(job.objectives, [unknown, known, other], BASELINE)] == [0, 2]
 
 
 @pytest.mark.parametrize("missing", ["accuracy", "latency_ratio", "size_bytes", "test_accuracy", "macs"])

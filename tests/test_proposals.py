@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,13 @@ import timm
 import torch
 from torch import nn
 
-from autocompress.graph import facts
+from autocompress.devices.profiling import layer_times
+from autocompress.errors import TrialFailed
+from autocompress.export import export
+from autocompress.graph import facts, trace
+from autocompress.graph.partial import PartialRunner
 from autocompress.proposals import (
+    Correction,
     LatencyModel,
     Layer,
     Part,
@@ -37,6 +43,8 @@ from autocompress.proposals import (
 from autocompress.proposals.factors import Widths
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import remove
+from autocompress.quantization import LayerBits, calibrate, harden, quantize
+from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.repair import gather, has_columns, repair
 
 SIZE = (3, 32, 32)
@@ -169,6 +177,29 @@ def test_rows_tell_measured_choices_from_interpolated_ones() -> None:
     assert measured == [12 / 16, 8 / 16, 4 / 16, 2 / 16]
 
 
+# --- corrections by trials ---
+
+
+def test_a_correction_learns_that_deep_cuts_lose_more() -> None:
+    generator = np.random.default_rng(0)
+    predicted = np.exp(generator.uniform(-8, -2, 20))
+    truth = predicted * np.exp(0.8 + 0.12 * (np.log(predicted) + 2))
+    correction = Correction.fit(list(predicted), list(truth * np.exp(0.05 * generator.standard_normal(20))))
+    for at in np.exp(np.linspace(-7, -2.5, 8)):
+        wanted = at * np.exp(0.8 + 0.12 * (np.log(at) + 2))
+        assert correction(float(at)) == pytest.approx(wanted, rel=0.1)
+    assert 0.02 < correction.error < 0.15
+    grid = [correction(float(value)) for value in np.exp(np.linspace(-12, 2, 50))]
+    assert grid == sorted(grid)
+
+
+def test_a_correction_without_trials_changes_nothing() -> None:
+    for correction in (Correction.fit([], []), Correction.fit([0.1, 0.0], [math.nan, 0.2])):
+        assert correction(0.3) == pytest.approx(0.3)
+        assert correction(0.0) == 0.0
+    assert 0.1 < Correction.fit([0.1], [0.2])(0.1) < 0.2  # one trial is not believed wholly
+
+
 # --- a real network -----------------------------------------------------------------------------------------------
 
 
@@ -236,6 +267,31 @@ def test_costs_by_formula_are_those_of_the_sliced_network(network: nn.Module) ->
     weights = sum(layer.params for layer in sliced.layers.values())
     biases = sum(layer.out_channels for name, layer in sliced.layers.items() if not layer.is_output)
     assert found[parameters] == pytest.approx(weights + biases)
+
+
+def test_a_layer_behind_a_concatenation_costs_what_its_sum_of_inputs_does() -> None:
+    names = ("a", "b", "c", "d")
+    layer = Layer("l", "dense", 40, 16, 1, 9, 4, {"a": 16, "b": 8, "c": 16}, {"c": 8, "d": 8})
+    parts = [Part(name, "structure", (1.0, 0.5, 0.25)) for name in names] + [Part("g", "weight_bits", (8, 2))]
+    kept = {name: [1.0, 0.5, 0.25] for name in names}
+    tables = factors([layer], parts, kept, size_bytes(), {"l": "g"})
+    assert max(table.table.ndim for table in tables) == 3  # two couplings and the bits
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        at = {part.key: int(generator.integers(len(part.choices))) for part in parts}
+        share = {name: kept[name][at[f"structure:{name}"]] for name in names}
+        inputs = 16 * share["a"] + 8 * share["b"] + 16 * share["c"]
+        outputs = 8 * share["c"] + 8 * share["d"]
+        true = size_bytes()(
+            Widths(layer, np.array(inputs), np.array(outputs), {"weight_bits": np.array([8, 2][at["weight_bits:g"]])})
+        )
+        assert sum(table.table[tuple(at[key] for key in table.parts)] for table in tables) == pytest.approx(float(true))
+
+
+def test_a_layer_that_no_coupling_passes_has_a_fixed_cost() -> None:
+    table = factors([Layer("l", "dense", 8, 4, 1, 9, 10, {}, {})], [], {}, macs)[0]
+    assert table.parts == ()
+    assert float(table.table[()]) == 2880
 
 
 def test_bits_are_a_further_axis_of_costs() -> None:
@@ -320,3 +376,46 @@ def test_factors_of_a_latency_model_add_up_to_its_predictions() -> None:
 def test_one_probe_is_too_few() -> None:
     with pytest.raises(ValueError, match="two probes"):
         LatencyModel.fit(LAYERS, _profiles(LAYERS, 1, 0))
+
+
+# --- profiles -----------------------------------------------------------------------------------------------------
+
+
+class Tiny(nn.Module):
+    """Two convolutions with pooling between them, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 64, 3, padding=1)
+        self.pool, self.fc = nn.MaxPool2d(2), nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.second(self.pool(torch.relu(self.first(x)))).relu().mean((2, 3)))
+
+
+def test_a_profile_tells_the_time_of_each_layer(tmp_path: Path) -> None:
+    model = Tiny().eval()
+    float_file, file = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    export(model, float_file, SIZE)
+    config = dict.fromkeys(("first", "second", "fc"), LayerBits("quantize"))
+    network = quantize(model, config, lambda _, spec: UniformFakeQuantizer(spec), input_size=SIZE)
+    calibrate(network, [torch.randn(4, *SIZE)])
+    export(harden(network), file, SIZE)
+    for times in layer_times([float_file, file], ["first", "second", "fc"], SIZE, seconds=0.05):
+        assert list(times.layers) == ["first", "second", "fc"]
+        assert times.layers["second"] > times.layers["fc"] > 0
+        assert times.total > 0
+    assert not list(tmp_path.glob("*.json"))
+    with pytest.raises(TrialFailed, match="no operator"):
+        layer_times([file], ["elsewhere"], SIZE)
+
+
+@torch.no_grad()
+def test_arguments_of_a_forward_with_a_default_are_not_images() -> None:
+    """timm's transformers take a mask and ``is_causal`` beside the images."""
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, patch_size=8, depth=1).eval()
+    images = torch.randn(2, *SIZE)
+    runner = PartialRunner(trace(model))
+    torch.testing.assert_close(runner.answers([images])[0], model(images))
+    runner.advance(runner.first_call({"blocks.0.mlp.fc1"}))
+    torch.testing.assert_close(runner.rest()[0], model(images))

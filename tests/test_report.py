@@ -165,7 +165,7 @@ def test_without_a_bound_on_accuracy_the_most_accurate_is_better_than_none(tmp_p
     front[1:] = [row | {"accuracy_drop": row["accuracy_drop"] + 5} for row in front[1:]]
     results.write_front(tmp_path, front)
     result = results.read(tmp_path)
-    best = view.recommended(result)
+    best = result.recommended()
     assert best is not None
     assert best["accuracy_drop"] == result.models["accuracy_drop"].min()
 

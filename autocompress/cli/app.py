@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,8 @@ from autocompress.memory import out_of_memory_told
 
 if TYPE_CHECKING:
     from autocompress.results import SearchResult
+
+log = logging.getLogger("autocompress.cli")
 
 
 class _Commands(TyperGroup):
@@ -108,7 +112,8 @@ def search(
     from autocompress.cli.progress import watching
     from autocompress.searching import run, stopping
 
-    with stopping.caught(ends_process=True), _told(job.folder), out_of_memory_told(), watching(console) as observer:
+    signals = stopping.caught(ends_process=True, last_words=partial(_last_words, job.folder))
+    with signals, _told(job.folder), out_of_memory_told(), watching(console) as observer:
         result = run.search(job, observer=observer)
     _end(result, console)
 
@@ -120,7 +125,8 @@ def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minu
     from autocompress.searching import run, stopping
 
     console = Console()
-    with stopping.caught(ends_process=True), _told(run_folder), out_of_memory_told(), watching(console) as observer:
+    signals = stopping.caught(ends_process=True, last_words=partial(_last_words, run_folder))
+    with signals, _told(run_folder), out_of_memory_told(), watching(console) as observer:
         result = run.resume(run_folder, trials=trials, minutes=minutes, observer=observer)
     _end(result, console)
 
@@ -172,10 +178,20 @@ def _told(run_folder: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stopped:
-        if (run_folder / "job.yaml").is_file():
-            how = "interrupted" if isinstance(stopped, KeyboardInterrupt) else "stopped"
-            print(f"{how}; 'autocompress resume {run_folder}' continues", file=sys.stderr)
+        _say_how_to_go_on(run_folder, "interrupted" if isinstance(stopped, KeyboardInterrupt) else "stopped")
         raise
+
+
+def _say_how_to_go_on(run_folder: Path, how: str) -> bool:
+    if is_run := (run_folder / "job.yaml").is_file():
+        print(f"{how}; 'autocompress resume {run_folder}' continues", file=sys.stderr, flush=True)
+    return is_run
+
+
+def _last_words(run_folder: Path) -> None:
+    """What the search itself would say and log after SIGTERM, were it not too busy."""
+    if _say_how_to_go_on(run_folder, "stopped"):
+        log.info("stopped by SIGTERM; 'autocompress resume %s' continues", run_folder)
 
 
 def _end(result: SearchResult, console: Console) -> None:
@@ -186,13 +202,11 @@ def _end(result: SearchResult, console: Console) -> None:
 
 def exit_code(result: SearchResult) -> ExitCode:
     """The exit code of a search that is closed."""
-    from autocompress.report import view
-
-    if view.interruption(result):
+    if result.is_interrupted:
         return ExitCode.INTERRUPTED
-    if view.every_trial_failed(result):
+    if result.every_trial_failed:
         return ExitCode.EVERY_TRIAL_FAILED
-    return ExitCode.NO_MODEL_FITS if view.recommended(result) is None else ExitCode.DONE
+    return ExitCode.NO_MODEL_FITS if result.recommended() is None else ExitCode.DONE
 
 
 def _show(result: SearchResult, console: Console) -> None:

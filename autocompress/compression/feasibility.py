@@ -13,7 +13,7 @@ from autocompress.compression.recipe import Replay
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Measurement, Pruner, Quantizer
 from autocompress.devices.lock import MachineLock
-from autocompress.job import Bound
+from autocompress.objectives.bounds import excess
 
 UNCOMPRESSED = "uncompressed"
 """Label of the candidate on which no method acts."""
@@ -102,18 +102,17 @@ def _row(
     size = deployable.file.stat().st_size
     energy_ratio = measured.energy_uj / energy_uj if measured.energy_uj is not None and energy_uj else None
     best_ms = measured.latency_ms * measured.ratio_low / measured.latency_ratio
-    costs: dict[str, tuple[float | None, float | None]] = {
-        "latency": (best_ms, measured.ratio_low),
-        "size": (size, size / base.size_bytes),
-        "energy": (measured.energy_uj, energy_ratio),
-        "macs": (model.macs, model.macs / base.macs),
-        "params": (model.params, model.params / base.params),
+    costs = {
+        "latency_ms": best_ms,
+        "latency_ratio": measured.ratio_low,
+        "size_bytes": size,
+        "energy_uj": measured.energy_uj,
+        "macs": model.macs,
+        "params": model.params,
     }
-    meets: dict[str, bool] = {}
-    for name, bound in bench.job.constraints.bounds().items():
-        amount, ratio = costs[name]
-        if amount is not None and ratio is not None:
-            meets[name] = met(bound, amount, ratio)
+    reference = {"size_bytes": base.size_bytes, "energy_uj": energy_uj, "macs": base.macs, "params": base.params}
+    beyond = excess(bench.job.constraints.bounds(), costs, reference)
+    meets = {name: value <= 0 for name, value in beyond.items()}
     return CheapestCandidate(
         label=label,
         latency_ms=measured.latency_ms,
@@ -127,8 +126,3 @@ def _row(
         meets=meets,
         estimated=model.estimated if isinstance(model, Candidate) else (),
     )
-
-
-def met(bound: Bound, amount: float, ratio: float) -> bool:
-    """Whether a cost keeps to ``bound``: ``ratio`` to the baseline where it is relative, else ``amount``."""
-    return (ratio if bound.relative else amount) <= bound.value

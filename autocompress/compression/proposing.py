@@ -20,7 +20,7 @@ from autocompress.compression.pipeline import Candidate, Pipeline
 from autocompress.compression.prune import Pruning
 from autocompress.compression.recipe import Fixed, Policy, Recipe
 from autocompress.compression.structural import OfBaseline
-from autocompress.contract import Coupling, Deployable, Device, LayerTimes, Parameter, Quantizer, Value
+from autocompress.contract import Coupling, Deployable, Device, Parameter, Quantizer, Value
 from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
@@ -30,6 +30,10 @@ from autocompress.proposals import LatencyModel, Layer, Part, Problem, Profile, 
 
 VERSION = "1"
 PROBES = 6
+WEIGHT_WORK = 8
+"""Multiply-adds that reading a weight counts for, where probes are chosen: small networks read weights, mostly."""
+MOST_DIVERGENCE = 0.25
+"""KL to the baseline, in nats, beyond which nothing is proposed."""
 SHARE = 0.2
 """Of the search's minutes, that tables may take."""
 MOST_SECONDS = 30.0
@@ -190,8 +194,8 @@ class Proposer:
             return {"table": self._measured(known, network, couplings, parts, pruning).state()}
 
         table = Table.from_state(self.pipeline.store.made(key, make, self.pause)["table"])
-        costs, fixed, error = self._costs(neutral, network, couplings, parts, pruning)
         divergences = {part.key: table.divergences(part) for part in parts}
+        costs, fixed, error = self._costs(neutral, network, couplings, parts, pruning, divergences)
         groups = models.groups(model, self.job.granularity)
         return Tables(
             Problem(tuple(parts), divergences, costs, fixed),
@@ -237,6 +241,7 @@ class Proposer:
         couplings: Sequence[Coupling],
         parts: Sequence[Part],
         pruning: Pruning,
+        divergences: Mapping[str, np.ndarray],
     ) -> tuple[dict[str, Any], dict[str, float], float]:
         """Factors of each cost, what no choice changes, and the error of latency. Latency comes first."""
         layers = proposals.layers_of(network, couplings)
@@ -251,7 +256,11 @@ class Proposer:
         }
         costs = {name: proposals.factors(layers, parts, kept, cost) for name, cost in formulas.items()}
         fixed = dict.fromkeys(costs, 0.0)
-        profiles = self._profiles(neutral, network, layers, parts, kept)
+        work = proposals.factors(layers, parts, kept, lambda widths: widths.macs + WEIGHT_WORK * widths.weights)
+        points = proposals.probe_points(
+            Problem(tuple(parts), divergences, {"work": work}, {}), "work", PROBES, most_divergence=MOST_DIVERGENCE
+        )
+        profiles = self._profiles(neutral, network, layers, parts, kept, points)
         if len(profiles) < 2:
             return {"latency": costs["macs"], **costs}, {"latency": 0.0, **fixed}, float("nan")
         fitted = LatencyModel.fit(layers, profiles)
@@ -265,37 +274,40 @@ class Proposer:
         layers: Sequence[Layer],
         parts: Sequence[Part],
         kept: Mapping[str, Sequence[float]],
+        points: Sequence[Sequence[int]],
     ) -> list[Profile]:
-        """Layer times of a few networks of other widths; their weights mean nothing."""
+        """Layer times of a few networks of other widths, whose weights mean nothing. Times are shares of the baseline's
+        latency, since they are measured beside it."""
 
         def make() -> Any:
-            found = []
             with tempfile.TemporaryDirectory() as folder:
-                for number, indices in enumerate(_probe_points(parts)):
-                    self.progress(number / PROBES, "measuring what widths cost")
-                    times = self._probed(parts, indices, list(network.layers), Path(folder) / "probe.onnx")
-                    if times is None:
-                        break
-                    shares = {part.name: kept[part.name][at] for part, at in zip(parts, indices, strict=True)}
-                    found.append([_layer_widths(layers, shares), dict(times.layers), times.total])
+                files = [self.baseline]
+                for number, indices in enumerate(points):
+                    self.progress(number / len(points), "measuring what widths cost")
+                    files += self._probe(parts, indices, Path(folder) / f"probe{number}.onnx")
+                times = self.device.layer_times(files, list(network.layers), self.job.device) or []
+            whole = times[0].total if times else 1.0
+            found = []
+            for indices, own in zip(points, times[1:], strict=False):
+                shares = {part.name: kept[part.name][at] for part, at in zip(parts, indices, strict=True)}
+                seconds = {name: value / whole for name, value in own.layers.items()}
+                found.append([_layer_widths(layers, shares), seconds, own.total / whole])
             return {"profiles": found}
 
         own = [list(part.choices) for part in parts]
-        key = digest("probes", VERSION, self.pipeline.baseline_key, dict(neutral.values), own, self.costs_key)
+        asked = [dict(neutral.values), own, [list(point) for point in points]]
+        key = digest("probes", VERSION, self.pipeline.baseline_key, asked, self.costs_key)
         return [
             Profile({name: (pair[0], pair[1]) for name, pair in widths.items()}, seconds, total)
             for widths, seconds, total in self.pipeline.store.made(key, make, self.pause)["profiles"]
         ]
 
-    def _probed(
-        self, parts: Sequence[Part], indices: Sequence[int], layers: Sequence[str], file: Path
-    ) -> LayerTimes | None:
+    def _probe(self, parts: Sequence[Part], indices: Sequence[int], file: Path) -> list[Deployable]:
         shares = {KEEP + part.name: float(part.choices[at]) for part, at in zip(parts, indices, strict=True)}
         recipe = self._recipe(shares)
-        if recipe is None:
-            return None
-        candidate = self.pipeline.run(recipe, dry_run=True)
-        return self.device.layer_times(self.export(candidate, file), layers, self.job.device)
+        return [] if recipe is None else [self.export(self.pipeline.run(recipe, dry_run=True), file)]
+
+    # --- recipes ------------------------------------------------------------------------------------------------
 
     def propose(self) -> Proposed | None:
         """Tables and recipes; None where nothing can be proposed."""
@@ -305,14 +317,16 @@ class Proposer:
         groups = list(dict.fromkeys(tables.groups.values()))
         return Proposed(self.recipes(tables), tables.widths, groups, tables.rows())
 
-    # --- recipes ------------------------------------------------------------------------------------------------
-
     def recipes(self, tables: Tables) -> list[tuple[str, dict[str, Value]]]:
         """Labels and values of recipes for a dozen budgets, those at constraints first, then from the whole range."""
         problem = tables.problem
         wanted = [name for name in self.job.objectives if name in problem.costs] or ["latency"]
         made = proposals.propose(
-            problem, wanted, bounds=self._bounds(problem), margin=0.0 if np.isnan(tables.error) else tables.error
+            problem,
+            wanted,
+            bounds=self._bounds(problem),
+            margin=0.0 if np.isnan(tables.error) else tables.error,
+            most_divergence=MOST_DIVERGENCE,
         )
         bounded = [proposal for proposal in made if proposal.at_constraint]
         others = [proposal for proposal in made if proposal not in bounded and any(proposal.allocation.indices)]
@@ -325,29 +339,15 @@ class Proposer:
         return found
 
     def _bounds(self, problem: Problem) -> dict[str, float]:
-        """The job's bounds in the units of the problem's costs."""
-        found = {}
-        for name, bound in self.job.constraints.bounds().items():
-            if name not in problem.costs:
-                continue
-            if not bound.relative:
-                found[name] = bound.value / 1e3 if name == "latency" else bound.value
-            elif (whole := self._baseline_cost(name, problem)) is not None:
-                found[name] = bound.value * whole
-        return found
-
-    def _baseline_cost(self, name: str, problem: Problem) -> float | None:
-        if name == "latency":
-            times = self._baseline_times
-            return None if times is None else times.total
-        if name == "size":
-            return float(self.baseline.file.stat().st_size)
-        return problem.cost(name, problem.neutral()) if name in ("macs", "params") else None
-
-    @cached_property
-    def _baseline_times(self) -> LayerTimes | None:
-        layers = list(facts(self.pipeline.baseline, models.input_size(self.pipeline.baseline)).layers)
-        return self.device.layer_times(self.baseline, layers, self.job.device)
+        """The job's bounds in the units of the problem's costs; those that cannot be told in them are left out."""
+        wholes = {
+            "latency": 1.0,  # latencies are shares of the baseline's
+            "size": float(self.baseline.file.stat().st_size),
+            **{name: problem.cost(name, problem.neutral()) for name in ("macs", "params")},
+        }
+        bounds = {name: bound for name, bound in self.job.constraints.bounds().items() if name in wholes}
+        found = {name: bound.value * wholes[name] for name, bound in bounds.items() if bound.relative}
+        return found | {n: bound.value for n, bound in bounds.items() if not bound.relative and n != "latency"}
 
 
 class _Widest:
@@ -359,15 +359,6 @@ class _Widest:
     def choose(self, parameter: Parameter) -> Value:
         keeps = parameter.name.startswith(KEEP) and parameter.contains(1.0)
         return 1.0 if keeps else self._otherwise.choose(parameter)
-
-
-def _probe_points(parts: Sequence[Part]) -> list[list[int]]:
-    """Nothing cut, everything cut most, and between them each part at other depths in each."""
-    generator = np.random.default_rng(0)
-    places = np.linspace(0, 0.9, PROBES)
-    middle = np.stack([generator.permutation(places[1:-1]) for _ in parts], 1)
-    points = [np.zeros(len(parts)), *middle, np.full(len(parts), places[-1])]
-    return [[part.at(float(place)) for part, place in zip(parts, point, strict=True)] for point in points]
 
 
 def _layer_widths(layers: Sequence[Layer], shares: Mapping[str, float]) -> dict[str, list[float]]:

@@ -117,16 +117,23 @@ class Device(ABC):
     ) -> Measurement:
         """Latency of ``candidate`` against ``baseline``, interleaved, in about ``seconds`` of measuring."""
 
-    def layer_times(self, deployable: Deployable, layers: Collection[str], config: DeviceConfig) -> LayerTimes | None:
-        """Where the file's time goes, for the layers of the network that it was written from.
+    def layer_times(
+        self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
+    ) -> list[LayerTimes] | None:
+        """Where the files' time goes, for the layers of the network that they were written from.
+
+        Args:
+            deployables: measured interleaved; the first is what the others are compared with.
+            layers: names.
+            config: how files are run.
 
         Returns:
             None where the device cannot tell. A search then takes latency to follow multiply-adds.
 
         Raises:
-            TrialFailed: if the runtime cannot load the file.
+            TrialFailed: if the runtime cannot load a file.
         """
-        del deployable, layers, config
+        del deployables, layers, config
         return None
 
     @abstractmethod

@@ -99,13 +99,16 @@ class OnnxRuntimeCpu(Device):
             spent, longest = spent + taken, max(longest, taken)
         return _measurement(sittings, config, clock)
 
-    def layer_times(self, deployable: Deployable, layers: Collection[str], config: DeviceConfig) -> LayerTimes:
-        """By ONNX Runtime's profiler, in some tenths of a second, with nothing beside it on this machine."""
-        size = deployable.input_size
+    def layer_times(
+        self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
+    ) -> list[LayerTimes]:
+        """By ONNX Runtime's profiler, in some tenths of a second a file, with nothing beside it on this machine."""
+        size = deployables[0].input_size
         if config.input_size is not None:
             size = (size[0], config.input_size, config.input_size)
+        files = [deployable.file for deployable in deployables]
         with self._machine_lock().exclusive():
-            return layer_times(deployable.file, layers, size, threads=config.threads, batch=config.batch)
+            return layer_times(files, layers, size, threads=config.threads, batch=config.batch)
 
     def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
         """Logits of ``images`` in batches of 64, or of the file's own size where that is fixed.

@@ -1,14 +1,16 @@
-"""Where a file's time goes: seconds of each layer, by the runtime's own profiler."""
+"""Where the time of files goes: seconds of each layer by the runtime's own profiler, and of whole runs beside a
+reference, so that figures of different moments can be compared on a busy machine."""
 
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,12 +18,12 @@ import onnxruntime
 
 from autocompress.contract import LayerTimes
 from autocompress.devices import sessions
-from autocompress.devices.timing import Clock, block
+from autocompress.devices.timing import Pairs, time_pairs
 from autocompress.errors import TrialFailed
 from autocompress.runtime import session_options
 
 FEWEST_RUNS = 8
-WARM_UP_RUNS = 3
+RUNS_A_TURN = 4
 SITTINGS = 3
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 MARK = "@"
@@ -30,74 +32,134 @@ FASTEST = 0.5
 """Share of the runs of a node that count: in the others something else ran too."""
 
 
+@dataclass
+class _Sitting:
+    """One file's figures beside the reference's: seconds of a run, and of each layer with the profiler."""
+
+    ratio: float
+    reference: float
+    layers: dict[str, float]
+    profiled_reference: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How files are run."""
+
+    input_size: tuple[int, int, int]
+    threads: int
+    batch: int
+
+
 def layer_times(
-    file: Path,
+    files: Sequence[Path],
     layers: Collection[str],
     input_size: tuple[int, int, int],
     *,
+    reference: Path | None = None,
+    reference_seconds: float | None = None,
     threads: int = 1,
     batch: int = 1,
     seconds: float = 0.3,
-) -> LayerTimes:
-    """Profiles a file that :func:`autocompress.export.export` wrote.
+) -> list[LayerTimes]:
+    """Profiles files that :func:`autocompress.export.export` wrote.
+
+    Files take turns in several sittings, each with new sessions. In a sitting, a file and the reference run in turn,
+    first without the profiler, then with it. Only ratios to the reference count, of which the median is taken: how fast
+    a busy machine is changes by half within seconds.
 
     Args:
-        file: ONNX file.
+        files: ONNX files.
         layers: names of the layers; a node belongs to the layer whose weight it reads.
-        input_size: (channels, height, width) where the file leaves them open.
+        input_size: (channels, height, width) where the files leave them open.
+        reference: the first file by default.
+        reference_seconds: what a run of the reference takes, as a call before said; by default the shortest time seen.
         threads, batch: of a run.
-        seconds: about so long it runs. It does so in sittings with sessions of their own, of which each figure is the
-            smallest: a busy machine only ever adds to a time.
+        seconds: about so long each file is measured.
 
     Raises:
-        TrialFailed: if the runtime cannot load the file, or no node of it belongs to a layer.
+        TrialFailed: if the runtime cannot load a file, or no node of it belongs to a layer.
     """
-    proto = onnx.load(str(file))
-    if not _name_nodes(proto.graph, set(layers)):
-        raise TrialFailed(f"no operator of '{file}' belongs to a layer")
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    share = seconds / (2 * SITTINGS)
-    found: dict[str, float] = {}
-    total = math.inf
+    run = _Run(input_size, threads, batch)
+    beside = _named(reference or files[0], layers)
+    protos = [_named(file, layers) for file in files]
+    found: list[list[_Sitting]] = [[] for _ in files]
     for _ in range(SITTINGS):
-        plain = sessions.load(file, threads)
-        shape = sessions.input_shape(plain, batch, input_size)
-        feed = {plain.get_inputs()[0].name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
-        total = min(total, _total(plain, feed, share, clock))
-        for name, time_of_layer in _profiled(proto, threads, feed, share).items():
-            found[name] = min(found.get(name, math.inf), time_of_layer)
-    return LayerTimes(found, total)
+        for proto, own in zip(protos, found, strict=True):
+            own.append(_sit(proto, beside, run, seconds / SITTINGS))
+    every = [sitting for own in found for sitting in own]
+    quiet = reference_seconds or min(sitting.reference for sitting in every)
+    slower = min(sitting.profiled_reference for sitting in every) / min(sitting.reference for sitting in every)
+    return [_summary(own, quiet, quiet * slower) for own in found]
 
 
-def _total(
-    session: onnxruntime.InferenceSession, feed: Mapping[str, np.ndarray], seconds: float, clock: Clock
-) -> float:
-    end = time.perf_counter() + seconds
-    blocks: list[float] = []
-    while not blocks or time.perf_counter() < end:
-        blocks.append(block(lambda: session.run(None, feed), clock))
-    return min(blocks)
+def _sit(proto: onnx.ModelProto, reference: onnx.ModelProto, run: _Run, seconds: float) -> _Sitting:
+    clock = time.thread_time if run.threads == 1 else time.perf_counter
+    pairs = Pairs()
+    plain = [_opened(each, run) for each in (proto, reference)]
+    time_pairs(plain[0], plain[1], pairs, seconds / 2, clock)
+    own, other = _profiled([proto, reference], run, seconds / 2)
+    return _Sitting(statistics.median(pairs.ratios), statistics.median(pairs.second), own, sum(other.values()))
 
 
-def _profiled(proto: onnx.ModelProto, threads: int, feed: Mapping[str, np.ndarray], seconds: float) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        options = session_options(threads)
+def _summary(sittings: Sequence[_Sitting], reference: float, profiled: float) -> LayerTimes:
+    """Ratios to the reference, times what it takes without and with the profiler."""
+    layers = {
+        name: statistics.median(sitting.layers[name] / sitting.profiled_reference for sitting in sittings) * profiled
+        for name in sittings[0].layers
+    }
+    return LayerTimes(layers, statistics.median(sitting.ratio for sitting in sittings) * reference)
+
+
+def _opened(proto: onnx.ModelProto, run: _Run, profile: Path | None = None) -> _Runner:
+    options = session_options(run.threads)
+    if profile is not None:
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
+        options.profile_file_prefix = str(profile)
+    try:
         session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        end, runs = time.perf_counter() + seconds, 0
-        while runs < FEWEST_RUNS + WARM_UP_RUNS or time.perf_counter() < end:
-            session.run(None, feed)
-            runs += 1
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    except Exception as error:  # the runtime's own exceptions have no common base
+        reason = str(error).strip().splitlines()[0]
+        raise TrialFailed(f"ONNX Runtime {onnxruntime.__version__} cannot load a file: {reason}") from error
+    return _Runner(session, sessions.input_shape(session, run.batch, run.input_size))
+
+
+class _Runner:
+    """A session that runs one batch of random images when it is called."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, shape: tuple[int, ...]) -> None:
+        self.session, self.runs = session, 0
+        images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        self._feed = {session.get_inputs()[0].name: images}
+
+    def __call__(self) -> None:
+        self.session.run(None, self._feed)
+        self.runs += 1
+
+
+def _profiled(protos: Sequence[onnx.ModelProto], run: _Run, seconds: float) -> list[dict[str, float]]:
+    """Seconds of each layer of each file, from runs in turn with the profiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        runners = [_opened(proto, run, Path(folder) / str(place)) for place, proto in enumerate(protos)]
+        end = time.perf_counter() + seconds
+        while runners[0].runs < FEWEST_RUNS or time.perf_counter() < end:
+            for runner in runners:
+                for _ in range(RUNS_A_TURN):
+                    runner()
+        texts = [Path(runner.session.end_profiling()).read_text(encoding="utf-8") for runner in runners]
+    return [_by_layer(json.loads(text), runner.runs) for text, runner in zip(texts, runners, strict=True)]
+
+
+def _by_layer(events: Sequence[Mapping[str, Any]], runs: int) -> dict[str, float]:
+    """Mean seconds of each layer over the faster runs of each node."""
     kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
     each = len(kernels) // runs
     if each * runs != len(kernels):
-        raise TrialFailed("the profile of the file does not hold the same operators in every run")
+        raise TrialFailed("the profile of a file does not hold the same operators in every run")
     found: dict[str, float] = {}
     current, early = "", 0.0
     for place in range(each):
-        durations = sorted(kernel["dur"] for kernel in kernels[place::each][WARM_UP_RUNS:])
+        durations = sorted(kernel["dur"] for kernel in kernels[place::each])
         mean = statistics.fmean(durations[: max(1, round(len(durations) * FASTEST))]) * 1e-6
         name, is_layer, _ = kernels[place]["name"].partition(MARK)
         if is_layer:
@@ -110,20 +172,52 @@ def _profiled(proto: onnx.ModelProto, threads: int, feed: Mapping[str, np.ndarra
     return found
 
 
-def _name_nodes(graph: onnx.GraphProto, layers: set[str]) -> int:
-    """Gives the node of each layer its name; returns how many were found."""
-    producers = {name: node for node in graph.node for name in node.output}
+def _named(file: Path, layers: Collection[str]) -> onnx.ModelProto:
+    """The file with every node, and what it writes, named after the layer that it is charged to: the runtime names what
+    it fuses after one or the other.
+
+    Raises:
+        TrialFailed: if no node belongs to a layer.
+    """
+    proto = onnx.load(str(file))
+    graph = proto.graph
+    owners = _owners(graph, set(layers))
+    if not owners:
+        raise TrialFailed(f"no operator of '{file}' belongs to a layer")
+    final = {value.name for value in graph.output}
+    renamed: dict[str, str] = {}
+    for place, node in enumerate(graph.node):
+        node.name = f"{owners[place]}{MARK}{place}" if place in owners else ""
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        for number, name in enumerate(node.output):
+            if place in owners and name not in final:
+                renamed[name] = node.output[number] = f"{owners[place]}{MARK}{place}/{number}"
+    return proto
+
+
+def _owners(graph: onnx.GraphProto, layers: set[str]) -> dict[int, str]:
+    """For each node, by place, the layer whose weight it reads, or else the last layer in front of it."""
+    producers = {name: place for place, node in enumerate(graph.node) for name in node.output}
     initializers = {tensor.name for tensor in graph.initializer}
-    found = 0
-    for node in graph.node:
-        node.name = ""
-        if node.op_type not in LAYERS:
-            continue
-        source = node.input[1]
-        while source not in initializers and source in producers and producers[source].input:
-            source = producers[source].input[0]
-        layer = source.split("/")[0].removesuffix(".weight")
+    owners: dict[int, str] = {}
+    order: dict[str, int] = {}
+    for place, node in enumerate(graph.node):
+        layer = _layer_read(graph, node, producers, initializers) if node.op_type in LAYERS else ""
         if layer in layers:
-            node.name = f"{layer}{MARK}"
-            found += 1
-    return found
+            owners[place] = layer
+            order.setdefault(layer, len(order))
+            continue
+        before = [owners[at] for name in node.input if (at := producers.get(name, -1)) in owners]
+        if before:
+            owners[place] = max(before, key=lambda layer: order[layer])
+    return owners
+
+
+def _layer_read(
+    graph: onnx.GraphProto, node: onnx.NodeProto, producers: Mapping[str, int], initializers: set[str]
+) -> str:
+    """The layer whose weight a node multiplies with; empty where that is no weight."""
+    source = node.input[1]
+    while source not in initializers and source in producers and graph.node[producers[source]].input:
+        source = graph.node[producers[source]].input[0]
+    return source.split("/")[0].removesuffix(".weight") if source in initializers else ""

@@ -51,7 +51,9 @@ class PartialRunner(fx.Interpreter):
         return [self._run(values, self._start, len(self._nodes), keep=end)[end] for values in self._begun]
 
     def _input(self, batch: torch.Tensor) -> dict[fx.Node, Any]:
-        return {node: batch for node in self._nodes if node.op == "placeholder"}
+        """The batch for the first argument; others (timm's ``attn_mask``) have their default."""
+        first, *others = (node for node in self._nodes if node.op == "placeholder")
+        return {first: batch, **{node: node.args[0] if node.args else None for node in others}}
 
     def _run(
         self, values: Mapping[fx.Node, Any], start: int, stop: int, keep: fx.Node | None = None

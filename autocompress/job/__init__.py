@@ -1,6 +1,5 @@
 """The job: what the user asked for, from YAML, keyword arguments or flags. Imports neither torch nor timm."""
 
-from autocompress.job.amounts import Bound
 from autocompress.job.early import check_names
 from autocompress.job.load import SHORTCUTS, load_job
 from autocompress.job.modelnames import check_model_name
@@ -19,6 +18,7 @@ from autocompress.job.schema import (
 from autocompress.job.source import Source
 from autocompress.job.spaces import Limits, find_space, limits_of, reject_unmatched, resolved, space_names
 from autocompress.job.validate import validate, warnings
+from autocompress.objectives.spelling import Bound
 
 __all__ = [
     "SHORTCUTS",

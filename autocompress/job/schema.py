@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,14 +18,22 @@ from pydantic import (
     JsonValue,
     PlainSerializer,
     PrivateAttr,
+    create_model,
     field_validator,
     model_validator,
 )
 
-from autocompress.job.amounts import Bound, HintedError, parse_bound, spell_bound
+from autocompress.errors import HintedError
 from autocompress.job.source import Source
+from autocompress.objectives.quantities import BOUNDED, BY_NAME, OBJECTIVES
+from autocompress.objectives.spelling import Bound, parse_bound, positive, spell_bound
 
-Objective = Literal["accuracy", "latency", "size", "energy", "macs"]
+if TYPE_CHECKING:
+    Objective = str
+else:
+    Objective = Literal[OBJECTIVES]
+"""The name of a quantity that a search can optimise."""
+
 Granularity = Literal["model", "stage", "block"]
 Sampler = Literal["tpe", "nsga2", "gp", "random"]
 
@@ -33,12 +42,16 @@ _Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 def _bound(quantity: str) -> Any:
-    """The type of a bound that is written with ``quantity``'s units, in YAML and in dumps."""
-    return Annotated[
+    """The field of a bound: written with ``quantity``'s units in YAML and in dumps, or a number of points."""
+    if not BY_NAME[quantity].units:
+        return (float | None, Field(default=None, ge=0, le=100))
+    kind = Annotated[
         Bound | None,
         BeforeValidator(partial(parse_bound, quantity)),
+        AfterValidator(positive),
         PlainSerializer(partial(spell_bound, quantity), when_used="json"),
     ]
+    return (kind, None)
 
 
 class _Section(BaseModel):
@@ -110,20 +123,39 @@ class DeviceConfig(_Section):
         return {"name": given} if isinstance(given, str) else given
 
 
-class Constraints(_Section):
-    """What a candidate must meet. ``accuracy_drop`` is in percentage points; the others are upper bounds."""
+class _Constraints(_Section):
+    """What a candidate must meet: an upper bound for each quantity that can have one.
 
-    accuracy_drop: float | None = Field(default=None, ge=0, le=100)
-    latency: _bound("latency") = None  # type: ignore[valid-type]
-    size: _bound("size") = None  # type: ignore[valid-type]
-    energy: _bound("energy") = None  # type: ignore[valid-type]
-    macs: _bound("macs") = None  # type: ignore[valid-type]
-    params: _bound("params") = None  # type: ignore[valid-type]
+    ``accuracy_drop`` is a number of percentage points; the others are ratios to the baseline or amounts.
+    """
 
     def bounds(self) -> dict[str, Bound]:
-        """The upper bounds that are set, by quantity (without ``accuracy_drop``)."""
-        found = {name: getattr(self, name) for name in type(self).model_fields if name != "accuracy_drop"}
-        return {name: bound for name, bound in found.items() if bound is not None}
+        """The bounds on costs that are set, by quantity (without ``accuracy_drop``)."""
+        return {name: bound for name, bound in self.all_bounds().items() if BY_NAME[name].units}
+
+    def all_bounds(self) -> dict[str, Bound]:
+        """All bounds that are set, by quantity."""
+        given = {name: getattr(self, name) for name in BOUNDED}
+        return {
+            name: bound if isinstance(bound, Bound) else Bound(value=float(bound), relative=False)
+            for name, bound in given.items()
+            if bound is not None
+        }
+
+
+if TYPE_CHECKING:
+
+    class Constraints(_Constraints):
+        """See :class:`_Constraints`."""
+
+else:
+    Constraints = create_model(
+        "Constraints",
+        __base__=_Constraints,
+        __module__=__name__,
+        __doc__=_Constraints.__doc__,
+        **{name: _bound(name) for name in BOUNDED},
+    )
 
 
 class Budget(_Section):

@@ -1,14 +1,15 @@
 """Where to cut a network, from measurements of its parts: tables, costs, allocation, proposals (docs/proposals.md).
 
 :mod:`.choices` says what is chosen, :mod:`.structure` measures what couplings lose, :mod:`.tables`
-measures and interpolates within a share of time, :mod:`.factors` and :mod:`.latency` say what
-choices cost, :mod:`.allocation` finds the best choices within a budget, and :mod:`.budgets` does so
-for a dozen budgets.
+measures and interpolates within a share of time, :mod:`.correction` learns from trials.
+:mod:`.factors` and :mod:`.latency` say what choices cost, :mod:`.allocation` finds the best choices
+within a budget, and :mod:`.budgets` does so for a dozen budgets.
 """
 
 from autocompress.proposals.allocation import Allocation, Problem, allocate
-from autocompress.proposals.budgets import Proposal, draw_tilts, propose, smallest
+from autocompress.proposals.budgets import Proposal, draw_tilts, probe_points, propose, smallest
 from autocompress.proposals.choices import Choice, Part, Selection
+from autocompress.proposals.correction import Correction
 from autocompress.proposals.factors import (
     STRUCTURE,
     Factor,
@@ -39,6 +40,7 @@ __all__ = [
     "Allocation",
     "Cell",
     "Choice",
+    "Correction",
     "Factor",
     "Failure",
     "LatencyModel",
@@ -64,6 +66,7 @@ __all__ = [
     "macs",
     "measure",
     "parameters",
+    "probe_points",
     "propose",
     "size_bytes",
     "smallest",

@@ -6,7 +6,7 @@ For a price ``lambda`` of every cost, the choices that minimise
 
 follow exactly by eliminating one part after another, where a network is a chain of blocks: a part
 that few others share a layer with is minimised over first, for all choices of those. Where the
-tables would grow too large (concatenations), parts are improved one at a time instead. Prices are
+tables would grow too large (concatenations), parts are improved in turn instead. Prices are
 found by bisection. What the prices leave of the budget is used by single moves and swaps.
 """
 
@@ -25,12 +25,16 @@ LARGEST_TABLE = 2**18
 BISECTIONS = 24
 LOWEST_PRICE, HIGHEST_PRICE = -30.0, 30.0
 """Logarithm of the price of the full cost, in units of divergence."""
-HELD_BISECTIONS = 8
+HELD_BISECTIONS = 6
 WINDOW = 1.5
 """Around the logarithm of the price, where selections near the bound are looked for."""
 BALANCINGS = 4
 """Rounds in which the prices of several bounds are balanced."""
-IMPROVED = 4
+MOST_HELD = 32
+"""With more parts none is held: single prices come close enough to the bound."""
+MOST_MOVES = 20_000
+"""Second parts that are looked at while a selection is improved."""
+IMPROVED = 2
 """So many selections are improved by moves and swaps."""
 SWEEPS = 20
 
@@ -163,6 +167,8 @@ class _Search:
         neutral = problem.neutral()
         self.full = {name: max(problem.cost(name, neutral), 1e-30) for name in problem.costs}
         self.order = _elimination_order(problem, list(bounds))
+        self.last = list(problem.neutral())
+        self.moves = 0
 
     def excess(self, indices: Sequence[int]) -> float:
         """How far the worst bound is missed, as a share of the full cost; at most 0 within all."""
@@ -190,6 +196,8 @@ class _Search:
         beside the one that its price gives. The latter reach combinations that no price gives."""
         shares, price = self._prices()
         found = self._bisected(self.losses, shares, (price - WINDOW, price + WINDOW), BISECTIONS)
+        if self.order is None or len(self.losses) > MOST_HELD:
+            return found
         for place, loss in enumerate(self.losses):
             around = {start[place] + step for start in list(found[:2]) for step in (-1, 1)}
             for choice in around & {*np.flatnonzero(np.isfinite(loss)).tolist()}:
@@ -241,7 +249,8 @@ class _Search:
             tables += [(scope, table * factor) for scope, table in self.problem.scopes[name]]
         if self.order is not None:
             return _eliminated(losses, tables, self.order)
-        return _descended(losses, tables, self.problem.neutral())
+        self.last = _descended(losses, tables, self.last)  # prices change little from one call to the next
+        return self.last
 
     def _made_feasible(self, indices: list[int]) -> list[int]:
         """Greedy: the move with the least loss for each share of the missed bound that it saves."""
@@ -269,6 +278,7 @@ class _Search:
         """Single moves and swaps of two parts, as long as they lower the loss within the bounds."""
         if self.excess(indices) > 0:
             return indices
+        self.moves = 0
         for _ in range(SWEEPS):
             before = self.loss(indices)
             self._swap_all(indices)
@@ -281,6 +291,8 @@ class _Search:
         count = len(indices)
         for first in range(count):
             for choice in range(len(self.losses[first])):
+                if self.moves > MOST_MOVES:
+                    return
                 kept = indices[first]
                 gain = self.losses[first][kept] - self.losses[first][choice]
                 if choice == kept or not gain > 0:
@@ -290,6 +302,7 @@ class _Search:
                 if min(room.values()) >= 0:
                     continue
                 best, move = gain * (1 - 1e-9), None
+                self.moves += count
                 for second in range(count):
                     if second == first:
                         continue
@@ -358,25 +371,19 @@ def _spread(own: tuple[int, ...], table: np.ndarray, scope: tuple[int, ...]) -> 
 def _descended(
     losses: Sequence[np.ndarray], factors: Sequence[tuple[tuple[int, ...], np.ndarray]], start: Sequence[int]
 ) -> list[int]:
-    """A local minimum: each part takes its best choice in turn until none changes. Of several starts
-    (as it is, everything at a half, everything at the last choice) the best."""
-    touching = [[factor for factor in factors if place in factor[0]] for place in range(len(losses))]
-    best: tuple[float, list[int]] | None = None
-    last = [int(np.flatnonzero(np.isfinite(loss))[-1]) for loss in losses]
-    for begin in (list(start), [place // 2 for place in last], last):
-        at = [place if np.isfinite(loss[place]) else 0 for place, loss in zip(begin, losses, strict=True)]
-        for _ in range(SWEEPS):
-            before = list(at)
-            for place, loss in enumerate(losses):
-                total = loss.copy()
-                for scope, table in touching[place]:
-                    total += table[tuple(slice(None) if axis == place else at[axis] for axis in scope)]
-                at[place] = int(total.argmin())
-            if at == before:
-                break
-        value = sum(float(loss[i]) for loss, i in zip(losses, at, strict=True))
-        value += sum(float(table[tuple(at[axis] for axis in scope)]) for scope, table in factors)
-        if best is None or value < best[0]:
-            best = (value, at)
-    assert best is not None
-    return best[1]
+    """A local minimum near ``start``: each part takes its best choice in turn until none changes."""
+    touching: list[list[tuple[tuple[int, ...], np.ndarray]]] = [[] for _ in losses]
+    for factor in factors:
+        for place in factor[0]:
+            touching[place].append(factor)
+    at = [place if np.isfinite(loss[place]) else 0 for place, loss in zip(start, losses, strict=True)]
+    for _ in range(SWEEPS):
+        before = list(at)
+        for place, loss in enumerate(losses):
+            total = loss.copy()
+            for scope, table in touching[place]:
+                total += table[tuple(slice(None) if axis == place else at[axis] for axis in scope)]
+            at[place] = int(total.argmin())
+        if at == before:
+            break
+    return at

@@ -14,6 +14,8 @@ from autocompress.proposals.choices import Choice
 COUNT = 12
 SMALLEST = 1 / 32
 """Of the full cost: the lowest budget that is proposed."""
+HALVINGS = 5
+"""Of the logarithm of a budget, to find the lowest useful one."""
 NEAR = (1.0, 0.93)
 """A constraint is proposed for at these shares of its bound: as it is, and with room for an error."""
 
@@ -42,6 +44,7 @@ def propose(
     count: int = COUNT,
     bounds: Mapping[str, float] | None = None,
     margin: float = 0.0,
+    most_divergence: float = math.inf,
     seed: int = 0,
 ) -> list[Proposal]:
     """Allocations for budgets spread over all that is reachable.
@@ -56,6 +59,7 @@ def propose(
         count: how many budgets, besides those at constraints.
         bounds: constraints, in the unit of each cost.
         margin: relative standard error of costs: a constraint's second budget leaves that much room.
+        most_divergence: the lowest budgets are those with about this divergence; constraints may be lower.
         seed: of the drawn proportions.
 
     Returns:
@@ -64,15 +68,17 @@ def propose(
     """
     asked: list[dict[str, float]] = []
     full = {name: problem.cost(name, problem.neutral()) for name in problem.costs}
-    least = {name: smallest(problem, name) for name in objectives}
+    least = {
+        name: _useful(problem, name, max(smallest(problem, name), SMALLEST * full[name]), most_divergence)
+        for name in objectives
+    }
     generator = np.random.default_rng(seed)
     for step in range(count):
         share = step / max(count - 1, 1)
         budget = {}
         for name in objectives:
             tilt = 1.0 if len(objectives) == 1 else float(generator.uniform(0.5, 1.5))
-            low = max(least[name], SMALLEST * full[name])
-            budget[name] = full[name] * (low / full[name]) ** min(share * tilt, 1.0)
+            budget[name] = full[name] * (least[name] / full[name]) ** min(share * tilt, 1.0)
         asked.append(budget)
     room = 1 - min(max(2 * margin, 1 - NEAR[1]), 0.25)
     for name, bound in (bounds or {}).items():
@@ -87,6 +93,46 @@ def propose(
         choices = chosen(problem, allocation.indices)
         found.setdefault(allocation.indices, Proposal(choices, allocation, limits, at_constraint))
     return sorted(found.values(), key=lambda proposal: proposal.allocation.divergence)
+
+
+def probe_points(
+    problem: Problem, name: str, count: int, *, most_divergence: float = math.inf, seed: int = 0
+) -> list[tuple[int, ...]]:
+    """Selections whose files are measured to learn what choices cost, as indices.
+
+    The first is neutral, the second the smallest reachable. The others are allocations by a cost that is known without
+    measuring, with drawn tilts: they lie near the proposals that follow. That matters, since a layer runs faster in a
+    network that fits into a processor's cache.
+
+    Args:
+        problem: with the known cost.
+        name: of the known cost.
+        count: at least 2.
+        most_divergence: as for :func:`propose`.
+        seed: of the tilts.
+    """
+    generator = np.random.default_rng(seed)
+    full = problem.cost(name, problem.neutral())
+    low = _useful(problem, name, smallest(problem, name), most_divergence)
+    points = [problem.neutral(), allocate(problem, {name: -math.inf}).indices]
+    for step in range(1, count - 1):
+        budget = full * (low / full) ** (step / (count - 1))
+        points.append(allocate(problem, {name: budget}, tilts=draw_tilts(problem, {}, generator)).indices)
+    return points
+
+
+def _useful(problem: Problem, name: str, low: float, most_divergence: float) -> float:
+    """The lowest budget of one cost, not below ``low``, whose allocation loses no more than that."""
+    high = problem.cost(name, problem.neutral())
+    if allocate(problem, {name: low}).divergence <= most_divergence:
+        return low
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        if allocate(problem, {name: middle}).divergence <= most_divergence:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def chosen(problem: Problem, indices: Sequence[int]) -> dict[str, Choice]:

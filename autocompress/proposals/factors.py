@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from autocompress.proposals.choices import Part
 
 STRUCTURE = "structure"
 """The axis on which couplings keep a share of their channels."""
+WHOLE = 2
+"""A layer that no more couplings pass has one table."""
+NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -135,14 +139,15 @@ def factors(
     cost: Cost,
     groups: Mapping[str, str] | None = None,
 ) -> list[Factor]:
-    """A table of costs for each layer, over the choices of all parts that it depends on.
+    """Tables of costs for each layer, over the choices of the parts that it depends on.
 
     Args:
         layers: of the network.
         parts: what is chosen. A part of axis ``STRUCTURE`` belongs to the layers of its coupling; a
             part of another axis to the layers of its group.
         kept: for each coupling, the share of its channels that stays at each choice, 0 to 1.
-        cost: of one layer.
+        cost: of one layer; where a layer reads or writes several couplings (behind a concatenation), a sum of
+            products of its inputs and its outputs, as all costs here are.
         groups: group of each layer; None where no other axis than the structure is chosen.
     """
     structure = {part.name: part for part in parts if part.axis == STRUCTURE}
@@ -153,22 +158,47 @@ def factors(
     found = []
     for layer in layers:
         own = [structure[name] for name in dict.fromkeys([*layer.reads, *layer.writes]) if name in structure]
-        own += others.get((groups or {}).get(layer.name, ""), [])
-        shape = tuple(len(part.choices) for part in own)
-        place = {part.key: axis for axis, part in enumerate(own)}
-        widths = Widths(
-            layer,
-            _width(layer.inputs, layer.reads, structure, kept, place),
-            _width(layer.outputs, layer.writes, structure, kept, place),
-            {
-                part.axis: _along(np.array(part.choices), place[part.key], len(own))
-                for part in own
-                if part.axis != STRUCTURE
-            },
-        )
-        table = np.broadcast_to(np.asarray(cost(widths), dtype=float), shape)
-        found.append(Factor(tuple(part.key for part in own), np.ascontiguousarray(table)))
+        found += _terms(layer, own, others.get((groups or {}).get(layer.name, ""), []), kept, cost)
     return found
+
+
+def _terms(
+    layer: Layer, own: Sequence[Part], others: Sequence[Part], kept: Mapping[str, Sequence[float]], cost: Cost
+) -> list[Factor]:
+    """One table for a layer that few couplings pass; else one for each of them and for each two of them.
+
+    With f_A the cost where only the couplings in A lose channels,
+
+        f = f_0 + sum_a (f_a - f_0) + sum_ab (f_ab - f_a - f_b + f_0)
+
+    is exact for every cost that is a sum of products of the inputs and the outputs.
+    """
+
+    def table(chosen: Sequence[Part]) -> np.ndarray:
+        every = [*chosen, *others]
+        place = {part.key: axis for axis, part in enumerate(every)}
+        structure = {part.name: part for part in chosen}
+        choices = {part.axis: _along(np.array(part.choices), place[part.key], len(every)) for part in others}
+        inputs, outputs = (
+            _width(full, couplings, structure, kept, place)
+            for full, couplings in ((layer.inputs, layer.reads), (layer.outputs, layer.writes))
+        )
+        own_cost = np.asarray(cost(Widths(layer, inputs, outputs, choices)), dtype=float)
+        return np.broadcast_to(own_cost, tuple(len(part.choices) for part in every)).copy()
+
+    def factor(chosen: Sequence[Part], values: np.ndarray) -> Factor:
+        return Factor(tuple(part.key for part in (*chosen, *others)), values)
+
+    if len(own) <= WHOLE:
+        return [factor(own, table(own))]
+    base = table([])
+    singles = [table([part]) - base for part in own]
+    terms = [factor([], base), *(factor([part], values) for part, values in zip(own, singles, strict=True))]
+    for (first, alone), (second, other) in itertools.combinations(zip(own, singles, strict=True), 2):
+        both = table([first, second]) - alone[:, None] - other[None, :] - base
+        if np.abs(both).max() > NOTHING * max(np.abs(base).max(), NOTHING):
+            terms.append(factor([first, second], both))
+    return terms
 
 
 def _width(

@@ -6,19 +6,27 @@ from typing import Any
 
 import pandas as pd
 
-from autocompress.report import datafree, front, words
+from autocompress.objectives.hypervolume import progress
+from autocompress.objectives.quantities import QUANTITIES, objective_columns
+from autocompress.report import datafree, words
 from autocompress.report.importance import importance
-from autocompress.results import BASELINE, OBJECTIVE_COLUMNS, SearchResult
+from autocompress.results import BASELINE, SearchResult
 
-AXES: tuple[dict[str, Any], ...] = (
-    {"key": "accuracy", "label": "Validation accuracy", "unit": "%", "log": False, "better": "more accurate"},
-    {"key": "latency_ratio", "label": "Latency against the baseline", "unit": "×", "log": True, "better": "faster"},
-    {"key": "latency_ms", "label": "Latency", "unit": "ms", "log": True, "better": "faster"},
-    {"key": "size_bytes", "label": "Size of the file", "unit": "B", "log": True, "better": "smaller"},
-    {"key": "energy_uj", "label": "Energy an image", "unit": "µJ", "log": True, "better": "less energy"},
-    {"key": "macs", "label": "Multiply-accumulates", "unit": "", "log": True, "better": "fewer"},
-    {"key": "params", "label": "Parameters", "unit": "", "log": True, "better": "fewer"},
-)
+
+def _axes() -> list[dict[str, Any]]:
+    """An axis for each quantity that a chart may show, and one for a ratio that a device measures."""
+    axes: list[dict[str, Any]] = []
+    for quantity in QUANTITIES:
+        if quantity.unit == "points":  # the drop is accuracy read from the other end
+            continue
+        kind = {"log": not quantity.higher_is_better, "better": quantity.better}
+        if quantity.ratio_column:
+            axes.append({"key": quantity.ratio_column, "label": quantity.ratio_label, "unit": "×", **kind})
+        axes.append({"key": quantity.column, "label": quantity.label, "unit": quantity.unit, **kind})
+    return axes
+
+
+AXES = tuple(_axes())
 _EXTRA = ("accuracy_drop", "test_accuracy", "test_accuracy_drop", "latency_ratio_low", "latency_ratio_high", "seconds")
 
 
@@ -30,7 +38,7 @@ def chart_data(result: SearchResult) -> dict[str, Any]:
     if by_agreement:
         label = {"label": "Agreement with the baseline"}
         axes = [axis | label if axis["key"] == "accuracy" else axis for axis in axes]
-    wanted = [OBJECTIVE_COLUMNS[name] for name in result.job.get("objectives", ()) if name in OBJECTIVE_COLUMNS]
+    wanted = objective_columns(result.job.get("objectives", ()))
     known = [axis["key"] for axis in axes]
     objectives = [column for column in wanted if column in known] or known[:2]
     return {
@@ -119,4 +127,4 @@ def _progress(trials: pd.DataFrame) -> list[float]:
     drop = trials["accuracy_drop"].where(done)
     if not drop.notna().any() or not trials["latency_ratio"].notna().any():
         return []
-    return [round(value, 5) for value in front.progress(drop.to_numpy(), trials["latency_ratio"].to_numpy())]
+    return [round(value, 5) for value in progress(drop.to_numpy(), trials["latency_ratio"].to_numpy())]

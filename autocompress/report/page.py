@@ -30,7 +30,7 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         UserError: if the folder is not a run.
     """
-    # Here, because workers that only rank points import this package too, and matplotlib takes a second.
+    # Here, because importing matplotlib takes a second, and tables for the terminal need none of it.
     from autocompress.report.plot import write_plot
 
     result = read(folder)

@@ -14,28 +14,29 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from autocompress.files import atomic
-from autocompress.report import datafree, front, words
-from autocompress.results import OBJECTIVE_COLUMNS, SearchResult
+from autocompress.objectives.dominance import non_dominated
+from autocompress.objectives.quantities import objective_columns, of_column
+from autocompress.report import datafree, words
+from autocompress.results import SearchResult
 
 FRONT_COLOUR, BASELINE_COLOUR, OTHER_COLOUR, LIMIT_COLOUR = "#0b5cad", "#b34700", "#9aa3ad", "#2f7d4f"
-_LABELS = {
-    "latency_ratio": "latency against the baseline (log scale)",
-    "size_bytes": "size of the file (log scale)",
-    "energy_uj": "energy an image, µJ (log scale)",
-    "macs": "multiply-accumulates (log scale)",
-}
-_UNITS = {
-    "latency_ratio": lambda value: f"{value:.3g}×",
-    "size_bytes": words.size,
-    "energy_uj": words.microjoules,
-    "macs": words.count,
-}
+
+
+def _written(column: str, value: float) -> str:
+    """A value on the cost axis."""
+    return f"{value:.3g}×" if column == of_column(column).ratio_column else words.limit(column, value)
+
+
+def _axis_label(column: str) -> str:
+    quantity = of_column(column)
+    label = quantity.ratio_label if column == quantity.ratio_column else quantity.label
+    return f"{label[:1].lower()}{label[1:]} (log scale)"
 
 
 def write_plot(result: SearchResult, path: Path) -> None:
     """Draws validation accuracy over the job's first cost objective that was measured, as PNG, atomically."""
     objectives = [name for name in result.job.get("objectives", ()) if name != "accuracy"]
-    columns = [OBJECTIVE_COLUMNS[name] for name in objectives if name in OBJECTIVE_COLUMNS] or ["latency_ratio"]
+    columns = objective_columns(objectives) or ["latency_ratio"]
     column = next((name for name in columns if result.trials[name].notna().any()), columns[0])
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -57,11 +58,11 @@ def _draw(axes: Axes, result: SearchResult, column: str) -> None:
     if pd.notna(baseline["accuracy"]) and pd.notna(cost):
         axes.scatter([cost], [baseline["accuracy"]], s=60, marker="D", color=BASELINE_COLOUR, zorder=4)
         _label(axes, "baseline", cost, baseline["accuracy"], BASELINE_COLOUR, left=True)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: _UNITS[column](value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: _written(column, value)))
     axes.xaxis.set_minor_locator(NullLocator())
     _draw_limits(axes, result, column)
     _zoom(axes, result, models)
-    axes.set_xlabel(_LABELS[column])
+    axes.set_xlabel(_axis_label(column))
     axes.set_ylabel("agreement with the baseline, %" if datafree.is_by_agreement(result) else "validation accuracy, %")
     axes.set_title(str(result.job.get("name", result.folder.name)), loc="left", fontweight="bold")
     axes.grid(color="#e4e7ea", linewidth=0.8)
@@ -72,7 +73,7 @@ def _draw(axes: Axes, result: SearchResult, column: str) -> None:
 def _draw_front(axes: Axes, models: pd.DataFrame, column: str) -> None:
     # With three objectives a model may be on the front and yet dominated in this picture: the line leaves it out.
     costs = models[[column]].astype("float64").assign(accuracy=-models["accuracy"]).to_numpy()
-    edge = models[front.non_dominated(costs)].sort_values(column)
+    edge = models[non_dominated(costs)].sort_values(column)
     axes.step(edge[column], edge["accuracy"], where="post", color=FRONT_COLOUR, linewidth=1.6, zorder=3)
     axes.scatter(models[column], models["accuracy"], s=42, color=FRONT_COLOUR, zorder=4)
     # A label where there is room for it, the ends first.
@@ -84,7 +85,8 @@ def _draw_front(axes: Axes, models: pd.DataFrame, column: str) -> None:
         if any(abs(x - other) < 0.8 and abs(y - height) < 0.08 * tall for other, height in labelled):
             continue
         labelled.append((x, y))
-        _label(axes, f"trial {row['trial']}: {_UNITS[column](row[column])}", row[column], row["accuracy"], FRONT_COLOUR)
+        text = f"trial {row['trial']}: {_written(column, row[column])}"
+        _label(axes, text, row[column], row["accuracy"], FRONT_COLOUR)
 
 
 def _label(axes: Axes, text: str, x: float, y: float, colour: str, *, left: bool = False) -> None:
@@ -110,7 +112,7 @@ def _draw_limits(axes: Axes, result: SearchResult, column: str) -> None:
         low, high = np.log(axes.get_xlim())
         # Beside the line, on the side where there is room.
         right = np.log(limit) < (low + high) / 2
-        text = f" at most {_UNITS[column](limit)} "
+        text = f" at most {_written(column, limit)} "
         where = axes.get_xaxis_transform()
         axes.text(limit, 0.02, text, transform=where, ha="left" if right else "right", fontsize=8.5, color=LIMIT_COLOUR)
     if drop is not None and pd.notna(result.baseline["accuracy"]):

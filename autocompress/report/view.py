@@ -12,20 +12,10 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from autocompress.errors import UserError
-from autocompress.report import datafree, intervals, words
-from autocompress.results import INTERRUPTED, STATUSES, SearchResult, within
-
-LIMIT_NAMES = {
-    "accuracy_drop": ("accuracy drop", words.drop),
-    "latency_ratio": ("latency", lambda value: f"{value:g}×"),
-    "latency_ms": ("latency", words.milliseconds),
-    "size_bytes": ("size", words.size),
-    "energy_uj": ("energy", words.microjoules),
-    "macs": ("MACs", words.count),
-    "params": ("parameters", words.count),
-}
-"""How a constraint's column reads, and its unit."""
+from autocompress.objectives import intervals
+from autocompress.objectives.quantities import of_column
+from autocompress.report import datafree, words
+from autocompress.results import STATUSES, SearchResult
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ class FrontModel:
 
 def front_models(result: SearchResult) -> list[FrontModel]:
     """The front's rows for the page, the baseline first, then by accuracy."""
-    chosen = recommended(result)
+    chosen = result.recommended()
     chosen_trial = None if chosen is None else chosen["trial"]
     table = result.front
     models = result.models.sort_values("accuracy", ascending=False, kind="stable")
@@ -93,7 +83,7 @@ def _front_model(result: SearchResult, row: pd.Series, chosen: Any) -> FrontMode
         energy_ratio=words.ratio(row["energy_ratio"]),
         macs=words.count(row["macs"]),
         params=words.count(row["params"]),
-        misses="" if is_baseline else ", ".join(missed(result, row)),
+        misses="" if is_baseline else ", ".join(of_column(column).short for column in result.missed(row)),
         noisy=bool(metrics.get("noisy")),
         float_layers=_float_layers(metrics),
         files=_files(result.folder, folder),
@@ -102,40 +92,15 @@ def _front_model(result: SearchResult, row: pd.Series, chosen: Any) -> FrontMode
     )
 
 
-def missed(result: SearchResult, row: Mapping[str, Any] | pd.Series) -> list[str]:
-    """Names of the job's constraints that a row does not meet; a figure that is missing meets nothing."""
-    return [
-        LIMIT_NAMES.get(column, (column, None))[0]
-        for column, limit in result.limits.items()
-        if not (pd.notna(row.get(column)) and within(float(row[column]), limit))
-    ]
-
-
 def wishes(result: SearchResult) -> list[str]:
     """The constraints in words: ``accuracy drop at most 1 point``."""
-    texts = []
-    for column, limit in result.limits.items():
-        name, unit = LIMIT_NAMES.get(column, (column, str))
-        texts.append(f"{name} at most {unit(limit)}")
-    return texts
-
-
-def recommended(result: SearchResult) -> pd.Series | None:
-    """The model to take: the cheapest that meets the constraints, within one point where the job names no drop. If none
-    is, the most accurate that meets them; None where none does."""
-    models = result.models
-    if models.empty:
-        return None
-    try:
-        return result.best()
-    except UserError:
-        meeting = models[[not missed(result, row) for _, row in models.iterrows()]]
-        return None if meeting.empty else meeting.sort_values("accuracy_drop", kind="stable").iloc[0]
+    limits = result.limits.items()
+    return [f"{of_column(column).short} at most {words.limit(column, value)}" for column, value in limits]
 
 
 def headline(result: SearchResult) -> str:
     """What the search found, in a sentence or two."""
-    if every_trial_failed(result):
+    if result.every_trial_failed:
         reason, trials = reasons(result, "failed")[0]
         share = "each time" if len(trials) == len(result.trials) else f"{len(trials)} times"
         return f"Every trial failed ({len(result.trials)} of {len(result.trials)}); {share}: {reason}"
@@ -143,7 +108,7 @@ def headline(result: SearchResult) -> str:
         return "No front yet."
     if result.trials.empty:
         return f"No trial was made: {result.summary.get('ended') or 'the search is not over'}."
-    best = recommended(result)
+    best = result.recommended()
     if best is None:
         wish = words.join(wishes(result)) if result.limits else "what was asked"
         return f"No model of the front meets {wish}. {nearest_miss(result)}".strip()
@@ -166,14 +131,9 @@ def headline(result: SearchResult) -> str:
     return f"{text}."
 
 
-def every_trial_failed(result: SearchResult) -> bool:
-    """Whether there are trials, and none of them gave a model or was turned down by a gate."""
-    return not result.trials.empty and bool((result.trials["status"] == "failed").all())
-
-
 def interruption(result: SearchResult) -> str:
     """The sentence for a run that Ctrl-C ended; empty for others."""
-    if result.summary.get("ended") != INTERRUPTED:
+    if not result.is_interrupted:
         return ""
     budget = result.job.get("budget") or {}
     done = len(result.trials)

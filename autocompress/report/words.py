@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
+
+from autocompress.objectives.quantities import of_column
 
 MISSING = "–"
 _WEIGHT_BITS = "bits.weight."
@@ -99,6 +101,24 @@ def _scaled(value: float, units: tuple[str, ...], *, whole: bool = True) -> str:
             return f"{value:.0f} {unit}" if whole and unit == units[0] else f"{_digits(value)} {unit}"
         value /= 1000
     return f"{_digits(value)} {units[-1]}"
+
+
+AMOUNTS: Mapping[str, Callable[[float], str]] = {
+    "×": lambda value: f"{value:g}×",
+    "ms": milliseconds,
+    "B": size,
+    "µJ": microjoules,
+    "points": drop,
+    "%": percent,
+    "": count,
+}
+"""How a value is written, by the unit of its quantity (``objectives.quantities``)."""
+
+
+def limit(column: str, value: float) -> str:
+    """A limit on a column: ``0.5×``, ``2.00 MB``, ``1 point``."""
+    quantity = of_column(column)
+    return AMOUNTS["×" if column == quantity.ratio_column else quantity.unit](value)
 
 
 def join(names: Iterable[str]) -> str:

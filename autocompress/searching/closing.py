@@ -19,21 +19,24 @@ from autocompress.data import Splits, opened
 from autocompress.data.preprocessing import steps_of
 from autocompress.devices.lock import MachineLock
 from autocompress.files import write_json
-from autocompress.report.intervals import paired_difference
-from autocompress.results import BASELINE, COLUMNS, FRONT_COLUMNS, STATUSES, SUMMARY_FILE, write_front, write_trials
-from autocompress.searching.bench import Bench
-from autocompress.searching.bounds import Row, cost_ratio, excess, explain, misses
-from autocompress.searching.front import (
-    contenders,
-    drop_dominated_files,
-    front_hypervolume,
-    front_rows,
-    nearest_miss,
-    still_there,
-    with_artifact,
+from autocompress.objectives.bounds import excess, explain, misses
+from autocompress.objectives.figures import ratio
+from autocompress.objectives.fronts import Contenders, front_hypervolume, front_rows, nearest_miss
+from autocompress.objectives.intervals import paired_difference
+from autocompress.results import (
+    BASELINE,
+    COLUMNS,
+    FRONT_COLUMNS,
+    STATUSES,
+    SUMMARY_FILE,
+    Row,
+    write_front,
+    write_trials,
 )
+from autocompress.searching.bench import Bench
 from autocompress.searching.gates import TORCH_MODEL, Lock
 from autocompress.searching.meter import Meter
+from autocompress.searching.modelfiles import drop_files, still_there, with_artifact
 
 FRONT_SECONDS = 3.0
 """Of latency measurement for each model of the front."""
@@ -81,7 +84,7 @@ class Closing:
     def close_early(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
         """Writes the same files without measuring or scoring anything, for who has no time: latencies are those of the
         trials, and nothing is said about the test split. All models stay that a later closing may want."""
-        front = front_rows(self.bench.job, still_there(self.folder, rows), self.baseline)
+        front = front_rows(self.bench.job.objectives, still_there(self.folder, rows), self.baseline)
         front = [{**row, **self._ratios(row)} for row in front]
         self._settle_baseline(front, measure=False)
         return self._write(rows, front, {}, seconds, ended, plugins)
@@ -89,22 +92,23 @@ class Closing:
     def _close(
         self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager, *, has_test: bool
     ) -> dict[str, Any]:
-        job = self.bench.job
+        objectives = self.bench.job.objectives
         test_correct = None
         if has_test:
             test_accuracy, test_correct = self._accuracy(self.bench.baseline.deployable)
             self.baseline |= {"test_accuracy": test_accuracy, "test_accuracy_drop": 0.0}
-        candidates = contenders(job, still_there(self.folder, rows), self.baseline)
+        candidates = Contenders(objectives, self.baseline, still_there(self.folder, rows)).rows
         again = [self._again(row, None if _is_slow(row) else test_correct) for row in candidates]
         # What was lucky the first time may be dominated, or miss a bound, the second time.
-        front = front_rows(job, again, self.baseline)
+        front = front_rows(objectives, again, self.baseline)
         for row in front:
             if _is_slow(row) and test_correct is not None:  # long in the runtime, so only for those that are shown
                 tested, interval = self._tested(row, test_correct)
                 row |= tested
                 self._keep_metrics(self.folder / row["artifact"], row, interval, row["latency"]["noisy"])
         self._settle_baseline(again)
-        drop_dominated_files(self.folder, rows, front)
+        shown = {row["trial"] for row in front}
+        drop_files(self.folder, (row for row in rows if row["trial"] not in shown))
         # The second measurement is the longer one: the table, and the report from it, show that one where there is one.
         return self._write(rows, front, {row["trial"]: row for row in again}, seconds, ended, plugins)
 
@@ -148,12 +152,13 @@ class Closing:
             **tested,
         }
         new |= self._ratios(new)
-        new["excess"] = excess(self.bench.job.constraints, new, self.baseline)
+        bounds = self.bench.job.constraints.all_bounds()
+        new["excess"] = excess(bounds, new, self.baseline)
         missed = misses(new["excess"])
         new["status"] = "infeasible" if missed else "complete"
         # The reason must say the figures that the table shows.
         again = "measured again: " if row["status"] == "complete" else ""
-        new["reason"] = again + explain(missed, self.bench.job.constraints, new, self.baseline) if missed else ""
+        new["reason"] = again + explain(missed, bounds, new, self.baseline) if missed else ""
         self._keep_metrics(home, new, interval, measured.noisy)
         return new
 
@@ -163,8 +168,8 @@ class Closing:
         return {
             "latency_ratio_low": latency.get("ratio_low"),
             "latency_ratio_high": latency.get("ratio_high"),
-            "size_ratio": cost_ratio("size", row, self.baseline),
-            "energy_ratio": cost_ratio("energy", row, self.baseline),
+            "size_ratio": ratio("size", row, self.baseline),
+            "energy_ratio": ratio("energy", row, self.baseline),
         }
 
     def _file(self, row: Row) -> Deployable:

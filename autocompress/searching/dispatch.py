@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autocompress.files import is_full_disk
-from autocompress.searching.bounds import Row
+from autocompress.results import Row
 from autocompress.searching.study import Asked, Compose, Study
 
 log = logging.getLogger("autocompress.search")

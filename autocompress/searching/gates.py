@@ -24,9 +24,10 @@ from autocompress.contract import Deployable, Measurement, Value
 from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import AGREEMENT_IMAGES, check_agreement
 from autocompress.files import digest, is_full_disk, kept_if_possible, write_json
-from autocompress.report.intervals import paired_difference
+from autocompress.objectives.bounds import excess, explain, misses
+from autocompress.objectives.intervals import paired_difference
+from autocompress.results import Row
 from autocompress.searching.bench import Bench
-from autocompress.searching.bounds import Row, excess, explain, misses
 from autocompress.searching.meter import Meter
 from autocompress.searching.rundir import scratch_folder
 
@@ -247,15 +248,15 @@ class Trial:
         if latency is not None and latency["latency_ratio"] > 0:
             best["latency_ratio"] = latency["ratio_low"]
             best["latency_ms"] = latency["latency_ms"] * latency["ratio_low"] / latency["latency_ratio"]
-        return excess(self.bench.job.constraints, best, self.baseline)
+        return excess(self.bench.job.constraints.all_bounds(), best, self.baseline)
 
     def _settle(self, names: list[str] | None = None) -> None:
         """Status and reason; a finished trial is judged by the middle of its interval."""
-        constraints = self.bench.job.constraints
-        self.row["excess"] = excess(constraints, self.row, self.baseline)
+        bounds = self.bench.job.constraints.all_bounds()
+        self.row["excess"] = excess(bounds, self.row, self.baseline)
         names = names or misses(self.row["excess"])
         self.row["status"] = "infeasible" if names else "complete"
-        self.row["reason"] = explain(names, constraints, self.row, self.baseline) if names else ""
+        self.row["reason"] = explain(names, bounds, self.row, self.baseline) if names else ""
 
     # --- small things -----------------------------------------------------------------------------------------------
 

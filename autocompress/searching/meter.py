@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from autocompress.contract import Deployable, Device, Manager, Measurement, manager
 from autocompress.errors import UserError
 from autocompress.job import Constraints, DeviceConfig, Job
-from autocompress.searching.bounds import is_borderline
+from autocompress.objectives.bounds import is_borderline
 
 AGAIN = 2
 """Times that a latency is measured again whose interval holds the bound."""
@@ -38,7 +38,7 @@ class Meter:
         energy_device = None
         if job.energy_device is not None:
             energy_device = (plugins or manager()).device(job.energy_device)
-        wants_energy = "energy" in job.objectives or job.constraints.energy is not None
+        wants_energy = "energy" in job.objectives or "energy" in job.constraints.bounds()
         if wants_energy and energy_device is None and "energy" not in device.measures:
             raise UserError(
                 f"the job asks for energy, which the device '{device.name}' does not measure",
@@ -85,8 +85,9 @@ class Meter:
         measured = self.device.measure(candidate, baseline, self.config, seconds=seconds)
         if constraints is None or self.deterministic:
             return measured
+        bound = constraints.bounds().get("latency")
         for _ in range(AGAIN):
-            if not is_borderline(constraints, asdict(measured)):
+            if not is_borderline(bound, asdict(measured)):
                 break
             measured = combined(
                 measured, self.device.measure(candidate, baseline, self.config, seconds=again or seconds)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autocompress.devices.lock import MachineLock
+from autocompress.objectives.fronts import by_distance, front_rows
+from autocompress.results import Row
 from autocompress.searching.bench import Bench
-from autocompress.searching.bounds import Row
-from autocompress.searching.front import by_distance, front_rows
 from autocompress.searching.gates import Trial
 from autocompress.searching.meter import Meter
 from autocompress.searching.study import Study
@@ -31,7 +31,7 @@ def finish_nearest_miss(
         The new row; None where there was nothing to do, or nothing that could be finished.
     """
     rows = study.rows()
-    if front_rows(study.job, rows, study.baseline):
+    if front_rows(study.job.objectives, rows, study.baseline):
         return None
     for missed in by_distance(rows)[:MOST_TRIES]:
         trial = Trial(bench, meter, MachineLock(), missed["trial"], folder, study.baseline, progress, judge=False)

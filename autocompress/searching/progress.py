@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from autocompress.searching.bounds import Row
+from autocompress.results import Row
 
 log = logging.getLogger("autocompress.search")
 

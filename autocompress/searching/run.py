@@ -16,16 +16,25 @@ from autocompress.contract import Manager, Value, manager
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told, kept_if_possible
 from autocompress.job import Job, anchored, load_job, resolved, validate
+from autocompress.objectives.fronts import Contenders, front_hypervolume
 from autocompress.processors import usable_processors
-from autocompress.results import BASELINE, INTERRUPTED, JOB_FILE, SearchResult, read, write_sensitivity, write_tables
+from autocompress.results import (
+    BASELINE,
+    INTERRUPTED,
+    JOB_FILE,
+    Row,
+    SearchResult,
+    read,
+    write_sensitivity,
+    write_tables,
+)
 from autocompress.searching import placement, rundir, stopping
 from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
 from autocompress.searching.bench import Bench, Opener, is_by_agreement
-from autocompress.searching.bounds import Row
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.dispatch import Allowance, Dispatcher
-from autocompress.searching.front import contenders, drop_dominated_files, front_hypervolume, front_rows, still_there
 from autocompress.searching.meter import Meter
+from autocompress.searching.modelfiles import drop_files, still_there
 from autocompress.searching.nearest import finish_nearest_miss
 from autocompress.searching.progress import Observer, Silent, Steps, Unbreakable
 from autocompress.searching.study import Study, read_begun
@@ -187,6 +196,9 @@ class _Run:
         self._zero = time.monotonic() - self._study.seconds
         rows = self._study.rows()
         save_trials(self._folder, rows)
+        self._contenders = Contenders(self._job.objectives, self._baseline, still_there(self._folder, rows))
+        kept = {row["trial"] for row in self._contenders.rows}
+        drop_files(self._folder, (row for row in rows if row["trial"] not in kept))
         if (splits := getattr(self._bench, "splits", None)) is not None:
             for note in ([f"data: {splits.describe()}"] if splits.synthetic else []) + list(splits.notes):
                 log.info(note)
@@ -237,10 +249,9 @@ class _Run:
 
     def _on_row(self, row: Row) -> None:
         rows = self._study.rows()
-        there = still_there(self._folder, rows)
-        front = front_rows(self._job, there, self._baseline)
         self._study.spend(self._seconds)
-        drop_dominated_files(self._folder, rows, contenders(self._job, there, self._baseline))
+        drop_files(self._folder, self._contenders.add(row))
+        front = self._contenders.front
         with kept_if_possible(self._folder):  # the study has the rows
             save_trials(self._folder, rows)
         self._plugins.tell("autocompress_trial_finished", job=self._job, trial=row)

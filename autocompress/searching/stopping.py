@@ -17,6 +17,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -25,18 +26,22 @@ from autocompress.searching import localray
 
 ENDS_WITHIN_S = 1.8
 """After SIGTERM the main thread has this long to end by itself."""
+LAST_WORDS_S = 0.2
+"""Saying how to go on may take this long."""
 
 _is_caught = False
 _is_terminated = False
 
 
 @contextmanager
-def caught(*, ends_process: bool = False) -> Iterator[None]:
+def caught(*, ends_process: bool = False, last_words: Callable[[], None] | None = None) -> Iterator[None]:
     """Handles signals while a search runs. Does nothing in another thread than the main one, or within itself.
 
     Args:
         ends_process: the process has nothing else to do than this search. A second Ctrl-C then ends it at once, and
             it outlives its terminal. In a program of the user's own Ctrl-C is left to Python.
+        last_words: called where SIGTERM ends the process although the main thread is still busy (in a kernel, or with
+            the start of Ray) and can say nothing itself.
     """
     global _is_caught, _is_terminated
     if _is_caught or threading.current_thread() is not threading.main_thread():
@@ -52,7 +57,7 @@ def caught(*, ends_process: bool = False) -> Iterator[None]:
     _is_caught, _is_terminated = True, False
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        with _watched(_on_time_out if signal.SIGTERM in handlers else None, ends_process):
+        with _watched(partial(_on_time_out, last_words) if signal.SIGTERM in handlers else None, ends_process):
             yield
     finally:
         _is_caught = False
@@ -114,7 +119,12 @@ class _Interrupt:
         raise KeyboardInterrupt
 
 
-def _on_time_out() -> None:
+def _on_time_out(last_words: Callable[[], None] | None) -> None:
+    if last_words is not None:
+        # In a thread that is not waited for: the main thread may hold the lock of the log or of the terminal.
+        speaker = threading.Thread(target=last_words, daemon=True)
+        speaker.start()
+        speaker.join(timeout=LAST_WORDS_S)
     end_at_once(ExitCode.TERMINATED)
 
 

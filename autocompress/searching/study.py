@@ -26,7 +26,8 @@ from autocompress.contract.space import Chooser, Value
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.files import digest
 from autocompress.job import Job
-from autocompress.searching.bounds import Row, directions
+from autocompress.objectives.figures import directions
+from autocompress.results import Row
 from autocompress.searching.chooser import OptunaChooser
 from autocompress.searching.journal import Journal
 from autocompress.searching.samplers import make_sampler
@@ -98,7 +99,7 @@ class Study:
         self.baseline = baseline
         storage = _storage(folder)
         self._study = optuna.create_study(
-            storage=storage, study_name=_name_in(storage), directions=directions(job), load_if_exists=True
+            storage=storage, study_name=_name_in(storage), directions=directions(job.objectives), load_if_exists=True
         )
         trials = self._study.get_trials(deepcopy=False)
         self._study.sampler = make_sampler(job, told=sum(trial.state.is_finished() for trial in trials))

@@ -13,10 +13,11 @@ from typing import Any
 from optuna.trial import TrialState
 
 from autocompress.job import Job
-from autocompress.searching.bounds import objective_values
+from autocompress.objectives.figures import known, objective_values
+from autocompress.objectives.quantities import BY_NAME
 
 LEARNS_FROM_PRUNED = frozenset({"tpe", "random"})
-WORST_ACCURACY = 0.0
+"""Samplers that take notice of pruned trials and of their constraints."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,9 @@ class Verdict:
 def told_constraints(job: Job, row: Mapping[str, Any]) -> dict[str, float]:
     """Every constraint of the job and, last, whether the recipe can be built, in one order: GP takes no trial that has
     fewer than another. One that was not measured counts as just met."""
-    known = row.get("excess", {})
-    names = (name for name, bound in job.constraints if bound is not None)
-    told = {name: float(known.get(name, 0.0)) for name in names}
-    return {**told, "valid": float(known.get("valid", -1.0))}
+    excesses = row.get("excess", {})
+    told = {name: float(excesses.get(name, 0.0)) for name in job.constraints.all_bounds()}
+    return {**told, "valid": float(excesses.get("valid", -1.0))}
 
 
 def verdict(job: Job, row: Mapping[str, Any], baseline: Mapping[str, Any]) -> Verdict:
@@ -55,14 +55,14 @@ def verdict(job: Job, row: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ve
     constraints = told_constraints(job, row)
     if row["status"] == "stopped":
         return Verdict(TrialState.PRUNED, None, constraints)
-    values = objective_values(job, row, baseline)
-    measured = row.get("accuracy") is not None
+    values = objective_values(job.objectives, row, baseline)
+    measured = known(row, "accuracy") is not None
     if measured and all(value is not None for value in values):
-        return Verdict(TrialState.COMPLETE, [float(value) for value in values if value is not None], constraints)
+        return Verdict(TrialState.COMPLETE, [value for value in values if value is not None], constraints)
     if job.sampler in LEARNS_FROM_PRUNED:
         return Verdict(TrialState.PRUNED, None, constraints)
     filled = [
-        WORST_ACCURACY if objective == "accuracy" else 1.0 if value is None else float(value)
+        BY_NAME[objective].worst if value is None or objective == "accuracy" else value
         for objective, value in zip(job.objectives, values, strict=True)
     ]
     return Verdict(TrialState.COMPLETE, filled, constraints)

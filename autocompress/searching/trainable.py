@@ -22,9 +22,9 @@ from autocompress.devices.lock import MachineLock
 from autocompress.errors import TrialFailed, UserError
 from autocompress.job import Job
 from autocompress.locks import FileLock
+from autocompress.results import Row
 from autocompress.searching import rundir
 from autocompress.searching.bench import Bench, Opener
-from autocompress.searching.bounds import Row
 from autocompress.searching.gates import Lock, Trial
 from autocompress.searching.meter import Meter
 from autocompress.searching.study import Study

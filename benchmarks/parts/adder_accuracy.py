@@ -18,7 +18,7 @@ from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, OperatorCount, Value, manager
 from autocompress.devices.cost_model import CostModel
 from autocompress.job import load_job
-from autocompress.report.intervals import wilson
+from autocompress.objectives.intervals import wilson
 from shared.orders import Claim, judged
 from shared.rows import Rows, packed, unpacked
 from shared.trained import baseline_of, environment

@@ -13,7 +13,7 @@ import torch
 
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Quantizer, Value
-from autocompress.report.intervals import paired_difference
+from autocompress.objectives.intervals import paired_difference
 from shared import rivals
 from shared.trained import job_of, recipe_of
 

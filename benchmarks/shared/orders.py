@@ -40,7 +40,7 @@ def difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Dif
     """Accuracy of ``first`` minus that of ``second`` in points, paired by image and averaged over the seeds.
 
     The interval is that over images of the mean over seeds; as in Bonett and Price's (2012) adjustment, one more image
-    is counted for either side. For one seed it is ``report.intervals.paired_difference``'s, up to rounding.
+    is counted for either side. For one seed it is ``objectives.intervals.paired_difference``'s, up to rounding.
 
     Args:
         first, second: for each seed, bool ``(images,)``.

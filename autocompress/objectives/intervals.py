@@ -1,4 +1,4 @@
-"""How much a measured accuracy can be trusted: intervals for one accuracy and for a difference on the same images."""
+"""How far a measured accuracy can be trusted: intervals for one accuracy and for a difference on the same images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Interval(NamedTuple):
 
 
 def wilson(correct: int, images: int, confidence: float = 0.95) -> Interval:
-    """Accuracy in percent with Wilson's score interval (Wilson 1927), which behaves near 0 and 100 % too.
+    """Accuracy in percent with Wilson's score interval (Wilson 1927), as scipy computes it.
 
     Args:
         correct: images classified correctly, 0 to ``images``.
@@ -27,16 +27,17 @@ def wilson(correct: int, images: int, confidence: float = 0.95) -> Interval:
         confidence: between 0 and 1.
 
     Raises:
-        ValueError: if the counts are impossible.
+        ValueError: if the counts or the confidence are impossible.
     """
+    from scipy.stats import binomtest  # here: importing it takes more than a second
+
     if images < 1 or not 0 <= correct <= images:
         raise ValueError(f"{correct} of {images} images cannot be correct")
-    z, share = _quantile(confidence), correct / images
-    centre = (share + z * z / (2 * images)) / (1 + z * z / images)
-    half = z / (1 + z * z / images) * sqrt(share * (1 - share) / images + z * z / (4 * images * images))
-    # Clipped: rounding may leave the estimate a last digit outside where it is 0 or 100 %.
-    low, high = min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
-    return Interval(100 * share, 100 * low, 100 * high)
+    _quantile(confidence)
+    found = binomtest(correct, images).proportion_ci(confidence, method="wilson")
+    share = correct / images
+    # Rounding may leave the estimate a last digit outside where it is 0 or 100 %.
+    return Interval(100 * share, 100 * min(float(found.low), share), 100 * max(float(found.high), share))
 
 
 def paired_difference(candidate: npt.ArrayLike, baseline: npt.ArrayLike, confidence: float = 0.95) -> Interval:
@@ -44,7 +45,8 @@ def paired_difference(candidate: npt.ArrayLike, baseline: npt.ArrayLike, confide
 
     Only images on which the two disagree carry information, so the interval is far narrower than that of two separate
     accuracies. Adjusted Wald interval (Bonett and Price, 2012): one more disagreement is counted on either side, which
-    keeps the coverage where few images disagree. Its centre is therefore pulled to 0 a little.
+    keeps the coverage where few images disagree. Its centre is therefore a little nearer to 0 than the estimate.
+    scipy and statsmodels have no interval for paired proportions.
 
     Args:
         candidate, baseline: bool ``(images,)``, which images are classified correctly, in the same order.

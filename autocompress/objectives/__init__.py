@@ -1,0 +1,13 @@
+"""What a search trades: quantities, bounds on them, dominance, fronts, hypervolume and intervals. Each is defined once.
+
+- ``quantities``: the table of quantities. A new one is one entry there.
+- ``spelling``: how a bound is written in a job (``0.5x``, ``4 ms``).
+- ``figures``: the values of quantities in a row, where any of them may be missing.
+- ``bounds``: whether a bound is met, and how far a row is beyond it.
+- ``dominance``: which points dominate which, and a front that grows point by point.
+- ``fronts``: the front of a search's rows, its contenders, and the nearest miss.
+- ``hypervolume``: what a front is worth.
+- ``intervals``: how far a measured accuracy can be trusted.
+
+The room imports only ``autocompress.errors``. Search, compression, results and report import it.
+"""

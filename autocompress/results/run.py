@@ -1,0 +1,201 @@
+"""A run as its folder has it: :class:`SearchResult`, and which of its models to take."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import yaml
+
+from autocompress.errors import UserError, did_you_mean
+from autocompress.objectives.bounds import by_column, met
+from autocompress.objectives.quantities import BY_NAME, objective_columns, of_column
+from autocompress.objectives.spelling import Bound, parse_bound
+from autocompress.results.columns import (
+    BASELINE,
+    FRONT_COLUMNS,
+    INTERRUPTED,
+    NUMBERS,
+    SENSITIVITY_COLUMNS,
+    STATUSES,
+    frame,
+)
+from autocompress.results.tables import read_front, read_sensitivity, read_trials
+
+JOB_FILE, SUMMARY_FILE = "job.yaml", "summary.json"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A run, read from its folder.
+
+    Attributes:
+        folder: ``results/<name>``.
+        job: the job as resolved, a plain dict.
+        trials: trials.csv; columns ``COLUMNS``.
+        front: front.csv; columns ``FRONT_COLUMNS``; the first row is the baseline. Empty while the search runs.
+        summary: summary.json; empty while the search runs.
+        sensitivity: sensitivity.csv; columns ``SENSITIVITY_COLUMNS``. Empty where no group had a choice of widths.
+    """
+
+    folder: Path
+    job: dict[str, Any]
+    trials: pd.DataFrame
+    front: pd.DataFrame
+    summary: dict[str, Any] = field(default_factory=dict)
+    sensitivity: pd.DataFrame = field(default_factory=lambda: frame([], SENSITIVITY_COLUMNS))
+
+    @property
+    def baseline(self) -> pd.Series:
+        """The baseline's row, from front.csv or, while there is none, from summary.json."""
+        if len(self.front):
+            return self.front.iloc[0]
+        row = {key: value for key, value in (self.summary.get("baseline") or {}).items() if key in FRONT_COLUMNS}
+        return frame([{**row, "status": BASELINE}], FRONT_COLUMNS).iloc[0]
+
+    @property
+    def models(self) -> pd.DataFrame:
+        """The front without the baseline."""
+        return self.front[self.front["status"] != BASELINE].reset_index(drop=True)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The job's constraints as upper bounds by column, ratios resolved: ``{"accuracy_drop": 1.0, ...}``."""
+        return _limits(self.job, self.baseline)
+
+    def artifact(self, trial: int) -> Path:
+        """The folder with the files of a trial of the front.
+
+        Raises:
+            UserError: if the trial has none.
+        """
+        found = self.models.loc[self.models["trial"] == trial, "artifact"]
+        if found.empty or not found.iloc[0]:
+            known = ", ".join(str(number) for number in self.models["trial"]) or "none"
+            raise UserError(f"trial {trial} has no artifact in {self.folder}", f"trials on the front: {known}")
+        return self.folder / str(found.iloc[0])
+
+    def best(self, minimize: str | None = None, **limits: float) -> pd.Series:
+        """The front's model that fits, as a row of ``front``.
+
+        Args:
+            minimize: the column to minimise. By default the most accurate model where only costs are limited, else the
+                cheapest by the job's first cost objective.
+            **limits: upper bounds by column (``accuracy_drop=1.0, latency_ratio=0.5``); ``accuracy``, ``agreement`` and
+                ``test_accuracy`` are lower bounds. With none, the job's own constraints and at most one point of drop.
+
+        Raises:
+            UserError: if a name is no column of numbers, or no model fits.
+        """
+        limits = limits or {"accuracy_drop": 1.0, **self.limits}
+        costs = objective_columns([name for name in self.job.get("objectives", ()) if name != "accuracy"])
+        only_costs = not any("accuracy" in column for column in limits)
+        minimize = minimize or ("accuracy_drop" if only_costs else [*costs, "latency_ratio"][0])
+        for column in (minimize, *limits):
+            if column not in NUMBERS:
+                raise UserError(f"the front has no column '{column}' of numbers", did_you_mean(column, NUMBERS))
+        quantities = {column: of_column(column) for column in limits}
+        signs = {column: ">=" if quantity.higher_is_better else "<=" for column, quantity in quantities.items()}
+        wish = " and ".join(f"{column} {signs[column]} {limit:g}" for column, limit in limits.items())
+        models = self.models
+        for column, limit in limits.items():
+            values = models[column].astype("float64")
+            fits = met(quantities[column], values, limit)
+            if not fits.any():
+                closest = values.max() if quantities[column].higher_is_better else values.min()
+                raise UserError(f"no model of the front has {wish}", f"the best left for {column} is {closest:.4g}")
+            models = models[fits]
+        order = models[minimize].astype("float64").sort_values(kind="stable", na_position="last")
+        return models.loc[order.index[0]]
+
+    def missed(self, row: Mapping[str, Any] | pd.Series) -> list[str]:
+        """The columns of ``limits`` that a row does not meet; a figure that is missing meets nothing."""
+        return [
+            column
+            for column, limit in self.limits.items()
+            if not (pd.notna(row.get(column)) and met(of_column(column), float(row[column]), limit))
+        ]
+
+    def recommended(self) -> pd.Series | None:
+        """The model to take, as a row of ``front``; None where no model meets the constraints.
+
+        It is the cheapest that meets them and loses at most one point where the job bounds no drop. If there is none,
+        it is the most accurate that meets them.
+        """
+        models = self.models
+        if models.empty:
+            return None
+        try:
+            return self.best()
+        except UserError:
+            meeting = models[[not self.missed(row) for _, row in models.iterrows()]]
+            return None if meeting.empty else meeting.sort_values("accuracy_drop", kind="stable").iloc[0]
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether Ctrl-C ended the search: its front was neither measured again nor scored on the test split."""
+        return self.summary.get("ended") == INTERRUPTED
+
+    @property
+    def every_trial_failed(self) -> bool:
+        """Whether there are trials, and none of them gave a model or was turned down by a gate."""
+        return not self.trials.empty and bool((self.trials["status"] == "failed").all())
+
+    def __repr__(self) -> str:
+        table = self._table().to_string(index=False, float_format="{:.4g}".format)
+        return self._head() if self.front.empty else f"{self._head()}\n{table}"
+
+    def _repr_html_(self) -> str:
+        return f"<b>{html.escape(self._head())}</b>{self._table().to_html(index=False, float_format='{:.4g}'.format)}"
+
+    def _head(self) -> str:
+        counts = self.trials["status"].value_counts()
+        trials = "".join(f", {counts[status]} {status}" for status in STATUSES if status in counts.index)
+        return f"{self.folder}: {len(self.models)} models on the front; {len(self.trials)} trials{trials}"
+
+    def _table(self) -> pd.DataFrame:
+        columns = ["trial", "accuracy", "test_accuracy", "accuracy_drop", "latency_ratio", "size_ratio", "artifact"]
+        return self.front[columns]
+
+
+def _limits(job: Mapping[str, Any], baseline: Mapping[str, Any] | pd.Series) -> dict[str, float]:
+    """See :attr:`SearchResult.limits`. A constraint that this version does not know is kept as it is, a number."""
+    limits: dict[str, float] = {}
+    for name, given in (job.get("constraints") or {}).items():
+        if given is None:
+            continue
+        if name not in BY_NAME or not BY_NAME[name].units:
+            limits[name] = float(given)
+        else:
+            bound = Bound.model_validate(parse_bound(name, given))
+            limits |= by_column({name: bound}, cast("Mapping[str, Any]", baseline))
+    return limits
+
+
+def read(folder: str | Path) -> SearchResult:
+    """Reads ``results/<name>``, also while its search still runs.
+
+    Raises:
+        UserError: if the folder is not a run, or one of its files is broken.
+    """
+    folder = Path(folder)
+    if not (folder / JOB_FILE).is_file():
+        runs = sorted(str(path.parent) for path in folder.glob(f"*/{JOB_FILE}")) if folder.is_dir() else []
+        hint = f"runs there: {', '.join(runs[:5])}" if runs else "give the folder that a search wrote, results/<name>"
+        what = f"it has no {JOB_FILE}" if folder.is_dir() else "there is no such folder"
+        raise UserError(f"{folder} is not a run: {what}", hint)
+    try:
+        job = yaml.safe_load((folder / JOB_FILE).read_text(encoding="utf-8"))
+        summary_file = folder / SUMMARY_FILE
+        summary = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.exists() else {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{folder} cannot be read: {error}", "its files must be as the search wrote them") from error
+    if not isinstance(job, dict) or not isinstance(summary, dict):
+        raise UserError(f"{folder} cannot be read: {JOB_FILE} and {SUMMARY_FILE} must hold keys and values")
+    trials, front = read_trials(folder), read_front(folder)
+    return SearchResult(folder, job, trials, front, summary, read_sensitivity(folder))
