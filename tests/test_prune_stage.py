@@ -1,4 +1,4 @@
-"""The engine's PRUNE: orders of channels, widths that follow from the recipe alone, and what is kept of the baseline."""
+"""The engine's PRUNE: orders of channels, widths that follow from the recipe alone, and what the store keeps."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def scores_of(coupling: Coupling, draw: Any) -> list[float]:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_ranked_order_takes_the_lowest_of_each_block_in_turns(data: st.DataObject) -> None:
+    """Of equal ones the last goes first."""
     coupling = data.draw(couplings())
     scores = scores_of(coupling, data.draw)
     order = coupling.ranked(scores)
