@@ -183,16 +183,20 @@ class Wrong(Pruner):
 @pytest.mark.parametrize(
     ("orders", "told"),
     [
-        (None, "the pruner 'wrong' gives a wrong order: layer1.0.conv1: an order is a permutation"),
-        ({}, "the pruner 'wrong' gives no order for the channels of layer1.0.conv1"),
-        ({"layer1.0.conv1": [0] * 16}, "the pruner 'wrong' gives a wrong order: layer1.0.conv1: an order is a perm"),
-        ({"layer1.0.conv1": ["a"]}, "the pruner 'wrong' gives a wrong order"),
+        (None, "gives a wrong order for the channels of {first}: {first}: an order is a permutation of 0.."),
+        ({}, "gives no order for the channels of {first}"),
+        ({"{first}": [0] * 16}, "gives a wrong order for the channels of {first}: {first}: an order is a permutation"),
+        ({"{first}": ["a"] * 16}, "gives a wrong order for the channels of {first}: invalid literal"),
+        ({"{first}": None}, "gives a wrong order for the channels of {first}: 'NoneType' object is not iterable"),
     ],
 )
 def test_a_wrong_order_names_pruner_and_coupling(orders: Any, told: str) -> None:
     model = example_model()
-    with pytest.raises(InvalidRecipe, match=told):
-        pruned(model, Wrong(orders), example_context(model, teacher=model))
+    first = prune.offered(model, "inner")[0].name
+    given = None if orders is None else {name.format(first=first): order for name, order in orders.items()}
+    with pytest.raises(InvalidRecipe) as caught:
+        pruned(model, Wrong(given), example_context(model, teacher=model))
+    assert str(caught.value).startswith(f"the pruner 'wrong' {told.format(first=first)}")
 
 
 # --- widths ---------------------------------------------------------------------------------------------------------
@@ -362,7 +366,7 @@ def test_one_share_holds_for_all(model: nn.Module) -> None:
     assert {coupling.name for coupling in prune.offered(model, "group")} == set(recipe.prune.keep)
 
 
-@pytest.mark.parametrize("keep", [0.0, 1.5, -0.5, float("nan"), "half", True, {"low": 0.5, "high": 1.2}])
+@pytest.mark.parametrize("keep", [0.0, 1.5, -0.5, "half", True, {"low": 0.5, "high": 1.2}])
 def test_a_share_outside_of_its_range_is_told(keep: Any, model: nn.Module) -> None:
     with pytest.raises(UserError, match=r"prune\.keep.*cannot be .*: it takes 0.0625 .. 1.0"):
         space_of(job_with(prune={"method": "scop", "keep": keep}), model)
