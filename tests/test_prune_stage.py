@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +23,13 @@ from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Pipeline, rebuild
 from autocompress.compression.recipe import Policy, Recipe, Replay
 from autocompress.compression.store import Store
-from autocompress.contract import Context, Coupling, Params, Pruner, manager
+from autocompress.contract import Context, Coupling, Params, Pruner, coupling_scores, manager
 from autocompress.contract.coupling import Part, counts
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.job import Job, load_job
 from autocompress.job.spaces import Limits, limits_of
 from autocompress.models import input_size
-from autocompress.testing import example_context, example_model
+from autocompress.testing import check_method, example_context, example_model
 from autocompress.testing.rules import shapes
 from autocompress_criteria import BatchNormScale, Magnitude, Random
 from autocompress_obs import Obs
@@ -163,6 +165,14 @@ def test_pruners_by_weights() -> None:
     first, again, other = (Random().order(coupling, {}, replace(context, seed=seed)) for seed in (0, 0, 1))
     assert first == again
     assert first != other
+
+
+def test_the_pruner_in_the_docs_conforms() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "plugins.md").read_text()
+    (block,) = [part for part in re.split(r"\n(?=\S)", text) if "class FilterNorm(Pruner):" in part]
+    found: dict[str, Any] = {"Pruner": Pruner, "coupling_scores": coupling_scores}
+    exec(textwrap.dedent(block.partition("\n\n")[2]), found)
+    check_method(found["FilterNorm"]())
 
 
 class Wrong(Pruner):

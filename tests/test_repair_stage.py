@@ -125,7 +125,7 @@ def test_images_that_are_no_numbers_fail_the_trial(
     """Whichever image it is; where nothing is refitted, the running statistics tell."""
     bad = images.clone()
     bad[[0, 10, 20, 30, 40, 50, 60, 70, 80, 90]] = value
-    with pytest.raises(TrialFailed, match="NaN or infinite values|holds NaN|holds infinite values"):
+    with pytest.raises(TrialFailed, match=r"holds (NaN|infinite values)"):
         pruned(model, Magnitude(), context_of(model, bad), 0.5, repair={"fit": fit, "images": 64})
 
 
