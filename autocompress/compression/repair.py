@@ -266,7 +266,8 @@ def sequential(
     """
     network = facts(model, context.input_size, leaves)
     whole = facts(original, context.input_size, leaves)
-    names = [name for name in network.layers if name in whole.layers and _is_fit(model, name)]
+    shared = [name for name in network.layers if name in whole.layers]
+    names = [name for name in shared if _is_fit(model, name) and _is_fit(original, name)]  # removal unties weights
     kept = {} if cut is None else kept_outputs(cut.couplings, cut.keep)
     with evaluating(model), evaluating(original):
         lockstep = Lockstep(
