@@ -81,7 +81,7 @@ def row_of(name: str, mode: str, rate: float, size: int) -> dict[str, Any]:
     if not safe:
         return row | {"agrees": None}
     chance = torch.Generator().manual_seed(1)
-    keep = {c.name: c.choose(torch.rand(c.channels, generator=chance).tolist(), rate) for c in safe}
+    keep = {c.name: c.left_by(c.ranked(torch.rand(c.channels, generator=chance).tolist()), c.kept(rate)) for c in safe}
     sliced = remove(copy.deepcopy(model), keep, shape, mode, couplings=every)
     images = torch.randn(2, *shape)
     with torch.no_grad():

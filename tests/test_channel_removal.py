@@ -45,7 +45,9 @@ def backbone(name: str, size: Size = IMAGE, **arguments: object) -> nn.Module:
 def half(every: list[Coupling], rate: float = 0.5, multiple: int = 1) -> dict[str, list[int]]:
     chance = torch.Generator().manual_seed(1)
     return {
-        c.name: c.choose(torch.rand(c.channels, generator=chance).tolist(), rate, multiple) for c in every if c.prunable
+        c.name: c.left_by(c.ranked(torch.rand(c.channels, generator=chance).tolist()), c.kept(rate, multiple))
+        for c in every
+        if c.prunable
     }
 
 
@@ -121,7 +123,7 @@ def test_a_rate_outside_is_an_error(rate: float) -> None:
 
 def share_left(model: nn.Module, size: Size, rate: float, *, skip: Callable[[Coupling], bool]) -> tuple[float, float]:
     every = couplings(model, size, "scatter", verify=False)
-    keep = {c.name: c.choose([0.0] * c.channels, rate) for c in every if c.prunable and not skip(c)}
+    keep = {c.name: c.left_by(c.ranked([0.0] * c.channels), c.kept(rate)) for c in every if c.prunable and not skip(c)}
     sliced = remove(copy.deepcopy(model), keep, size, "scatter", couplings=every)
     before, after = facts(model, size), facts(sliced, size)
     return 100 * (1 - after.params / before.params), 100 * (1 - after.macs / before.macs)

@@ -134,7 +134,7 @@ class JobSpace:
         if quantizers:
             rules["8-bit alone"] = bits
         for method in self.methods:
-            if isinstance(method, Transform) or (isinstance(method, Pruner) and method.searched):
+            if isinstance(method, Transform | Pruner):
                 alone = {method.name: "default", "recover": "default"}
                 if isinstance(method, Pruner):
                     alone["prune"] = "default"
@@ -144,7 +144,10 @@ class JobSpace:
                     rules[f"{method.name} and 8-bit"] = {**alone, **bits}
         points: list[tuple[str, dict[str, Value]]] = []
         for label, rule in rules.items():
-            values = self.policy(rule, pruner=pruners.get(label))
-            if values is not None and values not in [known for _, known in points]:
+            pruner = pruners.get(label)
+            values = self.policy(rule, pruner=pruner)
+            if values is None or (pruner is not None and values.get("prune.method") != pruner):
+                continue  # neither searched nor named by the job
+            if values not in [known for _, known in points]:
                 points.append((label, values))
         return points

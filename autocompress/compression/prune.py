@@ -218,11 +218,12 @@ def orders_of(pruner: Pruner, couplings: Sequence[Coupling], params: Params, con
     for coupling in couplings:
         if coupling.name not in told:
             raise InvalidRecipe(f"the pruner '{pruner.name}' gives no order for the channels of {coupling.name}")
-        order = [int(channel) for channel in told[coupling.name]]
         try:
+            order = [int(channel) for channel in told[coupling.name]]
             coupling.check_order(order)
-        except ValueError as error:
-            raise InvalidRecipe(f"the pruner '{pruner.name}' gives a wrong order: {error}") from error
+        except (TypeError, ValueError) as error:
+            text = f"the pruner '{pruner.name}' gives a wrong order for the channels of {coupling.name}: {error}"
+            raise InvalidRecipe(text) from error
         found[coupling.name] = order
     return found
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -17,6 +18,7 @@ from autocompress.compression.evaluation import logits
 from autocompress.compression.prune import Cut
 from autocompress.contract import Context, Params, Plan, Space
 from autocompress.data import Split
+from autocompress.errors import TrialFailed
 from autocompress.files import digest
 from autocompress.graph import LayerFacts, NetworkFacts, evaluating, facts, trace
 from autocompress.pruning.widths import kept_outputs, lost_inputs
@@ -134,7 +136,8 @@ class Inputs:
         if not chosen:
             return {}
         seed, pause = self.images.seed, self.pause
-        return gather(self.model, chosen, self.images.batches, seed=seed, choose_ridge=choose_ridge, pause=pause)
+        with _numbers_told():
+            return gather(self.model, chosen, self.images.batches, seed=seed, choose_ridge=choose_ridge, pause=pause)
 
 
 def _is_fit(model: nn.Module, name: str) -> bool:
@@ -203,6 +206,19 @@ def rebuild(model: nn.Module, plan: Plan) -> nn.Module:
     return model
 
 
+@contextmanager
+def _numbers_told() -> Iterator[None]:
+    """Images, activations or weights that the room ``repair`` cannot work with fail the trial, in its words.
+
+    Raises:
+        TrialFailed: for NaN and infinite values, and where there is no image.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise TrialFailed(f"no layer can be refitted: {error}") from error
+
+
 # --- the repair itself ----------------------------------------------------------------------------------------------
 
 
@@ -222,7 +238,9 @@ def one_shot(
     """
     lost = lost_inputs(cut.couplings, cut.keep)
     norms = {name: layer.norm for name, layer in network.layers.items()}
-    return repair(model, lost, inputs(list(lost)), norms)
+    moments = inputs(list(lost))
+    with _numbers_told():
+        return repair(model, lost, moments, norms)
 
 
 def sequential(
@@ -248,7 +266,8 @@ def sequential(
     """
     network = facts(model, context.input_size, leaves)
     whole = facts(original, context.input_size, leaves)
-    names = [name for name in network.layers if name in whole.layers and _is_fit(model, name)]
+    shared = [name for name in network.layers if name in whole.layers]
+    names = [name for name in shared if _is_fit(model, name) and _is_fit(original, name)]  # removal unties weights
     kept = {} if cut is None else kept_outputs(cut.couplings, cut.keep)
     with evaluating(model), evaluating(original):
         lockstep = Lockstep(
@@ -258,7 +277,8 @@ def sequential(
             {name: layer.norm for name, layer in network.layers.items()},
             seed=images.seed,
         )
-        report = lockstep.repair(images.batches(), names)
+        with _numbers_told():
+            report = lockstep.repair(images.batches(), names)
     return report.refitted, report.undone
 
 

@@ -19,8 +19,10 @@ from autocompress.compression.prune import Cut, Pruning
 from autocompress.compression.repair import Images, Inputs
 from autocompress.compression.store import Store
 from autocompress.contract import Context, Coupling, LayerSpec, Params, Plan, Pruner
+from autocompress.errors import TrialFailed
 from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
+from autocompress.models.health import faulty_tensor
 from autocompress.pruning.known import fixed_couplings, known_couplings
 from autocompress.pruning.removal import remove
 from autocompress.pruning.widths import lost_inputs
@@ -119,7 +121,23 @@ class Structural:
 
         Raises:
             InvalidRecipe: if it cannot be built.
+            TrialFailed: if images, activations or weights hold NaN or infinite values.
         """
+        model, steps = self._run(model, asked, settings, pruner, context, seconds, untouched)
+        if fault := faulty_tensor(model.state_dict()):
+            raise TrialFailed(f"{fault} after channels were removed and layers refitted")
+        return model.eval(), steps
+
+    def _run(
+        self,
+        model: nn.Module,
+        asked: Pruning | None,
+        settings: Params,
+        pruner: Pruner | None,
+        context: Context,
+        seconds: dict[str, float],
+        untouched: bool,
+    ) -> tuple[nn.Module, list[Plan]]:
         started = time.perf_counter()
         steps: list[Plan] = []
         images = self.images(settings, context)
@@ -138,7 +156,7 @@ class Structural:
         if told is not None:
             steps.append({"stage": REPAIR, "method": REPAIR, "version": repair.VERSION, "plan": told})
             seconds[REPAIR] = time.perf_counter() - started
-        return model.eval(), steps
+        return model, steps
 
     def _repaired(
         self,

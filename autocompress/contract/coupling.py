@@ -139,27 +139,6 @@ class Coupling:
         """The greatest number that divides what any of these channels is of a writer's outputs."""
         return math.gcd(*(len(index[channel]) for index in self.producers.values() for channel in channels)) or 1
 
-    def choose(self, scores: Sequence[float], rate: float, multiple: int = 1) -> list[int]:
-        """The keep-set of a rate: in each block the channels with the highest scores, of equal ones the first.
-
-        Args:
-            scores: one a channel.
-            rate: in [0, 1).
-            multiple: see :meth:`kept`.
-
-        Returns:
-            Channels that stay, ascending.
-
-        Raises:
-            ValueError: if there is not one finite score a channel, or for a rate outside [0, 1).
-        """
-        if len(scores) != self.channels or not all(math.isfinite(score) for score in scores):
-            raise ValueError(f"{self.name} needs {self.channels} finite scores")
-        keep: list[int] = []
-        for block, count in zip(self.blocks, self.kept(rate, multiple), strict=True):
-            keep += sorted(block, key=lambda channel: (-float(scores[channel]), channel))[:count]
-        return sorted(keep)
-
     def ranked(self, scores: Sequence[float]) -> list[int]:
         """The order in which channels go if those with the lowest scores go first; of equal ones the last goes first.
 

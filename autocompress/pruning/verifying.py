@@ -134,7 +134,7 @@ class _Trial:
 
     def _keep(self, coupling: Coupling) -> list[int]:
         scores = torch.rand(coupling.channels, generator=torch.Generator().manual_seed(SEED))
-        return coupling.choose(scores.tolist(), RATE)
+        return coupling.left_by(coupling.ranked(scores.tolist()), coupling.kept(RATE))
 
     def _duplicate(self) -> nn.Module:
         """A copy with the same tensors in it: slicing replaces tensors, and never writes into one."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from autocompress.contract import Context, Coupling, Params, Pruner, coupling_scores
+from autocompress.contract import Context, Coupling, Params, Pruner, coupling_scores, manager
 from autocompress.errors import InvalidRecipe
 
 
@@ -27,13 +27,16 @@ class _ByScore(Pruner):
         del params
         model, norms = context.model, dict(coupling.norm_of)
         assert model is not None
+        networks = [dict(network.named_modules()) for network in (model, context.teacher) if network is not None]
         own: dict[str, torch.Tensor] = {}
         for name in coupling.producers:
-            layer = model.get_submodule(name)
-            if isinstance(getattr(layer, "weight", None), torch.Tensor):
-                norm = model.get_submodule(norms[name]) if name in norms else None
-                own[name] = self.scores(layer, norm, name, context.seed).detach().float().cpu()
-        found = coupling_scores(coupling, own, model)
+            # A module of a plugin may have no weight of its own: then the layer of the baseline that it stands for.
+            modules = next((modules for modules in networks if _has_weight(modules.get(name))), None)
+            if modules is not None:
+                norm = modules.get(norms[name]) if name in norms else None
+                own[name] = self.scores(modules[name], norm, name, context.seed).detach().float().cpu()
+        specs = [spec for method in manager().methods() for spec in method.layers]
+        found = coupling_scores(coupling, own, model, specs)
         if found is None:
             raise InvalidRecipe(f"no layer that writes the channels of {coupling.name} has weights to judge them by")
         if not bool(torch.isfinite(found).all()):
@@ -75,6 +78,10 @@ class Random(_ByScore):
         assert isinstance(layer.weight, torch.Tensor)
         generator = torch.Generator().manual_seed((seed * 1_000_003 + zlib.crc32(name.encode())) % 2**63)
         return torch.rand(len(layer.weight), generator=generator)
+
+
+def _has_weight(layer: nn.Module | None) -> bool:
+    return isinstance(getattr(layer, "weight", None), torch.Tensor)
 
 
 def l1_norms(layer: nn.Module) -> torch.Tensor:

@@ -1,0 +1,200 @@
+"""The engine's REPAIR behind PRUNE: what it refits, when it undoes that, and input that it cannot work with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from pruning_stage import pruned
+from torch import nn
+
+from autocompress.contract import Context, Plan, Pruner, TransferSet
+from autocompress.data import TensorSplit
+from autocompress.errors import TrialFailed
+from autocompress.testing import example_context, example_model
+from autocompress.testing.rules import same_tensors
+from autocompress_criteria import Magnitude
+from autocompress_obs import Obs
+from autocompress_scop import Scop
+
+IMAGES = 96
+FITS = ("one-shot", "sequential")
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """With gammas that are not zero: timm starts the last norm of each block at 0."""
+    found = example_model()
+    generator = torch.Generator().manual_seed(0)
+    for module in found.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+    return found
+
+
+@pytest.fixture(scope="module")
+def images(model: nn.Module) -> torch.Tensor:
+    context = example_context(model)
+    assert context.transfer is not None
+    own = context.transfer.train.batch(torch.arange(64))
+    return torch.cat([own, own.flip(-1)])[:IMAGES]
+
+
+def context_of(model: nn.Module, images: torch.Tensor) -> Context:
+    context = example_context(model, teacher=model)
+    assert context.transfer is not None
+    split = TensorSplit(images, torch.arange(len(images)) % 10, context.transfer.train.info)
+    return replace(context, transfer=TransferSet(split, split, split.digest))
+
+
+def repaired(
+    model: nn.Module, images: torch.Tensor, fit: str, keep: float = 0.5, pruner: Pruner | None = None
+) -> tuple[nn.Module, Plan]:
+    """The network, and the plan of REPAIR."""
+    settings = {"fit": fit, "images": 64}
+    network, steps = pruned(model, pruner or Magnitude(), context_of(model, images), keep, repair=settings)
+    assert [step["stage"] for step in steps] == ["prune", "repair"]
+    return network, steps[1]["plan"]
+
+
+def held_out_of(count: int, seed: int = 0) -> torch.Tensor:
+    """Where the images lie that judge, as the stage draws them: the first third of a permutation by the seed."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: count // 3]
+
+
+# --- what it does ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_refit_comes_closer_to_the_baseline(fit: str, model: nn.Module, images: torch.Tensor) -> None:
+    _, plan = repaired(model, images, fit)
+    assert plan["fit"] == fit
+    assert plan["refitted"] > 0
+    before, after = plan["divergence"]
+    assert after < 0.8 * before
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_repair_that_makes_things_worse_is_undone_and_counted(
+    fit: str, model: nn.Module, images: torch.Tensor
+) -> None:
+    """Moments are taken on images of one colour, and judged on images that have content."""
+    flat = images.clone()
+    fitted_on = torch.ones(len(images), dtype=torch.bool)
+    fitted_on[held_out_of(len(images))] = False
+    flat[fitted_on] = 0.3
+    network, plan = repaired(model, flat, fit)
+    before, after = plan["divergence"]
+    assert after > before
+    assert plan["refitted"] == 0
+    assert plan["undone"] > 0
+    plain, steps = pruned(model, Magnitude(), context_of(model, flat), 0.5)
+    assert len(steps) == 1
+    assert same_tensors(network.state_dict(), plain.state_dict()), "as if nothing had been refitted"
+
+
+@pytest.mark.parametrize("pruner", [Magnitude(), Obs()], ids=lambda pruner: pruner.name)
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_too_few_images_are_no_repair(pruner: Pruner, count: int, model: nn.Module, images: torch.Tensor) -> None:
+    """A third of 40 judges, which leaves 27: at least 32 are needed."""
+    network, plan = repaired(model, images[:count], "one-shot", pruner=pruner)
+    left = count - count // 3
+    assert plan == {"biases": [], "refitted": 0, "reason": f"{left} images are too few"}
+    plain, _ = pruned(model, pruner, context_of(model, images[:count]), 0.5)
+    assert same_tensors(network.state_dict(), plain.state_dict())
+
+
+def test_the_fewest_images_are_enough(model: nn.Module, images: torch.Tensor) -> None:
+    _, plan = repaired(model, images[:48], "one-shot")
+    assert "reason" not in plan
+    assert plan["refitted"] > 0
+
+
+# --- input that is odd ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
+@pytest.mark.parametrize("fit", [*FITS, "none"])
+def test_images_that_are_no_numbers_fail_the_trial(
+    value: float, fit: str, model: nn.Module, images: torch.Tensor
+) -> None:
+    """Whichever image it is; where nothing is refitted, the running statistics tell."""
+    bad = images.clone()
+    bad[[0, 10, 20, 30, 40, 50, 60, 70, 80, 90]] = value
+    with pytest.raises(TrialFailed, match=r"holds (NaN|infinite values)"):
+        pruned(model, Magnitude(), context_of(model, bad), 0.5, repair={"fit": fit, "images": 64})
+
+
+def test_moments_without_an_image_fail_the_trial(model: nn.Module, images: torch.Tensor) -> None:
+    with pytest.raises(TrialFailed, match="at least one image"):
+        pruned(model, Obs(), context_of(model, images[:0]), 0.5)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_constant_images(fit: str, model: nn.Module, images: torch.Tensor) -> None:
+    """Moments of one direction: a refit must give finite weights, and the answer to that image."""
+    network, plan = repaired(model, torch.full_like(images, 0.2), fit)
+    assert plan["refitted"] > 0
+    with torch.no_grad():
+        same = torch.full_like(images[:2], 0.2)
+        torch.testing.assert_close(network(same), model(same), rtol=1e-2, atol=1e-2)
+
+
+def dead(model: nn.Module) -> nn.Module:
+    """The first channels of every inner layer give nothing: no weights, and running statistics of nothing."""
+    found = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, module in found.named_modules():
+            if name.endswith("conv1") and name.startswith("layer"):
+                assert isinstance(module.weight, torch.Tensor)
+                module.weight[:4] = 0
+                norm: Any = found.get_submodule(name.replace("conv1", "bn1"))
+                norm.running_mean[:4] = 0
+                norm.running_var[:4] = 0
+    return found
+
+
+@pytest.mark.parametrize("made", [Magnitude, Obs, Scop], ids=lambda made: made.name)
+@pytest.mark.parametrize("fit", FITS)
+def test_dead_channels_go_first_and_cost_nothing(
+    made: Callable[[], Pruner], fit: str, model: nn.Module, images: torch.Tensor
+) -> None:
+    """Running variances of 0 among them."""
+    network, plan = repaired(dead(model), images, fit, keep=0.75, pruner=made())
+    assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+    if made is not Scop:  # scores of one epoch are near 0 for many channels
+        assert plan["divergence"][1] < 0.05
+
+
+class Tied(nn.Module):
+    """Two layers that read different channels with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.one, self.read_one = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 8, 1)
+        self.two, self.read_two = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 8, 1)
+        self.read_two.weight = self.read_one.weight
+        self.fc = nn.Linear(8, 10)
+        self.pretrained_cfg: dict[str, Any] = {"input_size": (3, 32, 32), "num_classes": 10, "first_conv": "stem"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = x + self.read_one(torch.relu(self.one(x)))
+        x = x + self.read_two(torch.relu(self.two(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_weights_that_layers_share_are_not_refitted(fit: str, images: torch.Tensor) -> None:
+    """What fits one layer's inputs need not fit the other's."""
+    net = Tied().eval()
+    network, steps = pruned(net, Magnitude(), context_of(net, images), {"one": 0.5}, repair={"fit": fit, "images": 64})
+    keep = steps[0]["plan"]["keep"]["one"]
+    assert torch.equal(network.get_submodule("read_one").weight, net.read_one.weight[:, keep])
+    assert torch.equal(network.get_submodule("read_two").weight, net.read_two.weight)
+    assert steps[1]["plan"]["refitted"] <= 1, "of the layers behind, the classifier alone"
