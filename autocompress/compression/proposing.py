@@ -22,6 +22,7 @@ from autocompress.compression.recipe import Fixed, Policy, Recipe
 from autocompress.compression.structural import OfBaseline
 from autocompress.contract import Coupling, Deployable, Device, Parameter, Quantizer, Value
 from autocompress.contract.space import Chooser
+from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
@@ -117,6 +118,7 @@ class Proposer:
         baseline: the baseline's file.
         export: writes a candidate's file.
         costs_key: what decides costs on this machine.
+        lock: of the machine; computing holds it shared, and lets measurements go first.
         progress: told of what takes long.
     """
 
@@ -127,8 +129,8 @@ class Proposer:
     baseline: Deployable
     export: Callable[[Candidate, Path], Deployable]
     costs_key: Any
+    lock: MachineLock
     progress: Progress = _silent
-    pause: Callable[[], None] | None = None
 
     # --- what can be proposed -----------------------------------------------------------------------------------
 
@@ -179,7 +181,8 @@ class Proposer:
         if default is None or default.prune is None or neutral is None or self.pipeline.transfer_set(default) is None:
             return None
         self.progress(0.0, "measuring what the layers read")
-        known = self.pipeline.of_baseline(default, self.progress, self.pause)
+        with self.lock.shared():
+            known = self.pipeline.of_baseline(default, self.progress, self.lock.breathe)
         if not known.images.enough or not len(known.images.held_out):
             return None
         model, pruning = self.pipeline.baseline, default.prune
@@ -193,7 +196,8 @@ class Proposer:
         def make() -> Any:
             return {"table": self._measured(known, network, couplings, parts, pruning).state()}
 
-        table = Table.from_state(self.pipeline.store.made(key, make, self.pause)["table"])
+        with self.lock.shared():
+            table = Table.from_state(self.pipeline.store.made(key, make, self.lock.breathe)["table"])
         divergences = {part.key: table.divergences(part) for part in parts}
         costs, fixed, error = self._costs(neutral, network, couplings, parts, pruning, divergences)
         groups = models.groups(model, self.job.granularity)
@@ -222,12 +226,17 @@ class Proposer:
             [images for images, _ in known.images.held_out.loader(BATCH)],
             multiple=pruning.multiple,
         )
+
+        def measured(selection: Mapping[str, int]) -> float:
+            self.lock.breathe()
+            return removed.measure(removed.keep(parts, selection))
+
         minutes = self.job.budget.minutes
         seconds = MOST_SECONDS if minutes is None else min(MOST_SECONDS, SHARE * 60 * minutes)
         self.progress(0.0, "measuring what each layer's channels are worth")
         return proposals.measure(
             parts,
-            lambda selection: removed.measure(removed.keep(parts, selection)),
+            measured,
             errors={part.key: removed.errors(part).tolist() for part in parts},
             deadline=time.monotonic() + seconds,
         )
@@ -284,7 +293,9 @@ class Proposer:
                 files = [self.baseline]
                 for number, indices in enumerate(points):
                     self.progress(number / len(points), "measuring what widths cost")
-                    files += self._probe(parts, indices, Path(folder) / f"probe{number}.onnx")
+                    with self.lock.shared():
+                        files += self._probe(parts, indices, Path(folder) / f"probe{number}.onnx")
+                        self.lock.breathe()
                 times = self.device.layer_times(files, list(network.layers), self.job.device) or []
             whole = times[0].total if times else 1.0
             found = []
@@ -299,7 +310,7 @@ class Proposer:
         key = digest("probes", VERSION, self.pipeline.baseline_key, asked, self.costs_key)
         return [
             Profile({name: (pair[0], pair[1]) for name, pair in widths.items()}, seconds, total)
-            for widths, seconds, total in self.pipeline.store.made(key, make, self.pause)["profiles"]
+            for widths, seconds, total in self.pipeline.store.made(key, make, self.lock.breathe)["profiles"]
         ]
 
     def _probe(self, parts: Sequence[Part], indices: Sequence[int], file: Path) -> list[Deployable]:

@@ -264,11 +264,9 @@ class Workbench:
     def proposals(self, progress: Progress | None = None) -> Proposed | None:
         """Recipes from measured tables; see :class:`Proposer`. None where a fault keeps them from being made: a search
         can do without them."""
-        lock = MachineLock()
         measured_by = measured_with(self.device, self.job.device)
-        base = self.baseline.deployable
-        proposer = Proposer(self.job, self.space, self.pipeline, self.device, base, self.export, measured_by)
-        proposer.pause = lock.breathe
+        base, lock = self.baseline.deployable, MachineLock()
+        proposer = Proposer(self.job, self.space, self.pipeline, self.device, base, self.export, measured_by, lock)
         if progress is not None:
             proposer.progress = progress
         try:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from autocompress.compression.feasibility import UNCOMPRESSED
-from autocompress.contract import Manager, Value, manager
+from autocompress.contract import Manager, manager
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told, kept_if_possible
 from autocompress.job import Job, anchored, load_job, resolved, validate
@@ -29,6 +29,7 @@ from autocompress.results import (
     write_tables,
 )
 from autocompress.searching import placement, rundir, stopping
+from autocompress.searching.background import Background, Point, is_quick
 from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
 from autocompress.searching.bench import Bench, Opener, is_by_agreement
 from autocompress.searching.closing import Closing, save_trials
@@ -41,8 +42,6 @@ from autocompress.searching.study import Study, read_begun
 from autocompress.searching.trainable import Settings, open_workbench
 
 log = logging.getLogger("autocompress.search")
-Point = tuple[str, dict[str, Value]]
-"""Label and values of a recipe."""
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
 
@@ -145,15 +144,29 @@ class _Run:
         self._study.keep_begun(begun)
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
-        proposed = self._study.proposed = self._bench.proposals(self._progress)
+        self._background = Background(self._bench, self._bits_pay)
+        self._first: Sequence[Point] = []
         if self._study.is_new:
-            if proposed is not None:
-                write_tables(folder, proposed.rows)
-            table = self._bench.sensitivity(self._progress) if proposed is None or self._bits_pay else []
-            if table:
-                write_sensitivity(folder, [asdict(row) for row in table])
-            points = self._bench.starting_points(table)
-            self._study.enqueue_starting_points(ordered(points, [] if proposed is None else proposed.recipes))
+            self._first = sorted(filter(is_quick, self._bench.starting_points()), key=lambda p: p[0] == UNCOMPRESSED)
+            self._study.enqueue_starting_points(self._first)
+        self._study.before_ask = self._take_proposals
+
+    def _take_proposals(self, is_waiting: bool) -> None:
+        """Has the proposals asked next, once they are made; waits for them where no recipe waits."""
+        made = self._background.ready(lambda: not is_waiting)
+        if made is None:
+            return
+        self._study.before_ask = None
+        self._study.proposed = made.proposed
+        if self._study.is_proposed:
+            return
+        if made.proposed is not None:
+            write_tables(self._folder, made.proposed.rows)
+        if made.sensitivity:
+            write_sensitivity(self._folder, [asdict(row) for row in made.sensitivity])
+        known = [values for _, values in self._first]
+        others = [point for point in made.points if point[1] not in known]
+        self._study.enqueue_proposals([*(made.proposed.recipes if made.proposed else ()), *others])
 
     @property
     def _bits_pay(self) -> bool:
@@ -205,6 +218,7 @@ class _Run:
                 self._observer.on_note(note)
         self._observer.on_baseline(self._baseline)
         self._observer.on_start(self._job.budget.trials)
+        self._background.start()
         left = self._seconds_left()
         allowance = Allowance(
             trials=max(0, self._job.budget.trials - len(rows)),
@@ -276,17 +290,10 @@ class _Run:
         return result
 
     def _finish(self, closing: Closing, ended: str) -> None:
+        self._background.ready(lambda: True)  # nothing else computes while the front is measured
         finish_nearest_miss(self._study, self._bench, self._meter, self._folder.resolve(), self._progress)
         self._observer.on_note(f"{ended}; measuring the front again")
         closing.close(self._study.rows(), self._seconds, ended, self._plugins)
-
-
-def ordered(points: Sequence[Point], proposed: Sequence[Point]) -> list[Point]:
-    """Recipes to begin with: what trains nothing first, and the uncompressed model last of that, since its figures are
-    known; then the others."""
-    quick = [point for point in points if not point[1].get("recover.epochs") and not point[1].get("qat.epochs")]
-    first = sorted(quick, key=lambda point: point[0] == UNCOMPRESSED)
-    return [*first[:1], *proposed, *first[1:], *(point for point in points if point not in quick)]
 
 
 def baseline_row(bench: Bench, meter: Meter) -> Row:

@@ -111,6 +111,8 @@ class Study:
         }
         self.proposed: Proposed | None = None
         """Makes widths of the sampler's draws, once tables are measured."""
+        self.before_ask: Callable[[bool], None] | None = None
+        """Called before each recipe is asked, and told whether one is waiting."""
         self._started: dict[str, int] = {}
         """Number of the trial that ran, or is running, by recipe key."""
         self._followers: dict[int, list[int]] = {}
@@ -152,6 +154,18 @@ class Study:
         for label, values in points:
             self.enqueue(values, label)
         self._study.set_user_attr("prepared", True)
+
+    @property
+    def is_proposed(self) -> bool:
+        """The proposals are enqueued."""
+        return bool(self._study.user_attrs.get("proposed", False))
+
+    def enqueue_proposals(self, points: Sequence[tuple[str, Mapping[str, Value]]]) -> None:
+        """Has ``points``, labels and values, asked next. A search that was killed meanwhile repeats it, which costs
+        nothing: recipes that were tried are told again."""
+        for label, values in points:
+            self.enqueue(values, label)
+        self._study.set_user_attr("proposed", True)
 
     @property
     def seconds(self) -> float:
@@ -207,6 +221,8 @@ class Study:
             is returned too: its row is there already (``row(asked.number)``).
         """
         for draw in range(RE_ASKS + RANDOM_RE_ASKS):
+            if self.before_ask is not None:
+                self.before_ask(bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))))
             with self._random() if draw >= RE_ASKS else nullcontext():
                 trial = self._study.ask()
                 asked, twin = self._draw(trial, compose)

@@ -1,0 +1,77 @@
+"""Tables and proposals made beside the first trials: Ray and its workers need seconds to start, too."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from autocompress.compression.proposing import Proposed
+from autocompress.compression.sensitivity import Sensitivity
+from autocompress.contract import Value
+from autocompress.searching.bench import Bench
+
+Point = tuple[str, dict[str, Value]]
+"""Label and values of a recipe."""
+log = logging.getLogger("autocompress.search")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a search learns of its network.
+
+    Attributes:
+        proposed: recipes from tables; None where none can be made.
+        sensitivity: what low bits lose alone; empty where nobody asks.
+        points: starting points that need it.
+    """
+
+    proposed: Proposed | None
+    sensitivity: Sequence[Sensitivity]
+    points: Sequence[Point]
+
+
+@dataclass
+class Background:
+    """A thread that prepares while the search goes on.
+
+    Attributes:
+        bench: of the job; its pipeline is not used by the driver meanwhile.
+        wants_bits: fewer than 8 bits may gain something, so their sensitivity is measured even where there are
+            proposals.
+    """
+
+    bench: Bench
+    wants_bits: bool
+    _prepared: Prepared | None = None
+    _thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="proposals", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def ready(self, wait: Callable[[], bool]) -> Prepared | None:
+        """What was prepared; None while it is not there and ``wait`` says no. Waits where it says yes."""
+        while self._thread.is_alive() and wait():
+            self._thread.join(timeout=0.5)  # in steps, so that signals are seen
+        return None if self._thread.is_alive() else self._prepared or Prepared(None, (), ())
+
+    def _run(self) -> None:
+        try:
+            proposed = self.bench.proposals()
+            needs_bits = proposed is None or self.wants_bits
+            sensitivity = self.bench.sensitivity() if needs_bits else []
+            self._prepared = Prepared(proposed, sensitivity, self.bench.starting_points(sensitivity))
+        except Exception:
+            log.exception("nothing could be prepared; the search goes on without proposals")
+
+
+def is_quick(point: Point) -> bool:
+    """Nothing trains and nothing is substituted, so it takes seconds."""
+    _, values = point
+    trains = values.get("recover.epochs") or values.get("qat.epochs")
+    return not trains and "recover.epochs" not in values
