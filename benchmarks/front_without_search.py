@@ -156,10 +156,8 @@ class Front:
             for number, indices in enumerate(points)
         ]
         self.done(f"{PROBES} probes written")
-        self.reference: Path = files[0]
-        self.reference_seconds: float | None = None
+        self.probes = files, points
         profiles = self.profiles(files, points)
-        self.reference_seconds = profiles[0].total
         self.latency = LatencyModel.fit(self.layers, profiles)
         self.done(f"{PROBES} probes, error {self.latency.error:.3f}")
         tables, fixed = self.latency.factors(self.layers, self.parts, self.kept)
@@ -181,15 +179,9 @@ class Front:
             for layer in self.layers
         }
 
-    def profiles(self, files: Sequence[Path], points: Sequence[Sequence[int]]) -> list[Profile]:
-        """Times of files."""
-        times = layer_times(
-            files,
-            list(self.network.layers),
-            self.size,
-            reference=self.reference,
-            reference_seconds=self.reference_seconds,
-        )
+    def profiles(self, files: Sequence[Path], points: Sequence[Sequence[int]], seconds: float = 0.3) -> list[Profile]:
+        """Times of files, beside the first."""
+        times = layer_times(files, list(self.network.layers), self.size, seconds=seconds)
         return [Profile(self.widths(at), own.layers, own.total) for at, own in zip(points, times, strict=True)]
 
     def pruned(self, indices: Sequence[int], *, fit: bool = True) -> nn.Module:
@@ -251,8 +243,11 @@ def check(front: Front, count: int, folder: Path) -> dict[str, Any]:
             points.append(found.indices)
             name = folder / f"held_out{number}.onnx"
             files.append(front.file(front.pruned(found.indices, fit=False), name, images=False))
-    measured = front.profiles(files, points)
-    relative = [front.problem.cost("latency", at) / own.total - 1 for at, own in zip(points, measured, strict=True)]
+    # Probes are measured again beside the held-out files: a busy machine changes between two measurements.
+    probes, probed = front.probes
+    profiles = front.profiles([*probes, *files], [*probed, *points], seconds=0.6)
+    model = LatencyModel.fit(front.layers, profiles[: len(probes)])
+    relative = [model.predict(front.layers, held.widths) / held.total - 1 for held in profiles[len(probes) :]]
     errors = np.abs(relative)
     return {
         "spearman": float(spearmanr(predicted, true).statistic) if len(set(predicted)) > 1 else None,
