@@ -32,6 +32,10 @@ SMALL = {
         *("--speed-model", "test_resnet", "--speed-images", "8", "--speed-iterations", "2", "--rounds", "2"),
     ],
     "demo": ["--job", "job.yaml"],
+    "front_without_search": [
+        *("--model", "test_resnet", "--data", "digits", "--baseline-epochs", "1", "--count", "3", "--check", "2"),
+        *("--table-seconds", "1"),
+    ],
     "glyphs": ["--model", "test_resnet", "--epochs", "1"],
     "int8": ["--models", "test_resnet", "--sizes", "32", "64", "--seconds", "1"],
     "intervals": [
