@@ -47,16 +47,12 @@ def draw_trial(number: int, draw: np.random.Generator) -> dict[str, Any]:
     """One row of trials.csv: cheaper recipes lose more, some trials miss a gate, are stopped or fail."""
     recipe: dict[str, Any] = {}
     work = 1.0
-    recipe["prune.method"] = draw.choice(["none", "obs", "scop"]).item()
-    if recipe["prune.method"] != "none":
-        recipe |= {"prune.mode": "inner", "prune.multiple": 8, "repair.fit": "auto", "repair.images": 512}
+    recipe |= {"prune.method": ("obs", "scop")[number % 2], "prune.mode": "inner", "prune.multiple": 8}
     for group in GROUPS[1:]:
         recipe[f"ghost.ratio.{group}"] = draw.choice(["none", "2", "3"], p=[0.65, 0.2, 0.15]).item()
-        keep = int(draw.integers(4, 17)) / 16
-        if recipe["prune.method"] != "none":
-            recipe[f"prune.keep.{group}.0.conv1"] = keep
-        work -= 0.12 * (recipe[f"ghost.ratio.{group}"] != "none")
-        work -= 0.2 * (1 - recipe.get(f"prune.keep.{group}.0.conv1", 1.0))
+        gone = float(draw.choice([0.0, draw.uniform(0.1, 0.7)]))
+        recipe[f"prune.keep.{group}.0.conv1"] = 1 - round(16 * gone) / 16
+        work -= 0.12 * (recipe[f"ghost.ratio.{group}"] != "none") + 0.2 * round(gone, 3)
     bits = 0.0
     for group in GROUPS:
         recipe[f"bits.weight.{group}"] = draw.choice(
