@@ -177,6 +177,8 @@ def test_plugins_lists_every_parameter_of_the_engine() -> None:
     listed = [line.split(":")[0].strip() for line in own.splitlines() if line.strip()]
     assert listed == [
         "source",
+        *("prune.method", "prune.mode", "prune.multiple", "prune.keep.model.*"),
+        *("repair.fit", "repair.images"),
         *("recover.epochs", "recover.lr", "recover.distill"),
         *("bits.weight.model", "bits.activation.model"),
         *("qat.epochs", "qat.lr", "qat.norm", "qat.norm_freeze", "qat.range_freeze", "qat.delay", "qat.distill"),

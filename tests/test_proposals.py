@@ -33,7 +33,6 @@ from autocompress.proposals import (
     kept_shares,
     kl_divergence,
     layers_of,
-    lost_inputs,
     macs,
     measure,
     parameters,
@@ -43,6 +42,7 @@ from autocompress.proposals import (
 from autocompress.proposals.factors import Widths
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import remove
+from autocompress.pruning.widths import lost_inputs
 from autocompress.quantization import LayerBits, calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.repair import gather, has_columns, repair

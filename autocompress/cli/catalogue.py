@@ -135,4 +135,6 @@ def _explore(ask: Callable[[Space], object], job: Job, but: Collection[str] = ()
 
 
 def _parameter_lines(parameters: dict[str, Parameter]) -> list[str]:
+    # Those that are tied (prune.keep of the couplings of a group) are one line.
+    parameters = {parameter.tie or name: parameter for name, parameter in parameters.items()}
     return [f"  {name}: {p.describe()}, by default {p.default}" for name, p in parameters.items()]

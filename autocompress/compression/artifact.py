@@ -129,7 +129,7 @@ def load(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
     except (ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"the artifact {folder} is damaged: {error}") from None
     methods = {method.name: method for method in (plugins or manager()).methods()}
-    needed = {step["method"] for step in plan["transforms"]}
+    needed = {step["method"] for step in plan["transforms"] if "stage" not in step}  # the engine's stages need none
     if missing := sorted(needed - set(methods)):
         raise UserError(f"the artifact {folder} needs the method '{missing[0]}', which is not installed")
     model = rebuild(models.from_architecture(plan["architecture"]), plan["transforms"], methods)
