@@ -146,11 +146,11 @@ class ToyBench:
             raise KeyError("a fault in a search space")
         return ToyRecipe(dict(space.chosen))
 
-    def sensitivity(self, progress: Callable[[float, str], None] | None = None) -> list[Sensitivity]:
+    def sensitivity(self, progress: Any = None, pause: Any = None) -> list[Sensitivity]:
         del progress
         return [Sensitivity("model", "weight", "toy", bits, 1.0 / bits, 100.0 - 10 / bits) for bits in (8, 4, 2)]
 
-    def proposals(self, progress: Any = None) -> None:
+    def proposals(self, progress: Any = None, pause: Any = None) -> None:
         return None
 
     def float_layers(self) -> list[str]:

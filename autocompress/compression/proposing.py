@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +30,7 @@ from autocompress.job import Job
 from autocompress.proposals import LatencyModel, Layer, Part, Problem, Profile, RemovedChannels, Table
 
 VERSION = "1"
-PROBES = 6
+PROBES = 5
 WEIGHT_WORK = 8
 """Multiply-adds that reading a weight counts for, where probes are chosen: small networks read weights, mostly."""
 MOST_DIVERGENCE = 0.25
@@ -39,10 +39,20 @@ SHARE = 0.2
 """Of the search's minutes, that tables may take."""
 MOST_SECONDS = 30.0
 """That tables may take where the search has no limit."""
+TILTED = 8
+"""Further recipes, with tilts that are drawn."""
+LEAST_BUDGET = 1 / 12
+"""Of the full cost, for these."""
+WORTH_TRAINING = 0.03
+"""Predicted KL from which on training gains something."""
 BATCH = 256
 """Images in one pass of a table's network."""
 KEEP, MODE = "prune.keep.", "prune.mode"
 Progress = Callable[[float, str], None]
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 def _silent(done: float, text: str) -> None:
@@ -120,6 +130,7 @@ class Proposer:
         costs_key: what decides costs on this machine.
         lock: of the machine; computing holds it shared, and lets measurements go first.
         progress: told of what takes long.
+        breathe: called often, while the lock is held shared or not at all.
     """
 
     job: Job
@@ -131,6 +142,7 @@ class Proposer:
     costs_key: Any
     lock: MachineLock
     progress: Progress = _silent
+    breathe: Callable[[], None] = _nothing
 
     # --- what can be proposed -----------------------------------------------------------------------------------
 
@@ -182,7 +194,7 @@ class Proposer:
             return None
         self.progress(0.0, "measuring what the layers read")
         with self.lock.shared():
-            known = self.pipeline.of_baseline(default, self.progress, self.lock.breathe)
+            known = self.pipeline.of_baseline(default, self.progress, self.breathe)
         if not known.images.enough or not len(known.images.held_out):
             return None
         model, pruning = self.pipeline.baseline, default.prune
@@ -197,7 +209,7 @@ class Proposer:
             return {"table": self._measured(known, network, couplings, parts, pruning).state()}
 
         with self.lock.shared():
-            table = Table.from_state(self.pipeline.store.made(key, make, self.lock.breathe)["table"])
+            table = Table.from_state(self.pipeline.store.made(key, make, self.breathe)["table"])
         divergences = {part.key: table.divergences(part) for part in parts}
         costs, fixed, error = self._costs(neutral, network, couplings, parts, pruning, divergences)
         groups = models.groups(model, self.job.granularity)
@@ -228,7 +240,7 @@ class Proposer:
         )
 
         def measured(selection: Mapping[str, int]) -> float:
-            self.lock.breathe()
+            self.breathe()
             return removed.measure(removed.keep(parts, selection))
 
         minutes = self.job.budget.minutes
@@ -295,7 +307,7 @@ class Proposer:
                     self.progress(number / len(points), "measuring what widths cost")
                     with self.lock.shared():
                         files += self._probe(parts, indices, Path(folder) / f"probe{number}.onnx")
-                        self.lock.breathe()
+                        self.breathe()
                 times = self.device.layer_times(files, list(network.layers), self.job.device) or []
             whole = times[0].total if times else 1.0
             found = []
@@ -310,7 +322,7 @@ class Proposer:
         key = digest("probes", VERSION, self.pipeline.baseline_key, asked, self.costs_key)
         return [
             Profile({name: (pair[0], pair[1]) for name, pair in widths.items()}, seconds, total)
-            for widths, seconds, total in self.pipeline.store.made(key, make, self.lock.breathe)["profiles"]
+            for widths, seconds, total in self.pipeline.store.made(key, make, self.breathe)["profiles"]
         ]
 
     def _probe(self, parts: Sequence[Part], indices: Sequence[int], file: Path) -> list[Deployable]:
@@ -341,13 +353,35 @@ class Proposer:
         )
         bounded = [proposal for proposal in made if proposal.at_constraint]
         others = [proposal for proposal in made if proposal not in bounded and any(proposal.allocation.indices)]
-        found = []
-        for proposal in [*bounded, *_spread(others)]:
-            recipe = self._recipe(tables.shares(proposal.allocation.indices))
+        found: list[tuple[str, dict[str, Value]]] = []
+        chosen = [*(proposal.allocation for proposal in (*bounded, *_spread(others))), *self._tilted(tables, wanted[0])]
+        for allocation in {allocation.indices: allocation for allocation in chosen}.values():
+            recipe = self._recipe(tables.shares(allocation.indices))
             if recipe is not None and recipe.prune is not None:
-                share = proposal.allocation.costs[wanted[0]] / problem.cost(wanted[0], problem.neutral())
+                share = allocation.costs[wanted[0]] / problem.cost(wanted[0], problem.neutral())
                 found.append((f"proposal at {share:.2f} of the {wanted[0]}", dict(recipe.values)))
-        return found
+        return [*found, *self._trained(tables, chosen[: len(made)])]
+
+    def _tilted(self, tables: Tables, cost: str) -> Iterator[proposals.Allocation]:
+        """Allocations for drawn budgets, with the losses of each group counted for more or less than measured."""
+        problem, generator = tables.problem, np.random.default_rng(self.job.seed)
+        full = problem.cost(cost, problem.neutral())
+        least = max(proposals.smallest(problem, cost), LEAST_BUDGET * full)
+        for _ in range(TILTED):
+            budget = float(np.exp(generator.uniform(np.log(least), np.log(full))))
+            tilts = proposals.draw_tilts(problem, tables.groups, generator)
+            yield proposals.allocate(problem, {cost: budget}, tilts=tilts)
+
+    def _trained(
+        self, tables: Tables, allocations: Sequence[proposals.Allocation]
+    ) -> Iterator[tuple[str, dict[str, Value]]]:
+        """The deep ones again, with an epoch of RECOVER: it pays where a refit leaves much."""
+        deep = [own for own in allocations if WORTH_TRAINING < own.divergence <= MOST_DIVERGENCE]
+        for allocation in sorted(deep, key=lambda own: own.divergence):
+            shares = tables.shares(allocation.indices)
+            recipe = self._recipe({**shares, "recover.epochs": 1})
+            if recipe is not None and recipe.recover.get("epochs"):
+                yield "proposal, with an epoch of training", dict(recipe.values)
 
     def _bounds(self, problem: Problem) -> dict[str, float]:
         """The job's bounds in the units of the problem's costs; those that cannot be told in them are left out."""

@@ -209,9 +209,11 @@ class Workbench:
         """The values of a rule-made recipe; see :meth:`JobSpace.policy`."""
         return self.space.policy(rules, quantizer)
 
-    def sensitivity(self, progress: Progress | None = None) -> list[Sensitivity]:
+    def sensitivity(
+        self, progress: Progress | None = None, pause: Callable[[], None] | None = None
+    ) -> list[Sensitivity]:
         """What each width that the space offers loses alone (:func:`probing.measure`), measured once and kept. Empty
-        where no group has a choice of widths, or where there are no images to measure on."""
+        where no group has a choice of widths, or where there are no images to measure on. ``pause`` is called often."""
         widths, params = mixedbits.offered(self.space)
         transfer = self.pipeline.transfer
         if not widths or transfer is None or not len(transfer.calibration):
@@ -232,7 +234,7 @@ class Workbench:
                     setting,
                     context,
                     progress=progress,
-                    pause=lock.breathe,
+                    pause=_both(lock.breathe, pause),
                 )
         except Exception as error:  # the search can do without it
             log.warning("no sensitivity table: %s: %s", type(error).__name__, error)
@@ -261,12 +263,13 @@ class Workbench:
                 points.append((label, values))
         return points
 
-    def proposals(self, progress: Progress | None = None) -> Proposed | None:
+    def proposals(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> Proposed | None:
         """Recipes from measured tables; see :class:`Proposer`. None where a fault keeps them from being made: a search
-        can do without them."""
+        can do without them. ``pause`` is called often."""
         measured_by = measured_with(self.device, self.job.device)
         base, lock = self.baseline.deployable, MachineLock()
         proposer = Proposer(self.job, self.space, self.pipeline, self.device, base, self.export, measured_by, lock)
+        proposer.breathe = _both(lock.breathe, pause)
         if progress is not None:
             proposer.progress = progress
         try:
@@ -314,6 +317,17 @@ class Workbench:
     ) -> None:
         """Writes the artifact's files; see :func:`artifact.save`."""
         artifact.save(candidate, deployable, folder, metrics)
+
+
+def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:
+    """One call of both."""
+
+    def call() -> None:
+        first()
+        if second is not None:
+            second()
+
+    return call
 
 
 def _default_params(job: Job, model: nn.Module, limits: Limits, method: Method) -> Params:

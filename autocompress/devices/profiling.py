@@ -24,7 +24,7 @@ from autocompress.runtime import session_options
 
 FEWEST_RUNS = 8
 RUNS_A_TURN = 4
-SITTINGS = 3
+SITTINGS = 2
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 MARK = "@"
 """Ends a layer's name in the name of its node; the runtime appends its own endings."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +34,24 @@ class _Tracer(fx.Tracer):
         return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
 
 
+_ALONE = threading.RLock()
+"""torch.fx replaces ``nn.Module.__call__`` for all threads while it traces."""
+
+
+@contextmanager
+def without_tracing() -> Iterator[None]:
+    """No other thread traces meanwhile: for a thread that runs networks beside others. See :func:`let_trace`."""
+    with _ALONE:
+        yield
+
+
+def let_trace() -> None:
+    """Within :func:`without_tracing`: lets a thread trace that waits for it."""
+    _ALONE.release()
+    time.sleep(0.001)
+    _ALONE.acquire()
+
+
 def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
     """Traces ``model`` in the mode (train or eval) that it is in.
 
@@ -46,7 +66,8 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
     """
     tracer = _Tracer(leaves)
     try:
-        graph = tracer.trace(model)
+        with _ALONE:
+            graph = tracer.trace(model)
     except Exception as error:  # whatever a foreign forward raises on proxies
         raise UntraceableModel(type(model).__name__, f"{type(error).__name__}: {error}") from error
     module = fx.GraphModule(tracer.root, graph, type(model).__name__)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from autocompress.compression.proposing import Proposed
 from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import Value
+from autocompress.graph import let_trace, without_tracing
 from autocompress.searching.bench import Bench
 
 Point = tuple[str, dict[str, Value]]
@@ -55,23 +56,18 @@ class Background:
         self._thread.start()
 
     def ready(self, wait: Callable[[], bool]) -> Prepared | None:
-        """What was prepared; None while it is not there and ``wait`` says no. Waits where it says yes."""
+        """What was prepared; None while it is not there and ``wait`` says no. Waits where it says yes. Where it was
+        never started there is nothing."""
         while self._thread.is_alive() and wait():
             self._thread.join(timeout=0.5)  # in steps, so that signals are seen
         return None if self._thread.is_alive() else self._prepared or Prepared(None, (), ())
 
     def _run(self) -> None:
         try:
-            proposed = self.bench.proposals()
-            needs_bits = proposed is None or self.wants_bits
-            sensitivity = self.bench.sensitivity() if needs_bits else []
+            with without_tracing():  # the driver composes recipes meanwhile, and methods may trace for that
+                proposed = self.bench.proposals(pause=let_trace)
+                needs_bits = proposed is None or self.wants_bits
+                sensitivity = self.bench.sensitivity(pause=let_trace) if needs_bits else []
             self._prepared = Prepared(proposed, sensitivity, self.bench.starting_points(sensitivity))
         except Exception:
             log.exception("nothing could be prepared; the search goes on without proposals")
-
-
-def is_quick(point: Point) -> bool:
-    """Nothing trains and nothing is substituted, so it takes seconds."""
-    _, values = point
-    trains = values.get("recover.epochs") or values.get("qat.epochs")
-    return not trains and "recover.epochs" not in values

@@ -35,11 +35,15 @@ class Bench(Protocol):
     def compose(self, chooser: Chooser) -> Any:
         """The recipe that ``chooser`` gives."""
 
-    def sensitivity(self, progress: Callable[[float, str], None] | None = None) -> list[Sensitivity]:
+    def sensitivity(
+        self, progress: Callable[[float, str], None] | None = None, pause: Callable[[], None] | None = None
+    ) -> list[Sensitivity]:
         """What each width that the space offers loses alone; empty where no group has a choice."""
 
-    def proposals(self, progress: Callable[[float, str], None] | None = None) -> Proposed | None:
-        """Recipes from measured tables; None where none can be made."""
+    def proposals(
+        self, progress: Callable[[float, str], None] | None = None, pause: Callable[[], None] | None = None
+    ) -> Proposed | None:
+        """Recipes from measured tables; None where none can be made. ``pause`` is called often."""
 
     def float_layers(self) -> list[str]:
         """The baseline's layers that stay in float however the bits are chosen."""

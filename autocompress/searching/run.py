@@ -12,7 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from autocompress.compression.feasibility import UNCOMPRESSED
+from autocompress.compression.recipe import Replay
 from autocompress.contract import Manager, manager
+from autocompress.devices.lock import MachineLock
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told, kept_if_possible
 from autocompress.job import Job, anchored, load_job, resolved, validate
@@ -29,11 +31,12 @@ from autocompress.results import (
     write_tables,
 )
 from autocompress.searching import placement, rundir, stopping
-from autocompress.searching.background import Background, Point, is_quick
+from autocompress.searching.background import Background, Point
 from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
 from autocompress.searching.bench import Bench, Opener, is_by_agreement
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.dispatch import Allowance, Dispatcher
+from autocompress.searching.gates import Trial
 from autocompress.searching.meter import Meter
 from autocompress.searching.modelfiles import drop_files, still_there
 from autocompress.searching.nearest import finish_nearest_miss
@@ -42,6 +45,8 @@ from autocompress.searching.study import Study, read_begun
 from autocompress.searching.trainable import Settings, open_workbench
 
 log = logging.getLogger("autocompress.search")
+DRIVER = "driver"
+"""What the dispatcher knows this process by, as long as it tries recipes itself."""
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
 
@@ -147,9 +152,12 @@ class _Run:
         self._background = Background(self._bench, self._bits_pay)
         self._first: Sequence[Point] = []
         if self._study.is_new:
-            self._first = sorted(filter(is_quick, self._bench.starting_points()), key=lambda p: p[0] == UNCOMPRESSED)
+            quick = [point for point in self._bench.starting_points() if not self._trains(point)]
+            self._first = sorted(quick, key=lambda point: point[0] == UNCOMPRESSED)  # its figures are known
             self._study.enqueue_starting_points(self._first)
-        self._study.before_ask = self._take_proposals
+
+    def _trains(self, point: Point) -> bool:
+        return bool(self._bench.compose(Replay(point[1])).trains)
 
     def _take_proposals(self, is_waiting: bool) -> None:
         """Has the proposals asked next, once they are made; waits for them where no recipe waits."""
@@ -218,7 +226,6 @@ class _Run:
                 self._observer.on_note(note)
         self._observer.on_baseline(self._baseline)
         self._observer.on_start(self._job.budget.trials)
-        self._background.start()
         left = self._seconds_left()
         allowance = Allowance(
             trials=max(0, self._job.budget.trials - len(rows)),
@@ -246,8 +253,26 @@ class _Run:
             self._observer.on_note(f"the search has had its {self._job.budget.minutes:g} minutes: no trial is begun")
             return "the time is up"
         dispatcher = Dispatcher(self._study, self._bench.compose, allowance, self._on_row, self._observer.on_note)
+        self._try_here(dispatcher)
+        self._background.start()
+        self._study.before_ask = self._take_proposals
         placement.run(dispatcher, self._settings(allowance.deadline))
         return dispatcher.why_ended
+
+    def _try_here(self, dispatcher: Dispatcher) -> None:
+        """Tries the first recipe in this process, where it trains nothing: workers take a while to start, and a first
+        result says whether all is well."""
+        if not self._first or self._study.is_proposed:
+            return
+        asked = dispatcher.hand_out(DRIVER)
+        if asked is None:
+            return
+        self._study.start(asked.number)
+        trial = Trial(self._bench, self._meter, MachineLock(), asked.number, self._folder.resolve(), self._baseline)
+        self._study.tell(asked.number, trial.run(asked.values, asked.label))
+        row = dispatcher.finished(DRIVER)
+        if row is not None:
+            dispatcher.tell(row)
 
     def _settings(self, deadline: float | None) -> Settings:
         return Settings(
