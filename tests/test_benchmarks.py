@@ -28,7 +28,7 @@ SMALL = {
         *("--threads", "1", "--teachers", "digits=test_resnet", "digits=lenet5"),
         *("--ways", "deepinversion", "noise", "--epochs", "1"),
         *("--images", "16", "--iterations", "2", "--steps", "2", "--model", "test_resnet", "--data", "digits"),
-        *("--uses", "calibrate", "train4", "--use-images", "32", "--use-epochs", "1", "--seeds", "0"),
+        *("--uses", "calibrate", "train4", "prune", "--use-images", "32", "--use-epochs", "1", "--seeds", "0"),
         *("--speed-model", "test_resnet", "--speed-images", "8", "--speed-iterations", "2", "--rounds", "2"),
     ],
     "demo": ["--job", "job.yaml"],
