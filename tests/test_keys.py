@@ -15,12 +15,12 @@ from autocompress import runtime
 from autocompress.compression import keys
 from autocompress.compression.baseline import measure_baseline, weights_key
 from autocompress.compression.keys import computed_with, measured_with, scored_with, versions
-from autocompress.compression.store import Store
 from autocompress.contract import Deployable, manager
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.devices import OnnxRuntimeCpu
 from autocompress.files import digest
 from autocompress.job import DeviceConfig
+from autocompress.store import Store
 from autocompress.testing import example_model
 
 MACHINE = keys.machine()

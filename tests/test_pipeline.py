@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from autocompress.compression.recipe import Policy, Recipe
-from autocompress.compression.store import Store
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, Params, Plan, Space, Stage, Transform
 from autocompress.export import operator_histogram
+from autocompress.store import Store
 
 JOINT = {"ghost": "default", "recover": "default", "bits": "default", "quantize": "default"}
 

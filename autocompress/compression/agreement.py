@@ -11,12 +11,12 @@ from torch import nn
 
 from autocompress.compression.baseline import Baseline, measure_baseline
 from autocompress.compression.sources import Sources
-from autocompress.compression.store import Store
 from autocompress.contract import Device
 from autocompress.data import Splits
 from autocompress.errors import UserError
 from autocompress.files import digest
 from autocompress.job import DeviceConfig
+from autocompress.store import Store
 
 LEAST_SURE = 0.99
 """Share of the held-out images on which the baseline's file and its torch model must give one label."""

@@ -14,7 +14,6 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression.pipeline import Candidate, layer_specs, rebuild
-from autocompress.compression.store import save_tensors
 from autocompress.contract import Deployable, Device, Manager, manager
 from autocompress.data import Split
 from autocompress.data.preprocessing import steps_of
@@ -23,6 +22,7 @@ from autocompress.files import atomic_folder
 from autocompress.job import DeviceConfig
 from autocompress.quantization import hardening
 from autocompress.runtime import EXACT, EXACT_WHEN
+from autocompress.store import save_tensors
 
 MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.safetensors"
 RECIPE_FILE, PLAN_FILE, METRICS_FILE = "recipe.json", "plan.json", "metrics.json"

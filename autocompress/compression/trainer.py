@@ -22,13 +22,13 @@ from autocompress import models
 from autocompress.compression.evaluation import device_of, evaluate, logits, recalibrate_batch_norm
 from autocompress.compression.keys import computed_with
 from autocompress.compression.losses import SoftTargets
-from autocompress.compression.store import save_tensors
 from autocompress.compression.training import Progress, Training, TrainResult, TrainSettings
 from autocompress.data import Split, Splits
 from autocompress.errors import TrialFailed, UserError
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
 from autocompress.processors import usable_processors
+from autocompress.store import save_tensors
 
 __all__ = [
     "SoftTargets",

@@ -27,7 +27,6 @@ from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay, p
 from autocompress.compression.remarks import remarks
 from autocompress.compression.sensitivity import Sensitivity, Setting
 from autocompress.compression.sources import Sources
-from autocompress.compression.store import Store
 from autocompress.compression.trainer import (
     default_device,
     limit_threads,
@@ -57,6 +56,7 @@ from autocompress.export import custom_operators, export
 from autocompress.files import cache_folder
 from autocompress.job import Job, Limits
 from autocompress.memory import out_of_memory_told
+from autocompress.store import Store
 
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress.compression")
