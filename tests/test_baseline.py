@@ -14,7 +14,6 @@ from tiny_teacher import TinyNet, described
 from torch import nn
 
 from autocompress import models
-from autocompress.compression import trainer
 from autocompress.compression.baseline import measure_baseline
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import manager
@@ -22,6 +21,7 @@ from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import DeviceConfig, Job, load_job
 from autocompress.store import Store
+from autocompress.training import trainer
 
 GREY = DataInfo(10, 1, (32, 32), (0.3,), (0.2,), tuple("0123456789"))
 NAN, INF = float("nan"), float("inf")

@@ -14,7 +14,7 @@ from torch import nn
 from autocompress import runtime
 from autocompress.compression import keys
 from autocompress.compression.baseline import measure_baseline, weights_key
-from autocompress.compression.keys import computed_with, measured_with, scored_with, versions
+from autocompress.compression.keys import measured_with, scored_with
 from autocompress.contract import Deployable, manager
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.devices import OnnxRuntimeCpu
@@ -22,6 +22,7 @@ from autocompress.files import digest
 from autocompress.job import DeviceConfig
 from autocompress.store import Store
 from autocompress.testing import example_model
+from autocompress.training import computed_with, versions
 
 MACHINE = keys.machine()
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

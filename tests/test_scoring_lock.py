@@ -16,7 +16,6 @@ from torch import nn
 from toy_bench import ToyBench, open_toy, toy_job
 
 from autocompress.compression.artifact import images_between_pauses, score
-from autocompress.compression.evaluation import evaluate
 from autocompress.contract import Deployable, manager
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.devices import OnnxRuntimeCpu
@@ -27,6 +26,7 @@ from autocompress.searching.closing import Closing
 from autocompress.searching.gates import Trial
 from autocompress.searching.meter import Meter
 from autocompress.searching.run import baseline_row
+from autocompress.training import evaluate
 
 CHUNK_S = 0.02
 CHUNKS = 40

@@ -16,7 +16,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression.artifact import images_between_pauses, metadata, score
-from autocompress.compression.keys import scored_with, versions
+from autocompress.compression.keys import scored_with
 from autocompress.contract import Deployable, Device
 from autocompress.data import Split, Splits
 from autocompress.errors import TrialFailed, UserError
@@ -26,6 +26,7 @@ from autocompress.graph import facts
 from autocompress.job import DeviceConfig
 from autocompress.quantization.counts import operator_counts
 from autocompress.store import Store
+from autocompress.training import versions
 
 log = logging.getLogger("autocompress.compression")
 

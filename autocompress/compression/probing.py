@@ -15,7 +15,6 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import precision
-from autocompress.compression.keys import computed_with
 from autocompress.compression.pipeline import layer_specs, leaves
 from autocompress.compression.recipe import GroupBits, Recipe
 from autocompress.compression.sensitivity import Sensitivity, Setting, Width
@@ -25,6 +24,7 @@ from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
 from autocompress.quantization import Point, QuantizedNetwork, quantize
 from autocompress.store import Store
+from autocompress.training import computed_with
 
 VERSION = "1"
 MOST_IMAGES, LEAST_IMAGES = 128, 8

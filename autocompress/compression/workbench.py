@@ -27,12 +27,6 @@ from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay, p
 from autocompress.compression.remarks import remarks
 from autocompress.compression.sensitivity import Sensitivity, Setting
 from autocompress.compression.sources import Sources
-from autocompress.compression.trainer import (
-    default_device,
-    limit_threads,
-    require_training_images,
-    train_baseline,
-)
 from autocompress.compression.transfer import user_data
 from autocompress.contract import (
     Context,
@@ -57,6 +51,12 @@ from autocompress.files import cache_folder
 from autocompress.job import Job, Limits
 from autocompress.memory import out_of_memory_told
 from autocompress.store import Store
+from autocompress.training import (
+    default_device,
+    limit_threads,
+    require_training_images,
+    train_baseline,
+)
 
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress.compression")

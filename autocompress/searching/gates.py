@@ -16,10 +16,8 @@ from typing import Any, Protocol
 import torch
 
 from autocompress.compression.artifact import images_between_pauses
-from autocompress.compression.evaluation import evaluate
 from autocompress.compression.keys import measured_with
 from autocompress.compression.recipe import Replay
-from autocompress.compression.trainer import default_device
 from autocompress.contract import Deployable, Measurement, Value
 from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import AGREEMENT_IMAGES, check_agreement
@@ -30,6 +28,7 @@ from autocompress.results import Row
 from autocompress.searching.bench import Bench
 from autocompress.searching.meter import Meter
 from autocompress.searching.rundir import scratch_folder
+from autocompress.training import default_device, evaluate
 
 GATE_SECONDS = 0.5
 """Of latency measurement at gate 1. The front is measured for longer at the end."""
