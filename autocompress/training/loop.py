@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from autocompress.compat.torch import BatchNormBase
 from autocompress.contract import Callback
 from autocompress.data import Loader, Split
 from autocompress.errors import TrialFailed
@@ -195,7 +195,7 @@ class Training:
         self.model.train()
         if self.freeze_batch_norm:
             for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BatchNormBase):
                     module.eval()
         labels, losses = self.split.labels(), []
         devices = [self.device] if self.device.type == "cuda" else []

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress import models
+from autocompress.compat.torch import BatchNormBase
 from autocompress.data import Split, Splits
 from autocompress.errors import TrialFailed, UserError
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
@@ -173,7 +173,7 @@ def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
 
     probe = copy.deepcopy(model).eval()
     for module in probe.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNormBase):
             module.train()
     images, labels = next(iter(split.subset(AGREEMENT_IMAGES).loader(AGREEMENT_IMAGES)))
     device = device_of(model)
