@@ -8,29 +8,30 @@ from autocompress.contract import Device
 from autocompress.devices.machine import machine
 from autocompress.job import DeviceConfig
 from autocompress.runtime import runtime_version, session_config
+from autocompress.scoring import Scorer
 
 
-def scored_with(device: Device, config: DeviceConfig) -> dict[str, Any]:
-    """What decides the outputs of a file on ``device``, as JSON values.
+def scored_with(scorer: Scorer) -> dict[str, Any]:
+    """What decides the accuracy that ``scorer`` finds, as JSON values.
 
-    The device and how it is asked, the runtime with its options, and the processor with the features by which a runtime
-    chooses its kernels.
+    Its threads, the runtime with its options, and the processor with the features by which the runtime chooses its
+    kernels.
     """
-    return {**_asked(device, config), **_processor()}
+    return {"scorer": {"threads": scorer.threads}, **_runtime(), **_processor()}
 
 
 def measured_with(device: Device, config: DeviceConfig) -> dict[str, Any]:
-    """What decides the costs that ``device`` gives: the same, but for a cost model no processor."""
-    return _asked(device, config) if device.deterministic else scored_with(device, config)
+    """What decides the costs that ``device`` gives, as JSON values.
+
+    The device and how it is asked, and the runtime with its options. Where the device is no cost model, the processor,
+    too.
+    """
+    asked = {"device": device.name, "device_config": config.model_dump(mode="json"), **_runtime()}
+    return asked if device.deterministic else {**asked, **_processor()}
 
 
-def _asked(device: Device, config: DeviceConfig) -> dict[str, Any]:
-    return {
-        "device": device.name,
-        "device_config": config.model_dump(mode="json"),
-        "runtime": runtime_version(),
-        "session_config": dict(session_config()),
-    }
+def _runtime() -> dict[str, Any]:
+    return {"runtime": runtime_version(), "session_config": dict(session_config())}
 
 
 def _processor() -> dict[str, Any]:

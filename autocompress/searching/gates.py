@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import torch
 
-from autocompress.compression.artifact import images_between_pauses
 from autocompress.compression.keys import measured_with
 from autocompress.compression.recipe import Replay
 from autocompress.contract import Deployable, Measurement, Value
@@ -25,6 +24,7 @@ from autocompress.files import digest, is_full_disk, kept_if_possible, write_jso
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.intervals import paired_difference
 from autocompress.results import Row
+from autocompress.scoring import images_between_pauses
 from autocompress.searching.bench import Bench
 from autocompress.searching.meter import Meter
 from autocompress.searching.rundir import scratch_folder
