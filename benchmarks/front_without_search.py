@@ -24,9 +24,7 @@ from torch import nn
 
 from autocompress import data, models
 from autocompress.compression import precision
-from autocompress.compression.keys import versions
 from autocompress.compression.recipe import Recipe, Replay, params_of
-from autocompress.compression.trainer import train_baseline
 from autocompress.compression.transfer import user_data
 from autocompress.contract import Context, Quantizer, Space, manager
 from autocompress.contract.coupling import Coupling
@@ -55,6 +53,7 @@ from autocompress.pruning.widths import lost_inputs
 from autocompress.quantization import LayerBits
 from autocompress.repair import Moments, choose_ridge, eliminate, gather, has_columns, readers, repair
 from autocompress.repair.shifts import norm_scale
+from autocompress.training import train_baseline, versions
 
 STARTED = time.perf_counter()
 MOMENT_IMAGES = 512

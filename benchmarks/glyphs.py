@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from autocompress import data, models
-from autocompress.compression.evaluation import evaluate
-from autocompress.compression.keys import versions
-from autocompress.compression.trainer import baseline_settings, train
 from autocompress.files import write_json
 from autocompress.job import load_job
 from autocompress.objectives.intervals import wilson
+from autocompress.training import baseline_settings, evaluate, train, versions
 
 TARGET = 85.0
 

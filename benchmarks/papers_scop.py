@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.compression.evaluation import evaluate
+from autocompress.training import evaluate
 from autocompress_scop import Scop
 from autocompress_scop.control import ScaleSettings
 from autocompress_scop.scoring import ScoreSettings

@@ -61,9 +61,9 @@ def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def bench(cache: Path) -> Workbench:
     """resnet10t on digits, trained for four epochs. Treat it as read-only: all tests of the process share it."""
-    from autocompress.compression.store import Store
     from autocompress.compression.workbench import Workbench
     from autocompress.job import load_job
+    from autocompress.store import Store
 
     job = load_job(model="resnet10t", data="digits", baseline={"epochs": 4}, budget={"epochs": 1}, name="shared")
     with Store(cache / "tests").making("bench"):  # the first process trains the baseline, the others load it
@@ -75,7 +75,7 @@ def teacher(cache: Path) -> Path:
     """The checkpoint of a test_resnet that was trained a little on digits: what a job without data begins with."""
     from noise_source import make_teacher
 
-    from autocompress.compression.store import Store
+    from autocompress.store import Store
 
     file = cache / "tests" / "teacher.safetensors"
     with Store(file.parent).making("teacher"):

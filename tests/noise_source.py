@@ -15,7 +15,6 @@ import autocompress.builtin
 import autocompress_ghost
 import autocompress_quantize
 from autocompress import data, models
-from autocompress.compression.trainer import TrainSettings, train
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import (
     Context,
@@ -35,6 +34,7 @@ from autocompress.data import TensorSplit
 from autocompress.job import DataConfig, Job, load_job
 from autocompress.searching.bench import Bench
 from autocompress.synthesis import data_info
+from autocompress.training import TrainSettings, train
 
 IMAGES = 48
 

@@ -13,10 +13,10 @@ from torch import nn
 from autocompress.compression import prune
 from autocompress.compression.prune import Pruning
 from autocompress.compression.recipe import Replay
-from autocompress.compression.store import Store
 from autocompress.compression.structural import Structural
 from autocompress.contract import Context, LayerSpec, Params, Plan, Pruner, Space, manager
 from autocompress.graph import facts
+from autocompress.store import Store
 
 WITHOUT: Params = {"fit": "none"}
 """REPAIR refits nothing."""

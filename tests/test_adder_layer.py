@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autocompress.compression.optimizing import make_optimizer
 from autocompress.contract import FakeQuantizer, Grid, Hardened, TensorSpec
 from autocompress.export import check_agreement, custom_operators, export, operator_histogram
 from autocompress.graph import trace
 from autocompress.quantization import operator_counts
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.ops import fake_quant
+from autocompress.training import make_optimizer
 from autocompress_adder import exporting
 from autocompress_adder.integers import HardenedAdder2d, cut_off, simulated
 from autocompress_adder.layer import AdderConv2d

@@ -15,7 +15,6 @@ from torch import nn
 from autocompress import models
 from autocompress.compression.applicable import applicable
 from autocompress.compression.recipe import Replay
-from autocompress.compression.training import Training, TrainSettings
 from autocompress.contract import Manager, Params, Space, Transform, manager
 from autocompress.export import check_agreement, custom_operators, export
 from autocompress.graph import facts
@@ -25,6 +24,7 @@ from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.placement import LayerBits
 from autocompress.testing import example_model
 from autocompress.testing.example import example_context
+from autocompress.training import Training, TrainSettings
 from autocompress_adder import Adder, AdderConv2d
 from autocompress_adder.convert import adder_layers, eligible, layer_plans
 from autocompress_adder.initialise import Moments

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autocompress import data
-from autocompress.compression.optimizing import Together, clipped_parameters
-from autocompress.compression.training import Training, TrainSettings
 from autocompress.contract import Context, TransferSet
 from autocompress.data import Split
 from autocompress.job import load_job
 from autocompress.quantization import LayerBits, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
+from autocompress.training import Training, TrainSettings
+from autocompress.training.optimizing import Together, clipped_parameters
 from autocompress_adder.convert import adder_layers
 from autocompress_adder.layer import AdderConv2d
 from autocompress_adder.schedule import FINISHED, SETTLED, Turns

@@ -14,11 +14,11 @@ from autocompress.compression import workbench
 from autocompress.compression.applicable import applicable
 from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.recipe import Replay
-from autocompress.compression.store import Store
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, DataSource, Params, Plan, Space, Stage, Transform, manager
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.job import Job, Limits, load_job
+from autocompress.store import Store
 
 
 class Quiet(Transform):

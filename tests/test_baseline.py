@@ -14,14 +14,14 @@ from tiny_teacher import TinyNet, described
 from torch import nn
 
 from autocompress import models
-from autocompress.compression import trainer
 from autocompress.compression.baseline import measure_baseline
-from autocompress.compression.store import Store
 from autocompress.compression.workbench import Workbench
-from autocompress.contract import manager
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import UserError
-from autocompress.job import DeviceConfig, Job, load_job
+from autocompress.job import Job, load_job
+from autocompress.scoring import Scorer
+from autocompress.store import Store
+from autocompress.training import trainer
 
 GREY = DataInfo(10, 1, (32, 32), (0.3,), (0.2,), tuple("0123456789"))
 NAN, INF = float("nan"), float("inf")
@@ -208,11 +208,9 @@ def test_the_gates_of_a_candidate(small: Splits, tmp_path: Path, kind: type[nn.M
     images = torch.full((80, 1, 32, 32), 200, dtype=torch.uint8)
     images[79] = 0  # not among the first
     split = TensorSplit(images, torch.arange(80) % 10, GREY)
-    device, store = manager().device("onnxruntime-cpu"), Store(tmp_path / "store")
+    store = Store(tmp_path / "store")
     with pytest.raises(UserError, match=message):
-        measure_baseline(
-            model, Splits(split, split, split, GREY), device, DeviceConfig(), store, tmp_path / "baselines"
-        )
+        measure_baseline(model, Splits(split, split, split, GREY), Scorer(), store, tmp_path / "baselines")
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 

@@ -9,7 +9,6 @@ import torch
 from test_bn_folding import randomize
 from torch import nn
 
-from autocompress.compression.trainer import evaluate
 from autocompress.compression.workbench import Workbench
 from autocompress.errors import TrialFailed
 from autocompress.graph import facts
@@ -25,6 +24,7 @@ from autocompress.quantization import (
 )
 from autocompress.quantization.bias_correction import correct_bias
 from autocompress.quantization.fakequant import UniformFakeQuantizer
+from autocompress.training import evaluate
 
 SIZE = (3, 16, 16)
 

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -324,11 +323,13 @@ def test_hardened_layers_carry_the_widths_that_the_recipe_chose(bench: Workbench
     assert {c.activation_bits for c in inner} == {4}
 
 
-def test_scoring_is_the_runtime_s(bench: Workbench) -> None:
-    images = np.random.default_rng(0).standard_normal((3, 1, 32, 32), dtype=np.float32)
-    file = bench.baseline.deployable
-    expected = bench.device.predict(file, images, bench.job.device)
-    assert np.array_equal(model("bitops").predict(file, images, CONFIG), expected)
+def test_a_cost_model_scores_no_file(bench: Workbench) -> None:
+    """Accuracy comes from the scorer, and does not change with the device."""
+    job = bench.job.model_copy(update={"device": DeviceConfig(name="cost-model:bitops")})
+    modelled = dataclasses.replace(bench, job=job, device=model("bitops"))
+    accuracy, correct = modelled.accuracy(bench.baseline.deployable, "val")
+    assert accuracy == bench.baseline.accuracy
+    assert (correct == bench.baseline.correct).all()
 
 
 def test_every_profile_is_offered_once() -> None:

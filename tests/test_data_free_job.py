@@ -20,12 +20,12 @@ from autocompress.compression.applicable import applicable
 from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.recipe import Policy, Replay
 from autocompress.compression.sources import HELD_OUT, Sources
-from autocompress.compression.store import Store
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, DataSource, Params, TransferSet, manager
 from autocompress.data import Sealed, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, Limits, load_job, validate
+from autocompress.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ from autocompress.contract import Deployable, Measurement
 from autocompress.data import TensorSplit
 from autocompress.data.glyphs import Glyphs
 from autocompress.data.provider import LoadOptions
-from autocompress.devices import OnnxRuntimeCpu
 from autocompress.errors import UserError
 from autocompress.job import load_job
 from autocompress.memory import out_of_memory_told
+from autocompress.scoring import Scorer
 
 FEW = 300
 """Images that a dry run may read."""
@@ -43,13 +43,13 @@ class Watched:
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     seen = Watched()
-    batch, predict, opened = TensorSplit.batch, OnnxRuntimeCpu.predict, Image.open
+    batch, predict, opened = TensorSplit.batch, Scorer.predict, Image.open
 
     def read(self: TensorSplit, indices: torch.Tensor, *more: Any) -> torch.Tensor:
         seen.images += len(indices)
         return batch(self, indices, *more)
 
-    def scored(self: OnnxRuntimeCpu, deployable: Any, images: np.ndarray, *more: Any) -> np.ndarray:
+    def scored(self: Scorer, deployable: Any, images: np.ndarray, *more: Any) -> np.ndarray:
         seen.scored += len(images)
         return predict(self, deployable, images, *more)
 
@@ -61,7 +61,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
         seen.steps += 1
 
     monkeypatch.setattr(TensorSplit, "batch", read)
-    monkeypatch.setattr(OnnxRuntimeCpu, "predict", scored)
+    monkeypatch.setattr(Scorer, "predict", scored)
     monkeypatch.setattr(Image, "open", decoded)
     handle = register_optimizer_step_post_hook(stepped)
     yield seen

@@ -16,8 +16,6 @@ from little_room import no_file_larger_than, small_disk
 from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
 
 from autocompress import data, models
-from autocompress.compression.store import Store
-from autocompress.compression.trainer import train_baseline
 from autocompress.contract import Deployable, manager
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import UserError
@@ -28,6 +26,8 @@ from autocompress.searching.gates import Trial
 from autocompress.searching.meter import Meter
 from autocompress.searching.run import baseline_row
 from autocompress.searching.study import STUDY_FILE, Study
+from autocompress.store import Store
+from autocompress.training import train_baseline
 
 ROW = {"status": "complete", "accuracy": 90.0, "accuracy_drop": 0.0, "latency_ratio": 0.5, "seconds": 1.0}
 

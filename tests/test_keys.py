@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -14,27 +14,20 @@ from torch import nn
 from autocompress import runtime
 from autocompress.compression import keys
 from autocompress.compression.baseline import measure_baseline, weights_key
-from autocompress.compression.keys import computed_with, measured_with, scored_with, versions
-from autocompress.compression.store import Store
-from autocompress.contract import Deployable, manager
+from autocompress.compression.keys import measured_with, scored_with
+from autocompress.contract import manager
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.devices import OnnxRuntimeCpu
 from autocompress.files import digest
-from autocompress.job import DeviceConfig
+from autocompress.job import DeviceConfig, Job
+from autocompress.scoring import Scorer
+from autocompress.scoring import scorer as scorer_module
+from autocompress.store import Store
 from autocompress.testing import example_model
+from autocompress.training import computed_with, versions
 
 MACHINE = keys.machine()
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
-class Counting(OnnxRuntimeCpu):
-    """Counts how often files are scored."""
-
-    scored = 0
-
-    def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
-        self.scored += 1
-        return super().predict(deployable, images, config)
 
 
 def test_the_kind_of_device_and_its_precision_are_in_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,17 +48,17 @@ def test_our_own_version_is_in_the_keys(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("changed", ["runtime", "option", "processor", "features", "threads"])
 def test_all_that_a_runtime_depends_on_is_in_its_keys(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    device, config = OnnxRuntimeCpu(), DeviceConfig()
-    before = digest(measured_with(device, config)), digest(scored_with(device, config))
+    device, config, scorer = OnnxRuntimeCpu(), DeviceConfig(), Scorer()
+    before = digest(measured_with(device, config)), digest(scored_with(scorer))
     if changed == "runtime":
         monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
     elif changed == "option":
         monkeypatch.setattr(keys, "session_config", lambda: runtime.EXACT)
     elif changed == "threads":
-        config = DeviceConfig(threads=2)
+        config, scorer = DeviceConfig(threads=2), Scorer(threads=2)
     else:
         monkeypatch.setattr(keys, "machine", lambda: {**MACHINE, changed: "another"})
-    after = digest(measured_with(device, config)), digest(scored_with(device, config))
+    after = digest(measured_with(device, config)), digest(scored_with(scorer))
     assert all(a != b for a, b in zip(before, after, strict=True))
 
 
@@ -79,18 +72,32 @@ def test_a_cost_model_s_figures_do_not_depend_on_the_processor(monkeypatch: pyte
 def test_a_baseline_is_scored_again_where_the_runtime_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, device, store = example_model(), Counting(), Store(tmp_path / "store")
+    model, store, scored = example_model(), Store(tmp_path / "store"), []
+    predict = Scorer.predict
     info = DataInfo(10, 3, (32, 32), (0.5,) * 3, (0.5,) * 3, tuple("abcdefghij"))
     split = TensorSplit(torch.randn(8, 3, 32, 32), torch.arange(8), info)
     splits = Splits(split, split, split, info)
 
-    def measured() -> int:
-        measure_baseline(model, splits, device, DeviceConfig(), store, tmp_path)
-        return device.scored
+    def counting(self: Scorer, *arguments: Any) -> Any:
+        scored.append(1)
+        return predict(self, *arguments)
+
+    def measured(threads: int = 1) -> int:
+        measure_baseline(model, splits, Scorer(threads), store, tmp_path)
+        return len(scored)
+
+    monkeypatch.setattr(Scorer, "predict", counting)
 
     assert (measured(), measured()) == (1, 1)
+    assert measured(threads=2) == 2
     monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
-    assert measured() == 2
+    assert measured() == 3
+
+
+def test_scoring_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer_module, "usable_processors", lambda: 12)
+    asked = {"model": "resnet10t", "data": "digits", "device": {"threads": 3}}
+    assert [Scorer.of(Job(workers=workers, **asked)).threads for workers in (1, 2, 5, 40)] == [12, 6, 2, 1]
 
 
 def test_a_weight_s_shape_and_type_are_in_its_key() -> None:

@@ -18,7 +18,6 @@ from torch.distributions import Normal, kl_divergence
 
 from autocompress.compression import recover
 from autocompress.compression.recipe import Policy, Replay
-from autocompress.compression.trainer import Training, TrainSettings
 from autocompress.contract import Context, DataSource, Params, Space, TransferSet, manager
 from autocompress.contract.space import LimitError
 from autocompress.errors import InvalidRecipe
@@ -35,6 +34,7 @@ from autocompress.synthesis.terms_gaussian import (
     gaussian_divergence,
 )
 from autocompress.testing import check_source, example_job, example_model
+from autocompress.training import Training, TrainSettings
 from autocompress_knowledge_within import KnowledgeWithin
 from autocompress_knowledge_within.method import DIVERGENCES, SCHEMES
 

@@ -30,8 +30,6 @@ from autocompress.compression.probing import measure
 from autocompress.compression.qat import QuantizationSchedule
 from autocompress.compression.recipe import GroupBits, Recipe
 from autocompress.compression.sensitivity import Setting, Width
-from autocompress.compression.store import Store
-from autocompress.compression.trainer import Training, TrainSettings
 from autocompress.contract import Deployable, Grid, LayerSpec, Manager, OperatorCount, Space
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.export import check_agreement, custom_operators, export
@@ -50,7 +48,9 @@ from autocompress.quantization import (
 )
 from autocompress.quantization.bias_correction import correct_bias
 from autocompress.quantization.fakequant import UniformFakeQuantizer
+from autocompress.store import Store
 from autocompress.testing import ContractViolation, check_transform, example_context, example_model
+from autocompress.training import Training, TrainSettings
 
 SIZE = (3, 8, 8)
 SPECS = [DistanceSpec()]

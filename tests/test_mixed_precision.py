@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compression.keys import half_precision
 from autocompress.contract import FakeQuantizer, TensorSpec
 from autocompress.quantization import QuantizedNetwork, calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.ops import fake_quant, hard_sigmoid, round_trip
 from autocompress.quantization.placement import LayerBits
+from autocompress.training import half_precision
 from autocompress_adder import AdderConv2d
 from autocompress_adder.spec import AdderSpec
 from autocompress_slb.activations import DoReFaFakeQuantizer, PactFakeQuantizer

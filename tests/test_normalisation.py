@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from autocompress import data, models
 from autocompress.cli import app
 from autocompress.compression.normalisation import note_on_normalisation
-from autocompress.compression.store import Store
-from autocompress.compression.trainer import TrainSettings, train
 from autocompress.compression.workbench import Workbench
 from autocompress.data import DataInfo, Split
 from autocompress.data.digits import Digits
 from autocompress.job import load_job
+from autocompress.store import Store
+from autocompress.training import TrainSettings, train
 
 INFO = DataInfo(10, 1, SIZE[1:], (0.3,), (0.35,), tuple("0123456789"))
 COMMON = [((0.3057,), (0.3254,)), ((0.5,), (0.5,)), ((0.449,), (0.226,)), ((0.0,), (1.0,))]

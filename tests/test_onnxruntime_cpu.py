@@ -19,6 +19,7 @@ from autocompress.devices.timing import Pairs, median_interval, time_pairs
 from autocompress.errors import TrialFailed
 from autocompress.job import DeviceConfig
 from autocompress.processors import usable_processors
+from autocompress.scoring import Scorer
 
 SIZE = (3, 16, 16)
 
@@ -120,22 +121,22 @@ def test_a_measurement_waits_for_its_turn(device: Device, small: Deployable) -> 
 
 
 @pytest.mark.parametrize("batch", ["batch", 1, 50])
-def test_predictions_do_not_depend_on_the_batches(device: Device, tmp_path: Path, batch: int | str) -> None:
+def test_predictions_do_not_depend_on_the_batches(tmp_path: Path, batch: int | str) -> None:
     file = save_network(tmp_path / "model.onnx", batch=batch)
     images = np.random.default_rng(1).standard_normal((130, *SIZE), dtype=np.float32)
-    logits = device.predict(file, images, DeviceConfig())
+    logits = Scorer().predict(file, images)
     assert logits.shape == (130, 10)
     assert logits.dtype == np.float32
-    one = device.predict(file, images[77:78], DeviceConfig())
+    one = Scorer().predict(file, images[77:78])
     np.testing.assert_allclose(one[0], logits[77], rtol=1e-4, atol=1e-5)
-    assert device.predict(file, images[:0], DeviceConfig()).shape == (0, 10)
+    assert Scorer().predict(file, images[:0]).shape == (0, 10)
 
 
-def test_a_file_that_changed_is_loaded_again(device: Device, tmp_path: Path) -> None:
+def test_a_file_that_changed_is_loaded_again(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     images = np.ones((2, *SIZE), np.float32)
-    before = device.predict(save_network(path, width=8), images, DeviceConfig())
-    after = device.predict(save_network(path, width=12), images, DeviceConfig())
+    before = Scorer().predict(save_network(path, width=8), images)
+    after = Scorer().predict(save_network(path, width=12), images)
     assert not np.allclose(before, after)
 
 
@@ -153,7 +154,7 @@ def test_a_file_that_cannot_be_loaded_is_named(device: Device, small: Deployable
         device.measure(Deployable(broken, SIZE), small, DeviceConfig())
     broken.write_bytes(b"not a model")
     with pytest.raises(TrialFailed, match=r"broken\.onnx"):
-        device.predict(Deployable(broken, SIZE), np.zeros((1, *SIZE), np.float32), DeviceConfig())
+        Scorer().predict(Deployable(broken, SIZE), np.zeros((1, *SIZE), np.float32))
 
 
 def test_more_threads_than_processors_are_refused(device: Device) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.optimizing import Together, clipped_parameters, make_optimizer, parameter_groups
-from autocompress.compression.training import Training, TrainSettings
 from autocompress.contract import Callback
 from autocompress.data import DataInfo, TensorSplit
+from autocompress.training import Training, TrainSettings
+from autocompress.training.optimizing import Together, clipped_parameters, make_optimizer, parameter_groups
 
 
 class OwnOptimizer(Callback):

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from autocompress.compression.recipe import Policy, Recipe
-from autocompress.compression.store import Store
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, Params, Plan, Space, Stage, Transform
 from autocompress.export import operator_histogram
+from autocompress.store import Store
 
 JOINT = {"ghost": "default", "recover": "default", "bits": "default", "quantize": "default"}
 
@@ -82,7 +82,7 @@ def test_file_and_torch_model_give_the_same_labels(bench: Workbench, tmp_path: P
     images = torch.cat([images for images, _ in bench.splits.val.loader(128)])
     with torch.no_grad():
         expected = candidate.model(images).argmax(1).numpy()
-    found = bench.device.predict(deployable, images.numpy(), bench.job.device).argmax(1)
+    found = bench.scorer.predict(deployable, images.numpy()).argmax(1)
     assert np.mean(expected == found) >= 0.995
 
 

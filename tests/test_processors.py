@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from autocompress.compression import trainer
 from autocompress.processors import usable_processors
+from autocompress.training import trainer
 
 UNIFIED = "30 23 0:28 {inside} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"
 CLASSIC = (

@@ -22,13 +22,13 @@ from autocompress.compression import prune
 from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Pipeline, rebuild
 from autocompress.compression.recipe import Policy, Recipe, Replay
-from autocompress.compression.store import Store
 from autocompress.contract import Context, Coupling, Params, Pruner, coupling_scores, manager
 from autocompress.contract.coupling import Part, counts
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.job import Job, load_job
 from autocompress.job.spaces import Limits, limits_of
 from autocompress.models import input_size
+from autocompress.store import Store
 from autocompress.testing import check_method, example_context, example_model
 from autocompress.testing.rules import shapes
 from autocompress_criteria import BatchNormScale, Magnitude, Random

@@ -12,13 +12,13 @@ from torch import nn
 
 from autocompress.compression.qat import QuantizationSchedule
 from autocompress.compression.recipe import GroupBits, Policy, Recipe
-from autocompress.compression.store import Store
-from autocompress.compression.trainer import Training, TrainSettings
 from autocompress.compression.workbench import Workbench
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.quantization import LayerBits, calibrate, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.network import QuantizedNetwork
+from autocompress.store import Store
+from autocompress.training import Training, TrainSettings
 
 SIZE = (3, 8, 8)
 INFO = DataInfo(4, 3, (8, 8), (0.5,) * 3, (0.5,) * 3, ("a", "b", "c", "d"))

@@ -15,9 +15,9 @@ import refusing
 import torch
 from toy_bench import offer_toy_device, open_toy, toy_job
 
-from autocompress.compression.store import Store
 from autocompress.errors import UserError
 from autocompress.searching import run, rundir
+from autocompress.store import Store
 
 TESTS = Path(__file__).parent
 

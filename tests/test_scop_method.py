@@ -13,8 +13,8 @@ from torch import nn
 
 from autocompress.compression import prune
 from autocompress.compression.recipe import Policy, Replay
-from autocompress.compression.store import pack, unpack
 from autocompress.contract import Context, Coupling, Space, TransferSet
+from autocompress.store import pack, unpack
 from autocompress.testing import example_context, example_model
 from autocompress.testing.rules import shapes
 from autocompress_ghost import Ghost

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,18 +16,16 @@ from test_onnxruntime_cpu import SIZE, save_network
 from torch import nn
 from toy_bench import ToyBench, open_toy, toy_job
 
-from autocompress.compression.artifact import images_between_pauses, score
-from autocompress.compression.evaluation import evaluate
 from autocompress.contract import Deployable, manager
 from autocompress.data import DataInfo, TensorSplit
-from autocompress.devices import OnnxRuntimeCpu
 from autocompress.devices.lock import MachineLock
 from autocompress.export import check_agreement, export
-from autocompress.job import DeviceConfig
+from autocompress.scoring import Scorer, images_between_pauses
 from autocompress.searching.closing import Closing
 from autocompress.searching.gates import Trial
 from autocompress.searching.meter import Meter
 from autocompress.searching.run import baseline_row
+from autocompress.training import evaluate
 
 CHUNK_S = 0.02
 CHUNKS = 40
@@ -53,19 +52,18 @@ def assert_stepped_aside(spans: Spans, measurement: tuple[float, float]) -> None
     assert any(first >= end for first, _ in spans), "the measurement did not wait for all of the scoring"
 
 
-class SlowDevice(OnnxRuntimeCpu):
+@dataclass(frozen=True)
+class SlowScorer(Scorer):
     """Notes when it computes."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.spans: Spans = []
-        self.started = threading.Event()
+    spans: Spans = field(default_factory=list)
+    started: threading.Event = field(default_factory=threading.Event)
 
-    def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
+    def predict(self, deployable: Deployable, images: np.ndarray) -> np.ndarray:
         begin = time.perf_counter()
         self.started.set()
         time.sleep(CHUNK_S)
-        logits = super().predict(deployable, images, config)
+        logits = super().predict(deployable, images)
         self.spans.append((begin, time.perf_counter()))
         return logits
 
@@ -99,18 +97,18 @@ def in_a_thread(work: Callable[[], Any]) -> threading.Thread:
 
 
 def test_scoring_a_file_steps_aside_for_a_measurement(tmp_path: Path) -> None:
-    device, file, folder = SlowDevice(), save_network(tmp_path / "model.onnx"), tmp_path / "locks"
+    scorer, file, folder = SlowScorer(), save_network(tmp_path / "model.onnx"), tmp_path / "locks"
     split = split_of(CHUNKS * images_between_pauses(SIZE))
 
     def work() -> None:
         lock = MachineLock(folder)
         with lock.shared():
-            score(device, file, split, DeviceConfig(), pause=lock.breathe)
+            scorer.score(file, split, pause=lock.breathe)
 
     thread = in_a_thread(work)
-    measurement = measured_meanwhile(folder, device.started)
+    measurement = measured_meanwhile(folder, scorer.started)
     thread.join()
-    assert_stepped_aside(device.spans, measurement)
+    assert_stepped_aside(scorer.spans, measurement)
 
 
 @pytest.mark.parametrize("who", ["trial", "closing"])

@@ -19,7 +19,6 @@ from autocompress.compression import mixedbits, precision, probing
 from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.recipe import GroupBits, Recipe, Replay
 from autocompress.compression.sensitivity import Sensitivity, Setting, Width, lowest_widths
-from autocompress.compression.store import Store
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, FakeQuantizer, Hardened, Params, Quantizer, Space, TensorSpec, TransferSet
 from autocompress.data.split import DataInfo
@@ -27,6 +26,7 @@ from autocompress.data.tensors import TensorSplit
 from autocompress.graph import facts
 from autocompress.job import Limits
 from autocompress.quantization import network
+from autocompress.store import Store
 from autocompress_quantize import Quantize
 
 SIZE = (3, 32, 32)

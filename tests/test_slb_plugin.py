@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from autocompress.compression import qat
-from autocompress.compression.optimizing import parameter_groups
 from autocompress.compression.recipe import Policy
 from autocompress.contract import Context, Manager, Quantizer, Space, TensorSpec
 from autocompress.errors import InvalidRecipe, TrialFailed
@@ -21,6 +20,7 @@ from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.layers import HardenedConv2d
 from autocompress.quantization.placement import LayerBits
 from autocompress.testing.example import example_context, example_job, example_model
+from autocompress.training import parameter_groups
 from autocompress_slb import Slb
 from autocompress_slb.callback import SlbCallback, searched_layers
 from autocompress_slb.fakequant import SlbFakeQuantizer

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autocompress.compression.optimizing import make_optimizer
 from autocompress.contract import TensorSpec
 from autocompress.errors import TrialFailed
 from autocompress.quantization.fakelayers import FakeLayer, with_fake_weight
 from autocompress.quantization.layers import HardenedConv2d, harden_layer
+from autocompress.training import make_optimizer
 from autocompress_slb.fakequant import SlbFakeQuantizer
 from autocompress_slb.settings import Settings
 from autocompress_slb.values import best, values

@@ -74,7 +74,7 @@ def artifact(request: pytest.FixtureRequest, bench: Workbench, tmp_path_factory:
     assert (folder / "7" / "model.onnx").stat().st_size == deployable.file.stat().st_size, "what the size column says"
     accuracy, _ = bench.accuracy(deployable, "test")
     images, _ = next(iter(bench.splits.test.loader(len(bench.splits.test))))
-    labels = bench.device.predict(deployable, images.numpy(), bench.job.device).argmax(1)
+    labels = bench.scorer.predict(deployable, images.numpy()).argmax(1)
     return request.param, folder / "7" / "model.onnx", accuracy, labels.tolist()
 
 

@@ -19,13 +19,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.compression import store as store_module
 from autocompress.compression.outline import outline
-from autocompress.compression.store import RECORD, TENSORS, Store, pack, save_tensors, unpack
 from autocompress.contract import Manager
 from autocompress.errors import UserError
 from autocompress.files import CACHED, cache_folder, digest
 from autocompress.job import load_job
+from autocompress.store import RECORD, TENSORS, Store, pack, save_tensors, unpack
+from autocompress.store import store as store_module
 
 
 def test_an_entry_comes_back_as_it_went_in(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def _age(path: Path, seconds: float = 7200) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from autocompress.compression.pins import Pins
+from autocompress.store.pins import Pins
 pins = Pins(Path(sys.argv[1]))
 pins.add("needed")
 print("pinned", flush=True); sys.stdin.read()

@@ -16,7 +16,6 @@ from PIL import Image
 
 from autocompress import data, models
 from autocompress.cli import main, synthesis
-from autocompress.compression.evaluation import recalibrate_batch_norm
 from autocompress.data import DataInfo
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, load_job
@@ -24,6 +23,7 @@ from autocompress.synthesis import teacher_logits
 from autocompress.synthesis.imagefolder import as_bytes, folder_names, write_images
 from autocompress.synthesis.similarity import similarity
 from autocompress.testing import example_model
+from autocompress.training import recalibrate_batch_norm
 
 MEAN, STD = 0.3, 0.32
 Command = Callable[..., str]

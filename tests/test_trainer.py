@@ -15,19 +15,19 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autocompress import data, models
-from autocompress.compression import trainer
-from autocompress.compression.trainer import (
+from autocompress.contract import Callback
+from autocompress.data import DataInfo, Splits, TensorSplit
+from autocompress.errors import TrialFailed, UserError
+from autocompress.job import load_job
+from autocompress.training import (
     SoftTargets,
     Training,
     TrainSettings,
     evaluate,
     recalibrate_batch_norm,
     train,
+    trainer,
 )
-from autocompress.contract import Callback
-from autocompress.data import DataInfo, Splits, TensorSplit
-from autocompress.errors import TrialFailed, UserError
-from autocompress.job import load_job
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -275,7 +275,7 @@ def test_without_labels_somebody_must_teach(few: data.Split) -> None:
 
 
 def test_distillation_loss_by_hand() -> None:
-    from autocompress.compression.losses import answers_of, distillation
+    from autocompress.training import answers_of, distillation
 
     student, teacher, labels = torch.tensor([[1.0, -1.0]]), torch.tensor([[0.5, 1.5]]), torch.tensor([1])
     t, s = torch.softmax(teacher / 2, 1), torch.softmax(student / 2, 1)

@@ -18,15 +18,14 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import recover
-from autocompress.compression.losses import answers_of, distillation
 from autocompress.compression.recipe import Policy, Replay
-from autocompress.compression.trainer import TrainSettings, evaluate, train
 from autocompress.contract import Context, DataSource, Params, Space, TransferSet, manager
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.errors import InvalidRecipe
 from autocompress.job import load_job
 from autocompress.synthesis import teacher_logits
 from autocompress.testing import check_source, example_job, example_model
+from autocompress.training import TrainSettings, answers_of, distillation, evaluate, train
 from autocompress_zskd import Zskd, networks
 from autocompress_zskd.head import head_weight
 from autocompress_zskd.method import BETAS, impressions

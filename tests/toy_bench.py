@@ -56,9 +56,6 @@ class ToyDevice(Device):
             own["latency"], ratio, 0.9 * ratio, 1.1 * ratio, base["latency"], own["energy"], False, {"machine": "toy"}
         )
 
-    def predict(self, deployable: Deployable, images: np.ndarray, config: object) -> np.ndarray:
-        raise NotImplementedError
-
 
 class ToyPlugin:
     """Offers the toy device."""

@@ -203,7 +203,7 @@ class Substitute(Transform):
                 model.get_submodule(name).weight.copy_(weight / weight.std() / 2)
                 model.get_submodule(name).bias.zero_()
         if context.transfer is not None and not context.dry_run:
-            from autocompress.compression.evaluation import recalibrate_batch_norm
+            from autocompress.training import recalibrate_batch_norm
 
             recalibrate_batch_norm(model, context.transfer.calibration, images=64)
         return model.eval(), {"layers": names}

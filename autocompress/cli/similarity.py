@@ -15,15 +15,15 @@ from autocompress import data, models
 from autocompress.cli.progress import waiting
 from autocompress.compression.baseline import teacher_key
 from autocompress.compression.normalisation import note_on_normalisation
-from autocompress.compression.store import Store
-from autocompress.compression.trainer import default_device
 from autocompress.contract import manager
 from autocompress.data import Split
 from autocompress.graph import facts
 from autocompress.job import DataConfig, Job
+from autocompress.store import Store
 from autocompress.synthesis import data_info, starting_noise
 from autocompress.synthesis.similarity import similarity
 from autocompress.synthesis.terms_gaussian import Divergence
+from autocompress.training import default_device
 
 Row = tuple[str, str, int, float]
 """Data set, split, images, J."""

@@ -226,8 +226,8 @@ def _source(name: str, teacher: nn.Module, job: Job, own: Mapping[str, Any]) -> 
 def _made(source: DataSource, teacher: nn.Module, params: Params, job: Job, images: int, console: Console) -> Split:
     from autocompress import models
     from autocompress.cli.progress import waiting
-    from autocompress.compression.trainer import default_device
     from autocompress.contract import Context
+    from autocompress.training import default_device
 
     device = default_device()
     with waiting(console) as progress:

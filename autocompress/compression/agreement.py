@@ -11,12 +11,11 @@ from torch import nn
 
 from autocompress.compression.baseline import Baseline, measure_baseline
 from autocompress.compression.sources import Sources
-from autocompress.compression.store import Store
-from autocompress.contract import Device
 from autocompress.data import Splits
 from autocompress.errors import UserError
 from autocompress.files import digest
-from autocompress.job import DeviceConfig
+from autocompress.scoring import Scorer
+from autocompress.store import Store
 
 LEAST_SURE = 0.99
 """Share of the held-out images on which the baseline's file and its torch model must give one label."""
@@ -26,8 +25,7 @@ def judged_by_agreement(
     model: nn.Module,
     splits: Splits,
     sources: Sources,
-    device: Device,
-    config: DeviceConfig,
+    scorer: Scorer,
     store: Store,
     folder: Path,
     pause: Callable[[], None] | None = None,
@@ -39,13 +37,13 @@ def judged_by_agreement(
         model: the float baseline.
         splits: whose validation split is empty.
         sources: whose images are held out.
-        device, config, store, folder, pause: as for :func:`measure_baseline`.
+        scorer, store, folder, pause: as for :func:`measure_baseline`.
 
     Raises:
         UserError: if that happens more often than rounding explains.
     """
     splits = replace(splits, val=sources.held_out(splits.info, pause), by_agreement=True)
-    baseline = measure_baseline(model, splits, device, config, store, folder, pause)
+    baseline = measure_baseline(model, splits, scorer, store, folder, pause)
     sure = torch.from_numpy(baseline.correct)
     if not bool(sure.all()):
         if float(sure.float().mean()) < LEAST_SURE:
@@ -54,6 +52,6 @@ def judged_by_agreement(
                 "its answers there are no measure; leave out a data source with space: {source: [...]}",
             )
         splits = replace(splits, val=splits.val.take(sure.nonzero().flatten()))
-        baseline = measure_baseline(model, splits, device, config, store, folder, pause)
+        baseline = measure_baseline(model, splits, scorer, store, folder, pause)
     # Rows that were judged on other images cannot stand beside those of this search.
     return splits, replace(baseline, key=digest(baseline.key, splits.val.digest))

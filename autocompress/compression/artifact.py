@@ -1,36 +1,27 @@
-"""Artifacts: a candidate's files, the way back from them to a torch module, and the score of a file in its runtime."""
+"""Artifacts: a candidate's files, and the way back from them to a torch module."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 from torch import nn
 
 from autocompress import models
 from autocompress.compression.pipeline import Candidate, layer_specs, rebuild
-from autocompress.compression.store import save_tensors
-from autocompress.contract import Deployable, Device, Manager, manager
-from autocompress.data import Split
+from autocompress.contract import Deployable, Manager, manager
 from autocompress.data.preprocessing import steps_of
-from autocompress.errors import TrialFailed, UserError
+from autocompress.errors import UserError
 from autocompress.files import atomic_folder
-from autocompress.job import DeviceConfig
 from autocompress.quantization import hardening
 from autocompress.runtime import EXACT, EXACT_WHEN
+from autocompress.store import save_tensors
 
 MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.safetensors"
 RECIPE_FILE, PLAN_FILE, METRICS_FILE = "recipe.json", "plan.json", "metrics.json"
-LOADED_TOGETHER = 64
-PIXELS_BETWEEN_PAUSES = 64 * 64**2
-"""Pixels that are scored between two points where a measurement may go first: some tenths of a second for a ResNet-50
-on one thread. A number of images that followed the clock would change batches, and with them the last bits of logits.
-"""
 
 
 def metadata(model: nn.Module) -> dict[str, str]:
@@ -48,47 +39,6 @@ def metadata(model: nn.Module) -> dict[str, str]:
     told |= {"preprocessing": steps_of(models.data_info(model)), "class_names": facts["class_names"]}
     told |= {"session_config": EXACT, "session_config_when": EXACT_WHEN}
     return {name: json.dumps(value) for name, value in told.items()}
-
-
-def images_between_pauses(input_size: tuple[int, int, int]) -> int:
-    """How many images of ``input_size`` (channels, height, width) are scored before a measurement may go first."""
-    return min(max(1, PIXELS_BETWEEN_PAUSES // (input_size[1] * input_size[2])), LOADED_TOGETHER)
-
-
-def score(
-    device: Device,
-    deployable: Deployable,
-    split: Split,
-    config: DeviceConfig,
-    *,
-    strict: bool = False,
-    pause: Callable[[], None] | None = None,
-) -> np.ndarray:
-    """Which images of ``split`` the file labels rightly in its runtime; logits that are not finite label none rightly.
-
-    Args:
-        device, deployable, split, config: what runs where.
-        strict: logits that are not finite are an error.
-        pause: called often; scoring loads the machine, so a caller that holds the machine's lock shared lets
-            measurements go first there.
-
-    Returns:
-        bool ``(images,)``, in the split's order.
-
-    Raises:
-        TrialFailed: with ``strict``, at the first logits that are not finite.
-    """
-    correct, step = [np.zeros(0, bool)], images_between_pauses(deployable.input_size)
-    for images, labels in split.loader(LOADED_TOGETHER):
-        for part, wanted in zip(images.split(step), labels.split(step), strict=True):
-            logits = device.predict(deployable, part.numpy(), config)
-            finite = np.isfinite(logits).all(axis=1)
-            if strict and not finite.all():
-                raise TrialFailed("the model's outputs are not finite numbers on some images")
-            correct.append((logits.argmax(axis=1) == wanted.numpy()) & finite)
-            if pause is not None:
-                pause()
-    return np.concatenate(correct)
 
 
 def save(candidate: Candidate, deployable: Deployable, folder: Path, metrics: dict[str, Any]) -> None:

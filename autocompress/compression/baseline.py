@@ -15,17 +15,18 @@ import torch
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.artifact import images_between_pauses, metadata, score
-from autocompress.compression.keys import scored_with, versions
-from autocompress.compression.store import Store
-from autocompress.contract import Deployable, Device
+from autocompress.compression.artifact import metadata
+from autocompress.compression.keys import scored_with
+from autocompress.contract import Deployable
 from autocompress.data import Split, Splits
 from autocompress.errors import TrialFailed, UserError
 from autocompress.export import AGREEMENT_IMAGES, OPSET, check_agreement, export
 from autocompress.files import atomic, digest
 from autocompress.graph import facts
-from autocompress.job import DeviceConfig
 from autocompress.quantization.counts import operator_counts
+from autocompress.scoring import Scorer, images_between_pauses
+from autocompress.store import Store
+from autocompress.training import versions
 
 log = logging.getLogger("autocompress.compression")
 
@@ -71,8 +72,7 @@ def teacher_key(model: nn.Module) -> str:
 def measure_baseline(
     model: nn.Module,
     splits: Splits,
-    device: Device,
-    config: DeviceConfig,
+    scorer: Scorer,
     store: Store,
     folder: Path,
     pause: Callable[[], None] | None = None,
@@ -86,11 +86,11 @@ def measure_baseline(
             would fail. Nothing is kept then.
     """
     exported = export_baseline(model, folder)
-    scored = digest("baseline accuracy", exported.key, splits.val.digest, scored_with(device, config))
+    scored = digest("baseline accuracy", exported.key, splits.val.digest, scored_with(scorer))
     found = store.get(scored) if store.has(scored) else None
     if found is None:
         try:
-            correct = _scored(model, exported.deployable, splits.val, device, config, pause)
+            correct = _scored(model, exported.deployable, splits.val, scorer, pause)
         except UserError:
             exported.deployable.file.unlink(missing_ok=True)
             raise
@@ -147,8 +147,7 @@ def _scored(
     model: nn.Module,
     deployable: Deployable,
     split: Split,
-    device: Device,
-    config: DeviceConfig,
+    scorer: Scorer,
     pause: Callable[[], None] | None,
 ) -> np.ndarray:
     """Which images the file labels rightly, once it has passed the gate that a candidate must pass too."""
@@ -159,6 +158,6 @@ def _scored(
     if fault := check_agreement(deployable.file, model, images, batch_size=batch, pause=pause).fault:
         raise UserError(f"the baseline cannot be compressed: {fault}", hint)
     try:
-        return score(device, deployable, split, config, strict=True, pause=pause)
+        return scorer.score(deployable, split, strict=True, pause=pause)
     except TrialFailed as failed:
         raise UserError(f"the baseline cannot be compressed: {failed}", hint) from None

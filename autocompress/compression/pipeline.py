@@ -14,10 +14,8 @@ from torch import fx, nn
 
 from autocompress import models
 from autocompress.compression import precision, qat, recover, structural
-from autocompress.compression.keys import computed_with
 from autocompress.compression.recipe import Recipe
 from autocompress.compression.sources import Sources
-from autocompress.compression.store import Store
 from autocompress.compression.structural import OfBaseline, Structural
 from autocompress.contract import (
     Callback,
@@ -35,6 +33,8 @@ from autocompress.contract import (
 from autocompress.files import digest
 from autocompress.graph import facts
 from autocompress.quantization import LayerBits, float_layers, hardening, operator_counts
+from autocompress.store import Store
+from autocompress.training import computed_with
 
 WORTH_KEEPING_S = 1.0
 """A stage that is made faster than this is made again rather than kept."""

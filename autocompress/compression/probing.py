@@ -15,16 +15,16 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import precision
-from autocompress.compression.keys import computed_with
 from autocompress.compression.pipeline import layer_specs, leaves
 from autocompress.compression.recipe import GroupBits, Recipe
 from autocompress.compression.sensitivity import Sensitivity, Setting, Width
 from autocompress.compression.slots import Slot, SlotRunner
-from autocompress.compression.store import Store
 from autocompress.contract import Context, FakeQuantizer, Hardened, Quantizer, TensorSpec
 from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
 from autocompress.quantization import Point, QuantizedNetwork, quantize
+from autocompress.store import Store
+from autocompress.training import computed_with
 
 VERSION = "1"
 MOST_IMAGES, LEAST_IMAGES = 128, 8

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from autocompress.compression.sources import joined
-from autocompress.compression.trainer import SoftTargets, Training, TrainSettings
 from autocompress.contract import Callback, Context, Method, Params, Space, TransferSet
 from autocompress.errors import InvalidRecipe
+from autocompress.training import SoftTargets, Training, TrainSettings
 
 VERSION = "2"
 BATCH_SIZE = 128

@@ -9,9 +9,9 @@ from torch import nn
 from autocompress import models
 from autocompress.compression.baseline import Baseline
 from autocompress.compression.normalisation import note_on_normalisation
-from autocompress.compression.store import Store
 from autocompress.data import Splits
 from autocompress.job import Job
+from autocompress.store import Store
 
 
 def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, store: Store) -> tuple[str, ...]:

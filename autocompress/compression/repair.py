@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autocompress.compression.evaluation import logits
 from autocompress.compression.prune import Cut
 from autocompress.contract import Context, Params, Plan, Space
 from autocompress.data import Split
@@ -24,6 +23,7 @@ from autocompress.graph import LayerFacts, NetworkFacts, evaluating, facts, trac
 from autocompress.pruning.widths import kept_outputs, lost_inputs
 from autocompress.repair import Lockstep, Moments, choose_ridge, gather, has_columns, repair
 from autocompress.repair.shifts import ensure_bias
+from autocompress.training import logits
 
 VERSION = "1"
 FITS = ("auto", "one-shot", "sequential", "none")

@@ -12,13 +12,12 @@ import torch
 from torch import nn
 
 from autocompress import models, watchdog
-from autocompress.compression.evaluation import logits
-from autocompress.compression.keys import computed_with
-from autocompress.compression.store import Store, pack, unpack
 from autocompress.contract import Context, DataSource, Params, TransferSet
 from autocompress.data import DataInfo, Split, TensorSplit
 from autocompress.errors import TrialFailed
 from autocompress.files import digest
+from autocompress.store import Store, pack, unpack
+from autocompress.training import computed_with, logits
 
 VERSION = "1"
 HELD_OUT = 512

@@ -13,11 +13,8 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import prune, repair
-from autocompress.compression.evaluation import logits, recalibrate_batch_norm
-from autocompress.compression.keys import computed_with
 from autocompress.compression.prune import Cut, Pruning
 from autocompress.compression.repair import Images, Inputs
-from autocompress.compression.store import Store
 from autocompress.contract import Context, Coupling, LayerSpec, Params, Plan, Pruner
 from autocompress.errors import TrialFailed
 from autocompress.files import digest
@@ -27,6 +24,8 @@ from autocompress.pruning.known import fixed_couplings, known_couplings
 from autocompress.pruning.removal import remove
 from autocompress.pruning.widths import lost_inputs
 from autocompress.repair import Moments
+from autocompress.store import Store
+from autocompress.training import computed_with, logits, recalibrate_batch_norm
 
 RECALIBRATION_PIXELS = 512 * 32 * 32
 """Statistics average over places as well as over images: larger images need fewer of them."""

@@ -27,13 +27,6 @@ from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay, p
 from autocompress.compression.remarks import remarks
 from autocompress.compression.sensitivity import Sensitivity, Setting
 from autocompress.compression.sources import Sources
-from autocompress.compression.store import Store
-from autocompress.compression.trainer import (
-    default_device,
-    limit_threads,
-    require_training_images,
-    train_baseline,
-)
 from autocompress.compression.transfer import user_data
 from autocompress.contract import (
     Context,
@@ -57,6 +50,14 @@ from autocompress.export import custom_operators, export
 from autocompress.files import cache_folder
 from autocompress.job import Job, Limits
 from autocompress.memory import out_of_memory_told
+from autocompress.scoring import Scorer
+from autocompress.store import Store
+from autocompress.training import (
+    default_device,
+    limit_threads,
+    require_training_images,
+    train_baseline,
+)
 
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress.compression")
@@ -73,7 +74,7 @@ class Workbench:
         baseline: what candidates are compared with.
         methods: those that act, in the manager's order.
         refused: reasons by name of the methods that cannot.
-        device: where latency is measured and files are scored.
+        device: where latency is measured.
         pipeline: recipe -> candidate.
         limits: what the user fixed or narrowed.
     """
@@ -127,11 +128,11 @@ class Workbench:
         if sources is not None:
             splits = replace(splits, synthetic=sources.counts())
         with lock.shared():
-            measured = device, job.device, store, cache_folder("baselines"), lock.breathe
+            scored = Scorer.of(job), store, cache_folder("baselines"), lock.breathe
             if sources is not None and not len(splits.val):
-                splits, baseline = judged_by_agreement(model, splits, sources, *measured)
+                splits, baseline = judged_by_agreement(model, splits, sources, *scored)
             else:
-                baseline = measure_baseline(model, splits, *measured)
+                baseline = measure_baseline(model, splits, *scored)
             splits = replace(splits, notes=(*splits.notes, *remarks(job, model, splits, baseline, store)))
         transfer = user_data(splits, job.seed)
         if sources is not None:
@@ -188,6 +189,11 @@ class Workbench:
         bench = cls(job, model, splits, baseline, known.methods, known.refused, device, pipeline, known.limits)
         bench.space = known.space  # the same, and its parameters are known already
         return bench
+
+    @property
+    def scorer(self) -> Scorer:
+        """What accuracy is computed with."""
+        return Scorer.of(self.job)
 
     # --- the space ----------------------------------------------------------------------------------------------
 
@@ -309,7 +315,7 @@ class Workbench:
         """Percent of the split that the file labels rightly in its runtime, and which images these are; ``pause`` is
         called between images."""
         chosen = self.splits.val if split == "val" else self.splits.test
-        correct = artifact.score(self.device, deployable, chosen, self.job.device, pause=pause)
+        correct = self.scorer.score(deployable, chosen, pause=pause)
         return 100.0 * float(correct.mean()), correct
 
     def save_artifact(

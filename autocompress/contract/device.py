@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 if TYPE_CHECKING:
     from autocompress.job import DeviceConfig
 
@@ -135,7 +133,3 @@ class Device(ABC):
         """
         del deployables, layers, config
         return None
-
-    @abstractmethod
-    def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
-        """Logits float32 ``(N, classes)`` of the file in its runtime for float32 images ``(N, C, H, W)``."""

@@ -7,10 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from autocompress.contract import Deployable, Device, Measurement
-from autocompress.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from autocompress.devices.profiles import SUFFIXES, Profile, built_in_profiles, load_profile
 from autocompress.errors import TrialFailed
 from autocompress.job import DeviceConfig
@@ -35,8 +32,7 @@ class CostModel(Device):
     """Sums what the operations of the layers with weights cost on the hardware of a profile.
 
     The figures are of arithmetic alone, at full use of the hardware: no memory traffic, no pooling, no additions of
-    branches. A cost model is exact in its own terms, so a ratio's interval is the ratio itself. Files are standard ONNX
-    and are scored in ONNX Runtime.
+    branches. A cost model is exact in its own terms, so a ratio's interval is the ratio itself.
 
     Args:
         profile: what operations cost.
@@ -50,7 +46,6 @@ class CostModel(Device):
         self.name = PREFIX + name  # type: ignore[misc]
         self.measures = profile.measures  # type: ignore[misc]
         self.profile = profile
-        self._runtime = OnnxRuntimeCpu()
 
     def named(self, name: str) -> Device | None:
         """Itself, or the cost model of a user's profile: ``cost-model:PATH.yaml``.
@@ -127,10 +122,6 @@ class CostModel(Device):
                 "batch": config.batch,
             },
         )
-
-    def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
-        """Logits from ONNX Runtime; see :meth:`OnnxRuntimeCpu.predict`."""
-        return self._runtime.predict(deployable, images, config)
 
 
 def cost_models() -> list[CostModel]:

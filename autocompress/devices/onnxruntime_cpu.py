@@ -38,8 +38,6 @@ One whose first run alone takes longer is not run again."""
 SITTINGS = 6
 """Parts of a measurement, at least: each opens both files anew and gives others their turn before it."""
 
-PREDICT_BATCH = 64
-
 
 class OnnxRuntimeCpu(Device):
     """Latency of a file against the baseline's, in sessions with a fixed number of threads.
@@ -109,26 +107,6 @@ class OnnxRuntimeCpu(Device):
         files = [deployable.file for deployable in deployables]
         with self._machine_lock().exclusive():
             return layer_times(files, layers, size, threads=config.threads, batch=config.batch)
-
-    def predict(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> np.ndarray:
-        """Logits of ``images`` in batches of 64, or of the file's own size where that is fixed.
-
-        Takes no lock: who scores holds the machine's lock shared, and asks for few images at a time.
-
-        Raises:
-            TrialFailed: if ONNX Runtime cannot load the file.
-        """
-        loaded = sessions.session(deployable.file, config.threads)
-        batch = sessions.input_shape(loaded, PREDICT_BATCH, deployable.input_size)[0]
-        logits = []
-        for start in range(0, len(images), batch):
-            part = np.ascontiguousarray(images[start : start + batch], dtype=np.float32)
-            missing = batch - len(part) if isinstance(loaded.get_inputs()[0].shape[0], int) else 0
-            padded = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)]) if missing else part
-            logits.append(sessions.run(loaded, padded)[: len(part)])
-        if not logits:
-            return np.zeros((0, loaded.get_outputs()[0].shape[-1]), np.float32)
-        return np.concatenate(logits).astype(np.float32, copy=False)
 
     def _machine_lock(self) -> MachineLock:
         if self._lock is None or self._lock.closed:  # closed: this is a forked child

@@ -19,6 +19,7 @@ import onnx
 import torch
 from torch import nn
 
+from autocompress.compat import torch_onnx
 from autocompress.export.optimizing import optimize
 from autocompress.export.translation import direct_table, translation_table
 
@@ -59,18 +60,14 @@ def _public(program: torch.export.ExportedProgram) -> onnx.ModelProto:
 def _direct(program: torch.export.ExportedProgram) -> onnx.ModelProto | None:
     """The translation alone; None where an operator has none, or torch's internals are not those known here."""
     try:
-        from torch.onnx._internal._lazy_import import onnxscript_apis
-        from torch.onnx._internal.exporter import _core, _ir_passes
-
         registry = _registry()
         nodes = program.graph_module.graph.nodes
         if not all(registry.is_registered(node.target) for node in nodes if node.op == "call_function"):
             return None
-        converted = _core._exported_program_to_onnx_program(program, registry=registry)
-        converted.model = onnxscript_apis.convert_version(converted.model, OPSET)
+        converted = torch_onnx.translate(program, registry)
+        converted.model = torch_onnx.convert_version(converted.model, OPSET)
         optimize(converted.model)
-        _ir_passes.rename_inputs(converted.model, [INPUT])
-        _ir_passes.rename_outputs(converted.model, [OUTPUT])
+        torch_onnx.rename(converted.model, [INPUT], [OUTPUT])
     except Exception:
         logging.getLogger("autocompress").debug("the direct export failed", exc_info=True)
         return None
@@ -79,12 +76,7 @@ def _direct(program: torch.export.ExportedProgram) -> onnx.ModelProto | None:
 
 @cache
 def _registry() -> Any:
-    from torch.onnx._internal.exporter import _registration
-
-    registry = _registration.ONNXRegistry().from_torchlib(opset_version=OPSET)
-    for operator, translation in direct_table().items():
-        registry.register_op(operator, translation, is_complex=False)
-    return registry
+    return torch_onnx.translations(OPSET, direct_table())
 
 
 @contextlib.contextmanager

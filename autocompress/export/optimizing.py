@@ -15,6 +15,8 @@ from onnx_ir.passes import common
 from onnxscript import rewriter
 from onnxscript.optimizer import fold_constants_ir
 
+from autocompress.compat.onnxscript import operator_of, rewrite_rules
+
 ROUNDS = 2
 """Of folding and rewriting, as many as onnxscript makes."""
 
@@ -53,7 +55,7 @@ def _round(model: ir.Model) -> bool:
 
 @cache
 def _rules() -> Any:
-    return tuple(_RuleOfOperator(rule) for rule in rewriter._DEFAULT_REWRITE_RULES)
+    return tuple(_RuleOfOperator(rule) for rule in rewrite_rules())
 
 
 class _RuleOfOperator:
@@ -65,8 +67,7 @@ class _RuleOfOperator:
 
     def __init__(self, rule: Any) -> None:
         self._rule = rule
-        operator = rule._target_pattern.output_nodes[0].op_identifier()
-        self._operator = operator and operator[:2]  # None: the pattern matches several operators
+        self._operator = operator_of(rule)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._rule, name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 
+from autocompress.compat.timm import config_of_folder, config_of_hub
 from autocompress.errors import UserError, did_you_mean
 from autocompress.models.settings import all_checked
 
@@ -72,13 +73,9 @@ def _stored(name: str) -> Named:
     source, _, place = name.partition(":")
     try:
         if name.startswith(LOCAL):
-            from timm.models._hub import load_model_config_from_path
-
-            cfg, architecture, args = load_model_config_from_path(Path(place).expanduser())
+            cfg, architecture, args = config_of_folder(Path(place).expanduser())
         else:
-            from timm.models._hub import load_model_config_from_hf
-
-            cfg, architecture, args = load_model_config_from_hf(place)
+            cfg, architecture, args = config_of_hub(place)
     except Exception as error:  # whatever hub, network and JSON may raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"the model '{place}' cannot be had from {source}: {reason}", "check its name") from error

@@ -14,9 +14,9 @@ import torch
 import torch_pruning as tp
 from torch import nn
 from torch_pruning import ops
-from torch_pruning._helpers import _HybridIndex
 from torch_pruning.pruner.function import BasePruningFunc
 
+from autocompress.compat.torch_pruning import channel_indices, growth_of
 from autocompress.contract import LayerSpec
 from autocompress.contract.coupling import Index, Part
 from autocompress.graph import UntraceableModel
@@ -207,7 +207,7 @@ class _Finder:
         """
         start = self.graph.module2node[root]
         first = self.graph.get_pruner_of_module(root).prune_out_channels
-        waiting = [(start, first, [_HybridIndex(idx=i, root_idx=i) for i in range(size)])]
+        waiting = [(start, first, channel_indices(size))]
         reached: dict[tuple[Any, Any], set[tuple[int, int]]] = {(start, first): set(waiting[0][2])}
         most = TANGLED * size
         while waiting and not found.contradictory:
@@ -217,8 +217,7 @@ class _Finder:
                     continue
                 mapped = indices
                 for mapping in edge.index_mapping:
-                    growth = 1 if getattr(mapping, "reverse", True) else getattr(mapping, "_stride", 1)
-                    if len(mapped) * growth > most:
+                    if len(mapped) * growth_of(mapping) > most:
                         found.contradictory.append(found.root)
                         return reached
                     try:

@@ -15,12 +15,13 @@ from typing import Any
 import onnx
 import onnxscript
 
-from autocompress.compression.keys import measured_with, versions
+from autocompress.compression.keys import measured_with
 from autocompress.contract import Device
 from autocompress.data import Splits
 from autocompress.data.guard import Sealed
 from autocompress.errors import UserError
 from autocompress.job import Job
+from autocompress.training import versions
 
 EDITABLE = ("name", "results", "budget", "workers", "sampler")
 """Keys of a job that may change between two runs of a search."""

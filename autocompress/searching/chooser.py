@@ -8,6 +8,7 @@ from dataclasses import replace
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial
 
+from autocompress.compat.optuna import enqueued_values
 from autocompress.compression.proposing import Proposed
 from autocompress.contract.space import Parameter, Value
 
@@ -35,7 +36,7 @@ class OptunaChooser:
         self._known = {} if known is None else known
         self._proposed = proposed
         self._shares: dict[str, float] | None = None
-        self._fixed: Mapping[str, Value] = trial._cached_frozen_trial.system_attrs.get("fixed_params", {})
+        self._fixed: Mapping[str, Value] = enqueued_values(trial)
 
     def choose(self, parameter: Parameter) -> Value:
         """A value from the sampler, or the enqueued one. Parameters that are tied get one draw, but each may have a

@@ -15,11 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
-from autocompress.compression.artifact import images_between_pauses
-from autocompress.compression.evaluation import evaluate
 from autocompress.compression.keys import measured_with
 from autocompress.compression.recipe import Replay
-from autocompress.compression.trainer import default_device
 from autocompress.contract import Deployable, Measurement, Value
 from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import AGREEMENT_IMAGES, check_agreement
@@ -27,9 +24,11 @@ from autocompress.files import digest, is_full_disk, kept_if_possible, write_jso
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.intervals import paired_difference
 from autocompress.results import Row
+from autocompress.scoring import images_between_pauses
 from autocompress.searching.bench import Bench
 from autocompress.searching.meter import Meter
 from autocompress.searching.rundir import scratch_folder
+from autocompress.training import default_device, evaluate
 
 GATE_SECONDS = 0.5
 """Of latency measurement at gate 1. The front is measured for longer at the end."""

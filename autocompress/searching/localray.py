@@ -23,6 +23,7 @@ import psutil
 import ray
 import torch
 
+from autocompress.compat import ray as compat
 from autocompress.errors import Terminated, UserError
 
 log = logging.getLogger("autocompress.search")
@@ -216,39 +217,28 @@ def _environment(scratch: Path) -> Iterator[None]:
     the home folder, which containers often lack. Ray listens on all interfaces, unless it is told that this system
     has no clusters of several machines (its default on macOS and Windows).
     """
-    from ray._private import ray_constants
-
     token = scratch / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32), encoding="ascii")
-    wanted = {"RAY_AUTH_TOKEN_PATH": str(token), ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    wanted = {"RAY_AUTH_TOKEN_PATH": str(token), compat.cluster_variable(): "0"}
     unwanted = ("RAY_AUTH_TOKEN", "RAY_TMPDIR")
     names = ("RAY_AUTH_MODE", *wanted, *unwanted)
-    before, several = {name: os.environ.get(name) for name in names}, ray_constants.ENABLE_RAY_CLUSTER
+    before = {name: os.environ.get(name) for name in names}
     os.environ.update(wanted)
     for name in unwanted:
         os.environ.pop(name, None)
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    _read_authentication()
+    several = compat.allow_clusters(False)
+    compat.read_authentication()
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = several
+        compat.allow_clusters(several)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        _read_authentication()
-
-
-def _read_authentication() -> None:
-    """Ray remembers mode and token of its first cluster for as long as the process lives. This makes it look again."""
-    from ray import _raylet
-
-    native: Any = _raylet  # compiled, and without type hints
-    native.Config.initialize("")
-    native.AuthenticationTokenLoader.instance().reset_cache()
+        compat.read_authentication()
 
 
 # --- what the machine has ---------------------------------------------------------------------------------------------

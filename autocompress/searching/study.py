@@ -21,6 +21,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from autocompress.compat.optuna import fail_waiting, frozen_enqueued_values, running_trial
 from autocompress.compression.proposing import Proposed
 from autocompress.contract.space import Chooser, Value
 from autocompress.errors import InvalidRecipe, UserError
@@ -299,7 +300,7 @@ class Study:
 
     def _trial(self, number: int) -> Trial:
         frozen = self._study.get_trials(deepcopy=False)[number]
-        return Trial(self._study, frozen._trial_id)
+        return running_trial(self._study, frozen)
 
     def _is_running(self, number: int) -> bool:
         return self._study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING
@@ -344,7 +345,7 @@ class Study:
         waiting = self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,))
         for trial in (*trials, *waiting):
             # The parameters hold one value for all that are tied; what was enqueued holds each.
-            wanted = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
+            wanted = {**trial.params, **frozen_enqueued_values(trial)}
             if wanted:
                 self.enqueue(wanted, trial.user_attrs.get("label", ""))
         self._drop(waiting)
@@ -352,7 +353,7 @@ class Study:
     def _drop(self, waiting: Iterable[FrozenTrial]) -> None:
         """Settles waiting trials without asking them."""
         for trial in waiting:
-            self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+            fail_waiting(self._study, trial)
 
     def _row_of(self, key: str) -> Row | None:
         number = self._started.get(key)

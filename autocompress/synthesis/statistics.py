@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+
+from autocompress.compat.torch import BatchNormBase
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,9 @@ class _Statistics(torch.autograd.Function):
 def reasons_against_statistics(model: nn.Module) -> list[str]:
     """Why statistics of batch norms cannot guide a synthesis from ``model``; empty where they can."""
     untracked = [
-        name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and not _has_statistics(module)
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, BatchNormBase) and not _has_statistics(module)
     ]
     if untracked:
         return [f"its batch norm '{untracked[0]}' has no running statistics (track_running_stats is off)"]

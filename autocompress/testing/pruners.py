@@ -13,8 +13,8 @@ from torch import nn
 
 from autocompress.compression.prune import offered
 from autocompress.compression.repair import Images, Inputs
-from autocompress.compression.store import pack, unpack
 from autocompress.contract import Context, Coupling, Params, Pruner, Space
+from autocompress.store import pack, unpack
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
 from autocompress.testing.spaces import ask, by_rule, named_recipes, random_recipes

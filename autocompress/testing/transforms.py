@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.store import pack, unpack
 from autocompress.contract import Callback, Context, Params, Plan, Space, Stage, Transform
+from autocompress.store import pack, unpack
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.leaves import check_leaves
 from autocompress.testing.rules import (

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.compression.evaluation import evaluate
 from autocompress.compression.recipe import Policy, Recipe, Replay
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, OperatorCount, Value, manager
 from autocompress.devices.cost_model import CostModel
 from autocompress.job import load_job
 from autocompress.objectives.intervals import wilson
+from autocompress.training import evaluate
 from shared.orders import Claim, judged
 from shared.rows import Rows, packed, unpacked
 from shared.trained import baseline_of, environment

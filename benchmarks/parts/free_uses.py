@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.compression.evaluation import evaluate
 from autocompress.compression.transfer import user_data
 from autocompress.contract import TransferSet, Value
+from autocompress.training import evaluate
 from autocompress_scop import Scop
 from shared.orders import Claim, judged
 from shared.pruned import context_of, left, nearest, recovered, removed, uniform

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autocompress.compression.evaluation import evaluate
+from autocompress.training import evaluate
 from shared.orders import Claim, difference, judged
 from shared.simulate import Setting, simulate
 from shared.trained import job_of, trained

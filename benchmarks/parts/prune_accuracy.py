@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from autocompress.compression.evaluation import evaluate
 from autocompress.contract import Context
+from autocompress.training import evaluate
 from autocompress_scop import Scop
 from autocompress_scop.scoring import ScoreSettings
 from shared.orders import Claim, judged

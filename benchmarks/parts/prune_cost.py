@@ -10,7 +10,7 @@ import numpy as np
 
 import int8
 from autocompress import models
-from autocompress.compression.trainer import Training, baseline_settings
+from autocompress.training import Training, baseline_settings
 from autocompress_scop import Scop
 from autocompress_scop.control import ScaleSettings
 from autocompress_scop.scoring import ScoreSettings

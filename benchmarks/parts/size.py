@@ -11,11 +11,11 @@ from autocompress import models
 from autocompress.compression.baseline import weights_key
 from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Pipeline
-from autocompress.compression.store import Store
-from autocompress.compression.trainer import default_device
 from autocompress.contract import Quantizer, manager
 from autocompress.export import export, operator_histogram
 from autocompress.job import Limits, load_job
+from autocompress.store import Store
+from autocompress.training import default_device
 from shared.trained import QUANTIZERS, Written
 
 SIZE = {8: 0.27, 4: 0.15, 2: 0.09, 1: 0.06}

@@ -13,9 +13,9 @@ from torch import nn
 import int8
 from autocompress import models
 from autocompress.compression.qat import QuantizationSchedule
-from autocompress.compression.trainer import Training, TrainSettings
 from autocompress.contract import Callback, Quantizer
 from autocompress.data import Split
+from autocompress.training import Training, TrainSettings
 from shared.simulate import QAT, Setting, prepared
 from shared.trained import Trained, job_of, trained
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from autocompress.compression.evaluation import evaluate
 from autocompress.errors import TrialFailed
 from autocompress.files import write_text
+from autocompress.training import evaluate
 from shared.orders import Claim, judged
 from shared.rows import Rows, command_line, packed, unpacked
 from shared.simulate import simulate

@@ -17,15 +17,15 @@ from autocompress import models
 from autocompress.compression import prune, recover
 from autocompress.compression.prune import Pruning
 from autocompress.compression.recipe import Replay, params_of
-from autocompress.compression.store import Store
 from autocompress.compression.structural import LEAST_RECALIBRATION, RECALIBRATION_PIXELS, Structural
-from autocompress.compression.trainer import default_device, recalibrate_batch_norm
 from autocompress.compression.transfer import user_data
 from autocompress.contract import Context, Params, Pruner, Space, TransferSet
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import facts
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import remove
+from autocompress.store import Store
+from autocompress.training import default_device, recalibrate_batch_norm
 from autocompress_criteria import BatchNormScale, Magnitude, Random
 from autocompress_scop import Scop
 from shared.trained import Trained

@@ -16,15 +16,15 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import prune, recover, repair
-from autocompress.compression.evaluation import logits
 from autocompress.compression.prune import Pruning
 from autocompress.compression.recipe import Replay, params_of
-from autocompress.compression.store import Store
 from autocompress.compression.structural import Structural
 from autocompress.compression.transfer import user_data
 from autocompress.contract import Context, LayerSpec, Pruner, Space, manager
 from autocompress.graph import facts
 from autocompress.pruning.known import fixed_couplings
+from autocompress.store import Store
+from autocompress.training import logits
 from shared.trained import Trained
 
 HALVINGS = 14

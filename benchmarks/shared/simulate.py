@@ -13,9 +13,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import qat
-from autocompress.compression.evaluation import evaluate
 from autocompress.compression.recipe import Replay
-from autocompress.compression.trainer import default_device
 from autocompress.compression.transfer import user_data
 from autocompress.contract import (
     Context,
@@ -32,6 +30,7 @@ from autocompress.contract import (
 from autocompress.graph import facts
 from autocompress.quantization import LayerBits, calibrate, quantize
 from autocompress.quantization.network import QuantizedNetwork
+from autocompress.training import default_device, evaluate
 from shared.trained import Trained
 
 CALIBRATION_BATCH = 64

@@ -14,12 +14,12 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression.baseline import weights_key
-from autocompress.compression.store import save_tensors
-from autocompress.compression.trainer import TrainSettings, default_device, train
 from autocompress.contract import Context, DataSource, TransferSet, Value, manager
 from autocompress.data import TensorSplit
 from autocompress.files import atomic, cache_folder, digest
+from autocompress.store import save_tensors
 from autocompress.synthesis import data_info
+from autocompress.training import TrainSettings, default_device, train
 from shared.asked import params_of
 
 CALIBRATION_IMAGES = 256

@@ -10,14 +10,13 @@ from typing import Any
 from torch import nn
 
 from autocompress import data, models
-from autocompress.compression.keys import versions
 from autocompress.compression.recipe import Recipe, Replay
-from autocompress.compression.trainer import default_device, train_baseline
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Parameter, Value, manager
 from autocompress.data import Splits
 from autocompress.devices.machine import machine
 from autocompress.job import Job, load_job
+from autocompress.training import default_device, train_baseline, versions
 
 QUANTIZERS = ("quantize", "slb")
 SLOW = {"mobilenetv2_050": {"epochs": 20, "lr": 4e-3, "batch_size": 64}, "lenet5": {"epochs": 40}}

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch._higher_order_ops.scan import scan  # torch has no public name for it yet
+
+from autocompress.compat.torch_scan import scan
 
 NUMBERS = 1 << 20
 """At most so many of one image at a time (4 MiB in float32); where one filter has more, that one."""

@@ -152,7 +152,7 @@ def _from_convolutions(layers: dict[str, AdderConv2d], model: nn.Module, width: 
 def _recalibrate(model: nn.Module, context: Context) -> None:
     """Statistics of distances are nothing like those of products: about -K in place of 0. On images that match no
     statistics, those of the other norms stay: what they recorded of the data is worth more."""
-    from autocompress.compression.evaluation import recalibrate_batch_norm
+    from autocompress.training import recalibrate_batch_norm
 
     assert context.transfer is not None
     frozen = "freeze_batch_norm" in context.transfer.demands

@@ -107,7 +107,7 @@ class AdderTraining(Callback):
         for layer in adder_layers(model).values():
             layer.finish()
         if not self._turns.plain and self._context.transfer is not None:
-            from autocompress.compression.evaluation import recalibrate_batch_norm
+            from autocompress.training import recalibrate_batch_norm
 
             recalibrate_batch_norm(model, self._context.transfer.calibration, CALIBRATION_IMAGES)
 

@@ -145,7 +145,7 @@ def _work(model: nn.Module, host: Host, plan: LayerPlan, module: nn.Module) -> W
 def _recalibrate(model: nn.Module, context: Context, ghosts: Sequence[nn.Module]) -> None:
     """Running statistics of the changed network; the host's normalisations saw other maps when they were trained. On
     images that match no statistics, only those that are new: what the others recorded of the data is worth more."""
-    from autocompress.compression.trainer import recalibrate_batch_norm
+    from autocompress.training import recalibrate_batch_norm
 
     assert context.transfer is not None
     frozen = "freeze_batch_norm" in context.transfer.demands

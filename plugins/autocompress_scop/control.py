@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from autocompress.compat.torch import BatchNormBase
 from autocompress.data import Split
 from autocompress.errors import TrialFailed
 from autocompress_scop.knockoffs import Knockoffs
@@ -199,7 +199,7 @@ def batch_statistics(model: nn.Module) -> None:
     """Eval mode, but for the batch norms, which use the batch's own statistics and keep their running ones."""
     model.eval()
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNormBase):
             module.train()
             module.momentum = 0.0
 

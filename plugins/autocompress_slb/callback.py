@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from autocompress.compat.torch import BatchNormBase
 from autocompress.contract import Callback, Context
 from autocompress.errors import TrialFailed
 from autocompress_slb import start
@@ -35,7 +35,7 @@ class SlbCallback(Callback):
         self._total = 1
         self._last_step = -1
         self._steps_per_epoch: int | None = None
-        self._norms: list[_BatchNorm] = []
+        self._norms: list[BatchNormBase] = []
         self._two: TwoStatistics | None = None
 
     # -- start --------------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ class SlbCallback(Callback):
             fake, norm = layer.weight_quantizer, getattr(layer, "norm", None)
             if fake.logits is None:
                 fake.start_search(layer.weight)
-            if self.settings.scale == "none" and isinstance(norm, _BatchNorm):
+            if self.settings.scale == "none" and isinstance(norm, BatchNormBase):
                 fake.absorb(norm, layer.bias)
         if self.settings.norm == "two_statistics":
             self._two = TwoStatistics(model, list(layers))

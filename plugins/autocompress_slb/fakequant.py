@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autocompress.compat.torch import version_of
 from autocompress.contract import FakeQuantizer, Hardened, TensorSpec
 from autocompress.quantization.scales import along
 from autocompress_slb import start
@@ -142,7 +143,7 @@ class SlbFakeQuantizer(FakeQuantizer):
                 self._fit(weight)
             u = weight.detach().float() / along(self.magnitude, weight.ndim, self.axis)
             return self.integers[nearest(u, self.bits).int()]
-        version = self.logits._version
+        version = version_of(self.logits)
         if self._found is None or self._found[0] != version or self._found[1].device != self.logits.device:
             self._found = version, self.integers[best(self.logits).int()]
         return self._found[1]

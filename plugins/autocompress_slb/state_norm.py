@@ -21,12 +21,13 @@ from typing import Literal, cast
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from autocompress.compat.torch import BatchNormBase
 
 State = Literal["continuous", "discrete"]
 
 
-class _StateBatchNorm(_BatchNorm):
+class _StateBatchNorm(BatchNormBase):
     """Two statistics, one gamma and beta. The module's own running statistics, which every reader of a batch norm
     knows, are those of the discrete state; eval mode uses them. Those of the continuous state take no part in the state
     dict: training uses the batch's own.
@@ -40,7 +41,7 @@ class _StateBatchNorm(_BatchNorm):
     continuous_var: torch.Tensor
 
     @classmethod
-    def of(cls, norm: _BatchNorm) -> _StateBatchNorm:
+    def of(cls, norm: BatchNormBase) -> _StateBatchNorm:
         """A state batch norm with the parameters and statistics of ``norm``: the same tensors."""
         twin = cls.__new__(cls)
         twin.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in vars(norm).items()}
@@ -78,7 +79,7 @@ def norms_behind(model: nn.Module, layers: Collection[str]) -> list[str]:
 
     In a traced network this is read off the graph; elsewhere all batch norms count.
     """
-    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    norms = [name for name, module in model.named_modules() if isinstance(module, BatchNormBase)]
     if not isinstance(model, fx.GraphModule):
         return norms
     reached: set[fx.Node] = set()
@@ -101,7 +102,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, norms: Iterable[_BatchNorm], batches: Iterable[torch.Tensor]) -> None:
+def calibrate(model: nn.Module, norms: Iterable[BatchNormBase], batches: Iterable[torch.Tensor]) -> None:
     """Sets the statistics of ``norms`` to those of ``batches``, images ``(N, C, H, W)``, with the rest of ``model`` in
     eval mode, so weights discrete: the average of the batches' means and variances. Parameters stay as they are."""
     norms, batches = list(norms), iter(batches)

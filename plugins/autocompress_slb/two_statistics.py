@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from autocompress.compat.torch import BatchNormBase
 from autocompress.contract import FakeQuantizer
 from autocompress_slb.fakequant import SlbFakeQuantizer
 from autocompress_slb.state_norm import State, _StateBatchNorm, norms_behind, state_batch_norm
@@ -30,7 +30,7 @@ class TwoStatistics:
     def __init__(self, model: nn.Module, layers: list[str]) -> None:
         self.are_one = False
         """Behind the hard tail both states are the same: one pass does for both."""
-        self._norms: list[_BatchNorm] = []
+        self._norms: list[BatchNormBase] = []
         self._momenta: list[float | None] = []
         for name in norms_behind(model, layers):
             norm = model.get_submodule(name)

@@ -12,22 +12,22 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from autocompress.compression.evaluation import device_of
-from autocompress.compression.keys import half_precision
-from autocompress.compression.losses import Answers, SoftTargets, answers_of, distillation
-from autocompress.compression.optimizing import (
+from autocompress.compat.torch import BatchNormBase
+from autocompress.contract import Callback
+from autocompress.data import Loader, Split
+from autocompress.errors import TrialFailed
+from autocompress.training.computing import half_precision
+from autocompress.training.evaluation import device_of
+from autocompress.training.losses import Answers, SoftTargets, answers_of, distillation
+from autocompress.training.optimizing import (
     Schedule,
     clipped_parameters,
     make_optimizer,
     parameter_groups,
     schedule,
 )
-from autocompress.compression.taps import Features, tapped
-from autocompress.contract import Callback
-from autocompress.data import Loader, Split
-from autocompress.errors import TrialFailed
+from autocompress.training.taps import Features, tapped
 
 Progress = Callable[[float, str], None]
 """Called with the finished fraction, 0 to 1, and a word."""
@@ -195,7 +195,7 @@ class Training:
         self.model.train()
         if self.freeze_batch_norm:
             for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BatchNormBase):
                     module.eval()
         labels, losses = self.split.labels(), []
         devices = [self.device] if self.device.type == "cuda" else []

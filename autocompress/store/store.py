@@ -18,10 +18,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from autocompress.compression.entries import RECORD, TENSORS, Damaged, read_entry, record_text
-from autocompress.compression.pins import PINS, Pins
 from autocompress.files import atomic_folder, cache_folder, kept_if_possible, shared_folder, warn_once
 from autocompress.locks import FileLock
+from autocompress.store.entries import RECORD, TENSORS, Damaged, read_entry, record_text
+from autocompress.store.pins import PINS, Pins
 
 __all__ = ["RECORD", "TENSORS", "Store", "pack", "save_tensors", "unpack"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from autocompress.compat.torch import BatchNormBase
 from autocompress.data import Split
 from autocompress.graph import evaluating
 
@@ -75,7 +75,7 @@ def recalibrate_batch_norm(
     norms = [
         m
         for m in model.modules()
-        if isinstance(m, _BatchNorm) and m.track_running_stats and (wanted is None or m in wanted)
+        if isinstance(m, BatchNormBase) and m.track_running_stats and (wanted is None or m in wanted)
     ]
     if not norms or len(split) < 2:
         return 0

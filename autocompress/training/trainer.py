@@ -1,4 +1,4 @@
-"""The trainer's face: train a model, train a baseline once, and see how good it is."""
+"""Trains a model from start to end, and a baseline once, which is kept."""
 
 from __future__ import annotations
 
@@ -16,34 +16,18 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress import models
-from autocompress.compression.evaluation import device_of, evaluate, logits, recalibrate_batch_norm
-from autocompress.compression.keys import computed_with
-from autocompress.compression.losses import SoftTargets
-from autocompress.compression.store import save_tensors
-from autocompress.compression.training import Progress, Training, TrainResult, TrainSettings
+from autocompress.compat.torch import BatchNormBase
 from autocompress.data import Split, Splits
 from autocompress.errors import TrialFailed, UserError
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
 from autocompress.processors import usable_processors
-
-__all__ = [
-    "SoftTargets",
-    "TrainResult",
-    "TrainSettings",
-    "Training",
-    "baseline_settings",
-    "default_device",
-    "evaluate",
-    "limit_threads",
-    "logits",
-    "recalibrate_batch_norm",
-    "train",
-    "train_baseline",
-]
+from autocompress.store import save_tensors
+from autocompress.training.computing import computed_with
+from autocompress.training.evaluation import device_of, logits
+from autocompress.training.loop import Progress, Training, TrainResult, TrainSettings
 
 log = logging.getLogger("autocompress")
 
@@ -189,7 +173,7 @@ def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
 
     probe = copy.deepcopy(model).eval()
     for module in probe.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNormBase):
             module.train()
     images, labels = next(iter(split.subset(AGREEMENT_IMAGES).loader(AGREEMENT_IMAGES)))
     device = device_of(model)

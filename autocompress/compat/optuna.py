@@ -1,0 +1,33 @@
+"""What Optuna keeps of a trial but does not offer in public."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+
+def enqueued_values(trial: Trial) -> Mapping[str, Any]:
+    """The values that ``trial`` was enqueued with; empty where it was not.
+
+    Private: ``Trial._cached_frozen_trial``, and the name of the system attribute.
+    """
+    return frozen_enqueued_values(trial._cached_frozen_trial)
+
+
+def frozen_enqueued_values(trial: FrozenTrial) -> Mapping[str, Any]:
+    """The same of a frozen trial. Private: the name ``fixed_params`` of the system attribute."""
+    values: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return values
+
+
+def running_trial(study: Study, frozen: FrozenTrial) -> Trial:
+    """The trial of ``study`` that ``frozen`` is a copy of, so that it can be changed. Private: ``_trial_id``."""
+    return Trial(study, frozen._trial_id)
+
+
+def fail_waiting(study: Study, frozen: FrozenTrial) -> None:
+    """Marks a waiting trial as failed without asking it; ``Study.tell`` refuses those. Private: ``Study._storage``."""
+    study._storage.set_trial_state_values(frozen._trial_id, state=TrialState.FAIL)

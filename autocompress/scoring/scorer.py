@@ -1,0 +1,99 @@
+"""Scorer: the answers of an exported file in ONNX Runtime, and how many of them are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from autocompress.contract import Deployable
+from autocompress.data import Split
+from autocompress.devices import sessions
+from autocompress.errors import TrialFailed
+from autocompress.job import Job
+from autocompress.processors import usable_processors
+
+BATCH = 64
+LOADED_TOGETHER = 64
+PIXELS_BETWEEN_PAUSES = 64 * 64**2
+"""Pixels that are scored between two points where a measurement may go first: some tenths of a second for a ResNet-50
+on one thread. A number of images that followed the clock would change batches, and with them the last bits of logits.
+"""
+
+
+def images_between_pauses(input_size: tuple[int, int, int]) -> int:
+    """How many images of ``input_size`` (channels, height, width) are scored before a measurement may go first."""
+    return min(max(1, PIXELS_BETWEEN_PAUSES // (input_size[1] * input_size[2])), LOADED_TOGETHER)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Runs exported files in ONNX Runtime on this machine's processor.
+
+    It takes no lock. A caller that holds the machine's lock shared passes ``pause``, so that measurements go first.
+
+    Attributes:
+        threads: of a session.
+    """
+
+    threads: int = 1
+
+    @classmethod
+    def of(cls, job: Job) -> Scorer:
+        """The scorer of a search: each of its workers gets an equal share of the processors."""
+        return cls(max(1, usable_processors() // job.workers))
+
+    def predict(self, deployable: Deployable, images: np.ndarray) -> np.ndarray:
+        """Logits float32 ``(N, classes)`` of the file for float32 images ``(N, C, H, W)``.
+
+        Images are run in batches of 64, or of the file's own batch size where that is fixed.
+
+        Raises:
+            TrialFailed: if ONNX Runtime cannot load the file.
+        """
+        loaded = sessions.session(deployable.file, self.threads)
+        batch = sessions.input_shape(loaded, BATCH, deployable.input_size)[0]
+        logits = []
+        for start in range(0, len(images), batch):
+            part = np.ascontiguousarray(images[start : start + batch], dtype=np.float32)
+            missing = batch - len(part) if isinstance(loaded.get_inputs()[0].shape[0], int) else 0
+            padded = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)]) if missing else part
+            logits.append(sessions.run(loaded, padded)[: len(part)])
+        if not logits:
+            return np.zeros((0, loaded.get_outputs()[0].shape[-1]), np.float32)
+        return np.concatenate(logits).astype(np.float32, copy=False)
+
+    def score(
+        self,
+        deployable: Deployable,
+        split: Split,
+        *,
+        strict: bool = False,
+        pause: Callable[[], None] | None = None,
+    ) -> np.ndarray:
+        """Which images of ``split`` the file labels rightly. Logits that are not finite label none rightly.
+
+        Args:
+            deployable: the file.
+            split: images and labels.
+            strict: logits that are not finite are an error.
+            pause: called after every few images (:func:`images_between_pauses`).
+
+        Returns:
+            bool ``(images,)``, in the split's order.
+
+        Raises:
+            TrialFailed: if the file cannot be loaded; with ``strict``, at the first logits that are not finite.
+        """
+        correct, step = [np.zeros(0, bool)], images_between_pauses(deployable.input_size)
+        for images, labels in split.loader(LOADED_TOGETHER):
+            for part, wanted in zip(images.split(step), labels.split(step), strict=True):
+                logits = self.predict(deployable, part.numpy())
+                finite = np.isfinite(logits).all(axis=1)
+                if strict and not finite.all():
+                    raise TrialFailed("the model's outputs are not finite numbers on some images")
+                correct.append((logits.argmax(axis=1) == wanted.numpy()) & finite)
+                if pause is not None:
+                    pause()
+        return np.concatenate(correct)

@@ -1,0 +1,119 @@
+"""The private names of libraries that autocompress.compat uses are there, and do what it says."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from autocompress.compat import onnxscript as compat_onnxscript
+from autocompress.compat import optuna as compat_optuna
+from autocompress.compat import torch as compat_torch
+from autocompress.compat import torch_pruning as compat_pruning
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ("onnxscript", "optuna", "ray", "timm", "torch", "torch-pruning")
+NAMES = [
+    ("onnxscript.rewriter", "_DEFAULT_REWRITE_RULES"),
+    ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER"),
+    ("ray._private.ray_constants", "ENABLE_RAY_CLUSTERS_ENV_VAR"),
+    ("ray._raylet", "AuthenticationTokenLoader.instance"),
+    ("ray._raylet", "Config.initialize"),
+    ("timm.models._hub", "load_model_config_from_hf"),
+    ("timm.models._hub", "load_model_config_from_path"),
+    ("torch", "Tensor._version"),
+    ("torch._higher_order_ops.scan", "scan"),
+    ("torch.nn.modules.batchnorm", "_BatchNorm"),
+    ("torch.onnx._internal._lazy_import", "onnxscript_apis.convert_version"),
+    ("torch.onnx._internal.exporter._core", "_exported_program_to_onnx_program"),
+    ("torch.onnx._internal.exporter._ir_passes", "rename_inputs"),
+    ("torch.onnx._internal.exporter._ir_passes", "rename_outputs"),
+    ("torch.onnx._internal.exporter._registration", "ONNXRegistry.from_torchlib"),
+    ("torch_pruning.dependency.index_mapping", "_FlattenIndexMapping"),
+    ("torch_pruning._helpers", "_HybridIndex"),
+]
+
+
+def pinned() -> dict[str, str]:
+    """Versions by library, as constraints.txt has them."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_has_the_version_that_is_pinned(library: str) -> None:
+    """Builds such as ``2.15.0+cpu`` count as their version."""
+    installed = importlib.metadata.version(library).split("+")[0]
+    assert installed == pinned()[library], (
+        f"{library} {installed} is installed and constraints.txt pins {pinned()[library]}: "
+        f"check the private names in autocompress/compat/, then pin the new version"
+    )
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES)
+def test_a_private_name_is_there(module: str, name: str) -> None:
+    """Names that compat imports on the first call would otherwise be missed late, or by users."""
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        assert hasattr(found, part), f"{module} has no {name} any more: see autocompress/compat/"
+        found = getattr(found, part)
+
+
+def test_enqueued_values_of_a_trial() -> None:
+    """Also before a value was asked for, and of the frozen trial that waits."""
+    study = optuna.create_study()
+    study.enqueue_trial({"x": 3})
+    waiting = study.get_trials(states=(TrialState.WAITING,))[0]
+    assert compat_optuna.frozen_enqueued_values(waiting) == {"x": 3}
+    assert compat_optuna.enqueued_values(study.ask()) == {"x": 3}
+    assert compat_optuna.enqueued_values(study.ask()) == {}
+
+
+def test_a_waiting_trial_can_fail_without_being_asked() -> None:
+    """The next trial that is asked is a new one."""
+    study = optuna.create_study()
+    study.enqueue_trial({"x": 3})
+    compat_optuna.fail_waiting(study, study.trials[0])
+    assert study.trials[0].state == TrialState.FAIL
+    assert study.ask().number == 1
+
+
+def test_a_running_trial_is_found_again() -> None:
+    """What is set on it reaches the study."""
+    study = optuna.create_study()
+    study.ask()
+    compat_optuna.running_trial(study, study.trials[0]).set_user_attr("seen", 1)
+    assert study.trials[0].user_attrs == {"seen": 1}
+
+
+def test_the_version_of_a_tensor_counts_changes_in_place() -> None:
+    """A new result has none."""
+    tensor = torch.zeros(2)
+    before = compat_torch.version_of(tensor)
+    tensor.add_(1)
+    assert compat_torch.version_of(tensor) == before + 1
+    assert compat_torch.version_of(tensor + 1) == 0
+
+
+def test_rewrite_rules_tell_their_operator() -> None:
+    """Most of them end in one operator of the default domain."""
+    operators = [compat_onnxscript.operator_of(rule) for rule in compat_onnxscript.rewrite_rules()]
+    assert ("", "Transpose") in operators
+    assert sum(operator is not None for operator in operators) > len(operators) / 2
+
+
+def test_a_map_through_a_flatten_grows() -> None:
+    """One channel becomes as many columns as it has positions; the map back gives one each."""
+    flatten = importlib.import_module("torch_pruning.dependency.index_mapping")._FlattenIndexMapping
+    channels = compat_pruning.channel_indices(2)
+    grown = flatten(stride=4, reverse=False)
+    shrunk = flatten(stride=4, reverse=True)
+    counts = {compat_pruning.growth_of(mapping): len(mapping(channels)) for mapping in (grown, shrunk)}
+    assert set(counts) == {1, 4}
+    assert counts[4] == 8
+    assert compat_pruning.growth_of(None) == 1
