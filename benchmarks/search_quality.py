@@ -4,10 +4,11 @@ Both start from the same trained baseline. The clock starts with each process, s
 the training of the baseline is outside. The rival's time is T and its hypervolume R. The front of a search at a time is
 its non-dominated trials by validation, at most 12. All files are scored by the neutral scorer on the test split.
 
-    python benchmarks/search_quality.py --rivals FOLDER [--model resnet18] [--data glyphs] [--epochs 12] [--seeds 0]
+    python benchmarks/search_quality.py [--rivals FOLDER] [--model resnet18] [--data glyphs] [--epochs 12] [--seeds 0]
         [--space joint] [--without proposals] [--out results/search/resnet18-glyphs.json]
 
-FOLDER holds tp_sweep.py and score.py. Measure on a quiet machine.
+FOLDER holds tp_sweep.py and score.py. Without it, hypervolume is that of a search's own figures on the validation
+split. Measure on a quiet machine.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from autocompress import models
 from autocompress.compression.baseline import export_baseline
 from autocompress.data import Split
 from autocompress.files import write_json
+from autocompress.objectives.hypervolume import speed_hypervolume
 from autocompress.results import read_trials
 from shared.rows import command_line
 from shared.trained import Trained, environment, job_of, trained
@@ -143,10 +145,21 @@ def scored(folder: Path, rivals: Path, files: Sequence[Path]) -> tuple[float, li
     return float(told.strip().splitlines()[-1].split()[-1]), [{**row, "file": Path(row["file"]).name} for row in rows]
 
 
+def by_own_figures(run: Path, front: Sequence[str]) -> tuple[float, list[dict[str, Any]]]:
+    """Hypervolume and rows of a front as the search itself measured it, on the validation split."""
+    trials = read_trials(run)
+    own = trials[trials["trial"].astype(str).isin(front)]
+    points = list(zip(own["accuracy_drop"], own["latency_ratio"], strict=True))
+    return float(speed_hypervolume([drop for drop, _ in points], [ratio for _, ratio in points])), own[
+        ["trial", "accuracy_drop", "latency_ratio"]
+    ].to_dict("records")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the rival once and a search for each seed, in one go, and writes a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rivals", type=Path, required=True)
+    parser.add_argument("--rivals", type=Path, help="folder of tp_sweep.py and score.py; without, our own figures")
+    parser.add_argument("--seconds", type=float, default=90.0, help="T, where no rival is run")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--data", default="glyphs")
     parser.add_argument("--epochs", type=int, default=12, help="of the baseline's training")
@@ -160,18 +173,24 @@ def main(arguments: list[str] | None = None) -> None:
         folder = Path(scratch)
         prepared(baseline, asked.model, asked.data, folder)
         load = psutil.getloadavg()[0]
-        seconds = rival(folder, asked.rivals, asked.model)
-        volume, rows = scored(folder, asked.rivals, sorted((folder / "rival").glob("*.onnx")))
         told: dict[str, Any] = {"command": command_line(), "load_before": load, "environment": environment()}
-        told |= {"model": asked.model, "data": asked.data, "space": asked.space}
-        told |= {"rival": {"seconds": round(seconds, 1), "hypervolume": volume, "rows": rows}, "searches": {}}
-        print(f"rival: hypervolume {volume:.3f} in {seconds:.0f} s", flush=True)
+        told |= {"model": asked.model, "data": asked.data, "space": asked.space, "searches": {}}
+        seconds, volume = asked.seconds, float("nan")
+        if asked.rivals is not None:
+            seconds = rival(folder, asked.rivals, asked.model)
+            volume, rows = scored(folder, asked.rivals, sorted((folder / "rival").glob("*.onnx")))
+            told["rival"] = {"seconds": round(seconds, 1), "hypervolume": volume, "rows": rows}
+            print(f"rival: hypervolume {volume:.3f} in {seconds:.0f} s", flush=True)
         for seed in asked.seeds:
             there = searched(folder, asked.times * seconds, asked.space, seed)
             search: dict[str, Any] = {"first_trial": min(there.values(), default=None), "at": {}}
             for name, share in TIMES.items():
                 front = front_at(folder, seed, there, share * seconds) if there else []
-                own, rows = scored(folder, asked.rivals, [folder / f"kept-{seed}" / f"{trial}.onnx" for trial in front])
+                files = [folder / f"kept-{seed}" / f"{trial}.onnx" for trial in front]
+                if asked.rivals is None:
+                    own, rows = by_own_figures(folder / f"search-{seed}", front)
+                else:
+                    own, rows = scored(folder, asked.rivals, files)
                 trials = sum(at <= share * seconds for at in there.values())
                 search["at"][name] = {
                     "hypervolume": own,

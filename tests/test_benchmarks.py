@@ -36,6 +36,10 @@ SMALL = {
         *("--model", "test_resnet", "--data", "digits", "--baseline-epochs", "1", "--count", "3", "--check", "2"),
         *("--table-seconds", "1"),
     ],
+    "repair": ["--parts", "uniform", "--model", "test_resnet", "--data", "digits", "--epochs", "1", "--threads", "1"],
+    "search_quality": [
+        *("--model", "test_resnet", "--data", "digits", "--epochs", "1", "--seconds", "12", "--times", "1"),
+    ],
     "glyphs": ["--model", "test_resnet", "--epochs", "1"],
     "int8": ["--models", "test_resnet", "--sizes", "32", "64", "--seconds", "1"],
     "intervals": [

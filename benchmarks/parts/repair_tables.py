@@ -14,9 +14,9 @@ from shared.trained import SLOW, environment, job_of, trained
 PRUNERS = ("obs", "magnitude", "bn_scale", "random")
 
 
-def resnet18(out: Path, epochs: int | None) -> None:
-    """REPAIR.md's setting: uniform cuts of ResNet-18 on glyphs."""
-    bench, rows = _opened("resnet18", "glyphs", epochs or 12, out)
+def uniform(out: Path, epochs: int | None, model: str, data: str) -> None:
+    """The same share of every coupling's channels: by order and by repair."""
+    bench, rows = _opened(model, data, epochs or 12, out)
     for share, mode in ((0.7, "inner"), (0.5, "inner"), (0.35, "inner"), (0.5, "group"), (0.35, "group")):
         keep = bench.widths(share, mode)
         cut = f"{round(100 - 100 * share)} % {mode}"
