@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -133,26 +133,41 @@ def front_at(folder: Path, seed: int, there: dict[str, float], seconds: float) -
     return [front[at] for at in dict.fromkeys(places.tolist())]
 
 
-def scored(folder: Path, rivals: Path, files: Sequence[Path]) -> tuple[float, list[dict[str, Any]]]:
-    """Hypervolume and rows of the neutral scorer."""
-    if not files:
-        return 0.0, []
+def scored(folder: Path, rivals: Path, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Rows of the neutral scorer by file: all in one interleaved run, since machines differ from minute to minute."""
     out = folder / "scores.json"
     command = [sys.executable, str(rivals / "score.py"), str(folder / "base.onnx"), *map(str, files)]
     command += ["--data", str(folder / "test.npz"), "--json", str(out)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    rows = json.loads(out.read_text(encoding="utf-8"))
-    return float(told.strip().splitlines()[-1].split()[-1]), [{**row, "file": Path(row["file"]).name} for row in rows]
+    subprocess.run(command, check=True, capture_output=True)
+    return {row["file"]: row for row in json.loads(out.read_text(encoding="utf-8"))[1:]}
 
 
-def by_own_figures(run: Path, front: Sequence[str]) -> tuple[float, list[dict[str, Any]]]:
-    """Hypervolume and rows of a front as the search itself measured it, on the validation split."""
-    trials = read_trials(run)
-    own = trials[trials["trial"].astype(str).isin(front)]
-    points = list(zip(own["accuracy_drop"], own["latency_ratio"], strict=True))
-    return float(speed_hypervolume([drop for drop, _ in points], [ratio for _, ratio in points])), own[
-        ["trial", "accuracy_drop", "latency_ratio"]
-    ].to_dict("records")
+def own_figures(folder: Path, seed: int, trials: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The same of a search's own figures, on the validation split."""
+    table = read_trials(folder / f"search-{seed}")
+    return {
+        str(kept_file(folder, seed, str(row.trial))): {
+            "drop": float(row.accuracy_drop),
+            "ratio": float(row.latency_ratio),
+        }
+        for row in table.itertuples()
+        if str(row.trial) in trials
+    }
+
+
+def kept_file(folder: Path, seed: int, trial: str) -> Path:
+    """Where the file of a trial is kept."""
+    return folder / f"kept-{seed}" / f"{trial}.onnx"
+
+
+def part(files: Sequence[Path], rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Hypervolume and rows of some files."""
+    own = [rows[str(file)] for file in files if str(file) in rows]
+    volume = float(speed_hypervolume([row["drop"] for row in own], [row["ratio"] for row in own])) if own else 0.0
+    return {
+        "hypervolume": round(volume, 4),
+        "rows": [{**row, "file": file.name} for file, row in zip(files, own, strict=True)],
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -174,33 +189,42 @@ def main(arguments: list[str] | None = None) -> None:
         prepared(baseline, asked.model, asked.data, folder)
         load = psutil.getloadavg()[0]
         told: dict[str, Any] = {"command": command_line(), "load_before": load, "environment": environment()}
-        told |= {"model": asked.model, "data": asked.data, "space": asked.space, "searches": {}}
-        seconds, volume = asked.seconds, float("nan")
-        if asked.rivals is not None:
-            seconds = rival(folder, asked.rivals, asked.model)
-            volume, rows = scored(folder, asked.rivals, sorted((folder / "rival").glob("*.onnx")))
-            told["rival"] = {"seconds": round(seconds, 1), "hypervolume": volume, "rows": rows}
-            print(f"rival: hypervolume {volume:.3f} in {seconds:.0f} s", flush=True)
-        for seed in asked.seeds:
-            there = searched(folder, asked.times * seconds, asked.space, seed)
-            search: dict[str, Any] = {"first_trial": min(there.values(), default=None), "at": {}}
-            for name, share in TIMES.items():
-                front = front_at(folder, seed, there, share * seconds) if there else []
-                files = [folder / f"kept-{seed}" / f"{trial}.onnx" for trial in front]
-                if asked.rivals is None:
-                    own, rows = by_own_figures(folder / f"search-{seed}", front)
-                else:
-                    own, rows = scored(folder, asked.rivals, files)
-                trials = sum(at <= share * seconds for at in there.values())
-                search["at"][name] = {
-                    "hypervolume": own,
-                    "over_R": round(own / volume, 3),
-                    "trials": trials,
-                    "rows": rows,
-                }
-                print(f"seed {seed}, {name}: {own:.3f} = {own / volume:.2f} R, {trials} trials", flush=True)
-            told["searches"][str(seed)] = search
-            write_json(asked.out, told)
+        told |= {"model": asked.model, "data": asked.data, "space": asked.space}
+        seconds = asked.seconds if asked.rivals is None else rival(folder, asked.rivals, asked.model)
+        searches = {seed: searched(folder, asked.times * seconds, asked.space, seed) for seed in asked.seeds}
+        fronts = {
+            (seed, name): [kept_file(folder, seed, trial) for trial in front_at(folder, seed, there, share * seconds)]
+            for seed, there in searches.items()
+            for name, share in TIMES.items()
+        }
+        sweep = sorted((folder / "rival").glob("*.onnx"))
+        if asked.rivals is None:
+            rows = {k: v for seed, there in searches.items() for k, v in own_figures(folder, seed, list(there)).items()}
+        else:
+            files = dict.fromkeys([*sweep, *(file for front in fronts.values() for file in front)])
+            rows = scored(folder, asked.rivals, list(files))
+        told["T"] = round(seconds, 1)
+        told["rival"] = part(sweep, rows) if asked.rivals is not None else None
+        told["searches"] = {
+            str(seed): {
+                "first_trial": min(there.values(), default=None),
+                "trials": {name: sum(at <= share * seconds for at in there.values()) for name, share in TIMES.items()},
+                "at": {name: part(fronts[seed, name], rows) for name in TIMES},
+            }
+            for seed, there in searches.items()
+        }
+        write_json(asked.out, told)
+        show(told)
+
+
+def show(told: dict[str, Any]) -> None:
+    """The table for people."""
+    rival_volume = None if told["rival"] is None else told["rival"]["hypervolume"]
+    print(f"T {told['T']:.0f} s, rival {rival_volume}")
+    for seed, search in told["searches"].items():
+        for name, at in search["at"].items():
+            over = "" if not rival_volume else f" = {at['hypervolume'] / rival_volume:.2f} R"
+            print(f"seed {seed}, {name}: {at['hypervolume']:.3f}{over}, {search['trials'][name]} trials", flush=True)
 
 
 if __name__ == "__main__":
