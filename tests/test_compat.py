@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
 
+from autocompress.compat import datasets as compat_datasets
 from autocompress.compat import onnxscript as compat_onnxscript
 from autocompress.compat import optuna as compat_optuna
 from autocompress.compat import torch as compat_torch
@@ -117,3 +119,10 @@ def test_a_map_through_a_flatten_grows() -> None:
     assert set(counts) == {1, 4}
     assert counts[4] == 8
     assert compat_pruning.growth_of(None) == 1
+
+
+def test_only_data_sets_with_a_fingerprint_have_one() -> None:
+    """``datasets`` need not be installed, so an object with its attribute stands for a data set."""
+    assert compat_datasets.fingerprint_of(SimpleNamespace(_fingerprint="a1")) == "a1"
+    assert compat_datasets.fingerprint_of(SimpleNamespace()) is None
+    assert compat_datasets.fingerprint_of(None) is None

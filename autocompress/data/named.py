@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from autocompress.compat.datasets import fingerprint_of
 from autocompress.data.pictures import DatasetSplit
 from autocompress.data.reading import VERSION, check_picture, faults_of, open_picture, plain, verify
 from autocompress.data.split import DataInfo
@@ -62,9 +63,8 @@ class Named:
         stored = getattr(self.dataset, "data", None)
         if isinstance(stored, torch.Tensor | np.ndarray):
             return [np.ascontiguousarray(stored).tobytes()]
-        table = getattr(self.reader, "dataset", None)
-        if (fingerprint := getattr(table, "_fingerprint", None)) is not None:
-            return [str(fingerprint).encode()]
+        if (fingerprint := fingerprint_of(getattr(self.reader, "dataset", None))) is not None:
+            return [fingerprint.encode()]
         return [self.picture(i).tobytes() for i in range(len(self))]
 
     def __len__(self) -> int:
