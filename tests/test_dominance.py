@@ -1,4 +1,5 @@
-"""Dominance: ranks and fronts against a brute-force reading of the definition, with missing values."""
+"""Dominance: ranks and fronts against a brute-force reading of the definition, with missing
+values."""
 
 from __future__ import annotations
 

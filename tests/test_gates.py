@@ -81,7 +81,8 @@ def test_a_trial_that_meets_everything_is_complete(tmp_path: Path) -> None:
     assert row["artifact"] == "artifacts/7"
     metrics = json.loads((tmp_path / "toy" / "artifacts" / "7" / "metrics.json").read_text())
     assert metrics["accuracy"] == 87.0
-    assert set(metrics["seconds_by_stage"]) == {"compose", "candidate", "export", "measure", "train", "accuracy"}
+    stages = {"compose", "candidate", "export", "measure", "train", "agreement", "accuracy"}
+    assert set(metrics["seconds_by_stage"]) == stages
     assert json.loads(json.dumps(row)) == row, "the study keeps rows as JSON"
 
 

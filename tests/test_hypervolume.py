@@ -1,4 +1,5 @@
-"""Hypervolume: against inclusion and exclusion, against counting a grid, and against the benchmarks' own scorer."""
+"""Hypervolume: against inclusion and exclusion, against counting a grid, and against the
+benchmarks' own scorer."""
 
 from __future__ import annotations
 

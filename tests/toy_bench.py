@@ -1,6 +1,6 @@
 """A small bench for tests of the search: an analytic model, a hundred images, a device that only computes.
 
-It is what a user could plug in: a bench with the methods of ``search.bench.Bench``, and a device that a plugin offers.
+It is what a user could plug in: all that ``searching.bench.Bench`` asks for, and a device that a plugin offers.
 In the job's space, ``toy.fault`` (``space: {toy: {fault: [none, raise]}}``) makes trials break in the ways real ones
 do, and ``toy.seconds`` is how long the training of a trial takes. Each training leaves a line in ``toy/runs.txt``.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import (
@@ -31,7 +32,9 @@ from autocompress.contract import (
     manager,
 )
 from autocompress.contract.space import Chooser
+from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import InvalidRecipe, TrialFailed
+from autocompress.export import Agreement
 from autocompress.files import digest, write_json
 from autocompress.job import Job, limits_of, load_job
 
@@ -93,6 +96,8 @@ class ToyCandidate:
     cache_hits: int = 0
     cache_misses: int = 1
     seconds: Mapping[str, float] = field(default_factory=dict)
+    float_layers: tuple[str, ...] = ()
+    slow: str = ""
 
     @property
     def latency(self) -> float:
@@ -120,6 +125,7 @@ class ToyBench:
     methods: tuple[Method, ...] = ()
     refused: dict[str, list[str]] = field(default_factory=dict)
     device: Device = field(default_factory=ToyDevice)
+    splits: Splits = field(default_factory=lambda: toy_splits())
 
     def __post_init__(self) -> None:
         values: dict[str, Value] = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
@@ -191,6 +197,18 @@ class ToyBench:
         correct = np.arange(IMAGES) < _read(deployable)["correct"] - (split == "test")
         return 100.0 * float(correct.mean()), correct
 
+    def model_accuracy(
+        self, candidate: ToyCandidate, pause: Callable[[], None] | None = None
+    ) -> tuple[float, np.ndarray]:
+        raise NotImplementedError("no toy file is slow")
+
+    def agreement(
+        self, candidate: ToyCandidate, deployable: Deployable, pause: Callable[[], None] | None = None
+    ) -> Agreement:
+        """The file says how many images are right, and so does the candidate."""
+        del pause
+        return Agreement(float(_read(deployable)["correct"] == candidate.correct), IMAGES, 0.0, 0.0)
+
     def save_artifact(
         self, candidate: ToyCandidate, deployable: Deployable, folder: Path, metrics: dict[str, Any]
     ) -> None:
@@ -203,6 +221,13 @@ class ToyBench:
         """A line for each training, whichever process it runs in."""
         with (self.folder / "runs.txt").open("a") as file:
             file.write(json.dumps({"key": recipe.key, "values": dict(recipe.values), "pid": os.getpid()}) + "\n")
+
+
+def toy_splits() -> Splits:
+    """Empty images: nothing here looks at them, but they have a number, a size and a digest."""
+    info = DataInfo(10, 1, (8, 8), (0.5,), (0.5,), tuple("abcdefghij"))
+    split = TensorSplit(torch.zeros(IMAGES, 1, 8, 8), torch.arange(IMAGES) % 10, info)
+    return Splits(split, split, split, info)
 
 
 FAULTS = ["none", "space", "raise", "nan", "memory", "die", "hang"]

@@ -46,20 +46,23 @@ from autocompress.contract.space import Chooser
 from autocompress.data import Splits, TensorSplit
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe, TrialFailed
-from autocompress.export import custom_operators, export
+from autocompress.export import AGREEMENT_IMAGES, Agreement, check_agreement, custom_operators, export
 from autocompress.files import cache_folder
 from autocompress.job import Job, Limits
 from autocompress.memory import out_of_memory_told
-from autocompress.scoring import Scorer
+from autocompress.scoring import Scorer, images_between_pauses
 from autocompress.store import Store
 from autocompress.training import (
     default_device,
+    evaluate,
     limit_threads,
     require_training_images,
     train_baseline,
 )
 
 Progress = Callable[[float, str], None]
+SLOW_BATCH = 8
+"""Images that a file which a runtime runs slowly gets at a time."""
 log = logging.getLogger("autocompress.compression")
 
 
@@ -317,6 +320,24 @@ class Workbench:
         chosen = self.splits.val if split == "val" else self.splits.test
         correct = self.scorer.score(deployable, chosen, pause=pause)
         return 100.0 * float(correct.mean()), correct
+
+    def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
+        """The same of the candidate's torch model, on the validation split: for files that a runtime runs slowly."""
+        batch = images_between_pauses(models.input_size(self.model))
+        found = evaluate(candidate.model, self.splits.val, default_device(), batch, pause)
+        candidate.model.cpu()
+        return found
+
+    def agreement(
+        self, candidate: Candidate, deployable: Deployable, pause: Callable[[], None] | None = None
+    ) -> Agreement:
+        """How the candidate's file agrees with its torch model on some validation images; ``pause`` is called between
+        batches."""
+        some = self.splits.val.subset(AGREEMENT_IMAGES, self.job.seed)
+        images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
+        # A file that is slow needs much memory an image, too.
+        batch = SLOW_BATCH if candidate.slow else images_between_pauses(deployable.input_size)
+        return check_agreement(deployable.file, candidate.model, images, batch_size=batch, pause=pause)
 
     def save_artifact(
         self, candidate: Candidate, deployable: Deployable, folder: Path, metrics: dict[str, Any]

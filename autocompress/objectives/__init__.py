@@ -1,4 +1,5 @@
-"""What a search trades: quantities, bounds on them, dominance, fronts, hypervolume and intervals. Each is defined once.
+"""What a search trades: quantities, bounds on them, dominance, fronts, hypervolume and intervals.
+Each is defined once.
 
 - ``quantities``: the table of quantities. A new one is one entry there.
 - ``spelling``: how a bound is written in a job (``0.5x``, ``4 ms``).

@@ -14,7 +14,8 @@ Bounds = Mapping[str, Bound]
 
 
 def met(quantity: Quantity, value: Any, limit: float) -> Any:
-    """Whether ``value`` meets ``limit``: at most that, at least for a quantity that is better when higher.
+    """Whether ``value`` meets ``limit``: at most that, at least for a quantity that is better when
+    higher.
 
     A value that misses by less than the quantity's tolerance meets the limit. NaN meets nothing.
 
@@ -31,14 +32,16 @@ def met(quantity: Quantity, value: Any, limit: float) -> Any:
 
 
 def bounded_value(quantity: str, bound: Bound, row: Figures, baseline: Figures) -> float | None:
-    """What ``bound`` is compared with in ``row``: the ratio to the baseline or the amount; None where it is missing."""
+    """What ``bound`` is compared with in ``row``: the ratio to the baseline or the amount; None
+    where it is missing."""
     return ratio(quantity, row, baseline) if bound.relative else amount(quantity, row)
 
 
 def excess(bounds: Bounds, row: Figures, baseline: Figures) -> dict[str, float]:
     """How far ``row`` is beyond each bound whose quantity it knows.
 
-    Zero or less means that the bound is met. 0.5 is half the bound too much; for a drop of accuracy it is five points.
+    Zero or less means that the bound is met. 0.5 is half the bound too much; for a drop of accuracy
+    it is five points.
     """
     found: dict[str, float] = {}
     for name, bound in bounds.items():
@@ -57,7 +60,7 @@ def misses(excesses: Mapping[str, float]) -> list[str]:
 
 
 def explain(names: Sequence[str], bounds: Bounds, row: Figures, baseline: Figures) -> str:
-    """The misses in words: ``latency 0.62x, at most 0.5x; accuracy drop 1.90 points, at most 1``."""
+    """The misses in words: ``latency 0.62x, at most 0.5x; macs 8e+06, at most 5e+06``."""
     return "; ".join(_explained(name, bounds[name], bounded_value(name, bounds[name], row, baseline)) for name in names)
 
 
@@ -72,7 +75,8 @@ def _explained(name: str, bound: Bound, value: float | None) -> str:
 
 
 def is_borderline(bound: Bound | None, latency: Figures) -> bool:
-    """Whether ``bound`` lies within the interval of a measured latency, so that it may be met or missed.
+    """Whether ``bound`` lies within the interval of a measured latency, so that it may be met or
+    missed.
 
     Args:
         bound: on latency; None for no bound.
@@ -89,8 +93,8 @@ def is_borderline(bound: Bound | None, latency: Figures) -> bool:
 def by_column(bounds: Bounds, baseline: Figures) -> dict[str, float]:
     """The bounds as limits on columns of trials.csv.
 
-    A ratio that a device measures stays a ratio. Other ratios are multiplied by the baseline's amount, and are left out
-    where that is missing.
+    A ratio that a device measures stays a ratio. Other ratios are multiplied by the baseline's
+    amount, and are left out where that is missing.
     """
     limits: dict[str, float] = {}
     for name, bound in bounds.items():

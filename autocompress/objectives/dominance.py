@@ -1,7 +1,7 @@
 """Dominance: which points are better than which, and the front of points that arrive one by one.
 
-A point is a sequence of objective values, any number of them, all better when lower. A missing value (None or NaN)
-counts as infinite, so it is never better than a known one.
+A point is a sequence of objective values, any number of them, all better when lower. A missing
+value (None or NaN) counts as infinite, so it is never better than a known one.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def _dominates(ours: tuple[float, ...], theirs: tuple[float, ...]) -> bool:
 class Front(Generic[Item]):
     """The non-dominated of the points that were added. Adding one compares it with the front alone.
 
-    Of equal points the front holds one, that with the lowest number. So the front does not depend on the order in which
-    points are added.
+    Of equal points the front holds one, that with the lowest number. So the front does not depend
+    on the order in which points are added.
     """
 
     def __init__(self) -> None:
@@ -83,21 +83,25 @@ class Front(Generic[Item]):
 def non_dominated(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.NDArray[np.bool_]:
     """Which points no other one dominates, bool ``(n,)``; equal points share this.
 
-    Arguments as for :func:`ranks`. With no feasible point, these are the points that violate the least.
+    Arguments as for :func:`ranks`. With no feasible point, these are the points that violate the
+    least.
     """
     dominated = _domination(_matrix(points), violation).any(axis=0)
     return np.asarray(~dominated, dtype=np.bool_)
 
 
 def ranks(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
-    """Non-dominated ranks, 0 for the front, by constrained domination (Deb et al., NSGA-II, 2002, definition 1).
+    """Non-dominated ranks, 0 for the front, by constrained domination (Deb et al., NSGA-II, 2002,
+    definition 1).
 
-    A feasible point dominates every infeasible one. Of two infeasible points the one that violates less dominates. Of
-    two feasible ones the one that is nowhere worse and somewhere better does. Equal points share a rank.
+    A feasible point dominates every infeasible one. Of two infeasible points the one that violates
+    less dominates. Of two feasible ones the one that is nowhere worse and somewhere better does.
+    Equal points share a rank.
 
     Args:
         points: ``(n, objectives)``, lower is better; NaN counts as infinite.
-        violation: ``(n,)``, how far each point misses the constraints, 0 where it meets them; None: all meet them.
+        violation: ``(n,)``, how far each point misses the constraints, 0 where it meets them; None:
+            all meet them.
 
     Returns:
         int64 ``(n,)``.
@@ -115,7 +119,8 @@ def ranks(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.
 
 
 def crowding(points: npt.ArrayLike) -> Array:
-    """Crowding distance of the points of one front (NSGA-II, section III-B), float64 ``(n,)``; ends: infinite."""
+    """Crowding distance of the points of one front (NSGA-II, section III-B), float64 ``(n,)``;
+    ends: infinite."""
     matrix = _matrix(points)
     distance = np.zeros(len(matrix))
     if len(matrix) < 3:

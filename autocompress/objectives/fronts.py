@@ -1,7 +1,8 @@
-"""The front of a search's rows, the contenders that may belong to it, and the nearest miss where nothing fits.
+"""The front of a search's rows, the contenders that may belong to it, and the nearest miss where
+nothing fits.
 
-A row has ``trial`` (its number), ``status``, the columns of trials.csv, ``latency`` (a measurement's fields) and
-``excess`` (how far it is beyond each bound). Any figure may be missing.
+A row has ``trial`` (its number), ``status``, the columns of trials.csv, ``latency`` (a
+measurement's fields) and ``excess`` (how far it is beyond each bound). Any figure may be missing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ MOST_CONTENDERS = 16
 class RowFront(Generic[Row]):
     """The front of rows that arrive one by one.
 
-    It holds complete rows. While there are none, it holds rows that have an accuracy but miss a bound: a front is given
-    in any case. Rows that failed, and rows without an accuracy, are never on it.
+    It holds complete rows. While there are none, it holds rows that have an accuracy but miss a
+    bound: a front is given in any case. Rows that failed, and rows without an accuracy, are never
+    on it.
 
     Args:
         objectives: of the job.
@@ -37,7 +39,8 @@ class RowFront(Generic[Row]):
         self._missing: Front[Row] = Front()
 
     def add(self, row: Row, number: int) -> bool:
-        """Adds a row; of rows with equal objectives the front holds that with the lowest ``number``.
+        """Adds a row; of rows with equal objectives the front holds that with the lowest
+        ``number``.
 
         Returns:
             Whether the row is on the front now.
@@ -59,7 +62,8 @@ class RowFront(Generic[Row]):
 
 
 def front_rows(objectives: Sequence[str], rows: Iterable[Row], baseline: Figures) -> list[Row]:
-    """The front of ``rows`` (see :class:`RowFront`); of rows with equal objectives it holds the first."""
+    """The front of ``rows`` (see :class:`RowFront`); of rows with equal objectives it holds the
+    first."""
     front: RowFront[Row] = RowFront(objectives, baseline)
     for number, row in enumerate(rows):
         front.add(row, number)
@@ -69,9 +73,10 @@ def front_rows(objectives: Sequence[str], rows: Iterable[Row], baseline: Figures
 class Contenders(Generic[Row]):
     """The front, and the rows that may belong to it within the noise of latency.
 
-    A row is no contender if a row of the front is as good in every objective and has the whole interval of its latency
-    below that of the row. There are at most ``MOST_CONTENDERS``, the front's rows first, then the fastest. A row that
-    is no contender never becomes one again, since its model is deleted.
+    A row is no contender if a row of the front is as good in every objective and has the whole
+    interval of its latency below that of the row. There are at most ``MOST_CONTENDERS``, the
+    front's rows first, then the fastest. A row that is no contender never becomes one again, since
+    its model is deleted.
 
     Args:
         objectives: of the job.
@@ -139,7 +144,8 @@ class Contenders(Generic[Row]):
 
 
 def front_hypervolume(front: Iterable[Figures]) -> float | None:
-    """What a front is worth (see ``hypervolume.SpeedFront``); None for rows that have no latency."""
+    """What a front is worth (see ``hypervolume.SpeedFront``); None for rows that have no
+    latency."""
     worth = SpeedFront()
     is_empty, is_judged = True, False
     for row in front:
@@ -152,7 +158,8 @@ def front_hypervolume(front: Iterable[Figures]) -> float | None:
 
 
 def nearest_miss(rows: Iterable[Row]) -> Row | None:
-    """The infeasible row that is least beyond its bounds; None where a row is complete, or no row is infeasible.
+    """The infeasible row that is least beyond its bounds; None where a row is complete, or no row
+    is infeasible.
 
     At equal distance it is a row with an accuracy, since all its bounds are known.
     """
@@ -189,7 +196,8 @@ def _accurate_first(row: Figures) -> tuple[float, float]:
 
 
 def _with_latency(row: Figures, end: str) -> Figures:
-    """``row`` with its latency at one end of the interval (``ratio_low`` or ``ratio_high``), where it has one."""
+    """``row`` with its latency at one end of the interval (``ratio_low`` or ``ratio_high``), where
+    it has one."""
     measured = row.get("latency") or {}
     ratio, middle, milliseconds = known(measured, end), known(measured, "latency_ratio"), known(row, "latency_ms")
     if ratio is None or not middle:

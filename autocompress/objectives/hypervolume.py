@@ -1,4 +1,5 @@
-"""Hypervolume: how much of a space a front dominates, and what a front of a search is worth by it."""
+"""Hypervolume: how much of a space a front dominates, and what a front of a search is worth by
+it."""
 
 from __future__ import annotations
 
@@ -18,13 +19,13 @@ BEST_LOG_SPEEDUP = 5.0
 def hypervolume(points: Sequence[Sequence[float | None]], reference: Sequence[float]) -> float:
     """Volume of the space that ``points`` dominate and that lies below ``reference``. Exact.
 
-    Two objectives take a sweep; more take the recursion of WFG (While, Bradstreet, Barone, A Fast Way of Calculating
-    Exact Hypervolumes, IEEE Transactions on Evolutionary Computation, 2012). Optuna has the same algorithm, but not in
-    its public interface.
+    Two objectives take a sweep; more take the recursion of WFG (While, Bradstreet, Barone, A Fast
+    Way of Calculating Exact Hypervolumes, IEEE Transactions on Evolutionary Computation, 2012).
+    Optuna has the same algorithm, but not in its public interface.
 
     Args:
-        points: objective values, any number of objectives; lower is better. A point with a missing value (None or NaN)
-            adds nothing.
+        points: objective values, any number of objectives; lower is better. A point with a missing
+            value (None or NaN) adds nothing.
         reference: the worst value of each objective that counts. All of them are finite.
 
     Raises:
@@ -41,7 +42,8 @@ def hypervolume(points: Sequence[Sequence[float | None]], reference: Sequence[fl
 
 
 def _volume(front: list[tuple[float, ...]]) -> float:
-    """Volume of the union of the boxes between 0 and each corner of ``front``, none of which contains another."""
+    """Volume of the union of the boxes between 0 and each corner of ``front``, none of which
+    contains another."""
     if not front:
         return 0.0
     ordered = sorted(front, reverse=True)
@@ -57,7 +59,8 @@ def _volume(front: list[tuple[float, ...]]) -> float:
 
 
 def _shared(corner: tuple[float, ...], others: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """Corners of the boxes that ``others`` share with the box at ``corner``; those within another are left out."""
+    """Corners of the boxes that ``others`` share with the box at ``corner``; those within another
+    are left out."""
     front: Front[None] = Front()
     for number, other in enumerate(others):
         front.add([-min(a, b) for a, b in zip(corner, other, strict=True)], None, number)
@@ -65,10 +68,11 @@ def _shared(corner: tuple[float, ...], others: list[tuple[float, ...]]) -> list[
 
 
 class SpeedFront:
-    """What the models of a search are worth so far: the share of a square that they dominate, 0 to 1.
+    """What the models of a search are worth so far: the share of a square that they dominate.
 
-    One side of the square is the accuracy drop, from 0 to 10 points; a gain of accuracy counts as no drop. The other
-    side is log2 of the speed-up, from 1x to 32x. This is the hypervolume that the benchmarks compare.
+    One side of the square is the accuracy drop, from 0 to 10 points; a gain of accuracy counts as
+    no drop. The other side is log2 of the speed-up, from 1x to 32x. This is the hypervolume that
+    the benchmarks compare.
     """
 
     def __init__(self) -> None:
@@ -84,7 +88,7 @@ class SpeedFront:
             ratio: latency divided by the baseline's.
 
         Returns:
-            How much it adds to the hypervolume. Where one figure is missing (None or NaN), that is 0.
+            How much it adds to the hypervolume: 0 where a figure is missing (None or NaN).
 
         Raises:
             ValueError: if ``ratio`` is 0 or less.
@@ -105,7 +109,8 @@ class SpeedFront:
 
 
 def speed_hypervolume(drop: npt.ArrayLike, ratio: npt.ArrayLike) -> float:
-    """The hypervolume of :class:`SpeedFront` for models with these accuracy drops and latency ratios, ``(n,)`` each."""
+    """The hypervolume of :class:`SpeedFront` for models with these accuracy drops and latency
+    ratios, ``(n,)`` each."""
     reached = progress(drop, ratio)
     return float(reached[-1]) if len(reached) else 0.0
 

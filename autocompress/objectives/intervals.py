@@ -1,4 +1,5 @@
-"""How far a measured accuracy can be trusted: intervals for one accuracy and for a difference on the same images."""
+"""How far a measured accuracy can be trusted: intervals for one accuracy and for a difference on
+the same images."""
 
 from __future__ import annotations
 
@@ -41,15 +42,18 @@ def wilson(correct: int, images: int, confidence: float = 0.95) -> Interval:
 
 
 def paired_difference(candidate: npt.ArrayLike, baseline: npt.ArrayLike, confidence: float = 0.95) -> Interval:
-    """Accuracy of ``candidate`` minus that of ``baseline`` on the same images, in points, with an interval.
+    """Accuracy of ``candidate`` minus that of ``baseline`` on the same images, in points, with an
+    interval.
 
-    Only images on which the two disagree carry information, so the interval is far narrower than that of two separate
-    accuracies. Adjusted Wald interval (Bonett and Price, 2012): one more disagreement is counted on either side, which
-    keeps the coverage where few images disagree. Its centre is therefore a little nearer to 0 than the estimate.
-    scipy and statsmodels have no interval for paired proportions.
+    Only images on which the two disagree carry information, so the interval is far narrower than
+    that of two separate accuracies. Adjusted Wald interval (Bonett and Price, 2012): one more
+    disagreement is counted on either side, which keeps the coverage where few images disagree. Its
+    centre is therefore a little nearer to 0 than the estimate. scipy and statsmodels have no
+    interval for paired proportions.
 
     Args:
-        candidate, baseline: bool ``(images,)``, which images are classified correctly, in the same order.
+        candidate, baseline: bool ``(images,)``, which images are classified correctly, in the same
+            order.
         confidence: between 0 and 1.
 
     Raises:

@@ -1,7 +1,9 @@
-"""The quantities of a model that a job can ask for. The table below is the only place that defines them.
+"""The quantities of a model that a job can ask for. The table below is the only place that defines
+them.
 
-A new quantity is one entry of ``QUANTITIES``. Its key in a job, the parsing of its bound, its columns in trials.csv and
-its axis in the report follow from that entry. What measures it is the business of devices and of compression.
+A new quantity is one entry of ``QUANTITIES``. Its key in a job, the parsing of its bound, its
+columns in trials.csv and its axis in the report follow from that entry. What measures it is the
+business of devices and of compression.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 POINTS = 10.0
-"""Points of lost accuracy that count as much as the whole of a bound on a cost. A front is worth nothing beyond it."""
+"""Points of lost accuracy that count as much as the whole of a bound on a cost. A front is worth
+nothing beyond it."""
 
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _TIMES = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
@@ -33,15 +36,18 @@ class Quantity:
         higher_is_better: True for accuracy; costs are better when lower.
         is_objective: a search may optimise it.
         is_whole: its values are whole numbers.
-        ratio_column: the column that holds its ratio to the baseline, where a device measures that ratio itself. Else
-            the ratio is the column's value divided by the baseline's.
+        ratio_column: the column that holds its ratio to the baseline, where a device measures that
+            ratio itself. Else the ratio is the column's value divided by the baseline's.
         ratio_label: the name of that ratio on an axis.
         relatives: further columns that hold the same quantity, with the same direction.
-        units: units in which a bound may be written, with their factor to ``unit``. Empty: it has no such bound.
+        units: units in which a bound may be written, with their factor to ``unit``. Empty: it has
+            no such bound.
         example: a bound by amount, for error messages.
         told: what follows a value in the reason of a trial: " ms".
-        tolerance: part of a bound by which a value may exceed it and still meet it, since digits are rounded.
-        worst: the value that a sampler is told where the quantity was not measured. For costs it is a ratio.
+        tolerance: part of a bound by which a value may exceed it and still meet it, since digits
+            are rounded.
+        worst: the value that a sampler is told where the quantity was not measured. For costs it is
+            a ratio.
     """
 
     name: str
@@ -69,7 +75,8 @@ class Quantity:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether a job may bound it. ``accuracy_drop`` is bounded by a number of points, costs by an amount."""
+        """Whether a job may bound it. ``accuracy_drop`` is bounded by a number of points, costs by
+        an amount."""
         return bool(self.units) or self.unit == "points"
 
     @property
@@ -87,7 +94,8 @@ class Quantity:
         return self.tolerance * (abs(limit) if self.units else max(1.0, abs(limit)))
 
     def beyond(self, value: float, limit: float) -> float:
-        """How far ``value`` is beyond ``limit``: as a share of the limit, for points of accuracy in tens of points."""
+        """How far ``value`` is beyond ``limit``: as a share of the limit, for points of accuracy in
+        tens of points."""
         return value / limit - 1.0 if self.units else (value - limit) / POINTS
 
 
@@ -199,5 +207,6 @@ def of_column(column: str) -> Quantity:
 
 
 def objective_columns(objectives: tuple[str, ...] | list[str]) -> list[str]:
-    """The columns by which the report compares models of these objectives; names that nothing defines are left out."""
+    """The columns by which the report compares models of these objectives; names that nothing
+    defines are left out."""
     return [BY_NAME[name].judged_column for name in objectives if name in BY_NAME]

@@ -19,7 +19,8 @@ class Bound(BaseModel):
     """An upper bound: a ratio to the baseline, or an amount in the quantity's unit.
 
     Attributes:
-        value: the ratio, or points, milliseconds, bytes, microjoules, a count. Only a bound in points may be 0.
+        value: the ratio, or points, milliseconds, bytes, microjoules, a count. Only a bound in
+            points may be 0.
         relative: True for a ratio.
     """
 
@@ -30,7 +31,8 @@ class Bound(BaseModel):
 
 
 def parse_bound(quantity: str, given: Any) -> Any:
-    """The bound that ``given`` spells: ``"0.5x"``, ``"4 ms"``; a bare number only where the unit is a count.
+    """The bound that ``given`` spells: ``"0.5x"``, ``"4 ms"``; a bare number only where the unit is
+    a count.
 
     None, a Bound and a mapping are returned as they are.
 

@@ -1,8 +1,10 @@
-"""What a run leaves in ``results/<name>/``: the names of its columns, its tables, and reading it back.
+"""What a run leaves in ``results/<name>/``: the names of its columns, its tables, and reading it
+back.
 
-The folder holds ``job.yaml`` (the job as resolved), ``trials.csv`` (a row a trial), ``front.csv`` (the front, measured
-again; its first row is the baseline), ``sensitivity.csv`` (a row a group and width, where groups had a choice of
-widths), ``summary.json`` and ``artifacts/<trial>/``. Their names are an interface.
+The folder holds ``job.yaml`` (the job as resolved), ``trials.csv`` (a row a trial), ``front.csv``
+(the front, measured again; its first row is the baseline), ``sensitivity.csv`` (a row a group and
+width, where groups had a choice of widths), ``summary.json`` and ``artifacts/<trial>/``. Their
+names are an interface.
 
 ``summary.json``, every key optional::
 
@@ -17,10 +19,11 @@ widths), ``summary.json`` and ``artifacts/<trial>/``. Their names are an interfa
     plugins: {applied: [names], refused: {name: [reasons]}, broken: {name: reason}}
     float_layers: names of the baseline's layers that no quantizer here can turn into integers
 
-``artifacts/<trial>/metrics.json`` may hold ``float_layers`` (names of the layers that compute in float beside others
-that are quantized), ``noisy`` (bool), ``accuracy_of`` (what was scored on validation: "file", or "torch model" where a
-stock runtime is slow with the file, and ``note`` says why) and 95 % intervals as ``[low, high]`` in points, paired on
-the same images: ``accuracy_drop_interval``, ``test_accuracy_drop_interval``.
+``artifacts/<trial>/metrics.json`` may hold ``float_layers`` (names of the layers that compute in
+float beside others that are quantized), ``noisy`` (bool), ``accuracy_of`` (what was scored on
+validation: "file", or "torch model" where a stock runtime is slow with the file, and ``note`` says
+why) and 95 % intervals as ``[low, high]`` in points, paired on the same images:
+``accuracy_drop_interval``, ``test_accuracy_drop_interval``.
 """
 
 from __future__ import annotations

@@ -10,12 +10,15 @@ import pandas as pd
 from autocompress.objectives.quantities import QUANTITIES
 
 Row = dict[str, Any]
-"""A trial's row: the columns of trials.csv and what the engine keeps beside them, JSON values only."""
+"""A trial's row: the columns of trials.csv and what the engine keeps beside them, JSON values
+only."""
 
 STATUSES = ("complete", "stopped", "infeasible", "failed")
-"""Status of a trial. ``stopped``: halving ended it; ``infeasible``: a gate did; ``failed``: it broke."""
+"""Status of a trial. ``stopped``: halving ended it; ``infeasible``: a gate did; ``failed``: it
+broke."""
 INTERRUPTED = "interrupted"
-"""``ended`` in the summary of a search that Ctrl-C ended: its front was neither measured again nor scored on test."""
+"""``ended`` in the summary of a search that Ctrl-C ended: its front was neither measured again nor
+scored on test."""
 BASELINE = "baseline"
 """Status of the first row of front.csv, which has no trial number."""
 
@@ -27,7 +30,8 @@ _COSTS = {
     if column
 }
 _FIRST_COSTS = ("latency_ms", "latency_ratio", "size_bytes", "params", "macs", "energy_uj")
-"""Costs that every version wrote, in the order of the file. Later ones follow in the order of ``QUANTITIES``."""
+"""Costs that every version wrote, in the order of the file. Later ones follow in the order of
+``QUANTITIES``."""
 _DTYPES = {
     "trial": "Int64",
     "status": "string",
@@ -58,10 +62,11 @@ _SENSITIVITY_DTYPES = {
     "agreement": "float64",
 }
 COLUMNS: tuple[str, ...] = tuple(_DTYPES)
-"""Columns of trials.csv. Accuracies in percent, drops in points, ``recipe`` a dict (JSON in the file), ``artifact`` a
-path relative to the run's folder or empty. ``agreement`` is empty but in runs that judge without labelled images: there
-it is the percent of held-out synthetic images on which a model answers as the baseline does, ``accuracy`` is the same
-figure, and ``accuracy_drop`` is what is missing to 100."""
+"""Columns of trials.csv. Accuracies in percent, drops in points, ``recipe`` a dict (JSON in the
+file), ``artifact`` a path relative to the run's folder or empty. ``agreement`` is empty but in runs
+that judge without labelled images: there it is the percent of held-out synthetic images on which a
+model answers as the baseline does, ``accuracy`` is the same figure, and ``accuracy_drop`` is what
+is missing to 100."""
 LATER = frozenset({"agreement", *_COSTS} - {*_FIRST_COSTS})
 """Columns that older runs lack."""
 FRONT_COLUMNS: tuple[str, ...] = tuple(_FRONT_DTYPES)
@@ -69,13 +74,14 @@ FRONT_COLUMNS: tuple[str, ...] = tuple(_FRONT_DTYPES)
 NUMBERS = tuple(name for name, dtype in _FRONT_DTYPES.items() if dtype not in ("string", "object"))
 """Columns of front.csv that hold numbers."""
 SENSITIVITY_COLUMNS: tuple[str, ...] = tuple(_SENSITIVITY_DTYPES)
-"""Columns of sensitivity.csv. ``role`` is "weight" or "activation". Where this group alone has these bits, ``loss`` is
-the mean Kullback-Leibler divergence from the baseline's class probabilities in nats, ``agreement`` the percent of equal
-labels."""
+"""Columns of sensitivity.csv. ``role`` is "weight" or "activation". Where this group alone has
+these bits, ``loss`` is the mean Kullback-Leibler divergence from the baseline's class probabilities
+in nats, ``agreement`` the percent of equal labels."""
 
 
 def frame(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS) -> pd.DataFrame:
-    """Rows as a typed frame with exactly ``columns``; what a row lacks is missing (texts: empty, recipes: ``{}``).
+    """Rows as a typed frame with exactly ``columns``; what a row lacks is missing (texts: empty,
+    recipes: ``{}``).
 
     Raises:
         ValueError: if a row has a key that is no column.
@@ -96,6 +102,7 @@ def _column(values: list[Any], dtype: str) -> pd.Series:
 
 
 def _text(value: Any) -> str:
-    """What a CSV file can hold: error messages bring carriage returns of progress bars and broken characters."""
+    """What a CSV file can hold: error messages bring carriage returns of progress bars and broken
+    characters."""
     text = "" if pd.isna(value) else str(value)
     return text.encode("utf-8", "replace").decode().replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")

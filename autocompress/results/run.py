@@ -38,9 +38,11 @@ class SearchResult:
         folder: ``results/<name>``.
         job: the job as resolved, a plain dict.
         trials: trials.csv; columns ``COLUMNS``.
-        front: front.csv; columns ``FRONT_COLUMNS``; the first row is the baseline. Empty while the search runs.
+        front: front.csv; columns ``FRONT_COLUMNS``; the first row is the baseline. Empty while the
+            search runs.
         summary: summary.json; empty while the search runs.
-        sensitivity: sensitivity.csv; columns ``SENSITIVITY_COLUMNS``. Empty where no group had a choice of widths.
+        sensitivity: sensitivity.csv; columns ``SENSITIVITY_COLUMNS``. Empty where no group had a
+            choice of widths.
     """
 
     folder: Path
@@ -65,7 +67,10 @@ class SearchResult:
 
     @property
     def limits(self) -> dict[str, float]:
-        """The job's constraints as upper bounds by column, ratios resolved: ``{"accuracy_drop": 1.0, ...}``."""
+        """The job's constraints as upper bounds by column: ``{"accuracy_drop": 1.0, ...}``.
+
+        Ratios are resolved with the baseline's row.
+        """
         return _limits(self.job, self.baseline)
 
     def artifact(self, trial: int) -> Path:
@@ -84,10 +89,11 @@ class SearchResult:
         """The front's model that fits, as a row of ``front``.
 
         Args:
-            minimize: the column to minimise. By default the most accurate model where only costs are limited, else the
-                cheapest by the job's first cost objective.
-            **limits: upper bounds by column (``accuracy_drop=1.0, latency_ratio=0.5``); ``accuracy``, ``agreement`` and
-                ``test_accuracy`` are lower bounds. With none, the job's own constraints and at most one point of drop.
+            minimize: the column to minimise. By default the most accurate model where only costs
+                are limited, else the cheapest by the job's first cost objective.
+            **limits: upper bounds by column (``accuracy_drop=1.0, latency_ratio=0.5``);
+                ``accuracy``, ``agreement`` and ``test_accuracy`` are lower bounds. With none, the
+                job's own constraints and at most one point of drop.
 
         Raises:
             UserError: if a name is no column of numbers, or no model fits.
@@ -114,7 +120,8 @@ class SearchResult:
         return models.loc[order.index[0]]
 
     def missed(self, row: Mapping[str, Any] | pd.Series) -> list[str]:
-        """The columns of ``limits`` that a row does not meet; a figure that is missing meets nothing."""
+        """The columns of ``limits`` that a row does not meet; a figure that is missing meets
+        nothing."""
         return [
             column
             for column, limit in self.limits.items()
@@ -124,8 +131,8 @@ class SearchResult:
     def recommended(self) -> pd.Series | None:
         """The model to take, as a row of ``front``; None where no model meets the constraints.
 
-        It is the cheapest that meets them and loses at most one point where the job bounds no drop. If there is none,
-        it is the most accurate that meets them.
+        It is the cheapest that meets them and loses at most one point where the job bounds no drop.
+        If there is none, it is the most accurate that meets them.
         """
         models = self.models
         if models.empty:
@@ -138,7 +145,8 @@ class SearchResult:
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether Ctrl-C ended the search: its front was neither measured again nor scored on the test split."""
+        """Whether Ctrl-C ended the search: its front was neither measured again nor scored on the
+        test split."""
         return self.summary.get("ended") == INTERRUPTED
 
     @property
@@ -164,7 +172,8 @@ class SearchResult:
 
 
 def _limits(job: Mapping[str, Any], baseline: Mapping[str, Any] | pd.Series) -> dict[str, float]:
-    """See :attr:`SearchResult.limits`. A constraint that this version does not know is kept as it is, a number."""
+    """See :attr:`SearchResult.limits`. A constraint that this version does not know is kept as it
+    is, a number."""
     limits: dict[str, float] = {}
     for name, given in (job.get("constraints") or {}).items():
         if given is None:

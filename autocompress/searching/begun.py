@@ -69,14 +69,12 @@ def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, An
         )
 
 
-def images_of(splits: Splits | None) -> dict[str, str]:
+def images_of(splits: Splits) -> dict[str, str]:
     """The digests of the user's images, by role ("training", "validation", "test").
 
     Sealed test images are left out, since their digest cannot be had without opening them. Synthetic validation images
     are left out too: the key of the baseline covers them.
     """
-    if splits is None:
-        return {}
     roles = {"training": splits.train, "validation": splits.val, "test": splits.test}
     if splits.by_agreement:
         del roles["validation"]

@@ -1,4 +1,5 @@
-"""What the search asks of a workbench (compression.workbench.Workbench has it all)."""
+"""What the search asks of a workbench. ``compression.workbench.Workbench`` has it all; tests have a
+smaller one."""
 
 from __future__ import annotations
 
@@ -8,11 +9,15 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from autocompress.compression.baseline import Baseline
+from autocompress.compression.pipeline import Candidate
 from autocompress.compression.proposing import Proposed
+from autocompress.compression.recipe import Recipe
 from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import Deployable, Device, Method, Value
 from autocompress.contract.space import Chooser
 from autocompress.data import Splits
+from autocompress.export import Agreement
 from autocompress.job import Job
 
 
@@ -22,7 +27,7 @@ class Bench(Protocol):
     @property
     def job(self) -> Job: ...
     @property
-    def baseline(self) -> Any: ...
+    def baseline(self) -> Baseline: ...
     @property
     def methods(self) -> Sequence[Method]: ...
     @property
@@ -32,7 +37,7 @@ class Bench(Protocol):
     @property
     def splits(self) -> Splits: ...
 
-    def compose(self, chooser: Chooser) -> Any:
+    def compose(self, chooser: Chooser) -> Recipe:
         """The recipe that ``chooser`` gives."""
 
     def sensitivity(
@@ -53,23 +58,33 @@ class Bench(Protocol):
 
     def candidate(
         self,
-        recipe: Any,
+        recipe: Recipe,
         *,
         dry_run: bool = False,
         progress: Callable[[float, str], None] | None = None,
         pause: Callable[[], None] | None = None,
-    ) -> Any:
+    ) -> Candidate:
         """The model that ``recipe`` gives."""
 
-    def export(self, candidate: Any, file: Path) -> Deployable:
+    def export(self, candidate: Candidate, file: Path) -> Deployable:
         """Writes the candidate's file."""
+
+    def agreement(
+        self, candidate: Candidate, deployable: Deployable, pause: Callable[[], None] | None = None
+    ) -> Agreement:
+        """How the candidate's file agrees with its torch model on some validation images."""
 
     def accuracy(
         self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None
     ) -> tuple[float, np.ndarray]:
         """Percent right, and which images these are; ``pause`` is called between images."""
 
-    def save_artifact(self, candidate: Any, deployable: Deployable, folder: Path, metrics: dict[str, Any]) -> None:
+    def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
+        """The same of the candidate's torch model, on the validation split."""
+
+    def save_artifact(
+        self, candidate: Candidate, deployable: Deployable, folder: Path, metrics: dict[str, Any]
+    ) -> None:
         """Writes the artifact's files."""
 
 
@@ -81,6 +96,6 @@ class Opener(Protocol):
 
 
 def is_by_agreement(bench: Bench) -> bool:
-    """Whether the validation images are synthetic, and accuracy on them is agreement with the baseline."""
-    splits = getattr(bench, "splits", None)
-    return splits is not None and splits.by_agreement
+    """Whether the validation images are synthetic, and accuracy on them is agreement with the
+    baseline."""
+    return bench.splits.by_agreement

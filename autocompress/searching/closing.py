@@ -6,7 +6,6 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,9 +76,9 @@ class Closing:
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
         """Writes front.csv, trials.csv and summary.json; returns the summary. The one place where sealed test images
         are looked at; without any, nothing is said of accuracy on them."""
-        splits = getattr(self.bench, "splits", None)
-        with nullcontext() if splits is None else opened(splits.test):
-            return self._close(rows, seconds, ended, plugins, has_test=splits is None or len(splits.test) > 0)
+        test = self.bench.splits.test
+        with opened(test):
+            return self._close(rows, seconds, ended, plugins, has_test=len(test) > 0)
 
     def close_early(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
         """Writes the same files without measuring or scoring anything, for who has no time: latencies are those of the
@@ -214,7 +213,7 @@ class Closing:
         counts = Counter(row["status"] for row in rows)
         missed = nearest_miss(rows)
         environments = [row["latency"]["environment"] for row in front if row.get("latency")]
-        splits = getattr(self.bench, "splits", None)
+        splits = self.bench.splits
         return {
             "hypervolume": front_hypervolume(front),
             "seconds": round(seconds, 1),
@@ -224,10 +223,10 @@ class Closing:
                 "hits": sum(row.get("cache_hits", 0) for row in rows),
                 "misses": sum(row.get("cache_misses", 0) for row in rows),
             },
-            "images": {} if splits is None else {name: len(getattr(splits, name)) for name in ("train", "val", "test")},
-            "preprocessing": [] if splits is None else steps_of(splits.info),
+            "images": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+            "preprocessing": steps_of(splits.info),
             "synthetic": _synthetic(splits),
-            "notes": [] if splits is None else list(splits.notes),
+            "notes": list(splits.notes),
             "baseline": _only(FRONT_COLUMNS, self.baseline),
             "environment": environments[0] if environments else {},
             "float_layers": self.bench.float_layers(),
@@ -240,9 +239,9 @@ class Closing:
         }
 
 
-def _synthetic(splits: Splits | None) -> dict[str, Any]:
+def _synthetic(splits: Splits) -> dict[str, Any]:
     """What took the place of training data; nothing in a job that has some."""
-    if splits is None or not splits.synthetic:
+    if not splits.synthetic:
         return {}
     told: dict[str, Any] = {"train": dict(splits.synthetic)}
     if splits.by_agreement:

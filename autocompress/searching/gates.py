@@ -16,25 +16,22 @@ from typing import Any, Protocol
 import torch
 
 from autocompress.compression.keys import measured_with
-from autocompress.compression.recipe import Replay
+from autocompress.compression.pipeline import Candidate
+from autocompress.compression.recipe import Recipe, Replay
 from autocompress.contract import Deployable, Measurement, Value
 from autocompress.errors import InvalidRecipe, TrialFailed
-from autocompress.export import AGREEMENT_IMAGES, check_agreement
 from autocompress.files import digest, is_full_disk, kept_if_possible, write_json
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.intervals import paired_difference
 from autocompress.results import Row
-from autocompress.scoring import images_between_pauses
 from autocompress.searching.bench import Bench
 from autocompress.searching.meter import Meter
 from autocompress.searching.rundir import scratch_folder
-from autocompress.training import default_device, evaluate
 
 GATE_SECONDS = 0.5
 """Of latency measurement at gate 1. The front is measured for longer at the end."""
 BORDERLINE_SECONDS = 2.0
 """Of each further measurement of a file whose interval holds a bound."""
-SLOW_BATCH = 8
 FILE, TORCH_MODEL = "file", "torch model"
 """What an accuracy on validation is of: ``accuracy_of`` in a row."""
 log = logging.getLogger("autocompress.search")
@@ -137,14 +134,14 @@ class Trial:
             self.bench.save_artifact(candidate, deployable, home, self._metrics())
             self.row["artifact"] = home.relative_to(self.folder).as_posix()
 
-    def _structure_file(self, recipe: Any) -> Path:
+    def _structure_file(self, recipe: Recipe) -> Path:
         """Where costs of the recipe's structure are kept. They hold for one machine class and runtime version, and
         against one baseline."""
         measured_by = measured_with(self.bench.device, self.bench.job.device)
         key = digest(recipe.structural_key, measured_by, self.bench.baseline.key)
         return self.folder / "structures" / f"{key}.json"
 
-    def _built(self, recipe: Any, file: Path, *, dry_run: bool = False) -> tuple[Any, Deployable]:
+    def _built(self, recipe: Recipe, file: Path, *, dry_run: bool = False) -> tuple[Candidate, Deployable]:
         """The candidate and its file; of a dry run, or the whole recipe. Leaves where parameters or MACs miss."""
         # Building and exporting load the machine as training does: a measurement beside them would tell little.
         with self._timed("candidate" if dry_run else "train"), self.lock.shared():
@@ -152,7 +149,7 @@ class Trial:
             candidate = self.bench.candidate(recipe, dry_run=dry_run, progress=self.progress, pause=self.lock.breathe)
         if not dry_run:
             self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
-            self.row["float_layers"] = list(getattr(candidate, "float_layers", ()))
+            self.row["float_layers"] = list(candidate.float_layers)
         if not self.row.get("params"):
             self.row |= {"params": candidate.params, "macs": candidate.macs}
             self._check()
@@ -173,7 +170,7 @@ class Trial:
         self._check(known["latency"])
         return known
 
-    def _costs(self, candidate: Any, deployable: Deployable, structure: Mapping[str, Any]) -> None:
+    def _costs(self, candidate: Candidate, deployable: Deployable, structure: Mapping[str, Any]) -> None:
         """Costs of the finished file. The dry run's latency holds where the structure is the same; by the contract it
         always is, but a method that breaks it must not gain from it."""
         promised = structure["columns"]
@@ -187,34 +184,22 @@ class Trial:
             measured = self._measured(deployable)
         self.row |= {**_measured_columns(measured), "latency": asdict(measured)}
 
-    def _agreement(self, candidate: Any, deployable: Deployable) -> None:
+    def _agreement(self, candidate: Candidate, deployable: Deployable) -> None:
         """A file that computes something else than the torch model is no result, however good its figures."""
-        splits = getattr(self.bench, "splits", None)
-        if splits is None:
-            return
         with self._timed("agreement"), self.lock.shared():
-            some = splits.val.subset(AGREEMENT_IMAGES, self.bench.job.seed)
-            images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
-            # A slow file needs much memory an image, too.
-            batch = SLOW_BATCH if getattr(candidate, "slow", "") else images_between_pauses(deployable.input_size)
-            found = check_agreement(deployable.file, candidate.model, images, batch_size=batch, pause=self.lock.breathe)
+            found = self.bench.agreement(candidate, deployable, self.lock.breathe)
         if math.isfinite(found.max_error):
             self.row["file_agreement"] = found.labels
         if found.fault:
             raise TrialFailed(found.fault)
 
-    def _accuracy(self, candidate: Any, deployable: Deployable) -> None:
+    def _accuracy(self, candidate: Candidate, deployable: Deployable) -> None:
         """Accuracy of the exported file in its runtime, on the validation split; of the torch model where the runtime
         would take too long for it."""
-        slow = getattr(candidate, "slow", "")
         with self._timed("accuracy"), self.lock.shared():  # either loads the machine as training does
-            if slow:
-                batch = images_between_pauses(deployable.input_size)
-                accuracy, correct = evaluate(
-                    candidate.model, self.bench.splits.val, default_device(), batch, self.lock.breathe
-                )
-                candidate.model.cpu()
-                self.row |= {"accuracy_of": TORCH_MODEL, "note": slow}
+            if candidate.slow:
+                accuracy, correct = self.bench.model_accuracy(candidate, self.lock.breathe)
+                self.row |= {"accuracy_of": TORCH_MODEL, "note": candidate.slow}
             else:
                 accuracy, correct = self.bench.accuracy(deployable, "val", self.lock.breathe)
                 self.row["accuracy_of"] = FILE

@@ -10,8 +10,8 @@ from autocompress.results import Row
 
 
 def drop_files(folder: Path, rows: Iterable[Row]) -> None:
-    """Deletes the model files of ``rows``, trials that are no contenders: a search over large models would fill the
-    disk. Their recipe, plan and metrics stay."""
+    """Deletes the model files of ``rows``, trials that are no contenders: a search over large
+    models would fill the disk. Their recipe, plan and metrics stay."""
     for row in rows:
         if row.get("artifact"):
             for name in (MODEL_FILE, WEIGHTS_FILE):
@@ -19,8 +19,8 @@ def drop_files(folder: Path, rows: Iterable[Row]) -> None:
 
 
 def still_there(folder: Path, rows: Iterable[Row]) -> list[Row]:
-    """``rows`` without those whose model was deleted: an earlier closing found them worse than they had seemed, so they
-    must not keep newcomers from the front."""
+    """``rows`` without those whose model was deleted: an earlier closing found them worse than they
+    had seemed, so they must not keep newcomers from the front."""
     return [row for row in rows if not row.get("artifact") or with_artifact(folder, row)["artifact"]]
 
 

@@ -185,7 +185,7 @@ class _Run:
     def _check_images(self) -> None:
         """Refuses to go on with rows that were judged on other images. The first run records which they are; so does
         the first resume of a run that an earlier version began."""
-        now = images_of(getattr(self._bench, "splits", None))
+        now = images_of(self._bench.splits)
         if (known := self._study.images) is None:
             self._study.keep_images(now)
         else:
@@ -193,8 +193,8 @@ class _Run:
 
     def _check_baseline(self) -> None:
         """Refuses to go on with rows that were judged against another baseline."""
-        key, known = getattr(self._bench.baseline, "key", None), self._study.baseline_key
-        if key is not None and known is None:
+        key, known = self._bench.baseline.key, self._study.baseline_key
+        if known is None:
             self._study.keep_baseline_key(key)
         elif key != known:
             raise UserError(
@@ -220,10 +220,10 @@ class _Run:
         self._contenders = Contenders(self._job.objectives, self._baseline, still_there(self._folder, rows))
         kept = {row["trial"] for row in self._contenders.rows}
         drop_files(self._folder, (row for row in rows if row["trial"] not in kept))
-        if (splits := getattr(self._bench, "splits", None)) is not None:
-            for note in ([f"data: {splits.describe()}"] if splits.synthetic else []) + list(splits.notes):
-                log.info(note)
-                self._observer.on_note(note)
+        splits = self._bench.splits
+        for note in ([f"data: {splits.describe()}"] if splits.synthetic else []) + list(splits.notes):
+            log.info(note)
+            self._observer.on_note(note)
         self._observer.on_baseline(self._baseline)
         self._observer.on_start(self._job.budget.trials)
         left = self._seconds_left()

@@ -89,8 +89,7 @@ class Desk:
         bench = settings.open_bench(settings.job)
         if differences := method_differences(settings.methods, bench):
             raise TrialFailed("; ".join(differences))
-        if (splits := getattr(bench, "splits", None)) is not None:
-            let_go(splits.test)  # a worker has no business with them
+        let_go(bench.splits.test)  # a worker has no business with them
         desk = cls(bench, Meter.of(settings.job, bench.device), MachineLock())
         gc.collect()
         gc.freeze()  # what lasts is not looked through again after every trial (0.3 s)
