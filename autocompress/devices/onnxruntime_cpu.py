@@ -14,7 +14,6 @@ from autocompress.contract import Deployable, Device, LayerTimes, Measurement
 from autocompress.devices import sessions
 from autocompress.devices.lock import EXCLUSIVE_SECONDS, MachineLock
 from autocompress.devices.machine import machine
-from autocompress.devices.profiling import layer_times
 from autocompress.devices.timing import (
     FEWEST_PAIRS,
     FEWEST_SITTINGS,
@@ -101,6 +100,8 @@ class OnnxRuntimeCpu(Device):
         self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
     ) -> list[LayerTimes]:
         """By ONNX Runtime's profiler, in some tenths of a second a file, with nothing beside it on this machine."""
+        from autocompress.devices.profiling import layer_times  # imports onnx; listing devices does not need it
+
         size = deployables[0].input_size
         if config.input_size is not None:
             size = (size[0], config.input_size, config.input_size)
