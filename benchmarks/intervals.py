@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from autocompress.contract import Deployable, Measurement
-from autocompress.devices import OnnxRuntimeCpu
+from autocompress.devices import OnnxRuntimeCpu, measure
 from autocompress.devices.machine import machine
 from autocompress.files import write_json
 from autocompress.job import DeviceConfig
@@ -72,7 +72,7 @@ def measure_rounds(chosen: Structures, rounds: int, seconds: float) -> dict[str,
     found: dict[str, list[tuple[Measurement, float]]] = {name: [] for name in chosen}
     for _, (name, (file, reference)) in itertools.product(range(rounds), chosen.items()):
         began = time.perf_counter()
-        measured = device.measure(file, reference, config, seconds=seconds)
+        measured = measure(device, file, reference, config, seconds=seconds)
         found[name].append((measured, time.perf_counter() - began))
     return found
 

@@ -15,6 +15,7 @@ from autocompress import results
 from autocompress.compression.recipe import Policy, Replay
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Manager, OperatorCount, manager
+from autocompress.devices import measure
 from autocompress.devices.cost_model import CostModel
 from autocompress.devices.lock import MachineLock
 from autocompress.devices.profiles import built_in_profiles, load_profile
@@ -76,19 +77,19 @@ def test_the_paper_s_cycles_of_lenet_on_a_cpu() -> None:
     """AdderNet, MNIST: 435 K multiplications and additions are 2.61 M cycles, 870 K additions 1.74 M."""
     device = model("via-nano")
     lenet, adder = layers(("multiply-add", 435_000, 32, 32)), layers(("add", 870_000, 32, 32))
-    measured = device.measure(adder, lenet, CONFIG)
+    measured = measure(device, adder, lenet, CONFIG)
     assert measured.baseline_ms == pytest.approx(2.61)  # at 1 GHz
     assert measured.latency_ms == pytest.approx(1.74)
     assert measured.latency_ratio == pytest.approx(2 / 3)
-    assert device.measure(EIGHT, FLOAT, CONFIG).latency_ratio == 1, "the paper has no integer figures"
+    assert measure(device, EIGHT, FLOAT, CONFIG).latency_ratio == 1, "the paper has no integer figures"
 
 
 @pytest.mark.parametrize("adders", [[("add", 2000, 8, 8)], [("add", 1000, 8, 8), ("accumulate", 1000, 8, 8)]])
 def test_the_fpga_s_ratios_are_those_of_the_abstract(adders: list[tuple[str, int, int, int]]) -> None:
     device = model("addernet-fpga")
     convolution = layers(("multiply-add", 1000, 8, 8))
-    measured = device.measure(layers(*adders), convolution, CONFIG)
-    energy = device.measure(convolution, convolution, CONFIG).energy_uj
+    measured = measure(device, layers(*adders), convolution, CONFIG)
+    energy = measure(device, convolution, convolution, CONFIG).energy_uj
     assert measured.energy_uj is not None
     assert energy is not None
     assert 1 / measured.latency_ratio == pytest.approx(1.16)
@@ -113,8 +114,8 @@ def test_bit_operations_are_the_product_of_the_widths() -> None:
     device = model("bitops")
     mixed = layers(("multiply-add", 100, 4, 8), ("multiply-add", 10, 32, 32), ("add", 7, 3, 8))
     assert device.cost(mixed).seconds * 1e12 == pytest.approx(100 * 32 + 10 * 1024 + 7 * 8)
-    assert device.measure(EIGHT, FLOAT, CONFIG).latency_ratio == pytest.approx(64 / 1024)
-    assert device.measure(EIGHT, FLOAT, CONFIG).energy_uj is None
+    assert measure(device, EIGHT, FLOAT, CONFIG).latency_ratio == pytest.approx(64 / 1024)
+    assert measure(device, EIGHT, FLOAT, CONFIG).energy_uj is None
 
 
 def test_the_gpu_needs_both_operands_narrow() -> None:
@@ -143,7 +144,7 @@ def test_fewer_bits_never_cost_more_and_costs_add_up(name: str, counts: list[tup
         assert total == pytest.approx(sum(getattr(one, figure) for one in single))
         assert total <= getattr(device.cost(floats), figure) * (1 + 1e-9)
     if "latency" in device.measures:
-        measured = device.measure(own, floats, CONFIG)
+        measured = measure(device, own, floats, CONFIG)
         assert measured.ratio_low == measured.latency_ratio == measured.ratio_high
         assert not measured.noisy
 
@@ -171,7 +172,7 @@ def test_a_kind_that_the_profile_lacks_is_named() -> None:
 
 
 def test_latency_is_of_a_batch_and_energy_of_an_image() -> None:
-    one, four = (model("bit-fusion").measure(EIGHT, FLOAT, DeviceConfig(batch=batch)) for batch in (1, 4))
+    one, four = (measure(model("bit-fusion"), EIGHT, FLOAT, DeviceConfig(batch=batch)) for batch in (1, 4))
     assert four.latency_ms == 4 * one.latency_ms
     assert four.energy_uj == one.energy_uj
 
@@ -184,7 +185,7 @@ def test_a_user_s_profile_is_a_device(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     device = manager().device("cost-model:own.yaml")
     assert (device.name, device.measures) == ("cost-model:own.yaml", {"latency", "energy"})
-    measured = device.measure(layers(("multiply-add", 1000, 3, 8)), FLOAT, CONFIG)
+    measured = measure(device, layers(("multiply-add", 1000, 3, 8)), FLOAT, CONFIG)
     assert measured.latency_ms == pytest.approx(1e3 * 1000 / 4e9)
     assert measured.energy_uj == pytest.approx(1e6 * 1000 * 1e-12)
     wish = {"model": "resnet18", "data": "digits", "objectives": ["accuracy", "energy"]}

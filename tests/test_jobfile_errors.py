@@ -13,6 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from autocompress.contract.device import NoOptions
 from autocompress.errors import UserError
 from autocompress.job import Job, limits_of, load_job, reject_unmatched, resolved, validate
 
@@ -236,7 +237,7 @@ def plugins(measures: Sequence[str] = ("latency",), reasons: Sequence[str] = ())
     """A manager with one method, one device and one data set."""
 
     def stand_in(name: str, measures: frozenset[str], reasons: list[str]) -> Any:
-        device = SimpleNamespace(name=name, measures=measures, check=lambda _: reasons)
+        device = SimpleNamespace(name=name, measures=measures, check=lambda _: reasons, Options=NoOptions)
         device.named = lambda wanted: device if wanted == name else None
         return device
 

@@ -15,9 +15,9 @@ from test_onnxruntime_cpu import save_network
 from toy_bench import ToyBench, ToyDevice, toy_job
 
 from autocompress.contract import Deployable, Measurement, manager
-from autocompress.devices import OnnxRuntimeCpu
+from autocompress.devices import OnnxRuntimeCpu, measure
 from autocompress.devices.lock import MachineLock
-from autocompress.devices.onnxruntime_cpu import SITTINGS
+from autocompress.devices.measuring import SITTINGS
 from autocompress.devices.timing import REPRODUCIBLE, median_interval, ratio_interval
 from autocompress.job import DeviceConfig
 from autocompress.objectives.bounds import is_borderline
@@ -76,7 +76,7 @@ def test_few_sittings_still_give_an_interval(sittings: list[list[float]]) -> Non
 
 def test_a_measurement_opens_its_files_anew_and_says_how_it_timed(tmp_path: Path) -> None:
     file = save_network(tmp_path / "model.onnx")
-    measured = OnnxRuntimeCpu().measure(file, file, DeviceConfig(), seconds=0.3)
+    measured = measure(OnnxRuntimeCpu(), file, file, DeviceConfig(), seconds=0.3)
     assert measured.environment["sittings"] == SITTINGS
     assert measured.environment["clock"] == "processor time of the thread"
     assert measured.environment["pairs"] >= SITTINGS
@@ -92,20 +92,26 @@ class Flaky(ToyDevice):
     def __init__(self, ratios: Sequence[float], half: float = 0.05) -> None:
         self.ratios, self.half, self.asked = list(ratios), half, []  # type: list[float], float, list[float]
 
-    def measure(
-        self, candidate: Deployable, baseline: Deployable, config: object, *, seconds: float = 2.0
-    ) -> Measurement:
-        found = super().measure(candidate, baseline, config)
+    def next(self, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement:
+        found = self.compare(candidate, baseline, None)
         ratio = self.ratios[min(len(self.asked), len(self.ratios) - 1)]
         self.asked.append(seconds)
         own = measurement(ratio, self.half)
         return replace(own, energy_uj=found.energy_uj, environment=found.environment)
 
 
+class FlakyMeter(Meter):
+    """Has a flaky device's figures."""
+
+    def once(self, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement:
+        assert isinstance(self.device, Flaky)
+        return self.device.next(candidate, baseline, seconds)
+
+
 def run_trial(folder: Path, device: Flaky, **job: Any) -> dict[str, Any]:
     chosen = toy_job(folder, **job)
     bench = ToyBench(chosen, chosen.folder / "toy", device=device)
-    meter = Meter.of(chosen, device)
+    meter = FlakyMeter.of(chosen, device)
     lock = MachineLock(folder / "locks")
     return Trial(bench, meter, lock, 0, chosen.folder, baseline_row(bench, meter)).run(HALF)
 
@@ -144,7 +150,7 @@ def test_the_front_is_measured_again_where_it_is_borderline(tmp_path: Path) -> N
     row = run_trial(tmp_path, device, constraints={"latency": "0.6x"})
     job = toy_job(tmp_path, constraints={"latency": "0.6x"})
     bench = ToyBench(job, job.folder / "toy", device=device)
-    meter = Meter.of(job, device)
+    meter = FlakyMeter.of(job, device)
     closing = Closing(bench, meter, job.folder, baseline_row(bench, meter), MachineLock(tmp_path / "locks"))
     summary = closing.close([row], 1.0, "all trials are spent", manager())
     assert len(device.asked) == 4
@@ -156,7 +162,7 @@ def test_the_nearest_miss_says_the_figures_of_the_table(tmp_path: Path) -> None:
     device = Flaky([0.8, 0.7])
     chosen = toy_job(tmp_path, constraints={"latency": "0.6x"})
     bench = ToyBench(chosen, chosen.folder / "toy", device=device)
-    meter, lock = Meter.of(chosen, device), MachineLock(tmp_path / "locks")
+    meter, lock = FlakyMeter.of(chosen, device), MachineLock(tmp_path / "locks")
     baseline = baseline_row(bench, meter)
     row = Trial(bench, meter, lock, 0, chosen.folder, baseline, judge=False).run(HALF)
     assert "0.8x" in row["reason"]

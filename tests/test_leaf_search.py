@@ -17,8 +17,9 @@ from toy_leaf import SlowSubstitute, ToyPlugin
 from autocompress import results
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Manager
+from autocompress.devices import OnnxRuntimeCpu, measure
 from autocompress.devices.lock import MachineLock
-from autocompress.devices.onnxruntime_cpu import PATIENCE, OnnxRuntimeCpu
+from autocompress.devices.measuring import PATIENCE
 from autocompress.job import DeviceConfig, Job, load_job
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
@@ -135,9 +136,9 @@ def loop_file(path: Path, repeats: int) -> Deployable:
 def test_a_measurement_ends_in_time_however_slow_the_file(tmp_path: Path) -> None:
     quick, slow = loop_file(tmp_path / "quick.onnx", 1), loop_file(tmp_path / "slow.onnx", 500)
     device, config = OnnxRuntimeCpu(), DeviceConfig(name="onnxruntime-cpu", threads=1)
-    device.measure(quick, quick, config, seconds=0.1)
+    measure(device, quick, quick, config, seconds=0.1)
     started = time.perf_counter()
-    found = device.measure(slow, quick, config, seconds=0.1)
+    found = measure(device, slow, quick, config, seconds=0.1)
     taken, one = time.perf_counter() - started, found.latency_ms / 1e3
     assert one > 0.5, "slow enough to tell"
     assert taken < PATIENCE + 3 * one + 2

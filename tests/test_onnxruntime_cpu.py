@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autocompress.contract import Deployable, Device
-from autocompress.devices import OnnxRuntimeCpu, sessions
+from autocompress.devices import OnnxRuntimeCpu, measure, sessions
 from autocompress.devices.lock import MachineLock
 from autocompress.devices.timing import Pairs, median_interval, time_pairs
 from autocompress.errors import TrialFailed
@@ -63,7 +63,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Deployable:
 @pytest.mark.timing
 def test_a_file_costs_as_much_as_its_copy(device: Device, small: Deployable, tmp_path: Path) -> None:
     copy = save_network(tmp_path / "copy.onnx", width=24)
-    result = device.measure(copy, small, DeviceConfig(), seconds=1.0)
+    result = measure(device, copy, small, DeviceConfig(), seconds=1.0)
     assert 0.8 < result.latency_ratio < 1.25
     assert result.ratio_low <= result.latency_ratio <= result.ratio_high
     assert result.latency_ms > 0
@@ -72,8 +72,8 @@ def test_a_file_costs_as_much_as_its_copy(device: Device, small: Deployable, tmp
 
 @pytest.mark.timing
 def test_four_times_the_work_costs_more(device: Device, small: Deployable, large: Deployable) -> None:
-    up = device.measure(large, small, DeviceConfig(), seconds=1.0)
-    down = device.measure(small, large, DeviceConfig(), seconds=1.0)
+    up = measure(device, large, small, DeviceConfig(), seconds=1.0)
+    down = measure(device, small, large, DeviceConfig(), seconds=1.0)
     assert up.latency_ratio > 1.5
     assert up.latency_ms > up.baseline_ms
     assert down.latency_ratio < 1 / 1.5
@@ -82,13 +82,13 @@ def test_four_times_the_work_costs_more(device: Device, small: Deployable, large
 
 @pytest.mark.timing
 def test_a_batch_costs_more_than_an_image(device: Device, small: Deployable) -> None:
-    one = device.measure(small, small, DeviceConfig(), seconds=0.4)
-    eight = device.measure(small, small, DeviceConfig(batch=8), seconds=0.4)
+    one = measure(device, small, small, DeviceConfig(), seconds=0.4)
+    eight = measure(device, small, small, DeviceConfig(batch=8), seconds=0.4)
     assert eight.latency_ms > 2.5 * one.latency_ms
 
 
 def test_the_figure_says_where_it_comes_from(device: Device, small: Deployable) -> None:
-    result = device.measure(small, small, DeviceConfig(), seconds=0.1)
+    result = measure(device, small, small, DeviceConfig(), seconds=0.1)
     facts = result.environment
     assert facts["threads"] == 1
     assert facts["batch"] == 1
@@ -115,7 +115,7 @@ def test_a_measurement_waits_for_its_turn(device: Device, small: Deployable) -> 
     held.wait(30)
     threading.Timer(0.5, free.set).start()
     began = time.perf_counter()
-    device.measure(small, small, DeviceConfig(), seconds=0.1)
+    measure(device, small, small, DeviceConfig(), seconds=0.1)
     assert time.perf_counter() - began > 0.45
     thread.join()
 
@@ -151,7 +151,7 @@ def test_sessions_are_kept_but_not_for_ever(small: Deployable, tmp_path: Path) -
 def test_a_file_that_cannot_be_loaded_is_named(device: Device, small: Deployable, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     with pytest.raises(TrialFailed, match=r"broken\.onnx"):
-        device.measure(Deployable(broken, SIZE), small, DeviceConfig())
+        measure(device, Deployable(broken, SIZE), small, DeviceConfig())
     broken.write_bytes(b"not a model")
     with pytest.raises(TrialFailed, match=r"broken\.onnx"):
         Scorer().predict(Deployable(broken, SIZE), np.zeros((1, *SIZE), np.float32))

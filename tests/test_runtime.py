@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 
 from autocompress import runtime
+from autocompress.devices import OnnxRuntimeCpu
 from autocompress.devices.machine import machine
-from autocompress.devices.onnxruntime_cpu import environment
 from autocompress.job import DeviceConfig
 from autocompress.runtime import EXACT, Layer, exactness, run_layers, session_config, session_options
 from autocompress.runtime.extremes import extreme_layers, model_of
@@ -126,6 +126,6 @@ def test_options_can_be_given() -> None:
 
 
 def test_measurements_say_the_options_in_force() -> None:
-    said = environment(DeviceConfig(name="onnxruntime-cpu"))
+    said = OnnxRuntimeCpu().environment(DeviceConfig())
     assert session_config().items() <= said["session_options"].items()
     assert said["runtime"] == runtime.runtime_version()

@@ -49,10 +49,8 @@ class ToyDevice(Device):
     measures = frozenset({"latency", "energy"})
     deterministic = True
 
-    def measure(
-        self, candidate: Deployable, baseline: Deployable, config: object, *, seconds: float = 2.0
-    ) -> Measurement:
-        del config, seconds
+    def compare(self, candidate: Deployable, baseline: Deployable, config: object) -> Measurement:
+        del config
         own, base = _read(candidate), _read(baseline)
         ratio = own["latency"] / base["latency"]
         return Measurement(

@@ -124,7 +124,7 @@ def export_baseline(model: nn.Module, folder: Path) -> Baseline:
         size_bytes=file.stat().st_size,
         params=network.params,
         macs=network.macs,
-        deployable=Deployable(file, size, operator_counts(model, size)),
+        deployable=Deployable(file, size, operator_counts(model, size), lambda: model),
         weights_key=own_key,
         key=key,
     )

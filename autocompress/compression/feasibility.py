@@ -13,6 +13,7 @@ from autocompress.compression.recipe import Replay
 from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Measurement, Pruner, Quantizer
 from autocompress.devices.lock import MachineLock
+from autocompress.errors import InvalidRecipe
 from autocompress.objectives.bounds import excess
 
 UNCOMPRESSED = "uncompressed"
@@ -81,9 +82,12 @@ def feasibility(bench: Workbench, measure: Measure, seconds: float = 1.0) -> lis
             if values is None:
                 continue
             lock = MachineLock()
-            with lock.shared():  # building and exporting load the machine as training does
-                candidate = bench.candidate(bench.compose(Replay(values)), dry_run=True, pause=lock.breathe)
-                deployable = bench.export(candidate, Path(folder) / "model.onnx")
+            try:
+                with lock.shared():  # building and exporting load the machine as training does
+                    candidate = bench.candidate(bench.compose(Replay(values)), dry_run=True, pause=lock.breathe)
+                    deployable = bench.export(candidate, Path(folder) / "model.onnx")
+            except InvalidRecipe:  # what a transform leaves may have nothing to prune
+                continue
             measured = measure(deployable, base.deployable, seconds=seconds)
             rows.append(_row(bench, label, candidate, deployable, measured, itself.energy_uj))
     return rows

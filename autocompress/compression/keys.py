@@ -23,11 +23,14 @@ def scored_with(scorer: Scorer) -> dict[str, Any]:
 def measured_with(device: Device, config: DeviceConfig) -> dict[str, Any]:
     """What decides the costs that ``device`` gives, as JSON values.
 
-    The device and how it is asked, and the runtime with its options. Where the device is no cost model, the processor,
-    too.
+    The device, how it is asked and what it says of its versions, and the runtime with its options. Where the device is
+    no cost model, the processor, too.
     """
-    asked = {"device": device.name, "device_config": config.model_dump(mode="json"), **_runtime()}
-    return asked if device.deterministic else {**asked, **_processor()}
+    asked = config.model_dump(mode="json")
+    if not asked["options"]:
+        del asked["options"]  # so that figures from before there were options are still found
+    told = {"device": device.name, "device_config": asked, **device.environment(config), **_runtime()}
+    return told if device.deterministic else {**told, **_processor()}
 
 
 def _runtime() -> dict[str, Any]:

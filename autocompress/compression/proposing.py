@@ -22,6 +22,7 @@ from autocompress.compression.recipe import Fixed, Policy, Recipe
 from autocompress.compression.structural import OfBaseline
 from autocompress.contract import Coupling, Deployable, Device, Parameter, Quantizer, Value
 from autocompress.contract.space import Chooser
+from autocompress.devices import layer_times
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
@@ -308,7 +309,7 @@ class Proposer:
                     with self.lock.shared():
                         files += self._probe(parts, indices, Path(folder) / f"probe{number}.onnx")
                         self.breathe()
-                times = self.device.layer_times(files, list(network.layers), self.job.device) or []
+                times = layer_times(self.device, files, list(network.layers), self.job.device) or []
             whole = times[0].total if times else 1.0
             found = []
             for indices, own in zip(points, times[1:], strict=False):

@@ -310,7 +310,7 @@ class Workbench:
         export(candidate.model, file, size, artifact.metadata(self.model), layer_specs(self.methods))
         if lacking := custom_operators(file):
             raise TrialFailed(f"the file needs operators that a stock runtime lacks: {', '.join(sorted(lacking))}")
-        return Deployable(file, size, candidate.operators)
+        return Deployable(file, size, candidate.operators, lambda: candidate.model)
 
     def accuracy(
         self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None

@@ -3,7 +3,7 @@
 from autocompress.contract.callback import Callback
 from autocompress.contract.context import Context, TransferSet
 from autocompress.contract.coupling import Coupling
-from autocompress.contract.device import Deployable, Device, LayerTimes, Measurement, OperatorCount
+from autocompress.contract.device import FORMATS, Deployable, Device, LayerTimes, Measurement, OperatorCount
 from autocompress.contract.hookspecs import hookimpl
 from autocompress.contract.layers import LayerSpec
 from autocompress.contract.manager import Manager, manager
@@ -23,6 +23,7 @@ from autocompress.contract.space import Parameter, Space, Value
 from autocompress.contract.tensors import FakeQuantizer, Grid, Hardened, TensorSpec
 
 __all__ = [
+    "FORMATS",
     "Callback",
     "Context",
     "Coupling",

@@ -143,7 +143,8 @@ def check_item(hook: str, item: object, kind: type) -> None:
     if isinstance(item, Method):
         _check_method(item)
     if isinstance(item, Device):
-        _check_texts(item, "measures", f"the device '{name}'")
+        for attribute in ("measures", "formats"):
+            _check_texts(item, attribute, f"the device '{name}'")
 
 
 def _check_method(method: Method) -> None:

@@ -1,24 +1,30 @@
-"""What a cost is: the exported file, measured in its runtime, beside the baseline's."""
+"""What a cost is: a model measured where it runs, beside the baseline, or computed from a profile."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.devices.cost_model import CostModel, cost_models
+    from autocompress.devices.measuring import layer_times, measure
     from autocompress.devices.onnxruntime_cpu import OnnxRuntimeCpu
+    from autocompress.devices.torch_eager import TorchEager
 
-__all__ = ["CostModel", "OnnxRuntimeCpu", "cost_models"]
+__all__ = ["CostModel", "OnnxRuntimeCpu", "TorchEager", "cost_models", "layer_times", "measure"]
+
+_FILES = {
+    "CostModel": "cost_model",
+    "OnnxRuntimeCpu": "onnxruntime_cpu",
+    "TorchEager": "torch_eager",
+    "cost_models": "cost_model",
+    "layer_times": "measuring",
+    "measure": "measuring",
+}
 
 
 def __getattr__(name: str) -> Any:
     # On first use: who only wants the lock need not load torch and ONNX Runtime.
-    if name == "OnnxRuntimeCpu":
-        from autocompress.devices.onnxruntime_cpu import OnnxRuntimeCpu
-
-        return OnnxRuntimeCpu
-    if name in ("CostModel", "cost_models"):
-        from autocompress.devices import cost_model
-
-        return getattr(cost_model, name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    if name not in _FILES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)

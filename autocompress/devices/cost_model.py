@@ -97,15 +97,12 @@ class CostModel(Device):
             operations[f"{counted.kind} @ {found.ran_as}"] += counted.operations
         return ModelledCost(seconds, joules, dict(sorted(operations.items())))
 
-    def measure(
-        self, candidate: Deployable, baseline: Deployable, config: DeviceConfig, *, seconds: float = 2.0
-    ) -> Measurement:
-        """Costs by the profile; ``seconds`` is not needed. Latency is NaN where the profile gives energy alone.
+    def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
+        """Costs by the profile. Latency is NaN where the profile gives energy alone.
 
         Raises:
             TrialFailed: as :meth:`cost`.
         """
-        del seconds
         own, base = self.cost(candidate), self.cost(baseline)
         ratio = own.seconds / base.seconds
         return Measurement(

@@ -28,6 +28,13 @@ FEATURES = (
 """Processor features that decide which kernels a runtime takes, as Linux names them."""
 
 
+def too_many_threads(threads: int) -> list[str]:
+    """Why this process cannot time ``threads`` threads; empty if it can."""
+    if threads > (processors := usable_processors()):
+        return [f"{threads} threads are asked for, but this process has {processors} processors"]
+    return []
+
+
 @cache
 def machine() -> dict[str, Any]:
     """Processor, its features, processors that this process may use, and the system."""

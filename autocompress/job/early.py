@@ -15,6 +15,8 @@ from autocompress.job.yamlfile import read_yaml
 
 BUILT_IN = "builtin"
 """The entry point of the engine's own devices and data sets, which brings no method."""
+LOCAL = (str(DeviceConfig.model_fields["name"].default), "torch-eager")
+"""The engine's own devices, but for cost models."""
 PROFILES = Path(__file__).parents[1] / "devices" / "profiles"
 
 
@@ -36,7 +38,7 @@ def check_names(job: Job) -> None:
     points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
     check_method_names(job, limits, sorted(point.name for point in points if point.name != BUILT_IN))
     modelled = [COST_MODEL + path.stem for path in sorted(PROFILES.glob("*.yaml"))]
-    devices = [str(DeviceConfig.model_fields["name"].default), *modelled]
+    devices = [*LOCAL, *modelled]
     if job.device.name not in devices and not _is_profile(job.device.name):
         raise unknown_device(job, devices)
     if job.energy_device not in (None, *devices) and not _is_profile(str(job.energy_device)):

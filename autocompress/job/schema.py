@@ -110,12 +110,14 @@ class DataConfig(_Section):
 
 
 class DeviceConfig(_Section):
-    """Where latency is measured, and how. ``input_size`` (pixels, square) None: the model's own."""
+    """Where latency is measured, and how. ``input_size`` (pixels, square) None: the model's own. ``options`` are the
+    device's own."""
 
     name: str = "onnxruntime-cpu"
     threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
     input_size: int | None = Field(default=None, ge=8)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from autocompress.errors import did_you_mean
 from autocompress.job.early import check_checkpoint, check_method_names, unknown_cost_model, unknown_device
 from autocompress.job.modelnames import ELSEWHERE, check_model_name, unknown_model, unknown_weights
@@ -92,6 +94,7 @@ def _check_device(job: Job, manager: Plugins) -> None:
     if "latency" not in device.measures:
         hint = f"for energy alone: cost_model: {device.name.removeprefix(COST_MODEL)}"
         raise job.source.error("device", f"cannot be '{device.name}', which does not measure latency", hint)
+    _check_options(job, device)
     reasons = device.check(job.device)
     if reasons:
         raise job.source.error("device", f"cannot be used here: {'; '.join(reasons)}")
@@ -108,6 +111,20 @@ def _check_device(job: Job, manager: Plugins) -> None:
         gives.add("energy")
     for quantity in ("energy", "latency"):
         _check_measured(job, quantity, gives)
+
+
+def _check_options(job: Job, device: Any) -> None:
+    """Refuses options that the device does not have."""
+    try:
+        device.Options.model_validate(job.device.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["device.options", *map(str, first["loc"])])
+        known = ", ".join(device.Options.model_fields) or "none"
+        hint = f"options of '{device.name}': {known}"
+        unknown = first["type"] == "extra_forbidden"
+        text = "is no option of the device" if unknown else f"is wrong: {first['msg']}"
+        raise job.source.error(key, text, hint) from None
 
 
 def _named(name: str, devices: Sequence[Any]) -> Any | None:

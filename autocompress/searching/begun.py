@@ -39,7 +39,8 @@ def begun_with(job: Job, device: Device) -> dict[str, Any]:
     asked = {key: value for key, value in job.model_dump(mode="json").items() if key not in EDITABLE}
     libraries = {**versions(), "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     machine = measured_with(device, job.device)
-    del machine["device"], machine["device_config"]  # the job says them
+    for known in ("device", "device_config", "session_options"):  # the job and "session_config" say them
+        machine.pop(known, None)
     return {"job": asked, "versions": libraries, "machine": machine}
 
 

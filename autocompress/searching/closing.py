@@ -7,12 +7,13 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE
+from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE, load
 from autocompress.contract import Deployable, Manager, Measurement
 from autocompress.data import Splits, opened
 from autocompress.data.preprocessing import steps_of
@@ -172,7 +173,8 @@ class Closing:
         }
 
     def _file(self, row: Row) -> Deployable:
-        return Deployable(self.folder / row["artifact"] / MODEL_FILE, self.bench.baseline.deployable.input_size)
+        home, size = self.folder / row["artifact"], self.bench.baseline.deployable.input_size
+        return Deployable(home / MODEL_FILE, size, module=partial(load, home))
 
     def _tested(self, row: Row, baseline_correct: np.ndarray) -> tuple[Row, list[float]]:
         """The columns of the test split, of the whole file in its runtime, and the interval of the drop."""
@@ -201,7 +203,7 @@ class Closing:
         file = self.bench.baseline.deployable
         figures = [row["latency"]["baseline_ms"] for row in beside if row.get("latency")]
         if not figures and measure:
-            figures = [self.meter.device.measure(file, file, self.bench.job.device, seconds=FRONT_SECONDS).baseline_ms]
+            figures = [self.meter.once(file, file, FRONT_SECONDS).baseline_ms]
         ones = ("latency_ratio", "latency_ratio_low", "latency_ratio_high", "size_ratio")
         latency = statistics.median(figures) if figures else None
         self.baseline |= {"latency_ms": latency, **dict.fromkeys(ones, 1.0)}

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from autocompress.contract import Deployable, Device, Manager, Measurement, manager
+from autocompress.devices import measure
 from autocompress.errors import UserError
 from autocompress.job import Constraints, DeviceConfig, Job
 from autocompress.objectives.bounds import is_borderline
@@ -64,7 +65,7 @@ class Meter:
         measured = self.latency(candidate, baseline, seconds=seconds, again=again, constraints=constraints)
         if self.energy_device is None:
             return measured
-        modelled = self.energy_device.measure(candidate, baseline, self.config)
+        modelled = measure(self.energy_device, candidate, baseline, self.config)
         environment = {**measured.environment, "energy": modelled.environment}
         return replace(measured, energy_uj=modelled.energy_uj, environment=environment)
 
@@ -82,24 +83,26 @@ class Meter:
         Where the bound of ``constraints`` on latency lies within the interval, it is measured again, up to ``AGAIN``
         times for ``again`` seconds (by default ``seconds``), and judged by all measurements together.
         """
-        measured = self.device.measure(candidate, baseline, self.config, seconds=seconds)
+        measured = self.once(candidate, baseline, seconds)
         if constraints is None or self.deterministic:
             return measured
         bound = constraints.bounds().get("latency")
         for _ in range(AGAIN):
             if not is_borderline(bound, asdict(measured)):
                 break
-            measured = combined(
-                measured, self.device.measure(candidate, baseline, self.config, seconds=again or seconds)
-            )
+            measured = combined(measured, self.once(candidate, baseline, again or seconds))
         return measured
+
+    def once(self, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement:
+        """One measurement on the device, whatever its interval."""
+        return measure(self.device, candidate, baseline, self.config, seconds=seconds)
 
     def energy(self, deployable: Deployable) -> float | None:
         """Microjoules an image of one file, where a device knows it without running it."""
         device = self.energy_device or (self.device if self.device.deterministic else None)
         if device is None or "energy" not in device.measures:
             return None
-        return device.measure(deployable, deployable, self.config).energy_uj
+        return measure(device, deployable, deployable, self.config).energy_uj
 
 
 def combined(one: Measurement, other: Measurement) -> Measurement:

@@ -7,6 +7,7 @@
 Each check raises :class:`ContractViolation`, whose message names the rule that is broken.
 """
 
+from autocompress.testing.devices import check_device
 from autocompress.testing.example import example_context, example_job, example_model
 from autocompress.testing.pruners import check_pruner
 from autocompress.testing.quantizers import check_quantizer
@@ -17,6 +18,7 @@ from autocompress.testing.transforms import check_transform
 
 __all__ = [
     "ContractViolation",
+    "check_device",
     "check_method",
     "check_pruner",
     "check_quantizer",

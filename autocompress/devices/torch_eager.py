@@ -1,0 +1,72 @@
+"""The torch module of a model, run by torch without a compiler, on this machine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from autocompress.contract import Deployable, Device
+from autocompress.devices.machine import too_many_threads
+from autocompress.job import DeviceConfig
+
+
+class Options(BaseModel):
+    """Where torch computes; ``auto`` is CUDA where there is a GPU."""
+
+    model_config = ConfigDict(extra="forbid")
+    compute: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class TorchEager(Device):
+    """Latency of the hardened module, whose integers torch simulates in float32: low bits gain nothing here."""
+
+    name: ClassVar[str] = "torch-eager"
+    formats = frozenset({"torch"})
+    Options = Options
+
+    def check(self, config: DeviceConfig) -> list[str]:
+        """It needs the GPU that it is asked for, and as many processors as threads."""
+        if Options.model_validate(config.options).compute == "cuda" and not torch.cuda.is_available():
+            return ["torch finds no CUDA device"]
+        return too_many_threads(config.threads)
+
+    def describe(self) -> str:
+        """One line for lists."""
+        return "the model in PyTorch without a compiler, on this machine's processor or GPU"
+
+    def environment(self, config: DeviceConfig) -> dict[str, Any]:
+        """Version of torch, and the GPU where it computes on one."""
+        is_cuda = _compute(config) == "cuda"
+        return {"torch": torch.__version__, "compute": torch.cuda.get_device_name() if is_cuda else "cpu"}
+
+    def is_in_thread(self, config: DeviceConfig) -> bool:
+        """Not on a GPU."""
+        return config.threads == 1 and _compute(config) == "cpu"
+
+    def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
+        """A copy of the module where torch computes."""
+        compute = _compute(config)
+        model, batch = copy.deepcopy(deployable.model()).to(compute), torch.from_numpy(images).to(compute)
+
+        def run() -> None:
+            before = torch.get_num_threads()
+            torch.set_num_threads(config.threads)
+            try:
+                with torch.inference_mode():
+                    model(batch)
+                if compute == "cuda":
+                    torch.cuda.synchronize()
+            finally:
+                torch.set_num_threads(before)
+
+        return run
+
+
+def _compute(config: DeviceConfig) -> str:
+    asked = Options.model_validate(config.options).compute
+    return asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,168 @@
+"""The contract of devices: what the engine does for all of them, and the check that any of them passes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel
+from test_onnxruntime_cpu import save_network
+from torch import nn
+
+from autocompress.contract import Deployable, Device, Manager, Measurement, manager
+from autocompress.devices import OnnxRuntimeCpu, TorchEager, measure
+from autocompress.devices.measuring import SITTINGS
+from autocompress.errors import TrialFailed, UserError
+from autocompress.job import DeviceConfig, load_job, validate
+from autocompress.testing import ContractViolation, check_device, example_model
+
+SIZE = (3, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "torch-eager", "cost-model:bitops", "cost-model:45nm"])
+def test_our_devices_conform(name: str) -> None:
+    check_device(manager().device(name))
+
+
+class Counting(Device):
+    """Runs nothing, and notes what the engine asks of it."""
+
+    name = "counting"
+    formats = frozenset({"torch"})
+
+    def __init__(self) -> None:
+        self.opened: list[tuple[int, ...]] = []
+        self.runs = 0
+
+    def environment(self, config: DeviceConfig) -> dict[str, Any]:
+        return {"version": "7"}
+
+    def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
+        deployable.model()
+        self.opened.append(images.shape)
+
+        def run() -> None:
+            self.runs += 1
+
+        return run
+
+
+def test_a_small_device_gets_batches_turns_and_intervals_from_the_engine() -> None:
+    device, made = Counting(), []
+    file = Deployable(Path("none.onnx"), SIZE, module=lambda: made.append(1) or nn.Identity())
+    found = measure(device, file, file, DeviceConfig(batch=5, input_size=24), seconds=0.05)
+    assert set(device.opened) == {(5, 3, 24, 24)}
+    assert len(device.opened) == 2 * SITTINGS, "each sitting opens both models anew"
+    assert device.runs > 2 * SITTINGS
+    assert len(made) == 1, "the module is made once"
+    assert found.ratio_low < found.latency_ratio < found.ratio_high
+    assert {"version": "7", "batch": 5, "sittings": SITTINGS}.items() <= found.environment.items()
+    assert found.environment["processor"]
+    check_device(device)
+
+
+def test_a_model_that_a_device_cannot_get_fails_the_trial() -> None:
+    file = Deployable(Path("none.onnx"), SIZE)
+    with pytest.raises(TrialFailed, match=r"no torch module of 'none\.onnx'"):
+        measure(TorchEager(), file, file, DeviceConfig(), seconds=0.05)
+    with pytest.raises(TrialFailed, match="known formats: onnx, torch"):
+        file.convert("tflite")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="locks are counted by open files")
+def test_measuring_leaves_no_open_files(tmp_path: Path) -> None:
+    file, folder = save_network(tmp_path / "model.onnx"), Path("/proc/self/fd")
+    measure(OnnxRuntimeCpu(), file, file, DeviceConfig(), seconds=0.05)
+    before = len(list(folder.iterdir()))
+    for _ in range(2):
+        measure(OnnxRuntimeCpu(), file, file, DeviceConfig(), seconds=0.05)
+    assert len(list(folder.iterdir())) <= before
+
+
+def test_torch_eager_runs_the_module_with_the_job_s_threads() -> None:
+    seen: list[tuple[int, tuple[int, ...], bool]] = []
+
+    class Seen(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append((torch.get_num_threads(), tuple(x.shape), torch.is_inference_mode_enabled()))
+            return x
+
+    config = DeviceConfig(name="torch-eager", threads=2, batch=3, options={"compute": "cpu"})
+    threads = torch.get_num_threads()
+    run = TorchEager().open(Deployable(Path("x"), SIZE, module=Seen), np.zeros((3, *SIZE), np.float32), config)
+    run()
+    assert seen == [(2, (3, *SIZE), True)]
+    assert torch.get_num_threads() == threads
+    assert not TorchEager().is_in_thread(config)
+
+
+def job(**device: Any) -> Any:
+    return load_job(settings={"model": "resnet10t", "data": "digits", "device": device})
+
+
+def test_a_job_s_options_are_the_device_s() -> None:
+    validate(job(name="torch-eager", options={"compute": "cpu"}), manager())
+    with pytest.raises(UserError, match=r"device\.options\.speed' is no option of the device") as unknown:
+        validate(job(name="torch-eager", options={"speed": 3}), manager())
+    assert "compute" in str(unknown.value.hint)
+    with pytest.raises(UserError, match=r"device\.options\.compute' is wrong: Input should be 'auto', 'cpu' or 'cuda'"):
+        validate(job(name="torch-eager", options={"compute": "tpu"}), manager())
+    with pytest.raises(UserError, match="is no option of the device"):
+        validate(job(name="onnxruntime-cpu", options={"compute": "cpu"}), manager())
+
+
+def test_torch_eager_asks_for_a_gpu_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = DeviceConfig(name="torch-eager", options={"compute": "cuda"})
+    assert TorchEager().check(asked) == ["torch finds no CUDA device"]
+    assert TorchEager().check(DeviceConfig(name="torch-eager")) == []
+    assert TorchEager().environment(DeviceConfig(name="torch-eager"))["compute"] == "cpu"
+
+
+class Loose(Counting):
+    """Takes any option."""
+
+    class Options(BaseModel):
+        """None."""
+
+
+class Changing(Counting):
+    """Writes into the model."""
+
+    def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
+        with torch.no_grad():
+            next(iter(deployable.model().parameters())).mul_(2)
+        return super().open(deployable, images, config)
+
+
+class Moody(Device):
+    """Is said to be deterministic, and is not."""
+
+    name, deterministic, costs = "moody", True, 1.0
+
+    def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
+        self.costs += 1
+        return Measurement(self.costs, 1.0, 1.0, 1.0, self.costs)
+
+
+@pytest.mark.parametrize(
+    ("device", "rule"),
+    [
+        (Loose(), "Options must forbid unknown keys"),
+        (Changing(), "a device must leave the model as it is"),
+        (Moody(), "a deterministic device must give the same figures again"),
+    ],
+)
+def test_the_rule_that_a_device_breaks_is_named(device: Device, rule: str) -> None:
+    with pytest.raises(ContractViolation, match=rule):
+        check_device(device, example_model())
+
+
+def test_both_local_devices_are_offered() -> None:
+    names = [device.name for device in Manager().devices()]
+    assert names[:2] == ["onnxruntime-cpu", "torch-eager"]
