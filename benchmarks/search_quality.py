@@ -38,7 +38,6 @@ from autocompress.data import Split
 from autocompress.files import write_json
 from autocompress.objectives.hypervolume import speed_hypervolume
 from autocompress.results import read_trials
-from shared.rows import command_line
 from shared.trained import Trained, environment, job_of, trained
 
 TIMES = {"T/2": 0.5, "T": 1.0, "2T": 2.0}
@@ -188,7 +187,8 @@ def main(arguments: list[str] | None = None) -> None:
         folder = Path(scratch)
         prepared(baseline, asked.model, asked.data, folder)
         load = psutil.getloadavg()[0]
-        told: dict[str, Any] = {"command": command_line(), "load_before": load, "environment": environment()}
+        told: dict[str, Any] = {"command": "python benchmarks/search_quality.py --rivals FOLDER"}
+        told |= {"load_before": load, "environment": environment()}
         told |= {"model": asked.model, "data": asked.data, "space": asked.space}
         seconds = asked.seconds if asked.rivals is None else rival(folder, asked.rivals, asked.model)
         searches = {seed: searched(folder, asked.times * seconds, asked.space, seed) for seed in asked.seeds}

@@ -157,7 +157,11 @@ class _Run:
             self._study.enqueue_starting_points(self._first)
 
     def _trains(self, point: Point) -> bool:
-        return bool(self._bench.compose(Replay(point[1])).trains)
+        """Whether a recipe may take long; one that cannot be composed is left to a trial, which says why."""
+        try:
+            return self._bench.compose(Replay(point[1])).trains
+        except Exception:  # a plugin's fault must not end the search
+            return True
 
     def _take_proposals(self, is_waiting: bool) -> None:
         """Has the proposals asked next, once they are made; waits for them where no recipe waits."""
