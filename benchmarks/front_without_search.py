@@ -42,6 +42,7 @@ from autocompress.proposals import (
     factors,
     keep_set,
     kept_shares,
+    layer_widths,
     layers_of,
     measure,
     probe_points,
@@ -170,13 +171,7 @@ class Front:
     def widths(self, indices: Sequence[int]) -> dict[str, tuple[float, float]]:
         """Kept inputs and outputs of every layer."""
         share = {part.name: self.kept[part.name][at] for part, at in zip(self.parts, indices, strict=True)}
-        return {
-            layer.name: (
-                layer.inputs - sum(count * (1 - share.get(name, 1.0)) for name, count in layer.reads.items()),
-                layer.outputs - sum(count * (1 - share.get(name, 1.0)) for name, count in layer.writes.items()),
-            )
-            for layer in self.layers
-        }
+        return layer_widths(self.layers, share)
 
     def profiles(self, files: Sequence[Path], points: Sequence[Sequence[int]], seconds: float = 0.3) -> list[Profile]:
         """Times of files, beside the first."""

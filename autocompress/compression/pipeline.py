@@ -33,6 +33,7 @@ from autocompress.contract import (
 from autocompress.files import digest
 from autocompress.graph import facts
 from autocompress.quantization import LayerBits, float_layers, hardening, operator_counts
+from autocompress.quantization.leaves import leaf_types
 from autocompress.store import Store
 from autocompress.training import computed_with
 
@@ -163,7 +164,7 @@ class Pipeline:
     def _transformed(
         self, recipe: Recipe, context: Context, seconds: dict[str, float], pause: Callable[[], None] | None
     ) -> tuple[nn.Module, list[Plan]]:
-        stages = self._stages(recipe, context, seconds, pause)
+        stages = self._stages(_Work(recipe, context, seconds, pause))
         keys = [] if context.dry_run else self._stage_keys(recipe)  # they hang on images, which a dry run may not need
         done, model, steps = self._resumed(keys)
         model = (copy.deepcopy(self.baseline) if model is None else model).to(context.device).eval()
@@ -190,56 +191,46 @@ class Pipeline:
                 return count, model, steps
         return 0, None, []
 
-    def _stages(
-        self, recipe: Recipe, context: Context, seconds: dict[str, float], pause: Callable[[], None] | None
-    ) -> list[_Stage]:
+    def _stages(self, work: _Work) -> list[_Stage]:
         """What happens to the network before QUANTIZE, in order."""
-        stages = [
-            _Stage(partial(self._run_transform, recipe, index, context, seconds, pause))
-            for index in range(len(recipe.transforms))
-        ]
+        recipe = work.recipe
+        stages = [_Stage(partial(self._run_transform, work, index)) for index in range(len(recipe.transforms))]
         if _is_structural(recipe):
-            stages.append(_Stage(partial(self._run_structural, recipe, context, seconds, pause)))
-        if recipe.recover.get("epochs") and not context.dry_run:
-            stages.append(_Stage(partial(self._run_recover, recipe, context, seconds, pause), kept=True))
+            stages.append(_Stage(partial(self._run_structural, work)))
+        if recipe.recover.get("epochs") and not work.context.dry_run:
+            stages.append(_Stage(partial(self._run_recover, work), kept=True))
         return stages
 
-    def _run_transform(
-        self,
-        recipe: Recipe,
-        index: int,
-        context: Context,
-        seconds: dict[str, float],
-        pause: Callable[[], None] | None,
-        model: nn.Module,
-    ) -> tuple[nn.Module, list[Plan]]:
-        started = time.perf_counter()
+    def _run_transform(self, work: _Work, index: int, model: nn.Module) -> tuple[nn.Module, list[Plan]]:
+        started, recipe, context = time.perf_counter(), work.recipe, work.context
         name, params = recipe.transforms[index]
         method = self._transform(name)
-        state = self._prepared(method, params, context, recipe, pause)
+        state = self._prepared(method, params, context, recipe, work.pause)
         before = partial(self._callbacks, recipe.transforms[:index], context)
         model, plan = method.apply(model, params, replace(context, state=state, callbacks=before))
-        seconds[name] = time.perf_counter() - started
+        work.seconds[name] = time.perf_counter() - started
         return model, [{"method": name, "version": method.version, "plan": plan}]
 
-    def _run_structural(
-        self,
-        recipe: Recipe,
-        context: Context,
-        seconds: dict[str, float],
-        pause: Callable[[], None] | None,
-        model: nn.Module,
-    ) -> tuple[nn.Module, list[Plan]]:
+    def _run_structural(self, work: _Work, model: nn.Module) -> tuple[nn.Module, list[Plan]]:
         """PRUNE and REPAIR."""
-        untouched = not recipe.transforms
+        recipe, context, untouched = work.recipe, work.context, not work.recipe.transforms
         if context.dry_run:
             dry = self._structural.dry(model, recipe.prune, recipe.repair, context, untouched=untouched)
             return dry, []
         pruner = self._pruner(recipe)
         if pruner is not None and recipe.prune is not None:
-            state = self._prepared(pruner, recipe.prune.params, context, recipe, pause)
+            state = self._prepared(pruner, recipe.prune.params, context, recipe, work.pause)
             context = replace(context, state=state, callbacks=partial(self._callbacks, recipe.transforms, context))
-        return self._structural.run(model, recipe.prune, recipe.repair, pruner, context, seconds, untouched=untouched)
+        return self._structural.run(
+            model, recipe.prune, recipe.repair, pruner, context, work.seconds, untouched=untouched
+        )
+
+    def _run_recover(self, work: _Work, model: nn.Module) -> tuple[nn.Module, list[Plan]]:
+        started, recipe, context = time.perf_counter(), work.recipe, work.context
+        callbacks, again = self._callbacks(recipe.transforms, context, model), self._adapter(recipe, work.pause)
+        model = recover.run(model, recipe.recover, context, callbacks, pause=work.pause, again=again)
+        work.seconds["recover"] = time.perf_counter() - started
+        return model, []
 
     def of_baseline(
         self, recipe: Recipe, progress: Callable[..., None] | None = None, pause: Callable[[], None] | None = None
@@ -250,20 +241,6 @@ class Pipeline:
         assert recipe.prune is not None
         state = self._prepared(pruner, recipe.prune.params, context, recipe, pause)
         return self._structural.of_baseline(recipe.prune, recipe.repair, pruner, replace(context, state=state))
-
-    def _run_recover(
-        self,
-        recipe: Recipe,
-        context: Context,
-        seconds: dict[str, float],
-        pause: Callable[[], None] | None,
-        model: nn.Module,
-    ) -> tuple[nn.Module, list[Plan]]:
-        started = time.perf_counter()
-        callbacks, again = self._callbacks(recipe.transforms, context, model), self._adapter(recipe, pause)
-        model = recover.run(model, recipe.recover, context, callbacks, pause=pause, again=again)
-        seconds["recover"] = time.perf_counter() - started
-        return model, []
 
     def _stage_keys(self, recipe: Recipe) -> list[str]:
         """Chained content keys: one a transform, one for PRUNE and REPAIR, and one for RECOVER where it trains."""
@@ -437,6 +414,23 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
+class _Work:
+    """One way of a recipe through the stages.
+
+    Attributes:
+        recipe: what is asked.
+        context: what methods may use.
+        seconds: time by stage is added to it.
+        pause: called between batches.
+    """
+
+    recipe: Recipe
+    context: Context
+    seconds: dict[str, float]
+    pause: Callable[[], None] | None
+
+
+@dataclass(frozen=True)
 class _Stage:
     """One stage of a recipe.
 
@@ -480,7 +474,7 @@ def layer_specs(methods: Sequence[Method]) -> list[LayerSpec]:
 
 def leaves(methods: Sequence[Method]) -> tuple[type[nn.Module], ...]:
     """Those of them that the traced graph keeps whole."""
-    return tuple(spec.layer_type for spec in layer_specs(methods) if spec.leaf)
+    return leaf_types(layer_specs(methods))
 
 
 def slow_in_file(model: nn.Module, specs: Sequence[LayerSpec]) -> str:

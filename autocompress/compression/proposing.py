@@ -315,7 +315,7 @@ class Proposer:
             for indices, own in zip(points, times[1:], strict=False):
                 shares = {part.name: kept[part.name][at] for part, at in zip(parts, indices, strict=True)}
                 seconds = {name: value / whole for name, value in own.layers.items()}
-                found.append([_layer_widths(layers, shares), seconds, own.total / whole])
+                found.append([proposals.layer_widths(layers, shares), seconds, own.total / whole])
             return {"profiles": found}
 
         own = [list(part.choices) for part in parts]
@@ -407,22 +407,11 @@ class _Widest:
         return 1.0 if keeps else self._otherwise.choose(parameter)
 
 
-def _layer_widths(layers: Sequence[Layer], shares: Mapping[str, float]) -> dict[str, list[float]]:
-    """Kept inputs and outputs of each layer."""
-
-    def left(width: int, own: Mapping[str, int]) -> float:
-        return width - sum(count * (1 - shares.get(name, 1.0)) for name, count in own.items())
-
-    return {layer.name: [left(layer.inputs, layer.reads), left(layer.outputs, layer.writes)] for layer in layers}
-
-
 def _spread(made: Sequence[proposals.Proposal]) -> list[proposals.Proposal]:
     """The same proposals, from all over the range early: the middle first, then the quarters, and so on."""
     order: list[int] = []
     step = len(made)
-    while step >= 1 and len(order) < len(made):
-        step = max(1, step // 2)
+    while len(order) < len(made):
+        step = max(1, step // 2)  # with 1, all that are left
         order += [at for at in range(step - 1, len(made), step) if at not in order]
-        if step == 1:
-            break
     return [made[at] for at in order]

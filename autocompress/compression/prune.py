@@ -173,8 +173,8 @@ def affected(model: nn.Module, baseline: nn.Module, asked: Pruning, specs: Seque
 
 def losing(every: Sequence[Coupling], baseline: nn.Module, asked: Pruning) -> list[Coupling]:
     """Those of ``every`` that lose channels."""
-    counts = _widths(every, baseline, asked)
-    return [coupling for coupling in every if coupling.name in counts]
+    kept = _widths(every, baseline, asked)
+    return [coupling for coupling in every if coupling.name in kept]
 
 
 def decide(
@@ -191,15 +191,16 @@ def decide(
         asked: by the recipe.
         orders: by coupling; None in a dry run, where only counts mean something.
     """
+    by_name = {coupling.name: coupling for coupling in every}
     keep: dict[str, list[int]] = {}
-    for coupling in losing(every, baseline, asked):
-        counts = _widths([coupling], baseline, asked)[coupling.name]
+    for name, counts in _widths(every, baseline, asked).items():
+        coupling = by_name[name]
         if orders is None:
-            keep[coupling.name] = sorted(
+            keep[name] = sorted(
                 channel for block, n in zip(coupling.blocks, counts, strict=True) for channel in block[:n]
             )
         else:
-            keep[coupling.name] = coupling.left_by(orders[coupling.name], counts)
+            keep[name] = coupling.left_by(orders[name], counts)
     return Cut(every, keep, asked.mode)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -132,7 +132,7 @@ class Inputs:
         return {name: self._known[name] for name in layers if name in self._known}
 
     def _gather(self, layers: Sequence[str]) -> dict[str, Moments]:
-        chosen = [name for name in layers if _is_fit(self.model, name)]
+        chosen = _fit(self.model, layers)
         if not chosen:
             return {}
         seed, pause = self.images.seed, self.pause
@@ -140,15 +140,11 @@ class Inputs:
             return gather(self.model, chosen, self.images.batches, seed=seed, choose_ridge=choose_ridge, pause=pause)
 
 
-def _is_fit(model: nn.Module, name: str) -> bool:
-    """Whether the layer has columns, and a weight of its own: one that layers share is fitted to neither's inputs."""
-    layer = model.get_submodule(name)
-    return has_columns(layer) and _uses(model)[id(layer.weight)] == 1
-
-
-def _uses(model: nn.Module) -> Counter[int]:
-    """How many modules hold each parameter."""
-    return Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+def _fit(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """The layers that have columns, and a weight of their own: one that layers share is fitted to neither's inputs."""
+    uses = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+    layers = {name: model.get_submodule(name) for name in names}
+    return [name for name, layer in layers.items() if has_columns(layer) and uses[id(layer.weight)] == 1]
 
 
 # --- what a repair changes in the structure -------------------------------------------------------------------------
@@ -190,9 +186,7 @@ def add_biases(model: nn.Module, layers: Sequence[str], network: Mapping[str, La
         The layers that got one.
     """
     added = []
-    for name in layers:
-        if name not in network or not _is_fit(model, name):
-            continue
+    for name in _fit(model, [name for name in layers if name in network]):
         had = model.get_submodule(name).bias is not None
         if ensure_bias(model, name, network[name].norm) is not None and not had:
             added.append(name)
@@ -267,7 +261,7 @@ def sequential(
     network = facts(model, context.input_size, leaves)
     whole = facts(original, context.input_size, leaves)
     shared = [name for name in network.layers if name in whole.layers]
-    names = [name for name in shared if _is_fit(model, name) and _is_fit(original, name)]  # removal unties weights
+    names = _fit(original, _fit(model, shared))  # of both: removal unties weights
     kept = {} if cut is None else kept_outputs(cut.couplings, cut.keep)
     with evaluating(model), evaluating(original):
         lockstep = Lockstep(

@@ -23,6 +23,7 @@ from autocompress.models.health import faulty_tensor
 from autocompress.pruning.known import fixed_couplings, known_couplings
 from autocompress.pruning.removal import remove
 from autocompress.pruning.widths import lost_inputs
+from autocompress.quantization.leaves import leaf_types
 from autocompress.repair import Moments
 from autocompress.store import Store
 from autocompress.training import computed_with, logits, recalibrate_batch_norm
@@ -122,21 +123,6 @@ class Structural:
             InvalidRecipe: if it cannot be built.
             TrialFailed: if images, activations or weights hold NaN or infinite values.
         """
-        model, steps = self._run(model, asked, settings, pruner, context, seconds, untouched)
-        if fault := faulty_tensor(model.state_dict()):
-            raise TrialFailed(f"{fault} after channels were removed and layers refitted")
-        return model.eval(), steps
-
-    def _run(
-        self,
-        model: nn.Module,
-        asked: Pruning | None,
-        settings: Params,
-        pruner: Pruner | None,
-        context: Context,
-        seconds: dict[str, float],
-        untouched: bool,
-    ) -> tuple[nn.Module, list[Plan]]:
         started = time.perf_counter()
         steps: list[Plan] = []
         images = self.images(settings, context)
@@ -155,7 +141,9 @@ class Structural:
         if told is not None:
             steps.append({"stage": REPAIR, "method": REPAIR, "version": repair.VERSION, "plan": told})
             seconds[REPAIR] = time.perf_counter() - started
-        return model, steps
+        if fault := faulty_tensor(model.state_dict()):
+            raise TrialFailed(f"{fault} after channels were removed and layers refitted")
+        return model.eval(), steps
 
     def _repaired(
         self,
@@ -283,7 +271,7 @@ class Structural:
 
     @property
     def _leaves(self) -> tuple[type[nn.Module], ...]:
-        return tuple(spec.layer_type for spec in self.specs if spec.leaf)
+        return leaf_types(self.specs)
 
     @property
     def _baseline_facts(self) -> NetworkFacts:

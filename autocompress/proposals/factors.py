@@ -92,6 +92,20 @@ def layers_of(network: NetworkFacts, couplings: Sequence[Coupling]) -> list[Laye
     return found
 
 
+def layer_widths(layers: Sequence[Layer], shares: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Inputs and outputs that each layer keeps, where each coupling keeps a share of its channels.
+
+    Args:
+        layers: of the network.
+        shares: by coupling; 1 for one that is not named.
+    """
+
+    def left(width: int, own: Mapping[str, int]) -> float:
+        return width - sum(count * (1 - shares.get(name, 1.0)) for name, count in own.items())
+
+    return {layer.name: (left(layer.inputs, layer.reads), left(layer.outputs, layer.writes)) for layer in layers}
+
+
 def _kind(kind: str, groups: int, inputs: int) -> str:
     if kind != "conv":
         return "linear" if kind == "linear" else kind

@@ -15,6 +15,7 @@ from autocompress.pruning.attention import UNREADABLE, head_parts, is_attention
 from autocompress.pruning.dependencies import Found, Whole, find, pruners_of
 from autocompress.pruning.slicing import STANDARDISING, is_depthwise
 from autocompress.pruning.verifying import verified
+from autocompress.quantization.leaves import leaf_types
 
 Judged = tuple[list[Coupling], Mapping[str, LayerFacts]]
 """Every coupling of a network before a mode is chosen and anything is measured, and facts about its layers."""
@@ -64,7 +65,7 @@ def couplings(
 def judged(model: nn.Module, input_size: tuple[int, int, int], specs: Iterable[LayerSpec] = ()) -> Judged:
     """What all modes share, and most of the work on tangled networks. Arguments and errors as in :func:`couplings`."""
     specs = list(specs)
-    layers = facts(model, input_size, tuple(spec.layer_type for spec in specs if spec.leaf)).layers
+    layers = facts(model, input_size, leaf_types(specs)).layers
     pruners = pruners_of(specs)
     found = find(model, input_size, pruners)
     every = [_judged(model, group, layers, pruners) for group in found]

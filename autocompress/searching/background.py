@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autocompress.compression.proposing import Proposed
@@ -55,10 +55,10 @@ class Background:
         """Begins."""
         self._thread.start()
 
-    def ready(self, wait: Callable[[], bool]) -> Prepared | None:
-        """What was prepared; None while it is not there and ``wait`` says no. Waits where it says yes. Where it was
-        never started there is nothing."""
-        while self._thread.is_alive() and wait():
+    def ready(self, *, wait: bool) -> Prepared | None:
+        """What was prepared; without ``wait``, None while it is not there. Where the thread was never started, nothing
+        was prepared."""
+        while wait and self._thread.is_alive():
             self._thread.join(timeout=0.5)  # in steps, so that signals are seen
         return None if self._thread.is_alive() else self._prepared or Prepared(None, (), ())
 

@@ -165,7 +165,7 @@ class _Run:
 
     def _take_proposals(self, is_waiting: bool) -> None:
         """Has the proposals asked next, once they are made; waits for them where no recipe waits."""
-        made = self._background.ready(lambda: not is_waiting)
+        made = self._background.ready(wait=not is_waiting)
         if made is None:
             return
         self._study.before_ask = None
@@ -319,7 +319,7 @@ class _Run:
         return result
 
     def _finish(self, closing: Closing, ended: str) -> None:
-        self._background.ready(lambda: True)  # nothing else computes while the front is measured
+        self._background.ready(wait=True)  # nothing else computes while the front is measured
         finish_nearest_miss(self._study, self._bench, self._meter, self._folder.resolve(), self._progress)
         self._observer.on_note(f"{ended}; measuring the front again")
         closing.close(self._study.rows(), self._seconds, ended, self._plugins)

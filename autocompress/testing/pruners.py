@@ -14,8 +14,8 @@ from torch import nn
 from autocompress.compression.prune import offered
 from autocompress.compression.repair import Images, Inputs
 from autocompress.contract import Context, Coupling, Params, Pruner, Space
-from autocompress.store import pack, unpack
 from autocompress.testing.example import example_context, example_model
+from autocompress.testing.preparing import prepared
 from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
 from autocompress.testing.spaces import ask, by_rule, named_recipes, random_recipes
 
@@ -58,7 +58,7 @@ def _points(method: Pruner, model: nn.Module) -> Iterator[Params]:
 
 
 def _check_point(method: Pruner, model: nn.Module, params: Params) -> None:
-    state = _prepared(method, model, params)
+    state = prepared(method, model, params)
     couplings = offered(model, "group")
     orders = _orders(method, model, couplings, params, state)
     for coupling in couplings:
@@ -98,15 +98,3 @@ def _moments(model: nn.Module, context: Context) -> Callable[[Sequence[str]], Ma
     assert context.transfer is not None
     images = Images(context.transfer.calibration, 48, context.seed, context.device, context.transfer.digest)
     return Inputs(model, [], images)
-
-
-def _prepared(method: Pruner, model: nn.Module, params: Params) -> Any:
-    """What the engine keeps for recipes like ``params``, after its way through the store."""
-    if not method.prepares:
-        return None
-    baseline = copy.deepcopy(model)
-    context = replace(example_context(model, teacher=copy.deepcopy(model)), params=method.shared(params))
-    state = method.prepare(baseline, context)
-    require(same_tensors(fingerprint(baseline), fingerprint(model)), "prepare must leave the baseline as it is")
-    tensors, record = pack(state)
-    return unpack(tensors, through_json(record, "what prepare returns, but for its tensors,"))

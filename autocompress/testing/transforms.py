@@ -12,9 +12,10 @@ from torch import nn
 
 from autocompress import models
 from autocompress.contract import Callback, Context, Params, Plan, Space, Stage, Transform
-from autocompress.store import pack, unpack
+from autocompress.quantization.leaves import leaf_types
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.leaves import check_leaves
+from autocompress.testing.preparing import prepared
 from autocompress.testing.rules import (
     difference,
     fingerprint,
@@ -45,7 +46,7 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
     model = model if model is not None else example_model()
     require(method.stage in tuple(Stage), "a transform must say its stage: SUBSTITUTE or PRUNE")
     if params is not None:
-        _check_point(method, model, params, _prepared(method, model, params))
+        _check_point(method, model, params, prepared(method, model, params))
         return
     states: dict[str, Any] = {}
     points = [ask(method, model, by_rule(rule)) for rule in ("default", "cheapest")]
@@ -55,7 +56,7 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
         if method.acts(point):
             shared = json.dumps(through_json(method.shared(copy.deepcopy(point)), "what shared returns"))
             if shared not in states:
-                states[shared] = _prepared(method, model, point)
+                states[shared] = prepared(method, model, point)
             state = states[shared]
             _check_point(method, model, point, state)
             _check_structural_flags(method, model, point, space, state)
@@ -79,16 +80,6 @@ def _check_point(method: Transform, model: nn.Module, params: Params, state: Any
     check_leaves(result, method.layers, _images(model))
     _check_training(method, result, params, context)
     _check_export(model, result)
-
-
-def _prepared(method: Transform, model: nn.Module, params: Params) -> Any:
-    """What the engine keeps for recipes like ``params``, after its way through the store."""
-    baseline = copy.deepcopy(model)
-    context = replace(example_context(model, teacher=copy.deepcopy(model)), params=method.shared(params))
-    state = method.prepare(baseline, context)
-    require(same_tensors(fingerprint(baseline), fingerprint(model)), "prepare must leave the baseline as it is")
-    tensors, record = pack(state)
-    return unpack(tensors, through_json(record, "what prepare returns, but for its tensors,"))
 
 
 def _apply(method: Transform, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
@@ -125,7 +116,10 @@ def _check_dry_run(method: Transform, model: nn.Module, params: Params, state: A
     dry, _ = _apply(method, model, params, replace(example_context(model, dry_run=True), state=state))
     rule = "a dry run (no data, no teacher, no training) must give the deployed structure of the real run"
     require(shapes(dry) == shapes(result), f"{rule}; tensors differ: {difference(shapes(dry), shapes(result))}")
-    require(operators(dry, _leaves(method)) == operators(result, _leaves(method)), f"{rule}; the graphs differ")
+    require(
+        operators(dry, leaf_types(method.layers)) == operators(result, leaf_types(method.layers)),
+        f"{rule}; the graphs differ",
+    )
 
 
 def _check_rebuild(method: Transform, model: nn.Module, result: nn.Module, plan: Plan) -> None:
@@ -136,7 +130,10 @@ def _check_rebuild(method: Transform, model: nn.Module, result: nn.Module, plan:
     with torch.no_grad():
         same = torch.equal(rebuilt(_images(model)), result(_images(model)))
     require(same, f"{rule}; with the same weights loaded the outputs differ, so the plan lacks something")
-    require(operators(rebuilt, _leaves(method)) == operators(result, _leaves(method)), f"{rule}; the graphs differ")
+    require(
+        operators(rebuilt, leaf_types(method.layers)) == operators(result, leaf_types(method.layers)),
+        f"{rule}; the graphs differ",
+    )
 
 
 def _check_layers(method: Transform, result: nn.Module) -> None:
@@ -190,13 +187,9 @@ def _check_structural_flags(method: Transform, model: nn.Module, params: Params,
         found, _ = _apply(method, model, changed, context)
         require(
             shapes(found) == shapes(expected)
-            and operators(found, _leaves(method)) == operators(expected, _leaves(method)),
+            and operators(found, leaf_types(method.layers)) == operators(expected, leaf_types(method.layers)),
             f"{name} is declared structural=False, yet {others[0]!r} gives another structure",
         )
-
-
-def _leaves(method: Transform) -> tuple[type, ...]:
-    return tuple(spec.layer_type for spec in method.layers if spec.leaf)
 
 
 def _images(model: nn.Module) -> torch.Tensor:
