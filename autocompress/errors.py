@@ -19,7 +19,8 @@ class ExitCode(IntEnum):
 
 
 class UserError(Exception):
-    """Something the user can put right; the command line prints it as one line and exits with code 2.
+    """Something the user can put right; the command line prints it as one line and exits with code
+    2.
 
     Args:
         message: one sentence that says what is wrong, naming file, line and key where there is one.
@@ -51,23 +52,30 @@ class HintedError(ValueError):
 
 
 class Terminated(SystemExit):
-    """The process received SIGTERM: from a batch system, a container or a cluster. Where nobody catches it, the process
-    ends with exit code 75, "try again later": ``autocompress resume`` continues the search."""
+    """The process received SIGTERM: from a batch system, a container or a cluster.
+
+    Where nobody catches it, the process ends with exit code 75, "try again later": ``autocompress
+    resume`` continues the search."""
 
     def __init__(self) -> None:
         super().__init__(int(ExitCode.TERMINATED))
 
 
 class InvalidRecipe(Exception):
-    """A recipe that cannot be built; its trial becomes one row with this reason, never the end of a search."""
+    """A recipe that cannot be built; its trial becomes one row with this reason, never the end of a
+    search.
+    """
 
 
 class TrialFailed(Exception):
-    """A trial that broke (NaN, time-out, export that disagrees); its message is the row's reason."""
+    """A trial that broke (NaN, time-out, export that disagrees); its message is the row's reason.
+    """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint naming the closest known names: ``did you mean 'resnet18'?`` or, with no close one, the known names."""
+    """A hint naming the closest known names: ``did you mean 'resnet18'?`` or, with no close one,
+    the known names.
+    """
     candidates = list(known)
     close = difflib.get_close_matches(name, candidates, n=2, cutoff=0.6)
     if close:

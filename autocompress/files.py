@@ -60,7 +60,9 @@ def cache_folder(*parts: str) -> Path:
 
 
 def check_cache() -> None:
-    """Makes the folders of the cache that a search writes to. To be called before anything is trained.
+    """Makes the folders of the cache that a search writes to.
+
+    To be called before anything is trained.
 
     Raises:
         UserError: naming the first one that cannot be made or written.
@@ -161,7 +163,9 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def warn_once(about: Path, what: str, error: OSError) -> None:
-    """Logs ``<about> <what>: <error>`` as a warning, once in a process for each ``about`` and ``what``."""
+    """Logs ``<about> <what>: <error>`` as a warning, once in a process for each ``about`` and
+    ``what``.
+    """
     if (about, what) not in _warned:
         _warned.add((about, what))
         why = "there is no room left" if is_full_disk(error) else error.strerror or str(error)
@@ -214,8 +218,9 @@ def canonical_json(value: Any) -> str:
     numpy scalars count as the Python numbers that they hold, and tuples as lists.
 
     Raises:
-        TypeError: if ``value`` cannot be written as JSON: a tensor, an array, a set, a path, a mapping key that is not
-            text, or a number that is not finite. A shortened or changing text in its place would give wrong keys.
+        TypeError: if ``value`` cannot be written as JSON: a tensor, an array, a set, a path, a
+            mapping key that is not text, or a number that is not finite. A shortened or changing
+            text in its place would give wrong keys.
     """
     return json.dumps(_plain(value, ""), sort_keys=True, separators=(",", ":"), allow_nan=False)
 

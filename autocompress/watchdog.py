@@ -1,4 +1,7 @@
-"""Ends a process whose work hangs, be it in a kernel that never returns. Its clock can be stopped for shared work."""
+"""Ends a process whose work hangs, be it in a kernel that never returns.
+
+Its clock can be stopped for shared work.
+"""
 
 from __future__ import annotations
 
@@ -50,13 +53,14 @@ _watch: _Watch | None = None
 
 @contextmanager
 def watched(seconds: float, file: TextIO, told: Callable[[bool], None] = lambda _: None) -> Iterator[None]:
-    """Ends the process, with the stacks of all threads in ``file``, where what is done within takes longer than
-    ``seconds``. One at a time in a process; from one thread.
+    """Ends the process, with the stacks of all threads in ``file``, where what is done within takes
+    longer than ``seconds``. One at a time in a process; from one thread.
 
     Args:
         seconds: the limit.
         file: with a descriptor, open for writing.
-        told: called with True when the clock is stopped (:func:`paused`), with False when it goes on.
+        told: called with True when the clock is stopped (:func:`paused`), with False when it goes
+            on.
     """
     global _watch
     _watch = _Watch(seconds, file, told, left=seconds)
@@ -70,9 +74,9 @@ def watched(seconds: float, file: TextIO, told: Callable[[bool], None] = lambda 
 
 @contextmanager
 def paused() -> Iterator[Callable[[], None]]:
-    """Stops the clock for what is done within, where there is one: it is not the watched work's own. To be called while
-    that goes on is what this gives, a sign of life; without one for the whole limit the process is ended all the same,
-    for what hangs within hangs.
+    """Stops the clock for what is done within, where there is one: it is not the watched work's
+    own. To be called while that goes on is what this gives, a sign of life; without one for the
+    whole limit the process is ended all the same, for what hangs within hangs.
     """
     watch = _watch
     if watch is None or watch.is_paused:

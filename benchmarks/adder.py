@@ -2,7 +2,8 @@
 
 Each part is written into one JSON as soon as it is done; parts may run one by one.
 
-    python benchmarks/adder.py [--parts kernels cost whole] [--sizes 32 224] [--threads 2] [--out FILE]
+    python benchmarks/adder.py [--parts kernels cost whole] [--sizes 32 224] [--threads 2] [--out
+    FILE]
 """
 
 from __future__ import annotations

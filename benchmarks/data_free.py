@@ -1,10 +1,12 @@
-"""Compression without the training data against its targets: students from scratch, uses of the images, time; and the
-tables of the three papers from the same rows.
+"""Compression without the training data against its targets: students from scratch, uses of the
+images, time; and the tables of the three papers from the same rows.
 
-Each part is written into one JSON as soon as it is done; rows lie in files beside it, and an interrupted run goes on
-where it was. Teachers may be run one by one, with budgets of their own: what was found for others stays.
+Each part is written into one JSON as soon as it is done; rows lie in files beside it, and an
+interrupted run goes on where it was. Teachers may be run one by one, with budgets of their own:
+what was found for others stays.
 
-    python benchmarks/data_free.py [--parts students uses speed papers] [--seeds 0 1 2] [--threads 2] [--out FILE]
+    python benchmarks/data_free.py [--parts students uses speed papers] [--seeds 0 1 2] [--threads
+    2] [--out FILE]
 """
 
 from __future__ import annotations

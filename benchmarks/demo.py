@@ -1,10 +1,11 @@
 """The demo as a newcomer runs it: how long it takes, how much memory, and what its front offers.
 
-The search runs in a process of its own with an empty cache folder, so the baseline is trained too. Memory is the sum of
-the proportional set sizes (PSS: a shared page counts once in all) of that process and everything it started, Ray's
-workers included, sampled each second.
+The search runs in a process of its own with an empty cache folder, so the baseline is trained too.
+Memory is the sum of the proportional set sizes (PSS: a shared page counts once in all) of that
+process and everything it started, Ray's workers included, sampled each second.
 
-    python benchmarks/demo.py [--job search_spaces/demo.yaml] [--trials N] [--out FILE] [--keep FOLDER]
+    python benchmarks/demo.py [--job search_spaces/demo.yaml] [--trials N] [--out FILE] [--keep
+    FOLDER]
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ COLUMNS += ["test_accuracy", "test_accuracy_drop", "recipe"]
 class Family:
     """A process and all that come from it.
 
-    A member stays one when its parent ends, and orphans that Ray or autocompress left since the start are members too;
-    another search on the same machine is not.
+    A member stays one when its parent ends, and orphans that Ray or autocompress left since the
+    start are members too; another search on the same machine is not.
     """
 
     def __init__(self, root: psutil.Process) -> None:
@@ -104,7 +105,9 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def best(front: pd.DataFrame) -> dict[str, Any] | None:
-    """The fastest model that meets both of the demo's targets on the test split; None if there is none."""
+    """The fastest model that meets both of the demo's targets on the test split; None if there is
+    none.
+    """
     meets = (front["latency_ratio"] <= TARGETS["latency_ratio"]) & (
         front["test_accuracy_drop"] <= TARGETS["test_accuracy_drop"]
     )

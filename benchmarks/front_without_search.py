@@ -1,7 +1,9 @@
-"""A front of int8 models without any training and without a search, on the stages of autocompress in one process.
+"""A front of int8 models without any training and without a search, on the stages of autocompress
+in one process.
 
-From a trained baseline: couplings, moments, orders, divergence tables, a latency model from profiled probes, an
-allocation for each budget, one-shot repair, QUANTIZE, export. Any scorer can score the files against base.onnx.
+From a trained baseline: couplings, moments, orders, divergence tables, a latency model from
+profiled probes, an allocation for each budget, one-shot repair, QUANTIZE, export. Any scorer can
+score the files against base.onnx.
 
     python benchmarks/front_without_search.py --checkpoint base.safetensors --files FOLDER
         [--model resnet18] [--data glyphs] [--count 8] [--check 20] [--out FILE]
@@ -64,7 +66,8 @@ MOST_DIVERGENCE = 0.06
 """Nats, as predicted: models beyond it lose more than some five points."""
 QUANTIZER = "quantize"
 WEIGHT_WORK = 8
-"""Reading a weight costs about as much as so many multiply-adds: a rough cost to choose probes by."""
+"""Reading a weight costs about as much as so many multiply-adds: a rough cost to choose probes by.
+"""
 HELD_OUT = 8
 """Width vectors whose files are measured to judge the latency model."""
 
@@ -204,7 +207,8 @@ class Front:
 def order(
     model: nn.Module, coupling: Coupling, moments: Mapping[str, Moments], norms: Mapping[str, str | None]
 ) -> list[int]:
-    """The channels of a coupling, the least needed first, by what a refit of their readers leaves."""
+    """The channels of a coupling, the least needed first, by what a refit of their readers leaves.
+    """
     consumers, scales = {}, {}
     for name, index in coupling.consumers.items():
         if name not in moments:
@@ -217,7 +221,9 @@ def order(
 
 
 def check(front: Front, count: int, folder: Path) -> dict[str, Any]:
-    """How well table and latency model predict: random allocations of random budgets, and held-out width vectors."""
+    """How well table and latency model predict: random allocations of random budgets, and held-out
+    width vectors.
+    """
     from scipy.stats import spearmanr
 
     generator = np.random.default_rng(front.seed + 1)
@@ -237,7 +243,8 @@ def check(front: Front, count: int, folder: Path) -> dict[str, Any]:
             points.append(found.indices)
             name = folder / f"held_out{number}.onnx"
             files.append(front.file(front.pruned(found.indices, fit=False), name, images=False))
-    # Probes are measured again beside the held-out files: a busy machine changes between two measurements.
+    # Probes are measured again beside the held-out files: a busy machine changes between two
+    # measurements.
     probes, probed = front.probes
     profiles = front.profiles([*probes, *files], [*probed, *points], seconds=0.6)
     model = LatencyModel.fit(front.layers, profiles[: len(probes)])

@@ -1,7 +1,8 @@
-"""The float baseline on glyphs: how accurate a backbone gets with a job's default training, and how long it takes.
+"""The float baseline on glyphs: how accurate a backbone gets with a job's default training, and how
+long it takes.
 
-Validation and test are in fonts that training never saw. The job's promise is at least 85 % on validation for resnet18
-within 12 epochs.
+Validation and test are in fonts that training never saw. The job's promise is at least 85 % on
+validation for resnet18 within 12 epochs.
 
     python benchmarks/glyphs.py [--model resnet18] [--epochs 12] [--seeds 0] [--out FILE]
 """

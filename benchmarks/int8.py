@@ -1,11 +1,13 @@
 """Int8 files against float files and against ONNX Runtime's own quantizer, one thread, interleaved.
 
-The reference, ``onnxruntime.quantization.quantize_static``, gets the same float ONNX file and the same calibration
-images (uint8 activations, int8 weights a channel, QDQ). Weights are random: they change no latency here. All files run
-with the session options that make integers exact on this processor, and no slower ones (``autocompress.runtime``); the
-table says which. A block gives each file the same time; the order of the files changes from block to block.
+The reference, ``onnxruntime.quantization.quantize_static``, gets the same float ONNX file and the
+same calibration images (uint8 activations, int8 weights a channel, QDQ). Weights are random: they
+change no latency here. All files run with the session options that make integers exact on this
+processor, and no slower ones (``autocompress.runtime``); the table says which. A block gives each
+file the same time; the order of the files changes from block to block.
 
-    python benchmarks/int8.py [--models resnet18 resnet50] [--sizes 32 224] [--seconds 20] [--out FILE]
+    python benchmarks/int8.py [--models resnet18 resnet50] [--sizes 32 224] [--seconds 20] [--out
+    FILE]
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ def measure(paths: dict[str, Path], size: int, threads: int, seconds: float) -> 
         for _ in range(3):
             session.run(None, image)
     random = np.random.default_rng(0)
-    # As the device measures: other processes do not lengthen the time that one thread is on a processor.
+    # As the device measures: other processes do not lengthen the time that one thread is on a
+    #     processor.
     clock = time.thread_time if threads == 1 else time.perf_counter
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -122,7 +125,8 @@ def run(name: str, size: int, threads: int, seconds: float) -> dict[str, Any]:
             "int8_over_quantize_static": ratio(blocks["int8"], blocks["quantize_static"]),
             "operators": {kind: operator_histogram(path) for kind, path in paths.items()},
         }
-    # At small sizes what every operator costs beside its arithmetic weighs more, in float and in integers.
+    # At small sizes what every operator costs beside its arithmetic weighs more, in float and in
+    # integers.
     fast = size < TARGET_SIZE or row["fp32_over_int8"]["median"] >= TARGETS["fp32_over_int8"]
     row["met"] = fast and row["int8_over_quantize_static"]["median"] <= TARGETS["int8_over_quantize_static"]
     return row

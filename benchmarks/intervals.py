@@ -1,11 +1,13 @@
 """How often the interval of a latency ratio holds what later measurements of the same file say.
 
-Several structures (int8 and float files of several backbones, against the float file) are measured in rounds, one after
-another, as long as a gate measures. A case is a first measurement: its 95 % interval holds, or does not, the median of
-the ``--later`` measurements behind it, which have new sessions and up to some minutes' distance. Each ``--busy`` number
-of processes that keep the processors busy meanwhile gives a table of its own.
+Several structures (int8 and float files of several backbones, against the float file) are measured
+in rounds, one after another, as long as a gate measures. A case is a first measurement: its 95 %
+interval holds, or does not, the median of the ``--later`` measurements behind it, which have new
+sessions and up to some minutes' distance. Each ``--busy`` number of processes that keep the
+processors busy meanwhile gives a table of its own.
 
-    python benchmarks/intervals.py [--models resnet18 ...] [--sizes 32 128] [--rounds 8] [--busy 0 4] [--out FILE]
+    python benchmarks/intervals.py [--models resnet18 ...] [--sizes 32 128] [--rounds 8] [--busy 0
+    4] [--out FILE]
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""SCOP's comparisons on a small backbone: rates, knockoffs, where features are mixed, score epochs, criteria.
+"""SCOP's comparisons on a small backbone: rates, knockoffs, where features are mixed, score epochs,
+criteria.
 
-Tang et al., NeurIPS 2020, arXiv 2010.10732. Channels go by the official scheme: the same rate in every convolution
-behind the stem, shortcuts and residual width kept. One factor is varied at a time from the plugin's defaults: Gaussian
-knockoffs, mixed before batch norm, four score epochs.
+Tang et al., NeurIPS 2020, arXiv 2010.10732. Channels go by the official scheme: the same rate in
+every convolution behind the stem, shortcuts and residual width kept. One factor is varied at a time
+from the plugin's defaults: Gaussian knockoffs, mixed before batch norm, four score epochs.
 
     python benchmarks/papers_scop.py [--threads 2] [--seeds 0 1 2] [--out FILE]
 
@@ -124,7 +125,9 @@ def claims() -> list[Claim]:
 
 
 class Maker:
-    """Prunes and recovers; the scores of the last row are kept for the next, which often has the same."""
+    """Prunes and recovers; the scores of the last row are kept for the next, which often has the
+    same.
+    """
 
     def __init__(self) -> None:
         self._of: Any = None

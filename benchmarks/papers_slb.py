@@ -1,8 +1,9 @@
 """SLB's comparisons on a small backbone: bits of weights and activations, temperature, batch norm.
 
-Yang et al., NeurIPS 2020, arXiv 2009.08695. One factor is varied at a time from the plugin's defaults: exponential
-temperature, batch norm calibrated after each epoch, PACT activations, start from the trained weights; stem and
-classifier at 8 bits. The backbone is of the size of the paper's ResNet-20 (0.35 million parameters).
+Yang et al., NeurIPS 2020, arXiv 2009.08695. One factor is varied at a time from the plugin's
+defaults: exponential temperature, batch norm calibrated after each epoch, PACT activations, start
+from the trained weights; stem and classifier at 8 bits. The backbone is of the size of the paper's
+ResNet-20 (0.35 million parameters).
 
     python benchmarks/papers_slb.py [--threads 2] [--seeds 0 1 2] [--out FILE]
 
@@ -48,7 +49,8 @@ NOTES = (
 
 def lines(epochs: int) -> list[Line]:
     """All rows."""
-    # The quantizer's own callback does what its layers need; the norms of the exempt ones are left to train.
+    # The quantizer's own callback does what its layers need; the norms of the exempt ones are left
+    # to train.
     qat = {"epochs": epochs, "lr": 2e-3, "norm_freeze": NEVER}
 
     def setting(weights: int, activations: int | None, **params: object) -> Setting:

@@ -1,9 +1,10 @@
 """Pruning against its targets: counts, accuracy at half the MACs, latency, cost of the scores.
 
-Each part is written into one JSON as soon as it is done; parts may run one by one. Rows of ``accuracy`` lie in a file
-beside it, and an interrupted run goes on where it was.
+Each part is written into one JSON as soon as it is done; parts may run one by one. Rows of
+``accuracy`` lie in a file beside it, and an interrupted run goes on where it was.
 
-    python benchmarks/pruning.py [--parts counts accuracy latency cost] [--models resnet10t] [--out FILE]
+    python benchmarks/pruning.py [--parts counts accuracy latency cost] [--models resnet10t] [--out
+    FILE]
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""Quantization against its targets: file size, rivals, latency, accuracy at low bits, granularity, cost of SLB.
+"""Quantization against its targets: file size, rivals, latency, accuracy at low bits, granularity,
+cost of SLB.
 
 Each part is written into one JSON as soon as it is done; parts may run one by one.
 
-    python benchmarks/quantization.py [--parts size rivals latency accuracy granularity slb-cost] [--out FILE]
+    python benchmarks/quantization.py [--parts size rivals latency accuracy granularity slb-cost]
+    [--out FILE]
 
-``rivals`` makes an environment of its own for NNCF in the cache folder, which takes a download the first time.
+``rivals`` makes an environment of its own for NNCF in the cache folder, which takes a download the
+first time.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Channel removal on many backbones: does the sliced network compute what the masked one computes?
 
-Half the channels of every coupling that may be pruned go, chosen at random. Weights are random, constant ones too
-(zero-initialised last norms and layer scales would hide errors), and norms have the statistics of random images, so
-that signals neither fade nor explode. ``agrees`` compares in float32 and eval mode, where every switched-off channel
-stays zero up to its readers, relative to the largest output where that is above 1.
+Half the channels of every coupling that may be pruned go, chosen at random. Weights are random,
+constant ones too (zero-initialised last norms and layer scales would hide errors), and norms have
+the statistics of random images, so that signals neither fade nor explode. ``agrees`` compares in
+float32 and eval mode, where every switched-off channel stays zero up to its readers, relative to
+the largest output where that is above 1.
 
-    python benchmarks/removal_table.py [--models resnet18 ...] [--mode group] [--rate 0.5] [--out FILE]
+    python benchmarks/removal_table.py [--models resnet18 ...] [--mode group] [--rate 0.5] [--out
+    FILE]
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ from autocompress.pruning.verifying import randomise, settle
 
 TOLERANCE = 1e-5
 VISIBLE = 1e-4
-"""A removal that changes the outputs by less than this shows nothing either way; such a row does not count."""
+"""A removal that changes the outputs by less than this shows nothing either way; such a row does
+not count.
+"""
 TARGETS = {"backbones": 40, "families": 20}
 SIZED = {"vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s32_224", "resmlp_12_224", "gmixer_12_224"}
 SIZES = {

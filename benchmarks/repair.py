@@ -1,11 +1,12 @@
-"""Repair without training: what refits are worth on whole networks, and what they cost (docs/repair.md).
+"""Repair without training: what refits are worth on whole networks, and what they cost
+(docs/repair.md).
 
     python benchmarks/repair.py [--parts uniform mobilenetv2 ghost vit moments] [--threads 2]
         [--model resnet18] [--data glyphs] [--out results/repair/repair.json]
 
-Each part writes a table of its own beside ``--out`` and goes on where it was interrupted. Accuracy is on the validation
-split; KL is that of the baseline's logits to the candidate's, in nats, on the same images. Nothing is trained except
-where a row says "quarter epoch".
+Each part writes a table of its own beside ``--out`` and goes on where it was interrupted. Accuracy
+is on the validation split; KL is that of the baseline's logits to the candidate's, in nats, on the
+same images. Nothing is trained except where a row says "quarter epoch".
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
-"""Hypervolume over wall clock: a search of autocompress against a sweep of Torch-Pruning with ONNX Runtime's int8.
+"""Hypervolume over wall clock: a search of autocompress against a sweep of Torch-Pruning with ONNX
+Runtime's int8.
 
-Both start from the same trained baseline. The clock starts with each process, so start-up and preparation count; only
-the training of the baseline is outside. The rival's time is T and its hypervolume R. The front of a search at a time is
-its non-dominated trials by validation, at most 12. All files are scored by the neutral scorer on the test split.
+Both start from the same trained baseline. The clock starts with each process, so start-up and
+preparation count; only the training of the baseline is outside. The rival's time is T and its
+hypervolume R. The front of a search at a time is its non-dominated trials by validation, at most
+12. All files are scored by the neutral scorer on the test split.
 
-    python benchmarks/search_quality.py [--rivals FOLDER] [--model resnet18] [--data glyphs] [--epochs 12] [--seeds 0]
+    python benchmarks/search_quality.py [--rivals FOLDER] [--model resnet18] [--data glyphs]
+    [--epochs 12] [--seeds 0]
         [--space joint] [--without proposals] [--out results/search/resnet18-glyphs.json]
 
-FOLDER holds tp_sweep.py and score.py. Without it, hypervolume is that of a search's own figures on the validation
-split. Measure on a quiet machine.
+FOLDER holds tp_sweep.py and score.py. Without it, hypervolume is that of a search's own figures on
+the validation split. Measure on a quiet machine.
 """
 
 from __future__ import annotations
@@ -83,7 +86,8 @@ def rival(folder: Path, rivals: Path, model: str) -> float:
 
 
 def searched(folder: Path, seconds: float, space: str, seed: int) -> dict[str, float]:
-    """Runs a search for ``seconds`` and keeps each trial's file; returns when each trial was there."""
+    """Runs a search for ``seconds`` and keeps each trial's file; returns when each trial was there.
+    """
     name, kept = f"search-{seed}", folder / f"kept-{seed}"
     kept.mkdir()
     job = json.loads((folder / "job.yaml").read_text(encoding="utf-8"))
@@ -119,7 +123,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def front_at(folder: Path, seed: int, there: dict[str, float], seconds: float) -> list[str]:
-    """Trials that no other one of that time dominates by validation, at most 12, spread over latency."""
+    """Trials that no other one of that time dominates by validation, at most 12, spread over
+    latency.
+    """
     trials = read_trials(folder / f"search-{seed}")
     own = trials[trials["trial"].astype(str).isin([trial for trial, at in there.items() if at <= seconds])]
     own = own.sort_values(["latency_ratio", "accuracy_drop"])
@@ -133,7 +139,9 @@ def front_at(folder: Path, seed: int, there: dict[str, float], seconds: float) -
 
 
 def scored(folder: Path, rivals: Path, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Rows of the neutral scorer by file: all in one interleaved run, since machines differ from minute to minute."""
+    """Rows of the neutral scorer by file: all in one interleaved run, since machines differ from
+    minute to minute.
+    """
     out = folder / "scores.json"
     command = [sys.executable, str(rivals / "score.py"), str(folder / "base.onnx"), *map(str, files)]
     command += ["--data", str(folder / "test.npz"), "--json", str(out)]

@@ -1,10 +1,12 @@
-"""What a trial costs beside the recipe's own work: the search's share of the wall time, warm, a trial.
+"""What a trial costs beside the recipe's own work: the search's share of the wall time, warm, a
+trial.
 
-A short search runs with one worker. Of the wall time from row to row, training, exporting, measuring the latency and
-scoring the exported file (which is measuring too) are the recipe's own work. The rest is counted in two ways:
+A short search runs with one worker. Of the wall time from row to row, training, exporting,
+measuring the latency and scoring the exported file (which is measuring too) are the recipe's own
+work. The rest is counted in two ways:
 
-- ``own``, strictly: everything else, so building the dry-run candidate that gate 1 measures, and holding the exported
-  file against the torch model, count as the search's cost;
+- ``own``, strictly: everything else, so building the dry-run candidate that gate 1 measures, and
+  holding the exported file against the torch model, count as the search's cost;
 - ``search``: less these two as well; what is left is asking, Ray, telling and writing files.
 
     python benchmarks/trial_overhead.py --trials 12 [--out FILE]
@@ -28,7 +30,9 @@ from autocompress.searching import run
 from autocompress.searching.progress import Silent
 
 WORK = ("train", "export", "measure", "accuracy")
-"""Stages of a trial that are the recipe's own work; scoring the exported file counts as measuring it."""
+"""Stages of a trial that are the recipe's own work; scoring the exported file counts as measuring
+it.
+"""
 CHECKS = ("candidate", "agreement")
 """Stages that the search adds so that no time is lost on a miss and no wrong file is scored."""
 TARGET_S = 0.3
@@ -102,7 +106,9 @@ def gaps(at: list[float]) -> list[float]:
 
 
 def stages(row: dict[str, Any], wall: float) -> dict[str, Any]:
-    """Seconds of one trial by stage, and what is left over for the search itself, with and without its checks."""
+    """Seconds of one trial by stage, and what is left over for the search itself, with and without
+    its checks.
+    """
     spent = {name: row.get("stages", {}).get(name, 0.0) for name in (*WORK, *CHECKS)}
     own = wall - sum(spent[name] for name in WORK)
     search = own - sum(spent[name] for name in CHECKS)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# Read when torch is loaded, here and in the processes that tests start. Two test processes share two processors: with
-# threads of its own each would wait for the other's, and OpenMP waits by spinning.
+# Read when torch is loaded, here and in the processes that tests start. Two test processes share
+# two processors: with threads of its own each would wait for the other's, and OpenMP waits by
+# spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -31,10 +32,12 @@ CLUSTER_PROCESSORS = 2
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The user's cache folder of this test run, for all processes of pytest-xdist and all that tests start.
+    """The user's cache folder of this test run, for all processes of pytest-xdist and all that
+    tests start.
 
-    The first process that needs an entry (a trained baseline, synthetic images) makes it; the others wait for it.
-    The machine's locks are this process's own: a measurement of one test need not wait for another test to train.
+    The first process that needs an entry (a trained baseline, synthetic images) makes it; the
+    others wait for it. The machine's locks are this process's own: a measurement of one test need
+    not wait for another test to train.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
@@ -51,7 +54,9 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency is measured for a tenth of the usual time, but in Ray's workers and in tests of timing."""
+    """Latency is measured for a tenth of the usual time, but in Ray's workers and in tests of
+    timing.
+    """
     if request.node.get_closest_marker("timing") is None:
         for module, seconds in (("gates", "GATE_SECONDS"), ("closing", "FRONT_SECONDS")):
             if (loaded := sys.modules.get(f"autocompress.searching.{module}")) is not None:
@@ -60,7 +65,10 @@ def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="session")
 def bench(cache: Path) -> Workbench:
-    """resnet10t on digits, trained for four epochs. Treat it as read-only: all tests of the process share it."""
+    """resnet10t on digits, trained for four epochs.
+
+    Treat it as read-only: all tests of the process share it.
+    """
     from autocompress.compression.workbench import Workbench
     from autocompress.job import load_job
     from autocompress.store import Store
@@ -72,7 +80,9 @@ def bench(cache: Path) -> Workbench:
 
 @pytest.fixture(scope="session")
 def teacher(cache: Path) -> Path:
-    """The checkpoint of a test_resnet that was trained a little on digits: what a job without data begins with."""
+    """The checkpoint of a test_resnet that was trained a little on digits: what a job without data
+    begins with.
+    """
     from noise_source import make_teacher
 
     from autocompress.store import Store
@@ -113,9 +123,11 @@ def _cluster(cache: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def ray_cluster(_cluster: Cluster) -> None:
-    """A Ray cluster with two processors; searches of this test use it instead of starting one of their own.
+    """A Ray cluster with two processors; searches of this test use it instead of starting one of
+    their own.
 
-    Its workers can import the files in ``tests``. They inherit the environment of the moment when the cluster was
+    Its workers can import the files in ``tests``. They inherit the environment of the moment when
+    the cluster was
     started: what a test sets later does not reach them.
     """
     _cluster.start()

@@ -13,7 +13,9 @@ import pytest
 
 @contextmanager
 def no_file_larger_than(size: int) -> Iterator[None]:
-    """Within, a write beyond ``size`` bytes of a file fails, in part or as a whole, as on a full disk."""
+    """Within, a write beyond ``size`` bytes of a file fails, in part or as a whole, as on a full
+    disk.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -24,7 +26,8 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of ``kilobytes`` at ``folder``; the test is skipped where none can be mounted."""
+    """A file system of ``kilobytes`` at ``folder``; the test is skipped where none can be mounted.
+    """
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)]
     try:

@@ -1,4 +1,6 @@
-"""Two small data sources, a trained teacher for them, and an opener: what the tests of data-free jobs share."""
+"""Two small data sources, a trained teacher for them, and an opener: what the tests of data-free
+jobs share.
+"""
 
 from __future__ import annotations
 
@@ -104,13 +106,15 @@ _PLUGIN = NoisePlugin()
 
 
 def plugins() -> Manager:
-    """The sources, and of what is installed only a few methods: the installed sources would take minutes."""
+    """The sources, and of what is installed only a few methods: the installed sources would take
+    minutes.
+    """
     return Manager([autocompress.builtin, autocompress_ghost, autocompress_quantize, _PLUGIN], entry_points=False)
 
 
 def offer() -> None:
-    """Adds the sources to the process's manager, which checks the names in jobs; take them out again with
-    ``withdraw``: other tests list what is installed."""
+    """Adds the sources to the process's manager, which checks the names in jobs; take them out
+    again with ``withdraw``: other tests list what is installed."""
     manager().register(_PLUGIN)
 
 
@@ -120,7 +124,8 @@ def withdraw() -> None:
 
 
 def note(text: str) -> None:
-    """A line in the file that NOISE_CALLS names: what was asked of the sources, in all processes."""
+    """A line in the file that NOISE_CALLS names: what was asked of the sources, in all processes.
+    """
     if (path := os.environ.get("NOISE_CALLS")) is not None:
         with Path(path).open("a") as file:
             file.write(text + "\n")
@@ -133,7 +138,8 @@ def notes() -> list[str]:
 
 
 def make_teacher(file: Path) -> Path:
-    """A test_resnet that was trained a little on digits; what a user would bring as a checkpoint."""
+    """A test_resnet that was trained a little on digits; what a user would bring as a checkpoint.
+    """
     job = load_job(model="test_resnet", data="digits", name="teacher")
     splits = data.load(DataConfig(train="digits"), **models.preprocessing(job))
     model = models.create(job, splits.info)

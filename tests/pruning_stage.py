@@ -29,7 +29,8 @@ def asked(model: nn.Module, pruner: Pruner, keep: Any = 0.5, **limits: Any) -> P
         model: the baseline.
         pruner: that orders.
         keep: of all channels, or by module path.
-        limits: ``mode``, ``multiple`` (1 by default), and the pruner's own parameters under their short names.
+        limits: ``mode``, ``multiple`` (1 by default), and the pruner's own parameters under their
+            short names.
     """
     values: dict[str, Any] = {"prune.method": pruner.name, "prune.multiple": 1}
     values |= {f"prune.keep.{name}": share for name, share in keep.items()} if isinstance(keep, dict) else {}

@@ -1,4 +1,6 @@
-"""``flock`` as it fails on file systems that refuse it, for this process and for those that tests start."""
+"""``flock`` as it fails on file systems that refuse it, for this process and for those that tests
+start.
+"""
 
 from __future__ import annotations
 

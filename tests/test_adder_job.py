@@ -58,7 +58,9 @@ def _has_adders(recipe: dict[str, object]) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("float_adders", [False, True])
 def test_training_in_integers(cache: Path, tmp_path: Path, float_adders: bool) -> None:
-    """At 4 bits; or with adder layers that stay in float among others that do not, behind a schedule that is over."""
+    """At 4 bits; or with adder layers that stay in float among others that do not, behind a
+    schedule that is over.
+    """
     del cache
     job = energy_job(tmp_path, name=f"qat{float_adders}")
     bench = Workbench.open(job)

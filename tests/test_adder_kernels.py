@@ -1,4 +1,6 @@
-"""AdderNet's kernels against their plain definition, over shapes, strides and paddings; integers exactly."""
+"""AdderNet's kernels against their plain definition, over shapes, strides and paddings; integers
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -319,8 +321,8 @@ if importlib.util.find_spec("triton"):
 def test_a_process_of_its_own() -> None:
     """What needs another environment or a fork. One process for all: importing torch takes seconds.
 
-    The kernels are compiled for a processor without vectors, a forked process calls them again, and the CUDA kernels'
-    arithmetic runs without CUDA, in Triton's interpreter.
+    The kernels are compiled for a processor without vectors, a forked process calls them again, and
+    the CUDA kernels' arithmetic runs without CUDA, in Triton's interpreter.
     """
     code, wanted = GENERIC.format(lanes=4, forms=1) + TRITON, ["kernels"]
     if importlib.util.find_spec("triton"):

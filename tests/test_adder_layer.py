@@ -1,4 +1,6 @@
-"""The adder layer: its operation and gradients as the digest states them, channels removed, integers, and its file."""
+"""The adder layer: its operation and gradients as the digest states them, channels removed,
+integers, and its file.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ class OneLayer(nn.Module):
         return self.fc(self.adder(x).mean((2, 3)))
 
 
-# --- the operation --------------------------------------------------------------------------------------------------
+# --- the operation --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (5, 2, 2)])
@@ -139,7 +141,7 @@ def test_it_is_one_node_of_the_graph() -> None:
     assert SPEC.channel_map(layer()).tolist() == list(range(6))
 
 
-# --- integers -------------------------------------------------------------------------------------------------------
+# --- integers -------------------------------------------------------------------------------------
 
 
 @given(
@@ -257,7 +259,10 @@ def test_the_simulated_layer_trains_its_own_weight() -> None:
 
 
 def test_weights_that_the_grid_cuts_off_train_too() -> None:
-    """Section 2: gW = G^T P - (sum G) W, not clipped. Behind a ReLU every negative weight lies outside of the grid."""
+    """Section 2: gW = G^T P - (sum G) W, not clipped.
+
+    Behind a ReLU every negative weight lies outside of the grid.
+    """
     adder, x = layer(padding=0), torch.randn(4, 4, 6, 6).relu()
     fake = quantizer(x, 8, nonnegative=True)
     simulation = reads(simulated(adder), fake)
@@ -297,7 +302,7 @@ def test_any_quantizer_gives_its_grid() -> None:
     torch.testing.assert_close(unknown(fake(x)), known(fake(x)))
 
 
-# --- channels removed -----------------------------------------------------------------------------------------------
+# --- channels removed -----------------------------------------------------------------------------
 
 
 def test_an_input_that_is_zero_can_go() -> None:
@@ -321,12 +326,14 @@ def test_filters_can_go() -> None:
     torch.testing.assert_close(adder(x), before[:, 1:5])
 
 
-# --- files ----------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("most", [6, 3, 2, 4, 1])
 def test_the_file_agrees(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all filters at a time, in even chunks, in uneven ones, alone: one node whatever they are."""
+    """With all filters at a time, in even chunks, in uneven ones, alone: one node whatever they
+    are.
+    """
     monkeypatch.setattr(exporting, "NUMBERS", 36 * 16 * most)
     model, file = OneLayer(layer(stride=2, norm=True)).eval(), tmp_path / "m.onnx"
     export(model, file, (4, 8, 8), specs=[SPEC])

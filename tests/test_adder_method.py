@@ -1,4 +1,6 @@
-"""The transform ``adder``: what gives way, in which jobs, from which weights, and with the rest of the engine."""
+"""The transform ``adder``: what gives way, in which jobs, from which weights, and with the rest of
+the engine.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ def adder_model(model: nn.Module) -> nn.Module:
     return Adder().apply(copy.deepcopy(model), params_of(model), context)[0]
 
 
-# --- which layers ---------------------------------------------------------------------------------------------------
+# --- which layers ---------------------------------------------------------------------------------
 
 
 def test_every_convolution_but_the_stem_s_gives_way(model: nn.Module, adder_model: nn.Module) -> None:
@@ -118,7 +120,7 @@ def test_squeeze_and_excitation_keeps_its_products() -> None:
     assert all(model.get_submodule(name).groups == 1 for name in converted)
 
 
-# --- which jobs -----------------------------------------------------------------------------------------------------
+# --- which jobs -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_a_model_without_such_convolutions_is_told() -> None:
     assert "no convolution" in reason
 
 
-# --- weights --------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 def test_weights_are_as_wide_as_they_are_asked_to_be(model: nn.Module) -> None:
@@ -266,7 +268,7 @@ def test_a_layer_without_a_norm_brings_its_own() -> None:
     assert before.norm is None
 
 
-# --- with the rest of the engine ------------------------------------------------------------------------------------
+# --- with the rest of the engine ------------------------------------------------------------------
 
 
 def test_callbacks_compare_the_last_norm_of_each_stage(adder_model: nn.Module, model: nn.Module) -> None:
@@ -289,7 +291,9 @@ def test_callbacks_compare_the_last_norm_of_each_stage(adder_model: nn.Module, m
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["bare", "bn-act"])
 def test_it_takes_what_ghost_provides(variant: str, model: nn.Module, tmp_path: Path) -> None:
-    """A ghost module's primary convolution becomes an adder layer, its cheap ones are depthwise and stay."""
+    """A ghost module's primary convolution becomes an adder layer, its cheap ones are depthwise and
+    stay.
+    """
     methods = Manager().methods()
     names = [method.name for method in methods]
     assert names.index("ghost") < names.index("adder")
@@ -328,8 +332,9 @@ def test_files_agree_in_float_and_in_integers(adder_model: nn.Module, model: nn.
         assert not custom_operators(tmp_path / "m.onnx")
         agreement = check_agreement(tmp_path / "m.onnx", made, images)
         assert agreement.mean_error < 2e-2, "codes flip at the edges of integers"
-        # Nothing trained this network: for half of the images its best two logits are nearer than a flipped code moves
-        # them, on one processor or another. Labels are compared where there is a best one.
+        # Nothing trained this network: for half of the images its best two logits are nearer than a
+        # flipped code moves them, on one processor or another. Labels are compared where there is a
+        # best one.
         with torch.no_grad():
             logits = made.eval()(images)
         best = logits.topk(2, 1).values

@@ -1,4 +1,6 @@
-"""Training adder layers: the scaled gradient, whose optimizer updates what, schedules, features; and they learn."""
+"""Training adder layers: the scaled gradient, whose optimizer updates what, schedules, features;
+and they learn.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ def training(model: nn.Module, images: Split, epochs: float = 2, **changed: Any)
     )
 
 
-# --- the gradient ---------------------------------------------------------------------------------------------------
+# --- the gradient ---------------------------------------------------------------------------------
 
 
 @given(numel=st.integers(1, 200), size=st.floats(1e-9, 1e9), eta=st.floats(0.05, 1.0))
@@ -157,12 +159,13 @@ def test_filters_are_sgd_s_whatever_trains_the_rest(images: Split) -> None:
     run.total_steps = 1
     run.run()
     for name, layer in adder_layers(model).items():
-        # Nesterov's first step is 1.9 times the gradient, whose root mean square is 0.2; decay is next to nothing.
+        # Nesterov's first step is 1.9 times the gradient, whose root mean square is 0.2; decay is
+        # next to nothing.
         moved = (layer.weight.detach() - before[name]).square().mean().sqrt().item()
         assert moved == pytest.approx(rates[0] * 0.2 * 1.9, rel=0.02), "clipping must not reach it"
 
 
-# --- schedules ------------------------------------------------------------------------------------------------------
+# --- schedules ------------------------------------------------------------------------------------
 
 
 @given(
@@ -249,7 +252,7 @@ def test_what_cannot_follow_a_schedule_has_none(images: Split) -> None:
         assert all((layer.p, layer.as_convolution) == (1.0, False) for layer in adder_layers(net).values())
 
 
-# --- features -------------------------------------------------------------------------------------------------------
+# --- features -------------------------------------------------------------------------------------
 
 
 def test_features_are_compared_in_units_of_the_teacher_s() -> None:
@@ -268,7 +271,7 @@ def test_features_are_compared_in_units_of_the_teacher_s() -> None:
     assert AdderTraining(network(), PARAMS, context(), ["2"]).taps() == []
 
 
-# --- whole trainings ------------------------------------------------------------------------------------------------
+# --- whole trainings ------------------------------------------------------------------------------
 
 
 def test_it_learns(images: Split) -> None:

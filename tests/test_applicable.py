@@ -1,4 +1,6 @@
-"""Which methods act: reasons instead of tracebacks, whatever a plugin does, and before any time is spent."""
+"""Which methods act: reasons instead of tracebacks, whatever a plugin does, and before any time is
+spent.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,8 @@ def test_a_method_whose_code_raises_is_refused_with_its_reason(model: nn.Module)
 
 
 class Returns(Quiet):
-    """Its space returns what it was told to, at once or only for another choice than the default."""
+    """Its space returns what it was told to, at once or only for another choice than the default.
+    """
 
     name = "returns"
 

@@ -38,7 +38,7 @@ def checkpoint(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]
     return folder / "weights.safetensors"
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_finite_weights_with_logits_that_are_not(tmp_path: Path) -> None:
         models.create(job(checkpoint=checkpoint(tmp_path, grow)), GREY)
 
 
-# --- the network ------------------------------------------------------------------------------------------------------
+# --- the network ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_trial_pass_leaves_no_trace(tmp_path: Path) -> None:
     assert all(torch.equal(buffers[name], buffer) for name, buffer in fresh.named_buffers())
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_one_that_was_kept_all_the_same_is_trained_again(
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 class Rooted(TinyNet):

@@ -1,4 +1,6 @@
-"""Batch norm while weights are fake-quantized (whitepaper section 3.2.2, eq. 22-31; checks 11 and 12 of the digest)."""
+"""Batch norm while weights are fake-quantized (whitepaper section 3.2.2, eq. 22-31; checks 11 and
+12 of the digest).
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def convolution(network: QuantizedNetwork) -> FakeLayer:
 @given(groups=st.sampled_from([1, 3]), bias=st.booleans(), seed=st.integers(0, 100), batch=st.integers(2, 9))
 @settings(max_examples=20, deadline=None)
 def test_without_quantization_it_is_batch_norm_in_training(groups: int, bias: bool, seed: int, batch: int) -> None:
-    """Phase 1 equals batch norm with batch statistics: outputs, long-term statistics, and every gradient."""
+    """Phase 1 equals batch norm with batch statistics: outputs, long-term statistics, and every
+    gradient.
+    """
     plain = model(groups, bias, seed)
     layer = convolution(trainable(plain, enabled=False)).train()
     reference = copy.deepcopy(plain[:2]).train()
@@ -84,7 +88,9 @@ def test_without_quantization_the_frozen_phase_is_batch_norm_in_evaluation() -> 
 
 
 def test_weights_are_quantized_as_the_long_term_statistics_scale_them() -> None:
-    """``w_corr = gamma W / sigma`` whatever the batch: with held statistics, two batches see the same codes."""
+    """``w_corr = gamma W / sigma`` whatever the batch: with held statistics, two batches see the
+    same codes.
+    """
     network = trainable(model(), 4)
     layer = convolution(network).train()
     layer.norm.momentum = 0.0  # type: ignore[union-attr]
@@ -174,7 +180,8 @@ def test_the_hardened_network_computes_what_the_trained_one_does(bits: int) -> N
 
 
 def test_a_trainable_network_is_the_folded_one_before_it_trains() -> None:
-    """Same places, same names, same outputs in eval mode; the hardened files have the same state."""
+    """Same places, same names, same outputs in eval mode; the hardened files have the same state.
+    """
     plain = model()
     config = {name: LayerBits("q", 4) for name in ("0", "5")}
     images = torch.randn(16, *SIZE)

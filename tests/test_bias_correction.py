@@ -30,7 +30,9 @@ SIZE = (3, 16, 16)
 
 
 class Net(nn.Module):
-    """A stem, a residual block with a depthwise layer, a layer with neither norm nor bias, a classifier."""
+    """A stem, a residual block with a depthwise layer, a layer with neither norm nor bias, a
+    classifier.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +94,8 @@ def test_the_mean_of_every_channel_is_that_of_the_float_network(bits: int, train
     assert correct_bias(network, batches) == 4
     after = errors(network, batches, wanted)
     for name, layer in network.layers().items():
-        # What is left: the bias is rounded to a step of the accumulator, before the correction and behind it.
+        # What is left: the bias is rounded to a step of the accumulator, before the correction and
+        #     behind it.
         assert layer.input_quantizer is not None
         step = float((layer.weight_quantizer.scale * layer.input_quantizer.scale).max())
         assert after[name] <= step + 1e-5
@@ -100,7 +103,8 @@ def test_the_mean_of_every_channel_is_that_of_the_float_network(bits: int, train
 
 
 def test_later_layers_are_corrected_behind_corrected_ones() -> None:
-    """Corrected each by itself, the later layers would count the errors of the earlier ones twice."""
+    """Corrected each by itself, the later layers would count the errors of the earlier ones twice.
+    """
     model, batches = randomize(Net()), images()
     network = quantized(model, batches, 2)
     wanted = channel_means(network, batches, enabled=False)
@@ -164,7 +168,8 @@ def test_bad_images_are_named() -> None:
 
 
 def test_at_few_bits_a_trained_network_gains(bench: Workbench) -> None:
-    """4-bit weights, 8-bit activations, one scale a layer: most of what rounding lost comes back."""
+    """4-bit weights, 8-bit activations, one scale a layer: most of what rounding lost comes back.
+    """
     model = bench.model
     calibration = [batch for batch, _ in bench.splits.train.subset(128, 0).loader(64)]
     size = (1, 32, 32)

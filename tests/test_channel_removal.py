@@ -1,7 +1,8 @@
-"""Channels truly removed: what goes together, that the rest computes the same, and why some channels stay.
+"""Channels truly removed: what goes together, that the rest computes the same, and why some
+channels stay.
 
-The checks of SCOP's digest, section 11: 5 (rates to counts), 6 (masked and sliced agree), 7 (scatter), 10 (the official
-scheme's parameters and MACs).
+The checks of SCOP's digest, section 11: 5 (rates to counts), 6 (masked and sliced agree), 7
+(scatter), 10 (the official scheme's parameters and MACs).
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ def test_resnet50_by_the_official_scheme() -> None:
 
 
 class Basic(nn.Module):
-    """A block of CIFAR's ResNet, its shortcut without parameters: every second pixel, zeros for new channels."""
+    """A block of CIFAR's ResNet, its shortcut without parameters: every second pixel, zeros for new
+    channels.
+    """
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Checkpoints: the user's own weights, in the forms that training scripts write, and nothing that runs code."""
+"""Checkpoints: the user's own weights, in the forms that training scripts write, and nothing that
+runs code.
+"""
 
 from __future__ import annotations
 

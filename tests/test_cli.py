@@ -1,4 +1,6 @@
-"""The command line, mostly as a process of its own: what it prints, where, and with which exit code."""
+"""The command line, mostly as a process of its own: what it prints, where, and with which exit
+code.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def autocompress(*arguments: str | Path, cwd: Path | None = None) -> subprocess.
 
 
 def refused(*arguments: str | Path, cwd: Path | None = None) -> str:
-    """The one line on stderr of a command that must be refused with exit code 2 and no traceback."""
+    """The one line on stderr of a command that must be refused with exit code 2 and no traceback.
+    """
     done = autocompress(*arguments, cwd=cwd)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
@@ -234,7 +237,7 @@ def test_a_dry_run_trains_nothing_and_says_what_is_within_reach(
     assert list(tmp_path.iterdir()) == [tmp_path / "again.yaml"]
 
 
-# --- progress ---------------------------------------------------------------------------------------------------------
+# --- progress -------------------------------------------------------------------------------------
 
 
 def test_a_pipe_gets_a_line_an_event() -> None:

@@ -1,4 +1,6 @@
-"""Closing a search: a front in any case, the nearest miss where nothing meets the constraints, figures that agree."""
+"""Closing a search: a front in any case, the nearest miss where nothing meets the constraints,
+figures that agree.
+"""
 
 from __future__ import annotations
 

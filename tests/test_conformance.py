@@ -1,4 +1,6 @@
-"""The conformance suite passes for our methods and the example plugin, and names the rule that a broken one breaks."""
+"""The conformance suite passes for our methods and the example plugin, and names the rule that a
+broken one breaks.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,7 @@ def test_the_example_plugin_is_found_and_conforms(model: nn.Module) -> None:
     assert not model.training
 
 
-# --- transforms that break one rule each ----------------------------------------------------------------------------
+# --- transforms that break one rule each ----------------------------------------------------------
 
 
 class _Defaults:
@@ -274,11 +276,12 @@ def test_a_broken_transform_is_told_its_rule(broken: type[Transform], model: nn.
         check_method(broken(), model)
 
 
-# --- quantizers -----------------------------------------------------------------------------------------------------
+# --- quantizers -----------------------------------------------------------------------------------
 
 
 class Fixed(FakeQuantizer):
-    """A grid with a fixed step; ``rounds`` False leaves values off the grid that ``harden`` writes."""
+    """A grid with a fixed step; ``rounds`` False leaves values off the grid that ``harden`` writes.
+    """
 
     rounds = True
     dtype = torch.int8
@@ -347,7 +350,7 @@ def test_a_broken_quantizer_is_told_its_rule(broken: type[FakeQuantizer], model:
         check_quantizer(method, model)
 
 
-# --- data sources ---------------------------------------------------------------------------------------------------
+# --- data sources ---------------------------------------------------------------------------------
 
 
 class Noise(DataSource):

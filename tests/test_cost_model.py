@@ -52,11 +52,13 @@ FLOAT = layers(("multiply-add", 1_000_000, 32, 32))
 EIGHT = layers(("multiply-add", 1_000_000, 8, 8))
 
 
-# --- what an operation costs ------------------------------------------------------------------------------------------
+# --- what an operation costs ----------------------------------------------------------------------
 
 
 def test_the_45_nm_figures_add_up_as_published() -> None:
-    """Digest of AdderNet, section 8: pJ of a tap, one multiplication and one addition against two additions."""
+    """Digest of AdderNet, section 8: pJ of a tap, one multiplication and one addition against two
+    additions.
+    """
     cost = PROFILES["45nm"].cost
 
     def picojoules(kind: str, bits: int) -> float:
@@ -74,7 +76,9 @@ def test_the_45_nm_figures_add_up_as_published() -> None:
 
 
 def test_the_paper_s_cycles_of_lenet_on_a_cpu() -> None:
-    """AdderNet, MNIST: 435 K multiplications and additions are 2.61 M cycles, 870 K additions 1.74 M."""
+    """AdderNet, MNIST: 435 K multiplications and additions are 2.61 M cycles, 870 K additions 1.74
+    M.
+    """
     device = model("via-nano")
     lenet, adder = layers(("multiply-add", 435_000, 32, 32)), layers(("add", 870_000, 32, 32))
     measured = measure(device, adder, lenet, CONFIG)
@@ -177,7 +181,7 @@ def test_latency_is_of_a_batch_and_energy_of_an_image() -> None:
     assert four.energy_uj == one.energy_uj
 
 
-# --- a user's own profile ---------------------------------------------------------------------------------------------
+# --- a user's own profile -------------------------------------------------------------------------
 
 
 def test_a_user_s_profile_is_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +234,7 @@ def test_a_profile_may_run_float_on_integers(tmp_path: Path) -> None:
     assert (found.ran_as, found.joules) == ("16x16", 9e-12)
 
 
-# --- jobs -------------------------------------------------------------------------------------------------------------
+# --- jobs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -266,7 +270,8 @@ def at_bits(bench: Workbench, weights: int, activations: int) -> dict[str, Any]:
 
 
 def run_recipes(bench: Workbench, folder: Path, recipes: list[dict[str, Any]], **settings: Any) -> Any:
-    """Runs ``recipes`` as a search does, with other devices in the job; closes, and reads the run."""
+    """Runs ``recipes`` as a search does, with other devices in the job; closes, and reads the run.
+    """
     settings = {"name": "modelled", "results": folder} | settings
     job = load_job(model="resnet10t", data="digits", baseline={"epochs": 4}, budget={"epochs": 1}, **settings)
     validate(job, manager())

@@ -1,4 +1,6 @@
-"""Data sets: splits that fit each other, batches that a seed repeats, and errors that say what to put right."""
+"""Data sets: splits that fit each other, batches that a seed repeats, and errors that say what to
+put right.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,9 @@ def test_stratified_draw_keeps_each_class_in_proportion(labels: list[int], share
 
 
 def ranked_by_class(labels: torch.Tensor, n: int, seed: int) -> list[int]:
-    """The definition of a stratified draw, class by class: the lowest ranks within the class, as fractions of it."""
+    """The definition of a stratified draw, class by class: the lowest ranks within the class, as
+    fractions of it.
+    """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
     rank: dict[int, float] = {}
     for label in labels.unique().tolist():

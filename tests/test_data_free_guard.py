@@ -1,4 +1,6 @@
-"""Sealed test images: nothing reads them before a search is closed, whatever a method or a source tries."""
+"""Sealed test images: nothing reads them before a search is closed, whatever a method or a source
+tries.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,7 @@ def test_a_split_that_is_not_sealed_is_given_as_it_is() -> None:
         assert inside is split
 
 
-# --- in a job -------------------------------------------------------------------------------------------------------
+# --- in a job -------------------------------------------------------------------------------------
 
 
 ATTEMPTS: dict[str, Callable[[Workbench], Any]] = {

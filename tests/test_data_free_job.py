@@ -1,4 +1,6 @@
-"""Jobs without training data: what they may say, where their images come from, and what judges their candidates."""
+"""Jobs without training data: what they may say, where their images come from, and what judges
+their candidates.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def sources_of(bench: Workbench, folder: Path) -> Sources:
     return Sources(old.teacher, old.teacher_key, old.methods, dict(old.defaults), Store(folder), 0, old.device)
 
 
-# --- the job --------------------------------------------------------------------------------------------------------
+# --- the job --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_test_images_are_not_taken_for_anything_else() -> None:
     assert [len(part) for part in (halves.train, halves.val, halves.test)] == [0, 180, 180]
 
 
-# --- the space ------------------------------------------------------------------------------------------------------
+# --- the space ------------------------------------------------------------------------------------
 
 
 def test_a_recipe_names_its_source_first(free: Workbench) -> None:
@@ -93,7 +95,9 @@ def test_a_recipe_names_its_source_first(free: Workbench) -> None:
 
 
 def test_images_do_not_decide_the_widths_of_a_pruner(free: Workbench) -> None:
-    """Its order of channels hangs on them, how many go does not: recipes of all sources share one latency."""
+    """Its order of channels hangs on them, how many go does not: recipes of all sources share one
+    latency.
+    """
     methods = [*[m for m in free.methods if isinstance(m, DataSource)], manager().method("scop")]
     space = JobSpace(free.model, methods, Limits(), "model", 1)
     values = space.policy({"prune": "default", "recover": "default"})
@@ -131,7 +135,7 @@ def test_sources_act_unless_methods_name_others(free: Workbench) -> None:
         assert [method.name for method in found] == fit
 
 
-# --- the images -----------------------------------------------------------------------------------------------------
+# --- the images -----------------------------------------------------------------------------------
 
 
 def test_candidates_are_judged_by_the_baselines_own_answers(free: Workbench) -> None:
@@ -320,7 +324,7 @@ def test_a_source_that_adapts_is_asked_again_half_way(
     assert len(seen) == 1, "a single epoch has no second half"
 
 
-# --- time, and what is not asked ------------------------------------------------------------------------------------
+# --- time, and what is not asked ------------------------------------------------------------------
 
 
 def test_the_clock_of_a_trial_stands_while_a_set_is_made_or_waited_for(

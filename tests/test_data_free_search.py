@@ -1,4 +1,6 @@
-"""Whole searches without training data: what their files and words say, and that test images wait for the end."""
+"""Whole searches without training data: what their files and words say, and that test images wait
+for the end.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,8 @@ def test_a_search_with_test_images_opens_them_at_its_end(
     assert metrics["agreement"] == metrics["accuracy"]
     assert metrics["file_agreement"] >= 0.8
     assert "test_accuracy_drop_interval" in metrics
-    # Two sets a source, made by the driver: workers and trials found them. No other test uses this job's seed.
+    # Two sets a source, made by the driver: workers and trials found them. No other test uses this
+    #     job's seed.
     assert [call for call in calls if " soft " in call].count("blobs soft alone") <= 2
 
     told = view.headline(found)

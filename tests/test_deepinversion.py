@@ -41,7 +41,7 @@ def images_of(made: TransferSet) -> torch.Tensor:
     return next(iter(made.train.loader(len(made.train))))[0]
 
 
-# --- the contract ---------------------------------------------------------------------------------------------------
+# --- the contract ---------------------------------------------------------------------------------
 
 
 def test_it_is_installed() -> None:
@@ -72,7 +72,7 @@ def test_a_job_may_search_what_is_fixed_by_default() -> None:
     assert (space.asked["deepinversion.lr"].low, space.asked["deepinversion.lr"].high) == (0.05, 0.2)
 
 
-# --- published settings ---------------------------------------------------------------------------------------------
+# --- published settings ---------------------------------------------------------------------------
 
 
 def test_published_settings_by_size() -> None:
@@ -101,7 +101,7 @@ def test_competition_needs_a_student() -> None:
     assert objective(Settings(preset="adaptive"), has_student=True)["competition"][0] == Settings().competition
 
 
-# --- what it makes --------------------------------------------------------------------------------------------------
+# --- what it makes --------------------------------------------------------------------------------
 
 
 def test_images_of_all_classes_with_the_statistics_of_real_ones() -> None:
@@ -183,7 +183,7 @@ def test_one_class() -> None:
     assert made.train.labels().tolist() == [0] * 16
 
 
-# --- where it cannot ------------------------------------------------------------------------------------------------
+# --- where it cannot ------------------------------------------------------------------------------
 
 
 def folded(teacher: nn.Module) -> nn.Module:

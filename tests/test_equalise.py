@@ -1,4 +1,6 @@
-"""Cross-layer equalisation (Nagel et al. 2019, section 4.1): the outputs stay, the ranges of the two sides meet."""
+"""Cross-layer equalisation (Nagel et al. 2019, section 4.1): the outputs stay, the ranges of the
+two sides meet.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def unchanged(module: nn.Module, x: torch.Tensor, pairs: int | None = None) -> f
         before = graph(x)
         found = equalise(graph)
         after = graph(x)
-    # In double precision; of processors, some add in an order that loses three digits more over a deep network.
+    # In double precision; of processors, some add in an order that loses three digits more over a
+    # deep network.
     torch.testing.assert_close(after, before, rtol=1e-7, atol=1e-8 * float(before.abs().max()))
     assert pairs is None or found == pairs
     return graph

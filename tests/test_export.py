@@ -163,7 +163,9 @@ def test_float_models_export_too(model: nn.Module, images: torch.Tensor, tmp_pat
 
 @pytest.mark.slow
 class Sliced(nn.Module):
-    """Halves of one tensor, which a rewrite rule makes a Split, and a chain of shapes, which others shorten."""
+    """Halves of one tensor, which a rewrite rule makes a Split, and a chain of shapes, which others
+    shorten.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""UniformFakeQuantizer: states, gradient, ranges and what the file gets, through the contract's interface."""
+"""UniformFakeQuantizer: states, gradient, ranges and what the file gets, through the contract's
+interface.
+"""
 
 from __future__ import annotations
 
@@ -129,14 +131,17 @@ def _gradient(fake: UniformFakeQuantizer, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("is_symmetric", [True, False])
 def test_the_largest_weight_keeps_its_gradient(bits: int, per_channel: bool, is_symmetric: bool) -> None:
-    """A range from minimum to maximum leaves nothing outside, whatever float32 makes of its two ends."""
+    """A range from minimum to maximum leaves nothing outside, whatever float32 makes of its two
+    ends.
+    """
     generator = torch.Generator().manual_seed(bits)
     channels = 1000 if per_channel else 2
     for _ in range(1 if per_channel else 300):
         weight = torch.randn(channels, 2, 3, 3, generator=generator)
         fake = UniformFakeQuantizer(weight_spec(bits, channels), per_channel=per_channel, is_symmetric=is_symmetric)
         assert bool((_gradient(fake, weight) == 1).all())
-        # as far below zero as above: the zero point of an asymmetric grid is a tie, and rounding moves both ends
+        # as far below zero as above: the zero point of an asymmetric grid is a tie, and rounding
+        #     moves both ends
         ends = torch.cat([weight, -weight], 1)
         fake = UniformFakeQuantizer(weight_spec(bits, channels), per_channel=per_channel, is_symmetric=is_symmetric)
         assert bool((_gradient(fake, ends) == 1).all())
@@ -249,7 +254,9 @@ def test_symmetric_activations_have_their_zero_in_the_middle() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_sixteen_bit_tensors_take_the_levels_of_the_same_values_in_float32(dtype: torch.dtype) -> None:
-    """Autocast hands over such activations; the file's grid is that of a float32 step, which 16 bits do not hold."""
+    """Autocast hands over such activations; the file's grid is that of a float32 step, which 16
+    bits do not hold.
+    """
     x, scale, zero = (torch.rand(4096) * 8 - 1).to(dtype), torch.tensor(0.0237), torch.tensor(37)
     wide, narrow = x.float().requires_grad_(), x.clone().requires_grad_()
     expected, found = fake_quant(wide, scale, zero, 0, 255), fake_quant(narrow, scale, zero, 0, 255)

@@ -49,7 +49,7 @@ def all_files(splits: data.Splits) -> list[Path]:
     return [file for split in (splits.train, splits.val, splits.test) for file in files(split)]
 
 
-# --- splits -------------------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_folders_with_images_that_are_not_read_are_named(tmp_path: Path) -> None
     ]
 
 
-# --- pictures -----------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("depth", ["", "dark", "dark/deeper", "train", "train/dark/deeper"])

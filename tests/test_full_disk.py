@@ -45,7 +45,7 @@ def test_what_the_store_has_no_room_for_is_not_kept(tmp_path: Path, caplog: pyte
     assert store.has("one"), "once there is room, entries are kept again"
 
 
-# --- the study --------------------------------------------------------------------------------------------------------
+# --- the study ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_worker_that_found_no_room_for_its_row_costs_no_recipe(study: Study) -
     assert taken.values in [asked.values for asked in tried_again if asked is not None]
 
 
-# --- a trial, the baseline --------------------------------------------------------------------------------------------
+# --- a trial, the baseline ------------------------------------------------------------------------
 
 
 class LargeArtifacts(ToyBench):

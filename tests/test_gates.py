@@ -131,7 +131,9 @@ def test_recipes_of_one_structure_are_measured_once(tmp_path: Path) -> None:
 def test_a_structure_is_measured_again_where_the_runtime_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What structures/ keeps is a latency of one runtime, and of one processor (see compression.keys)."""
+    """What structures/ keeps is a latency of one runtime, and of one processor (see
+    compression.keys).
+    """
     RecordingMeter.measured = 0
     trial_of(tmp_path, number=0)[0].run(HALF)
     monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")

@@ -1,5 +1,5 @@
-"""The transform ``ghost`` on whole networks: what it selects, that nothing is lost on the way, what it leaves behind
-(checks 7, 9 and 11 of the paper's digest)."""
+"""The transform ``ghost`` on whole networks: what it selects, that nothing is lost on the way, what
+it leaves behind (checks 7, 9 and 11 of the paper's digest)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def batch(model: nn.Module) -> torch.Tensor:
     return next(iter(example_context(model).transfer.train.loader(16)))[0]  # type: ignore[union-attr]
 
 
-# --- what is replaced -----------------------------------------------------------------------------------------------
+# --- what is replaced -----------------------------------------------------------------------------
 
 
 def test_the_space_leaves_the_model_alone_where_all_ratios_are_one(resnet: nn.Module) -> None:
@@ -100,12 +100,14 @@ def test_layers_that_would_not_shrink_at_this_kernel_stay(kernel: int) -> None:
         assert sum(p.numel() for p in module.parameters()) < conv.weight.numel() / 1.2
 
 
-# --- nothing is lost on the way -------------------------------------------------------------------------------------
+# --- nothing is lost on the way -------------------------------------------------------------------
 
 
 def make_ghostable(model: nn.Module, ratio: int, variant: str) -> nn.Module:
-    """Makes the filters of each layer multiples of ``ceil(n / s)`` of them, in shuffled order, so that a ghost module
-    can stand for it exactly; an activated one only where the normalisation behind keeps multiples multiples."""
+    """Makes the filters of each layer multiples of ``ceil(n / s)`` of them, in shuffled order, so
+    that a ghost module can stand for it exactly; an activated one only where the normalisation
+    behind keeps multiples multiples.
+    """
     model = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(3)
     network = facts(model, input_size(model))
@@ -142,11 +144,14 @@ def make_ghostable(model: nn.Module, ratio: int, variant: str) -> nn.Module:
 def test_a_ghostable_network_keeps_its_function(
     architecture: str, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check 9: before and after are the same network, order and all; only then is the order of channels right."""
+    """Check 9: before and after are the same network, order and all; only then is the order of
+    channels right.
+    """
     monkeypatch.setattr("autocompress_ghost.method._recalibrate", lambda *_: None)
     ratio = 2
     model = make_ghostable(example_model(architecture), ratio, variant)
-    # From the weights alone: exact multiples are found exactly, however few positions a late layer shows.
+    # From the weights alone: exact multiples are found exactly, however few positions a late layer
+    #     shows.
     changed = ghosted(model, params_of(model, ratio, variant=variant, init="subset"))
     found = modules(changed)
     assert {module.restore for module in found.values()} == {True, False}, "both ways of keeping the order are tried"
@@ -156,7 +161,8 @@ def test_a_ghostable_network_keeps_its_function(
 
 
 def test_folded_order_needs_no_gather(resnet: nn.Module) -> None:
-    """The first convolution of a basic block is private to the second, whose output enters an add."""
+    """The first convolution of a basic block is private to the second, whose output enters an add.
+    """
     found = modules(ghosted(resnet, params_of(resnet)))
     assert not found["layer1.0.conv1"].restore
     assert found["layer1.0.conv2"].restore
@@ -164,7 +170,7 @@ def test_folded_order_needs_no_gather(resnet: nn.Module) -> None:
     assert channels.tolist() != sorted(channels.tolist())
 
 
-# --- what it leaves behind ------------------------------------------------------------------------------------------
+# --- what it leaves behind ------------------------------------------------------------------------
 
 
 def count(model: nn.Module, kind: type[nn.Module]) -> int:
@@ -178,7 +184,9 @@ def test_a_bare_variant_keeps_the_hosts_norms_and_activations(resnet: nn.Module)
 
 
 def test_an_activated_variant_takes_them_over(resnet: nn.Module) -> None:
-    """At s = 2 two norms a module for the host's one; an activation only where one followed, none before an add."""
+    """At s = 2 two norms a module for the host's one; an activation only where one followed, none
+    before an add.
+    """
     changed = ghosted(resnet, params_of(resnet, variant="bn-act"))
     found = modules(changed)
     assert count(changed, nn.BatchNorm2d) == count(resnet, nn.BatchNorm2d) + len(found)
@@ -258,7 +266,7 @@ def test_filters_that_are_nearly_multiples_are_a_better_start_than_chance(resnet
     assert max(error["lstsq"], error["subset"]) < 0.5 * error["random"]
 
 
-# --- the plan -------------------------------------------------------------------------------------------------------
+# --- the plan -------------------------------------------------------------------------------------
 
 
 @settings(max_examples=5, deadline=None)

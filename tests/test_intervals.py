@@ -1,4 +1,6 @@
-"""Intervals: against scipy, against their own definition, and whether they cover what they promise to cover."""
+"""Intervals: against scipy, against their own definition, and whether they cover what they promise
+to cover.
+"""
 
 from __future__ import annotations
 

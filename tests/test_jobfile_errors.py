@@ -162,7 +162,7 @@ def test_any_values_give_a_job_or_one_sentence(tmp_path: Path, values: dict[str,
         assert load_job(tmp_path / "job.yaml") == resolved(job)
 
 
-# --- spaces -----------------------------------------------------------------------------------------------------------
+# --- spaces ---------------------------------------------------------------------------------------
 
 KNOWN = ["ghost.ratio.layer1", "ghost.ratio.layer2", "ghost.kernel", "bits.weight.layer1", "recover.epochs"]
 
@@ -230,7 +230,7 @@ def test_a_jobs_own_methods_come_before_its_spaces() -> None:
     assert limits_of(job).methods == ("ghost",)
 
 
-# --- what is installed ------------------------------------------------------------------------------------------------
+# --- what is installed ----------------------------------------------------------------------------
 
 
 def plugins(measures: Sequence[str] = ("latency",), reasons: Sequence[str] = ()) -> Any:

@@ -1,4 +1,6 @@
-"""The Knowledge Within: the divergence of Gaussians, the three schemes and their sum, and uses of the images."""
+"""The Knowledge Within: the divergence of Gaussians, the three schemes and their sum, and uses of
+the images.
+"""
 
 from __future__ import annotations
 
@@ -77,11 +79,12 @@ def without_norms() -> nn.Module:
     return described(TinyNet(norm=lambda channels: nn.GroupNorm(3, channels)).eval(), SIZE, 10)  # type: ignore[arg-type]
 
 
-# --- the divergence -------------------------------------------------------------------------------------------------
+# --- the divergence -------------------------------------------------------------------------------
 
 
 VALUES = [
-    # recorded mean and std, measured mean and std; KL(measured || recorded), KL(recorded || measured)
+    # recorded mean and std, measured mean and std; KL(measured || recorded), KL(recorded ||
+    # measured)
     ((0, 1, 0, 1), 0.0, 0.0),
     ((0, 1, 1, 1), 0.5, 0.5),
     ((0, 1, 0, 2), 0.806853, 0.318147),
@@ -129,7 +132,9 @@ def test_the_distance_of_features_does_have_a_scale() -> None:
 @given(m=means, s=stds, shift=st.floats(-0.02, 0.02), spread=st.floats(-0.02, 0.02))
 @settings(max_examples=30, deadline=None)
 def test_small_deviations(divergence: Any, m: float, s: float, shift: float, spread: float) -> None:
-    """A shift of d standard deviations costs d^2 / 2, a relative error e of the standard deviation about e^2."""
+    """A shift of d standard deviations costs d^2 / 2, a relative error e of the standard deviation
+    about e^2.
+    """
     shifted = gaussian_divergence(norm(m, s, m + shift * s, s), divergence).item()
     assert shifted == pytest.approx(shift**2 / 2, rel=1e-6, abs=1e-12)
     spread_only = gaussian_divergence(norm(m, s, m, s * (1 + spread)), divergence).item()
@@ -155,7 +160,7 @@ def test_channels_are_averaged_within_a_layer_then_layers_and_the_images_are_one
         batch_norm_divergence()(View(torch.zeros(1, 1, 1, 1), torch.zeros(1, 2)))
 
 
-# --- the prior ------------------------------------------------------------------------------------------------------
+# --- the prior ------------------------------------------------------------------------------------
 
 
 @given(channels=st.integers(1, 5), height=st.integers(1, 9), width=st.integers(1, 9), radius=st.integers(1, 3))
@@ -196,7 +201,7 @@ def test_the_prior_falls_under_optimisation() -> None:
     assert values[-1] < 0.05 * values[0]
 
 
-# --- the contract ---------------------------------------------------------------------------------------------------
+# --- the contract ---------------------------------------------------------------------------------
 
 
 def test_it_is_installed() -> None:
@@ -226,7 +231,7 @@ def test_the_preset_alone_is_searched_and_a_fourth_scheme_can_be_fixed() -> None
     assert set(params_of(teacher, scheme="gaussian")) == {"scheme", "images"}
 
 
-# --- what it makes --------------------------------------------------------------------------------------------------
+# --- what it makes --------------------------------------------------------------------------------
 
 
 def test_noise_is_normal_by_seed_and_costs_no_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +317,7 @@ def test_no_more_images_than_are_enough_in_batches_of_about_one_size() -> None:
     assert len(make(teacher, "gaussian", most=5).train) == 5
 
 
-# --- training and calibrating on it ---------------------------------------------------------------------------------
+# --- training and calibrating on it ---------------------------------------------------------------
 
 
 def student_after(scheme: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -370,8 +375,8 @@ def divergence(network: nn.Module) -> float:
 
 
 def test_fine_tuning_four_bits_on_the_images_does_not_lower_the_agreement() -> None:
-    """Nor does it in labels, of which 255 of 256 agree before: there a few flip either way, from processor to
-    processor, while the divergence halves."""
+    """Nor does it in labels, of which 255 of 256 agree before: there a few flip either way, from
+    processor to processor, while the divergence halves."""
     network = quantized(4)
     images = made("bns+inception")
     calibrate(network, [images])
@@ -385,7 +390,7 @@ def test_fine_tuning_four_bits_on_the_images_does_not_lower_the_agreement() -> N
     assert agreement(network) >= labels - 2 / len(digits_teacher()[1])
 
 
-# --- models without batch norm --------------------------------------------------------------------------------------
+# --- models without batch norm --------------------------------------------------------------------
 
 
 def test_a_model_without_batch_norm_has_two_schemes() -> None:

@@ -1,5 +1,5 @@
-"""Plugins' layers that the graph keeps whole: integers on the grid of their input, their norm inside, from the traced
-network to the file and back."""
+"""Plugins' layers that the graph keeps whole: integers on the grid of their input, their norm
+inside, from the traced network to the file and back."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def answers(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return model.eval()(images)
 
 
-# --- simulating -----------------------------------------------------------------------------------------------------
+# --- simulating -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trainable", [False, True])
@@ -135,7 +135,7 @@ def test_a_dry_run_has_the_same_structure() -> None:
     assert described[0] == described[1]
 
 
-# --- leaves that stay in float --------------------------------------------------------------------------------------
+# --- leaves that stay in float --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("specs", "without"), [([FloatSpec()], ()), (SPECS, ("first", "second"))])
@@ -183,7 +183,7 @@ def test_a_leaf_that_is_called_twice_stays_in_float() -> None:
     assert float_layers(harden(network)) == ["leaf"]
 
 
-# --- training, correcting, probing ----------------------------------------------------------------------------------
+# --- training, correcting, probing ----------------------------------------------------------------
 
 
 def test_training_moves_weights_and_norm_to_its_end() -> None:
@@ -220,7 +220,7 @@ def test_biases_are_corrected_and_ranges_equalised_around_leaves() -> None:
     assert bool(answers(network, torch.randn(4, *SIZE)).isfinite().all())
 
 
-# --- counting and exporting -----------------------------------------------------------------------------------------
+# --- counting and exporting -----------------------------------------------------------------------
 
 
 def test_a_leaf_counts_its_own_operators_and_no_multiply_adds() -> None:
@@ -284,7 +284,7 @@ def test_codes_of_few_bits_are_packed(tmp_path: Path) -> None:
         assert sizes[8] - sizes[bits] > weights * (8 - bits) / 8 - 3000
 
 
-# --- the whole way: pipeline, artifact, conformance, probing --------------------------------------------------------
+# --- the whole way: pipeline, artifact, conformance, probing --------------------------------------
 
 
 def toy_manager(method: Substitute) -> Manager:

@@ -1,4 +1,6 @@
-"""Networks with plugins' leaf layers: channels go through the plugin's pruner, and masked equals sliced."""
+"""Networks with plugins' leaf layers: channels go through the plugin's pruner, and masked equals
+sliced.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ def test_masked_equals_sliced(made: object, mode: str) -> None:
     net, spec = made()  # type: ignore[operator]
     every = couplings(net, SIZE, mode, [spec])
     offered = prunable(every)
-    # "first" is private to its block and read by a leaf; the stem's stream is shared with "second", read by both kinds.
+    # "first" is private to its block and read by a leaf; the stem's stream is shared with "second",
+    # read by both kinds.
     assert "first" in offered
     assert ("stem" in offered) == (mode == "group")
     if mode == "group":

@@ -1,5 +1,5 @@
-"""Trials whose files a stock runtime runs slowly: the torch model is scored, the front's files in full, and it is said;
-energy comes from a cost model that knows the plugin's operations."""
+"""Trials whose files a stock runtime runs slowly: the torch model is scored, the front's files in
+full, and it is said; energy comes from a cost model that knows the plugin's operations."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def test_a_slow_file_is_scored_by_torch_and_in_full_only_on_the_front(
     assert all(row["file_agreement"] >= 0.8 for row in rows)
     metrics = json.loads((job.folder / "artifacts" / "1" / "metrics.json").read_text())
     assert (metrics["accuracy_of"], metrics["note"]) == ("torch model", REASON)
-    # Energy: an addition instead of a multiplication with its addition, and no multiply-add is counted any more.
+    # Energy: an addition instead of a multiplication with its addition, and no multiply-add is
+    #     counted any more.
     assert rows[0]["energy_uj"] == baseline["energy_uj"]
     assert rows[1]["energy_uj"] < baseline["energy_uj"]
     assert rows[2]["energy_uj"] < rows[1]["energy_uj"] / 4

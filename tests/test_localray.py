@@ -1,4 +1,6 @@
-"""What Ray needs of a machine: checked before anything expensive, worked around where that is possible."""
+"""What Ray needs of a machine: checked before anything expensive, worked around where that is
+possible.
+"""
 
 from __future__ import annotations
 
@@ -180,7 +182,9 @@ def can_unshare() -> bool:
 
 @pytest.mark.slow
 def test_a_search_on_a_machine_that_lacks_much(tmp_path: Path) -> None:
-    """A long TMPDIR, no home folder that can be written, and, where the test may take it away, no network."""
+    """A long TMPDIR, no home folder that can be written, and, where the test may take it away, no
+    network.
+    """
     long = tmp_path / LONG
     long.mkdir()
     command = [sys.executable, str(TESTS / "toy_cli.py"), *SEARCH, "--trials", "2"]

@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
         FileLock(tmp_path / "missing" / "lock").acquire()
 
 
-# --- the machine's locks, among users ---------------------------------------------------------------------------------
+# --- the machine's locks, among users -------------------------------------------------------------
 
 OTHER_USER = """
 import os, sys
@@ -278,7 +278,7 @@ def test_a_folder_of_locks_that_cannot_be_made_is_one_sentence(tmp_path: Path, m
     assert error.value.hint == "set AUTOCOMPRESS_LOCKS"
 
 
-# --- everywhere -------------------------------------------------------------------------------------------------------
+# --- everywhere -----------------------------------------------------------------------------------
 
 WITHOUT_FCNTL = """
 import importlib, importlib.abc, pkgutil, sys

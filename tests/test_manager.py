@@ -46,7 +46,8 @@ WORKING = """
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Installs a module with an entry point, as pip would: a module and its dist-info on sys.path."""
+    """Installs a module with an entry point, as pip would: a module and its dist-info on sys.path.
+    """
     monkeypatch.syspath_prepend(str(tmp_path))
     made: list[str] = []
 
@@ -162,7 +163,7 @@ def test_a_request_to_end_the_process_is_not_taken_for_a_fault_of_a_plugin() -> 
         Manager([Interrupted()], entry_points=False).methods()
 
 
-# --- a plugin that would be ignored, or that breaks later, is named when it is loaded ---------------------------------
+# --- a plugin that would be ignored, or that breaks later, is named when it is loaded -------------
 
 HEAD = WORKING[: WORKING.index("    @hookimpl")]
 
@@ -390,7 +391,7 @@ def test_a_registered_plugin_can_be_taken_out() -> None:
     assert found.methods() == []
 
 
-# --- order ------------------------------------------------------------------------------------------------------------
+# --- order ----------------------------------------------------------------------------------------
 
 
 def fake(kind: type[Method], name: str, **attributes: Any) -> Method:

@@ -1,4 +1,7 @@
-"""Rows that lack figures: a device may measure no latency, a trial may leave early. Nothing that sorts may break."""
+"""Rows that lack figures: a device may measure no latency, a trial may leave early.
+
+Nothing that sorts may break.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Wrong names in a job are told before anything heavy is imported. Those of models are read from timm's source."""
+"""Wrong names in a job are told before anything heavy is imported.
+
+Those of models are read from timm's source.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ def test_the_names_in_the_source_are_those_that_timm_registers() -> None:
 
 
 def told(model: str) -> str:
-    """What a fresh process says of ``model`` before timm is imported; empty where it has nothing against it."""
+    """What a fresh process says of ``model`` before timm is imported; empty where it has nothing
+    against it.
+    """
     code = (
         "import sys\n"
         "from autocompress.errors import UserError\n"

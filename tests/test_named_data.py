@@ -1,4 +1,5 @@
-"""Data sets by timm's names: only the splits that a job needs are opened, and what fails is named."""
+"""Data sets by timm's names: only the splits that a job needs are opened, and what fails is named.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ ON_DISK: dict[str, tuple[Callable[..., Path], str]] = {
 }
 
 
-# --- which splits are opened --------------------------------------------------------------------------------------
+# --- which splits are opened ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("role", ["val", "test"])
@@ -105,7 +106,7 @@ def test_any_changed_image_changes_the_digest(tmp_path: Path) -> None:
     assert load(train=f"torch/mnist@{tmp_path}").digest != before
 
 
-# --- what is said -------------------------------------------------------------------------------------------------
+# --- what is said ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_deep_pictures_of_a_named_data_set_are_scaled(tmp_path: Path, name: str)
         assert torch.equal(one[0], other[0])
 
 
-# --- other libraries ----------------------------------------------------------------------------------------------
+# --- other libraries ------------------------------------------------------------------------------
 
 
 def hugging_face(root: Path, held_out: str = "validation") -> Path:

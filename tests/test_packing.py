@@ -1,4 +1,6 @@
-"""Weights below 8 bits: packed to their bits in the file, exact again when it is loaded, and fused as at 8 bits."""
+"""Weights below 8 bits: packed to their bits in the file, exact again when it is loaded, and fused
+as at 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ SIZE = (3, 12, 12)
 
 
 class OddIntegers(FakeQuantizer):
-    """Weights that have no zero, ``-(2^b - 1), ..., -1, 1, ..., 2^b - 1``, as searched low-bit weights have them."""
+    """Weights that have no zero, ``-(2^b - 1), ..., -1, 1, ..., 2^b - 1``, as searched low-bit
+    weights have them.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -55,7 +59,9 @@ def odd(spec: TensorSpec) -> FakeQuantizer:
 
 
 class Zoo(nn.Module):
-    """Every kind of layer, with odd numbers of weights, and enough of them that 7 bits are a gain over 8."""
+    """Every kind of layer, with odd numbers of weights, and enough of them that 7 bits are a gain
+    over 8.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +105,7 @@ def write(model: nn.Module, path: Path, *, packed: bool = True) -> Path:
     return path
 
 
-# --- the integers ----------------------------------------------------------------------------------------------------
+# --- the integers ---------------------------------------------------------------------------------
 
 
 @st.composite
@@ -142,7 +148,7 @@ def test_integers_that_do_not_fit_are_refused(integers: list[int], bits: int, lo
         unpacking(np.array([integers], np.int8), bits, low, step)
 
 
-# --- the file --------------------------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 CASES = [*[(bits, uniform) for bits in range(2, 8)], *[(bits, odd) for bits in range(1, 5)], (3, asymmetric)]
 

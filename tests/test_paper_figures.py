@@ -1,4 +1,6 @@
-"""Figures that papers print of whole networks: what SCOP removes, what AdderNet counts, and AdderNet's gradients."""
+"""Figures that papers print of whole networks: what SCOP removes, what AdderNet counts, and
+AdderNet's gradients.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +37,16 @@ def described(model: nn.Module, size: tuple[int, int, int] = CIFAR) -> nn.Module
     return model.eval()
 
 
-# --- SCOP (Tang et al., NeurIPS 2020) -------------------------------------------------------------------------------
+# --- SCOP (Tang et al., NeurIPS 2020) -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "rate", "params", "macs"), [("resnet50", 0.35, 42.8, 45.4), ("cifar-resnet56", 0.45, 56.3, 56.1)]
 )
 def test_what_a_rate_removes_by_the_papers_scheme(name: str, rate: float, params: float, macs: float) -> None:
-    """SCOP-A of ResNet-50 (printed: 42.8 / 45.3) and ResNet-56 (56.3 / 56.0), as a job names them. Counts are of full
-    images; the structure is the same at 64 pixels, where it is found faster."""
+    """SCOP-A of ResNet-50 (printed: 42.8 / 45.3) and ResNet-56 (56.3 / 56.0), as a job names them.
+
+    Counts are of full images; the structure is the same at 64 pixels, where it is found faster."""
     model = described(timm.create_model(name), (3, 64, 64)) if name == "resnet50" else described(CifarResNet(56))
     counted = (3, 224, 224) if name == "resnet50" else CIFAR
     before = facts(model, counted)
@@ -53,11 +56,13 @@ def test_what_a_rate_removes_by_the_papers_scheme(name: str, rate: float, params
     assert 100 * (1 - after.macs / before.macs) == pytest.approx(macs, abs=0.05)
 
 
-# --- AdderNet (Chen et al., CVPR 2020) ------------------------------------------------------------------------------
+# --- AdderNet (Chen et al., CVPR 2020) ------------------------------------------------------------
 
 
 class Block(nn.Module):
-    """A basic block whose shortcut is a 1x1 convolution where the shape changes, as in the official code."""
+    """A basic block whose shortcut is a 1x1 convolution where the shape changes, as in the official
+    code.
+    """
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -91,13 +96,16 @@ def of_adders(model: nn.Module, **values: Any) -> nn.Module:
     ("depth", "taps", "printed"),
     [
         (32, 69_124_736, 69.12e6),
-        # The paper prints 41.17M for ResNet-20, 0.9 % more than its own structure has; ResNet-32 agrees to the digit.
+        # The paper prints 41.17M for ResNet-20, 0.9 % more than its own structure has; ResNet-32
+        # agrees to the digit.
         (20, 40_813_184, 41.17e6),
     ],
 )
 def test_operations_of_the_papers_networks(depth: int, taps: int, printed: float) -> None:
-    """A convolution has one multiplication and one addition a tap, an adder layer two additions. The paper's table
-    takes all layers for adders; in its code, as here, the first and the last stay as they are."""
+    """A convolution has one multiplication and one addition a tap, an adder layer two additions.
+
+    The paper's table takes all layers for adders; in its code, as here, the first and the last stay
+    as they are."""
     assert counted(resnet(depth)) == {"multiply-add": taps}
     assert taps == pytest.approx(printed, rel=0.01)
     if depth == 32:
@@ -154,8 +162,10 @@ class ReferenceLayer(nn.Module):
 
 @pytest.mark.parametrize("init", ["normal", "scaled_conv"])
 def test_gradients_of_a_whole_network_are_the_papers(init: str) -> None:
-    """ResNet-20 of adder layers in training mode, against plain torch in float64: logits, the gradient of every
-    parameter and of the images, and the filters' gradients as the adaptive learning rate scales them."""
+    """ResNet-20 of adder layers in training mode, against plain torch in float64: logits, the
+    gradient of every parameter and of the images, and the filters' gradients as the adaptive
+    learning rate scales them.
+    """
     torch.manual_seed(0)
     ours = of_adders(resnet(20), init=init).train()
     reference = copy.deepcopy(ours)

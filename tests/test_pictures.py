@@ -1,4 +1,6 @@
-"""Picture files: every mode, depth and format becomes the grey or colour that it shows, or one sentence."""
+"""Picture files: every mode, depth and format becomes the grey or colour that it shows, or one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ KINDS: dict[str, tuple[Callable[[], bytes], str, int]] = {
     "12 bits.pgm": (lambda: pnm(b"P5", (RAMP.astype(np.uint32) * 4095 // 255).astype(">u2"), 4095), "L", 1),
     "16 bits.ppm": (lambda: pnm(b"P6", COLOURS.astype(">u2") * 257, 65535), "RGB", 1),
 }
-"""Each kind of file: how it is made, what it becomes, and by how many levels of 255 that may differ."""
+"""Each kind of file: how it is made, what it becomes, and by how many levels of 255 that may
+differ.
+"""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -192,7 +196,7 @@ def fault_of(content: bytes) -> str:
     return ""
 
 
-# --- orientation --------------------------------------------------------------------------------------------------
+# --- orientation ----------------------------------------------------------------------------------
 
 
 def turned(orientation: int, kind: str) -> bytes:

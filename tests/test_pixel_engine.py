@@ -1,4 +1,6 @@
-"""The engine that optimises pixels: it lowers what it is told to, leaves the teacher alone, and is repeatable."""
+"""The engine that optimises pixels: it lowers what it is told to, leaves the teacher alone, and is
+repeatable.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ def teacher() -> nn.Module:
     return digits_teacher()[0]
 
 
-# --- it works -------------------------------------------------------------------------------------------------------
+# --- it works -------------------------------------------------------------------------------------
 
 
 def test_images_get_their_classes_and_the_statistics_of_real_ones(teacher: nn.Module) -> None:
@@ -103,7 +105,7 @@ def test_competition_finds_where_a_student_disagrees(teacher: nn.Module) -> None
     assert agreement[10.0] < agreement[0.0] - 0.3
 
 
-# --- what it leaves alone -------------------------------------------------------------------------------------------
+# --- what it leaves alone -------------------------------------------------------------------------
 
 
 class Interrupts:
@@ -156,7 +158,7 @@ def test_a_teacher_left_in_train_mode_is_looked_at_in_eval_mode() -> None:
     assert teacher.training
 
 
-# --- seeds ----------------------------------------------------------------------------------------------------------
+# --- seeds ----------------------------------------------------------------------------------------
 
 
 def test_one_seed_gives_one_set_of_images() -> None:
@@ -167,7 +169,7 @@ def test_one_seed_gives_one_set_of_images() -> None:
     assert not torch.equal(first.images, other.images)
 
 
-# --- schedule -------------------------------------------------------------------------------------------------------
+# --- schedule -------------------------------------------------------------------------------------
 
 
 def test_learning_rate_warms_up_and_falls_with_a_cosine() -> None:
@@ -187,7 +189,7 @@ def test_short_and_constant_schedules() -> None:
     assert learning_rate(PixelSettings(lr=0.5), 0, 1) == 0.5
 
 
-# --- views ----------------------------------------------------------------------------------------------------------
+# --- views ----------------------------------------------------------------------------------------
 
 
 def test_without_shift_and_flip_the_teacher_sees_the_pixels() -> None:
@@ -276,7 +278,7 @@ def test_each_step_is_adams_and_of_its_own_gradient() -> None:
         assert torch.allclose(images, noise() - 0.01 * step, atol=1e-5)
 
 
-# --- which iterate is kept ------------------------------------------------------------------------------------------
+# --- which iterate is kept ------------------------------------------------------------------------
 
 
 def test_images_and_losses_are_of_the_same_iterate() -> None:
@@ -319,7 +321,7 @@ def test_earlier_phases_are_forgotten() -> None:
     assert found.iterations == 10
 
 
-# --- limits and failures --------------------------------------------------------------------------------------------
+# --- limits and failures --------------------------------------------------------------------------
 
 
 def test_a_deadline_leaves_time_for_the_last_phase() -> None:

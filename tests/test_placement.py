@@ -35,7 +35,8 @@ def test_every_tensor_between_operators_of_a_residual_network() -> None:
     network = quantized(model, all_layers(model))
     found = specs(network)
     operators = [spec.operator for spec in found.values() if spec.role == "activation"]
-    # 1 image; 9 convolutions behind their ReLU, 8 in front of an add, 3 shortcuts; 8 adds behind their ReLU; 1 pooling.
+    # 1 image; 9 convolutions behind their ReLU, 8 in front of an add, 3 shortcuts; 8 adds behind
+    # their ReLU; 1 pooling.
     assert {name: operators.count(name) for name in set(operators)} == {
         "input": 1,
         "conv": 20,

@@ -1,4 +1,5 @@
-"""Processors that a process may use, by affinity and by quotas of control groups of both versions."""
+"""Processors that a process may use, by affinity and by quotas of control groups of both versions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tables, interpolation, costs and the latency model of proposals, on tiny networks and on functions that are known."""
+"""Tables, interpolation, costs and the latency model of proposals, on tiny networks and on
+functions that are known.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ from autocompress.repair import gather, has_columns, repair
 SIZE = (3, 32, 32)
 
 
-# --- interpolation ------------------------------------------------------------------------------------------------
+# --- interpolation --------------------------------------------------------------------------------
 
 
 def test_a_power_law_is_interpolated_exactly() -> None:
@@ -79,7 +81,7 @@ def test_nothing_known_is_nan() -> None:
     assert np.isnan(interpolate({1: math.nan}, [0, 1, 2])[1:]).all()
 
 
-# --- tables -------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 PARTS = [
     *(Part(name, "structure", tuple(count / 16 for count in range(16, 0, -1))) for name in ("a", "b", "c")),
@@ -98,7 +100,9 @@ class Clock:
 
 
 class Network:
-    """Loses weight * error^2 a part, and more where a and b are cut together; a cell takes a second."""
+    """Loses weight * error^2 a part, and more where a and b are cut together; a cell takes a
+    second.
+    """
 
     def __init__(self, clock: Clock, extra: float = 1.0) -> None:
         self.clock, self.extra = clock, extra
@@ -200,7 +204,7 @@ def test_a_correction_without_trials_changes_nothing() -> None:
     assert 0.1 < Correction.fit([0.1], [0.2])(0.1) < 0.2  # one trial is not believed wholly
 
 
-# --- a real network -----------------------------------------------------------------------------------------------
+# --- a real network -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +309,7 @@ def test_bits_are_a_further_axis_of_costs() -> None:
     np.testing.assert_allclose(joules.table, 2880 * 8 * np.array([[8, 4], [4, 2]]))
 
 
-# --- latency ------------------------------------------------------------------------------------------------------
+# --- latency --------------------------------------------------------------------------------------
 
 
 def _profiles(layers: list[Layer], count: int, seed: int, noise: float = 0.0) -> list[Profile]:
@@ -378,7 +382,7 @@ def test_one_probe_is_too_few() -> None:
         LatencyModel.fit(LAYERS, _profiles(LAYERS, 1, 0))
 
 
-# --- profiles -----------------------------------------------------------------------------------------------------
+# --- profiles -------------------------------------------------------------------------------------
 
 
 class Tiny(nn.Module):

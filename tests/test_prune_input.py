@@ -128,7 +128,8 @@ def test_a_removal_that_the_network_does_not_have_is_no_plan() -> None:
 
 @pytest.mark.parametrize("multiple", [1, 16])
 def test_what_would_remove_nothing_is_an_invalid_recipe(multiple: int) -> None:
-    """Of 16 to 96 channels a share of 0.99 takes none; rounded up to 16, neither does 15/16 of 16."""
+    """Of 16 to 96 channels a share of 0.99 takes none; rounded up to 16, neither does 15/16 of 16.
+    """
     model = example_model()
     keep = {"layer1.0.conv1": 15 / 16} if multiple == 16 else 0.995
     with pytest.raises(InvalidRecipe, match=f"no layer loses a channel at these widths.*multiples of {multiple}"):
@@ -136,7 +137,9 @@ def test_what_would_remove_nothing_is_an_invalid_recipe(multiple: int) -> None:
 
 
 def test_substitution_that_leaves_nothing_to_remove_is_an_invalid_recipe() -> None:
-    """The recipe would remove channels of the baseline; the network that enters the stage has none to give."""
+    """The recipe would remove channels of the baseline; the network that enters the stage has none
+    to give.
+    """
     model, other = Small(), Small()
     other.conv, other.fc = nn.Conv2d(8, 10, 1), nn.Identity()  # type: ignore[assignment]
     with pytest.raises(InvalidRecipe, match="no layer loses a channel"):

@@ -1,4 +1,6 @@
-"""The engine's PRUNE: orders of channels, widths that follow from the recipe alone, and what the store keeps."""
+"""The engine's PRUNE: orders of channels, widths that follow from the recipe alone, and what the
+store keeps.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ from autocompress_scop import Scop
 IMAGE = (3, 32, 32)
 
 
-# --- orders ---------------------------------------------------------------------------------------------------------
+# --- orders ---------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -99,7 +101,9 @@ def test_keep_sets_are_nested_and_respect_blocks(data: st.DataObject, rate: floa
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_prefixes_take_equal_shares(data: st.DataObject) -> None:
-    """At every prefix blocks of one size have lost equally many channels, but for the one whose turn it is."""
+    """At every prefix blocks of one size have lost equally many channels, but for the one whose
+    turn it is.
+    """
     coupling = data.draw(couplings())
     order = coupling.interleaved(coupling.blocks)
     assert sorted(order) == list(range(coupling.channels))
@@ -150,7 +154,7 @@ def test_a_rate_drops_the_floor(width: int, rate: float, dropped: int) -> None:
     assert coupling_of(tuple(range(width))).kept(rate) == [width - dropped]
 
 
-# --- pruners --------------------------------------------------------------------------------------------------------
+# --- pruners --------------------------------------------------------------------------------------
 
 
 def test_pruners_by_weights() -> None:
@@ -209,7 +213,7 @@ def test_a_wrong_order_names_pruner_and_coupling(orders: Any, told: str) -> None
     assert str(caught.value).startswith(f"the pruner 'wrong' {told.format(first=first)}")
 
 
-# --- widths ---------------------------------------------------------------------------------------------------------
+# --- widths ---------------------------------------------------------------------------------------
 
 
 def pipeline_of(model: nn.Module, folder: Path, pruners: Sequence[Pruner] | None = None) -> Pipeline:
@@ -225,8 +229,8 @@ def recipe_of(model: nn.Module, pruner: Pruner, keep: Any = 0.5, repair: Params 
 @pytest.mark.parametrize("architecture", ["test_resnet", pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["inner", "group"])
 def test_the_recipe_alone_decides_the_structure(architecture: str, mode: str, tmp_path: Path) -> None:
-    """Whichever pruner orders, dry or with data, refitted or not: the same shapes, and counts as the recipe says. The
-    second network has gates, so it is repaired front to back."""
+    """Whichever pruner orders, dry or with data, refitted or not: the same shapes, and counts as
+    the recipe says. The second network has gates, so it is repaired front to back."""
     model = example_model(architecture)
     pipeline = pipeline_of(model, tmp_path)
     found = []
@@ -270,7 +274,9 @@ def test_widths_are_multiples_of_what_the_runtime_likes(multiple: int) -> None:
 
 
 def test_masked_equals_sliced_where_nothing_is_refitted() -> None:
-    """The stage removes exactly what its plan says: a network with these channels at zero computes the same."""
+    """The stage removes exactly what its plan says: a network with these channels at zero computes
+    the same.
+    """
     from autocompress.pruning.removal import masked
 
     model = example_model()
@@ -284,7 +290,7 @@ def test_masked_equals_sliced_where_nothing_is_refitted() -> None:
         torch.testing.assert_close(small(images), expected(images), rtol=1e-4, atol=1e-4)
 
 
-# --- what is kept ---------------------------------------------------------------------------------------------------
+# --- what is kept ---------------------------------------------------------------------------------
 
 
 class Counting(Obs):
@@ -332,7 +338,7 @@ def test_other_images_or_another_seed_make_other_orders(tmp_path: Path) -> None:
     assert keeps[0] != keeps[1]
 
 
-# --- in a job -------------------------------------------------------------------------------------------------------
+# --- in a job -------------------------------------------------------------------------------------
 
 
 def space_of(job: Job, model: nn.Module, methods: Sequence[str] = ("scop", "magnitude", "quantize")) -> JobSpace:

@@ -1,4 +1,6 @@
-"""Quantization-aware training: what starts and freezes when, what is kept, and what it is asked of the space."""
+"""Quantization-aware training: what starts and freezes when, what is kept, and what it is asked of
+the space.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,8 @@ def test_quantization_starts_and_things_freeze_at_their_fractions() -> None:
 
 
 def test_before_the_delay_is_over_outputs_are_float_and_ranges_move() -> None:
-    """Check 15: a disabled quantizer gives the float network exactly, while its observer goes on."""
+    """Check 15: a disabled quantizer gives the float network exactly, while its observer goes on.
+    """
     model = network()
     schedule = QuantizationSchedule(PARAMS | {"norm": "frozen"})
     model.train()
@@ -135,7 +138,7 @@ def test_training_is_repeated_by_its_seed() -> None:
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
 
 
-# --- in the pipeline ------------------------------------------------------------------------------------------------
+# --- in the pipeline ------------------------------------------------------------------------------
 
 
 def low_bits(bench: Workbench, weights: int, epochs: int) -> Recipe:

@@ -1,4 +1,6 @@
-"""Recipes: composed define by run, replayed exactly, explored wholly, and invalid where methods do not go together."""
+"""Recipes: composed define by run, replayed exactly, explored wholly, and invalid where methods do
+not go together.
+"""
 
 from __future__ import annotations
 

@@ -165,7 +165,8 @@ def test_copies_of_an_input_are_removed_without_error(seed: int, copies: int) ->
     kept = torch.ones((1, 6), dtype=torch.bool)
     kept[0, 6 - copies :] = False
     new, shift = refit(matrix, moments, kept, 1e-9)
-    # The outputs themselves, in float64: G comes from float32 products, so an error computed from it ends near 1e-7.
+    # The outputs themselves, in float64: G comes from float32 products, so an error computed from
+    #     it ends near 1e-7.
     lost = (matrix - new) @ _all_columns(layer, x).transpose(1, 2) - shift[:, :, None]
     assert float(lost.square().mean(2).sum()) < 1e-6 * float(moments.energy(matrix).sum())
 

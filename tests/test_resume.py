@@ -1,4 +1,6 @@
-"""Resume after SIGKILL: finished stays finished, nothing runs twice but what was cut short, and the budget is kept."""
+"""Resume after SIGKILL: finished stays finished, nothing runs twice but what was cut short, and the
+budget is kept.
+"""
 
 from __future__ import annotations
 
@@ -215,7 +217,9 @@ def never(job: Job, progress: Any = None) -> ToyBench:
     ],
 )
 def test_resume_refuses_another_question(tmp_path: Path, key: str, value: Any) -> None:
-    """Rows that answer different questions would stand in one table, ratios of one unit under those of another."""
+    """Rows that answer different questions would stand in one table, ratios of one unit under those
+    of another.
+    """
     folder = begun(tmp_path)
     edit(folder, key, value)
     with pytest.raises(UserError, match=key.replace(".", r"\.")) as error:
@@ -286,7 +290,9 @@ def test_resume_refuses_other_versions(tmp_path: Path, changed: str, monkeypatch
 
 
 def test_resume_refuses_another_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A latency of another processor stands beside nothing that was measured here; a cost model's does."""
+    """A latency of another processor stands beside nothing that was measured here; a cost model's
+    does.
+    """
     job, modelled = toy_job(tmp_path), manager().device("cost-model:bitops")
     measured_here, modelled_here = begun_with(job, OnnxRuntimeCpu()), begun_with(job, modelled)
     check_resumable(job.folder, measured_here, begun_with(job, OnnxRuntimeCpu()))

@@ -157,7 +157,7 @@ def test_no_image_has_two_roles_and_training_images_judge_only_where_nothing_is_
             assert f"{word.split(':')[1]}.train" not in places(getattr(splits, role))
 
 
-# --- folders ------------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
 def paint(folder: Path, count: int, level: int, seed: int) -> None:
@@ -306,7 +306,7 @@ def test_links_to_some_training_images_of_another_folder_are_refused(tmp_path: P
         data.load(DataConfig(train=word, test=torchs))
 
 
-# --- a job --------------------------------------------------------------------------------------------------------
+# --- a job ----------------------------------------------------------------------------------------
 
 
 def test_a_job_with_a_checkpoint_tests_on_images_that_the_weights_have_not_seen(tmp_path: Path) -> None:

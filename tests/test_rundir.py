@@ -1,4 +1,5 @@
-"""The folder of a run: what a failed start leaves, whose name is free, and a resume from anywhere."""
+"""The folder of a run: what a failed start leaves, whose name is free, and a resume from anywhere.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Uniform grids: the exact checks of the quantization whitepaper (arXiv 1806.08342), over ranges, widths and shapes."""
+"""Uniform grids: the exact checks of the quantization whitepaper (arXiv 1806.08342), over ranges,
+widths and shapes.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,8 @@ def test_affine_error_is_half_a_step_and_beyond_it_saturates(
     scale, zero = affine(scalar(low), scalar(high), levels)
     x = low + (high - low) * torch.rand(200, generator=torch.Generator().manual_seed(seed))
     y = simulate(x, scale, zero, levels)
-    # The rounded zero point shifts the grid by up to half a step, so an end may lie half a step outside it.
+    # The rounded zero point shifts the grid by up to half a step, so an end may lie half a step
+    # outside it.
     assert float((x - y).abs().max()) <= float(scale) * 0.5 + 1e-6 * max(-low, high, 1.0)
     ends = representable(scale, zero, levels)
     assert float(simulate(scalar(low - 512 * float(scale)), scale, zero, levels)) == float(ends[0])
@@ -134,7 +137,9 @@ def test_each_bit_is_worth_six_decibels_and_the_error_is_uniform() -> None:
 
 
 def test_per_channel_on_channels_of_different_size() -> None:
-    """32 channels, deviations from 0.01 to 10: at 8 bits 33.9 dB become 43.6, at 4 bits 12.0 become 18.6."""
+    """32 channels, deviations from 0.01 to 10: at 8 bits 33.9 dB become 43.6, at 4 bits 12.0 become
+    18.6.
+    """
     weight = torch.randn(32, 512, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 1, 32)[:, None]
     for bits, whole_db, channel_db in ((8, 33.9, 43.6), (4, 12.0, 18.6)):
         levels = signed_levels(bits, narrow=True)
@@ -162,7 +167,10 @@ def test_channels_of_one_range_need_one_scale(bits: int, seed: int, channels: in
 
 @given(BITS, st.integers(0, 2**31), st.integers(-8, 8))
 def test_codes_of_a_scaled_channel_stay(bits: int, seed: int, power: int) -> None:
-    """Why the scale of a folded batch norm does not matter per channel. Powers of two, so that floats are exact."""
+    """Why the scale of a folded batch norm does not matter per channel.
+
+    Powers of two, so that floats are exact.
+    """
     weight = torch.randn(5, 50, generator=torch.Generator().manual_seed(seed))
     scaled = weight.clone()
     scaled[2] *= 2.0**power

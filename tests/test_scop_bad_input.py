@@ -1,4 +1,7 @@
-"""What SCOP cannot score is an error, never an order by chance. What no pruner can remove: ``test_prune_input``."""
+"""What SCOP cannot score is an error, never an order by chance.
+
+What no pruner can remove: ``test_prune_input``.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,9 @@ def test_odd_batches_and_a_last_batch_of_one(images: int) -> None:
 @pytest.mark.parametrize("kind", knockoffs.KINDS)
 @pytest.mark.parametrize("images", [0, 1])
 def test_too_few_images_for_a_control_group(images: int, kind: str) -> None:
-    """One image is its own only look-alike: every score would be 0, and the order of channels would choose."""
+    """One image is its own only look-alike: every score would be 0, and the order of channels would
+    choose.
+    """
     model = example_model()
     scop = Scop(replace(QUICK, knockoffs=kind))
     with pytest.raises(ValueError, match="there are none" if images == 0 else "at least two"):

@@ -1,4 +1,6 @@
-"""Control scales: the mixing, its gradient, and that nothing but beta changes (digest, checks 1, 2, 3 and 8)."""
+"""Control scales: the mixing, its gradient, and that nothing but beta changes (digest, checks 1, 2,
+3 and 8).
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ def images(n: int, channels: int = 2, size: int = 6, seed: int = 0) -> torch.Ten
 
 
 def alive() -> nn.Module:
-    """The example model with gammas that are not zero: timm starts the last norm of each block at 0, which would
-    keep every gradient from the layers before it."""
+    """The example model with gammas that are not zero: timm starts the last norm of each block at
+    0, which would keep every gradient from the layers before it."""
     model = example_model()
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
@@ -51,7 +53,7 @@ def split_of(x: torch.Tensor, labels: torch.Tensor) -> TensorSplit:
     return TensorSplit(x, labels, info)
 
 
-# --- check 1: the mixing --------------------------------------------------------------------------------------------
+# --- check 1: the mixing --------------------------------------------------------------------------
 
 
 @settings(max_examples=20, deadline=None)
@@ -83,8 +85,8 @@ def test_beta_one_leaves_the_network_as_it_is(mixing: str) -> None:
 
 
 def test_where_the_two_mixings_mix() -> None:
-    """pre_bn: the raw output, also of timm's norm with its activation inside; post_bn: behind the norm, before the
-    activation."""
+    """pre_bn: the raw output, also of timm's norm with its activation inside; post_bn: behind the
+    norm, before the activation."""
     for norm in (nn.BatchNorm2d(6), BatchNormAct2d(6)):
         net = nn.Sequential(nn.Conv2d(2, 6, 1), norm).eval()
         nn.init.uniform_(norm.weight, 0.5, 2)
@@ -119,7 +121,7 @@ def test_an_unknown_mixing_is_told() -> None:
         pass
 
 
-# --- check 2: the gradient ------------------------------------------------------------------------------------------
+# --- check 2: the gradient ------------------------------------------------------------------------
 
 
 def gradients(x: torch.Tensor, copy_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -155,7 +157,7 @@ def test_a_knockoff_that_is_the_image_gives_no_gradient() -> None:
     assert torch.equal(found, torch.zeros(6))
 
 
-# --- check 3: only beta changes -------------------------------------------------------------------------------------
+# --- check 3: only beta changes -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 2, 33, 64])
@@ -201,11 +203,13 @@ def test_scales_are_drawn_by_seed() -> None:
     assert (found[0]["layer1.0.conv1"] != 0.5).any()
 
 
-# --- check 8: planted redundancy ------------------------------------------------------------------------------------
+# --- check 8: planted redundancy ------------------------------------------------------------------
 
 
 class Planted(nn.Module):
-    """Channel 0 alone carries the label, channel 1 is read with weight zero, channel 2 is read but is only noise."""
+    """Channel 0 alone carries the label, channel 1 is read with weight zero, channel 2 is read but
+    is only noise.
+    """
 
     def __init__(self) -> None:
         super().__init__()

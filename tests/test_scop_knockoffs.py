@@ -1,4 +1,6 @@
-"""Knockoff data: second moments as they must be (digest, check 9), the range of the images, and every draw by seed."""
+"""Knockoff data: second moments as they must be (digest, check 9), the range of the images, and
+every draw by seed.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def smooth_split(n: int = 96, size: int = 16, channels: int = 3) -> TensorSplit:
     return TensorSplit(images, torch.arange(n) % 4, info)
 
 
-# --- check 9 --------------------------------------------------------------------------------------------------------
+# --- check 9 --------------------------------------------------------------------------------------
 
 
 def test_gaussian_knockoffs_have_the_covariance_of_the_data_and_s_less_with_it() -> None:
@@ -79,7 +81,7 @@ def test_a_constant_pixel_stays_where_it_is() -> None:
     assert (copy[:, 1] - 3).abs().max() > 0.5
 
 
-# --- patches --------------------------------------------------------------------------------------------------------
+# --- patches --------------------------------------------------------------------------------------
 
 
 @settings(max_examples=25, deadline=None)
@@ -100,11 +102,12 @@ def test_images_get_knockoffs_with_their_means_and_variances() -> None:
     assert (copy.mean(0) - images.mean(0)).abs().max() < 0.5
     assert torch.allclose(copy.var((0, 2, 3)), images.var((0, 2, 3)), rtol=0.15)
     correlation = torch.corrcoef(torch.stack([(images - source.mean).flatten(), (copy - source.mean).flatten()]))[0, 1]
-    # s = 1 in the shrunk model; what the patches share (smooth parts) is pulled less than shrinkage takes it to be
+    # s = 1 in the shrunk model; what the patches share (smooth parts) is pulled less than shrinkage
+    # takes it to be
     assert correlation < 0.75, "a knockoff is not the image"
 
 
-# --- every kind -----------------------------------------------------------------------------------------------------
+# --- every kind -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", knockoffs.KINDS)
@@ -121,7 +124,8 @@ def test_every_kind_is_drawn_by_seed_and_in_the_range_of_the_images(kind: str) -
     assert copy.shape == images.shape
     assert not copy.requires_grad
     everything = next(iter(split.loader(96)))[0]
-    # normalised like the images: not the [-1, 1] of a tanh, and no farther out than a Gaussian of their variance
+    # normalised like the images: not the [-1, 1] of a tanh, and no farther out than a Gaussian of
+    #     their variance
     assert copy.abs().max() < 1.6 * everything.abs().max()
     assert not torch.allclose(copy, images, atol=0.1)
     one = source(images[:1], torch.Generator().manual_seed(5))

@@ -53,7 +53,7 @@ def couplings_of(model: nn.Module, mode: str) -> dict[str, Coupling]:
     return {coupling.name: coupling for coupling in prune.offered(model, mode)}
 
 
-# --- the space ------------------------------------------------------------------------------------------------------
+# --- the space ------------------------------------------------------------------------------------
 
 
 def test_no_parameter_is_searched_or_structural(resnet: nn.Module, scop: Scop) -> None:
@@ -71,7 +71,7 @@ def test_score_settings_are_part_of_the_version() -> None:
     assert Scop().version == Scop.version
 
 
-# --- scores ---------------------------------------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
 def test_scores_need_images(resnet: nn.Module) -> None:
@@ -100,7 +100,7 @@ def test_prepared_or_made_on_the_spot_the_orders_are_the_same(state: Any, resnet
     assert found[0] == found[1]
 
 
-# --- orders ---------------------------------------------------------------------------------------------------------
+# --- orders ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [0.25, 0.5, 0.75])
@@ -136,7 +136,9 @@ def test_a_dry_run_knows_every_width(substituted: bool, mode: str, state: Any, r
 
 
 def test_layers_of_others_take_the_scores_of_what_they_stand_for(state: Any, resnet: nn.Module, scop: Scop) -> None:
-    """A ghost module's intrinsic map with its ghost has the mean of the scores of the channels that they replace."""
+    """A ghost module's intrinsic map with its ghost has the mean of the scores of the channels that
+    they replace.
+    """
     context = context_of(resnet, state=state)
     chooser = Replay({"ratio.model": 2, "kernel": 3, "variant": "bn-act", "init": "lstsq"})
     ghosted, _ = Ghost().apply(copy.deepcopy(resnet), Ghost().search_space(Space(chooser, "model"), resnet), context)
@@ -149,7 +151,7 @@ def test_layers_of_others_take_the_scores_of_what_they_stand_for(state: Any, res
     assert kept(steps)["layer2.0.conv1"] == best.tolist()
 
 
-# --- statistics -----------------------------------------------------------------------------------------------------
+# --- statistics -----------------------------------------------------------------------------------
 
 
 def test_statistics_are_those_of_the_pruned_network(state: Any, resnet: nn.Module, scop: Scop) -> None:

@@ -1,4 +1,6 @@
-"""SCOP in recipes: scored once, pruned, recovered, quantized, exported, and loaded again with no data."""
+"""SCOP in recipes: scored once, pruned, recovered, quantized, exported, and loaded again with no
+data.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def test_it_acts_on_ghost_modules(bench: Workbench) -> None:
 
 @pytest.mark.slow
 def test_a_job_can_name_the_papers_own_scheme(bench: Workbench, tmp_path: Path) -> None:
-    """Mode "scatter": the last convolution of each block is pruned, residual streams keep their width."""
+    """Mode "scatter": the last convolution of each block is pruned, residual streams keep their
+    width.
+    """
     del bench  # its baseline is this one's
     job = load_job(
         model="resnet10t",

@@ -1,4 +1,5 @@
-"""Importance: the digest's numbers (checks 4 and 5), and how a layer's scores become a coupling's."""
+"""Importance: the digest's numbers (checks 4 and 5), and how a layer's scores become a coupling's.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def coupling(name: str, *writers: str, width: int = 4) -> Coupling:
     return Coupling(name, width, parts, blocks=(tuple(range(width)),))
 
 
-# --- checks 4 and 5, and the score at the start (check 3) -----------------------------------------------------------
+# --- checks 4 and 5, and the score at the start (check 3) -----------------------------------------
 
 
 def test_the_digests_numbers() -> None:
@@ -57,11 +58,12 @@ def test_scored_layers_are_those_with_a_norm_and_never_the_stem() -> None:
     assert set(inner) < set(pairs)
 
 
-# --- from layers to couplings ---------------------------------------------------------------------------------------
+# --- from layers to couplings ---------------------------------------------------------------------
 
 
 def test_a_shared_stream_takes_the_mean_of_its_writers() -> None:
-    """The plain mean: what they write is added, so the one with the large gammas makes the channel."""
+    """The plain mean: what they write is added, so the one with the large gammas makes the channel.
+    """
     scores = {"a": torch.tensor([1.0, 0, 0, 2.0]), "b": torch.tensor([0.0, 100, 0, -4.0])}
     model = nn.ModuleDict({"a": nn.Identity(), "b": nn.Identity(), "unscored": nn.Identity()})
     found = coupling_scores(coupling("a", "a", "b", "unscored"), scores, model)
@@ -84,8 +86,8 @@ def test_a_part_belongs_to_the_layer_it_was_made_for() -> None:
 
 
 def test_scores_reach_a_ghost_module_through_its_channel_map() -> None:
-    """A channel of the coupling is an intrinsic map with its ghosts; it gets the mean of the original channels that
-    they stand for, whatever their order."""
+    """A channel of the coupling is an intrinsic map with its ghosts; it gets the mean of the
+    original channels that they stand for, whatever their order."""
     model = example_model()
     chooser = Replay({"ratio.model": 2, "kernel": 3, "variant": "bn-act", "init": "lstsq"})
     params = Ghost().search_space(Space(chooser, "model"), model)

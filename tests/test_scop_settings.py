@@ -115,7 +115,8 @@ def test_scores_are_made_once_for_each_way_of_making_them(bench: Workbench, monk
 
     del bench  # its baseline is this one's
     monkeypatch.setattr(control, "learn", watch)
-    # 63 images: no other test makes scores from as many, so the cache that all tests share has none of them.
+    # 63 images: no other test makes scores from as many, so the cache that all tests share has none
+    # of them.
     job = job_with(score_epochs=[3, 2], score_images=63)
     own = Workbench.open(job)
     values = {**own.compose(Policy({"prune": "default"})).values, "repair.fit": "none", "recover.epochs": 0}

@@ -1,4 +1,6 @@
-"""A whole search on Ray with the toy bench: the files that it leaves, its front, its budget, and how it refuses."""
+"""A whole search on Ray with the toy bench: the files that it leaves, its front, its budget, and
+how it refuses.
+"""
 
 from __future__ import annotations
 
@@ -135,7 +137,10 @@ def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_are_at_work_however_short_trials_are(tmp_path: Path) -> None:
-    """A worker takes seconds to start. It used to be given up each time that the first worker was free again."""
+    """A worker takes seconds to start.
+
+    It used to be given up each time that the first worker was free again.
+    """
     job = toy_job(tmp_path, workers=2, space={"toy": {"seconds": 0.3}}, budget={"trials": 20})
     found = run.search(job, open_bench=open_toy)
     lines = (found.folder / "toy" / "runs.txt").read_text().splitlines()
@@ -213,7 +218,9 @@ def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
 
 
 def start_toy_search(folder: Path, trials: int, seconds: float, **settings: Any) -> subprocess.Popen[bytes]:
-    """A search in a process of its own, on a Ray cluster of its own; each trial trains for ``seconds``."""
+    """A search in a process of its own, on a Ray cluster of its own; each trial trains for
+    ``seconds``.
+    """
     # A shell ignores SIGINT for what it starts in the background, and children inherit that.
     script = (
         "import json, signal, sys, toy_bench\n"

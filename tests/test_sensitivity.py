@@ -1,4 +1,6 @@
-"""Sensitivity tables: losses are those of a network with one group quantized; what is made of them is valid."""
+"""Sensitivity tables: losses are those of a network with one group quantized; what is made of them
+is valid.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ GROUP = "layer2"
 def model() -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10)
-    # Untrained, timm's residual branches give zero, and the answers are the same whatever the image: neither may be.
+    # Untrained, timm's residual branches give zero, and the answers are the same whatever the
+    # image: neither may be.
     model.train()
     with torch.no_grad():
         for module in model.modules():
@@ -83,7 +86,9 @@ def widths(role: Any, *bits: int, group: str = GROUP) -> list[Width]:
 def quantized_alone(
     model: nn.Module, images: torch.Tensor, role: str, bits: int, context: Context
 ) -> tuple[float, float]:
-    """Loss and agreement the long way: everything has its fake-quantizer, and only one group's are switched on."""
+    """Loss and agreement the long way: everything has its fake-quantizer, and only one group's are
+    switched on.
+    """
     groups = {name: GroupBits("quantize", bits, "quantize", bits) for name in ("stem", "layer1", GROUP, "layer3")}
     groups |= {name: GroupBits("quantize", bits, "quantize", bits) for name in ("layer4", "head")}
     known = facts(model, SIZE)
@@ -105,7 +110,7 @@ def quantized_alone(
     return float(loss), 100.0 * float((found.argmax(1) == wanted.argmax(1)).float().mean())
 
 
-# --- measuring -------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("role", "bits"), [("weight", 2), ("weight", 4), ("activation", 2), ("activation", 5)])
@@ -120,7 +125,9 @@ def test_a_row_is_the_loss_of_one_group_quantized_alone(
 
 
 def test_rows_do_not_depend_on_each_other(model: nn.Module, context: Context) -> None:
-    """What is computed once for many rows must be what each alone would compute, in whatever order they come."""
+    """What is computed once for many rows must be what each alone would compute, in whatever order
+    they come.
+    """
     wanted = [
         *widths("activation", 3, group="layer4"),
         *widths("weight", 3),
@@ -191,11 +198,12 @@ def test_a_table_is_measured_once(model: nn.Module, context: Context, tmp_path: 
     assert told
 
 
-# --- what the space offers --------------------------------------------------------------------------------------------
+# --- what the space offers ------------------------------------------------------------------------
 
 
 class WeightsOnly(Quantizer):
-    """Like SLB: few bits for weights, none for activations, and training that it cannot do without."""
+    """Like SLB: few bits for weights, none for activations, and training that it cannot do without.
+    """
 
     name, version, reference = "scarce", "1", "none"
     weight_bits, activation_bits = (1, 2), ()
@@ -256,7 +264,7 @@ def test_a_quantizer_that_cannot_train_here_is_not_offered(model: nn.Module) -> 
     assert {width.quantizer for width in mixedbits.offered(space_of(model, epochs=1))[0]} == {"quantize"}
 
 
-# --- starting points --------------------------------------------------------------------------------------------------
+# --- starting points ------------------------------------------------------------------------------
 
 
 def made_up(model: nn.Module, space: JobSpace, loss: float = 0.001) -> list[Sensitivity]:

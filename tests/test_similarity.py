@@ -1,4 +1,6 @@
-"""Similarity of data to what a model was trained on: over all images together, ranked as it should, told where not."""
+"""Similarity of data to what a model was trained on: over all images together, ranked as it should,
+told where not.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def test_data_are_ranked_by_how_like_the_training_data_they_are() -> None:
 
 
 def test_real_digits_come_before_blurred_ones_and_these_before_noise() -> None:
-    """With the authors' direction of the divergence; the other one hardly tells blurred digits from noise."""
+    """With the authors' direction of the divergence; the other one hardly tells blurred digits from
+    noise.
+    """
     teacher, real, _ = digits_teacher()
     new = held_out()[:256]
     noise = torch.randn(256, *SIZE)
@@ -62,10 +66,13 @@ def test_real_digits_come_before_blurred_ones_and_these_before_noise() -> None:
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5), shift=st.sampled_from([0.0, 100.0]))
 @settings(max_examples=20, deadline=None)
 def test_statistics_are_those_of_all_images_together(sizes: list[int], shift: float) -> None:
-    """Not averages over batches: those of single images would have next to no variance between images in them."""
+    """Not averages over batches: those of single images would have next to no variance between
+    images in them.
+    """
     torch.manual_seed(0)
     teacher = untrained()
-    # Images that differ in brightness: nearly all variance is between batches where batches are single images.
+    # Images that differ in brightness: nearly all variance is between batches where batches are
+    #     single images.
     images = torch.randn(sum(sizes), *SIZE) + 5 * torch.randn(sum(sizes), 1, 1, 1) + shift
     found = pooled_statistics(teacher, [(part, torch.zeros(len(part))) for part in images.split(sizes)])
     exact = copy.deepcopy(teacher).double()

@@ -1,4 +1,6 @@
-"""State batch normalisation in both forms (digest, section 10, 12 and 13), and which norms it concerns."""
+"""State batch normalisation in both forms (digest, section 10, 12 and 13), and which norms it
+concerns.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from autocompress_slb.state_norm import StateBatchNorm2d, calibrate, norms_behin
 
 
 def network(bits: int = 2, **options: Any) -> nn.Sequential:
-    """A float stem with its norm, two searched convolutions with theirs inside, a norm of its own, a classifier."""
+    """A float stem with its norm, two searched convolutions with theirs inside, a norm of its own,
+    a classifier.
+    """
     torch.manual_seed(0)
 
     def searched(name: str, inputs: int) -> nn.Module:
@@ -89,7 +93,8 @@ def train(model: nn.Module, callback: SlbCallback, x: torch.Tensor, steps: int =
     model.eval()
 
 
-# -- the layer --------------------------------------------------------------------------------------------------------
+# -- the layer
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_each_state_has_its_own_statistics_and_they_share_gamma_and_beta() -> None:
@@ -134,7 +139,8 @@ def test_the_states_agree_where_the_weights_do() -> None:
         torch.testing.assert_close(layer.norm.continuous_var, layer.norm.running_var, atol=1e-5, rtol=1e-4)
 
 
-# -- two statistics in a network --------------------------------------------------------------------------------------
+# -- two statistics in a network
+# --------------------------------------------------------------------------------------
 
 
 def test_a_batch_passes_twice_and_the_second_pass_is_the_deployed_network() -> None:
@@ -177,7 +183,8 @@ def test_in_the_hard_tail_one_pass_does_for_both() -> None:
     assert len(passes) == 1
 
 
-# -- calibration ------------------------------------------------------------------------------------------------------
+# -- calibration
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_calibration_gives_the_statistics_of_the_discrete_network() -> None:
@@ -221,7 +228,8 @@ def test_calibration_gives_the_statistics_of_the_discrete_network() -> None:
 
 @pytest.mark.parametrize("norm", ["calibrate_each_epoch", "calibrate_end", "two_statistics", "none"])
 def test_deployed_statistics_are_the_discrete_ones(norm: Any) -> None:
-    """Against the statistics of the finished network over the same images; the ablation's are off."""
+    """Against the statistics of the finished network over the same images; the ablation's are off.
+    """
     x = images(64)
     model = network(1)
     train(model, SlbCallback(Settings(norm=norm, hard_tail=False, t_final=1.0), context(x)), x, steps=90)
@@ -248,7 +256,8 @@ def test_frozen_norms_keep_their_statistics() -> None:
     assert not torch.equal(before["3.norm.running_var"], after["3.norm.running_var"])
 
 
-# -- which norms ------------------------------------------------------------------------------------------------------
+# -- which norms
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_norms_in_front_of_the_search_are_not_concerned() -> None:

@@ -1,4 +1,6 @@
-"""The plugin ``slb``: found like any other, conforming, its refusals, and whole networks trained through the engine."""
+"""The plugin ``slb``: found like any other, conforming, its refusals, and whole networks trained
+through the engine.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,8 @@ def test_exempt_layers_are_rounded_on_a_uniform_grid() -> None:
     assert type(Slb().apply(weight_spec(8), {}, Context(input_size=(3, 8, 8)))) is UniformFakeQuantizer
 
 
-# -- refusals ---------------------------------------------------------------------------------------------------------
+# -- refusals
+# ---------------------------------------------------------------------------------------------------------
 
 
 class _Memory:
@@ -148,7 +151,8 @@ def test_models_and_jobs_without_anything_to_search_are_refused() -> None:
     assert "not finite" in Slb().check(broken, example_job())[0]
 
 
-# -- training ---------------------------------------------------------------------------------------------------------
+# -- training
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_logits_train_in_a_group_of_their_own() -> None:
@@ -184,7 +188,8 @@ def test_hard_logits_are_passed_over_momentum_included() -> None:
         callback.after_backward(network, optimizer, step)
         optimizer.step()
         kept.append([layer.weight_quantizer.logits.detach().clone() for layer in searched_layers(network).values()])
-    # Not every layer's: behind a norm that starts at zero there is no gradient, on some processors not even rounding.
+    # Not every layer's: behind a norm that starts at zero there is no gradient, on some processors
+    # not even rounding.
     assert not all(torch.equal(a, b) for a, b in zip(kept[7], kept[6], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(kept[9], kept[7], strict=True))
 
@@ -273,7 +278,9 @@ def test_memory_of_the_search_is_at_most_five_times_the_float_models() -> None:
 
 
 def test_a_student_finds_its_teachers_signs() -> None:
-    """1 bit, random data, annealing: more than 95 % of a convolution's signs (digest, section 10, 18)."""
+    """1 bit, random data, annealing: more than 95 % of a convolution's signs (digest, section 10,
+    18).
+    """
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randint(0, 2, (6, 4, 3, 3), generator=generator) * 2.0 - 1
     spec = TensorSpec("w", "weight", "g", "conv", (6, 4, 3, 3), 1, channel_axis=0)

@@ -1,4 +1,5 @@
-"""SLB's values, expectation and arg-max: the exact checks of the digest (section 10, 1-8 and 14)."""
+"""SLB's values, expectation and arg-max: the exact checks of the digest (section 10, 1-8 and 14).
+"""
 
 from __future__ import annotations
 
@@ -109,7 +110,9 @@ def test_one_bit_is_an_annealed_tanh(temperature: float) -> None:
 
 @given(BITS, st.floats(0.1, 50), st.booleans())
 def test_the_gradient_is_the_exact_one(bits: int, temperature: float, far: bool) -> None:
-    """T P (V - W_c) by hand, and what autograd says to softmax and sum; no window outside of which it is cut off."""
+    """T P (V - W_c) by hand, and what autograd says to softmax and sum; no window outside of which
+    it is cut off.
+    """
     logits = (random_logits(bits) * (5 if far else 1)).reshape(2**bits, 10, 20).requires_grad_()
     slope = torch.randn(10, 20, dtype=torch.float64)
     v = (odd_integers(bits).to(logits) / (2**bits - 1)).reshape(-1, 1, 1)

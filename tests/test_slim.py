@@ -1,4 +1,6 @@
-"""What the file does not say because a runtime knows it: smaller, and not a bit different in what it computes."""
+"""What the file does not say because a runtime knows it: smaller, and not a bit different in what
+it computes.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,9 @@ def test_a_zero_point_that_says_something_stays(tensors: dict[str, np.ndarray]) 
 
 
 def test_a_scale_is_not_made_of_itself(tensors: dict[str, np.ndarray]) -> None:
-    """Where the input's scale is 1, the exporter keeps one tensor for the weight's scale and the bias's."""
+    """Where the input's scale is 1, the exporter keeps one tensor for the weight's scale and the
+    bias's.
+    """
     tensors["xs"] = np.array(1, np.float32)
     del tensors["bs"]
     model = layer(tensors, bias_scale="ws")

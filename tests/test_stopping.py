@@ -1,4 +1,6 @@
-"""Ctrl-C, SIGTERM, closed terminals and exit codes, with the command line as a process of its own on the toy bench."""
+"""Ctrl-C, SIGTERM, closed terminals and exit codes, with the command line as a process of its own
+on the toy bench.
+"""
 
 from __future__ import annotations
 

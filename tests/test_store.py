@@ -1,4 +1,5 @@
-"""The content-keyed store: what goes in comes out, damage counts as absent, and the limit is kept."""
+"""The content-keyed store: what goes in comes out, damage counts as absent, and the limit is kept.
+"""
 
 from __future__ import annotations
 
@@ -392,7 +393,8 @@ def test_different_values_have_different_digests(one: list[Any], other: list[Any
     ],
 )
 def test_what_is_not_json_is_refused_by_name(value: Any, where: str) -> None:
-    """A tensor's text is shortened, and an object's holds its address: both would give wrong keys."""
+    """A tensor's text is shortened, and an object's holds its address: both would give wrong keys.
+    """
     with pytest.raises(TypeError, match=where):
         digest("key", value)
 

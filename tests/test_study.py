@@ -1,4 +1,6 @@
-"""The study: what was asked and told lasts, no recipe is tried twice, and what a crash cut short is tried again."""
+"""The study: what was asked and told lasts, no recipe is tried twice, and what a crash cut short is
+tried again.
+"""
 
 from __future__ import annotations
 

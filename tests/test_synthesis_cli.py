@@ -1,4 +1,6 @@
-"""``autocompress synthesize`` and ``autocompress similarity``: what they write and print, and what they refuse."""
+"""``autocompress synthesize`` and ``autocompress similarity``: what they write and print, and what
+they refuse.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ Command = Callable[..., str]
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs a command in this process, in an empty folder; gives what it prints, or the error where ``code`` is 2."""
+    """Runs a command in this process, in an empty folder; gives what it prints, or the error where
+    ``code`` is 2.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -47,7 +51,9 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
 
 def save(folder: Path, name: str, normed: bool = True, channels: int = 1) -> Path:
-    """A checkpoint of ``name`` for images (grey ones) of 32x32 and 10 classes, untrained but for its batch norms."""
+    """A checkpoint of ``name`` for images (grey ones) of 32x32 and 10 classes, untrained but for
+    its batch norms.
+    """
     job = load_job(model=name, data="digits", seed=1)
     info = DataInfo(10, channels, (32, 32), (MEAN,) * channels, (STD,) * channels, tuple("0123456789"))
     model = models.create(job, info)
@@ -77,7 +83,7 @@ def of(checkpoint: Path) -> tuple[str | Path, ...]:
     return ("--model", checkpoint.stem, "--checkpoint", checkpoint, "--input-size", "32")
 
 
-# --- synthesize -----------------------------------------------------------------------------------------------------
+# --- synthesize -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["deepinversion", "knowledge_within", "zskd"])
@@ -208,7 +214,7 @@ def test_nothing_is_written_over(here: Command, checkpoint: Path, tmp_path: Path
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
 
 
-# --- files ----------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.text(max_size=80), min_size=1, max_size=30))
@@ -257,7 +263,7 @@ def test_two_channels_are_no_picture(tmp_path: Path) -> None:
         write_images(torch.zeros(1, 2, 4, 4, dtype=torch.uint8), torch.tensor([0]), ["a"], tmp_path)
 
 
-# --- similarity -----------------------------------------------------------------------------------------------------
+# --- similarity -----------------------------------------------------------------------------------
 
 
 def rows(printed: str, names: Sequence[str]) -> dict[str, list[str]]:

@@ -1,4 +1,6 @@
-"""Terms of objectives on pixels have their papers' exact values; statistics are those of what batch norms read."""
+"""Terms of objectives on pixels have their papers' exact values; statistics are those of what batch
+norms read.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def view(images: torch.Tensor, **more: Any) -> View:
     return View(images, more.pop("logits", torch.zeros(len(images), 3)), **more)
 
 
-# --- priors ---------------------------------------------------------------------------------------------------------
+# --- priors ---------------------------------------------------------------------------------------
 
 
 def test_total_variation_of_a_constant_is_zero() -> None:
@@ -83,7 +85,7 @@ def test_image_norm_is_a_mean_of_plain_norms() -> None:
     assert float(image_norm(view(x))) == pytest.approx((2 + 5) / 2)
 
 
-# --- targets --------------------------------------------------------------------------------------------------------
+# --- targets --------------------------------------------------------------------------------------
 
 
 def test_losses_to_labels_and_to_soft_targets() -> None:
@@ -98,7 +100,7 @@ def test_losses_to_labels_and_to_soft_targets() -> None:
         class_loss(view(x, logits=logits))
 
 
-# --- Jensen-Shannon -------------------------------------------------------------------------------------------------
+# --- Jensen-Shannon -------------------------------------------------------------------------------
 
 
 def logs(*values: float) -> torch.Tensor:
@@ -131,7 +133,8 @@ def test_competition_is_between_its_bounds_and_has_a_gradient_at_both() -> None:
     for student, expected in ((agree, 1.0), (apart, 1 - LN2)):
         value = competition()(view(x, logits=certain, student_logits=student))
         assert float(value) == pytest.approx(expected, abs=1e-6)
-    # Near-uniform over many classes: where clamped probabilities would be equal and the gradient gone.
+    # Near-uniform over many classes: where clamped probabilities would be equal and the gradient
+    # gone.
     logits = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0)).requires_grad_()
     value = competition()(view(x, logits=logits, student_logits=torch.zeros(2, 1000)))
     (grad,) = torch.autograd.grad(value, logits)
@@ -140,7 +143,7 @@ def test_competition_is_between_its_bounds_and_has_a_gradient_at_both() -> None:
         competition()(view(x, logits=certain))
 
 
-# --- statistics -----------------------------------------------------------------------------------------------------
+# --- statistics -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 3, 5, 6), (1, 3, 1, 1), (2, 3, 2, 3, 4)], ids=str)
@@ -199,7 +202,7 @@ def test_the_first_norm_may_weigh_more() -> None:
         feature_distance()(view(x))
 
 
-# --- watching -------------------------------------------------------------------------------------------------------
+# --- watching -------------------------------------------------------------------------------------
 
 
 def with_statistics(model: nn.Module) -> nn.Module:

@@ -31,7 +31,7 @@ def noise(n: int, size: tuple[int, int, int] = SIZE, seed: int = 0) -> torch.Ten
     return starting_noise(n, size, torch.Generator().manual_seed(seed))
 
 
-# --- budget and labels ----------------------------------------------------------------------------------------------
+# --- budget and labels ----------------------------------------------------------------------------
 
 
 @given(images=st.integers(1, 700), batch=st.integers(1, 300), classes=st.integers(1, 40))
@@ -56,7 +56,7 @@ def test_labels_are_shuffled_by_the_generator() -> None:
     assert not torch.equal(first, torch.arange(50) % 10)
 
 
-# --- transfer sets --------------------------------------------------------------------------------------------------
+# --- transfer sets --------------------------------------------------------------------------------
 
 
 def test_a_transfer_set_holds_the_teachers_own_answers() -> None:
@@ -111,7 +111,7 @@ def test_what_data_the_teacher_knows() -> None:
     assert info.mean == (0.3,) * 12
 
 
-# --- quality --------------------------------------------------------------------------------------------------------
+# --- quality --------------------------------------------------------------------------------------
 
 
 def test_real_images_are_better_than_noise() -> None:
@@ -133,7 +133,7 @@ def test_equal_images_have_no_diversity() -> None:
     assert quality(untrained(), noise(1))["diversity"] == 0.0
 
 
-# --- the sheet ------------------------------------------------------------------------------------------------------
+# --- the sheet ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (12, 3)])

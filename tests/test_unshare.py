@@ -1,4 +1,6 @@
-"""No two layers of a file read one integer tensor, which ONNX Runtime refuses on processors without VNNI."""
+"""No two layers of a file read one integer tensor, which ONNX Runtime refuses on processors without
+VNNI.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def depthwise() -> nn.Conv2d:
 
 
 class Twins(nn.Module):
-    """Two convolutions of the same weights, and two linear layers of different weights but the same width."""
+    """Two convolutions of the same weights, and two linear layers of different weights but the same
+    width.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""The wheel: it holds every file of the packages, and it runs where the source tree cannot be seen."""
+"""The wheel: it holds every file of the packages, and it runs where the source tree cannot be seen.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def installed(wheel: Path) -> Path:
 def run(installed: Path, *arguments: str, cwd: Path) -> str:
     """What the installed command prints.
 
-    ``-S`` leaves out the .pth files of this environment, and so the editable install of the source tree.
+    ``-S`` leaves out the .pth files of this environment, and so the editable install of the source
+    tree.
     """
     search = os.pathsep.join([str(installed), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     done = subprocess.run(

@@ -1,8 +1,10 @@
-"""Exact statements of the quantization whitepaper (arXiv 1806.08342) about whole layers and networks.
+"""Exact statements of the quantization whitepaper (arXiv 1806.08342) about whole layers and
+networks.
 
-Those about grids are in test_scales, about observers in test_observers, about one fake-quantizer in test_fakequant,
-about batch norm while training in test_batch_norm_training, about training in test_qat, about sizes in test_export.
-Stochastic rounding (section 2.3) is not part of the library: the paper finds it worse for training, useless without.
+Those about grids are in test_scales, about observers in test_observers, about one fake-quantizer in
+test_fakequant, about batch norm while training in test_batch_norm_training, about training in
+test_qat, about sizes in test_export. Stochastic rounding (section 2.3) is not part of the library:
+the paper finds it worse for training, useless without.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def decibels(signal: torch.Tensor, other: torch.Tensor) -> float:
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.sampled_from([(8, 16, 1), (8, 16, 4), (8, 8, 8), (8, 16, 8)]), st.booleans(), st.integers(0, 2**31))
 def test_a_folded_norm_computes_the_same(shape: tuple[int, int, int], bias: bool, seed: int) -> None:
-    """Eq. 20 and 21: to 1e-5 in float32 and to rounding in float64; plain, grouped and depthwise."""
+    """Eq. 20 and 21: to 1e-5 in float32 and to rounding in float64; plain, grouped and depthwise.
+    """
     torch.manual_seed(seed)
     channels, outputs, groups = shape
     model = nn.Sequential(nn.Conv2d(channels, outputs, 3, groups=groups, bias=bias), nn.BatchNorm2d(outputs))
@@ -157,8 +160,10 @@ def test_dead_channels_stay_dead_through_a_network() -> None:
 
 
 def uneven_network() -> nn.Module:
-    """As in a MobileNet: a depthwise layer whose inputs differ in size, which its norm makes equal again. So the folded
-    weights of both layers differ from channel to channel by a factor of a thousand, and all channels matter alike."""
+    """As in a MobileNet: a depthwise layer whose inputs differ in size, which its norm makes equal
+    again. So the folded weights of both layers differ from channel to channel by a factor of a
+    thousand, and all channels matter alike.
+    """
     layers: list[nn.Module] = []
     for before, behind, groups in ((3, 16, 1), (16, 16, 16), (16, 16, 1)):
         layers += [nn.Conv2d(before, behind, 3, groups=groups, bias=False), nn.BatchNorm2d(behind), nn.ReLU()]
@@ -172,8 +177,10 @@ def uneven_network() -> nn.Module:
 
 
 def test_one_scale_a_layer_loses_what_folded_norms_spread() -> None:
-    """Table 2 (weights alone) and appendix A: at 8 bits a scale a channel loses little and a scale a layer nearly all,
-    since folded norms make channels differ by a factor of a thousand; at 4 bits a scale a channel is not enough."""
+    """Table 2 (weights alone) and appendix A: at 8 bits a scale a channel loses little and a scale
+    a layer nearly all, since folded norms make channels differ by a factor of a thousand; at 4 bits
+    a scale a channel is not enough.
+    """
     model, images = uneven_network(), torch.rand(16, *SIZE)
     ratio = {}
     with torch.no_grad():

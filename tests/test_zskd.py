@@ -1,4 +1,6 @@
-"""ZSKD as a data source: images that the teacher answers with sampled soft labels, and what a student learns."""
+"""ZSKD as a data source: images that the teacher answers with sampled soft labels, and what a
+student learns.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ def without_norms() -> nn.Module:
     return described(TinyNet(norm=nn.Identity).eval(), SIZE, 10)
 
 
-# --- the contract ---------------------------------------------------------------------------------------------------
+# --- the contract ---------------------------------------------------------------------------------
 
 
 def test_it_is_installed() -> None:
@@ -84,7 +86,7 @@ def test_the_scales_alone_are_searched() -> None:
     assert not any(parameter.structural for parameter in space.asked.values())
 
 
-# --- what it makes --------------------------------------------------------------------------------------------------
+# --- what it makes --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tau", [4.0, 20.0])
@@ -144,7 +146,8 @@ def test_batches_have_noise_and_optimiser_of_their_own() -> None:
     """No image depends on its neighbours, so other batches give the same first images."""
     teacher = digits_teacher()[0]
     whole, parts = (images_of(make(teacher, images=12, batch_size=size)) for size in (12, 6))
-    # Adam's epsilon shows where a gradient is next to nothing: the mean over a batch scales it by 1 / B.
+    # Adam's epsilon shows where a gradient is next to nothing: the mean over a batch scales it by 1
+    # / B.
     same = (whole[:6] - parts[:6]).abs() < 1e-3
     assert float(same.float().mean()) > 0.95
     assert not torch.allclose(parts[:6], parts[6:], atol=0.1)
@@ -168,7 +171,7 @@ def test_the_set_asks_the_teacher_again() -> None:
     assert not any(torch.isclose(view, image, atol=1e-3).all() for batch in asked for view in batch for image in stored)
 
 
-# --- where it works -------------------------------------------------------------------------------------------------
+# --- where it works -------------------------------------------------------------------------------
 
 
 def test_it_needs_a_linear_head_and_no_batch_norm() -> None:
@@ -182,14 +185,14 @@ def test_it_needs_a_linear_head_and_no_batch_norm() -> None:
         make(headless)
 
 
-# --- distillation ---------------------------------------------------------------------------------------------------
+# --- distillation ---------------------------------------------------------------------------------
 
 
 @given(tau=st.sampled_from([20.0, 50.0, 100.0]), seed=st.integers(0, 20))
 @settings(max_examples=10, deadline=None)
 def test_the_square_of_the_temperature_keeps_the_gradient(tau: float, seed: int) -> None:
-    """At a high temperature the gradient on the logits no longer depends on it; at S = T there is none, and the loss
-    as the paper writes it, a cross-entropy, is tau^2 H(t)."""
+    """At a high temperature the gradient on the logits no longer depends on it; at S = T there is
+    none, and the loss as the paper writes it, a cross-entropy, is tau^2 H(t)."""
     generator = torch.Generator().manual_seed(seed)
     teacher, student = torch.randn(2, 8, 10, generator=generator)
 
@@ -261,7 +264,7 @@ def test_a_student_learns_more_from_impressions_than_from_noise() -> None:
     assert np.mean(accuracies["impressions"]) > np.mean(accuracies["noise"]) + 5, accuracies
 
 
-# --- the paper's networks -------------------------------------------------------------------------------------------
+# --- the paper's networks -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -285,7 +288,9 @@ def test_the_networks_of_the_paper(name: str, parameters: int, channels: int) ->
 
 @pytest.mark.parametrize("name", ["alexnet_cifar", "alexnet_cifar_half"])
 def test_response_normalisation_is_that_of_the_official_network(name: str) -> None:
-    """TensorFlow's, with depth_radius 2, alpha 1e-4, beta 0.75, bias 1: x / (1 + alpha sum x^2)^beta."""
+    """TensorFlow's, with depth_radius 2, alpha 1e-4, beta 0.75, bias 1: x / (1 + alpha sum
+    x^2)^beta.
+    """
     norms = [m for m in timm.create_model(name).modules() if isinstance(m, nn.LocalResponseNorm)]
     assert len(norms) == 2
     x = 100 * torch.randn(2, 12, 3, 3)  # large, or the normalisation would hardly be seen

@@ -1,4 +1,6 @@
-"""ZSKD's soft labels: class similarity, concentrations, Dirichlet draws, equal shares, and the layer behind them."""
+"""ZSKD's soft labels: class similarity, concentrations, Dirichlet draws, equal shares, and the
+layer behind them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def draws(alpha: list[float], beta: float, n: int = 200_000) -> torch.Tensor:
     return soft_labels(torch.tensor(alpha, dtype=torch.float64), beta, n, np.random.default_rng(0))
 
 
-# --- similarity and concentrations ----------------------------------------------------------------------------------
+# --- similarity and concentrations ----------------------------------------------------------------
 
 
 @given(classes=st.integers(2, 12), width=st.integers(12, 40), seed=st.integers(0, 99))
@@ -72,7 +74,7 @@ def test_beta_has_an_effect() -> None:
     assert (scaled(alpha, 0.1) > 0).all()
 
 
-# --- draws ----------------------------------------------------------------------------------------------------------
+# --- draws ----------------------------------------------------------------------------------------
 
 
 @given(alpha=st.lists(st.floats(0, 1), min_size=2, max_size=8), beta=st.floats(0.01, 10), n=st.integers(0, 20))
@@ -104,7 +106,7 @@ def test_a_small_beta_is_sharper_but_not_always_for_the_class_itself() -> None:
     assert share == pytest.approx(1 / 1.7, abs=0.05), "alpha_k / sum alpha of the draws"
 
 
-# --- shares ---------------------------------------------------------------------------------------------------------
+# --- shares ---------------------------------------------------------------------------------------
 
 
 @given(images=st.integers(0, 300), classes=st.integers(2, 12), betas=st.integers(1, 3))
@@ -129,7 +131,7 @@ def test_labels_of_a_set_depend_on_the_seed_alone() -> None:
     assert len(first[:12].argmax(1).unique()) > 1, "classes are mixed"
 
 
-# --- the head -------------------------------------------------------------------------------------------------------
+# --- the head -------------------------------------------------------------------------------------
 
 
 def test_rows_of_the_last_layer() -> None:

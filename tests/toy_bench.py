@@ -1,8 +1,10 @@
-"""A small bench for tests of the search: an analytic model, a hundred images, a device that only computes.
+"""A small bench for tests of the search: an analytic model, a hundred images, a device that only
+computes.
 
-It is what a user could plug in: all that ``searching.bench.Bench`` asks for, and a device that a plugin offers.
-In the job's space, ``toy.fault`` (``space: {toy: {fault: [none, raise]}}``) makes trials break in the ways real ones
-do, and ``toy.seconds`` is how long the training of a trial takes. Each training leaves a line in ``toy/runs.txt``.
+It is what a user could plug in: all that ``searching.bench.Bench`` asks for, and a device that a
+plugin offers. In the job's space, ``toy.fault`` (``space: {toy: {fault: [none, raise]}}``) makes
+trials break in the ways real ones do, and ``toy.seconds`` is how long the training of a trial
+takes. Each training leaves a line in ``toy/runs.txt``.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ class ToyRecipe:
 
 @dataclass(frozen=True)
 class ToyCandidate:
-    """What a recipe gives: costs that follow from width and bits, accuracy that follows from all."""
+    """What a recipe gives: costs that follow from width and bits, accuracy that follows from all.
+    """
 
     recipe: ToyRecipe
     correct: int

@@ -1,7 +1,9 @@
-"""The command line with the toy bench in the place of the workbench: ``python toy_cli.py search --model ...``.
+"""The command line with the toy bench in the place of the workbench: ``python toy_cli.py search
+--model ...``.
 
-``TOY_OPENING``, ``TOY_CLOSING``: what opening the bench and scoring the test split do first. ``sleep`` waits in Python,
-``moment`` not for long, ``block`` in C, where no signal handler of Python's runs.
+``TOY_OPENING``, ``TOY_CLOSING``: what opening the bench and scoring the test split do first.
+``sleep`` waits in Python, ``moment`` not for long, ``block`` in C, where no signal handler of
+Python's runs.
 """
 
 from __future__ import annotations

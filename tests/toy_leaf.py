@@ -1,4 +1,5 @@
-"""A toy leaf layer, ``y = -sum |x - w|``, with all that a plugin says of one, and the transform that puts it in.
+"""A toy leaf layer, ``y = -sum |x - w|``, with all that a plugin says of one, and the transform
+that puts it in.
 
 It is what a plugin author would write, in plain torch and no faster than that.
 """
@@ -34,7 +35,9 @@ MOST = 127
 
 
 class Distance(nn.Module):
-    """``(N, C, H, W)`` to ``(N, O, H', W')``: minus the L1 distance of patches, padded with zeros, to filters."""
+    """``(N, C, H, W)`` to ``(N, O, H', W')``: minus the L1 distance of patches, padded with zeros,
+    to filters.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
@@ -235,7 +238,9 @@ class ToyPlugin:
 
 
 class Block(nn.Module):
-    """A residual network whose blocks are distances: stem, two distances with norms, addition, classifier."""
+    """A residual network whose blocks are distances: stem, two distances with norms, addition,
+    classifier.
+    """
 
     def __init__(self, channels: int = 8) -> None:
         super().__init__()

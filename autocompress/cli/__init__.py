@@ -1,4 +1,7 @@
-"""The command line: thin. Every command imports what it needs when it runs, so that ``--help`` is quick."""
+"""The command line: thin.
+
+Every command imports what it needs when it runs, so that ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ THE_MACHINES_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, err
 
 
 def main() -> None:
-    """Entry point of ``autocompress``. What the user can put right is one line on stderr and exit code 2."""
+    """Entry point of ``autocompress``.
+
+    What the user can put right is one line on stderr and exit code 2.
+    """
     output.protect()
     _handle_sigterm()
     try:

@@ -87,7 +87,8 @@ def search(
 ) -> None:
     """Search for compressed models that trade accuracy against cost.
 
-    The job is given by a file, by flags, or by both: autocompress search --model resnet18 --data digits --latency 0.5x
+    The job is given by a file, by flags, or by both: autocompress search --model resnet18 --data
+    digits --latency 0.5x
     """
     flags = {key: value for key, value in locals().items() if key not in ("job_file", "assignments", "dry_run")}
     given = options.settings(flags, assignments)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 STAGES = ("source", "prune", "repair", "recover", "bits", "qat")
 """Of a recipe, in order: the first words of the engine's own parameters."""
 EXAMPLE_MODEL, EXAMPLE_SIZE = "resnet18", 32
-"""The model, and the pixels of its images, on which parameters are listed where the user names none: ranges may depend
-on them. Small images are quickly passed through it."""
+"""The model, and the pixels of its images, on which parameters are listed where the user names
+none: ranges may depend on them. Small images are quickly passed through it."""
 
 
 def show(model_name: str | None, granularity: str, console: Console, plugins: Manager | None = None) -> None:
@@ -88,7 +88,9 @@ def _own_parameters(methods: Sequence[Method], model: nn.Module, job: Job) -> di
 
 
 def _as_if_trained(model: nn.Module) -> nn.Module:
-    """A copy whose batch norms have recorded something; no weights were loaded, and sources look for that."""
+    """A copy whose batch norms have recorded something; no weights were loaded, and sources look
+    for that.
+    """
     trained = copy.deepcopy(model)
     for norm in norm_layers(trained).values():
         if isinstance(norm.running_mean, torch.Tensor):
@@ -108,7 +110,8 @@ def _method_lines(method: Method) -> list[str]:
 
 
 def _space_of(method: Method, model: nn.Module, job: Job) -> dict[str, Parameter] | Exception:
-    """The method's parameters, or what its space raised: a plugin's fault must not hide the others."""
+    """The method's parameters, or what its space raised: a plugin's fault must not hide the others.
+    """
     try:
         return _explore(lambda space: method.search_space(space.scope(method.name), model), job)
     except Exception as error:
@@ -122,8 +125,8 @@ def _space_lines(found: dict[str, Parameter] | Exception) -> list[str]:
 
 
 def _explore(ask: Callable[[Space], object], job: Job, but: Collection[str] = ()) -> dict[str, Parameter]:
-    """Every parameter that ``ask`` asks for, conditional ones too, ``but`` those of these methods: they keep their
-    defaults, which saves most of the time."""
+    """Every parameter that ``ask`` asks for, conditional ones too, ``but`` those of these methods:
+    they keep their defaults, which saves most of the time."""
 
     def run(chooser: Chooser) -> Space:
         space = Space(chooser, job.granularity)

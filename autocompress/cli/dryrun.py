@@ -1,4 +1,6 @@
-"""``autocompress search --dry-run``: the job as resolved, what can act, and whether the wishes are within reach."""
+"""``autocompress search --dry-run``: the job as resolved, what can act, and whether the wishes are
+within reach.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ WIDEST = 200
 def show(job: Job, console: Console) -> None:
     """Prints everything that can be known without training.
 
-    The baseline gets random weights where it would be trained first, because cost does not depend on them. No images
-    are synthesised, and no method prepares anything.
+    The baseline gets random weights where it would be trained first, because cost does not depend
+    on them. No images are synthesised, and no method prepares anything.
     """
     console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
     bench = Workbench.dry(job)
@@ -53,7 +55,9 @@ def show(job: Job, console: Console) -> None:
 
 
 def _print_whole(table: Table, console: Console) -> None:
-    """Prints ``table``. In a pipe, which has no width, it takes as much as it wants and nothing is cut off."""
+    """Prints ``table``. In a pipe, which has no width, it takes as much as it wants and nothing is
+    cut off.
+    """
     if not console.is_terminal:
         wanted = console.measure(table, options=console.options.update(width=WIDEST)).maximum
         console.width = max(console.width, wanted)
@@ -88,7 +92,9 @@ def reach_table(rows: Sequence[CheapestCandidate]) -> Table:
 
 
 def verdicts(rows: Sequence[CheapestCandidate]) -> list[str]:
-    """For each constraint on a cost, a sentence on whether it can be met at all, and by which methods."""
+    """For each constraint on a cost, a sentence on whether it can be met at all, and by which
+    methods.
+    """
     sentences = []
     for name in rows[0].meets if rows else ():
         reaching = [row.label for row in rows if row.meets.get(name)]

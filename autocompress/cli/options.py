@@ -1,4 +1,6 @@
-"""The flags of ``autocompress search``: one for each key of a job that people set often, ``--set`` for the rest."""
+"""The flags of ``autocompress search``: one for each key of a job that people set often, ``--set``
+for the rest.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Standard output and error that nothing can break: a terminal may be closed, a pipe too, or know few characters."""
+"""Standard output and error that nothing can break: a terminal may be closed, a pipe too, or know
+few characters.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def _open_standard_descriptors() -> None:
-    """A file that is opened while 0, 1 or 2 is closed would get its number, and what libraries print."""
+    """A file that is opened while 0, 1 or 2 is closed would get its number, and what libraries
+    print.
+    """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -109,7 +113,9 @@ class _Unbreakable(io.TextIOBase):
             self._give_up()
 
     def _give_up(self) -> None:
-        """Sends the descriptor to nowhere: Python writes the rest of its buffer there at the end, without an error."""
+        """Sends the descriptor to nowhere: Python writes the rest of its buffer there at the end,
+        without an error.
+        """
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

@@ -120,7 +120,9 @@ def step_bar(fraction: float, text: str) -> Table:
 
 @contextmanager
 def waiting(console: Console) -> Iterator[Callable[[float, str], None]]:
-    """A progress callback for what takes long outside a search: a bar on a terminal, gone at the end; else nothing."""
+    """A progress callback for what takes long outside a search: a bar on a terminal, gone at the
+    end; else nothing.
+    """
     if not console.is_terminal:
         yield Steps(Silent())
         return
@@ -171,7 +173,9 @@ def _figures(row: Row) -> tuple[str, str, str, str]:
 
 
 def trial_words(row: Row) -> str:
-    """A trial in a line: ``trial 7 complete: 97.20 %, −0.30, 0.41×, 1.2 MB; ghost ratio 2 in layer3``."""
+    """A trial in a line: ``trial 7 complete: 97.20 %, −0.30, 0.41×, 1.2 MB; ghost ratio 2 in
+    layer3``.
+    """
     head = f"trial {row.get('trial')} {row.get('status')}"
     if row.get("status") != "complete":
         return f"{head}: {row.get('reason') or 'no reason given'}"

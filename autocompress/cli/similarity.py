@@ -37,8 +37,8 @@ def rows_of(
     console: Console,
     divergence: Divergence = "measured",
 ) -> tuple[list[Row], tuple[int, int], list[str]]:
-    """J of each data set and of noise, over equally many images of one size, lowest first; that size; and what the user
-    should hear about the data sets."""
+    """J of each data set and of noise, over equally many images of one size, lowest first; that
+    size; and what the user should hear about the data sets."""
     own = data_info(teacher)
     asked = models.preprocessing(job) | {"channels": own.channels, "mean": own.mean, "std": own.std}
     cfg: Any = teacher.pretrained_cfg
@@ -47,7 +47,8 @@ def rows_of(
     chosen: dict[str, tuple[str, Split]] = {}
     for word in dict.fromkeys(words_of_data):
         splits = data.load(DataConfig.model_validate(word), manager().datasets(), **asked)
-        # A checkpoint does not know its size. The first decides for all, or statistics could not be compared.
+        # A checkpoint does not know its size. The first decides for all, or statistics could not be
+        # compared.
         asked["input_size"] = splits.info.size
         chosen[word] = _larger_split({"val": splits.val, "train": splits.train}, images)
     least = min([images, *(len(split) for _, split in chosen.values())])
@@ -73,8 +74,8 @@ def rows_of(
 
 
 def _on_normalisation(teacher: nn.Module, split: Split) -> str:
-    """A sentence where another normalisation clearly fits the weights better, told from images of the classes that they
-    know; J would be as far off as the normalisation is."""
+    """A sentence where another normalisation clearly fits the weights better, told from images of
+    the classes that they know; J would be as far off as the normalisation is."""
     if split.num_classes != data_info(teacher).num_classes:
         return ""
     macs = facts(teacher, split.input_size).macs
@@ -82,7 +83,9 @@ def _on_normalisation(teacher: nn.Module, split: Split) -> str:
 
 
 def _larger_split(splits: Mapping[str, Split], images: int) -> tuple[str, Split]:
-    """Validation images, which the model may not have seen; where they are fewer than wanted, the larger split."""
+    """Validation images, which the model may not have seen; where they are fewer than wanted, the
+    larger split.
+    """
     if len(splits["val"]) >= images:
         return "val", splits["val"]
     role = max(splits, key=lambda name: len(splits[name]))

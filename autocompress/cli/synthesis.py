@@ -1,4 +1,7 @@
-"""``autocompress synthesize``: images from a model alone. ``autocompress similarity``: which data are like its own."""
+"""``autocompress synthesize``: images from a model alone.
+
+``autocompress similarity``: which data are like its own.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ SHEET, FACTS = "contact_sheet.png", "synthesis.json"
 ON_SHEET = 64
 """Images on the contact sheet."""
 SCORED = 128
-"""Images that pass through the teacher together for the BNS score; the score is that of all of them."""
+"""Images that pass through the teacher together for the BNS score; the score is that of all of
+them.
+"""
 Divergence = Literal["measured", "recorded"]
 """As in ``synthesis.terms_gaussian``, which would import torch."""
 OF_MODEL = "model_args."
@@ -64,9 +69,11 @@ def synthesize(
         ),
     ] = None,
 ) -> None:
-    """Make images from a trained model alone, one folder a class, with a contact sheet and their quality.
+    """Make images from a trained model alone, one folder a class, with a contact sheet and their
+    quality.
 
-    autocompress synthesize --model resnet18 --pretrained --method deepinversion --images 256 --out images
+    autocompress synthesize --model resnet18 --pretrained --method deepinversion --images 256 --out
+    images
     """
     given = options.settings({}, assignments)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -124,7 +131,8 @@ def similarity(
         ),
     ] = None,
 ) -> None:
-    """Say which data sets are like what a model was trained on, from its batch norms, without the original data.
+    """Say which data sets are like what a model was trained on, from its batch norms, without the
+    original data.
 
     autocompress similarity --model resnet18 --pretrained folder:photos folder:drawings
     """
@@ -152,7 +160,7 @@ def similarity(
     _say(console, "even images of the right kind score above 0, the fewer the more (about 1 / images in deep layers)")
 
 
-# --- both -----------------------------------------------------------------------------------------------------------
+# --- both -----------------------------------------------------------------------------------------
 
 
 def _job(
@@ -181,7 +189,7 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-# --- synthesize -----------------------------------------------------------------------------------------------------
+# --- synthesize -----------------------------------------------------------------------------------
 
 
 def _of_method(given: Mapping[str, Any], images: int) -> dict[str, Any]:
@@ -196,7 +204,8 @@ def _source(name: str, teacher: nn.Module, job: Job, own: Mapping[str, Any]) -> 
     """The method and its parameters: defaults, but for what ``own`` fixes.
 
     Raises:
-        UserError: if there is no such method, it cannot apply, or a parameter or its value is none of its own.
+        UserError: if there is no such method, it cannot apply, or a parameter or its value is none
+            of its own.
     """
     from autocompress.compression.recipe import Replay
     from autocompress.contract import DataSource, Space, manager
@@ -248,7 +257,8 @@ def _made(source: DataSource, teacher: nn.Module, params: Params, job: Job, imag
 def _write(made: Split, teacher: nn.Module, facts: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Writes everything under ``out`` or nothing; returns the content of ``synthesis.json``.
 
-    Quality is that of the files, 8 bits a value: images lie in the folder of the class that the teacher gives the file.
+    Quality is that of the files, 8 bits a value: images lie in the folder of the class that the
+    teacher gives the file.
     """
     import torch
 

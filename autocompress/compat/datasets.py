@@ -6,7 +6,8 @@ from typing import Any
 
 
 def fingerprint_of(table: Any) -> str | None:
-    """The fingerprint of ``table`` if it is a data set of the ``datasets`` library, which need not be installed.
+    """The fingerprint of ``table`` if it is a data set of the ``datasets`` library, which need not
+    be installed.
 
     Other objects give None. Private: ``Dataset._fingerprint``.
     """

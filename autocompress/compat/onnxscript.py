@@ -9,12 +9,16 @@ from onnxscript import rewriter
 
 
 def rewrite_rules() -> Sequence[Any]:
-    """The rules that ``optimize_ir`` applies, in its order. Private: ``rewriter._DEFAULT_REWRITE_RULES``."""
+    """The rules that ``optimize_ir`` applies, in its order.
+
+    Private: ``rewriter._DEFAULT_REWRITE_RULES``.
+    """
     return tuple(rewriter._DEFAULT_REWRITE_RULES)
 
 
 def operator_of(rule: Any) -> tuple[str, str] | None:
-    """Domain and name of the operator that the pattern of ``rule`` ends in; None where several match.
+    """Domain and name of the operator that the pattern of ``rule`` ends in; None where several
+    match.
 
     Private: ``RewriteRule._target_pattern``.
     """

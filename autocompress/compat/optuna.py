@@ -24,10 +24,16 @@ def frozen_enqueued_values(trial: FrozenTrial) -> Mapping[str, Any]:
 
 
 def running_trial(study: Study, frozen: FrozenTrial) -> Trial:
-    """The trial of ``study`` that ``frozen`` is a copy of, so that it can be changed. Private: ``_trial_id``."""
+    """The trial of ``study`` that ``frozen`` is a copy of, so that it can be changed.
+
+    Private: ``_trial_id``.
+    """
     return Trial(study, frozen._trial_id)
 
 
 def fail_waiting(study: Study, frozen: FrozenTrial) -> None:
-    """Marks a waiting trial as failed without asking it; ``Study.tell`` refuses those. Private: ``Study._storage``."""
+    """Marks a waiting trial as failed without asking it; ``Study.tell`` refuses those.
+
+    Private: ``Study._storage``.
+    """
     study._storage.set_trial_state_values(frozen._trial_id, state=TrialState.FAIL)

@@ -1,4 +1,7 @@
-"""Settings of Ray that it reads once, or that have no public switch. Ray is imported on the first call."""
+"""Settings of Ray that it reads once, or that have no public switch.
+
+Ray is imported on the first call.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from typing import Any
 
 
 def cluster_variable() -> str:
-    """Name of the environment variable that allows clusters of several machines. Private: ``ray._private``."""
+    """Name of the environment variable that allows clusters of several machines.
+
+    Private: ``ray._private``.
+    """
     from ray._private import ray_constants
 
     return str(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
@@ -15,7 +21,8 @@ def cluster_variable() -> str:
 def allow_clusters(several: bool) -> bool:
     """Whether Ray of this process may have clusters of several machines; returns what held before.
 
-    With False Ray listens on the loopback interface alone. Private: ``ray_constants.ENABLE_RAY_CLUSTER``.
+    With False Ray listens on the loopback interface alone. Private:
+    ``ray_constants.ENABLE_RAY_CLUSTER``.
     """
     from ray._private import ray_constants
 
@@ -25,7 +32,8 @@ def allow_clusters(several: bool) -> bool:
 
 
 def read_authentication() -> None:
-    """Has Ray read the mode and the token of authentication again; it keeps the first as long as a process lives.
+    """Has Ray read the mode and the token of authentication again; it keeps the first as long as a
+    process lives.
 
     Private: ``ray._raylet``.
     """

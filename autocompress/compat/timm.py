@@ -7,7 +7,10 @@ from typing import Any
 
 
 def config_of_folder(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any] | None]:
-    """Pretrained config, architecture and arguments of the model in ``folder``. Private: ``timm.models._hub``."""
+    """Pretrained config, architecture and arguments of the model in ``folder``.
+
+    Private: ``timm.models._hub``.
+    """
     from timm.models._hub import load_model_config_from_path
 
     cfg, architecture, arguments = load_model_config_from_path(folder)

@@ -1,6 +1,7 @@
 """Parts of torch's ONNX exporter, without the checks and passes that its public entry adds.
 
-All of them are private (``torch.onnx._internal``). They are imported on the first call, since that takes a second.
+All of them are private (``torch.onnx._internal``). They are imported on the first call, since that
+takes a second.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 
 
 def translations(opset: int, own: Mapping[Any, Callable[..., Any]]) -> Any:
-    """The registry of torch's translations of operators for ``opset``, with those of ``own`` first."""
+    """The registry of torch's translations of operators for ``opset``, with those of ``own`` first.
+    """
     from torch.onnx._internal.exporter import _registration
 
     registry = _registration.ONNXRegistry().from_torchlib(opset_version=opset)

@@ -13,5 +13,8 @@ def channel_indices(size: int) -> list[Any]:
 
 
 def growth_of(mapping: Any) -> int:
-    """How many indices ``mapping`` makes of one. Private: ``_stride`` of the maps through a flatten."""
+    """How many indices ``mapping`` makes of one.
+
+    Private: ``_stride`` of the maps through a flatten.
+    """
     return 1 if getattr(mapping, "reverse", True) else int(getattr(mapping, "_stride", 1))

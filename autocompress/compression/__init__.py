@@ -1,1 +1,3 @@
-"""From one recipe to one compressed model: stages, trainer, store, baseline, artifacts, the workbench."""
+"""From one recipe to one compressed model: stages, trainer, store, baseline, artifacts, the
+workbench.
+"""

@@ -1,4 +1,6 @@
-"""Judging without labels: candidates are compared with the baseline's own answers on synthetic images."""
+"""Judging without labels: candidates are compared with the baseline's own answers on synthetic
+images.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from autocompress.scoring import Scorer
 from autocompress.store import Store
 
 LEAST_SURE = 0.99
-"""Share of the held-out images on which the baseline's file and its torch model must give one label."""
+"""Share of the held-out images on which the baseline's file and its torch model must give one
+label.
+"""
 
 
 def judged_by_agreement(
@@ -30,8 +34,9 @@ def judged_by_agreement(
     folder: Path,
     pause: Callable[[], None] | None = None,
 ) -> tuple[Splits, Baseline]:
-    """The splits with the held-out images for validation, and the baseline, whose accuracy on them is 100: where its
-    file and its torch model give two labels, the answer is a toss-up, and the image is left out.
+    """The splits with the held-out images for validation, and the baseline, whose accuracy on them
+    is 100: where its file and its torch model give two labels, the answer is a toss-up, and the
+    image is left out.
 
     Args:
         model: the float baseline.

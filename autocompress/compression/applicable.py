@@ -25,16 +25,19 @@ def applicable(
 ) -> tuple[list[Method], dict[str, list[str]]]:
     """Splits ``methods`` into those that act in ``job`` and the reasons of those that cannot.
 
-    A method whose own code raises is among the latter: a plugin's fault must not end the search. Data sources act where
-    the job has no training data, whether ``wanted`` names some of them (then those) or none (then all that can).
+    A method whose own code raises is among the latter: a plugin's fault must not end the search.
+    Data sources act where the job has no training data, whether ``wanted`` names some of them (then
+    those) or none (then all that can).
 
     Args:
         methods: all that are installed, in the manager's order.
         model: the baseline; random weights will do.
         job: of the search.
         wanted: the only methods that may act; None for all that can.
-        has_images: the user gives images to train and calibrate on; a data source that acts gives them too.
-        devices: that the job takes costs from; a method whose layers one of them cannot count does not act.
+        has_images: the user gives images to train and calibrate on; a data source that acts gives
+            them too.
+        devices: that the job takes costs from; a method whose layers one of them cannot count does
+            not act.
 
     Raises:
         UserError: for a wanted method that is not installed, or cannot apply.
@@ -89,7 +92,8 @@ def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool, devic
 
 
 def require_images(job: Job, splits: Splits | None, fit: Sequence[Method], refused: Mapping[str, list[str]]) -> None:
-    """Called where no data source acts: without images to judge candidates by, nothing can be searched.
+    """Called where no data source acts: without images to judge candidates by, nothing can be
+    searched.
 
     Args:
         job: of the search.

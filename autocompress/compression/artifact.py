@@ -27,11 +27,11 @@ RECIPE_FILE, PLAN_FILE, METRICS_FILE = "recipe.json", "plan.json", "metrics.json
 def metadata(model: nn.Module) -> dict[str, str]:
     """What the ONNX file says of itself, as JSON texts.
 
-    input_size, mean, std, crop_pct, crop_mode and interpolation are those of timm's evaluation transform; ``exif``
-    says whether pictures are turned upright before that by their EXIF orientation;
-    ``preprocessing`` says the same as a list of steps. Beside them stand ``class_names``; ``session_config``, the
-    session options with which the file's integers are exact on every processor, and ``session_config_when``, on
-    which processors these are needed.
+    input_size, mean, std, crop_pct, crop_mode and interpolation are those of timm's evaluation
+    transform; ``exif`` says whether pictures are turned upright before that by their EXIF
+    orientation; ``preprocessing`` says the same as a list of steps. Beside them stand
+    ``class_names``; ``session_config``, the session options with which the file's integers are
+    exact on every processor, and ``session_config_when``, on which processors these are needed.
     """
     facts = models.architecture(model)
     names = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation", "exif")
@@ -55,7 +55,8 @@ def save(candidate: Candidate, deployable: Deployable, folder: Path, metrics: di
 
 
 def load(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
-    """The torch module of an artifact, in eval mode on the CPU: float images ``(N, C, H, W)`` in, logits out.
+    """The torch module of an artifact, in eval mode on the CPU: float images ``(N, C, H, W)`` in,
+    logits out.
 
     Args:
         folder: ``results/<name>/artifacts/<trial>``.

@@ -36,12 +36,14 @@ class Baseline:
     """What every candidate is compared with.
 
     Attributes:
-        accuracy: percent of the validation split, of the exported file in its runtime; NaN in a dry run.
+        accuracy: percent of the validation split, of the exported file in its runtime; NaN in a dry
+            run.
         correct: bool ``(images,)``, for paired intervals; empty in a dry run.
         size_bytes: of the ONNX file.
         params, macs: as for a candidate.
         deployable: the exported float file.
-        weights_key: content key of weights, architecture and the libraries that compute with them; stages hang on it.
+        weights_key: content key of weights, architecture and the libraries that compute with them;
+            stages hang on it.
         key: the same with what wrote the file.
     """
 
@@ -65,7 +67,9 @@ def weights_key(model: nn.Module) -> str:
 
 
 def teacher_key(model: nn.Module) -> str:
-    """The ``weights_key`` of a baseline: its weights and architecture, and the libraries that compute with them."""
+    """The ``weights_key`` of a baseline: its weights and architecture, and the libraries that
+    compute with them.
+    """
     return digest(weights_key(model), versions())
 
 
@@ -77,13 +81,14 @@ def measure_baseline(
     folder: Path,
     pause: Callable[[], None] | None = None,
 ) -> Baseline:
-    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation, unless both are kept.
+    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation, unless
+    both are kept.
 
     ``pause`` is called between images; a measurement on this machine may go first there.
 
     Raises:
-        UserError: if it cannot be exported, its logits are not finite, or file and model do not agree, as a candidate
-            would fail. Nothing is kept then.
+        UserError: if it cannot be exported, its logits are not finite, or file and model do not
+            agree, as a candidate would fail. Nothing is kept then.
     """
     exported = export_baseline(model, folder)
     scored = digest("baseline accuracy", exported.key, splits.val.digest, scored_with(scorer))
@@ -101,7 +106,8 @@ def measure_baseline(
 
 
 def export_baseline(model: nn.Module, folder: Path) -> Baseline:
-    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` unless it is kept there, and scores nothing.
+    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` unless it is kept there, and scores
+    nothing.
 
     Returns:
         The baseline with ``accuracy`` NaN and ``correct`` empty: all that a dry run needs.
@@ -110,7 +116,8 @@ def export_baseline(model: nn.Module, folder: Path) -> Baseline:
         UserError: if it cannot be exported.
     """
     own_key = teacher_key(model)
-    # Another exporter may write a faster file: the baseline must gain from it as every candidate does.
+    # Another exporter may write a faster file: the baseline must gain from it as every candidate
+    #     does.
     key = digest(own_key, OPSET, onnx.__version__, onnxscript.__version__)
     file = folder / f"{key}.onnx"
     if not file.exists():
@@ -150,7 +157,9 @@ def _scored(
     scorer: Scorer,
     pause: Callable[[], None] | None,
 ) -> np.ndarray:
-    """Which images the file labels rightly, once it has passed the gate that a candidate must pass too."""
+    """Which images the file labels rightly, once it has passed the gate that a candidate must pass
+    too.
+    """
     some = split.subset(AGREEMENT_IMAGES)
     images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
     hint = "its weights are damaged, or belong to another network"

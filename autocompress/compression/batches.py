@@ -1,4 +1,6 @@
-"""Whether the batches that a job asks for can be trained and measured; asked before anything is trained."""
+"""Whether the batches that a job asks for can be trained and measured; asked before anything is
+trained.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,11 @@ def check_batches(job: Job, model: nn.Module, splits: Splits) -> None:
 
 
 def check_measured_batch(job: Job, device: Device, model: nn.Module) -> None:
-    """Refuses batches that ``device`` certainly cannot run for lack of memory: every trial would fail.
+    """Refuses batches that ``device`` certainly cannot run for lack of memory: every trial would
+    fail.
 
-    The estimate is a lower bound: what the largest layer of the float model reads and writes at once.
+    The estimate is a lower bound: what the largest layer of the float model reads and writes at
+        once.
 
     Raises:
         UserError: naming the batch, and how much memory is needed and free.

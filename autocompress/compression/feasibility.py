@@ -1,4 +1,6 @@
-"""Feasibility: can each constraint be met at all? Asked of the cheapest candidate of each method, and of all."""
+"""Feasibility: can each constraint be met at all? Asked of the cheapest candidate of each method,
+and of all.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class CheapestCandidate:
         latency_ratio: median of the ratios to the baseline.
         latency_low, latency_high: ends of its 95 % interval.
         energy_ratio: None where the job's devices do not give energy.
-        meets: by constraint, whether it can be met. Latency counts as met where the interval reaches the bound.
+        meets: by constraint, whether it can be met. Latency counts as met where the interval
+            reaches the bound.
         estimated: methods whose structure a dry run can only estimate; see ``Candidate.estimated``.
     """
 

@@ -1,4 +1,6 @@
-"""The space of a job: every recipe that its methods can give on its model, within what the user fixed or narrowed."""
+"""The space of a job: every recipe that its methods can give on its model, within what the user
+fixed or narrowed.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ class JobSpace:
             raise self.limits.error(error.name, error.text) from None
 
     def sources(self) -> dict[str, Params]:
-        """The data sources that the limits leave, each with its parameters by default; the first is the default one.
+        """The data sources that the limits leave, each with its parameters by default; the first is
+        the default one.
 
         Raises:
             UserError: if a limit leaves nothing of a parameter.
@@ -78,8 +81,8 @@ class JobSpace:
         return dict(self._explored[0])
 
     def check_limits(self, installed: Sequence[Method]) -> None:
-        """Refuses a limit that matches no parameter, or an earlier name of one; limits on installed methods that do not
-        act are passed over.
+        """Refuses a limit that matches no parameter, or an earlier name of one; limits on installed
+        methods that do not act are passed over.
 
         Raises:
             UserError: naming file, line and key.
@@ -91,7 +94,8 @@ class JobSpace:
         known, matched = self._explored
         acting = {method.name for method in self.methods}
         inactive = [method.name for method in installed if method.name not in acting]
-        # The engine's own stages are asked only where there is something to recover or to quantize with.
+        # The engine's own stages are asked only where there is something to recover or to quantize
+        # with.
         changes = any(isinstance(method, Transform | Pruner) for method in self.methods)
         inactive += [] if changes else ["repair", "recover"]
         inactive += [] if any(isinstance(method, Pruner) for method in self.methods) else ["prune"]
@@ -103,8 +107,9 @@ class JobSpace:
 
     @cached_property
     def _explored(self) -> tuple[dict[str, Parameter], set[str]]:
-        """Every parameter by name, and the keys of the limits that one of them answered to. Composes the space some
-        hundred times, so it is done once."""
+        """Every parameter by name, and the keys of the limits that one of them answered to.
+
+        Composes the space some hundred times, so it is done once."""
         matched: set[str] = set()
 
         def run(chooser: Chooser) -> Space:
@@ -126,7 +131,9 @@ class JobSpace:
             return None
 
     def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
-        """Recipes worth trying first: uncompressed, 8-bit alone, each transform or pruner alone and with 8-bit."""
+        """Recipes worth trying first: uncompressed, 8-bit alone, each transform or pruner alone and
+        with 8-bit.
+        """
         rules: dict[str, dict[str, str]] = {"uncompressed": {}}
         pruners: dict[str, str] = {}
         quantizers = [method.name for method in self.methods if isinstance(method, Quantizer)]

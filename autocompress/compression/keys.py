@@ -1,4 +1,6 @@
-"""What decides scores and costs, beside the file: part of the content keys under which they are kept."""
+"""What decides scores and costs, beside the file: part of the content keys under which they are
+kept.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from autocompress.scoring import Scorer
 def scored_with(scorer: Scorer) -> dict[str, Any]:
     """What decides the accuracy that ``scorer`` finds, as JSON values.
 
-    Its threads, the runtime with its options, and the processor with the features by which the runtime chooses its
-    kernels.
+    Its threads, the runtime with its options, and the processor with the features by which the
+    runtime chooses its kernels.
     """
     return {"scorer": {"threads": scorer.threads}, **_runtime(), **_processor()}
 
@@ -23,8 +25,8 @@ def scored_with(scorer: Scorer) -> dict[str, Any]:
 def measured_with(device: Device, config: DeviceConfig) -> dict[str, Any]:
     """What decides the costs that ``device`` gives, as JSON values.
 
-    The device, how it is asked and what it says of its versions, and the runtime with its options. Where the device is
-    no cost model, the processor, too.
+    The device, how it is asked and what it says of its versions, and the runtime with its options.
+    Where the device is no cost model, the processor, too.
     """
     asked = config.model_dump(mode="json")
     if not asked["options"]:

@@ -1,4 +1,6 @@
-"""Mixed bits: which widths a job's space offers to each group, and recipes that choose among them by sensitivity."""
+"""Mixed bits: which widths a job's space offers to each group, and recipes that choose among them
+by sensitivity.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,17 @@ from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
 
 MOST_LOSS = 0.05
-"""Nats that the widths of a starting point may lose together, before any training; see ``lowest_widths``."""
+"""Nats that the widths of a starting point may lose together, before any training; see
+``lowest_widths``.
+"""
 _WEIGHT, _ACTIVATION = "bits.weight.", "bits.activation."
 _FLOAT = "none"
 
 
 def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
-    """The widths of each group that the user's limits leave, in network order, the widest first; and the parameters, by
-    name, that their quantizers have by default. A quantizer that no valid recipe can name (it needs more epochs than a
-    trial may take) is left out.
+    """The widths of each group that the user's limits leave, in network order, the widest first;
+    and the parameters, by name, that their quantizers have by default. A quantizer that no valid
+    recipe can name (it needs more epochs than a trial may take) is left out.
 
     Returns:
         Nothing where no group has a choice: then there is nothing to find out.
@@ -51,8 +55,10 @@ def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
 
 
 def starting_points(space: JobSpace, table: Sequence[Sensitivity]) -> Iterator[tuple[str, dict[str, Value]]]:
-    """Recipes of mixed bits, all else as the defaults of QUANTIZE have it: weights alone, then activations as well (the
-    loss is shared out evenly). None where the table shows no width that can be lowered within ``MOST_LOSS``."""
+    """Recipes of mixed bits, all else as the defaults of QUANTIZE have it: weights alone, then
+    activations as well (the loss is shared out evenly). None where the table shows no width that
+    can be lowered within ``MOST_LOSS``.
+    """
     for label, of_weights, of_activations in (
         ("mixed weight bits by sensitivity", MOST_LOSS, 0.0),
         ("mixed bits by sensitivity", MOST_LOSS / 2, MOST_LOSS / 2),

@@ -1,10 +1,13 @@
-"""Whether weights from elsewhere were trained with another normalisation than that which their images get here.
+"""Whether weights from elsewhere were trained with another normalisation than that which their
+images get here.
 
-Nothing in a state dict says how its images were normalised, and a wrong mean and std cost some points of accuracy
-without an error. Two signs are read, from the same images under each normalisation that is common:
+Nothing in a state dict says how its images were normalised, and a wrong mean and std cost some
+points of accuracy without an error. Two signs are read, from the same images under each
+normalisation that is common:
 
-- the first batch norm recorded mean and variance of its input in training, so under the right normalisation it reads
-  the same again (the divergence of Haroush et al., "The Knowledge Within", CVPR 2020, in that one layer);
+- the first batch norm recorded mean and variance of its input in training, so under the right
+  normalisation it reads the same again (the divergence of Haroush et al., "The Knowledge Within",
+  CVPR 2020, in that one layer);
 - accuracy, compared image by image.
 """
 
@@ -39,15 +42,21 @@ MOST_IMAGES, LEAST_IMAGES = 512, 64
 MOST_VALUES = 2**25
 """Of the images that are held in memory."""
 MULTIPLY_ADDS = 4e11
-"""The most that are spent on accuracy under all normalisations together; ``LEAST_IMAGES`` are looked at even so."""
+"""The most that are spent on accuracy under all normalisations together; ``LEAST_IMAGES`` are
+looked at even so.
+"""
 LEAST_GAIN_NATS = 0.02
-"""What another normalisation must gain in the first batch norm. Augmentation in training costs less than this."""
+"""What another normalisation must gain in the first batch norm.
+
+Augmentation in training costs less than this.
+"""
 LARGEST_SHARE = 0.25
 """Of the divergence, what may be left of it."""
 CHANCE, CHANCE_WITH_NORM = 1e-3, 0.05
-"""Largest chance of an accuracy that is so much better, were both normalisations equally good (sign test): by accuracy
-alone, and where the first batch norm says so too. It must not decide alone: statistics that were recorded on other data
-and then frozen may fit a normalisation that the weights were never trained with."""
+"""Largest chance of an accuracy that is so much better, were both normalisations equally good (sign
+test): by accuracy alone, and where the first batch norm says so too. It must not decide alone:
+statistics that were recorded on other data and then frozen may fit a normalisation that the weights
+were never trained with."""
 LEAST_GAIN_POINTS = 1.0
 """Percentage points. A smaller gain is not worth a sentence."""
 
@@ -62,8 +71,8 @@ class Normalisation:
 
 
 def note_on_normalisation(model: nn.Module, split: Split, macs: int, store: Store, key: str) -> str:
-    """A sentence for the user where another normalisation clearly fits ``model`` better than that of ``split``; empty
-    where none does. Kept in ``store``.
+    """A sentence for the user where another normalisation clearly fits ``model`` better than that
+    of ``split``; empty where none does. Kept in ``store``.
 
     Args:
         model: with weights from elsewhere, in eval mode.
@@ -157,8 +166,8 @@ class _Enough(Exception):
 def _divergences(
     model: nn.Module, raw: Sequence[tuple[torch.Tensor, torch.Tensor]], all_of_them: Sequence[Normalisation]
 ) -> list[float] | None:
-    """By normalisation, how far what the first batch norm reads is from what it recorded, in nats a channel. None for
-    a network without batch norm."""
+    """By normalisation, how far what the first batch norm reads is from what it recorded, in nats a
+    channel. None for a network without batch norm."""
     layers = norm_layers(model)
     if not layers:
         return None

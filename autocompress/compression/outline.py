@@ -1,4 +1,7 @@
-"""The outline of a job: devices, data, the untrained network and the methods that apply. Nothing is trained here."""
+"""The outline of a job: devices, data, the untrained network and the methods that apply.
+
+Nothing is trained here.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ class Outline:
 
     Attributes:
         limits: what the user fixed or narrowed.
-        devices: the device that measures latency, then the one that gives energy where that is another.
+        devices: the device that measures latency, then the one that gives energy where that is
+            another.
         installed: every method that plugins offer.
         splits: the user's images; None where the job names none.
         model: the network as timm makes it, with its weights where it comes with some.
@@ -57,11 +61,12 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     Args:
         job: of the search.
         plugins: where methods, devices and data sets come from.
-        preview: data sets are only listed, and few of their images are read: see ``data.LoadOptions``.
+        preview: data sets are only listed, and few of their images are read: see
+            ``data.LoadOptions``.
 
     Raises:
-        UserError: if the job names what is not there, or a limit that matches no parameter, or leaves nothing to
-            search, or if the cache folder cannot be written.
+        UserError: if the job names what is not there, or a limit that matches no parameter, or
+            leaves nothing to search, or if the cache folder cannot be written.
     """
     check_cache()
     limits = limits_of(job)
@@ -74,7 +79,8 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     model = models.create(job, None if splits is None else splits.info)
     if splits is not None:
         check_batches(job, model, splits)
-    # A wrong key in the space is told before minutes go into a training: structure needs no weights.
+    # A wrong key in the space is told before minutes go into a training: structure needs no
+    # weights.
     shape = models.reparameterise(copy.deepcopy(model)).eval()
     check_measured_batch(job, device, shape)
     has_images = splits is not None and len(splits.train) > 0
@@ -93,7 +99,10 @@ def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) 
 
 
 def _load(job: Job, plugins: Manager, preview: bool) -> Splits | None:
-    """The user's images, None where the job names none. Test images of a job without training data are sealed."""
+    """The user's images, None where the job names none.
+
+    Test images of a job without training data are sealed.
+    """
     if job.data.is_free and job.data.val is None and job.data.test is None:
         return None
     has_weights = job.pretrained or job.checkpoint is not None

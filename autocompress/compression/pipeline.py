@@ -1,4 +1,6 @@
-"""The pipeline: one recipe -> one candidate, through transforms, RECOVER and QUANTIZE, with every stage kept."""
+"""The pipeline: one recipe -> one candidate, through transforms, RECOVER and QUANTIZE, with every
+stage kept.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +52,14 @@ class Candidate:
         plan: what was done, as JSON: enough to build ``model``'s structure again without data.
         recipe: what was asked.
         operators: operations by layer and width, for cost models.
-        params, macs: of the float network after the transforms (quantizing changes neither); macs for one image.
-        float_layers: names of layers that QUANTIZE was to take and could not; empty for a float candidate.
-        slow: why a stock runtime runs its file slowly (``LayerSpec.slow_in_file``); empty where it does not.
-        estimated: transforms whose structure follows from prepared state, which a dry run did not have: the real
-            structure may differ.
+        params, macs: of the float network after the transforms (quantizing changes neither); macs
+        for one image.
+        float_layers: names of layers that QUANTIZE was to take and could not; empty for a float
+            candidate.
+        slow: why a stock runtime runs its file slowly (``LayerSpec.slow_in_file``); empty where it
+            does not.
+        estimated: transforms whose structure follows from prepared state, which a dry run did not
+            have: the real structure may differ.
         cache_hits, cache_misses: stages found in the store, and made.
         seconds: by stage.
     """
@@ -75,14 +80,15 @@ class Candidate:
 
 @dataclass
 class Pipeline:
-    """Applies recipes to one baseline, with the user's images or with those that the recipe's data source makes.
+    """Applies recipes to one baseline, with the user's images or with those that the recipe's data
+    source makes.
 
     Attributes:
         baseline: the float model in eval mode; never changed.
         baseline_key: content key of its weights and architecture.
         methods: those that apply, in the manager's order.
-        transfer: images to score, calibrate and train on, for recipes that name no data source; None where only dry
-            runs are wanted.
+        transfer: images to score, calibrate and train on, for recipes that name no data source;
+            None where only dry runs are wanted.
         granularity: of the job.
         seed: of the job.
         device: where torch computes.
@@ -107,7 +113,7 @@ class Pipeline:
             self.baseline, self.baseline_key, layer_specs(self.methods), self.store, self.seed
         )
 
-    # --- the one way through ------------------------------------------------------------------------------------
+    # --- the one way through ----------------------------------------------------------------------
 
     def run(
         self,
@@ -119,7 +125,8 @@ class Pipeline:
     ) -> Candidate:
         """Makes the candidate of ``recipe``.
 
-        With ``dry_run`` there is no data and no training: the weights mean nothing, the structure is the deployed one.
+        With ``dry_run`` there is no data and no training: the weights mean nothing, the structure
+        is the deployed one.
 
         Raises:
             InvalidRecipe: if it cannot be built.
@@ -159,7 +166,7 @@ class Pipeline:
             method.name for method, params in needing if self._prepared(method, params, context, recipe) is None
         )
 
-    # --- transforms, PRUNE and REPAIR, RECOVER: each stage under its chained key --------------------------------------
+    # --- transforms, PRUNE and REPAIR, RECOVER: each stage under its chained key ------------------
 
     def _transformed(
         self, recipe: Recipe, context: Context, seconds: dict[str, float], pause: Callable[[], None] | None
@@ -182,7 +189,9 @@ class Pipeline:
         return model.cpu().eval(), steps
 
     def _resumed(self, keys: Sequence[str]) -> tuple[int, nn.Module | None, list[Plan]]:
-        """The deepest stage that is kept: how many stages that is, the network, and the steps of its plan."""
+        """The deepest stage that is kept: how many stages that is, the network, and the steps of
+        its plan.
+        """
         for count in range(len(keys), 0, -1):
             if self.store.has(keys[count - 1]) and (found := self.store.get(keys[count - 1])) is not None:
                 steps = list(found[1]["steps"])
@@ -235,7 +244,9 @@ class Pipeline:
     def of_baseline(
         self, recipe: Recipe, progress: Callable[..., None] | None = None, pause: Callable[[], None] | None = None
     ) -> OfBaseline:
-        """Orders and moments of the baseline, as the pruner of ``recipe`` has them; made once and kept."""
+        """Orders and moments of the baseline, as the pruner of ``recipe`` has them; made once and
+        kept.
+        """
         context, pruner = self._context(False, progress, recipe, pause), self._pruner(recipe)
         assert pruner is not None
         assert recipe.prune is not None
@@ -243,7 +254,9 @@ class Pipeline:
         return self._structural.of_baseline(recipe.prune, recipe.repair, pruner, replace(context, state=state))
 
     def _stage_keys(self, recipe: Recipe) -> list[str]:
-        """Chained content keys: one a transform, one for PRUNE and REPAIR, and one for RECOVER where it trains."""
+        """Chained content keys: one a transform, one for PRUNE and REPAIR, and one for RECOVER
+        where it trains.
+        """
         key, keys = self._first_key(recipe), []
         for name, params in recipe.transforms:
             key = digest(key, name, self._by_name[name].version, params)
@@ -275,7 +288,8 @@ class Pipeline:
         progress: Callable[..., None] | None = None,
         pause: Callable[[], None] | None = None,
     ) -> TransferSet | None:
-        """The images of ``recipe``: its data source's, which may have to be made, else the user's."""
+        """The images of ``recipe``: its data source's, which may have to be made, else the user's.
+        """
         if recipe.source is None or self.sources is None:
             return self.transfer
         return self.sources.transfer_set(*recipe.source, progress, pause)
@@ -321,7 +335,7 @@ class Pipeline:
         of_training = [qat.VERSION, recover.VERSION]  # the loop is RECOVER's, whether or not RECOVER trains here
         return digest(before, "quantize", *of_training, self.granularity, bits, quantizers, recipe.qat)
 
-    # --- prepared state ---------------------------------------------------------------------------------------------
+    # --- prepared state ---------------------------------------------------------------------------
 
     def prepare(
         self,
@@ -329,11 +343,13 @@ class Pipeline:
         params_of: Callable[[Method], Params] | None = None,
         pause: Callable[[], None] | None = None,
     ) -> dict[str, str]:
-        """Has every transform prepare what its recipes share, once for each data source, unless that is kept already.
+        """Has every transform prepare what its recipes share, once for each data source, unless
+        that is kept already.
 
         Args:
             progress: told of what takes long.
-            params_of: a method's parameters in the recipe to prepare for; by default nothing is said.
+            params_of: a method's parameters in the recipe to prepare for; by default nothing is
+                said.
             pause: called between the images of a data source.
 
         Returns:
@@ -365,7 +381,8 @@ class Pipeline:
             return None
         shared = method.shared(params)
         if context.dry_run and recipe.source is not None and self.sources is not None:
-            # Scores decide the structure, so a dry run too needs those of its source, the first that names it so.
+            # Scores decide the structure, so a dry run too needs those of its source, the first
+            # that names it so.
             context = self._context(False, context.progress, recipe, pause)
         images = context.transfer or self.transfer
         transfer = images.digest if images else None
@@ -375,7 +392,8 @@ class Pipeline:
             if context.dry_run and (not self.store.has(key) or self.store.get(key) is None):
                 if not shared or self.transfer_set(recipe) is None:
                     return None
-                # What is prepared may decide the structure, and only the default recipe's is there from the start.
+                # What is prepared may decide the structure, and only the default recipe's is there
+                # from the start.
                 context = self._context(False, context.progress, recipe, pause)
 
             def make() -> Any:
@@ -449,8 +467,8 @@ def _is_structural(recipe: Recipe) -> bool:
 
 
 def rebuild(baseline: nn.Module, steps: Sequence[Plan], methods: Mapping[str, Method]) -> nn.Module:
-    """The structure after the transforms, PRUNE and REPAIR of ``steps``, made on a copy of ``baseline`` with no data
-    and no training. PRUNE and REPAIR need no pruner for that.
+    """The structure after the transforms, PRUNE and REPAIR of ``steps``, made on a copy of
+    ``baseline`` with no data and no training. PRUNE and REPAIR need no pruner for that.
 
     Raises:
         KeyError: if a transform of the plan is not in ``methods``.

@@ -1,4 +1,6 @@
-"""QUANTIZE: bits that each group chose become fake-quantizers, which are calibrated, trained and hardened."""
+"""QUANTIZE: bits that each group chose become fake-quantizers, which are calibrated, trained and
+hardened.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,12 @@ CALIBRATION_BATCH = 64
 
 
 def assign(network_facts: NetworkFacts, baseline: nn.Module, granularity: str, recipe: Recipe) -> dict[str, LayerBits]:
-    """The quantizers and widths of every layer of the transformed network, by name. Layers of float groups are absent.
+    """The quantizers and widths of every layer of the transformed network, by name.
 
-    Groups are prefixes of the baseline's module names; a replaced module keeps its name, so its inner layers still
-    belong to the group.
+    Layers of float groups are absent.
+
+    Groups are prefixes of the baseline's module names; a replaced module keeps its name, so its
+    inner layers still belong to the group.
     """
     if not recipe.bits:
         return {}
@@ -70,12 +74,14 @@ def quantize(
     pause: Callable[[], None] | None = None,
     specs: Sequence[LayerSpec] = (),
 ) -> tuple[nn.Module, Plan]:
-    """Places, calibrates, trains where the recipe says so, and hardens; returns the deployable network and its plan.
+    """Places, calibrates, trains where the recipe says so, and hardens; returns the deployable
+    network and its plan.
 
     ``specs`` are those of the layer types that plugins brought into ``model``.
 
     Raises:
-        TrialFailed: if ranges or the loss are not finite, or the calibration images are none or constant.
+        TrialFailed: if ranges or the loss are not finite, or the calibration images are none or
+            constant.
     """
 
     def make(quantizer: str, spec: TensorSpec) -> FakeQuantizer:
@@ -125,7 +131,10 @@ def _quantizer(methods: Mapping[str, Method], name: str) -> Quantizer:
 
 
 def _check_images(images: list[torch.Tensor]) -> None:
-    """Nothing, or one colour, has no ranges to choose. (Values that are not finite show while ranges are observed.)"""
+    """Nothing, or one colour, has no ranges to choose.
+
+    (Values that are not finite show while ranges are observed.)
+    """
     if not images:
         raise TrialFailed("the calibration set holds no images")
     ends = torch.stack([torch.stack(batch.transpose(0, 1).flatten(1).aminmax(dim=1)) for batch in images])

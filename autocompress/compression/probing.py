@@ -1,4 +1,6 @@
-"""Measuring a sensitivity table: one group of the float network at one width, and what its answers then are."""
+"""Measuring a sensitivity table: one group of the float network at one width, and what its answers
+then are.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ MOST_MACS = 3.5e11
 """Of a whole table, were nothing shared; large networks and fine groups get fewer images for it."""
 BATCH = 64
 _PROBE = precision.EXEMPT_BITS - 1
-"""Tensors exempt from low bits (stem, classifier, the image) show by not following the recipe to this width."""
+"""Tensors exempt from low bits (stem, classifier, the image) show by not following the recipe to
+this width.
+"""
 log = logging.getLogger("autocompress.compression")
 
 
@@ -45,7 +49,8 @@ def kept(
     context: Context,
     **progress: Any,
 ) -> list[Sensitivity]:
-    """:func:`measure`, unless the store has its result: it is made once and shared by workers and runs.
+    """:func:`measure`, unless the store has its result: it is made once and shared by workers and
+    runs.
 
     Args:
         store: where tables are kept.
@@ -75,10 +80,11 @@ def measure(
 ) -> list[Sensitivity]:
     """The table: for each of ``widths`` the loss when it alone acts on the float network.
 
-    The network is traced and folded once. Weights are replaced by what the file would hold; activations run through
-    calibrated fake-quantizers. For each group only the part of the network behind its first tensor is computed again.
-    Layers exempt from low bits do what QUANTIZE would do with them: they take 8 bits, so that the rows of a group that
-    has no other layers are all the same. A width that its quantizer cannot do is left out, and logged.
+    The network is traced and folded once. Weights are replaced by what the file would hold;
+    activations run through calibrated fake-quantizers. For each group only the part of the network
+    behind its first tensor is computed again. Layers exempt from low bits do what QUANTIZE would do
+    with them: they take 8 bits, so that the rows of a group that has no other layers are all the
+    same. A width that its quantizer cannot do is left out, and logged.
 
     Args:
         model: the float baseline, eval; it is not changed.
@@ -108,7 +114,9 @@ def measure(
 
 
 class _Probe:
-    """The traced network with a slot at every tensor that can be quantized, and the float network's answers."""
+    """The traced network with a slot at every tensor that can be quantized, and the float network's
+    answers.
+    """
 
     def __init__(self, model: nn.Module, widths: Sequence[Width], setting: Setting, context: Context) -> None:
         self._setting, self._context = setting, context
@@ -149,7 +157,7 @@ class _Probe:
                 self._slots[name].given(None)
         return self._known.setdefault(tuple(key), found)
 
-    # --- building ---------------------------------------------------------------------------------------------------
+    # --- building ---------------------------------------------------------------------------------
 
     def _slotted(self, model: nn.Module, known: NetworkFacts) -> QuantizedNetwork:
         # Every group, asked for or not: which group a tensor belongs to depends on its neighbours.
@@ -179,17 +187,21 @@ class _Probe:
         assert isinstance(method, Quantizer)
         return method
 
-    # --- fake-quantizers of a row -----------------------------------------------------------------------------------
+    # --- fake-quantizers of a row -----------------------------------------------------------------
 
     def _spec(self, point: Point, width: Width) -> tuple[TensorSpec, str]:
-        """The tensor at the width asked for, and its quantizer; what is exempt from low bits keeps 8."""
+        """The tensor at the width asked for, and its quantizer; what is exempt from low bits keeps
+        8.
+        """
         follows = point.spec.bits == _PROBE
         is_own = follows or width.role == "activation" or width.bits == point.spec.bits
         name = width.quantizer if is_own else self._uniform(width)
         return replace(point.spec, bits=width.bits if follows else point.spec.bits), name
 
     def _uniform(self, width: Width) -> str:
-        """The quantizer that exempt weights fall back on: that of the activations, as in :func:`precision.assign`."""
+        """The quantizer that exempt weights fall back on: that of the activations, as in
+        :func:`precision.assign`.
+        """
         if self._quantizer(width.quantizer).activation_bits:
             return width.quantizer
         return next(name for name in self._setting.params if self._quantizer(name).activation_bits)
@@ -234,7 +246,7 @@ class _Probe:
             fake.observing = False
         return fakes
 
-    # --- comparing --------------------------------------------------------------------------------------------------
+    # --- comparing --------------------------------------------------------------------------------
 
     def _first_node(self, group: str) -> int:
         names = {point.spec.name for point in (*self._weights.get(group, []), *self._activations.get(group, []))}

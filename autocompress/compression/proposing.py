@@ -1,4 +1,5 @@
-"""Proposals for a job: recipes that an allocation makes from measured tables (docs/proposals.md)."""
+"""Proposals for a job: recipes that an allocation makes from measured tables (docs/proposals.md).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ from autocompress.proposals import LatencyModel, Layer, Part, Problem, Profile, 
 VERSION = "1"
 PROBES = 5
 WEIGHT_WORK = 8
-"""Multiply-adds that reading a weight counts for, where probes are chosen: small networks read weights, mostly."""
+"""Multiply-adds that reading a weight counts for, where probes are chosen: small networks read
+weights, mostly.
+"""
 MOST_DIVERGENCE = 0.25
 """KL to the baseline, in nats, beyond which nothing is proposed."""
 SHARE = 0.2
@@ -106,7 +109,8 @@ class Proposed:
 
     Attributes:
         recipes: labels and values, the most wanted first.
-        widths: from a budget (share of the full latency) and tilts by group to ``prune.keep`` of each coupling.
+        widths: from a budget (share of the full latency) and tilts by group to ``prune.keep`` of
+            each coupling.
         groups: that have a tilt.
         rows: the table, for ``tables.csv``.
     """
@@ -145,7 +149,7 @@ class Proposer:
     progress: Progress = _silent
     breathe: Callable[[], None] = _nothing
 
-    # --- what can be proposed -----------------------------------------------------------------------------------
+    # --- what can be proposed ---------------------------------------------------------------------
 
     @cached_property
     def _default(self) -> Recipe | None:
@@ -174,7 +178,9 @@ class Proposer:
         return self._compose({**self._neutral.values, **shares}, Policy({}, "default"))
 
     def _parts(self, couplings: Sequence[Coupling], multiple: int) -> list[Part]:
-        """A part for each coupling that may stay whole and may lose channels, with the shares that limits leave."""
+        """A part for each coupling that may stay whole and may lose channels, with the shares that
+        limits leave.
+        """
         known = self.space.parameters()
         found = []
         for coupling in couplings:
@@ -185,11 +191,11 @@ class Proposer:
                 found += [part] if len(part.choices) > 1 else []
         return found
 
-    # --- measuring ----------------------------------------------------------------------------------------------
+    # --- measuring --------------------------------------------------------------------------------
 
     def tables(self) -> Tables | None:
-        """Measures what each coupling loses and what widths cost, once for a baseline and machine; None where nothing
-        can be proposed: no pruner acts, or there are no images."""
+        """Measures what each coupling loses and what widths cost, once for a baseline and machine;
+        None where nothing can be proposed: no pruner acts, or there are no images."""
         default, neutral = self._default, self._neutral
         if default is None or default.prune is None or neutral is None or self.pipeline.transfer_set(default) is None:
             return None
@@ -254,7 +260,7 @@ class Proposer:
             deadline=time.monotonic() + seconds,
         )
 
-    # --- costs --------------------------------------------------------------------------------------------------
+    # --- costs ------------------------------------------------------------------------------------
 
     def _costs(
         self,
@@ -265,7 +271,10 @@ class Proposer:
         pruning: Pruning,
         divergences: Mapping[str, np.ndarray],
     ) -> tuple[dict[str, Any], dict[str, float], float]:
-        """Factors of each cost, what no choice changes, and the error of latency. Latency comes first."""
+        """Factors of each cost, what no choice changes, and the error of latency.
+
+        Latency comes first.
+        """
         layers = proposals.layers_of(network, couplings)
         by_name = {coupling.name: coupling for coupling in couplings}
         kept = {part.name: proposals.kept_shares(part, by_name[part.name], pruning.multiple) for part in parts}
@@ -298,8 +307,9 @@ class Proposer:
         kept: Mapping[str, Sequence[float]],
         points: Sequence[Sequence[int]],
     ) -> list[Profile]:
-        """Layer times of a few networks of other widths, whose weights mean nothing. Times are shares of the baseline's
-        latency, since they are measured beside it."""
+        """Layer times of a few networks of other widths, whose weights mean nothing.
+
+        Times are shares of the baseline's latency, since they are measured beside it."""
 
         def make() -> Any:
             with tempfile.TemporaryDirectory() as folder:
@@ -331,7 +341,7 @@ class Proposer:
         recipe = self._recipe(shares)
         return [] if recipe is None else [self.export(self.pipeline.run(recipe, dry_run=True), file)]
 
-    # --- recipes ------------------------------------------------------------------------------------------------
+    # --- recipes ----------------------------------------------------------------------------------
 
     def propose(self) -> Proposed | None:
         """Tables and recipes; None where nothing can be proposed."""
@@ -342,7 +352,9 @@ class Proposer:
         return Proposed(self.recipes(tables), tables.widths, groups, tables.rows())
 
     def recipes(self, tables: Tables) -> list[tuple[str, dict[str, Value]]]:
-        """Labels and values of recipes for a dozen budgets, those at constraints first, then from the whole range."""
+        """Labels and values of recipes for a dozen budgets, those at constraints first, then from
+        the whole range.
+        """
         problem = tables.problem
         wanted = [name for name in self.job.objectives if name in problem.costs] or ["latency"]
         made = proposals.propose(
@@ -364,7 +376,9 @@ class Proposer:
         return [*found, *self._trained(tables, chosen[: len(made)])]
 
     def _tilted(self, tables: Tables, cost: str) -> Iterator[proposals.Allocation]:
-        """Allocations for drawn budgets, with the losses of each group counted for more or less than measured."""
+        """Allocations for drawn budgets, with the losses of each group counted for more or less
+        than measured.
+        """
         problem, generator = tables.problem, np.random.default_rng(self.job.seed)
         full = problem.cost(cost, problem.neutral())
         least = max(proposals.smallest(problem, cost), LEAST_BUDGET * full)
@@ -385,7 +399,9 @@ class Proposer:
                 yield "proposal, with an epoch of training", dict(recipe.values)
 
     def _bounds(self, problem: Problem) -> dict[str, float]:
-        """The job's bounds in the units of the problem's costs; those that cannot be told in them are left out."""
+        """The job's bounds in the units of the problem's costs; those that cannot be told in them
+        are left out.
+        """
         wholes = {
             "latency": 1.0,  # latencies are shares of the baseline's
             "size": float(self.baseline.file.stat().st_size),
@@ -408,7 +424,9 @@ class _Widest:
 
 
 def _spread(made: Sequence[proposals.Proposal]) -> list[proposals.Proposal]:
-    """The same proposals, from all over the range early: the middle first, then the quarters, and so on."""
+    """The same proposals, from all over the range early: the middle first, then the quarters, and
+    so on.
+    """
     order: list[int] = []
     step = len(made)
     while len(order) < len(made):

@@ -1,4 +1,5 @@
-"""PRUNE: what a recipe asks of channel removal, and the removal itself, by the order of one pruner."""
+"""PRUNE: what a recipe asks of channel removal, and the removal itself, by the order of one pruner.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ class Pruning:
 
 
 def offered(model: nn.Module, mode: str) -> list[Coupling]:
-    """The couplings of a baseline, which never changes, that may lose channels in ``mode``: all but the stem's own."""
+    """The couplings of a baseline, which never changes, that may lose channels in ``mode``: all but
+    the stem's own.
+    """
     stem = set(models.stem(model))
     return [
         coupling
@@ -230,7 +233,9 @@ def orders_of(pruner: Pruner, couplings: Sequence[Coupling], params: Params, con
 
 
 def rebuild(model: nn.Module, plan: Plan, specs: Sequence[LayerSpec]) -> nn.Module:
-    """The structure of ``plan`` on the network that entered the stage, with no data; changed in place."""
+    """The structure of ``plan`` on the network that entered the stage, with no data; changed in
+    place.
+    """
     channels, height, width = plan["input_size"]
     size = (int(channels), int(height), int(width))
     every = find_couplings(model, size, plan["mode"], specs, verify=False)

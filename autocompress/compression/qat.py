@@ -1,7 +1,8 @@
-"""Quantization-aware training: QUANTIZE trains the network of fake-quantizers (whitepaper, sections 3.2 and 5).
+"""Quantization-aware training: QUANTIZE trains the network of fake-quantizers (whitepaper, sections
+3.2 and 5).
 
-Float master weights, integers simulated in every forward pass, gradients straight through inside the ranges and zero
-outside. ``quantization/fakelayers.py`` has what batch norm does meanwhile.
+Float master weights, integers simulated in every forward pass, gradients straight through inside
+the ranges and zero outside. ``quantization/fakelayers.py`` has what batch norm does meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ VERSION = "1"
 def search_space(
     space: Space, acting: Sequence[Quantizer], most_epochs: int, *, is_low: bool, labelled: bool = True
 ) -> Params:
-    """Epochs, learning rate, weight of distillation, and when what freezes; no deployed structure depends on them.
+    """Epochs, learning rate, weight of distillation, and when what freezes; no deployed structure
+    depends on them.
 
     Args:
         space: scoped.
@@ -45,7 +47,8 @@ def search_space(
         "distill": recover.distillation(space, labelled=labelled),
         # "frozen": long-term statistics from the first step on, at half the time a step.
         "norm": space.categorical("norm", ["corrected", "frozen"], default="corrected", structural=False),
-        # Fractions of the steps. The paper freezes after 200,000 to 400,000 steps and fine-tunes without delay.
+        # Fractions of the steps. The paper freezes after 200,000 to 400,000 steps and fine-tunes
+        # without delay.
         "norm_freeze": space.categorical("norm_freeze", [0.3, 0.5, 0.8], default=0.5, structural=False),
         "range_freeze": space.categorical("range_freeze", [0.3, 0.5, 0.8], default=0.5, structural=False),
         "delay": space.categorical("delay", [0.0, 0.1, 0.25], default=0.0, structural=False),
@@ -53,10 +56,12 @@ def search_space(
 
 
 class QuantizationSchedule(Callback):
-    """What a network of fake-quantizers does at which step: quantization starts (``delay``), statistics of batch norm
-    freeze (``norm_freeze``; from the start with ``norm`` "frozen"), ranges freeze (``range_freeze``).
+    """What a network of fake-quantizers does at which step: quantization starts (``delay``),
+    statistics of batch norm freeze (``norm_freeze``; from the start with ``norm`` "frozen"), ranges
+    freeze (``range_freeze``).
 
-    Layers whose quantizer does not fold the norm (``FakeQuantizer.folds_norm``) are left to their own method.
+    Layers whose quantizer does not fold the norm (``FakeQuantizer.folds_norm``) are left to their
+    own method.
 
     Args:
         params: of :func:`search_space`; ``norm`` may also be "naive", the paper's counter-example.
@@ -73,7 +78,9 @@ class QuantizationSchedule(Callback):
             layer.norm_treatment = "naive" if self._params["norm"] == "naive" else "corrected"
 
     def before_step(self, model: nn.Module, step: int) -> None:
-        """Switches states; every step, since the trainer sets the whole network to train mode at each epoch."""
+        """Switches states; every step, since the trainer sets the whole network to train mode at
+        each epoch.
+        """
         done, network = step / self._steps, _network(model)
         layers = [layer for layer in network.layers().values() if layer.weight_quantizer.folds_norm]
         is_frozen = self._params["norm"] == "frozen" or done >= self._params["norm_freeze"]
@@ -86,8 +93,9 @@ class QuantizationSchedule(Callback):
             fake.enabled, fake.tracking = done >= self._params["delay"], moving or not is_frozen
             if layer.norm is not None and is_frozen:
                 layer.norm.eval()
-        # Norms of plugins' layers go on: their outputs may move further than they spread (those of an adder layer lie
-        # about its number of taps below zero), and frozen statistics would be wrong at once.
+        # Norms of plugins' layers go on: their outputs may move further than they spread (those of
+        # an adder layer lie about its number of taps below zero), and frozen statistics would be
+        # wrong at once.
 
     def on_end(self, model: nn.Module) -> None:
         """Everything quantizes, nothing moves."""
@@ -104,7 +112,8 @@ def run(
     *,
     pause: Callable[[], None] | None = None,
 ) -> None:
-    """Trains a calibrated ``network`` in place on the context's transfer set; it is left in eval mode.
+    """Trains a calibrated ``network`` in place on the context's transfer set; it is left in eval
+    mode.
 
     Raises:
         TrialFailed: if the loss is not finite.

@@ -1,4 +1,6 @@
-"""Recipe: the parameters of all methods for one trial, composed from what every stage asks of the space."""
+"""Recipe: the parameters of all methods for one trial, composed from what every stage asks of the
+space.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from autocompress.files import canonical_json, digest
 
 @dataclass(frozen=True)
 class GroupBits:
-    """What QUANTIZE does to one group: the weight quantizer and its width, the activation quantizer and its width."""
+    """What QUANTIZE does to one group: the weight quantizer and its width, the activation quantizer
+    and its width.
+    """
 
     weight_quantizer: str
     weight_bits: int
@@ -91,8 +95,8 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
         epochs: the most that recovery may train.
 
     Raises:
-        InvalidRecipe: for methods that exclude each other, that need more epochs than there are, or whose
-            ``search_space`` does not give a mapping of JSON values.
+        InvalidRecipe: for methods that exclude each other, that need more epochs than there are, or
+            whose ``search_space`` does not give a mapping of JSON values.
     """
     source = compose_source(space, model, methods)
     labelled = source is None  # labels of made images are not trained on
@@ -158,11 +162,14 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
 
 
 SOURCE = "source"
-"""The parameter that names the data source; the source's own parameters have its name before them."""
+"""The parameter that names the data source; the source's own parameters have its name before them.
+"""
 
 
 def compose_source(space: Space, model: nn.Module, methods: Sequence[Method]) -> tuple[str, Params] | None:
-    """The data source of a recipe, of those in ``methods``, and its parameters; None where there are none."""
+    """The data source of a recipe, of those in ``methods``, and its parameters; None where there
+    are none.
+    """
     sources = {method.name: method for method in methods if isinstance(method, DataSource)}
     if not sources:
         return None
@@ -175,8 +182,8 @@ def params_of(method: Method, space: Space, model: nn.Module) -> Params:
     """The parameters that ``method`` takes from ``space``, which is not scoped.
 
     Raises:
-        InvalidRecipe: if its ``search_space`` gives anything but a mapping of JSON values: they are part of the
-            content key of a trial's results.
+        InvalidRecipe: if its ``search_space`` gives anything but a mapping of JSON values: they are
+            part of the content key of a trial's results.
     """
     params: object = method.search_space(space.scope(method.name), model)
     if not isinstance(params, Mapping):
@@ -201,7 +208,9 @@ def _reject_clashes(acting: Sequence[Transform], pruning: Pruning | None) -> Non
 
 
 def _compose_bits(space: Space, model: nn.Module, quantizers: Sequence[Quantizer]) -> dict[str, GroupBits]:
-    """Each group chooses "none" or a weight quantizer and its width, then the width of its activations."""
+    """Each group chooses "none" or a weight quantizer and its width, then the width of its
+    activations.
+    """
     activation_quantizer = next((q for q in quantizers if q.activation_bits), None)
     if not quantizers or activation_quantizer is None:
         return {}
@@ -237,7 +246,7 @@ def _compose_bits(space: Space, model: nn.Module, quantizers: Sequence[Quantizer
     return chosen
 
 
-# --- choosers: where values come from when it is not Optuna ---------------------------------------------------------
+# --- choosers: where values come from when it is not Optuna ---------------------------------------
 
 
 class Replay:
@@ -297,11 +306,13 @@ class Policy:
 def every_parameter(compose_with: Callable[[Chooser], Space], most_runs: int = 400) -> dict[str, Parameter]:
     """Every parameter that a define-by-run space can ask for, conditional ones too.
 
-    Walks the space by changing one choice at a time from the defaults, and again from each point that showed something
-    new, so a parameter is found that depends on one choice, or on a chain of them.
+    Walks the space by changing one choice at a time from the defaults, and again from each point
+    that showed something new, so a parameter is found that depends on one choice, or on a chain of
+    them.
 
     Args:
-        compose_with: runs the space once with a chooser and returns the space; may raise InvalidRecipe.
+        compose_with: runs the space once with a chooser and returns the space; may raise
+            InvalidRecipe.
         most_runs: bound on the number of runs.
     """
     found: dict[str, Parameter] = {}
@@ -339,8 +350,8 @@ def _alternatives(parameter: Parameter) -> Iterator[Value]:
 
 
 def space_size(parameters: Mapping[str, Parameter]) -> float:
-    """Number of recipes, counting ten steps for a continuous range and every conditional parameter as always asked:
-    an upper bound. Parameters that are tied count once."""
+    """Number of recipes, counting ten steps for a continuous range and every conditional parameter
+    as always asked: an upper bound. Parameters that are tied count once."""
     total = 1.0
     for parameter in {parameter.tie or name: parameter for name, parameter in parameters.items()}.values():
         if parameter.choices:

@@ -1,4 +1,6 @@
-"""RECOVER: training with knowledge distillation from the baseline, after the transforms and before QUANTIZE."""
+"""RECOVER: training with knowledge distillation from the baseline, after the transforms and before
+QUANTIZE.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,24 @@ VERSION = "2"
 BATCH_SIZE = 128
 SMALLEST_BATCH = 32
 STEPS = 32
-"""A recovery has few epochs: small data sets are cut into this many steps an epoch, by batches of a smaller size."""
+"""A recovery has few epochs: small data sets are cut into this many steps an epoch, by batches of a
+smaller size.
+"""
 
 
 def search_space(
     space: Space, acting: Sequence[Method], most_epochs: int, *, labelled: bool = True, refitted: bool = False
 ) -> Params:
-    """Epochs, learning rate and weight of distillation; none of them changes the deployed structure.
+    """Epochs, learning rate and weight of distillation; none of them changes the deployed
+    structure.
 
     Args:
         space: scoped.
         acting: the transforms and the pruner of the recipe.
         most_epochs: of the job's budget.
         labelled: the recipe's images have labels that mean something.
-        refitted: nothing was substituted, and REPAIR has refitted what PRUNE left: a large learning rate would undo it.
+        refitted: nothing was substituted, and REPAIR has refitted what PRUNE left: a large learning
+            rate would undo it.
 
     Raises:
         InvalidRecipe: where a method needs more epochs than the job has.
@@ -45,7 +51,10 @@ def search_space(
 
 
 def distillation(space: Space, *, labelled: bool) -> float:
-    """The weight of distillation. Without labels all is distillation, and there is nothing to ask."""
+    """The weight of distillation.
+
+    Without labels all is distillation, and there is nothing to ask.
+    """
     if not labelled:
         return 1.0
     return float(space.categorical("distill", [0.0, 0.5, 0.9], default=0.5, structural=False))
@@ -81,9 +90,9 @@ def run(
         context: with the images and the teacher.
         callbacks: of every method applied.
         pause: called between batches.
-        again: for a data source that adapts to the student. After the first half of the epochs it is asked for images,
-            and the second half draws from the old and the new ones, as many an epoch as before. With a single epoch it
-            is not asked.
+        again: for a data source that adapts to the student. After the first half of the epochs it
+            is asked for images, and the second half draws from the old and the new ones, as many an
+            epoch as before. With a single epoch it is not asked.
 
     Raises:
         TrialFailed: if the loss is not finite.

@@ -15,12 +15,14 @@ from autocompress.store import Store
 
 
 def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, store: Store) -> tuple[str, ...]:
-    """A sentence each: the baseline is no better than a guess; another normalisation fits its weights better.
+    """A sentence each: the baseline is no better than a guess; another normalisation fits its
+    weights better.
 
     Args:
         job: that the baseline belongs to.
         model: the float baseline, in eval mode.
-        splits: of the job. Where their labels are the baseline's own answers, there is nothing to say.
+        splits: of the job. Where their labels are the baseline's own answers, there is nothing to
+            say.
         baseline: as measured.
         store: where the comparison of normalisations is kept.
     """
@@ -37,7 +39,8 @@ def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, stor
 
 
 def _on_chance(splits: Splits, baseline: Baseline) -> str:
-    """Compares with always naming the most frequent class, by one standard deviation of that guess."""
+    """Compares with always naming the most frequent class, by one standard deviation of that guess.
+    """
     labels = splits.val.labels()
     share = float(labels.bincount().max()) / len(labels)
     likely = share + math.sqrt(share * (1 - share) / len(labels))

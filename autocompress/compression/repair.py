@@ -1,4 +1,6 @@
-"""REPAIR: layers refitted from moments of their inputs, after the transforms and before RECOVER (docs/repair.md)."""
+"""REPAIR: layers refitted from moments of their inputs, after the transforms and before RECOVER
+(docs/repair.md).
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,8 @@ class Inputs:
         images: to take them on.
         pause: called between batches.
         of_baseline: the network is the baseline itself.
-        keep: given what gathers the moments of all ``layers``, returns them, perhaps from where they are kept.
+        keep: given what gathers the moments of all ``layers``, returns them, perhaps from where
+            they are kept.
     """
 
     model: nn.Module
@@ -141,13 +144,15 @@ class Inputs:
 
 
 def _fit(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """The layers that have columns, and a weight of their own: one that layers share is fitted to neither's inputs."""
+    """The layers that have columns, and a weight of their own: one that layers share is fitted to
+    neither's inputs.
+    """
     uses = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     layers = {name: model.get_submodule(name) for name in names}
     return [name for name, layer in layers.items() if has_columns(layer) and uses[id(layer.weight)] == 1]
 
 
-# --- what a repair changes in the structure -------------------------------------------------------------------------
+# --- what a repair changes in the structure -------------------------------------------------------
 
 
 def is_sequential(fit: str, network: NetworkFacts, cut: Cut | None, baseline_macs: int) -> bool:
@@ -156,7 +161,8 @@ def is_sequential(fit: str, network: NetworkFacts, cut: Cut | None, baseline_mac
     Args:
         fit: of the recipe.
         network: that enters PRUNE.
-        cut: what it loses; None where nothing is pruned: then nothing but a sequential repair is possible.
+        cut: what it loses; None where nothing is pruned: then nothing but a sequential repair is
+            possible.
         baseline_macs: of the baseline.
     """
     if cut is None:
@@ -180,7 +186,8 @@ def macs_left(network: NetworkFacts, cut: Cut) -> float:
 
 
 def add_biases(model: nn.Module, layers: Sequence[str], network: Mapping[str, LayerFacts]) -> list[str]:
-    """Gives a bias of zeros to those of ``layers`` that have neither a bias nor a norm that takes constants.
+    """Gives a bias of zeros to those of ``layers`` that have neither a bias nor a norm that takes
+    constants.
 
     Returns:
         The layers that got one.
@@ -202,7 +209,8 @@ def rebuild(model: nn.Module, plan: Plan) -> nn.Module:
 
 @contextmanager
 def _numbers_told() -> Iterator[None]:
-    """Images, activations or weights that the room ``repair`` cannot work with fail the trial, in its words.
+    """Images, activations or weights that the room ``repair`` cannot work with fail the trial, in
+    its words.
 
     Raises:
         TrialFailed: for NaN and infinite values, and where there is no image.
@@ -213,7 +221,7 @@ def _numbers_told() -> Iterator[None]:
         raise TrialFailed(f"no layer can be refitted: {error}") from error
 
 
-# --- the repair itself ----------------------------------------------------------------------------------------------
+# --- the repair itself ----------------------------------------------------------------------------
 
 
 def one_shot(
@@ -256,7 +264,8 @@ def sequential(
         leaves: layer types that stay whole in the graph.
 
     Returns:
-        The refitted layers, and those whose new weights were worse on held-out images and that keep their own.
+        The refitted layers, and those whose new weights were worse on held-out images and that keep
+        their own.
     """
     network = facts(model, context.input_size, leaves)
     whole = facts(original, context.input_size, leaves)
@@ -282,7 +291,9 @@ def divergence(model: nn.Module, teacher_logits: torch.Tensor, split: Split, dev
 
 
 def kl_of(student: torch.Tensor, teacher: torch.Tensor) -> float:
-    """Mean KL(teacher || student) in nats of logits ``[N, classes]``; infinite where they are not finite."""
+    """Mean KL(teacher || student) in nats of logits ``[N, classes]``; infinite where they are not
+    finite.
+    """
     value = float(F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True))
     return value if math.isfinite(value) else math.inf
 

@@ -1,12 +1,14 @@
-"""Sensitivity: how much the network's answers change when one group alone gets fewer bits, all else in float.
+"""Sensitivity: how much the network's answers change when one group alone gets fewer bits, all else
+in float.
 
-A table of rows (group, weights or activations, quantizer, width), measured once per job on calibration images, without
-labels and without training (``probing`` does it). It is shown in the report, and :func:`lowest_widths` makes a starting
-point of it.
+A table of rows (group, weights or activations, quantizer, width), measured once per job on
+calibration images, without labels and without training (``probing`` does it). It is shown in the
+report, and :func:`lowest_widths` makes a starting point of it.
 
-Losses of single groups are added up as if they did not influence each other. That is an assumption: fair for small
-losses, a guess at very low widths, where the search is there to find out. Not from either paper; HAWQ-V2 (Dong et al.,
-arXiv 1911.03852) adds up per-layer sensitivities in the same way.
+Losses of single groups are added up as if they did not influence each other. That is an assumption:
+fair for small losses, a guess at very low widths, where the search is there to find out. Not from
+either paper; HAWQ-V2 (Dong et al., arXiv 1911.03852) adds up per-layer sensitivities in the same
+way.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ Role = Literal["weight", "activation"]
 
 @dataclass(frozen=True)
 class Width:
-    """A choice that the space offers: ``bits`` of ``quantizer`` for the weights or the activations of ``group``."""
+    """A choice that the space offers: ``bits`` of ``quantizer`` for the weights or the activations
+    of ``group``.
+    """
 
     group: str
     role: Role
@@ -36,7 +40,8 @@ class Sensitivity(Width):
     """What a choice alone does.
 
     Attributes:
-        loss: mean Kullback-Leibler divergence from the float network's class probabilities, nats an image.
+        loss: mean Kullback-Leibler divergence from the float network's class probabilities, nats an
+            image.
         agreement: percent of the images that keep their label.
     """
 
@@ -60,12 +65,14 @@ class Setting:
 
 
 def lowest_widths(table: Iterable[Sensitivity], role: Role, most_loss: float) -> dict[str, Sensitivity]:
-    """The lowest widths of ``role`` for each group such that the sum of their losses stays within ``most_loss``.
+    """The lowest widths of ``role`` for each group such that the sum of their losses stays within
+    ``most_loss``.
 
-    Greedy: from the widest everywhere, the narrower choices are gone through in the order of their losses, and each is
-    taken that keeps the sum (see above: losses are assumed to add up). Where the widest alone exceed ``most_loss``
-    they stay. A narrower width with the very loss of a wider one changes nothing (layers that are exempt from low bits
-    take 8 whatever is asked), and is passed over.
+    Greedy: from the widest everywhere, the narrower choices are gone through in the order of their
+    losses, and each is taken that keeps the sum (see above: losses are assumed to add up). Where
+    the widest alone exceed ``most_loss`` they stay. A narrower width with the very loss of a wider
+    one changes nothing (layers that are exempt from low bits take 8 whatever is asked), and is
+    passed over.
     """
     by_group: dict[str, list[Sensitivity]] = {}
     for row in table:

@@ -1,4 +1,6 @@
-"""Slots: a traced network whose tensors can be exchanged one by one, and computed again from the first that is."""
+"""Slots: a traced network whose tensors can be exchanged one by one, and computed again from the
+first that is.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from autocompress.graph.partial import PartialRunner
 
 
 class Slot(FakeQuantizer):
-    """Stands where a fake-quantizer can be; lets everything through until it is :meth:`given` something that acts."""
+    """Stands where a fake-quantizer can be; lets everything through until it is :meth:`given`
+    something that acts.
+    """
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__(spec)

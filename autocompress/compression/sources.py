@@ -1,4 +1,6 @@
-"""Where recipes' images come from in a job without training data: sets made by data sources, each once, and kept."""
+"""Where recipes' images come from in a job without training data: sets made by data sources, each
+once, and kept.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ HELD_OUT = 512
 HELD_OUT_SEED = 104_729
 """Added to the job's seed: held-out images are none of those that a recipe trains on."""
 ADAPTED_SHARE = 0.25
-"""Images that answer to a live student, as a part of the set that it began with: made anew in every such training."""
+"""Images that answer to a live student, as a part of the set that it began with: made anew in every
+such training.
+"""
 MOST_IN_MEMORY = 2
 """Transfer sets that a process keeps at hand; the others are read from the store again."""
 Progress = Callable[[float, str], None]
@@ -69,9 +73,9 @@ class Sources:
         images: int | None = None,
         seed: int | None = None,
     ) -> TransferSet:
-        """The set that source ``name`` makes with ``params``: made once for each baseline, source, version, parameters
-        and seed, and shared by trials, workers and runs. It is nobody's own work: the time limit of a trial that makes
-        it, or waits for it, stands meanwhile.
+        """The set that source ``name`` makes with ``params``: made once for each baseline, source,
+        version, parameters and seed, and shared by trials, workers and runs. It is nobody's own
+        work: the time limit of a trial that makes it, or waits for it, stands meanwhile.
 
         Args:
             name: of the source.
@@ -121,8 +125,8 @@ class Sources:
         return found
 
     def adapting(self, source: tuple[str, Params]) -> list[Any]:
-        """What decides a recovery with a source that adapts to the student, beside the set that it begins with; empty
-        for one that does not."""
+        """What decides a recovery with a source that adapts to the student, beside the set that it
+        begins with; empty for one that does not."""
         name, params = source
         method = self.methods[name]
         return [name, method.version, params] if method.adapts(params) else []
@@ -130,13 +134,16 @@ class Sources:
     def adapter(
         self, source: tuple[str, Params], pause: Callable[[], None] | None = None
     ) -> Callable[[nn.Module], TransferSet] | None:
-        """What gives images that answer to a student, where the recipe's source adapts to one; these are not kept."""
+        """What gives images that answer to a student, where the recipe's source adapts to one;
+        these are not kept.
+        """
         name, params = source
         if not self.adapting(source):
             return None
 
         def again(student: nn.Module) -> TransferSet:
-            # A copy: whatever the source does to it, the student goes on as it was, in its own mode.
+            # A copy: whatever the source does to it, the student goes on as it was, in its own
+            #     mode.
             twin = copy.deepcopy(student).eval()
             images = max(1, round(ADAPTED_SHARE * len(self.transfer_set(name, params, pause=pause).train)))
             return self._made(name, params, None, pause, images, self.seed, twin)
@@ -144,8 +151,8 @@ class Sources:
         return again
 
     def prepare(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> dict[str, str]:
-        """Has every source make its images with the default parameters, and those that are held out, unless they are
-        kept already.
+        """Has every source make its images with the default parameters, and those that are held
+        out, unless they are kept already.
 
         Returns:
             Why, by name, for the sources that could not; they are no longer part of this.
@@ -171,8 +178,9 @@ class Sources:
         return {name: len(self.transfer_set(name, params).train) for name, params in self.defaults.items()}
 
     def held_out(self, info: DataInfo, pause: Callable[[], None] | None = None) -> TensorSplit:
-        """The images by which all candidates are compared with the baseline, whatever the source of their recipe: an
-        equal share of each source's, none of them trained on; labels are the baseline's own answers.
+        """The images by which all candidates are compared with the baseline, whatever the source of
+        their recipe: an equal share of each source's, none of them trained on; labels are the
+        baseline's own answers.
 
         Args:
             info: of the job's data.
@@ -230,7 +238,10 @@ class Sources:
 
 
 def joined(first: TransferSet, second: TransferSet) -> TransferSet:
-    """The images of both to train on; the first's to calibrate on. Soft targets stay where both have them alike."""
+    """The images of both to train on; the first's to calibrate on.
+
+    Soft targets stay where both have them alike.
+    """
     info, images = first.train.info, torch.cat([_images(first.train), _images(second.train)])
     labels = torch.cat([first.train.labels(), second.train.labels()])
     train = TensorSplit(images, labels, info)

@@ -73,26 +73,29 @@ class Structural:
     _logits: dict[str, torch.Tensor] = field(default_factory=dict)
     _facts: NetworkFacts | None = None
 
-    # --- what a stage key needs ---------------------------------------------------------------------------------
+    # --- what a stage key needs -------------------------------------------------------------------
 
     def key_parts(self, asked: Pruning | None, settings: Params, pruner: Pruner | None) -> list[Any]:
         """What decides the two stages' result beside the network that enters them."""
         pruning = None if asked is None or pruner is None else [prune.VERSION, pruner.version, asked.record()]
         return ["prune and repair", pruning, repair.VERSION, settings]
 
-    # --- without data -------------------------------------------------------------------------------------------
+    # --- without data -----------------------------------------------------------------------------
 
     def dry(
         self, model: nn.Module, asked: Pruning | None, settings: Params, context: Context, *, untouched: bool
     ) -> nn.Module:
-        """The structure that the stages leave; weights mean nothing. Arguments as for :meth:`run`."""
+        """The structure that the stages leave; weights mean nothing.
+
+        Arguments as for :meth:`run`.
+        """
         cut = None if asked is None else prune.decide(self._every(model, asked), self.baseline, asked, None)
         network = self._facts_of(model, context, untouched)
         if settings["fit"] != "none":
             repair.add_biases(model, self._biased(network, cut, settings), network.layers)
         return model if cut is None else self._removed(model, cut, context)
 
-    # --- with data ----------------------------------------------------------------------------------------------
+    # --- with data --------------------------------------------------------------------------------
 
     def run(
         self,
@@ -185,7 +188,7 @@ class Structural:
         self._recalibrate(plain, cut, context)
         return plain, repair.record(biases, {**told, "refitted": 0, "undone": len(refitted) + len(undone)})
 
-    # --- parts --------------------------------------------------------------------------------------------------
+    # --- parts ------------------------------------------------------------------------------------
 
     def images(self, settings: Params, context: Context) -> Images:
         """Those that a repair with ``settings`` uses."""
@@ -194,7 +197,10 @@ class Structural:
         return Images(context.transfer.calibration, count, self.seed, context.device, context.transfer.digest)
 
     def of_baseline(self, asked: Pruning, settings: Params, pruner: Pruner, context: Context) -> OfBaseline:
-        """Orders and moments of the baseline, made or from the store. Arguments as for :meth:`run`."""
+        """Orders and moments of the baseline, made or from the store.
+
+        Arguments as for :meth:`run`.
+        """
         model = copy.deepcopy(self.baseline).to(context.device)
         images = self.images(settings, context)
         inputs = self._inputs(model, images, context, untouched=True)
@@ -214,7 +220,9 @@ class Structural:
         inputs: Inputs,
         context: Context,
     ) -> dict[str, list[int]]:
-        """The orders of the couplings that lose channels; of the baseline those of all couplings, which are kept."""
+        """The orders of the couplings that lose channels; of the baseline those of all couplings,
+        which are kept.
+        """
         context = replace(context, model=model, moments=inputs)
         if not inputs.of_baseline:
             return prune.orders_of(pruner, prune.losing(every, self.baseline, asked), asked.params, context)
@@ -294,7 +302,9 @@ class Structural:
         return repair.divergence(model, self._logits[images.key], images.held_out, context.device)
 
     def _recalibrate(self, model: nn.Module, cut: Cut | None, context: Context) -> None:
-        """Running statistics of a network that lost channels and was not refitted: what its layers read has changed."""
+        """Running statistics of a network that lost channels and was not refitted: what its layers
+        read has changed.
+        """
         if cut is None or context.transfer is None or "freeze_batch_norm" in context.transfer.demands:
             return
         pixels = context.input_size[1] * context.input_size[2]

@@ -10,6 +10,9 @@ CALIBRATION_IMAGES = 1024
 
 
 def user_data(splits: Splits, seed: int) -> TransferSet:
-    """Train split to recover on, a fixed part of it to calibrate on. Validation and test stay unseen by methods."""
+    """Train split to recover on, a fixed part of it to calibrate on.
+
+    Validation and test stay unseen by methods.
+    """
     calibration = splits.train.subset(min(CALIBRATION_IMAGES, len(splits.train)), seed)
     return TransferSet(train=splits.train, calibration=calibration, digest=splits.train.digest)

@@ -95,8 +95,8 @@ class Workbench:
     @classmethod
     @out_of_memory_told()
     def open(cls, job: Job, progress: Progress | None = None, plugins: Manager | None = None) -> Workbench:
-        """Loads data, makes or loads the baseline, has data sources make images where the job has none, and has methods
-        prepare what recipes share. Cheap the second time.
+        """Loads data, makes or loads the baseline, has data sources make images where the job has
+        none, and has methods prepare what recipes share. Cheap the second time.
 
         Raises:
             UserError: for a job that names what is not there.
@@ -162,10 +162,12 @@ class Workbench:
     @classmethod
     @out_of_memory_told()
     def dry(cls, job: Job, plugins: Manager | None = None) -> Workbench:
-        """Opens ``job`` for dry-run candidates alone: nothing is trained, made or scored, and few images are read.
+        """Opens ``job`` for dry-run candidates alone: nothing is trained, made or scored, and few
+        images are read.
 
-        The baseline has random weights where a search would train it, since costs do not depend on them. Its accuracy
-        is NaN. Data sources have made no images and methods have prepared nothing.
+        The baseline has random weights where a search would train it, since costs do not depend on
+        them. Its accuracy is NaN. Data sources have made no images and methods have prepared
+        nothing.
 
         Raises:
             UserError: as :meth:`open`, as far as it can be known without training.
@@ -198,7 +200,7 @@ class Workbench:
         """What accuracy is computed with."""
         return Scorer.of(self.job)
 
-    # --- the space ----------------------------------------------------------------------------------------------
+    # --- the space --------------------------------------------------------------------------------
 
     @cached_property
     def space(self) -> JobSpace:
@@ -221,8 +223,10 @@ class Workbench:
     def sensitivity(
         self, progress: Progress | None = None, pause: Callable[[], None] | None = None
     ) -> list[Sensitivity]:
-        """What each width that the space offers loses alone (:func:`probing.measure`), measured once and kept. Empty
-        where no group has a choice of widths, or where there are no images to measure on. ``pause`` is called often."""
+        """What each width that the space offers loses alone (:func:`probing.measure`), measured
+        once and kept. Empty where no group has a choice of widths, or where there are no images to
+        measure on. ``pause`` is called often.
+        """
         widths, params = mixedbits.offered(self.space)
         transfer = self.pipeline.transfer
         if not widths or transfer is None or not len(transfer.calibration):
@@ -250,7 +254,8 @@ class Workbench:
             return []
 
     def float_layers(self) -> list[str]:
-        """The baseline's layers that stay in float however the bits are chosen, in network order."""
+        """The baseline's layers that stay in float however the bits are chosen, in network order.
+        """
         uniform = next((m for m in self.methods if isinstance(m, Quantizer) and m.activation_bits), None)
         try:
             known = self.compose(Policy({"bits": "default"})).quantizers
@@ -264,8 +269,8 @@ class Workbench:
         return list(self.candidate(recipe, dry_run=True).float_layers)
 
     def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
-        """Recipes worth trying first; see :meth:`JobSpace.starting_points`, and :func:`mixedbits.starting_points` where
-        there is a table."""
+        """Recipes worth trying first; see :meth:`JobSpace.starting_points`, and
+        :func:`mixedbits.starting_points` where there is a table."""
         points = self.space.starting_points()
         for label, values in mixedbits.starting_points(self.space, sensitivity):
             if values not in [known for _, known in points]:
@@ -273,8 +278,10 @@ class Workbench:
         return points
 
     def proposals(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> Proposed | None:
-        """Recipes from measured tables; see :class:`Proposer`. None where a fault keeps them from being made: a search
-        can do without them. ``pause`` is called often."""
+        """Recipes from measured tables; see :class:`Proposer`.
+
+        None where a fault keeps them from being made: a search can do without them. ``pause`` is
+        called often."""
         measured_by = measured_with(self.device, self.job.device)
         base, lock = self.baseline.deployable, MachineLock()
         proposer = Proposer(self.job, self.space, self.pipeline, self.device, base, self.export, measured_by, lock)
@@ -287,7 +294,7 @@ class Workbench:
             log.warning("no proposals: %s: %s", type(error).__name__, error, exc_info=error)
             return None
 
-    # --- candidates ---------------------------------------------------------------------------------------------
+    # --- candidates -------------------------------------------------------------------------------
 
     def candidate(
         self,
@@ -315,14 +322,16 @@ class Workbench:
     def accuracy(
         self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None
     ) -> tuple[float, np.ndarray]:
-        """Percent of the split that the file labels rightly in its runtime, and which images these are; ``pause`` is
-        called between images."""
+        """Percent of the split that the file labels rightly in its runtime, and which images these
+        are; ``pause`` is called between images."""
         chosen = self.splits.val if split == "val" else self.splits.test
         correct = self.scorer.score(deployable, chosen, pause=pause)
         return 100.0 * float(correct.mean()), correct
 
     def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
-        """The same of the candidate's torch model, on the validation split: for files that a runtime runs slowly."""
+        """The same of the candidate's torch model, on the validation split: for files that a
+        runtime runs slowly.
+        """
         batch = images_between_pauses(models.input_size(self.model))
         found = evaluate(candidate.model, self.splits.val, default_device(), batch, pause)
         candidate.model.cpu()
@@ -331,8 +340,8 @@ class Workbench:
     def agreement(
         self, candidate: Candidate, deployable: Deployable, pause: Callable[[], None] | None = None
     ) -> Agreement:
-        """How the candidate's file agrees with its torch model on some validation images; ``pause`` is called between
-        batches."""
+        """How the candidate's file agrees with its torch model on some validation images; ``pause``
+        is called between batches."""
         some = self.splits.val.subset(AGREEMENT_IMAGES, self.job.seed)
         images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
         # A file that is slow needs much memory an image, too.

@@ -1,4 +1,6 @@
-"""What a plugin author reads and imports: hooks, the four kinds of method, and what the engine gives them."""
+"""What a plugin author reads and imports: hooks, the four kinds of method, and what the engine
+gives them.
+"""
 
 from autocompress.contract.callback import Callback
 from autocompress.contract.context import Context, TransferSet

@@ -13,18 +13,24 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Hooks of the engine's trainer, all optional. The callbacks of every method applied so far run in every later
-    training; schedules run over the full budget, whatever rung the trial is on."""
+    """Hooks of the engine's trainer, all optional.
+
+    The callbacks of every method applied so far run in every later training; schedules run over the
+    full budget, whatever rung the trial is on."""
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Optimizer groups (``{"params": [...], "weight_decay": 0.0, "lr_scale": 1.0}``) for parameters that need other
-        settings; what no callback claims goes into the trainer's own groups. ``"optimizer": "sgd"`` has them updated by
-        SGD with momentum whatever the training uses, ``"clip": False`` leaves their gradients out of the clipping."""
+        """Optimizer groups (``{"params": [...], "weight_decay": 0.0, "lr_scale": 1.0}``) for
+        parameters that need other settings; what no callback claims goes into the trainer's own
+        groups. ``"optimizer": "sgd"`` has them updated by SGD with momentum whatever the training
+        uses, ``"clip": False`` leaves their gradients out of the clipping.
+        """
         del model
         return []
 
     def taps(self) -> list[str]:
-        """Names of modules whose outputs ``loss`` wants to see, of the student and, where it has them, the teacher."""
+        """Names of modules whose outputs ``loss`` wants to see, of the student and, where it has
+        them, the teacher.
+        """
         return []
 
     def on_start(self, model: nn.Module, total_steps: int) -> None:
@@ -43,7 +49,8 @@ class Callback:
         return None
 
     def after_backward(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Between backward and optimizer step: after unscaling, before clipping and weight decay."""
+        """Between backward and optimizer step: after unscaling, before clipping and weight decay.
+        """
 
     def on_epoch_end(self, model: nn.Module, epoch: int) -> None:
         """After each epoch, counted from 0."""

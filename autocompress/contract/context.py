@@ -1,4 +1,7 @@
-"""Context: what the engine gives to a method at work. TransferSet: the images that score, calibrate and train."""
+"""Context: what the engine gives to a method at work.
+
+TransferSet: the images that score, calibrate and train.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ class TransferSet:
     Attributes:
         train: what recovery trains on.
         calibration: what ranges are observed on (a subset of train by default).
-        soft_targets: float32 ``(images, classes)`` logits or probabilities where the source gives them, else None.
+        soft_targets: float32 ``(images, classes)`` logits or probabilities where the source gives
+            them, else None.
         temperature: at which soft targets were made.
         labelled: labels of ``train`` are real (the user's), so cross-entropy may use them.
         demands: what training on it must respect, for example ``{"freeze_batch_norm"}``.
@@ -68,13 +72,17 @@ class Context:
         seed: of this stage; use it for every random draw.
         params: for ``prepare``: what ``shared`` returned.
         state: what ``prepare`` returned, else None.
-        model: for ``Pruner.order``: the network that is going to lose channels, on ``device``; else None.
-        moments: for ``Pruner.order``: second moments of the inputs of layers of ``model``, by name, as
-            ``repair.Moments``; layers that have no columns (``repair.has_columns``) are left out.
+        model: for ``Pruner.order``: the network that is going to lose channels, on ``device``; else
+            None.
+        moments: for ``Pruner.order``: second moments of the inputs of layers of ``model``, by name,
+            as ``repair.Moments``; layers that have no columns (``repair.has_columns``) are left
+            out.
         images: for data sources: so many images are enough; None for as many as the parameters say.
         progress: call it with the finished fraction (0 to 1) and a word.
-        pause: call it between batches of a training: a measurement on this machine may hold it there.
-        callbacks: for ``Transform.apply``: those of the transforms that acted before, for a training of the model.
+        pause: call it between batches of a training: a measurement on this machine may hold it
+            there.
+        callbacks: for ``Transform.apply``: those of the transforms that acted before, for a
+            training of the model.
         dry_run: no data, no training, same structure.
     """
 

@@ -1,4 +1,6 @@
-"""A coupling: channels of a network that must live or die together, and how many of them a rate keeps."""
+"""A coupling: channels of a network that must live or die together, and how many of them a rate
+keeps.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 Index = tuple[tuple[int, ...], ...]
-"""For each channel of a coupling, the indices of the layer's own dimension that it stands for. Usually one; none where
-the layer does not have the channel; many for a flattened map, an attention head, or a ghost module's ghosts."""
+"""For each channel of a coupling, the indices of the layer's own dimension that it stands for.
+
+Usually one; none where the layer does not have the channel; many for a flattened map, an attention
+head, or a ghost module's ghosts.
+"""
 MODES = ("inner", "group", "scatter")
 _ROUNDING = 1e-9
 """0.29 * 100 is a little less than 29 in floating point."""
@@ -18,13 +23,14 @@ _ROUNDING = 1e-9
 def counts(width: int, rate: float, multiple: int = 1) -> int:
     """How many of ``width`` channels stay.
 
-    floor(rate * width) are dropped (SCOP, Tang et al., NeurIPS 2020), or fewer, so that those that stay are a multiple
-    of ``multiple``.
+    floor(rate * width) are dropped (SCOP, Tang et al., NeurIPS 2020), or fewer, so that those that
+    stay are a multiple of ``multiple``.
 
     Args:
         width: M, at least 1.
         rate: in [0, 1).
-        multiple: 1, 4, 8, 16: what the runtime likes. A rate that drops nothing keeps ``width``, multiple or not.
+        multiple: 1, 4, 8, 16: what the runtime likes. A rate that drops nothing keeps ``width``,
+            multiple or not.
 
     Returns:
         At least 1, at most ``width``; never fewer than the rate alone would keep.
@@ -46,8 +52,9 @@ class Part:
 
     Attributes:
         layer: module path, or path of a bare parameter.
-        side: "out" (a layer that writes the channels), "in" (one that reads them), "both" (depthwise convolution, norm:
-            channels go through one to one), "parameter" (a bare parameter, for example a layer scale).
+        side: "out" (a layer that writes the channels), "in" (one that reads them), "both"
+            (depthwise convolution, norm: channels go through one to one), "parameter" (a bare
+            parameter, for example a layer scale).
         index: the layer's indices for each channel of the coupling.
         size: of the layer's whole dimension.
         dim: of a bare parameter, the dimension that the channels are on; otherwise 0.
@@ -66,23 +73,30 @@ class Part:
 
 @dataclass(frozen=True)
 class Coupling:
-    """Channels that must live or die together. Everything below counts in the coupling's own channels 0..channels-1;
-    each layer's ``Part.index`` translates.
+    """Channels that must live or die together.
+
+    Everything below counts in the coupling's own channels 0..channels-1; each layer's
+    ``Part.index`` translates.
 
     Attributes:
         name: module path of the first layer, in network order, that writes the channels.
-        channels: how many there are; heads where ``heads``, intrinsic maps where a ghost module writes them.
+        channels: how many there are; heads where ``heads``, intrinsic maps where a ghost module
+            writes them.
         parts: every layer that changes when a channel goes.
-        norm_of: for a writing layer, the batch normalisation directly behind it, which alone reads it.
-        masks: layers whose output, set to zero, switches a channel off: norms, and writers without one. Indices as in
-            ``Part.index``.
-        blocks: partition of the channels; from each block the same share goes (a grouped convolution keeps equal counts
-            per group). One block where nothing asks for more.
-        inner: one writer, with depthwise convolutions behind it and gates beside it; no addition, no concat.
-        safe: measured: switched off behind the norm, the network computes the same as without the channel.
+        norm_of: for a writing layer, the batch normalisation directly behind it, which alone reads
+            it.
+        masks: layers whose output, set to zero, switches a channel off: norms, and writers without
+            one. Indices as in ``Part.index``.
+        blocks: partition of the channels; from each block the same share goes (a grouped
+            convolution keeps equal counts per group). One block where nothing asks for more.
+        inner: one writer, with depthwise convolutions behind it and gates beside it; no addition,
+            no concat.
+        safe: measured: switched off behind the norm, the network computes the same as without the
+            channel.
         stem: a writer reads the image.
         heads: the channels are attention heads.
-        scatter: the writer and its norm shrink, the result is put back into the full width behind the norm.
+        scatter: the writer and its norm shrink, the result is put back into the full width behind
+            the norm.
         reasons: why nothing may be removed here (in this mode); empty where it may.
     """
 
@@ -123,8 +137,9 @@ class Coupling:
     def kept(self, rate: float, multiple: int = 1) -> list[int]:
         """How many channels of each block stay; in one block of plain channels :func:`counts`.
 
-        ``multiple`` is asked of what the writers then write. With n blocks of a size, and w outputs a channel (an
-        attention head, an intrinsic map with its ghosts), each block rounds to ``multiple / gcd(multiple, n w)``.
+        ``multiple`` is asked of what the writers then write. With n blocks of a size, and w outputs
+        a channel (an attention head, an intrinsic map with its ghosts), each block rounds to
+        ``multiple / gcd(multiple, n w)``.
         """
         alike: dict[int, list[int]] = {}
         for block in self.blocks:
@@ -140,13 +155,15 @@ class Coupling:
         return math.gcd(*(len(index[channel]) for index in self.producers.values() for channel in channels)) or 1
 
     def ranked(self, scores: Sequence[float]) -> list[int]:
-        """The order in which channels go if those with the lowest scores go first; of equal ones the last goes first.
+        """The order in which channels go if those with the lowest scores go first; of equal ones
+        the last goes first.
 
         Args:
             scores: one finite number a channel.
 
         Returns:
-            A permutation of the channels, least needed first. Blocks take turns, as :meth:`check_order` asks.
+            A permutation of the channels, least needed first. Blocks take turns, as
+            :meth:`check_order` asks.
 
         Raises:
             ValueError: if there is not one finite score a channel.
@@ -159,7 +176,8 @@ class Coupling:
 
     @staticmethod
     def interleaved(blocks: Sequence[Sequence[int]]) -> list[int]:
-        """One order from an order of each block: the blocks take turns, in step with their sizes."""
+        """One order from an order of each block: the blocks take turns, in step with their sizes.
+        """
 
         def places() -> Iterator[tuple[float, int, int]]:
             for number, block in enumerate(blocks):
@@ -184,8 +202,8 @@ class Coupling:
         """Refuses what is not an order of this coupling's channels.
 
         Raises:
-            ValueError: if it is not a permutation of the channels, or a prefix takes from one block while another of
-                the same size still waits for its turn.
+            ValueError: if it is not a permutation of the channels, or a prefix takes from one block
+                while another of the same size still waits for its turn.
         """
         if sorted(order) != list(range(self.channels)):
             raise ValueError(f"{self.name}: an order is a permutation of 0..{self.channels - 1}")
@@ -202,8 +220,8 @@ class Coupling:
         """Refuses a keep-set that this coupling cannot have.
 
         Raises:
-            ValueError: if it is empty, not ascending, out of range, or drops a whole block or unequal shares of blocks
-                of one size.
+            ValueError: if it is empty, not ascending, out of range, or drops a whole block or
+                unequal shares of blocks of one size.
         """
         if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= self.channels:
             raise ValueError(f"{self.name}: a keep-set is ascending, not empty and within 0..{self.channels - 1}")

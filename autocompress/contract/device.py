@@ -58,7 +58,9 @@ class Deployable:
     module: Callable[[], nn.Module] | None = field(default=None, compare=False, repr=False)
 
     def model(self) -> nn.Module:
-        """The torch module that computes what the file computes: hardened, in eval mode. It must stay as it is.
+        """The torch module that computes what the file computes: hardened, in eval mode.
+
+        It must stay as it is.
 
         Raises:
             TrialFailed: if the file came without one.
@@ -111,8 +113,8 @@ class LayerTimes:
     """Time of one run of a file.
 
     Attributes:
-        layers: seconds by layer, in the order in which they run. What runs behind a layer and before the next one
-            (additions, activations, pooling) is charged to it.
+        layers: seconds by layer, in the order in which they run. What runs behind a layer and
+            before the next one (additions, activations, pooling) is charged to it.
         total: seconds of a run without the profiler, which itself costs some microseconds a node.
     """
 
@@ -129,9 +131,10 @@ class NoOptions(BaseModel):
 class Device(ABC):
     """Runs models, or tells what they cost. Baseline and candidate always run on the same device.
 
-    A device that runs models gives :meth:`open`. The engine does the rest: it makes the batch, holds the machine's
-    lock, runs candidate and baseline in turns, and computes interval and noise flag (``autocompress.devices.measure``).
-    A ``deterministic`` device gives :meth:`compare` in its place.
+    A device that runs models gives :meth:`open`. The engine does the rest: it makes the batch,
+    holds the machine's lock, runs candidate and baseline in turns, and computes interval and noise
+    flag (``autocompress.devices.measure``). A ``deterministic`` device gives :meth:`compare` in its
+    place.
     """
 
     name: ClassVar[str]
@@ -140,15 +143,22 @@ class Device(ABC):
     deterministic: ClassVar[bool] = False
     """True where the same model always costs the same (a cost model)."""
     formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
-    """What :meth:`open` needs of a model (``FORMATS``). The engine has it made before it takes the lock."""
+    """What :meth:`open` needs of a model (``FORMATS``).
+
+    The engine has it made before it takes the lock.
+    """
     Options: ClassVar[type[BaseModel]] = NoOptions
-    """The device's own options: the section ``device.options`` of a job. It must forbid unknown keys."""
+    """The device's own options: the section ``device.options`` of a job.
+
+    It must forbid unknown keys.
+    """
     is_local: ClassVar[bool] = True
     """Models run on this machine, so that the engine holds its lock meanwhile."""
 
     def named(self, name: str) -> Device | None:
-        """The device that ``name`` stands for: this one by its own name, else None. A family of devices may make one
-        (a cost model from a user's profile).
+        """The device that ``name`` stands for: this one by its own name, else None.
+
+        A family of devices may make one (a cost model from a user's profile).
 
         Raises:
             UserError: if ``name`` is one of the family, but cannot be made.
@@ -165,19 +175,24 @@ class Device(ABC):
         return []
 
     def counts(self, kind: str) -> bool:
-        """Whether it has figures for operations of ``kind`` (:class:`OperatorCount`); it needs none where files run."""
+        """Whether it has figures for operations of ``kind`` (:class:`OperatorCount`); it needs none
+        where files run.
+        """
         del kind
         return True
 
     def environment(self, config: DeviceConfig) -> dict[str, Any]:
-        """What decides its figures beside model, machine and ``config``, as JSON: versions, settings. It is stored with
-        each measurement, and part of the keys under which measurements are kept."""
+        """What decides its figures beside model, machine and ``config``, as JSON: versions,
+        settings. It is stored with each measurement, and part of the keys under which measurements
+        are kept."""
         del config
         return {}
 
     def is_in_thread(self, config: DeviceConfig) -> bool:
-        """Whether a run computes in the calling thread alone. It is then timed by the time that this thread was on a
-        processor, which a busy machine hardly changes, and otherwise by wall time."""
+        """Whether a run computes in the calling thread alone.
+
+        It is then timed by the time that this thread was on a processor, which a busy machine
+        hardly changes, and otherwise by wall time."""
         return config.threads == 1
 
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
@@ -207,8 +222,9 @@ class Device(ABC):
     def layer_times(
         self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
     ) -> list[LayerTimes] | None:
-        """Where the files' time goes, for the layers of the network that they were written from. The engine holds the
-        machine's lock (``autocompress.devices.layer_times``).
+        """Where the files' time goes, for the layers of the network that they were written from.
+
+        The engine holds the machine's lock (``autocompress.devices.layer_times``).
 
         Args:
             deployables: measured interleaved; the first is what the others are compared with.

@@ -34,7 +34,10 @@ def autocompress_datasets() -> list[DatasetProvider]:  # type: ignore[empty-body
 
 @hookspec
 def autocompress_trial_finished(job: Job, trial: dict[str, Any]) -> None:
-    """A trial has its row (the columns of trials.csv). For loggers; an error here is logged and stops nothing."""
+    """A trial has its row (the columns of trials.csv).
+
+    For loggers; an error here is logged and stops nothing.
+    """
 
 
 @hookspec

@@ -11,17 +11,25 @@ from autocompress.contract.tensors import Grid
 
 
 class LayerSpec:
-    """Facts about one layer type. Subclass it, name the type, and override what differs from the defaults."""
+    """Facts about one layer type.
+
+    Subclass it, name the type, and override what differs from the defaults.
+    """
 
     layer_type: ClassVar[type[nn.Module]]
     leaf: ClassVar[bool] = False
-    """True: the traced graph keeps the layer as one operator; False: it is traced through, down to torch's layers."""
+    """True: the traced graph keeps the layer as one operator; False: it is traced through, down to
+    torch's layers.
+    """
     slow_in_file: ClassVar[str] = ""
-    """Why a stock runtime runs the layer slowly, for layers made for other hardware; empty where it does not. Accuracy
-    is then scored with the torch model, and the file in full only on the front."""
+    """Why a stock runtime runs the layer slowly, for layers made for other hardware; empty where it
+    does not. Accuracy is then scored with the torch model, and the file in full only on the front."""
 
     operator_kinds: ClassVar[frozenset[str]] = frozenset()
-    """Kinds that ``operator_counts`` gives. Where a job's cost model lacks figures for one, the method does not act."""
+    """Kinds that ``operator_counts`` gives.
+
+    Where a job's cost model lacks figures for one, the method does not act.
+    """
 
     def operator_counts(
         self, layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
@@ -33,21 +41,23 @@ class LayerSpec:
         raise NotImplementedError(f"{self.layer_type.__name__} is a leaf and must count its operators")
 
     def simulated(self, layer: nn.Module) -> nn.Module | None:
-        """The layer while its integers are simulated, holding the same parameters under the same names; only asked
-        where ``leaf``. None: the layer has no integer form and stays in float.
+        """The layer while its integers are simulated, holding the same parameters under the same
+        names; only asked where ``leaf``. None: the layer has no integer form and stays in float.
 
-        Inputs and weights share one scale: that of the tensor that the layer reads. Before the first forward pass the
-        engine sets the attribute ``input_quantizer`` (a :class:`FakeQuantizer`, no child: the network owns it), and
-        where a batch normalisation stood behind the layer, it is the child ``norm``, which the layer then applies
-        itself. ``layer`` may have that child already when this is asked.
+        Inputs and weights share one scale: that of the tensor that the layer reads. Before the
+        first forward pass the engine sets the attribute ``input_quantizer`` (a
+        :class:`FakeQuantizer`, no child: the network owns it), and where a batch normalisation
+        stood behind the layer, it is the child ``norm``, which the layer then applies itself.
+        ``layer`` may have that child already when this is asked.
         """
         del layer
         return None
 
     def hardened(self, simulated: nn.Module, grid: Grid) -> nn.Module:
-        """The finished layer: integers on ``grid``, the grid of the tensor that it reads, and the child ``norm`` folded
-        into constants. Its parameters and buffers are what an artifact keeps; shapes depend on ``simulated`` alone.
-        It has the attributes ``weight_bits`` and ``input_bits``, and is of ``layer_type`` too."""
+        """The finished layer: integers on ``grid``, the grid of the tensor that it reads, and the
+        child ``norm`` folded into constants. Its parameters and buffers are what an artifact keeps;
+        shapes depend on ``simulated`` alone. It has the attributes ``weight_bits`` and
+        ``input_bits``, and is of ``layer_type`` too."""
         raise NotImplementedError(f"{self.layer_type.__name__} has no integer form")
 
     def norm(self, layer: nn.Module) -> nn.Module | None:
@@ -56,10 +66,12 @@ class LayerSpec:
         return None
 
     def channel_map(self, layer: nn.Module) -> torch.Tensor:
-        """For each output channel, the output channel of the original convolution it stands for, int64 ``(out,)``.
-        Scores made on the baseline apply through it."""
+        """For each output channel, the output channel of the original convolution it stands for,
+        int64 ``(out,)``. Scores made on the baseline apply through it."""
         raise NotImplementedError(f"{self.layer_type.__name__} does not say how its channels answer to the original's")
 
     def pruner(self) -> object | None:
-        """A torch-pruning ``BasePruningFunc`` that removes channels of the layer, or None where it can lose none."""
+        """A torch-pruning ``BasePruningFunc`` that removes channels of the layer, or None where it
+        can lose none.
+        """
         return None

@@ -34,11 +34,13 @@ class BrokenPlugin:
 
 
 class Manager:
-    """All that plugins offer. What is wrong with a plugin, at import or in a hook, is named in ``broken``; the rest of
-    the plugins works without it.
+    """All that plugins offer.
 
-    Hooks are called in pluggy's order (``tryfirst``, then as registered, then ``trylast``), and wrappers
-    (``hookimpl(wrapper=True)``) get the list of all results.
+    What is wrong with a plugin, at import or in a hook, is named in ``broken``; the rest of the
+    plugins works without it.
+
+    Hooks are called in pluggy's order (``tryfirst``, then as registered, then ``trylast``), and
+    wrappers (``hookimpl(wrapper=True)``) get the list of all results.
     """
 
     def __init__(self, builtin: Sequence[object] = (), *, entry_points: bool = True) -> None:
@@ -86,7 +88,9 @@ class Manager:
 
     @contextmanager
     def _skipped_if_it_fails(self, name: str) -> Iterator[None]:
-        """What a plugin raises within, ``SystemExit`` too, is logged, and the plugin is named in ``broken``."""
+        """What a plugin raises within, ``SystemExit`` too, is logged, and the plugin is named in
+        ``broken``.
+        """
         try:
             yield
         except Terminated:  # SIGTERM arrived meanwhile
@@ -101,14 +105,16 @@ class Manager:
             log.warning("plugin '%s' is skipped: %s", name, broken.reason)
 
     def _collect(self, hook: str, kind: type) -> list[Any]:
-        """What all plugins return from ``hook``, asked once. Each is called on its own, so that one that raises harms
-        no other."""
+        """What all plugins return from ``hook``, asked once.
+
+        Each is called on its own, so that one that raises harms no other."""
         if hook not in self._offers:
             self._offers[hook] = self._sound(hook, kind)
         return list(self._offers[hook])
 
     def _sound(self, hook: str, kind: type) -> list[Any]:
-        """The items of all implementations, and of wrappers around them, that the engine can use."""
+        """The items of all implementations, and of wrappers around them, that the engine can use.
+        """
         implementations = _in_order(getattr(self._pluggy.hook, hook).get_hookimpls())
         makers: dict[int, str] = {}
         results: list[list[Any]] = []
@@ -138,7 +144,8 @@ class Manager:
         return list({id(item): item for item in items if id(item) in stay}.values())
 
     def _begun(self, implementations: Sequence[Any], **arguments: Any) -> list[tuple[str, Any]]:
-        """The wrappers among ``implementations``, each run to its ``yield``, the outermost first."""
+        """The wrappers among ``implementations``, each run to its ``yield``, the outermost first.
+        """
         begun: list[tuple[str, Any]] = []
         for implementation in implementations:
             if implementation.wrapper:
@@ -149,7 +156,9 @@ class Manager:
         return begun
 
     def methods(self) -> list[Method]:
-        """All methods, ordered by kind and, among transforms, by stage and by their tags (takers after providers)."""
+        """All methods, ordered by kind and, among transforms, by stage and by their tags (takers
+        after providers).
+        """
         return order(self._collect("autocompress_methods", Method))
 
     def method(self, name: str) -> Method:
@@ -165,7 +174,8 @@ class Manager:
         return self._collect("autocompress_devices", Device)
 
     def device(self, name: str) -> Device:
-        """The device called ``name``, or what a family of devices makes of it (``cost-model:PATH.yaml``).
+        """The device called ``name``, or what a family of devices makes of it
+        (``cost-model:PATH.yaml``).
 
         Raises:
             UserError: if there is none.
@@ -237,7 +247,9 @@ def _name_of(plugin: object) -> str:
 
 
 def order(methods: Iterable[Method]) -> list[Method]:
-    """Data sources, SUBSTITUTE, PRUNE, quantizers; within a stage takers of a tag come after its providers."""
+    """Data sources, SUBSTITUTE, PRUNE, quantizers; within a stage takers of a tag come after its
+    providers.
+    """
     ranks: list[Callable[[Method], bool]] = [
         lambda m: isinstance(m, DataSource),
         lambda m: isinstance(m, Transform) and m.stage == "substitute",
@@ -254,7 +266,9 @@ def order(methods: Iterable[Method]) -> list[Method]:
 
 
 def _waits(method: Method, pending: list[Method]) -> bool:
-    """Whether a pending method of the same stage provides a tag that ``method`` takes; a circle is not waited for."""
+    """Whether a pending method of the same stage provides a tag that ``method`` takes; a circle is
+    not waited for.
+    """
     stage = getattr(method, "stage", None)
     return any(
         other is not method
@@ -275,5 +289,7 @@ def _named(name: str, items: Sequence[Any], what: str) -> Any:
 
 @cache
 def manager() -> Manager:
-    """The process's manager, with every installed plugin; the engine's own devices and data sets are one of them."""
+    """The process's manager, with every installed plugin; the engine's own devices and data sets
+    are one of them.
+    """
     return Manager()

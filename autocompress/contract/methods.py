@@ -23,7 +23,8 @@ Params = dict[str, Any]
 """What a method's ``search_space`` returned for one recipe: JSON values only."""
 
 Plan = dict[str, Any]
-"""What a transform did to the model, as JSON: enough for ``rebuild`` to do it again with no data."""
+"""What a transform did to the model, as JSON: enough for ``rebuild`` to do it again with no data.
+"""
 
 
 class Stage(StrEnum):
@@ -34,7 +35,9 @@ class Stage(StrEnum):
 
 
 class Method(ABC):
-    """What every compression method has: a name, a paper, a search space, and a say on whether it applies."""
+    """What every compression method has: a name, a paper, a search space, and a say on whether it
+    applies.
+    """
 
     name: ClassVar[str]
     """Prefix of the method's parameters, for example ``ghost``."""
@@ -56,17 +59,21 @@ class Method(ABC):
     min_epochs: ClassVar[int] = 0
     """Recovery epochs under which the method makes no sense."""
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Earlier names of parameters (``scop.rate``), each with a sentence on what says the same now."""
+    """Earlier names of parameters (``scop.rate``), each with a sentence on what says the same now.
+    """
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """Reasons why the method cannot apply to ``model`` in ``job``; an empty list means that it can."""
+        """Reasons why the method cannot apply to ``model`` in ``job``; an empty list means that it
+        can.
+        """
         del model, job
         return []
 
     @abstractmethod
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """Asks ``space`` for each parameter (define by run) and returns them. The defaults must leave a working model,
-        and one choice must leave the model as it is."""
+        """Asks ``space`` for each parameter (define by run) and returns them.
+
+        The defaults must leave a working model, and one choice must leave the model as it is."""
 
     def acts(self, params: Params) -> bool:
         """False where ``params`` leave the model as it is, so that the stage is skipped."""
@@ -82,15 +89,16 @@ class Preparing(Method):
     """A method that may learn from data once what all of its recipes then share."""
 
     def shared(self, params: Params) -> Params:
-        """Those of ``params`` that :meth:`prepare` needs: it is called once for each of their values. They should be
-        parameters that are not searched unless the user says so. ``params`` may be empty."""
+        """Those of ``params`` that :meth:`prepare` needs: it is called once for each of their
+        values. They should be parameters that are not searched unless the user says so. ``params``
+        may be empty."""
         del params
         return {}
 
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
-        """What costs data and time and is shared by all recipes (SCOP's scores): called once per baseline, data
-        source and ``context.params`` (see :meth:`shared`), when a recipe first needs it. The result (tensors and JSON
-        values) is kept, and given back as ``context.state``."""
+        """What costs data and time and is shared by all recipes (SCOP's scores): called once per
+        baseline, data source and ``context.params`` (see :meth:`shared`), when a recipe first needs
+        it. The result (tensors and JSON values) is kept, and given back as ``context.state``."""
         del baseline, context
         return None
 
@@ -107,15 +115,18 @@ class Transform(Preparing):
     stage: ClassVar[Stage]
 
     def structure_needs_state(self, params: Params) -> bool:
-        """Whether the structure depends on what :meth:`prepare` returned. A dry run that has no state then gives an
-        estimate, and says so."""
+        """Whether the structure depends on what :meth:`prepare` returned.
+
+        A dry run that has no state then gives an estimate, and says so."""
         del params
         return False
 
     @abstractmethod
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
-        """Returns the changed model (``model`` itself may be changed) and the plan. With ``context.dry_run`` there is
-        no data and no training; the returned structure must be the same as without it.
+        """Returns the changed model (``model`` itself may be changed) and the plan.
+
+        With ``context.dry_run`` there is no data and no training; the returned structure must be
+        the same as without it.
 
         Raises:
             InvalidRecipe: where ``params`` cannot be built on this model.
@@ -123,22 +134,30 @@ class Transform(Preparing):
 
     @abstractmethod
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
-        """Makes the structure that ``plan`` describes with no data and no training; weights are loaded afterwards."""
+        """Makes the structure that ``plan`` describes with no data and no training; weights are
+        loaded afterwards.
+        """
 
 
 class Pruner(Preparing):
     """Says in which order the channels of a network go.
 
-    The engine's PRUNE stage does the rest: which channels go together, how many stay (``prune.keep``), their removal,
-    and the repair of the layers that read them. A recipe names one pruner (``prune.method``).
+    The engine's PRUNE stage does the rest: which channels go together, how many stay
+    (``prune.keep``), their removal, and the repair of the layers that read them. A recipe names one
+    pruner (``prune.method``).
     """
 
     kind = "pruner"
     searched: ClassVar[bool] = True
-    """False: a search uses it only where a job names it (``prune: {method: random}``), for example as a baseline."""
+    """False: a search uses it only where a job names it (``prune: {method: random}``), for example
+    as a baseline.
+    """
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """Parameters of the order, if it has any. None may be structural: widths do not depend on the order."""
+        """Parameters of the order, if it has any.
+
+        None may be structural: widths do not depend on the order.
+        """
         del space, model
         return {}
 
@@ -151,10 +170,11 @@ class Pruner(Preparing):
     def order(self, coupling: Coupling, params: Params, context: Context) -> Sequence[int]:
         """All channels of ``coupling``, the least needed first.
 
-        Every prefix is what goes at one width, so the order is nested; blocks of one size lose their channels in turns
-        (``Coupling.ranked`` and ``Coupling.interleaved`` see to that). ``context.model`` is the network that is going
-        to lose channels, in eval mode, and must not be changed; ``context.teacher`` is the baseline, from which it
-        differs where a transform acted before. ``context.moments`` gives moments of its layers' inputs.
+        Every prefix is what goes at one width, so the order is nested; blocks of one size lose
+        their channels in turns (``Coupling.ranked`` and ``Coupling.interleaved`` see to that).
+        ``context.model`` is the network that is going to lose channels, in eval mode, and must not
+        be changed; ``context.teacher`` is the baseline, from which it differs where a transform
+        acted before. ``context.moments`` gives moments of its layers' inputs.
 
         Raises:
             InvalidRecipe: where the channels cannot be ordered.
@@ -168,14 +188,16 @@ class Pruner(Preparing):
 class Quantizer(Method):
     """Gives the fake-quantizer of one weight or activation, and the integers that the file holds.
 
-    QUANTIZE calibrates and, where the recipe or ``min_epochs`` asks for it, trains; ``callbacks`` is then asked with
-    the network of fake-quantizers (``quantization.QuantizedNetwork``) as ``model``.
+    QUANTIZE calibrates and, where the recipe or ``min_epochs`` asks for it, trains; ``callbacks``
+    is then asked with the network of fake-quantizers (``quantization.QuantizedNetwork``) as
+    ``model``.
     """
 
     kind = "quantizer"
     weight_bits: ClassVar[Sequence[int]] = (8,)
     activation_bits: ClassVar[Sequence[int]] = (8,)
-    """Empty: the method quantizes weights only, activations are the business of another quantizer."""
+    """Empty: the method quantizes weights only, activations are the business of another quantizer.
+    """
 
     def acts(self, params: Params) -> bool:
         """A quantizer acts where a group of the recipe names it, whatever its own parameters."""
@@ -192,50 +214,62 @@ class Quantizer(Method):
         return 256
 
     def equalises(self, params: Params) -> bool:
-        """Whether the ranges of layers that follow each other are to be equalised before ranges are chosen."""
+        """Whether the ranges of layers that follow each other are to be equalised before ranges are
+        chosen.
+        """
         del params
         return False
 
     def corrects_bias(self, params: Params) -> bool:
-        """Whether the mean error that its rounding adds to each output channel goes into the biases, after calibration
-        and only where nothing is trained."""
+        """Whether the mean error that its rounding adds to each output channel goes into the
+        biases, after calibration and only where nothing is trained."""
         del params
         return False
 
     def harden(self, fake: FakeQuantizer, weight: Any = None) -> Hardened:
-        """Integers, scale and zero point of a finished fake-quantizer; ``weight`` is the float tensor it quantizes."""
+        """Integers, scale and zero point of a finished fake-quantizer; ``weight`` is the float
+        tensor it quantizes.
+        """
         return fake.harden(weight)
 
 
 class DataSource(Method):
     """Gives the images that score, calibrate and train, synthesised from the teacher alone.
 
-    Data sources act where the job has no training data. A recipe names one; its set is made once for each of its
-    parameters' values and shared by trials, workers and runs, so these should be few presets, or not searched.
+    Data sources act where the job has no training data. A recipe names one; its set is made once
+    for each of its parameters' values and shared by trials, workers and runs, so these should be
+    few presets, or not searched.
     """
 
     kind = "data source"
 
     def adapts(self, params: Params) -> bool:
-        """Whether RECOVER is to ask again, half-way, for images that answer to the student as it then is."""
+        """Whether RECOVER is to ask again, half-way, for images that answer to the student as it
+        then is.
+        """
         del params
         return False
 
     def without_student(self, params: Params) -> Params:
-        """The parameters with which the set is made where there is no student yet, complete. Where others of a source
-        that adapts would give the same images then, it returns the same for these, and one set serves them all."""
+        """The parameters with which the set is made where there is no student yet, complete.
+
+        Where others of a source that adapts would give the same images then, it returns the same
+        for these, and one set serves them all.
+        """
         return params
 
     @abstractmethod
     def apply(
         self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
     ) -> TransferSet:
-        """Makes the transfer set from ``teacher``, which is in eval mode and whose parameters take no gradient.
+        """Makes the transfer set from ``teacher``, which is in eval mode and whose parameters take
+        no gradient.
 
-        ``student`` is a copy of the live student, in eval mode, where the source adapts to it. The teacher carries
-        mean, std and input size (``pretrained_cfg``); ``context.transfer`` is None. Labels are the source's own targets
-        and are not trained on: without ``soft_targets`` the teacher is asked, on the images as they are augmented.
-        ``context.images``, where it is set, is how many images are enough. Another ``context.seed`` must give other
-        images. ``context.progress`` is to be called often: a trial that waits for images is only given the time while
-        it hears of them.
+        ``student`` is a copy of the live student, in eval mode, where the source adapts to it. The
+        teacher carries mean, std and input size (``pretrained_cfg``); ``context.transfer`` is None.
+        Labels are the source's own targets and are not trained on: without ``soft_targets`` the
+        teacher is asked, on the images as they are augmented. ``context.images``, where it is set,
+        is how many images are enough. Another ``context.seed`` must give other images.
+        ``context.progress`` is to be called often: a trial that waits for images is only given the
+        time while it hears of them.
         """

@@ -1,4 +1,6 @@
-"""What a plugin has to be like: its hooks when it is registered, and what these hooks give when they are called."""
+"""What a plugin has to be like: its hooks when it is registered, and what these hooks give when
+they are called.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ ENGINE_NAMES = frozenset({"source", "prune", "repair", "recover", "bits", "qat"}
 NAME = re.compile(r"[A-Za-z][\w-]*")
 """What a method may be called: its name stands before a dot, before a colon, and in lists."""
 CLOSE = 0.75
-"""How much an unmarked function must resemble a hook's name (``difflib``) to be taken for a misspelt hook."""
+"""How much an unmarked function must resemble a hook's name (``difflib``) to be taken for a
+misspelt hook.
+"""
 
 
 class InvalidPlugin(Exception):
@@ -43,15 +47,16 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-# --- hooks, at registration -----------------------------------------------------------------------------------------
+# --- hooks, at registration -----------------------------------------------------------------------
 
 
 def check_hooks(plugin: object) -> None:
-    """Refuses a plugin whose hooks would be ignored, as pluggy's ``check_pending`` does, and more than that.
+    """Refuses a plugin whose hooks would be ignored, as pluggy's ``check_pending`` does, and more
+    than that.
 
     Raises:
-        InvalidPlugin: for a class, a hook that does not exist, a forgotten or outdated marker, arguments that the hook
-            does not have, or no hook at all.
+        InvalidPlugin: for a class, a hook that does not exist, a forgotten or outdated marker,
+            arguments that the hook does not have, or no hook at all.
     """
     if inspect.isclass(plugin):
         raise InvalidPlugin(f"the class {plugin.__name__} is registered where an instance or a module is wanted")
@@ -111,7 +116,7 @@ def _closest(name: str, known: dict[str, tuple[str, ...]]) -> str:
     return f"did you mean '{short[close[0]]}'?" if close else f"there are {', '.join(known)}"
 
 
-# --- what hooks give, when they are called --------------------------------------------------------------------------
+# --- what hooks give, when they are called --------------------------------------------------------
 
 
 def check_offer(hook: str, offered: object) -> list[Any]:

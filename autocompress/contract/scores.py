@@ -14,15 +14,18 @@ from autocompress.contract.layers import LayerSpec
 def coupling_scores(
     coupling: Coupling, layers: Mapping[str, torch.Tensor], model: nn.Module, specs: Sequence[LayerSpec] = ()
 ) -> torch.Tensor | None:
-    """Scores of a coupling's channels, float32 ``(channels,)``: the plain mean over its writers of their scores.
+    """Scores of a coupling's channels, float32 ``(channels,)``: the plain mean over its writers of
+    their scores.
 
-    What several layers write is added up, so a writer with small weights says little about a channel.
+    What several layers write is added up, so a writer with small weights says little about a
+    channel.
 
     Args:
         coupling: of ``model``.
-        layers: layer of ``model``, or of the baseline that it was made from -> a score for each output channel. Where a
-            writer stands in for a layer of the baseline (a ghost module), its channels take the scores of the channels
-            that they stand for (``LayerSpec.channel_map``). A channel of the coupling that is several of a writer's (a
+        layers: layer of ``model``, or of the baseline that it was made from -> a score for each
+            output channel. Where a writer stands in for a layer of the baseline (a ghost module),
+            its channels take the scores of the channels that they stand for
+            (``LayerSpec.channel_map``). A channel of the coupling that is several of a writer's (a
             head, an intrinsic map with its ghosts) takes their mean.
         model: the network.
         specs: of the layer types that plugins brought into it.
@@ -56,5 +59,6 @@ def _of_layer(
     own = layers[origin].float()
     module = model.get_submodule(origin)
     spec = next((spec for spec in specs if type(module) is spec.layer_type), None)
-    # Part of a substituted layer (a primary convolution): its channels come first among the layer's own.
+    # Part of a substituted layer (a primary convolution): its channels come first among the layer's
+    # own.
     return own if spec is None else own[spec.channel_map(module).cpu()]

@@ -1,4 +1,7 @@
-"""Space: all that a method sees of the search. Define by run: ask for a parameter, get its value for this recipe."""
+"""Space: all that a method sees of the search.
+
+Define by run: ask for a parameter, get its value for this recipe.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,18 @@ class Parameter:
 
     Attributes:
         choices: the values of a categorical parameter that a search draws from; empty for a number.
-        named: further values of a categorical parameter, which it has only where a job or a recipe names them.
-        low, high, step, log: range of a number, both ends included.
+        named: further values of a categorical parameter, which it has only where a job or a recipe
+        names them. low, high, step, log: range of a number, both ends included.
         default: what the method recommends.
         cheapest: the value that gives the lowest cost; None where cost does not depend on it.
-        neutral: the value that leaves the model as it is; None stands for "none" where that is a choice, else for the
-            default (a parameter that only matters where another one acts).
+        neutral: the value that leaves the model as it is; None stands for "none" where that is a
+            choice, else for the default (a parameter that only matters where another one acts).
         structural: the deployed structure depends on it, and so may latency.
         scope: what one value holds for: "model", "group" (of layers) or "coupling" (of channels).
-        axis: what it decides: "structure", "weight bits", "activation bits"; empty where it is none of these.
-        tie: parameters with the same tie get one value where a sampler draws; empty for a parameter of its own.
+        axis: what it decides: "structure", "weight bits", "activation bits"; empty where it is none
+            of these.
+        tie: parameters with the same tie get one value where a sampler draws; empty for a parameter
+            of its own.
     """
 
     name: str
@@ -70,7 +75,9 @@ class Parameter:
         return "none" if "none" in self.choices else self.default
 
     def describe(self) -> str:
-        """The range in words: ``2 | 3 | 4``, ``inner | group (or scatter, where a job names it)``, ``0.0 .. 0.7``."""
+        """The range in words: ``2 | 3 | 4``, ``inner | group (or scatter, where a job names it)``,
+        ``0.0 .. 0.7``.
+        """
         if self.choices:
             also = f" (or {' | '.join(str(c) for c in self.named)}, where a job names it)" if self.named else ""
             return " | ".join(str(c) for c in self.choices) + also
@@ -78,7 +85,9 @@ class Parameter:
 
 
 class LimitError(ValueError):
-    """A limit of the user's that leaves nothing of a parameter: its ``name``, and ``text``, what is wrong."""
+    """A limit of the user's that leaves nothing of a parameter: its ``name``, and ``text``, what is
+    wrong.
+    """
 
     def __init__(self, name: str, text: str) -> None:
         super().__init__(f"{name} {text}")
@@ -93,13 +102,15 @@ class Chooser(Protocol):
 
 
 class Space:
-    """Facade over a chooser. Prefixes names, applies what the user fixed or narrowed, and remembers what was asked.
+    """Facade over a chooser.
+
+    Prefixes names, applies what the user fixed or narrowed, and remembers what was asked.
 
     Args:
         chooser: gives the values.
         granularity: "model", "stage" or "block"; what :meth:`groups` returns.
-        limits: the user's YAML by full name: a value fixes, a list narrows the choices, ``{low:, high:}`` the range.
-            A name without group (``ghost.ratio``) holds for all groups.
+        limits: the user's YAML by full name: a value fixes, a list narrows the choices, ``{low:,
+            high:}`` the range. A name without group (``ghost.ratio``) holds for all groups.
     """
 
     def __init__(self, chooser: Chooser, granularity: str = "stage", limits: Mapping[str, Any] | None = None) -> None:
@@ -143,10 +154,13 @@ class Space:
         Args:
             name: within the method; the method's prefix is put before it.
             choices: what a search draws from.
-            default, cheapest, structural, neutral, scope, axis: as in :class:`Parameter`; values are among ``choices``.
-            searched: False for the default, unless the user's limits give it a value, a list or a range.
-            named: values that are valid too but never drawn: a recipe has one only where the user's limits name it
-                (``mode: scatter`` or ``mode: [inner, scatter]``), or where it is a recipe that is replayed.
+            default, cheapest, structural, neutral, scope, axis: as in :class:`Parameter`; values
+            are among ``choices``.
+            searched: False for the default, unless the user's limits give it a value, a list or a
+                range.
+            named: values that are valid too but never drawn: a recipe has one only where the user's
+                limits name it (``mode: scatter`` or ``mode: [inner, scatter]``), or where it is a
+                recipe that is replayed.
         """
         parameter = Parameter(
             name,
@@ -177,7 +191,9 @@ class Space:
         scope: str = "model",
         axis: str = "",
     ) -> int:
-        """A whole number from ``low`` to ``high``, both included; ``searched`` as in :meth:`categorical`."""
+        """A whole number from ``low`` to ``high``, both included; ``searched`` as in
+        :meth:`categorical`.
+        """
         asked = Parameter(
             name, default, (), low, high, step, log, cheapest, structural, neutral, scope=scope, axis=axis
         )
@@ -200,8 +216,8 @@ class Space:
         axis: str = "",
         tie: str = "",
     ) -> float:
-        """A number from ``low`` to ``high``, both included; ``searched`` as in :meth:`categorical`, ``tie`` (within the
-        method, like ``name``) as in :class:`Parameter`."""
+        """A number from ``low`` to ``high``, both included; ``searched`` as in :meth:`categorical`,
+        ``tie`` (within the method, like ``name``) as in :class:`Parameter`."""
         asked = Parameter(
             name,
             default,
@@ -245,7 +261,8 @@ class Space:
 
 
 def narrow(parameter: Parameter, limit: Any) -> Parameter:
-    """``parameter`` as the user limits it: a value fixes it, a list narrows it, ``{low:, high:}`` narrows a range.
+    """``parameter`` as the user limits it: a value fixes it, a list narrows it, ``{low:, high:}``
+    narrows a range.
 
     A value of ``parameter.named`` becomes a choice where the limit names it.
 

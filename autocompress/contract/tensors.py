@@ -1,4 +1,6 @@
-"""What a quantizer is asked about (TensorSpec), what it gives (FakeQuantizer) and what a file holds (Hardened)."""
+"""What a quantizer is asked about (TensorSpec), what it gives (FakeQuantizer) and what a file holds
+(Hardened).
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,16 @@ class TensorSpec:
         name: the parameter's or graph node's name; unique in the network.
         role: "weight" or "activation".
         group: the group of the baseline it belongs to (see ``Space.groups``).
-        operator: what makes or uses it: "conv", "depthwise", "linear", "input" (the image), or another word of
-            ``graph.kinds`` ("add", "multiply", "concat", "global_pool", "activation", ...).
+        operator: what makes or uses it: "conv", "depthwise", "linear", "input" (the image), or
+            another word of ``graph.kinds`` ("add", "multiply", "concat", "global_pool",
+            "activation", ...).
         shape: its shape; activations with a batch of 1.
         bits: the width that the recipe asks for, 1 to 8.
-        channel_axis: for weights the axis of the output channels; None for activations (always one scale a tensor).
+        channel_axis: for weights the axis of the output channels; None for activations (always one
+            scale a tensor).
         nonnegative: the values cannot be negative (behind a ReLU), so the zero point is 0.
-        normed: for weights: a batch normalisation follows the layer, so the weight's own scale has no effect.
+        normed: for weights: a batch normalisation follows the layer, so the weight's own scale has
+            no effect.
     """
 
     name: str
@@ -40,14 +45,17 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Hardened:
-    """A finished quantizer: what the exported file holds. ``value = (integer - zero_point) * scale``.
+    """A finished quantizer: what the exported file holds.
+
+    ``value = (integer - zero_point) * scale``.
 
     Attributes:
         scale: float32, scalar or ``(channels,)``, > 0.
         zero_point: int32, same shape as ``scale``.
         low, high: the integers' range, both included. Weights fit int8, activations uint8.
         bits: the width on disk: at most ``2 ** bits`` integers occur.
-        step: between neighbouring integers: ``low, low + step, ...``; the file holds ``(integer - low) / step``.
+        step: between neighbouring integers: ``low, low + step, ...``; the file holds ``(integer -
+            low) / step``.
         integers: int8, the weight's shape; None for an activation.
         channel_axis: axis of ``scale`` in ``integers``; None for one scale a tensor.
     """
@@ -64,7 +72,9 @@ class Hardened:
 
 @dataclass(frozen=True)
 class Grid:
-    """Constants of one quantized activation: ``value = (integer - zero_point) * scale``, integers low to high."""
+    """Constants of one quantized activation: ``value = (integer - zero_point) * scale``, integers
+    low to high.
+    """
 
     scale: float
     zero_point: int
@@ -80,18 +90,21 @@ class Grid:
 class FakeQuantizer(nn.Module, ABC):
     """Simulates a quantized tensor in float. States, switched by the engine:
 
-    ``observing`` (calibration: ranges are collected, ``forward`` returns its input unchanged), ``enabled`` (``forward``
-    quantizes), neither (``forward`` returns its input: a quantization delay), and ``tracking`` beside the last two
-    (training: in ``train()`` mode the range follows the tensors that pass, until the engine freezes it).
+    ``observing`` (calibration: ranges are collected, ``forward`` returns its input unchanged),
+    ``enabled`` (``forward`` quantizes), neither (``forward`` returns its input: a quantization
+    delay), and ``tracking`` beside the last two (training: in ``train()`` mode the range follows
+    the tensors that pass, until the engine freezes it).
 
-    Calls run with autocast off and give ``forward`` at least float32: 16-bit floats cannot hold the grid of 8-bit
-    integers. While neither observing nor enabled, the tensor passes as it is.
+    Calls run with autocast off and give ``forward`` at least float32: 16-bit floats cannot hold the
+    grid of 8-bit integers. While neither observing nor enabled, the tensor passes as it is.
     """
 
     folds_norm: ClassVar[bool] = True
-    """Weights with a batch normalisation behind them. True: ``forward`` and ``harden`` get the weight as the long-term
-    statistics scale it, ``gamma / sigma * W`` (whitepaper, eq. 23). False: they get the layer's own weight, the
-    normalisation acts behind the layer, and goes into the hardened scale (SLB)."""
+    """Weights with a batch normalisation behind them.
+
+    True: ``forward`` and ``harden`` get the weight as the long-term statistics scale it, ``gamma /
+    sigma * W`` (whitepaper, eq. 23). False: they get the layer's own weight, the normalisation acts
+    behind the layer, and goes into the hardened scale (SLB)."""
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__()
@@ -108,8 +121,8 @@ class FakeQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` as the integers would represent it, same shape, at least float32; the gradient passes straight through
-        inside the range and is zero outside."""
+        """``x`` as the integers would represent it, same shape, at least float32; the gradient
+        passes straight through inside the range and is zero outside."""
 
     @abstractmethod
     def harden(self, weight: torch.Tensor | None = None) -> Hardened:

@@ -1,4 +1,6 @@
-"""Augmentation of image batches as tensors: small geometric and photometric changes that keep a character readable."""
+"""Augmentation of image batches as tensors: small geometric and photometric changes that keep a
+character readable.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ CONTRAST = 0.15
 
 
 def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Rotates, scales, shifts and re-contrasts each image of ``(N, C, H, W)`` float32 by its own random amounts.
+    """Rotates, scales, shifts and re-contrasts each image of ``(N, C, H, W)`` float32 by its own
+    random amounts.
 
-    Never flips: a mirrored character is another one. The border is continued outwards, so no frame appears.
+    Never flips: a mirrored character is another one. The border is continued outwards, so no frame
+        appears.
     """
     n = len(images)
     draw = torch.rand(n, 6, generator=generator) * 2 - 1

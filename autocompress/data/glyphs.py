@@ -1,4 +1,7 @@
-"""glyphs: printed characters rendered from the Latin text fonts that matplotlib ships. No download."""
+"""glyphs: printed characters rendered from the Latin text fonts that matplotlib ships.
+
+No download.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ from autocompress.files import atomic, cache_folder, digest, kept_if_possible
 log = logging.getLogger("autocompress")
 
 CLASSES = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"
-"""The 47 classes of EMNIST's balanced split (Cohen et al., 2017): lower-case letters that look like their capitals
-are merged with them."""
+"""The 47 classes of EMNIST's balanced split (Cohen et al., 2017): lower-case letters that look like
+their capitals are merged with them."""
 
 SIZE = 32
 VERSION = 2
@@ -44,7 +47,9 @@ FONTS = {
     "val": ("DejaVuSans-Oblique", "DejaVuSansMono-BoldOblique", "STIXGeneralBol", "cmss10"),
     "test": ("DejaVuSans-Bold", "DejaVuSerif-Italic", "cmb10", "cmtt10"),
 }
-"""No font is in two splits; validation and test each have sans and serif, upright and slanted, light and bold."""
+"""No font is in two splits; validation and test each have sans and serif, upright and slanted,
+light and bold.
+"""
 
 CANVAS = 96
 """Side of the square in which a glyph is drawn once, before it is warped."""
@@ -53,7 +58,9 @@ EM = 60
 
 
 class Glyphs(DatasetProvider):
-    """47 classes, 32x32, one channel: 12,000 images to train; 2,000 to validate and 3,000 to test in unseen fonts."""
+    """47 classes, 32x32, one channel: 12,000 images to train; 2,000 to validate and 3,000 to test
+    in unseen fonts.
+    """
 
     name = "glyphs"
 
@@ -113,7 +120,8 @@ def render(fonts: tuple[str, ...], count: int, seed: int) -> tuple[np.ndarray, n
     """Draws ``count`` characters in ``fonts``, all classes equally often.
 
     Returns:
-        Images uint8 ``(count, 1, 32, 32)`` and labels int64 ``(count,)``, in random order; the same for a seed.
+        Images uint8 ``(count, 1, 32, 32)`` and labels int64 ``(count,)``, in random order; the same
+        for a seed.
     """
     random = np.random.default_rng(seed)
     labels = random.permutation(np.arange(count) % len(CLASSES)).astype(np.int64)
@@ -143,8 +151,8 @@ def _mask(font: str, character: str) -> Image.Image:
 
 
 def _warps(random: np.random.Generator, count: int) -> np.ndarray:
-    """Random affine maps from image to canvas, ``(count, 6)`` as PIL takes them: rotation up to 15 degrees, shear, size
-    0.6 to 1.1 of the image, shift up to an eighth of it."""
+    """Random affine maps from image to canvas, ``(count, 6)`` as PIL takes them: rotation up to 15
+    degrees, shear, size 0.6 to 1.1 of the image, shift up to an eighth of it."""
     angle = random.uniform(-0.26, 0.26, count)
     shear = random.uniform(-0.3, 0.3, count)
     zoom = random.uniform(0.6, 1.1, count) * (2 * SIZE / EM)
@@ -160,7 +168,9 @@ def _warps(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _photograph(drawn: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Ink on paper: random grey levels (half of them light on dark), a gradient of light, blur and noise; uint8."""
+    """Ink on paper: random grey levels (half of them light on dark), a gradient of light, blur and
+    noise; uint8.
+    """
     count = len(drawn)
 
     def each(low: float, high: float) -> np.ndarray:

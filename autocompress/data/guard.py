@@ -1,4 +1,6 @@
-"""Sealed test images: in a job without training data the user's labelled images are for the last report alone."""
+"""Sealed test images: in a job without training data the user's labelled images are for the last
+report alone.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,10 @@ class SealedError(RuntimeError):
 class Sealed(Split):
     """A split whose images and labels nobody gets before the search is closed.
 
-    How many images there are, and of what kind, may be known; all else raises :class:`SealedError`, until
-    :func:`opened` opens this very object, and again behind it. A worker lets the images go (:func:`let_go`): there
-    nothing can open it any more. It keeps honest code honest; it is no vault.
+    How many images there are, and of what kind, may be known; all else raises :class:`SealedError`,
+    until :func:`opened` opens this very object, and again behind it. A worker lets the images go
+    (:func:`let_go`): there nothing can open it any more. It keeps honest code honest; it is no
+    vault.
 
     Args:
         split: what is sealed; keep no other reference to it.
@@ -79,7 +82,9 @@ class Sealed(Split):
         raise self._no_copies()
 
     def __getattr__(self, name: str) -> Never:
-        """Only for what this class lacks: the inner split's own attributes (its tensors, its files)."""
+        """Only for what this class lacks: the inner split's own attributes (its tensors, its
+        files).
+        """
         raise self._no_copies() if not name.startswith("__") else AttributeError(name)
 
     def __reduce_ex__(self, protocol: object) -> Never:
@@ -94,7 +99,8 @@ class Sealed(Split):
 
 @contextmanager
 def opened(split: Split) -> Iterator[Split]:
-    """Opens ``split``, where it is sealed, for as long as it lasts; what is not sealed is given as it is.
+    """Opens ``split``, where it is sealed, for as long as it lasts; what is not sealed is given as
+    it is.
 
     Only what closes a search calls this. Where the images were let go, they stay away.
     """

@@ -59,8 +59,9 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def contents(folder: Path) -> tuple[set[str], bool]:
-    """Names of the visible folders in ``folder``, and whether pictures lie directly in it. Files are
-    not examined, so this is cheap in large folders.
+    """Names of the visible folders in ``folder``, and whether pictures lie directly in it.
+
+    Files are not examined, so this is cheap in large folders.
 
     Raises:
         UserError: if it cannot be read.
@@ -234,8 +235,8 @@ class Listing:
 
 
 def _without_twins(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
-    """Each file once in its class: two links, symbolic or hard, to one picture could put it into the
-    training and the test images.
+    """Each file once in its class: two links, symbolic or hard, to one picture could put it into
+    the training and the test images.
 
     Raises:
         UserError: if a link to a folder puts the pictures of one class into another.

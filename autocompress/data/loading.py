@@ -1,4 +1,6 @@
-"""From the job's words to three splits: opens each data set and gives all splits one size and normalisation."""
+"""From the job's words to three splits: opens each data set and gives all splits one size and
+normalisation.
+"""
 
 from __future__ import annotations
 
@@ -36,16 +38,19 @@ def load(
     """Loads the three splits of a job; :class:`Roles` says which images each role gets.
 
     Args:
-        config: one name in ``train`` gives all three splits; ``val`` and ``test`` may name their own. Without ``train``
-            the training split is empty; with ``test`` alone the validation split is empty too.
+        config: one name in ``train`` gives all three splits; ``val`` and ``test`` may name their
+            own. Without ``train`` the training split is empty; with ``test`` alone the validation
+            split is empty too.
         providers: where to look; None for the engine's own.
         seed: of the splits that are carved from others.
         has_weights: the model's weights were trained elsewhere, maybe on these training images.
         preview: few images are read; see :class:`LoadOptions`.
-        **wanted: what the model asks of its images, the fields of :class:`Wanted`; by default the data decide.
+        **wanted: what the model asks of its images, the fields of :class:`Wanted`; by default the
+        data decide.
 
     Raises:
-        UserError: if a name is not known, a data set is missing or broken, or the splits do not fit each other.
+        UserError: if a name is not known, a data set is missing or broken, or the splits do not fit
+            each other.
     """
     providers = builtin_providers() if providers is None else providers
     words = config.words
@@ -75,8 +80,8 @@ def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvide
 
 
 def _unite(words: Mapping[str, str], sources: Mapping[str, Source], info: DataInfo) -> dict[str, str]:
-    """``words`` with one word for each data set: ``folder:a`` and ``folder:a/`` are one, and must not be taken for
-    different images."""
+    """``words`` with one word for each data set: ``folder:a`` and ``folder:a/`` are one, and must
+    not be taken for different images."""
     united = dict(words)
     known = list(sources)
     for number, word in enumerate(known):
@@ -88,7 +93,10 @@ def _unite(words: Mapping[str, str], sources: Mapping[str, Source], info: DataIn
 
 
 def _is_same(one: Source, other: Source, info: DataInfo) -> bool:
-    """Whether two data sets hold the same images. One that is not trained on may have left its training images out."""
+    """Whether two data sets hold the same images.
+
+    One that is not trained on may have left its training images out.
+    """
     if (one.val is None, one.test is None) != (other.val is None, other.test is None):
         return False
     pairs = [(one.train, other.train), (one.val, other.val), (one.test, other.test)]

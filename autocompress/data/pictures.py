@@ -121,7 +121,8 @@ class _Transformed(Dataset[tuple[torch.Tensor, int]]):
 
 
 class _seeded:
-    """The random generators that timm's transforms draw from, seeded here and restored afterwards."""
+    """The random generators that timm's transforms draw from, seeded here and restored afterwards.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed % 2**32
@@ -145,7 +146,9 @@ def sampled(pictures: Pictures, most: int = 256) -> list[Image.Image]:
 
 
 def notes_on(images: Sequence[Image.Image]) -> tuple[str, ...]:
-    """A sentence for the user where at least half of ``images`` (mode L or RGB) have one colour throughout."""
+    """A sentence for the user where at least half of ``images`` (mode L or RGB) have one colour
+    throughout.
+    """
     blank = sum(all(low == high for low, high in _extremes(image)) for image in images)
     if 2 * blank < len(images):
         return ()
@@ -164,7 +167,8 @@ def _extremes(image: Image.Image) -> list[Any]:
 def measured(images: Sequence[Image.Image], info: DataInfo, default_size: int = 224) -> DataInfo:
     """``info`` with channels, size, mean and standard deviation of ``images`` (mode L or RGB).
 
-    Images that vary in size, or are larger than 512, give ``default_size`` and ``fixed_size=False``.
+    Images that vary in size, or are larger than 512, give ``default_size`` and
+    ``fixed_size=False``.
     """
     channels = 1 if all(image.mode == "L" for image in images) else 3
     sizes = {(image.height, image.width) for image in images}

@@ -16,7 +16,10 @@ CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 """Names that ``timm.data.create_transform`` knows."""
 DEFAULT_CROP_PCT = 0.875
-"""Of pictures that vary in size, where neither the job nor the weights give one. It is timm's own default."""
+"""Of pictures that vary in size, where neither the job nor the weights give one.
+
+It is timm's own default.
+"""
 
 
 def evaluation(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
@@ -57,7 +60,9 @@ def resized(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
 
 
 def recoloured(images: torch.Tensor, channels: int) -> torch.Tensor:
-    """uint8 images ``(N, C, H, W)`` as grey (1) or colour (3), with Pillow's weights of the colours."""
+    """uint8 images ``(N, C, H, W)`` as grey (1) or colour (3), with Pillow's weights of the
+    colours.
+    """
     if images.shape[1] == channels:
         return images
     if channels == 1 and images.shape[1] == 3:
@@ -67,7 +72,9 @@ def recoloured(images: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def steps_of(info: DataInfo) -> list[str]:
-    """The steps of :func:`evaluation` in plain English, in order, so that a deployer can do them without timm."""
+    """The steps of :func:`evaluation` in plain English, in order, so that a deployer can do them
+    without timm.
+    """
     channels, (height, width) = info.channels, info.size
     crop_pct, crop_mode, interpolation = info.crop_pct, info.crop_mode, info.interpolation
     scaled = [math.floor(side / crop_pct) for side in (height, width)]

@@ -36,8 +36,9 @@ class LoadOptions:
         train: the job trains on it. Where it does not, a provider need not open the training images
             of a data set that has held-out ones.
         exif: pictures are turned upright by their EXIF orientation.
-        preview: for a dry run, which looks at no image. A provider that reads or makes many images may read few: only
-            the number of images, the labels, the classes and the size have to be right.
+        preview: for a dry run, which looks at no image. A provider that reads or makes many images
+            may read few: only the number of images, the labels, the classes and the size have to be
+            right.
     """
 
     train: bool = True

@@ -1,4 +1,7 @@
-"""Split: images with labels, and how they become batches. Three kinds of data set share this one face."""
+"""Split: images with labels, and how they become batches.
+
+Three kinds of data set share this one face.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,8 @@ class DataInfo:
         mean, std: of each channel, of values between 0 and 1; what the loaders normalise with.
         class_names: in the order of the labels.
         fixed_size: all images have this size; False: they vary, and ``size`` is only a default.
-        crop_pct: side of the centre crop, as a part of the side that an image is resized to before; above 0, at most 1.
+        crop_pct: side of the centre crop, as a part of the side that an image is resized to before;
+            above 0, at most 1.
         crop_mode: "center", "squash" or "border", as in timm's evaluation transform.
         interpolation: of that resizing: "bilinear", "bicubic" and so on.
         exif: pictures are turned upright by their EXIF orientation when they are read.
@@ -53,13 +57,17 @@ class DataInfo:
 
     @property
     def preprocessing(self) -> tuple[Any, ...]:
-        """All that decides how an image is prepared, as JSON: a part of every split's content key."""
+        """All that decides how an image is prepared, as JSON: a part of every split's content key.
+        """
         return self.input_size, self.mean, self.std, self.crop_pct, self.crop_mode, self.interpolation
 
 
 @dataclass(frozen=True)
 class Loader(ABC, Generic[AnySplit]):
-    """Batches of a split, as asked of :meth:`Split.loader`. May be iterated again; gives the same batches each time."""
+    """Batches of a split, as asked of :meth:`Split.loader`.
+
+    May be iterated again; gives the same batches each time.
+    """
 
     split: AnySplit
     batch_size: int
@@ -110,8 +118,10 @@ class Split(ABC):
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int = 0, augment: bool = False, drop_last: bool = False
     ) -> Loader[Split]:
-        """Batches of ``batch_size``. Order and augmentation are drawn from ``seed``, so equal arguments give equal
-        batches; give each epoch its own seed."""
+        """Batches of ``batch_size``.
+
+        Order and augmentation are drawn from ``seed``, so equal arguments give equal batches; give
+        each epoch its own seed."""
 
     @abstractmethod
     def take(self, indices: torch.Tensor) -> Self:
@@ -119,7 +129,9 @@ class Split(ABC):
 
     @abstractmethod
     def relabelled(self, labels: torch.Tensor) -> Self:
-        """The same images with other ``labels`` (int64 ``(N,)``), for example each image's own position."""
+        """The same images with other ``labels`` (int64 ``(N,)``), for example each image's own
+        position.
+        """
 
     @abstractmethod
     def prepared(self, info: DataInfo) -> Self:
@@ -139,9 +151,12 @@ class Splits:
         val: what candidates are judged by.
         test: for the last report; empty where the user has none.
         info: of all three.
-        synthetic: where there are no training images: by data source, how many images take their place.
-        by_agreement: ``val`` is synthetic too, and labelled by the baseline: accuracy on it is agreement with that.
-        notes: sentences for the user: where the images come from, and what the baseline makes of them.
+        synthetic: where there are no training images: by data source, how many images take their
+            place.
+        by_agreement: ``val`` is synthetic too, and labelled by the baseline: accuracy on it is
+            agreement with that.
+        notes: sentences for the user: where the images come from, and what the baseline makes of
+            them.
     """
 
     train: Split
@@ -187,7 +202,8 @@ def stratified(labels: torch.Tensor, n: int, seed: int) -> tuple[torch.Tensor, t
     _, sizes = torch.unique_consecutive(grouped, return_counts=True)
     size = sizes.repeat_interleave(sizes)
     first = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    # Each image's rank within its class, as a fraction of the class: the n lowest are a stratified draw.
+    # Each image's rank within its class, as a fraction of the class: the n lowest are a stratified
+    # draw.
     rank = torch.empty(len(labels), dtype=torch.float64)
     rank[by_class] = (torch.arange(len(labels), dtype=torch.float64) - first + 0.5) / size
     by_rank = order[torch.argsort(rank, stable=True)]

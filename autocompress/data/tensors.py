@@ -19,8 +19,8 @@ class TensorSplit(Split):
     """Images in memory.
 
     Args:
-        images: ``(N, C, H, W)``; uint8 as stored (resized and normalised in the loader), or float32 that is already
-            normalised (synthesised images) and stays as it is.
+        images: ``(N, C, H, W)``; uint8 as stored (resized and normalised in the loader), or float32
+            that is already normalised (synthesised images) and stays as it is.
         labels: int64 ``(N,)``.
         info: size, mean and std that the loader gives.
     """
@@ -61,7 +61,9 @@ class TensorSplit(Split):
         return _TensorLoader(self, batch_size, shuffle, seed, augment, drop_last)
 
     def batch(self, indices: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """The images at ``indices``, float32 and normalised; augmented where there is a ``generator``."""
+        """The images at ``indices``, float32 and normalised; augmented where there is a
+        ``generator``.
+        """
         images = self.images[indices]
         if images.dtype == torch.float32:
             return jitter(images, generator) if generator else images

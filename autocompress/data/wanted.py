@@ -16,8 +16,9 @@ PICTURE_CHANNELS = (1, 3)
 class Wanted:
     """What a model asks of its images. None leaves a field to the data.
 
-    Pictures of one size are used whole and at their own size, unless the job says otherwise or the weights were trained
-    on these very classes: then size, crop and channels are those of the weights.
+    Pictures of one size are used whole and at their own size, unless the job says otherwise or the
+    weights were trained on these very classes: then size, crop and channels are those of the
+    weights.
 
     Attributes:
         input_size: (height, width) that the loaders must give, or the side of a square.
@@ -26,8 +27,8 @@ class Wanted:
         mean, std: of each channel, or one number for all.
         crop_pct, crop_mode, interpolation: as in :class:`DataInfo`.
         default_crop_pct: instead of ``crop_pct`` where pictures vary in size.
-        trained_classes: number of classes that the weights tell apart, where it is known how their pictures were
-            prepared.
+        trained_classes: number of classes that the weights tell apart, where it is known how their
+            pictures were prepared.
         trained_channels: channels that these weights read.
     """
 
@@ -76,5 +77,8 @@ class Wanted:
 
 
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """``values`` for ``channels`` channels. A normalisation of colour tells of one channel only the average."""
+    """``values`` for ``channels`` channels.
+
+    A normalisation of colour tells of one channel only the average.
+    """
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

@@ -1,4 +1,5 @@
-"""What a cost is: a model measured where it runs, beside the baseline, or computed from a profile."""
+"""What a cost is: a model measured where it runs, beside the baseline, or computed from a profile.
+"""
 
 from __future__ import annotations
 

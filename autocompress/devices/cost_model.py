@@ -1,4 +1,6 @@
-"""Cost models: latency and energy computed from operator counts and a profile, for hardware that is not here."""
+"""Cost models: latency and energy computed from operator counts and a profile, for hardware that is
+not here.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,9 @@ class ModelledCost:
 class CostModel(Device):
     """Sums what the operations of the layers with weights cost on the hardware of a profile.
 
-    The figures are of arithmetic alone, at full use of the hardware: no memory traffic, no pooling, no additions of
-    branches. A cost model is exact in its own terms, so a ratio's interval is the ratio itself.
+    The figures are of arithmetic alone, at full use of the hardware: no memory traffic, no pooling,
+    no additions of branches. A cost model is exact in its own terms, so a ratio's interval is the
+    ratio itself.
 
     Args:
         profile: what operations cost.

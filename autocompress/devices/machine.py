@@ -1,4 +1,5 @@
-"""What a measurement ran on: stored beside each figure, since a latency means nothing without it."""
+"""What a measurement ran on: stored beside each figure, since a latency means nothing without it.
+"""
 
 from __future__ import annotations
 

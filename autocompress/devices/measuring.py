@@ -1,5 +1,5 @@
-"""Measuring with any device: the machine lock, the batch, candidate and baseline in turns, the interval and the noise
-flag."""
+"""Measuring with any device: the machine lock, the batch, candidate and baseline in turns, the
+interval and the noise flag."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ WIDEST_INTERVAL = 0.1
 """Of the ratio; a measurement whose interval is wider is called noisy."""
 
 PATIENCE = 5.0
-"""Times the seconds asked for: a model so slow that its runs take longer is measured with fewer pairs, and called
-noisy. One whose first run alone takes longer is not run again."""
+"""Times the seconds asked for: a model so slow that its runs take longer is measured with fewer
+pairs, and called noisy. One whose first run alone takes longer is not run again."""
 
 SITTINGS = 6
-"""Parts of a measurement, at least: each opens both models anew and gives others their turn before it."""
+"""Parts of a measurement, at least: each opens both models anew and gives others their turn before
+it.
+"""
 
 
 def measure(
@@ -41,15 +43,16 @@ def measure(
 ) -> Measurement:
     """Costs of ``candidate`` beside those of ``baseline`` on ``device``.
 
-    A deterministic device computes them at once. On any other, both run one batch of random images. Blocks of some tens
-    of milliseconds, candidate and baseline in turn, give one ratio a pair; the measurement is their median with a 95 %
-    interval for the median of later measurements (``timing.ratio_interval``). It consists of several sittings. Each
-    opens both models anew where that is quick, since the placement of memory is part of what varies, and has the
-    machine for itself (``lock``).
+    A deterministic device computes them at once. On any other, both run one batch of random images.
+    Blocks of some tens of milliseconds, candidate and baseline in turn, give one ratio a pair; the
+    measurement is their median with a 95 % interval for the median of later measurements
+    (``timing.ratio_interval``). It consists of several sittings. Each opens both models anew where
+    that is quick, since the placement of memory is part of what varies, and has the machine for
+    itself (``lock``).
 
-    It takes about ``seconds``, more where that is too short for an interval (fewer than 6 pairs of blocks) but no
-    more than ``PATIENCE`` times that and a run, and the time that other measurements and trainings need to step
-    aside between two sittings.
+    It takes about ``seconds``, more where that is too short for an interval (fewer than 6 pairs of
+    blocks) but no more than ``PATIENCE`` times that and a run, and the time that other measurements
+    and trainings need to step aside between two sittings.
 
     Raises:
         TrialFailed: if the device cannot load one of the models, or cannot tell its cost.
@@ -108,8 +111,8 @@ def _alone(device: Device) -> Iterator[None]:
 class _Both:
     """Candidate and baseline, newly opened, each run once.
 
-    The one that is opened first (``turn`` 0: the candidate, 1: the baseline) has other memory, and was up to 2 %
-    slower.
+    The one that is opened first (``turn`` 0: the candidate, 1: the baseline) has other memory, and
+    was up to 2 % slower.
     """
 
     def __init__(
@@ -125,7 +128,9 @@ class _Both:
 
 
 def _opened(device: Device, deployable: Deployable, config: DeviceConfig) -> tuple[Callable[[], object], float]:
-    """A function that runs one batch of the model, after it has run once, and how many seconds that took."""
+    """A function that runs one batch of the model, after it has run once, and how many seconds that
+    took.
+    """
     channels, height, width = deployable.input_size
     if config.input_size is not None:
         height = width = config.input_size

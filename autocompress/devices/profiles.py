@@ -1,4 +1,5 @@
-"""Profiles of cost models: what one operation costs on a piece of hardware, each number with its source.
+"""Profiles of cost models: what one operation costs on a piece of hardware, each number with its
+source.
 
 A profile is a YAML file; those of ``profiles/`` come with the package, users bring their own:
 
@@ -9,7 +10,8 @@ A profile is a YAML file; those of ``profiles/`` come with the package, users br
         float: {per_second: 1.0e10, joules: 4.6e-12, source: ...}
     float_as: 8x8                     # only where no kind has a float unit
 
-or, in place of units, ``bit_operations: {per_second: 1.0e12, source: ..., kinds: {multiply-add: product}}``.
+or, in place of units, ``bit_operations: {per_second: 1.0e12, source: ..., kinds: {multiply-add:
+product}}``.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class _Section(BaseModel):
 
 
 class Unit(_Section):
-    """What one operation costs at one pair of widths: operations a second of the whole device, joules an operation."""
+    """What one operation costs at one pair of widths: operations a second of the whole device,
+    joules an operation.
+    """
 
     per_second: _Positive | None = None
     joules: _Positive | None = None
@@ -49,8 +53,10 @@ class Unit(_Section):
 
 
 class BitOperations(_Section):
-    """A cost that is proportional to bit operations. ``kinds`` says how many one operation of a kind has: the product
-    of its widths, or the wider of them."""
+    """A cost that is proportional to bit operations.
+
+    ``kinds`` says how many one operation of a kind has: the product of its widths, or the wider of
+    them."""
 
     per_second: _Positive
     source: _Text
@@ -59,7 +65,10 @@ class BitOperations(_Section):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one operation; None where the profile has no such figure. ``ran_as`` is the unit that it ran on."""
+    """Of one operation; None where the profile has no such figure.
+
+    ``ran_as`` is the unit that it ran on.
+    """
 
     seconds: float | None
     joules: float | None
@@ -69,7 +78,8 @@ class Cost:
 class Profile(_Section):
     """What operations cost, by kind and by widths of weights and activations.
 
-    ``units`` has, for each operator kind, units by widths: ``<weight bits>x<activation bits>``, or ``float``.
+    ``units`` has, for each operator kind, units by widths: ``<weight bits>x<activation bits>``, or
+    ``float``.
     """
 
     description: _Text
@@ -125,8 +135,8 @@ class Profile(_Section):
     def cost(self, kind: str, weight_bits: int, activation_bits: int) -> Cost | None:
         """What one operation costs, or None for a kind that the profile lacks.
 
-        Operands run on the smallest unit that takes both widths. Float operands (32 bits, on either side), and wider
-        ones than any unit takes, run on the float unit, or as ``float_as`` says.
+        Operands run on the smallest unit that takes both widths. Float operands (32 bits, on either
+        side), and wider ones than any unit takes, run on the float unit, or as ``float_as`` says.
         """
         bits = self.bit_operations
         if bits is not None and kind in bits.kinds:

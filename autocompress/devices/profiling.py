@@ -1,5 +1,5 @@
-"""Where the time of files goes: seconds of each layer by the runtime's own profiler, and of whole runs beside a
-reference, so that figures of different moments can be compared on a busy machine."""
+"""Where the time of files goes: seconds of each layer by the runtime's own profiler, and of whole
+runs beside a reference, so that figures of different moments can be compared on a busy machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ FASTEST = 0.5
 
 @dataclass
 class _Sitting:
-    """One file's figures beside the reference's: seconds of a run, and of each layer with the profiler."""
+    """One file's figures beside the reference's: seconds of a run, and of each layer with the
+    profiler.
+    """
 
     ratio: float
     reference: float
@@ -64,17 +66,17 @@ def layer_times(
 ) -> list[LayerTimes]:
     """Profiles files that :func:`autocompress.export.export` wrote.
 
-    Files take turns in several sittings, each with new sessions. In a sitting, a file and the reference run in turn,
-    first without the profiler, then with it. Only ratios to the reference count, of which the median is taken: how fast
-    a busy machine is changes by half within seconds.
+    Files take turns in several sittings, each with new sessions. In a sitting, a file and the
+    reference run in turn, first without the profiler, then with it. Only ratios to the reference
+    count, of which the median is taken: how fast a busy machine is changes by half within seconds.
 
     Args:
         files: ONNX files.
         layers: names of the layers; a node belongs to the layer whose weight it reads.
         input_size: (channels, height, width) where the files leave them open.
         reference: the first file by default.
-        reference_seconds: what a run of the reference takes, as a call before said; by default the shortest time seen.
-        threads, batch: of a run.
+        reference_seconds: what a run of the reference takes, as a call before said; by default the
+        shortest time seen. threads, batch: of a run.
         seconds: about so long each file is measured.
 
     Raises:
@@ -173,8 +175,8 @@ def _by_layer(events: Sequence[Mapping[str, Any]], runs: int) -> dict[str, float
 
 
 def _named(file: Path, layers: Collection[str]) -> onnx.ModelProto:
-    """The file with every node, and what it writes, named after the layer that it is charged to: the runtime names what
-    it fuses after one or the other.
+    """The file with every node, and what it writes, named after the layer that it is charged to:
+    the runtime names what it fuses after one or the other.
 
     Raises:
         TrialFailed: if no node belongs to a layer.
@@ -196,7 +198,9 @@ def _named(file: Path, layers: Collection[str]) -> onnx.ModelProto:
 
 
 def _owners(graph: onnx.GraphProto, layers: set[str]) -> dict[int, str]:
-    """For each node, by place, the layer whose weight it reads, or else the last layer in front of it."""
+    """For each node, by place, the layer whose weight it reads, or else the last layer in front of
+    it.
+    """
     producers = {name: place for place, node in enumerate(graph.node) for name in node.output}
     initializers = {tensor.name for tensor in graph.initializer}
     owners: dict[int, str] = {}

@@ -1,4 +1,6 @@
-"""Interleaved timing: two functions in turn, in blocks bounded by time, and what their ratio is worth."""
+"""Interleaved timing: two functions in turn, in blocks bounded by time, and what their ratio is
+worth.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 Clock = Callable[[], float]
-"""Seconds since some moment: ``time.perf_counter`` (wall time) or ``time.thread_time`` (time that this thread was on a
-processor, which other processes do not lengthen while it waits)."""
+"""Seconds since some moment: ``time.perf_counter`` (wall time) or ``time.thread_time`` (time that
+this thread was on a processor, which other processes do not lengthen while it waits)."""
 
 BLOCK_SECONDS = 0.025
-"""How long a function is run before it is the other's turn: short against the drift of a machine's speed (heat,
-neighbours), long enough for caches to be its own after the first runs."""
+"""How long a function is run before it is the other's turn: short against the drift of a machine's
+speed (heat, neighbours), long enough for caches to be its own after the first runs."""
 
 WARM_UP_RUNS = 2
 """Runs at the start of a block that are not counted: the other one's data is in the caches."""
@@ -25,14 +27,14 @@ FEWEST_PAIRS = 6
 """With fewer there is no 95 % interval of a median: 2 * 0.5^5 > 0.05."""
 
 DRIFT = 0.2
-"""Share of the variance between sittings that does not average out within a measurement: the machine's state moves
-more slowly than a measurement lasts. With five times as many runnable processes as processors, whole measurements of a
-ResNet-18 at 32 pixels scattered as much as the sittings of one (6 %). Coverage is measured by
-``benchmarks/intervals.py``."""
+"""Share of the variance between sittings that does not average out within a measurement: the
+machine's state moves more slowly than a measurement lasts. With five times as many runnable
+processes as processors, whole measurements of a ResNet-18 at 32 pixels scattered as much as the
+sittings of one (6 %). Coverage is measured by ``benchmarks/intervals.py``."""
 
 REPRODUCIBLE = 0.015
-"""Relative half-width of the narrowest interval: what a quiet measurement cannot see of another day (placement of
-memory, temperature)."""
+"""Relative half-width of the narrowest interval: what a quiet measurement cannot see of another day
+(placement of memory, temperature)."""
 
 FEWEST_SITTINGS = 3
 """With fewer, their scatter says next to nothing."""
@@ -67,8 +69,10 @@ def time_pairs(
     seconds: float,
     clock: Clock = time.perf_counter,
 ) -> None:
-    """Adds pairs of blocks to ``pairs`` for about ``seconds`` of wall time, at least one. Runs are timed by ``clock``.
-    Which function comes first changes from pair to pair, so that a steady drift cancels out."""
+    """Adds pairs of blocks to ``pairs`` for about ``seconds`` of wall time, at least one.
+
+    Runs are timed by ``clock``. Which function comes first changes from pair to pair, so that a
+    steady drift cancels out."""
     started = time.perf_counter()
     with _no_garbage_collection():
         while True:
@@ -118,11 +122,12 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Median of ``values`` and a confidence interval of it from order statistics, whatever the distribution.
+    """Median of ``values`` and a confidence interval of it from order statistics, whatever the
+    distribution.
 
-    The number of values below the true median is binomial with one half, so the interval from the k-th smallest to the
-    k-th largest value holds it with probability 1 - 2 * P(fewer than k below). Too few values give their whole range,
-    which holds it with less.
+    The number of values below the true median is binomial with one half, so the interval from the
+    k-th smallest to the k-th largest value holds it with probability 1 - 2 * P(fewer than k below).
+    Too few values give their whole range, which holds it with less.
 
     Returns:
         (median, low, high).
@@ -138,16 +143,19 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
 
 
 def ratio_interval(sittings: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Median of the ratios of all sittings and an interval that holds the median of later measurements.
+    """Median of the ratios of all sittings and an interval that holds the median of later
+    measurements.
 
-    Blocks of one sitting share what the sitting has: placement of memory, the state of the machine. The order
-    statistics of all blocks alone would take them for independent, and give too narrow an interval. So it is widened to
+    Blocks of one sitting share what the sitting has: placement of memory, the state of the machine.
+    The order statistics of all blocks alone would take them for independent, and give too narrow an
+    interval. So it is widened to
 
         ratio * exp(+-h),   h^2 = (t s n / m)^2 (1 / n + DRIFT) + REPRODUCIBLE^2,
 
-    s the winsorized standard deviation of the n sittings' log medians, t Student's quantile of m - 1 degrees of
-    freedom. The largest and the smallest of five or more are drawn in to their neighbours (m = n - 2, else m = n), so
-    that one sitting that another process spoilt does not make the interval useless (Tukey and McLaughlin 1963).
+    s the winsorized standard deviation of the n sittings' log medians, t Student's quantile of m -
+    1 degrees of freedom. The largest and the smallest of five or more are drawn in to their
+    neighbours (m = n - 2, else m = n), so that one sitting that another process spoilt does not
+    make the interval useless (Tukey and McLaughlin 1963).
 
     Args:
         sittings: ratios of the pairs of each sitting; none empty.

@@ -22,7 +22,9 @@ from autocompress.runtime import session_options
 AGREEMENT_IMAGES = 64
 """So many images are enough to see whether a file computes what its model does."""
 LEAST_AGREEMENT = 0.8
-"""Share of equal labels: codes flip at rounding edges, so honest low-bit models differ on some images."""
+"""Share of equal labels: codes flip at rounding edges, so honest low-bit models differ on some
+images.
+"""
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 
@@ -31,10 +33,11 @@ class Agreement:
     """How a file compares with the torch model on the same images.
 
     Attributes:
-        labels: fraction of images with the same label, 0 to 1. This is the test: codes flip at rounding edges, so
-            single logits of a low-bit model may differ honestly.
+        labels: fraction of images with the same label, 0 to 1. This is the test: codes flip at
+            rounding edges, so single logits of a low-bit model may differ honestly.
         images: how many were compared.
-        mean_error, max_error: absolute difference of logits, in units of the largest absolute logit of the torch model.
+        mean_error, max_error: absolute difference of logits, in units of the largest absolute logit
+        of the torch model.
     """
 
     labels: float
@@ -87,7 +90,8 @@ def check_agreement(
 
 
 def open_session(file: Path, threads: int = 1, optimized: Path | None = None) -> ort.InferenceSession:
-    """An ONNX Runtime session on the processor; ``optimized`` keeps the graph that it really runs."""
+    """An ONNX Runtime session on the processor; ``optimized`` keeps the graph that it really runs.
+    """
     options = session_options(threads)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
@@ -95,9 +99,11 @@ def open_session(file: Path, threads: int = 1, optimized: Path | None = None) ->
 
 
 def operator_histogram(file: Path, threads: int = 1) -> dict[str, int]:
-    """Operators of the graph that ONNX Runtime runs after its own fusions, with their counts, most frequent first.
+    """Operators of the graph that ONNX Runtime runs after its own fusions, with their counts, most
+    frequent first.
 
-    A fusion that is lost shows here without any timing: an int8 network has no ``Conv``, only ``QLinearConv``.
+    A fusion that is lost shows here without any timing: an int8 network has no ``Conv``, only
+    ``QLinearConv``.
     """
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
@@ -107,7 +113,9 @@ def operator_histogram(file: Path, threads: int = 1) -> dict[str, int]:
 
 
 def custom_operators(file: Path) -> set[str]:
-    """Names (``domain::operator``) of operators that a stock runtime does not know; empty for a portable file."""
+    """Names (``domain::operator``) of operators that a stock runtime does not know; empty for a
+    portable file.
+    """
     model = onnx.load(str(file), load_external_data=False)
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     return {f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in STANDARD_DOMAINS}

@@ -1,8 +1,9 @@
 """torch.export and the dynamo ONNX exporter, without what a flat eval-mode graph does not need.
 
-The public entry point loads its table of operators anew and traces the whole program a second time, to break operators
-up that it has no translation for: three quarters of the time of an export. Both are skipped where every operator of the
-program has a translation. Anything unexpected takes the public way.
+The public entry point loads its table of operators anew and traces the whole program a second time,
+to break operators up that it has no translation for: three quarters of the time of an export. Both
+are skipped where every operator of the program has a translation. Anything unexpected takes the
+public way.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def _public(program: torch.export.ExportedProgram) -> onnx.ModelProto:
 
 
 def _direct(program: torch.export.ExportedProgram) -> onnx.ModelProto | None:
-    """The translation alone; None where an operator has none, or torch's internals are not those known here."""
+    """The translation alone; None where an operator has none, or torch's internals are not those
+    known here.
+    """
     try:
         registry = _registry()
         nodes = program.graph_module.graph.nodes

@@ -31,8 +31,8 @@ def export(
 ) -> None:
     """Writes ``model`` as one ONNX file (opset 21, no external data), atomically.
 
-    The input ``image`` is float32 ``(batch, channels, height, width)`` with a free batch axis, normalised; the output
-    is ``logits`` ``(batch, classes)``.
+    The input ``image`` is float32 ``(batch, channels, height, width)`` with a free batch axis,
+    normalised; the output is ``logits`` ``(batch, classes)``.
 
     Weights below 8 bits are packed, as ``packing`` says.
 
@@ -40,9 +40,10 @@ def export(
         model: float or hardened; exported in eval mode, batch norm folded. It is not changed.
         path: of the file.
         input_size: (channels, height, width).
-        metadata: what a reader must know (mean, std, input size, class names), kept in the file's metadata.
-        specs: of the layer types that plugins brought. Leaf layers are exported as they compute while torch is
-            exporting (``torch.compiler.is_exporting()``), with plain operators.
+        metadata: what a reader must know (mean, std, input size, class names), kept in the file's
+            metadata.
+        specs: of the layer types that plugins brought. Leaf layers are exported as they compute
+            while torch is exporting (``torch.compiler.is_exporting()``), with plain operators.
 
     Raises:
         TrialFailed: if a layer's integers do not fit its bits.
@@ -60,8 +61,9 @@ def export(
 
 
 def _flat(model: nn.Module, specs: Sequence[LayerSpec]) -> nn.Module:
-    """A float model folded and without in-place operators, as every runtime would rewrite it when it loads the file:
-    the exporter has less to do. A model that cannot be traced is exported as it is."""
+    """A float model folded and without in-place operators, as every runtime would rewrite it when
+    it loads the file: the exporter has less to do. A model that cannot be traced is exported as it
+    is."""
     if isinstance(model, fx.GraphModule):
         return model
     try:
@@ -73,7 +75,9 @@ def _flat(model: nn.Module, specs: Sequence[LayerSpec]) -> nn.Module:
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Removes what the exporter writes for its own debugging: a stack trace a node, with paths of this machine."""
+    """Removes what the exporter writes for its own debugging: a stack trace a node, with paths of
+    this machine.
+    """
     _strip_graph(proto.graph)
     proto.ClearField("metadata_props")
     proto.producer_name = "autocompress"
@@ -90,7 +94,9 @@ def _strip_graph(graph: onnx.GraphProto) -> None:
 
 @contextlib.contextmanager
 def _plain_pools(model: nn.Module) -> Iterator[None]:
-    """Global pooling as a mean: torch decomposes the module into strided views where memory is channels-last."""
+    """Global pooling as a mean: torch decomposes the module into strided views where memory is
+    channels-last.
+    """
     pools = [m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d) and m.output_size in (1, (1, 1))]
     try:
         for pool in pools:

@@ -1,9 +1,10 @@
 """Weights below 8 bits: packed in the file, unpacked once when a runtime loads it.
 
-What is stored of an integer is ``index = (integer - low) / step``, in as many bits as the layer has. The graph gets the
-operators that make int8 of it; all they read is constant, so a runtime folds them at load and then fuses the layer as
-at 8 bits. Four bits are a tensor type of ONNX (``Cast``); one and two bits lie in uint8 (``BitShift``,
-``BitwiseAnd``); other widths are put together from planes of 4, 2 and 1 bits (``BitwiseOr``).
+What is stored of an integer is ``index = (integer - low) / step``, in as many bits as the layer
+has. The graph gets the operators that make int8 of it; all they read is constant, so a runtime
+folds them at load and then fuses the layer as at 8 bits. Four bits are a tensor type of ONNX
+(``Cast``); one and two bits lie in uint8 (``BitShift``, ``BitwiseAnd``); other widths are put
+together from planes of 4, 2 and 1 bits (``BitwiseOr``).
 """
 
 from __future__ import annotations
@@ -22,25 +23,33 @@ from autocompress.errors import TrialFailed
 from autocompress.quantization.layers import HardenedConv2d, HardenedLinear
 
 PLANES = (4, 2, 1)
-"""Widths that can be stored; their sums give every width below 8. The first plane holds the lowest bits."""
+"""Widths that can be stored; their sums give every width below 8.
+
+The first plane holds the lowest bits.
+"""
 
 
 def pack_weights(proto: onnx.ModelProto, model: nn.Module, copies: Mapping[str, str] | None = None) -> list[str]:
-    """Packs the weights of ``model``'s hardened layers that have less than 8 bits, in place. Plugins' hardened layers
-    are among them where ``weight`` is a buffer of uint8: codes from 0 on.
+    """Packs the weights of ``model``'s hardened layers that have less than 8 bits, in place.
+
+    Plugins' hardened layers are among them where ``weight`` is a buffer of uint8: codes from 0 on.
 
     A weight so small that the operators would take more bytes than they save stays as int8.
 
     Args:
-        proto: exported from ``model``; weights are int8 or uint8 initializers under their names in ``model``.
+        proto: exported from ``model``; weights are int8 or uint8 initializers under their names in
+            ``model``.
         model: hardened; in another there is nothing to pack.
-        copies: names of initializers that are copies, and the names in ``model`` of what they are copies of.
+        copies: names of initializers that are copies, and the names in ``model`` of what they are
+            copies of.
 
     Returns:
-        Names of the initializers that are packed now: values of the same names and types, of nodes in the graph.
+        Names of the initializers that are packed now: values of the same names and types, of nodes
+        in the graph.
 
     Raises:
-        TrialFailed: if a layer's integers are not those that its bits, lowest integer and step allow.
+        TrialFailed: if a layer's integers are not those that its bits, lowest integer and step
+            allow.
     """
     layers = {f"{name}.weight": layer for name, layer in model.named_modules() if _has_few_bits(layer)}
     graph, constants, packed = proto.graph, dict[str, onnx.TensorProto](), dict[str, _Unpacking]()
@@ -71,10 +80,12 @@ def _has_few_bits(layer: nn.Module) -> bool:
 
 
 def unpacking(integers: np.ndarray, bits: int, low: int, step: int, name: str = "weight") -> onnx.GraphProto:
-    """A graph without inputs whose one output ``name`` is ``integers`` again, int8, with ``bits`` stored of each.
+    """A graph without inputs whose one output ``name`` is ``integers`` again, int8, with ``bits``
+    stored of each.
 
     Args:
-        integers: at least one, any shape; each is ``low + index * step`` with ``0 <= index < 2 ** bits``.
+        integers: at least one, any shape; each is ``low + index * step`` with ``0 <= index < 2 **
+            bits``.
         bits: 1 to 7.
         low, step: of the integers.
         name: of the output.
@@ -90,8 +101,10 @@ def unpacking(integers: np.ndarray, bits: int, low: int, step: int, name: str = 
 
 @dataclass
 class _Unpacking:
-    """The tensors and nodes of one weight. Constants are named by their values, so that layers share them, and what
-    lies between the nodes by ``number``, which is short and no name of a module."""
+    """The tensors and nodes of one weight.
+
+    Constants are named by their values, so that layers share them, and what lies between the nodes
+    by ``number``, which is short and no name of a module."""
 
     name: str
     number: int
@@ -127,12 +140,14 @@ class _Unpacking:
         self._cast(value, wanted, self.name)
 
     def _plane(self, values: np.ndarray, width: int) -> str:
-        """``values``, uint8 below ``2 ** width``, as a uint8 tensor of the graph with their shape."""
+        """``values``, uint8 below ``2 ** width``, as a uint8 tensor of the graph with their shape.
+        """
         if width == 4:
             return self._cast(self._nibbles(values, TensorProto.UINT4, width), TensorProto.UINT8)
         per_byte = 8 // width
         shifts = np.arange(0, 8, width, dtype=np.uint8).reshape(per_byte, 1)
-        # Byte i holds the values i, i + length, i + 2 * length, ...: whole rows are shifted at once.
+        # Byte i holds the values i, i + length, i + 2 * length, ...: whole rows are shifted at
+        # once.
         length = -(-values.size // per_byte)
         rows = np.zeros(per_byte * length, np.uint8)
         rows[: values.size] = values.reshape(-1)
@@ -176,7 +191,9 @@ def _size(parts: Sequence[onnx.NodeProto | onnx.TensorProto]) -> int:
 
 
 def _indices(integers: np.ndarray, bits: int, low: int, step: int, name: str) -> np.ndarray:
-    """``(integers - low) / step`` as uint8; raises where one is no whole number from 0 to ``2 ** bits - 1``."""
+    """``(integers - low) / step`` as uint8; raises where one is no whole number from 0 to ``2 **
+    bits - 1``.
+    """
     index, rest = np.divmod(integers.astype(np.int32) - low, step)
     if rest.any() or index.min() < 0 or index.max() >= 2**bits:
         raise TrialFailed(

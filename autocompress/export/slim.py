@@ -1,4 +1,6 @@
-"""Bytes of a file that tell a runtime nothing: in a small network at few bits they are a tenth of it."""
+"""Bytes of a file that tell a runtime nothing: in a small network at few bits they are a tenth of
+it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from autocompress.export.exporter import OPSET
 
 
 def slim(proto: onnx.ModelProto) -> None:
-    """Takes out of ``proto``, in place, what a runtime knows or computes by itself when it loads the file.
+    """Takes out of ``proto``, in place, what a runtime knows or computes by itself when it loads
+    the file.
 
-    The scales of biases become products of the scales they are made of, zero points of zero go from convolutions, and
-    nodes lose their names and the attributes that have their default.
+    The scales of biases become products of the scales they are made of, zero points of zero go from
+    convolutions, and nodes lose their names and the attributes that have their default.
     """
     _derive_bias_scales(proto.graph)
     _drop_zero_points(proto.graph)
@@ -23,14 +26,17 @@ def slim(proto: onnx.ModelProto) -> None:
 
 
 def _derive_bias_scales(graph: onnx.GraphProto) -> None:
-    """``bias_scale = input_scale * weight_scale`` as a node, where that is the stored vector to the last bit."""
+    """``bias_scale = input_scale * weight_scale`` as a node, where that is the stored vector to the
+    last bit.
+    """
     tensors, producers = _by_name(graph)
     layers = []
     for node in graph.node:
         scales = [_input(producers.get(name), 1) for name in node.input]
         if node.op_type in ("Conv", "Gemm") and len(scales) == 3 and all(name in tensors for name in scales):
             layers.append(scales)
-    # The exporter keeps equal tensors once: what serves as another scale too must not be made of such.
+    # The exporter keeps equal tensors once: what serves as another scale too must not be made of
+    #     such.
     factors = {name for scales in layers for name in scales[:2]}
     derived: dict[str, onnx.NodeProto] = {}
     for of_input, of_weight, of_bias in layers:
@@ -57,7 +63,9 @@ def _drop_zero_points(graph: onnx.GraphProto) -> None:
 
 
 def _input(node: onnx.NodeProto | None, number: int) -> str:
-    """Name of an input of ``node`` if it is a DequantizeLinear, which reads a tensor, its scale and its zero point."""
+    """Name of an input of ``node`` if it is a DequantizeLinear, which reads a tensor, its scale and
+    its zero point.
+    """
     if node is None or node.op_type != "DequantizeLinear" or len(node.input) <= number:
         return ""
     return node.input[number]

@@ -25,13 +25,15 @@ def _round_trip(x: Any, scale: float, zero_point: int, low: int, high: int) -> A
 def _hard_sigmoid(x: Any, scale: float, zero_point: int, low: int, high: int) -> Any:
     step, zero = _constant(scale, np.float32), _constant(zero_point, np.uint8)
     three = op.DequantizeLinear(_constant(255, np.uint8), _constant(3 / 255, np.float32), _constant(0, np.uint8))
-    # Written with six times the step and read with the step: the runtime takes each operator's scales as they stand.
+    # Written with six times the step and read with the step: the runtime takes each operator's
+    # scales as they stand.
     integers = op.QuantizeLinear(op.Add(x, three), _constant(6 * np.float32(scale), np.float32), zero)
     return op.DequantizeLinear(_saturated(integers, low, high), step, zero)
 
 
 def _saturated(integers: Any, low: int, high: int) -> Any:
-    # uint8 alone saturates at 255; fewer bits need the bounds said. The runtime fuses them, unlike a float Clip.
+    # uint8 alone saturates at 255; fewer bits need the bounds said. The runtime fuses them, unlike
+    # a float Clip.
     if high < 255:
         integers = op.Min(integers, _constant(high, np.uint8))
     if low > 0:
@@ -46,7 +48,9 @@ def _dequantize(integers: Any, scale: Any, zero_point: Any = None, axis: int | N
 
 
 def _mean(x: Any, dim: Sequence[int] | None = None, keepdim: bool = False, dtype: int = -1) -> Any:
-    """A mean over height and width is GlobalAveragePool: it has a blocked float kernel and an integer one."""
+    """A mean over height and width is GlobalAveragePool: it has a blocked float kernel and an
+    integer one.
+    """
     if len(x.shape or ()) == 4 and dim is not None and sorted(d % 4 for d in dim) == [2, 3] and dtype in (-1, None):
         pooled = op.GlobalAveragePool(x)
         return pooled if keepdim else op.Squeeze(pooled, _constant([2, 3], np.int64))
@@ -88,5 +92,8 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def direct_table() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """And what the public way breaks up before it translates. These raise where they do not apply."""
+    """And what the public way breaks up before it translates.
+
+    These raise where they do not apply.
+    """
     return {**translation_table(), torch.ops.aten.batch_norm.default: _batch_norm}

@@ -1,10 +1,11 @@
-"""Integer weights and zero points of a layer's own: the exporter keeps equal tensors once, which not every processor's
-kernels stand.
+"""Integer weights and zero points of a layer's own: the exporter keeps equal tensors once, which
+not every processor's kernels stand.
 
-On x86-64 without VNNI, ONNX Runtime's exact kernels (``autocompress.runtime.EXACT``) take uint8 weights. It makes such
-a copy of the int8 tensors of each layer, names it after the tensor and refuses the file where a name comes a second
-time: where two layers read one weight (norms that were not trained yet), or one zero point (linear layers of the same
-width, as in every transformer).
+On x86-64 without VNNI, ONNX Runtime's exact kernels (``autocompress.runtime.EXACT``) take uint8
+weights. It makes such a copy of the int8 tensors of each layer, names it after the tensor and
+refuses the file where a name comes a second
+time: where two layers read one weight (norms that were not trained yet), or one zero point (linear
+layers of the same width, as in every transformer).
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Facts about the layers of a network that every method asks for: shapes, costs, and who reads whose channels."""
+"""Facts about the layers of a network that every method asks for: shapes, costs, and who reads
+whose channels.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +25,22 @@ class LayerFacts:
     Attributes:
         name: module path in the original model.
         kind: "conv", "linear", or the class name of a custom leaf.
-        in_channels, out_channels: channels, or features of a linear layer; 0 where a custom leaf has none.
-        kernel_size, stride: (height, width); (1, 1) for a linear layer.
+        in_channels, out_channels: channels, or features of a linear layer; 0 where a custom leaf
+        has none. kernel_size, stride: (height, width); (1, 1) for a linear layer.
         groups: of a convolution.
         input_shape, output_shape: of its tensors.
-        macs: multiply-adds for one image, summed over its calls; 0 for a custom leaf, which counts its own operators.
+        macs: multiply-adds for one image, summed over its calls; 0 for a custom leaf, which counts
+            its own operators.
         params: its parameters.
         norm: module path of the batch normalisation directly behind it.
         activation: lower-case name of the activation directly behind it, or behind its norm.
         in_gate: whatever it computes ends as the factor of a multiplication (squeeze and excite).
         enters_add: its output is an operand of a residual addition.
         is_input: it reads the image. is_output: it gives the logits.
-        consumers: layers that read its channels one to one, through norm, activation, pooling and dropout only.
-        private: every reader is such a consumer with dense weights, so that a permutation of the output channels can be
-            folded into the consumers' weights (and the norm's).
+        consumers: layers that read its channels one to one, through norm, activation, pooling and
+            dropout only.
+        private: every reader is such a consumer with dense weights, so that a permutation of the
+            output channels can be folded into the consumers' weights (and the norm's).
     """
 
     name: str
@@ -140,7 +144,9 @@ def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
 
 
 def layer_macs(layer: nn.Module, output_shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one call of a convolution or linear layer (any module with such attributes); else 0."""
+    """Multiply-adds of one call of a convolution or linear layer (any module with such attributes);
+    else 0.
+    """
     if not output_shape:
         return 0
     outputs = math.prod(output_shape)

@@ -1,4 +1,6 @@
-"""What a graph node does, whichever way the model wrote it: as a module, a function or a tensor method."""
+"""What a graph node does, whichever way the model wrote it: as a module, a function or a tensor
+method.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ LAYERS = frozenset({"conv", "linear"})
 """Operators with weights."""
 
 UNARY = frozenset({"norm", "activation", "sigmoid", "identity", "dropout", "max_pool", "average_pool", "global_pool"})
-"""Operators that treat each channel by itself, and all by the same rule up to a factor and an offset a channel."""
+"""Operators that treat each channel by itself, and all by the same rule up to a factor and an
+offset a channel.
+"""
 
 
 def module_of(node: fx.Node) -> nn.Module | None:
@@ -114,7 +118,8 @@ def module_of(node: fx.Node) -> nn.Module | None:
 def kind(node: fx.Node) -> str:
     """One word for what ``node`` does; ``"other"`` for what this table does not know.
 
-    "conv" and "linear" are torch's own layers with their own forward: a subclass that changes it is "other".
+    "conv" and "linear" are torch's own layers with their own forward: a subclass that changes it is
+    "other".
     """
     if node.op in ("placeholder", "output", "get_attr"):
         return {"placeholder": "input", "output": "output", "get_attr": "parameter"}[node.op]
@@ -178,7 +183,8 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
 
 
 def activation_name(node: fx.Node) -> str:
-    """Lower-case name of the activation that ``node`` applies: ``relu``, ``silu``, ``sigmoid``, ..."""
+    """Lower-case name of the activation that ``node`` applies: ``relu``, ``silu``, ``sigmoid``, ...
+    """
     module = module_of(node)
     if module is not None:
         return type(module).__name__.lower()
@@ -199,7 +205,9 @@ def pads_zeros(node: fx.Node) -> bool:
 
 
 def clip_range(node: fx.Node) -> tuple[float, float] | None:
-    """(low, high) where ``node`` is an activation that only cuts values off (ReLU, ReLU6, clamp), else None."""
+    """(low, high) where ``node`` is an activation that only cuts values off (ReLU, ReLU6, clamp),
+    else None.
+    """
     if kind(node) != "activation":
         return None
     module, name = module_of(node), activation_name(node)

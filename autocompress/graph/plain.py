@@ -1,4 +1,6 @@
-"""timm's convolutions with a forward of their own, as what they compute in eval mode: a padding and a plain layer."""
+"""timm's convolutions with a forward of their own, as what they compute in eval mode: a padding and
+a plain layer.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ _STANDARDISED = (StdConv2d, StdConv2dSame, *_SCALED)
 def plain_convolutions(module: fx.GraphModule) -> None:
     """Rewrites ``module`` in place; layers keep their names, and outputs are exactly the same.
 
-    - ``Conv2dSame``: TensorFlow's padding, which depends on the image's size and may be uneven, becomes a node of its
-      own (:func:`timm.layers.padding.pad_same`) in front of a plain convolution.
-    - ``StdConv2d``, ``ScaledStdConv2d`` and their "same" forms: the standardised weight (arXiv:1903.10520,
-      arXiv:2101.08692) is a constant while nothing trains, and becomes the weight.
+    - ``Conv2dSame``: TensorFlow's padding, which depends on the image's size and may be uneven,
+      becomes a node of its own (:func:`timm.layers.padding.pad_same`) in front of a plain
+      convolution.
+    - ``StdConv2d``, ``ScaledStdConv2d`` and their "same" forms: the standardised weight
+      (arXiv:1903.10520, arXiv:2101.08692) is a constant while nothing trains, and becomes the
+      weight.
 
     Types derived from these stay, since nobody knows what they compute.
     """

@@ -17,7 +17,8 @@ def blank_images(model: nn.Module, input_size: tuple[int, int, int], batch: int 
 
 
 def propagate_shapes(module: fx.GraphModule, input_size: tuple[int, int, int]) -> None:
-    """Runs ``module`` once in eval mode on a blank image, and leaves shapes in ``node.meta["tensor_meta"]``.
+    """Runs ``module`` once in eval mode on a blank image, and leaves shapes in
+    ``node.meta["tensor_meta"]``.
 
     Raises:
         UntraceableModel: if the model does not take images of ``input_size``.

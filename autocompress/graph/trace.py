@@ -22,7 +22,9 @@ class UntraceableModel(Exception):
 
 
 class _Tracer(fx.Tracer):
-    """torch.nn's layers, timm's registered ones and ``leaves`` stay whole; everything else is traced through."""
+    """torch.nn's layers, timm's registered ones and ``leaves`` stay whole; everything else is
+    traced through.
+    """
 
     def __init__(self, leaves: tuple[type, ...]) -> None:
         super().__init__(autowrap_modules=(math,), autowrap_functions=tuple(get_notrace_functions()))
@@ -40,7 +42,10 @@ _ALONE = threading.RLock()
 
 @contextmanager
 def without_tracing() -> Iterator[None]:
-    """No other thread traces meanwhile: for a thread that runs networks beside others. See :func:`let_trace`."""
+    """No other thread traces meanwhile: for a thread that runs networks beside others.
+
+    See :func:`let_trace`.
+    """
     with _ALONE:
         yield
 
@@ -62,7 +67,8 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
         leaves: further layer types to keep as one node each.
 
     Raises:
-        UntraceableModel: if the forward pass depends on values (data-dependent control flow), with torch's reason.
+        UntraceableModel: if the forward pass depends on values (data-dependent control flow), with
+            torch's reason.
     """
     tracer = _Tracer(leaves)
     try:
@@ -77,7 +83,9 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Puts ``model`` into eval mode without gradients, and every module back into its own mode afterwards."""
+    """Puts ``model`` into eval mode without gradients, and every module back into its own mode
+    afterwards.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

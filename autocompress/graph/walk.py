@@ -29,7 +29,9 @@ class Read:
 
     @property
     def only_dense_layers(self) -> bool:
-        """Every reader is a layer whose weights mix all channels, so that a permutation can be folded into them."""
+        """Every reader is a layer whose weights mix all channels, so that a permutation can be
+        folded into them.
+        """
         if not self.layers or self.enters_add or self.is_output or self.other:
             return False
         return all(int(getattr(module_of(layer), "groups", 1)) == 1 for layer in self.layers)
@@ -74,7 +76,9 @@ class Readers:
         return user if kind(user) == "norm" else None
 
     def in_gate(self, node: fx.Node) -> bool:
-        """Every path from ``node`` runs through a squashing function into a product, perhaps through further layers."""
+        """Every path from ``node`` runs through a squashing function into a product, perhaps
+        through further layers.
+        """
         return bool(node.users) and all(self._gates(user, node, squashed=False) for user in node.users)
 
     def _gates(self, user: fx.Node, source: fx.Node, squashed: bool) -> bool:
@@ -92,7 +96,9 @@ def _squashes(node: fx.Node) -> bool:
 
 
 def _derives_from(product: fx.Node, factor: fx.Node) -> bool:
-    """Whether ``factor`` was made of the other operand by one activation: ``x * sigmoid(x)`` is no gate."""
+    """Whether ``factor`` was made of the other operand by one activation: ``x * sigmoid(x)`` is no
+    gate.
+    """
     others = [node for node in product.all_input_nodes if node is not factor]
     return any(kind(factor) in ("activation", "sigmoid") and other in factor.all_input_nodes for other in others)
 
@@ -115,7 +121,8 @@ def _asks_shape(node: fx.Node) -> bool:
 
 
 def reaches_image(node: fx.Node) -> bool:
-    """Whether ``node`` is the network's input, perhaps behind what treats each channel by itself."""
+    """Whether ``node`` is the network's input, perhaps behind what treats each channel by itself.
+    """
     while node.op != "placeholder":
         sources = node.all_input_nodes
         if kind(node) not in (*UNARY, "pad") or len(sources) != 1:

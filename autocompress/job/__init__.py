@@ -1,4 +1,7 @@
-"""The job: what the user asked for, from YAML, keyword arguments or flags. Imports neither torch nor timm."""
+"""The job: what the user asked for, from YAML, keyword arguments or flags.
+
+Imports neither torch nor timm.
+"""
 
 from autocompress.job.early import check_names
 from autocompress.job.load import SHORTCUTS, load_job

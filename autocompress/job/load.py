@@ -1,4 +1,6 @@
-"""Makes a Job from a YAML file, keyword arguments and flags, alone or together, with errors in the user's terms."""
+"""Makes a Job from a YAML file, keyword arguments and flags, alone or together, with errors in the
+user's terms.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ SHORTCUTS: dict[str, str] = {
     for section in ("constraints", "budget")
     for key in SECTIONS[section].model_fields
 } | {key: f"device.{key}" for key in ("threads", "batch", "input_size")}  # fmt: skip
-"""Keywords and flags that stand for a key inside a section: ``latency`` for ``constraints.latency``."""
+"""Keywords and flags that stand for a key inside a section: ``latency`` for
+``constraints.latency``.
+"""
 
 _WITHOUT_FLAG = frozenset({"model_args", "constraints", "budget", "baseline"})
 """Keys of a job that only a job file and ``--set`` give."""
@@ -32,10 +36,10 @@ def load_job(
 
     Args:
         path: a job file; None for a job of settings alone.
-        settings: values by key, section (``{"budget": {"trials": 3}}``), dotted key (``budget.trials``) or shortcut
-            (``trials``).
-        flags: the settings are command-line flags and are named so in errors; None means that one was not given.
-        **keywords: more settings.
+        settings: values by key, section (``{"budget": {"trials": 3}}``), dotted key
+            (``budget.trials``) or shortcut (``trials``).
+        flags: the settings are command-line flags and are named so in errors; None means that one
+        was not given. **keywords: more settings.
 
     Raises:
         UserError: naming file, line and key, or the flag.
@@ -70,7 +74,8 @@ def _flag(key: str) -> str:
 
 
 def _dotted(given: Mapping[str, Any]) -> dict[str, str]:
-    """The full key of each setting, sections before their keys; a key that is set twice is refused."""
+    """The full key of each setting, sections before their keys; a key that is set twice is refused.
+    """
     full: dict[str, str] = {}
     setter: dict[str, str] = {}
     for key, name in sorted(((key, SHORTCUTS.get(key, key)) for key in given), key=lambda pair: pair[1].count(".")):

@@ -1,4 +1,6 @@
-"""timm's model names, read from its source: a wrong name is told at once, and importing timm takes seconds."""
+"""timm's model names, read from its source: a wrong name is told at once, and importing timm takes
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,8 @@ class ModelNames:
     Attributes:
         architectures: current names, as they are defined.
         deprecated: names that timm still understands, or remembers.
-        weights: ``architecture.tag``: of a model all its weights, or none where timm computes their names. Some of
-            them have no file.
+        weights: ``architecture.tag``: of a model all its weights, or none where timm computes their
+            names. Some of them have no file.
     """
 
     architectures: tuple[str, ...]
@@ -70,8 +72,8 @@ def model_names() -> ModelNames | None:
 def check_model_name(job: Job) -> None:
     """Refuses a model that timm certainly does not have, without importing timm.
 
-    Says nothing where timm is imported already or other plugins are installed, since these may add models to timm's
-    registry; :func:`autocompress.job.validate` then asks timm itself.
+    Says nothing where timm is imported already or other plugins are installed, since these may add
+    models to timm's registry; :func:`autocompress.job.validate` then asks timm itself.
 
     Raises:
         UserError: with the closest names.

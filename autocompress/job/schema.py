@@ -1,4 +1,7 @@
-"""Job and its sections: what the user asked for, as types. Reading and error sentences are in the rooms beside."""
+"""Job and its sections: what the user asked for, as types.
+
+Reading and error sentences are in the rooms beside.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ _Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 def _bound(quantity: str) -> Any:
-    """The field of a bound: written with ``quantity``'s units in YAML and in dumps, or a number of points."""
+    """The field of a bound: written with ``quantity``'s units in YAML and in dumps, or a number of
+    points.
+    """
     if not BY_NAME[quantity].units:
         return (float | None, Field(default=None, ge=0, le=100))
     kind = Annotated[
@@ -63,11 +68,14 @@ SPLITS = ("train", "val", "test")
 
 
 class DataConfig(_Section):
-    """Where images come from: a name for each split. One name in a job stands for all three; all None is no data.
+    """Where images come from: a name for each split.
 
-    Without ``train`` a job compresses without training data: data sources make images from the baseline. ``val`` then
-    gives labelled images by which candidates are judged (``test``, where it is not named, is half of them); without
-    ``val`` they are judged by agreement with the baseline on synthetic images, and ``test`` is for the last report.
+    One name in a job stands for all three; all None is no data.
+
+    Without ``train`` a job compresses without training data: data sources make images from the
+    baseline. ``val`` then gives labelled images by which candidates are judged (``test``, where it
+    is not named, is half of them); without ``val`` they are judged by agreement with the baseline
+    on synthetic images, and ``test`` is for the last report.
 
     ``exif`` turns pictures upright by their EXIF orientation, which timm and torchvision ignore.
     """
@@ -110,8 +118,9 @@ class DataConfig(_Section):
 
 
 class DeviceConfig(_Section):
-    """Where latency is measured, and how. ``input_size`` (pixels, square) None: the model's own. ``options`` are the
-    device's own."""
+    """Where latency is measured, and how.
+
+    ``input_size`` (pixels, square) None: the model's own. ``options`` are the device's own."""
 
     name: str = "onnxruntime-cpu"
     threads: int = Field(default=1, ge=1)
@@ -128,7 +137,8 @@ class DeviceConfig(_Section):
 class _Constraints(_Section):
     """What a candidate must meet: an upper bound for each quantity that can have one.
 
-    ``accuracy_drop`` is a number of percentage points; the others are ratios to the baseline or amounts.
+    ``accuracy_drop`` is a number of percentage points; the others are ratios to the baseline or
+    amounts.
     """
 
     def bounds(self) -> dict[str, Bound]:
@@ -163,9 +173,10 @@ else:
 class Budget(_Section):
     """What the search may spend. ``epochs`` is the most that one trial recovers.
 
-    ``minutes`` count from when the first trial can begin, after a resume too: training the baseline, making images and
-    what else trials share before they begin are not part of them. ``trial_minutes`` ends a hung trial; its clock stands
-    while a set of images is made that trials share.
+    ``minutes`` count from when the first trial can begin, after a resume too: training the
+    baseline, making images and what else trials share before they begin are not part of them.
+    ``trial_minutes`` ends a hung trial; its clock stands while a set of images is made that trials
+    share.
     """
 
     trials: int = Field(default=60, ge=1)
@@ -193,10 +204,12 @@ COST_MODEL = "cost-model:"
 
 
 class Job(_Section):
-    """What the user asked for. YAML keys, keyword arguments and command-line flags have these names.
+    """What the user asked for.
 
-    Make one with :func:`autocompress.job.load_job`, which reports errors in the user's terms; the class itself raises
-    ``pydantic.ValidationError``. Paths are relative to the working folder.
+    YAML keys, keyword arguments and command-line flags have these names.
+
+    Make one with :func:`autocompress.job.load_job`, which reports errors in the user's terms; the
+    class itself raises ``pydantic.ValidationError``. Paths are relative to the working folder.
     """
 
     model: str = Field(min_length=1)
@@ -269,8 +282,8 @@ class Job(_Section):
         return self.results / self.name
 
     def to_yaml(self, versions: Mapping[str, str] | None = None) -> str:
-        """The job as a file that ``autocompress search`` reads and that needs no other: every key is written out, the
-        limits of its space too.
+        """The job as a file that ``autocompress search`` reads and that needs no other: every key
+        is written out, the limits of its space too.
 
         Args:
             versions: package versions, written above the job as comments.

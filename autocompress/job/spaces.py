@@ -37,8 +37,9 @@ class Limits:
     """What the user fixed or narrowed.
 
     Attributes:
-        values: by parameter name, with or without group (``ghost.ratio``): a value fixes, a list narrows the choices,
-            ``{low:, high:}`` narrows the range. This is what ``contract.Space`` takes.
+        values: by parameter name, with or without group (``ghost.ratio``): a value fixes, a list
+            narrows the choices, ``{low:, high:}`` narrows the range. This is what
+            ``contract.Space`` takes.
         methods: the methods that may act; None for all that apply.
         source: where the keys stand, as ``space.<name>``.
     """
@@ -48,7 +49,9 @@ class Limits:
     source: Source = field(default_factory=Source)
 
     def error(self, name: str, text: str, hint: str = "") -> UserError:
-        """An error about the limit on parameter ``name`` (or about a limit's own key), placed where it was written."""
+        """An error about the limit on parameter ``name`` (or about a limit's own key), placed where
+        it was written.
+        """
         parts = name.split(".")
         keys = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
         key = next((key for key in keys if key in self.values), name)
@@ -72,7 +75,8 @@ def space_names() -> list[str]:
 
 
 def find_space(name: str, beside: Path | None = None) -> Path:
-    """The file that ``name`` means: a path (from the working folder or from ``beside``), or a name in search_spaces/.
+    """The file that ``name`` means: a path (from the working folder or from ``beside``), or a name
+    in search_spaces/.
 
     Raises:
         UserError: if there is none.
@@ -89,7 +93,8 @@ def find_space(name: str, beside: Path | None = None) -> Path:
 
 
 def limits_of(job: Job) -> Limits:
-    """The limits that ``job.space`` stands for, with ``job.methods`` or, where the job has none, the space's methods.
+    """The limits that ``job.space`` stands for, with ``job.methods`` or, where the job has none,
+    the space's methods.
 
     Raises:
         UserError: if the space is not found or is no space, with file, line and key.
@@ -117,8 +122,8 @@ def limits_of(job: Job) -> Limits:
 
 
 def resolved(job: Job) -> Job:
-    """``job`` with the limits of its space written out, so that it does not depend on a file that may change. Errors
-    still name the space's file."""
+    """``job`` with the limits of its space written out, so that it does not depend on a file that
+    may change. Errors still name the space's file."""
     limits = limits_of(job)
     copy = job.model_copy(update={"space": limits.to_space(), "methods": limits.methods})
     inside = {key: place for key, place in limits.source.places.items() if key.startswith(SPACE_PREFIX)}
@@ -136,8 +141,8 @@ def reject_unmatched(
     Args:
         matched: the keys that were answered to (``Space.matched``, gathered over the whole space).
         known: names of all parameters of the space, for the hint.
-        inactive: methods that are installed but do not act in this job, or full names of single parameters; limits on
-            them are passed over.
+        inactive: methods that are installed but do not act in this job, or full names of single
+            parameters; limits on them are passed over.
 
     Raises:
         UserError: naming file, line and key of the first such limit.

@@ -69,12 +69,16 @@ def _closest(key: str, value: Any, in_file: bool) -> str:
 
 
 def _space_words() -> list[str]:
-    """First words of parameters: the engine's stages and, by their entry points, the installed plugins."""
+    """First words of parameters: the engine's stages and, by their entry points, the installed
+    plugins.
+    """
     return [*STAGES, *dict.fromkeys(point.name for point in importlib.metadata.entry_points(group=PLUGIN_GROUP))]
 
 
 def _full(word: str, value: Any) -> str:
-    """The dotted name of a nested value: ``recover`` and ``{"epochs": 20}`` give ``recover.epochs``."""
+    """The dotted name of a nested value: ``recover`` and ``{"epochs": 20}`` give
+    ``recover.epochs``.
+    """
     while isinstance(value, Mapping) and len(value) == 1:
         (key, value) = next(iter(value.items()))
         word = f"{word}.{key}"

@@ -1,4 +1,6 @@
-"""Reading the user's weights: safetensors, plain state dicts, and the checkpoints of common training scripts."""
+"""Reading the user's weights: safetensors, plain state dicts, and the checkpoints of common
+training scripts.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ WRAPPERS = (
     *(*AVERAGED, "state_dict", "model_state_dict", "model", "net", "network", "params", "weights"),
     *("module", "state", "student", "teacher"),
 )
-"""Where training scripts keep weights; averaged ones first, as timm prefers them. Of a distillation the student is
-what was trained."""
+"""Where training scripts keep weights; averaged ones first, as timm prefers them.
+
+Of a distillation the student is what was trained."""
 _DEEPEST = 3
 """So many wrappers are opened inside each other (``{"model": {"state_dict": ...}}``)."""
 _PREFIXES = ("module.", "_orig_mod.")
@@ -69,7 +72,8 @@ class Checkpoint:
         """Copies the weights into ``model``.
 
         Raises:
-            UserError: naming the first tensor whose shape differs, that is missing or that has no place.
+            UserError: naming the first tensor whose shape differs, that is missing or that has no
+                place.
         """
         own = model.state_dict()
         if not any(name in own for name in self.state):
@@ -111,11 +115,12 @@ def _more(names: list[str]) -> str:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads ``path``: safetensors, or a file of torch.save with tensors and plain values only.
 
-    Weights may lie under the keys of ``WRAPPERS``; a wrapper without a tensor is passed over. Other fields of the file
-    are taken for what they are only after a check of their type.
+    Weights may lie under the keys of ``WRAPPERS``; a wrapper without a tensor is passed over. Other
+    fields of the file are taken for what they are only after a check of their type.
 
     Raises:
-        UserError: if the file is missing, broken, holds anything but data, no weights, or tensors without values.
+        UserError: if the file is missing, broken, holds anything but data, no weights, or tensors
+            without values.
     """
     if path.is_dir():
         raise UserError(
@@ -144,8 +149,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _state(content: Mapping[Any, Any], depth: int = 0) -> dict[str, torch.Tensor]:
-    """The tensors of the first wrapper that holds a network's, else those of ``content`` itself. An average that was
-    never filled (no tensors, or a counter alone) does not hide the weights beside it."""
+    """The tensors of the first wrapper that holds a network's, else those of ``content`` itself.
+
+    An average that was never filled (no tensors, or a counter alone) does not hide the weights
+    beside it."""
     inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)] if depth < _DEEPEST else []
     own = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     found = [*(_state(inside, depth + 1) for inside in inner), own]
@@ -161,8 +168,9 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By content: files are renamed. A safetensors file begins with the length of its header, 8 bytes, and the header,
-    which is JSON."""
+    """By content: files are renamed.
+
+    A safetensors file begins with the length of its header, 8 bytes, and the header, which is JSON."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -181,7 +189,8 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _torch(path: Path) -> Any:
     try:
-        # weights_only: a checkpoint from the net may not run code here. timm stores its arguments as a Namespace.
+        # weights_only: a checkpoint from the net may not run code here. timm stores its arguments
+        #     as a Namespace.
         with (
             path.open("rb") as file,
             warnings.catch_warnings(action="ignore"),  # errors say enough
@@ -200,7 +209,9 @@ def _torch(path: Path) -> Any:
 
 
 def _tells_nothing(error: Exception) -> bool:
-    """Whether the text of ``error`` is about the inside of pickle's reader: "101", "pop from empty list"."""
+    """Whether the text of ``error`` is about the inside of pickle's reader: "101", "pop from empty
+    list".
+    """
     inner = (LookupError, EOFError, TypeError, ValueError, AttributeError, AssertionError, struct.error)
     is_cut_off = isinstance(error, OSError) and error.errno == errno.EINVAL  # torch looks before the file's start
     return is_cut_off or isinstance(error, inner) or not str(error).strip()

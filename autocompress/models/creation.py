@@ -25,22 +25,26 @@ log = logging.getLogger("autocompress")
 
 
 def needs_training(job: Job, data_info: DataInfo) -> bool:
-    """Whether the baseline has to be trained here: it has no weights yet, or those of another task's classifier."""
+    """Whether the baseline has to be trained here: it has no weights yet, or those of another
+    task's classifier.
+    """
     if job.checkpoint is not None:
         return False
     return not job.pretrained or named(job.model).cfg.get("num_classes") != data_info.num_classes
 
 
 def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
-    """Makes the baseline, in eval mode: timm by name; classes, channels and image size follow the data, else the
-    checkpoint, ``job.model_args`` and timm's defaults, in this order.
+    """Makes the baseline, in eval mode: timm by name; classes, channels and image size follow the
+    data, else the checkpoint, ``job.model_args`` and timm's defaults, in this order.
 
-    With weights (``checkpoint``, ``pretrained``) it is already reparameterised where timm can; a model that is
-    trained here first is reparameterised after that, because the merged layers train badly.
+    With weights (``checkpoint``, ``pretrained``) it is already reparameterised where timm can; a
+    model that is trained here first is reparameterised after that, because the merged layers train
+    badly.
 
     Raises:
-        UserError: if there is no such model, its arguments are wrong, the checkpoint does not fit, weights are NaN or
-            infinite, or the network does not turn two images into one tensor of logits.
+        UserError: if there is no such model, its arguments are wrong, the checkpoint does not fit,
+            weights are NaN or infinite, or the network does not turn two images into one tensor of
+            logits.
     """
     name = named(job.model)
     checkpoint = read_checkpoint(job.checkpoint) if job.checkpoint is not None else None
@@ -71,7 +75,8 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
         where = job.model if checkpoint is None else checkpoint.path
         raise UserError(f"{where}: {fault}", "the weights are damaged, or their training diverged: give others")
     check_forward(model, info.input_size, info.num_classes, job.model)
-    # A classifier for other classes starts at random and is trained first, with the branches still apart.
+    # A classifier for other classes starts at random and is trained first, with the branches still
+    # apart.
     if data_info is None or not needs_training(job, data_info):
         model = reparameterise(model)
     return model.eval()
@@ -117,7 +122,9 @@ def _make(job: Job, args: dict[str, Any]) -> nn.Module:
 
 
 def _is_short(error: Exception, text: str) -> bool:
-    """Whether the text of ``error`` says nothing without its type: an empty one, or the key of a KeyError."""
+    """Whether the text of ``error`` says nothing without its type: an empty one, or the key of a
+    KeyError.
+    """
     return isinstance(error, LookupError) or " " not in text
 
 

@@ -1,4 +1,6 @@
-"""One guarded forward pass: whether a network takes the images that it will be given, and answers with logits."""
+"""One guarded forward pass: whether a network takes the images that it will be given, and answers
+with logits.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ _IMAGES = 2
 
 
 def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classes: int, name: str) -> None:
-    """Runs two images of noise through ``model``, in eval and in training mode; the model is left as it is.
+    """Runs two images of noise through ``model``, in eval and in training mode; the model is left
+    as it is.
 
     Args:
         model: as it was made, on the CPU.
@@ -26,8 +29,8 @@ def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classe
         name: of the model, for the error.
 
     Raises:
-        UserError: if memory does not suffice, if it cannot take such images, gives anything but one float tensor
-            ``(N, num_classes)``, or logits that are not finite.
+        UserError: if memory does not suffice, if it cannot take such images, gives anything but one
+            float tensor ``(N, num_classes)``, or logits that are not finite.
     """
     what = f"{_IMAGES} images of {input_size[1]} x {input_size[2]} pixels in '{name}'"
     with out_of_memory_told(what, "lower input_size"), _restored(model), torch.no_grad():
@@ -69,7 +72,9 @@ def _check_answer(answer: Any, num_classes: int, name: str, when: str) -> None:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Puts modes, buffers and the random state back: a pass in training mode moves running statistics."""
+    """Puts modes, buffers and the random state back: a pass in training mode moves running
+    statistics.
+    """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
@@ -86,8 +91,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
 def trains_on_one_image(model: nn.Module, input_size: tuple[int, int, int]) -> bool:
     """Whether ``model`` can be trained with batches of one image.
 
-    Batch norm cannot where its feature map has one pixel: one value a channel has no variance. The model is left as it
-    is.
+    Batch norm cannot where its feature map has one pixel: one value a channel has no variance. The
+    model is left as it is.
     """
     with _restored(model), torch.no_grad():
         try:

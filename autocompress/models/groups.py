@@ -40,7 +40,9 @@ class _Unit:
 
     @property
     def has_layers(self) -> bool:
-        """Holds a convolution or a product: a weight that is more than a vector, as a normalisation's is."""
+        """Holds a convolution or a product: a weight that is more than a vector, as a
+        normalisation's is.
+        """
         return any(p.ndim > 1 for p in self.module.parameters())
 
     @property
@@ -56,8 +58,8 @@ class _Unit:
 def groups(model: nn.Module, granularity: str = "stage") -> list[Group]:
     """Divides ``model`` into groups, in network order. Each layer belongs to exactly one.
 
-    ``model`` gives one group of that name; ``stage`` the stem, the stages (of a plain list of blocks, as in a
-    transformer, up to four runs) and the head; ``block`` the blocks within them.
+    ``model`` gives one group of that name; ``stage`` the stem, the stages (of a plain list of
+    blocks, as in a transformer, up to four runs) and the head; ``block`` the blocks within them.
 
     Raises:
         ValueError: for another granularity.
@@ -77,7 +79,9 @@ def groups(model: nn.Module, granularity: str = "stage") -> list[Group]:
 
 
 def group_of(layer_name: str, groups: Sequence[Group]) -> str:
-    """Name of the group that ``layer_name`` belongs to; a module that the baseline has not counts to the last one."""
+    """Name of the group that ``layer_name`` belongs to; a module that the baseline has not counts
+    to the last one.
+    """
     best, length = groups[-1].name, -1
     for group in groups:
         for prefix in group.prefixes:
@@ -95,8 +99,8 @@ def _reductions(model: nn.Module) -> list[tuple[str, int]]:
 
 
 def _units(model: nn.Module) -> list[_Unit]:
-    """The network's children; a list that holds several feature points (``stages``, ``blocks``, ``features``) is
-    replaced by its own children."""
+    """The network's children; a list that holds several feature points (``stages``, ``blocks``,
+    ``features``) is replaced by its own children."""
     points = [name for name, _ in _reductions(model)]
     total = sum(p.numel() for p in model.parameters())
     units: list[_Unit] = []
@@ -111,7 +115,9 @@ def _units(model: nn.Module) -> list[_Unit]:
 
 
 def _stem_end(model: nn.Module, units: list[_Unit]) -> int:
-    """How many units belong to the stem: those up to the one that reads the image, and its normalisation behind it."""
+    """How many units belong to the stem: those up to the one that reads the image, and its
+    normalisation behind it.
+    """
     first = stem(model)
     end = max((i + 1 for i, unit in enumerate(units) if unit.holds(first)), default=0)
     while end < len(units) and not units[end].has_layers:
@@ -120,7 +126,9 @@ def _stem_end(model: nn.Module, units: list[_Unit]) -> int:
 
 
 def _head_start(model: nn.Module, units: list[_Unit]) -> int:
-    """Where the head starts: the classifier, what is small before it, and at most one more plain layer."""
+    """Where the head starts: the classifier, what is small before it, and at most one more plain
+    layer.
+    """
     last = classifier(model)
     start, layers = len(units), 0
     while start > 0:
@@ -157,7 +165,9 @@ def _boundaries(model: nn.Module, units: list[_Unit]) -> list[int]:
 
 
 def _spans(units: list[_Unit], ends: list[int]) -> list[tuple[int, int]]:
-    """(start, end) of each run; what follows the last end is a run of its own where it has layers, else part of it."""
+    """(start, end) of each run; what follows the last end is a run of its own where it has layers,
+    else part of it.
+    """
     if any(unit.has_layers for unit in units[ends[-1] :]):
         ends = [*ends, len(units)]
     ends = [*ends[:-1], len(units)]
@@ -202,7 +212,9 @@ def _opened(unit: _Unit) -> list[_Unit]:
 
 
 def _attached(units: list[_Unit]) -> list[Group]:
-    """A group for each unit with a layer inside; what has none (a normalisation) joins the one before."""
+    """A group for each unit with a layer inside; what has none (a normalisation) joins the one
+    before.
+    """
     found: list[Group] = []
     waiting: list[str] = []
     for unit in units:

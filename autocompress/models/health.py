@@ -1,4 +1,6 @@
-"""Whether the numbers of a model are numbers: what every baseline must pass before anything is built on it."""
+"""Whether the numbers of a model are numbers: what every baseline must pass before anything is
+built on it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ import torch
 
 
 def faulty_tensor(state: Mapping[str, torch.Tensor]) -> str:
-    """What is wrong with the first parameter or buffer that no working network has: values that are NaN or infinite, or
-    a running variance below 0. Empty where all are sound.
+    """What is wrong with the first parameter or buffer that no working network has: values that are
+    NaN or infinite, or a running variance below 0. Empty where all are sound.
 
     Args:
         state: of a module, as its ``state_dict`` gives it.

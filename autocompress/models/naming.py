@@ -50,7 +50,8 @@ class Named:
 
 @cache
 def named(name: str) -> Named:
-    """Understands ``name``: a timm model, ``hf-hub:USER/MODEL`` (asks the network) or ``local-dir:FOLDER``.
+    """Understands ``name``: a timm model, ``hf-hub:USER/MODEL`` (asks the network) or
+    ``local-dir:FOLDER``.
 
     Raises:
         UserError: if there is no such model.
@@ -81,8 +82,8 @@ def _stored(name: str) -> Named:
         raise UserError(f"the model '{place}' cannot be had from {source}: {reason}", "check its name") from error
     if not timm.is_model(architecture):
         raise UserError(f"'{name}' is a '{architecture}', which timm does not have")
-    # Where the file names no first and last layer, those of the architecture hold. How images are prepared is a fact
-    # of the weights: there timm's own defaults hold, as in timm.
+    # Where the file names no first and last layer, those of the architecture hold. How images are
+    # prepared is a fact of the weights: there timm's own defaults hold, as in timm.
     known = {key: value for key, value in named(architecture).cfg.items() if key not in _SETTINGS}
     given = {key: value for key, value in cfg.items() if value is not None}
     _check(name, given)

@@ -23,7 +23,9 @@ def classifier(model: nn.Module) -> tuple[str, ...]:
 
 
 def _special(model: nn.Module, key: str, position: int) -> tuple[str, ...]:
-    """What timm's ``pretrained_cfg`` names under ``key``; merging branches moves it within its block."""
+    """What timm's ``pretrained_cfg`` names under ``key``; merging branches moves it within its
+    block.
+    """
     modules = dict(model.named_modules())
     layers = [name for name, module in modules.items() if isinstance(module, _LAYERS)]
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
@@ -37,7 +39,9 @@ def _special(model: nn.Module, key: str, position: int) -> tuple[str, ...]:
 
 
 def _layers_at(name: str, layers: list[str]) -> list[str]:
-    """The layer ``name``, else those inside it, else those of the closest block around it that still has some."""
+    """The layer ``name``, else those inside it, else those of the closest block around it that
+    still has some.
+    """
     if name in layers:
         return [name]
     while name:
@@ -51,8 +55,9 @@ def _layers_at(name: str, layers: list[str]) -> list[str]:
 def eligible_convolutions(
     model: nn.Module, input_size: tuple[int, int, int] | None = None, *, min_channels: int = 16
 ) -> list[str]:
-    """Names of the convolutions that an operator substitution may replace, in network order: Conv2d without groups, at
-    least ``min_channels`` outputs, neither stem nor classifier nor inside a squeeze-and-excitation gate.
+    """Names of the convolutions that an operator substitution may replace, in network order: Conv2d
+    without groups, at least ``min_channels`` outputs, neither stem nor classifier nor inside a
+    squeeze-and-excitation gate.
 
     Args:
         model: the baseline.

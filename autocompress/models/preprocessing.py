@@ -16,22 +16,29 @@ from autocompress.models.naming import Named, named
 from autocompress.models.settings import SETTINGS, Unfit, all_checked, checked, those_that_fit, whole_number
 
 FROM_DATA = ("num_classes", "in_chans", *SETTINGS)
-"""Keys of ``job.model_args`` that say what the images are like. All others are arguments of the network."""
+"""Keys of ``job.model_args`` that say what the images are like.
+
+All others are arguments of the network.
+"""
 _OF_TIMM = "crop_pct"
-"""A key that timm's training script always stores: its checkpoints tell how their images were prepared."""
+"""A key that timm's training script always stores: its checkpoints tell how their images were
+prepared.
+"""
 
 
 def preprocessing(job: Job) -> dict[str, Any]:
-    """What the model asks of its data, as keyword arguments of ``data.load``: the fields of ``data.wanted.Wanted`` and
-    the job's seed.
+    """What the model asks of its data, as keyword arguments of ``data.load``: the fields of
+    ``data.wanted.Wanted`` and the job's seed.
 
-    Pretrained weights are given images as ``timm.data.resolve_data_config`` says: size, crop_pct, crop_mode,
-    interpolation, mean and std. At the weights' ``test_input_size``, timm's ``test_crop_pct`` holds. Arguments that
-    timm's training script left in a checkpoint go before these, and the same keys of ``job.model_args`` before all.
-    A model that is trained here takes from ``job.model_args`` alone; the rest is the data's.
+    Pretrained weights are given images as ``timm.data.resolve_data_config`` says: size, crop_pct,
+    crop_mode, interpolation, mean and std. At the weights' ``test_input_size``, timm's
+    ``test_crop_pct`` holds. Arguments that timm's training script left in a checkpoint go before
+    these, and the same keys of ``job.model_args`` before all. A model that is trained here takes
+    from ``job.model_args`` alone; the rest is the data's.
 
     Raises:
-        UserError: if the model or the checkpoint cannot be found, or ``job.model_args`` cannot be so.
+        UserError: if the model or the checkpoint cannot be found, or ``job.model_args`` cannot be
+            so.
     """
     name = named(job.model)
     checkpoint = None if job.checkpoint is None else read_checkpoint(job.checkpoint)
@@ -100,7 +107,8 @@ def asked(job: Job, channels: int) -> dict[str, Any]:
 
 
 def check_counts(job: Job, info: DataInfo | None) -> None:
-    """Refuses ``num_classes`` and ``in_chans`` of ``job.model_args`` that are no counts, or not those of the data.
+    """Refuses ``num_classes`` and ``in_chans`` of ``job.model_args`` that are no counts, or not
+    those of the data.
 
     Raises:
         UserError: naming the key.

@@ -10,9 +10,10 @@ from autocompress.graph.trace import UntraceableModel, trace
 
 
 def silence_residual_branches(model: nn.Module) -> list[str]:
-    """Sets to zero the gamma of each batch norm that ends a residual branch, in place, so that every block starts as
-    its shortcut (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1). timm does so for its ResNets; a
-    MobileNetV2 on small images stays at chance for many epochs without.
+    """Sets to zero the gamma of each batch norm that ends a residual branch, in place, so that
+    every block starts as its shortcut (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section
+    5.1). timm does so for its ResNets; a MobileNetV2 on small images stays at chance for many
+    epochs without.
 
     Returns:
         Names of the norms that were changed; none where the model cannot be traced.
@@ -26,7 +27,8 @@ def silence_residual_branches(model: nn.Module) -> list[str]:
         if kind(node) != "add" or len(node.all_input_nodes) != 2:
             continue
         ends = [end for source in node.all_input_nodes if (end := _ending_norm(source)) is not None]
-        # Both are norms where the shortcut is projected; the branch is the one that the model computes first.
+        # Both are norms where the shortcut is projected; the branch is the one that the model
+        # computes first.
         norm = module_of(min(ends, key=nodes.index)) if ends else None
         gamma = getattr(norm, "weight", None)
         if isinstance(gamma, nn.Parameter) and bool(gamma.any()):

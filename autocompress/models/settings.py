@@ -1,4 +1,7 @@
-"""Checks what job, checkpoint or configuration file say about a model's images. Files may come from strangers."""
+"""Checks what job, checkpoint or configuration file say about a model's images.
+
+Files may come from strangers.
+"""
 
 from __future__ import annotations
 

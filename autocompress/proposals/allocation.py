@@ -179,7 +179,9 @@ class _Search:
         return float(sum(loss[index] for loss, index in zip(self.losses, indices, strict=True)))
 
     def run(self) -> list[int]:
-        """Prices by bisection, then moves and swaps from the best of the points that were seen near the bound."""
+        """Prices by bisection, then moves and swaps from the best of the points that were seen near
+        the bound.
+        """
         found = list(self.problem.neutral())
         if self.excess(found) <= 0:
             return found
@@ -192,8 +194,9 @@ class _Search:
         return max(self.excess(indices), 0.0), self.loss(indices)
 
     def _near(self) -> list[list[int]]:
-        """Selections on both sides of the bounds: those of prices, and those of prices where one part is held a choice
-        beside the one that its price gives. The latter reach combinations that no price gives."""
+        """Selections on both sides of the bounds: those of prices, and those of prices where one
+        part is held a choice beside the one that its price gives. The latter reach combinations
+        that no price gives."""
         shares, price = self._prices()
         found = self._bisected(self.losses, shares, (price - WINDOW, price + WINDOW), BISECTIONS)
         if self.order is None or len(self.losses) > MOST_HELD:
@@ -207,7 +210,9 @@ class _Search:
         return found
 
     def _prices(self) -> tuple[dict[str, float], float]:
-        """Proportions of the prices of all bounds, and the logarithm of the lowest price that meets them."""
+        """Proportions of the prices of all bounds, and the logarithm of the lowest price that meets
+        them.
+        """
         shares = {name: 1.0 / self.full[name] for name in self.bounds}
         price = HIGHEST_PRICE
         for _ in range(1 if len(shares) == 1 else BALANCINGS):
@@ -230,7 +235,9 @@ class _Search:
     def _bisected(
         self, losses: Sequence[np.ndarray], shares: Mapping[str, float], window: tuple[float, float], steps: int
     ) -> list[list[int]]:
-        """The selection at the lowest price in a window that meets all bounds, and the one just short of it."""
+        """The selection at the lowest price in a window that meets all bounds, and the one just
+        short of it.
+        """
         (low, high), inside, outside = window, None, None
         for _ in range(steps):
             middle = (low + high) / 2
@@ -287,7 +294,8 @@ class _Search:
         return indices
 
     def _swap_all(self, indices: list[int]) -> None:
-        """Each part takes each choice in turn, and one other part pays for it with the least loss."""
+        """Each part takes each choice in turn, and one other part pays for it with the least loss.
+        """
         count = len(indices)
         for first in range(count):
             for choice in range(len(self.losses[first])):
@@ -371,7 +379,8 @@ def _spread(own: tuple[int, ...], table: np.ndarray, scope: tuple[int, ...]) -> 
 def _descended(
     losses: Sequence[np.ndarray], factors: Sequence[tuple[tuple[int, ...], np.ndarray]], start: Sequence[int]
 ) -> list[int]:
-    """A local minimum near ``start``: each part takes its best choice in turn until none changes."""
+    """A local minimum near ``start``: each part takes its best choice in turn until none changes.
+    """
     touching: list[list[tuple[tuple[int, ...], np.ndarray]]] = [[] for _ in losses]
     for factor in factors:
         for place in factor[0]:

@@ -17,7 +17,8 @@ SMALLEST = 1 / 32
 HALVINGS = 5
 """Of the logarithm of a budget, to find the lowest useful one."""
 NEAR = (1.0, 0.93)
-"""A constraint is proposed for at these shares of its bound: as it is, and with room for an error."""
+"""A constraint is proposed for at these shares of its bound: as it is, and with room for an error.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ def propose(
         objectives: the costs to trade for divergence; the problem may hold more.
         count: how many budgets, besides those at constraints.
         bounds: constraints, in the unit of each cost.
-        margin: relative standard error of costs: a constraint's second budget leaves that much room.
-        most_divergence: the lowest budgets are those with about this divergence; constraints may be lower.
+        margin: relative standard error of costs: a constraint's second budget leaves that much
+            room.
+        most_divergence: the lowest budgets are those with about this divergence; constraints may be
+            lower.
         seed: of the drawn proportions.
 
     Returns:
@@ -100,9 +103,9 @@ def probe_points(
 ) -> list[tuple[int, ...]]:
     """Selections whose files are measured to learn what choices cost, as indices.
 
-    The first is neutral, the second the smallest reachable. The others are allocations by a cost that is known without
-    measuring, with drawn tilts: they lie near the proposals that follow. That matters, since a layer runs faster in a
-    network that fits into a processor's cache.
+    The first is neutral, the second the smallest reachable. The others are allocations by a cost
+    that is known without measuring, with drawn tilts: they lie near the proposals that follow. That
+    matters, since a layer runs faster in a network that fits into a processor's cache.
 
     Args:
         problem: with the known cost.
@@ -122,7 +125,8 @@ def probe_points(
 
 
 def _useful(problem: Problem, name: str, low: float, most_divergence: float) -> float:
-    """The lowest budget of one cost, not below ``low``, whose allocation loses no more than that."""
+    """The lowest budget of one cost, not below ``low``, whose allocation loses no more than that.
+    """
     high = problem.cost(name, problem.neutral())
     if allocate(problem, {name: low}).divergence <= most_divergence:
         return low

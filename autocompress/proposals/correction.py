@@ -1,4 +1,6 @@
-"""Predicted divergences, corrected by those of trials: deep cuts lose more together than their parts alone."""
+"""Predicted divergences, corrected by those of trials: deep cuts lose more together than their
+parts alone.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,13 @@ NOISE = 0.2
 
 @dataclass(frozen=True)
 class Correction:
-    """measured = predicted * exp(offset + slope * (log predicted - centre)), in the range that was seen.
+    """measured = predicted * exp(offset + slope * (log predicted - centre)), in the range that was
+    seen.
 
     Attributes:
         offset, slope, centre: of the line.
-        low, high: logarithms of the predicted divergences that were seen; the line is level beyond them.
+        low, high: logarithms of the predicted divergences that were seen; the line is level beyond
+        them.
         error: standard deviation of the logarithm around it.
     """
 
@@ -35,8 +39,10 @@ class Correction:
 
     @classmethod
     def fit(cls, predicted: Sequence[float], measured: Sequence[float]) -> Self:
-        """Least squares with a prior that nothing needs correcting. Pairs without two positive finite numbers are
-        ignored; without any the correction changes nothing.
+        """Least squares with a prior that nothing needs correcting.
+
+        Pairs without two positive finite numbers are ignored; without any the correction changes
+        nothing.
 
         Args:
             predicted: divergence of each trial by the table.

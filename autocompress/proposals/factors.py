@@ -59,7 +59,8 @@ class Layer:
 
 
 def layers_of(network: NetworkFacts, couplings: Sequence[Coupling]) -> list[Layer]:
-    """Every convolution and linear layer, in network order, with the couplings that it belongs to."""
+    """Every convolution and linear layer, in network order, with the couplings that it belongs to.
+    """
     reads: dict[str, dict[str, int]] = {name: {} for name in network.layers}
     writes: dict[str, dict[str, int]] = {name: {} for name in network.layers}
     for coupling in couplings:
@@ -160,8 +161,8 @@ def factors(
         parts: what is chosen. A part of axis ``STRUCTURE`` belongs to the layers of its coupling; a
             part of another axis to the layers of its group.
         kept: for each coupling, the share of its channels that stays at each choice, 0 to 1.
-        cost: of one layer; where a layer reads or writes several couplings (behind a concatenation), a sum of
-            products of its inputs and its outputs, as all costs here are.
+        cost: of one layer; where a layer reads or writes several couplings (behind a
+            concatenation), a sum of products of its inputs and its outputs, as all costs here are.
         groups: group of each layer; None where no other axis than the structure is chosen.
     """
     structure = {part.name: part for part in parts if part.axis == STRUCTURE}
@@ -179,7 +180,8 @@ def factors(
 def _terms(
     layer: Layer, own: Sequence[Part], others: Sequence[Part], kept: Mapping[str, Sequence[float]], cost: Cost
 ) -> list[Factor]:
-    """One table for a layer that few couplings pass; else one for each of them and for each two of them.
+    """One table for a layer that few couplings pass; else one for each of them and for each two of
+    them.
 
     With f_A the cost where only the couplings in A lose channels,
 

@@ -10,8 +10,8 @@ layers of its kind, since a few probes do not determine them. A whole run takes
 
     T = c_0 + c_1 sum t                                                    (2)
 
-whose coefficients are fitted to runs without the profiler, later ones included. c_0 is negative where the
-profiler, whose own time is in every t, costs more than what runs between the layers.
+whose coefficients are fitted to runs without the profiler, later ones included. c_0 is negative
+where the profiler, whose own time is in every t, costs more than what runs between the layers.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class LatencyModel:
     Attributes:
         coefficients: b of each layer.
         whole: (c_0, c_1).
-        error: relative standard error of a prediction, from totals that the fit did not see; NaN with fewer than
-            four probes.
+        error: relative standard error of a prediction, from totals that the fit did not see; NaN
+            with fewer than four probes.
         sums, totals: sum of layer times and measured seconds of each whole run that was fitted.
     """
 
@@ -162,15 +162,18 @@ def _fit_layers(layers: Sequence[Layer], profiles: Sequence[Profile]) -> dict[st
 
 
 def _nonnegative(system: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least squares with coefficients of at least 0. Columns of very different sizes would stop it early."""
+    """Least squares with coefficients of at least 0.
+
+    Columns of very different sizes would stop it early.
+    """
     norms = np.maximum(np.linalg.norm(system, axis=0), 1e-30)
     scaled, _ = nnls(system / norms, target)
     return np.asarray(scaled / norms)
 
 
 def _line(sums: Sequence[float], totals: Sequence[float]) -> tuple[float, float]:
-    """c of equation (2), by least squares of relative errors. c_0 may be negative: the profiler's own time is in the
-    layers' times."""
+    """c of equation (2), by least squares of relative errors. c_0 may be negative: the profiler's
+    own time is in the layers' times."""
     total = np.asarray(totals)
     system = np.stack([1 / total, np.asarray(sums) / total], 1)
     norms = np.maximum(np.linalg.norm(system, axis=0), 1e-30)
@@ -181,8 +184,8 @@ def _line(sums: Sequence[float], totals: Sequence[float]) -> tuple[float, float]
 
 
 def _left_out(layers: Sequence[Layer], profiles: Sequence[Profile]) -> list[float]:
-    """Relative error of each probe's total, predicted from the others; the slowest and the fastest always stay, since
-    nothing is predicted beyond them."""
+    """Relative error of each probe's total, predicted from the others; the slowest and the fastest
+    always stay, since nothing is predicted beyond them."""
     by_total = sorted(profiles, key=lambda profile: profile.total)
     errors = []
     for profile in by_total[1:-1]:

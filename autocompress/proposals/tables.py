@@ -1,4 +1,5 @@
-"""Divergence tables: what every choice of every part loses alone, measured within a share of time."""
+"""Divergence tables: what every choice of every part loses alone, measured within a share of time.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ ADDITIVE = 0.1
 """Pairs whose divergence is within this share of the sum of both count as additive."""
 MOST_SCALE = 4.0
 Measure = Callable[[Selection], float]
-"""Divergence of the network with these choices; raises, or gives NaN, where it cannot be measured."""
+"""Divergence of the network with these choices; raises, or gives NaN, where it cannot be measured.
+"""
 
 
 @dataclass(frozen=True)

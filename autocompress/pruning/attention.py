@@ -1,4 +1,6 @@
-"""Whole attention heads as channels: what torch-pruning's graph finds between ``qkv`` and ``proj``, head by head."""
+"""Whole attention heads as channels: what torch-pruning's graph finds between ``qkv`` and ``proj``,
+head by head.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ def is_attention(operators: set[str]) -> bool:
 
 
 def head_parts(model: nn.Module, parts: list[Part]) -> list[Part] | None:
-    """Parts of the same coupling with one channel a head; None where this is not timm's plain attention.
+    """Parts of the same coupling with one channel a head; None where this is not timm's plain
+    attention.
 
-    ``qkv`` writes rows ``[3, heads, width]``; a head's output is read by ``width`` columns of ``proj``.
+    ``qkv`` writes rows ``[3, heads, width]``; a head's output is read by ``width`` columns of
+    ``proj``.
     """
     writers = [part for part in parts if part.side == "out"]
     readers = [part for part in parts if part.side == "in"]

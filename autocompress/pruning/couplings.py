@@ -18,7 +18,9 @@ from autocompress.pruning.verifying import verified
 from autocompress.quantization.leaves import leaf_types
 
 Judged = tuple[list[Coupling], Mapping[str, LayerFacts]]
-"""Every coupling of a network before a mode is chosen and anything is measured, and facts about its layers."""
+"""Every coupling of a network before a mode is chosen and anything is measured, and facts about its
+layers.
+"""
 
 
 def couplings(
@@ -30,21 +32,25 @@ def couplings(
     verify: bool = True,
     known: Judged | None = None,
 ) -> list[Coupling]:
-    """Every set of channels that must live or die together, in network order, with reasons where nothing may go.
+    """Every set of channels that must live or die together, in network order, with reasons where
+    nothing may go.
 
-    Modes: ``inner`` offers channels private to a block; ``group`` also those of a residual stream or a concat, one
-    shared keep-set for all that write it, where switching off equals removing; ``scatter`` (the official code) also
-    slices the last convolution of each block, whose result is put back into a stream of full width.
+    Modes: ``inner`` offers channels private to a block; ``group`` also those of a residual stream
+    or a concat, one shared keep-set for all that write it, where switching off equals removing;
+    ``scatter`` (the official code) also slices the last convolution of each block, whose result is
+    put back into a stream of full width.
 
-    What the graph claims is not trusted: each coupling on offer is tried on a copy with random weights, in double
-    precision, and is refused where the sliced network computes something else (:mod:`.verifying`).
+    What the graph claims is not trusted: each coupling on offer is tried on a copy with random
+    weights, in double precision, and is refused where the sliced network computes something else
+    (:mod:`.verifying`).
 
     Args:
         model: a float model, also with plugins' layers in it; it is not changed.
         input_size: (channels, height, width).
         mode: one of ``MODES``.
         specs: of the layer types that plugins bring (``manager().layer_specs()`` or the like).
-        verify: False skips the measurement, and leaves ``safe`` True: for a model that has been measured before.
+        verify: False skips the measurement, and leaves ``safe`` True: for a model that has been
+            measured before.
         known: what :func:`judged` says of this network, where it has been asked already.
 
     Raises:
@@ -63,7 +69,10 @@ def couplings(
 
 
 def judged(model: nn.Module, input_size: tuple[int, int, int], specs: Iterable[LayerSpec] = ()) -> Judged:
-    """What all modes share, and most of the work on tangled networks. Arguments and errors as in :func:`couplings`."""
+    """What all modes share, and most of the work on tangled networks.
+
+    Arguments and errors as in :func:`couplings`.
+    """
     specs = list(specs)
     layers = facts(model, input_size, leaf_types(specs)).layers
     pruners = pruners_of(specs)
@@ -129,7 +138,9 @@ def _is_whole(layer: nn.Module, pruners: Mapping[type[nn.Module], Any]) -> bool:
 
 
 def _has_units(layer: nn.Module | None, pruners: Mapping[type[nn.Module], Any]) -> bool:
-    """Whether a plugin's layer ties its outputs to each other; one that does not takes any keep-set."""
+    """Whether a plugin's layer ties its outputs to each other; one that does not takes any
+    keep-set.
+    """
     return layer is not None and hasattr(pruners.get(type(layer)), "units")
 
 
@@ -140,7 +151,9 @@ def _reads_image(layers: Mapping[str, LayerFacts], name: str) -> bool:
 def _blocks(
     modules: Mapping[str, nn.Module], parts: Sequence[Part], channels: int
 ) -> tuple[tuple[tuple[int, ...], ...], list[str]]:
-    """The finest partition that grouped convolutions ask for, and that keeps ghost modules' widths apart."""
+    """The finest partition that grouped convolutions ask for, and that keeps ghost modules' widths
+    apart.
+    """
     keys: list[list[int]] = [[] for _ in range(channels)]
     for part in parts:
         layer = modules.get(part.layer)
@@ -179,8 +192,8 @@ def _only_inner(coupling: Coupling, mode: str) -> Coupling:
 def _scattered(model: nn.Module, every: list[Coupling], layers: Mapping[str, LayerFacts]) -> list[Coupling]:
     """Puts, in place of each shared stream, the last convolutions of the blocks that write it.
 
-    The official code skips stem and shortcut; here a block's last convolution is one that alone reads private channels
-    (gates aside), as a shortcut never does.
+    The official code skips stem and shortcut; here a block's last convolution is one that alone
+    reads private channels (gates aside), as a shortcut never does.
     """
     modules = dict(model.named_modules())
     private: set[str] = set()

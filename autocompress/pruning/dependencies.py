@@ -1,5 +1,7 @@
-"""Finding couplings: torch-pruning's dependency graph (Fang et al., DepGraph, CVPR 2023, arXiv 2301.12900), read as
-maps from channels to the indices of every layer they touch. Nothing here decides what is important or prunes."""
+"""Finding couplings: torch-pruning's dependency graph (Fang et al., DepGraph, CVPR 2023, arXiv
+2301.12900), read as maps from channels to the indices of every layer they touch. Nothing here
+decides what is important or prunes.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,9 @@ from autocompress.graph.shapes import blank_images
 from autocompress.pruning.slicing import NORMS, Refused, is_depthwise
 
 TANGLED = 256
-"""Indices of one layer that a channel may be tied to, on average; a map of 16 x 16 flattened into a linear layer has as
-many. Beyond it a group counts as not understood: torch-pruning's maps through a misread reshape grow with the square of
-the width."""
+"""Indices of one layer that a channel may be tied to, on average; a map of 16 x 16 flattened into a
+linear layer has as many. Beyond it a group counts as not understood: torch-pruning's maps through a
+misread reshape grow with the square of the width."""
 
 
 @dataclass
@@ -43,7 +45,8 @@ class Found:
         operators: names of the autograd nodes between the layers.
         concatenated, is_output, reads_image: what the channels meet on their way.
         contradictory: layers that would lose indices they do not have.
-        others: types of layers that mix channels without being convolution or linear layer (LayerNorm, GroupNorm).
+        others: types of layers that mix channels without being convolution or linear layer
+            (LayerNorm, GroupNorm).
     """
 
     root: str
@@ -62,8 +65,10 @@ class Found:
 
 
 def pruners_of(specs: Iterable[LayerSpec]) -> dict[type[nn.Module], Any]:
-    """torch-pruning's pruners for the layer types that plugins bring. Types without one are not in it where the graph
-    sees through them; leaf layers have one that refuses (:class:`Whole`)."""
+    """torch-pruning's pruners for the layer types that plugins bring.
+
+    Types without one are not in it where the graph sees through them; leaf layers have one that
+    refuses (:class:`Whole`)."""
     found: dict[type[nn.Module], Any] = {}
     for spec in specs:
         pruner = spec.pruner()
@@ -200,10 +205,12 @@ class _Finder:
         return found
 
     def _reached(self, root: nn.Module, size: int, found: Found) -> dict[tuple[Any, Any], set[tuple[int, int]]]:
-        """Everything that removing outputs of ``root`` removes: (node, torch-pruning's handler) -> (index, origin).
+        """Everything that removing outputs of ``root`` removes: (node, torch-pruning's handler) ->
+        (index, origin).
 
-        The edges and their index maps are torch-pruning's. Its own walk (``get_pruning_group``) visits a node again for
-        every new list of indices, and does not come to an end on split attention; this one goes on with what is new.
+        The edges and their index maps are torch-pruning's. Its own walk (``get_pruning_group``)
+        visits a node again for every new list of indices, and does not come to an end on split
+        attention; this one goes on with what is new.
         """
         start = self.graph.module2node[root]
         first = self.graph.get_pruner_of_module(root).prune_out_channels
@@ -299,7 +306,9 @@ class _Finder:
                 found.partial.append(part.layer)
 
     def _norm_behind(self, node: Any) -> str | None:
-        """The batch normalisation that alone reads ``node``; timm's, with an activation inside, shows as two nodes."""
+        """The batch normalisation that alone reads ``node``; timm's, with an activation inside,
+        shows as two nodes.
+        """
         while len(node.outputs) == 1:
             node = node.outputs[0]
             if isinstance(node.module, NORMS):

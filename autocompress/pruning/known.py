@@ -1,4 +1,5 @@
-"""Couplings of the networks that this process works on, found and measured once for each structure."""
+"""Couplings of the networks that this process works on, found and measured once for each structure.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def known_couplings(
 
 
 def fixed_couplings(model: nn.Module, size: tuple[int, int, int], mode: str) -> list[Coupling]:
-    """The same for a baseline, which never changes and has no plugin's layers: looked up by identity."""
+    """The same for a baseline, which never changes and has no plugin's layers: looked up by
+    identity.
+    """
     modes = _fixed.setdefault(model, {})
     if mode not in modes:
         modes[mode] = known_couplings(model, size, mode)

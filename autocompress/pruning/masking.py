@@ -16,7 +16,8 @@ Keep = Mapping[str, Sequence[int]]
 
 
 def mask_outputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> list[Any]:
-    """Puts zeros behind each norm (or writer without one) of what ``keep`` drops, by hooks on ``model``.
+    """Puts zeros behind each norm (or writer without one) of what ``keep`` drops, by hooks on
+    ``model``.
 
     Returns:
         The hooks' handles; ``handle.remove()`` undoes each.
@@ -29,8 +30,10 @@ def mask_outputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) ->
 
 
 def mask_inputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> list[Any]:
-    """Puts zeros where the readers read what ``keep`` drops; then it does not matter what lies before them.
-    Channels that are put back into their full width (``scatter``) have zeros behind the norm instead."""
+    """Puts zeros where the readers read what ``keep`` drops; then it does not matter what lies
+    before them. Channels that are put back into their full width (``scatter``) have zeros behind
+    the norm instead.
+    """
     couplings = list(couplings)
     handles = mask_outputs(model, [c for c in couplings if c.scatter], keep)
     readers = [(c.name, tuple(c.consumers.items())) for c in couplings if not c.scatter]

@@ -1,4 +1,6 @@
-"""Channels truly removed from a network, from keep-sets that are JSON: one hand for ``apply`` and for ``rebuild``."""
+"""Channels truly removed from a network, from keep-sets that are JSON: one hand for ``apply`` and
+for ``rebuild``.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,10 @@ from autocompress.pruning.slicing import Refused, slice_layer, slice_parameter
 
 
 class Scatter(nn.Module):
-    """Puts k channels back among ``width``: zeros, with the input added at the kept indices. What is then added to a
-    residual stream r is r.index_add(1, keep, x), as in SCOP's official code.
+    """Puts k channels back among ``width``: zeros, with the input added at the kept indices.
+
+    What is then added to a residual stream r is r.index_add(1, keep, x), as in SCOP's official
+    code.
 
     Input ``(N, k, H, W)``, output ``(N, width, H, W)``, same dtype.
     """
@@ -64,18 +68,21 @@ def remove(
     """Removes every channel that ``keep`` does not name, and runs the result once on a blank image.
 
     Args:
-        model: changed in place, and returned in the mode (train, eval) it was in. Parameters keep their names, except
-            that in mode ``scatter`` those of a norm whose result is put back get ``.norm`` in theirs.
-        keep: coupling name -> kept channels, ascending; couplings it does not name stay whole. JSON values: stored with
-            ``mode`` and ``input_size`` it is the plan, and the same call on a fresh model rebuilds the structure.
+        model: changed in place, and returned in the mode (train, eval) it was in. Parameters keep
+            their names, except that in mode ``scatter`` those of a norm whose result is put back
+            get ``.norm`` in theirs.
+        keep: coupling name -> kept channels, ascending; couplings it does not name stay whole. JSON
+            values: stored with ``mode`` and ``input_size`` it is the plan, and the same call on a
+            fresh model rebuilds the structure.
         input_size: (channels, height, width).
         mode: that of the couplings, one of ``MODES``.
         specs: of the layer types that plugins bring.
-        couplings: of this model and mode where they are known already; else they are found again, unmeasured.
+        couplings: of this model and mode where they are known already; else they are found again,
+            unmeasured.
 
     Raises:
-        InvalidRecipe: if ``keep`` names a coupling that is not there or may not be pruned, is no keep-set of its
-            coupling, or the network does not run afterwards.
+        InvalidRecipe: if ``keep`` names a coupling that is not there or may not be pruned, is no
+            keep-set of its coupling, or the network does not run afterwards.
         UntraceableModel: if the couplings cannot be found.
     """
     specs = list(specs)
@@ -102,10 +109,11 @@ def masked(
     *,
     couplings: Sequence[Coupling] | None = None,
 ) -> nn.Module:
-    """A copy of ``model`` at full width, with zeros behind the norms in place of what :func:`remove` would remove.
+    """A copy of ``model`` at full width, with zeros behind the norms in place of what
+    :func:`remove` would remove.
 
-    In eval mode both compute the same where every coupling in ``keep`` is ``safe``. Arguments and errors are those of
-    :func:`remove`; names and shapes of the state dict are the model's.
+    In eval mode both compute the same where every coupling in ``keep`` is ``safe``. Arguments and
+    errors are those of :func:`remove`; names and shapes of the state dict are the model's.
     """
     if couplings is None:
         couplings = find_couplings(model, input_size, mode, specs, verify=False)

@@ -1,4 +1,6 @@
-"""One layer with fewer channels: weights, biases, statistics and the sizes that the layer states about itself."""
+"""One layer with fewer channels: weights, biases, statistics and the sizes that the layer states
+about itself.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,12 @@ def slice_layer(layer: nn.Module, keep_in: Sequence[int] | None, keep_out: Seque
     Args:
         layer: convolution, linear layer, norm, or anything that ``pruner`` takes.
         keep_in, keep_out: ascending indices; equal for a layer from channel to channel.
-        pruner: a torch-pruning ``BasePruningFunc`` of a plugin's own layer type; None for torch's layers.
+        pruner: a torch-pruning ``BasePruningFunc`` of a plugin's own layer type; None for torch's
+            layers.
 
     Raises:
-        Refused: for a layer that nobody knows how to slice, or unequal counts per group of a grouped convolution.
+        Refused: for a layer that nobody knows how to slice, or unequal counts per group of a
+            grouped convolution.
     """
     if pruner is not None:
         _by_pruner(layer, keep_in, keep_out, pruner)

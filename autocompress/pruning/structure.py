@@ -1,4 +1,6 @@
-"""All of a network that its couplings depend on, as one string: cheap to make, and the same for the same structure."""
+"""All of a network that its couplings depend on, as one string: cheap to make, and the same for the
+same structure.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from torch import nn
 
 
 def structure(model: nn.Module) -> str:
-    """What ``repr`` tells of a network, and what it does not: whole numbers that forward passes reshape by (timm's
-    ``num_heads``, window sizes), and buffers of whole numbers, which hold orders of channels (a ghost module's
-    ``places``). Weights, running statistics and counters are not in it."""
+    """What ``repr`` tells of a network, and what it does not: whole numbers that forward passes
+    reshape by (timm's ``num_heads``, window sizes), and buffers of whole numbers, which hold orders
+    of channels (a ghost module's ``places``). Weights, running statistics and counters are not in
+    it."""
     own = (f"{name} {told}" for name, module in model.named_modules() for told in _unsaid(module))
     return "\n".join((repr(model), *own))
 

@@ -1,12 +1,13 @@
-"""Measuring that a removal is right: what the dependency graph claims is tried, on random weights in double precision.
+"""Measuring that a removal is right: what the dependency graph claims is tried, on random weights
+in double precision.
 
-Two networks must agree with the sliced one to rounding. The first has zeros where the dropped channels are *read*: if
-they differ, the graph was wrong, and the coupling is refused. The second has zeros behind the norms where the channels
-are *written*: if they differ, zero does not stay zero on the way (a sigmoid, padding with ones), and the coupling is
-not ``safe``.
+Two networks must agree with the sliced one to rounding. The first has zeros where the dropped
+channels are *read*: if they differ, the graph was wrong, and the coupling is refused. The second
+has zeros behind the norms where the channels are *written*: if they differ, zero does not stay zero
+on the way (a sigmoid, padding with ones), and the coupling is not ``safe``.
 
-Channels are scored by giving the network two halves of a batch. What a layer writes without a batch axis (relative
-positions, as Swin V2 embeds them) has no halves: such a coupling is refused as well.
+Channels are scored by giving the network two halves of a batch. What a layer writes without a batch
+axis (relative positions, as Swin V2 embeds them) has no halves: such a coupling is refused as well.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from autocompress.pruning.masking import mask_inputs, mask_outputs
 from autocompress.pruning.slicing import NORMS
 
 TOLERANCE = 1e-9
-"""Largest difference relative to the largest output. Rounding of float64 stays below 1e-11 through 200 layers."""
+"""Largest difference relative to the largest output.
+
+Rounding of float64 stays below 1e-11 through 200 layers.
+"""
 RATE = 0.5
 SEED = 0
 
@@ -36,7 +40,9 @@ def verified(
     input_size: tuple[int, int, int],
     pruners: Mapping[type[nn.Module], Any],
 ) -> list[Coupling]:
-    """The couplings, with ``safe`` as measured and further reasons where a removal turned out wrong."""
+    """The couplings, with ``safe`` as measured and further reasons where a removal turned out
+    wrong.
+    """
     trial = _Trial(model, input_size, pruners)
     offered = [coupling for coupling in every if coupling.prunable]
     wrong = _failing(offered, trial.wrong)
@@ -81,7 +87,9 @@ class _Trial:
         settle(self.model, images[1:])
 
     def wrong(self, couplings: Sequence[Coupling]) -> str:
-        """Empty where the sliced network computes what the whole one does without what the readers no longer read."""
+        """Empty where the sliced network computes what the whole one does without what the readers
+        no longer read.
+        """
         return self._compare(couplings, mask_inputs, "removing its channels changes what the network computes")
 
     def unsafe(self, couplings: Sequence[Coupling]) -> str:
@@ -89,7 +97,9 @@ class _Trial:
         return self._compare(couplings, mask_outputs, "a channel that is zero does not stay zero up to its readers")
 
     def without_halves(self, couplings: Sequence[Coupling]) -> dict[str, str]:
-        """Name -> why it cannot be scored: of two images, what a writer writes first is not all about the first."""
+        """Name -> why it cannot be scored: of two images, what a writer writes first is not all
+        about the first.
+        """
         writers = {writer for coupling in couplings for writer in coupling.producers}
         alone, both = (self._written(writers, images) for images in (self.image, torch.cat([self.image, self.other])))
         mixed = {name for name in writers if not _is_first_half(alone[name], both[name])}
@@ -137,7 +147,8 @@ class _Trial:
         return coupling.left_by(coupling.ranked(scores.tolist()), coupling.kept(RATE))
 
     def _duplicate(self) -> nn.Module:
-        """A copy with the same tensors in it: slicing replaces tensors, and never writes into one."""
+        """A copy with the same tensors in it: slicing replaces tensors, and never writes into one.
+        """
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
 
@@ -161,7 +172,9 @@ def _is_first_half(alone: Sequence[torch.Tensor], both: Sequence[torch.Tensor]) 
 
 @torch.no_grad()
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Makes constant parameters random: norms at one, biases and gammas at zero, small layer scales hide errors."""
+    """Makes constant parameters random: norms at one, biases and gammas at zero, small layer scales
+    hide errors.
+    """
     for module in model.modules():
         for name, tensor in module.named_parameters(recurse=False):
             if tensor.is_floating_point() and (tensor.max() == tensor.min()):
@@ -171,7 +184,9 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def settle(model: nn.Module, images: torch.Tensor) -> None:
-    """Statistics of the norms on random images, so that signals neither fade nor explode on the way."""
+    """Statistics of the norms on random images, so that signals neither fade nor explode on the
+    way.
+    """
     norms = [module for module in model.modules() if isinstance(module, NORMS)]
     momenta = [norm.momentum for norm in norms]
     with evaluating(model):

@@ -1,4 +1,6 @@
-"""How many channels each coupling of a network keeps, from shares that are given for the couplings of the baseline."""
+"""How many channels each coupling of a network keeps, from shares that are given for the couplings
+of the baseline.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from autocompress.contract import Coupling
 from autocompress.contract.scores import origin_of
 
 Share = Mapping[str, float]
-"""Coupling of the baseline, or a layer that writes one -> share of its channels that stays, in (0, 1]."""
+"""Coupling of the baseline, or a layer that writes one -> share of its channels that stays, in (0,
+1].
+"""
 
 
 def of_layers(shares: Share, baseline: Sequence[Coupling]) -> dict[str, float]:
@@ -49,7 +53,9 @@ def widths(every: Sequence[Coupling], layers: Share, multiple: int) -> dict[str,
 
 
 def lost_inputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-    """The input channels that each reading layer loses, over all the couplings that it reads, ascending."""
+    """The input channels that each reading layer loses, over all the couplings that it reads,
+    ascending.
+    """
     lost: dict[str, set[int]] = {}
     for coupling in couplings:
         if coupling.name not in keep or coupling.scatter:

@@ -1,4 +1,6 @@
-"""Quantization: fake-quantizers, where they go, and the hardened network of integers that comes out."""
+"""Quantization: fake-quantizers, where they go, and the hardened network of integers that comes
+out.
+"""
 
 from autocompress.quantization.counts import operator_counts
 from autocompress.quantization.folding import fold_batch_norm

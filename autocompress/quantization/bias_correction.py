@@ -1,8 +1,8 @@
 """Bias correction: the mean error that rounding adds to each output channel goes into the biases.
 
-Nagel, van Baalen, Blankevoort, Welling: "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV
-2019 (arXiv 1906.04721), section 4.2, in the empirical form of its appendix D: ``b <- b - (E[y_quantized] - E[y])``,
-layer after layer, each behind corrected ones.
+Nagel, van Baalen, Blankevoort, Welling: "Data-Free Quantization Through Weight Equalization and
+Bias Correction", ICCV 2019 (arXiv 1906.04721), section 4.2, in the empirical form of its appendix
+D: ``b <- b - (E[y_quantized] - E[y])``, layer after layer, each behind corrected ones.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ BATCH = 64
 
 
 def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> int:
-    """Adds to each fake-quantized layer's bias, per output channel, the mean over images and positions of its output in
-    float minus its output with quantizers; inputs are quantized and corrected already, as they will be deployed.
+    """Adds to each fake-quantized layer's bias, per output channel, the mean over images and
+    positions of its output in float minus its output with quantizers; inputs are quantized and
+    corrected already, as they will be deployed.
 
-    Once only: the float means are those of the network with its quantizers off, which a correction changes.
+    Once only: the float means are those of the network with its quantizers off, which a correction
+        changes.
 
-    Two passes: one in float for the means, one with quantizers that runs each node for all images before the next, so
-    that every layer sees the corrections of all layers in front of it. All images' activations are therefore alive at
-    once; no more images are used than about a gibibyte holds (332 at 32x32 and 64 channels, 83 of a ResNet-50 at 224).
+    Two passes: one in float for the means, one with quantizers that runs each node for all images
+    before the next, so that every layer sees the corrections of all layers in front of it. All
+    images' activations are therefore alive at once; no more images are used than about a gibibyte
+    holds (332 at 32x32 and 64 channels, 83 of a ResNet-50 at 224).
 
     Args:
         network: calibrated; changed in place.
@@ -97,7 +100,8 @@ def _float_means(
 
 
 class _Corrector(fx.Interpreter):
-    """Runs the network node by node, and corrects each layer's bias as soon as its output is known."""
+    """Runs the network node by node, and corrects each layer's bias as soon as its output is known.
+    """
 
     def __init__(
         self, network: QuantizedNetwork, layers: dict[str, FakeLayer], wanted: dict[str, torch.Tensor]

@@ -1,14 +1,16 @@
-"""Cross-layer equalisation: channels between two layers are scaled so that both layers' weights use their grids well.
+"""Cross-layer equalisation: channels between two layers are scaled so that both layers' weights use
+their grids well.
 
-Nagel, van Baalen, Blankevoort, Welling: "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV
-2019 (arXiv 1906.04721), section 4.1. Between two layers with a function ``f(s x) = s f(x)`` for ``s > 0``:
+Nagel, van Baalen, Blankevoort, Welling: "Data-Free Quantization Through Weight Equalization and
+Bias Correction", ICCV 2019 (arXiv 1906.04721), section 4.1. Between two layers with a function
+``f(s x) = s f(x)`` for ``s > 0``:
 
     W2 f(W1 x + b1) = (W2 S) f(S^-1 W1 x + S^-1 b1)                        eq. 6 and 7
     s_i = sqrt(r1_i r2_i) / r2_i,  r1_i = max|W1[i, :]|, r2_i = max|W2[:, i]|        eq. 11
 
-Deliberate differences from the paper: a scale is bounded so that no bias becomes larger than the largest of its layer
-(the paper lets biases grow and moves them into the next layer, section 4.1.3), and ReLU6 is a border (the paper
-replaces it by ReLU, which changes the network).
+Deliberate differences from the paper: a scale is bounded so that no bias becomes larger than the
+largest of its layer (the paper lets biases grow and moves them into the next layer, section 4.1.3),
+and ReLU6 is a border (the paper replaces it by ReLU, which changes the network).
 """
 
 from __future__ import annotations
@@ -34,16 +36,17 @@ _CHANNELWISE = frozenset({"max_pool", "average_pool", "global_pool"})
 
 
 def equalise(module: fx.GraphModule) -> int:
-    """Equalises the weight ranges of layers that follow each other, in place; the network's outputs stay the same up to
-    rounding.
+    """Equalises the weight ranges of layers that follow each other, in place; the network's outputs
+    stay the same up to rounding.
 
-    A pair is a convolution or linear layer whose output one other reads alone, through nothing but ReLU, leaky ReLU,
-    PReLU, pooling, dropout, padding with zeros and the flattening of one value a channel. Chains of three, with a
-    depthwise layer in the middle, are two pairs; the pairs are swept until nothing moves.
+    A pair is a convolution or linear layer whose output one other reads alone, through nothing but
+    ReLU, leaky ReLU, PReLU, pooling, dropout, padding with zeros and the flattening of one value a
+    channel. Chains of three, with a depthwise layer in the middle, are two pairs; the pairs are
+    swept until nothing moves.
 
     Args:
-        module: traced, batch norm folded or in a child ``norm`` of its layer, lowered. Ranges are those of the weight
-            with the norm folded in.
+        module: traced, batch norm folded or in a child ``norm`` of its layer, lowered. Ranges are
+            those of the weight with the norm folded in.
 
     Returns:
         How many pairs were equalised.
@@ -59,7 +62,9 @@ def equalise(module: fx.GraphModule) -> int:
 
 @dataclass
 class _Side:
-    """A layer as equalisation sees it: the largest magnitude that each input channel has in each output channel."""
+    """A layer as equalisation sees it: the largest magnitude that each input channel has in each
+    output channel.
+    """
 
     layer: nn.Conv2d | nn.Linear
     magnitude: torch.Tensor  # float64 (groups, outputs a group, inputs a group)
@@ -152,13 +157,16 @@ def _pairs(module: fx.GraphModule) -> list[_Pair]:
 
 
 def _only_layer_behind(layer: fx.Node) -> fx.Node | None:
-    """The layer that alone reads the channels of ``layer``, each multiplied by whatever it was multiplied by here."""
+    """The layer that alone reads the channels of ``layer``, each multiplied by whatever it was
+    multiplied by here.
+    """
     node, is_flat, is_pooled = layer, kind(layer) == "linear", False
     while len(node.users) == 1:
         user = next(iter(node.users))
         what = kind(user)
         if what in LAYERS:
-            # Channels are the second axis of a convolution's input, and the last of a linear layer's.
+            # Channels are the second axis of a convolution's input, and the last of a linear
+            # layer's.
             return user if user.args[0] is node and is_flat == (what == "linear") else None
         if user.all_input_nodes != [node]:
             return None
@@ -201,7 +209,9 @@ def _has_one_value_a_channel(node: fx.Node) -> bool:
 
 
 def _flattens(node: fx.Node) -> bool:
-    """``flatten(1)``, which makes ``(N, C)`` of ``(N, C, 1, 1)``; other reshapes may split the channels."""
+    """``flatten(1)``, which makes ``(N, C)`` of ``(N, C, 1, 1)``; other reshapes may split the
+    channels.
+    """
     layer = module_of(node)
     if isinstance(layer, nn.Flatten):
         return (layer.start_dim, layer.end_dim) == (1, -1)

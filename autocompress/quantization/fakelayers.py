@@ -1,11 +1,13 @@
-"""Convolution and linear layers while their integers are simulated, with the batch norm behind them where it trains.
+"""Convolution and linear layers while their integers are simulated, with the batch norm behind them
+where it trains.
 
-The whitepaper's treatment of batch normalisation (Krishnamoorthi 2018, arXiv 1806.08342, section 3.2.2, eq. 22-31). Per
-output channel: ``mu_B``, ``sigma_B`` statistics of the batch, ``mu``, ``sigma`` long-term ones, ``Q`` the quantizer:
+The whitepaper's treatment of batch normalisation (Krishnamoorthi 2018, arXiv 1806.08342, section
+3.2.2, eq. 22-31). Per output channel: ``mu_B``, ``sigma_B`` statistics of the batch, ``mu``,
+``sigma`` long-term ones, ``Q`` the quantizer:
 
-    W_Q  = Q(gamma / sigma * W)                                 always scaled by the long-term sigma (eq. 23)
-    y    = conv(W_Q, x)
-    not frozen:  out = y / c + beta - gamma * mu_B / sigma_B,   c = sigma_B / sigma (eq. 22, 24-27)
+    W_Q  = Q(gamma / sigma * W)                                 always scaled by the long-term sigma
+    (eq. 23) y    = conv(W_Q, x) not frozen:  out = y / c + beta - gamma * mu_B / sigma_B,   c =
+    sigma_B / sigma (eq. 22, 24-27)
     frozen:      out = y     + beta - gamma * mu / sigma        (eq. 28-31, the two biases added up)
 
 Without quantization the first is batch norm in training, the second batch norm in evaluation.
@@ -24,8 +26,8 @@ from autocompress.quantization.folding import affine
 from autocompress.quantization.ops import fake_quant
 
 NormTreatment = Literal["corrected", "naive"]
-"""``corrected`` as above; ``naive`` scales the weights by the batch's sigma, so that they jitter (Fig. 14's ablation).
-Either freezes where the layer's norm is in eval mode."""
+"""``corrected`` as above; ``naive`` scales the weights by the batch's sigma, so that they jitter
+(Fig. 14's ablation). Either freezes where the layer's norm is in eval mode."""
 INT32 = 2**31 - 1
 
 
@@ -36,7 +38,9 @@ class FakeLayer(nn.Module):
     bias: nn.Parameter | None
     weight_quantizer: FakeQuantizer
     norm: nn.BatchNorm1d | nn.BatchNorm2d | None
-    """The batch normalisation behind the layer while that trains; its statistics are the layer's own business."""
+    """The batch normalisation behind the layer while that trains; its statistics are the layer's
+    own business.
+    """
     norm_treatment: NormTreatment
     input_quantizer: FakeQuantizer | None = None
     """Of the tensor that the layer reads; not a child, the network holds it."""
@@ -56,7 +60,9 @@ class FakeLayer(nn.Module):
         return self.operate(x, self.weight_quantizer(weight), self._rounded(bias))
 
     def deployed_weight(self) -> torch.Tensor:
-        """The float weight with the norm's long-term statistics folded in (eq. 20); ``weight`` where there is none."""
+        """The float weight with the norm's long-term statistics folded in (eq. 20); ``weight``
+        where there is none.
+        """
         return self.weight if self.norm is None else self._scaled(affine(self.norm)[0])
 
     def deployed_bias(self) -> torch.Tensor | None:
@@ -67,16 +73,20 @@ class FakeLayer(nn.Module):
         return offset if self.bias is None else offset + self.bias * factor
 
     def quantized_weight(self) -> torch.Tensor:
-        """The tensor that ``weight_quantizer`` is to be asked with (see ``FakeQuantizer.folds_norm``)."""
+        """The tensor that ``weight_quantizer`` is to be asked with (see
+        ``FakeQuantizer.folds_norm``).
+        """
         return self.deployed_weight() if self.weight_quantizer.folds_norm else self.weight
 
     def _scaled(self, factor: torch.Tensor) -> torch.Tensor:
         return self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1))
 
     def _with_batch_statistics(self, x: torch.Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> torch.Tensor:
-        # The unquantized layer is there for its statistics alone; gradients flow through these, as in batch norm.
+        # The unquantized layer is there for its statistics alone; gradients flow through these, as
+        # in batch norm.
         plain = self.operate(x, self.weight, self.bias)
-        # At least in float32, as torch's batch norm has them: under autocast the outputs have 8 bits of precision.
+        # At least in float32, as torch's batch norm has them: under autocast the outputs have 8
+        # bits of precision.
         wide = plain.to(torch.promote_types(plain.dtype, torch.float32))
         variance, mean = torch.var_mean(wide, [d for d in range(plain.ndim) if d != 1], correction=0)
         _update(norm, mean.detach(), variance.detach(), plain.numel() // plain.shape[1])
@@ -95,8 +105,10 @@ class FakeLayer(nn.Module):
         return y * (sigma / sigma_batch).reshape(channels) + bias.reshape(channels)
 
     def _rounded(self, bias: torch.Tensor | None) -> torch.Tensor | None:
-        """The bias in steps of the accumulator, as int32 will hold it. Coarser than it sounds: left out, one label in
-        two hundred changes. Quantizers that show no ``scale`` leave it in float."""
+        """The bias in steps of the accumulator, as int32 will hold it.
+
+        Coarser than it sounds: left out, one label in two hundred changes. Quantizers that show no
+        ``scale`` leave it in float."""
         of_weight, of_input = _scale_of(self.weight_quantizer), _scale_of(self.input_quantizer)
         if bias is None or of_weight is None or of_input is None:
             return bias
@@ -120,8 +132,8 @@ class FakeQuantLinear(FakeLayer, nn.Linear):  # type: ignore[misc]
 
 
 def with_fake_weight(layer: nn.Conv2d | nn.Linear, quantizer: FakeQuantizer) -> FakeLayer:
-    """``layer`` with its own parameters under their own names, computing with the fake-quantized weight. A child
-    ``norm`` of the layer is the batch norm that trains with it."""
+    """``layer`` with its own parameters under their own names, computing with the fake-quantized
+    weight. A child ``norm`` of the layer is the batch norm that trains with it."""
     fake: FakeLayer = object.__new__(FakeQuantConv2d if isinstance(layer, nn.Conv2d) else FakeQuantLinear)
     fake.__dict__ = dict(layer.__dict__)
     fake._modules = dict(layer._modules)
@@ -145,7 +157,9 @@ def _scale_of(fake: FakeQuantizer | None) -> torch.Tensor | None:
 
 @torch.no_grad()
 def _update(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
-    """Moves the long-term statistics as torch's batch norm does: the variance with Bessel's correction."""
+    """Moves the long-term statistics as torch's batch norm does: the variance with Bessel's
+    correction.
+    """
     running_mean, running_var = cast(torch.Tensor, norm.running_mean), cast(torch.Tensor, norm.running_var)
     batches = cast(torch.Tensor, norm.num_batches_tracked)
     batches += 1

@@ -1,4 +1,6 @@
-"""The uniform fake-quantizer: a tensor as a grid of few integers would hold it, in float (whitepaper section 2)."""
+"""The uniform fake-quantizer: a tensor as a grid of few integers would hold it, in float
+(whitepaper section 2).
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ Estimator = Literal["ema_minmax", "minmax", "percentile", "mse", "entropy"]
 ACTIVATION_ESTIMATORS: tuple[Estimator, ...] = ("ema_minmax", "minmax", "percentile", "mse", "entropy")
 WEIGHT_ESTIMATORS: tuple[Estimator, ...] = ("minmax", "mse")
 TRAINING_DECAY = 0.99
-"""Of the moving averages while training: steps are many, their batches small beside those of calibration. (TensorFlow
-has 0.999, for trainings of more steps than ours.)"""
+"""Of the moving averages while training: steps are many, their batches small beside those of
+calibration. (TensorFlow has 0.999, for trainings of more steps than ours.)"""
 SEARCH_EVERY = 32
 """Steps of training between two searches of a weight's least squared error."""
 
@@ -26,10 +28,12 @@ SEARCH_EVERY = 32
 class UniformFakeQuantizer(FakeQuantizer):
     """Scale and zero point over a range that was observed.
 
-    Weights: signed integers, symmetric and narrow (-127 .. 127) or asymmetric (-128 .. 127), one scale per output
-    channel or per tensor. They need no calibration: without one, the range is that of the first weight quantized.
-    Activations: 0 .. 2^bits - 1, one scale a tensor, asymmetric (zero point 0 where the tensor cannot be negative) or
-    symmetric. Without calibration, as in a dry run, their range is (-6, 6) or (0, 6), TensorFlow's initial range.
+    Weights: signed integers, symmetric and narrow (-127 .. 127) or asymmetric (-128 .. 127), one
+    scale per output channel or per tensor. They need no calibration: without one, the range is that
+    of the first weight quantized.
+    Activations: 0 .. 2^bits - 1, one scale a tensor, asymmetric (zero point 0 where the tensor
+    cannot be negative) or symmetric. Without calibration, as in a dry run, their range is (-6, 6)
+    or (0, 6), TensorFlow's initial range.
 
     Args:
         spec: the tensor; 2 to 8 bits for weights, 1 to 8 for activations.
@@ -90,7 +94,7 @@ class UniformFakeQuantizer(FakeQuantizer):
             case "entropy":
                 return Entropy(self.levels)
 
-    # --- ranges -----------------------------------------------------------------------------------------------------
+    # --- ranges -----------------------------------------------------------------------------------
 
     def _observe(self, x: torch.Tensor) -> None:
         if self.observer is None:
@@ -102,7 +106,8 @@ class UniformFakeQuantizer(FakeQuantizer):
         self.observer.observe(x)
 
     def finish_observing(self) -> None:
-        """Turns what was observed into scale and zero point; where nothing was, they stay as they are.
+        """Turns what was observed into scale and zero point; where nothing was, they stay as they
+        are.
 
         Raises:
             TrialFailed: if a value was not finite.
@@ -145,16 +150,19 @@ class UniformFakeQuantizer(FakeQuantizer):
         self.zero_point.copy_(zero_point)
 
     def _require_range(self, x: torch.Tensor) -> None:
-        """A weight that was not observed gives its own range, unless a state dict has brought one."""
+        """A weight that was not observed gives its own range, unless a state dict has brought one.
+        """
         if not self._fitted:
             if not bool((self.scale > 0).all()):
                 self._fit(x)
             self._fitted = True
 
-    # --- the tensor -------------------------------------------------------------------------------------------------
+    # --- the tensor -------------------------------------------------------------------------------
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` on the grid (eq. 12 and 13, the zero point's signs put right; gradient as in eq. 14 and 15)."""
+        """``x`` on the grid (eq. 12 and 13, the zero point's signs put right; gradient as in eq. 14
+        and 15).
+        """
         if self.observing:
             self._observe(x)
             return x

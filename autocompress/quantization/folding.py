@@ -18,20 +18,22 @@ from autocompress.quantization.leaves import leaf_spec, leaf_types
 
 
 def fold_batch_norm(model: nn.Module, keep: Container[str] = (), specs: Sequence[LayerSpec] = ()) -> fx.GraphModule:
-    """A traced copy of ``model`` in eval mode, with every batch normalisation folded whose input is a convolution's or
-    linear layer's output that nothing else reads.
+    """A traced copy of ``model`` in eval mode, with every batch normalisation folded whose input is
+    a convolution's or linear layer's output that nothing else reads.
 
-    ``W' = W * gamma / sigma`` for each output channel, ``b' = beta + (b - mean) * gamma / sigma``, with
-    ``sigma = sqrt(variance + eps)``. The activation inside timm's ``BatchNormAct2d`` becomes a node of its own, also
-    where the normalisation cannot be folded. Outputs are those of ``model`` in eval mode up to rounding.
+    ``W' = W * gamma / sigma`` for each output channel, ``b' = beta + (b - mean) * gamma / sigma``,
+    with ``sigma = sqrt(variance + eps)``. The activation inside timm's ``BatchNormAct2d`` becomes a
+    node of its own, also where the normalisation cannot be folded. Outputs are those of ``model``
+    in eval mode up to rounding.
 
     Args:
         model: it is not changed.
-        keep: names of layers that are to train with their norm: it becomes their child ``norm``, their parameters stay
-            as they are. Until somebody gives these layers a forward that uses it, the network lacks these norms.
-            Plugins' leaf layers may be among them, whether they train or not.
-        specs: of the layer types that plugins bring. Leaf layers stay whole, and a norm behind one stays where it is
-            unless ``keep`` names the layer: nobody here can fold it.
+        keep: names of layers that are to train with their norm: it becomes their child ``norm``,
+            their parameters stay as they are. Until somebody gives these layers a forward that uses
+            it, the network lacks these norms. Plugins' leaf layers may be among them, whether they
+            train or not.
+        specs: of the layer types that plugins bring. Leaf layers stay whole, and a norm behind one
+            stays where it is unless ``keep`` names the layer: nobody here can fold it.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
@@ -69,8 +71,8 @@ def fold_batch_norm(model: nn.Module, keep: Container[str] = (), specs: Sequence
 
 
 def affine(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """(factor, offset) of a batch normalisation in eval mode, one each a channel: ``y = x * factor + offset``.
-    Gradients reach its affine parameters."""
+    """(factor, offset) of a batch normalisation in eval mode, one each a channel: ``y = x * factor
+    + offset``. Gradients reach its affine parameters."""
     mean, variance = norm.running_mean, norm.running_var
     assert isinstance(mean, torch.Tensor)
     assert isinstance(variance, torch.Tensor)
@@ -84,8 +86,8 @@ def affine(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def scale_outputs(layer: nn.Conv2d | nn.Linear, factor: torch.Tensor, offset: torch.Tensor | None = None) -> None:
-    """Changes ``layer`` so that output channel ``c`` becomes ``factor[c] * y + offset[c]``; with a child ``norm``, this
-    changes in its place."""
+    """Changes ``layer`` so that output channel ``c`` becomes ``factor[c] * y + offset[c]``; with a
+    child ``norm``, this changes in its place."""
     norm = getattr(layer, "norm", None)
     with torch.no_grad():
         if norm is not None:
@@ -125,7 +127,8 @@ def _takes(leaf: nn.Module | None, kept: bool) -> bool:
 
 
 def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
-    """Puts the long-term statistics and the affine parameters of ``norm`` into ``layer``, in place."""
+    """Puts the long-term statistics and the affine parameters of ``norm`` into ``layer``, in place.
+    """
     factor, offset = affine(norm)
     scale_outputs(layer, factor.detach(), offset.detach())
 
@@ -140,8 +143,8 @@ def _alone(norm: nn.Module) -> nn.Module:
 
 
 def _split_activation(node: fx.Node, norm: nn.Module) -> nn.Module:
-    """Gives the activation inside a BatchNormAct2d a node of its own, ``<norm>.act``, and leaves the plain norm that is
-    returned."""
+    """Gives the activation inside a BatchNormAct2d a node of its own, ``<norm>.act``, and leaves
+    the plain norm that is returned."""
     act = getattr(norm, "act", None)
     if act is None or type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         return norm

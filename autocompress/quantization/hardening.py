@@ -1,4 +1,6 @@
-"""Hardening: a calibrated, perhaps trained network becomes integers; its plan rebuilds the structure without data."""
+"""Hardening: a calibrated, perhaps trained network becomes integers; its plan rebuilds the
+structure without data.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ HardenWith = Callable[[str, FakeQuantizer, torch.Tensor | None], Hardened]
 
 
 class HardenedNetwork(fx.GraphModule):
-    """A finished network: integers in buffers. Calls compute in float32 even under autocast, as the file does."""
+    """A finished network: integers in buffers.
+
+    Calls compute in float32 even under autocast, as the file does.
+    """
 
     def __call__(self, *images: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_exporting():
@@ -35,15 +40,17 @@ class HardenedNetwork(fx.GraphModule):
 def harden(
     network: QuantizedNetwork, harden_with: HardenWith | None = None, *, dry_run: bool = False
 ) -> fx.GraphModule:
-    """The finished network: int8 weights and int32 biases in buffers, activation scales as constants in the graph.
+    """The finished network: int8 weights and int32 biases in buffers, activation scales as
+    constants in the graph.
 
-    Its forward gives the logits of ``network`` (biases are rounded to the accumulator's step). Cut-off activations that
-    saturation does are gone, and integers that are only moved are marked for the runtime.
+    Its forward gives the logits of ``network`` (biases are rounded to the accumulator's step).
+    Cut-off activations that saturation does are gone, and integers that are only moved are marked
+    for the runtime.
 
     Args:
         network: calibrated; it is not changed.
-        harden_with: called with quantizer name, fake-quantizer and weight (None for an activation); default
-            ``fake.harden(weight)``.
+        harden_with: called with quantizer name, fake-quantizer and weight (None for an activation);
+            default ``fake.harden(weight)``.
         dry_run: activations were not calibrated; any scale does.
     """
     ask = harden_with or (lambda _, fake, weight: fake.harden(weight))
@@ -68,7 +75,8 @@ def _grid(hardened: Hardened) -> Grid:
 
 def _any_grid(spec: TensorSpec) -> Grid:
     high = 2**spec.bits - 1
-    # 6 as after a ReLU6, so that cut-offs vanish as they do behind calibrated ranges; a sigmoid's range is known.
+    # 6 as after a ReLU6, so that cut-offs vanish as they do behind calibrated ranges; a sigmoid's
+    # range is known.
     return Grid(
         (1.0 if spec.operator == "sigmoid" else 6.0) / high, 0 if spec.nonnegative else (high + 1) // 2, 0, high
     )
@@ -144,7 +152,9 @@ def _grid_behind(node: Any) -> Grid | None:
 
 
 def _saturates_alike(node: fx.Node, grid: Grid) -> bool:
-    """Whether the integers' own range cuts off where the activation does; rounding of the scale does not count."""
+    """Whether the integers' own range cuts off where the activation does; rounding of the scale
+    does not count.
+    """
     cut = clip_range(node)
     assert cut is not None
     low, high = (grid.low - grid.zero_point) * grid.scale, (grid.high - grid.zero_point) * grid.scale
@@ -152,14 +162,17 @@ def _saturates_alike(node: fx.Node, grid: Grid) -> bool:
 
 
 def _runs_as_addition(node: fx.Node, grid: Grid) -> bool:
-    """Whether ``node`` is a hard sigmoid of integers, all of whose readers take its integers, on a grid from 0 to 1."""
+    """Whether ``node`` is a hard sigmoid of integers, all of whose readers take its integers, on a
+    grid from 0 to 1.
+    """
     if kind(node) != "activation" or activation_name(node) != "hardsigmoid" or len(node.users) != 1:
         return False
     ends_at_one = grid.low == grid.zero_point == 0 and grid.high * grid.scale <= 1 + 1e-6
     return ends_at_one and _grid_behind(node.args[0]) is not None
 
 
-# -- plans ------------------------------------------------------------------------------------------------------------
+# -- plans
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _plan(
@@ -182,12 +195,15 @@ def _plan(
 
 
 def plan(hardened: fx.GraphModule) -> dict[str, Any]:
-    """What :func:`rebuild` needs to make the structure of a hardened network again, as JSON values."""
+    """What :func:`rebuild` needs to make the structure of a hardened network again, as JSON values.
+    """
     return hardened.meta["plan"]
 
 
 class _Planned(FakeQuantizer):
-    """Stands for a finished quantizer while a network is rebuilt: it knows the constants, and no weights yet."""
+    """Stands for a finished quantizer while a network is rebuilt: it knows the constants, and no
+    weights yet.
+    """
 
     def __init__(self, spec: TensorSpec, planned: Mapping[str, Any]) -> None:
         super().__init__(spec)

@@ -14,8 +14,9 @@ from autocompress.quantization.scales import Levels
 class Histogram(Observer):
     """Counts of all values in ``BINS`` bins of equal width around 0.
 
-    The width is a power of two; where a value falls outside, it doubles and bins merge in pairs. So no value is ever
-    clipped or counted twice, and the counts do not depend on the order of the batches.
+    The width is a power of two; where a value falls outside, it doubles and bins merge in pairs. So
+    no value is ever clipped or counted twice, and the counts do not depend on the order of the
+    batches.
     """
 
     BINS = 8192
@@ -47,12 +48,14 @@ class Histogram(Observer):
         needed = _exponent(max(-low, high), self.BINS // 2)
         if needed is not None and (self.exponent is None or needed > self.exponent):
             self._widen(needed)
-        # Exact, since the width is a power of two; torch.histc rounds where a value is small against the reach.
+        # Exact, since the width is a power of two; torch.histc rounds where a value is small
+        # against the reach.
         bins = torch.floor(x.flatten() / self.width).to(torch.int32) + self.BINS // 2
         self.counts = self.counts + torch.bincount(bins, minlength=self.BINS)
 
     def _widen(self, exponent: int) -> None:
-        """Merges neighbours until a bin is ``2^exponent`` wide; 0 stays an edge between two bins."""
+        """Merges neighbours until a bin is ``2^exponent`` wide; 0 stays an edge between two bins.
+        """
         if self.exponent is not None:
             # After as many doublings as the number of bins has digits, all is in the two bins at 0.
             for _ in range(min(exponent - self.exponent, self.BINS.bit_length())):
@@ -75,8 +78,8 @@ class Histogram(Observer):
 
 
 class Percentile(Histogram):
-    """Leaves out the share ``1 - percentile / 100`` of the values: half of it at each end, or all of it above where
-    nothing is negative."""
+    """Leaves out the share ``1 - percentile / 100`` of the values: half of it at each end, or all
+    of it above where nothing is negative."""
 
     def __init__(self, percentile: float = 99.99) -> None:
         super().__init__()
@@ -125,9 +128,9 @@ class MeanSquaredError(Histogram):
 
 
 class Entropy(Histogram):
-    """The threshold on ``|x|`` that keeps most of the distribution: smallest Kullback-Leibler divergence between the
-    clipped values and their quantized version (Migacz, "8-bit inference with TensorRT", GTC 2017; the whitepaper names
-    it as an alternative in section 2.5).
+    """The threshold on ``|x|`` that keeps most of the distribution: smallest Kullback-Leibler
+    divergence between the clipped values and their quantized version (Migacz, "8-bit inference with
+    TensorRT", GTC 2017; the whitepaper names it as an alternative in section 2.5).
 
     Args:
         levels: the integers of the grid. Where both signs occur, half of them serve ``|x|``.
@@ -143,21 +146,24 @@ class Entropy(Histogram):
     def _estimate(self) -> tuple[float, float]:
         below, above = self.counts.chunk(2)
         magnitude = below.flip(0) + above
-        # Zero is exact on every grid; counting the many of a ReLU would only favour grids that spend levels near it.
+        # Zero is exact on every grid; counting the many of a ReLU would only favour grids that
+        # spend levels near it.
         magnitude[0] = magnitude[1]
         last = min(math.floor(max(-self.low, self.high) / self.width) + 1, len(magnitude))
         groups = self.levels.steps + 1
         if self.low < 0.0 < self.high:
             groups //= 2
-        # A grid with as many levels as bins would lose nothing, whatever it clips: start where levels hold two bins.
+        # A grid with as many levels as bins would lose nothing, whatever it clips: start where
+        # levels hold two bins.
         thresholds = torch.linspace(min(2 * groups, last), last, self.THRESHOLDS).round().int().unique().tolist()
         best = min(thresholds, key=lambda bins: divergence(magnitude, bins, groups))
         return -best * self.width, best * self.width
 
 
 def divergence(magnitude: torch.Tensor, bins: int, groups: int) -> float:
-    """Kullback-Leibler divergence from the first ``bins`` counts, with all that lies beyond put into the last of them,
-    to the same counts without it, averaged in ``groups`` groups over the bins that are not empty.
+    """Kullback-Leibler divergence from the first ``bins`` counts, with all that lies beyond put
+    into the last of them, to the same counts without it, averaged in ``groups`` groups over the
+    bins that are not empty.
 
     Args:
         magnitude: counts of ``|x|``, float64.
@@ -174,15 +180,17 @@ def divergence(magnitude: torch.Tensor, bins: int, groups: int) -> float:
     averaged = averages[group] * occupied
     if not bool(averaged.any()):
         return math.inf
-    # The last bin may hold nothing but what was clipped into it; a tiny probability makes that dear, not infinite.
+    # The last bin may hold nothing but what was clipped into it; a tiny probability makes that
+    # dear, not infinite.
     p, q = clipped / clipped.sum(), (averaged / averaged.sum()).clamp(min=1e-12)
     return float(torch.special.xlogy(p, p / q).sum())
 
 
 def _exponent(largest: float, bins: int) -> int | None:
-    """The smallest exponent with which ``bins`` (a power of two) bins of ``2^exponent`` reach beyond ``largest``; None
-    where that is 0."""
+    """The smallest exponent with which ``bins`` (a power of two) bins of ``2^exponent`` reach
+    beyond ``largest``; None where that is 0."""
     if largest <= 0.0:
         return None
-    # largest = fraction * 2^e with fraction < 1. Below 2^-120 bins of float32 would have no width left.
+    # largest = fraction * 2^e with fraction < 1. Below 2^-120 bins of float32 would have no width
+    # left.
     return max(math.frexp(largest)[1] - (bins.bit_length() - 1), -120)

@@ -1,4 +1,6 @@
-"""Hardened convolution and linear layers: what a finished network consists of (``fakelayers`` has those that train)."""
+"""Hardened convolution and linear layers: what a finished network consists of (``fakelayers`` has
+those that train).
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,17 @@ from autocompress.quantization.scales import SMALLEST_SCALE, along
 
 
 class _Hardened(nn.Module):
-    """Integers of a finished layer: ``weight`` int8, ``weight_scale``, and ``bias`` int32 with scale ``bias_scale``
-    (``weight_scale`` times the input's scale), or a float ``bias`` where the input is not quantized."""
+    """Integers of a finished layer: ``weight`` int8, ``weight_scale``, and ``bias`` int32 with
+    scale ``bias_scale`` (``weight_scale`` times the input's scale), or a float ``bias`` where the
+    input is not quantized.
+    """
 
     weight_bits: int
     weight_low: int
     weight_step: int
-    """The integers are ``weight_low + index * weight_step``, the index in ``weight_bits`` bits: what the file packs."""
+    """The integers are ``weight_low + index * weight_step``, the index in ``weight_bits`` bits:
+    what the file packs.
+    """
     input_bits: int
     """Of the tensor that the layer reads; 32 for float."""
     weight: torch.Tensor
@@ -78,7 +84,8 @@ class _Hardened(nn.Module):
 
 
 class HardenedConv2d(_Hardened):
-    """A convolution on integer weights, ``(N, C, H, W)`` float in and out; QLinearConv in the file."""
+    """A convolution on integer weights, ``(N, C, H, W)`` float in and out; QLinearConv in the file.
+    """
 
     def __init__(self, layer: FakeQuantConv2d, hardened: Hardened, input_scale: float | None) -> None:
         super().__init__(layer, hardened, input_scale)
@@ -98,21 +105,25 @@ class HardenedConv2d(_Hardened):
 
 
 class HardenedLinear(_Hardened):
-    """A linear layer on integer weights, ``(..., in)`` float in and ``(..., out)`` out; QGemm in the file."""
+    """A linear layer on integer weights, ``(..., in)`` float in and ``(..., out)`` out; QGemm in
+    the file.
+    """
 
     def __init__(self, layer: FakeQuantLinear, hardened: Hardened, input_scale: float | None) -> None:
         super().__init__(layer, hardened, input_scale)
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Gemm takes two dimensions, and alone has an integer bias: a matrix product and an addition cost twice.
+        # Gemm takes two dimensions, and alone has an integer bias: a matrix product and an addition
+        # cost twice.
         rows = x if x.ndim == 2 else x.flatten(0, -2)
         y = F.linear(rows, self.float_weight(), self.float_bias())
         return y if x.ndim == 2 else y.unflatten(0, x.shape[:-1])
 
 
 def harden_layer(layer: FakeLayer, hardened: Hardened, input_scale: float | None) -> HardenedConv2d | HardenedLinear:
-    """The hardened form of ``layer``; ``input_scale`` is its input's, None where that stays in float.
+    """The hardened form of ``layer``; ``input_scale`` is its input's, None where that stays in
+    float.
 
     Raises:
         ValueError: where the layer has no integer form.
@@ -124,8 +135,8 @@ def harden_layer(layer: FakeLayer, hardened: Hardened, input_scale: float | None
 
 
 def _with_norm(hardened: Hardened, norm: nn.Module) -> Hardened:
-    """The integers of a layer with the batch norm behind it in their scales: ``gamma / sigma`` of each output channel,
-    its sign in the integers, since a scale is positive."""
+    """The integers of a layer with the batch norm behind it in their scales: ``gamma / sigma`` of
+    each output channel, its sign in the integers, since a scale is positive."""
     assert hardened.integers is not None
     if bool((hardened.zero_point != 0).any()):
         raise ValueError("a batch norm goes into symmetric integers only")
@@ -142,7 +153,9 @@ def _with_norm(hardened: Hardened, norm: nn.Module) -> Hardened:
 
 
 def _make_room_for_bias(hardened: Hardened, bias: torch.Tensor, input_scale: float) -> Hardened:
-    """Raises the weight scales of channels whose bias would not fit int32: their weights are next to nothing."""
+    """Raises the weight scales of channels whose bias would not fit int32: their weights are next
+    to nothing.
+    """
     scale, integers = hardened.scale.detach().float(), hardened.integers
     assert integers is not None
     least = bias.abs().double() / (INT32 * 0.99) / input_scale
@@ -155,5 +168,6 @@ def _make_room_for_bias(hardened: Hardened, bias: torch.Tensor, input_scale: flo
         zero = along(hardened.zero_point, integers.ndim, hardened.channel_axis)
         ratio = along(scale / wider, integers.ndim, hardened.channel_axis)
         integers = ((integers - zero) * ratio).round() + zero
-    # Else zero is not among the integers, and they stay: in such a channel they are still nothing beside the bias.
+    # Else zero is not among the integers, and they stay: in such a channel they are still nothing
+    # beside the bias.
     return replace(hardened, scale=wider, integers=integers)

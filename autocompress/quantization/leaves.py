@@ -1,7 +1,9 @@
-"""Plugins' layers that the traced graph keeps whole (``LayerSpec.leaf``), and which of them become integers.
+"""Plugins' layers that the traced graph keeps whole (``LayerSpec.leaf``), and which of them become
+integers.
 
-Such a layer has no weight quantizer: its weights take the grid of the tensor that it reads, which placement quantizes
-as it would for a convolution. What its integers are is the plugin's business (``LayerSpec.simulated``, ``hardened``).
+Such a layer has no weight quantizer: its weights take the grid of the tensor that it reads, which
+placement quantizes as it would for a convolution. What its integers are is the plugin's business
+(``LayerSpec.simulated``, ``hardened``).
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ def leaf_spec(layer: nn.Module | None, specs: Sequence[LayerSpec]) -> LayerSpec 
 
 
 def integer_leaves(model: nn.Module, config: Mapping[str, Any], specs: Sequence[LayerSpec]) -> dict[str, LayerSpec]:
-    """The leaf layers that become integers, by name: those that ``config`` asks bits for and that have an integer form.
-    In a traced model not those that several calls share, as there is one grid to a layer.
+    """The leaf layers that become integers, by name: those that ``config`` asks bits for and that
+    have an integer form. In a traced model not those that several calls share, as there is one grid
+    to a layer.
 
     Args:
         model: float.

@@ -16,7 +16,8 @@ from autocompress.quantization.folding import affine, scale_outputs
 
 
 def lower(module: fx.GraphModule, float_layers: Collection[str] = ()) -> None:
-    """Rewrites ``module`` (in eval mode, batch norm folded) in place; its outputs stay the same up to rounding.
+    """Rewrites ``module`` (in eval mode, batch norm folded) in place; its outputs stay the same up
+    to rounding.
 
     Args:
         module: traced.
@@ -39,7 +40,9 @@ def tidy(module: fx.GraphModule) -> None:
 
 
 class NormConvolution(nn.Conv2d):
-    """A batch normalisation that could not be folded, as a depthwise 1x1 convolution: it has an integer kernel."""
+    """A batch normalisation that could not be folded, as a depthwise 1x1 convolution: it has an
+    integer kernel.
+    """
 
 
 def _norms_to_convolutions(module: fx.GraphModule, float_layers: Collection[str]) -> None:
@@ -120,7 +123,9 @@ def _constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
 
 
 def _split_gated_activations(module: fx.GraphModule) -> None:
-    """SiLU is ``x * sigmoid(x)``, hard swish ``x * hard_sigmoid(x)``: as one operator neither has an integer kernel."""
+    """SiLU is ``x * sigmoid(x)``, hard swish ``x * hard_sigmoid(x)``: as one operator neither has
+    an integer kernel.
+    """
     gates: dict[str, Callable[..., torch.Tensor]] = {"silu": torch.sigmoid, "hardswish": F.hardsigmoid}
     for node in list(module.graph.nodes):
         gate = gates.get(activation_name(node)) if kind(node) == "activation" else None

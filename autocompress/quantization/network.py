@@ -1,4 +1,6 @@
-"""A network with simulated integers: built from a float model and calibrated; ``hardening`` finishes it."""
+"""A network with simulated integers: built from a float model and calibrated; ``hardening``
+finishes it.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,13 @@ FAKES = "quantizers"
 
 
 class QuantizedNetwork(fx.GraphModule):
-    """The traced, folded network with fake-quantizers in it. Layers keep their names; activations' quantizers are
-    ``quantizers.<node>``, weights' ``<layer>.weight_quantizer``. Runs and trains as any module.
+    """The traced, folded network with fake-quantizers in it.
 
-    While a fake-quantizer acts, calls compute in float32 even under autocast: a layer that rounded its inputs to 16
-    bits would not see the integers that the file holds.
+    Layers keep their names; activations' quantizers are ``quantizers.<node>``, weights'
+    ``<layer>.weight_quantizer``. Runs and trains as any module.
+
+    While a fake-quantizer acts, calls compute in float32 even under autocast: a layer that rounded
+    its inputs to 16 bits would not see the integers that the file holds.
     """
 
     def __call__(self, *images: torch.Tensor) -> torch.Tensor:
@@ -58,7 +62,9 @@ class QuantizedNetwork(fx.GraphModule):
         return {name: self.get_submodule(name) for name in self.placement.weights}  # type: ignore[misc]
 
     def leaves(self) -> dict[str, nn.Module]:
-        """Plugins' layers whose integers are simulated, by name; their weights have no fake-quantizer of their own."""
+        """Plugins' layers whose integers are simulated, by name; their weights have no
+        fake-quantizer of their own.
+        """
         return {name: self.get_submodule(name) for name in self.placement.leaves}
 
     def weight_fakes(self) -> dict[str, FakeQuantizer]:
@@ -80,18 +86,21 @@ def quantize(
     equalise: bool = False,
     specs: Sequence[LayerSpec] = (),
 ) -> QuantizedNetwork:
-    """A copy of ``model``, traced in eval mode, batch norm folded, with fake-quantizers where the runtime has integers.
+    """A copy of ``model``, traced in eval mode, batch norm folded, with fake-quantizers where the
+    runtime has integers.
 
     Args:
         model: a float model; it is not changed.
-        config: for each convolution, linear and leaf layer by name; a layer that is missing stays in float.
+        config: for each convolution, linear and leaf layer by name; a layer that is missing stays
+            in float.
         make_fake: gives the fake-quantizer of a tensor, asked with the name of the quantizer.
         input_size: (channels, height, width) of an image.
-        trainable: batch norms are not folded but kept in their layers, to train as ``fakelayers`` says; the hardened
-            network is the same.
+        trainable: batch norms are not folded but kept in their layers, to train as ``fakelayers``
+            says; the hardened network is the same.
         equalise: the ranges of layers that follow each other are equalised first.
-        specs: of the layer types that plugins bring. Leaf layers with an integer form take the norm behind them along,
-            also where nothing trains: their weights must stay on the grid of their input.
+        specs: of the layer types that plugins bring. Leaf layers with an integer form take the norm
+            behind them along, also where nothing trains: their weights must stay on the grid of
+            their input.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
@@ -143,8 +152,8 @@ def _fold_the_rest(module: fx.GraphModule, settled: Collection[str]) -> None:
 
 
 def _give_bias(layer: nn.Module) -> None:
-    """Every quantized layer has one, so that correcting biases changes no structure; the int32 it takes is next to
-    nothing."""
+    """Every quantized layer has one, so that correcting biases changes no structure; the int32 it
+    takes is next to nothing."""
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     if layer.bias is None and getattr(layer, "norm", None) is None:
         layer.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))
@@ -159,10 +168,12 @@ def _insert_behind(node: fx.Node, target: str, readers: frozenset[str] | None) -
 
 
 def calibrate(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> None:
-    """Sets the ranges: of weights from the weights, of activations from ``batches`` of images ``(N, C, H, W)``.
+    """Sets the ranges: of weights from the weights, of activations from ``batches`` of images ``(N,
+    C, H, W)``.
 
-    Activations are observed behind quantized weights, as they will be deployed; leaf layers run in float meanwhile, as
-    their weights take the grid of what is observed. Without a batch (a dry run) only the weights get ranges.
+    Activations are observed behind quantized weights, as they will be deployed; leaf layers run in
+    float meanwhile, as their weights take the grid of what is observed. Without a batch (a dry run)
+    only the weights get ranges.
     """
     with evaluating(network):
         for layer in network.layers().values():

@@ -1,7 +1,9 @@
-"""Observers: which range a quantizer should cover, given the values that it saw (whitepaper section 2.5).
+"""Observers: which range a quantizer should cover, given the values that it saw (whitepaper section
+2.5).
 
-Here are those that keep two numbers; ``histograms`` has those that weigh the whole distribution. All are fed a batch
-at a time and answer once, when calibration ends. Weights need no observer: they are there as a whole.
+Here are those that keep two numbers; ``histograms`` has those that weigh the whole distribution.
+All are fed a batch at a time and answer once, when calibration ends. Weights need no observer: they
+are there as a whole.
 """
 
 from __future__ import annotations
@@ -15,11 +17,17 @@ from autocompress.quantization.ops import fake_quant
 from autocompress.quantization.scales import Levels, affine, along, symmetric
 
 Range = tuple[torch.Tensor, torch.Tensor]
-"""Smallest and largest value to cover: float32, scalars or ``(channels,)``. May leave out 0, which the scales add."""
+"""Smallest and largest value to cover: float32, scalars or ``(channels,)``.
+
+May leave out 0, which the scales add.
+"""
 
 
 class Observer(nn.Module, ABC):
-    """Sees activations, then names the range: one for the whole tensor. ``seen`` turns True with the first value."""
+    """Sees activations, then names the range: one for the whole tensor.
+
+    ``seen`` turns True with the first value.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,10 +83,12 @@ class MinMax(_TwoEnds):
 
 
 class MovingAverage(_TwoEnds):
-    """Exponential moving average of each batch's minimum and maximum: the paper's choice for activations.
+    """Exponential moving average of each batch's minimum and maximum: the paper's choice for
+    activations.
 
-    Deliberate differences from TensorFlow's tool: the first batch initialises the average (not the range (-6, 6)), and
-    the decay is 0.9 (not 0.999, which needs thousands of batches to settle where calibration has some tens).
+    Deliberate differences from TensorFlow's tool: the first batch initialises the average (not the
+    range (-6, 6)), and the decay is 0.9 (not 0.999, which needs thousands of batches to settle
+    where calibration has some tens).
     """
 
     def __init__(self, decay: float = 0.9) -> None:
@@ -91,18 +101,20 @@ class MovingAverage(_TwoEnds):
         self.high = torch.lerp(high, self.high, self.decay) if self.seen else high
 
 
-# --- ranges of a tensor that is there as a whole: a weight ----------------------------------------------------------
+# --- ranges of a tensor that is there as a whole: a weight ----------------------------------------
 
 
 def minmax(x: torch.Tensor, axis: int | None = None) -> Range:
-    """Smallest and largest value of ``x``: scalars, or ``(channels,)`` along ``axis``: the paper's for weights."""
+    """Smallest and largest value of ``x``: scalars, or ``(channels,)`` along ``axis``: the paper's
+    for weights.
+    """
     low, high = torch.aminmax(x) if axis is None else torch.aminmax(x.movedim(axis, 0).flatten(1), dim=1)
     return low, high
 
 
 def least_squares(x: torch.Tensor, levels: Levels, is_symmetric: bool, axis: int | None = None) -> Range:
-    """The shrunken version of the range of ``x`` (of each channel along ``axis``) whose grid gives the smallest squared
-    error; the whole range is among those tried.
+    """The shrunken version of the range of ``x`` (of each channel along ``axis``) whose grid gives
+    the smallest squared error; the whole range is among those tried.
 
     Returns:
         Ranges as :func:`minmax`.
@@ -130,7 +142,8 @@ def _best_rows(rows: torch.Tensor, levels: Levels, is_symmetric: bool) -> Range:
 def squared_error(
     rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor, levels: Levels, is_symmetric: bool
 ) -> torch.Tensor:
-    """Squared error of each value of ``rows``, ``(n, values)`` or ``(1, values)``, under the grid over the row's range.
+    """Squared error of each value of ``rows``, ``(n, values)`` or ``(1, values)``, under the grid
+    over the row's range.
 
     Args:
         low, high: ``(n,)``.
@@ -145,7 +158,7 @@ def squared_error(
 
 
 def shrunken(low: torch.Tensor, high: torch.Tensor, steps: int = 80, smallest: float = 0.2) -> Range:
-    """``steps`` versions of a range, or of each of several, from the whole down to ``smallest`` of it:
-    ``(steps, *low.shape)`` both."""
+    """``steps`` versions of a range, or of each of several, from the whole down to ``smallest`` of
+    it: ``(steps, *low.shape)`` both."""
     factors = along(torch.linspace(1.0, smallest, steps, dtype=low.dtype, device=low.device), low.ndim + 1, 0)
     return factors * low, factors * high

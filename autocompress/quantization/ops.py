@@ -1,8 +1,9 @@
-"""The operators that stand for integers in a float graph. Each has a torch kernel here and an ONNX form in
-``autocompress.export``.
+"""The operators that stand for integers in a float graph.
 
-``fake_quant`` is for calibration and training (tensors as parameters, a gradient); ``round_trip`` and ``dequantize``
-are what a hardened network consists of.
+Each has a torch kernel here and an ONNX form in ``autocompress.export``.
+
+``fake_quant`` is for calibration and training (tensors as parameters, a gradient); ``round_trip``
+and ``dequantize`` are what a hardened network consists of.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from autocompress.quantization.scales import along
 
 _HALF = 0.5 + 1e-4
 """Half a step, and float32's error in counting up to 255 steps (about 6e-5). The zero point of an
-asymmetric grid is rounded, so that an end of the observed range may lie exactly half a step outside."""
+asymmetric grid is rounded, so that an end of the observed range may lie exactly half a step
+outside.
+"""
 
 
 @torch.library.custom_op(
@@ -26,12 +29,13 @@ asymmetric grid is rounded, so that an end of the observed range may lie exactly
 def fake_quant(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int, axis: int | None = None
 ) -> torch.Tensor:
-    """``(clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale`` (quant-whitepaper, eq. 12-13).
+    """``(clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale`` (quant-whitepaper,
+    eq. 12-13).
 
-    Rounds half to even, as ONNX's QuantizeLinear does. The gradient of ``x`` passes straight through
-    where the integer before clamping lies in ``low .. high``, and is zero elsewhere (eq. 14-15). As in
-    torch's own ``fake_quantize``, a value less than half a step beyond the range still has a gradient.
-    ``scale`` and ``zero_point`` get none.
+    Rounds half to even, as ONNX's QuantizeLinear does. The gradient of ``x`` passes straight
+    through where the integer before clamping lies in ``low .. high``, and is zero elsewhere (eq.
+    14-15). As in torch's own ``fake_quantize``, a value less than half a step beyond the range
+    still has a gradient. ``scale`` and ``zero_point`` get none.
 
     Args:
         x: float tensor.
@@ -49,7 +53,10 @@ def fake_quant(
 
 
 def widened(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in at least float32. Under autocast activations have 16 bits, too few for the levels of a grid."""
+    """``x`` in at least float32.
+
+    Under autocast activations have 16 bits, too few for the levels of a grid.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -72,8 +79,8 @@ def _straight_through(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | 
     x, scale, zero_point = ctx.saved_tensors
     narrow, x = x.dtype, widened(x)
     step, zero = (along(values, x.ndim, ctx.axis).to(x.dtype) for values in (scale, zero_point))
-    # In steps, not in values: low * step is up to one ulp off the value that the step was made from,
-    # and the largest weight of a channel would get no gradient.
+    # In steps, not in values: low * step is up to one ulp off the value that the step was made
+    # from, and the largest weight of a channel would get no gradient.
     place = x / step + zero
     inside = (place >= ctx.low - _HALF) & (place <= ctx.high + _HALF)
     return (gradient * inside).to(narrow), None, None, None, None, None
@@ -88,8 +95,9 @@ fake_quant.register_autograd(_straight_through, setup_context=_keep)
     schema="(Tensor x, float scale, int zero_point, int low, int high) -> Tensor",
 )
 def round_trip(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
-    """Float to uint8 and back with constants: QuantizeLinear, DequantizeLinear in the file. The same numbers as
-    :func:`fake_quant`."""
+    """Float to uint8 and back with constants: QuantizeLinear, DequantizeLinear in the file.
+
+    The same numbers as :func:`fake_quant`."""
     x = widened(x)
     step = torch.tensor(scale, dtype=x.dtype)  # a float32 divisor, as in the file, not a double
     return (x / step).round_().add_(zero_point).clamp_(low, high).sub_(zero_point).mul_(step)
@@ -107,10 +115,11 @@ def _(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> to
     schema="(Tensor x, float scale, int zero_point, int low, int high) -> Tensor",
 )
 def hard_sigmoid(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
-    """``clip(x + 3, 0, 6) / 6`` on the grid of :func:`round_trip`, where that grid ends at 0 and at 1.
+    """``clip(x + 3, 0, 6) / 6`` on the grid of :func:`round_trip`, where that grid ends at 0 and at
+    1.
 
-    The runtime has no integer kernel for HardSigmoid. It has one for an addition; the grid's saturation is the cut-off,
-    and reading the integers with a sixth of their step is the division.
+    The runtime has no integer kernel for HardSigmoid. It has one for an addition; the grid's
+    saturation is the cut-off, and reading the integers with a sixth of their step is the division.
 
     Args:
         x: float tensor on a grid.
@@ -138,7 +147,8 @@ def _(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> to
 def dequantize(
     integers: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None, axis: int | None = None
 ) -> torch.Tensor:
-    """``(integers - zero_point) * scale`` as float32: DequantizeLinear on an integer initializer in the file.
+    """``(integers - zero_point) * scale`` as float32: DequantizeLinear on an integer initializer in
+    the file.
 
     Args:
         integers: int8 weights or int32 biases.

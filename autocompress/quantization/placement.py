@@ -1,8 +1,10 @@
-"""Which tensors get a fake-quantizer: every tensor that the runtime can keep in integers, and no other.
+"""Which tensors get a fake-quantizer: every tensor that the runtime can keep in integers, and no
+other.
 
-The rules follow ONNX Runtime's QDQ fusions: an operator runs on integers when all its tensor inputs and its output are
-quantized, an activation that only cuts off vanishes into the operator in front of it, and what merely moves values
-(reshape, transpose, max pooling) runs on the integers of its input.
+The rules follow ONNX Runtime's QDQ fusions: an operator runs on integers when all its tensor inputs
+and its output are quantized, an activation that only cuts off vanishes into the operator in front
+of it, and what merely moves values (reshape, transpose, max pooling) runs on the integers of its
+input.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from autocompress.quantization.lowering import NormConvolution
 _INTEGER_KERNELS = frozenset({"add", "multiply", "concat", "average_pool", "global_pool", "sigmoid"})
 _MOVES = frozenset({"reshape", "transpose", "max_pool", "split", "getitem"})
 _UNARY_KERNELS = frozenset({"leakyrelu", "hardsigmoid"})
-"""Activations with an integer kernel: a table of 256 entries, or an addition that saturates (``ops.hard_sigmoid``)."""
+"""Activations with an integer kernel: a table of 256 entries, or an addition that saturates
+(``ops.hard_sigmoid``).
+"""
 _FLOAT_OUTPUT = frozenset({"linear"})
 """Operators whose integer kernel can give floats at no cost, so that the logits are not rounded."""
 
@@ -31,9 +35,11 @@ class LayerBits:
     """What one layer of the recipe runs at.
 
     Attributes:
-        weight_quantizer: name of the method that quantizes its weights; None leaves layer and outputs in float.
+        weight_quantizer: name of the method that quantizes its weights; None leaves layer and
+            outputs in float.
         weight_bits: 1 to 8.
-        activation_bits: 1 to 8, of the tensors that the layer and what follows it up to the next layer produce.
+        activation_bits: 1 to 8, of the tensors that the layer and what follows it up to the next
+            layer produce.
         activation_quantizer: method for those tensors; None for the weight's.
         group: the layer's group of parameters (``Space.groups``).
     """
@@ -69,10 +75,13 @@ class Placement:
     Attributes:
         activations: by graph node.
         weights: by layer.
-        leaves: plugins' layers that become integers on the grid of what they read, with their specs.
-        origin: node -> the node in ``activations`` whose integers it carries, for each value that is on a grid.
+        leaves: plugins' layers that become integers on the grid of what they read, with their
+            specs.
+        origin: node -> the node in ``activations`` whose integers it carries, for each value that
+            is on a grid.
         moved: nodes that only move integers and need a quantized output of their own in the file.
-        absorbed: cut-off activations that a quantizer behind them makes redundant, by node, with that quantizer's node.
+        absorbed: cut-off activations that a quantizer behind them makes redundant, by node, with
+            that quantizer's node.
     """
 
     activations: dict[str, Point] = field(default_factory=dict)
@@ -88,7 +97,8 @@ def place(module: fx.GraphModule, config: Mapping[str, LayerBits], specs: Sequen
 
     Args:
         module: the traced network.
-        config: for each convolution, linear and leaf layer by name; a layer that is missing stays in float.
+        config: for each convolution, linear and leaf layer by name; a layer that is missing stays
+            in float.
         specs: of the layer types that plugins bring.
     """
     return _Placer(module, config, specs).run()
@@ -116,10 +126,13 @@ class _Placer:
         self._placement.origin = {node.name: source.name for node, source in self._on_grid.items()}
         return self._placement
 
-    # -- which layer's bits a value has ---------------------------------------------------------------------------
+    # -- which layer's bits a value has
+    # ---------------------------------------------------------------------------
 
     def _inherit(self, node: fx.Node) -> None:
-        """A value belongs to the layer that made it, or to the latest layer among those that its inputs belong to."""
+        """A value belongs to the layer that made it, or to the latest layer among those that its
+        inputs belong to.
+        """
         if self._is_layer(node) and not self._has_integer_form(node):
             self._owner[node], self._last_layer[node] = None, self._position[node]
             return
@@ -141,14 +154,16 @@ class _Placer:
         return leaf_spec(module_of(node), self._specs) is not None
 
     def _has_integer_form(self, node: fx.Node) -> bool:
-        """Not where the padding is no constant, nor where calls share weights: integer biases are made for one input's
-        scale, and the runtime's Gemm takes them for any other's without a check."""
+        """Not where the padding is no constant, nor where calls share weights: integer biases are
+        made for one input's scale, and the runtime's Gemm takes them for any other's without a
+        check."""
         if self._is_leaf(node):
             return node.target in self._placement.leaves
         padded_oddly = getattr(module_of(node), "padding_mode", "zeros") != "zeros"
         return self._calls[node.target] == 1 and not padded_oddly
 
-    # -- what runs on integers ------------------------------------------------------------------------------------
+    # -- what runs on integers
+    # ------------------------------------------------------------------------------------
 
     def _visit(self, node: fx.Node) -> None:
         what = kind(node)
@@ -237,10 +252,13 @@ class _Placer:
         )
         self._placement.weights[name] = Point(spec, bits.weight_quantizer, name)
 
-    # -- after the whole graph is known ---------------------------------------------------------------------------
+    # -- after the whole graph is known
+    # ---------------------------------------------------------------------------
 
     def _drop_unread(self) -> None:
-        """The output of a linear or leaf layer that nothing reads as integers stays in float: the logits."""
+        """The output of a linear or leaf layer that nothing reads as integers stays in float: the
+        logits.
+        """
         for node in self._nodes:
             end = self._end(node)
             may_be_float = kind(node) in _FLOAT_OUTPUT or self._is_leaf(node)
@@ -276,7 +294,9 @@ def _only_reader(node: fx.Node) -> fx.Node | None:
 
 
 def _merges_into_convolutions(node: fx.Node) -> bool:
-    """A padding that the runtime makes part of the convolutions behind it, if nothing stands between them."""
+    """A padding that the runtime makes part of the convolutions behind it, if nothing stands
+    between them.
+    """
     return kind(node) == "pad" and all(kind(user) == "conv" for user in node.users)
 
 
@@ -286,7 +306,9 @@ def _operator(node: fx.Node) -> str:
 
 
 def _nonnegative(node: fx.Node) -> bool:
-    """Whether the values cannot be below zero, so that the zero point is 0 and a ReLU in front vanishes."""
+    """Whether the values cannot be below zero, so that the zero point is 0 and a ReLU in front
+    vanishes.
+    """
     what = kind(node)
     if what in ("sigmoid", "softmax"):
         return True

@@ -1,7 +1,8 @@
-"""Uniform grids: from a range of real numbers to scale and zero point, and from real numbers to integers and back.
+"""Uniform grids: from a range of real numbers to scale and zero point, and from real numbers to
+integers and back.
 
-Equation numbers are those of Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: a
-whitepaper", arXiv 1806.08342. ``value = (integer - zero_point) * scale`` throughout.
+Equation numbers are those of Krishnamoorthi, "Quantizing deep convolutional networks for efficient
+inference: a whitepaper", arXiv 1806.08342. ``value = (integer - zero_point) * scale`` throughout.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from dataclasses import dataclass
 import torch
 
 SMALLEST_SCALE = 2.0**-23
-"""A dead channel has the range (0, 0). Its scale must not be 0, and not tiny either: runtimes keep the bias as an int32
-in steps of input scale x weight scale, which overflows where the step is too fine for the channel's bias."""
+"""A dead channel has the range (0, 0).
+
+Its scale must not be 0, and not tiny either: runtimes keep the bias as an int32 in steps of input
+scale x weight scale, which overflows where the step is too fine for the channel's bias.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ def unsigned_levels(bits: int) -> Levels:
 
 
 def signed_levels(bits: int, *, narrow: bool) -> Levels:
-    """``-2^(bits-1) .. 2^(bits-1) - 1`` (eq. 8); ``narrow`` leaves out the lowest, so that the grid is symmetric
-    (eq. 10): what weights use.
+    """``-2^(bits-1) .. 2^(bits-1) - 1`` (eq. 8); ``narrow`` leaves out the lowest, so that the grid
+    is symmetric (eq. 10): what weights use.
 
     Raises:
         ValueError: if ``bits`` is not 2 to 8.
@@ -58,14 +62,16 @@ def _check_bits(bits: int, fewest: int) -> None:
 def affine(minimum: torch.Tensor, maximum: torch.Tensor, levels: Levels) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point of an asymmetric grid over ``[minimum, maximum]`` (section 2.1).
 
-    The range is widened to contain 0, so that 0 (padding, ReLU) is exact; ``(2.1, 3.5)`` becomes ``(0, 3.5)``.
+    The range is widened to contain 0, so that 0 (padding, ReLU) is exact; ``(2.1, 3.5)`` becomes
+    ``(0, 3.5)``.
 
     Args:
         minimum, maximum: scalars or ``(channels,)``, float; finite, ``minimum <= maximum``.
         levels: the integers.
 
     Returns:
-        Scale, float32, > 0, and zero point, int32, within ``levels``; both of the shape of ``minimum``.
+        Scale, float32, > 0, and zero point, int32, within ``levels``; both of the shape of
+        ``minimum``.
     """
     minimum, maximum = minimum.float().clamp(max=0.0), maximum.float().clamp(min=0.0)
     # Divided first: the difference of the two ends can overflow where neither end does.
@@ -75,11 +81,13 @@ def affine(minimum: torch.Tensor, maximum: torch.Tensor, levels: Levels) -> tupl
 
 
 def symmetric(minimum: torch.Tensor, maximum: torch.Tensor, levels: Levels) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale of a grid whose zero sits still (section 2.2, eq. 7 to 11): in the middle of the levels that are used.
+    """Scale of a grid whose zero sits still (section 2.2, eq. 7 to 11): in the middle of the levels
+    that are used.
 
-    The paper does not write the scale out. Here it is ``max|x| / (2^(bits-1) - 1)`` for signed levels, narrow or not,
-    so that nothing clips. For unsigned levels it is ``maximum / (2^bits - 1)`` with zero point 0 where nothing is
-    negative (eq. 9), else the zero point is ``2^(bits-1)``: the signed grid, shifted, as uint8 kernels want it.
+    The paper does not write the scale out. Here it is ``max|x| / (2^(bits-1) - 1)`` for signed
+    levels, narrow or not, so that nothing clips. For unsigned levels it is ``maximum / (2^bits -
+    1)`` with zero point 0 where nothing is negative (eq. 9), else the zero point is ``2^(bits-1)``:
+    the signed grid, shifted, as uint8 kernels want it.
 
     Args and returns as :func:`affine`.
     """
@@ -96,8 +104,9 @@ def symmetric(minimum: torch.Tensor, maximum: torch.Tensor, levels: Levels) -> t
 def quantize(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, levels: Levels, axis: int | None = None
 ) -> torch.Tensor:
-    """The integers of ``x`` as int32: ``clamp(round(x / scale) + zero_point)`` (eq. 1 and 2). Ties go to the even
-    number, as in ONNX's QuantizeLinear (TensorFlow's go away from zero).
+    """The integers of ``x`` as int32: ``clamp(round(x / scale) + zero_point)`` (eq. 1 and 2).
+
+    Ties go to the even number, as in ONNX's QuantizeLinear (TensorFlow's go away from zero).
 
     Args:
         x: any shape.
@@ -112,7 +121,9 @@ def quantize(
 
 
 def along(values: torch.Tensor, dimensions: int, axis: int | None) -> torch.Tensor:
-    """``values`` viewed so that it broadcasts over a tensor of ``dimensions`` dimensions along ``axis``."""
+    """``values`` viewed so that it broadcasts over a tensor of ``dimensions`` dimensions along
+    ``axis``.
+    """
     if axis is None or values.ndim == 0:
         return values
     shape = [1] * dimensions

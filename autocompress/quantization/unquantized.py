@@ -18,17 +18,19 @@ _QUANTIZED = (FakeLayer, HardenedConv2d, HardenedLinear)
 def float_layers(model: fx.GraphModule) -> list[str]:
     """Names of the layers that could not be quantized and stay in float, in network order.
 
-    - Layers that were asked for bits but have no integer form: a padding other than zeros, weights that several calls
-      share, a layer inside a block that cannot be traced.
-    - Layers of which placement never takes any: with weights of two dimensions or more that are neither ``nn.Conv2d``
-      nor ``nn.Linear`` (``Conv1d``, ``ConvTranspose2d``, ``Embedding``, ``MultiheadAttention``, ...), and products with
-      a parameter that the model computes itself.
+    - Layers that were asked for bits but have no integer form: a padding other than zeros, weights
+      that several calls share, a layer inside a block that cannot be traced.
+    - Layers of which placement never takes any: with weights of two dimensions or more that are
+      neither ``nn.Conv2d`` nor ``nn.Linear`` (``Conv1d``, ``ConvTranspose2d``, ``Embedding``,
+      ``MultiheadAttention``, ...), and products with a parameter that the model computes itself.
 
-    What the recipe left in float is not named, and neither is what has no weights but factors and offsets (layer norms,
-    layer scales): it is no layer that bits could be chosen for. See also :func:`asked_but_float`.
+    What the recipe left in float is not named, and neither is what has no weights but factors and
+    offsets (layer norms, layer scales): it is no layer that bits could be chosen for. See also
+    :func:`asked_but_float`.
 
     Args:
-        model: from ``harden``, ``rebuild`` or ``quantize``; of any other traced network only the second kind is known.
+        model: from ``harden``, ``rebuild`` or ``quantize``; of any other traced network only the
+            second kind is known.
     """
     asked, whole = _asked(model), model.meta.get("leaf_layers", ())
     names: dict[str, None] = {}

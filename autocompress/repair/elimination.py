@@ -23,7 +23,8 @@ import torch
 from autocompress.repair.moments import Moments, factor
 
 STEPS = 32
-"""Channels are removed in chunks of C / STEPS: one at a time gives nearly the same order, slower."""
+"""Channels are removed in chunks of C / STEPS: one at a time gives nearly the same order, slower.
+"""
 
 
 @dataclass
@@ -77,7 +78,9 @@ class Reader:
 
 
 def inverses(moments: Moments) -> list[torch.Tensor]:
-    """H of each group, float64 ``[width, width]``: one inverse serves all couplings that a layer reads."""
+    """H of each group, float64 ``[width, width]``: one inverse serves all couplings that a layer
+    reads.
+    """
     return [_inverse(moments, group) for group in range(moments.columns.groups)]
 
 
@@ -92,7 +95,8 @@ def readers(
     weights: torch.Tensor | None = None,
     inverted: Sequence[torch.Tensor] | None = None,
 ) -> list[Reader]:
-    """A consumer as the elimination sees it: a reader for each of its groups that reads the coupling.
+    """A consumer as the elimination sees it: a reader for each of its groups that reads the
+    coupling.
 
     Args:
         matrix: W, float64 ``[groups, outputs, width]``.

@@ -20,7 +20,8 @@ def gradient_energy(
     seed: int = 0,
     pause: Callable[[], None] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """E[sum over positions of (d log p(y) / d output)^2], with labels y drawn from the model's own p.
+    """E[sum over positions of (d log p(y) / d output)^2], with labels y drawn from the model's own
+    p.
 
     This is the diagonal of the Fisher information with respect to the layer's outputs. Half of it
     times a squared change of an output approximates the KL divergence that the change causes.

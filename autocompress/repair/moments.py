@@ -24,7 +24,10 @@ MOST_COLUMNS = 8192
 NOTHING = 1e-30
 """A mean diagonal of G below this means that the input is constant."""
 MEMORY_BYTES = 1_500_000_000
-"""Matrices that are gathered in one pass over the images. A network that needs more takes more passes."""
+"""Matrices that are gathered in one pass over the images.
+
+A network that needs more takes more passes.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Moments:
         columns: how the layer's input unfolds.
         count: number of samples.
         mean: a = E[x], float64 ``[groups, width]``.
-        covariance: G = E[(x - a)(x - a)^T], float64 ``[groups, width, width]``; None in the dual form.
+        covariance: G = E[(x - a)(x - a)^T], float64 ``[groups, width, width]``; None in the dual
+            form.
         samples: x - a, float32 ``[groups, count, width]``, in the dual form; else None.
         ridge: lambda of this layer, chosen on held-out samples; relative to the mean diagonal of G.
     """
@@ -121,7 +125,8 @@ def factor(system: torch.Tensor) -> torch.Tensor:
         ValueError: if the matrix holds NaN or infinite values.
     """
     lower, failed = torch.linalg.cholesky_ex(system)
-    # NaN fails the factorisation or spreads into the factor's diagonal: the whole matrix need not be looked at
+    # NaN fails the factorisation or spreads into the factor's diagonal: the whole matrix need not
+    # be looked at
     if not failed.any() and torch.isfinite(lower.diagonal(dim1=-2, dim2=-1)).all():
         return lower
     if not torch.isfinite(system).all():
@@ -177,7 +182,8 @@ class _Gathering:
         self._samples: list[torch.Tensor] = []
 
     def add(self, samples: torch.Tensor, half: int) -> None:
-        """Samples ``[groups, samples, width]`` of one call of the layer, in half 0 or 1 of a batch."""
+        """Samples ``[groups, samples, width]`` of one call of the layer, in half 0 or 1 of a batch.
+        """
         if not torch.isfinite(samples).all():
             raise ValueError(f"the input of {self.name} holds NaN or infinite values")
         if self.columns.width > MOST_COLUMNS:

@@ -82,7 +82,8 @@ def output_error(old: torch.Tensor, new: torch.Tensor, shift: torch.Tensor, mome
 
 
 def choose_ridge(layer: nn.Module, whole: Moments, fit: Moments, held_out: Moments) -> float:
-    """The lambda whose refit without a random half of the inputs has the least error on other images.
+    """The lambda whose refit without a random half of the inputs has the least error on other
+    images.
 
     Args:
         layer: the layer that reads the columns.

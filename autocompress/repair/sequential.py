@@ -1,5 +1,5 @@
-"""Sequential repair: front to back, each layer is fitted from the compressed network's own inputs to
-the outputs that the original network has at that place.
+"""Sequential repair: front to back, each layer is fitted from the compressed network's own inputs
+to the outputs that the original network has at that place.
 
 With x the layer's input in the compressed network and y its output in the original one,
 
@@ -130,7 +130,8 @@ class Lockstep:
             unfitted = state.own.unmade(shortcuts[0]) & set(state.waiting)
             for other in unfitted if len(unfitted) == 1 else ():
                 self._visit(other, state)
-            # What still changes cannot be made up for: the layer that comes last in the block does that.
+            # What still changes cannot be made up for: the layer that comes last in the block does
+            #     that.
             if state.own.unmade(shortcuts[0]) & (state.active | set(state.waiting)):
                 shortcuts = ()
         self._refit(str(node.target), node, twin, shortcuts, state)
@@ -222,7 +223,8 @@ class Lockstep:
 
 
 def _best(matrix: torch.Tensor, fitted: PairSums, held_out: PairSums, columns: Columns) -> tuple[float, float]:
-    """The ridge with the least held-out error, and how much less it is than with the old weights."""
+    """The ridge with the least held-out error, and how much less it is than with the old weights.
+    """
     moments, judge = fitted.moments(columns), held_out.moments(columns)
     mean, cross = fitted.targets()
     judge_mean, judge_cross = held_out.targets()
@@ -238,7 +240,8 @@ def _best(matrix: torch.Tensor, fitted: PairSums, held_out: PairSums, columns: C
 
 
 class _Run:
-    """Values of a traced module's nodes, batch by batch, made when asked for and freed once read."""
+    """Values of a traced module's nodes, batch by batch, made when asked for and freed once read.
+    """
 
     def __init__(self, module: fx.GraphModule, batches: Sequence[torch.Tensor]) -> None:
         self._module, self._batches = module, batches
@@ -302,7 +305,8 @@ class _Run:
 
 @dataclass
 class _State:
-    """What a repair knows while it runs: both runs, what was done, layers to come, and under way."""
+    """What a repair knows while it runs: both runs, what was done, layers to come, and under way.
+    """
 
     target: _Run
     own: _Run

@@ -1,4 +1,5 @@
-"""Where a constant that is added to a layer's outputs goes: into a bias, or into the norm behind."""
+"""Where a constant that is added to a layer's outputs goes: into a bias, or into the norm behind.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def ensure_bias(model: nn.Module, layer: str, norm: str | None) -> nn.Parameter 
 
 
 def norm_scale(model: nn.Module, norm: str | None, outputs: int) -> torch.Tensor:
-    """gamma / sigma of the batch normalisation behind a layer, float64 ``[outputs]``; ones without one."""
+    """gamma / sigma of the batch normalisation behind a layer, float64 ``[outputs]``; ones without
+    one.
+    """
     module = None if norm is None else model.get_submodule(norm)
     variance = getattr(module, "running_var", None)
     if not isinstance(variance, torch.Tensor) or len(variance) != outputs:

@@ -15,7 +15,9 @@ _HOMES = {"front_table": "table", "write_report": "page"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports them when they are first asked for: a dry run needs words for figures, and neither pandas nor plots."""
+    """Imports them when they are first asked for: a dry run needs words for figures, and neither
+    pandas nor plots.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

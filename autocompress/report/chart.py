@@ -14,7 +14,8 @@ from autocompress.results import BASELINE, SearchResult
 
 
 def _axes() -> list[dict[str, Any]]:
-    """An axis for each quantity that a chart may show, and one for a ratio that a device measures."""
+    """An axis for each quantity that a chart may show, and one for a ratio that a device measures.
+    """
     axes: list[dict[str, Any]] = []
     for quantity in QUANTITIES:
         if quantity.unit == "points":  # the drop is accuracy read from the other end
@@ -91,7 +92,9 @@ def _limits(result: SearchResult) -> dict[str, float]:
 
 
 def _parameters(result: SearchResult, objectives: list[str]) -> list[dict[str, Any]]:
-    """Parameters that vary: name, choices or range, and the share of each objective's variance that they explain."""
+    """Parameters that vary: name, choices or range, and the share of each objective's variance that
+    they explain.
+    """
     recipes = [dict(recipe) for recipe in result.trials["recipe"]]
     shares = {
         column: importance(recipes, result.trials[column].astype("float64").to_numpy().tolist())

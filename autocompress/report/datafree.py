@@ -1,4 +1,6 @@
-"""What a reader must know of a run without training data: what the images were, and that agreement is not accuracy."""
+"""What a reader must know of a run without training data: what the images were, and that agreement
+is not accuracy.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def data_name(result: SearchResult) -> str:
 
 
 def images_told(result: SearchResult) -> str:
-    """What took the place of training data, and what the figures then mean; empty in a run that had some."""
+    """What took the place of training data, and what the figures then mean; empty in a run that had
+    some.
+    """
     synthetic = result.summary.get("synthetic") or {}
     if not synthetic:
         return ""

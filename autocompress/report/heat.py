@@ -1,4 +1,6 @@
-"""The sensitivity table as the page shows it: groups down, widths across, a colour and a figure in each cell."""
+"""The sensitivity table as the page shows it: groups down, widths across, a colour and a figure in
+each cell.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ _ROLES = {"weight": "weights", "activation": "activations"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A loss: its text, the strength of its colour from 0 to 1, and the sentence behind it. Empty: not offered."""
+    """A loss: its text, the strength of its colour from 0 to 1, and the sentence behind it.
+
+    Empty: not offered.
+    """
 
     text: str = ""
     heat: float = 0.0
@@ -31,7 +36,8 @@ class HeatTable:
     """What the page draws.
 
     Attributes:
-        heads: (text, number of columns) of what stands over neighbouring columns: ``quantize, weights``.
+        heads: (text, number of columns) of what stands over neighbouring columns: ``quantize,
+            weights``.
         widths: of each column.
         rows: (group, its cells).
     """

@@ -12,16 +12,18 @@ from scipy import special
 LEAST_TRIALS = 20
 """With fewer, no share is told."""
 LEVEL = 0.05
-"""Chance that any parameter is told of which none matters: the level of the F-tests, shared among the parameters."""
+"""Chance that any parameter is told of which none matters: the level of the F-tests, shared among
+the parameters.
+"""
 _BINS = 4
 
 
 def explained(values: Sequence[Any], target: Sequence[float]) -> float:
     """Share of the variance of ``target`` between the groups of equal ``values``, 0 to 1.
 
-    Corrected for chance (epsilon squared, Kelley 1935). Numbers with many values are cut into quarters. Trials in which
-    the parameter was not asked are left out of the groups, because whether it is asked is another parameter's doing;
-    they count in the whole variance.
+    Corrected for chance (epsilon squared, Kelley 1935). Numbers with many values are cut into
+    quarters. Trials in which the parameter was not asked are left out of the groups, because
+    whether it is asked is another parameter's doing; they count in the whole variance.
 
     Args:
         values: a parameter's value in each trial, None where it was not asked.
@@ -34,7 +36,8 @@ def importance(recipes: Sequence[dict[str, Any]], target: Sequence[float]) -> di
     """Explained share by parameter, the largest first, of those that an F-test tells from chance.
 
     Args:
-        recipes: parameters of each trial. One that has the same value wherever it was asked explains nothing.
+        recipes: parameters of each trial. One that has the same value wherever it was asked
+            explains nothing.
         target: the objective in each trial. Trials without a finite one are left out.
 
     Returns:
@@ -52,8 +55,8 @@ def importance(recipes: Sequence[dict[str, Any]], target: Sequence[float]) -> di
 
 
 def _analysed(values: Sequence[Any], target: Sequence[float]) -> tuple[float, float]:
-    """The explained share, and the chance of one as large if the parameter did nothing (one-way analysis of
-    variance); 1 where nothing can be said."""
+    """The explained share, and the chance of one as large if the parameter did nothing (one-way
+    analysis of variance); 1 where nothing can be said."""
     everything = np.asarray(target, dtype=np.float64)
     asked = np.array([value is not None for value in values], dtype=bool)
     outcome = everything[asked]

@@ -21,8 +21,9 @@ SCRIPTS = ("base.js", "scatter.js", "parallel.js", "progress.js", "trials.js")
 
 
 def write_report(folder: str | Path) -> Path:
-    """Writes ``report.html`` and ``front.png`` into a run's folder from its job.yaml, trials.csv, front.csv and
-    summary.json; the page opens without a network. Works on a run that is not finished too.
+    """Writes ``report.html`` and ``front.png`` into a run's folder from its job.yaml, trials.csv,
+    front.csv and summary.json; the page opens without a network. Works on a run that is not
+    finished too.
 
     Returns:
         The page's path.
@@ -30,7 +31,8 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         UserError: if the folder is not a run.
     """
-    # Here, because importing matplotlib takes a second, and tables for the terminal need none of it.
+    # Here, because importing matplotlib takes a second, and tables for the terminal need none of
+    # it.
     from autocompress.report.plot import write_plot
 
     result = read(folder)
@@ -76,7 +78,9 @@ def render(result: SearchResult) -> str:
 
 
 def _embed(value: Any) -> Markup:
-    """JSON for a script element: no ``<`` in it, so nothing that a user wrote can close the element."""
+    """JSON for a script element: no ``<`` in it, so nothing that a user wrote can close the
+    element.
+    """
     text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=str)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 

@@ -34,7 +34,9 @@ def _axis_label(column: str) -> str:
 
 
 def write_plot(result: SearchResult, path: Path) -> None:
-    """Draws validation accuracy over the job's first cost objective that was measured, as PNG, atomically."""
+    """Draws validation accuracy over the job's first cost objective that was measured, as PNG,
+    atomically.
+    """
     objectives = [name for name in result.job.get("objectives", ()) if name != "accuracy"]
     columns = objective_columns(objectives) or ["latency_ratio"]
     column = next((name for name in columns if result.trials[name].notna().any()), columns[0])
@@ -71,7 +73,8 @@ def _draw(axes: Axes, result: SearchResult, column: str) -> None:
 
 
 def _draw_front(axes: Axes, models: pd.DataFrame, column: str) -> None:
-    # With three objectives a model may be on the front and yet dominated in this picture: the line leaves it out.
+    # With three objectives a model may be on the front and yet dominated in this picture: the line
+    # leaves it out.
     costs = models[[column]].astype("float64").assign(accuracy=-models["accuracy"]).to_numpy()
     edge = models[non_dominated(costs)].sort_values(column)
     axes.step(edge[column], edge["accuracy"], where="post", color=FRONT_COLOUR, linewidth=1.6, zorder=3)

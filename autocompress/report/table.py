@@ -13,8 +13,8 @@ from autocompress.results import SearchResult
 
 
 def front_table(result: SearchResult) -> Group:
-    """The front's figures, the baseline first, then by accuracy, and below them the recipes in words; the recommended
-    model is bold. Print it with rich; it fits 80 columns."""
+    """The front's figures, the baseline first, then by accuracy, and below them the recipes in
+    words; the recommended model is bold. Print it with rich; it fits 80 columns."""
     models = view.front_models(result)
     # Text, here and below: rich would read [brackets] in a str as markup.
     title = Text(f"{result.job.get('name', result.folder.name)}: the front", style="bold")

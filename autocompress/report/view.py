@@ -185,8 +185,9 @@ def warnings(result: SearchResult) -> list[str]:
 
 
 def reasons(result: SearchResult, status: str) -> list[tuple[str, list[int]]]:
-    """(reason, trials) of the trials with ``status``, the most frequent first. Those that differ in figures alone count
-    as one and are told as the first was."""
+    """(reason, trials) of the trials with ``status``, the most frequent first.
+
+    Those that differ in figures alone count as one and are told as the first was."""
     table = result.trials[result.trials["status"] == status]
     found: dict[str, tuple[str, list[int]]] = {}
     for trial, reason in zip(table["trial"], table["reason"], strict=True):
@@ -233,7 +234,9 @@ def _change_interval(drop: Any) -> str:
 
 
 def _artifact_folder(folder: Path, artifact: Any) -> Path | None:
-    """The artifact's folder, if it is one inside the run's: a table is no reason to link anywhere else."""
+    """The artifact's folder, if it is one inside the run's: a table is no reason to link anywhere
+    else.
+    """
     if pd.isna(artifact) or not str(artifact):
         return None
     path = (folder / str(artifact)).resolve()

@@ -128,12 +128,14 @@ def join(names: Iterable[str]) -> str:
 
 
 def recipe(values: Mapping[str, Any]) -> str:
-    """A recipe in words: ``ghost ratio 2 in layer3; int8 everywhere but stem (float); 2 epochs of recovery``.
+    """A recipe in words: ``ghost ratio 2 in layer3; int8 everywhere but stem (float); 2 epochs of
+    recovery``.
 
-    Reads the names alone (``method.parameter.group``, ``prune.keep.layer``, ``bits.weight.group``), so it knows no
-    method. What is ``none``, 0, or a ratio of 1 in a group is left out, and so are the settings of quantizers and
-    pruners, which bits and ``prune.method`` name; of the recovery only the epochs are told, of a data source only its
-    name, of a repair nothing. The recipe itself stands beside, whole.
+    Reads the names alone (``method.parameter.group``, ``prune.keep.layer``, ``bits.weight.group``),
+    so it knows no method. What is ``none``, 0, or a ratio of 1 in a group is left out, and so are
+    the settings of quantizers and pruners, which bits and ``prune.method`` name; of the recovery
+    only the epochs are told, of a data source only its name, of a repair nothing. The recipe itself
+    stands beside, whole.
     """
     parts = _methods(values)
     if pruned := _pruned(values):
@@ -180,7 +182,9 @@ def _method(method: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _pruned(values: Mapping[str, Any]) -> str:
-    """``obs keeps 0.5 of the channels everywhere (inner)``, or the range where layers keep different shares."""
+    """``obs keeps 0.5 of the channels everywhere (inner)``, or the range where layers keep
+    different shares.
+    """
     shares = [float(value) for name, value in values.items() if name.startswith(_KEEP)]
     if not shares or min(shares) >= 1:
         return ""

@@ -8,14 +8,16 @@ names are an interface.
 
 ``summary.json``, every key optional::
 
-    hypervolume, seconds: numbers                 trials: {complete, stopped, infeasible, failed: counts}
+    hypervolume, seconds: numbers                 trials: {complete, stopped, infeasible, failed:
+        counts}
     ended: why the search was over, in words
     cache: {hits, misses}                         images: {train, val, test: counts}
     baseline: a row                               environment: {machine, threads, runtime, ...}
     nearest_miss: a row with "reason", or null
     preprocessing: [what is done to a picture before the network reads it, step by step]
-    synthetic: in a run without training data {train: {source: images}, classes: count}; where candidates were judged
-        by agreement with the baseline also {held_out: images, classes_seen: classes that the baseline sees in them}
+    synthetic: in a run without training data {train: {source: images}, classes: count}; where
+        candidates were judged by agreement with the baseline also {held_out: images, classes_seen:
+        classes that the baseline sees in them}
     plugins: {applied: [names], refused: {name: [reasons]}, broken: {name: reason}}
     float_layers: names of the baseline's layers that no quantizer here can turn into integers
 

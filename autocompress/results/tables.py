@@ -39,8 +39,8 @@ def write_sensitivity(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_tables(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes ``tables.csv`` atomically: a row a choice of each coupling or group, with the divergence that it causes
-    alone (``proposals.Table.rows``)."""
+    """Writes ``tables.csv`` atomically: a row a choice of each coupling or group, with the
+    divergence that it causes alone (``proposals.Table.rows``)."""
     _write(folder / TABLES_FILE, pd.DataFrame(list(rows)))
 
 

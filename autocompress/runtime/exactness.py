@@ -1,4 +1,6 @@
-"""Whether the runtime's integer kernels are exact on this processor, and the option that makes them so."""
+"""Whether the runtime's integer kernels are exact on this processor, and the option that makes them
+so.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ OPTION = "session.x64quantprecision"
 EXACT = {OPTION: "1"}
 """Makes int8 results exact on x86-64 processors without VNNI. Their kernels add two products of
 uint8 and int8 in 16 bits, which overflows: a trained int8 ResNet then agreed with itself on 72 % of
-the images. On processors with VNNI the option changes no result and costs time (1.2 to 1.9 times the
-latency of an int8 ResNet-18)."""
+the images. On processors with VNNI the option changes no result and costs time (1.2 to 1.9 times
+the latency of an int8 ResNet-18)."""
 
 PLAIN = {OPTION: "0"}
 """The runtime's default, for processors on which its integer kernels are exact."""

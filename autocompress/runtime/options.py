@@ -21,7 +21,9 @@ def runtime_version() -> str:
 
 @cache
 def session_config() -> Mapping[str, str]:
-    """The session configuration entries of this process: the processor is asked once, by :func:`exactness`."""
+    """The session configuration entries of this process: the processor is asked once, by
+    :func:`exactness`.
+    """
     return {
         **exactness(),
         # Threads that spin after a run would take processor time from the other session of an

@@ -17,13 +17,16 @@ from autocompress.processors import usable_processors
 BATCH = 64
 LOADED_TOGETHER = 64
 PIXELS_BETWEEN_PAUSES = 64 * 64**2
-"""Pixels that are scored between two points where a measurement may go first: some tenths of a second for a ResNet-50
-on one thread. A number of images that followed the clock would change batches, and with them the last bits of logits.
+"""Pixels that are scored between two points where a measurement may go first: some tenths of a
+second for a ResNet-50 on one thread. A number of images that followed the clock would change
+batches, and with them the last bits of logits.
 """
 
 
 def images_between_pauses(input_size: tuple[int, int, int]) -> int:
-    """How many images of ``input_size`` (channels, height, width) are scored before a measurement may go first."""
+    """How many images of ``input_size`` (channels, height, width) are scored before a measurement
+    may go first.
+    """
     return min(max(1, PIXELS_BETWEEN_PAUSES // (input_size[1] * input_size[2])), LOADED_TOGETHER)
 
 
@@ -31,7 +34,8 @@ def images_between_pauses(input_size: tuple[int, int, int]) -> int:
 class Scorer:
     """Runs exported files in ONNX Runtime on this machine's processor.
 
-    It takes no lock. A caller that holds the machine's lock shared passes ``pause``, so that measurements go first.
+    It takes no lock. A caller that holds the machine's lock shared passes ``pause``, so that
+    measurements go first.
 
     Attributes:
         threads: of a session.
@@ -72,7 +76,9 @@ class Scorer:
         strict: bool = False,
         pause: Callable[[], None] | None = None,
     ) -> np.ndarray:
-        """Which images of ``split`` the file labels rightly. Logits that are not finite label none rightly.
+        """Which images of ``split`` the file labels rightly.
+
+        Logits that are not finite label none rightly.
 
         Args:
             deployable: the file.
@@ -84,7 +90,8 @@ class Scorer:
             bool ``(images,)``, in the split's order.
 
         Raises:
-            TrialFailed: if the file cannot be loaded; with ``strict``, at the first logits that are not finite.
+            TrialFailed: if the file cannot be loaded; with ``strict``, at the first logits that are
+                not finite.
         """
         correct, step = [np.zeros(0, bool)], images_between_pauses(deployable.input_size)
         for images, labels in split.loader(LOADED_TOGETHER):

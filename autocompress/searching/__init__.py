@@ -1,8 +1,10 @@
-"""The search: Optuna chooses recipes, Ray Tune places trials on workers, the study on disk is the only truth.
+"""The search: Optuna chooses recipes, Ray Tune places trials on workers, the study on disk is the
+only truth.
 
-``study`` and ``telling`` hold what is known, ``chooser`` and ``samplers`` draw recipes, ``gates`` runs one trial.
-``dispatch`` gives recipes to workers; ``trainable``, ``placement``, ``localray`` and ``gpus`` are Ray's side of that.
-``run`` puts all together, ``stopping`` handles signals and ``closing`` ends a search.
+``study`` and ``telling`` hold what is known, ``chooser`` and ``samplers`` draw recipes, ``gates``
+runs one trial. ``dispatch`` gives recipes to workers; ``trainable``, ``placement``, ``localray``
+and ``gpus`` are Ray's side of that. ``run`` puts all together, ``stopping`` handles signals and
+``closing`` ends a search.
 
 Users call :func:`search` and :func:`resume` as ``autocompress.search`` and ``autocompress.resume``.
 """
@@ -20,25 +22,29 @@ if TYPE_CHECKING:
 def search(job: Path | str | None = None, *, observer: Observer | None = None, **settings: Any) -> SearchResult:
     """Search for compressed models, and read the result.
 
-    Example: ``search(model="resnet18", data="digits", latency="0.5x", accuracy_drop=1.0, trials=24)``
+    Example: ``search(model="resnet18", data="digits", latency="0.5x", accuracy_drop=1.0,
+        trials=24)``
 
     Args:
         job: path of a job file. None for a job that is given by ``settings`` alone.
         observer: told of progress. None prints nothing.
-        **settings: keys of a job, which override those of the file. A key is named as in YAML (``model``, ``data``,
-            ``device``, ``space``, ...), or by its short form (``latency``, ``accuracy_drop``, ``trials``,
-            ``minutes``, ...). These are the names of the flags of ``autocompress search``.
+        **settings: keys of a job, which override those of the file. A key is named as in YAML
+        (``model``, ``data``, ``device``, ``space``, ...), or by its short form (``latency``,
+        ``accuracy_drop``, ``trials``, ``minutes``, ...). These are the names of the flags of
+        ``autocompress search``.
 
     Returns:
-        The finished run. Its files are in ``results/<name>``. ``summary["ended"]`` says why it ended; after Ctrl-C it
-        is "interrupted", and the front is the one so far. Where no model meets the constraints, ``best()`` raises
-        UserError; where every trial failed, the front has the baseline alone.
+        The finished run. Its files are in ``results/<name>``. ``summary["ended"]`` says why it
+        ended; after Ctrl-C it is "interrupted", and the front is the one so far. Where no model
+        meets the constraints, ``best()`` raises UserError; where every trial failed, the front has
+        the baseline alone.
 
     Raises:
-        UserError: if the job cannot be carried out, the run exists already, or this machine cannot run Ray.
+        UserError: if the job cannot be carried out, the run exists already, or this machine cannot
+            run Ray.
         KeyboardInterrupt: on Ctrl-C before the first trial, or on a second Ctrl-C.
-        SystemExit: on SIGTERM, with code 75. ``resume`` continues the search. In a program that handles SIGTERM itself,
-            and in other threads than the main one, signals are left alone.
+        SystemExit: on SIGTERM, with code 75. ``resume`` continues the search. In a program that
+            handles SIGTERM itself, and in other threads than the main one, signals are left alone.
     """
     # Imported here because importing Ray, torch and timm takes seconds.
     from autocompress.job import check_names, load_job

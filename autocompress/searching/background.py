@@ -1,4 +1,6 @@
-"""Tables and proposals made beside the first trials: Ray and its workers need seconds to start, too."""
+"""Tables and proposals made beside the first trials: Ray and its workers need seconds to start,
+too.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,8 @@ class Background:
 
     Attributes:
         bench: of the job; its pipeline is not used by the driver meanwhile.
-        wants_bits: fewer than 8 bits may gain something, so their sensitivity is measured even where there are
-            proposals.
+        wants_bits: fewer than 8 bits may gain something, so their sensitivity is measured even
+            where there are proposals.
     """
 
     bench: Bench
@@ -56,8 +58,9 @@ class Background:
         self._thread.start()
 
     def ready(self, *, wait: bool) -> Prepared | None:
-        """What was prepared; without ``wait``, None while it is not there. Where the thread was never started, nothing
-        was prepared."""
+        """What was prepared; without ``wait``, None while it is not there.
+
+        Where the thread was never started, nothing was prepared."""
         while wait and self._thread.is_alive():
             self._thread.join(timeout=0.5)  # in steps, so that signals are seen
         return None if self._thread.is_alive() else self._prepared or Prepared(None, (), ())

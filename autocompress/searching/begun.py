@@ -1,7 +1,8 @@
 """What a run was begun with, and whether a resume may go on with its rows.
 
-Rows of one study must be comparable: the same question, the same libraries, and latencies of one machine class and one
-runtime version. The record is kept in the study; only what changes no row may be edited in job.yaml.
+Rows of one study must be comparable: the same question, the same libraries, and latencies of one
+machine class and one runtime version. The record is kept in the study; only what changes no row may
+be edited in job.yaml.
 
 The digests of the images are kept beside it: they are known only once the data are loaded.
 """
@@ -30,7 +31,8 @@ MOST_SHOWN = 60
 
 
 def begun_with(job: Job, device: Device) -> dict[str, Any]:
-    """What decides the rows of a search, as JSON: the job's keys, the versions of libraries, and the machine.
+    """What decides the rows of a search, as JSON: the job's keys, the versions of libraries, and
+    the machine.
 
     Args:
         job: as job.yaml says it.
@@ -73,8 +75,8 @@ def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, An
 def images_of(splits: Splits) -> dict[str, str]:
     """The digests of the user's images, by role ("training", "validation", "test").
 
-    Sealed test images are left out, since their digest cannot be had without opening them. Synthetic validation images
-    are left out too: the key of the baseline covers them.
+    Sealed test images are left out, since their digest cannot be had without opening them.
+    Synthetic validation images are left out too: the key of the baseline covers them.
     """
     roles = {"training": splits.train, "validation": splits.val, "test": splits.test}
     if splits.by_agreement:
@@ -87,7 +89,8 @@ def check_images(folder: Path, known: Mapping[str, str], now: Mapping[str, str])
 
     Args:
         folder: of the run, for the error.
-        known: the digests that the search began with (:func:`images_of`); a role without an entry is not compared.
+        known: the digests that the search began with (:func:`images_of`); a role without an entry
+            is not compared.
         now: the same for this process.
 
     Raises:
@@ -105,8 +108,10 @@ def check_images(folder: Path, known: Mapping[str, str], now: Mapping[str, str])
 def _differences(
     before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, before, after) of what changed. Keys that only one of them has count only where they say something:
-    a later version may add some."""
+    """(dotted key, before, after) of what changed.
+
+    Keys that only one of them has count only where they say something: a later version may add
+    some."""
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key), after.get(key)
         was, is_now = ({} if value is None else value for value in (old, new))

@@ -23,9 +23,9 @@ class OptunaChooser:
 
     Args:
         trial: an asked trial.
-        known: categorical distributions of the study by Optuna's name; new ones are added. Optuna refuses a name whose
-            choices change from trial to trial, as those of a conditional parameter may: such a variant gets a name of
-            its own.
+        known: categorical distributions of the study by Optuna's name; new ones are added. Optuna
+            refuses a name whose choices change from trial to trial, as those of a conditional
+            parameter may: such a variant gets a name of its own.
         proposed: makes widths of a budget and tilts, which are drawn in place of the widths.
     """
 
@@ -39,8 +39,10 @@ class OptunaChooser:
         self._fixed: Mapping[str, Value] = enqueued_values(trial)
 
     def choose(self, parameter: Parameter) -> Value:
-        """A value from the sampler, or the enqueued one. Parameters that are tied get one draw, but each may have a
-        value of its own where the recipe was enqueued."""
+        """A value from the sampler, or the enqueued one.
+
+        Parameters that are tied get one draw, but each may have a value of its own where the recipe
+        was enqueued."""
         if parameter.tie:
             fixed = self._fixed.get(parameter.name)
             if fixed is not None and parameter.contains(fixed):
@@ -66,7 +68,9 @@ class OptunaChooser:
         return self._trial.suggest_float(parameter.name, low_, high_, step=width, log=parameter.log)
 
     def _allocated(self) -> dict[str, float]:
-        """Widths that the allocation makes of a budget and a tilt for each group; empty where there are no tables."""
+        """Widths that the allocation makes of a budget and a tilt for each group; empty where there
+        are no tables.
+        """
         if self._shares is None:
             self._shares = {}
             if self._proposed is not None:

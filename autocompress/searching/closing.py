@@ -1,4 +1,6 @@
-"""Closing a search: the front is measured again and scored on the test split, and the run's files are written."""
+"""Closing a search: the front is measured again and scored on the test split, and the run's files
+are written.
+"""
 
 from __future__ import annotations
 
@@ -75,15 +77,19 @@ class Closing:
     lock: Lock = field(default_factory=MachineLock)
 
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
-        """Writes front.csv, trials.csv and summary.json; returns the summary. The one place where sealed test images
-        are looked at; without any, nothing is said of accuracy on them."""
+        """Writes front.csv, trials.csv and summary.json; returns the summary.
+
+        The one place where sealed test images are looked at; without any, nothing is said of
+        accuracy on them."""
         test = self.bench.splits.test
         with opened(test):
             return self._close(rows, seconds, ended, plugins, has_test=len(test) > 0)
 
     def close_early(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
-        """Writes the same files without measuring or scoring anything, for who has no time: latencies are those of the
-        trials, and nothing is said about the test split. All models stay that a later closing may want."""
+        """Writes the same files without measuring or scoring anything, for who has no time:
+        latencies are those of the trials, and nothing is said about the test split. All models stay
+        that a later closing may want.
+        """
         front = front_rows(self.bench.job.objectives, still_there(self.folder, rows), self.baseline)
         front = [{**row, **self._ratios(row)} for row in front]
         self._settle_baseline(front, measure=False)
@@ -109,7 +115,8 @@ class Closing:
         self._settle_baseline(again)
         shown = {row["trial"] for row in front}
         drop_files(self.folder, (row for row in rows if row["trial"] not in shown))
-        # The second measurement is the longer one: the table, and the report from it, show that one where there is one.
+        # The second measurement is the longer one: the table, and the report from it, show that one
+        #     where there is one.
         return self._write(rows, front, {row["trial"]: row for row in again}, seconds, ended, plugins)
 
     def _write(
@@ -131,8 +138,9 @@ class Closing:
         return summary
 
     def _again(self, row: Row, baseline_correct: np.ndarray | None) -> Row:
-        """``row`` measured again, interleaved with the baseline, and scored on images that the search never saw, where
-        there are any (``baseline_correct``: on which of them the baseline is right)."""
+        """``row`` measured again, interleaved with the baseline, and scored on images that the
+        search never saw, where there are any (``baseline_correct``: on which of them the baseline
+        is right)."""
         base = self.bench.baseline
         home, deployable = self.folder / row["artifact"], self._file(row)
         measured = Measurement(**row["latency"])
@@ -177,14 +185,18 @@ class Closing:
         return Deployable(home / MODEL_FILE, size, module=partial(load, home))
 
     def _tested(self, row: Row, baseline_correct: np.ndarray) -> tuple[Row, list[float]]:
-        """The columns of the test split, of the whole file in its runtime, and the interval of the drop."""
+        """The columns of the test split, of the whole file in its runtime, and the interval of the
+        drop.
+        """
         accuracy, correct = self._accuracy(self._file(row))
         paired = paired_difference(correct, baseline_correct)
         tested = {"test_accuracy": accuracy, "test_accuracy_drop": self.baseline["test_accuracy"] - accuracy}
         return tested, [-paired.high, -paired.low]
 
     def _accuracy(self, deployable: Deployable) -> tuple[float, np.ndarray]:
-        """On the test split. It loads the machine as training does, so measurements of others go first."""
+        """On the test split. It loads the machine as training does, so measurements of others go
+        first.
+        """
         with self.lock.shared():
             return self.bench.accuracy(deployable, "test", self.lock.breathe)
 
@@ -199,7 +211,9 @@ class Closing:
         write_json(file, metrics)
 
     def _settle_baseline(self, beside: Sequence[Row], *, measure: bool = True) -> None:
-        """The baseline's latency: its median beside the rows of ``beside``, or measured alone where there are none."""
+        """The baseline's latency: its median beside the rows of ``beside``, or measured alone where
+        there are none.
+        """
         file = self.bench.baseline.deployable
         figures = [row["latency"]["baseline_ms"] for row in beside if row.get("latency")]
         if not figures and measure:

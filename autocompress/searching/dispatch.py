@@ -1,4 +1,5 @@
-"""Which recipe a free worker gets, until when, and what becomes of a recipe whose worker was lost."""
+"""Which recipe a free worker gets, until when, and what becomes of a recipe whose worker was lost.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Allowance:
     Attributes:
         trials: how many more.
         deadline: seconds since the epoch after which no trial is started. None: no limit.
-        trial_seconds: the longest that one trial may take. Time spent on images that trials share does not count.
+        trial_seconds: the longest that one trial may take. Time spent on images that trials share
+            does not count.
     """
 
     trials: int
@@ -37,7 +39,9 @@ class Allowance:
 
 
 class Dispatcher:
-    """Hands recipes to workers. A recipe is asked for when a worker is free for it, so the sampler knows all rows.
+    """Hands recipes to workers.
+
+    A recipe is asked for when a worker is free for it, so the sampler knows all rows.
 
     Args:
         study: where recipes come from and rows are.
@@ -66,7 +70,7 @@ class Dispatcher:
         self._seconds: list[float] = []
         self._why_ended = ""
 
-    # --- what Ray asks ----------------------------------------------------------------------------------------------
+    # --- what Ray asks ----------------------------------------------------------------------------
 
     @property
     def work_left(self) -> int:
@@ -95,14 +99,17 @@ class Dispatcher:
         """The last line of what the last worker that could not start said."""
         return self._start_error
 
-    # --- a worker's life --------------------------------------------------------------------------------------------
+    # --- a worker's life --------------------------------------------------------------------------
 
     def started(self) -> None:
         """A worker is there."""
         self._failed_starts = 0
 
     def hand_out(self, worker: str) -> Asked | None:
-        """The next recipe for ``worker``, lost ones first. None where there is none left for it: see ``why_ended``."""
+        """The next recipe for ``worker``, lost ones first.
+
+        None where there is none left for it: see ``why_ended``.
+        """
         if self._deadline_is_near():
             self._again.clear()  # what waits for another attempt is for a resume
             self._end("the time is up")
@@ -116,8 +123,9 @@ class Dispatcher:
         return asked
 
     def finished(self, worker: str) -> Row | None:
-        """``worker`` is done with its recipe: the row is in the study. Returns it; None where the worker did not take
-        the recipe up, because the time was over."""
+        """``worker`` is done with its recipe: the row is in the study.
+
+        Returns it; None where the worker did not take the recipe up, because the time was over."""
         asked = self._running.pop(worker)
         row = self._study.row(asked.number)
         if row is not None:
@@ -130,8 +138,10 @@ class Dispatcher:
         self._on_row(row)
 
     def lost(self, worker: str, error: str) -> None:
-        """``worker`` is gone, ``error`` is Ray's text. Its recipe is tried again, unless its row is there, it took too
-        long, or it lost its worker ``MOST_ATTEMPTS`` times: then it gets a failed row."""
+        """``worker`` is gone, ``error`` is Ray's text.
+
+        Its recipe is tried again, unless its row is there, it took too long, or it lost its worker
+        ``MOST_ATTEMPTS`` times: then it gets a failed row."""
         asked = self._running.pop(worker, None)
         if asked is None:
             self._failed_starts += 1
@@ -157,7 +167,7 @@ class Dispatcher:
         self._note_seconds(row)
         self.tell(row)
 
-    # --- inside -----------------------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------
 
     def _next(self) -> Asked | None:
         while True:
@@ -192,7 +202,9 @@ class Dispatcher:
             log.info("no more trials: %s", why)
 
     def _why_lost(self, asked: Asked, error: str) -> tuple[str, float, bool]:
-        """The reason, the seconds that the trial had, and whether it hung: that would only happen again."""
+        """The reason, the seconds that the trial had, and whether it hung: that would only happen
+        again.
+        """
         limit = self._allowance.trial_seconds
         started, held = self._study.started_at(asked.number), self._study.held_since(asked.number)
         seconds = 0.0 if started is None else (held or time.time()) - started

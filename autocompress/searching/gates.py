@@ -1,4 +1,7 @@
-"""Gates: one trial, cheapest question first. It leaves at the first gate that it fails; whatever breaks is its row."""
+"""Gates: one trial, cheapest question first.
+
+It leaves at the first gate that it fails; whatever breaks is its row.
+"""
 
 from __future__ import annotations
 
@@ -82,9 +85,9 @@ class Trial:
     spent: dict[str, float] = field(default_factory=dict)
 
     def run(self, values: Mapping[str, Value], label: str = "") -> Row:
-        """The row of the recipe ``values``: the columns of trials.csv and, beside them, ``label``, ``excess`` (how far
-        it is from each constraint), ``stages`` (seconds), cache counts and what the latency was measured on. Never
-        raises but for what ends the process (KeyboardInterrupt)."""
+        """The row of the recipe ``values``: the columns of trials.csv and, beside them, ``label``,
+        ``excess`` (how far it is from each constraint), ``stages`` (seconds), cache counts and what
+        the latency was measured on. Never raises but for what ends the process (KeyboardInterrupt)."""
         started = time.perf_counter()
         self.row = {"trial": self.number, "rung": 0, "recipe": dict(values), "label": label}
         try:
@@ -107,7 +110,7 @@ class Trial:
         self.row["stages"] = {name: round(seconds, 4) for name, seconds in self.spent.items()}
         return self.row
 
-    # --- the gates --------------------------------------------------------------------------------------------------
+    # --- the gates --------------------------------------------------------------------------------
 
     def _through_the_gates(self, values: Mapping[str, Value], scratch: Path) -> None:
         with self._timed("compose"):
@@ -135,17 +138,23 @@ class Trial:
             self.row["artifact"] = home.relative_to(self.folder).as_posix()
 
     def _structure_file(self, recipe: Recipe) -> Path:
-        """Where costs of the recipe's structure are kept. They hold for one machine class and runtime version, and
-        against one baseline."""
+        """Where costs of the recipe's structure are kept.
+
+        They hold for one machine class and runtime version, and against one baseline."""
         measured_by = measured_with(self.bench.device, self.bench.job.device)
         key = digest(recipe.structural_key, measured_by, self.bench.baseline.key)
         return self.folder / "structures" / f"{key}.json"
 
     def _built(self, recipe: Recipe, file: Path, *, dry_run: bool = False) -> tuple[Candidate, Deployable]:
-        """The candidate and its file; of a dry run, or the whole recipe. Leaves where parameters or MACs miss."""
-        # Building and exporting load the machine as training does: a measurement beside them would tell little.
+        """The candidate and its file; of a dry run, or the whole recipe.
+
+        Leaves where parameters or MACs miss.
+        """
+        # Building and exporting load the machine as training does: a measurement beside them would
+        # tell little.
         with self._timed("candidate" if dry_run else "train"), self.lock.shared():
-            # A dry run rarely takes more than a moment: scores that decide the structure may need images of a source.
+            # A dry run rarely takes more than a moment: scores that decide the structure may need
+            #     images of a source.
             candidate = self.bench.candidate(recipe, dry_run=dry_run, progress=self.progress, pause=self.lock.breathe)
         if not dry_run:
             self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
@@ -157,7 +166,10 @@ class Trial:
             return candidate, self.bench.export(candidate, file)
 
     def _structure(self, deployable: Deployable, kept: Path) -> dict[str, Any]:
-        """Gates 0 and 1: size and latency of a file. Kept by structure, since cost barely depends on weights."""
+        """Gates 0 and 1: size and latency of a file.
+
+        Kept by structure, since cost barely depends on weights.
+        """
         self.row["size_bytes"] = deployable.file.stat().st_size
         self._check()
         with self._timed("measure"):
@@ -171,8 +183,10 @@ class Trial:
         return known
 
     def _costs(self, candidate: Candidate, deployable: Deployable, structure: Mapping[str, Any]) -> None:
-        """Costs of the finished file. The dry run's latency holds where the structure is the same; by the contract it
-        always is, but a method that breaks it must not gain from it."""
+        """Costs of the finished file.
+
+        The dry run's latency holds where the structure is the same; by the contract it always is,
+        but a method that breaks it must not gain from it."""
         promised = structure["columns"]
         self.row["size_bytes"] = deployable.file.stat().st_size
         if (candidate.params, candidate.macs) == (promised["params"], promised["macs"]):
@@ -185,7 +199,9 @@ class Trial:
         self.row |= {**_measured_columns(measured), "latency": asdict(measured)}
 
     def _agreement(self, candidate: Candidate, deployable: Deployable) -> None:
-        """A file that computes something else than the torch model is no result, however good its figures."""
+        """A file that computes something else than the torch model is no result, however good its
+        figures.
+        """
         with self._timed("agreement"), self.lock.shared():
             found = self.bench.agreement(candidate, deployable, self.lock.breathe)
         if math.isfinite(found.max_error):
@@ -194,8 +210,8 @@ class Trial:
             raise TrialFailed(found.fault)
 
     def _accuracy(self, candidate: Candidate, deployable: Deployable) -> None:
-        """Accuracy of the exported file in its runtime, on the validation split; of the torch model where the runtime
-        would take too long for it."""
+        """Accuracy of the exported file in its runtime, on the validation split; of the torch model
+        where the runtime would take too long for it."""
         with self._timed("accuracy"), self.lock.shared():  # either loads the machine as training does
             if candidate.slow:
                 accuracy, correct = self.bench.model_accuracy(candidate, self.lock.breathe)
@@ -219,10 +235,12 @@ class Trial:
             deployable, baseline, seconds=GATE_SECONDS, again=BORDERLINE_SECONDS, constraints=constraints
         )
 
-    # --- judging ----------------------------------------------------------------------------------------------------
+    # --- judging ----------------------------------------------------------------------------------
 
     def _check(self, latency: Mapping[str, Any] | None = None) -> None:
-        """Leaves where a bound is missed by what is known so far; by latency only where the whole interval misses."""
+        """Leaves where a bound is missed by what is known so far; by latency only where the whole
+        interval misses.
+        """
         names = misses(self._excess(latency))
         if names and self.judge:
             raise _Miss(names)
@@ -242,10 +260,12 @@ class Trial:
         self.row["status"] = "infeasible" if names else "complete"
         self.row["reason"] = explain(names, bounds, self.row, self.baseline) if names else ""
 
-    # --- small things -----------------------------------------------------------------------------------------------
+    # --- small things -----------------------------------------------------------------------------
 
     def _no_room(self, error: Exception) -> str:
-        """The reason of a trial that found no room on the disk, the same for each; empty for other errors."""
+        """The reason of a trial that found no room on the disk, the same for each; empty for other
+        errors.
+        """
         return f"there is no room left to write to {self.folder}" if is_full_disk(error) else ""
 
     def _metrics(self) -> dict[str, Any]:

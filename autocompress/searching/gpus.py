@@ -11,16 +11,17 @@ RAY_STEPS = 10_000
 def gpu_plan(gpus: int, workers: int) -> float:
     """The share of a GPU that each worker asks Ray for.
 
-    A trial computes on one GPU, so a worker never gets more than one. Where there are fewer GPUs than workers, several
-    workers share a GPU: ``ceil(workers / gpus)`` at most. All workers fit on the GPUs at the same time.
+    A trial computes on one GPU, so a worker never gets more than one. Where there are fewer GPUs
+    than workers, several workers share a GPU: ``ceil(workers / gpus)`` at most. All workers fit on
+    the GPUs at the same time.
 
     Args:
         gpus: number of GPUs, 0 or more.
         workers: number of workers, 1 or more.
 
     Returns:
-        1.0 where every worker gets a GPU of its own; a fraction, rounded down to what Ray can count, where they
-        share; 0.0 without GPUs.
+        1.0 where every worker gets a GPU of its own; a fraction, rounded down to what Ray can
+        count, where they share; 0.0 without GPUs.
 
     Raises:
         ValueError: if ``gpus`` is negative, or there is no worker.

@@ -1,4 +1,7 @@
-"""A Ray cluster on this machine for one search. Its needs are checked first, and nothing of it stays behind."""
+"""A Ray cluster on this machine for one search.
+
+Its needs are checked first, and nothing of it stays behind.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,8 @@ LOOPBACK = "127.0.0.1"
 GONE_WITHIN_S = 1.0
 
 is_ending = False
-"""The process ends as soon as the search has saved its state: ``kill_all`` is called then, because Ray's own way of
-ending takes one to several seconds."""
+"""The process ends as soon as the search has saved its state: ``kill_all`` is called then, because
+Ray's own way of ending takes one to several seconds."""
 ABANDONED_AFTER_S = 60.0
 """A scratch folder that is younger may belong to a cluster that is starting."""
 
@@ -57,7 +60,8 @@ class Place:
 
     Attributes:
         base: the folder in which the scratch folder is made.
-        store_in_scratch: the object store lies in the scratch folder, because shared memory is missing or too small.
+        store_in_scratch: the object store lies in the scratch folder, because shared memory is
+            missing or too small.
     """
 
     base: Path
@@ -67,8 +71,9 @@ class Place:
 def check() -> Place:
     """Tests in milliseconds what Ray needs of the machine.
 
-    Ray's sockets need a folder with a short path, and its processes talk over the loopback interface. ``TMPDIR`` may
-    be too long, missing or read-only: then ``XDG_RUNTIME_DIR``, ``/tmp``, ``/var/tmp`` and ``/dev/shm`` are tried.
+    Ray's sockets need a folder with a short path, and its processes talk over the loopback
+    interface. ``TMPDIR`` may be too long, missing or read-only: then ``XDG_RUNTIME_DIR``, ``/tmp``,
+    ``/var/tmp`` and ``/dev/shm`` are tried.
 
     Raises:
         UserError: if one of these needs is not met.
@@ -89,7 +94,9 @@ def check() -> Place:
 
 @contextmanager
 def cluster(workers: int) -> Iterator[None]:
-    """A cluster with one CPU for each worker and this machine's GPUs. Only this machine can reach it.
+    """A cluster with one CPU for each worker and this machine's GPUs.
+
+    Only this machine can reach it.
 
     Raises:
         UserError: if it cannot be started.
@@ -137,13 +144,16 @@ def kill(victims: list[psutil.Process], seconds: float = GONE_WITHIN_S) -> None:
 
 
 def kill_all() -> None:
-    """Kills all clusters of this process and removes their files. Ray may end the process then, so end it first."""
+    """Kills all clusters of this process and removes their files.
+
+    Ray may end the process then, so end it first.
+    """
     kill(processes(), seconds=0.1)
     for scratch in list(active):
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-# --- starting and ending ----------------------------------------------------------------------------------------------
+# --- starting and ending --------------------------------------------------------------------------
 
 
 def _start(scratch: Path, workers: int, place: Place) -> None:
@@ -173,7 +183,9 @@ def _start(scratch: Path, workers: int, place: Place) -> None:
 
 
 def _end(scratch: Path) -> None:
-    """Workers are killed first: those that are left are in the middle of a trial that nobody wants any more."""
+    """Workers are killed first: those that are left are in the middle of a trial that nobody wants
+    any more.
+    """
     running = processes(scratch)
     kill([process for process in running if _is_worker(process)], seconds=0.0)
     ray.shutdown()
@@ -181,7 +193,10 @@ def _end(scratch: Path) -> None:
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    """Ray gives its workers titles. Without its agents, which have such titles too, Ray ends the driver."""
+    """Ray gives its workers titles.
+
+    Without its agents, which have such titles too, Ray ends the driver.
+    """
     try:
         name = str(process.name())
     except psutil.Error:
@@ -191,8 +206,8 @@ def _is_worker(process: psutil.Process) -> bool:
 
 @contextmanager
 def _signal_handlers_kept() -> Iterator[Callable[[], None]]:
-    """Ray puts handlers of its own in the place of ours, which abort the process at SIGTERM, and none when it goes.
-    Gives a function that puts ours back, and calls it at the end."""
+    """Ray puts handlers of its own in the place of ours, which abort the process at SIGTERM, and
+    none when it goes. Gives a function that puts ours back, and calls it at the end."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -213,9 +228,10 @@ def _signal_handlers_kept() -> Iterator[Callable[[], None]]:
 def _environment(scratch: Path) -> Iterator[None]:
     """Ray's settings for the time of a cluster.
 
-    The token with which Ray's processes recognise each other lies in the scratch folder: Ray's own place for it is
-    the home folder, which containers often lack. Ray listens on all interfaces, unless it is told that this system
-    has no clusters of several machines (its default on macOS and Windows).
+    The token with which Ray's processes recognise each other lies in the scratch folder: Ray's own
+    place for it is the home folder, which containers often lack. Ray listens on all interfaces,
+    unless it is told that this system has no clusters of several machines (its default on macOS and
+    Windows).
     """
     token = scratch / "token"
     token.touch(mode=0o600)
@@ -241,7 +257,7 @@ def _environment(scratch: Path) -> Iterator[None]:
         compat.read_authentication()
 
 
-# --- what the machine has ---------------------------------------------------------------------------------------------
+# --- what the machine has -------------------------------------------------------------------------
 
 
 def _candidates() -> list[Path]:
@@ -251,7 +267,10 @@ def _candidates() -> list[Path]:
 
 
 def _fault_of(base: Path, needed: int) -> str | None:
-    """Why Ray's scratch folder cannot lie in ``base``, or None. A folder and a socket are made there to find out."""
+    """Why Ray's scratch folder cannot lie in ``base``, or None.
+
+    A folder and a socket are made there to find out.
+    """
     if not base.is_dir():
         return "no such folder"
     scratch = f"{base}/{PREFIX}12345678"
@@ -270,7 +289,9 @@ def _fault_of(base: Path, needed: int) -> str | None:
 
 
 def _sweep(base: Path) -> None:
-    """Removes what clusters of killed processes left in ``base``: those of this user where nobody listens any more."""
+    """Removes what clusters of killed processes left in ``base``: those of this user where nobody
+    listens any more.
+    """
     for scratch in base.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if hasattr(os, "getuid") and scratch.stat().st_uid != os.getuid():

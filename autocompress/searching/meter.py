@@ -61,7 +61,9 @@ class Meter:
         again: float | None = None,
         constraints: Constraints | None = None,
     ) -> Measurement:
-        """Latency (see :meth:`latency`) and, where it is known, energy of ``candidate`` against ``baseline``."""
+        """Latency (see :meth:`latency`) and, where it is known, energy of ``candidate`` against
+        ``baseline``.
+        """
         measured = self.latency(candidate, baseline, seconds=seconds, again=again, constraints=constraints)
         if self.energy_device is None:
             return measured
@@ -80,8 +82,9 @@ class Meter:
     ) -> Measurement:
         """Latency of ``candidate`` against ``baseline``, in about ``seconds``.
 
-        Where the bound of ``constraints`` on latency lies within the interval, it is measured again, up to ``AGAIN``
-        times for ``again`` seconds (by default ``seconds``), and judged by all measurements together.
+        Where the bound of ``constraints`` on latency lies within the interval, it is measured
+        again, up to ``AGAIN`` times for ``again`` seconds (by default ``seconds``), and judged by
+        all measurements together.
         """
         measured = self.once(candidate, baseline, seconds)
         if constraints is None or self.deterministic:
@@ -106,9 +109,11 @@ class Meter:
 
 
 def combined(one: Measurement, other: Measurement) -> Measurement:
-    """Two measurements of one file as one: their logarithms weighted by the inverse squares of the intervals.
+    """Two measurements of one file as one: their logarithms weighted by the inverse squares of the
+    intervals.
 
-    Where they differ by more than their intervals explain, the interval of both spans half their distance at least.
+    Where they differ by more than their intervals explain, the interval of both spans half their
+    distance at least.
     """
     halves = [max(math.log(each.ratio_high / each.ratio_low) / 2, 1e-6) for each in (one, other)]
     weights = [1 / half**2 for half in halves]

@@ -1,4 +1,6 @@
-"""The nearest miss, finished: where every trial left before it was trained, the front still gets a model."""
+"""The nearest miss, finished: where every trial left before it was trained, the front still gets a
+model.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,11 @@ log = logging.getLogger("autocompress.search")
 def finish_nearest_miss(
     study: Study, bench: Bench, meter: Meter, folder: Path, progress: Callable[[float, str], None] | None = None
 ) -> Row | None:
-    """Runs the nearest miss again, unjudged by the gates, where no trial of ``study`` has an accuracy.
+    """Runs the nearest miss again, unjudged by the gates, where no trial of ``study`` has an
+    accuracy.
 
-    Its row is amended: it stays infeasible, but has an accuracy and an artifact. Its reason names all that it misses,
-    by the figures of its row.
+    Its row is amended: it stays infeasible, but has an accuracy and an artifact. Its reason names
+    all that it misses, by the figures of its row.
 
     Returns:
         The new row; None where there was nothing to do, or nothing that could be finished.

@@ -1,4 +1,6 @@
-"""Placement: Ray Tune starts worker processes, puts them where resources are, and replaces those that die."""
+"""Placement: Ray Tune starts worker processes, puts them where resources are, and replaces those
+that die.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,9 @@ SETTINGS = {
 
 
 def check() -> None:
-    """Tests what Ray needs of this machine, before anything expensive is done. A cluster to which this process is
-    connected already needs nothing.
+    """Tests what Ray needs of this machine, before anything expensive is done.
+
+    A cluster to which this process is connected already needs nothing.
 
     Raises:
         UserError: if one of its needs is not met.
@@ -57,7 +60,8 @@ def run(dispatcher: Dispatcher, settings: Settings) -> None:
     workers = settings.job.workers
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    # So many processes start at a time. Recipes are not asked ahead: they do not belong to Tune's trials.
+    # So many processes start at a time. Recipes are not asked ahead: they do not belong to Tune's
+    # trials.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)
     with ExitStack() as stack:
         if not ray.is_initialized():
@@ -110,7 +114,8 @@ class _Places(_Unsaved, Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """A place for one more worker; None while there are enough; FINISHED, a text, at the end."""
+        """A place for one more worker; None while there are enough; FINISHED, a text, at the end.
+        """
         if self._dispatcher.is_over:
             return Searcher.FINISHED
         if self._dispatcher.no_worker_starts or len(self._alive) >= min(self._workers, self._dispatcher.work_left):
@@ -160,7 +165,10 @@ class _Crew(_Unsaved, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """The worker is done with a recipe. It gets the next one before the driver looks at the row."""
+        """The worker is done with a recipe.
+
+        It gets the next one before the driver looks at the row.
+        """
         del iteration, trials, info
         if result["done"]:
             return
@@ -187,7 +195,9 @@ class _Crew(_Unsaved, tune.Callback):
         self._actors[worker].take.remote(task)
 
     def end(self) -> None:
-        """Kills the workers that are left: those of an interrupted search are in the middle of a trial."""
+        """Kills the workers that are left: those of an interrupted search are in the middle of a
+        trial.
+        """
         for actor in [] if localray.is_ending else self._actors.values():
             ray.kill(actor)
         self._actors.clear()

@@ -20,7 +20,8 @@ class Observer(Protocol):
     """Watches a search, in the process that runs it."""
 
     def on_start(self, total: int) -> None:
-        """The first trial is about to run; ``total`` is the budget, earlier runs' trials included."""
+        """The first trial is about to run; ``total`` is the budget, earlier runs' trials included.
+        """
 
     def on_baseline(self, row: Row) -> None:
         """The baseline's row is known."""
@@ -69,7 +70,8 @@ class Silent:
 class Unbreakable:
     """Passes everything on to an observer that may fail to print.
 
-    No search ends because a terminal is closed or cannot show a character. Other errors of an observer are raised.
+    No search ends because a terminal is closed or cannot show a character. Other errors of an
+    observer are raised.
     """
 
     def __init__(self, observer: Observer) -> None:
@@ -121,8 +123,8 @@ class Unbreakable:
 
 
 class Steps:
-    """A progress callback: tells an observer of each new step of a long job once, and some times a second how far it
-    is."""
+    """A progress callback: tells an observer of each new step of a long job once, and some times a
+    second how far it is."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer

@@ -53,8 +53,8 @@ LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxrunt
 def search(job: Job, *, observer: Observer | None = None, open_bench: Opener = open_workbench) -> SearchResult:
     """Searches for the front of ``job``.
 
-    Ctrl-C ends it early: the run is closed with the front so far, and ``summary["ended"]`` is "interrupted". SIGTERM
-    ends it without closing. In both cases :func:`resume` continues.
+    Ctrl-C ends it early: the run is closed with the front so far, and ``summary["ended"]`` is
+    "interrupted". SIGTERM ends it without closing. In both cases :func:`resume` continues.
 
     Args:
         job: see ``autocompress.job.load_job``.
@@ -65,7 +65,8 @@ def search(job: Job, *, observer: Observer | None = None, open_bench: Opener = o
         The finished run, read from ``results/<name>``.
 
     Raises:
-        UserError: if the job cannot be carried out, the run exists already, or this machine cannot run Ray.
+        UserError: if the job cannot be carried out, the run exists already, or this machine cannot
+            run Ray.
         KeyboardInterrupt: on Ctrl-C before the first trial, or on a second Ctrl-C.
         Terminated: on SIGTERM. It is a SystemExit with code 75.
     """
@@ -85,20 +86,21 @@ def resume(
     observer: Observer | None = None,
     open_bench: Opener = open_workbench,
 ) -> SearchResult:
-    """Goes on with the search in ``folder`` from its study: what is finished stays, what was under way is tried again,
-    trials and minutes spent are subtracted.
+    """Goes on with the search in ``folder`` from its study: what is finished stays, what was under
+    way is tried again, trials and minutes spent are subtracted.
 
     Args:
         folder: ``results/<name>``.
-        trials, minutes: a new budget for the whole search, where it shall be another than the job's.
+        trials, minutes: a new budget for the whole search, where it shall be another than the
+        job's.
         observer: is told how it goes.
         open_bench: as for :func:`search`.
 
     Raises:
-        UserError: if ``folder`` is not a run, another process drives it, its job cannot be carried out here, or new
-            rows would not be comparable with its rows: the job (but for name, budget, workers and sampler), the
-            images, the baseline, the versions of libraries, or the machine that measures are not those that it began
-            with.
+        UserError: if ``folder`` is not a run, another process drives it, its job cannot be carried
+            out here, or new rows would not be comparable with its rows: the job (but for name,
+            budget, workers and sampler), the images, the baseline, the versions of libraries, or
+            the machine that measures are not those that it began with.
         KeyboardInterrupt, Terminated: as :func:`search`.
     """
     folder = Path(folder)
@@ -157,14 +159,17 @@ class _Run:
             self._study.enqueue_starting_points(self._first)
 
     def _trains(self, point: Point) -> bool:
-        """Whether a recipe may take long; one that cannot be composed is left to a trial, which says why."""
+        """Whether a recipe may take long; one that cannot be composed is left to a trial, which
+        says why.
+        """
         try:
             return self._bench.compose(Replay(point[1])).trains
         except Exception:  # a plugin's fault must not end the search
             return True
 
     def _take_proposals(self, is_waiting: bool) -> None:
-        """Has the proposals asked next, once they are made; waits for them where no recipe waits."""
+        """Has the proposals asked next, once they are made; waits for them where no recipe waits.
+        """
         made = self._background.ready(wait=not is_waiting)
         if made is None:
             return
@@ -182,13 +187,17 @@ class _Run:
 
     @property
     def _bits_pay(self) -> bool:
-        """Whether fewer than 8 bits can gain anything that the job asks for: on a runtime they save size alone."""
+        """Whether fewer than 8 bits can gain anything that the job asks for: on a runtime they save
+        size alone.
+        """
         asked = {*self._job.objectives, *self._job.constraints.bounds()}
         return bool(asked & {"size", "energy"}) or self._meter.deterministic
 
     def _check_images(self) -> None:
-        """Refuses to go on with rows that were judged on other images. The first run records which they are; so does
-        the first resume of a run that an earlier version began."""
+        """Refuses to go on with rows that were judged on other images.
+
+        The first run records which they are; so does the first resume of a run that an earlier
+        version began."""
         now = images_of(self._bench.splits)
         if (known := self._study.images) is None:
             self._study.keep_images(now)
@@ -217,7 +226,8 @@ class _Run:
 
     def go(self) -> SearchResult:
         """Runs what the budget leaves, and closes."""
-        # From here on: a baseline or images that take longer than the budget would leave a search without any trial.
+        # From here on: a baseline or images that take longer than the budget would leave a search
+        #     without any trial.
         self._zero = time.monotonic() - self._study.seconds
         rows = self._study.rows()
         save_trials(self._folder, rows)
@@ -264,8 +274,8 @@ class _Run:
         return dispatcher.why_ended
 
     def _try_here(self, dispatcher: Dispatcher) -> None:
-        """Tries the first recipe in this process, where it trains nothing: workers take a while to start, and a first
-        result says whether all is well."""
+        """Tries the first recipe in this process, where it trains nothing: workers take a while to
+        start, and a first result says whether all is well."""
         if not self._first or self._study.is_proposed:
             return
         asked = dispatcher.hand_out(DRIVER)
@@ -301,7 +311,10 @@ class _Run:
         self._observer.on_trial(row, front, front_hypervolume(front) or 0.0, len(rows), self._seconds_left())
 
     def _close(self, ended: str) -> SearchResult:
-        """Writes the front and the report. Who interrupts, the closing too, does not want to wait for measurements."""
+        """Writes the front and the report.
+
+        Who interrupts, the closing too, does not want to wait for measurements.
+        """
         from autocompress.report import write_report  # plots take a second to import
 
         closing = Closing(self._bench, self._meter, self._folder, self._baseline)

@@ -151,8 +151,8 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """Everything that the engine logs goes to ``log.txt`` meanwhile, and so does the error that ends
-    it. Several processes may append to the file."""
+    """Everything that the engine logs goes to ``log.txt`` meanwhile, and so does the error that
+    ends it. Several processes may append to the file."""
     with _written(folder):
         handler = _LogFile(folder / LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))

@@ -15,14 +15,15 @@ def make_sampler(job: Job, told: int = 0) -> BaseSampler:
 
     Args:
         job: its sampler, seed, workers and budget are used.
-        told: trials that the study holds already. It shifts the seed, so that a resumed search does not draw its
-            first random recipes again; a new search (0) uses the job's seed itself.
+        told: trials that the study holds already. It shifts the seed, so that a resumed search does
+            not draw its first random recipes again; a new search (0) uses the job's seed itself.
     """
     seed = job.seed + told
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         if job.sampler == "tpe":
-            # Even one worker has a trial in flight while the next is asked; with several, the liar keeps them apart.
+            # Even one worker has a trial in flight while the next is asked; with several, the liar
+            # keeps them apart.
             return TPESampler(
                 multivariate=True,
                 group=True,

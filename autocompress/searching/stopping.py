@@ -4,8 +4,9 @@
 - SIGTERM raises Terminated: the search leaves what a resume needs, and ends without closing.
 - SIGHUP does nothing to a search on the command line: a closed terminal does not end it.
 
-Python runs signal handlers between two bytecodes of the main thread, which may be inside a kernel for long. So a thread
-is told of signals too, and ends the process where the main thread does not do so in time.
+Python runs signal handlers between two bytecodes of the main thread, which may be inside a kernel
+for long. So a thread is told of signals too, and ends the process where the main thread does not do
+so in time.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ _is_terminated = False
 
 @contextmanager
 def caught(*, ends_process: bool = False, last_words: Callable[[], None] | None = None) -> Iterator[None]:
-    """Handles signals while a search runs. Does nothing in another thread than the main one, or within itself.
+    """Handles signals while a search runs.
+
+    Does nothing in another thread than the main one, or within itself.
 
     Args:
-        ends_process: the process has nothing else to do than this search. A second Ctrl-C then ends it at once, and
-            it outlives its terminal. In a program of the user's own Ctrl-C is left to Python.
-        last_words: called where SIGTERM ends the process although the main thread is still busy (in a kernel, or with
-            the start of Ray) and can say nothing itself.
+        ends_process: the process has nothing else to do than this search. A second Ctrl-C then ends
+            it at once, and it outlives its terminal. In a program of the user's own Ctrl-C is left
+            to Python.
+        last_words: called where SIGTERM ends the process although the main thread is still busy (in
+            a kernel, or with the start of Ray) and can say nothing itself.
     """
     global _is_caught, _is_terminated
     if _is_caught or threading.current_thread() is not threading.main_thread():
@@ -79,7 +83,9 @@ def terminate(signal_number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def terminated_by_name() -> Iterator[None]:
-    """Ray turns every SystemExit that is raised while it waits into one with code 1. This makes it Terminated again.
+    """Ray turns every SystemExit that is raised while it waits into one with code 1.
+
+    This makes it Terminated again.
 
     Raises:
         Terminated: in the place of a SystemExit after SIGTERM.
@@ -121,7 +127,8 @@ class _Interrupt:
 
 def _on_time_out(last_words: Callable[[], None] | None) -> None:
     if last_words is not None:
-        # In a thread that is not waited for: the main thread may hold the lock of the log or of the terminal.
+        # In a thread that is not waited for: the main thread may hold the lock of the log or of the
+        #     terminal.
         speaker = threading.Thread(target=last_words, daemon=True)
         speaker.start()
         speaker.join(timeout=LAST_WORDS_S)
@@ -130,7 +137,10 @@ def _on_time_out(last_words: Callable[[], None] | None) -> None:
 
 @contextmanager
 def _watched(on_time_out: Callable[[], None] | None, ends_process: bool) -> Iterator[None]:
-    """A thread that hears of signals although the main thread is busy. Python writes their numbers to a socket."""
+    """A thread that hears of signals although the main thread is busy.
+
+    Python writes their numbers to a socket.
+    """
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
     before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)

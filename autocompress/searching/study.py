@@ -1,8 +1,10 @@
-"""The study: every recipe asked and every row told, on disk. With trials.csv, written from it, the only truth.
+"""The study: every recipe asked and every row told, on disk.
 
-Optuna's journal file holds it (``optuna-dashboard study.journal`` shows a run). Several processes write to it: the
-driver asks, and each worker tells its own trial before Ray hears of it, so that no death of a process loses a finished
-trial.
+With trials.csv, written from it, the only truth.
+
+Optuna's journal file holds it (``optuna-dashboard study.journal`` shows a run). Several processes
+write to it: the driver asks, and each worker tells its own trial before Ray hears of it, so that no
+death of a process loses a finished trial.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ STUDY_FILE = "study.journal"
 STUDY_NAME = "autocompress"
 BEGUN = "begun_with"
 RE_ASKS = 16
-"""Repeats in a row after which the next draws are random: a sampler that insists is not yet an exhausted space."""
+"""Repeats in a row after which the next draws are random: a sampler that insists is not yet an
+exhausted space.
+"""
 RANDOM_RE_ASKS = 100
 """Random repeats in a row after which the space counts as exhausted."""
 
@@ -48,7 +52,9 @@ log = logging.getLogger("autocompress.search")
 
 @dataclass(frozen=True)
 class Asked:
-    """A recipe to be tried: its number in the study, its values, and the label of a starting point (else "")."""
+    """A recipe to be tried: its number in the study, its values, and the label of a starting point
+    (else "").
+    """
 
     number: int
     values: dict[str, Value]
@@ -69,7 +75,9 @@ def _storage(folder: Path) -> JournalStorage:
 
 
 def _name_in(storage: JournalStorage) -> str:
-    """The name of the one study in the journal. It does not depend on the job, whose name may be edited.
+    """The name of the one study in the journal.
+
+    It does not depend on the job, whose name may be edited.
 
     Earlier versions gave it the job's name.
     """
@@ -78,7 +86,9 @@ def _name_in(storage: JournalStorage) -> str:
 
 
 def read_begun(folder: Path) -> dict[str, Any] | None:
-    """What the search in ``folder`` began with; None where it has no study yet, or an early version wrote it."""
+    """What the search in ``folder`` began with; None where it has no study yet, or an early version
+    wrote it.
+    """
     if not (folder / STUDY_FILE).exists():
         return None
     studies = _storage(folder).get_all_studies()
@@ -122,7 +132,7 @@ class Study:
             if "recipe_key" in trial.user_attrs and ("row" in trial.user_attrs or trial.state == TrialState.RUNNING):
                 self._started.setdefault(trial.user_attrs["recipe_key"], trial.number)
 
-    # --- what is there --------------------------------------------------------------------------------------------
+    # --- what is there ----------------------------------------------------------------------------
 
     def rows(self) -> list[Row]:
         """The row of every trial that was run, in the order of their numbers; repeats have none."""
@@ -136,7 +146,9 @@ class Study:
         return self._amended().get(str(number), trial.user_attrs["row"]) if _has_row(trial) else None
 
     def started_at(self, number: int) -> float | None:
-        """When a worker took the trial up (seconds since the epoch), moved on by the time that the trial was held."""
+        """When a worker took the trial up (seconds since the epoch), moved on by the time that the
+        trial was held.
+        """
         return self._study.get_trials(deepcopy=False)[number].user_attrs.get("started")
 
     def held_since(self, number: int) -> float | None:
@@ -145,12 +157,17 @@ class Study:
 
     @property
     def is_new(self) -> bool:
-        """The starting points are not enqueued yet, or not all of them, and no recipe was ever asked."""
+        """The starting points are not enqueued yet, or not all of them, and no recipe was ever
+        asked.
+        """
         asked = any("recipe_key" in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
         return not (asked or self._study.user_attrs.get("prepared", False))
 
     def enqueue_starting_points(self, points: Sequence[tuple[str, Mapping[str, Value]]]) -> None:
-        """Has ``points``, labels and values, asked first. A search that was killed meanwhile begins with them anew."""
+        """Has ``points``, labels and values, asked first.
+
+        A search that was killed meanwhile begins with them anew.
+        """
         self._drop(self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,)))
         for label, values in points:
             self.enqueue(values, label)
@@ -162,8 +179,10 @@ class Study:
         return bool(self._study.user_attrs.get("proposed", False))
 
     def enqueue_proposals(self, points: Sequence[tuple[str, Mapping[str, Value]]]) -> None:
-        """Has ``points``, labels and values, asked next. A search that was killed meanwhile repeats it, which costs
-        nothing: recipes that were tried are told again."""
+        """Has ``points``, labels and values, asked next.
+
+        A search that was killed meanwhile repeats it, which costs nothing: recipes that were tried
+        are told again."""
         for label, values in points:
             self.enqueue(values, label)
         self._study.set_user_attr("proposed", True)
@@ -188,7 +207,8 @@ class Study:
 
     @property
     def images(self) -> dict[str, str] | None:
-        """Digests of the images that the search began with; None where an earlier version began it."""
+        """Digests of the images that the search began with; None where an earlier version began it.
+        """
         return self._study.user_attrs.get("images")
 
     def keep_images(self, digests: Mapping[str, str]) -> None:
@@ -201,25 +221,29 @@ class Study:
             self._study.set_user_attr(BEGUN, dict(begun))
 
     def amend(self, number: int, row: Row) -> None:
-        """Puts ``row`` in the place of one that was told, beside the trials: Optuna changes no finished trial."""
+        """Puts ``row`` in the place of one that was told, beside the trials: Optuna changes no
+        finished trial.
+        """
         self._study.set_user_attr("amended", {**self._amended(), str(number): row})
 
     def _amended(self) -> dict[str, Row]:
         return self._study.user_attrs.get("amended", {})
 
-    # --- asking -----------------------------------------------------------------------------------------------------
+    # --- asking -----------------------------------------------------------------------------------
 
     def enqueue(self, values: Mapping[str, Value], label: str = "") -> None:
         """Has ``values`` asked before the sampler's own draws."""
         self._study.enqueue_trial(dict(values), user_attrs={"label": label} if label else None)
 
     def ask(self, compose: Compose) -> Asked | None:
-        """The next recipe that was never tried. Draws of finished recipes are told again from their rows and cost
-        nothing; draws of running ones wait for their row; draws that cannot be built get their row here and now.
+        """The next recipe that was never tried.
+
+        Draws of finished recipes are told again from their rows and cost nothing; draws of running
+        ones wait for their row; draws that cannot be built get their row here and now.
 
         Returns:
-            None where the space is exhausted, as far as ``RANDOM_RE_ASKS`` repeats in a row can tell. An invalid draw
-            is returned too: its row is there already (``row(asked.number)``).
+            None where the space is exhausted, as far as ``RANDOM_RE_ASKS`` repeats in a row can
+            tell. An invalid draw is returned too: its row is there already (``row(asked.number)``).
         """
         for draw in range(RE_ASKS + RANDOM_RE_ASKS):
             if self.before_ask is not None:
@@ -232,7 +256,9 @@ class Study:
         return None
 
     def _draw(self, trial: Trial, compose: Compose) -> tuple[Asked, int | None]:
-        """What ``trial`` drew, and the number of the trial that has the same recipe, if there is one."""
+        """What ``trial`` drew, and the number of the trial that has the same recipe, if there is
+        one.
+        """
         label = trial.user_attrs.get("label", "")
         try:
             recipe = compose(OptunaChooser(trial, self._choices, self.proposed))
@@ -257,7 +283,7 @@ class Study:
     def _random(self) -> _Sampler:
         return _Sampler(self._study, RandomSampler(seed=self.job.seed + len(self._study.get_trials(deepcopy=False))))
 
-    # --- telling ----------------------------------------------------------------------------------------------------
+    # --- telling ----------------------------------------------------------------------------------
 
     def start(self, number: int) -> None:
         """A worker takes the trial up."""
@@ -278,7 +304,10 @@ class Study:
         self._trial(number).set_user_attr("held", time.time() if is_held else None)
 
     def tell(self, number: int, row: Row) -> None:
-        """Keeps a trial's row and tells the sampler. The row of a trial that was told already stays."""
+        """Keeps a trial's row and tells the sampler.
+
+        The row of a trial that was told already stays.
+        """
         if not self._is_running(number):
             return
         self._trial(number).set_user_attr("row", row)
@@ -305,13 +334,13 @@ class Study:
     def _is_running(self, number: int) -> bool:
         return self._study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING
 
-    # --- after a crash or an interruption -------------------------------------------------------------------------
+    # --- after a crash or an interruption ---------------------------------------------------------
 
     def recover(self) -> int:
         """Settles trials that nobody runs any more. Call it only when no worker is left.
 
-        A trial that has its row is told from it. The others are told FAIL, and their recipes are enqueued again, before
-        everything that waits already.
+        A trial that has its row is told from it. The others are told FAIL, and their recipes are
+        enqueued again, before everything that waits already.
 
         Returns:
             How many recipes will be tried again.
@@ -339,8 +368,8 @@ class Study:
     def _move_to_front(self, trials: Iterable[FrozenTrial]) -> None:
         """Has the recipes of ``trials`` asked before those that wait already.
 
-        Optuna asks waiting trials in the order of their numbers, so all others get new numbers. A recipe that waits
-        twice costs nothing.
+        Optuna asks waiting trials in the order of their numbers, so all others get new numbers. A
+        recipe that waits twice costs nothing.
         """
         waiting = self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,))
         for trial in (*trials, *waiting):
@@ -378,8 +407,8 @@ def _has_row(trial: FrozenTrial) -> bool:
 
 
 def unbuilt_row(asked: Asked, error: Exception) -> Row:
-    """The row of a draw that gave no recipe: its methods do not go together, or one of them broke while it was asked
-    for its space."""
+    """The row of a draw that gave no recipe: its methods do not go together, or one of them broke
+    while it was asked for its space."""
     row: Row = {"trial": asked.number, "seconds": 0.0, "rung": 0, "recipe": asked.values, "label": asked.label}
     if isinstance(error, InvalidRecipe):
         return {**row, "status": "infeasible", "reason": str(error), "excess": {"valid": 1.0}}

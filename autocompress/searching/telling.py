@@ -1,7 +1,8 @@
 """Telling: how a finished row is put to the sampler, so that it learns from misses.
 
-Measured on toy searches of 120 trials, misses among the last 60: TPE, told PRUNED with constraints, 22; told FAIL, 58.
-NSGA-II takes no notice of PRUNED (58) and learns a little from COMPLETE with a bad accuracy (49).
+Measured on toy searches of 120 trials, misses among the last 60: TPE, told PRUNED with constraints,
+22; told FAIL, 58. NSGA-II takes no notice of PRUNED (58) and learns a little from COMPLETE with a
+bad accuracy (49).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Verdict:
 
 
 def told_constraints(job: Job, row: Mapping[str, Any]) -> dict[str, float]:
-    """Every constraint of the job and, last, whether the recipe can be built, in one order: GP takes no trial that has
-    fewer than another. One that was not measured counts as just met."""
+    """Every constraint of the job and, last, whether the recipe can be built, in one order: GP
+    takes no trial that has fewer than another. One that was not measured counts as just met."""
     excesses = row.get("excess", {})
     told = {name: float(excesses.get(name, 0.0)) for name in job.constraints.all_bounds()}
     return {**told, "valid": float(excesses.get("valid", -1.0))}
@@ -46,9 +47,10 @@ def told_constraints(job: Job, row: Mapping[str, Any]) -> dict[str, float]:
 def verdict(job: Job, row: Mapping[str, Any], baseline: Mapping[str, Any]) -> Verdict:
     """How ``row`` is told to the job's sampler.
 
-    A trial with an accuracy is COMPLETE, its constraints say whether it may be on the front. One that left at a gate is
-    PRUNED for samplers that learn from it, COMPLETE with the worst accuracy for the others; costs that were not
-    measured count as the baseline's. A halved trial is PRUNED. Only what broke is FAIL.
+    A trial with an accuracy is COMPLETE, its constraints say whether it may be on the front. One
+    that left at a gate is PRUNED for samplers that learn from it, COMPLETE with the worst accuracy
+    for the others; costs that were not measured count as the baseline's. A halved trial is PRUNED.
+    Only what broke is FAIL.
     """
     if row["status"] == "failed":
         return Verdict(TrialState.FAIL)

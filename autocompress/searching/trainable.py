@@ -1,4 +1,5 @@
-"""Ray's end in a worker process: takes up a recipe, runs it through the gates, and tells the study."""
+"""Ray's end in a worker process: takes up a recipe, runs it through the gates, and tells the study.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ class Settings:
         baseline: the baseline's row, as the driver measured it.
         threads: of torch in each worker.
         cwd: of the driver.
-        methods: versions of the driver's methods by name; a worker with others cannot compose its recipes.
+        methods: versions of the driver's methods by name; a worker with others cannot compose its
+            recipes.
         deadline: no trial is taken up after it (seconds since the epoch); None: no limit.
         open_bench: makes the bench, once a process.
     """
@@ -159,10 +161,12 @@ class Worker:
 
 
 class WorkerProcess(tune.Trainable):
-    """A worker as Ray Tune sees it: one Tune trial for as long as the process lives, one step for each recipe.
+    """A worker as Ray Tune sees it: one Tune trial for as long as the process lives, one step for
+    each recipe.
 
-    The driver puts a recipe into it (:meth:`take`) before each step. So a worker is never given to another Tune trial,
-    a second worker is never given up because the first is free again, and a recipe is asked only when it is needed.
+    The driver puts a recipe into it (:meth:`take`) before each step. So a worker is never given to
+    another Tune trial, a second worker is never given up because the first is free again, and a
+    recipe is asked only when it is needed.
     """
 
     def setup(self, config: dict[str, Any], settings: Settings | None = None) -> None:
@@ -189,7 +193,8 @@ class WorkerProcess(tune.Trainable):
     def _run(self, task: Task) -> None:
         folder, budget = self._worker.settings.folder, self._worker.settings.job.budget
         with (folder / rundir.LOG_FILE).open("a", encoding="utf-8") as dump, rundir.logged(folder):
-            # Ends even a kernel that never returns; the driver then finds no row and writes the failed one.
+            # Ends even a kernel that never returns; the driver then finds no row and writes the
+            # failed one.
             held = partial(self._worker.study.hold, task.number)
             self._worker.study.start(task.number)  # before the watchdog: a trial that it ends had its whole time
             with watchdog.watched(60.0 * budget.trial_minutes, dump, held):

@@ -124,8 +124,10 @@ class Store:
                 lock.release(remove=True)
 
     def made(self, key: str, make: Callable[[], Any], pause: Callable[[], None] | None = None) -> Any:
-        """The state of the entry ``key`` (tensors and JSON values, see :func:`pack`). Where there is none, one process
-        makes it with ``make``, and the others wait, calling ``pause``."""
+        """The state of the entry ``key`` (tensors and JSON values, see :func:`pack`).
+
+        Where there is none, one process makes it with ``make``, and the others wait, calling
+        ``pause``."""
         found = self.get(key) if self.has(key) else None
         if found is None:
             with self.making(key, pause):
@@ -235,7 +237,8 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
             raise
         number = int(found[1])
         raise OSError(number, os.strerror(number), str(file)) from error
-    # safetensors makes files that their owner alone may read; who may read the folder may read them.
+    # safetensors makes files that their owner alone may read; who may read the folder may read
+    # them.
     file.chmod(0o600 | (file.parent.stat().st_mode & 0o044))
 
 

@@ -1,8 +1,10 @@
-"""Images from a teacher alone: one engine that optimises pixels, and the terms that the methods put together.
+"""Images from a teacher alone: one engine that optimises pixels, and the terms that the methods put
+together.
 
-Rooms: ``pixels`` the engine, with ``settings`` (phases, schedule, views) and ``frozen``; ``statistics`` what batch
-norms recorded and read; ``view`` and ``terms`` the summands of an objective; ``budget`` how much is made, of which
-classes; ``sets`` transfer sets and their quality; ``sheet`` a picture of them.
+Rooms: ``pixels`` the engine, with ``settings`` (phases, schedule, views) and ``frozen``;
+``statistics`` what batch norms recorded and read; ``view`` and ``terms`` the summands of an
+objective; ``budget`` how much is made, of which classes; ``sets`` transfer sets and their quality;
+``sheet`` a picture of them.
 """
 
 from autocompress.models import data_info

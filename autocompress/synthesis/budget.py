@@ -25,7 +25,9 @@ class SynthesisBudget:
 
     @property
     def batches(self) -> list[int]:
-        """Sizes of the batches, in order, as equal as can be: statistics of a small remainder would be noise."""
+        """Sizes of the batches, in order, as equal as can be: statistics of a small remainder would
+        be noise.
+        """
         count = max(-(-self.images // self.batch_size), 1)
         return [self.images // count + (number < self.images % count) for number in range(count)]
 
@@ -34,13 +36,15 @@ def balanced_labels(n: int, classes: int, generator: torch.Generator, first: int
     """``n`` int64 labels in random order, each class as often as any other or once more.
 
     Args:
-        first: the class to begin with; give each batch the number of images before it, and all of them together are
-            balanced too.
+        first: the class to begin with; give each batch the number of images before it, and all of
+            them together are balanced too.
     """
     labels = torch.arange(first, first + n) % classes
     return labels[torch.randperm(n, generator=generator)]
 
 
 def starting_noise(n: int, input_size: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
-    """Float32 ``(n, C, H, W)`` from N(0, 1), drawn on the CPU so that every device starts from the same."""
+    """Float32 ``(n, C, H, W)`` from N(0, 1), drawn on the CPU so that every device starts from the
+    same.
+    """
     return torch.randn(n, *input_size, generator=generator)

@@ -11,10 +11,11 @@ from torch import nn
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """Puts ``model`` into eval mode with parameters that ask for no gradient; gradients still flow through it to its
-    input. Every module's mode and every parameter's flag is put back afterwards.
+    """Puts ``model`` into eval mode with parameters that ask for no gradient; gradients still flow
+    through it to its input. Every module's mode and every parameter's flag is put back afterwards.
 
-    In train mode batch norms would normalise by the images at hand and overwrite the very statistics that are wanted.
+    In train mode batch norms would normalise by the images at hand and overwrite the very
+    statistics that are wanted.
     """
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

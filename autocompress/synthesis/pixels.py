@@ -29,9 +29,10 @@ class Optimised:
     """What came of one batch.
 
     Attributes:
-        images: float32 ``(B, C, H, W)`` on the CPU, as the teacher reads them (normalised): the iterate whose objective
-            was lowest in the last phase.
-        losses: of that iterate, in the view that it was judged by: each term without its weight, and "total" with.
+        images: float32 ``(B, C, H, W)`` on the CPU, as the teacher reads them (normalised): the
+            iterate whose objective was lowest in the last phase.
+        losses: of that iterate, in the view that it was judged by: each term without its weight,
+            and "total" with.
         iterations: that were made, in all phases.
         seconds: that they took.
     """
@@ -55,10 +56,12 @@ def optimise_pixels(
     pause: Callable[[], None] | None = None,
     deadline: float | None = None,
 ) -> Optimised:
-    """Changes the pixels of ``start`` until ``objective`` is low (Yin et al., section 3; Adam on the images).
+    """Changes the pixels of ``start`` until ``objective`` is low (Yin et al., section 3; Adam on
+    the images).
 
-    Computes where the teacher is. Teacher and student are only looked through: their parameters, buffers, gradients and
-    modes are the same afterwards, also after an interruption. Every random draw is by ``seed``.
+    Computes where the teacher is. Teacher and student are only looked through: their parameters,
+    buffers, gradients and modes are the same afterwards, also after an interruption. Every random
+    draw is by ``seed``.
 
     Args:
         teacher: the classifier; evaluated in eval mode.
@@ -66,11 +69,13 @@ def optimise_pixels(
         objective: weighted terms; those of weight 0 are left out.
         settings: phases, schedule, views.
         targets: int64 labels ``(B,)`` or float probabilities ``(B, K)`` for the terms.
-        student: the live student for terms that look at it, on the teacher's device; in eval mode meanwhile.
+        student: the live student for terms that look at it, on the teacher's device; in eval mode
+            meanwhile.
         seed: of shifts and flips.
         progress: called with the finished fraction (0 to 1) and a word.
         pause: called between iterations; may wait.
-        deadline: seconds after which no further iteration begins. Each phase has its share, and at least one.
+        deadline: seconds after which no further iteration begins. Each phase has its share, and at
+            least one.
 
     Raises:
         UserError: if the teacher gives NaN or infinity for the images that it is started with.
@@ -93,8 +98,9 @@ def optimise_pixels(
         norms = stack.enter_context(watching_norms(teacher))
         for phase, end in zip(settings.phases, ends, strict=True):
             optimizer = torch.optim.Adam([x], lr=settings.lr, betas=settings.betas, eps=settings.eps)
-            # Anew for each phase: objectives at two resolutions cannot be compared, and a low one of the pooled phase
-            # would otherwise give images that are no good at full resolution (as in the official code).
+            # Anew for each phase: objectives at two resolutions cannot be compared, and a low one
+            # of the pooled phase would otherwise give images that are no good at full resolution
+            # (as in the official code).
             best = _Best()
             for step in range(phase.iterations):
                 if pause is not None:
@@ -123,7 +129,8 @@ def _look(
     targets: torch.Tensor | None,
     settings: PixelSettings,
 ) -> View:
-    # Not in float16: gradients of statistics are divided by every position of the batch, and most would be 0.
+    # Not in float16: gradients of statistics are divided by every position of the batch, and most
+    #     would be 0.
     half = settings.autocast and z.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     with torch.autocast(z.device.type, torch.bfloat16, enabled=half):
         logits = teacher(z).float()
@@ -175,7 +182,9 @@ class _Viewer:
         self.scale = None if settings.normalise is None else [_per_channel(v, device) for v in settings.normalise]
 
     def __call__(self, x: torch.Tensor, phase: Phase) -> torch.Tensor:
-        """``x`` normalised, pooled, shifted and maybe mirrored: one shift and one coin for the whole batch."""
+        """``x`` normalised, pooled, shifted and maybe mirrored: one shift and one coin for the
+        whole batch.
+        """
         z = self.normalised(x)
         if phase.pool > 1:
             z = F.avg_pool2d(z, phase.pool)

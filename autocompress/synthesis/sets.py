@@ -24,7 +24,10 @@ PAIRS_OF = 256
 
 
 def teacher_logits(teacher: nn.Module, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
-    """What the teacher says of normalised images: float32 ``(N, K)`` on the CPU. The teacher stays as it is."""
+    """What the teacher says of normalised images: float32 ``(N, K)`` on the CPU.
+
+    The teacher stays as it is.
+    """
     device = device_of(teacher)
     with frozen(teacher), torch.no_grad():
         found = [teacher(batch.to(device)).float().cpu() for batch in images.split(batch_size)]
@@ -44,8 +47,10 @@ def transfer_set(
     calibration_images: int = CALIBRATION_IMAGES,
     seed: int = 0,
 ) -> TransferSet:
-    """Images with the teacher's answers as a transfer set. Labels are the teacher's own arg-max, not those that the
-    images were made for; they are not the user's, and the set says so.
+    """Images with the teacher's answers as a transfer set.
+
+    Labels are the teacher's own arg-max, not those that the images were made for; they are not the
+    user's, and the set says so.
 
     Args:
         images: float32 ``(N, C, H, W)`` on the CPU, normalised.
@@ -54,10 +59,10 @@ def transfer_set(
         temperature: at which soft targets are meant.
         demands: what training on the images must respect.
         made_by: JSON values that belong to the content key beside the images and the targets.
-        stored: the logits become the soft targets. False: there are none, and whoever trains asks the teacher again, on
-            the images as they are augmented.
-        held_out: so many images, of all classes, are kept out of ``train`` and are ``calibration``; 0: calibration is
-            a part of ``train``.
+        stored: the logits become the soft targets. False: there are none, and whoever trains asks
+            the teacher again, on the images as they are augmented.
+        held_out: so many images, of all classes, are kept out of ``train`` and are ``calibration``;
+            0: calibration is a part of ``train``.
         calibration_images: the most of them where none are held out.
         seed: of that choice.
     """
@@ -86,8 +91,9 @@ def transfer_set(
 def quality(
     teacher: nn.Module, images: torch.Tensor, labels: torch.Tensor | None = None, batch_size: int = 256
 ) -> dict[str, float]:
-    """How good images are, as far as the teacher can tell. No one figure suffices: images that mean nothing can have
-    the teacher's full agreement.
+    """How good images are, as far as the teacher can tell.
+
+    No one figure suffices: images that mean nothing can have the teacher's full agreement.
 
     Args:
         images: float32 ``(N, C, H, W)``, normalised.
@@ -98,7 +104,8 @@ def quality(
         agreement: percent of the images that the teacher gives their label (with ``labels``).
         confidence: mean of the teacher's highest probability, 0 to 1.
         feature_distance: R_feature, mean over the batches (of a teacher with batch norms).
-        diversity: mean distance between two of the images, l2 over pixels, divided by the root of their number.
+        diversity: mean distance between two of the images, l2 over pixels, divided by the root of
+            their number.
     """
     device, distances, answers = device_of(teacher), [], []
     has_norms = bool(norm_layers(teacher))
@@ -119,6 +126,8 @@ def quality(
 
 
 def diversity(images: torch.Tensor) -> float:
-    """Mean distance between two different images: root mean square over their pixels. 0 for fewer than two."""
+    """Mean distance between two different images: root mean square over their pixels. 0 for fewer
+    than two.
+    """
     some = images[:PAIRS_OF].flatten(1).double()
     return float(torch.pdist(some).mean()) / some.shape[1] ** 0.5 if len(some) > 1 else 0.0

@@ -32,12 +32,16 @@ class PixelSettings:
         phases: in order; each has a new optimiser, and the best images are those of the last.
         lr, betas, eps: of Adam.
         schedule: "cosine", to 0 over each phase, or "constant".
-        warmup: iterations in which the learning rate grows linearly, at most a quarter of the phase.
-        jitter: largest shift in pixels at full resolution, circular, one for the whole batch in each iteration.
+        warmup: iterations in which the learning rate grows linearly, at most a quarter of the
+            phase.
+        jitter: largest shift in pixels at full resolution, circular, one for the whole batch in
+            each iteration.
         flip: half of the iterations see the batch mirrored.
-        bounds: pixels are clamped to these at the start and after each step, channel by channel; None for no clamp.
-        normalise: (mean, std) of each channel where pixels are raw values and the teacher reads ``(x - mean) / std``;
-            None where pixels are in the teacher's own, normalised space. ``bounds`` are of the pixels.
+        bounds: pixels are clamped to these at the start and after each step, channel by channel;
+            None for no clamp.
+        normalise: (mean, std) of each channel where pixels are raw values and the teacher reads
+            ``(x - mean) / std``; None where pixels are in the teacher's own, normalised space.
+            ``bounds`` are of the pixels.
         autocast: bfloat16 on CUDA devices that have it.
     """
 
@@ -64,16 +68,19 @@ class PixelSettings:
 
 
 def pixel_bounds(mean: Sequence[float], std: Sequence[float]) -> Bounds:
-    """What pixel values from 0 to 1 are after normalisation: [-mean / std, (1 - mean) / std] for each channel."""
+    """What pixel values from 0 to 1 are after normalisation: [-mean / std, (1 - mean) / std] for
+    each channel.
+    """
     pairs = list(zip(mean, std, strict=True))
     return tuple(-m / s for m, s in pairs), tuple((1 - m) / s for m, s in pairs)
 
 
 def learning_rate(settings: PixelSettings, step: int, steps: int) -> float:
-    """Of iteration ``step`` (from 0) of a phase of ``steps``: linear for the first w iterations, (step + 1) / w, then
-    half a cosine from 1 to 0 over what is left.
+    """Of iteration ``step`` (from 0) of a phase of ``steps``: linear for the first w iterations,
+    (step + 1) / w, then half a cosine from 1 to 0 over what is left.
 
-    w is 100 in the published code; where a phase has fewer than 400 iterations, it is a quarter of them here.
+    w is 100 in the published code; where a phase has fewer than 400 iterations, it is a quarter of
+    them here.
     """
     warmup = min(settings.warmup, steps // 4)
     if step < warmup:
@@ -84,8 +91,9 @@ def learning_rate(settings: PixelSettings, step: int, steps: int) -> float:
 
 
 def phase_deadlines(phases: Sequence[Phase], seconds: float | None) -> list[float]:
-    """When each phase must be over, in seconds from the start, if all must be over after ``seconds``: in proportion to
-    their work, so that no early phase takes the time of the last, whose images are the result."""
+    """When each phase must be over, in seconds from the start, if all must be over after
+    ``seconds``: in proportion to their work, so that no early phase takes the time of the last,
+    whose images are the result."""
     if seconds is None:
         return [math.inf] * len(phases)
     work = [phase.iterations / phase.pool**2 for phase in phases]

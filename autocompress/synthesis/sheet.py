@@ -23,8 +23,8 @@ def contact_sheet(
     """Writes a PNG of the images with the names of their classes, and returns ``file``.
 
     Args:
-        images: float ``(N, C, H, W)``, normalised as ``info`` says. Of two channels the first is shown, in grey; of
-            more than three the first three.
+        images: float ``(N, C, H, W)``, normalised as ``info`` says. Of two channels the first is
+            shown, in grey; of more than three the first three.
         info: mean, std and class names.
         file: written atomically.
         columns: images a row.
@@ -52,7 +52,9 @@ def contact_sheet(
 
 
 def displayable(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
-    """Pixel values between 0 and 1, float32 ``(N, 1 or 3, H, W)``: denormalised, cut off, one or three channels."""
+    """Pixel values between 0 and 1, float32 ``(N, 1 or 3, H, W)``: denormalised, cut off, one or
+    three channels.
+    """
     mean, std = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (info.mean, info.std))
     pixels = (images.detach().cpu().float() * std + mean).clamp(0, 1)
     return pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1]

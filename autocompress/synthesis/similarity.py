@@ -1,6 +1,9 @@
-"""How close images are to what a network was trained on, read from its batch norms. No original data is needed.
+"""How close images are to what a network was trained on, read from its batch norms.
 
-Haroush et al., "The Knowledge Within", CVPR 2020, arXiv 1912.01274: J(D; M) = L_BNS(D) for any data set D.
+No original data is needed.
+
+Haroush et al., "The Knowledge Within", CVPR 2020, arXiv 1912.01274: J(D; M) = L_BNS(D) for any data
+set D.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 class _Pooled:
     """Mean and biased variance of one layer's input over several batches, float64 ``(C,)``.
 
-    The same as sum x and sum x^2 over all of them, merged so that nothing cancels where the mean is large.
+    The same as sum x and sum x^2 over all of them, merged so that nothing cancels where the mean is
+    large.
     """
 
     last: NormInput
@@ -66,8 +70,9 @@ def pooled_statistics(
     batch_size: int = 128,
     progress: Callable[[int], None] | None = None,
 ) -> list[NormInput]:
-    """Statistics over all of ``images`` taken together, float64: first the images themselves (under the name "input",
-    beside N(0, 1)), then what each batch norm of ``model`` reads, in network order.
+    """Statistics over all of ``images`` taken together, float64: first the images themselves (under
+    the name "input", beside N(0, 1)), then what each batch norm of ``model`` reads, in network
+    order.
 
     Args:
         model: used in eval mode, as a copy; left as it is.
@@ -112,18 +117,20 @@ def similarity(
     batch_size: int = 128,
     progress: Callable[[int], None] | None = None,
 ) -> float:
-    """J(D; M) = L_BNS(D), in nats: how far what the batch norms of ``model`` read of ``images`` is from what they
-    recorded in training. The images themselves count as one more layer, against N(0, 1). 0 or more; lower is closer.
+    """J(D; M) = L_BNS(D), in nats: how far what the batch norms of ``model`` read of ``images`` is
+    from what they recorded in training. The images themselves count as one more layer, against N(0,
+    1). 0 or more; lower is closer.
 
-    The reading is relative: compare data sets on one model, never models, and data sets of equal size. Even images
-    of the right distribution score about 1/n, n the number of independent places (about images in deep layers), so
-    small sets are biased upward. Statistics are those of all images together, not averages over batches.
+    The reading is relative: compare data sets on one model, never models, and data sets of equal
+    size. Even images of the right distribution score about 1/n, n the number of independent places
+    (about images in deep layers), so small sets are biased upward. Statistics are those of all
+    images together, not averages over batches.
 
     Args:
         model: with batch norms that were trained; left as it is.
         images: a split, or batches of normalised images ``(N, C, H, W)`` with labels.
-        divergence: "measured", the authors' KL(measured || recorded), or "recorded", the other direction. Readings of
-            the two do not compare.
+        divergence: "measured", the authors' KL(measured || recorded), or "recorded", the other
+            direction. Readings of the two do not compare.
         device, batch_size, progress: as in :func:`pooled_statistics`.
 
     Raises:

@@ -1,4 +1,6 @@
-"""What batch norms recorded of the real data, and the same statistics of images that pass through the network."""
+"""What batch norms recorded of the real data, and the same statistics of images that pass through
+the network.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,14 @@ from autocompress.compat.torch import BatchNormBase
 
 @dataclass(frozen=True)
 class NormInput:
-    """Statistics of what one batch norm read in a forward pass, over images and places, beside the recorded ones.
+    """Statistics of what one batch norm read in a forward pass, over images and places, beside the
+    recorded ones.
 
     Attributes:
         name: of the module.
         mean: float ``(C,)``, with gradient.
-        variance: float ``(C,)``, with gradient; biased (divided by n), while the recorded one is the average of
-            unbiased ones. The difference is 1/n and only shows in tiny batches.
+        variance: float ``(C,)``, with gradient; biased (divided by n), while the recorded one is
+            the average of unbiased ones. The difference is 1/n and only shows in tiny batches.
         reference_mean, reference_variance: the running buffers ``(C,)``.
         eps: of the layer.
     """
@@ -37,13 +40,14 @@ class NormInput:
 
 
 def norm_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The batch norms of ``model`` by name, in network order: what has running statistics as buffers, whatever its
-    class (timm's ``FrozenBatchNormAct2d`` is not one of torch's)."""
+    """The batch norms of ``model`` by name, in network order: what has running statistics as
+    buffers, whatever its class (timm's ``FrozenBatchNormAct2d`` is not one of torch's)."""
     return {name: module for name, module in model.named_modules() if _has_statistics(module)}
 
 
 def _has_statistics(module: nn.Module) -> bool:
-    # What an instance norm records are averages over images of each image's own statistics: another quantity.
+    # What an instance norm records are averages over images of each image's own statistics: another
+    # quantity.
     return not isinstance(module, _InstanceNorm) and all(
         isinstance(getattr(module, name, None), torch.Tensor) for name in ("running_mean", "running_var")
     )
@@ -51,8 +55,9 @@ def _has_statistics(module: nn.Module) -> bool:
 
 @contextmanager
 def watching_norms(model: nn.Module) -> Iterator[list[NormInput]]:
-    """Gives a list that each forward pass of ``model`` fills anew with what its batch norms read, in the order in which
-    they run. Hooks read the layer's input, before it is normalised, and are gone at the end."""
+    """Gives a list that each forward pass of ``model`` fills anew with what its batch norms read,
+    in the order in which they run. Hooks read the layer's input, before it is normalised, and are
+    gone at the end."""
     seen: list[NormInput] = []
     handles = [model.register_forward_pre_hook(lambda _module, _inputs: seen.clear())]
 
@@ -77,21 +82,27 @@ def _read(name: str, layer: Any, x: torch.Tensor) -> NormInput:
 
 
 INPUT_EPS = 1e-5
-"""Added to both variances of the images, as a batch norm's default does: images of one colour have variance 0."""
+"""Added to both variances of the images, as a batch norm's default does: images of one colour have
+variance 0.
+"""
 
 
 def input_statistics(images: torch.Tensor) -> NormInput:
-    """Statistics of normalised images ``(B, C, H, W)`` beside N(0, 1), under the name "input", with gradient.
+    """Statistics of normalised images ``(B, C, H, W)`` beside N(0, 1), under the name "input", with
+    gradient.
 
-    The Knowledge Within counts the network's input as one more layer (the authors' code, see ``terms_gaussian``).
+    The Knowledge Within counts the network's input as one more layer (the authors' code, see
+    ``terms_gaussian``).
     """
     mean, variance = channel_statistics(images)
     return NormInput("input", mean, variance, torch.zeros_like(mean), torch.ones_like(mean), INPUT_EPS)
 
 
 def channel_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance of each channel of ``x`` ``(B, C, ...)`` over all else, float32 (float64 of float64),
-    with gradient. Twenty times as fast as ``torch.var_mean`` on a CPU, which walks such slices value by value."""
+    """Mean and biased variance of each channel of ``x`` ``(B, C, ...)`` over all else, float32
+    (float64 of float64), with gradient. Twenty times as fast as ``torch.var_mean`` on a CPU, which
+    walks such slices value by value.
+    """
     mean, variance = _Statistics.apply(x if x.dtype == torch.float64 else x.float())
     return mean, variance
 
@@ -103,8 +114,9 @@ class _Statistics(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows = x.reshape(x.shape[0], x.shape[1], -1)
         n = x.numel() // x.shape[1]
-        # Rows are summed up in float64, as E[x^2] - E[x]^2 cancels where the mean is large. A row's own sum is float32:
-        # from a mean of some 300 deviations on, the variance is off by percents.
+        # Rows are summed up in float64, as E[x^2] - E[x]^2 cancels where the mean is large. A row's
+        # own sum is float32: from a mean of some 300 deviations on, the variance is off by
+        # percents.
         mean = rows.sum(2).double().sum(0) / n
         square = torch.linalg.vector_norm(rows, dim=2).double().square().sum(0) / n
         variance = (square - mean.square()).clamp_min(0)
@@ -115,7 +127,8 @@ class _Statistics(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_mean: torch.Tensor, grad_variance: torch.Tensor) -> torch.Tensor:
-        # d mean / dx = 1 / n, d variance / dx = 2 (x - mean) / n: one scale and one shift for each channel.
+        # d mean / dx = 1 / n, d variance / dx = 2 (x - mean) / n: one scale and one shift for each
+        # channel.
         x, mean = ctx.saved_tensors
         n = x.numel() // x.shape[1]
         shape = (1, -1, *(1,) * (x.ndim - 2))
@@ -125,7 +138,8 @@ class _Statistics(torch.autograd.Function):
 
 
 def reasons_against_statistics(model: nn.Module) -> list[str]:
-    """Why statistics of batch norms cannot guide a synthesis from ``model``; empty where they can."""
+    """Why statistics of batch norms cannot guide a synthesis from ``model``; empty where they can.
+    """
     untracked = [
         name
         for name, module in model.named_modules()
@@ -138,7 +152,8 @@ def reasons_against_statistics(model: nn.Module) -> list[str]:
         return ["it has no batch norm that recorded what real images look like (or it was folded into the layers)"]
     if not all(bool(torch.isfinite(x).all()) for m in layers for x in (m.running_mean, m.running_var)):
         return ["the running statistics of its batch norms are not finite numbers"]
-    # Not by num_batches_tracked: checkpoints from before it was kept load with 0, and their statistics are real.
+    # Not by num_batches_tracked: checkpoints from before it was kept load with 0, and their
+    #     statistics are real.
     if all(bool((m.running_mean == 0).all()) and bool((m.running_var == 1).all()) for m in layers):
         return ["its batch norms have recorded nothing yet (mean 0 and variance 1 everywhere): it was never trained"]
     return []

@@ -1,7 +1,8 @@
 """Terms of an objective on pixels, shared by the methods that make images from a teacher.
 
-Scales are the papers': some are averages, some norms of the whole batch, so published weights hold near the published
-batch size and resolution only (Yin et al., DeepInversion, CVPR 2020, and its official code, where the paper is silent).
+Scales are the papers': some are averages, some norms of the whole batch, so published weights hold
+near the published batch size and resolution only (Yin et al., DeepInversion, CVPR 2020, and its
+official code, where the paper is silent).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def class_loss(view: View) -> torch.Tensor:
 
 
 def soft_target_loss(temperature: float) -> Term:
-    """Cross-entropy of ``softmax(logits / temperature)`` to soft targets ``(B, K)``, mean over the batch."""
+    """Cross-entropy of ``softmax(logits / temperature)`` to soft targets ``(B, K)``, mean over the
+    batch.
+    """
 
     def loss(view: View) -> torch.Tensor:
         return F.cross_entropy(view.logits / temperature, _targets(view, "soft targets").to(view.logits.dtype))
@@ -42,8 +45,8 @@ def total_variation(form: Literal["l2", "l1"] = "l2") -> Term:
     """How much neighbours differ: to the right, below, and along both diagonals.
 
     Args:
-        form: "l2", the sum of the four Frobenius norms, each of the whole batch (it grows with the square root of the
-            batch), or "l1", the sum of the four mean absolute differences.
+        form: "l2", the sum of the four Frobenius norms, each of the whole batch (it grows with the
+            square root of the batch), or "l1", the sum of the four mean absolute differences.
     """
 
     def variation(view: View) -> torch.Tensor:
@@ -54,7 +57,8 @@ def total_variation(form: Literal["l2", "l1"] = "l2") -> Term:
             x[..., 1:, :-1] - x[..., :-1, 1:],
             x[..., :-1, :-1] - x[..., 1:, 1:],
         )
-        # An image of one row or column has no neighbours there, and the mean of nothing is not a number.
+        # An image of one row or column has no neighbours there, and the mean of nothing is not a
+        # number.
         sizes = [torch.linalg.vector_norm(d) if form == "l2" else d.abs().mean() for d in differences if d.numel()]
         return torch.stack(sizes).sum() if sizes else x.sum() * 0
 
@@ -67,12 +71,14 @@ def image_norm(view: View) -> torch.Tensor:
 
 
 def feature_distance(first_multiplier: float = 1.0) -> Term:
-    """R_feature: over all batch norms l the sum of ||mean_l - running_mean_l||_2 + ||variance_l - running_var_l||_2.
+    """R_feature: over all batch norms l the sum of ||mean_l - running_mean_l||_2 + ||variance_l -
+    running_var_l||_2.
 
     Plain norms, neither squared nor divided by the number of channels: wide layers weigh more.
 
     Args:
-        first_multiplier: of the first batch norm. The official code came to use 10 for better colours; the paper 1.
+        first_multiplier: of the first batch norm. The official code came to use 10 for better
+            colours; the paper 1.
     """
 
     def distance(view: View) -> torch.Tensor:
@@ -90,10 +96,12 @@ def feature_distance(first_multiplier: float = 1.0) -> Term:
 
 
 def competition(temperature: float = 3.0) -> Term:
-    """1 - JS of teacher and student, both at ``temperature``, mean over the batch: small where the two disagree.
+    """1 - JS of teacher and student, both at ``temperature``, mean over the batch: small where the
+    two disagree.
 
-    Between 1 - ln 2 and 1. The official code takes KL divergences the other way round, of clamped probabilities, which
-    has no bound and is cut off at 1, where there is no gradient left; this is the Jensen-Shannon divergence itself.
+    Between 1 - ln 2 and 1. The official code takes KL divergences the other way round, of clamped
+    probabilities, which has no bound and is cut off at 1, where there is no gradient left; this is
+    the Jensen-Shannon divergence itself.
     """
 
     def loss(view: View) -> torch.Tensor:
@@ -106,7 +114,8 @@ def competition(temperature: float = 3.0) -> Term:
 
 
 def jensen_shannon(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """Jensen-Shannon divergence of each row, in nats: (..., K) log-probabilities in, (...) between 0 and ln 2 out.
+    """Jensen-Shannon divergence of each row, in nats: (..., K) log-probabilities in, (...) between
+    0 and ln 2 out.
 
     JS(p, q) = 1/2 [KL(p || m) + KL(q || m)] with m = (p + q) / 2.
     """

@@ -15,7 +15,8 @@ class View:
     """One forward pass of the teacher.
 
     Attributes:
-        images: as the teacher saw them, after pooling, shift and flip: float ``(B, C, H, W)``, normalised.
+        images: as the teacher saw them, after pooling, shift and flip: float ``(B, C, H, W)``,
+            normalised.
         logits: of the teacher, float32 ``(B, K)``.
         norms: what its batch norms read, in network order; empty where it has none.
         targets: int64 labels ``(B,)`` or float32 probabilities ``(B, K)``, if any.

@@ -31,7 +31,8 @@ def check_device(device: Device, model: nn.Module | None = None, config: DeviceC
 
     Args:
         device: usable on this machine.
-        model: what to run, made by ``autocompress.models``; the example model by default. Left as it is.
+        model: what to run, made by ``autocompress.models``; the example model by default. Left as
+            it is.
         config: how it is run; the device's defaults by default.
 
     Raises:

@@ -1,4 +1,7 @@
-"""A small model, images and a context to try a method on. Everything is made here; nothing is downloaded."""
+"""A small model, images and a context to try a method on.
+
+Everything is made here; nothing is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ IMAGES = 64
 
 
 def example_model(name: str = "test_resnet", input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """A timm model with 10 classes and random but fixed weights; its batch norms have seen the example images."""
+    """A timm model with 10 classes and random but fixed weights; its batch norms have seen the
+    example images.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.from_architecture(
@@ -48,7 +53,8 @@ def example_job(model: str = "test_resnet") -> Job:
 def example_context(
     model: nn.Module, *, dry_run: bool = False, seed: int = 0, teacher: nn.Module | None = None
 ) -> Context:
-    """What the engine would give to a method: random images in ``transfer``; with ``dry_run`` neither data nor teacher.
+    """What the engine would give to a method: random images in ``transfer``; with ``dry_run``
+    neither data nor teacher.
 
     Args:
         model: gives the input size.

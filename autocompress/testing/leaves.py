@@ -18,13 +18,14 @@ from autocompress.quantization.leaves import leaf_spec, leaf_types
 from autocompress.testing.rules import difference, require, shapes, through_json
 
 LARGEST_DIFFERENCE = 1e-3
-"""Of what is simulated and what is hardened, in units of the largest logit: both compute the same numbers in float32,
-but a value at the edge of two integers may fall on either side."""
+"""Of what is simulated and what is hardened, in units of the largest logit: both compute the same
+numbers in float32, but a value at the edge of two integers may fall on either side."""
 
 
 def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Tensor) -> None:
-    """Checks what the engine relies on of the leaf layers in ``model``, which is left as it is: they count their
-    operators, and where they have an integer form it is the same simulated, hardened and rebuilt.
+    """Checks what the engine relies on of the leaf layers in ``model``, which is left as it is:
+    they count their operators, and where they have an integer form it is the same simulated,
+    hardened and rebuilt.
 
     Args:
         model: float, eval, made by ``autocompress.models`` and changed by a transform.
@@ -81,7 +82,8 @@ def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Ten
 
 
 def _awake(model: nn.Module) -> nn.Module:
-    """A copy in which every layer matters: timm starts the last norm of a residual branch at zero."""
+    """A copy in which every layer matters: timm starts the last norm of a residual branch at zero.
+    """
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         weight = getattr(module, "weight", None)

@@ -26,15 +26,16 @@ RANDOM_RECIPES = 1
 def check_pruner(method: Pruner, model: nn.Module | None = None, params: Params | None = None) -> None:
     """Asks the pruner for orders and checks what the engine relies on.
 
-    An order is a permutation of the coupling's channels and takes from blocks of one size in turns, so every prefix of
-    it can go. It is the same again for one ``context.seed``, and for one coupling asked alone or with others. Asking
-    changes no network.
+    An order is a permutation of the coupling's channels and takes from blocks of one size in turns,
+    so every prefix of it can go. It is the same again for one ``context.seed``, and for one
+    coupling asked alone or with others. Asking changes no network.
 
     Args:
         method: the pruner.
-        model: the network to order, made by ``autocompress.models``; the example model by default. Left as it is.
-        params: one point of its space; by default the defaults, a random point, and the defaults with each value that
-            only a job can name.
+        model: the network to order, made by ``autocompress.models``; the example model by default.
+            Left as it is.
+        params: one point of its space; by default the defaults, a random point, and the defaults
+            with each value that only a job can name.
 
     Raises:
         ContractViolation: naming the rule that is broken.

@@ -22,7 +22,8 @@ def check_method(
 
     Args:
         method: a transform, a pruner, a quantizer or a data source.
-        model: what to try it on, made by ``autocompress.models``; a small ResNet by default. Left as it is.
+        model: what to try it on, made by ``autocompress.models``; a small ResNet by default. Left
+            as it is.
         job: what ``check`` is asked about; one that names the model by default.
         params: one point of its space, at which the method is run; the defaults by default.
 

@@ -36,9 +36,10 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
 
     Args:
         method: the transform.
-        model: what to apply it to, made by ``autocompress.models``; the example model by default. Left as it is.
-        params: one point of its space; by default the defaults, the cheapest, a random point, and the defaults with
-            each value that only a job can name.
+        model: what to apply it to, made by ``autocompress.models``; the example model by default.
+            Left as it is.
+        params: one point of its space; by default the defaults, the cheapest, a random point, and
+            the defaults with each value that only a job can name.
 
     Raises:
         ContractViolation: naming the rule that is broken.
@@ -176,7 +177,9 @@ def _check_export(model: nn.Module, result: nn.Module) -> None:
 
 
 def _check_structural_flags(method: Transform, model: nn.Module, params: Params, space: Space, state: Any) -> None:
-    """A parameter declared ``structural=False`` must not change the structure: latency is shared through it."""
+    """A parameter declared ``structural=False`` must not change the structure: latency is shared
+    through it.
+    """
     context = replace(example_context(model, dry_run=True), state=state)
     expected, _ = _apply(method, model, params, context)
     for name, parameter in space.asked.items():

@@ -1,9 +1,9 @@
 """Training and judging torch models; the engine, plugins and benchmarks use the same loop.
 
-``loop`` is the training loop, with ``optimizing`` (optimizer groups, schedules), ``losses`` (labels and distillation)
-and ``taps`` (outputs of inner modules for callbacks). ``trainer`` trains a model, or a baseline that is kept.
-``evaluation`` gives logits and accuracy, and recalibrates batch norms. ``computing`` tells how torch computes, which is
-part of every content key.
+``loop`` is the training loop, with ``optimizing`` (optimizer groups, schedules), ``losses`` (labels
+and distillation) and ``taps`` (outputs of inner modules for callbacks). ``trainer`` trains a model,
+or a baseline that is kept. ``evaluation`` gives logits and accuracy, and recalibrates batch norms.
+``computing`` tells how torch computes, which is part of every content key.
 """
 
 from autocompress.training.computing import computed_with, half_precision, versions

@@ -24,7 +24,8 @@ def versions() -> dict[str, str]:
 def half_precision(device: torch.device) -> torch.dtype | None:
     """The 16-bit type of mixed precision on ``device``; None where training stays in float32 (CPU).
 
-    bfloat16 on GPUs that compute in it, else float16: older ones (T4, V100) emulate bfloat16, slower than float32.
+    bfloat16 on GPUs that compute in it, else float16: older ones (T4, V100) emulate bfloat16,
+    slower than float32.
     """
     if device.type != "cuda":
         return None
@@ -32,6 +33,8 @@ def half_precision(device: torch.device) -> torch.dtype | None:
 
 
 def computed_with(device: torch.device) -> dict[str, str]:
-    """What decides a result that torch computes on ``device``: versions, the kind of device, mixed precision."""
+    """What decides a result that torch computes on ``device``: versions, the kind of device, mixed
+    precision.
+    """
     half = half_precision(device)
     return {**versions(), "device": device.type, "precision": "float32" if half is None else f"{half} mixed"}

@@ -1,4 +1,6 @@
-"""How good a torch model is on a split, and batch norm's statistics put right after weights were changed."""
+"""How good a torch model is on a split, and batch norm's statistics put right after weights were
+changed.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,11 @@ def logits(
     batch_size: int = 256,
     pause: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """The model's logits on all images, float32 ``(N, classes)`` on the CPU. The model is moved to ``device`` and its
-    training flag restored. ``pause`` is called between batches; a measurement on this machine may go first there."""
+    """The model's logits on all images, float32 ``(N, classes)`` on the CPU.
+
+    The model is moved to ``device`` and its training flag restored. ``pause`` is called between
+    batches; a measurement on this machine may go first there.
+    """
     device = torch.device(device) if device is not None else device_of(model)
     found = []
     with evaluating(model.to(device)):
@@ -40,7 +45,8 @@ def evaluate(
     batch_size: int = 256,
     pause: Callable[[], None] | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Accuracy in percent, and for each image whether its label was found (bool ``(N,)``, the split's order).
+    """Accuracy in percent, and for each image whether its label was found (bool ``(N,)``, the
+    split's order).
 
     An empty split gives NaN. Arguments as for :func:`logits`.
     """
@@ -60,16 +66,20 @@ def recalibrate_batch_norm(
     pause: Callable[[], None] | None = None,
     only: Collection[nn.Module] | None = None,
 ) -> int:
-    """Replaces the running statistics of every batch norm by the average over up to ``images`` images, in place.
+    """Replaces the running statistics of every batch norm by the average over up to ``images``
+    images, in place.
 
-    Statistics are reset first and then averaged over the batches with equal weight. All other layers are in eval mode.
+    Statistics are reset first and then averaged over the batches with equal weight. All other
+    layers are in eval mode.
 
     Args:
-        only: these norms; the others keep their statistics. For images that are not like the data: what lies behind new
-            layers must be estimated on them, but what the rest recorded of the data is better (``freeze_batch_norm``).
+        only: these norms; the others keep their statistics. For images that are not like the data:
+            what lies behind new layers must be estimated on them, but what the rest recorded of the
+            data is better (``freeze_batch_norm``).
 
     Returns:
-        How many images were used; 0 where there is no batch norm or no image, and nothing is changed.
+        How many images were used; 0 where there is no batch norm or no image, and nothing is
+        changed.
     """
     wanted = None if only is None else set(only)
     norms = [

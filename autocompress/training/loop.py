@@ -64,7 +64,8 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training did: steps made, mean loss of the last epoch (NaN without a step), seconds."""
+    """What a training did: steps made, mean loss of the last epoch (NaN without a step), seconds.
+    """
 
     steps: int
     loss: float
@@ -72,9 +73,11 @@ class TrainResult:
 
 
 class Training:
-    """A training that can stop at the end of any epoch and go on later, here or elsewhere, with the same result.
+    """A training that can stop at the end of any epoch and go on later, here or elsewhere, with the
+    same result.
 
-    The schedules of the learning rate and of all callbacks run over ``settings.epochs``, however it is interrupted.
+    The schedules of the learning rate and of all callbacks run over ``settings.epochs``, however it
+    is interrupted.
 
     Args:
         model: trained in place; moved to ``device``.
@@ -160,13 +163,18 @@ class Training:
         return TrainResult(self.step - first, self.loss, time.monotonic() - started)
 
     def draw_from(self, split: Split, soft_targets: SoftTargets | None) -> None:
-        """From the next epoch on, draws from ``split``, with ``soft_targets`` of its own. An epoch keeps its number of
-        steps, so that no schedule changes: of a larger split, each epoch sees a part, drawn anew."""
+        """From the next epoch on, draws from ``split``, with ``soft_targets`` of its own.
+
+        An epoch keeps its number of steps, so that no schedule changes: of a larger split, each
+        epoch sees a part, drawn anew.
+        """
         self.split, self.soft_targets = split, soft_targets
         self._are_probabilities = soft_targets is not None and soft_targets.are_probabilities
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values from which :meth:`load_state_dict` goes on; the model's own state is not in it."""
+        """Tensors and plain values from which :meth:`load_state_dict` goes on; the model's own
+        state is not in it.
+        """
         return {
             "step": self.step,
             "loss": self.loss,

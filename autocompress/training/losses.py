@@ -13,7 +13,8 @@ class SoftTargets:
     """Targets stored beside the images, in place of a teacher.
 
     Attributes:
-        values: float32 ``(N, classes)``, in the split's order: logits, or probabilities made at ``temperature``.
+        values: float32 ``(N, classes)``, in the split's order: logits, or probabilities made at
+            ``temperature``.
         temperature: used for probabilities; logits take the settings' own.
     """
 
@@ -29,7 +30,9 @@ class SoftTargets:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a teacher says to one batch: log-probabilities ``(N, classes)`` and the temperature at which they hold."""
+    """What a teacher says to one batch: log-probabilities ``(N, classes)`` and the temperature at
+    which they hold.
+    """
 
     log_probabilities: torch.Tensor
     temperature: float
@@ -47,8 +50,8 @@ def distillation(
     weight: float,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """(1 - a) CE + a T^2 KL(teacher || student), a = ``weight`` (Hinton et al., "Distilling the Knowledge in a Neural
-    Network", 2015, section 2).
+    """(1 - a) CE + a T^2 KL(teacher || student), a = ``weight`` (Hinton et al., "Distilling the
+    Knowledge in a Neural Network", 2015, section 2).
 
     Args:
         outputs: the student's logits, float32 ``(N, classes)``.

@@ -1,4 +1,5 @@
-"""Which parameter learns how fast: optimizer groups, those of callbacks included, and the schedule."""
+"""Which parameter learns how fast: optimizer groups, those of callbacks included, and the schedule.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ Schedule = Literal["one_cycle", "cosine"]
 def parameter_groups(
     model: nn.Module, callbacks: Sequence[Callback], lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: what callbacks claim (``lr_scale`` times ``lr``), then weights with decay, then biases and
-    normalisation without. A parameter claimed twice goes to the first.
+    """Optimizer groups: what callbacks claim (``lr_scale`` times ``lr``), then weights with decay,
+    then biases and normalisation without. A parameter claimed twice goes to the first.
 
-    A callback's group may say ``"optimizer": "sgd"`` or ``"adamw"``, to be updated by that one whatever the training
-    uses, and ``"clip": False``, to be left out of the clipping of gradients.
+    A callback's group may say ``"optimizer": "sgd"`` or ``"adamw"``, to be updated by that one
+    whatever the training uses, and ``"clip": False``, to be left out of the clipping of gradients.
     """
     claimed: set[int] = set()
     groups: list[dict[str, Any]] = []
@@ -53,14 +54,15 @@ def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], lr: float)
 
 def _one_optimizer(name: OptimizerName, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
     if name == "adamw":
-        # Fused: one pass over the memory. Nine times as fast on a CPU, the same numbers up to rounding.
+        # Fused: one pass over the memory. Nine times as fast on a CPU, the same numbers up to
+        #     rounding.
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
 
 
 class Together(torch.optim.Optimizer):
-    """Several optimizers as one, each with its own groups: ``param_groups`` are the parts' own, one part after the
-    other, so that a learning rate set here is set there."""
+    """Several optimizers as one, each with its own groups: ``param_groups`` are the parts' own, one
+    part after the other, so that a learning rate set here is set there."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = list(parts)
@@ -87,7 +89,9 @@ class Together(torch.optim.Optimizer):
 
 
 def clipped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters whose gradients are clipped together: all but those of groups with ``"clip": False``."""
+    """The parameters whose gradients are clipped together: all but those of groups with ``"clip":
+    False``.
+    """
     exempt = {id(p) for group in optimizer.param_groups if not group.get("clip", True) for p in group["params"]}
     return [parameter for parameter in model.parameters() if id(parameter) not in exempt]
 
@@ -95,8 +99,8 @@ def clipped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
 def schedule(name: Schedule, total_steps: int) -> Callable[[int], float]:
     """The learning rate's factor at each step, 0 to 1.
 
-    ``one_cycle`` rises over the first quarter and falls to almost zero, both along a cosine (Smith and Topin, 2017);
-    ``cosine`` rises linearly over the first twentieth and then falls.
+    ``one_cycle`` rises over the first quarter and falls to almost zero, both along a cosine (Smith
+    and Topin, 2017); ``cosine`` rises linearly over the first twentieth and then falls.
     """
     rise = 0.25 if name == "one_cycle" else 0.05
 

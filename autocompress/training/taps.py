@@ -21,7 +21,8 @@ class Features:
 
 @contextmanager
 def tapped(student: nn.Module, teacher: nn.Module | None, names: Sequence[str]) -> Iterator[Features]:
-    """Keeps the outputs of the modules ``names``, of the teacher where it has them; the hooks are removed afterwards.
+    """Keeps the outputs of the modules ``names``, of the teacher where it has them; the hooks are
+    removed afterwards.
 
     Raises:
         ValueError: if the student has no such module.

@@ -34,8 +34,8 @@ log = logging.getLogger("autocompress")
 VERSION = 1
 """Of this training: part of the key of kept baselines."""
 DIVERGED = 2.0
-"""A baseline has diverged if its loss is more than this many times that of the untrained network and of constant
-predictions."""
+"""A baseline has diverged if its loss is more than this many times that of the untrained network
+and of constant predictions."""
 
 
 def train(model: nn.Module, split: Split, settings: TrainSettings, **options: Any) -> TrainResult:
@@ -53,7 +53,9 @@ def default_device() -> torch.device:
 
 
 def limit_threads() -> None:
-    """Has torch use no more threads than this process has processors: torch counts without the quotas of containers."""
+    """Has torch use no more threads than this process has processors: torch counts without the
+    quotas of containers.
+    """
     torch.set_num_threads(min(torch.get_num_threads(), usable_processors()))
 
 
@@ -72,15 +74,16 @@ def train_baseline(
     device: torch.device | None = None,
     pause: Callable[[], None] | None = None,
 ) -> nn.Module:
-    """Trains ``model`` with the job's baseline settings, or loads it where the same was trained before. The result is
-    in eval mode, on the CPU, and reparameterised where timm can.
+    """Trains ``model`` with the job's baseline settings, or loads it where the same was trained
+    before. The result is in eval mode, on the CPU, and reparameterised where timm can.
 
-    Kept in the cache folder under what decides the result: architecture, training images, settings, seed, library
-    versions, the kind of device and its precision.
+    Kept in the cache folder under what decides the result: architecture, training images, settings,
+    seed, library versions, the kind of device and its precision.
 
     Raises:
-        UserError: if there are no images to train on, or the training diverged: its loss, weights or logits are not
-            finite, or its loss is far above that of the untrained network. Nothing is kept then.
+        UserError: if there are no images to train on, or the training diverged: its loss, weights
+            or logits are not finite, or its loss is far above that of the untrained network.
+            Nothing is kept then.
     """
     settings = baseline_settings(job)
     weights = "pretrained" if job.pretrained else "random"
@@ -118,7 +121,9 @@ def train_baseline(
 
 
 def _check_room(model: nn.Module, folder: Path) -> None:
-    """Refuses to train for hours what could not be kept then: every worker reads the baseline from there."""
+    """Refuses to train for hours what could not be kept then: every worker reads the baseline from
+    there.
+    """
     needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if shutil.disk_usage(folder).free < needed:
         raise UserError(
@@ -128,7 +133,8 @@ def _check_room(model: nn.Module, folder: Path) -> None:
 
 
 def _check_trained(model: nn.Module, split: Split) -> None:
-    """Refuses a model that a training left without finite numbers, even where its loss was finite to the end.
+    """Refuses a model that a training left without finite numbers, even where its loss was finite
+    to the end.
 
     Raises:
         TrialFailed: naming the tensor, or the logits.
@@ -143,11 +149,13 @@ def _check_trained(model: nn.Module, split: Split) -> None:
 
 
 def _check_converged(model: nn.Module, split: Split, untrained: float) -> None:
-    """Refuses a model that its training made much worse than it was, though all its numbers are finite.
+    """Refuses a model that its training made much worse than it was, though all its numbers are
+    finite.
 
-    Too few epochs leave the loss near that of the untrained network, which is close to ln(classes), the loss of
-    constant predictions. It hardly rises then. A learning rate that is far too high makes logits, and with them the
-    loss, grow by orders of magnitude. ``DIVERGED`` lies between the two.
+    Too few epochs leave the loss near that of the untrained network, which is close to ln(classes),
+    the loss of constant predictions. It hardly rises then. A learning rate that is far too high
+    makes logits, and with them the loss, grow by orders of magnitude. ``DIVERGED`` lies between the
+    two.
 
     Args:
         model: trained.
@@ -167,8 +175,10 @@ def _check_converged(model: nn.Module, split: Split, untrained: float) -> None:
 
 @torch.no_grad()
 def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
-    """Mean cross-entropy over a few images of ``split``, in eval mode but for batch norms, which use the statistics of
-    these images: after a few steps their running statistics are still far off. ``model`` stays as it is."""
+    """Mean cross-entropy over a few images of ``split``, in eval mode but for batch norms, which
+    use the statistics of these images: after a few steps their running statistics are still far
+    off. ``model`` stays as it is.
+    """
     from autocompress.export import AGREEMENT_IMAGES  # takes a second to import
 
     probe = copy.deepcopy(model).eval()

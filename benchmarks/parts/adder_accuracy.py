@@ -1,4 +1,6 @@
-"""Adder networks beside their convolution twins: accuracy, operations, and energy on a 45 nm profile."""
+"""Adder networks beside their convolution twins: accuracy, operations, and energy on a 45 nm
+profile.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def bench_of(network: Network, data: str, recovery_epochs: int) -> Workbench:
 
 
 def recipe_of(bench: Workbench, way: Way, values: Mapping[str, Value] | None = None) -> Recipe:
-    """The row's recipe: RECOVER with its defaults where layers were replaced, 4 bits trained, 8 bits not."""
+    """The row's recipe: RECOVER with its defaults where layers were replaced, 4 bits trained, 8
+    bits not.
+    """
     rules = {"quantize": "default"}
     if way.adder:
         rules |= {"adder": "default", "recover": "default"}

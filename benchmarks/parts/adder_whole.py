@@ -1,4 +1,6 @@
-"""A whole adder network in uint8, by the plugin's kernels in PyTorch, against convolution twins in ONNX Runtime."""
+"""A whole adder network in uint8, by the plugin's kernels in PyTorch, against convolution twins in
+ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ ADDER = {"adder": "default", "recover": "default", "bits": "default", "quantize"
 
 
 def run(model: str, data: str, size: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds an image on one thread, and ratios, in one interleaved run. Nothing is trained: structures alone.
+    """Milliseconds an image on one thread, and ratios, in one interleaved run.
+
+    Nothing is trained: structures alone.
 
     Args:
         model, data: of the job.

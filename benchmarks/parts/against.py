@@ -1,4 +1,6 @@
-"""8-bit accuracy after training, against quantize_static and NNCF: same model, data and calibration images."""
+"""8-bit accuracy after training, against quantize_static and NNCF: same model, data and calibration
+images.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def _row(
 
 
 def calibration_images(bench: Workbench, params: dict[str, Any]) -> np.ndarray:
-    """The images that QUANTIZE observes ranges on, as the model takes them: float32 ``(N, C, H, W)``."""
+    """The images that QUANTIZE observes ranges on, as the model takes them: float32 ``(N, C, H,
+    W)``.
+    """
     method = next(method for method in bench.methods if method.name == "quantize")
     assert isinstance(method, Quantizer)
     transfer = bench.pipeline.transfer

@@ -1,4 +1,6 @@
-"""What an iteration of DeepInversion costs beside a plain forward and input-gradient pass, interleaved."""
+"""What an iteration of DeepInversion costs beside a plain forward and input-gradient pass,
+interleaved.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Students trained from scratch on images that a source made of the teacher alone; accuracies on real images."""
+"""Students trained from scratch on images that a source made of the teacher alone; accuracies on
+real images.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ REAL = "real images, unlabelled"
 
 @dataclass(frozen=True)
 class Way:
-    """How a transfer set is made: by a source with parameters, or None for the real training images."""
+    """How a transfer set is made: by a source with parameters, or None for the real training
+    images.
+    """
 
     source: str | None
     values: Mapping[str, Value] = field(default_factory=dict)
@@ -57,7 +61,9 @@ FLOORS: Mapping[tuple[str, str], Mapping[str, float]] = {
     ("digits", "resnet18"): {"deepinversion": 90.0, "knowledge_within, bns+inception": 85.0},
     ("digits", LENET): {"zskd": 85.0},
 }
-"""Percent of the teacher's accuracy, by data and teacher; ZSKD's is that of LeNet-5, as in its paper."""
+"""Percent of the teacher's accuracy, by data and teacher; ZSKD's is that of LeNet-5, as in its
+paper.
+"""
 CLAIMS = (
     Claim("adaptive at least as good as plain", "deepinversion, adaptive", "deepinversion"),
     Claim("the feature term helps", "deepinversion", "deepinversion without the feature term"),
@@ -111,7 +117,9 @@ def run(
 
 
 def part(before: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The part: what was found before of other teachers, which may have had budgets of their own, and what is now."""
+    """The part: what was found before of other teachers, which may have had budgets of their own,
+    and what is now.
+    """
     data = list({(one["data"], one["teacher"]): one for one in (*before, *found)}.values())
     met = all(row["met"] for one in data for row in one["rows"] if row["met"] is not None)
     return {"data": data, "met": met}
@@ -161,7 +169,8 @@ def _teach(student: nn.Module, teacher: Trained, way: Way, seed: int, budget: Bu
         found = made(way.source, values, teacher.model, seed)
         taught(student, teacher.model, found, budget.steps, **options)
         return len(found.train)
-    # As RECOVER does: half of the images first, the others against the student that came of them; steps in all equal.
+    # As RECOVER does: half of the images first, the others against the student that came of them;
+    #     steps in all equal.
     values["images"] = budget.images // 2
     first = made(way.source, values, teacher.model, seed)
     taught(student, teacher.model, first, budget.steps // 2, **options)

@@ -1,5 +1,5 @@
-"""What else synthetic images are for: ranges, training with quantization, recovery of a pruned network; each against
-real images."""
+"""What else synthetic images are for: ranges, training with quantization, recovery of a pruned
+network; each against real images."""
 
 from __future__ import annotations
 
@@ -138,7 +138,8 @@ def _flags(correct: np.ndarray) -> dict[str, Any]:
 
 def _used(use: str, baseline: Trained, transfer: TransferSet, seed: int, budget: Budget) -> np.ndarray:
     """Which test images the compressed network labels rightly."""
-    # The real set is larger: as many images of it are trained on, drawn by the seed, for as many steps.
+    # The real set is larger: as many images of it are trained on, drawn by the seed, for as many
+    #     steps.
     if transfer.labelled:
         transfer = replace(transfer, train=transfer.train.subset(budget.images, seed))
     if use == "calibrate":

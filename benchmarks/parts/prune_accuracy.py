@@ -1,4 +1,6 @@
-"""SCOP against other criteria at the same share of the MACs and the same recovery; accuracies in torch."""
+"""SCOP against other criteria at the same share of the MACs and the same recovery; accuracies in
+torch.
+"""
 
 from __future__ import annotations
 

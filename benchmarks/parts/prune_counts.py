@@ -1,4 +1,6 @@
-"""What a rate takes from ResNet-50 and CIFAR's ResNet-56 by the official scheme (digest, section 7)."""
+"""What a rate takes from ResNet-50 and CIFAR's ResNet-56 by the official scheme (digest, section
+7).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ PRINTED = 0.05
 
 
 def run(names: Sequence[str] = tuple(TARGETS)) -> dict[str, Any]:
-    """One row a network: every convolution behind the stem loses floor(rate * width) channels, shortcuts keep theirs.
+    """One row a network: every convolution behind the stem loses floor(rate * width) channels,
+    shortcuts keep theirs.
 
     Args:
         names: of ``TARGETS``.

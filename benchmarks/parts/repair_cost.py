@@ -19,7 +19,9 @@ SIZE = (3, 224, 224)
 
 
 def resnet50(out: Path) -> None:
-    """Moments of every layer that reads channels which can be removed; weights are random, which costs the same."""
+    """Moments of every layer that reads channels which can be removed; weights are random, which
+    costs the same.
+    """
     rows = Rows(out, {"model": "resnet50", "images": IMAGES, "command": command_line(), **environment()})
 
     def measured() -> dict[str, float]:

@@ -13,7 +13,9 @@ from shared.repaired import Bench
 
 
 def row(bench: Bench, fit: str) -> dict[str, Any]:
-    """Ghost modules of ratio 2 wherever they apply, initialised by least squares, then REPAIR by ``fit``."""
+    """Ghost modules of ratio 2 wherever they apply, initialised by least squares, then REPAIR by
+    ``fit``.
+    """
     method, model = Ghost(), bench.baseline.model
     params = method.search_space(Space(Replay({"ratio.model": 2, "init": "lstsq"}), "model"), model)
     ghosted, _ = method.apply(copy.deepcopy(model), params, bench.context)

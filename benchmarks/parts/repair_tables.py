@@ -30,7 +30,9 @@ def uniform(out: Path, epochs: int | None, model: str, data: str) -> None:
 
 
 def mobilenetv2(out: Path, epochs: int | None) -> None:
-    """A depthwise network at 15, 30 and 50 % of its multiply-adds, with and without a quarter epoch."""
+    """A depthwise network at 15, 30 and 50 % of its multiply-adds, with and without a quarter
+    epoch.
+    """
     name = "mobilenetv2_050"
     bench, rows = _opened(name, "glyphs", epochs or int(SLOW[name]["epochs"]), out)
     for share in (0.85, 0.7, 0.5):
@@ -42,7 +44,9 @@ def mobilenetv2(out: Path, epochs: int | None) -> None:
 
 
 def vit(out: Path, epochs: int | None) -> None:
-    """A small vision transformer: heads and MLP at 80 % of the multiply-adds, class token always drawn or not."""
+    """A small vision transformer: heads and MLP at 80 % of the multiply-adds, class token always
+    drawn or not.
+    """
     args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "depth": 6}
     bench, rows = _opened("vit_tiny_patch16_224", "glyphs", epochs or 20, out, args)
     keep = bench.widths(0.8, "inner")

@@ -27,7 +27,9 @@ STEPS = 4
 
 @dataclass
 class Clock(Callback):
-    """Times whole steps, without the loading of images: from the first callback to the end of the optimizer's step."""
+    """Times whole steps, without the loading of images: from the first callback to the end of the
+    optimizer's step.
+    """
 
     steps: list[float] = field(default_factory=list)
     _began: float = 0.0
@@ -45,7 +47,8 @@ class Clock(Callback):
 
 
 def run(model: str, data: str, bits: int, rounds: int) -> dict[str, Any]:
-    """Float, SLB with activations of 8 bits (as QUANTIZE trains it, judged), and SLB with float activations.
+    """Float, SLB with activations of 8 bits (as QUANTIZE trains it, judged), and SLB with float
+    activations.
 
     Args:
         model, data: with random weights.
@@ -92,8 +95,8 @@ def run(model: str, data: str, bits: int, rounds: int) -> dict[str, Any]:
 
 
 def occupied(training: Training) -> dict[str, int]:
-    """Bytes of parameters (logits among them, and the float weights that they stand for), gradients and optimizer
-    state, right after a step."""
+    """Bytes of parameters (logits among them, and the float weights that they stand for), gradients
+    and optimizer state, right after a step."""
     parameters = list(training.model.parameters())
     state = [value for of_one in training.optimizer.state.values() for value in of_one.values()]
     return {
@@ -111,8 +114,8 @@ def _float(baseline: Trained, split: Split, rounds: int) -> tuple[Training, Cloc
 
 
 def _slb(baseline: Trained, split: Split, bits: int, activations: int | None, rounds: int) -> tuple[Training, Clock]:
-    # Calibrated at the end, which here never comes: between the epochs, which are short ones, it would be no step's
-    # cost. No hard tail, whose steps are cheaper.
+    # Calibrated at the end, which here never comes: between the epochs, which are short ones, it
+    # would be no step's cost. No hard tail, whose steps are cheaper.
     params = {"norm": "calibrate_end", "hard_tail": False}
     setting = Setting("slb", bits, activations, params, {}, exempt=True)
     network, methods, all_params, context = prepared(baseline, setting, seed=0, images=len(split))

@@ -1,4 +1,5 @@
-"""Runs in NNCF's own environment, where autocompress is not installed: quantizes an ONNX file after training.
+"""Runs in NNCF's own environment, where autocompress is not installed: quantizes an ONNX file after
+training.
 
 python in_nncf.py MODEL.onnx IMAGES.npz OUT.onnx PRESET
 """
@@ -11,8 +12,9 @@ import onnx
 
 
 def main() -> None:
-    """IMAGES.npz holds ``images``, float32 ``(N, C, H, W)``, prepared as the model takes them. PRESET: "performance"
-    (symmetric activations) or "mixed" (asymmetric ones)."""
+    """IMAGES.npz holds ``images``, float32 ``(N, C, H, W)``, prepared as the model takes them.
+
+    PRESET: "performance" (symmetric activations) or "mixed" (asymmetric ones)."""
     source, images, out, preset = sys.argv[1:]
     model = onnx.load(source)
     name = model.graph.input[0].name

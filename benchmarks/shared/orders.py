@@ -1,4 +1,6 @@
-"""What the paper orders, and whether it comes out here: kept, reversed or undecided, on the same images."""
+"""What the paper orders, and whether it comes out here: kept, reversed or undecided, on the same
+images.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,12 @@ class Claim:
 
 
 def difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Difference:
-    """Accuracy of ``first`` minus that of ``second`` in points, paired by image and averaged over the seeds.
+    """Accuracy of ``first`` minus that of ``second`` in points, paired by image and averaged over
+    the seeds.
 
-    The interval is that over images of the mean over seeds; as in Bonett and Price's (2012) adjustment, one more image
-    is counted for either side. For one seed it is ``objectives.intervals.paired_difference``'s, up to rounding.
+    The interval is that over images of the mean over seeds; as in Bonett and Price's (2012)
+    adjustment, one more image is counted for either side. For one seed it is
+    ``objectives.intervals.paired_difference``'s, up to rounding.
 
     Args:
         first, second: for each seed, bool ``(images,)``.
@@ -61,8 +65,11 @@ def difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Dif
 
 
 def verdict(claim: Claim, found: Difference) -> str:
-    """``kept``, ``reversed`` or ``undecided``. One row is better where the interval excludes 0 and no seed says the
-    opposite; both are as good where the interval lies within the margin, and not where it lies beyond."""
+    """``kept``, ``reversed`` or ``undecided``.
+
+    One row is better where the interval excludes 0 and no seed says the opposite; both are as good
+    where the interval lies within the margin, and not where it lies beyond.
+    """
     if claim.margin is not None:
         if -claim.margin <= found.low and found.high <= claim.margin:
             return "kept"

@@ -1,4 +1,6 @@
-"""Tables of a paper's comparisons: rows over seeds, orders with their verdicts, as JSON and as Markdown."""
+"""Tables of a paper's comparisons: rows over seeds, orders with their verdicts, as JSON and as
+Markdown.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,8 @@ class Way:
     """How rows are made, and what a table says of it.
 
     Attributes:
-        make: (baseline, setting, seed=, images=) -> which test images are labelled rightly, bool ``(images,)``.
+        make: (baseline, setting, seed=, images=) -> which test images are labelled rightly, bool
+            ``(images,)``.
         words: about the training, with ``{epochs}`` and ``{images}``.
         one_baseline: that of the first seed serves all seeds, which then vary what is done to it.
         head: what rows depend on beside the options.
@@ -107,7 +110,9 @@ def options(
 def run(
     title: str, studies: Sequence[Study], chosen: argparse.Namespace, notes: Sequence[str], way: Way | None = None
 ) -> None:
-    """Makes all rows, one after the other, and writes ``chosen.out`` (JSON) and the Markdown beside it."""
+    """Makes all rows, one after the other, and writes ``chosen.out`` (JSON) and the Markdown beside
+    it.
+    """
     way = way or Way()
     torch.set_num_threads(chosen.threads)
     if chosen.fresh:
@@ -186,7 +191,7 @@ def _orders(study: Study, seeds: Sequence[int], table: Rows) -> list[dict[str, A
     return [judged(claim, flags(claim.first), flags(claim.second)) for claim in study.claims]
 
 
-# --- Markdown --------------------------------------------------------------------------------------------------------
+# --- Markdown -------------------------------------------------------------------------------------
 
 
 def _markdown(

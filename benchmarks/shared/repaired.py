@@ -1,4 +1,6 @@
-"""Candidates of one baseline through the engine's PRUNE and REPAIR, at any share of its multiply-adds."""
+"""Candidates of one baseline through the engine's PRUNE and REPAIR, at any share of its
+multiply-adds.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ class Bench:
         return logits(self.baseline.model, self.baseline.splits.val)
 
     def widths(self, share: float, mode: str, multiple: int = 1) -> Mapping[str, float]:
-        """Shares of channels, equal for all couplings of ``mode``, that leave ``share`` of the multiply-adds."""
+        """Shares of channels, equal for all couplings of ``mode``, that leave ``share`` of the
+        multiply-adds.
+        """
         model, low, high = self.baseline.model, 0.02, 1.0
         whole = facts(model, self.context.input_size)
         every = fixed_couplings(model, self.context.input_size, mode)
@@ -93,7 +97,8 @@ class Bench:
             pruner: by name.
             keep: shares of the channels that stay, by coupling.
             mode: of the couplings.
-            fit: "one-shot", "sequential", "auto", "none" (norms recalibrated), or "nothing" (not even that).
+            fit: "one-shot", "sequential", "auto", "none" (norms recalibrated), or "nothing" (not
+                even that).
             params: of the pruner.
             images: that repair may use.
             train: a quarter of an epoch of distillation follows.
@@ -138,7 +143,9 @@ class Bench:
         return recover.run(model, {"epochs": 1, "lr": lr, "distill": 0.5}, context, [])
 
     def judged(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy in percent, KL to the baseline, and agreement with it in percent, on the validation split."""
+        """Accuracy in percent, KL to the baseline, and agreement with it in percent, on the
+        validation split.
+        """
         val = self.baseline.splits.val
         own = logits(model.eval(), val)
         kl = repair.kl_of(own, self.teacher_logits)

@@ -1,4 +1,6 @@
-"""Other people's quantizers after training, each in its own environment: files from the same float file and images."""
+"""Other people's quantizers after training, each in its own environment: files from the same float
+file and images.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Images(CalibrationDataReader):
 
 
 def by_quantize_static(source: Path, images: np.ndarray, out: Path) -> None:
-    """ONNX Runtime's: uint8 activations, int8 weights a channel, QDQ, ranges by its default (min-max)."""
+    """ONNX Runtime's: uint8 activations, int8 weights a channel, QDQ, ranges by its default
+    (min-max).
+    """
     prepared = out.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
     quantize_static(

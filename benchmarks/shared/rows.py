@@ -27,11 +27,14 @@ def command_line() -> str:
 
 
 class Rows:
-    """Rows by key in one JSON file. An interrupted run goes on: a row that is there is not made again.
+    """Rows by key in one JSON file.
+
+    An interrupted run goes on: a row that is there is not made again.
 
     Args:
         path: of the file.
-        head: what the rows depend on (settings, versions); rows made with another head are thrown away.
+        head: what the rows depend on (settings, versions); rows made with another head are thrown
+            away.
     """
 
     def __init__(self, path: Path, head: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
-"""One quantized network in simulation: fake-quantizers, training, accuracy. For comparisons that no recipe can ask for,
-such as weights alone, or batch norm folded naively."""
+"""One quantized network in simulation: fake-quantizers, training, accuracy.
+
+For comparisons that no recipe can ask for, such as weights alone, or batch norm folded naively."""
 
 from __future__ import annotations
 
@@ -81,7 +82,8 @@ class Setting:
 def simulate(
     baseline: Trained, setting: Setting, *, seed: int, images: int | None, transfer: TransferSet | None = None
 ) -> np.ndarray:
-    """Quantizes a copy of the baseline's model and says which test images it labels rightly, bool ``(images,)``.
+    """Quantizes a copy of the baseline's model and says which test images it labels rightly, bool
+    ``(images,)``.
 
     Args:
         baseline: float.
@@ -104,7 +106,8 @@ def simulate(
 def prepared(
     baseline: Trained, setting: Setting, *, seed: int, images: int | None, transfer: TransferSet | None = None
 ) -> tuple[QuantizedNetwork, Mapping[str, Method], dict[str, Params], Context]:
-    """The calibrated network, the methods by name, their parameters, and the context to train in."""
+    """The calibrated network, the methods by name, their parameters, and the context to train in.
+    """
     splits, model = baseline.splits, baseline.model
     methods = {method.name: method for method in manager().methods() if isinstance(method, Quantizer)}
     defaults = {

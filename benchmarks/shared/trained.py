@@ -1,4 +1,6 @@
-"""A float model trained by the project's own trainer, with its data; and a workbench whose recipes are written down."""
+"""A float model trained by the project's own trainer, with its data; and a workbench whose recipes
+are written down.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ def job_of(
     """A job in which QUANTIZE alone acts, on the whole model as one group.
 
     Args:
-        model: in timm, with arguments for it where it needs some, in JSON: ``mobilenetv2_050:output_stride=8``,
+        model: in timm, with arguments for it where it needs some, in JSON:
+            ``mobilenetv2_050:output_stride=8``,
             ``resnet10t:channels=[32,64,128,256];stem_width=16``.
         data_name: of the data.
         epochs: of the float baseline.

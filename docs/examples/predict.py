@@ -1,9 +1,12 @@
-"""Labels pictures with an exported model. Needs Pillow, numpy and onnxruntime, nothing of autocompress.
+"""Labels pictures with an exported model.
+
+Needs Pillow, numpy and onnxruntime, nothing of autocompress.
 
     python predict.py [--exact] model.onnx picture.jpg ...
 
-``--exact`` is for x86-64 processors without VNNI, whose fast int8 kernels overflow. The file's metadata
-say how a picture is prepared; ``prepare`` gives the same values as timm's evaluation transform.
+``--exact`` is for x86-64 processors without VNNI, whose fast int8 kernels overflow. The file's
+metadata say how a picture is prepared; ``prepare`` gives the same values as timm's evaluation
+transform.
 """
 
 import json
@@ -16,7 +19,10 @@ from PIL import Image, ImageOps
 
 
 def shallow(picture, source):
-    """Grey levels of 9 to 16 bits as 8 bits; Pillow's own conversion would clip them. ``source``: the opened file."""
+    """Grey levels of 9 to 16 bits as 8 bits; Pillow's own conversion would clip them.
+
+    ``source``: the opened file.
+    """
     tags = getattr(source, "tag_v2", {})  # of a TIFF file
     if picture.mode == "F" or (picture.mode == "I" and source.format not in ("PNG", "PPM")):
         raise ValueError("nothing says which value is white; convert the picture to 8 or 16 bits")

@@ -1,10 +1,12 @@
-"""AdderNet as a plugin: convolutions that subtract and add instead of multiplying. Chen et al., CVPR 2020,
-arXiv 1912.13200.
+"""AdderNet as a plugin: convolutions that subtract and add instead of multiplying.
 
-Rooms: ``layer`` the adder convolution, ``exporting`` its form in a file, ``integers`` its integer forms, ``spec`` what
-others must know of them; ``ops`` and ``kernels`` the operator and its kernels; ``convert`` which convolutions give way,
-and putting layers in; ``initialise`` weights from the trained convolutions; ``schedule`` who becomes an adder when;
-``training`` what happens while a network trains; ``method`` the transform with its space.
+Chen et al., CVPR 2020, arXiv 1912.13200.
+
+Rooms: ``layer`` the adder convolution, ``exporting`` its form in a file, ``integers`` its integer
+forms, ``spec`` what others must know of them; ``ops`` and ``kernels`` the operator and its kernels;
+``convert`` which convolutions give way, and putting layers in; ``initialise`` weights from the
+trained convolutions; ``schedule`` who becomes an adder when; ``training`` what happens while a
+network trains; ``method`` the transform with its space.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Convolutions become adder layers, from a plan that is JSON: one hand for ``apply`` and for ``rebuild``.
+"""Convolutions become adder layers, from a plan that is JSON: one hand for ``apply`` and for
+``rebuild``.
 
-Which ones, and which of them must bring a batch normalisation, is answered from the traced graph alone, never from
-weights, so that a dry run gives the same structure as the real run.
+Which ones, and which of them must bring a batch normalisation, is answered from the traced graph
+alone, never from weights, so that a dry run gives the same structure as the real run.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ LayerPlan = dict[str, Any]
 
 
 def eligible(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> list[str]:
-    """Names of the convolutions of ``model`` that can become adder layers, in network order: square kernels, neither
-    groups nor dilation, zeros around the image if any, neither stem nor classifier nor inside a squeeze-and-excitation
-    gate (section 4; the 1 x 1 convolutions of shortcuts are among them).
+    """Names of the convolutions of ``model`` that can become adder layers, in network order: square
+    kernels, neither groups nor dilation, zeros around the image if any, neither stem nor classifier
+    nor inside a squeeze-and-excitation gate (section 4; the 1 x 1 convolutions of shortcuts are
+    among them).
 
     Raises:
         UntraceableModel: if the model cannot be traced.
@@ -34,7 +36,9 @@ def eligible(model: nn.Module, input_size: tuple[int, int, int] | None = None) -
 
 
 def padding_of(conv: nn.Module) -> tuple[int, int] | None:
-    """(height, width) of the zeros around the image, None where ``conv`` is none that an adder layer can stand for."""
+    """(height, width) of the zeros around the image, None where ``conv`` is none that an adder
+    layer can stand for.
+    """
     if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Conv2dSame):
         return None
     kernel = conv.kernel_size
@@ -49,7 +53,9 @@ def padding_of(conv: nn.Module) -> tuple[int, int] | None:
 
 
 def layer_plans(model: nn.Module, wanted: Iterable[str], input_size: tuple[int, int, int]) -> dict[str, LayerPlan]:
-    """What is to be done: eligible convolutions at the names ``wanted``, or inside what another method put there."""
+    """What is to be done: eligible convolutions at the names ``wanted``, or inside what another
+    method put there.
+    """
     network = facts(model, input_size, (AdderConv2d,))
     calls = Counter(str(node.target) for node in network.graph.graph.nodes if node.op == "call_module")
     prefixes = list(wanted)
@@ -68,7 +74,9 @@ def _normalises(norm: nn.Module) -> bool:
 
 
 def build(conv: nn.Module, plan: LayerPlan) -> AdderConv2d:
-    """The adder layer for ``conv`` with fresh weights N(0, 1) and the convolution's bias, on its device."""
+    """The adder layer for ``conv`` with fresh weights N(0, 1) and the convolution's bias, on its
+    device.
+    """
     padding = padding_of(conv)
     assert isinstance(conv, nn.Conv2d)
     assert padding is not None

@@ -4,10 +4,11 @@ ONNX has no operator for a distance. These are standard, and two of them a chunk
 
     |p - w| = 2 max(p, w) - p - w     so     -sum_k |P - W| = sum_k P + sum_k W - 2 sum_k max(P, W)
 
-They hold one number for each tap of each filter at each position, so filters come in chunks, one after the other: one
-``Scan`` a layer, whose body has the two operators, so that neither the file nor its export grows with the chunks. Taps
-lie innermost: on one core ONNX Runtime takes 0.8 ms for 64 filters of 576 taps at 64 positions, and 11.6 ms for ``Sub``
-and ``ReduceL1`` with positions innermost. A matrix product of that size takes 0.03 ms.
+They hold one number for each tap of each filter at each position, so filters come in chunks, one
+after the other: one ``Scan`` a layer, whose body has the two operators, so that neither the file
+nor its export grows with the chunks. Taps lie innermost: on one core ONNX Runtime takes 0.8 ms for
+64 filters of 576 taps at 64 positions, and 11.6 ms for ``Sub`` and ``ReduceL1`` with positions
+innermost. A matrix product of that size takes 0.03 ms.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import torch.nn.functional as F
 from autocompress.compat.torch_scan import scan
 
 NUMBERS = 1 << 20
-"""At most so many of one image at a time (4 MiB in float32); where one filter has more, that one."""
+"""At most so many of one image at a time (4 MiB in float32); where one filter has more, that one.
+"""
 
 
 def adder(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int]) -> torch.Tensor:
-    """``-sum_k |P[m, k] - W[o, k]|`` (digest, section 1), ``(N, O, H', W')`` for ``x`` ``(N, C, H, W)`` of fixed height
-    and width; N may be free."""
+    """``-sum_k |P[m, k] - W[o, k]|`` (digest, section 1), ``(N, O, H', W')`` for ``x`` ``(N, C, H,
+    W)`` of fixed height and width; N may be free."""
     high = (x.shape[2] + 2 * padding[0] - weight.shape[2]) // stride[0] + 1
     wide = (x.shape[3] + 2 * padding[1] - weight.shape[3]) // stride[1] + 1
     patches = _patches(x, weight.shape, stride, padding, (high, wide))  # (N, 1, L, K)
@@ -50,8 +52,8 @@ def _larger(patches: torch.Tensor, filters: torch.Tensor, size: int) -> torch.Te
 
 
 def chunk(filters: int, each: int) -> int:
-    """How many of so many filters come at a time, where each has ``each`` numbers in an image: as many as there is
-    room for, or fewer where as many chunks do with fewer."""
+    """How many of so many filters come at a time, where each has ``each`` numbers in an image: as
+    many as there is room for, or fewer where as many chunks do with fewer."""
     chunks = -(-filters // max(NUMBERS // each, 1))
     return -(-filters // chunks)
 
@@ -59,11 +61,13 @@ def chunk(filters: int, each: int) -> int:
 def _patches(
     x: torch.Tensor, shape: Sequence[int], stride: Sequence[int], padding: Sequence[int], size: tuple[int, int]
 ) -> torch.Tensor:
-    """``(N, 1, L, K)``, taps in the order of ``weight.flatten(1)``: rows gathered, then columns. A slice for each place
-    in the kernel is the same in many more nodes."""
+    """``(N, 1, L, K)``, taps in the order of ``weight.flatten(1)``: rows gathered, then columns.
+
+    A slice for each place in the kernel is the same in many more nodes."""
     if any(padding):
         x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-    # Not torch.tensor: what that is exported as has no ONNX form of its own, and the export takes a longer way.
+    # Not torch.tensor: what that is exported as has no ONNX form of its own, and the export takes a
+    #     longer way.
     rows, columns = (
         (torch.arange(taps, device=x.device)[:, None] + step * torch.arange(count, device=x.device)).flatten()
         for taps, step, count in zip(shape[2:], stride, size, strict=True)

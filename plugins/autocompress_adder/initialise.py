@@ -1,11 +1,13 @@
-"""Weights of adder layers from the trained convolutions that they replace (section 10 of the digest).
+"""Weights of adder layers from the trained convolutions that they replace (section 10 of the
+digest).
 
     W_a = c * W_conv,     c = width * std(P) / std(W_conv) for each layer
 
-Seen as a function of p, -|p - w| rises below w and falls above it: a tap works like a product where w lies beyond most
-of what the tap reads, and there it is sgn(w) p - |w|. Of weights among the inputs all that remains is -|p|, which every
-filter of a place shares and no normalisation takes out. The digest has width 1. In a resnet10t trained on digits the
-outputs of a layer then correlate with the convolution's by 0.16 on average, with width 8 by 0.78.
+Seen as a function of p, -|p - w| rises below w and falls above it: a tap works like a product where
+w lies beyond most of what the tap reads, and there it is sgn(w) p - |w|. Of weights among the
+inputs all that remains is -|p|, which every filter of a place shares and no normalisation takes
+out. The digest has width 1. In a resnet10t trained on digits the outputs of a layer then correlate
+with the convolution's by 0.16 on average, with width 8 by 0.78.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Moments:
         """One batch, ``(N, C, H, W)`` in and ``(N, O, H', W')`` out."""
         powers = torch.stack([inputs.double().mean(1), inputs.double().square().mean(1)], 1)
         padded = F.pad(powers, (self._padding[1], self._padding[1], self._padding[0], self._padding[0]))
-        # A patch's mean is an average pooling; every patch counts alike, padded taps among its numbers.
+        # A patch's mean is an average pooling; every patch counts alike, padded taps among its
+        # numbers.
         patches = F.avg_pool2d(padded, self._kernel, self._stride).mean((0, 2, 3))
         flat = outputs.double().transpose(0, 1).flatten(1)
         self._patches = self._patches + patches.cpu()
@@ -67,9 +70,11 @@ def _deviation(powers: torch.Tensor) -> torch.Tensor:
 def initialise(
     layers: Mapping[str, AdderConv2d], model: nn.Module, batches: Batches, device: torch.device, *, width: float
 ) -> None:
-    """Fills the adder layers, by the names of the convolutions that still are in ``model``; ``width`` as above.
+    """Fills the adder layers, by the names of the convolutions that still are in ``model``;
+    ``width`` as above.
 
-    A norm that a layer brings gets the moments of the convolution's outputs: what stands behind was trained on them.
+    A norm that a layer brings gets the moments of the convolution's outputs: what stands behind was
+    trained on them.
     """
     moments = {name: Moments(layer.kernel_size, layer.stride, layer.padding) for name, layer in layers.items()}
     handles = [
@@ -95,7 +100,9 @@ def initialise(
 
 @torch.no_grad()
 def scale(layer: AdderConv2d, conv: nn.Module, deviation: float = 1.0) -> None:
-    """``W_a = deviation / std(W_conv) * W_conv``; a convolution that is zero everywhere gives zeros."""
+    """``W_a = deviation / std(W_conv) * W_conv``; a convolution that is zero everywhere gives
+    zeros.
+    """
     assert isinstance(conv, nn.Conv2d)
     own = float(conv.weight.detach().double().std(correction=0))
     layer.weight.copy_(conv.weight * (deviation / own if own > 0 else 1.0))

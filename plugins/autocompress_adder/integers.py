@@ -1,14 +1,16 @@
 """The adder layer in integers (sections 7, 10 and 11 of the digest).
 
-|x - w| is homogeneous only under a shared scale: |s x - s w| = s |x - w|. So the weight lies on the grid of the tensor
-that the layer reads, integers and zero point and all, and distances of integers are distances of numbers:
+|x - w| is homogeneous only under a shared scale: |s x - s w| = s |x - w|. So the weight lies on the
+grid of the tensor that the layer reads, integers and zero point and all, and distances of integers
+are distances of numbers:
 
     |x - w| = s |(x_i - z) - (w_i - z)| = s |x_i - w_i|
 
-That grid ends at [low, high], which need not hold the weights. What is cut off is not lost (AdderNet 2.0): where x lies
-within [low, high],
+That grid ends at [low, high], which need not hold the weights. What is cut off is not lost
+(AdderNet 2.0): where x lies within [low, high],
 
-    |x - w| = |x - clip(w)| + |w - clip(w)|     so     -sum |X - W| = -sum |X - clip(W)| - sum |W - clip(W)|,
+    |x - w| = |x - clip(w)| + |w - clip(w)|     so     -sum |X - W| = -sum |X - clip(W)| - sum |W -
+    clip(W)|,
 
 and the last sum is a constant a filter, which goes into the bias.
 """
@@ -26,7 +28,9 @@ from autocompress_adder.layer import AdderConv2d
 
 
 def cut_off(weight: torch.Tensor, low: torch.Tensor | float, high: torch.Tensor | float) -> torch.Tensor:
-    """``-sum |W - clip(W)|`` for each filter, ``(O,)``: what -sum |X - W| has beyond -sum |X - clip(W)|."""
+    """``-sum |W - clip(W)|`` for each filter, ``(O,)``: what -sum |X - W| has beyond -sum |X -
+    clip(W)|.
+    """
     return -(weight - weight.clamp(low, high)).abs().flatten(1).sum(1)  # type: ignore[arg-type]
 
 
@@ -44,8 +48,9 @@ class SimulatedAdder2d(AdderConv2d):
         found = _grid_of(self.input_quantizer)
         if found is not None:
             scale, zero_point, low, high = found
-            # Gradients as for a float layer, G^T P - (sum G) W, also where the grid cuts W off: behind a ReLU that is
-            # every negative weight, and what is clipped is the input's gradient alone (section 2).
+            # Gradients as for a float layer, G^T P - (sum G) W, also where the grid cuts W off:
+            # behind a ReLU that is every negative weight, and what is clipped is the input's
+            # gradient alone (section 2).
             with torch.no_grad():
                 cut = cut_off(weight, (low - zero_point) * scale, (high - zero_point) * scale)
                 rounding = fake_quant(weight, scale, zero_point, low, high) - weight
@@ -67,9 +72,10 @@ def simulated(layer: AdderConv2d) -> SimulatedAdder2d:
 class HardenedAdder2d(AdderConv2d):
     """A finished adder layer: ``gain[o] * -sum_k |P[m, k] - W[o, k]| + offset[o]``.
 
-    ``weight`` are codes, uint8 ``(O, C, d, d)``: ``(code - zero_point) * scale``, with the scale and zero point of the
-    tensor that the layer reads. ``gain`` and ``offset`` are float32 ``(O,)``, the bias and the norm behind. Inputs are
-    numbers of that grid, in float; distances are computed from their codes, exactly, but in files from the numbers.
+    ``weight`` are codes, uint8 ``(O, C, d, d)``: ``(code - zero_point) * scale``, with the scale
+    and zero point of the tensor that the layer reads. ``gain`` and ``offset`` are float32 ``(O,)``,
+    the bias and the norm behind. Inputs are numbers of that grid, in float; distances are computed
+    from their codes, exactly, but in files from the numbers.
     """
 
     scale: torch.Tensor

@@ -2,9 +2,9 @@
 
     Y[m, o] = -sum_k |P[m, k] - W[o, k]| + b[o]
 
-P are the patches of the input, K = C d d taps each, zero padding included: a padded tap contributes -|W|. Outputs are
-about -K, so a batch normalisation must stand behind the layer; it makes b superfluous for training, and b is there for
-what must stay exact when inputs are removed.
+P are the patches of the input, K = C d d taps each, zero padding included: a padded tap contributes
+-|W|. Outputs are about -K, so a batch normalisation must stand behind the layer; it makes b
+superfluous for training, and b is there for what must stay exact when inputs are removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from autocompress_adder import exporting, ops
 
 
 class AdderConv2d(nn.Module):
-    """Negative l1 distance of patches and filters. Input ``(N, C, H, W)``, output ``(N, O, H', W')``, in float.
+    """Negative l1 distance of patches and filters.
+
+    Input ``(N, C, H, W)``, output ``(N, O, H', W')``, in float.
 
     Gradients are AdderNet's, not the true ones: X - F for the filters, HT(F - X) for the input.
 
@@ -25,7 +27,8 @@ class AdderConv2d(nn.Module):
         in_channels, out_channels: C and O.
         kernel_size: d, square.
         stride, padding: (height, width) each.
-        norm: the layer brings its own batch normalisation, and applies it: for a place that has none behind.
+        norm: the layer brings its own batch normalisation, and applies it: for a place that has
+            none behind.
     """
 
     weight: torch.Tensor
@@ -50,11 +53,14 @@ class AdderConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self._set_geometry(in_channels, out_channels, (kernel_size, kernel_size), stride, padding)
-        # N(0, 1), the official code's initialisation: distances do not shrink with small weights (section 3).
+        # N(0, 1), the official code's initialisation: distances do not shrink with small weights
+        # (section 3).
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
-        # What follows takes any constant out: its gradient is rounding noise, which Adam would make steps of.
+        # What follows takes any constant out: its gradient is rounding noise, which Adam would make
+        #     steps of.
         self.bias = nn.Parameter(torch.zeros(out_channels), requires_grad=False)
-        # Registered also as None: the engine gives a layer that is to be quantized the norm behind it.
+        # Registered also as None: the engine gives a layer that is to be quantized the norm behind
+        #     it.
         self.register_module("norm", nn.BatchNorm2d(out_channels) if norm else None)
 
     def _set_geometry(

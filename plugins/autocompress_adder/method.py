@@ -27,23 +27,27 @@ BATCH = 64
 
 
 class Adder(Transform):
-    """Replaces convolutions by adder layers, group by group. Stem and classifier stay as they are: the authors' norm
-    behind the logits is left out.
+    """Replaces convolutions by adder layers, group by group.
 
-    Where such a group is quantized, inputs and weights share the grid of the input (section 10), one for a layer; the
-    weights so have the bits of the activations that they meet, whatever ``bits.weight.<group>`` says beyond "none".
+    Stem and classifier stay as they are: the authors' norm behind the logits is left out.
+
+    Where such a group is quantized, inputs and weights share the grid of the input (section 10),
+    one for a layer; the weights so have the bits of the activations that they meet, whatever
+    ``bits.weight.<group>`` says beyond "none".
 
     Parameters (``adder.`` before each):
         operator.<group>: "adder", or "none" to leave the group's convolutions.
         eta: root mean square of the filters' scaled gradients; 0.2 in the paper, for all models.
         lr_scale: the filters' learning rate in units of the training's, which is AdamW's.
-        init: "scaled_conv", the trained weights on the scale of what they meet, or "normal", N(0, 1) as in the paper,
-            which trains from scratch; norms keep the trained scales and shifts.
+        init: "scaled_conv", the trained weights on the scale of what they meet, or "normal", N(0,
+            1) as in the paper, which trains from scratch; norms keep the trained scales and shifts.
         width: with "scaled_conv": the weights' standard deviation in units of the patches'.
-        schedule: "l1", or "l2-to-l1": the exponent falls from 2 to 1 in the first half of the training. Exponents
-            between have no fast kernel.
-        order: "at-once", or "late-first": one stage after the other becomes adders in the first half, from the last.
-        feature: weight of the features' error behind batch normalisation, beside RECOVER's distillation of logits.
+        schedule: "l1", or "l2-to-l1": the exponent falls from 2 to 1 in the first half of the
+            training. Exponents between have no fast kernel.
+        order: "at-once", or "late-first": one stage after the other becomes adders in the first
+            half, from the last.
+        feature: weight of the features' error behind batch normalisation, beside RECOVER's
+            distillation of logits.
     """
 
     name = "adder"
@@ -150,8 +154,10 @@ def _from_convolutions(layers: dict[str, AdderConv2d], model: nn.Module, width: 
 
 
 def _recalibrate(model: nn.Module, context: Context) -> None:
-    """Statistics of distances are nothing like those of products: about -K in place of 0. On images that match no
-    statistics, those of the other norms stay: what they recorded of the data is worth more."""
+    """Statistics of distances are nothing like those of products: about -K in place of 0.
+
+    On images that match no statistics, those of the other norms stay: what they recorded of the
+    data is worth more."""
     from autocompress.training import recalibrate_batch_norm
 
     assert context.transfer is not None
@@ -172,8 +178,8 @@ def _all_norms_behind(model: nn.Module, context: Context) -> list[nn.Module]:
 
 
 def _norms_behind(model: nn.Module, params: Params, context: Context) -> list[str]:
-    """The norm behind the last adder layer of each stage, where student and teacher have it under one name. A network
-    whose norms are folded away has none."""
+    """The norm behind the last adder layer of each stage, where student and teacher have it under
+    one name. A network whose norms are folded away has none."""
     layers, known = adder_layers(model), dict(context.teacher.named_modules()) if context.teacher is not None else {}
     try:
         network = facts(model, context.input_size, (AdderConv2d,))

@@ -1,8 +1,10 @@
-"""AdderNet's operators in torch (Chen et al., CVPR 2020): an adder layer to train, and one of integers to run.
+"""AdderNet's operators in torch (Chen et al., CVPR 2020): an adder layer to train, and one of
+integers to run.
 
-``P (M, K)`` are the patches of a batch of images, ``W (O, K)`` the filters, ``G (M, O)`` the gradient of the output.
-``torch.export`` and ``torch.compile`` see each operator as one node. numba compiles the CPU kernels at the first call
-(some seconds, kept on disk for the next process); they use ``torch.get_num_threads()`` threads.
+``P (M, K)`` are the patches of a batch of images, ``W (O, K)`` the filters, ``G (M, O)`` the
+gradient of the output. ``torch.export`` and ``torch.compile`` see each operator as one node. numba
+compiles the CPU kernels at the first call (some seconds, kept on disk for the next process); they
+use ``torch.get_num_threads()`` threads.
 """
 
 from __future__ import annotations
@@ -23,22 +25,26 @@ from autocompress_adder.kernels import layout, select
 def adder2d(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], p: float = 1.0
 ) -> torch.Tensor:
-    """``Y[m, o] = -sum_k |P[m, k] - W[o, k]|**p`` (section 3.1, equation 2; ``p`` as in Winograd AdderNet's schedule
-    from l2 to l1).
+    """``Y[m, o] = -sum_k |P[m, k] - W[o, k]|**p`` (section 3.1, equation 2; ``p`` as in Winograd
+    AdderNet's schedule from l2 to l1).
 
-    Whatever ``p``, the gradients are AdderNet's (section 3.2), as Winograd AdderNet keeps them too: a deliberate
-    difference from the true ones, which they are at p = 2 up to the clip and a factor of 2.
+    Whatever ``p``, the gradients are AdderNet's (section 3.2), as Winograd AdderNet keeps them too:
+    a deliberate difference from the true ones, which they are at p = 2 up to the clip and a factor
+    of 2.
 
-        gW[o, k] = sum_m G[m, o] * (P[m, k] - W[o, k])              full precision, not the sign (equation 5)
-        gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   HardTanh (equations 6 and 7)
+        gW[o, k] = sum_m G[m, o] * (P[m, k] - W[o, k])              full precision, not the sign
+        (equation 5) gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   HardTanh (equations
+        6 and 7)
 
-    They have no gradients themselves. Sums are made in float32 where inputs have 16 bits, and then rounded: better give
-    float32 filters, then the output is float32 too. Its mean is far from 0 (about -K), and its scatter is what counts.
+    They have no gradients themselves. Sums are made in float32 where inputs have 16 bits, and then
+    rounded: better give float32 filters, then the output is float32 too. Its mean is far from 0
+    (about -K), and its scatter is what counts.
 
     Args:
         x: ``(N, C, H, W)``, any float dtype.
-        weight: ``(O, C, height, width)``, any float dtype. torch's channels-last format is quickest.
-        stride, padding: down and along. Padding is 0, and compared with the filters like any other number.
+        weight: ``(O, C, height, width)``, any float dtype. torch's channels-last format is
+        quickest. stride, padding: down and along. Padding is 0, and compared with the filters like
+        any other number.
         p: from 1 to 2.
 
     Returns:
@@ -74,7 +80,9 @@ def adder2d_backward(
     padding: Sequence[int],
     needed: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of ``x`` and ``weight`` that :func:`adder2d` states; an empty tensor for one not ``needed``."""
+    """The gradients of ``x`` and ``weight`` that :func:`adder2d` states; an empty tensor for one
+    not ``needed``.
+    """
     found = select.backward(gradient, x, weight, stride, padding, needed)
     return tuple(  # type: ignore[return-value]
         of.new_empty(0) if one is None else one.to(of.dtype) for one, of in zip(found, (x, weight), strict=True)
@@ -120,15 +128,16 @@ adder2d.register_autograd(_gradients, setup_context=_keep)
 def sad2d(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], pad_value: int
 ) -> torch.Tensor:
-    """``sum_k |P[m, k] - W[o, k]|`` of integers, exactly: minus the output of an adder layer in steps of the scale that
-    inputs and filters share. No gradient.
+    """``sum_k |P[m, k] - W[o, k]|`` of integers, exactly: minus the output of an adder layer in
+    steps of the scale that inputs and filters share. No gradient.
 
-    Distances do not change where the same is added to both sides, so signed numbers may come with one zero point.
+    Distances do not change where the same is added to both sides, so signed numbers may come with
+    one zero point.
 
     Args:
         x: uint8 ``(N, C, H, W)``.
-        weight: uint8 ``(O, C, height, width)``. Channels last is quickest, and not copied where K fits whole vectors.
-        stride, padding: down and along.
+        weight: uint8 ``(O, C, height, width)``. Channels last is quickest, and not copied where K
+        fits whole vectors. stride, padding: down and along.
         pad_value: what the padding holds, 0 to 255: the zero point.
 
     Returns:

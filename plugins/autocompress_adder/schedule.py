@@ -1,7 +1,8 @@
-"""When which layer of a network in training becomes an adder, and with which exponent (sections 7 and 10).
+"""When which layer of a network in training becomes an adder, and with which exponent (sections 7
+and 10).
 
-Everything follows from the fraction of the steps that are done, so a paused training needs no memory of it, and from
-``SETTLED`` on every layer is what is deployed.
+Everything follows from the fraction of the steps that are done, so a paused training needs no
+memory of it, and from ``SETTLED`` on every layer is what is deployed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ SETTLED = 0.5
 
 @dataclass(frozen=True)
 class State:
-    """Of one layer at one step: still the convolution with its weight, or an adder with the exponent ``p``."""
+    """Of one layer at one step: still the convolution with its weight, or an adder with the
+    exponent ``p``.
+    """
 
     as_convolution: bool
     p: float
@@ -35,9 +38,10 @@ class Turns:
     Attributes:
         stages: names of layers, stage by stage in network order.
         order: "at-once", or "late-first": one stage at a time from the last, at equal distances.
-        exponents: "l1", or "l2-to-l1": p falls from 2 to 1 along a line, from the layer's turn until ``SETTLED`` where
-            all turn at once, else until the next stage's turn. -|x - w|^2 / 2 = x w - x^2 / 2 - w^2 / 2 is a
-            convolution, but for a constant of each channel and a term that all channels of a place share.
+        exponents: "l1", or "l2-to-l1": p falls from 2 to 1 along a line, from the layer's turn
+            until ``SETTLED`` where all turn at once, else until the next stage's turn. -|x - w|^2 /
+            2 = x w - x^2 / 2 - w^2 / 2 is a convolution, but for a constant of each channel and a
+            term that all channels of a place share.
     """
 
     stages: Sequence[Sequence[str]]

@@ -15,7 +15,9 @@ from autocompress_adder.layer import AdderConv2d
 
 
 class AdderSpec(LayerSpec):
-    """An adder layer is one operator of the graph, in float (:class:`AdderConv2d`), simulated and hardened alike."""
+    """An adder layer is one operator of the graph, in float (:class:`AdderConv2d`), simulated and
+    hardened alike.
+    """
 
     layer_type = AdderConv2d
     leaf = True
@@ -28,8 +30,9 @@ class AdderSpec(LayerSpec):
     def operator_counts(
         self, layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
     ) -> dict[str, int]:
-        """Two additions for each tap and no multiplication (section 6): the difference, at the operands' width, and its
-        magnitude into a wide sum, as a convolution's products go (section 8)."""
+        """Two additions for each tap and no multiplication (section 6): the difference, at the
+        operands' width, and its magnitude into a wide sum, as a convolution's products go (section
+        8)."""
         del input_shape
         assert isinstance(layer, AdderConv2d)
         positions = math.prod(output_shape[2:])
@@ -75,8 +78,10 @@ class AdderPruner(BasePruningFunc):
         return layer
 
     def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
-        """Removes the inputs ``idxs``, in place. One that is zero everywhere, padding included, contributes just
-        ``-sum |0 - W|`` to each output, which the bias takes over."""
+        """Removes the inputs ``idxs``, in place.
+
+        One that is zero everywhere, padding included, contributes just ``-sum |0 - W|`` to each
+        output, which the bias takes over."""
         assert isinstance(layer, AdderConv2d)
         keep = _kept(layer.in_channels, idxs)
         gone = layer.weight.detach()[:, list(idxs)]

@@ -1,17 +1,21 @@
 """What happens to adder layers while a network trains (sections 3, 5, 10 and 11 of the digest).
 
-The batch normalisation behind an adder layer divides by a large deviation, so the gradient of its filters is tiny, and
-of another size in each layer. AdderNet therefore gives each layer's gradient one length:
+The batch normalisation behind an adder layer divides by a large deviation, so the gradient of its
+filters is tiny, and of another size in each layer. AdderNet therefore gives each layer's gradient
+one length:
 
-    dF_l = gamma * alpha_l * grad(F_l),     alpha_l = eta * sqrt(k_l) / ||grad(F_l)||_2,     k_l = numel(F_l)
+    dF_l = gamma * alpha_l * grad(F_l),     alpha_l = eta * sqrt(k_l) / ||grad(F_l)||_2,     k_l =
+    numel(F_l)
 
-so the root mean square of the scaled gradient is eta. The paper's code does so within the backward pass; here it is
-done between backward and step, where the gradient is whole and unscaled: gradients that several backward passes
-accumulate are scaled once, together, and the scale of the loss cancels for the filters alone.
+so the root mean square of the scaled gradient is eta. The paper's code does so within the backward
+pass; here it is done between backward and step, where the gradient is whole and unscaled: gradients
+that several backward passes accumulate are scaled once, together, and the scale of the loss cancels
+for the filters alone.
 
-Adam would divide eta out again: the filters are updated by SGD with momentum (Nesterov's, unlike the paper: the engine
-has no other), whatever trains the rest. Weight decay comes behind, as in the paper. The filters' gradients take no part
-in the clipping of gradients: it would undo the rule, and their length, sqrt(k) eta, would leave nothing of the others'.
+Adam would divide eta out again: the filters are updated by SGD with momentum (Nesterov's, unlike
+the paper: the engine has no other), whatever trains the rest. Weight decay comes behind, as in the
+paper. The filters' gradients take no part in the clipping of gradients: it would undo the rule, and
+their length, sqrt(k) eta, would leave nothing of the others'.
 """
 
 from __future__ import annotations
@@ -48,8 +52,8 @@ class AdderTraining(Callback):
 
     Args:
         model: what is to train.
-        params: of the method: ``eta``, ``lr_scale``, ``schedule``, ``order``, ``feature``, and ``stages``, the names of
-            convolutions by group in network order.
+        params: of the method: ``eta``, ``lr_scale``, ``schedule``, ``order``, ``feature``, and
+            ``stages``, the names of convolutions by group in network order.
         context: gives the images for statistics.
         taps: names of the norms whose outputs are compared, of student and teacher.
     """
@@ -84,8 +88,8 @@ class AdderTraining(Callback):
             layers[name].p, layers[name].as_convolution = state.p, state.as_convolution
 
     def loss(self, student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """``b * mean over stages of ||f_s - f_t||^2 / ||f_t - mean||^2``: features behind batch normalisation, each
-        stage's error in units of the teacher's variance."""
+        """``b * mean over stages of ||f_s - f_t||^2 / ||f_t - mean||^2``: features behind batch
+        normalisation, each stage's error in units of the teacher's variance."""
         errors = [
             _relative_error(student[name], teacher[name])
             for name in self._taps
@@ -103,7 +107,9 @@ class AdderTraining(Callback):
                 scale_gradient(layer.weight.grad, self._eta)
 
     def on_end(self, model: nn.Module) -> None:
-        """Every layer is what is deployed; after a schedule, statistics that moved with it are averaged anew."""
+        """Every layer is what is deployed; after a schedule, statistics that moved with it are
+        averaged anew.
+        """
         for layer in adder_layers(model).values():
             layer.finish()
         if not self._turns.plain and self._context.transfer is not None:
@@ -113,8 +119,10 @@ class AdderTraining(Callback):
 
 
 def _turns(model: nn.Module, params: Params, context: Context) -> Turns:
-    """The schedule of the layers in ``model``. A network of fake-quantizers was trained before, also where its adder
-    layers stay in float, and norms with frozen statistics could not follow: both have finished layers from the start.
+    """The schedule of the layers in ``model``.
+
+    A network of fake-quantizers was trained before, also where its adder layers stay in float, and
+    norms with frozen statistics could not follow: both have finished layers from the start.
     """
     layers = adder_layers(model)
     frozen = context.transfer is not None and "freeze_batch_norm" in context.transfer.demands

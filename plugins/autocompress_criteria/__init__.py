@@ -1,5 +1,6 @@
-"""Pruners that look at weights alone, for comparison with those that look at data. A search draws from none of them; a
-job can name them: ``prune: {method: magnitude}``.
+"""Pruners that look at weights alone, for comparison with those that look at data.
+
+A search draws from none of them; a job can name them: ``prune: {method: magnitude}``.
 
 Each is a plugin of its own, under the name of its method.
 """

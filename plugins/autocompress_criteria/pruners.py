@@ -1,4 +1,6 @@
-"""Magnitude, batch-norm scale and random: one number a channel, from the weights of the layer that writes it."""
+"""Magnitude, batch-norm scale and random: one number a channel, from the weights of the layer that
+writes it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,18 @@ from autocompress.errors import InvalidRecipe
 
 
 class _ByScore(Pruner):
-    """Channels go in the order of a score, the lowest first. Scores of several writers are averaged."""
+    """Channels go in the order of a score, the lowest first.
+
+    Scores of several writers are averaged.
+    """
 
     version = "1"
     searched = False
 
     @abstractmethod
     def scores(self, layer: nn.Module, norm: nn.Module | None, name: str, seed: int) -> torch.Tensor:
-        """A score for each output channel of ``layer``, which has a weight with one row a channel."""
+        """A score for each output channel of ``layer``, which has a weight with one row a channel.
+        """
 
     def order(self, coupling: Coupling, params: Params, context: Context) -> Sequence[int]:
         del params
@@ -30,7 +36,8 @@ class _ByScore(Pruner):
         networks = [dict(network.named_modules()) for network in (model, context.teacher) if network is not None]
         own: dict[str, torch.Tensor] = {}
         for name in coupling.producers:
-            # A module of a plugin may have no weight of its own: then the layer of the baseline that it stands for.
+            # A module of a plugin may have no weight of its own: then the layer of the baseline
+            # that it stands for.
             modules = next((modules for modules in networks if _has_weight(modules.get(name))), None)
             if modules is not None:
                 norm = modules.get(norms[name]) if name in norms else None

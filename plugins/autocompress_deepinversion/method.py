@@ -33,14 +33,16 @@ log = logging.getLogger("autocompress")
 
 
 class DeepInversion(DataSource):
-    """Images that the teacher takes for given classes and that have the feature statistics of its training images.
+    """Images that the teacher takes for given classes and that have the feature statistics of its
+    training images.
 
-    Searched is one parameter, ``deepinversion.preset``: "plain", or "adaptive", which is asked again with the live
-    student and prefers images on which the student and the teacher disagree. The others hold for the whole job, at
-    published values by image size (see ``defaults_for``), because every set costs minutes and is worth keeping: images,
-    batch_size, iterations, lr, schedule, feature, tv, l2, competition, first_norm, jitter, flip, clamp, pooled (see
-    ``Settings``). Weights are tied to batch size, resolution and depth: whoever changes one of them should look at the
-    others.
+    Searched is one parameter, ``deepinversion.preset``: "plain", or "adaptive", which is asked
+    again with the live student and prefers images on which the student and the teacher disagree.
+    The others hold for the whole job, at published values by image size (see ``defaults_for``),
+    because every set costs minutes and is worth keeping: images, batch_size, iterations, lr,
+    schedule, feature, tv, l2, competition, first_norm, jitter, flip, clamp, pooled (see
+    ``Settings``). Weights are tied to batch size, resolution and depth: whoever changes one of them
+    should look at the others.
     """
 
     name = "deepinversion"
@@ -87,21 +89,25 @@ class DeepInversion(DataSource):
         return bool(params.get("preset") == "adaptive")
 
     def without_student(self, params: Params) -> Params:
-        """There is nobody to compete with: the adaptive preset begins with the images of the plain one."""
+        """There is nobody to compete with: the adaptive preset begins with the images of the plain
+        one.
+        """
         plain = {name: value for name, value in params.items() if name != "competition"}
         return {**plain, "preset": "plain"} if self.adapts(params) else params
 
     def apply(
         self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
     ) -> TransferSet:
-        """Makes the images, batch by batch, each of balanced classes. There are no soft targets: whoever trains asks
-        the teacher again, on augmented images.
+        """Makes the images, batch by batch, each of balanced classes.
 
-        ``student`` is only looked at by the adaptive preset; its first set, before there is a student, is a plain one.
+        There are no soft targets: whoever trains asks the teacher again, on augmented images.
+
+        ``student`` is only looked at by the adaptive preset; its first set, before there is a
+        student, is a plain one.
 
         Raises:
-            UserError: if the teacher has no usable statistics (and ``feature`` is not 0), or gives numbers that are not
-                finite.
+            UserError: if the teacher has no usable statistics (and ``feature`` is not 0), or gives
+                numbers that are not finite.
             TrialFailed: if the objective stops being finite.
         """
         settings = Settings.of(params)
@@ -133,7 +139,8 @@ class DeepInversion(DataSource):
         sizes = SynthesisBudget(wanted, settings.batch_size).batches
         labels, made = [], []
         for number, size in enumerate(sizes):
-            # Whole-set statistics cannot be matched by a few classes: each batch has as many of them as it can.
+            # Whole-set statistics cannot be matched by a few classes: each batch has as many of
+            # them as it can.
             labels.append(balanced_labels(size, info.num_classes, generator, first=sum(sizes[:number])))
             start = starting_noise(size, info.input_size, generator)
 

@@ -15,20 +15,23 @@ PRESETS: tuple[Preset, ...] = ("plain", "adaptive")
 SCHEDULES: tuple[Schedule, ...] = ("cosine", "constant")
 
 SMALL = 64
-"""Images with no side above this many pixels are made with the settings published for CIFAR, larger ones with
-ImageNet's, and these see a pooled phase first."""
+"""Images with no side above this many pixels are made with the settings published for CIFAR, larger
+ones with ImageNet's, and these see a pooled phase first."""
 POOL, POOLED_SHARE = 2, 2 / 3
 """The published runs spend 2000 of 3000 iterations at half the resolution."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Parameters of the method. Weights are raw, as in the paper: total variation grows with the root of batch and
-    image size, the feature distance with depth and width of the teacher, the class loss with neither. They hold near
-    the batch, size and teacher that they were found for.
+    """Parameters of the method.
+
+    Weights are raw, as in the paper: total variation grows with the root of batch and image size,
+    the feature distance with depth and width of the teacher, the class loss with neither. They hold
+    near the batch, size and teacher that they were found for.
 
     Attributes:
-        preset: "plain" (DeepInversion), or "adaptive", which adds competition with the live student.
+        preset: "plain" (DeepInversion), or "adaptive", which adds competition with the live
+            student.
         images: how many.
         batch_size: the most that are optimised together and share their statistics.
         iterations: of each batch, all phases together.
@@ -37,7 +40,8 @@ class Settings:
         feature: alpha_f, weight of the feature distance.
         tv, l2: alpha_tv and alpha_l2, weights of the priors.
         competition: alpha_c, weight of the competition with a student.
-        first_norm: multiplier of the first batch norm in the feature distance; the official code came to use 10.
+        first_norm: multiplier of the first batch norm in the feature distance; the official code
+            came to use 10.
         jitter: largest shift, as a part of the shorter side.
         flip: half of the iterations see a mirrored batch.
         clamp: pixels stay between black and white.
@@ -95,19 +99,20 @@ class Settings:
 def defaults_for(size: tuple[int, int, int], fixed_size: bool = False) -> Settings:
     """Published settings for images of (channels, height, width).
 
-    Small ones: the CIFAR-10 script's total variation 2.5e-5, no l2, batches of 256, shifts of 2 in 32 pixels, no flip.
-    What differs: its weight of the feature distance (10), its learning rate (0.05 to 0.1, constant) and its free pixels
-    come with a wide teacher and 2000 iterations. A resnet10t of digits gave after 150 iterations on 128 images (of
-    noise, the feature distance is 690; of real images 29; one seed):
+    Small ones: the CIFAR-10 script's total variation 2.5e-5, no l2, batches of 256, shifts of 2 in
+    32 pixels, no flip. What differs: its weight of the feature distance (10), its learning rate
+    (0.05 to 0.1, constant) and its free pixels come with a wide teacher and 2000 iterations. A
+    resnet10t of digits gave after 150 iterations on 128 images (of noise, the feature distance is
+    690; of real images 29; one seed):
 
-        feature 10, lr 0.1                         12 % of the images get their class, feature distance 78
-        feature 0.1, lr 0.1                        94 %, 86
-        feature 0.1, lr 0.1, free pixels           94 %, 96
-        feature 0.1, lr 0.3                        97 %, 55
-        feature 0.1, lr 0.3, constant rate         92 %, 86
+        feature 10, lr 0.1                         12 % of the images get their class, feature
+        distance 78 feature 0.1, lr 0.1                        94 %, 86 feature 0.1, lr 0.1, free
+        pixels           94 %, 96 feature 0.1, lr 0.3                        97 %, 55 feature 0.1,
+        lr 0.3, constant rate         92 %, 86
 
-    so the fourth row is the default. Large ones: the ImageNet script's multi-resolution setting (feature 0.01, total
-    variation 1e-4, l2 1e-5, lr 0.25, shifts of 30 in 224 pixels, flips, competition 0.2).
+    so the fourth row is the default. Large ones: the ImageNet script's multi-resolution setting
+    (feature 0.01, total variation 1e-4, l2 1e-5, lr 0.25, shifts of 30 in 224 pixels, flips,
+    competition 0.2).
 
     Args:
         size: of one image.

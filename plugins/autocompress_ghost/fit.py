@@ -2,9 +2,11 @@
 
 For ghost j of intrinsic i, with P_i the d^2 shifted copies of the map Y_i,
 
-    min_theta || Y_j - theta . P_i ||^2      =>      (A + ridge I) theta = b,     A = P_i P_i^T,  b = P_i Y_j.
+    min_theta || Y_j - theta . P_i ||^2      =>      (A + ridge I) theta = b,     A = P_i P_i^T,  b
+    = P_i Y_j.
 
-Means are taken out first where a normalisation behind (recalibrated afterwards) or a bias takes care of them.
+Means are taken out first where a normalisation behind (recalibrated afterwards) or a bias takes
+care of them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from torch import nn
 
 RIDGE = 1e-4
 POSITIONS_PER_IMAGE = 256
-"""Positions beyond these are thinned out on a regular grid: neighbours in a map say nearly the same."""
+"""Positions beyond these are thinned out on a regular grid: neighbours in a map say nearly the
+same.
+"""
 
 
 class Covariance:
@@ -90,7 +94,9 @@ class NormalEquations:
         return self._b / self.count
 
     def centred(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A ``[g, d^2, d^2]``, b ``[g, d^2]`` and the target's variance ``(g,)``, means taken out, per position."""
+        """A ``[g, d^2, d^2]``, b ``[g, d^2]`` and the target's variance ``(g,)``, means taken out,
+        per position.
+        """
         mean, wanted = self._a / self.count * self.centre, self.target_mean * self.centre
         covariance = self._aa / self.count - mean[:, :, None] * mean[:, None, :]
         cross = self._ab / self.count - mean[self.owner] * wanted[:, None]
@@ -105,7 +111,9 @@ class NormalEquations:
         return theta
 
     def solve(self) -> torch.Tensor:
-        """Theta ``[g, d^2]``. The ridge pulls towards the centre tap, so it costs nothing where that tap is exact."""
+        """Theta ``[g, d^2]``. The ridge pulls towards the centre tap, so it costs nothing where
+        that tap is exact.
+        """
         a, b, _ = self.centred()
         start = self.centre_tap()
         scale = a.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
@@ -119,7 +127,10 @@ class NormalEquations:
         return power - 2 * (theta * b).sum(1) + torch.einsum("gk,gkl,gl->g", theta, a, theta)
 
     def output_moments(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance ``(g,)`` of theta . P_i, what the ghost's own normalisation will see."""
+        """Mean and variance ``(g,)`` of theta .
+
+        P_i, what the ghost's own normalisation will see.
+        """
         a, _, _ = self.centred()
         return (theta * self.patch_mean).sum(1), torch.einsum("gk,gkl,gl->g", theta, a, theta).clamp(min=0.0)
 
@@ -135,7 +146,9 @@ def observe(
     watchers: Mapping[str, Callable[[torch.Tensor], None]],
     device: torch.device,
 ) -> None:
-    """Runs ``batches()`` (images, labels) through ``model`` in eval mode; each watcher sees its module's output."""
+    """Runs ``batches()`` (images, labels) through ``model`` in eval mode; each watcher sees its
+    module's output.
+    """
     handles = [
         model.get_submodule(name).register_forward_hook(lambda _module, _inputs, output, watch=watch: watch(output))
         for name, watch in watchers.items()

@@ -1,6 +1,8 @@
-"""What stands around a convolution: what an activated module takes over, and whether its channel order can be folded.
+"""What stands around a convolution: what an activated module takes over, and whether its channel
+order can be folded.
 
-Answered from the traced graph alone, never from weights, so that a dry run gives the same structure as the real run.
+Answered from the traced graph alone, never from weights, so that a dry run gives the same structure
+as the real run.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ class Host:
     Attributes:
         name: module path of the convolution.
         norm: module path of the BatchNorm directly behind, or None.
-        takes_over: module paths that an activated module replaces: the norm, and the activation where one follows.
-            Empty where that cannot be done (no BatchNorm, a functional or shared activation): such a layer stays bare.
-        readers: module paths of the convolutions and linear layers into whose weights the order can be folded; empty
-            where something else reads the channels too, so that they must be put back in order.
+        takes_over: module paths that an activated module replaces: the norm, and the activation
+            where one follows. Empty where that cannot be done (no BatchNorm, a functional or shared
+            activation): such a layer stays bare.
+        readers: module paths of the convolutions and linear layers into whose weights the order can
+            be folded; empty where something else reads the channels too, so that they must be put
+            back in order.
         norms_between: BatchNorms on the way to the readers, whose parameters are permuted too.
     """
 
@@ -36,7 +40,9 @@ class Host:
 
 
 def is_plain(conv: nn.Module) -> bool:
-    """A convolution whose rows can be chosen and copied: torch's, or timm's with TensorFlow-style padding."""
+    """A convolution whose rows can be chosen and copied: torch's, or timm's with TensorFlow-style
+    padding.
+    """
     if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Conv2dSame):
         return False
     return conv.groups == 1 and conv.padding_mode == "zeros"
@@ -64,7 +70,8 @@ def _taken_over(
 ) -> tuple[str, ...]:
     if norm is None or not model.get_submodule(norm).track_running_stats:
         return ()
-    # A layer that is traced through (timm's BatchNormAct2d in some versions) has no call of its own and no path to cut.
+    # A layer that is traced through (timm's BatchNormAct2d in some versions) has no call of its own
+    # and no path to cut.
     if len(calls.get(norm, ())) != 1:
         return ()
     if isinstance(model.get_submodule(norm), BatchNormAct2d) or facts.activation is None:
@@ -86,7 +93,9 @@ def _behind_identities(node: fx.Node, model: nn.Module) -> fx.Node:
 def _foldable(
     facts: LayerFacts, calls: dict[str, list[fx.Node]], model: nn.Module
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Readers and the norms before them, or nothing where one of them would not survive a permutation."""
+    """Readers and the norms before them, or nothing where one of them would not survive a
+    permutation.
+    """
     if not facts.consumers or not all(_takes_columns(model.get_submodule(c), facts) for c in facts.consumers):
         return (), ()
     norms = []

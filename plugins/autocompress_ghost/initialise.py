@@ -1,8 +1,9 @@
 """Initialises ghost modules from the trained convolutions that they replace (section 7).
 
 random   fresh weights, as in the paper, which trains from scratch
-subset   intrinsic filters are rows of W; a ghost's centre tap is <W_j, W_i> / <W_i, W_i>, its other taps 0
-lstsq    the same, rows and owners chosen on calibration images, ghosts fitted there by least squares
+subset   intrinsic filters are rows of W; a ghost's centre tap is <W_j, W_i> / <W_i, W_i>, its other
+taps 0 lstsq    the same, rows and owners chosen on calibration images, ghosts fitted there by least
+squares
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def initialise(kind: str, works: Mapping[str, Work], model: nn.Module, batches: 
         kind: "random", "subset" or "lstsq".
         works: by the name of the convolution in ``model``.
         model: the network with its trained convolutions still in place.
-        batches: images to observe; an activated module needs them for its normalisations, whatever ``kind``.
+        batches: images to observe; an activated module needs them for its normalisations, whatever
+            ``kind``.
         device: where to compute.
     """
     if kind == "random":
@@ -61,10 +63,11 @@ def _weight_grams(works: Mapping[str, Work]) -> dict[str, np.ndarray]:
 def _observed_grams(
     works: Mapping[str, Work], model: nn.Module, batches: Batches, device: torch.device
 ) -> dict[str, np.ndarray]:
-    """Covariance of the maps that will be fitted, each channel as large as the normalisation behind makes it.
+    """Covariance of the maps that will be fitted, each channel as large as the normalisation behind
+    makes it.
 
-    A little of W W^T is added: late layers have fewer positions to observe than channels, and what the images leave
-    open the weights decide. Multiples of one row are multiples in both.
+    A little of W W^T is added: late layers have fewer positions to observe than channels, and what
+    the images leave open the weights decide. Multiples of one row are multiples in both.
     """
     seen = {name: Covariance() for name in works}
 
@@ -102,7 +105,9 @@ def _accumulate(equations: NormalEquations, work: Work, raw: torch.Tensor) -> No
 
 
 def weight_taps(work: Work) -> torch.Tensor:
-    """Data-free kernels ``[g, d^2]``: centre tap <W_j, W_i> / <W_i, W_i>, of W as the ghosts' source is scaled."""
+    """Data-free kernels ``[g, d^2]``: centre tap <W_j, W_i> / <W_i, W_i>, of W as the ghosts'
+    source is scaled.
+    """
     rows = work.conv.weight.flatten(1).double()
     if work.activated:
         rows = rows * work.scale()[:, None]
@@ -140,13 +145,17 @@ def _write_offsets(work: Work, taps: torch.Tensor, equations: NormalEquations | 
 
 
 def _by_convolution(work: Work, values: torch.Tensor) -> list[torch.Tensor]:
-    """Values of all ghosts, divided among the s - 1 cheap convolutions; the last get fewer where there is a surplus."""
+    """Values of all ghosts, divided among the s - 1 cheap convolutions; the last get fewer where
+    there is a surplus.
+    """
     m = len(work.kept)
     return [values[j * m : (j + 1) * m] for j in range(len(work.module.cheap))]
 
 
 def _reproduce(norm: nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, wanted: torch.Tensor) -> None:
-    """Makes ``norm`` shift its input to the mean ``wanted`` and scale by 1: gamma = sigma, beta = wanted."""
+    """Makes ``norm`` shift its input to the mean ``wanted`` and scale by 1: gamma = sigma, beta =
+    wanted.
+    """
     g = len(mean)
     assert norm.running_mean is not None
     assert norm.running_var is not None

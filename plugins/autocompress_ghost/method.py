@@ -34,9 +34,11 @@ class Ghost(Transform):
     Parameters (``ghost.`` before each):
         ratio.<group>: s; 1 leaves the group as it is.
         kernel: d of the cheap convolutions.
-        variant: "bare", the host's normalisation and activation stay behind the module, or "bn-act", it has its own
-            behind each of its convolutions as in the paper; where the host's cannot be removed a layer stays bare.
-        init: "lstsq" (fitted on calibration images), "subset" (from the weights alone) or "random" (as in the paper).
+        variant: "bare", the host's normalisation and activation stay behind the module, or
+            "bn-act", it has its own behind each of its convolutions as in the paper; where the
+            host's cannot be removed a layer stays bare.
+        init: "lstsq" (fitted on calibration images), "subset" (from the weights alone) or "random"
+            (as in the paper).
     """
 
     name = "ghost"
@@ -77,7 +79,10 @@ class Ghost(Transform):
         }
 
     def _convolutions(self, model: nn.Module) -> list[str]:
-        """Convolutions that at least s = 2, d = 3 would shrink enough. The baseline is asked about for every trial."""
+        """Convolutions that at least s = 2, d = 3 would shrink enough.
+
+        The baseline is asked about for every trial.
+        """
         if model not in self._found:
             self._found[model] = [
                 name
@@ -143,8 +148,10 @@ def _work(model: nn.Module, host: Host, plan: LayerPlan, module: nn.Module) -> W
 
 
 def _recalibrate(model: nn.Module, context: Context, ghosts: Sequence[nn.Module]) -> None:
-    """Running statistics of the changed network; the host's normalisations saw other maps when they were trained. On
-    images that match no statistics, only those that are new: what the others recorded of the data is worth more."""
+    """Running statistics of the changed network; the host's normalisations saw other maps when they
+    were trained. On images that match no statistics, only those that are new: what the others
+    recorded of the data is worth more.
+    """
     from autocompress.training import recalibrate_batch_norm
 
     assert context.transfer is not None

@@ -1,15 +1,18 @@
-"""The ghost module (GhostNet, section 2 of its digest; equations 2 and 3 of the paper) and what others must know of it.
+"""The ghost module (GhostNet, section 2 of its digest; equations 2 and 3 of the paper) and what
+others must know of it.
 
-    Y'   = X * f'                                  f' [m, c, k, k], m = ceil(n / s)            intrinsic maps, eq. 2
-    y_ij = Phi_ij(y'_i)   i = 1..m, j = 1..s       Phi_is the identity, the others d x d       ghost maps, eq. 3
-    Y    = first n channels of concat(Y', ghosts)                                              m * s >= n
+    Y'   = X * f'                                  f' [m, c, k, k], m = ceil(n / s)
+    intrinsic maps, eq. 2 y_ij = Phi_ij(y'_i)   i = 1..m, j = 1..s       Phi_is the identity, the
+    others d x d       ghost maps, eq. 3 Y    = first n channels of concat(Y', ghosts)
+    m * s >= n
 
-Everything is written with plain torch operators, so that the traced graph, the quantizer and the exporter see
-convolutions, a concat and, where channels must be put back in order, a gather.
+Everything is written with plain torch operators, so that the traced graph, the quantizer and the
+exporter see convolutions, a concat and, where channels must be put back in order, a gather.
 
-Phi is s - 1 depthwise convolutions, one for each j. The reference code has one grouped convolution with s - 1 filters
-a group, the same function in another channel order; but runtimes have fast kernels for one filter a channel only. For
-three modules with s = 4 on 64 channels of 28 x 28, ONNX Runtime takes 2.03 ms in int8 of that kind, 0.30 ms of this.
+Phi is s - 1 depthwise convolutions, one for each j. The reference code has one grouped convolution
+with s - 1 filters a group, the same function in another channel order; but runtimes have fast
+kernels for one filter a channel only. For three modules with s = 4 on 64 channels of 28 x 28, ONNX
+Runtime takes 2.03 ms in int8 of that kind, 0.30 ms of this.
 """
 
 from __future__ import annotations
@@ -31,13 +34,17 @@ def intrinsic_count(channels: int, ratio: int) -> int:
 
 
 def weight_count(in_channels: int, channels: int, kernel: tuple[int, int], ratio: int, cheap_kernel: int) -> int:
-    """Weights of a bare module, also its multiply-adds per output position: m c k^2 + m (s - 1) d^2."""
+    """Weights of a bare module, also its multiply-adds per output position: m c k^2 + m (s - 1)
+    d^2.
+    """
     m = intrinsic_count(channels, ratio)
     return m * in_channels * math.prod(kernel) + m * (ratio - 1) * cheap_kernel**2
 
 
 def compression_ratio(in_channels: int, channels: int, kernel: tuple[int, int], ratio: int, cheap_kernel: int) -> float:
-    """r_c, weights of the convolution over weights of the module (equation 5), with the true m; about s where d ~ k."""
+    """r_c, weights of the convolution over weights of the module (equation 5), with the true m;
+    about s where d ~ k.
+    """
     original = channels * in_channels * math.prod(kernel)
     return original / weight_count(in_channels, channels, kernel, ratio, cheap_kernel)
 
@@ -48,16 +55,20 @@ class GhostConv2d(nn.Module):
     Input ``(N, c, H, W)``, output ``(N, n, H', W')`` as of the convolution it stands for.
 
     Args:
-        host: the convolution it stands for; gives shapes, stride, padding, dilation and whether there is a bias.
-            Stride, padding and dilation go to the primary convolution only.
+        host: the convolution it stands for; gives shapes, stride, padding, dilation and whether
+            there is a bias. Stride, padding and dilation go to the primary convolution only.
         ratio: s, at least 2.
         cheap_kernel: d, odd.
-        norm: the normalisation behind the host. Given, the module is *activated*: it brings its own copy behind the
-            primary and behind the cheap convolution, and the host's must go. None: a *bare* module.
-        activation: in an activated module, behind each of its normalisations; None for a branch that ends in an add.
-        order: the host's output channel that each position of the concat stands for; identity where None.
-        restore: put the channels back in the host's order. False: whoever reads them has been permuted instead.
-            Whether there is a gather depends on this flag alone, never on ``order``.
+        norm: the normalisation behind the host. Given, the module is *activated*: it brings its own
+            copy behind the primary and behind the cheap convolution, and the host's must go. None:
+            a *bare* module.
+        activation: in an activated module, behind each of its normalisations; None for a branch
+            that ends in an add.
+        order: the host's output channel that each position of the concat stands for; identity where
+            None.
+        restore: put the channels back in the host's order. False: whoever reads them has been
+            permuted instead. Whether there is a gather depends on this flag alone, never on
+            ``order``.
     """
 
     channels: torch.Tensor
@@ -104,7 +115,9 @@ class GhostConv2d(nn.Module):
         return maps.index_select(1, self.places) if self.restore else maps
 
     def reorder(self, order: Sequence[int] | torch.Tensor) -> None:
-        """Sets which of the host's channels each position stands for; a permutation of ``range(out_channels)``."""
+        """Sets which of the host's channels each position stands for; a permutation of
+        ``range(out_channels)``.
+        """
         positions = torch.as_tensor(order, dtype=torch.int64, device=self.channels.device)
         self.channels.copy_(positions)
         self.places.copy_(torch.argsort(positions))
@@ -134,7 +147,9 @@ class GhostConv2d(nn.Module):
 
 
 def _after(norm: nn.BatchNorm2d | None, activation: nn.Module | None, channels: int) -> nn.Sequential:
-    """Normalisation and activation of an activated module; empty, and so absent from every graph, in a bare one."""
+    """Normalisation and activation of an activated module; empty, and so absent from every graph,
+    in a bare one.
+    """
     if norm is None:
         return nn.Sequential()
     own = nn.BatchNorm2d(channels, eps=norm.eps, momentum=norm.momentum)
@@ -152,7 +167,9 @@ class GhostSpec(LayerSpec):
         return layer.ghost_norms[-1] if layer.activated else None
 
     def channel_map(self, layer: nn.Module) -> torch.Tensor:
-        """In order where the module restores it, else as the concat has them; gaps where channels were removed."""
+        """In order where the module restores it, else as the concat has them; gaps where channels
+        were removed.
+        """
         assert isinstance(layer, GhostConv2d)
         channels = layer.channels.detach()
         return channels.sort().values if layer.restore else channels.clone()

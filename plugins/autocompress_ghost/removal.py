@@ -1,8 +1,9 @@
 """Channels removed from a ghost module: an intrinsic map goes together with its ghosts.
 
-A ghost cannot go alone: its cheap convolution would no longer be depthwise, for which runtimes have their kernel. An
-intrinsic map cannot go alone either, since its ghosts are made of it. So m = ceil(n / s) channels are on offer, each of
-which is s channels of the output (s - 1 for those whose last ghost is surplus).
+A ghost cannot go alone: its cheap convolution would no longer be depthwise, for which runtimes have
+their kernel. An intrinsic map cannot go alone either, since its ghosts are made of it. So m =
+ceil(n / s) channels are on offer, each of which is s channels of the output (s - 1 for those whose
+last ghost is surplus).
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from autocompress_ghost.module import GhostConv2d
 
 
 class GhostPruner(BasePruningFunc):
-    """torch-pruning's view of a :class:`GhostConv2d`: one layer, whose outputs go in the sets that ``units`` names."""
+    """torch-pruning's view of a :class:`GhostConv2d`: one layer, whose outputs go in the sets that
+    ``units`` names.
+    """
 
     def units(self, layer: nn.Module) -> list[list[int]]:
-        """Outputs that go together, for each intrinsic map; ascending. ``places[o]`` is output o's place in the concat,
-        and place p is intrinsic map p % m, or a ghost of it."""
+        """Outputs that go together, for each intrinsic map; ascending.
+
+        ``places[o]`` is output o's place in the concat, and place p is intrinsic map p % m, or a
+        ghost of it."""
         assert isinstance(layer, GhostConv2d)
         sets: list[list[int]] = [[] for _ in range(layer.primary.out_channels)]
         for output, place in enumerate(_places(layer)):
@@ -49,7 +54,8 @@ class GhostPruner(BasePruningFunc):
         if layer.activated:
             for norm in (layer.primary_norm, *layer.ghost_norms):
                 _keep_norm(norm, kept)
-        # places that stay are in concat order still, the surplus at the end: channels keep the host's own numbers
+        # places that stay are in concat order still, the surplus at the end: channels keep the
+        # host's own numbers
         layer.channels = layer.channels[torch.as_tensor(stay, device=layer.channels.device)]
         layer.places = torch.argsort(layer.channels)
         layer.out_channels = len(stay)

@@ -1,4 +1,6 @@
-"""Puts ghost modules into a network, from a plan that is JSON: the same hand for ``apply`` and for ``rebuild``."""
+"""Puts ghost modules into a network, from a plan that is JSON: the same hand for ``apply`` and for
+``rebuild``.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,16 @@ from autocompress_ghost.hosts import Host
 from autocompress_ghost.module import GhostConv2d
 
 LayerPlan = dict[str, Any]
-"""``ratio``, ``kernel``, ``variant``, ``takes_over`` and ``folded`` (module paths), ``norms`` (permuted), ``order``."""
+"""``ratio``, ``kernel``, ``variant``, ``takes_over`` and ``folded`` (module paths), ``norms``
+(permuted), ``order``.
+"""
 
 
 def layer_plan(host: Host, ratio: int, kernel: int, variant: str, channels: int) -> LayerPlan:
-    """What is to be done to one layer. ``variant`` is what was asked; a layer that cannot be activated stays bare."""
+    """What is to be done to one layer.
+
+    ``variant`` is what was asked; a layer that cannot be activated stays bare.
+    """
     activated = variant == "bn-act" and bool(host.takes_over)
     taken = list(host.takes_over) if activated else []
     return {
@@ -41,7 +48,9 @@ def taken_norm(model: nn.Module, plan: LayerPlan) -> nn.BatchNorm2d | None:
 
 
 def taken_activation(model: nn.Module, plan: LayerPlan) -> nn.Module | None:
-    """The activation that an activated module takes over, from inside timm's BatchNormAct2d or from behind the norm."""
+    """The activation that an activated module takes over, from inside timm's BatchNormAct2d or from
+    behind the norm.
+    """
     norm = taken_norm(model, plan)
     if isinstance(norm, BatchNormAct2d):
         return None if isinstance(norm.act, nn.Identity) else norm.act
@@ -64,7 +73,9 @@ def build(model: nn.Module, name: str, plan: LayerPlan) -> GhostConv2d:
 
 
 def insert(model: nn.Module, name: str, module: GhostConv2d, plan: LayerPlan) -> None:
-    """Puts ``module`` in the convolution's place, under its name, and removes what it has taken over."""
+    """Puts ``module`` in the convolution's place, under its name, and removes what it has taken
+    over.
+    """
     model.set_submodule(name, module)
     for path in plan["takes_over"]:
         model.set_submodule(path, nn.Identity())

@@ -1,8 +1,10 @@
-"""One layer being initialised: which maps its cheap convolution reads, and which maps its ghosts should be.
+"""One layer being initialised: which maps its cheap convolution reads, and which maps its ghosts
+should be.
 
-A bare module (the host's normalisation stays behind it) is fitted on raw outputs Y. An activated module fits its ghosts
-from Z_i = act(BN(Y_i)), and gives them a normalisation that reproduces the fit: scale and shift are the moments that it
-removes. Where act(act(z)) = act(z), as for ReLU, the target is Z_j, which makes multiples exact; else it is BN(Y_j).
+A bare module (the host's normalisation stays behind it) is fitted on raw outputs Y. An activated
+module fits its ghosts from Z_i = act(BN(Y_i)), and gives them a normalisation that reproduces the
+fit: scale and shift are the moments that it removes. Where act(act(z)) = act(z), as for ReLU, the
+target is Z_j, which makes multiples exact; else it is BN(Y_j).
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class Work:
 
     @property
     def owner(self) -> torch.Tensor:
-        """For each ghost the index into ``kept`` of its intrinsic channel: position m + j m + i is of intrinsic i."""
+        """For each ghost the index into ``kept`` of its intrinsic channel: position m + j m + i is
+        of intrinsic i.
+        """
         return torch.arange(len(self.ghosts), device=self.ghosts.device) % len(self.kept)
 
     def scale(self) -> torch.Tensor:

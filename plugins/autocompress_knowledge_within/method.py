@@ -1,4 +1,6 @@
-"""The data source ``knowledge_within``: Gaussian noise, images of a class, images with the recorded statistics."""
+"""The data source ``knowledge_within``: Gaussian noise, images of a class, images with the recorded
+statistics.
+"""
 
 from __future__ import annotations
 
@@ -39,36 +41,42 @@ class KnowledgeWithin(DataSource):
     """Makes images by one of the paper's three schemes, or by two of them together:
 
         gaussian        x ~ N(0, I), normalised. Nothing is optimised.
-        inception       L_I = mean CE(M(x), y) + lambda_p P(x), y balanced labels, P(x) = mean ||x - G * x||^2
-        bns             L_BNS = mean over layers, mean over channels of KL(N(m, v) || N(r, w)); m and v are measured,
+        inception       L_I = mean CE(M(x), y) + lambda_p P(x), y balanced labels, P(x) = mean ||x -
+        G * x||^2 bns             L_BNS = mean over layers, mean over channels of KL(N(m, v) || N(r,
+        w)); m and v are measured,
                         r and w recorded. The normalised images against N(0, 1) are one more layer.
         bns+inception   L_BNS + gamma mean CE(M(x), y) + lambda_p P(x)
 
-    The direction of the divergence, the layer of the images, the order of averaging and the kernel of G (5x5, sigma 1,
-    padded with zeros) are those of the authors' code (amishacorns/quantized.pytorch, ``Generator_m.py``). Our own
-    choices: cross-entropy as the class term (the authors' is exp(-4e-4 mean logit)), gamma and lambda_p, 500
-    iterations (theirs 1,000), Adam with learning rate 0.1 falling to 0 by half a cosine, small shifts of the views,
-    and pixels clamped to what an image can be (but not those of the Gaussian scheme). No figure of the paper's tables
-    is quoted here.
+    The direction of the divergence, the layer of the images, the order of averaging and the kernel
+    of G (5x5, sigma 1, padded with zeros) are those of the authors' code
+    (amishacorns/quantized.pytorch, ``Generator_m.py``). Our own
+    choices: cross-entropy as the class term (the authors' is exp(-4e-4 mean logit)), gamma and
+    lambda_p, 500 iterations (theirs 1,000), Adam with learning rate 0.1 falling to 0 by half a
+    cosine, small shifts of the views, and pixels clamped to what an image can be (but not those of
+    the Gaussian scheme). No figure of the paper's tables is quoted here.
 
-    Noise leaves statistics inside the network unlike the recorded ones, so a student that learns from the scheme
-    "gaussian" must keep its batch norms: the set demands ``freeze_batch_norm``, as in the authors' training.
+    Noise leaves statistics inside the network unlike the recorded ones, so a student that learns
+    from the scheme "gaussian" must keep its batch norms: the set demands ``freeze_batch_norm``, as
+    in the authors' training.
 
-    Soft targets are not stored: training augments images, and asks the teacher about what the student sees.
+    Soft targets are not stored: training augments images, and asks the teacher about what the
+        student sees.
 
     Parameters (``knowledge_within.`` before each):
-        preset: "bns+inception", "bns" or "gaussian"; on a model without batch norm "inception" or "gaussian".
+        preset: "bns+inception", "bns" or "gaussian"; on a model without batch norm "inception" or
+            "gaussian".
 
     Not searched unless the job says so, since each value costs a set of its own:
-        scheme: any of the four, whatever ``preset`` says. Fixed in a job, "inception" can be had on any model.
+        scheme: any of the four, whatever ``preset`` says. Fixed in a job, "inception" can be had on
+            any model.
         divergence: "measured", KL(measured || recorded), or "recorded", the other direction.
-        gamma: of the class term beside L_BNS, which is a mean over channels and gets small: with 1 the classes drown
-            the statistics, with 0.1 both are reached.
+        gamma: of the class term beside L_BNS, which is a mean over channels and gets small: with 1
+            the classes drown the statistics, with 0.1 both are reached.
         lambda_p: of the smoothness prior.
         lr, iterations: of Adam.
         images: how many.
-        batch_size: the most that are made together. Statistics are taken over a batch, and deep layers need large ones:
-            even images of the right distribution score about 1 / batch.
+        batch_size: the most that are made together. Statistics are taken over a batch, and deep
+            layers need large ones: even images of the right distribution score about 1 / batch.
     """
 
     name = "knowledge_within"
@@ -78,8 +86,11 @@ class KnowledgeWithin(DataSource):
     )
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """Two of the four schemes need statistics that batch norms recorded. A model without batch norm is offered the
-        others; one whose batch norms recorded nothing usable must be given one of them by the job."""
+        """Two of the four schemes need statistics that batch norms recorded.
+
+        A model without batch norm is offered the others; one whose batch norms recorded nothing
+        usable must be given one of them by the job.
+        """
         needing = [scheme for scheme in self._schemes_left(model, job) if _needs_norms(scheme)]
         if needing and (reasons := reasons_against_statistics(model)):
             others = " and ".join(f"'{scheme}'" for scheme in WITHOUT_NORM)

@@ -1,4 +1,6 @@
-"""Optimal Brain Surgeon for channels, as a plugin: the order in which a refit of their readers loses least."""
+"""Optimal Brain Surgeon for channels, as a plugin: the order in which a refit of their readers
+loses least.
+"""
 
 from __future__ import annotations
 

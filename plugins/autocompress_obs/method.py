@@ -1,14 +1,15 @@
 """The pruner ``obs``: backward elimination by the error that a refit of the readers leaves.
 
-With ``H = (G + lambda s I)^-1`` over the columns of a layer that reads the channels, and ``W`` its weights, removing
-the columns ``c`` of a channel and refitting the rest costs (Hassibi and Stork, NIPS 1992, for single weights; Frantar
-and Alistarh, NeurIPS 2022, arXiv 2208.11580, for a layer)
+With ``H = (G + lambda s I)^-1`` over the columns of a layer that reads the channels, and ``W`` its
+weights, removing the columns ``c`` of a channel and refitting the rest costs (Hassibi and Stork,
+NIPS 1992, for single weights; Frantar and Alistarh, NeurIPS 2022, arXiv 2208.11580, for a layer)
 
     err(c) = tr(D W_c H_cc^-1 W_c^T)
 
-summed over all layers that read the channel. ``D`` says what each output of a reader matters. With ``weighting:
-gradient`` it is E[(d log p / d output)^2], the Fisher information, so that the sum is in units of the loss. With
-``equal`` it is (gamma / sigma)^2 of the norm behind, and each reader's error is divided by the variance of its outputs.
+summed over all layers that read the channel. ``D`` says what each output of a reader matters. With
+``weighting: gradient`` it is E[(d log p / d output)^2], the Fisher information, so that the sum is
+in units of the loss. With ``equal`` it is (gamma / sigma)^2 of the norm behind, and each reader's
+error is divided by the variance of its outputs.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ class Obs(Pruner):
         return self.orders([coupling], params, context)[coupling.name]
 
     def orders(self, couplings: Sequence[Coupling], params: Params, context: Context) -> dict[str, Sequence[int]]:
-        """Each coupling alone, the others whole. Layers that several couplings share are inverted once."""
+        """Each coupling alone, the others whole.
+
+        Layers that several couplings share are inverted once.
+        """
         model = context.model
         assert model is not None
         network = facts(model, context.input_size, _leaves(model, couplings))
@@ -95,7 +99,9 @@ def _weights(
     moments: Mapping[str, Moments],
     context: Context,
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """What each output of each reader matters, ``[groups, outputs]``, and what the reader's error is divided by."""
+    """What each output of each reader matters, ``[groups, outputs]``, and what the reader's error
+    is divided by.
+    """
     model = context.model
     assert model is not None
     if weighting == "gradient":
@@ -127,6 +133,7 @@ def _by_block(coupling: Coupling, order: Sequence[int]) -> list[list[int]]:
 
 
 def _leaves(model: nn.Module, couplings: Sequence[Coupling]) -> tuple[type[nn.Module], ...]:
-    """Layers of the couplings that a trace must keep whole, as they are found by name afterwards."""
+    """Layers of the couplings that a trace must keep whole, as they are found by name afterwards.
+    """
     own = (model.get_submodule(name) for coupling in couplings for name in (*coupling.producers, *coupling.consumers))
     return tuple({type(layer) for layer in own} - {nn.Conv2d, nn.Linear})

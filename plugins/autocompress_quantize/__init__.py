@@ -1,4 +1,6 @@
-"""Uniform quantization (Krishnamoorthi 2018), after training or with it, as a plugin of autocompress."""
+"""Uniform quantization (Krishnamoorthi 2018), after training or with it, as a plugin of
+autocompress.
+"""
 
 from __future__ import annotations
 

@@ -1,22 +1,26 @@
-"""Uniform quantization, as in the whitepaper: with ranges found after training, or followed while the network trains.
+"""Uniform quantization, as in the whitepaper: with ranges found after training, or followed while
+the network trains.
 
-R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: a whitepaper", arXiv 1806.08342.
-What the paper says, and where it stands:
+R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: a whitepaper",
+arXiv 1806.08342. What the paper says, and where it stands:
 
-    section 2.1, eq. 1-3     affine grids: scale and zero point of a range that contains 0    quantization/scales.py
-    section 2.2, eq. 7-11    symmetric grids, weights without the lowest integer              quantization/scales.py
-    section 2.3              stochastic rounding: the paper advises against it                not here
-    section 2.4, eq. 12-15   simulated quantization and its straight-through gradient         quantization/ops.py
-    section 2.4, eq. 16-17   float master weights                                             quantization/fakelayers.py
-    section 2.5              ranges: weights min/max, activations a moving average            quantization/observers.py
-    section 3.1              weights per channel or per layer, activations per layer          here
-    section 3.2              training with simulated quantization: delay, freezing            compression/qat.py
-    section 3.2.1, eq. 20-21 batch norm folded first; one fake-quantizer per fused operator   quantization/folding.py,
+    section 2.1, eq. 1-3     affine grids: scale and zero point of a range that contains 0
+    quantization/scales.py section 2.2, eq. 7-11    symmetric grids, weights without the lowest
+    integer              quantization/scales.py section 2.3              stochastic rounding: the
+    paper advises against it                not here section 2.4, eq. 12-15   simulated quantization
+    and its straight-through gradient         quantization/ops.py section 2.4, eq. 16-17   float
+    master weights                                             quantization/fakelayers.py section
+    2.5              ranges: weights min/max, activations a moving average
+    quantization/observers.py section 3.1              weights per channel or per layer, activations
+    per layer          here section 3.2              training with simulated quantization: delay,
+    freezing            compression/qat.py section 3.2.1, eq. 20-21 batch norm folded first; one
+    fake-quantizer per fused operator   quantization/folding.py,
                                                                                               quantization/placement.py
-    section 3.2.2, eq. 22-31 batch norm while training: correction, freezing                  quantization/fakelayers.py
+    section 3.2.2, eq. 22-31 batch norm while training: correction, freezing
+    quantization/fakelayers.py
 
-Two repairs for quantization after training are not the whitepaper's but of Nagel et al. 2019 (arXiv 1906.04721):
-quantization/equalise.py and quantization/bias_correction.py.
+Two repairs for quantization after training are not the whitepaper's but of Nagel et al. 2019 (arXiv
+1906.04721): quantization/equalise.py and quantization/bias_correction.py.
 """
 
 from __future__ import annotations
@@ -61,24 +65,31 @@ class Quantize(Quantizer):
         return []
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """How grids and ranges are chosen; which tensors get how many bits is asked by QUANTIZE itself."""
+        """How grids and ranges are chosen; which tensors get how many bits is asked by QUANTIZE
+        itself.
+        """
         del model
         return {
-            # One scale for each output channel, or one for the layer (section 3.1.2). Folded batch norm gives channels
-            # wildly different ranges (appendix A), so per layer fails on MobileNets; it is a little faster, though.
+            # One scale for each output channel, or one for the layer (section 3.1.2). Folded batch
+            # norm gives channels wildly different ranges (appendix A), so per layer fails on
+            # MobileNets; it is a little faster, though.
             "weight_granularity": space.categorical(
                 "weight_granularity", self.granularities, default="per_channel", cheapest="per_tensor"
             ),
-            # Table 2 has asymmetric ahead on MobileNet-v1. ONNX Runtime (1.32, x86 with VNNI) fuses int8 weights with
-            # zero points of their own into QLinearConv as well, per channel too: 14 % slower than symmetric ones.
+            # Table 2 has asymmetric ahead on MobileNet-v1. ONNX Runtime (1.32, x86 with VNNI) fuses
+            # int8 weights with zero points of their own into QLinearConv as well, per channel too:
+            # 14 % slower than symmetric ones.
             "weight_grid": space.categorical("weight_grid", self.grids, default="symmetric", cheapest="symmetric"),
-            # A depthwise layer holds next to nothing of a network's weights, and what it loses hits single channels.
-            # mobilenetv2_050 on digits, 4-bit weights: 41.9 % with "same", 49.4 with "8" (54.2 in float). The paper has
-            # no such exemption: its 4-bit MobileNets (table 5) are at chance without training.
+            # A depthwise layer holds next to nothing of a network's weights, and what it loses hits
+            # single channels. mobilenetv2_050 on digits, 4-bit weights: 41.9 % with "same", 49.4
+            # with "8" (54.2 in float). The paper has no such exemption: its 4-bit MobileNets (table
+            # 5) are at chance without training.
             "depthwise_bits": space.categorical("depthwise_bits", ("same", "8"), default="8", cheapest="same"),
-            # The ends of the weights, or the range with the smallest squared error. The paper has the first only.
+            # The ends of the weights, or the range with the smallest squared error. The paper has
+            # the first only.
             "weight_range": space.categorical("weight_range", WEIGHT_ESTIMATORS, default="minmax", structural=False),
-            # Section 2.5 has the moving average of each batch's ends and names entropy; the others are common practice.
+            # Section 2.5 has the moving average of each batch's ends and names entropy; the others
+            # are common practice.
             "activation_range": space.categorical(
                 "activation_range", ACTIVATION_ESTIMATORS, default="ema_minmax", structural=False
             ),
@@ -86,12 +97,13 @@ class Quantize(Quantizer):
             "calibration_images": space.categorical(
                 "calibration_images", (64, 256, 1024), default=256, structural=False
             ),
-            # No gain that would hold: resnet10t on digits (98.9 % in float), 4-bit weights, per layer 91.9 -> 89.2 %,
-            # per channel 95.3 -> 96.7 %, with bias correction 98.9 -> 99.2 %; mobilenetv2_050, whose ReLU6 leave two
-            # pairs, per layer at 8 bits 44.4 -> 45.6 % (54.2 in float). A scale a channel has most of the gain.
+            # No gain that would hold: resnet10t on digits (98.9 % in float), 4-bit weights, per
+            # layer 91.9 -> 89.2 %, per channel 95.3 -> 96.7 %, with bias correction 98.9 -> 99.2 %;
+            # mobilenetv2_050, whose ReLU6 leave two pairs, per layer at 8 bits 44.4 -> 45.6 % (54.2
+            # in float). A scale a channel has most of the gain.
             "equalise": space.categorical("equalise", (False, True), default=False, structural=False),
-            # The same network at 4-bit weights: 95.3 -> 98.9 % per channel, 91.9 -> 98.9 % per layer; at 8 bits 98.9 %
-            # with and without. It acts only where nothing is trained.
+            # The same network at 4-bit weights: 95.3 -> 98.9 % per channel, 91.9 -> 98.9 % per
+            # layer; at 8 bits 98.9 % with and without. It acts only where nothing is trained.
             "bias_correction": space.categorical("bias_correction", (False, True), default=True, structural=False),
         }
 
@@ -108,9 +120,11 @@ class Quantize(Quantizer):
         return bool(params["bias_correction"])
 
     def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:
-        """Weights: signed, on the grid asked for. Activations: unsigned, asymmetric (behind a ReLU a symmetric grid
-        would lose half of its levels, and it runs no faster), one scale a tensor, since a scale for each channel cannot
-        be pulled out of the inner product (section 3.1.2).
+        """Weights: signed, on the grid asked for.
+
+        Activations: unsigned, asymmetric (behind a ReLU a symmetric grid would lose half of its
+        levels, and it runs no faster), one scale a tensor, since a scale for each channel cannot be
+        pulled out of the inner product (section 3.1.2).
 
         Raises:
             InvalidRecipe: for a width that is not offered.
@@ -139,7 +153,9 @@ class Quantize(Quantizer):
 
 
 def _leaves_kernel(spec: TensorSpec, params: Params) -> bool:
-    """Whether a zero point for each channel would cost the weight its integer kernel. Deliberate difference from the
-    paper: a depthwise convolution with one takes ONNX Runtime 40 times as long (1.49 ms instead of 0.04 for 128
-    channels at 14x14), so such a weight stays symmetric."""
+    """Whether a zero point for each channel would cost the weight its integer kernel.
+
+    Deliberate difference from the paper: a depthwise convolution with one takes ONNX Runtime 40
+    times as long (1.49 ms instead of 0.04 for 128 channels at 14x14), so such a weight stays
+    symmetric."""
     return spec.operator == "depthwise" and params["weight_granularity"] == "per_channel"

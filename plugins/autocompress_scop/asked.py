@@ -1,4 +1,6 @@
-"""How scores are made, as a recipe says it: parameters that are not searched unless the job says so."""
+"""How scores are made, as a recipe says it: parameters that are not searched unless the job says
+so.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ MOST_EPOCHS, MOST_IMAGES = 20, 1_000_000
 def score_space(space: Space, own: ScoreSettings) -> Params:
     """Asks for what makes the scores; by default all is as in ``own``.
 
-    0 epochs would leave every score at 0 and the choice to the order of channels, so the least is 1.
+    0 epochs would leave every score at 0 and the choice to the order of channels, so the least is
+    1.
     """
     scales = own.scales
     options: Any = {"structural": False, "searched": False}
@@ -47,7 +50,7 @@ def settings_of(params: Mapping[str, Any], own: ScoreSettings) -> ScoreSettings:
 
 
 def said(params: Mapping[str, Any], own: ScoreSettings) -> Params:
-    """Those of ``params`` that make the scores, where they say something else than ``own``; else nothing, so that all
-    recipes that agree share one set of scores."""
+    """Those of ``params`` that make the scores, where they say something else than ``own``; else
+    nothing, so that all recipes that agree share one set of scores."""
     names = ("knockoffs", "score_epochs", "score_images", "score_lr", "mixing")
     return {} if settings_of(params, own) == own else {name: params[name] for name in names}

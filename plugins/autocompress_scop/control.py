@@ -1,16 +1,19 @@
-"""Control scales: how much of each real feature map the classifier takes where a knockoff is on offer (digest, 3, 5).
+"""Control scales: how much of each real feature map the classifier takes where a knockoff is on
+offer (digest, 3, 5).
 
     Ahat^l = beta^l A^l + (1 - beta^l) A~^l        real stream, beta^l in [0, 1], one a channel
     A~^l   = A~^l                                  knockoff stream: never receives real features
     minimise over beta only   mean_i CE( f(X_i, X~_i; beta), Y_i )
 
-Real images and knockoffs run as the two halves of one batch of 2N, so an odd N or N = 1 needs nothing special. W and
-the affine part of every norm are frozen. As in the official code the norms use the statistics of that joint batch:
-mixing shrinks variances, which running statistics would not follow.
+Real images and knockoffs run as the two halves of one batch of 2N, so an odd N or N = 1 needs
+nothing special. W and the affine part of every norm are frozen. As in the official code the norms
+use the statistics of that joint batch: mixing shrinks variances, which running statistics would not
+follow.
 
-Deliberate differences from the official code: everything happens on a copy, so that running statistics of the model
-that was given cannot drift; dropout and stochastic depth stay off (they are no part of the question, and only blur it);
-where labels mean nothing, the teacher's answers take their place.
+Deliberate differences from the official code: everything happens on a copy, so that running
+statistics of the model that was given cannot drift; dropout and stochastic depth stay off (they are
+no part of the question, and only blur it); where labels mean nothing, the teacher's answers take
+their place.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ BETAS = (0.5, 0.9)
 START = 0.5
 MIXINGS = ("pre_bn", "post_bn")
 LARGEST_BATCH, SMALLEST_BATCH, STEPS = 128, 32, 32
-"""A small data set is cut into about this many steps an epoch: Adam moves a beta by at most ``lr`` a step."""
+"""A small data set is cut into about this many steps an epoch: Adam moves a beta by at most ``lr``
+a step.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,12 @@ class ScaleSettings:
     """How the control scales are learned.
 
     Attributes:
-        epochs: passes over the images (paper: 20 on ImageNet). Once a candidate is recovered, four are no better than
-            one on glyphs; before recovery they are (MobileNetV2 at half its MACs: 29 % against 13 %).
+        epochs: passes over the images (paper: 20 on ImageNet). Once a candidate is recovered, four
+            are no better than one on glyphs; before recovery they are (MobileNetV2 at half its
+            MACs: 29 % against 13 %).
         lr: of Adam, constant, with betas (0.5, 0.9).
-        mixing: "pre_bn", on the raw output of the convolution (the official code), or "post_bn", behind its norm and
-            before the activation (the paper's figure shows features).
+        mixing: "pre_bn", on the raw output of the convolution (the official code), or "post_bn",
+            behind its norm and before the activation (the paper's figure shows features).
     """
 
     epochs: int = 1
@@ -82,10 +88,12 @@ class ControlScale(nn.Module):
 def controlled(
     model: nn.Module, pairs: Mapping[str, str | None], mixing: str = "pre_bn"
 ) -> Iterator[dict[str, ControlScale]]:
-    """Puts a control scale behind each layer of ``pairs`` by hooks, and takes all of them away at the end.
+    """Puts a control scale behind each layer of ``pairs`` by hooks, and takes all of them away at
+    the end.
 
     Args:
-        model: takes batches of 2N while this lasts; its modules, parameters and names stay as they are.
+        model: takes batches of 2N while this lasts; its modules, parameters and names stay as they
+            are.
         pairs: layer -> the norm directly behind it, or None.
         mixing: one of :data:`MIXINGS`; a layer without norm mixes its own output either way.
 
@@ -131,7 +139,8 @@ def learn(
     Args:
         model: the trained network; not changed in any bit.
         pairs: as in :func:`controlled`.
-        split: images, with labels where ``labelled``; otherwise the network's own answers to the real images count.
+        split: images, with labels where ``labelled``; otherwise the network's own answers to the
+            real images count.
         knockoffs: X -> X~.
         settings: how.
         device: where torch computes; None for the CPU.
@@ -178,8 +187,9 @@ def control_loss(
     labels: torch.Tensor,
     teacher: nn.Module | None = None,
 ) -> torch.Tensor:
-    """Mean cross-entropy of the real stream, scalar; ``model`` is a controlled one. With a ``teacher`` its answers to
-    the real images stand in for the labels."""
+    """Mean cross-entropy of the real stream, scalar; ``model`` is a controlled one.
+
+    With a ``teacher`` its answers to the real images stand in for the labels."""
     outputs = model(torch.cat([images, knockoffs]))[: len(images)].float()
     if teacher is None:
         return F.cross_entropy(outputs, labels)
@@ -196,7 +206,9 @@ def clamp(scales: Mapping[str, ControlScale]) -> None:
 
 
 def batch_statistics(model: nn.Module) -> None:
-    """Eval mode, but for the batch norms, which use the batch's own statistics and keep their running ones."""
+    """Eval mode, but for the batch norms, which use the batch's own statistics and keep their
+    running ones.
+    """
     model.eval()
     for module in model.modules():
         if isinstance(module, BatchNormBase):

@@ -1,14 +1,17 @@
-"""Knockoff images: the control group of SCOP, made without looking at labels (digest, sections 3 and 4).
+"""Knockoff images: the control group of SCOP, made without looking at labels (digest, sections 3
+and 4).
 
-``gaussian`` is the default: it is made in well under a second, needs no training that could fail, and keeps the second
-moments by construction. No other kind chose clearly better channels where they were compared (resnet10t on digits with
-all four, on glyphs with ``permute``; accuracy before recovery), and the trained ones took 70 s and more.
+``gaussian`` is the default: it is made in well under a second, needs no training that could fail,
+and keeps the second moments by construction. No other kind chose clearly better channels where they
+were compared (resnet10t on digits with all four, on glyphs with ``permute``; accuracy before
+recovery), and the trained ones took 70 s and more.
 
-What the paper trained is not published: the official code ships weights of generators that see only noise
-(``gan_uncond``).
+What the paper trained is not published: the official code ships weights of generators that see only
+noise (``gan_uncond``).
 
-All kinds give images in the normalised space of the loader. The official generators end in tanh, [-1, 1], while the
-real images span about [-2.1, 2.6]; that is a defect there and is not repeated here.
+All kinds give images in the normalised space of the loader. The official generators end in tanh,
+[-1, 1], while the real images span about [-2.1, 2.6]; that is a defect there and is not repeated
+here.
 """
 
 from __future__ import annotations
@@ -28,14 +31,17 @@ IMAGES = 1024
 
 
 class Knockoffs(Protocol):
-    """X -> X~, both float32 ``(N, C, H, W)``, normalised; every draw comes from ``generator`` (on the CPU)."""
+    """X -> X~, both float32 ``(N, C, H, W)``, normalised; every draw comes from ``generator`` (on
+    the CPU).
+    """
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor: ...
 
 
 class Permute:
-    """Another image of the batch for each: a derangement, by a random rotation. Cheap, independent of X, and so a
-    knockoff for the full swap only; an ablation.
+    """Another image of the batch for each: a derangement, by a random rotation.
+
+    Cheap, independent of X, and so a knockoff for the full swap only; an ablation.
 
     Args:
         split: where a partner comes from for a batch of one.

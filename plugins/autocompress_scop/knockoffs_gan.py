@@ -1,9 +1,12 @@
-"""Knockoffs from generators that are trained on the transfer set (digest, section 4). No training code of the paper's
-is published; architectures and losses here are this project's, small enough for a minute on one core.
+"""Knockoffs from generators that are trained on the transfer set (digest, section 4).
 
-``UnconditionalGan`` is what the official code does: G(z), independent of the image. That satisfies the full swap, but a
-partial swap breaks the correlation within an image. ``ConditionalGan`` is what the paper describes (after KnockoffGAN,
-Jordon et al., ICLR 2019): G(x, z) against a discriminator that tells which patches were swapped between x and x~.
+No training code of the paper's is published; architectures and losses here are this project's,
+small enough for a minute on one core.
+
+``UnconditionalGan`` is what the official code does: G(z), independent of the image. That satisfies
+the full swap, but a partial swap breaks the correlation within an image. ``ConditionalGan`` is what
+the paper describes (after KnockoffGAN, Jordon et al., ICLR 2019): G(x, z) against a discriminator
+that tells which patches were swapped between x and x~.
 """
 
 from __future__ import annotations
@@ -111,11 +114,12 @@ class ConditionalGan:
 
         x', x~' = x, x~ with the patches of a random mask m swapped
         D minimises  BCE(D(x', x~'), m)
-        G minimises  BCE(D(x', x~'), 1/2) + |cov(x~) - S|^2 / |S|^2 + |cov(x, x~) - (S - diag s)|^2 / |S|^2
+        G minimises  BCE(D(x', x~'), 1/2) + |cov(x~) - S|^2 / |S|^2 + |cov(x, x~) - (S - diag s)|^2
+        / |S|^2
                        + |mean(x~) - mean(x)|^2 / tr S
 
-    S and s are those of the Gaussian knockoffs on patches of 4: without the second cross term x~ = x would be a perfect
-    answer, and one of no use.
+    S and s are those of the Gaussian knockoffs on patches of 4: without the second cross term x~ =
+    x would be a perfect answer, and one of no use.
 
     Args:
         split: real images.

@@ -1,15 +1,16 @@
-"""Second-order Gaussian knockoffs (Candes et al., "Panning for Gold", 2018, section 3.4.1; digest, section 4).
+"""Second-order Gaussian knockoffs (Candes et al., "Panning for Gold", 2018, section 3.4.1; digest,
+section 4).
 
     X~ | X  ~  N( X - D S^-1 (X - mu),  2D - D S^-1 D ),    D = diag(s),    0 <= D <= 2S
 
-so that (X, X~) has the covariance [[S, S - D], [S - D, S]]: any coordinates may be swapped without the second moments
-noticing. Equicorrelated: one s for all coordinates, in units of their variance, s = min(2 lambda_min(R), 1), R the
-correlations.
+so that (X, X~) has the covariance [[S, S - D], [S - D, S]]: any coordinates may be swapped without
+the second moments noticing. Equicorrelated: one s for all coordinates, in units of their variance,
+s = min(2 lambda_min(R), 1), R the correlations.
 
-On whole images lambda_min is nearly 0 and X~ nearly X, which gives the control scales no gradient. So this is done on
-patches (one S for all places, a mean of its own for each pixel) with shrunk correlations, R <- (1 - r) R + r I. Both
-are approximations: patches of one image are drawn independently of each other, given the image, and the moments are
-those of the shrunk model.
+On whole images lambda_min is nearly 0 and X~ nearly X, which gives the control scales no gradient.
+So this is done on patches (one S for all places, a mean of its own for each pixel) with shrunk
+correlations, R <- (1 - r) R + r I. Both are approximations: patches of one image are drawn
+independently of each other, given the image, and the moments are those of the shrunk model.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class SecondOrder:
     def __init__(self, mean: torch.Tensor, covariance: torch.Tensor, shrinkage: float = 0.0) -> None:
         covariance = covariance.double()
         deviation = covariance.diagonal().clamp_min(0).sqrt()
-        # Pixels that hardly ever change (a black margin) would make correlations of rounding errors.
+        # Pixels that hardly ever change (a black margin) would make correlations of rounding
+        # errors.
         deviation = deviation.clamp_min(max(float(deviation.max()) * 1e-3, 1e-6))
         correlation = covariance / deviation.outer(deviation)
         correlation = (1 - shrinkage) * correlation + shrinkage * torch.eye(len(deviation), dtype=torch.float64)
@@ -100,7 +102,9 @@ class PatchGaussian:
 
 
 def to_patches(images: torch.Tensor, patch: int) -> torch.Tensor:
-    """``(N, C, H, W)`` -> ``(N, places, C * patch^2)``; edges are repeated where a side is no multiple of that."""
+    """``(N, C, H, W)`` -> ``(N, places, C * patch^2)``; edges are repeated where a side is no
+    multiple of that.
+    """
     down, right = -images.shape[2] % patch, -images.shape[3] % patch
     padded = F.pad(images, (0, right, 0, down), mode="replicate") if down or right else images
     n, c, h, w = padded.shape

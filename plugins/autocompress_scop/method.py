@@ -25,16 +25,17 @@ WIDTHS_NOW = "widths are the engine's now: prune: {keep: 0.7} keeps 70 % of the 
 class Scop(Pruner):
     """Channels go first whose real features serve the classifier no better than knockoffs of them.
 
-    Parameters (``scop.`` before each). None is searched unless the job says so, since every recipe that asks otherwise
-    costs new scores:
+    Parameters (``scop.`` before each). None is searched unless the job says so, since every recipe
+    that asks otherwise costs new scores:
 
-        knockoffs, score_epochs, score_images, score_lr, mixing: how scores are made (``ScoreSettings``).
-        rescore_epochs: where a transform acted before: epochs of recovery after which the substituted network is scored
-            itself; 0 for the scores of the baseline.
+        knockoffs, score_epochs, score_images, score_lr, mixing: how scores are made
+        (``ScoreSettings``).
+        rescore_epochs: where a transform acted before: epochs of recovery after which the
+            substituted network is scored itself; 0 for the scores of the baseline.
 
     Args:
-        settings: how scores are made, where a recipe does not say. Other settings than the default are another version,
-            and so other cache keys.
+        settings: how scores are made, where a recipe does not say. Other settings than the default
+            are another version, and so other cache keys.
         specs: layer types that plugins bring; None for those of the installed methods.
     """
 
@@ -64,14 +65,16 @@ class Scop(Pruner):
         epochs = space.integer("rescore_epochs", 0, 10, default=0, structural=False, searched=False)
         return {**params, "rescore_epochs": epochs}
 
-    # --- scores -------------------------------------------------------------------------------------------------
+    # --- scores -----------------------------------------------------------------------------------
 
     def shared(self, params: Params) -> Params:
         """How scores are made, where a recipe says something else than the defaults."""
         return said(params, self.settings)
 
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
-        """Scores of every layer that writes channels which can be removed: see :func:`scoring.prepared`."""
+        """Scores of every layer that writes channels which can be removed: see
+        :func:`scoring.prepared`.
+        """
         return self._scored(baseline, context, context.params)
 
     def _scored(self, model: nn.Module, context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +89,9 @@ class Scop(Pruner):
         )
 
     def pairs(self, model: nn.Module, size: tuple[int, int, int]) -> dict[str, str | None]:
-        """Layers that get scores, each with its norm, in network order: those that write what a mode may remove."""
+        """Layers that get scores, each with its norm, in network order: those that write what a
+        mode may remove.
+        """
         found: dict[str, str | None] = {}
         for mode in MODES:
             couplings = known_couplings(model, size, mode, self._layer_specs())
@@ -100,15 +105,15 @@ class Scop(Pruner):
         return list(self._specs)
 
     def _rescored(self, params: Params, context: Context) -> Scores:
-        """Scores of a substituted network itself, by its own layers, after a short recovery of a copy; nothing where
-        the network is the baseline, whose scores are there."""
+        """Scores of a substituted network itself, by its own layers, after a short recovery of a
+        copy; nothing where the network is the baseline, whose scores are there."""
         epochs, model = params.get("rescore_epochs", 0), context.model
         if not epochs or model is None or context.teacher is None or not is_substituted(model, context.teacher):
             return {}
         found: Scores = self._scored(recovered(model, epochs, context), context, params)["layers"]
         return found
 
-    # --- orders -------------------------------------------------------------------------------------------------
+    # --- orders -----------------------------------------------------------------------------------
 
     def order(self, coupling: Coupling, params: Params, context: Context) -> Sequence[int]:
         return self.orders([coupling], params, context)[coupling.name]

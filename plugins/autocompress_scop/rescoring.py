@@ -25,7 +25,8 @@ def is_substituted(model: nn.Module, baseline: nn.Module) -> bool:
 
 
 def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
-    """A copy of ``model``, trained as RECOVER would by its defaults, with what its substituted layers need.
+    """A copy of ``model``, trained as RECOVER would by its defaults, with what its substituted
+    layers need.
 
     Raises:
         TrialFailed: if the loss is not finite.
@@ -38,7 +39,9 @@ def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
 
 
 def breathing(context: Context) -> Callable[..., None]:
-    """``context.progress`` with a pause behind each step: scores are trained while others may measure."""
+    """``context.progress`` with a pause behind each step: scores are trained while others may
+    measure.
+    """
 
     def told(done: float, text: str = "") -> None:
         context.progress(done, text)

@@ -2,11 +2,12 @@
 
     I = |gamma| (2 beta - 1)        0 at the start, negative where the knockoff won
 
-The choice of the digest's section 10 between |gamma| (2 beta - 1) and 2 beta - 1 alone is not built: this is the first,
-as in the official code. A layer without a batch norm behind it has gamma = 1.
+The choice of the digest's section 10 between |gamma| (2 beta - 1) and 2 beta - 1 alone is not
+built: this is the first, as in the official code. A layer without a batch norm behind it has gamma
+= 1.
 
-Where several layers write the same channels, a channel's score is the plain mean of theirs (digest, section 8): see
-``contract.coupling_scores``.
+Where several layers write the same channels, a channel's score is the plain mean of theirs (digest,
+section 8): see ``contract.coupling_scores``.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ def importance(gamma: torch.Tensor | None, beta: torch.Tensor) -> torch.Tensor:
 
 
 def pairs_of(couplings: Iterable[Coupling], exempt: Iterable[str] = ()) -> dict[str, str | None]:
-    """Which layers of the baseline get scores: layer -> the batch norm directly behind it, or None, in network order.
+    """Which layers of the baseline get scores: layer -> the batch norm directly behind it, or None,
+    in network order.
 
-    Of each coupling the writers with a norm (digest, section 10: convolution directly followed by a batch norm); all
-    its writers only where none has one (transformers), since gamma 1 does not compare with a real gamma.
+    Of each coupling the writers with a norm (digest, section 10: convolution directly followed by a
+    batch norm); all its writers only where none has one (transformers), since gamma 1 does not
+    compare with a real gamma.
 
     Args:
         couplings: of the baseline; those that may not be pruned are passed over.
@@ -50,7 +53,8 @@ def pairs_of(couplings: Iterable[Coupling], exempt: Iterable[str] = ()) -> dict[
 
 
 def gamma_of(model: nn.Module, norm: str | None) -> torch.Tensor | None:
-    """The scale of a batch norm, ``(M,)``; None without a norm, ones where it has no affine part."""
+    """The scale of a batch norm, ``(M,)``; None without a norm, ones where it has no affine part.
+    """
     if norm is None:
         return None
     module = model.get_submodule(norm)

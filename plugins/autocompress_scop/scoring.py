@@ -1,4 +1,6 @@
-"""SCOP's scores of a baseline: knockoffs, control scales, and importance, as state that every width shares."""
+"""SCOP's scores of a baseline: knockoffs, control scales, and importance, as state that every width
+shares.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,11 @@ class ScoreSettings:
 
     Attributes:
         knockoffs: kind of knockoff data, one of ``knockoffs.KINDS``.
-        shrinkage: r of the patches' correlations, where knockoffs have a covariance. Of 0.1, 0.2 and 0.5, 0.2 kept most
-            accuracy on glyphs (resnet10t, before recovery).
+        shrinkage: r of the patches' correlations, where knockoffs have a covariance. Of 0.1, 0.2
+            and 0.5, 0.2 kept most accuracy on glyphs (resnet10t, before recovery).
         generator_steps: of a generator's training, where knockoffs need one.
-        images: of the transfer set that control scales are learned on, at most, drawn by seed; 0 for all. The default
-            bounds their cost, whatever the size of the data.
+        images: of the transfer set that control scales are learned on, at most, drawn by seed; 0
+            for all. The default bounds their cost, whatever the size of the data.
         scales: how the control scales are learned. ``scales.epochs`` is the number of score epochs.
     """
 

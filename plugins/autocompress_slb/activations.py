@@ -1,8 +1,10 @@
-"""Quantizers of activations that cannot be negative: DoReFa (the paper's) and PACT (its released commands').
+"""Quantizers of activations that cannot be negative: DoReFa (the paper's) and PACT (its released
+commands').
 
 DoReFa (Zhou et al., arXiv 1606.06160), k bits, n = 2^k - 1:     x_q = round(n clip(x, 0, 1)) / n
     gradient: 1 inside [0, 1], 0 outside.
-PACT (Choi et al., arXiv 1805.06085), alpha learned:     x_q = round(clip(x, 0, alpha) n / alpha) alpha / n
+PACT (Choi et al., arXiv 1805.06085), alpha learned:     x_q = round(clip(x, 0, alpha) n / alpha)
+alpha / n
     gradient: dx = 1 where 0 <= x < alpha, else 0; dalpha = sum of 1 where x >= alpha.
 """
 
@@ -69,8 +71,10 @@ class DoReFaFakeQuantizer(_Unsigned):
 
 
 class PactFakeQuantizer(_Unsigned):
-    """Cuts off at ``alpha``, which is learned. It starts at the cut-off with the smallest squared error on the
-    calibration images (the paper of PACT starts at a large value, and trains for long).
+    """Cuts off at ``alpha``, which is learned.
+
+    It starts at the cut-off with the smallest squared error on the calibration images (the paper of
+    PACT starts at a large value, and trains for long).
 
     Args:
         spec: a tensor that cannot be negative.

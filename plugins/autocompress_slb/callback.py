@@ -1,4 +1,6 @@
-"""What happens to SLB's layers while a network trains: temperature, hard tail, parameter groups, batch norms."""
+"""What happens to SLB's layers while a network trains: temperature, hard tail, parameter groups,
+batch norms.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class SlbCallback(Callback):
         self._norms: list[BatchNormBase] = []
         self._two: TwoStatistics | None = None
 
-    # -- start --------------------------------------------------------------------------------------------------------
+    # -- start
+    # --------------------------------------------------------------------------------------------------------
 
     def on_start(self, model: nn.Module, total_steps: int) -> None:
         """Makes the logits and prepares the norms.
@@ -64,8 +67,8 @@ class SlbCallback(Callback):
         self._norms = [module for name, module in model.named_modules() if name in names]
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Logits, with no weight decay by default, and PACT's alphas, with that of weights (they are scalars, which
-        have none otherwise)."""
+        """Logits, with no weight decay by default, and PACT's alphas, with that of weights (they
+        are scalars, which have none otherwise)."""
         logits = [fake.logits for fake in _fakes(model) if fake.logits is not None]
         alphas = [module.alpha for module in model.modules() if isinstance(module, PactFakeQuantizer)]
         settings = self.settings
@@ -74,7 +77,8 @@ class SlbCallback(Callback):
             {"params": alphas},
         ]
 
-    # -- steps --------------------------------------------------------------------------------------------------------
+    # -- steps
+    # --------------------------------------------------------------------------------------------------------
 
     def before_step(self, model: nn.Module, step: int) -> None:
         """Sets the temperature, and hardens where the tail begins."""
@@ -88,8 +92,10 @@ class SlbCallback(Callback):
             self._two.are_one = hard
 
     def _position(self, step: int) -> tuple[int, int]:
-        """(unit, units) of the schedule, the unit counted from 1. How long an epoch is shows when the first ends; until
-        then its steps are all in the first unit."""
+        """(unit, units) of the schedule, the unit counted from 1.
+
+        How long an epoch is shows when the first ends; until then its steps are all in the first
+        unit."""
         if self.settings.every == "step":
             return step + 1, self._total
         if self._steps_per_epoch is None:
@@ -97,8 +103,8 @@ class SlbCallback(Callback):
         return step // self._steps_per_epoch + 1, -(-self._total // self._steps_per_epoch)
 
     def after_backward(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Hard logits have no gradient; without one an optimizer passes them over, its momentum included, which could
-        still change the arg-max where two logits are nearly equal."""
+        """Hard logits have no gradient; without one an optimizer passes them over, its momentum
+        included, which could still change the arg-max where two logits are nearly equal."""
         del optimizer, step
         for fake in _fakes(model):
             if fake.hard and fake.logits is not None:
@@ -112,7 +118,9 @@ class SlbCallback(Callback):
             self._calibrate(model)
 
     def on_end(self, model: nn.Module) -> None:
-        """Calibrates the norms, if that is wanted at the end; what trains from here on trains the arg-max."""
+        """Calibrates the norms, if that is wanted at the end; what trains from here on trains the
+        arg-max.
+        """
         if self.settings.norm == "calibrate_end":
             self._calibrate(model)
         if self._two is not None:
@@ -121,7 +129,8 @@ class SlbCallback(Callback):
             fake.hard = True
 
     def _calibrate(self, model: nn.Module) -> None:
-        # A norm in eval mode was frozen on purpose, and the network trained with its statistics as they are.
+        # A norm in eval mode was frozen on purpose, and the network trained with its statistics as
+        # they are.
         calibrate(model, [norm for norm in self._norms if norm.training], self._images(model))
 
     def _images(self, model: nn.Module) -> Iterator[torch.Tensor]:
@@ -133,7 +142,8 @@ class SlbCallback(Callback):
         for images, _ in split.subset(wanted, self._context.seed).loader(CALIBRATION_BATCH):
             yield images.to(device)
 
-    # -- pauses -------------------------------------------------------------------------------------------------------
+    # -- pauses
+    # -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """How long an epoch is; everything else follows from the step."""

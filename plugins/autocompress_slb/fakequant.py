@@ -1,13 +1,18 @@
-"""The fake-quantizer of SLB's weights: the expectation while it trains, the arg-max when it is finished.
+"""The fake-quantizer of SLB's weights: the expectation while it trains, the arg-max when it is
+finished.
 
-The paper has no scale: V lies in [-1, 1], and the batch norm behind the layer makes up for it. ``scale`` here:
+The paper has no scale: V lies in [-1, 1], and the batch norm behind the layer makes up for it.
+``scale`` here:
 
-    "none"      the paper's: the norm behind takes the starting magnitude s into its statistics (``absorb``), and
+    "none"      the paper's: the norm behind takes the starting magnitude s into its statistics
+    (``absorb``), and
                 weights are plain values of V.
-    "fixed"     s stays with the weights. With a batch norm behind, this is the same function and gives logits the
-                same gradient as "none", since ``BN(s y) = BN(y)``; long-term statistics of the trained network stay
-                right without any correction, which is why it is the default.
-    "learned"   s exp(l), one l a channel. Only without a batch norm; with one, gamma is that scale, and l would have
+    "fixed"     s stays with the weights. With a batch norm behind, this is the same function and
+    gives logits the
+                same gradient as "none", since ``BN(s y) = BN(y)``; long-term statistics of the
+                trained network stay right without any correction, which is why it is the default.
+    "learned"   s exp(l), one l a channel. Only without a batch norm; with one, gamma is that scale,
+    and l would have
                 no gradient.
 
 Without a batch norm "none" is "fixed": an unscaled layer would multiply its outputs by 1 / s.
@@ -32,9 +37,9 @@ from autocompress_slb.values import best, expectation, nearest, odd_integers, va
 class SlbFakeQuantizer(FakeQuantizer):
     """Searches among ``2^bits`` values for every weight.
 
-    Logits are made when training begins (``start_search``, or the first training forward), from the float weight or
-    at random; a network that never trains, as in a dry run, has none and takes the nearest value of each weight. Once
-    there are logits, the float weight is no longer looked at.
+    Logits are made when training begins (``start_search``, or the first training forward), from the
+    float weight or at random; a network that never trains, as in a dry run, has none and takes the
+    nearest value of each weight. Once there are logits, the float weight is no longer looked at.
 
     Args:
         spec: of a weight.
@@ -48,7 +53,9 @@ class SlbFakeQuantizer(FakeQuantizer):
 
     folds_norm = False
     magnitude: torch.Tensor
-    """s, float32 ``(channels,)`` or a scalar: what the value 1 stands for; 0 until a weight was seen."""
+    """s, float32 ``(channels,)`` or a scalar: what the value 1 stands for; 0 until a weight was
+    seen.
+    """
     integers: torch.Tensor
     values: torch.Tensor
 
@@ -68,7 +75,8 @@ class SlbFakeQuantizer(FakeQuantizer):
         self._behind = False
         self._found: tuple[int, torch.Tensor] | None = None
 
-    # -- the search ---------------------------------------------------------------------------------------------------
+    # -- the search
+    # ---------------------------------------------------------------------------------------------------
 
     def start_search(self, weight: torch.Tensor) -> None:
         """Makes the logits ``(m, *weight)``, float32, if there are none; in place if there are."""
@@ -88,8 +96,10 @@ class SlbFakeQuantizer(FakeQuantizer):
         self._behind = False
 
     def absorb(self, norm: nn.Module, bias: torch.Tensor | None = None) -> None:
-        """``scale`` "none": moves the magnitude into the long-term statistics of the batch norm behind, and out of the
-        layer's own ``bias``, so that weights are values of V and the outputs in eval mode stay what they were."""
+        """``scale`` "none": moves the magnitude into the long-term statistics of the batch norm
+        behind, and out of the layer's own ``bias``, so that weights are values of V and the outputs
+        in eval mode stay what they were.
+        """
         mean, variance = norm.running_mean, norm.running_var
         assert isinstance(mean, torch.Tensor)
         assert isinstance(variance, torch.Tensor)
@@ -107,11 +117,14 @@ class SlbFakeQuantizer(FakeQuantizer):
     def _fit(self, weight: torch.Tensor) -> None:
         self.magnitude.copy_(start.magnitude(weight, self.bits, self.axis))
 
-    # -- the weight ---------------------------------------------------------------------------------------------------
+    # -- the weight
+    # ---------------------------------------------------------------------------------------------------
 
     @property
     def scale(self) -> torch.Tensor:
-        """Of the odd integers, float32, of the shape of ``magnitude``: ``s / (m - 1)``; 0 until a weight was seen."""
+        """Of the odd integers, float32, of the shape of ``magnitude``: ``s / (m - 1)``; 0 until a
+        weight was seen.
+        """
         size = self.magnitude if self.log_scale is None else self.magnitude * self.log_scale.exp()
         return size / (2**self.bits - 1)
 
@@ -137,7 +150,8 @@ class SlbFakeQuantizer(FakeQuantizer):
 
     @torch.no_grad()
     def _best(self, weight: torch.Tensor) -> torch.Tensor:
-        """The odd integers of the arg-max as float32, found once while the logits stay as they are."""
+        """The odd integers of the arg-max as float32, found once while the logits stay as they are.
+        """
         if self.logits is None:
             if not self._is_fitted():
                 self._fit(weight)
@@ -169,7 +183,8 @@ class SlbFakeQuantizer(FakeQuantizer):
             step=2,
         )
 
-    # -- state --------------------------------------------------------------------------------------------------------
+    # -- state
+    # --------------------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_found": None}  # a copy's logits count their changes from 0

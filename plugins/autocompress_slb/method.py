@@ -28,11 +28,13 @@ class Slb(Quantizer):
 
     Parameters (``slb.`` before each; none changes the deployed structure):
         t_final: how sharp the distributions get.
-        activation: "pact", "dorefa" or "uniform", for tensors that cannot be negative; the others are always uniform.
+        activation: "pact", "dorefa" or "uniform", for tensors that cannot be negative; the others
+            are always uniform.
         lr_scale: learning rate of the logits, in that of the other parameters.
         schedule, norm, init, scale: see Settings; the paper's comparisons.
 
-    The paper has activations of 1 bit as well; how it encodes them is not known, and they are not offered.
+    The paper has activations of 1 bit as well; how it encodes them is not known, and they are not
+    offered.
     """
 
     name = "slb"
@@ -46,10 +48,14 @@ class Slb(Quantizer):
     min_epochs = 1
 
     least_depthwise_bits: ClassVar[int] = 4
-    """Depthwise weights are few and each matters: they do not go below, whatever their group asks for."""
+    """Depthwise weights are few and each matters: they do not go below, whatever their group asks
+    for.
+    """
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """It needs epochs, finite weights besides stem and classifier, and the memory to search one bit for them."""
+        """It needs epochs, finite weights besides stem and classifier, and the memory to search one
+        bit for them.
+        """
         if job.budget.epochs < self.min_epochs:
             return [f"it needs {self.min_epochs} epoch of training, and the budget has {job.budget.epochs}"]
         exempt = (*models.stem(model), *models.classifier(model))
@@ -67,7 +73,9 @@ class Slb(Quantizer):
         return [f"even at 1 bit it {reason}"] if reason else []
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """How the search over values goes; which group gets how many bits is asked by QUANTIZE itself."""
+        """How the search over values goes; which group gets how many bits is asked by QUANTIZE
+        itself.
+        """
         del model
         default = Settings()
         return {
@@ -75,7 +83,8 @@ class Slb(Quantizer):
             "t_final": space.float("t_final", 3e2, 1e4, default=default.t_final, log=True, structural=False),
             "activation": space.categorical("activation", ACTIVATIONS, default=default.activation, structural=False),
             "lr_scale": space.categorical("lr_scale", (1.0, 3.0, 10.0), default=default.lr_scale, structural=False),
-            # What the paper compares with and what the code published later does; `joint` fixes these.
+            # What the paper compares with and what the code published later does; `joint` fixes
+            # these.
             "schedule": space.categorical("schedule", KINDS, default=default.schedule, structural=False),
             "norm": space.categorical("norm", NORMS, default=default.norm, structural=False, neutral=default.norm),
             "init": space.categorical("init", INITS, default=default.init, structural=False),
@@ -92,8 +101,10 @@ class Slb(Quantizer):
         return [SlbCallback(Settings.of(params), context)]
 
     def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:
-        """Weights of at most 4 bits are searched. Weights of more (the engine asks for 8 in stem and classifier) and
-        activations that can be negative are rounded on a uniform grid.
+        """Weights of at most 4 bits are searched.
+
+        Weights of more (the engine asks for 8 in stem and classifier) and activations that can be
+        negative are rounded on a uniform grid.
 
         Raises:
             InvalidRecipe: where the search for one weight alone takes more memory than there is.

@@ -1,13 +1,16 @@
-"""The temperature over a training (paper: exponential; linear and constant stand beside it for comparison).
+"""The temperature over a training (paper: exponential; linear and constant stand beside it for
+comparison).
 
-Counted in units n = 1 .. N, steps (paper) or epochs (the released recipe), with s = int(N start), e = int(N end):
+Counted in units n = 1 .. N, steps (paper) or epochs (the released recipe), with s = int(N start), e
+= int(N end):
 
     T(n) = first                                   n <= s
     T(n) = first f^(min(n, e) - s)                 after, with f = (last / first)^(1 / (e - s))
     arg-max in training, too (the hard tail)       n >= e
 
-The paper gives f (1.02 .. 1.2 by width and epochs); here f follows from ``last``, so that a shorter training ends as
-sharp as a long one. As in the published code, the unit e is hard already, so no step trains at ``last`` itself.
+The paper gives f (1.02 .. 1.2 by width and epochs); here f follows from ``last``, so that a shorter
+training ends as sharp as a long one. As in the published code, the unit e is hard already, so no
+step trains at ``last`` itself.
 """
 
 from __future__ import annotations
@@ -63,5 +66,7 @@ class TemperatureSchedule:
         return self.first * float(self.last / self.first) ** done
 
     def is_hard(self, unit: int, units: int) -> bool:
-        """Whether training computes with the arg-max in ``unit``; never in the first, which would leave no search."""
+        """Whether training computes with the arg-max in ``unit``; never in the first, which would
+        leave no search.
+        """
         return self.hard_tail and unit > 1 and unit >= self.ends(units)[1]

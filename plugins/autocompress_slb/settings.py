@@ -25,14 +25,16 @@ class Settings:
     Attributes:
         schedule, t_first, t_final, start, end, hard_tail: see TemperatureSchedule.
         every: the temperature moves each "step" (paper) or "epoch" (released recipe).
-        norm: how batch norms get the statistics of the discrete weights, see ``state_norm``; "none" leaves them those
-            of the expectation, as an ablation.
+        norm: how batch norms get the statistics of the discrete weights, see ``state_norm``; "none"
+            leaves them those of the expectation, as an ablation.
         init: logits from the trained weights, or random (He-normal, as in the published code).
-        sharpness: of the start from trained weights; ``kappa = sharpness / (v_2 - v_1)^2``, see ``start``.
+        sharpness: of the start from trained weights; ``kappa = sharpness / (v_2 - v_1)^2``, see
+            ``start``.
         scale: what multiplies the values, see ``fakequant``.
         activation: quantizer of activations that cannot be negative.
         lr_scale: learning rate of the logits, in that of the other parameters.
-        weight_decay: of the logits. It pulls them towards the uniform distribution, against the annealing.
+        weight_decay: of the logits. It pulls them towards the uniform distribution, against the
+            annealing.
         calibration_images: on which ranges of activations are observed.
         norm_images: on which statistics of batch norms are calibrated.
     """

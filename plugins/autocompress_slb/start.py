@@ -1,4 +1,6 @@
-"""Where the search starts: logits from the trained weights, or at random; and how much memory it takes."""
+"""Where the search starts: logits from the trained weights, or at random; and how much memory it
+takes.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,14 @@ from autocompress.quantization.scales import SMALLEST_SCALE, along
 from autocompress_slb.values import values
 
 COPIES = 5
-"""Tensors of the logits' shape in a training step: logits, gradient, AdamW's two moments, probabilities."""
+"""Tensors of the logits' shape in a training step: logits, gradient, AdamW's two moments,
+probabilities.
+"""
 
 
 def magnitude(weight: torch.Tensor, bits: int, axis: int | None) -> torch.Tensor:
-    """What the value 1 stands for, float32 ``(channels,)`` along ``axis``, or a scalar for None: ``max |W|``, for 1 bit
-    ``mean |W|``, and never 0, since a dead channel needs a scale as well.
+    """What the value 1 stands for, float32 ``(channels,)`` along ``axis``, or a scalar for None:
+    ``max |W|``, for 1 bit ``mean |W|``, and never 0, since a dead channel needs a scale as well.
 
     Raises:
         TrialFailed: if a weight is not finite.
@@ -34,10 +38,12 @@ def magnitude(weight: torch.Tensor, bits: int, axis: int | None) -> torch.Tensor
 def trained_logits(
     weight: torch.Tensor, magnitude: torch.Tensor, bits: int, axis: int | None, sharpness: float
 ) -> torch.Tensor:
-    """``A_i = -kappa (u - v_i)^2`` with ``u = W / magnitude``, float32 ``(m, *weight)``: arg-max is the nearest value.
+    """``A_i = -kappa (u - v_i)^2`` with ``u = W / magnitude``, float32 ``(m, *weight)``: arg-max is
+    the nearest value.
 
-    ``kappa = sharpness / (v_2 - v_1)^2``, so that probabilities reach equally many neighbours at every width. At
-    ``sharpness`` 2 they are Gaussians half a step wide: about the narrowest whose expectation still follows u.
+    ``kappa = sharpness / (v_2 - v_1)^2``, so that probabilities reach equally many neighbours at
+    every width. At ``sharpness`` 2 they are Gaussians half a step wide: about the narrowest whose
+    expectation still follows u.
     """
     v = values(bits).to(weight.device)
     kappa = sharpness / float(v[1] - v[0]) ** 2
@@ -46,17 +52,22 @@ def trained_logits(
 
 
 def random_logits(shape: tuple[int, ...], bits: int, generator: torch.Generator) -> torch.Tensor:
-    """He-normal logits, float32 ``(m, *shape)``, as the published code draws them: fan-out over the weight's kernel and
-    the values. Zeros would tie: every weight the lowest value, and no gradient to tell them apart."""
+    """He-normal logits, float32 ``(m, *shape)``, as the published code draws them: fan-out over the
+    weight's kernel and the values. Zeros would tie: every weight the lowest value, and no gradient
+    to tell them apart.
+    """
     fan_out = shape[0] * math.prod(shape[2:]) * 2**bits
     return torch.randn(2**bits, *shape, generator=generator) * math.sqrt(2 / fan_out)
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
+# -- memory
+# -----------------------------------------------------------------------------------------------------------
 
 
 def bytes_needed(sizes: Iterable[tuple[int, int]]) -> int:
-    """Bytes that training takes for weights of (elements, bits) each, beside what the float model takes."""
+    """Bytes that training takes for weights of (elements, bits) each, beside what the float model
+    takes.
+    """
     return sum(COPIES * 4 * 2**bits * elements for elements, bits in sizes)
 
 

@@ -1,16 +1,20 @@
 """State batch normalisation: batch norms deployed with the statistics of the discrete weights.
 
-While training, a norm sees ``y_c = conv(W_c, x)``; deployed, it sees ``y_q = conv(W_q, x)`` with other means and
-variances. Each state has its statistics; gamma and beta are shared and learn from the continuous state alone:
+While training, a norm sees ``y_c = conv(W_c, x)``; deployed, it sees ``y_q = conv(W_q, x)`` with
+other means and variances. Each state has its statistics; gamma and beta are shared and learn from
+the continuous state alone:
 
-    s_c = gamma (y_c - mu_c) / sqrt(var_c + eps) + beta         s_q = gamma (y_q - mu_q) / sqrt(var_q + eps) + beta
+    s_c = gamma (y_c - mu_c) / sqrt(var_c + eps) + beta         s_q = gamma (y_q - mu_q) /
+    sqrt(var_q + eps) + beta
 
-Two ways to ``mu_q``, ``var_q``: a second, discrete forward pass of every batch (the paper's, ``two_statistics``), or
-passes over calibration images now and then (the released recipe's, ``calibrate``). In both it is a pass of the whole
-network, so that a norm sees the inputs that it will be deployed with.
+Two ways to ``mu_q``, ``var_q``: a second, discrete forward pass of every batch (the paper's,
+``two_statistics``), or passes over calibration images now and then (the released recipe's,
+``calibrate``). In both it is a pass of the whole network, so that a norm sees the inputs that it
+will be deployed with.
 
-Not only the norms behind searched layers need them: everything that follows a discrete weight sees other inputs. The
-norms in front of the first searched layer do not, and stay as they are (``norms_behind``).
+Not only the norms behind searched layers need them: everything that follows a discrete weight sees
+other inputs. The norms in front of the first searched layer do not, and stay as they are
+(``norms_behind``).
 """
 
 from __future__ import annotations
@@ -28,13 +32,16 @@ State = Literal["continuous", "discrete"]
 
 
 class _StateBatchNorm(BatchNormBase):
-    """Two statistics, one gamma and beta. The module's own running statistics, which every reader of a batch norm
-    knows, are those of the discrete state; eval mode uses them. Those of the continuous state take no part in the state
+    """Two statistics, one gamma and beta.
+
+    The module's own running statistics, which every reader of a batch norm knows, are those of the
+    discrete state; eval mode uses them. Those of the continuous state take no part in the state
     dict: training uses the batch's own.
 
-    In training, ``state`` says which statistics the batch belongs to: "continuous" or "discrete". A discrete batch
-    gives no gradient to anything if it runs under ``torch.no_grad``, which is the caller's business: in the hard tail
-    both states are one, and discrete batches train gamma and beta.
+    In training, ``state`` says which statistics the batch belongs to: "continuous" or "discrete". A
+    discrete batch gives no gradient to anything if it runs under ``torch.no_grad``, which is the
+    caller's business: in the hard tail both states are one, and discrete batches train gamma and
+    beta.
     """
 
     continuous_mean: torch.Tensor
@@ -75,7 +82,8 @@ def state_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> _StateBatchNorm:
 
 
 def norms_behind(model: nn.Module, layers: Collection[str]) -> list[str]:
-    """Names of the batch norms whose inputs depend on the weights of ``layers``: their own and all that follow.
+    """Names of the batch norms whose inputs depend on the weights of ``layers``: their own and all
+    that follow.
 
     In a traced network this is read off the graph; elsewhere all batch norms count.
     """
@@ -103,8 +111,10 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, norms: Iterable[BatchNormBase], batches: Iterable[torch.Tensor]) -> None:
-    """Sets the statistics of ``norms`` to those of ``batches``, images ``(N, C, H, W)``, with the rest of ``model`` in
-    eval mode, so weights discrete: the average of the batches' means and variances. Parameters stay as they are."""
+    """Sets the statistics of ``norms`` to those of ``batches``, images ``(N, C, H, W)``, with the
+    rest of ``model`` in eval mode, so weights discrete: the average of the batches' means and
+    variances. Parameters stay as they are.
+    """
     norms, batches = list(norms), iter(batches)
     first = next(batches, None)
     if first is None or not norms:

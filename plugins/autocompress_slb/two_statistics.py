@@ -1,4 +1,6 @@
-"""The paper's form of state batch normalisation: every batch passes twice, for training and for statistics."""
+"""The paper's form of state batch normalisation: every batch passes twice, for training and for
+statistics.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,10 @@ from autocompress_slb.state_norm import State, _StateBatchNorm, norms_behind, st
 class TwoStatistics:
     """Gives the norms behind searched layers their two statistics, until ``close``.
 
-    Before each training forward of ``model`` the same batch passes once with the arg-max weights and without gradient:
-    the whole network, since a layer's inputs are discrete as well when it is deployed. Norms whose layer computes with
-    their statistics itself (whitepaper) stay what they are; their long-term statistics stand still in the other pass.
+    Before each training forward of ``model`` the same batch passes once with the arg-max weights
+    and without gradient: the whole network, since a layer's inputs are discrete as well when it is
+    deployed. Norms whose layer computes with their statistics itself (whitepaper) stay what they
+    are; their long-term statistics stand still in the other pass.
 
     Args:
         model: its norms are replaced, in place.

@@ -1,16 +1,19 @@
-"""The values that a weight may have, and the three ways of reading its logits (paper, sections 2 and 3 of the method).
+"""The values that a weight may have, and the three ways of reading its logits (paper, sections 2
+and 3 of the method).
 
-    V   = { v_i = -1 + 2 (i - 1) / (m - 1),  i = 1 .. m },   m = 2^b      uniform on [-1, 1], never 0
-    P_i = exp(A_i / tau) / sum_j exp(A_j / tau) = softmax_i(T A)          tau falls to 0, so T = 1 / tau grows
-    W_c = sum_i P_i v_i                                                   the expectation: what trains
-    W_q = v_k,  k = argmax_i A_i                                          what is deployed, whatever T
+    V   = { v_i = -1 + 2 (i - 1) / (m - 1),  i = 1 .. m },   m = 2^b      uniform on [-1, 1], never
+    0 P_i = exp(A_i / tau) / sum_j exp(A_j / tau) = softmax_i(T A)          tau falls to 0, so T = 1
+    / tau grows W_c = sum_i P_i v_i                                                   the
+    expectation: what trains W_q = v_k,  k = argmax_i A_i
+    what is deployed, whatever T
 
 No gradient is estimated: that of the expectation is exact,
 
     dL/dA_i = dL/dW_c * T * P_i * (v_i - W_c),     so that the sum over i is 0.
 
-The values' axis comes first, as in the paper. Measured on one core for a layer of 512 x 512 x 3 x 3 at 2 bits, forward
-and backward through torch's softmax take 71 ms with the axis in front and 351 ms with it last.
+The values' axis comes first, as in the paper. Measured on one core for a layer of 512 x 512 x 3 x 3
+at 2 bits, forward and backward through torch's softmax take 71 ms with the axis in front and 351 ms
+with it last.
 """
 
 from __future__ import annotations
@@ -23,11 +26,14 @@ from torch.autograd.function import once_differentiable
 MOST_BITS = 4
 """Logits take 2^b numbers a weight: 256 at 8 bits."""
 _CHUNK = 16384
-"""Weights treated together in the backward pass on a CPU, so that intermediate results stay in its cache."""
+"""Weights treated together in the backward pass on a CPU, so that intermediate results stay in its
+cache.
+"""
 
 
 def odd_integers(bits: int) -> torch.Tensor:
-    """``-(m-1), -(m-3), .., m-1`` as int64 ``(m,)``: the values times ``m - 1``, which a file can hold.
+    """``-(m-1), -(m-3), .., m-1`` as int64 ``(m,)``: the values times ``m - 1``, which a file can
+    hold.
 
     Raises:
         ValueError: if ``bits`` is not 1 to 4.
@@ -44,7 +50,9 @@ def values(bits: int) -> torch.Tensor:
 
 
 def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """P of the shape of ``logits``, ``(m, *weight)``; 16-bit logits are widened first, since ``T A`` reaches 1e7."""
+    """P of the shape of ``logits``, ``(m, *weight)``; 16-bit logits are widened first, since ``T
+    A`` reaches 1e7.
+    """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     return torch.softmax(logits if temperature == 1 else logits * temperature, 0)
@@ -73,13 +81,17 @@ def best(logits: torch.Tensor) -> torch.Tensor:
 
 
 def nearest(u: torch.Tensor, bits: int) -> torch.Tensor:
-    """Index of the value nearest to ``u``, uint8: where ``-(u - v_i)^2`` is highest (the lower of equals)."""
+    """Index of the value nearest to ``u``, uint8: where ``-(u - v_i)^2`` is highest (the lower of
+    equals).
+    """
     last = 2**bits - 1
     return torch.ceil((u.float() + 1) * (last / 2) - 0.5).clamp_(0, last).to(torch.uint8)
 
 
 class _Expectation(torch.autograd.Function):
-    """Autograd through softmax and sum gives the same; this keeps P alone and takes a third of the time."""
+    """Autograd through softmax and sum gives the same; this keeps P alone and takes a third of the
+    time.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, values: torch.Tensor, temperature: float) -> torch.Tensor:

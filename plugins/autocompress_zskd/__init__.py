@@ -1,7 +1,8 @@
 """Zero-Shot Knowledge Distillation (Nayak et al., ICML 2019): images for sampled soft labels.
 
-Rooms: ``sampling`` class similarity, concentrations and soft labels; ``head`` the last layer that they are read off;
-``method`` the data source with its space; ``networks`` the paper's networks, known to timm once that file is imported.
+Rooms: ``sampling`` class similarity, concentrations and soft labels; ``head`` the last layer that
+they are read off; ``method`` the data source with its space; ``networks`` the paper's networks,
+known to timm once that file is imported.
 """
 
 from __future__ import annotations

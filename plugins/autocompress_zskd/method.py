@@ -1,4 +1,6 @@
-"""The data source ``zskd``: data impressions, images to which the teacher gives sampled soft labels."""
+"""The data source ``zskd``: data impressions, images to which the teacher gives sampled soft
+labels.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +30,23 @@ BETAS = {"mixed": (1.0, 0.1), "even": (1.0,), "sharp": (0.1,)}
 class Zskd(DataSource):
     """Makes images from the teacher's weights alone (Nayak et al., section 3; digest, 3 and 4):
 
-        y ~ Dir(beta alpha^k + epsilon)                               for each class k and scale beta, equally often
-        x = argmin_x  - sum_j y_j log softmax(T(x) / tau)_j           from noise U(0, 1), in raw pixels
+        y ~ Dir(beta alpha^k + epsilon)                               for each class k and scale
+        beta, equally often x = argmin_x  - sum_j y_j log softmax(T(x) / tau)_j           from noise
+        U(0, 1), in raw pixels
 
-    It needs no batch norm, only a linear last layer, so transformers are open to it. There is no image prior: images
-    look like noise, and quality falls with resolution and with the number of classes.
+    It needs no batch norm, only a linear last layer, so transformers are open to it. There is no
+    image prior: images look like noise, and quality falls with resolution and with the number of
+    classes.
 
-    Deliberate differences from the official code: beta has an effect (see ``sampling``); pixels are clamped to [0, 1]
-    instead of rescaled by the extremes of the whole batch; each batch has fresh noise and a fresh optimiser; labels of
-    all classes are mixed in a batch, which changes nothing, since no image's gradient depends on its neighbours; the
-    learning rate stays constant, as there.
+    Deliberate differences from the official code: beta has an effect (see ``sampling``); pixels are
+    clamped to [0, 1] instead of rescaled by the extremes of the whole batch; each batch has fresh
+    noise and a fresh optimiser; labels of all classes are mixed in a batch, which changes nothing,
+    since no image's gradient depends on its neighbours; the learning rate stays constant, as there.
 
-    Soft targets are not stored. What the official code keeps is the teacher's answer at tau to each image, but it then
-    augments the images and asks the teacher about each view again; training here augments too, and does the same. It
-    does so at its own temperature of 4. The paper has one tau for synthesis and training, 20; here it is 4 for both.
-    Labels are the teacher's arg-max.
+    Soft targets are not stored. What the official code keeps is the teacher's answer at tau to each
+    image, but it then augments the images and asks the teacher about each view again; training here
+    augments too, and does the same. It does so at its own temperature of 4. The paper has one tau
+    for synthesis and training, 20; here it is 4 for both. Labels are the teacher's arg-max.
 
     The images match no statistics, so the set demands ``freeze_batch_norm``.
 
@@ -50,10 +54,10 @@ class Zskd(DataSource):
         betas: "mixed" (1 and 0.1, half of the images each; the paper), "even" (1) or "sharp" (0.1).
 
     Not searched unless the job says so, since each value costs a set of its own:
-        beta_scale: factor on every beta. A row of alpha sums to hundreds with a thousand classes, and draws are nearly
-            flat; 10 / classes puts that right.
-        tau: temperature of the synthesis. With the paper's 20 a target of 0.9 among ten classes needs a logit 88 above
-            the others, which small teachers cannot give (digest, 8.9).
+        beta_scale: factor on every beta. A row of alpha sums to hundreds with a thousand classes,
+            and draws are nearly flat; 10 / classes puts that right.
+        tau: temperature of the synthesis. With the paper's 20 a target of 0.9 among ten classes
+            needs a logit 88 above the others, which small teachers cannot give (digest, 8.9).
         lr, iterations: of Adam, in raw pixels.
         images: how many. The paper has 24,000 for MNIST and 40,000 for CIFAR-10.
         batch_size: the most that are made together.
@@ -116,7 +120,8 @@ class Zskd(DataSource):
 
 
 def impressions(teacher: nn.Module, targets: torch.Tensor, params: Params, context: Context) -> torch.Tensor:
-    """One image for each row of ``targets`` ``(N, K)``: float32 ``(N, C, H, W)``, normalised, on the CPU.
+    """One image for each row of ``targets`` ``(N, K)``: float32 ``(N, C, H, W)``, normalised, on
+    the CPU.
 
     Args:
         teacher: stays as it is.

@@ -1,8 +1,9 @@
-"""The paper's networks: LeNet-5 for 32x32 images of one channel, AlexNet for CIFAR-10, and students half as wide.
+"""The paper's networks: LeNet-5 for 32x32 images of one channel, AlexNet for CIFAR-10, and students
+half as wide.
 
 Importing this file makes them known to timm, as ``lenet5``, ``lenet5_half``, ``alexnet_cifar`` and
-``alexnet_cifar_half``. Shapes are those of the paper and its official code; where activation and normalisation stand
-relative to each other, and that LeNet has ReLU and max pooling, is ours.
+``alexnet_cifar_half``. Shapes are those of the paper and its official code; where activation and
+normalisation stand relative to each other, and that LeNet has ReLU and max pooling, is ours.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ def _check_size(size: int | Sequence[int]) -> None:
 
 
 class LeNet5(nn.Module):
-    """Three 5x5 convolutions and two linear layers; 61,706 parameters by default, 35,820 with widths 3 and 8.
+    """Three 5x5 convolutions and two linear layers; 61,706 parameters by default, 35,820 with
+    widths 3 and 8.
 
     Args:
-        widths: channels of the first two convolutions (6, 16; half: 3, 8). The rest is the same in both.
-        num_classes, in_chans, img_size: as in timm; there is one image size only.
+        widths: channels of the first two convolutions (6, 16; half: 3, 8). The rest is the same in
+        both. num_classes, in_chans, img_size: as in timm; there is one image size only.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""The teacher's softmax outputs as a Dirichlet distribution for each class (Nayak et al., ICML 2019, section 3.2).
+"""The teacher's softmax outputs as a Dirichlet distribution for each class (Nayak et al., ICML
+2019, section 3.2).
 
 w_k in R^d is the row of the last layer for class k of K; its bias is not used.
 """
@@ -12,7 +13,9 @@ import torch
 import torch.nn.functional as F
 
 EPSILON = 1e-4
-"""Added to each concentration: the least similar class has 0, which is no concentration (as in the official code)."""
+"""Added to each concentration: the least similar class has 0, which is no concentration (as in the
+official code).
+"""
 FLAT = 1e-6
 """A row of similarities that spans less than this says nothing."""
 
@@ -24,7 +27,8 @@ def class_similarity(weight: torch.Tensor) -> torch.Tensor:
 
 
 def concentrations(similarity: torch.Tensor) -> torch.Tensor:
-    """alpha^k_j = (C(k, j) - min_j C(k, .)) / (max_j C(k, .) - min_j C(k, .)): each row of ``(K, K)`` between 0 and 1.
+    """alpha^k_j = (C(k, j) - min_j C(k, .)) / (max_j C(k, .) - min_j C(k, .)): each row of ``(K,
+    K)`` between 0 and 1.
 
     A row in which all classes are alike prefers none: it becomes ones.
     """
@@ -36,8 +40,8 @@ def concentrations(similarity: torch.Tensor) -> torch.Tensor:
 def scaled(alpha: torch.Tensor, beta: float) -> torch.Tensor:
     """The concentrations that are drawn from: beta alpha + epsilon.
 
-    The official code normalises again after it has scaled, so there beta cancels out (digest, 8.1). Here it is applied
-    last, as the paper's equation says: doubling it doubles alpha's part.
+    The official code normalises again after it has scaled, so there beta cancels out (digest, 8.1).
+    Here it is applied last, as the paper's equation says: doubling it doubles alpha's part.
     """
     return beta * alpha + EPSILON
 
@@ -45,8 +49,9 @@ def scaled(alpha: torch.Tensor, beta: float) -> torch.Tensor:
 def soft_labels(alpha: torch.Tensor, beta: float, n: int, random: np.random.Generator) -> torch.Tensor:
     """``n`` draws y ~ Dir(beta alpha + epsilon): float32 ``(n, K)``, rows of probabilities.
 
-    E[y_j] = alpha_j / sum(alpha), whatever beta; Var[y_j] = m (1 - m) / (beta sum(alpha) + 1) with m = E[y_j]. A small
-    beta gives nearly one-hot rows, but the hot class is j in a share alpha_j / sum(alpha) of them, not always k.
+    E[y_j] = alpha_j / sum(alpha), whatever beta; Var[y_j] = m (1 - m) / (beta sum(alpha) + 1) with
+    m = E[y_j]. A small beta gives nearly one-hot rows, but the hot class is j in a share alpha_j /
+    sum(alpha) of them, not always k.
 
     Args:
         alpha: ``(K,)``, one row of :func:`concentrations`.
@@ -61,8 +66,10 @@ def soft_labels(alpha: torch.Tensor, beta: float, n: int, random: np.random.Gene
 
 
 def shares(images: int, classes: int, betas: Sequence[float]) -> list[tuple[int, float, int]]:
-    """(class, beta, how many images): an equal share for each pair. What is left over goes to the first classes of the
-    first beta, so no class is ahead of another by more than one."""
+    """(class, beta, how many images): an equal share for each pair.
+
+    What is left over goes to the first classes of the first beta, so no class is ahead of another
+    by more than one."""
     pairs = [(k, beta) for beta in betas for k in range(classes)]
     each, left = divmod(images, len(pairs))
     return [(k, beta, each + (number < left)) for number, (k, beta) in enumerate(pairs)]
@@ -71,7 +78,9 @@ def shares(images: int, classes: int, betas: Sequence[float]) -> list[tuple[int,
 def all_soft_labels(
     weight: torch.Tensor, images: int, betas: Sequence[float], random: np.random.Generator
 ) -> torch.Tensor:
-    """Soft labels of a whole set, float32 ``(images, K)``, in random order: batches then have a bit of everything."""
+    """Soft labels of a whole set, float32 ``(images, K)``, in random order: batches then have a bit
+    of everything.
+    """
     alpha = concentrations(class_similarity(weight)).cpu()
     parts = [soft_labels(alpha[k], beta, n, random) for k, beta, n in shares(images, len(alpha), betas)]
     return torch.cat(parts)[torch.from_numpy(random.permutation(images))]

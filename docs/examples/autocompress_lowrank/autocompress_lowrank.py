@@ -1,4 +1,6 @@
-"""Low-rank convolutions: W [n, c k k] is cut to its r largest singular values, a k x k and a 1 x 1 convolution."""
+"""Low-rank convolutions: W [n, c k k] is cut to its r largest singular values, a k x k and a 1 x 1
+convolution.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ from autocompress.contract import Context, Method, Params, Plan, Space, Stage, T
 
 
 class LowRank(Transform):
-    """Keeps a share of each convolution's weights. ``lowrank.keep.<group>``: 0.25, 0.5, or 1.0 to leave it alone."""
+    """Keeps a share of each convolution's weights.
+
+    ``lowrank.keep.<group>``: 0.25, 0.5, or 1.0 to leave it alone.
+    """
 
     name, version, stage = "lowrank", "1", Stage.SUBSTITUTE
     reference = "Zhang et al., Accelerating Very Deep Convolutional Networks, TPAMI 2016, arXiv 1505.06798"

@@ -1,7 +1,8 @@
-"""The float forms around any kernel that takes patches as ``unfold`` gives them, and such kernels in plain PyTorch.
+"""The float forms around any kernel that takes patches as ``unfold`` gives them, and such kernels
+in plain PyTorch.
 
-For CUDA, and for what the kernels of :mod:`cpu` are not for (float64). Patches are ``(N, K, L)``, filters ``(O, K)``.
-Nothing is held for all images at once, or for all places, filters and taps.
+For CUDA, and for what the kernels of :mod:`cpu` are not for (float64). Patches are ``(N, K, L)``,
+filters ``(O, K)``. Nothing is held for all images at once, or for all places, filters and taps.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import torch
 from torch.nn import functional
 
 NUMBERS = 1 << 24
-"""At most so many patches' numbers, or differences, at once; those of one image, or of one place, if these are more."""
+"""At most so many patches' numbers, or differences, at once; those of one image, or of one place,
+if these are more.
+"""
 
 Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From patches and filters to ``sum_k |P - W|**p``, ``(N, O, L)``."""
 Clipped = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""From gradients ``(N, O, L)``, patches and filters to the gradients of the patches, ``(N, K, L)``."""
+"""From gradients ``(N, O, L)``, patches and filters to the gradients of the patches, ``(N, K, L)``.
+"""
 
 
 def forward(

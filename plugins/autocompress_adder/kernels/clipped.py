@@ -1,4 +1,6 @@
-"""The gradient of the patches in float32: ``gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)``."""
+"""The gradient of the patches in float32: ``gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1,
+1)``.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ PANEL = LANES * VECTORS
 def _tile(typing_context: Any, patches: Any, row: Any, column: Any, panel: Any, gradient: Any) -> tuple[Any, Any]:
     """Puts ``gP`` in the place of ``P``: ROWS rows from ``row``, PANEL columns from ``column``.
 
-    ``panel (O, PANEL)`` are the filters at these columns. Patches and sums stay in registers while all filters pass.
-    A number that is none stays none: the comparisons below are false for it.
+    ``panel (O, PANEL)`` are the filters at these columns. Patches and sums stay in registers while
+    all filters pass. A number that is none stays none: the comparisons below are false for it.
     """
     del typing_context, patches, row, column, panel, gradient
 

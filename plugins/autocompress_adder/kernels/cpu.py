@@ -70,7 +70,9 @@ def _everywhere(
     lanes: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """``(>= N * high * wide, O)``: the kernel on all patches; they are copied where their runs are no whole vectors."""
+    """``(>= N * high * wide, O)``: the kernel on all patches; they are copied where their runs are
+    no whole vectors.
+    """
     places = shape.high * shape.wide
     found = torch.empty((len(images) * places + tile - 1, len(rows)), dtype=dtype)
     filters = rows.numpy()
@@ -91,7 +93,8 @@ def _everywhere(
 def _spread(
     kernel: Callable[..., None], source: Any, filters: Any, shape: layout.Geometry, into: Any, count: int, tile: int
 ) -> None:
-    # Shares are whole tiles: what a last tile writes beyond them lies behind all rows, or is written again later.
+    # Shares are whole tiles: what a last tile writes beyond them lies behind all rows, or is
+    #     written again later.
     spread(lambda begin, end: kernel(source, filters, shape, begin, end, into), count, tile, BLOCK)
 
 
@@ -103,7 +106,9 @@ def backward(
     padding: Sequence[int],
     needed: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of ``x`` and ``weight`` in float32 by AdderNet's two rules; None where it is not ``needed``."""
+    """Gradients of ``x`` and ``weight`` in float32 by AdderNet's two rules; None where it is not
+    ``needed``.
+    """
     shape = layout.geometry(x, weight, stride, padding)
     images = layout.images(x, padding, torch.float32)
     slopes = gradient.detach().permute(0, 2, 3, 1).float().contiguous().flatten(0, 2)
@@ -133,7 +138,9 @@ def backward(
 def _fold(
     slope: torch.Tensor, panels: torch.Tensor, shape: layout.Geometry, patches: torch.Tensor, into: torch.Tensor
 ) -> None:
-    """Adds the clipped gradient of all patches of a chunk to that of its images; ``patches`` are overwritten."""
+    """Adds the clipped gradient of all patches of a chunk to that of its images; ``patches`` are
+    overwritten.
+    """
     rows = layout.raised(len(slope), clipped.ROWS)
     if rows > len(slope):
         slope = torch.cat([slope, slope.new_zeros(rows - len(slope), slope.shape[1])])

@@ -1,7 +1,7 @@
 """The float kernels on CUDA, in Triton: on patches ``(N, K, L)`` as ``torch.unfold`` gives them.
 
-There is no matrix unit for distances: each step compares one row of patches with one row of filters, and sums stay in
-registers.
+There is no matrix unit for distances: each step compares one row of patches with one row of
+filters, and sums stay in registers.
 """
 
 from __future__ import annotations

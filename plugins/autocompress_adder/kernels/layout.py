@@ -1,4 +1,6 @@
-"""Images and filters as the CPU kernels read them: channels last, so that a patch is a few runs of neighbours."""
+"""Images and filters as the CPU kernels read them: channels last, so that a patch is a few runs of
+neighbours.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def geometry(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], paddi
 
 
 def images(x: torch.Tensor, padding: Sequence[int], dtype: torch.dtype, value: int = 0) -> torch.Tensor:
-    """``x (N, C, H, W)`` as ``(N, H + 2 ph, (W + 2 pw) * C)``, contiguous, with ``value`` around it."""
+    """``x (N, C, H, W)`` as ``(N, H + 2 ph, (W + 2 pw) * C)``, contiguous, with ``value`` around
+    it.
+    """
     count, channels, high, wide = x.shape
     last = x.detach().permute(0, 2, 3, 1)
     if not any(padding):
@@ -67,8 +71,8 @@ def unfolded(images: torch.Tensor, shape: Geometry) -> torch.Tensor:
 def filters(weight: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     """``weight (O, C, h, w)`` as rows ``(>= O, >= K)``, contiguous, in the order of :func:`images`.
 
-    Both counts are raised to multiples of ``rows`` and ``columns``, with zeros. Filters in torch's channels-last format
-    that fit are not copied.
+    Both counts are raised to multiples of ``rows`` and ``columns``, with zeros. Filters in torch's
+    channels-last format that fit are not copied.
     """
     last = weight.detach().permute(0, 2, 3, 1)
     count, taps = weight.shape[0], weight.shape[1:].numel()
@@ -81,7 +85,8 @@ def filters(weight: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -
 
 
 def as_images(last: torch.Tensor, x: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
-    """The reverse of :func:`images`, without the padding, in the shape and memory format of ``x``."""
+    """The reverse of :func:`images`, without the padding, in the shape and memory format of ``x``.
+    """
     count, channels, high, wide = x.shape
     padded = last.view(count, high + 2 * padding[0], wide + 2 * padding[1], channels)
     inner = padded[:, padding[0] : padding[0] + high, padding[1] : padding[1] + wide]
@@ -89,14 +94,18 @@ def as_images(last: torch.Tensor, x: torch.Tensor, padding: Sequence[int]) -> to
 
 
 def as_outputs(rows: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, shape: Geometry) -> torch.Tensor:
-    """The first ``N * high * wide`` of rows ``(.., >= O)`` as ``(N, O, high, wide)`` in the memory format of ``x``."""
+    """The first ``N * high * wide`` of rows ``(.., >= O)`` as ``(N, O, high, wide)`` in the memory
+    format of ``x``.
+    """
     size, row = (x.shape[0], weight.shape[0], shape.high, shape.wide), rows.shape[1]
     found = rows.as_strided(size, (shape.high * shape.wide * row, 1, shape.wide * row, row))
     return found.contiguous(memory_format=memory_format(x))
 
 
 def as_filters(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The reverse of :func:`filters` for rows ``(O, K)``, in the shape and memory format of ``weight``."""
+    """The reverse of :func:`filters` for rows ``(O, K)``, in the shape and memory format of
+    ``weight``.
+    """
     count, channels, high, wide = weight.shape
     return rows.view(count, high, wide, channels).permute(0, 3, 1, 2).contiguous(memory_format=memory_format(weight))
 

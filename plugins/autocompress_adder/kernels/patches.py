@@ -9,7 +9,8 @@ from numba import njit
 
 @njit(cache=True, nogil=True)
 def scatter(patches: Any, shape: Any, begin: int, end: int, into: Any) -> None:
-    """Adds patches into the images that they were gathered from, lines ``begin`` to ``end`` of all images.
+    """Adds patches into the images that they were gathered from, lines ``begin`` to ``end`` of all
+    images.
 
     Every line is written by one caller: it collects from all patches that it is part of.
 

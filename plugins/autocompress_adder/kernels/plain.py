@@ -1,6 +1,9 @@
-"""What every kernel here computes, written so that it can be read. Slow: it builds every difference at once.
+"""What every kernel here computes, written so that it can be read.
 
-``P`` are the patches ``(N, L, K)`` of an image, ``W`` the filters ``(O, K)``, with ``K = C * height * width``.
+Slow: it builds every difference at once.
+
+``P`` are the patches ``(N, L, K)`` of an image, ``W`` the filters ``(O, K)``, with ``K = C * height
+* width``.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ from torch.nn import functional
 
 
 def differences(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int]) -> torch.Tensor:
-    """``P - W`` for every place and filter, ``(N, L, O, K)``. Padded places hold 0, and are compared like any other."""
+    """``P - W`` for every place and filter, ``(N, L, O, K)``.
+
+    Padded places hold 0, and are compared like any other.
+    """
     patches = functional.unfold(x, weight.shape[2:], padding=tuple(padding), stride=tuple(stride))
     return patches.transpose(1, 2).unsqueeze(2) - weight.flatten(1)
 
@@ -28,7 +34,9 @@ def size(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: 
 def adder2d(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], p: float = 1.0
 ) -> torch.Tensor:
-    """``Y[m, o] = -sum_k |P[m, k] - W[o, k]|**p`` (AdderNet, section 3.1; Winograd adder for ``p``), as images."""
+    """``Y[m, o] = -sum_k |P[m, k] - W[o, k]|**p`` (AdderNet, section 3.1; Winograd adder for
+    ``p``), as images.
+    """
     distances = differences(x, weight, stride, padding).abs().pow(p).sum(3)
     return -distances.transpose(1, 2).reshape(len(x), len(weight), *size(x, weight, stride, padding))
 
@@ -38,8 +46,9 @@ def gradients(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of ``x`` and of ``weight`` by AdderNet's two rules (section 3.2), whatever ``p``:
 
-    gW[o, k] = sum_m G[m, o] * (P[m, k] - W[o, k])              the full-precision gradient of a filter
-    gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   the clipped gradient of an input
+    gW[o, k] = sum_m G[m, o] * (P[m, k] - W[o, k])              the full-precision gradient of a
+    filter gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   the clipped gradient of an
+    input
     """
     apart = differences(x, weight, stride, padding)
     each = gradient.flatten(2).transpose(1, 2).unsqueeze(3)
@@ -51,7 +60,9 @@ def gradients(
 def sad2d(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], pad_value: int
 ) -> torch.Tensor:
-    """``sum_k |P[m, k] - W[o, k]|`` of uint8 images and filters as int32 images, padded with ``pad_value``."""
+    """``sum_k |P[m, k] - W[o, k]|`` of uint8 images and filters as int32 images, padded with
+    ``pad_value``.
+    """
     high, wide = padding
     padded = functional.pad(x.long(), (wide, wide, high, high), value=pad_value).double()
     return adder2d(padded, weight.double(), stride, (0, 0)).neg().to(torch.int32)

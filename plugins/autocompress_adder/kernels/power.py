@@ -1,7 +1,8 @@
-"""The forward pass for ``1 < p < 2`` in float32: ``-sum_k |P[m, k] - W[o, k]|**p``, for schedules from l2 to l1.
+"""The forward pass for ``1 < p < 2`` in float32: ``-sum_k |P[m, k] - W[o, k]|**p``, for schedules
+from l2 to l1.
 
-There is no vector instruction for powers: ``a**p = 2**(p * log2(a))``, both with polynomials, some 35 instructions for
-each vector where p = 1 takes 3.
+There is no vector instruction for powers: ``a**p = 2**(p * log2(a))``, both with polynomials, some
+35 instructions for each vector where p = 1 takes 3.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def _fitted(of: Callable[[Any], Any], degree: int, low: float, high: float) -> list[float]:
-    """Coefficients from the constant on, of a polynomial as good as float32 between ``low`` and ``high``."""
+    """Coefficients from the constant on, of a polynomial as good as float32 between ``low`` and
+    ``high``.
+    """
     fitted: list[float] = Chebyshev.interpolate(of, degree, [low, high]).convert(kind=Polynomial).coef.tolist()
     return fitted
 
@@ -48,7 +51,8 @@ def _polynomial(builder: ir.IRBuilder, at: ir.Value, coefficients: list[float]) 
 def _raised(builder: ir.IRBuilder, patch: ir.Value, weight: ir.Value, p: ir.Value) -> ir.Value:
     """``|patch - weight|**p``; 0 below about 2**-126."""
     value = absolute(builder, patch, weight, p)
-    # value = mantissa * 2**exponent, the mantissa from sqrt(1/2) to sqrt(2), where log2 is a short polynomial
+    # value = mantissa * 2**exponent, the mantissa from sqrt(1/2) to sqrt(2), where log2 is a short
+    # polynomial
     bits = builder.bitcast(value, _BITS)
     shift = constant(_BITS, _MANTISSA)
     exponent = builder.ashr(builder.sub(bits, constant(_BITS, _ROOT_HALF)), shift)

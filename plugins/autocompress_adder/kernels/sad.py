@@ -1,8 +1,8 @@
 """Inference in integers: ``sum_k |P[m, k] - W[o, k]|`` of uint8, exactly, as int32.
 
-x86 has an instruction for it, made for finding motion in videos: ``vpsadbw`` sums the absolute differences of eight
-pairs of bytes into each 64-bit number of a vector. AVX-512's takes 64 pairs at a time, AVX2's 32; other processors get
-plain instructions.
+x86 has an instruction for it, made for finding motion in videos: ``vpsadbw`` sums the absolute
+differences of eight pairs of bytes into each 64-bit number of a vector. AVX-512's takes 64 pairs at
+a time, AVX2's 32; other processors get plain instructions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ NEEDS = {
 }
 """By form, the quickest first: the instruction sets that it needs."""
 BYTES, ROWS, FILTERS = 64, 4, 4
-"""Runs of patches are whole vectors, filters come in fours whatever the form; a tile has at most so many patches."""
+"""Runs of patches are whole vectors, filters come in fours whatever the form; a tile has at most so
+many patches.
+"""
 
 
 @functools.cache
@@ -38,7 +40,9 @@ def forms() -> tuple[int, ...]:
 
 
 def _tile_of(form: int, rows: int, size: int, name: str) -> Tile | None:
-    """The tile of a form, ``rows`` by FILTERS; ``size`` bytes in a vector, ``name`` of the instruction."""
+    """The tile of a form, ``rows`` by FILTERS; ``size`` bytes in a vector, ``name`` of the
+    instruction.
+    """
     taps, wide = ir.VectorType(ir.IntType(8), size), ir.VectorType(ir.IntType(64), size // 8)
 
     def apart(builder: ir.IRBuilder, patch: ir.Value, weight: ir.Value, p: ir.Value) -> ir.Value:
@@ -46,8 +50,8 @@ def _tile_of(form: int, rows: int, size: int, name: str) -> Tile | None:
         return builder.call(function(builder, name, wide, [taps, taps]), [patch, weight])
 
     def share(builder: ir.IRBuilder, sums: Sequence[ir.Value]) -> list[ir.Value]:
-        # A sum fits into 32 bits: two neighbours share a 64-bit number from here on, the first in its lower half, which
-        # comes first in memory.
+        # A sum fits into 32 bits: two neighbours share a 64-bit number from here on, the first in
+        # its lower half, which comes first in memory.
         up = constant(wide, 32)
         pairs = zip(sums[::2], sums[1::2], strict=True)
         return [builder.or_(first, builder.shl(second, up)) for first, second in pairs]
@@ -57,10 +61,11 @@ def _tile_of(form: int, rows: int, size: int, name: str) -> Tile | None:
 
 
 def _gathered_by_products() -> Tile | None:
-    """AVX-512's tile where sums grow by ``vpdpwssd``, products of 16-bit numbers with 1, in place of an addition.
+    """AVX-512's tile where sums grow by ``vpdpwssd``, products of 16-bit numbers with 1, in place
+    of an addition.
 
-    ``vpsadbw`` runs on one of the two units for vectors alone. Additions may go to either, and at times hold it up
-    there; with products it was a tenth to a fifth quicker.
+    ``vpsadbw`` runs on one of the two units for vectors alone. Additions may go to either, and at
+    times hold it up there; with products it was a tenth to a fifth quicker.
     """
     tile = _tile_of(VNNI, 4, 64, "llvm.x86.avx512.psad.bw.512")
     if tile is None:
@@ -78,7 +83,9 @@ def _gathered_by_products() -> Tile | None:
 
 
 def _loop() -> Tile:
-    """The portable tile: what ``vpsadbw`` does for 16 bytes, in instructions that every processor has."""
+    """The portable tile: what ``vpsadbw`` does for 16 bytes, in instructions that every processor
+    has.
+    """
     taps, sums = ir.VectorType(ir.IntType(8), 16), ir.VectorType(ir.IntType(32), 4)
 
     def halves(builder: ir.IRBuilder, vector: ir.Value, bits: int) -> ir.Value:
@@ -115,8 +122,8 @@ def distances(images: Any, filters: Any, shape: Any, begin: int, end: int, form:
         images: uint8 ``(N, lines, line)``, padded.
         filters: uint8 ``(O, K)``, ``O`` a multiple of FILTERS.
         shape: a :class:`layout.Geometry`; ``length`` is a multiple of BYTES.
-        begin, end: patches, counted row by row through all images. Some rows of ``out`` from ``end`` on, fewer than
-            ROWS, are overwritten.
+        begin, end: patches, counted row by row through all images. Some rows of ``out`` from
+        ``end`` on, fewer than ROWS, are overwritten.
         form: one of :func:`forms`.
         out: int32 ``(>= N * high * wide + ROWS - 1, O)``.
     """

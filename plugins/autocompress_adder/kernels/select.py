@@ -1,4 +1,6 @@
-"""Which kernel serves which tensors: numba on the CPU, Triton on CUDA where it is installed, else plain PyTorch."""
+"""Which kernel serves which tensors: numba on the CPU, Triton on CUDA where it is installed, else
+plain PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def backward(
     padding: Sequence[int],
     needed: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of ``x`` and ``weight``, in their memory formats; None where it is not ``needed``."""
+    """Gradients of ``x`` and ``weight``, in their memory formats; None where it is not ``needed``.
+    """
     dtype = torch.promote_types(x.dtype, weight.dtype)
     if not weight.numel() or not gradient.numel():
         found = (torch.zeros_like(x), torch.zeros_like(weight))
@@ -66,7 +69,9 @@ def backward(
 def sad(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], pad_value: int
 ) -> torch.Tensor:
-    """``sum_k |P - W|`` of uint8 as int32, in the memory format of ``x``; computed on the CPU wherever ``x`` lies."""
+    """``sum_k |P - W|`` of uint8 as int32, in the memory format of ``x``; computed on the CPU
+    wherever ``x`` lies.
+    """
     if (empty := _nothing(x, weight, stride, padding, torch.int32)) is not None:
         return empty
     from autocompress_adder.kernels import cpu

@@ -1,9 +1,11 @@
 """Kernels on the threads that torch has, as many as torch uses.
 
-torch's threads wait for its next operator awake, for milliseconds: threads beside them would have to share the
-processor. Where torch's OpenMP can be reached, a kernel is therefore one more parallel region of it; elsewhere, and in
-a forked process, which that OpenMP does not survive, it runs on threads of our own. numba's threading layers are not
-used: the one that is always there must not be entered by two threads at once. Callers may be threads themselves.
+torch's threads wait for its next operator awake, for milliseconds: threads beside them would have
+to share the processor. Where torch's OpenMP can be reached, a kernel is therefore one more parallel
+region of it; elsewhere, and in a forked process, which that OpenMP does not survive, it runs on
+threads of our own. numba's threading layers are not
+used: the one that is always there must not be entered by two threads at once. Callers may be
+threads themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _pools: list[ThreadPoolExecutor] = []
 
 
 def spread(kernel: Callable[[int, int], None], count: int, grain: int = 1, least: int = 1) -> None:
-    """Calls ``kernel(begin, end)`` until ``range(count)`` is done, on ``torch.get_num_threads()`` threads.
+    """Calls ``kernel(begin, end)`` until ``range(count)`` is done, on ``torch.get_num_threads()``
+    threads.
 
     Args:
         kernel: compiled with ``nogil``; calls write to different places.
@@ -80,7 +83,8 @@ def _on_our_own(work: Callable[[], None], threads: int) -> None:
 
 @functools.cache
 def _openmp() -> Any:
-    """``GOMP_parallel(body, data, threads, flags)`` of the OpenMP that torch is linked with; None where it has none.
+    """``GOMP_parallel(body, data, threads, flags)`` of the OpenMP that torch is linked with; None
+    where it has none.
 
     It is GNU's entry to a parallel region, which LLVM's and Intel's OpenMP on Linux also have.
     """

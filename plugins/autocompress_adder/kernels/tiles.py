@@ -1,8 +1,9 @@
-"""The inner loop of both forward kernels: a few patches against a few filters, all sums in registers.
+"""The inner loop of both forward kernels: a few patches against a few filters, all sums in
+registers.
 
-A tile reads patches where they lie in the padded images: ``runs`` runs of ``length`` numbers, ``line`` apart. Each step
-of its loop loads one vector of each patch and filter, and uses each of these for as many distances as there are filters
-or patches.
+A tile reads patches where they lie in the padded images: ``runs`` runs of ``length`` numbers,
+``line`` apart. Each step of its loop loads one vector of each patch and filter, and uses each of
+these for as many distances as there are filters or patches.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from numba.extending import intrinsic
 from autocompress_adder.kernels.vectors import INDEX, accumulators, everywhere, index, item_pointer, pick, totals
 
 BLOCK = 64
-"""Patches of one block: small enough that their part of the images stays in the cache while all filters pass."""
+"""Patches of one block: small enough that their part of the images stays in the cache while all
+filters pass.
+"""
 
 
 class Tile(NamedTuple):
@@ -29,10 +32,12 @@ class Tile(NamedTuple):
         rows, filters: of the tile.
         taps: the vector that is loaded.
         sums: the vector of partial sums of one pair.
-        apart: emits the distances of two vectors of taps, as ``sums``. Its last argument is a vector of exponents.
+        apart: emits the distances of two vectors of taps, as ``sums``. Its last argument is a
+            vector of exponents.
         gather: emits the addition of distances to what is there.
         add: emits the addition of what ``finish`` gives.
-        finish: emits, from every pair's sums, row by row, vectors of which :func:`vectors.totals` makes results.
+        finish: emits, from every pair's sums, row by row, vectors of which :func:`vectors.totals`
+            makes results.
         result: one result; a vector of totals holds one for every pair of the tile.
     """
 
@@ -48,9 +53,11 @@ class Tile(NamedTuple):
 
 
 def compiled(tile: Tile | None, taps: Any, results: Any) -> Any:
-    """A tile as a function for numba's functions to call; on a processor that lacks it (None) it does nothing.
+    """A tile as a function for numba's functions to call; on a processor that lacks it (None) it
+    does nothing.
 
-    It writes ``out[to + i, which + j]`` for the patches that begin at ``begins[row + i]`` and filters ``which + j``.
+    It writes ``out[to + i, which + j]`` for the patches that begin at ``begins[row + i]`` and
+    filters ``which + j``.
 
     Args:
         tile: of what.
@@ -107,7 +114,8 @@ def _tile(builder: ir.IRBuilder, tile: Tile, arrays: Any, values: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def locate(shape: Any, first: int, end: int, lines: int, line: int, begins: Any) -> None:
-    """Where patches from ``first`` on begin in flat padded images; from ``end`` on the last one is repeated.
+    """Where patches from ``first`` on begin in flat padded images; from ``end`` on the last one is
+    repeated.
 
     Args:
         shape: a :class:`layout.Geometry`.

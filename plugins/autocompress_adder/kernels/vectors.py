@@ -1,7 +1,8 @@
-"""Words for code that numba emits itself: the few LLVM instructions that the kernels' inner loops consist of.
+"""Words for code that numba emits itself: the few LLVM instructions that the kernels' inner loops
+consist of.
 
-numba leaves vectors to LLVM, which neither keeps a tile of sums in registers nor finds ``vpsadbw``. The tiles are
-therefore written as LLVM instructions on vectors; all else is plain numba.
+numba leaves vectors to LLVM, which neither keeps a tile of sums in registers nor finds ``vpsadbw``.
+The tiles are therefore written as LLVM instructions on vectors; all else is plain numba.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def totals(
 ) -> ir.Value:
     """The sum of each vector's lanes, in order, as one vector. There are as many vectors as lanes.
 
-    Neighbouring lanes are added pair by pair, two vectors at a time: some 2 shuffles for each vector rather than one
-    for each halving of each vector.
+    Neighbouring lanes are added pair by pair, two vectors at a time: some 2 shuffles for each
+    vector rather than one for each halving of each vector.
     """
     left = list(vectors)
     lanes = left[0].type.count
