@@ -68,8 +68,7 @@ class InvalidRecipe(Exception):
 
 
 class TrialFailed(Exception):
-    """A trial that broke (NaN, time-out, export that disagrees); its message is the row's reason.
-    """
+    """A trial failed (NaN, time-out, a wrong export). The message is the row's reason."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

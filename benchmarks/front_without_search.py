@@ -207,8 +207,7 @@ class Front:
 def order(
     model: nn.Module, coupling: Coupling, moments: Mapping[str, Moments], norms: Mapping[str, str | None]
 ) -> list[int]:
-    """The channels of a coupling, the least needed first, by what a refit of their readers leaves.
-    """
+    """The channels of a coupling, least needed first, by the error after a refit."""
     consumers, scales = {}, {}
     for name, index in coupling.consumers.items():
         if name not in moments:

@@ -86,8 +86,7 @@ def rival(folder: Path, rivals: Path, model: str) -> float:
 
 
 def searched(folder: Path, seconds: float, space: str, seed: int) -> dict[str, float]:
-    """Runs a search for ``seconds`` and keeps each trial's file; returns when each trial was there.
-    """
+    """Runs a search for ``seconds``, keeps each trial's file, and returns when it was there."""
     name, kept = f"search-{seed}", folder / f"kept-{seed}"
     kept.mkdir()
     job = json.loads((folder / "job.yaml").read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import torch
 
 if TYPE_CHECKING:
-    from autocompress.compression.workbench import Workbench
+    from autocompress.compression.openedjob import OpenedJob
 
 TESTS = Path(__file__).parent
 CLUSTER_PROCESSORS = 2
@@ -64,18 +64,18 @@ def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(scope="session")
-def bench(cache: Path) -> Workbench:
+def opened(cache: Path) -> OpenedJob:
     """resnet10t on digits, trained for four epochs.
 
     Treat it as read-only: all tests of the process share it.
     """
-    from autocompress.compression.workbench import Workbench
+    from autocompress.compression.openedjob import OpenedJob
     from autocompress.job import load_job
     from autocompress.store import Store
 
     job = load_job(model="resnet10t", data="digits", baseline={"epochs": 4}, budget={"epochs": 1}, name="shared")
-    with Store(cache / "tests").making("bench"):  # the first process trains the baseline, the others load it
-        return Workbench.open(job)
+    with Store(cache / "tests").making("opened"):  # the first process trains the baseline, the others load it
+        return OpenedJob.open(job)
 
 
 @pytest.fixture(scope="session")

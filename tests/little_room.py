@@ -26,8 +26,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of ``kilobytes`` at ``folder``; the test is skipped where none can be mounted.
-    """
+    """A file system of ``kilobytes`` at ``folder``; skips the test where none can be mounted."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)]
     try:

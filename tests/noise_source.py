@@ -17,7 +17,7 @@ import autocompress.builtin
 import autocompress_ghost
 import autocompress_quantize
 from autocompress import data, models
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import (
     Context,
     DataSource,
@@ -34,7 +34,7 @@ from autocompress.contract import (
 )
 from autocompress.data import TensorSplit
 from autocompress.job import DataConfig, Job, load_job
-from autocompress.searching.bench import Bench
+from autocompress.searching.searchable import SearchableJob
 from autocompress.synthesis import data_info
 from autocompress.training import TrainSettings, train
 
@@ -79,15 +79,15 @@ class Peeks(Transform):
     """Looks for test images wherever a method can reach."""
 
     name, version, reference, stage = "peeks", "1", "none", Stage.PRUNE
-    bench: Any = None
-    look: Callable[[Any], Any] = staticmethod(lambda bench: next(iter(bench.splits.test.loader(8))))
+    opened: Any = None
+    look: Callable[[Any], Any] = staticmethod(lambda opened: next(iter(opened.splits.test.loader(8))))
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         return {"on": 1} if space.categorical("on", ["none", "yes"], default="none") == "yes" else {}
 
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
         if not context.dry_run:
-            type(self).look(type(self).bench)
+            type(self).look(type(self).opened)
         return model, {}
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
@@ -124,8 +124,7 @@ def withdraw() -> None:
 
 
 def note(text: str) -> None:
-    """A line in the file that NOISE_CALLS names: what was asked of the sources, in all processes.
-    """
+    """Appends a call of a source to the file that NOISE_CALLS names, from any process."""
     if (path := os.environ.get("NOISE_CALLS")) is not None:
         with Path(path).open("a") as file:
             file.write(text + "\n")
@@ -138,8 +137,7 @@ def notes() -> list[str]:
 
 
 def make_teacher(file: Path) -> Path:
-    """A test_resnet that was trained a little on digits; what a user would bring as a checkpoint.
-    """
+    """A test_resnet trained a little on digits, as a user's checkpoint."""
     job = load_job(model="test_resnet", data="digits", name="teacher")
     splits = data.load(DataConfig(train="digits"), **models.preprocessing(job))
     model = models.create(job, splits.info)
@@ -165,8 +163,8 @@ def free_job(teacher: Path, results: Path, test: str | None = "digits", **settin
     return load_job(settings=given | settings)
 
 
-def open_free(job: Job, progress: Callable[[float, str], None] | None = None) -> Bench:
+def open_free(job: Job, progress: Callable[[float, str], None] | None = None) -> SearchableJob:
     """The opener of searches with these sources, in every process."""
-    bench = Workbench.open(job, progress, plugins())
-    Peeks.bench = bench
-    return bench
+    opened = OpenedJob.open(job, progress, plugins())
+    Peeks.opened = opened
+    return opened

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Replay
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Value
 from autocompress.devices.lock import MachineLock
 from autocompress.job import Job, load_job
 from autocompress.results import SearchResult
 from autocompress.searching import run
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
 from autocompress_adder.integers import HardenedAdder2d
 from autocompress_adder.layer import AdderConv2d
@@ -63,9 +63,9 @@ def test_training_in_integers(cache: Path, tmp_path: Path, float_adders: bool) -
     """
     del cache
     job = energy_job(tmp_path, name=f"qat{float_adders}")
-    bench = Workbench.open(job)
-    meter = Meter.of(job, bench.device)
-    names = list(bench.parameters())
+    opened = OpenedJob.open(job)
+    measurer = Measurer.of(job, opened.device)
+    names = list(opened.parameters())
     groups = [name.removeprefix("adder.operator.") for name in names if name.startswith("adder.operator.")]
     adders = groups[-1:] if float_adders else groups
     values: dict[str, Value] = {f"adder.operator.{group}": "adder" if group in adders else "none" for group in groups}
@@ -76,13 +76,13 @@ def test_training_in_integers(cache: Path, tmp_path: Path, float_adders: bool) -
         elif name.startswith("bits.activation."):
             values[name] = 4
     values |= {"adder.schedule": "l2-to-l1", "recover.epochs": 1, "qat.epochs": 1, "quantize.calibration_images": 64}
-    baseline = baseline_row(bench, meter)
-    row = Trial(bench, meter, MachineLock(tmp_path / "locks"), 0, job.folder, baseline).run(values)
+    baseline = baseline_row(opened, measurer)
+    row = Trial(opened, measurer, MachineLock(tmp_path / "locks"), 0, job.folder, baseline).run(values)
     assert row["status"] == "complete", row["reason"]
     assert row["file_agreement"] >= 0.9
     assert row["accuracy"] > 30, "chance is 10"
     assert row["energy_uj"] < baseline["energy_uj"]
-    model = bench.candidate(bench.compose(Replay(values))).model
+    model = opened.candidate(opened.compose(Replay(values))).model
     layers = [layer for layer in model.modules() if isinstance(layer, AdderConv2d)]
     assert layers
     assert {isinstance(layer, HardenedAdder2d) for layer in layers} == {not float_adders}

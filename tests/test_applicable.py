@@ -12,11 +12,11 @@ import pytest
 import timm
 from torch import nn
 
-from autocompress.compression import workbench
+from autocompress.compression import openedjob
 from autocompress.compression.applicable import applicable
 from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Replay
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, DataSource, Params, Plan, Space, Stage, Transform, manager
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.job import Job, Limits, load_job
@@ -86,8 +86,7 @@ def test_a_method_whose_code_raises_is_refused_with_its_reason(model: nn.Module)
 
 
 class Returns(Quiet):
-    """Its space returns what it was told to, at once or only for another choice than the default.
-    """
+    """Its space returns a given value, always or only for a choice other than the default."""
 
     name = "returns"
 
@@ -139,12 +138,12 @@ def test_without_images_nothing_is_calibrated(model: nn.Module) -> None:
     assert "images to calibrate on" in refused["quantize"][0]
 
 
-def test_a_method_that_cannot_prepare_is_refused(bench: Workbench, tmp_path: Path) -> None:
-    pipeline = copy.copy(bench.pipeline)
+def test_a_method_that_cannot_prepare_is_refused(opened: OpenedJob, tmp_path: Path) -> None:
+    pipeline = copy.copy(opened.pipeline)
     pipeline.store = Store(tmp_path)
-    pipeline.methods = [*bench.methods, CannotPrepare()]
+    pipeline.methods = [*opened.methods, CannotPrepare()]
     assert pipeline.prepare() == {"unprepared": "it could not prepare: ValueError: no scores"}
-    assert [method.name for method in pipeline.methods] == [method.name for method in bench.methods]
+    assert [method.name for method in pipeline.methods] == [method.name for method in opened.methods]
 
 
 def test_methods_that_clash_by_default_leave_the_space_whole(model: nn.Module) -> None:
@@ -161,13 +160,13 @@ def test_a_wrong_key_is_told_before_anything_trains(monkeypatch: pytest.MonkeyPa
     def trained(*_: Any, **__: Any) -> nn.Module:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(workbench, "train_baseline", trained)
+    monkeypatch.setattr(openedjob, "train_baseline", trained)
     with pytest.raises(UserError, match=r"ghost\.ratoi.*matches no parameter.*did you mean"):
-        Workbench.open(job(space={"ghost": {"ratoi": 2}}))
+        OpenedJob.open(job(space={"ghost": {"ratoi": 2}}))
 
 
-def test_without_training_images_nothing_is_recovered(bench: Workbench) -> None:
-    space = JobSpace(bench.model, bench.methods, Limits(), "stage", 0)
+def test_without_training_images_nothing_is_recovered(opened: OpenedJob) -> None:
+    space = JobSpace(opened.model, opened.methods, Limits(), "stage", 0)
     values = space.policy({"ghost": "default", "recover": "default"})
     assert values is not None
     assert values["recover.epochs"] == 0

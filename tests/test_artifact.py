@@ -10,22 +10,22 @@ import pytest
 import torch
 
 import autocompress
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Policy
-from autocompress.compression.workbench import Workbench
 from autocompress.errors import UserError
 
 
 @pytest.fixture(scope="module", params=["float", "ghost", "joint"])
-def artifact(request: pytest.FixtureRequest, bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+def artifact(request: pytest.FixtureRequest, opened: OpenedJob, tmp_path_factory: pytest.TempPathFactory) -> tuple:
     rules = {
         "float": {},
         "ghost": {"ghost": "default", "recover": "default"},
         "joint": {"ghost": "default", "recover": "default", "bits": "default"},
     }[request.param]
     folder = tmp_path_factory.mktemp("artifact")
-    candidate = bench.candidate(bench.compose(Policy(rules)))
-    deployable = bench.export(candidate, folder / "scratch.onnx")
-    bench.save_artifact(candidate, deployable, folder / "7", {"accuracy": 1.0})
+    candidate = opened.candidate(opened.compose(Policy(rules)))
+    deployable = opened.export(candidate, folder / "scratch.onnx")
+    opened.save_artifact(candidate, deployable, folder / "7", {"accuracy": 1.0})
     return candidate, folder / "7"
 
 

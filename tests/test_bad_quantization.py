@@ -13,8 +13,8 @@ from torch import nn
 
 from autocompress.compression import precision
 from autocompress.compression.applicable import applicable
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Policy, Recipe
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, Manager, Space, TransferSet
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.devices.lock import MachineLock
@@ -22,7 +22,7 @@ from autocompress.errors import InvalidRecipe, TrialFailed, UserError
 from autocompress.job import DataConfig, Job
 from autocompress.quantization import LayerBits
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
 from autocompress_quantize import Quantize
 
@@ -101,13 +101,13 @@ def test_a_model_without_layers_is_refused_by_name() -> None:
 
 
 class Wrong:
-    """A real bench whose files hold another network than its candidates."""
+    """A real job whose files hold another network than its candidates."""
 
-    def __init__(self, bench: Workbench) -> None:
-        self.bench = bench
+    def __init__(self, opened: OpenedJob) -> None:
+        self.opened = opened
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.bench, name)
+        return getattr(self.opened, name)
 
     def export(self, candidate: Any, file: Path) -> Any:
         class Rotated(nn.Module):
@@ -118,12 +118,12 @@ class Wrong:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return self.inner(x).roll(1, 1)
 
-        return self.bench.export(replace(candidate, model=Rotated().eval()), file)
+        return self.opened.export(replace(candidate, model=Rotated().eval()), file)
 
 
-def test_a_file_that_differs_from_torch_is_a_failed_row(tmp_path: Path, bench: Workbench) -> None:
-    meter = Meter.of(bench.job, bench.device)
-    trial = Trial(Wrong(bench), meter, MachineLock(tmp_path / "locks"), 0, tmp_path, baseline_row(bench, meter))
-    row = trial.run(dict(bench.starting_points())["uncompressed"])
+def test_a_file_that_differs_from_torch_is_a_failed_row(tmp_path: Path, opened: OpenedJob) -> None:
+    measurer = Measurer.of(opened.job, opened.device)
+    trial = Trial(Wrong(opened), measurer, MachineLock(tmp_path / "locks"), 0, tmp_path, baseline_row(opened, measurer))
+    row = trial.run(dict(opened.starting_points())["uncompressed"])
     assert row["status"] == "failed"
     assert row["reason"].startswith("agreement: file and torch model give the same label to")

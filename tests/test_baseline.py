@@ -15,7 +15,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression.baseline import measure_baseline
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job
@@ -215,6 +215,6 @@ def test_the_gates_of_a_candidate(small: Splits, tmp_path: Path, kind: type[nn.M
 
 
 def test_a_baseline_at_chance_is_told(tmp_path: Path) -> None:
-    bench = Workbench.open(job(checkpoint=checkpoint(tmp_path), methods=["quantize"]))
-    (note,) = bench.splits.notes
+    opened = OpenedJob.open(job(checkpoint=checkpoint(tmp_path), methods=["quantize"]))
+    (note,) = opened.splits.notes
     assert note.startswith("the baseline is at chance: it labels ")

@@ -180,8 +180,7 @@ def test_the_hardened_network_computes_what_the_trained_one_does(bits: int) -> N
 
 
 def test_a_trainable_network_is_the_folded_one_before_it_trains() -> None:
-    """Same places, same names, same outputs in eval mode; the hardened files have the same state.
-    """
+    """Same places, names and outputs in eval mode; the hardened files have the same state."""
     plain = model()
     config = {name: LayerBits("q", 4) for name in ("0", "5")}
     images = torch.randn(16, *SIZE)

@@ -9,8 +9,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import models
 from autocompress.compression.batches import check_batches
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.outline import outline
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import manager
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import UserError
@@ -59,7 +59,7 @@ def test_batches_that_no_memory_holds_are_refused_before_the_baseline_trains(bat
     handle = register_optimizer_step_post_hook(lambda *_: steps.append(1))
     try:
         with pytest.raises(UserError, match=f"not enough memory for batches of {batch}: one layer .* GB are free"):
-            Workbench.open(load_job(model="test_resnet", data="digits", methods=["quantize"], device={"batch": batch}))
+            OpenedJob.open(load_job(model="test_resnet", data="digits", methods=["quantize"], device={"batch": batch}))
     finally:
         handle.remove()
     assert not steps

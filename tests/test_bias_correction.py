@@ -9,7 +9,7 @@ import torch
 from test_bn_folding import randomize
 from torch import nn
 
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.errors import TrialFailed
 from autocompress.graph import facts
 from autocompress.quantization import (
@@ -103,8 +103,7 @@ def test_the_mean_of_every_channel_is_that_of_the_float_network(bits: int, train
 
 
 def test_later_layers_are_corrected_behind_corrected_ones() -> None:
-    """Corrected each by itself, the later layers would count the errors of the earlier ones twice.
-    """
+    """Corrected independently, later layers would count the errors of earlier ones twice."""
     model, batches = randomize(Net()), images()
     network = quantized(model, batches, 2)
     wanted = channel_means(network, batches, enabled=False)
@@ -167,11 +166,10 @@ def test_bad_images_are_named() -> None:
         correct_bias(network, [torch.full((2, *SIZE), math.nan)])
 
 
-def test_at_few_bits_a_trained_network_gains(bench: Workbench) -> None:
-    """4-bit weights, 8-bit activations, one scale a layer: most of what rounding lost comes back.
-    """
-    model = bench.model
-    calibration = [batch for batch, _ in bench.splits.train.subset(128, 0).loader(64)]
+def test_at_few_bits_a_trained_network_gains(opened: OpenedJob) -> None:
+    """4-bit weights, 8-bit activations, one scale a layer: most of the loss is undone."""
+    model = opened.model
+    calibration = [batch for batch, _ in opened.splits.train.subset(128, 0).loader(64)]
     size = (1, 32, 32)
     config = {name: LayerBits("quantize", 4, 8, group="all") for name in facts(model, size).layers}
     accuracy = {}
@@ -182,6 +180,6 @@ def test_at_few_bits_a_trained_network_gains(bench: Workbench) -> None:
         calibrate(network, calibration)
         if corrected:
             correct_bias(network, calibration)
-        accuracy[corrected] = evaluate(network, bench.splits.val)[0]
+        accuracy[corrected] = evaluate(network, opened.splits.val)[0]
     # Baselines differ by processor; from 8 to more than 10 points came back.
     assert accuracy[True] > accuracy[False] + 5

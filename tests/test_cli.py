@@ -32,8 +32,7 @@ def autocompress(*arguments: str | Path, cwd: Path | None = None) -> subprocess.
 
 
 def refused(*arguments: str | Path, cwd: Path | None = None) -> str:
-    """The one line on stderr of a command that must be refused with exit code 2 and no traceback.
-    """
+    """The one line on stderr of a command that must exit with code 2 and no traceback."""
     done = autocompress(*arguments, cwd=cwd)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
+from toy_search import OpenedToy, offer_toy_device, open_toy, toy_job
 
 from autocompress import data, results
 from autocompress.contract import manager
@@ -21,7 +21,7 @@ from autocompress.report import write_report
 from autocompress.results import Row
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
 
 WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
@@ -34,15 +34,16 @@ def close(folder: Path, recipes: list[dict[str, Any]], **job: Any) -> tuple[resu
     """Runs ``recipes`` one after another, closes, and reads the run."""
     offer_toy_device()
     chosen = toy_job(folder, space={"toy": {"fault": ["none", "raise"]}}, **job)
-    bench: ToyBench = open_toy(chosen)
-    meter = Meter.of(chosen, bench.device)
-    baseline, lock = baseline_row(bench, meter), MachineLock(folder / "locks")
+    opened: OpenedToy = open_toy(chosen)
+    measurer = Measurer.of(chosen, opened.device)
+    baseline, lock = baseline_row(opened, measurer), MachineLock(folder / "locks")
     rows = [
-        Trial(bench, meter, lock, number, chosen.folder, baseline).run(recipe) for number, recipe in enumerate(recipes)
+        Trial(opened, measurer, lock, number, chosen.folder, baseline).run(recipe)
+        for number, recipe in enumerate(recipes)
     ]
     (chosen.folder / "job.yaml").write_text(chosen.to_yaml())
     save_trials(chosen.folder, rows)
-    Closing(bench, meter, chosen.folder, baseline).close(rows, 1.5, "all trials are spent", manager())
+    Closing(opened, measurer, chosen.folder, baseline).close(rows, 1.5, "all trials are spent", manager())
     return results.read(chosen.folder), rows
 
 
@@ -96,13 +97,13 @@ def test_a_front_over_any_objectives(tmp_path: Path, objectives: tuple[str, ...]
 def test_the_table_shows_what_was_measured_last(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(tmp_path)
-    bench = open_toy(job)
-    meter = Meter.of(job, bench.device)
-    baseline = baseline_row(bench, meter)
-    row = Trial(bench, meter, MachineLock(tmp_path / "locks"), 0, job.folder, baseline).run(EIGHT_BIT)
+    opened = open_toy(job)
+    measurer = Measurer.of(job, opened.device)
+    baseline = baseline_row(opened, measurer)
+    row = Trial(opened, measurer, MachineLock(tmp_path / "locks"), 0, job.folder, baseline).run(EIGHT_BIT)
     measured, lucky = row["latency_ratio"], {**row, "latency_ratio": 0.01}
     (job.folder / "job.yaml").write_text(job.to_yaml())
-    Closing(bench, meter, job.folder, baseline).close([lucky], 1.5, "all trials are spent", manager())
+    Closing(opened, measurer, job.folder, baseline).close([lucky], 1.5, "all trials are spent", manager())
     found = results.read(job.folder)
     assert list(found.models["latency_ratio"]) == [measured]
     assert list(found.trials["latency_ratio"]) == [measured]
@@ -111,12 +112,12 @@ def test_the_table_shows_what_was_measured_last(tmp_path: Path) -> None:
 def test_the_summary_and_the_page_say_where_images_come_from(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(tmp_path)
-    bench = open_toy(job)
-    bench.splits = replace(data.load(DataConfig(train="digits")), notes=("'test' is half of something",))
-    meter = Meter.of(job, bench.device)
+    opened = open_toy(job)
+    opened.splits = replace(data.load(DataConfig(train="digits")), notes=("'test' is half of something",))
+    measurer = Measurer.of(job, opened.device)
     (job.folder / "job.yaml").parent.mkdir(parents=True, exist_ok=True)
     (job.folder / "job.yaml").write_text(job.to_yaml())
-    closing = Closing(bench, meter, job.folder, baseline_row(bench, meter))
+    closing = Closing(opened, measurer, job.folder, baseline_row(opened, measurer))
     assert closing.close([], 1.5, "the time is up", manager())["notes"] == ["'test' is half of something"]
     save_trials(job.folder, [])
     assert "'test' is half of something." in html.unescape(write_report(job.folder).read_text())

@@ -280,8 +280,7 @@ def test_a_broken_transform_is_told_its_rule(broken: type[Transform], model: nn.
 
 
 class Fixed(FakeQuantizer):
-    """A grid with a fixed step; ``rounds`` False leaves values off the grid that ``harden`` writes.
-    """
+    """A grid with a fixed step; without ``rounds``, values lie off the grid of ``harden``."""
 
     rounds = True
     dtype = torch.int8

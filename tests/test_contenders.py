@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_bench import toy_job
+from toy_search import toy_job
 
 from autocompress.job import Job
 from autocompress.objectives.fronts import MOST_CONTENDERS, Contenders, front_rows

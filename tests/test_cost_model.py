@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress import results
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Policy, Replay
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Manager, OperatorCount, manager
 from autocompress.devices import measure
 from autocompress.devices.cost_model import CostModel
@@ -23,7 +23,7 @@ from autocompress.errors import TrialFailed, UserError
 from autocompress.job import DeviceConfig, load_job, validate
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
 
 PROFILES = built_in_profiles()
@@ -258,9 +258,9 @@ def test_a_job_that_asks_too_much_of_a_cost_model(setting: dict[str, Any], messa
     assert message in str(caught.value)
 
 
-def at_bits(bench: Workbench, weights: int, activations: int) -> dict[str, Any]:
+def at_bits(opened: OpenedJob, weights: int, activations: int) -> dict[str, Any]:
     """The 8-bit recipe's values with other widths."""
-    values = dict(dict(bench.starting_points())["8-bit alone"])
+    values = dict(dict(opened.starting_points())["8-bit alone"])
     for name in values:
         if name.startswith("bits.weight."):
             values[name] = f"quantize:{weights}"
@@ -269,29 +269,28 @@ def at_bits(bench: Workbench, weights: int, activations: int) -> dict[str, Any]:
     return values
 
 
-def run_recipes(bench: Workbench, folder: Path, recipes: list[dict[str, Any]], **settings: Any) -> Any:
-    """Runs ``recipes`` as a search does, with other devices in the job; closes, and reads the run.
-    """
+def run_recipes(opened: OpenedJob, folder: Path, recipes: list[dict[str, Any]], **settings: Any) -> Any:
+    """Runs ``recipes`` as a search does, with other devices; closes, and reads the run."""
     settings = {"name": "modelled", "results": folder} | settings
     job = load_job(model="resnet10t", data="digits", baseline={"epochs": 4}, budget={"epochs": 1}, **settings)
     validate(job, manager())
-    chosen = dataclasses.replace(bench, job=job, device=manager().device(job.device.name))
-    meter = Meter.of(job, chosen.device)
-    baseline, lock = baseline_row(chosen, meter), MachineLock(folder / "locks")
+    chosen = dataclasses.replace(opened, job=job, device=manager().device(job.device.name))
+    measurer = Measurer.of(job, chosen.device)
+    baseline, lock = baseline_row(chosen, measurer), MachineLock(folder / "locks")
     job.folder.mkdir(parents=True)
-    rows = [Trial(chosen, meter, lock, i, job.folder, baseline).run(values) for i, values in enumerate(recipes)]
+    rows = [Trial(chosen, measurer, lock, i, job.folder, baseline).run(values) for i, values in enumerate(recipes)]
     assert [row["reason"] for row in rows] == [""] * len(rows)
     (job.folder / "job.yaml").write_text(job.to_yaml())
     save_trials(job.folder, rows)
-    Closing(chosen, meter, job.folder, baseline).close(rows, 1.0, "all trials are spent", manager())
+    Closing(chosen, measurer, job.folder, baseline).close(rows, 1.0, "all trials are spent", manager())
     return results.read(job.folder)
 
 
 @pytest.mark.slow
-def test_low_bits_gain_latency_and_energy_on_an_accelerator(bench: Workbench, tmp_path: Path) -> None:
-    recipes = [at_bits(bench, weights, activations) for weights, activations in ((8, 8), (4, 8), (2, 8))]
+def test_low_bits_gain_latency_and_energy_on_an_accelerator(opened: OpenedJob, tmp_path: Path) -> None:
+    recipes = [at_bits(opened, weights, activations) for weights, activations in ((8, 8), (4, 8), (2, 8))]
     wish = {"device": "cost-model:bit-fusion", "objectives": ["accuracy", "latency", "energy"]}
-    found = run_recipes(bench, tmp_path, recipes, **wish)
+    found = run_recipes(opened, tmp_path, recipes, **wish)
     rows = found.trials.set_index("trial")
     ratios = rows["latency_ratio"]
     assert 0.9 < ratios[0] <= 1, "8 bits, and a float network counts as 8 bits there"
@@ -306,9 +305,9 @@ def test_low_bits_gain_latency_and_energy_on_an_accelerator(bench: Workbench, tm
 
 
 @pytest.mark.slow
-def test_latency_from_the_runtime_and_energy_from_a_profile(bench: Workbench, tmp_path: Path) -> None:
+def test_latency_from_the_runtime_and_energy_from_a_profile(opened: OpenedJob, tmp_path: Path) -> None:
     wish = {"cost_model": "45nm", "objectives": ["accuracy", "energy"], "constraints": {"energy": "0.5x"}}
-    found = run_recipes(bench, tmp_path, [at_bits(bench, 8, 8)], **wish)
+    found = run_recipes(opened, tmp_path, [at_bits(opened, 8, 8)], **wish)
     row, baseline = found.models.iloc[0], found.front.iloc[0]
     # Of every multiply-add 0.30 pJ instead of 4.6, of the baseline's count of them.
     assert baseline["energy_uj"] == pytest.approx(1e6 * baseline["macs"] * 4.6e-12)
@@ -318,24 +317,24 @@ def test_latency_from_the_runtime_and_energy_from_a_profile(bench: Workbench, tm
     assert row["latency_ratio_low"] < row["latency_ratio_high"], "measured, on the runtime"
 
 
-def test_hardened_layers_carry_the_widths_that_the_recipe_chose(bench: Workbench) -> None:
-    candidate = bench.candidate(bench.compose(Policy({})), dry_run=True)
+def test_hardened_layers_carry_the_widths_that_the_recipe_chose(opened: OpenedJob) -> None:
+    candidate = opened.candidate(opened.compose(Policy({})), dry_run=True)
     assert {(c.weight_bits, c.activation_bits) for c in candidate.operators} == {(32, 32)}
-    counts = bench.candidate(bench.compose(Replay(at_bits(bench, 2, 4))), dry_run=True).operators
-    assert sum(c.operations for c in counts) == bench.baseline.macs
+    counts = opened.candidate(opened.compose(Replay(at_bits(opened, 2, 4))), dry_run=True).operators
+    assert sum(c.operations for c in counts) == opened.baseline.macs
     inner = [c for c in counts if ".conv" in c.layer and c.layer != counts[0].layer]
     assert inner
     assert {c.weight_bits for c in inner} == {2}
     assert {c.activation_bits for c in inner} == {4}
 
 
-def test_a_cost_model_scores_no_file(bench: Workbench) -> None:
+def test_a_cost_model_scores_no_file(opened: OpenedJob) -> None:
     """Accuracy comes from the scorer, and does not change with the device."""
-    job = bench.job.model_copy(update={"device": DeviceConfig(name="cost-model:bitops")})
-    modelled = dataclasses.replace(bench, job=job, device=model("bitops"))
-    accuracy, correct = modelled.accuracy(bench.baseline.deployable, "val")
-    assert accuracy == bench.baseline.accuracy
-    assert (correct == bench.baseline.correct).all()
+    job = opened.job.model_copy(update={"device": DeviceConfig(name="cost-model:bitops")})
+    modelled = dataclasses.replace(opened, job=job, device=model("bitops"))
+    accuracy, correct = modelled.accuracy(opened.baseline.deployable, "val")
+    assert accuracy == opened.baseline.accuracy
+    assert (correct == opened.baseline.correct).all()
 
 
 def test_every_profile_is_offered_once() -> None:

@@ -14,14 +14,14 @@ import pytest
 import torch
 from noise_source import Peeks, free_job, open_free
 
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Deployable
-from autocompress.data import DataInfo, Sealed, SealedError, Split, TensorSplit, let_go, opened
+from autocompress.data import DataInfo, Sealed, SealedError, Split, TensorSplit, let_go, unsealed
 from autocompress.devices.lock import MachineLock
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
-from autocompress.searching.trainable import Desk, Settings
+from autocompress.searching.trainable import Settings, WorkerState
 
 INFO = DataInfo(2, 1, (4, 4), (0.5,), (0.5,), ("a", "b"))
 
@@ -62,7 +62,7 @@ def test_what_it_is_may_be_known() -> None:
 
 def test_only_the_object_that_is_opened_is_open_and_only_meanwhile() -> None:
     split, other = sealed(), sealed()
-    with opened(split) as inside:
+    with unsealed(split) as inside:
         assert inside.labels().tolist() == [0, 1] * 3
         assert len(next(iter(split.loader(4)))[0]) == 4
         with pytest.raises(SealedError):
@@ -76,7 +76,7 @@ def test_only_the_object_that_is_opened_is_open_and_only_meanwhile() -> None:
 
 def test_it_is_closed_again_after_an_error() -> None:
     split = sealed()
-    with pytest.raises(KeyError), opened(split):
+    with pytest.raises(KeyError), unsealed(split):
         raise KeyError
     with pytest.raises(SealedError):
         split.labels()
@@ -85,7 +85,7 @@ def test_it_is_closed_again_after_an_error() -> None:
 def test_what_was_let_go_cannot_be_opened() -> None:
     split = sealed()
     let_go(split)
-    with pytest.raises(SealedError), opened(split):
+    with pytest.raises(SealedError), unsealed(split):
         split.labels()
     assert len(split) == 6
 
@@ -93,20 +93,20 @@ def test_what_was_let_go_cannot_be_opened() -> None:
 def test_a_split_that_is_not_sealed_is_given_as_it_is() -> None:
     split = TensorSplit.empty(INFO)
     let_go(split)
-    with opened(split) as inside:
+    with unsealed(split) as inside:
         assert inside is split
 
 
 # --- in a job -------------------------------------------------------------------------------------
 
 
-ATTEMPTS: dict[str, Callable[[Workbench], Any]] = {
-    "the split": lambda bench: next(iter(bench.splits.test.loader(8))),
-    "its labels": lambda bench: bench.splits.test.labels(),
-    "scoring": lambda bench: bench.accuracy(
-        Deployable(bench.baseline.deployable.file, bench.baseline.deployable.input_size), "test"
+ATTEMPTS: dict[str, Callable[[OpenedJob], Any]] = {
+    "the split": lambda opened: next(iter(opened.splits.test.loader(8))),
+    "its labels": lambda opened: opened.splits.test.labels(),
+    "scoring": lambda opened: opened.accuracy(
+        Deployable(opened.baseline.deployable.file, opened.baseline.deployable.input_size), "test"
     ),
-    "all splits": lambda bench: bench.splits.digest,
+    "all splits": lambda opened: opened.splits.digest,
 }
 
 
@@ -115,15 +115,17 @@ def test_a_trial_cannot_touch_the_test_images(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[Any], Any]
 ) -> None:
     monkeypatch.setattr(Peeks, "look", staticmethod(look))
-    bench = open_free(
+    opened = open_free(
         free_job(teacher, tmp_path, device="cost-model:bitops", model_args={"in_chans": 1, "img_size": 32})
     )
-    assert isinstance(bench, Workbench)
-    test = bench.splits.test
+    assert isinstance(opened, OpenedJob)
+    test = opened.splits.test
     assert isinstance(test, Sealed)
     assert test.refused == test.openings == 0, "opening the job read none of them"
-    meter = Meter.of(bench.job, bench.device)
-    trial = Trial(bench, meter, MachineLock(tmp_path / "locks"), 0, tmp_path / "free", baseline_row(bench, meter))
+    measurer = Measurer.of(opened.job, opened.device)
+    trial = Trial(
+        opened, measurer, MachineLock(tmp_path / "locks"), 0, tmp_path / "free", baseline_row(opened, measurer)
+    )
     row = trial.run({"peeks.on": "yes", "recover.epochs": 0, "bits.weight.model": "none"})
     assert row["status"] == "failed"
     assert "SealedError: the test images are sealed" in row["reason"]
@@ -134,9 +136,11 @@ def test_a_trial_cannot_touch_the_test_images(
 def test_a_worker_has_no_test_images_at_all(teacher: Path, tmp_path: Path) -> None:
     job = free_job(teacher, tmp_path, device="cost-model:bitops", model_args={"in_chans": 1, "img_size": 32})
     methods = {method.name: method.version for method in open_free(job).methods}
-    desk = Desk.of(Settings(job, tmp_path, baseline={}, threads=1, cwd=tmp_path, methods=methods, open_bench=open_free))
-    assert isinstance(desk.bench, Workbench)
-    test = desk.bench.splits.test
+    state = WorkerState.of(
+        Settings(job, tmp_path, baseline={}, threads=1, cwd=tmp_path, methods=methods, opener=open_free)
+    )
+    assert isinstance(state.opened, OpenedJob)
+    test = state.opened.splits.test
     assert len(test) == 360
-    with pytest.raises(SealedError), opened(test):
+    with pytest.raises(SealedError), unsealed(test):
         test.labels()

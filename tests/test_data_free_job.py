@@ -20,9 +20,9 @@ from autocompress import data, watchdog
 from autocompress.compression import recover
 from autocompress.compression.applicable import applicable
 from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Policy, Replay
 from autocompress.compression.sources import HELD_OUT, Sources
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, DataSource, Params, TransferSet, manager
 from autocompress.data import Sealed, TensorSplit
 from autocompress.errors import UserError
@@ -31,16 +31,16 @@ from autocompress.store import Store
 
 
 @pytest.fixture(scope="module")
-def free(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    bench = open_free(free_job(teacher, tmp_path_factory.mktemp("results")))
-    assert isinstance(bench, Workbench)
-    return bench
+def free(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenedJob:
+    opened = open_free(free_job(teacher, tmp_path_factory.mktemp("results")))
+    assert isinstance(opened, OpenedJob)
+    return opened
 
 
-def sources_of(bench: Workbench, folder: Path) -> Sources:
-    """The bench's sources with an empty store."""
-    assert bench.pipeline.sources is not None
-    old = bench.pipeline.sources
+def sources_of(opened: OpenedJob, folder: Path) -> Sources:
+    """The opened job's sources with an empty store."""
+    assert opened.pipeline.sources is not None
+    old = opened.pipeline.sources
     return Sources(old.teacher, old.teacher_key, old.methods, dict(old.defaults), Store(folder), 0, old.device)
 
 
@@ -81,7 +81,7 @@ def test_test_images_are_not_taken_for_anything_else() -> None:
 # --- the space ------------------------------------------------------------------------------------
 
 
-def test_a_recipe_names_its_source_first(free: Workbench) -> None:
+def test_a_recipe_names_its_source_first(free: OpenedJob) -> None:
     parameters = free.parameters()
     assert next(iter(parameters)) == "source"
     assert parameters["source"].choices == ("blobs", "specks")
@@ -94,7 +94,7 @@ def test_a_recipe_names_its_source_first(free: Workbench) -> None:
     assert free.compose(Policy({})).source == ("blobs", {"kind": "soft", "images": IMAGES})
 
 
-def test_images_do_not_decide_the_widths_of_a_pruner(free: Workbench) -> None:
+def test_images_do_not_decide_the_widths_of_a_pruner(free: OpenedJob) -> None:
     """Its order of channels hangs on them, how many go does not: recipes of all sources share one
     latency.
     """
@@ -108,7 +108,7 @@ def test_images_do_not_decide_the_widths_of_a_pruner(free: Workbench) -> None:
     assert not {"source", "blobs.kind", "prune.method", "scop.mixing"} & set(recipe.structural)
 
 
-def test_limits_choose_among_sources(free: Workbench) -> None:
+def test_limits_choose_among_sources(free: OpenedJob) -> None:
     space = JobSpace(free.model, free.methods, Limits({"source": ["specks"], "specks.kind": "hard"}), "model", 1)
     assert space.sources() == {"specks": {"kind": "hard", "images": IMAGES}}
     space = JobSpace(free.model, free.methods, Limits({"source": ["specks", "blobs"], "blobs.images": 8}), "model", 1)
@@ -118,13 +118,13 @@ def test_limits_choose_among_sources(free: Workbench) -> None:
         JobSpace(free.model, free.methods, Limits({"source": "dreams"}), "model", 1).sources()
 
 
-def test_a_job_with_data_passes_over_what_is_said_of_sources(free: Workbench) -> None:
+def test_a_job_with_data_passes_over_what_is_said_of_sources(free: OpenedJob) -> None:
     quantize = manager().method("quantize")
     space = JobSpace(free.model, [quantize], Limits({"source": "blobs", "blobs.kind": "hard"}), "model", 1)
     space.check_limits(plugins().methods())
 
 
-def test_sources_act_unless_methods_name_others(free: Workbench) -> None:
+def test_sources_act_unless_methods_name_others(free: OpenedJob) -> None:
     installed = [Blobs(), Specks(), manager().method("quantize")]
     for wanted, fit in (
         (None, ["blobs", "specks", "quantize"]),
@@ -138,7 +138,7 @@ def test_sources_act_unless_methods_name_others(free: Workbench) -> None:
 # --- the images -----------------------------------------------------------------------------------
 
 
-def test_candidates_are_judged_by_the_baselines_own_answers(free: Workbench) -> None:
+def test_candidates_are_judged_by_the_baselines_own_answers(free: OpenedJob) -> None:
     splits = free.splits
     assert splits.by_agreement
     assert splits.synthetic == {"blobs": IMAGES, "specks": IMAGES}
@@ -162,28 +162,28 @@ def test_candidates_are_judged_by_the_baselines_own_answers(free: Workbench) -> 
 
 
 def test_validation_images_of_the_user_judge_by_labels(teacher: Path, tmp_path: Path) -> None:
-    bench = open_free(free_job(teacher, tmp_path, data={"train": "none", "val": "digits"}))
-    assert isinstance(bench, Workbench)
-    assert not bench.splits.by_agreement
-    assert bench.baseline.accuracy < 100
-    assert len(bench.splits.val) == 180
-    assert isinstance(bench.splits.test, Sealed)
-    assert bench.pipeline.transfer is not None
-    assert len(bench.pipeline.transfer.train) == IMAGES
+    opened = open_free(free_job(teacher, tmp_path, data={"train": "none", "val": "digits"}))
+    assert isinstance(opened, OpenedJob)
+    assert not opened.splits.by_agreement
+    assert opened.baseline.accuracy < 100
+    assert len(opened.splits.val) == 180
+    assert isinstance(opened.splits.test, Sealed)
+    assert opened.pipeline.transfer is not None
+    assert len(opened.pipeline.transfer.train) == IMAGES
 
 
 def test_without_any_data_the_checkpoint_and_the_job_say_what_images_are(teacher: Path, tmp_path: Path) -> None:
     args = {"in_chans": 1, "mean": [0.3], "std": [0.25]}
-    bench = open_free(free_job(teacher, tmp_path, data="none", model_args=args))
-    assert isinstance(bench, Workbench)
-    info = bench.splits.info
+    opened = open_free(free_job(teacher, tmp_path, data="none", model_args=args))
+    assert isinstance(opened, OpenedJob)
+    info = opened.splits.info
     assert (info.num_classes, info.input_size, info.mean, info.std) == (10, (1, 32, 32), (0.3,), (0.25,))
     assert info.class_names == tuple(str(number) for number in range(10))
-    assert len(bench.splits.test) == 0
-    assert bench.splits.describe().endswith("none to test")
+    assert len(opened.splits.test) == 0
+    assert opened.splits.describe().endswith("none to test")
 
 
-def test_a_set_is_made_once_and_shared(free: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_is_made_once_and_shared(free: OpenedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOISE_CALLS", str(tmp_path / "calls"))
     first = sources_of(free, tmp_path / "store")
     one = first.transfer_set("blobs", first.defaults["blobs"])
@@ -222,7 +222,7 @@ def test_two_processes_do_not_both_make_a_set(tmp_path: Path) -> None:
         pass
 
 
-def test_stages_hang_on_the_images_of_their_recipe(free: Workbench) -> None:
+def test_stages_hang_on_the_images_of_their_recipe(free: OpenedJob) -> None:
     bits = {"bits.weight.model": "quantize:8", "bits.activation.model": 8, "qat.epochs": 0}
     digests, keys = set(), set()
     for values in ({"source": "blobs"}, {"source": "specks"}, {"source": "blobs", "blobs.kind": "hard"}):
@@ -237,7 +237,7 @@ def test_stages_hang_on_the_images_of_their_recipe(free: Workbench) -> None:
     assert len(keys) == 3, "but they adapt to the student"
 
 
-def test_a_source_that_cannot_make_images_is_left_out(free: Workbench, tmp_path: Path) -> None:
+def test_a_source_that_cannot_make_images_is_left_out(free: OpenedJob, tmp_path: Path) -> None:
     class Breaks(Blobs):
         name = "breaks"
 
@@ -284,15 +284,15 @@ def test_a_teacher_that_no_source_fits_is_told_why_and_what_remains(
     assert "blobs: the model has no batch norm" in str(error.value)
     assert "specks: the model has no batch norm" in str(error.value)
     assert "labelled images to judge by, data: {val: ...}: ghost, " in str(error.value)
-    bench = open_free(free_job(teacher, tmp_path, data={"train": "none", "val": "digits"}))
-    assert isinstance(bench, Workbench)
-    assert bench.refused["blobs"] == ["the model has no batch norm"]
-    assert "images to calibrate on" in bench.refused["quantize"][0]
-    assert bench.compose(Policy({"ghost": "cheapest", "recover": "default"})).recover["epochs"] == 0
+    opened = open_free(free_job(teacher, tmp_path, data={"train": "none", "val": "digits"}))
+    assert isinstance(opened, OpenedJob)
+    assert opened.refused["blobs"] == ["the model has no batch norm"]
+    assert "images to calibrate on" in opened.refused["quantize"][0]
+    assert opened.compose(Policy({"ghost": "cheapest", "recover": "default"})).recover["epochs"] == 0
 
 
 def test_a_source_that_adapts_is_asked_again_half_way(
-    free: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: OpenedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOISE_CALLS", str(tmp_path / "calls"))
     sources = sources_of(free, tmp_path / "store")
@@ -328,7 +328,7 @@ def test_a_source_that_adapts_is_asked_again_half_way(
 
 
 def test_the_clock_of_a_trial_stands_while_a_set_is_made_or_waited_for(
-    free: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: OpenedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
     sources = sources_of(free, tmp_path / "store")
@@ -358,7 +358,7 @@ def test_the_clock_of_a_trial_stands_while_a_set_is_made_or_waited_for(
 
 
 def test_parameters_that_differ_only_with_a_student_share_a_set(
-    free: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: OpenedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Shares(Blobs):
         def without_student(self, params: Params) -> Params:
@@ -375,7 +375,7 @@ def test_parameters_that_differ_only_with_a_student_share_a_set(
     assert notes() == ["blobs soft alone", "blobs hard student"], "with a student they are themselves"
 
 
-def test_a_weight_between_labels_and_teacher_is_not_asked_without_labels(free: Workbench) -> None:
+def test_a_weight_between_labels_and_teacher_is_not_asked_without_labels(free: OpenedJob) -> None:
     assert not [name for name in free.parameters() if name.endswith(".distill")]
     trained = {"ghost": "cheapest", "recover": "default", "bits": "default", "qat": "default"}
     recipe = free.compose(Replay({**(free.policy(trained) or {}), "qat.epochs": 1}))

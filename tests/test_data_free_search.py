@@ -27,10 +27,10 @@ from autocompress.report import datafree, view, words
 from autocompress.report.page import render
 from autocompress.report.table import front_table
 from autocompress.searching import run
-from autocompress.searching.bench import Bench
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
+from autocompress.searching.searchable import SearchableJob
 
 
 @pytest.fixture(autouse=True)
@@ -41,31 +41,31 @@ def _sources() -> Iterator[None]:
 
 
 def searched(job: Job, console: Console | None = None) -> tuple[results.SearchResult, Any, list[str]]:
-    """The result, the driver's bench, and when its test images were opened."""
+    """The result, the driver's opened job, and when its test images were opened."""
     kept: dict[str, Any] = {}
 
-    def opener(job: Job, progress: Callable[[float, str], None] | None = None) -> Bench:
-        kept["bench"] = open_free(job, progress)
-        return kept["bench"]
+    def opener(job: Job, progress: Callable[[float, str], None] | None = None) -> SearchableJob:
+        kept["opened"] = open_free(job, progress)
+        return kept["opened"]
 
-    found = run.search(job, observer=Lines(console or Console(quiet=True)), open_bench=_Opener(opener))
-    return found, kept["bench"], notes()
+    found = run.search(job, observer=Lines(console or Console(quiet=True)), opener=_Opener(opener))
+    return found, kept["opened"], notes()
 
 
 class _Opener:
-    """Remembers the driver's bench; a worker, to which it is sent, just opens one."""
+    """Remembers the driver's opened job; a worker, to which it is sent, just opens one."""
 
-    def __init__(self, opener: Callable[..., Bench]) -> None:
+    def __init__(self, opener: Callable[..., SearchableJob]) -> None:
         self._opener = opener
 
-    def __call__(self, job: Job, progress: Callable[[float, str], None] | None = None) -> Bench:
+    def __call__(self, job: Job, progress: Callable[[float, str], None] | None = None) -> SearchableJob:
         return self._opener(job, progress)
 
     def __reduce__(self) -> Any:
         return partial, (_open_in_worker, os.environ["NOISE_CALLS"])
 
 
-def _open_in_worker(calls: str, job: Job, progress: Callable[[float, str], None] | None = None) -> Bench:
+def _open_in_worker(calls: str, job: Job, progress: Callable[[float, str], None] | None = None) -> SearchableJob:
     """A worker inherits the cluster's environment and not that of the test."""
     os.environ["NOISE_CALLS"] = calls
     return open_free(job, progress)
@@ -83,7 +83,7 @@ def test_a_search_with_test_images_opens_them_at_its_end(
     close = Closing.close
 
     def watched(self: Closing, *arguments: Any) -> Any:
-        test = self.bench.splits.test  # type: ignore[attr-defined]
+        test = self.opened.splits.test  # type: ignore[attr-defined]
         seen.append((test.refused, test.openings))
         return close(self, *arguments)
 
@@ -93,9 +93,9 @@ def test_a_search_with_test_images_opens_them_at_its_end(
     settings = {"device": "cost-model:bitops", "model_args": {"in_chans": 1, "img_size": 32}}  # nothing is timed
     methods = ["ghost", "quantize", "blobs", "specks"]
     job = free_job(teacher, tmp_path, methods=methods, space=SPACE, seed=13, **settings)
-    found, bench, calls = searched(job, console)
+    found, opened, calls = searched(job, console)
     assert seen == [(0, 0)], "nothing reached for them before the search was closed"
-    test = bench.splits.test
+    test = opened.splits.test
     assert isinstance(test, Sealed)
     assert (test.refused, test.openings) == (0, 1)
     with pytest.raises(SealedError):
@@ -112,7 +112,7 @@ def test_a_search_with_test_images_opens_them_at_its_end(
     assert all(recipe["source"] in ("blobs", "specks") for recipe in found.trials["recipe"])
     synthetic = found.summary["synthetic"]
     assert synthetic["train"] == {"blobs": IMAGES, "specks": IMAGES}
-    assert synthetic["held_out"] == len(bench.splits.val)
+    assert synthetic["held_out"] == len(opened.splits.val)
     assert synthetic["classes"] == 10
     metrics = json.loads((found.artifact(int(found.models["trial"].iloc[0])) / "metrics.json").read_text())
     assert metrics["agreement"] == metrics["accuracy"]
@@ -139,22 +139,22 @@ def test_a_search_with_test_images_opens_them_at_its_end(
 def test_without_any_data_there_is_no_test_accuracy(teacher: Path, tmp_path: Path) -> None:
     args = {"in_chans": 1, "img_size": 32}
     job = free_job(teacher, tmp_path, data="none", model_args=args, device="cost-model:bitops")
-    bench: Any = open_free(job)
-    meter = Meter.of(job, bench.device)
-    baseline, lock = run.baseline_row(bench, meter), MachineLock(tmp_path / "locks")
+    opened: Any = open_free(job)
+    measurer = Measurer.of(job, opened.device)
+    baseline, lock = run.baseline_row(opened, measurer), MachineLock(tmp_path / "locks")
     recipes = [{"bits.weight.model": weight, "bits.activation.model": 8} for weight in ("none", "quantize:8")]
-    rows = [Trial(bench, meter, lock, n, job.folder, baseline).run(recipe) for n, recipe in enumerate(recipes)]
+    rows = [Trial(opened, measurer, lock, n, job.folder, baseline).run(recipe) for n, recipe in enumerate(recipes)]
     (job.folder / "job.yaml").write_text(job.to_yaml())
     save_trials(job.folder, rows)
-    Closing(bench, meter, job.folder, baseline).close(rows, 1.0, "all trials are spent", manager())
+    Closing(opened, measurer, job.folder, baseline).close(rows, 1.0, "all trials are spent", manager())
     found = results.read(job.folder)
-    assert len(bench.splits.test) == 0
+    assert len(opened.splits.test) == 0
     assert found.front["test_accuracy"].isna().all()
     assert found.front["test_accuracy_drop"].isna().all()
     assert len(found.models) > 0
     metrics = json.loads((found.artifact(int(found.models["trial"].iloc[0])) / "metrics.json").read_text())
     assert "test_accuracy_drop_interval" not in metrics
-    assert found.summary["images"] == {"train": 0, "val": len(bench.splits.val), "test": 0}
+    assert found.summary["images"] == {"train": 0, "val": len(opened.splits.val), "test": 0}
     assert "test accuracy" not in view.headline(found)
     page = render(found)
     assert "scored on the test split" not in page

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_bench import ToyBench, open_toy, toy_job
+from toy_search import OpenedToy, open_toy, toy_job
 
 from autocompress.job import Job
 from autocompress.searching.dispatch import MOST_FAILED_STARTS, Allowance, Dispatcher
@@ -24,12 +24,12 @@ class Driver:
     def __init__(self, job: Job, trials: int = 5, deadline: float | None = None) -> None:
         job.folder.mkdir(exist_ok=True)
         self.study = Study(job.folder, job, BASELINE)
-        self.bench: ToyBench = open_toy(job)
+        self.opened: OpenedToy = open_toy(job)
         self.rows: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.dispatcher = Dispatcher(
             self.study,
-            self.bench.compose,
+            self.opened.compose,
             Allowance(trials, deadline, trial_seconds=60.0),
             self.rows.append,
             self.notes.append,
@@ -136,7 +136,7 @@ def test_a_recipe_that_waits_when_the_time_is_up_is_left_for_a_resume(job: Job) 
     assert driver.dispatcher.hand_out("other") is None
     assert driver.dispatcher.is_over
     assert driver.study.recover() == 1
-    again = driver.study.ask(driver.bench.compose)
+    again = driver.study.ask(driver.opened.compose)
     assert again is not None
     assert again.values == asked.values
 

@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from autocompress import models
 from autocompress.cli import dryrun
 from autocompress.compression.feasibility import CheapestCandidate, feasibility
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Deployable, Measurement
 from autocompress.data import TensorSplit
 from autocompress.data.glyphs import Glyphs
@@ -108,13 +108,13 @@ def test_energy_is_judged_like_the_other_costs() -> None:
 
 
 def test_the_baseline_is_no_faster_than_itself() -> None:
-    bench = Workbench.dry(load_job(model="resnet10t", data="digits", methods=["quantize"], latency="0.99x"))
+    opened = OpenedJob.dry(load_job(model="resnet10t", data="digits", methods=["quantize"], latency="0.99x"))
 
     def noisy(candidate: Deployable, baseline: Deployable, *, seconds: float) -> Measurement:
         del candidate, baseline, seconds
         return Measurement(latency_ms=1.0, latency_ratio=1.1, ratio_low=0.5, ratio_high=1.7, baseline_ms=0.9)
 
-    first, *others = feasibility(bench, noisy)
+    first, *others = feasibility(opened, noisy)
     assert (first.label, first.latency_ratio, first.meets) == ("uncompressed", 1.0, {"latency": False})
     assert [row.meets for row in others] == [{"latency": True}]
 
@@ -157,7 +157,7 @@ def test_without_training_data_it_makes_no_images(data: Any, checkpoint: Path, w
 
 def test_a_job_that_the_search_would_refuse_is_refused() -> None:
     with pytest.raises(UserError, match=r"matches no parameter of the space \(did you mean 'scop.mixing'"):
-        Workbench.dry(load_job(model="resnet10t", data="digits", space={"scop": {"mixin": "pre_bn"}}))
+        OpenedJob.dry(load_job(model="resnet10t", data="digits", space={"scop": {"mixin": "pre_bn"}}))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from torch import nn
-from toy_bench import FAULTS, ToyBench, offer_toy_device, toy_job
-from toy_bench import open_toy as open_plain
+from toy_search import FAULTS, OpenedToy, offer_toy_device, toy_job
+from toy_search import open_toy as open_plain
 
 from autocompress.contract import Context, Params, Plan, Space, Stage, Transform, Value
 from autocompress.contract.space import Chooser
@@ -28,7 +28,7 @@ EXPECTED = {
 }
 
 
-class FaultyBench(ToyBench):
+class FaultyToy(OpenedToy):
     """Begins with a recipe for each fault, then one that works."""
 
     def starting_points(self, sensitivity: object = ()) -> list[tuple[str, dict[str, Value]]]:
@@ -37,10 +37,10 @@ class FaultyBench(ToyBench):
         return [(fault, {**whole, "toy.fault": fault}) for fault in (*EXPECTED, "none")]
 
 
-def open_faulty(job: Job, progress: object = None) -> FaultyBench:
+def open_faulty(job: Job, progress: object = None) -> FaultyToy:
     del progress
     plain = open_plain(job)
-    return FaultyBench(job, plain.folder)
+    return FaultyToy(job, plain.folder)
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def open_faulty(job: Job, progress: object = None) -> FaultyBench:
 def test_every_failure_is_one_row_and_the_search_goes_on(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(tmp_path, space={"toy": {"fault": FAULTS}}, budget={"trials": len(EXPECTED) + 1})
-    found = run.search(job, open_bench=open_faulty)
+    found = run.search(job, opener=open_faulty)
     assert len(found.trials) == len(EXPECTED) + 1
     reasons = {row["recipe"]["toy.fault"]: row["reason"] for _, row in found.trials.iterrows()}
     assert reasons == {**EXPECTED, "none": ""}
@@ -65,7 +65,7 @@ def test_a_worker_that_hangs_is_ended_and_another_takes_its_place(tmp_path: Path
     """
     offer_toy_device()
     job = toy_job(tmp_path, space={"toy": {"fault": "hang"}}, budget={"trials": 2, "trial_minutes": 0.05})
-    found = run.search(job, open_bench=open_plain)
+    found = run.search(job, opener=open_plain)
     assert found.trials["reason"].tolist() == ["time-out: it took longer than 0.05 minutes"] * 2
     assert found.summary["ended"] == "all trials are spent"
 
@@ -87,17 +87,17 @@ def test_a_space_that_always_breaks_ends_the_search_with_one_row(tmp_path: Path)
 
 
 def test_a_worker_that_cannot_open_the_job_says_why(tmp_path: Path) -> None:
-    def closed(job: Job, progress: object = None) -> ToyBench:
+    def closed(job: Job, progress: object = None) -> OpenedToy:
         raise RuntimeError(f"no room for {job.name} {progress}")
 
     offer_toy_device()
     job = toy_job(tmp_path)
-    bench = open_plain(job)
+    opened = open_plain(job)
     study = Study(job.folder, job, {"accuracy": 90.0})
-    asked = study.ask(bench.compose)
+    asked = study.ask(opened.compose)
     assert asked is not None
     (job.folder / "ray").mkdir()
-    settings = Settings(job, job.folder, {"accuracy": 90.0}, threads=1, cwd=Path.cwd(), methods={}, open_bench=closed)
+    settings = Settings(job, job.folder, {"accuracy": 90.0}, threads=1, cwd=Path.cwd(), methods={}, opener=closed)
     Worker(settings, study).run(asked.number, asked.values, "")
     (row,) = study.rows()
     assert row["status"] == "failed"
@@ -125,22 +125,22 @@ class Named(Transform):
 def test_a_worker_with_other_methods_than_the_driver_says_what_differs(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(tmp_path)
-    bench = open_plain(job)
+    opened = open_plain(job)
     study = Study(job.folder, job, {"accuracy": 90.0})
     (job.folder / "ray").mkdir()
-    opened = [
-        replace(bench, methods=(Named("ghost"),), refused={"scop": ["it could not prepare: RuntimeError: no memory"]}),
-        replace(bench, methods=(Named("ghost"), Named("scop"))),
-        replace(bench, methods=(Named("ghost"), Named("own"))),
-        replace(bench, methods=(Named("scop"), Named("ghost"))),
+    opened_jobs = [
+        replace(opened, methods=(Named("ghost"),), refused={"scop": ["it could not prepare: RuntimeError: no memory"]}),
+        replace(opened, methods=(Named("ghost"), Named("scop"))),
+        replace(opened, methods=(Named("ghost"), Named("own"))),
+        replace(opened, methods=(Named("scop"), Named("ghost"))),
     ]
     versions = [{"ghost": "2", "scop": "2"}, {"ghost": "2", "scop": "1"}, {"ghost": "2"}, {"ghost": "2", "scop": "2"}]
     reasons = []
-    for own, methods in zip(opened, versions, strict=True):
-        asked = study.ask(bench.compose)
+    for own, methods in zip(opened_jobs, versions, strict=True):
+        asked = study.ask(opened.compose)
         assert asked is not None
         settings = Settings(
-            job, job.folder, {"accuracy": 90.0}, 1, Path.cwd(), methods, open_bench=lambda job, own=own: own
+            job, job.folder, {"accuracy": 90.0}, 1, Path.cwd(), methods, opener=lambda job, own=own: own
         )
         reasons.append(Worker(settings, study).run(asked.number, asked.values, "")["reason"])
     start = "the worker could not open the job: "

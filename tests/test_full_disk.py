@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from little_room import no_file_larger_than, small_disk
-from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
+from toy_search import OpenedToy, offer_toy_device, open_toy, toy_job
 
 from autocompress import data, models
 from autocompress.contract import Deployable, manager
@@ -23,7 +23,7 @@ from autocompress.job import Job, load_job
 from autocompress.searching import journal, run
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
 from autocompress.searching.study import STUDY_FILE, Study
 from autocompress.store import Store
@@ -55,10 +55,10 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.setattr(journal, "LOOK_AGAIN_S", 0.02)
     monkeypatch.setattr(journal, "WAIT_FOR_ROOM_S", 0.1)
     job = toy_job(tmp_path)
-    bench = open_toy(job)
+    opened = open_toy(job)
     made = Study(job.folder, job, {"accuracy": 90.0})
     for number in (0, 1):
-        asked = made.ask(bench.compose)
+        asked = made.ask(opened.compose)
         assert asked is not None
         assert asked.number == number
         made.start(number)
@@ -132,8 +132,8 @@ def test_a_worker_that_found_no_room_for_its_row_costs_no_recipe(study: Study) -
 # --- a trial, the baseline ------------------------------------------------------------------------
 
 
-class LargeArtifacts(ToyBench):
-    """A bench whose artifacts have 100 kB."""
+class LargeArtifacts(OpenedToy):
+    """An opened job whose artifacts have 100 kB."""
 
     def save_artifact(self, candidate: Any, deployable: Deployable, folder: Path, metrics: dict[str, Any]) -> None:
         folder.mkdir(parents=True)
@@ -146,10 +146,10 @@ def open_large(job: Job, progress: object = None) -> LargeArtifacts:
     return LargeArtifacts(job, job.folder / "toy")
 
 
-def trial(job: Job, bench: ToyBench) -> Trial:
-    meter = Meter.of(job, bench.device, manager())
+def trial(job: Job, opened: OpenedToy) -> Trial:
+    measurer = Measurer.of(job, opened.device, manager())
     (job.folder / "ray").mkdir(parents=True, exist_ok=True)
-    return Trial(bench, meter, MachineLock(job.folder / "locks"), 0, job.folder, baseline_row(bench, meter))
+    return Trial(opened, measurer, MachineLock(job.folder / "locks"), 0, job.folder, baseline_row(opened, measurer))
 
 
 WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
@@ -206,10 +206,10 @@ def test_a_search_on_a_full_disk_keeps_its_rows_and_goes_on_once_there_is_room(t
         ballast = disk / "ballast"
         ballast.write_bytes(b"0" * 1_850_000)
         with pytest.raises(UserError, match="there is no room left to write to") as told:
-            run.search(job, open_bench=open_large)
+            run.search(job, opener=open_large)
         assert f"'autocompress resume {job.folder}' goes on" in told.value.hint
         ballast.unlink()
-        found = run.resume(job.folder, trials=5, open_bench=open_large)
+        found = run.resume(job.folder, trials=5, opener=open_large)
         assert list(found.trials["trial"]) == [0, 1, 2, 3, 4]
         failed = found.trials[found.trials["status"] == "failed"]
         assert {reason.split(": ", 1)[1] for reason in failed["reason"]} == {

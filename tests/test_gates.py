@@ -12,43 +12,43 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_bench import ToyBench, ToyCandidate, open_toy, toy_job
+from toy_search import OpenedToy, ToyCandidate, open_toy, toy_job
 
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Deployable, Measurement
 from autocompress.devices.lock import MachineLock
 from autocompress.objectives.bounds import misses
 from autocompress.results import COLUMNS
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
 
 
 class Recorder:
-    """A toy bench that remembers what was asked of it."""
+    """A toy job that remembers what was asked of it."""
 
-    def __init__(self, bench: ToyBench) -> None:
-        self.bench, self.did = bench, []  # type: tuple[ToyBench, list[str]]
+    def __init__(self, opened: OpenedToy) -> None:
+        self.opened, self.did = opened, []  # type: tuple[OpenedToy, list[str]]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.bench, name)
+        return getattr(self.opened, name)
 
     def candidate(self, recipe: Any, *, dry_run: bool = False, **more: Any) -> ToyCandidate:
         self.did.append("dry run" if dry_run else "train")
-        return self.bench.candidate(recipe, dry_run=dry_run, **more)
+        return self.opened.candidate(recipe, dry_run=dry_run, **more)
 
     def export(self, candidate: ToyCandidate, file: Path) -> Deployable:
         self.did.append("export")
-        return self.bench.export(candidate, file)
+        return self.opened.export(candidate, file)
 
 
-class RecordingMeter(Meter):
+class RecordingMeasurer(Measurer):
     """Counts measurements."""
 
     measured = 0
 
     def measure(self, candidate: Deployable, baseline: Deployable, **how: Any) -> Measurement:
-        RecordingMeter.measured += 1
+        RecordingMeasurer.measured += 1
         return super().measure(candidate, baseline, **how)
 
 
@@ -58,20 +58,20 @@ HALF = WHOLE | {"toy.width": 0.5}
 
 
 def trial_of(folder: Path, number: int = 0, **job: Any) -> tuple[Trial, Recorder]:
-    """A trial of a toy job in ``folder``, and its bench."""
+    """A trial of a toy job in ``folder``, and the opened job."""
     chosen = toy_job(folder, space={"toy": {"fault": ["none", "raise", "nan", "memory"]}}, **job)
-    bench = Recorder(open_toy(chosen))
-    meter = RecordingMeter.of(chosen, bench.device)
+    opened = Recorder(open_toy(chosen))
+    measurer = RecordingMeasurer.of(chosen, opened.device)
     lock = MachineLock(folder / "locks")
-    return Trial(bench, meter, lock, number, chosen.folder, baseline_row(bench, meter)), bench
+    return Trial(opened, measurer, lock, number, chosen.folder, baseline_row(opened, measurer)), opened
 
 
 def test_a_trial_that_meets_everything_is_complete(tmp_path: Path) -> None:
-    trial, bench = trial_of(tmp_path, number=7, constraints={"accuracy_drop": 4.0, "latency": "0.5x"})
+    trial, opened = trial_of(tmp_path, number=7, constraints={"accuracy_drop": 4.0, "latency": "0.5x"})
     row = trial.run(HALF, "a label")
     assert row["status"] == "complete"
     assert row["reason"] == ""
-    assert bench.did == ["dry run", "export", "train", "export"]
+    assert opened.did == ["dry run", "export", "train", "export"]
     assert set(COLUMNS) <= set(row)
     assert row["accuracy"] == 87.0
     assert row["accuracy_drop"] == 3.0
@@ -100,30 +100,30 @@ def test_a_trial_that_meets_everything_is_complete(tmp_path: Path) -> None:
 def test_a_trial_leaves_at_the_first_gate_that_it_fails(
     tmp_path: Path, constraints: dict[str, Any], did: list[str], reason: str
 ) -> None:
-    trial, bench = trial_of(tmp_path, constraints=constraints)
+    trial, opened = trial_of(tmp_path, constraints=constraints)
     row = trial.run(HALF)
     assert row["status"] == "infeasible"
     assert row["reason"].startswith(reason)
-    assert bench.did == did
+    assert opened.did == did
     assert (row.get("accuracy") is not None) == ("train" in did)
     assert misses(row["excess"]) == list(constraints)
 
 
 def test_latency_is_a_miss_only_where_the_whole_interval_misses(tmp_path: Path) -> None:
-    trial, bench = trial_of(tmp_path, constraints={"latency": "0.47x"})  # measured 0.45 to 0.55
+    trial, opened = trial_of(tmp_path, constraints={"latency": "0.47x"})  # measured 0.45 to 0.55
     row = trial.run(HALF)
-    assert "train" in bench.did
+    assert "train" in opened.did
     assert row["status"] == "infeasible", "in the end the middle of the interval decides"
     assert row["accuracy"] is not None
 
 
 def test_recipes_of_one_structure_are_measured_once(tmp_path: Path) -> None:
-    RecordingMeter.measured = 0
+    RecordingMeasurer.measured = 0
     first, _ = trial_of(tmp_path, number=0)
-    other, bench = trial_of(tmp_path, number=1)
+    other, opened = trial_of(tmp_path, number=1)
     one, two = first.run(HALF), other.run(HALF | {"toy.lr": 0.2})
-    assert RecordingMeter.measured == 1
-    assert bench.did == ["train", "export"]
+    assert RecordingMeasurer.measured == 1
+    assert opened.did == ["train", "export"]
     assert one["latency_ratio"] == two["latency_ratio"]
     assert one["recipe_key"] != two["recipe_key"]
 
@@ -134,23 +134,23 @@ def test_a_structure_is_measured_again_where_the_runtime_is_another(
     """What structures/ keeps is a latency of one runtime, and of one processor (see
     compression.keys).
     """
-    RecordingMeter.measured = 0
+    RecordingMeasurer.measured = 0
     trial_of(tmp_path, number=0)[0].run(HALF)
     monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
     trial_of(tmp_path, number=1)[0].run(HALF | {"toy.lr": 0.2})
-    assert RecordingMeter.measured == 2
+    assert RecordingMeasurer.measured == 2
 
 
 def test_a_method_that_promises_less_than_it_gives_is_measured_again(tmp_path: Path) -> None:
     class Liar(Recorder):
         def candidate(self, recipe: Any, *, dry_run: bool = False, **more: Any) -> ToyCandidate:
-            return self.bench.candidate(self.bench_recipe(recipe) if dry_run else recipe, dry_run=dry_run, **more)
+            return self.opened.candidate(self.narrow(recipe) if dry_run else recipe, dry_run=dry_run, **more)
 
-        def bench_recipe(self, recipe: Any) -> Any:
+        def narrow(self, recipe: Any) -> Any:
             return type(recipe)({**recipe.values, "toy.width": 0.25})
 
-    trial, bench = trial_of(tmp_path)
-    trial.bench = Liar(bench.bench)
+    trial, opened = trial_of(tmp_path)
+    trial.opened = Liar(opened.opened)
     row = trial.run(HALF)
     assert row["latency_ratio"] == 0.5
     assert row["params"] == 500
@@ -173,46 +173,46 @@ def test_what_breaks_is_a_failed_row_with_its_reason(tmp_path: Path, fault: str,
 
 
 class Poisoned:
-    """A real bench, whose finished models give NaN."""
+    """A real job, whose finished models give NaN."""
 
-    def __init__(self, bench: Workbench) -> None:
-        self.bench = bench
+    def __init__(self, opened: OpenedJob) -> None:
+        self.opened = opened
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.bench, name)
+        return getattr(self.opened, name)
 
     def candidate(self, recipe: Any, *, dry_run: bool = False, **more: Any) -> Any:
-        found = self.bench.candidate(recipe, dry_run=dry_run, **more)
+        found = self.opened.candidate(recipe, dry_run=dry_run, **more)
         if not dry_run:
             for parameter in found.model.parameters():
                 torch.nn.init.constant_(parameter, float("nan"))
         return found
 
 
-def test_a_model_that_gives_nan_is_a_failed_row(tmp_path: Path, bench: Workbench) -> None:
-    meter = Meter.of(bench.job, bench.device)
+def test_a_model_that_gives_nan_is_a_failed_row(tmp_path: Path, opened: OpenedJob) -> None:
+    measurer = Measurer.of(opened.job, opened.device)
     lock = MachineLock(tmp_path / "locks")
-    trial = Trial(Poisoned(bench), meter, lock, 0, tmp_path, baseline_row(bench, meter))
-    row = trial.run(dict(bench.starting_points())["uncompressed"])
+    trial = Trial(Poisoned(opened), measurer, lock, 0, tmp_path, baseline_row(opened, measurer))
+    row = trial.run(dict(opened.starting_points())["uncompressed"])
     assert row["status"] == "failed"
     assert row["reason"] == "agreement: the model's outputs are not finite numbers"
 
 
 def test_a_trial_that_is_not_judged_leaves_at_no_gate(tmp_path: Path) -> None:
-    trial, bench = trial_of(tmp_path, constraints={"macs": "0.1x", "latency": "0.1x"})
+    trial, opened = trial_of(tmp_path, constraints={"macs": "0.1x", "latency": "0.1x"})
     trial.judge = False
     row = trial.run(HALF)
-    assert bench.did == ["dry run", "export", "train", "export"]
+    assert opened.did == ["dry run", "export", "train", "export"]
     assert row["accuracy"] == 87.0
     assert row["status"] == "infeasible"
     assert row["reason"] == "latency 0.5x, at most 0.1x; macs 0.25x, at most 0.1x"
 
 
 def test_files_of_a_running_trial_lie_in_its_run_and_are_removed(tmp_path: Path) -> None:
-    trial, bench = trial_of(tmp_path)
+    trial, opened = trial_of(tmp_path)
     written: list[Path] = []
-    export = bench.export
-    bench.export = lambda candidate, file: (written.append(file), export(candidate, file))[1]  # type: ignore[method-assign]
+    export = opened.export
+    opened.export = lambda candidate, file: (written.append(file), export(candidate, file))[1]  # type: ignore[method-assign]
     trial.run(HALF)
     assert len(written) == 2
     assert all(file.is_relative_to(tmp_path / "toy" / "ray" / "scratch") for file in written)
@@ -220,11 +220,11 @@ def test_files_of_a_running_trial_lie_in_its_run_and_are_removed(tmp_path: Path)
 
 
 def test_an_invalid_recipe_leaves_at_gate_0(tmp_path: Path) -> None:
-    trial, bench = trial_of(tmp_path)
+    trial, opened = trial_of(tmp_path)
     row = trial.run(WHOLE | {"toy.width": 0.125, "toy.bits": 2})
     assert row["status"] == "infeasible"
     assert "cannot go with 2 bits" in row["reason"]
-    assert bench.did == []
+    assert opened.did == []
 
 
 @settings(max_examples=40, deadline=None)

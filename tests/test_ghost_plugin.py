@@ -161,8 +161,7 @@ def test_a_ghostable_network_keeps_its_function(
 
 
 def test_folded_order_needs_no_gather(resnet: nn.Module) -> None:
-    """The first convolution of a basic block is private to the second, whose output enters an add.
-    """
+    """A basic block's first convolution is read by the second alone, which enters an add."""
     found = modules(ghosted(resnet, params_of(resnet)))
     assert not found["layer1.0.conv1"].restore
     assert found["layer1.0.conv2"].restore

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_onnxruntime_cpu import save_network
-from toy_bench import ToyBench, ToyDevice, toy_job
+from toy_search import OpenedToy, ToyDevice, toy_job
 
 from autocompress.contract import Deployable, Measurement, manager
 from autocompress.devices import OnnxRuntimeCpu, measure
@@ -25,7 +25,7 @@ from autocompress.job import DeviceConfig
 from autocompress.objectives.bounds import is_borderline
 from autocompress.searching.closing import Closing
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import AGAIN, Meter, combined
+from autocompress.searching.measurer import AGAIN, Measurer, combined
 from autocompress.searching.run import baseline_row
 
 WHOLE = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
@@ -102,7 +102,7 @@ class Flaky(ToyDevice):
         return replace(own, energy_uj=found.energy_uj, environment=found.environment)
 
 
-class FlakyMeter(Meter):
+class FlakyMeasurer(Measurer):
     """Has a flaky device's figures."""
 
     def once(self, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement:
@@ -112,10 +112,10 @@ class FlakyMeter(Meter):
 
 def run_trial(folder: Path, device: Flaky, **job: Any) -> dict[str, Any]:
     chosen = toy_job(folder, **job)
-    bench = ToyBench(chosen, chosen.folder / "toy", device=device)
-    meter = FlakyMeter.of(chosen, device)
+    opened = OpenedToy(chosen, chosen.folder / "toy", device=device)
+    measurer = FlakyMeasurer.of(chosen, device)
     lock = MachineLock(folder / "locks")
-    return Trial(bench, meter, lock, 0, chosen.folder, baseline_row(bench, meter)).run(HALF)
+    return Trial(opened, measurer, lock, 0, chosen.folder, baseline_row(opened, measurer)).run(HALF)
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_the_front_is_measured_again_where_it_is_borderline(tmp_path: Path) -> N
     device = Flaky([0.5, 0.61, 0.5])
     row = run_trial(tmp_path, device, constraints={"latency": "0.6x"})
     job = toy_job(tmp_path, constraints={"latency": "0.6x"})
-    bench = ToyBench(job, job.folder / "toy", device=device)
-    meter = FlakyMeter.of(job, device)
-    closing = Closing(bench, meter, job.folder, baseline_row(bench, meter), MachineLock(tmp_path / "locks"))
+    opened = OpenedToy(job, job.folder / "toy", device=device)
+    measurer = FlakyMeasurer.of(job, device)
+    closing = Closing(opened, measurer, job.folder, baseline_row(opened, measurer), MachineLock(tmp_path / "locks"))
     summary = closing.close([row], 1.0, "all trials are spent", manager())
     assert len(device.asked) == 4
     assert summary["trials"]["complete"] == 1
@@ -163,12 +163,14 @@ def test_the_nearest_miss_says_the_figures_of_the_table(tmp_path: Path) -> None:
     """It was "0.6013x, at most 0.6x" above a table that showed 0.57x."""
     device = Flaky([0.8, 0.7])
     chosen = toy_job(tmp_path, constraints={"latency": "0.6x"})
-    bench = ToyBench(chosen, chosen.folder / "toy", device=device)
-    meter, lock = FlakyMeter.of(chosen, device), MachineLock(tmp_path / "locks")
-    baseline = baseline_row(bench, meter)
-    row = Trial(bench, meter, lock, 0, chosen.folder, baseline, judge=False).run(HALF)
+    opened = OpenedToy(chosen, chosen.folder / "toy", device=device)
+    measurer, lock = FlakyMeasurer.of(chosen, device), MachineLock(tmp_path / "locks")
+    baseline = baseline_row(opened, measurer)
+    row = Trial(opened, measurer, lock, 0, chosen.folder, baseline, judge=False).run(HALF)
     assert "0.8x" in row["reason"]
-    summary = Closing(bench, meter, chosen.folder, baseline, lock).close([row], 1.0, "all trials are spent", manager())
+    summary = Closing(opened, measurer, chosen.folder, baseline, lock).close(
+        [row], 1.0, "all trials are spent", manager()
+    )
     missed = summary["nearest_miss"]
     assert missed["latency_ratio"] == 0.7
     assert missed["reason"] == "latency 0.7x, at most 0.6x"

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from toy_leaf import SlowSubstitute, ToyPlugin
 
 from autocompress import results
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Deployable, Manager
 from autocompress.devices import OnnxRuntimeCpu, measure
 from autocompress.devices.lock import MachineLock
@@ -23,7 +23,7 @@ from autocompress.devices.measuring import PATIENCE
 from autocompress.job import DeviceConfig, Job, load_job
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
 
 REASON = SlowSubstitute.layers[0].slow_in_file
@@ -31,7 +31,7 @@ QUICK = {"distance.layers": "all", "recover.epochs": 0}
 
 
 @pytest.fixture(scope="module")
-def opened(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Workbench, Manager]:
+def job_and_plugins(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, OpenedJob, Manager]:
     del cache
     method = SlowSubstitute()
     method.most = 1
@@ -48,41 +48,43 @@ def opened(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, 
         objectives=["accuracy", "energy"],
         cost_model="45nm",
     )
-    return job, Workbench.open(job, plugins=plugins), plugins
+    return job, OpenedJob.open(job, plugins=plugins), plugins
 
 
 class Counting:
-    """A bench that notes which files are scored on which split."""
+    """An opened job that notes which files are scored on which split."""
 
-    def __init__(self, bench: Workbench) -> None:
-        self.bench, self.scored = bench, []  # type: tuple[Workbench, list[tuple[str, str]]]
+    def __init__(self, opened: OpenedJob) -> None:
+        self.opened, self.scored = opened, []  # type: tuple[OpenedJob, list[tuple[str, str]]]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.bench, name)
+        return getattr(self.opened, name)
 
     def accuracy(self, deployable: Deployable, split: Any, pause: Any = None) -> tuple[float, np.ndarray]:
         self.scored.append((deployable.file.parent.name, split))
-        return self.bench.accuracy(deployable, split, pause)
+        return self.opened.accuracy(deployable, split, pause)
 
 
 @pytest.mark.slow
 def test_a_slow_file_is_scored_by_torch_and_in_full_only_on_the_front(
-    opened: tuple[Job, Workbench, Manager], tmp_path: Path
+    job_and_plugins: tuple[Job, OpenedJob, Manager], tmp_path: Path
 ) -> None:
-    job, workbench, plugins = opened
-    bench = Counting(workbench)
-    meter = Meter.of(job, bench.device, plugins)
-    baseline, lock = baseline_row(bench, meter), MachineLock(tmp_path / "locks")
-    points = dict(workbench.starting_points())
+    job, inner, plugins = job_and_plugins
+    opened = Counting(inner)
+    measurer = Measurer.of(job, opened.device, plugins)
+    baseline, lock = baseline_row(opened, measurer), MachineLock(tmp_path / "locks")
+    points = dict(inner.starting_points())
     uncompressed = points["uncompressed"]
     slow = {**uncompressed, **QUICK}
     four = dict(points["8-bit alone"]) | QUICK
     rows = [
-        Trial(bench, meter, lock, number, job.folder, baseline).run(values)
+        Trial(opened, measurer, lock, number, job.folder, baseline).run(values)
         for number, values in enumerate((uncompressed, slow, four))
     ]
     assert [row["status"] for row in rows] == ["complete"] * 3, [row["reason"] for row in rows]
-    assert [name for name, split in bench.scored if split == "val"] == [bench.scored[0][0]], "only the fast one's file"
+    assert [name for name, split in opened.scored if split == "val"] == [opened.scored[0][0]], (
+        "only the fast one's file"
+    )
     assert [row["accuracy_of"] for row in rows] == ["file", "torch model", "torch model"]
     assert "note" not in rows[0]
     assert rows[1]["note"] == rows[2]["note"] == REASON
@@ -99,13 +101,13 @@ def test_a_slow_file_is_scored_by_torch_and_in_full_only_on_the_front(
 
     (job.folder / "job.yaml").write_text(job.to_yaml())
     save_trials(job.folder, rows)
-    bench.scored.clear()
-    Closing(bench, meter, job.folder, baseline).close(rows, 1.5, "all trials are spent", plugins)
+    opened.scored.clear()
+    Closing(opened, measurer, job.folder, baseline).close(rows, 1.5, "all trials are spent", plugins)
     found = results.read(job.folder)
     on_front = {str(trial) for trial in found.models["trial"]}
-    tested = {name for name, split in bench.scored if split == "test"}
+    tested = {name for name, split in opened.scored if split == "test"}
     assert {name for name in tested if name in ("1", "2")} == on_front & {"1", "2"}
-    assert not [name for name, split in bench.scored if split == "val"]
+    assert not [name for name, split in opened.scored if split == "val"]
     assert found.models["test_accuracy"].notna().all()
     assert found.front.iloc[0]["energy_ratio"] == 1
     whole = found.models[found.models["trial"] == 0]

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from test_stopping import SEARCH
-from toy_bench import offer_toy_device, open_toy, toy_job
+from toy_search import offer_toy_device, open_toy, toy_job
 
 from autocompress.errors import UserError
 from autocompress.searching import localray, run
@@ -73,13 +73,13 @@ def test_without_any_folder_it_says_why_and_nothing_was_done(
     def full(folder: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    opened = []
+    openings = []
     monkeypatch.setattr(shutil, "disk_usage", full)
     offer_toy_device()
     with pytest.raises(UserError, match=r"no folder for its sockets \(/tmp: less than 150 MiB free") as error:
-        run.search(toy_job(tmp_path), open_bench=lambda job, progress=None: opened.append(1) or open_toy(job))
+        run.search(toy_job(tmp_path), opener=lambda job, progress=None: openings.append(1) or open_toy(job))
     assert "TMPDIR" in error.value.hint
-    assert not opened
+    assert not openings
     assert not list(tmp_path.iterdir())
 
 

@@ -46,8 +46,7 @@ WORKING = """
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Installs a module with an entry point, as pip would: a module and its dist-info on sys.path.
-    """
+    """Installs a module with an entry point, as pip would, in a folder of sys.path."""
     monkeypatch.syspath_prepend(str(tmp_path))
     made: list[str] = []
 

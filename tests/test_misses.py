@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_bench import toy_job
+from toy_search import toy_job
 
 from autocompress.contract import Space
 from autocompress.contract.space import Chooser

@@ -17,7 +17,7 @@ from example_run import BASELINE as EXAMPLE_BASELINE
 from example_run import write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_bench import toy_job
+from toy_search import toy_job
 
 from autocompress import results
 from autocompress.job import Job

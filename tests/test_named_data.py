@@ -1,5 +1,4 @@
-"""Data sets by timm's names: only the splits that a job needs are opened, and what fails is named.
-"""
+"""Data sets by timm's names: a job opens only the splits that it needs; errors name the set."""
 
 from __future__ import annotations
 

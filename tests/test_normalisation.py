@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from autocompress import data, models
 from autocompress.cli import app
 from autocompress.compression.normalisation import note_on_normalisation
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.data import DataInfo, Split
 from autocompress.data.digits import Digits
 from autocompress.job import load_job
@@ -106,7 +106,7 @@ def test_a_search_and_similarity_say_so(tmp_path: Path) -> None:
     model = models.create(job, splits.info)
     train(model, splits.train, TrainSettings(6, 5e-3, batch_size=32), device="cpu")
     save_file(model.state_dict(), tmp_path / "mine.safetensors")
-    (told,) = Workbench.open(job.model_copy(update={"checkpoint": tmp_path / "mine.safetensors"})).splits.notes
+    (told,) = OpenedJob.open(job.model_copy(update={"checkpoint": tmp_path / "mine.safetensors"})).splits.notes
     assert "another normalisation" in told
     assert "model_args: {mean: [0.30" in told
     right = {"mean": list(splits.info.mean), "std": list(splits.info.std)}
@@ -121,4 +121,4 @@ def test_a_search_and_similarity_say_so(tmp_path: Path) -> None:
     ]
     assert "note: the weights look as if they had been trained with another normalisation" in said(*asked, "digits")
     both = {"checkpoint": tmp_path / "mine.safetensors", "model_args": right}
-    assert Workbench.open(job.model_copy(update=both)).splits.notes == ()
+    assert OpenedJob.open(job.model_copy(update=both)).splits.notes == ()

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Policy, Recipe
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, Params, Plan, Space, Stage, Transform
 from autocompress.export import operator_histogram
 from autocompress.store import Store
@@ -25,36 +25,36 @@ from autocompress.store import Store
 JOINT = {"ghost": "default", "recover": "default", "bits": "default", "quantize": "default"}
 
 
-def test_the_uncompressed_recipe_is_the_baseline(bench: Workbench) -> None:
-    candidate = bench.candidate(bench.compose(Policy({})))
+def test_the_uncompressed_recipe_is_the_baseline(opened: OpenedJob) -> None:
+    candidate = opened.candidate(opened.compose(Policy({})))
     image = torch.randn(4, 1, 32, 32)
     with torch.no_grad():
-        assert torch.equal(candidate.model(image), bench.model(image))
-    assert candidate.params == bench.baseline.params
-    assert candidate.macs == bench.baseline.macs
+        assert torch.equal(candidate.model(image), opened.model(image))
+    assert candidate.params == opened.baseline.params
+    assert candidate.macs == opened.baseline.macs
     assert candidate.plan["transforms"] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rules", [JOINT, {"bits": "default"}], ids=["joint", "8-bit"])
-def test_a_dry_run_deploys_the_same_operators(bench: Workbench, rules: dict[str, str], tmp_path: Path) -> None:
-    recipe = bench.compose(Policy(rules))
-    dry = bench.candidate(recipe, dry_run=True)
-    real = bench.candidate(recipe)
+def test_a_dry_run_deploys_the_same_operators(opened: OpenedJob, rules: dict[str, str], tmp_path: Path) -> None:
+    recipe = opened.compose(Policy(rules))
+    dry = opened.candidate(recipe, dry_run=True)
+    real = opened.candidate(recipe)
     shapes = [{name: tuple(value.shape) for name, value in c.model.state_dict().items()} for c in (dry, real)]
     assert shapes[0] == shapes[1]
-    bench.export(dry, tmp_path / "dry.onnx")
-    bench.export(real, tmp_path / "real.onnx")
+    opened.export(dry, tmp_path / "dry.onnx")
+    opened.export(real, tmp_path / "real.onnx")
     assert operator_histogram(tmp_path / "dry.onnx") == operator_histogram(tmp_path / "real.onnx")
     assert (dry.params, dry.macs) == (real.params, real.macs)
 
 
 @pytest.mark.slow
-def test_one_recovered_model_serves_every_bit_width(bench: Workbench, tmp_path: Path) -> None:
-    pipeline = copy.copy(bench.pipeline)
+def test_one_recovered_model_serves_every_bit_width(opened: OpenedJob, tmp_path: Path) -> None:
+    pipeline = copy.copy(opened.pipeline)
     pipeline.store = Store(tmp_path)
-    float_recipe = bench.compose(Policy({"ghost": "cheapest", "recover": "default"}))
-    int8_recipe = bench.compose(Policy({"ghost": "cheapest", "recover": "default", "bits": "default"}))
+    float_recipe = opened.compose(Policy({"ghost": "cheapest", "recover": "default"}))
+    int8_recipe = opened.compose(Policy({"ghost": "cheapest", "recover": "default", "bits": "default"}))
     first = pipeline.run(float_recipe)
     assert first.cache_hits == 0
     second = pipeline.run(int8_recipe)
@@ -67,34 +67,34 @@ def test_one_recovered_model_serves_every_bit_width(bench: Workbench, tmp_path: 
         assert torch.equal(first.model(image), again.model(image))
 
 
-def test_the_key_of_a_stage_holds_all_that_it_depends_on(bench: Workbench) -> None:
-    recipe = bench.compose(Policy(JOINT))
-    keys = bench.pipeline._stage_keys(recipe)
-    other = copy.copy(bench.pipeline)
-    other.seed = bench.pipeline.seed + 1
+def test_the_key_of_a_stage_holds_all_that_it_depends_on(opened: OpenedJob) -> None:
+    recipe = opened.compose(Policy(JOINT))
+    keys = opened.pipeline._stage_keys(recipe)
+    other = copy.copy(opened.pipeline)
+    other.seed = opened.pipeline.seed + 1
     assert set(keys).isdisjoint(other._stage_keys(recipe))
-    other = copy.copy(bench.pipeline)
+    other = copy.copy(opened.pipeline)
     other.baseline_key = "another"
     assert set(keys).isdisjoint(other._stage_keys(recipe))
 
 
-def test_file_and_torch_model_give_the_same_labels(bench: Workbench, tmp_path: Path) -> None:
-    candidate = bench.candidate(bench.compose(Policy({"bits": "default"})))
-    deployable = bench.export(candidate, tmp_path / "model.onnx")
-    images = torch.cat([images for images, _ in bench.splits.val.loader(128)])
+def test_file_and_torch_model_give_the_same_labels(opened: OpenedJob, tmp_path: Path) -> None:
+    candidate = opened.candidate(opened.compose(Policy({"bits": "default"})))
+    deployable = opened.export(candidate, tmp_path / "model.onnx")
+    images = torch.cat([images for images, _ in opened.splits.val.loader(128)])
     with torch.no_grad():
         expected = candidate.model(images).argmax(1).numpy()
-    found = bench.scorer.predict(deployable, images.numpy()).argmax(1)
+    found = opened.scorer.predict(deployable, images.numpy()).argmax(1)
     assert np.mean(expected == found) >= 0.995
 
 
-def test_the_baseline_is_never_changed(bench: Workbench) -> None:
-    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
-    bench.candidate(bench.compose(Policy(JOINT)))
-    after = bench.model.state_dict()
+def test_the_baseline_is_never_changed(opened: OpenedJob) -> None:
+    before = {name: value.clone() for name, value in opened.model.state_dict().items()}
+    opened.candidate(opened.compose(Policy(JOINT)))
+    after = opened.model.state_dict()
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert not bench.model.training
+    assert not opened.model.training
 
 
 class Learns(Transform):
@@ -126,12 +126,12 @@ class Learns(Transform):
         return model
 
 
-def test_a_dry_run_names_what_it_can_only_estimate(bench: Workbench, tmp_path: Path) -> None:
+def test_a_dry_run_names_what_it_can_only_estimate(opened: OpenedJob, tmp_path: Path) -> None:
     class Decides(Learns):
         def structure_needs_state(self, params: Params) -> bool:
             return bool(params["scored"])
 
-    pipeline = replace(bench.pipeline, methods=[Decides(lambda: None)], store=Store(tmp_path))
+    pipeline = replace(opened.pipeline, methods=[Decides(lambda: None)], store=Store(tmp_path))
     scored, plain = (Recipe(values={}, transforms=[("learns", {"scored": scored})]) for scored in (True, False))
     assert pipeline.run(scored, dry_run=True).estimated == ("learns",)
     assert pipeline.run(plain, dry_run=True).estimated == ()
@@ -139,11 +139,11 @@ def test_a_dry_run_names_what_it_can_only_estimate(bench: Workbench, tmp_path: P
     assert pipeline.run(scored, dry_run=True).estimated == (), "what it learned is kept"
 
 
-def test_two_workers_do_not_both_prepare_a_state(bench: Workbench, tmp_path: Path) -> None:
+def test_two_workers_do_not_both_prepare_a_state(opened: OpenedJob, tmp_path: Path) -> None:
     waited, learned = threading.Event(), []
 
     def worker(learns: Callable[[], None], pause: Callable[[], None] | None = None) -> None:
-        pipeline = replace(bench.pipeline, methods=[Learns(learns)], store=Store(tmp_path))
+        pipeline = replace(opened.pipeline, methods=[Learns(learns)], store=Store(tmp_path))
         assert pipeline.prepare(pause=pause) == {}
 
     other = threading.Thread(target=worker, args=(lambda: learned.append("second"), waited.set))

@@ -1,5 +1,4 @@
-"""Processors that a process may use, by affinity and by quotas of control groups of both versions.
-"""
+"""Processors that a process may use, by affinity and by quotas of control groups."""
 
 from __future__ import annotations
 

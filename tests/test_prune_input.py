@@ -128,8 +128,7 @@ def test_a_removal_that_the_network_does_not_have_is_no_plan() -> None:
 
 @pytest.mark.parametrize("multiple", [1, 16])
 def test_what_would_remove_nothing_is_an_invalid_recipe(multiple: int) -> None:
-    """Of 16 to 96 channels a share of 0.99 takes none; rounded up to 16, neither does 15/16 of 16.
-    """
+    """A share of 0.99 removes none of 16 to 96 channels; nor does 15/16 of 16, rounded to 16."""
     model = example_model()
     keep = {"layer1.0.conv1": 15 / 16} if multiple == 16 else 0.995
     with pytest.raises(InvalidRecipe, match=f"no layer loses a channel at these widths.*multiples of {multiple}"):

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.qat import QuantizationSchedule
 from autocompress.compression.recipe import GroupBits, Policy, Recipe
-from autocompress.compression.workbench import Workbench
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.quantization import LayerBits, calibrate, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
@@ -84,8 +84,7 @@ def test_quantization_starts_and_things_freeze_at_their_fractions() -> None:
 
 
 def test_before_the_delay_is_over_outputs_are_float_and_ranges_move() -> None:
-    """Check 15: a disabled quantizer gives the float network exactly, while its observer goes on.
-    """
+    """Check 15: a disabled quantizer gives the float network exactly; its observer goes on."""
     model = network()
     schedule = QuantizationSchedule(PARAMS | {"norm": "frozen"})
     model.train()
@@ -141,8 +140,8 @@ def test_training_is_repeated_by_its_seed() -> None:
 # --- in the pipeline ------------------------------------------------------------------------------
 
 
-def low_bits(bench: Workbench, weights: int, epochs: int) -> Recipe:
-    base = bench.compose(Policy({"bits": "default", "quantize": "default"}))
+def low_bits(opened: OpenedJob, weights: int, epochs: int) -> Recipe:
+    base = opened.compose(Policy({"bits": "default", "quantize": "default"}))
     quantizer = next(iter(base.bits.values())).weight_quantizer
     groups = {name: GroupBits(quantizer, weights, quantizer, 8) for name in base.bits}
     qat = {**PARAMS, "delay": 0.0, "lr": 1e-3, "distill": 0.5, "epochs": epochs}
@@ -150,10 +149,10 @@ def low_bits(bench: Workbench, weights: int, epochs: int) -> Recipe:
 
 
 @pytest.mark.slow
-def test_a_trained_candidate_is_kept_and_its_dry_run_has_its_structure(bench: Workbench, tmp_path: Path) -> None:
-    pipeline = copy.copy(bench.pipeline)
+def test_a_trained_candidate_is_kept_and_its_dry_run_has_its_structure(opened: OpenedJob, tmp_path: Path) -> None:
+    pipeline = copy.copy(opened.pipeline)
     pipeline.store = Store(tmp_path)
-    recipe = low_bits(bench, 4, 1)
+    recipe = low_bits(opened, 4, 1)
     first = pipeline.run(recipe)
     assert first.cache_misses == 1
     second = pipeline.run(recipe)
@@ -162,7 +161,7 @@ def test_a_trained_candidate_is_kept_and_its_dry_run_has_its_structure(bench: Wo
     image = torch.randn(4, 1, 32, 32)
     with torch.no_grad():
         assert torch.equal(first.model(image), second.model(image))
-    dry, other = pipeline.run(recipe, dry_run=True), pipeline.run(low_bits(bench, 4, 0))
+    dry, other = pipeline.run(recipe, dry_run=True), pipeline.run(low_bits(opened, 4, 0))
     for candidate in (dry, other):
         assert {n: (v.shape, v.dtype) for n, v in candidate.model.state_dict().items()} == {
             n: (v.shape, v.dtype) for n, v in first.model.state_dict().items()
@@ -171,13 +170,13 @@ def test_a_trained_candidate_is_kept_and_its_dry_run_has_its_structure(bench: Wo
         assert not torch.equal(other.model(image), first.model(image)), "training changed nothing"
 
 
-def test_the_space_asks_for_training_only_where_something_is_quantized(bench: Workbench) -> None:
-    assert not any(name.startswith("qat.") for name in bench.compose(Policy({})).values)
-    asked = bench.compose(Policy({"bits": "default", "qat": "default"})).values
+def test_the_space_asks_for_training_only_where_something_is_quantized(opened: OpenedJob) -> None:
+    assert not any(name.startswith("qat.") for name in opened.compose(Policy({})).values)
+    asked = opened.compose(Policy({"bits": "default", "qat": "default"})).values
     assert asked["qat.epochs"] == 0, "8 bits are not trained by default"
 
 
-def test_low_bits_are_trained_by_default(bench: Workbench) -> None:
-    asked = bench.compose(Policy({"bits": "cheapest", "qat": "default"})).values
+def test_low_bits_are_trained_by_default(opened: OpenedJob) -> None:
+    asked = opened.compose(Policy({"bits": "cheapest", "qat": "default"})).values
     assert asked["qat.epochs"] == 1
     assert asked["qat.norm"] == "corrected"

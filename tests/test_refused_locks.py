@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import refusing
 import torch
-from toy_bench import offer_toy_device, open_toy, toy_job
+from toy_search import offer_toy_device, open_toy, toy_job
 
 from autocompress.errors import UserError
 from autocompress.searching import run, rundir
@@ -36,8 +36,8 @@ def test_a_search_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     offer_toy_device()
     job = toy_job(tmp_path, budget={"trials": 2}, workers=1)
-    assert len(run.search(job, open_bench=open_toy).trials) == 2
-    assert len(run.resume(job.folder, open_bench=open_toy).trials) == 2
+    assert len(run.search(job, opener=open_toy).trials) == 2
+    assert len(run.resume(job.folder, opener=open_toy).trials) == 2
     assert not list(job.folder.rglob("*.lease")), "a finished run leaves no marker"
 
 

@@ -28,8 +28,7 @@ def test_every_block_starts_as_its_shortcut() -> None:
 
 
 def test_what_starts_so_already_is_left_alone() -> None:
-    """timm's ResNets, projected shortcuts included: only then do their kept baselines stay valid.
-    """
+    """timm's ResNets, with projected shortcuts, so that their kept baselines stay valid."""
     for name in ("resnet18", "resnet10t", "resnet50"):
         model = timm.create_model(name)
         assert silence_residual_branches(model) == []

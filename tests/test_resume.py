@@ -25,7 +25,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from PIL import Image
 from test_search_run import start_toy_search, wait_for
-from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
+from toy_search import OpenedToy, offer_toy_device, open_toy, toy_job
 
 from autocompress import data, results
 from autocompress.compression import keys
@@ -55,7 +55,7 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     ran_before = len(runs_file.read_text().splitlines())
     assert 4 <= len(before) < TRIALS
 
-    found = run.resume(tmp_path / "toy", open_bench=open_toy)
+    found = run.resume(tmp_path / "toy", opener=open_toy)
     assert len(found.trials) == TRIALS
     assert found.summary["ended"] == "all trials are spent"
     same = found.trials[found.trials["trial"].isin(before["trial"])].reset_index(drop=True)
@@ -72,7 +72,7 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     rows = [json.dumps(recipe, sort_keys=True) for recipe in found.trials["recipe"]]
     assert len(set(rows)) == TRIALS
 
-    once_more = run.resume(tmp_path / "toy", open_bench=open_toy)
+    once_more = run.resume(tmp_path / "toy", opener=open_toy)
     assert len(once_more.trials) == TRIALS
     assert len(runs_file.read_text().splitlines()) == len(noted), "nothing was left to run"
 
@@ -87,7 +87,7 @@ def test_resume_refuses_a_budget_that_is_none(tmp_path: Path, budget: dict[str, 
     offer_toy_device()
     folder = rundir.create(toy_job(tmp_path), {"python": "3.11"})
     with pytest.raises(UserError, match=next(iter(budget))) as error:
-        run.resume(folder, open_bench=open_toy, **budget)
+        run.resume(folder, opener=open_toy, **budget)
     assert "\n" not in str(error.value)
 
 
@@ -97,21 +97,21 @@ def test_resume_refuses_a_job_that_names_what_is_gone(tmp_path: Path) -> None:
     file = folder / "job.yaml"
     file.write_text(file.read_text().replace("model: resnet10t", "model: gone"))
     with pytest.raises(UserError, match="gone"):
-        run.resume(folder, open_bench=open_toy)
+        run.resume(folder, opener=open_toy)
 
 
 def test_resume_refuses_another_baseline(tmp_path: Path) -> None:
-    def retrained(job: Job, progress: Any = None) -> ToyBench:
-        bench = open_toy(job, progress)
-        bench.baseline = replace(bench.baseline, key="another")
-        return bench
+    def retrained(job: Job, progress: Any = None) -> OpenedToy:
+        opened = open_toy(job, progress)
+        opened.baseline = replace(opened.baseline, key="another")
+        return opened
 
     offer_toy_device()
     job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6})
-    run.search(job, open_bench=open_toy)
+    run.search(job, opener=open_toy)
     with pytest.raises(UserError, match="the baseline is not the one that this run began with"):
-        run.resume(job.folder, open_bench=retrained)
-    assert run.resume(job.folder, open_bench=open_toy).summary["ended"] == "the time is up"
+        run.resume(job.folder, opener=retrained)
+    assert run.resume(job.folder, opener=open_toy).summary["ended"] == "the time is up"
 
 
 def coloured_folder(root: Path, roles: tuple[str, ...] = ("train", "val", "test")) -> Path:
@@ -130,37 +130,37 @@ def test_resume_refuses_other_images(tmp_path: Path, role: str, word: str) -> No
     pictures = coloured_folder(tmp_path / "pictures")
     job = toy_job(tmp_path, data=f"folder:{pictures}", budget={"trials": 4, "minutes": 1e-6})
 
-    def with_images(job: Job, progress: Any = None) -> ToyBench:
-        bench = open_toy(job, progress)
-        bench.splits = data.load(job.data)  # type: ignore[attr-defined]
-        return bench
+    def with_images(job: Job, progress: Any = None) -> OpenedToy:
+        opened = open_toy(job, progress)
+        opened.splits = data.load(job.data)  # type: ignore[attr-defined]
+        return opened
 
     offer_toy_device()
-    run.search(job, open_bench=with_images)
-    assert run.resume(job.folder, open_bench=with_images).summary["ended"] == "the time is up"
+    run.search(job, opener=with_images)
+    assert run.resume(job.folder, opener=with_images).summary["ended"] == "the time is up"
     moved = pictures / role / "light" / "moved.png"
     (pictures / role / "dark" / "0.png").rename(moved)
     with pytest.raises(UserError, match=f"^the {word} images changed since the search in ") as error:
-        run.resume(job.folder, open_bench=with_images)
+        run.resume(job.folder, opener=with_images)
     assert "\n" not in str(error.value)
     moved.rename(pictures / role / "dark" / "0.png")
-    assert run.resume(job.folder, open_bench=with_images).summary["ended"] == "the time is up"
+    assert run.resume(job.folder, opener=with_images).summary["ended"] == "the time is up"
 
 
 def test_resume_of_a_run_that_did_not_record_its_images(tmp_path: Path) -> None:
     """An earlier version began it: the first resume records them."""
 
-    def with_images(job: Job, progress: Any = None) -> ToyBench:
-        bench = open_toy(job, progress)
-        bench.splits = data.load(job.data)  # type: ignore[attr-defined]
-        return bench
+    def with_images(job: Job, progress: Any = None) -> OpenedToy:
+        opened = open_toy(job, progress)
+        opened.splits = data.load(job.data)  # type: ignore[attr-defined]
+        return opened
 
-    folder = begun(tmp_path)  # its bench has no images
+    folder = begun(tmp_path)  # the opened job has no images
     file = folder / STUDY_FILE
     lines = [line for line in file.read_text().splitlines() if '"images"' not in line]
     assert len(lines) == len(file.read_text().splitlines()) - 1
     file.write_text("\n".join(lines) + "\n")
-    assert run.resume(folder, open_bench=with_images).summary["ended"] == "the time is up"
+    assert run.resume(folder, opener=with_images).summary["ended"] == "the time is up"
     assert '"validation"' in file.read_text()
 
 
@@ -177,7 +177,7 @@ def begun(tmp_path: Path, **settings: Any) -> Path:
     """The folder of a run that has its study, and no trial yet."""
     offer_toy_device()
     job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6}, **settings)
-    run.search(job, open_bench=open_toy)
+    run.search(job, opener=open_toy)
     return job.folder
 
 
@@ -193,7 +193,7 @@ def edit(folder: Path, key: str, value: Any) -> None:
     file.write_text(yaml.safe_dump(values))
 
 
-def never(job: Job, progress: Any = None) -> ToyBench:
+def never(job: Job, progress: Any = None) -> OpenedToy:
     raise AssertionError("the baseline would be trained before the difference is told")
 
 
@@ -223,7 +223,7 @@ def test_resume_refuses_another_question(tmp_path: Path, key: str, value: Any) -
     folder = begun(tmp_path)
     edit(folder, key, value)
     with pytest.raises(UserError, match=key.replace(".", r"\.")) as error:
-        run.resume(folder, open_bench=never)
+        run.resume(folder, opener=never)
     assert "\n" not in str(error.value)
 
 
@@ -232,7 +232,7 @@ def test_the_difference_is_named_with_both_values(tmp_path: Path) -> None:
     edit(folder, "objectives", ["accuracy", "size"])
     edit(folder, "seed", 7)
     with pytest.raises(UserError) as error:
-        run.resume(folder, open_bench=never)
+        run.resume(folder, opener=never)
     told = "'objectives' was accuracy, latency when it began and is accuracy, size now ('seed' changed too)"
     assert told in str(error.value)
 
@@ -244,7 +244,7 @@ def test_the_difference_is_named_with_both_values(tmp_path: Path) -> None:
 def test_what_changes_no_row_may_be_edited(tmp_path: Path, key: str, value: Any) -> None:
     folder = begun(tmp_path)
     edit(folder, key, value)
-    assert run.resume(folder, open_bench=open_toy).summary["ended"] == "the time is up"
+    assert run.resume(folder, opener=open_toy).summary["ended"] == "the time is up"
 
 
 @pytest.mark.parametrize("renamed", ["job", "folder"])
@@ -255,7 +255,7 @@ def test_another_name_is_the_same_study(tmp_path: Path, renamed: str) -> None:
         edit(folder, "name", "another")
     else:
         folder = folder.rename(tmp_path / "another")
-    run.resume(folder, open_bench=open_toy)
+    run.resume(folder, opener=open_toy)
     assert len(optuna.study.get_all_study_names(journal(folder))) == 1
     assert Study(folder, toy_job(tmp_path, name="third"), {}).seconds >= 17.0
     assert {path.name for path in tmp_path.iterdir()} == {folder.name}, "nothing was written elsewhere"
@@ -285,7 +285,7 @@ def test_resume_refuses_other_versions(tmp_path: Path, changed: str, monkeypatch
         monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9.9" if name == changed else real(name))
     name = "runtime" if changed == "onnxruntime" else changed
     with pytest.raises(UserError, match=rf"'{name}' was .*9\.9\.9 now") as error:
-        run.resume(folder, open_bench=never)
+        run.resume(folder, opener=never)
     assert "\n" not in str(error.value)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from autocompress import data
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.data import DataInfo, DatasetProvider, Source, Split, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, load_job
@@ -313,18 +313,18 @@ def test_a_job_with_a_checkpoint_tests_on_images_that_the_weights_have_not_seen(
     word = make(tmp_path / "x", "train", "val")
     file = tmp_path / "weights.pth"
     torch.save(timm.create_model("test_resnet", num_classes=2).state_dict(), file)
-    bench = Workbench.open(
+    opened = OpenedJob.open(
         load_job(model="test_resnet", checkpoint=file, data=word, input_size=32, methods=["quantize"])
     )
-    assert folders(bench.splits.train) == {"train"}
-    assert folders(bench.splits.val) == folders(bench.splits.test) == {"val"}
-    note = bench.splits.notes[0]  # others are about the baseline, whose weights are random here
+    assert folders(opened.splits.train) == {"train"}
+    assert folders(opened.splits.val) == folders(opened.splits.test) == {"val"}
+    note = opened.splits.notes[0]  # others are about the baseline, whose weights are random here
     assert note.startswith("'test' is half of the 8 validation images: the model's weights were trained elsewhere")
 
 
 def test_a_trained_baseline_keeps_all_validation_images(tmp_path: Path) -> None:
     word = make(tmp_path / "x", "train", "val")
     job = load_job(model="test_resnet", data=word, input_size=32, methods=["quantize"], **{"baseline.epochs": 0})
-    splits = Workbench.open(job).splits
+    splits = OpenedJob.open(job).splits
     assert (folders(splits.val), folders(splits.test), len(splits.val)) == ({"val"}, {"train"}, 8)
     assert splits.notes == ()

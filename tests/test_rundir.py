@@ -1,5 +1,4 @@
-"""The folder of a run: what a failed start leaves, whose name is free, and a resume from anywhere.
-"""
+"""The folder of a run: what a failed start leaves, free names, and resume from anywhere."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
+from toy_search import OpenedToy, offer_toy_device, open_toy, toy_job
 
 from autocompress import data
 from autocompress.contract import manager
@@ -24,11 +23,11 @@ NO_TIME = {"trials": 4, "minutes": 1e-6}
 """A search that ends before its first trial, so that Ray is not started."""
 
 
-def failing(error: BaseException) -> Callable[..., ToyBench]:
-    def opened(job: Job, progress: object = None) -> ToyBench:
+def failing(error: BaseException) -> Callable[..., OpenedToy]:
+    def failing_opener(job: Job, progress: object = None) -> OpenedToy:
         raise error
 
-    return opened
+    return failing_opener
 
 
 @pytest.mark.parametrize(
@@ -38,27 +37,27 @@ def test_a_failed_start_keeps_its_log_and_frees_its_name(tmp_path: Path, error: 
     offer_toy_device()
     job = toy_job(tmp_path, budget=NO_TIME)
     with pytest.raises(type(error)):
-        run.search(job, open_bench=failing(error))
+        run.search(job, opener=failing(error))
     text = (job.folder / "log.txt").read_text()
     assert (str(error) or "ended by KeyboardInterrupt") in text
     assert ("Traceback" in text) == isinstance(error, ValueError)
 
-    assert run.search(job, open_bench=open_toy).summary["ended"] == "the time is up"
+    assert run.search(job, opener=open_toy).summary["ended"] == "the time is up"
     assert (job.folder / "log.txt").read_text().startswith(text), "the first start's log is still there"
     with pytest.raises(UserError, match="exists already"):
-        run.search(job, open_bench=open_toy)
+        run.search(job, opener=open_toy)
 
 
 def test_another_job_may_take_the_name_of_a_failed_start(tmp_path: Path) -> None:
     """Nothing of the failed one, such as latencies of its structures, may reach the next."""
     offer_toy_device()
     with pytest.raises(ValueError):
-        run.search(toy_job(tmp_path, seed=1), open_bench=failing(ValueError()))
+        run.search(toy_job(tmp_path, seed=1), opener=failing(ValueError()))
     folder = tmp_path / "toy"
     (folder / "structures").mkdir()
     (folder / "structures" / "old.json").write_text("{}")
     (folder / "study.journal").write_text("of the failed start")
-    run.search(toy_job(tmp_path, seed=2, budget=NO_TIME), open_bench=open_toy)
+    run.search(toy_job(tmp_path, seed=2, budget=NO_TIME), opener=open_toy)
     assert load_job(folder / "job.yaml").seed == 2
     assert not (folder / "structures").exists()
     assert len((folder / "study.journal").read_text().splitlines()) > 1
@@ -68,8 +67,8 @@ def test_a_failed_start_can_be_resumed(tmp_path: Path) -> None:
     offer_toy_device()
     job = toy_job(tmp_path, budget=NO_TIME)
     with pytest.raises(ValueError):
-        run.search(job, open_bench=failing(ValueError()))
-    assert run.resume(job.folder, open_bench=open_toy).summary["ended"] == "the time is up"
+        run.search(job, opener=failing(ValueError()))
+    assert run.resume(job.folder, opener=open_toy).summary["ended"] == "the time is up"
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "job.yaml", "log.txt", "trials.csv"])
@@ -136,10 +135,10 @@ def test_a_run_is_resumed_from_anywhere(tmp_path: Path, monkeypatch: pytest.Monk
         f"budget: {json.dumps(NO_TIME)}\n"
     )
     monkeypatch.chdir(home)
-    found = run.search(load_job("wanted.yaml"), open_bench=open_toy)
+    found = run.search(load_job("wanted.yaml"), opener=open_toy)
     assert found.folder == Path("out/toy")
     monkeypatch.chdir(elsewhere)
-    again = run.resume("../home/out/toy", open_bench=open_toy)
+    again = run.resume("../home/out/toy", opener=open_toy)
     assert again.summary["ended"] == "the time is up"
 
     job = load_job(home / "out" / "toy" / "job.yaml")

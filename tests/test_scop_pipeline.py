@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from autocompress.compression import artifact
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.pipeline import Candidate
 from autocompress.compression.recipe import Policy, Replay
-from autocompress.compression.workbench import Workbench
 from autocompress.export import check_agreement, operator_histogram
 from autocompress.job import load_job
 from autocompress.pruning.removal import Scatter
@@ -30,52 +30,52 @@ def shapes(candidate: Candidate) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["inner", "group"])
-def test_a_dry_run_has_the_deployed_structure(mode: str, bench: Workbench, tmp_path: Path) -> None:
-    values = {**bench.compose(by_scop(RULES)).values, "prune.mode": mode, "prune.multiple": 1}
-    recipe = bench.compose(Replay(values))
+def test_a_dry_run_has_the_deployed_structure(mode: str, opened: OpenedJob, tmp_path: Path) -> None:
+    values = {**opened.compose(by_scop(RULES)).values, "prune.mode": mode, "prune.multiple": 1}
+    recipe = opened.compose(Replay(values))
     assert not recipe.transforms
     assert recipe.prune is not None
     assert recipe.prune.method == "scop"
-    dry, real = bench.candidate(recipe, dry_run=True), bench.candidate(recipe)
+    dry, real = opened.candidate(recipe, dry_run=True), opened.candidate(recipe)
     assert shapes(dry) == shapes(real)
     assert (dry.params, dry.macs) == (real.params, real.macs)
-    assert real.params < 0.9 * bench.baseline.params
-    assert real.macs < bench.baseline.macs
+    assert real.params < 0.9 * opened.baseline.params
+    assert real.macs < opened.baseline.macs
     for name, candidate in (("dry", dry), ("real", real)):
-        bench.export(candidate, tmp_path / f"{name}.onnx")
+        opened.export(candidate, tmp_path / f"{name}.onnx")
     assert operator_histogram(tmp_path / "dry.onnx") == operator_histogram(tmp_path / "real.onnx")
 
 
-def test_an_artifact_comes_back_with_no_data(bench: Workbench, tmp_path: Path) -> None:
-    candidate = bench.candidate(bench.compose(by_scop(RULES)))
-    deployable = bench.export(candidate, tmp_path / "model.onnx")
-    bench.save_artifact(candidate, deployable, tmp_path / "artifact", {})
+def test_an_artifact_comes_back_with_no_data(opened: OpenedJob, tmp_path: Path) -> None:
+    candidate = opened.candidate(opened.compose(by_scop(RULES)))
+    deployable = opened.export(candidate, tmp_path / "model.onnx")
+    opened.save_artifact(candidate, deployable, tmp_path / "artifact", {})
     loaded = artifact.load(tmp_path / "artifact")
-    images = next(iter(bench.splits.val.loader(16)))[0]
+    images = next(iter(opened.splits.val.loader(16)))[0]
     with torch.no_grad():
         assert torch.equal(loaded(images), candidate.model(images))
-    assert deployable.file.stat().st_size < 0.5 * bench.baseline.size_bytes
-    accuracy, _ = bench.accuracy(deployable, "val")
-    assert accuracy > bench.baseline.accuracy - 10, "pruned to 10/16 and recovered, it still knows its digits"
+    assert deployable.file.stat().st_size < 0.5 * opened.baseline.size_bytes
+    accuracy, _ = opened.accuracy(deployable, "val")
+    assert accuracy > opened.baseline.accuracy - 10, "pruned to 10/16 and recovered, it still knows its digits"
 
 
 @pytest.mark.slow
-def test_it_acts_on_ghost_modules(bench: Workbench) -> None:
-    both = bench.compose(by_scop({"ghost": "default", "prune": "default", "scop": "default"}))
+def test_it_acts_on_ghost_modules(opened: OpenedJob) -> None:
+    both = opened.compose(by_scop({"ghost": "default", "prune": "default", "scop": "default"}))
     assert [name for name, _ in both.transforms] == ["ghost"]
     assert both.prune is not None
-    dry, real = bench.candidate(both, dry_run=True), bench.candidate(both)
+    dry, real = opened.candidate(both, dry_run=True), opened.candidate(both)
     assert shapes(dry) == shapes(real)
-    ghost = bench.candidate(bench.compose(Policy({"ghost": "default"})), dry_run=True)
+    ghost = opened.candidate(opened.compose(Policy({"ghost": "default"})), dry_run=True)
     assert real.macs < ghost.macs
 
 
 @pytest.mark.slow
-def test_a_job_can_name_the_papers_own_scheme(bench: Workbench, tmp_path: Path) -> None:
+def test_a_job_can_name_the_papers_own_scheme(opened: OpenedJob, tmp_path: Path) -> None:
     """Mode "scatter": the last convolution of each block is pruned, residual streams keep their
     width.
     """
-    del bench  # its baseline is this one's
+    del opened  # its baseline is this one's
     job = load_job(
         model="resnet10t",
         data="digits",
@@ -88,7 +88,7 @@ def test_a_job_can_name_the_papers_own_scheme(bench: Workbench, tmp_path: Path) 
         },
         name="scop-scatter",
     )
-    own = Workbench.open(job)
+    own = OpenedJob.open(job)
     recipe = own.compose(by_scop({**RULES, "bits": "neutral"}))
     assert recipe.values["prune.mode"] == "scatter"
     dry, real = own.candidate(recipe, dry_run=True), own.candidate(recipe)

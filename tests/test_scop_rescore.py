@@ -15,8 +15,8 @@ from pruning_stage import kept, pruned, specs
 from torch import nn
 
 from autocompress.compression import prune
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Policy, Replay
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Callback, Context, Space
 from autocompress.job import load_job
 from autocompress.testing import example_context, example_model
@@ -146,7 +146,7 @@ def test_substituted_layers_get_the_training_they_need(resnet: nn.Module, scop: 
 
 
 @pytest.mark.slow
-def test_in_a_recipe_with_ghost_modules(bench: Workbench, watch: Watch) -> None:
+def test_in_a_recipe_with_ghost_modules(opened: OpenedJob, watch: Watch) -> None:
     job = load_job(
         model="resnet10t",
         data="digits",
@@ -156,8 +156,8 @@ def test_in_a_recipe_with_ghost_modules(bench: Workbench, watch: Watch) -> None:
         space={"scop": {"rescore_epochs": 1, "score_epochs": 1, "score_images": 64}},
         name="scop-rescore",
     )
-    del bench  # its baseline is this one's
-    own = Workbench.open(job)
+    del opened  # its baseline is this one's
+    own = OpenedJob.open(job)
     watch.networks.clear()
     values = own.compose(Policy({"ghost": "default", "prune": "default"})).values
     recipe = own.compose(Replay({**values, "recover.epochs": 0}))

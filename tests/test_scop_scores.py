@@ -1,5 +1,4 @@
-"""Importance: the digest's numbers (checks 4 and 5), and how a layer's scores become a coupling's.
-"""
+"""Importance: the digest's numbers (checks 4 and 5), and a coupling's scores from its layers'."""
 
 from __future__ import annotations
 
@@ -62,8 +61,7 @@ def test_scored_layers_are_those_with_a_norm_and_never_the_stem() -> None:
 
 
 def test_a_shared_stream_takes_the_mean_of_its_writers() -> None:
-    """The plain mean: what they write is added, so the one with the large gammas makes the channel.
-    """
+    """The plain mean: outputs are added, so the layer with the large gammas decides."""
     scores = {"a": torch.tensor([1.0, 0, 0, 2.0]), "b": torch.tensor([0.0, 100, 0, -4.0])}
     model = nn.ModuleDict({"a": nn.Identity(), "b": nn.Identity(), "unscored": nn.Identity()})
     found = coupling_scores(coupling("a", "a", "b", "unscored"), scores, model)

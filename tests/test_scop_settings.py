@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Policy, Replay
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Params, Space
 from autocompress.data import Split
 from autocompress.errors import UserError
@@ -102,7 +102,7 @@ def test_scores_cost_the_same_however_large_the_data_set_is() -> None:
     assert len(steps) == 32  # one epoch of 2,048 images in batches of 64
 
 
-def test_scores_are_made_once_for_each_way_of_making_them(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_made_once_for_each_way_of_making_them(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a recipe first needs them, never for a dry run, and not again in another run."""
     made: list[tuple[int, int]] = []
     original = control.learn
@@ -113,12 +113,12 @@ def test_scores_are_made_once_for_each_way_of_making_them(bench: Workbench, monk
         made.append((settings.epochs, len(split)))
         return original(network, pairs, split, source, settings, **named)
 
-    del bench  # its baseline is this one's
+    del opened  # its baseline is this one's
     monkeypatch.setattr(control, "learn", watch)
     # 63 images: no other test makes scores from as many, so the cache that all tests share has none
     # of them.
     job = job_with(score_epochs=[3, 2], score_images=63)
-    own = Workbench.open(job)
+    own = OpenedJob.open(job)
     values = {**own.compose(Policy({"prune": "default"})).values, "repair.fit": "none", "recover.epochs": 0}
     for number, epochs in enumerate((2, 3), start=1):
         for share in (0.75, 0.375):
@@ -128,7 +128,7 @@ def test_scores_are_made_once_for_each_way_of_making_them(bench: Workbench, monk
             assert len(made) == (number - 1 if share == 0.75 else number)
             assert shapes(dry.model) == shapes(own.candidate(recipe).model)
     assert made == [(2, 63), (3, 63)]
-    again = Workbench.open(job)
+    again = OpenedJob.open(job)
     again.candidate(again.compose(Replay({**values, "scop.score_epochs": 3})))
     assert made == [(2, 63), (3, 63)], "kept from run to run"
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_is_told_before_anything_is_trained(
     def never(*_args: object, **_named: object) -> None:
         raise AssertionError("told first")
 
-    monkeypatch.setattr("autocompress.compression.workbench.train_baseline", never)
+    monkeypatch.setattr("autocompress.compression.openedjob.train_baseline", never)
     with pytest.raises(UserError) as caught:
-        Workbench.open(job_with(**limits))
+        OpenedJob.open(job_with(**limits))
     assert told in str(caught.value) or told in caught.value.hint

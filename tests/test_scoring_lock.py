@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_onnxruntime_cpu import SIZE, save_network
 from torch import nn
-from toy_bench import ToyBench, open_toy, toy_job
+from toy_search import OpenedToy, open_toy, toy_job
 
 from autocompress.contract import Deployable, manager
 from autocompress.data import DataInfo, TensorSplit
@@ -23,7 +23,7 @@ from autocompress.export import check_agreement, export
 from autocompress.scoring import Scorer, images_between_pauses
 from autocompress.searching.closing import Closing
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
 from autocompress.training import evaluate
 
@@ -68,7 +68,7 @@ class SlowScorer(Scorer):
         return logits
 
 
-class SlowBench(ToyBench):
+class SlowToy(OpenedToy):
     """Scores in chunks and notes when."""
 
     def accuracy(
@@ -114,23 +114,23 @@ def test_scoring_a_file_steps_aside_for_a_measurement(tmp_path: Path) -> None:
 @pytest.mark.parametrize("who", ["trial", "closing"])
 def test_a_search_steps_aside_while_it_scores(tmp_path: Path, who: str) -> None:
     job, folder = toy_job(tmp_path), tmp_path / "locks"
-    bench = SlowBench(job, job.folder / "toy")
-    meter = Meter.of(job, open_toy(job).device)
-    row = baseline_row(bench, meter)
+    opened = SlowToy(job, job.folder / "toy")
+    measurer = Measurer.of(job, open_toy(job).device)
+    row = baseline_row(opened, measurer)
     values = {"toy.width": 0.5, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
-    bench.watch()
+    opened.watch()
 
     def work() -> None:
         lock = MachineLock(folder)
         if who == "trial":
-            Trial(bench, meter, lock, 0, job.folder, row).run(values)
+            Trial(opened, measurer, lock, 0, job.folder, row).run(values)
         else:
-            Closing(bench, meter, job.folder, row, lock).close([], 1.0, "all trials are spent", manager())
+            Closing(opened, measurer, job.folder, row, lock).close([], 1.0, "all trials are spent", manager())
 
     thread = in_a_thread(work)
-    measurement = measured_meanwhile(folder, bench.started)
+    measurement = measured_meanwhile(folder, opened.started)
     thread.join()
-    assert_stepped_aside(bench.spans, measurement)
+    assert_stepped_aside(opened.spans, measurement)
 
 
 def test_pauses_come_after_few_images_and_change_no_result() -> None:

@@ -1,4 +1,4 @@
-"""A whole search on Ray with the toy bench: the files that it leaves, its front, its budget, and
+"""A whole search on Ray with the toy job: the files that it leaves, its front, its budget, and
 how it refuses.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from rich.live import Live
-from toy_bench import ToyBench, offer_toy_device, open_toy, toy_job
+from toy_search import OpenedToy, offer_toy_device, open_toy, toy_job
 
 from autocompress import results
 from autocompress.cli.progress import Screen
@@ -81,11 +81,11 @@ class Watcher:
 def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     watcher = Watcher()
     job = toy_job(tmp_path, workers=2, budget={"trials": 12}, constraints={"accuracy_drop": 8.0})
-    found = run.search(job, observer=watcher, open_bench=open_toy)
+    found = run.search(job, observer=watcher, opener=open_toy)
     assert found.folder == tmp_path / "toy"
     for name in ("job.yaml", "trials.csv", "front.csv", "summary.json", "study.journal", "log.txt", "report.html"):
         assert (found.folder / name).stat().st_size > 0, name
-    assert watcher.steps == [(1.0, "opening the toy bench")]
+    assert watcher.steps == [(1.0, "opening the toy job")]
     assert not (found.folder / "ray" / "scratch").exists()
     assert list(found.sensitivity["bits"]) == [8, 4, 2]
     assert found.summary["float_layers"] == ["norm"]
@@ -109,7 +109,7 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     assert found.summary["ended"] == "all trials are spent"
 
     with pytest.raises(UserError, match="exists already"):
-        run.search(job, open_bench=open_toy)
+        run.search(job, opener=open_toy)
     assert len(results.read(found.folder).trials) == 12
 
 
@@ -117,7 +117,7 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: Path) -> None:
     limits = {"latency": "0.01x"}
-    found = run.search(toy_job(tmp_path, budget={"trials": 4}, constraints=limits), open_bench=open_toy)
+    found = run.search(toy_job(tmp_path, budget={"trials": 4}, constraints=limits), opener=open_toy)
     assert set(found.trials["status"]) == {"infeasible"}
     (model,) = found.models.to_dict("records")
     assert found.summary["nearest_miss"]["trial"] == model["trial"]
@@ -130,7 +130,7 @@ def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: 
     assert (found.artifact(model["trial"]) / "model.onnx").exists()
     assert found.trials["accuracy"].notna().sum() == 1, "the others never trained"
 
-    again = run.resume(found.folder, open_bench=open_toy)
+    again = run.resume(found.folder, opener=open_toy)
     assert list(again.models["trial"]) == [model["trial"]]
 
 
@@ -142,7 +142,7 @@ def test_two_workers_are_at_work_however_short_trials_are(tmp_path: Path) -> Non
     It used to be given up each time that the first worker was free again.
     """
     job = toy_job(tmp_path, workers=2, space={"toy": {"seconds": 0.3}}, budget={"trials": 20})
-    found = run.search(job, open_bench=open_toy)
+    found = run.search(job, opener=open_toy)
     lines = (found.folder / "toy" / "runs.txt").read_text().splitlines()
     shares = Counter(json.loads(line)["pid"] for line in lines)
     assert len(shares) == 2
@@ -152,7 +152,7 @@ def test_two_workers_are_at_work_however_short_trials_are(tmp_path: Path) -> Non
 
 def test_time_that_is_up_before_the_first_trial_is_no_interruption(tmp_path: Path) -> None:
     job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6})
-    found = run.search(job, open_bench=open_toy)
+    found = run.search(job, opener=open_toy)
     assert len(found.trials) == 0
     assert found.summary["ended"] == "the time is up"
 
@@ -189,7 +189,7 @@ def test_a_terminal_shows_the_baseline_first_and_how_far_a_step_is() -> None:
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"):
-        run.search(toy_job(tmp_path / "file"), open_bench=open_toy)
+        run.search(toy_job(tmp_path / "file"), opener=open_toy)
 
 
 def test_a_search_that_cannot_begin_leaves_its_name_free(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_search_that_cannot_begin_leaves_its_name_free(tmp_path: Path) -> None
 
     for _ in range(2):
         with pytest.raises(UserError, match="the checkpoint is broken"):
-            run.search(toy_job(tmp_path), open_bench=broken)
+            run.search(toy_job(tmp_path), opener=broken)
 
 
 @pytest.mark.slow
@@ -223,9 +223,9 @@ def start_toy_search(folder: Path, trials: int, seconds: float, **settings: Any)
     """
     # A shell ignores SIGINT for what it starts in the background, and children inherit that.
     script = (
-        "import json, signal, sys, toy_bench\n"
+        "import json, signal, sys, toy_search\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "toy_bench.main(sys.argv[1], **json.loads(sys.argv[2]))"
+        "toy_search.main(sys.argv[1], **json.loads(sys.argv[2]))"
     )
     given = json.dumps({"trials": trials, "space": {"toy": {"seconds": seconds}}, **settings})
     environment = {
@@ -249,12 +249,12 @@ def test_minutes_count_from_the_first_trial_on(tmp_path: Path, monkeypatch: pyte
     clock, ahead = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock() + ahead[0])
 
-    def slow(job: Job, progress: Any = None) -> ToyBench:
+    def slow(job: Job, progress: Any = None) -> OpenedToy:
         ahead[0] += opening
         return open_toy(job, progress)
 
     job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6})  # up at once, so that nothing else takes long
-    found = run.search(job, open_bench=slow)
+    found = run.search(job, opener=slow)
     assert found.summary["seconds"] < opening
     before = Study(job.folder, job, {}).seconds
-    assert run.resume(job.folder, open_bench=slow).summary["seconds"] - before < opening, "nor is it charged again"
+    assert run.resume(job.folder, opener=slow).summary["seconds"] - before < opening, "nor is it charged again"

@@ -19,9 +19,9 @@ from torch import nn
 
 from autocompress.compression import mixedbits, precision, probing
 from autocompress.compression.jobspace import JobSpace
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import GroupBits, Recipe, Replay
 from autocompress.compression.sensitivity import Sensitivity, Setting, Width, lowest_widths
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Context, FakeQuantizer, Hardened, Params, Quantizer, Space, TensorSpec, TransferSet
 from autocompress.data.split import DataInfo
 from autocompress.data.tensors import TensorSplit
@@ -202,8 +202,7 @@ def test_a_table_is_measured_once(model: nn.Module, context: Context, tmp_path: 
 
 
 class WeightsOnly(Quantizer):
-    """Like SLB: few bits for weights, none for activations, and training that it cannot do without.
-    """
+    """Like SLB: few bits for weights, none for activations, and training is needed."""
 
     name, version, reference = "scarce", "1", "none"
     weight_bits, activation_bits = (1, 2), ()
@@ -346,14 +345,14 @@ def test_lowest_widths_stay_within_the_loss(losses: list[list[float]], most: flo
             assert total - chosen[candidate.group].loss + candidate.loss > most - 1e-9
 
 
-def test_a_workbench_measures_and_uses_the_table(bench: Workbench) -> None:
+def test_an_opened_job_measures_and_uses_the_table(opened: OpenedJob) -> None:
     widths = Limits({"bits.weight": ["none", "quantize:8", "quantize:6"], "bits.activation": 8})
-    narrowed = replace(bench, limits=widths)
+    narrowed = replace(opened, limits=widths)
     table = narrowed.sensitivity()
     assert {(found.role, found.bits) for found in table} == {("weight", 8), ("weight", 6), ("activation", 8)}
     known = dict(narrowed.starting_points())
     labels = dict(narrowed.starting_points(table))
     assert set(labels) == {*known, "mixed weight bits by sensitivity"}  # activations have no choice
     assert narrowed.sensitivity() == table
-    assert replace(bench, limits=Limits({"bits.weight": "quantize:8", "bits.activation": 8})).sensitivity() == []
-    assert bench.float_layers() == []
+    assert replace(opened, limits=Limits({"bits.weight": "quantize:8", "bits.activation": 8})).sensitivity() == []
+    assert opened.float_layers() == []

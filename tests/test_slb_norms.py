@@ -94,7 +94,7 @@ def train(model: nn.Module, callback: SlbCallback, x: torch.Tensor, steps: int =
 
 
 # -- the layer
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_each_state_has_its_own_statistics_and_they_share_gamma_and_beta() -> None:
@@ -184,7 +184,7 @@ def test_in_the_hard_tail_one_pass_does_for_both() -> None:
 
 
 # -- calibration
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_calibration_gives_the_statistics_of_the_discrete_network() -> None:
@@ -228,8 +228,7 @@ def test_calibration_gives_the_statistics_of_the_discrete_network() -> None:
 
 @pytest.mark.parametrize("norm", ["calibrate_each_epoch", "calibrate_end", "two_statistics", "none"])
 def test_deployed_statistics_are_the_discrete_ones(norm: Any) -> None:
-    """Against the statistics of the finished network over the same images; the ablation's are off.
-    """
+    """Compared with the finished network's statistics on the same images; the ablation differs."""
     x = images(64)
     model = network(1)
     train(model, SlbCallback(Settings(norm=norm, hard_tail=False, t_final=1.0), context(x)), x, steps=90)
@@ -257,7 +256,7 @@ def test_frozen_norms_keep_their_statistics() -> None:
 
 
 # -- which norms
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_norms_in_front_of_the_search_are_not_concerned() -> None:

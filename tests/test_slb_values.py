@@ -1,5 +1,4 @@
-"""SLB's values, expectation and arg-max: the exact checks of the digest (section 10, 1-8 and 14).
-"""
+"""SLB's values, expectation and arg-max: exact checks of the digest (section 10, 1-8, 14)."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Replay
-from autocompress.compression.workbench import Workbench
 from autocompress.data import TensorSplit
 
 STOCK = """
@@ -60,31 +60,31 @@ print(json.dumps({"labels": found.tolist(), "accuracy": 100 * float((found == la
 """
 
 
-def recipe_values(bench: Workbench, bits: int) -> dict[str, Any]:
+def recipe_values(opened: OpenedJob, bits: int) -> dict[str, Any]:
     """The recipe that quantizes all at 8 bits, with ``bits`` for the weights."""
-    values = dict(dict(bench.starting_points())["8-bit alone"])
+    values = dict(dict(opened.starting_points())["8-bit alone"])
     return values | {name: f"quantize:{bits}" for name in values if name.startswith("bits.weight.")}
 
 
 @pytest.fixture(scope="module", params=[4, 2])
-def artifact(request: pytest.FixtureRequest, bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+def artifact(request: pytest.FixtureRequest, opened: OpenedJob, tmp_path_factory: pytest.TempPathFactory) -> tuple:
     """(bits, the artifact's file, its accuracy on the test split, the labels it gives here)."""
     folder = tmp_path_factory.mktemp("stock")
-    candidate = bench.candidate(bench.compose(Replay(recipe_values(bench, request.param))))
-    deployable = bench.export(candidate, folder / "scratch.onnx")
-    bench.save_artifact(candidate, deployable, folder / "7", {})
+    candidate = opened.candidate(opened.compose(Replay(recipe_values(opened, request.param))))
+    deployable = opened.export(candidate, folder / "scratch.onnx")
+    opened.save_artifact(candidate, deployable, folder / "7", {})
     assert (folder / "7" / "model.onnx").stat().st_size == deployable.file.stat().st_size, "what the size column says"
-    accuracy, _ = bench.accuracy(deployable, "test")
-    images, _ = next(iter(bench.splits.test.loader(len(bench.splits.test))))
-    labels = bench.scorer.predict(deployable, images.numpy()).argmax(1)
+    accuracy, _ = opened.accuracy(deployable, "test")
+    images, _ = next(iter(opened.splits.test.loader(len(opened.splits.test))))
+    labels = opened.scorer.predict(deployable, images.numpy()).argmax(1)
     return request.param, folder / "7" / "model.onnx", accuracy, labels.tolist()
 
 
 def test_a_stock_runtime_gives_the_accuracy_that_was_scored(
-    artifact: tuple[int, Path, float, list[int]], bench: Workbench, tmp_path: Path
+    artifact: tuple[int, Path, float, list[int]], opened: OpenedJob, tmp_path: Path
 ) -> None:
     _, file, accuracy, labels = artifact
-    split = bench.splits.test
+    split = opened.splits.test
     assert isinstance(split, TensorSplit)
     np.save(tmp_path / "images.npy", split.images.numpy())
     np.save(tmp_path / "labels.npy", split.labels().numpy())

@@ -1,5 +1,5 @@
 """Ctrl-C, SIGTERM, closed terminals and exit codes, with the command line as a process of its own
-on the toy bench.
+on the toy job.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The content-keyed store: what goes in comes out, damage counts as absent, and the limit is kept.
-"""
+"""The content-keyed store: entries come back, damaged ones are absent, the limit holds."""
 
 from __future__ import annotations
 
@@ -393,8 +392,7 @@ def test_different_values_have_different_digests(one: list[Any], other: list[Any
     ],
 )
 def test_what_is_not_json_is_refused_by_name(value: Any, where: str) -> None:
-    """A tensor's text is shortened, and an object's holds its address: both would give wrong keys.
-    """
+    """The text of a tensor is shortened, that of an object has an address: wrong keys both."""
     with pytest.raises(TypeError, match=where):
         digest("key", value)
 

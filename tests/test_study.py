@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from toy_bench import ToyBench, open_toy, toy_job
+from toy_search import OpenedToy, open_toy, toy_job
 
 from autocompress.job import Job
 from autocompress.searching.study import Asked, Study
@@ -23,7 +23,7 @@ def job(tmp_path: Path) -> Job:
 
 
 @pytest.fixture
-def bench(job: Job) -> ToyBench:
+def opened(job: Job) -> OpenedToy:
     return open_toy(job)
 
 
@@ -43,10 +43,10 @@ def row(asked: Asked, **columns: Any) -> dict[str, Any]:
     return done | {"accuracy": 88.0, "accuracy_drop": 2.0, "latency_ratio": 0.5, "excess": {}, "seconds": 1.0} | columns
 
 
-def ask(study: Study, bench: ToyBench) -> Asked:
+def ask(study: Study, opened: OpenedToy) -> Asked:
     """The next recipe that can be built."""
     while True:
-        asked = study.ask(bench.compose)
+        asked = study.ask(opened.compose)
         assert asked is not None
         if study.row(asked.number) is None:
             return asked
@@ -56,17 +56,17 @@ def states(study: Study) -> list[TrialState]:
     return [trial.state for trial in study._study.get_trials()]
 
 
-def test_starting_points_come_first_with_their_labels(study: Study, bench: ToyBench) -> None:
-    for label, values in bench.starting_points():
+def test_starting_points_come_first_with_their_labels(study: Study, opened: OpenedToy) -> None:
+    for label, values in opened.starting_points():
         study.enqueue(values, label)
-    first, second = ask(study, bench), ask(study, bench)
+    first, second = ask(study, opened), ask(study, opened)
     assert [first.label, second.label] == ["uncompressed", "8-bit alone"]
     assert second.values["toy.bits"] == 8
     assert second.values["toy.width"] == 1.0
 
 
-def test_another_process_finds_rows_and_constraints(job: Job, study: Study, bench: ToyBench) -> None:
-    asked = ask(study, bench)
+def test_another_process_finds_rows_and_constraints(job: Job, study: Study, opened: OpenedToy) -> None:
+    asked = ask(study, opened)
     study.tell(asked.number, row(asked, excess={"latency": 0.25}))
     study.spend(12.5)
     found = again(job)
@@ -78,16 +78,16 @@ def test_another_process_finds_rows_and_constraints(job: Job, study: Study, benc
     assert trial.constraints == {"latency": 0.25, "valid": -1.0}
 
 
-def test_a_row_that_was_told_stays(study: Study, bench: ToyBench) -> None:
-    asked = ask(study, bench)
+def test_a_row_that_was_told_stays(study: Study, opened: OpenedToy) -> None:
+    asked = ask(study, opened)
     study.tell(asked.number, row(asked, accuracy=80.0))
     study.tell(asked.number, row(asked, accuracy=10.0))
     assert [told["accuracy"] for told in study.rows()] == [80.0]
 
 
-def test_no_recipe_is_asked_twice_and_a_small_space_ends(study: Study, bench: ToyBench) -> None:
+def test_no_recipe_is_asked_twice_and_a_small_space_ends(study: Study, opened: OpenedToy) -> None:
     seen = []
-    while (asked := study.ask(bench.compose)) is not None:
+    while (asked := study.ask(opened.compose)) is not None:
         seen.append(tuple(sorted(asked.values.items())))
         if study.row(asked.number) is None:
             study.tell(asked.number, row(asked))
@@ -96,22 +96,22 @@ def test_no_recipe_is_asked_twice_and_a_small_space_ends(study: Study, bench: To
     assert set(states(study)) <= {TrialState.COMPLETE, TrialState.PRUNED}
 
 
-def test_a_finished_recipe_is_told_again_from_its_row(job: Job, study: Study, bench: ToyBench) -> None:
-    asked = ask(study, bench)
+def test_a_finished_recipe_is_told_again_from_its_row(job: Job, study: Study, opened: OpenedToy) -> None:
+    asked = ask(study, opened)
     study.tell(asked.number, row(asked, accuracy=77.0))
     found = again(job)
     found.enqueue(asked.values)
-    following = ask(found, bench)
+    following = ask(found, opened)
     repeated = found._study.get_trials()[asked.number + 1]
     assert repeated.values == [77.0, 0.5]
     assert following.number > repeated.number
     assert following.values != asked.values
 
 
-def test_a_twin_of_a_running_trial_waits_for_its_row(study: Study, bench: ToyBench) -> None:
-    asked = ask(study, bench)
+def test_a_twin_of_a_running_trial_waits_for_its_row(study: Study, opened: OpenedToy) -> None:
+    asked = ask(study, opened)
     study.enqueue(asked.values)
-    ask(study, bench)
+    ask(study, opened)
     twin = asked.number + 1
     assert states(study)[twin] == TrialState.RUNNING
     study.tell(asked.number, row(asked, accuracy=66.0))
@@ -120,9 +120,9 @@ def test_a_twin_of_a_running_trial_waits_for_its_row(study: Study, bench: ToyBen
     assert len(study.rows()) == 1
 
 
-def test_a_recipe_that_cannot_be_built_has_its_row_at_once(study: Study, bench: ToyBench) -> None:
+def test_a_recipe_that_cannot_be_built_has_its_row_at_once(study: Study, opened: OpenedToy) -> None:
     study.enqueue({"toy.width": 0.125, "toy.bits": 2})
-    asked = study.ask(bench.compose)
+    asked = study.ask(opened.compose)
     assert asked is not None
     told = study.row(asked.number)
     assert told is not None
@@ -131,20 +131,20 @@ def test_a_recipe_that_cannot_be_built_has_its_row_at_once(study: Study, bench: 
     assert states(study)[asked.number] == TrialState.PRUNED
 
 
-def test_what_was_running_is_tried_again(job: Job, study: Study, bench: ToyBench) -> None:
-    done, cut = ask(study, bench), ask(study, bench)
+def test_what_was_running_is_tried_again(job: Job, study: Study, opened: OpenedToy) -> None:
+    done, cut = ask(study, opened), ask(study, opened)
     study.tell(done.number, row(done))
     study.start(cut.number)
     found = again(job)
     assert found.recover() == 1
     assert states(found)[cut.number] == TrialState.FAIL
-    assert ask(found, bench).values == cut.values
+    assert ask(found, opened).values == cut.values
     assert found.recover() == 1, "cut short once more"
     assert len(found.rows()) == 1
 
 
-def test_a_row_that_was_written_but_not_told_is_not_lost(job: Job, study: Study, bench: ToyBench) -> None:
-    asked = ask(study, bench)
+def test_a_row_that_was_written_but_not_told_is_not_lost(job: Job, study: Study, opened: OpenedToy) -> None:
+    asked = ask(study, opened)
     study._trial(asked.number).set_user_attr("row", row(asked))  # and here the worker was killed
     found = again(job)
     assert found.recover() == 0
@@ -154,12 +154,12 @@ def test_a_row_that_was_written_but_not_told_is_not_lost(job: Job, study: Study,
 
 @pytest.mark.parametrize(("sampler", "state"), [("tpe", TrialState.PRUNED), ("random", TrialState.PRUNED)])
 def test_a_gate_miss_is_pruned_for_those_who_learn_from_it(
-    tmp_path: Path, sampler: str, state: TrialState, bench: ToyBench
+    tmp_path: Path, sampler: str, state: TrialState, opened: OpenedToy
 ) -> None:
     job = toy_job(tmp_path, sampler=sampler, name=sampler, constraints={"accuracy_drop": 1.0, "latency": "0.5x"})
     job.folder.mkdir()
     study = Study(job.folder, job, BASELINE)
-    asked = ask(study, bench)
+    asked = ask(study, opened)
     study.tell(asked.number, row(asked, status="infeasible", accuracy=None, excess={"latency": 0.5}))
     trial = study._study.get_trials()[asked.number]
     assert trial.state == state
@@ -168,12 +168,12 @@ def test_a_gate_miss_is_pruned_for_those_who_learn_from_it(
 
 @pytest.mark.parametrize("sampler", ["nsga2", "gp"])
 def test_a_gate_miss_is_complete_with_the_worst_accuracy_for_the_others(
-    tmp_path: Path, sampler: str, bench: ToyBench
+    tmp_path: Path, sampler: str, opened: OpenedToy
 ) -> None:
     job = toy_job(tmp_path, sampler=sampler, name=sampler, constraints={"accuracy_drop": 1.0, "latency": "0.5x"})
     job.folder.mkdir()
     study = Study(job.folder, job, BASELINE)
-    asked = ask(study, bench)
+    asked = ask(study, opened)
     study.tell(asked.number, row(asked, status="infeasible", accuracy=None, excess={"latency": 0.5}))
     trial = study._study.get_trials()[asked.number]
     assert trial.state == TrialState.COMPLETE
@@ -181,8 +181,8 @@ def test_a_gate_miss_is_complete_with_the_worst_accuracy_for_the_others(
     assert trial.constraints == {"accuracy_drop": 0.0, "latency": 0.5, "valid": -1.0}
 
 
-def test_what_broke_is_a_failure(study: Study, bench: ToyBench) -> None:
-    asked = ask(study, bench)
+def test_what_broke_is_a_failure(study: Study, opened: OpenedToy) -> None:
+    asked = ask(study, opened)
     study.tell(asked.number, row(asked, status="failed", accuracy=None, reason="it broke"))
     assert states(study)[asked.number] == TrialState.FAIL
     assert study.rows()[0]["reason"] == "it broke"
@@ -192,9 +192,9 @@ def test_what_broke_is_a_failure(study: Study, bench: ToyBench) -> None:
 def test_every_sampler_searches_a_conditional_space(tmp_path: Path, sampler: str) -> None:
     job = toy_job(tmp_path, sampler=sampler, name=sampler, budget={"trials": 20})
     job.folder.mkdir()
-    bench, study = open_toy(job), Study(job.folder, job, BASELINE)
+    opened, study = open_toy(job), Study(job.folder, job, BASELINE)
     for _ in range(12):  # GP begins to model after ten
-        asked = ask(study, bench)
+        asked = ask(study, opened)
         study.tell(asked.number, row(asked, accuracy=80.0 + 10 * float(asked.values["toy.width"])))
     assert len(study.rows()) >= 12
 
@@ -223,31 +223,31 @@ def test_random_draws_repeat_with_their_seed(tmp_path: Path) -> None:
     for name, seed in (("one", 3), ("two", 3), ("three", 4)):
         job = toy_job(tmp_path, name=name, seed=seed, sampler="random")
         job.folder.mkdir()
-        bench, study = open_toy(job), Study(job.folder, job, BASELINE)
-        drawn.append([ask(study, bench).values for _ in range(5)])
+        opened, study = open_toy(job), Study(job.folder, job, BASELINE)
+        drawn.append([ask(study, opened).values for _ in range(5)])
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
 
 
-def test_what_was_running_is_tried_before_starting_points_that_wait(job: Job, study: Study, bench: ToyBench) -> None:
+def test_what_was_running_is_tried_before_starting_points_that_wait(job: Job, study: Study, opened: OpenedToy) -> None:
     points = [(f"point {bits}", {"toy.width": 0.5, "toy.bits": bits, "toy.lr": 0.1}) for bits in (32, 8, 4, 2)]
     study.enqueue_starting_points(points)
-    first, second = ask(study, bench), ask(study, bench)
+    first, second = ask(study, opened), ask(study, opened)
     assert (first.label, second.label) == ("point 32", "point 8")
     resumed = again(job)
     assert not resumed.is_new
     assert resumed.recover() == 2
-    assert [ask(resumed, bench).label for _ in range(4)] == ["point 32", "point 8", "point 4", "point 2"]
+    assert [ask(resumed, opened).label for _ in range(4)] == ["point 32", "point 8", "point 4", "point 2"]
     assert again(job).recover() == 4
 
 
 def test_starting_points_that_a_killed_search_did_not_finish_writing_are_written_again(
-    job: Job, study: Study, bench: ToyBench
+    job: Job, study: Study, opened: OpenedToy
 ) -> None:
     assert study.is_new
     study.enqueue({"toy.width": 0.5, "toy.bits": 8, "toy.lr": 0.1}, "killed behind this one")
     resumed = again(job)
     assert resumed.is_new
-    resumed.enqueue_starting_points(bench.starting_points())
+    resumed.enqueue_starting_points(opened.starting_points())
     assert not again(job).is_new
-    assert [ask(resumed, bench).label for _ in range(2)] == [label for label, _ in bench.starting_points()]
+    assert [ask(resumed, opened).label for _ in range(2)] == [label for label, _ in opened.starting_points()]

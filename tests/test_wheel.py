@@ -1,5 +1,4 @@
-"""The wheel: it holds every file of the packages, and it runs where the source tree cannot be seen.
-"""
+"""The wheel holds every file of the packages, and runs without the source tree."""
 
 from __future__ import annotations
 

@@ -61,8 +61,7 @@ def decibels(signal: torch.Tensor, other: torch.Tensor) -> float:
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.sampled_from([(8, 16, 1), (8, 16, 4), (8, 8, 8), (8, 16, 8)]), st.booleans(), st.integers(0, 2**31))
 def test_a_folded_norm_computes_the_same(shape: tuple[int, int, int], bias: bool, seed: int) -> None:
-    """Eq. 20 and 21: to 1e-5 in float32 and to rounding in float64; plain, grouped and depthwise.
-    """
+    """Eq. 20 and 21 to 1e-5 in float32, exact in float64; plain, grouped and depthwise."""
     torch.manual_seed(seed)
     channels, outputs, groups = shape
     model = nn.Sequential(nn.Conv2d(channels, outputs, 3, groups=groups, bias=bias), nn.BatchNorm2d(outputs))

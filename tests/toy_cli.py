@@ -1,7 +1,7 @@
-"""The command line with the toy bench in the place of the workbench: ``python toy_cli.py search
+"""The command line with the toy job in the place of the opened job: ``python toy_cli.py search
 --model ...``.
 
-``TOY_OPENING``, ``TOY_CLOSING``: what opening the bench and scoring the test split do first.
+``TOY_OPENING``, ``TOY_CLOSING``: what opening the job and scoring the test split do first.
 ``sleep`` waits in Python, ``moment`` not for long, ``block`` in C, where no signal handler of
 Python's runs.
 """
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from toy_bench import ToyBench, offer_toy_device, open_toy
+from toy_search import OpenedToy, offer_toy_device, open_toy
 
 from autocompress.cli import main
 from autocompress.contract import Deployable
@@ -24,7 +24,7 @@ from autocompress.job import Job
 from autocompress.searching import run
 
 
-class SlowToyBench(ToyBench):
+class SlowToy(OpenedToy):
     """Takes long where the environment says so."""
 
     def accuracy(
@@ -35,11 +35,11 @@ class SlowToyBench(ToyBench):
         return super().accuracy(deployable, split, pause)
 
 
-def open_slow_toy(job: Job, progress: Callable[[float, str], None] | None = None) -> ToyBench:
+def open_slow_toy(job: Job, progress: Callable[[float, str], None] | None = None) -> OpenedToy:
     plain = open_toy(job, progress)
     if progress is not None:  # the driver, not a worker
         wait("TOY_OPENING")
-    return SlowToyBench(job, plain.folder)
+    return SlowToy(job, plain.folder)
 
 
 def wait(name: str) -> None:
@@ -56,6 +56,6 @@ if __name__ == "__main__":
     import toy_cli  # workers import it by this name
 
     offer_toy_device()
-    run.search = partial(run.search, open_bench=toy_cli.open_slow_toy)  # type: ignore[assignment]
-    run.resume = partial(run.resume, open_bench=toy_cli.open_slow_toy)  # type: ignore[assignment]
+    run.search = partial(run.search, opener=toy_cli.open_slow_toy)  # type: ignore[assignment]
+    run.resume = partial(run.resume, opener=toy_cli.open_slow_toy)  # type: ignore[assignment]
     main()

@@ -110,8 +110,7 @@ def _method_lines(method: Method) -> list[str]:
 
 
 def _space_of(method: Method, model: nn.Module, job: Job) -> dict[str, Parameter] | Exception:
-    """The method's parameters, or what its space raised: a plugin's fault must not hide the others.
-    """
+    """The method's parameters, or the error that its space raised."""
     try:
         return _explore(lambda space: method.search_space(space.scope(method.name), model), job)
     except Exception as error:

@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.compression.feasibility import UNCOMPRESSED, CheapestCandidate, feasibility
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import space_size
-from autocompress.compression.workbench import Workbench
 from autocompress.job import Job
 from autocompress.memory import out_of_memory_told
 from autocompress.report import words
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 
 MEASURED_S = 0.5
 """Seconds of latency measurement for each candidate."""
@@ -33,17 +33,17 @@ def show(job: Job, console: Console) -> None:
     on them. No images are synthesised, and no method prepares anything.
     """
     console.print(job.to_yaml(), markup=False, highlight=False, soft_wrap=True)
-    bench = Workbench.dry(job)
-    parameters = bench.parameters()
-    lines = [f"methods: {words.join([method.name for method in bench.methods]) if bench.methods else 'none applies'}"]
-    lines += [f"  {name} is refused: {'; '.join(reasons)}" for name, reasons in bench.refused.items()]
-    lines.append(f"images: {_images(bench)}")
-    lines += [f"  {note}" for note in bench.splits.notes]
+    opened = OpenedJob.dry(job)
+    parameters = opened.parameters()
+    lines = [f"methods: {words.join([method.name for method in opened.methods]) if opened.methods else 'none applies'}"]
+    lines += [f"  {name} is refused: {'; '.join(reasons)}" for name, reasons in opened.refused.items()]
+    lines.append(f"images: {_images(opened)}")
+    lines += [f"  {note}" for note in opened.splits.notes]
     lines.append(f"space: {len(parameters)} parameters, at most {space_size(parameters):.3g} recipes")
     lines += [f"  {name}: {parameter.describe()}" for name, parameter in parameters.items()]
     with out_of_memory_told(f"batches of {job.device.batch}"):
-        rows = feasibility(bench, Meter.of(job, bench.device).measure, MEASURED_S)
-    lines.append(f"baseline: {_baseline_cost(bench, rows)}")
+        rows = feasibility(opened, Measurer.of(job, opened.device).measure, MEASURED_S)
+    lines.append(f"baseline: {_baseline_cost(opened, rows)}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not rows:
@@ -64,8 +64,8 @@ def _print_whole(table: Table, console: Console) -> None:
     console.print(table)
 
 
-def _baseline_cost(bench: Workbench, rows: Sequence[CheapestCandidate]) -> str:
-    base = bench.baseline
+def _baseline_cost(opened: OpenedJob, rows: Sequence[CheapestCandidate]) -> str:
+    base = opened.baseline
     figures = [words.size(base.size_bytes), f"{words.count(base.params)} parameters", f"{words.count(base.macs)} MACs"]
     # It was measured beside each candidate; the middle of these is as good a figure as any.
     beside = [row.latency_ms / row.latency_ratio for row in rows]
@@ -116,10 +116,10 @@ def estimates(rows: Sequence[CheapestCandidate]) -> list[str]:
     ]
 
 
-def _images(bench: Workbench) -> str:
+def _images(opened: OpenedJob) -> str:
     """The splits in words, and which data sources would make images where there are none."""
-    sources = list(bench.space.sources())
+    sources = list(opened.space.sources())
     if not sources:
-        return bench.splits.describe()
-    own = f"; of the user's: {bench.splits.describe()}" if len(bench.splits.val) or len(bench.splits.test) else ""
+        return opened.splits.describe()
+    own = f"; of the user's: {opened.splits.describe()}" if len(opened.splits.val) or len(opened.splits.test) else ""
     return f"no training data; the search makes images with {words.join(sources)}{own}"

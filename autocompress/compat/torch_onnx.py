@@ -13,8 +13,7 @@ import torch
 
 
 def translations(opset: int, own: Mapping[Any, Callable[..., Any]]) -> Any:
-    """The registry of torch's translations of operators for ``opset``, with those of ``own`` first.
-    """
+    """Torch's translations of operators for ``opset``, with those of ``own`` first."""
     from torch.onnx._internal.exporter import _registration
 
     registry = _registration.ONNXRegistry().from_torchlib(opset_version=opset)

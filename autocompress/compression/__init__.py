@@ -1,3 +1,3 @@
 """From one recipe to one compressed model: stages, trainer, store, baseline, artifacts, the
-workbench.
+opened.
 """

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from autocompress.compression.baseline import Baseline
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.pipeline import Candidate
 from autocompress.compression.recipe import Replay
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, Measurement, Pruner, Quantizer
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
@@ -55,16 +55,16 @@ class CheapestCandidate:
     estimated: tuple[str, ...] = ()
 
 
-def feasibility(bench: Workbench, measure: Measure, seconds: float = 1.0) -> list[CheapestCandidate]:
+def feasibility(opened: OpenedJob, measure: Measure, seconds: float = 1.0) -> list[CheapestCandidate]:
     """Builds, exports and measures the cheapest dry-run candidates.
 
     Args:
-        bench: an open workbench.
-        measure: with the job's devices, see ``Meter.measure``.
+        opened: an opened job.
+        measure: with the job's devices, see ``Measurer.measure``.
         seconds: of latency measurement for each.
     """
     rules: dict[str, dict[str, str]] = {}
-    for method in bench.methods:
+    for method in opened.methods:
         if isinstance(method, Pruner):  # widths do not depend on which pruner it is
             rules["prune"] = {"prune": "cheapest"}
             continue
@@ -73,31 +73,31 @@ def feasibility(bench: Workbench, measure: Measure, seconds: float = 1.0) -> lis
             rules[method.name]["bits"] = "cheapest"
     if len(rules) > 1:
         rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
-    base = bench.baseline
+    base = opened.baseline
     itself = measure(base.deployable, base.deployable, seconds=seconds)
     # Whatever the clock says of one file against itself, the ratio is 1.
     itself = replace(itself, latency_ratio=1.0, ratio_low=1.0, ratio_high=1.0)
-    rows = [_row(bench, UNCOMPRESSED, base, base.deployable, itself, itself.energy_uj)]
+    rows = [_row(opened, UNCOMPRESSED, base, base.deployable, itself, itself.energy_uj)]
     with tempfile.TemporaryDirectory() as folder:
-        quantizers = {method.name for method in bench.methods if isinstance(method, Quantizer)}
+        quantizers = {method.name for method in opened.methods if isinstance(method, Quantizer)}
         for label, rule in rules.items():
-            values = bench.policy(rule, label if label in quantizers else None)
+            values = opened.policy(rule, label if label in quantizers else None)
             if values is None:
                 continue
             lock = MachineLock()
             try:
                 with lock.shared():  # building and exporting load the machine as training does
-                    candidate = bench.candidate(bench.compose(Replay(values)), dry_run=True, pause=lock.breathe)
-                    deployable = bench.export(candidate, Path(folder) / "model.onnx")
+                    candidate = opened.candidate(opened.compose(Replay(values)), dry_run=True, pause=lock.breathe)
+                    deployable = opened.export(candidate, Path(folder) / "model.onnx")
             except InvalidRecipe:  # what a transform leaves may have nothing to prune
                 continue
             measured = measure(deployable, base.deployable, seconds=seconds)
-            rows.append(_row(bench, label, candidate, deployable, measured, itself.energy_uj))
+            rows.append(_row(opened, label, candidate, deployable, measured, itself.energy_uj))
     return rows
 
 
 def _row(
-    bench: Workbench,
+    opened: OpenedJob,
     label: str,
     model: Candidate | Baseline,
     deployable: Deployable,
@@ -105,7 +105,7 @@ def _row(
     energy_uj: float | None,
 ) -> CheapestCandidate:
     """The row of a measured model; ``energy_uj`` is the baseline's."""
-    base = bench.baseline
+    base = opened.baseline
     size = deployable.file.stat().st_size
     energy_ratio = measured.energy_uj / energy_uj if measured.energy_uj is not None and energy_uj else None
     best_ms = measured.latency_ms * measured.ratio_low / measured.latency_ratio
@@ -118,7 +118,7 @@ def _row(
         "params": model.params,
     }
     reference = {"size_bytes": base.size_bytes, "energy_uj": energy_uj, "macs": base.macs, "params": base.params}
-    beyond = excess(bench.job.constraints.bounds(), costs, reference)
+    beyond = excess(opened.job.constraints.bounds(), costs, reference)
     meets = {name: value <= 0 for name, value in beyond.items()}
     return CheapestCandidate(
         label=label,

@@ -288,8 +288,7 @@ class Pipeline:
         progress: Callable[..., None] | None = None,
         pause: Callable[[], None] | None = None,
     ) -> TransferSet | None:
-        """The images of ``recipe``: its data source's, which may have to be made, else the user's.
-        """
+        """The images of ``recipe``: its data source's (made if need be), or else the user's."""
         if recipe.source is None or self.sources is None:
             return self.transfer
         return self.sources.transfer_set(*recipe.source, progress, pause)

@@ -1,5 +1,4 @@
-"""Proposals for a job: recipes that an allocation makes from measured tables (docs/proposals.md).
-"""
+"""Proposals for a job: recipes allocated from measured tables (docs/proposals.md)."""
 
 from __future__ import annotations
 

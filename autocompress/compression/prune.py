@@ -1,5 +1,4 @@
-"""PRUNE: what a recipe asks of channel removal, and the removal itself, by the order of one pruner.
-"""
+"""PRUNE: what a recipe asks of channel removal, and the removal in the order of one pruner."""
 
 from __future__ import annotations
 

@@ -39,8 +39,7 @@ def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, stor
 
 
 def _on_chance(splits: Splits, baseline: Baseline) -> str:
-    """Compares with always naming the most frequent class, by one standard deviation of that guess.
-    """
+    """A note where the baseline is no better than always naming the most frequent class."""
     labels = splits.val.labels()
     share = float(labels.bincount().max()) / len(labels)
     likely = share + math.sqrt(share * (1 - share) / len(labels))

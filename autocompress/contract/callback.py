@@ -49,8 +49,7 @@ class Callback:
         return None
 
     def after_backward(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Between backward and optimizer step: after unscaling, before clipping and weight decay.
-        """
+        """Between backward and optimizer step: after unscaling, before clipping and decay."""
 
     def on_epoch_end(self, model: nn.Module, epoch: int) -> None:
         """After each epoch, counted from 0."""

@@ -176,8 +176,7 @@ class Coupling:
 
     @staticmethod
     def interleaved(blocks: Sequence[Sequence[int]]) -> list[int]:
-        """One order from an order of each block: the blocks take turns, in step with their sizes.
-        """
+        """One order from an order of each block: blocks take turns in proportion to their sizes."""
 
         def places() -> Iterator[tuple[float, int, int]]:
             for number, block in enumerate(blocks):

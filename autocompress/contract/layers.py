@@ -23,7 +23,8 @@ class LayerSpec:
     """
     slow_in_file: ClassVar[str] = ""
     """Why a stock runtime runs the layer slowly, for layers made for other hardware; empty where it
-    does not. Accuracy is then scored with the torch model, and the file in full only on the front."""
+    does not. Accuracy is then scored with the torch model, and the file in full only on the
+    front."""
 
     operator_kinds: ClassVar[frozenset[str]] = frozenset()
     """Kinds that ``operator_counts`` gives.

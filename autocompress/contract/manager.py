@@ -113,8 +113,7 @@ class Manager:
         return list(self._offers[hook])
 
     def _sound(self, hook: str, kind: type) -> list[Any]:
-        """The items of all implementations, and of wrappers around them, that the engine can use.
-        """
+        """The usable items of all implementations and of wrappers around them."""
         implementations = _in_order(getattr(self._pluggy.hook, hook).get_hookimpls())
         makers: dict[int, str] = {}
         results: list[list[Any]] = []
@@ -144,8 +143,7 @@ class Manager:
         return list({id(item): item for item in items if id(item) in stay}.values())
 
     def _begun(self, implementations: Sequence[Any], **arguments: Any) -> list[tuple[str, Any]]:
-        """The wrappers among ``implementations``, each run to its ``yield``, the outermost first.
-        """
+        """The wrappers among ``implementations``, each run to its ``yield``, outermost first."""
         begun: list[tuple[str, Any]] = []
         for implementation in implementations:
             if implementation.wrapper:

@@ -1,6 +1,6 @@
 """Data sets: what a job's ``data`` names, as three splits that give normalised batches."""
 
-from autocompress.data.guard import Sealed, SealedError, let_go, opened
+from autocompress.data.guard import Sealed, SealedError, let_go, unsealed
 from autocompress.data.loading import builtin_providers, load
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import Batch, DataInfo, Loader, Split, Splits, stratified
@@ -21,6 +21,6 @@ __all__ = [
     "builtin_providers",
     "let_go",
     "load",
-    "opened",
     "stratified",
+    "unsealed",
 ]

@@ -21,7 +21,7 @@ class Sealed(Split):
     """A split whose images and labels nobody gets before the search is closed.
 
     How many images there are, and of what kind, may be known; all else raises :class:`SealedError`,
-    until :func:`opened` opens this very object, and again behind it. A worker lets the images go
+    until :func:`unsealed` opens this very object, and again behind it. A worker lets the images go
     (:func:`let_go`): there nothing can open it any more. It keeps honest code honest; it is no
     vault.
 
@@ -98,7 +98,7 @@ class Sealed(Split):
 
 
 @contextmanager
-def opened(split: Split) -> Iterator[Split]:
+def unsealed(split: Split) -> Iterator[Split]:
     """Opens ``split``, where it is sealed, for as long as it lasts; what is not sealed is given as
     it is.
 

@@ -121,8 +121,7 @@ class _Transformed(Dataset[tuple[torch.Tensor, int]]):
 
 
 class _seeded:
-    """The random generators that timm's transforms draw from, seeded here and restored afterwards.
-    """
+    """Seeds the random generators that timm's transforms use, and restores them afterwards."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed % 2**32

@@ -57,8 +57,7 @@ class DataInfo:
 
     @property
     def preprocessing(self) -> tuple[Any, ...]:
-        """All that decides how an image is prepared, as JSON: a part of every split's content key.
-        """
+        """How an image is prepared, as JSON; a part of every split's content key."""
         return self.input_size, self.mean, self.std, self.crop_pct, self.crop_mode, self.interpolation
 
 

@@ -1,5 +1,4 @@
-"""What a cost is: a model measured where it runs, beside the baseline, or computed from a profile.
-"""
+"""Devices: costs measured beside the baseline, or computed from a profile."""
 
 from __future__ import annotations
 

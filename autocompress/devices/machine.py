@@ -1,5 +1,4 @@
-"""What a measurement ran on: stored beside each figure, since a latency means nothing without it.
-"""
+"""What a measurement ran on. It is stored with each latency."""
 
 from __future__ import annotations
 

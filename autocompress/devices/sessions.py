@@ -1,5 +1,4 @@
-"""ONNX Runtime sessions with settings that are the same for every file, kept while they are in use.
-"""
+"""ONNX Runtime sessions, with the same settings for every file, kept while they are in use."""
 
 from __future__ import annotations
 

@@ -90,8 +90,7 @@ def check_agreement(
 
 
 def open_session(file: Path, threads: int = 1, optimized: Path | None = None) -> ort.InferenceSession:
-    """An ONNX Runtime session on the processor; ``optimized`` keeps the graph that it really runs.
-    """
+    """An ONNX Runtime session on the processor; ``optimized`` keeps the graph that it runs."""
     options = session_options(threads)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)

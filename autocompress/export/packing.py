@@ -140,8 +140,7 @@ class _Unpacking:
         self._cast(value, wanted, self.name)
 
     def _plane(self, values: np.ndarray, width: int) -> str:
-        """``values``, uint8 below ``2 ** width``, as a uint8 tensor of the graph with their shape.
-        """
+        """``values``, uint8 below ``2 ** width``, as a uint8 tensor of the graph."""
         if width == 4:
             return self._cast(self._nibbles(values, TensorProto.UINT4, width), TensorProto.UINT8)
         per_byte = 8 // width

@@ -183,8 +183,7 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
 
 
 def activation_name(node: fx.Node) -> str:
-    """Lower-case name of the activation that ``node`` applies: ``relu``, ``silu``, ``sigmoid``, ...
-    """
+    """Lower-case name of the activation that ``node`` applies, such as ``relu`` or ``silu``."""
     module = module_of(node)
     if module is not None:
         return type(module).__name__.lower()

@@ -121,8 +121,7 @@ def _asks_shape(node: fx.Node) -> bool:
 
 
 def reaches_image(node: fx.Node) -> bool:
-    """Whether ``node`` is the network's input, perhaps behind what treats each channel by itself.
-    """
+    """Whether ``node`` is the network's input, or only changes its channels one by one."""
     while node.op != "placeholder":
         sources = node.all_input_nodes
         if kind(node) not in (*UNARY, "pad") or len(sources) != 1:

@@ -74,8 +74,7 @@ def _flag(key: str) -> str:
 
 
 def _dotted(given: Mapping[str, Any]) -> dict[str, str]:
-    """The full key of each setting, sections before their keys; a key that is set twice is refused.
-    """
+    """The full key of each setting, sections before their keys. Refuses a key that is set twice."""
     full: dict[str, str] = {}
     setter: dict[str, str] = {}
     for key, name in sorted(((key, SHORTCUTS.get(key, key)) for key in given), key=lambda pair: pair[1].count(".")):

@@ -170,7 +170,8 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 def _is_safetensors(path: Path) -> bool:
     """By content: files are renamed.
 
-    A safetensors file begins with the length of its header, 8 bytes, and the header, which is JSON."""
+    A safetensors file begins with the length of its header, 8 bytes, and the header, which is
+    JSON."""
     try:
         with path.open("rb") as file:
             start = file.read(9)

@@ -294,8 +294,7 @@ class _Search:
         return indices
 
     def _swap_all(self, indices: list[int]) -> None:
-        """Each part takes each choice in turn, and one other part pays for it with the least loss.
-        """
+        """Tries each choice of each part; another part pays for it at the least loss."""
         count = len(indices)
         for first in range(count):
             for choice in range(len(self.losses[first])):
@@ -379,8 +378,7 @@ def _spread(own: tuple[int, ...], table: np.ndarray, scope: tuple[int, ...]) -> 
 def _descended(
     losses: Sequence[np.ndarray], factors: Sequence[tuple[tuple[int, ...], np.ndarray]], start: Sequence[int]
 ) -> list[int]:
-    """A local minimum near ``start``: each part takes its best choice in turn until none changes.
-    """
+    """A local minimum near ``start``: each part takes its best choice until none changes."""
     touching: list[list[tuple[tuple[int, ...], np.ndarray]]] = [[] for _ in losses]
     for factor in factors:
         for place in factor[0]:

@@ -125,8 +125,7 @@ def probe_points(
 
 
 def _useful(problem: Problem, name: str, low: float, most_divergence: float) -> float:
-    """The lowest budget of one cost, not below ``low``, whose allocation loses no more than that.
-    """
+    """The lowest budget of one cost, at least ``low``, whose allocation stays within the loss."""
     high = problem.cost(name, problem.neutral())
     if allocate(problem, {name: low}).divergence <= most_divergence:
         return low

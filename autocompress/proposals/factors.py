@@ -59,8 +59,7 @@ class Layer:
 
 
 def layers_of(network: NetworkFacts, couplings: Sequence[Coupling]) -> list[Layer]:
-    """Every convolution and linear layer, in network order, with the couplings that it belongs to.
-    """
+    """Every convolution and linear layer with its couplings, in network order."""
     reads: dict[str, dict[str, int]] = {name: {} for name in network.layers}
     writes: dict[str, dict[str, int]] = {name: {} for name in network.layers}
     for coupling in couplings:

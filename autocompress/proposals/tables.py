@@ -1,5 +1,4 @@
-"""Divergence tables: what every choice of every part loses alone, measured within a share of time.
-"""
+"""Divergence tables: what each choice of each part loses alone, measured within a time limit."""
 
 from __future__ import annotations
 

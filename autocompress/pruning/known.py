@@ -1,5 +1,4 @@
-"""Couplings of the networks that this process works on, found and measured once for each structure.
-"""
+"""Couplings of networks, found and verified once for each structure in a process."""
 
 from __future__ import annotations
 

@@ -147,8 +147,7 @@ class _Trial:
         return coupling.left_by(coupling.ranked(scores.tolist()), coupling.kept(RATE))
 
     def _duplicate(self) -> nn.Module:
-        """A copy with the same tensors in it: slicing replaces tensors, and never writes into one.
-        """
+        """A copy that shares its tensors: slicing replaces tensors and writes into none."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
 

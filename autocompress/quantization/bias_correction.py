@@ -100,8 +100,7 @@ def _float_means(
 
 
 class _Corrector(fx.Interpreter):
-    """Runs the network node by node, and corrects each layer's bias as soon as its output is known.
-    """
+    """Runs the network node by node and corrects each layer's bias once its output is known."""
 
     def __init__(
         self, network: QuantizedNetwork, layers: dict[str, FakeLayer], wanted: dict[str, torch.Tensor]

@@ -150,8 +150,7 @@ class UniformFakeQuantizer(FakeQuantizer):
         self.zero_point.copy_(zero_point)
 
     def _require_range(self, x: torch.Tensor) -> None:
-        """A weight that was not observed gives its own range, unless a state dict has brought one.
-        """
+        """A weight without observations gives its own range, unless a state dict has one."""
         if not self._fitted:
             if not bool((self.scale > 0).all()):
                 self._fit(x)

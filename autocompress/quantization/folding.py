@@ -127,8 +127,7 @@ def _takes(leaf: nn.Module | None, kept: bool) -> bool:
 
 
 def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
-    """Puts the long-term statistics and the affine parameters of ``norm`` into ``layer``, in place.
-    """
+    """Folds the long-term statistics and affine parameters of ``norm`` into ``layer``."""
     factor, offset = affine(norm)
     scale_outputs(layer, factor.detach(), offset.detach())
 

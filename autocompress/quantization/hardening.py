@@ -172,7 +172,7 @@ def _runs_as_addition(node: fx.Node, grid: Grid) -> bool:
 
 
 # -- plans
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _plan(
@@ -195,8 +195,7 @@ def _plan(
 
 
 def plan(hardened: fx.GraphModule) -> dict[str, Any]:
-    """What :func:`rebuild` needs to make the structure of a hardened network again, as JSON values.
-    """
+    """What :func:`rebuild` needs to rebuild a hardened network's structure, as JSON values."""
     return hardened.meta["plan"]
 
 

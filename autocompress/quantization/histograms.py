@@ -54,8 +54,7 @@ class Histogram(Observer):
         self.counts = self.counts + torch.bincount(bins, minlength=self.BINS)
 
     def _widen(self, exponent: int) -> None:
-        """Merges neighbours until a bin is ``2^exponent`` wide; 0 stays an edge between two bins.
-        """
+        """Merges neighbours until bins are ``2^exponent`` wide; 0 stays an edge between bins."""
         if self.exponent is not None:
             # After as many doublings as the number of bins has digits, all is in the two bins at 0.
             for _ in range(min(exponent - self.exponent, self.BINS.bit_length())):

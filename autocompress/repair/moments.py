@@ -182,8 +182,7 @@ class _Gathering:
         self._samples: list[torch.Tensor] = []
 
     def add(self, samples: torch.Tensor, half: int) -> None:
-        """Samples ``[groups, samples, width]`` of one call of the layer, in half 0 or 1 of a batch.
-        """
+        """Samples ``[groups, samples, width]`` of one call of the layer, of half 0 or 1."""
         if not torch.isfinite(samples).all():
             raise ValueError(f"the input of {self.name} holds NaN or infinite values")
         if self.columns.width > MOST_COLUMNS:

@@ -223,8 +223,7 @@ class Lockstep:
 
 
 def _best(matrix: torch.Tensor, fitted: PairSums, held_out: PairSums, columns: Columns) -> tuple[float, float]:
-    """The ridge with the least held-out error, and how much less it is than with the old weights.
-    """
+    """The ridge with the least held-out error, and what it gains on the old weights."""
     moments, judge = fitted.moments(columns), held_out.moments(columns)
     mean, cross = fitted.targets()
     judge_mean, judge_cross = held_out.targets()
@@ -240,8 +239,7 @@ def _best(matrix: torch.Tensor, fitted: PairSums, held_out: PairSums, columns: C
 
 
 class _Run:
-    """Values of a traced module's nodes, batch by batch, made when asked for and freed once read.
-    """
+    """Values of a traced module's nodes by batch, made when asked for and freed once read."""
 
     def __init__(self, module: fx.GraphModule, batches: Sequence[torch.Tensor]) -> None:
         self._module, self._batches = module, batches
@@ -305,8 +303,7 @@ class _Run:
 
 @dataclass
 class _State:
-    """What a repair knows while it runs: both runs, what was done, layers to come, and under way.
-    """
+    """The state of a repair: both runs, what was done, and the layers to come and under way."""
 
     target: _Run
     own: _Run

@@ -1,5 +1,4 @@
-"""Where a constant that is added to a layer's outputs goes: into a bias, or into the norm behind.
-"""
+"""Adds a constant to a layer's outputs, in its bias or in the norm behind it."""
 
 from __future__ import annotations
 

@@ -14,8 +14,7 @@ from autocompress.results import BASELINE, SearchResult
 
 
 def _axes() -> list[dict[str, Any]]:
-    """An axis for each quantity that a chart may show, and one for a ratio that a device measures.
-    """
+    """An axis for each quantity of the charts, and one for a ratio that a device measures."""
     axes: list[dict[str, Any]] = []
     for quantity in QUANTITIES:
         if quantity.unit == "points":  # the drop is accuracy read from the other end

@@ -13,7 +13,7 @@ from autocompress.compression.proposing import Proposed
 from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import Value
 from autocompress.graph import let_trace, without_tracing
-from autocompress.searching.bench import Bench
+from autocompress.searching.searchable import SearchableJob
 
 Point = tuple[str, dict[str, Value]]
 """Label and values of a recipe."""
@@ -40,12 +40,12 @@ class Background:
     """A thread that prepares while the search goes on.
 
     Attributes:
-        bench: of the job; its pipeline is not used by the driver meanwhile.
+        opened: of the job; its pipeline is not used by the driver meanwhile.
         wants_bits: fewer than 8 bits may gain something, so their sensitivity is measured even
             where there are proposals.
     """
 
-    bench: Bench
+    opened: SearchableJob
     wants_bits: bool
     _prepared: Prepared | None = None
     _thread: threading.Thread = field(init=False)
@@ -68,9 +68,9 @@ class Background:
     def _run(self) -> None:
         try:
             with without_tracing():  # the driver composes recipes meanwhile, and methods may trace for that
-                proposed = self.bench.proposals(pause=let_trace)
+                proposed = self.opened.proposals(pause=let_trace)
                 needs_bits = proposed is None or self.wants_bits
-                sensitivity = self.bench.sensitivity(pause=let_trace) if needs_bits else []
-            self._prepared = Prepared(proposed, sensitivity, self.bench.starting_points(sensitivity))
+                sensitivity = self.opened.sensitivity(pause=let_trace) if needs_bits else []
+            self._prepared = Prepared(proposed, sensitivity, self.opened.starting_points(sensitivity))
         except Exception:
             log.exception("nothing could be prepared; the search goes on without proposals")

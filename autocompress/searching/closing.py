@@ -17,7 +17,7 @@ import numpy as np
 
 from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE, load
 from autocompress.contract import Deployable, Manager, Measurement
-from autocompress.data import Splits, opened
+from autocompress.data import Splits, unsealed
 from autocompress.data.preprocessing import steps_of
 from autocompress.devices.lock import MachineLock
 from autocompress.files import write_json
@@ -35,10 +35,10 @@ from autocompress.results import (
     write_front,
     write_trials,
 )
-from autocompress.searching.bench import Bench
 from autocompress.searching.gates import TORCH_MODEL, Lock
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import drop_files, still_there, with_artifact
+from autocompress.searching.searchable import SearchableJob
 
 FRONT_SECONDS = 3.0
 """Of latency measurement for each model of the front."""
@@ -63,15 +63,15 @@ class Closing:
     """What closes a run.
 
     Args:
-        bench: of the job.
-        meter: its devices.
+        opened: of the job.
+        measurer: its devices.
         folder: ``results/<name>``.
         baseline: the baseline's row.
         lock: of the machine.
     """
 
-    bench: Bench
-    meter: Meter
+    opened: SearchableJob
+    measurer: Measurer
     folder: Path
     baseline: Row
     lock: Lock = field(default_factory=MachineLock)
@@ -81,8 +81,8 @@ class Closing:
 
         The one place where sealed test images are looked at; without any, nothing is said of
         accuracy on them."""
-        test = self.bench.splits.test
-        with opened(test):
+        test = self.opened.splits.test
+        with unsealed(test):
             return self._close(rows, seconds, ended, plugins, has_test=len(test) > 0)
 
     def close_early(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Closing:
         latencies are those of the trials, and nothing is said about the test split. All models stay
         that a later closing may want.
         """
-        front = front_rows(self.bench.job.objectives, still_there(self.folder, rows), self.baseline)
+        front = front_rows(self.opened.job.objectives, still_there(self.folder, rows), self.baseline)
         front = [{**row, **self._ratios(row)} for row in front]
         self._settle_baseline(front, measure=False)
         return self._write(rows, front, {}, seconds, ended, plugins)
@@ -98,10 +98,10 @@ class Closing:
     def _close(
         self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager, *, has_test: bool
     ) -> dict[str, Any]:
-        objectives = self.bench.job.objectives
+        objectives = self.opened.job.objectives
         test_correct = None
         if has_test:
-            test_accuracy, test_correct = self._accuracy(self.bench.baseline.deployable)
+            test_accuracy, test_correct = self._accuracy(self.opened.baseline.deployable)
             self.baseline |= {"test_accuracy": test_accuracy, "test_accuracy_drop": 0.0}
         candidates = Contenders(objectives, self.baseline, still_there(self.folder, rows)).rows
         again = [self._again(row, None if _is_slow(row) else test_correct) for row in candidates]
@@ -141,12 +141,12 @@ class Closing:
         """``row`` measured again, interleaved with the baseline, and scored on images that the
         search never saw, where there are any (``baseline_correct``: on which of them the baseline
         is right)."""
-        base = self.bench.baseline
+        base = self.opened.baseline
         home, deployable = self.folder / row["artifact"], self._file(row)
         measured = Measurement(**row["latency"])
-        if not self.meter.deterministic:
-            measured = self.meter.latency(
-                deployable, base.deployable, seconds=FRONT_SECONDS, constraints=self.bench.job.constraints
+        if not self.measurer.deterministic:
+            measured = self.measurer.latency(
+                deployable, base.deployable, seconds=FRONT_SECONDS, constraints=self.opened.job.constraints
             )
         tested: Row = {}
         interval: list[float] | None = None
@@ -160,7 +160,7 @@ class Closing:
             **tested,
         }
         new |= self._ratios(new)
-        bounds = self.bench.job.constraints.all_bounds()
+        bounds = self.opened.job.constraints.all_bounds()
         new["excess"] = excess(bounds, new, self.baseline)
         missed = misses(new["excess"])
         new["status"] = "infeasible" if missed else "complete"
@@ -181,7 +181,7 @@ class Closing:
         }
 
     def _file(self, row: Row) -> Deployable:
-        home, size = self.folder / row["artifact"], self.bench.baseline.deployable.input_size
+        home, size = self.folder / row["artifact"], self.opened.baseline.deployable.input_size
         return Deployable(home / MODEL_FILE, size, module=partial(load, home))
 
     def _tested(self, row: Row, baseline_correct: np.ndarray) -> tuple[Row, list[float]]:
@@ -198,7 +198,7 @@ class Closing:
         first.
         """
         with self.lock.shared():
-            return self.bench.accuracy(deployable, "test", self.lock.breathe)
+            return self.opened.accuracy(deployable, "test", self.lock.breathe)
 
     def _keep_metrics(self, home: Path, row: Row, interval: list[float] | None, noisy: bool) -> None:
         file = home / METRICS_FILE
@@ -214,10 +214,10 @@ class Closing:
         """The baseline's latency: its median beside the rows of ``beside``, or measured alone where
         there are none.
         """
-        file = self.bench.baseline.deployable
+        file = self.opened.baseline.deployable
         figures = [row["latency"]["baseline_ms"] for row in beside if row.get("latency")]
         if not figures and measure:
-            figures = [self.meter.once(file, file, FRONT_SECONDS).baseline_ms]
+            figures = [self.measurer.once(file, file, FRONT_SECONDS).baseline_ms]
         ones = ("latency_ratio", "latency_ratio_low", "latency_ratio_high", "size_ratio")
         latency = statistics.median(figures) if figures else None
         self.baseline |= {"latency_ms": latency, **dict.fromkeys(ones, 1.0)}
@@ -229,7 +229,7 @@ class Closing:
         counts = Counter(row["status"] for row in rows)
         missed = nearest_miss(rows)
         environments = [row["latency"]["environment"] for row in front if row.get("latency")]
-        splits = self.bench.splits
+        splits = self.opened.splits
         return {
             "hypervolume": front_hypervolume(front),
             "seconds": round(seconds, 1),
@@ -245,11 +245,11 @@ class Closing:
             "notes": list(splits.notes),
             "baseline": _only(FRONT_COLUMNS, self.baseline),
             "environment": environments[0] if environments else {},
-            "float_layers": self.bench.float_layers(),
+            "float_layers": self.opened.float_layers(),
             "nearest_miss": None if missed is None else _only(COLUMNS, with_artifact(self.folder, missed)),
             "plugins": {
-                "applied": [method.name for method in self.bench.methods],
-                "refused": dict(self.bench.refused),
+                "applied": [method.name for method in self.opened.methods],
+                "refused": dict(self.opened.refused),
                 "broken": {broken.name: broken.reason for broken in plugins.broken},
             },
         }

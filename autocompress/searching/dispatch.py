@@ -1,5 +1,4 @@
-"""Which recipe a free worker gets, until when, and what becomes of a recipe whose worker was lost.
-"""
+"""Which recipe a free worker gets, until when, and what happens when a worker is lost."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ from autocompress.files import digest, is_full_disk, kept_if_possible, write_jso
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.intervals import paired_difference
 from autocompress.results import Row
-from autocompress.searching.bench import Bench
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.rundir import scratch_folder
+from autocompress.searching.searchable import SearchableJob
 
 GATE_SECONDS = 0.5
 """Of latency measurement at gate 1. The front is measured for longer at the end."""
@@ -62,8 +62,8 @@ class Trial:
     """One trial on its way through the gates.
 
     Args:
-        bench: of the job.
-        meter: its devices.
+        opened: of the job.
+        measurer: its devices.
         lock: of the machine.
         number: of the trial in the study.
         folder: ``results/<name>``.
@@ -72,8 +72,8 @@ class Trial:
         judge: whether it leaves at a gate; without, every cost is measured, whatever the bounds.
     """
 
-    bench: Bench
-    meter: Meter
+    opened: SearchableJob
+    measurer: Measurer
     lock: Lock
     number: int
     folder: Path
@@ -87,7 +87,8 @@ class Trial:
     def run(self, values: Mapping[str, Value], label: str = "") -> Row:
         """The row of the recipe ``values``: the columns of trials.csv and, beside them, ``label``,
         ``excess`` (how far it is from each constraint), ``stages`` (seconds), cache counts and what
-        the latency was measured on. Never raises but for what ends the process (KeyboardInterrupt)."""
+        the latency was measured on. Never raises but for what ends the process
+        (KeyboardInterrupt)."""
         started = time.perf_counter()
         self.row = {"trial": self.number, "rung": 0, "recipe": dict(values), "label": label}
         try:
@@ -114,7 +115,7 @@ class Trial:
 
     def _through_the_gates(self, values: Mapping[str, Value], scratch: Path) -> None:
         with self._timed("compose"):
-            recipe = self.bench.compose(Replay(values))
+            recipe = self.opened.compose(Replay(values))
         self.row["recipe_key"] = recipe.key
         kept = self._structure_file(recipe)
         known = _read_kept(kept)
@@ -134,15 +135,15 @@ class Trial:
         self._accuracy(candidate, deployable)
         with self._timed("save"):
             home = self.folder / "artifacts" / str(self.number)
-            self.bench.save_artifact(candidate, deployable, home, self._metrics())
+            self.opened.save_artifact(candidate, deployable, home, self._metrics())
             self.row["artifact"] = home.relative_to(self.folder).as_posix()
 
     def _structure_file(self, recipe: Recipe) -> Path:
         """Where costs of the recipe's structure are kept.
 
         They hold for one machine class and runtime version, and against one baseline."""
-        measured_by = measured_with(self.bench.device, self.bench.job.device)
-        key = digest(recipe.structural_key, measured_by, self.bench.baseline.key)
+        measured_by = measured_with(self.opened.device, self.opened.job.device)
+        key = digest(recipe.structural_key, measured_by, self.opened.baseline.key)
         return self.folder / "structures" / f"{key}.json"
 
     def _built(self, recipe: Recipe, file: Path, *, dry_run: bool = False) -> tuple[Candidate, Deployable]:
@@ -155,7 +156,7 @@ class Trial:
         with self._timed("candidate" if dry_run else "train"), self.lock.shared():
             # A dry run rarely takes more than a moment: scores that decide the structure may need
             #     images of a source.
-            candidate = self.bench.candidate(recipe, dry_run=dry_run, progress=self.progress, pause=self.lock.breathe)
+            candidate = self.opened.candidate(recipe, dry_run=dry_run, progress=self.progress, pause=self.lock.breathe)
         if not dry_run:
             self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
             self.row["float_layers"] = list(candidate.float_layers)
@@ -163,7 +164,7 @@ class Trial:
             self.row |= {"params": candidate.params, "macs": candidate.macs}
             self._check()
         with self._timed("export"), self.lock.shared():
-            return candidate, self.bench.export(candidate, file)
+            return candidate, self.opened.export(candidate, file)
 
     def _structure(self, deployable: Deployable, kept: Path) -> dict[str, Any]:
         """Gates 0 and 1: size and latency of a file.
@@ -203,7 +204,7 @@ class Trial:
         figures.
         """
         with self._timed("agreement"), self.lock.shared():
-            found = self.bench.agreement(candidate, deployable, self.lock.breathe)
+            found = self.opened.agreement(candidate, deployable, self.lock.breathe)
         if math.isfinite(found.max_error):
             self.row["file_agreement"] = found.labels
         if found.fault:
@@ -214,10 +215,10 @@ class Trial:
         where the runtime would take too long for it."""
         with self._timed("accuracy"), self.lock.shared():  # either loads the machine as training does
             if candidate.slow:
-                accuracy, correct = self.bench.model_accuracy(candidate, self.lock.breathe)
+                accuracy, correct = self.opened.model_accuracy(candidate, self.lock.breathe)
                 self.row |= {"accuracy_of": TORCH_MODEL, "note": candidate.slow}
             else:
-                accuracy, correct = self.bench.accuracy(deployable, "val", self.lock.breathe)
+                accuracy, correct = self.opened.accuracy(deployable, "val", self.lock.breathe)
                 self.row["accuracy_of"] = FILE
         if not math.isfinite(accuracy):
             raise TrialFailed("the accuracy is not a number")
@@ -225,13 +226,13 @@ class Trial:
         self.row |= {"accuracy": float(accuracy), "accuracy_drop": float(drop)}
         # Where the labels are the baseline's answers, accuracy is agreement with it.
         self.row["agreement"] = None if self.baseline.get("agreement") is None else float(accuracy)
-        paired = paired_difference(correct, self.bench.baseline.correct)
+        paired = paired_difference(correct, self.opened.baseline.correct)
         self.row["accuracy_drop_interval"] = [-paired.high, -paired.low]
 
     def _measured(self, deployable: Deployable) -> Measurement:
         """Costs of a file; measured again where it is borderline."""
-        baseline, constraints = self.bench.baseline.deployable, self.bench.job.constraints
-        return self.meter.measure(
+        baseline, constraints = self.opened.baseline.deployable, self.opened.job.constraints
+        return self.measurer.measure(
             deployable, baseline, seconds=GATE_SECONDS, again=BORDERLINE_SECONDS, constraints=constraints
         )
 
@@ -250,11 +251,11 @@ class Trial:
         if latency is not None and latency["latency_ratio"] > 0:
             best["latency_ratio"] = latency["ratio_low"]
             best["latency_ms"] = latency["latency_ms"] * latency["ratio_low"] / latency["latency_ratio"]
-        return excess(self.bench.job.constraints.all_bounds(), best, self.baseline)
+        return excess(self.opened.job.constraints.all_bounds(), best, self.baseline)
 
     def _settle(self, names: list[str] | None = None) -> None:
         """Status and reason; a finished trial is judged by the middle of its interval."""
-        bounds = self.bench.job.constraints.all_bounds()
+        bounds = self.opened.job.constraints.all_bounds()
         self.row["excess"] = excess(bounds, self.row, self.baseline)
         names = names or misses(self.row["excess"])
         self.row["status"] = "infeasible" if names else "complete"

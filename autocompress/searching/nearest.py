@@ -11,9 +11,9 @@ from pathlib import Path
 from autocompress.devices.lock import MachineLock
 from autocompress.objectives.fronts import by_distance, front_rows
 from autocompress.results import Row
-from autocompress.searching.bench import Bench
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
+from autocompress.searching.searchable import SearchableJob
 from autocompress.searching.study import Study
 
 MOST_TRIES = 3
@@ -22,7 +22,11 @@ log = logging.getLogger("autocompress.search")
 
 
 def finish_nearest_miss(
-    study: Study, bench: Bench, meter: Meter, folder: Path, progress: Callable[[float, str], None] | None = None
+    study: Study,
+    opened: SearchableJob,
+    measurer: Measurer,
+    folder: Path,
+    progress: Callable[[float, str], None] | None = None,
 ) -> Row | None:
     """Runs the nearest miss again, unjudged by the gates, where no trial of ``study`` has an
     accuracy.
@@ -37,7 +41,7 @@ def finish_nearest_miss(
     if front_rows(study.job.objectives, rows, study.baseline):
         return None
     for missed in by_distance(rows)[:MOST_TRIES]:
-        trial = Trial(bench, meter, MachineLock(), missed["trial"], folder, study.baseline, progress, judge=False)
+        trial = Trial(opened, measurer, MachineLock(), missed["trial"], folder, study.baseline, progress, judge=False)
         row = trial.run(missed["recipe"], missed.get("label", ""))
         if row["status"] == "failed":
             log.warning("trial %d, the nearest miss, could not be finished: %s", row["trial"], row["reason"])

@@ -114,8 +114,7 @@ class _Places(_Unsaved, Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """A place for one more worker; None while there are enough; FINISHED, a text, at the end.
-        """
+        """A place for one more worker; None while there are enough; FINISHED at the end."""
         if self._dispatcher.is_over:
             return Searcher.FINISHED
         if self._dispatcher.no_worker_starts or len(self._alive) >= min(self._workers, self._dispatcher.work_left):

@@ -20,8 +20,7 @@ class Observer(Protocol):
     """Watches a search, in the process that runs it."""
 
     def on_start(self, total: int) -> None:
-        """The first trial is about to run; ``total`` is the budget, earlier runs' trials included.
-        """
+        """The first trial is about to run; ``total`` is the budget, with trials of earlier runs."""
 
     def on_baseline(self, row: Row) -> None:
         """The baseline's row is known."""

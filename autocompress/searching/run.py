@@ -33,16 +33,16 @@ from autocompress.results import (
 from autocompress.searching import placement, rundir, stopping
 from autocompress.searching.background import Background, Point
 from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
-from autocompress.searching.bench import Bench, Opener, is_by_agreement
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.gates import Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import drop_files, still_there
 from autocompress.searching.nearest import finish_nearest_miss
 from autocompress.searching.progress import Observer, Silent, Steps, Unbreakable
+from autocompress.searching.searchable import Opener, SearchableJob, is_by_agreement
 from autocompress.searching.study import Study, read_begun
-from autocompress.searching.trainable import Settings, open_workbench
+from autocompress.searching.trainable import Settings, open_job
 
 log = logging.getLogger("autocompress.search")
 DRIVER = "driver"
@@ -50,7 +50,7 @@ DRIVER = "driver"
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
 
-def search(job: Job, *, observer: Observer | None = None, open_bench: Opener = open_workbench) -> SearchResult:
+def search(job: Job, *, observer: Observer | None = None, opener: Opener = open_job) -> SearchResult:
     """Searches for the front of ``job``.
 
     Ctrl-C ends it early: the run is closed with the front so far, and ``summary["ended"]`` is
@@ -59,7 +59,7 @@ def search(job: Job, *, observer: Observer | None = None, open_bench: Opener = o
     Args:
         job: see ``autocompress.job.load_job``.
         observer: is told how it goes.
-        open_bench: makes the workbench, in this process and in every worker.
+        opener: opens the job, in this process and in every worker.
 
     Returns:
         The finished run, read from ``results/<name>``.
@@ -75,7 +75,7 @@ def search(job: Job, *, observer: Observer | None = None, open_bench: Opener = o
     placement.check()
     job = anchored(resolved(job), plugins)
     with stopping.caught(), rundir.begun(job, versions()) as folder, rundir.logged(folder), _full_disk_told(folder):
-        return _Run(job, folder, Unbreakable(observer or Silent()), open_bench, plugins).go()
+        return _Run(job, folder, Unbreakable(observer or Silent()), opener, plugins).go()
 
 
 def resume(
@@ -84,7 +84,7 @@ def resume(
     trials: int | None = None,
     minutes: float | None = None,
     observer: Observer | None = None,
-    open_bench: Opener = open_workbench,
+    opener: Opener = open_job,
 ) -> SearchResult:
     """Goes on with the search in ``folder`` from its study: what is finished stays, what was under
     way is tried again, trials and minutes spent are subtracted.
@@ -94,7 +94,7 @@ def resume(
         trials, minutes: a new budget for the whole search, where it shall be another than the
         job's.
         observer: is told how it goes.
-        open_bench: as for :func:`search`.
+        opener: as for :func:`search`.
 
     Raises:
         UserError: if ``folder`` is not a run, another process drives it, its job cannot be carried
@@ -113,7 +113,7 @@ def resume(
     job = job.model_copy(update={"results": home.parent, "name": home.name})
     placement.check()
     with stopping.caught(), rundir.driver(folder), rundir.logged(folder), _full_disk_told(folder):
-        return _Run(job, folder, Unbreakable(observer or Silent()), open_bench, plugins).go()
+        return _Run(job, folder, Unbreakable(observer or Silent()), opener, plugins).go()
 
 
 def _full_disk_told(folder: Path) -> AbstractContextManager[None]:
@@ -132,29 +132,29 @@ def versions() -> dict[str, str]:
 
 
 class _Run:
-    """The driver's side of a search, from the open bench to the finished folder."""
+    """The driver's side of a search, from the opened job to the finished folder."""
 
-    def __init__(self, job: Job, folder: Path, observer: Observer, open_bench: Opener, plugins: Manager) -> None:
+    def __init__(self, job: Job, folder: Path, observer: Observer, opener: Opener, plugins: Manager) -> None:
         self._job, self._folder, self._observer, self._plugins = job, folder, observer, plugins
-        self._open_bench = open_bench
+        self._opener = opener
         self._progress = Steps(observer)
         # From the file, as a resume will find it: there spaces and paths are written out.
         begun = begun_with(load_job(folder / JOB_FILE), plugins.device(job.device.name))
         if (known := read_begun(folder)) is not None:  # before anything is trained
             check_resumable(folder, known, begun)
-        self._bench = open_bench(job, self._progress)
-        self._meter = Meter.of(job, self._bench.device, plugins)
-        self._baseline = baseline_row(self._bench, self._meter)
+        self._opened = opener(job, self._progress)
+        self._measurer = Measurer.of(job, self._opened.device, plugins)
+        self._baseline = baseline_row(self._opened, self._measurer)
         self._study = Study(folder, job, self._baseline)
         self._check_images()  # first: other training images give another baseline too
         self._check_baseline()
         self._study.keep_begun(begun)
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
-        self._background = Background(self._bench, self._bits_pay)
+        self._background = Background(self._opened, self._bits_pay)
         self._first: Sequence[Point] = []
         if self._study.is_new:
-            quick = [point for point in self._bench.starting_points() if not self._trains(point)]
+            quick = [point for point in self._opened.starting_points() if not self._trains(point)]
             self._first = sorted(quick, key=lambda point: point[0] == UNCOMPRESSED)  # its figures are known
             self._study.enqueue_starting_points(self._first)
 
@@ -163,13 +163,12 @@ class _Run:
         says why.
         """
         try:
-            return self._bench.compose(Replay(point[1])).trains
+            return self._opened.compose(Replay(point[1])).trains
         except Exception:  # a plugin's fault must not end the search
             return True
 
     def _take_proposals(self, is_waiting: bool) -> None:
-        """Has the proposals asked next, once they are made; waits for them where no recipe waits.
-        """
+        """Queues the proposals once they are made; waits for them where no recipe is queued."""
         made = self._background.ready(wait=not is_waiting)
         if made is None:
             return
@@ -191,14 +190,14 @@ class _Run:
         size alone.
         """
         asked = {*self._job.objectives, *self._job.constraints.bounds()}
-        return bool(asked & {"size", "energy"}) or self._meter.deterministic
+        return bool(asked & {"size", "energy"}) or self._measurer.deterministic
 
     def _check_images(self) -> None:
         """Refuses to go on with rows that were judged on other images.
 
         The first run records which they are; so does the first resume of a run that an earlier
         version began."""
-        now = images_of(self._bench.splits)
+        now = images_of(self._opened.splits)
         if (known := self._study.images) is None:
             self._study.keep_images(now)
         else:
@@ -206,7 +205,7 @@ class _Run:
 
     def _check_baseline(self) -> None:
         """Refuses to go on with rows that were judged against another baseline."""
-        key, known = self._bench.baseline.key, self._study.baseline_key
+        key, known = self._opened.baseline.key, self._study.baseline_key
         if known is None:
             self._study.keep_baseline_key(key)
         elif key != known:
@@ -234,7 +233,7 @@ class _Run:
         self._contenders = Contenders(self._job.objectives, self._baseline, still_there(self._folder, rows))
         kept = {row["trial"] for row in self._contenders.rows}
         drop_files(self._folder, (row for row in rows if row["trial"] not in kept))
-        splits = self._bench.splits
+        splits = self._opened.splits
         for note in ([f"data: {splits.describe()}"] if splits.synthetic else []) + list(splits.notes):
             log.info(note)
             self._observer.on_note(note)
@@ -266,7 +265,7 @@ class _Run:
         if self._seconds_left() == 0:
             self._observer.on_note(f"the search has had its {self._job.budget.minutes:g} minutes: no trial is begun")
             return "the time is up"
-        dispatcher = Dispatcher(self._study, self._bench.compose, allowance, self._on_row, self._observer.on_note)
+        dispatcher = Dispatcher(self._study, self._opened.compose, allowance, self._on_row, self._observer.on_note)
         self._try_here(dispatcher)
         self._background.start()
         self._study.before_ask = self._take_proposals
@@ -282,7 +281,7 @@ class _Run:
         if asked is None:
             return
         self._study.start(asked.number)
-        trial = Trial(self._bench, self._meter, MachineLock(), asked.number, self._folder.resolve(), self._baseline)
+        trial = Trial(self._opened, self._measurer, MachineLock(), asked.number, self._folder.resolve(), self._baseline)
         self._study.tell(asked.number, trial.run(asked.values, asked.label))
         row = dispatcher.finished(DRIVER)
         if row is not None:
@@ -296,8 +295,8 @@ class _Run:
             threads=max(1, usable_processors() // self._job.workers),
             cwd=Path.cwd(),
             deadline=deadline,
-            methods={method.name: method.version for method in self._bench.methods},
-            open_bench=self._open_bench,
+            methods={method.name: method.version for method in self._opened.methods},
+            opener=self._opener,
         )
 
     def _on_row(self, row: Row) -> None:
@@ -317,7 +316,7 @@ class _Run:
         """
         from autocompress.report import write_report  # plots take a second to import
 
-        closing = Closing(self._bench, self._meter, self._folder, self._baseline)
+        closing = Closing(self._opened, self._measurer, self._folder, self._baseline)
         try:
             if ended != INTERRUPTED:
                 self._finish(closing, ended)
@@ -333,22 +332,22 @@ class _Run:
 
     def _finish(self, closing: Closing, ended: str) -> None:
         self._background.ready(wait=True)  # nothing else computes while the front is measured
-        finish_nearest_miss(self._study, self._bench, self._meter, self._folder.resolve(), self._progress)
+        finish_nearest_miss(self._study, self._opened, self._measurer, self._folder.resolve(), self._progress)
         self._observer.on_note(f"{ended}; measuring the front again")
         closing.close(self._study.rows(), self._seconds, ended, self._plugins)
 
 
-def baseline_row(bench: Bench, meter: Meter) -> Row:
+def baseline_row(opened: SearchableJob, measurer: Measurer) -> Row:
     """The row that every other is compared with; its latency is filled in beside the front's."""
-    base = bench.baseline
+    base = opened.baseline
     return {
         "status": BASELINE,
         "accuracy": base.accuracy,
         "accuracy_drop": 0.0,
-        "agreement": base.accuracy if is_by_agreement(bench) else None,
+        "agreement": base.accuracy if is_by_agreement(opened) else None,
         "latency_ratio": 1.0,
         "size_bytes": base.size_bytes,
         "params": base.params,
         "macs": base.macs,
-        "energy_uj": meter.energy(base.deployable),
+        "energy_uj": measurer.energy(base.deployable),
     }

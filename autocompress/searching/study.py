@@ -207,8 +207,7 @@ class Study:
 
     @property
     def images(self) -> dict[str, str] | None:
-        """Digests of the images that the search began with; None where an earlier version began it.
-        """
+        """Digests of the search's first images; None where an earlier version began it."""
         return self._study.user_attrs.get("images")
 
     def keep_images(self, digests: Mapping[str, str]) -> None:

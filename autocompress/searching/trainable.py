@@ -1,5 +1,4 @@
-"""Ray's end in a worker process: takes up a recipe, runs it through the gates, and tells the study.
-"""
+"""A worker process under Ray: takes a recipe, runs its trial, and tells the study."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ import torch
 from ray import tune
 
 from autocompress import watchdog
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import TrialFailed, UserError
@@ -25,17 +24,17 @@ from autocompress.job import Job
 from autocompress.locks import FileLock
 from autocompress.results import Row
 from autocompress.searching import rundir
-from autocompress.searching.bench import Bench, Opener
 from autocompress.searching.gates import Lock, Trial
-from autocompress.searching.meter import Meter
+from autocompress.searching.measurer import Measurer
+from autocompress.searching.searchable import Opener, SearchableJob
 from autocompress.searching.study import Study
 
 log = logging.getLogger("autocompress.search")
 
 
-def open_workbench(job: Job, progress: Callable[[float, str], None] | None = None) -> Bench:
+def open_job(job: Job, progress: Callable[[float, str], None] | None = None) -> SearchableJob:
     """The opener of every real search."""
-    return Workbench.open(job, progress)
+    return OpenedJob.open(job, progress)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Settings:
         methods: versions of the driver's methods by name; a worker with others cannot compose its
             recipes.
         deadline: no trial is taken up after it (seconds since the epoch); None: no limit.
-        open_bench: makes the bench, once a process.
+        opener: opens the job, once a process.
     """
 
     job: Job
@@ -61,7 +60,7 @@ class Settings:
     cwd: Path
     methods: Mapping[str, str]
     deadline: float | None = None
-    open_bench: Opener = open_workbench
+    opener: Opener = open_job
 
 
 @dataclass(frozen=True)
@@ -74,42 +73,42 @@ class Task:
 
 
 @dataclass
-class Desk:
+class WorkerState:
     """What a worker process opens once and uses for all its trials."""
 
-    bench: Bench
-    meter: Meter
+    opened: SearchableJob
+    measurer: Measurer
     lock: Lock
 
     @classmethod
-    def of(cls, settings: Settings) -> Desk:
+    def of(cls, settings: Settings) -> WorkerState:
         """Opens the job.
 
         Raises:
             TrialFailed: if the methods that act here are not those of the driver.
         """
-        bench = settings.open_bench(settings.job)
-        if differences := method_differences(settings.methods, bench):
+        opened = settings.opener(settings.job)
+        if differences := method_differences(settings.methods, opened):
             raise TrialFailed("; ".join(differences))
-        let_go(bench.splits.test)  # a worker has no business with them
-        desk = cls(bench, Meter.of(settings.job, bench.device), MachineLock())
+        let_go(opened.splits.test)  # a worker has no business with them
+        state = cls(opened, Measurer.of(settings.job, opened.device), MachineLock())
         gc.collect()
         gc.freeze()  # what lasts is not looked through again after every trial (0.3 s)
-        return desk
+        return state
 
 
-def method_differences(expected: Mapping[str, str], bench: Bench) -> list[str]:
-    """How the methods of a worker's ``bench`` differ from the driver's, a phrase each.
+def method_differences(expected: Mapping[str, str], opened: SearchableJob) -> list[str]:
+    """How the methods of a worker's opened job differ from the driver's, a phrase each.
 
     Args:
         expected: versions of the driver's methods by name.
-        bench: as this worker opened it.
+        opened: as this worker opened it.
     """
-    own = {method.name: method.version for method in bench.methods}
+    own = {method.name: method.version for method in opened.methods}
     found = []
     for name, version in expected.items():
         if name not in own:
-            reasons = bench.refused.get(name, [])
+            reasons = opened.refused.get(name, [])
             why = "; ".join(reasons) if reasons else "it is not installed here"
             found.append(f"the driver has the method '{name}', this worker has not: {why}")
         elif own[name] != version:
@@ -125,13 +124,13 @@ class Worker:
     Attributes:
         settings: of the search.
         study: where rows go.
-        desk: opened with the first trial, so that its time limit covers it.
+        state: opened with the first trial, so that its time limit covers it.
         held: tells a later driver that this worker lives.
     """
 
     settings: Settings
     study: Study
-    desk: Desk | None = None
+    state: WorkerState | None = None
     held: FileLock | None = None
 
     @classmethod
@@ -145,7 +144,7 @@ class Worker:
     def run(self, number: int, values: dict[str, Any], label: str) -> Row:
         """Runs a trial and tells the study; returns the row."""
         try:
-            self.desk = self.desk or Desk.of(self.settings)
+            self.state = self.state or WorkerState.of(self.settings)
         except Exception as error:  # the driver could open the job, this process cannot: say why
             log.exception("trial %d: the worker could not open the job", number)
             kind = "" if isinstance(error, TrialFailed | UserError) else f"{type(error).__name__}: "
@@ -154,7 +153,9 @@ class Worker:
             row |= {"recipe": values, "label": label}
         else:
             folder, baseline = self.settings.folder, self.settings.baseline
-            row = Trial(self.desk.bench, self.desk.meter, self.desk.lock, number, folder, baseline).run(values, label)
+            row = Trial(self.state.opened, self.state.measurer, self.state.lock, number, folder, baseline).run(
+                values, label
+            )
         self.study.tell(number, row)
         gc.collect()  # traced models are circles: without it those of several trials would pile up
         return row

@@ -138,8 +138,7 @@ class _Statistics(torch.autograd.Function):
 
 
 def reasons_against_statistics(model: nn.Module) -> list[str]:
-    """Why statistics of batch norms cannot guide a synthesis from ``model``; empty where they can.
-    """
+    """Why batch-norm statistics of ``model`` cannot guide a synthesis; empty where they can."""
     untracked = [
         name
         for name, module in model.named_modules()

@@ -82,8 +82,7 @@ def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Ten
 
 
 def _awake(model: nn.Module) -> nn.Module:
-    """A copy in which every layer matters: timm starts the last norm of a residual branch at zero.
-    """
+    """A copy without zero scales: timm starts the last norm of a residual branch at zero."""
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         weight = getattr(module, "weight", None)

@@ -64,8 +64,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training did: steps made, mean loss of the last epoch (NaN without a step), seconds.
-    """
+    """What a training did: steps, mean loss of the last epoch (NaN without a step), seconds."""
 
     steps: int
     loss: float

@@ -1,5 +1,4 @@
-"""Which parameter learns how fast: optimizer groups, those of callbacks included, and the schedule.
-"""
+"""Optimizer groups, with those of callbacks, and the learning-rate schedule."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Value
 from shared.orders import difference
 from shared.trained import job_of, recipe_of
@@ -43,8 +43,8 @@ def run(
         values: of the recipes, where they are not the defaults, for example ``{"qat.lr": 5e-4}``.
         keep: called with the part so far whenever a row is done.
     """
-    bench = Workbench.open(job_of(model, data, epochs, qat_epochs=qat_epochs))
-    floats = {split: bench.accuracy(bench.baseline.deployable, split)[1] for split in SPLITS}
+    opened = OpenedJob.open(job_of(model, data, epochs, qat_epochs=qat_epochs))
+    floats = {split: opened.accuracy(opened.baseline.deployable, split)[1] for split in SPLITS}
     part: dict[str, Any] = {
         "model": model,
         "data": data,
@@ -54,7 +54,7 @@ def run(
     }
     for weights in widths:
         target = TARGETS[weights]
-        row = _row(bench, weights, seeds, floats, values or {})
+        row = _row(opened, weights, seeds, floats, values or {})
         row |= {"target": target, "met": all(row[split]["points"] >= target for split in SPLITS)}
         part["rows"].append(row)
         part["met"] = all(row["met"] for row in part["rows"])
@@ -64,20 +64,20 @@ def run(
 
 
 def _row(
-    bench: Workbench, weights: str, seeds: Sequence[int], floats: dict[str, np.ndarray], values: dict[str, Value]
+    opened: OpenedJob, weights: str, seeds: Sequence[int], floats: dict[str, np.ndarray], values: dict[str, Value]
 ) -> dict[str, Any]:
-    recipe = recipe_of(bench, weights, 8, {"qat.epochs": bench.job.budget.epochs, **values})
+    recipe = recipe_of(opened, weights, 8, {"qat.epochs": opened.job.budget.epochs, **values})
     row: dict[str, Any] = {"weights": weights, "seeds": list(seeds), "recipe": dict(recipe.values)}
     row["training_seconds"] = []
     correct: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for seed in seeds:
-        candidate = replace(bench.pipeline, seed=seed).run(recipe)
+        candidate = replace(opened.pipeline, seed=seed).run(recipe)
         row["training_seconds"].append(round(candidate.seconds.get("quantize", 0.0), 1))
         with tempfile.TemporaryDirectory() as folder:
-            file = bench.export(candidate, Path(folder) / "model.onnx")
+            file = opened.export(candidate, Path(folder) / "model.onnx")
             row["bytes"] = file.file.stat().st_size
             for split in SPLITS:
-                correct[split].append(bench.accuracy(file, split)[1])
+                correct[split].append(opened.accuracy(file, split)[1])
     for split in SPLITS:
         found = difference(correct[split], [floats[split]] * len(seeds))
         accuracies = [round(100.0 * float(flags.mean()), 2) for flags in correct[split]]

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Policy, Recipe, Replay
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Deployable, OperatorCount, Value, manager
 from autocompress.devices.cost_model import CostModel
 from autocompress.job import load_job
@@ -59,9 +59,9 @@ class Network:
     epochs: int
 
 
-def bench_of(network: Network, data: str, recovery_epochs: int) -> Workbench:
+def open_network(network: Network, data: str, recovery_epochs: int) -> OpenedJob:
     """The network's job: adder layers and 8 or fewer bits, for energy."""
-    return Workbench.open(
+    return OpenedJob.open(
         load_job(
             model=network.model,
             model_args=dict(network.args),
@@ -76,7 +76,7 @@ def bench_of(network: Network, data: str, recovery_epochs: int) -> Workbench:
     )
 
 
-def recipe_of(bench: Workbench, way: Way, values: Mapping[str, Value] | None = None) -> Recipe:
+def recipe_of(opened: OpenedJob, way: Way, values: Mapping[str, Value] | None = None) -> Recipe:
     """The row's recipe: RECOVER with its defaults where layers were replaced, 4 bits trained, 8
     bits not.
     """
@@ -85,11 +85,11 @@ def recipe_of(bench: Workbench, way: Way, values: Mapping[str, Value] | None = N
         rules |= {"adder": "default", "recover": "default"}
     if way.bits < 32:
         rules |= {"bits": "default"}
-    chosen = dict(bench.compose(Policy(rules)).values)
+    chosen = dict(opened.compose(Policy(rules)).values)
     if way.bits < 8:
         chosen |= {"bits.weight.model": f"quantize:{way.bits}", "bits.activation.model": way.bits}
-        chosen |= {"qat.epochs": max(bench.job.budget.epochs // 2, 1)}
-    return bench.compose(Replay({**chosen, **(values or {})}))
+        chosen |= {"qat.epochs": max(opened.job.budget.epochs // 2, 1)}
+    return opened.compose(Replay({**chosen, **(values or {})}))
 
 
 def run(
@@ -120,23 +120,23 @@ def run(
     table = Rows(out, head)
     part: dict[str, Any] = {**head, "seeds": list(seeds), "profile": PROFILE, "data": []}
     for data, network in networks.items():
-        bench = cache(lambda n=network, d=data: bench_of(n, d, recovery_epochs))
+        opened = cache(lambda n=network, d=data: open_network(n, d, recovery_epochs))
         for seed in seeds:
             for way in ways:
-                table.row(f"{data} / {way} / seed {seed}", lambda w=way, s=seed, b=bench: _row(b(), WAYS[w], s))
+                table.row(f"{data} / {way} / seed {seed}", lambda w=way, s=seed, b=opened: _row(b(), WAYS[w], s))
         part["data"].append(_judged(table, data, ways, seeds))
         part["met"] = all(found["met"] for found in part["data"] if found["met"] is not None)
         keep(part)
     return part
 
 
-def _row(bench: Workbench, way: Way, seed: int) -> dict[str, Any]:
-    candidate = replace(bench.pipeline, seed=seed).run(recipe_of(bench, way))
-    correct = evaluate(candidate.model, bench.splits.test)[1]
-    return {**costs(candidate.operators, bench), "accuracy": 100.0 * float(correct.mean()), "correct": packed(correct)}
+def _row(opened: OpenedJob, way: Way, seed: int) -> dict[str, Any]:
+    candidate = replace(opened.pipeline, seed=seed).run(recipe_of(opened, way))
+    correct = evaluate(candidate.model, opened.splits.test)[1]
+    return {**costs(candidate.operators, opened), "accuracy": 100.0 * float(correct.mean()), "correct": packed(correct)}
 
 
-def costs(operators: Sequence[OperatorCount], bench: Workbench) -> dict[str, Any]:
+def costs(operators: Sequence[OperatorCount], opened: OpenedJob) -> dict[str, Any]:
     """Multiplications, additions and microjoules of one image; a multiply-add is one of each."""
     counted: Counter[str] = Counter()
     for one in operators:
@@ -144,7 +144,7 @@ def costs(operators: Sequence[OperatorCount], bench: Workbench) -> dict[str, Any
             counted[kind] += one.operations
     device = manager().device(f"cost-model:{PROFILE}")
     assert isinstance(device, CostModel)
-    base = bench.baseline.deployable
+    base = opened.baseline.deployable
     joules = device.cost(Deployable(base.file, base.input_size, operators)).joules
     return {"multiplications": counted["multiply"], "additions": counted["add"], "microjoules": 1e6 * joules}
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 import int8
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Policy
-from autocompress.compression.workbench import Workbench
 from autocompress.export.check import open_session
 from autocompress.export.exporter import INPUT
 from autocompress.job import load_job
@@ -49,16 +49,16 @@ def run(model: str, data: str, size: int, rounds: int) -> dict[str, Any]:
         baseline={"epochs": 0},
         budget={"epochs": 1},
     )
-    bench = Workbench.open(job)
-    image = torch.zeros(1, *bench.baseline.deployable.input_size)
+    opened = OpenedJob.open(job)
+    image = torch.zeros(1, *opened.baseline.deployable.input_size)
     with tempfile.TemporaryDirectory() as folder:
         todo: dict[str, Callable[[], Any]] = {}
         for name, rules in RULES.items():
-            candidate = bench.candidate(bench.compose(Policy(rules)), dry_run=True)
-            file = bench.export(candidate, Path(folder) / f"{len(todo)}.onnx").file
+            candidate = opened.candidate(opened.compose(Policy(rules)), dry_run=True)
+            file = opened.export(candidate, Path(folder) / f"{len(todo)}.onnx").file
             session = open_session(file)
             todo[name] = lambda session=session: session.run(None, {INPUT: image.numpy()})
-        network = bench.candidate(bench.compose(Policy(ADDER)), dry_run=True).model.eval()
+        network = opened.candidate(opened.compose(Policy(ADDER)), dry_run=True).model.eval()
         todo["adder, uint8, the plugin's kernels in PyTorch"] = lambda: network(image)
         seconds: dict[str, list[float]] = {name: [] for name in todo}
         with torch.no_grad():

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from autocompress.compression.workbench import Workbench
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Deployable, Quantizer, Value
 from autocompress.objectives.intervals import paired_difference
 from shared import rivals
@@ -52,13 +52,13 @@ def run(
 def _row(
     name: str, data: str, epochs: int, nncf: rivals.Nncf | None, values: dict[str, Value] | None
 ) -> dict[str, Any]:
-    bench = Workbench.open(job_of(name, data, epochs))
-    recipe = recipe_of(bench, "quantize:8", 8, values)
-    images = calibration_images(bench, recipe.quantizers["quantize"])
+    opened = OpenedJob.open(job_of(name, data, epochs))
+    recipe = recipe_of(opened, "quantize:8", 8, values)
+    images = calibration_images(opened, recipe.quantizers["quantize"])
     row: dict[str, Any] = {"model": name, "recipe": dict(recipe.values), "calibration_images": len(images)}
-    source = bench.baseline.deployable.file
+    source = opened.baseline.deployable.file
     with tempfile.TemporaryDirectory() as folder:
-        files = {"ours": bench.export(bench.candidate(recipe), Path(folder) / "ours.onnx").file}
+        files = {"ours": opened.export(opened.candidate(recipe), Path(folder) / "ours.onnx").file}
         files["quantize_static"] = Path(folder) / "static.onnx"
         rivals.by_quantize_static(source, images, files["quantize_static"])
         for preset in rivals.PRESETS if nncf is not None else ():
@@ -69,33 +69,33 @@ def _row(
                 files[f"nncf-{preset}"] = out
             except rivals.Unavailable as error:
                 row[f"nncf-{preset}_failed"] = str(error)
-        correct = {split: {kind: _score(bench, file, split) for kind, file in files.items()} for split in SPLITS}
+        correct = {split: {kind: _score(opened, file, split) for kind, file in files.items()} for split in SPLITS}
     for split in SPLITS:
-        row[split] = _compared(correct[split], bench.baseline.correct if split == "val" else _float_test(bench))
+        row[split] = _compared(correct[split], opened.baseline.correct if split == "val" else _float_test(opened))
     row["met"] = all(row[split]["difference"]["points"] >= TARGET for split in SPLITS)
     print(name, {split: row[split] for split in SPLITS}, flush=True)
     return row
 
 
-def calibration_images(bench: Workbench, params: dict[str, Any]) -> np.ndarray:
+def calibration_images(opened: OpenedJob, params: dict[str, Any]) -> np.ndarray:
     """The images that QUANTIZE observes ranges on, as the model takes them: float32 ``(N, C, H,
     W)``.
     """
-    method = next(method for method in bench.methods if method.name == "quantize")
+    method = next(method for method in opened.methods if method.name == "quantize")
     assert isinstance(method, Quantizer)
-    transfer = bench.pipeline.transfer
+    transfer = opened.pipeline.transfer
     assert transfer is not None
     split = transfer.calibration
-    chosen = split.subset(min(method.calibration_images(params), len(split)), bench.pipeline.seed)
+    chosen = split.subset(min(method.calibration_images(params), len(split)), opened.pipeline.seed)
     return torch.cat([images for images, _ in chosen.loader(64)]).numpy()
 
 
-def _score(bench: Workbench, file: Path, split: Any) -> np.ndarray:
-    return bench.accuracy(Deployable(file, bench.baseline.deployable.input_size), split)[1]
+def _score(opened: OpenedJob, file: Path, split: Any) -> np.ndarray:
+    return opened.accuracy(Deployable(file, opened.baseline.deployable.input_size), split)[1]
 
 
-def _float_test(bench: Workbench) -> np.ndarray:
-    return bench.accuracy(bench.baseline.deployable, "test")[1]
+def _float_test(opened: OpenedJob) -> np.ndarray:
+    return opened.accuracy(opened.baseline.deployable, "test")[1]
 
 
 def _compared(correct: dict[str, np.ndarray], baseline: np.ndarray) -> dict[str, Any]:

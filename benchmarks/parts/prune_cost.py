@@ -1,5 +1,4 @@
-"""What SCOP's scores cost over float training, and what a second rate on the same baseline costs.
-"""
+"""The cost of SCOP's scores beside float training, and of a second rate on one baseline."""
 
 from __future__ import annotations
 

@@ -9,19 +9,19 @@ from autocompress.compression.recipe import Replay
 from autocompress.contract import Space
 from autocompress.graph import facts
 from autocompress_ghost import Ghost
-from shared.repaired import Bench
+from shared.repaired import SearchableJob
 
 
-def row(bench: Bench, fit: str) -> dict[str, Any]:
+def row(opened: SearchableJob, fit: str) -> dict[str, Any]:
     """Ghost modules of ratio 2 wherever they apply, initialised by least squares, then REPAIR by
     ``fit``.
     """
-    method, model = Ghost(), bench.baseline.model
+    method, model = Ghost(), opened.baseline.model
     params = method.search_space(Space(Replay({"ratio.model": 2, "init": "lstsq"}), "model"), model)
-    ghosted, _ = method.apply(copy.deepcopy(model), params, bench.context)
+    ghosted, _ = method.apply(copy.deepcopy(model), params, opened.context)
     seconds: dict[str, float] = {}
     settings = {"fit": fit, "images": 2048}
-    structural = bench.structural_with(method.layers)
-    repaired, _ = structural.run(ghosted, None, settings, None, bench.context, seconds, untouched=False)
-    left = facts(repaired, bench.context.input_size).macs / facts(model, bench.context.input_size).macs
-    return {**bench.judged(repaired), "macs_left": round(left, 3), "seconds_by_stage": seconds}
+    structural = opened.structural_with(method.layers)
+    repaired, _ = structural.run(ghosted, None, settings, None, opened.context, seconds, untouched=False)
+    left = facts(repaired, opened.context.input_size).macs / facts(model, opened.context.input_size).macs
+    return {**opened.judged(repaired), "macs_left": round(left, 3), "seconds_by_stage": seconds}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from parts import repair_ghost
-from shared.repaired import Bench
+from shared.repaired import SearchableJob
 from shared.rows import Rows, command_line
 from shared.trained import SLOW, environment, job_of, trained
 
@@ -16,15 +16,15 @@ PRUNERS = ("obs", "magnitude", "bn_scale", "random")
 
 def uniform(out: Path, epochs: int | None, model: str, data: str) -> None:
     """The same share of every coupling's channels: by order and by repair."""
-    bench, rows = _opened(model, data, epochs or 12, out)
+    opened, rows = _opened(model, data, epochs or 12, out)
     for share, mode in ((0.7, "inner"), (0.5, "inner"), (0.35, "inner"), (0.5, "group"), (0.35, "group")):
-        keep = bench.widths(share, mode)
+        keep = opened.widths(share, mode)
         cut = f"{round(100 - 100 * share)} % {mode}"
         for pruner in PRUNERS:
             for fit in ("nothing", "none", "one-shot", *(["sequential"] if pruner == "obs" else [])):
-                make = partial(bench.row, pruner, keep, mode, fit, images=_images(fit))
+                make = partial(opened.row, pruner, keep, mode, fit, images=_images(fit))
                 rows.row(f"{cut}, {pruner}, {fit}", make)
-        make = partial(bench.row, "obs", keep, mode, "one-shot", params={"weighting": "equal"})
+        make = partial(opened.row, "obs", keep, mode, "one-shot", params={"weighting": "equal"})
         rows.row(f"{cut}, obs equal, one-shot", make)
     rows.write()
 
@@ -34,11 +34,11 @@ def mobilenetv2(out: Path, epochs: int | None) -> None:
     epoch.
     """
     name = "mobilenetv2_050"
-    bench, rows = _opened(name, "glyphs", epochs or int(SLOW[name]["epochs"]), out)
+    opened, rows = _opened(name, "glyphs", epochs or int(SLOW[name]["epochs"]), out)
     for share in (0.85, 0.7, 0.5):
-        keep = bench.widths(share, "inner")
+        keep = opened.widths(share, "inner")
         for fit in ("none", "one-shot", "sequential"):
-            make = partial(bench.row, "obs", keep, "inner", fit, images=_images(fit), train=True)
+            make = partial(opened.row, "obs", keep, "inner", fit, images=_images(fit), train=True)
             rows.row(f"{round(100 - 100 * share)} % inner, obs, {fit}", make)
     rows.write()
 
@@ -48,11 +48,11 @@ def vit(out: Path, epochs: int | None) -> None:
     drawn or not.
     """
     args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "depth": 6}
-    bench, rows = _opened("vit_tiny_patch16_224", "glyphs", epochs or 20, out, args)
-    keep = bench.widths(0.8, "inner")
+    opened, rows = _opened("vit_tiny_patch16_224", "glyphs", epochs or 20, out, args)
+    keep = opened.widths(0.8, "inner")
     for pruner in ("obs", "magnitude"):
         for fit in ("none", "one-shot", "sequential"):
-            rows.row(f"20 %, {pruner}, {fit}", partial(bench.row, pruner, keep, "inner", fit))
+            rows.row(f"20 %, {pruner}, {fit}", partial(opened.row, pruner, keep, "inner", fit))
     rows.write()
 
 
@@ -60,9 +60,9 @@ def ghost(out: Path, epochs: int | None) -> None:
     """Ghost modules at ratio 2, with the layers behind them refitted or not."""
     for name in ("resnet18", "mobilenetv2_050", "regnety_002"):
         own = int(SLOW.get(name, {}).get("epochs", 12))
-        bench, rows = _opened(name, "glyphs", epochs or own, out.with_name(f"ghost-{name}.json"))
+        opened, rows = _opened(name, "glyphs", epochs or own, out.with_name(f"ghost-{name}.json"))
         for fit in ("none", "sequential"):
-            rows.row(f"ratio 2, {fit}", partial(repair_ghost.row, bench, fit))
+            rows.row(f"ratio 2, {fit}", partial(repair_ghost.row, opened, fit))
         rows.write()
 
 
@@ -71,11 +71,13 @@ def _images(fit: str) -> int:
     return 2048 if fit == "sequential" else 512
 
 
-def _opened(name: str, data: str, epochs: int, out: Path, args: dict[str, Any] | None = None) -> tuple[Bench, Rows]:
+def _opened(
+    name: str, data: str, epochs: int, out: Path, args: dict[str, Any] | None = None
+) -> tuple[SearchableJob, Rows]:
     job = job_of(name, data, epochs, model_args=args)
     baseline = trained(job)
-    bench = Bench(baseline)
+    opened = SearchableJob(baseline)
     head = {"model": name, "data": data, "epochs": epochs, "command": command_line(), **environment()}
     rows = Rows(out, head)
-    rows.row("baseline", lambda: bench.judged(baseline.model))
-    return bench, rows
+    rows.row("baseline", lambda: opened.judged(baseline.model))
+    return opened, rows

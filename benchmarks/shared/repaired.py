@@ -34,7 +34,7 @@ QUARTER = 0.25
 
 
 @dataclass
-class Bench:
+class SearchableJob:
     """One baseline, its data, and the two stages.
 
     Attributes:

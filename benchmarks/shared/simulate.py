@@ -106,8 +106,7 @@ def simulate(
 def prepared(
     baseline: Trained, setting: Setting, *, seed: int, images: int | None, transfer: TransferSet | None = None
 ) -> tuple[QuantizedNetwork, Mapping[str, Method], dict[str, Params], Context]:
-    """The calibrated network, the methods by name, their parameters, and the context to train in.
-    """
+    """The calibrated network, methods by name, their parameters, and the context."""
     splits, model = baseline.splits, baseline.model
     methods = {method.name: method for method in manager().methods() if isinstance(method, Quantizer)}
     defaults = {

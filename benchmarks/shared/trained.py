@@ -1,6 +1,4 @@
-"""A float model trained by the project's own trainer, with its data; and a workbench whose recipes
-are written down.
-"""
+"""A float model trained by this project with its data, and an opened job with given recipes."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from autocompress import data, models
+from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.recipe import Recipe, Replay
-from autocompress.compression.workbench import Workbench
 from autocompress.contract import Parameter, Value, manager
 from autocompress.data import Splits
 from autocompress.devices.machine import machine
@@ -97,10 +95,10 @@ class Written:
 
 
 def recipe_of(
-    bench: Workbench, weight: str, activation_bits: int = 8, values: Mapping[str, Value] | None = None
+    opened: OpenedJob, weight: str, activation_bits: int = 8, values: Mapping[str, Value] | None = None
 ) -> Recipe:
-    """The recipe in words, of the bench's own space."""
-    return bench.compose(Written(weight, activation_bits, values))
+    """The recipe in words, of the opened job's own space."""
+    return opened.compose(Written(weight, activation_bits, values))
 
 
 def environment() -> dict[str, Any]:

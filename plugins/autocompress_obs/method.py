@@ -133,7 +133,6 @@ def _by_block(coupling: Coupling, order: Sequence[int]) -> list[list[int]]:
 
 
 def _leaves(model: nn.Module, couplings: Sequence[Coupling]) -> tuple[type[nn.Module], ...]:
-    """Layers of the couplings that a trace must keep whole, as they are found by name afterwards.
-    """
+    """Layers of the couplings. A trace keeps them whole, since they are found by name later."""
     own = (model.get_submodule(name) for coupling in couplings for name in (*coupling.producers, *coupling.consumers))
     return tuple({type(layer) for layer in own} - {nn.Conv2d, nn.Linear})

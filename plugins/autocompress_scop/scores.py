@@ -53,8 +53,7 @@ def pairs_of(couplings: Iterable[Coupling], exempt: Iterable[str] = ()) -> dict[
 
 
 def gamma_of(model: nn.Module, norm: str | None) -> torch.Tensor | None:
-    """The scale of a batch norm, ``(M,)``; None without a norm, ones where it has no affine part.
-    """
+    """The scale of a batch norm, ``(M,)``; None without one, ones where it is not affine."""
     if norm is None:
         return None
     module = model.get_submodule(norm)

@@ -41,7 +41,7 @@ class SlbCallback(Callback):
         self._two: TwoStatistics | None = None
 
     # -- start
-    # --------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def on_start(self, model: nn.Module, total_steps: int) -> None:
         """Makes the logits and prepares the norms.
@@ -78,7 +78,7 @@ class SlbCallback(Callback):
         ]
 
     # -- steps
-    # --------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def before_step(self, model: nn.Module, step: int) -> None:
         """Sets the temperature, and hardens where the tail begins."""
@@ -143,7 +143,7 @@ class SlbCallback(Callback):
             yield images.to(device)
 
     # -- pauses
-    # -------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """How long an epoch is; everything else follows from the step."""

@@ -76,7 +76,7 @@ class SlbFakeQuantizer(FakeQuantizer):
         self._found: tuple[int, torch.Tensor] | None = None
 
     # -- the search
-    # ---------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def start_search(self, weight: torch.Tensor) -> None:
         """Makes the logits ``(m, *weight)``, float32, if there are none; in place if there are."""
@@ -118,7 +118,7 @@ class SlbFakeQuantizer(FakeQuantizer):
         self.magnitude.copy_(start.magnitude(weight, self.bits, self.axis))
 
     # -- the weight
-    # ---------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     @property
     def scale(self) -> torch.Tensor:
@@ -150,8 +150,7 @@ class SlbFakeQuantizer(FakeQuantizer):
 
     @torch.no_grad()
     def _best(self, weight: torch.Tensor) -> torch.Tensor:
-        """The odd integers of the arg-max as float32, found once while the logits stay as they are.
-        """
+        """The odd integers of the arg-max as float32, computed once for the same logits."""
         if self.logits is None:
             if not self._is_fitted():
                 self._fit(weight)
@@ -184,7 +183,7 @@ class SlbFakeQuantizer(FakeQuantizer):
         )
 
     # -- state
-    # --------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_found": None}  # a copy's logits count their changes from 0

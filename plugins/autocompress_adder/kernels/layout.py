@@ -85,8 +85,7 @@ def filters(weight: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -
 
 
 def as_images(last: torch.Tensor, x: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
-    """The reverse of :func:`images`, without the padding, in the shape and memory format of ``x``.
-    """
+    """The reverse of :func:`images` without padding, in the shape and memory format of ``x``."""
     count, channels, high, wide = x.shape
     padded = last.view(count, high + 2 * padding[0], wide + 2 * padding[1], channels)
     inner = padded[:, padding[0] : padding[0] + high, padding[1] : padding[1] + wide]

@@ -36,5 +36,6 @@ def lanes() -> int:
 @functools.cache
 def tile() -> tuple[int, int]:
     """Rows of patches and of filters that are compared at a time: as many pairs as :func:`lanes`,
-    so that the sums of a tile end in one vector, and few enough that all of them stay in registers."""
+    so that the sums of a tile end in one vector, and few enough that all of them stay in
+    registers."""
     return {16: (4, 4), 8: (2, 4), 4: (2, 2)}[lanes()]

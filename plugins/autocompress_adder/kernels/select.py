@@ -42,8 +42,7 @@ def backward(
     padding: Sequence[int],
     needed: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of ``x`` and ``weight``, in their memory formats; None where it is not ``needed``.
-    """
+    """Gradients of ``x`` and ``weight``, in their memory formats; None where not ``needed``."""
     dtype = torch.promote_types(x.dtype, weight.dtype)
     if not weight.numel() or not gradient.numel():
         found = (torch.zeros_like(x), torch.zeros_like(weight))

@@ -1,5 +1,7 @@
-"""What the search asks of a workbench. ``compression.workbench.Workbench`` has it all; tests have a
-smaller one."""
+"""What the search asks of an opened job.
+
+``compression.openedjob.OpenedJob`` has all of it; tests have a smaller class.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from autocompress.export import Agreement
 from autocompress.job import Job
 
 
-class Bench(Protocol):
+class SearchableJob(Protocol):
     """A job, its baseline, and the way from a recipe to a scored file."""
 
     @property
@@ -89,13 +91,13 @@ class Bench(Protocol):
 
 
 class Opener(Protocol):
-    """Opens the bench of a job, in the driver and once in every worker."""
+    """Opens a job, in the driver and once in every worker."""
 
-    def __call__(self, job: Job, progress: Callable[[float, str], None] | None = None) -> Bench:
-        """The bench; ``progress`` is told of what takes long."""
+    def __call__(self, job: Job, progress: Callable[[float, str], None] | None = None) -> SearchableJob:
+        """The opened job; ``progress`` is told of what takes long."""
 
 
-def is_by_agreement(bench: Bench) -> bool:
+def is_by_agreement(opened: SearchableJob) -> bool:
     """Whether the validation images are synthetic, and accuracy on them is agreement with the
     baseline."""
-    return bench.splits.by_agreement
+    return opened.splits.by_agreement

@@ -1,4 +1,4 @@
-"""The workbench: everything that the recipes of one job share, opened once per process."""
+"""The opened job: everything that the recipes of one job share, opened once per process."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ log = logging.getLogger("autocompress.compression")
 
 
 @dataclass
-class Workbench:
+class OpenedJob:
     """A job, its data, its baseline and the methods that apply to it.
 
     Attributes:
@@ -94,7 +94,7 @@ class Workbench:
 
     @classmethod
     @out_of_memory_told()
-    def open(cls, job: Job, progress: Progress | None = None, plugins: Manager | None = None) -> Workbench:
+    def open(cls, job: Job, progress: Progress | None = None, plugins: Manager | None = None) -> OpenedJob:
         """Loads data, makes or loads the baseline, has data sources make images where the job has
         none, and has methods prepare what recipes share. Cheap the second time.
 
@@ -161,7 +161,7 @@ class Workbench:
 
     @classmethod
     @out_of_memory_told()
-    def dry(cls, job: Job, plugins: Manager | None = None) -> Workbench:
+    def dry(cls, job: Job, plugins: Manager | None = None) -> OpenedJob:
         """Opens ``job`` for dry-run candidates alone: nothing is trained, made or scored, and few
         images are read.
 
@@ -191,9 +191,9 @@ class Workbench:
         )
         splits = known.splits or _no_images(model)
         device = known.devices[0]
-        bench = cls(job, model, splits, baseline, known.methods, known.refused, device, pipeline, known.limits)
-        bench.space = known.space  # the same, and its parameters are known already
-        return bench
+        opened = cls(job, model, splits, baseline, known.methods, known.refused, device, pipeline, known.limits)
+        opened.space = known.space  # the same, and its parameters are known already
+        return opened
 
     @property
     def scorer(self) -> Scorer:
@@ -254,8 +254,7 @@ class Workbench:
             return []
 
     def float_layers(self) -> list[str]:
-        """The baseline's layers that stay in float however the bits are chosen, in network order.
-        """
+        """The baseline's layers that stay in float whatever bits are chosen, in network order."""
         uniform = next((m for m in self.methods if isinstance(m, Quantizer) and m.activation_bits), None)
         try:
             known = self.compose(Policy({"bits": "default"})).quantizers

@@ -1,8 +1,8 @@
-"""A small bench for tests of the search: an analytic model, a hundred images, a device that only
+"""A small job for tests of the search: an analytic model, a hundred images, a device that only
 computes.
 
-It is what a user could plug in: all that ``searching.bench.Bench`` asks for, and a device that a
-plugin offers. In the job's space, ``toy.fault`` (``space: {toy: {fault: [none, raise]}}``) makes
+It has all that ``searching.searchable.SearchableJob`` asks for, and a device that a plugin offers.
+In the job's space, ``toy.fault`` (``space: {toy: {fault: [none, raise]}}``) makes
 trials break in the ways real ones do, and ``toy.seconds`` is how long the training of a trial
 takes. Each training leaves a line in ``toy/runs.txt``.
 """
@@ -86,8 +86,7 @@ class ToyRecipe:
 
 @dataclass(frozen=True)
 class ToyCandidate:
-    """What a recipe gives: costs that follow from width and bits, accuracy that follows from all.
-    """
+    """What a recipe gives: costs by width and bits, accuracy by all parameters."""
 
     recipe: ToyRecipe
     correct: int
@@ -118,8 +117,8 @@ class ToyBaseline:
 
 
 @dataclass
-class ToyBench:
-    """The bench of a toy job."""
+class OpenedToy:
+    """A toy job, opened."""
 
     job: Job
     folder: Path
@@ -261,16 +260,16 @@ def offer_toy_device() -> None:
         manager().register(_PLUGIN)
 
 
-def open_toy(job: Job, progress: Callable[[float, str], None] | None = None) -> ToyBench:
-    """The opener of toy searches, for ``run.search(job, open_bench=open_toy)``."""
+def open_toy(job: Job, progress: Callable[[float, str], None] | None = None) -> OpenedToy:
+    """The opener of toy searches, for ``run.search(job, opener=open_toy)``."""
     if progress is not None:
-        progress(1.0, "opening the toy bench")
+        progress(1.0, "opening the toy job")
     offer_toy_device()
-    return ToyBench(job, job.folder / "toy")
+    return OpenedToy(job, job.folder / "toy")
 
 
 def toy_job(folder: Path, **settings: Any) -> Job:
-    """A job that runs on the toy bench; its results lie in ``folder``."""
+    """A toy job; its results lie in ``folder``."""
     given = {"model": "resnet10t", "data": "digits", "device": "toy", "results": folder, "name": "toy", "workers": 1}
     return load_job(settings=given | settings)
 
@@ -280,4 +279,4 @@ def main(folder: str, trials: int, **settings: Any) -> None:
     from autocompress.searching import run
 
     offer_toy_device()
-    run.search(toy_job(Path(folder), budget={"trials": trials}, **settings), open_bench=open_toy)
+    run.search(toy_job(Path(folder), budget={"trials": trials}, **settings), opener=open_toy)

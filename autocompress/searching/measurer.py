@@ -1,4 +1,4 @@
-"""The meter: latency from one device, energy from another, always beside the baseline's."""
+"""Costs of a trial: latency from one device, energy from another, always beside the baseline's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AGAIN = 2
 
 
 @dataclass(frozen=True)
-class Meter:
+class Measurer:
     """Measures the costs of files.
 
     Attributes:
@@ -30,7 +30,7 @@ class Meter:
     energy_device: Device | None = None
 
     @classmethod
-    def of(cls, job: Job, device: Device, plugins: Manager | None = None) -> Meter:
+    def of(cls, job: Job, device: Device, plugins: Manager | None = None) -> Measurer:
         """The devices that ``job`` names.
 
         Raises:
