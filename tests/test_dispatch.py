@@ -98,6 +98,15 @@ def test_a_recipe_whose_worker_is_lost_is_tried_again_twice_before_anything_else
     assert driver.hand_out("worker 3").number not in (first.number, other.number)
 
 
+def test_a_recipe_that_is_lost_after_the_last_trial_began_is_still_tried_again(job: Job) -> None:
+    driver = Driver(job, trials=2)
+    for worker in ("one", "two"):
+        driver.hand_out(worker)
+    assert driver.dispatcher.hand_out("three") is None
+    driver.dispatcher.lost("two", "killed")
+    assert driver.dispatcher.hand_out("four") is not None
+
+
 def test_a_recipe_that_works_the_second_time_is_a_trial_like_others(job: Job) -> None:
     driver = Driver(job, trials=1)
     asked = driver.hand_out("a")

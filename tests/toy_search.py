@@ -149,6 +149,13 @@ class OpenedToy:
             raise KeyError("a fault in a search space")
         return ToyRecipe(dict(space.chosen))
 
+    def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
+        whole: dict[str, Value] = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}
+        return [
+            ("narrow", {**whole, "toy.width": 0.125}),
+            ("all together", {**whole, "toy.width": 0.125, "toy.bits": 4}),
+        ]
+
     def sensitivity(self, progress: Any = None, pause: Any = None) -> list[Sensitivity]:
         del progress
         return [Sensitivity("model", "weight", "toy", bits, 1.0 / bits, 100.0 - 10 / bits) for bits in (8, 4, 2)]

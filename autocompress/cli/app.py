@@ -20,6 +20,7 @@ from autocompress.job import check_model_name, check_names, load_job
 from autocompress.memory import out_of_memory_told
 
 if TYPE_CHECKING:
+    from autocompress.job import Job
     from autocompress.results import SearchResult
 
 log = logging.getLogger("autocompress.cli")
@@ -74,12 +75,15 @@ def search(
     space: options.SpaceName = None,
     granularity: options.Granularity = None,
     sampler: options.Sampler = None,
+    recipes_from: options.RecipesFrom = None,
     workers: options.Workers = None,
     seed: options.Seed = None,
     trials: options.Trials = None,
     minutes: options.Minutes = None,
     epochs: options.Epochs = None,
     trial_minutes: options.TrialMinutes = None,
+    stall: options.Stall = None,
+    until_met: options.UntilMet = None,
     name: options.Name = None,
     results: options.Results = None,
     assignments: options.Assignments = None,
@@ -96,7 +100,11 @@ def search(
         raise UserError("there is nothing to search", "give a job file, or --model and --data")
     job = load_job(job_file, given, flags=True)
     check_names(job)  # at once: what follows imports torch and timm
+    _search(job, dry_run=dry_run)
 
+
+def _search(job: Job, *, dry_run: bool) -> None:
+    """Searches, or shows what a search would begin with."""
     from autocompress.contract import manager
     from autocompress.job import validate, warnings
 
@@ -215,7 +223,7 @@ def _show(result: SearchResult, console: Console) -> None:
     from autocompress.report.table import front_table
 
     console.print(front_table(result))
-    for sentence in (view.interruption(result), view.headline(result)):
+    for sentence in (view.interruption(result), view.headline(result), view.fastest(result)):
         if sentence:
             console.print(sentence, markup=False, highlight=False)
     if told := datafree.images_told(result):

@@ -53,6 +53,17 @@ Methods = Annotated[str | None, _flag("Methods to use. Default: all that apply t
 SpaceName = Annotated[str | None, _flag("Search space: the name of a ready-made one, a YAML file, or 'default'.", _HOW)]
 Granularity = Annotated[str | None, _flag("Scope of one parameter: model, stage or block.", _HOW)]
 Sampler = Annotated[str | None, _flag("Sampler: tpe, nsga2, gp or random.", _HOW)]
+RecipesFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        "--recipes-from",
+        help="Try the recipes of an earlier run first, measured anew.",
+        rich_help_panel=_HOW,
+        metavar="RUN",
+        show_default=False,
+    ),
+]
 Workers = Annotated[int | None, _flag("Number of trials that run at the same time.", _HOW)]
 Seed = Annotated[int | None, _flag("Random seed.", _HOW)]
 
@@ -60,6 +71,13 @@ Trials = Annotated[int | None, _flag("Maximum number of trials.", _SPEND)]
 Minutes = Annotated[float | None, _flag("Maximum duration of the search, in minutes.", _SPEND)]
 Epochs = Annotated[int | None, _flag("Maximum number of training epochs per trial.", _SPEND)]
 TrialMinutes = Annotated[float | None, _flag("Maximum duration of one trial, in minutes.", _SPEND)]
+Stall = Annotated[
+    int | None, _flag("End after so many finished trials without a gain in hypervolume.", _SPEND, "TRIALS")
+]
+UntilMet = Annotated[
+    bool | None,
+    typer.Option("--until-met", help="End as soon as one trial meets all constraints.", rich_help_panel=_SPEND),
+]
 
 Name = Annotated[str | None, _flag("Name of the run. Default: <model>-<data>.", "Output")]
 Results = Annotated[Path | None, _flag("Folder in which runs are stored. Default: results.", "Output")]

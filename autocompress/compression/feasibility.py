@@ -13,7 +13,7 @@ from autocompress.compression.baseline import Baseline
 from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.pipeline import Candidate
 from autocompress.compression.recipe import Replay
-from autocompress.contract import Deployable, Measurement, Pruner, Quantizer
+from autocompress.contract import Deployable, Measurement
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
 from autocompress.objectives.bounds import excess
@@ -63,27 +63,13 @@ def feasibility(opened: OpenedJob, measure: Measure, seconds: float = 1.0) -> li
         measure: with the job's devices, see ``Measurer.measure``.
         seconds: of latency measurement for each.
     """
-    rules: dict[str, dict[str, str]] = {}
-    for method in opened.methods:
-        if isinstance(method, Pruner):  # widths do not depend on which pruner it is
-            rules["prune"] = {"prune": "cheapest"}
-            continue
-        rules[method.name] = {method.name: "cheapest"}
-        if isinstance(method, Quantizer):
-            rules[method.name]["bits"] = "cheapest"
-    if len(rules) > 1:
-        rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
     base = opened.baseline
     itself = measure(base.deployable, base.deployable, seconds=seconds)
     # Whatever the clock says of one file against itself, the ratio is 1.
     itself = replace(itself, latency_ratio=1.0, ratio_low=1.0, ratio_high=1.0)
     rows = [_row(opened, UNCOMPRESSED, base, base.deployable, itself, itself.energy_uj)]
     with tempfile.TemporaryDirectory() as folder:
-        quantizers = {method.name for method in opened.methods if isinstance(method, Quantizer)}
-        for label, rule in rules.items():
-            values = opened.policy(rule, label if label in quantizers else None)
-            if values is None:
-                continue
+        for label, values in opened.cheapest():
             lock = MachineLock()
             try:
                 with lock.shared():  # building and exporting load the machine as training does

@@ -130,6 +130,23 @@ class JobSpace:
         except InvalidRecipe:
             return None
 
+    def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
+        """The recipes that cost the least: of each method alone, and of all together, which is last
+        and has the label "all together"."""
+        rules: dict[str, dict[str, str]] = {}
+        for method in self.methods:
+            if isinstance(method, Pruner):  # widths do not depend on which pruner it is
+                rules["prune"] = {"prune": "cheapest"}
+                continue
+            rules[method.name] = {method.name: "cheapest"}
+            if isinstance(method, Quantizer):
+                rules[method.name]["bits"] = "cheapest"
+        if len(rules) > 1:
+            rules["all together"] = {name: rule for each in list(rules.values()) for name, rule in each.items()}
+        quantizers = {method.name for method in self.methods if isinstance(method, Quantizer)}
+        found = [(label, self.policy(rule, label if label in quantizers else None)) for label, rule in rules.items()]
+        return [(label, values) for label, values in found if values is not None]
+
     def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
         """Recipes worth trying first: uncompressed, 8-bit alone, each transform or pruner alone and
         with 8-bit.

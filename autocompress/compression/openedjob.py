@@ -220,6 +220,10 @@ class OpenedJob:
         """The values of a rule-made recipe; see :meth:`JobSpace.policy`."""
         return self.space.policy(rules, quantizer)
 
+    def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
+        """The recipes that cost the least; see :meth:`JobSpace.cheapest`."""
+        return self.space.cheapest()
+
     def sensitivity(
         self, progress: Progress | None = None, pause: Callable[[], None] | None = None
     ) -> list[Sensitivity]:

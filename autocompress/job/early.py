@@ -17,6 +17,8 @@ BUILT_IN = "builtin"
 """The entry point of the engine's own devices and data sets, which brings no method."""
 LOCAL = (str(DeviceConfig.model_fields["name"].default), "torch-eager")
 """The engine's own devices, but for cost models."""
+JOB_FILE = "job.yaml"
+"""What every run's folder has."""
 PROFILES = Path(__file__).parents[1] / "devices" / "profiles"
 
 
@@ -32,6 +34,7 @@ def check_names(job: Job) -> None:
     """
     check_model_name(job)
     check_checkpoint(job)
+    check_recipes_from(job)
     limits = limits_of(job)
     if "torch" in sys.modules or other_plugins():
         return
@@ -49,6 +52,13 @@ def check_checkpoint(job: Job) -> None:
     """Refuses a checkpoint that is no file."""
     if job.checkpoint is not None and not job.checkpoint.is_file():
         raise job.source.error("checkpoint", f"names no file: {job.checkpoint}")
+
+
+def check_recipes_from(job: Job) -> None:
+    """Refuses an earlier run that is none."""
+    if job.recipes_from is not None and not (job.recipes_from / JOB_FILE).is_file():
+        text = f"names no run: {job.recipes_from} has no {JOB_FILE}"
+        raise job.source.error("recipes_from", text, "give the folder that a search wrote, results/NAME")
 
 
 def check_method_names(job: Job, limits: Limits, known: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ SHORTCUTS: dict[str, str] = {
 ``constraints.latency``.
 """
 
-_WITHOUT_FLAG = frozenset({"model_args", "constraints", "budget", "baseline"})
+_WITHOUT_FLAG = frozenset({"model_args", "constraints", "budget", "baseline", "search"})
 """Keys of a job that only a job file and ``--set`` give."""
 
 

@@ -29,8 +29,8 @@ def absolute(path: str) -> str:
 
 
 def anchored(job: Job, plugins: Plugins) -> Job:
-    """``job`` with the paths of its model, checkpoint, data sets and cost models made absolute.
-    ``results`` stays as it is: a run's folder may be moved."""
+    """``job`` with the paths of its model, checkpoint, data sets, cost models and earlier run made
+    absolute. ``results`` stays as it is: a run's folder may be moved."""
     providers = plugins.datasets()
 
     def data(spec: str | None) -> str | None:
@@ -41,6 +41,7 @@ def anchored(job: Job, plugins: Plugins) -> Job:
     changed: dict[str, Any] = {
         "data": job.data.model_copy(update=splits),
         "checkpoint": None if job.checkpoint is None else Path(absolute(str(job.checkpoint))),
+        "recipes_from": None if job.recipes_from is None else Path(absolute(str(job.recipes_from))),
         "device": job.device.model_copy(update={"name": _profile(job.device.name, COST_MODEL)}),
         "cost_model": None if job.cost_model is None else _profile(job.cost_model, ""),
         "model": _after(job.model, LOCAL_MODEL),

@@ -177,12 +177,30 @@ class Budget(_Section):
     baseline, making images and what else trials share before they begin are not part of them.
     ``trial_minutes`` ends a hung trial; its clock stands while a set of images is made that trials
     share.
+
+    ``stall`` ends the search after so many finished trials in a row that add nothing to the
+    hypervolume. ``until_met`` ends it as soon as one trial meets all constraints.
     """
 
     trials: int = Field(default=60, ge=1)
     minutes: float | None = Field(default=None, gt=0)
+    stall: int | None = Field(default=None, ge=1)
+    until_met: bool = False
     epochs: int = Field(default=2, ge=0)
     trial_minutes: float = Field(default=30, gt=0)
+
+
+class SearchConfig(_Section):
+    """Parts of a search that can be switched off, to see what they are worth.
+
+    ``tables`` measures what each coupling of the network loses alone; ``proposals`` makes the first
+    recipes of them, and without them tables only help the sampler. ``repair`` lets layers be
+    refitted without training.
+    """
+
+    tables: bool = True
+    proposals: bool = True
+    repair: bool = True
 
 
 class BaselineConfig(_Section):
@@ -208,6 +226,8 @@ class Job(_Section):
 
     YAML keys, keyword arguments and command-line flags have these names.
 
+    ``recipes_from`` is the folder of another run, whose recipes are tried first.
+
     Make one with :func:`autocompress.job.load_job`, which reports errors in the user's terms; the
     class itself raises ``pydantic.ValidationError``. Paths are relative to the working folder.
     """
@@ -227,6 +247,8 @@ class Job(_Section):
     budget: Budget = Budget()
     baseline: BaselineConfig = BaselineConfig()
     sampler: Sampler = "tpe"
+    search: SearchConfig = SearchConfig()
+    recipes_from: _Path | None = None
     workers: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)
     name: str = Field(default_factory=default_name)
@@ -269,6 +291,13 @@ class Job(_Section):
             raise HintedError("cannot stand beside 'pretrained': the baseline has one source", "drop one", "checkpoint")
         if self.data.train is None and not self.pretrained and self.checkpoint is None:
             raise HintedError("gives nothing to train the baseline on", "set 'pretrained' or 'checkpoint'", "data")
+        return self
+
+    @model_validator(mode="after")
+    def _check_until_met(self) -> Job:
+        if self.budget.until_met and not self.constraints.bounds():
+            text = "has nothing to wait for: the uncompressed model meets the constraints"
+            raise HintedError(text, "bound a cost, such as latency: 0.5x", "budget.until_met")
         return self
 
     @property

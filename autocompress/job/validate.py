@@ -8,7 +8,13 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from autocompress.errors import did_you_mean
-from autocompress.job.early import check_checkpoint, check_method_names, unknown_cost_model, unknown_device
+from autocompress.job.early import (
+    check_checkpoint,
+    check_method_names,
+    check_recipes_from,
+    unknown_cost_model,
+    unknown_device,
+)
 from autocompress.job.modelnames import ELSEWHERE, check_model_name, unknown_model, unknown_weights
 from autocompress.job.schema import COST_MODEL, Job
 from autocompress.job.spaces import limits_of
@@ -37,6 +43,7 @@ def validate(job: Job, manager: Plugins) -> None:
     _check_data(job, manager)
     _check_methods(job, manager)
     _check_device(job, manager)
+    check_recipes_from(job)
 
 
 def warnings(job: Job) -> list[str]:

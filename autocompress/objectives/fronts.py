@@ -11,12 +11,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from autocompress.objectives.bounds import met
 from autocompress.objectives.dominance import Front, dominates
 from autocompress.objectives.figures import Figures, known, point
 from autocompress.objectives.hypervolume import SpeedFront
+from autocompress.objectives.quantities import BY_NAME
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
+USUAL_BAR = 1.0
+"""Points of accuracy that a model may lose where the job bounds no drop."""
 MOST_CONTENDERS = 16
 """Models that stay for a second measurement, beyond a front that is larger itself."""
 
@@ -172,15 +176,32 @@ def nearest_miss(rows: Iterable[Row]) -> Row | None:
 def by_distance(rows: Iterable[Row]) -> list[Row]:
     """The infeasible rows whose recipes can be built, the nearest to the bounds first."""
     missed = [row for row in rows if row["status"] == "infeasible" and "valid" not in (row.get("excess") or {})]
-    return sorted(missed, key=lambda row: (_beyond(row), known(row, "accuracy") is None))
+    return sorted(missed, key=lambda row: (distance(row), known(row, "accuracy") is None))
 
 
-def _beyond(row: Figures) -> float:
+def distance(row: Figures) -> float:
     """How far ``row`` is beyond all its bounds together; infinite where nothing is known."""
     values = [value for value in (row.get("excess") or {}).values() if value is not None]
     if not values:
         return math.inf
     return sum(value if math.isfinite(value) else math.inf for value in values if not value <= 0)
+
+
+def within_bar(row: Figures, points: float) -> bool:
+    """Whether ``row`` is of a model with files that loses at most so many points of accuracy,
+    whatever it costs.
+    """
+    drop = known(row, "accuracy_drop")
+    scored = row["status"] in ("complete", "infeasible") and bool(row.get("artifact"))
+    return scored and drop is not None and bool(met(BY_NAME["accuracy_drop"], drop, points))
+
+
+def fastest_within(rows: Iterable[Row], points: float) -> Row | None:
+    """The fastest model that loses at most so many points, whether it meets the other constraints
+    or not; None where none is faster than the baseline.
+    """
+    fast = [row for row in rows if within_bar(row, points) and _or_worst(row, "latency_ratio") < 1]
+    return min(fast, key=lambda row: (_or_worst(row, "latency_ratio"), *_accurate_first(row)), default=None)
 
 
 def _or_worst(row: Figures, column: str) -> float:

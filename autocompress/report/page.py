@@ -53,6 +53,7 @@ def render(result: SearchResult) -> str:
         data_name=datafree.data_name(result),
         by_agreement=datafree.is_by_agreement(result),
         headline=view.headline(result),
+        fastest=view.fastest(result),
         interruption=view.interruption(result),
         best=next((model for model in view.front_models(result) if model.recommended), None),
         wishes=view.wishes(result),

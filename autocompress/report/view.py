@@ -153,6 +153,22 @@ def nearest_miss(result: SearchResult) -> str:
     return f"The nearest miss is trial {miss.get('trial', '?')}{reason}."
 
 
+def fastest(result: SearchResult) -> str:
+    """The sentence on the fastest model within the bar on accuracy; empty where the run names
+    none."""
+    row = result.summary.get("fastest_within_bar")
+    if not row:
+        return ""
+    best = result.recommended()
+    if best is not None and best["trial"] == row.get("trial"):
+        return f"It is the fastest model found that loses at most {words.drop(row['points'])}."
+    reason = f"; {row['reason']}" if row.get("reason") else ""
+    return (
+        f"The fastest model that loses at most {words.drop(row['points'])} is trial {row['trial']}: "
+        f"{words.ratio(row['latency_ratio'])} the latency, {words.points(-row['accuracy_drop'])} points{reason}."
+    )
+
+
 def warnings(result: SearchResult) -> list[str]:
     """What a reader must know before trusting the figures, one sentence each."""
     texts = []
@@ -162,6 +178,11 @@ def warnings(result: SearchResult) -> list[str]:
             f"Latency was noisy for trial {words.join(noisy)}: the interval is too wide to trust the ratio. "
             "Measure again on an idle machine."
         )
+    texts += [
+        f"Nothing here meets {found['quantity']} {found['bound']}: the lowest that can be reached is about "
+        f"{found['nearest']} ({found['candidate']})."
+        for found in result.summary.get("out_of_reach") or []
+    ]
     texts += datafree.warnings(result)
     texts += [f"{note[:1].upper()}{note[1:]}." for note in result.summary.get("notes") or []]
     images = (result.summary.get("images") or {}).get("val")

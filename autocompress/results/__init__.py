@@ -14,6 +14,11 @@ names are an interface.
     cache: {hits, misses}                         images: {train, val, test: counts}
     baseline: a row                               environment: {machine, threads, runtime, ...}
     nearest_miss: a row with "reason", or null
+    out_of_reach: constraints that not even the cheapest candidates meet, each {quantity, bound,
+        nearest, candidate}
+    fastest_within_bar: the row of the fastest model that loses at most "points" of accuracy (the
+        job's bound, else 1), whether it meets the other constraints or not; null where there is
+        none. Its files are kept.
     preprocessing: [what is done to a picture before the network reads it, step by step]
     synthetic: in a run without training data {train: {source: images}, classes: count}; where
         candidates were judged by agreement with the baseline also {held_out: images, classes_seen:

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from autocompress.compression.proposing import Proposed
 from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import Value
 from autocompress.graph import let_trace, without_tracing
+from autocompress.results import Row
+from autocompress.searching.measurer import Measurer
+from autocompress.searching.reach import OutOfReach, out_of_reach
 from autocompress.searching.searchable import SearchableJob
 
 Point = tuple[str, dict[str, Value]]
@@ -43,10 +46,18 @@ class Background:
         opened: of the job; its pipeline is not used by the driver meanwhile.
         wants_bits: fewer than 8 bits may gain something, so their sensitivity is measured even
             where there are proposals.
+        measurer: of the job's devices.
+        baseline: the baseline's row.
+        tell: told of constraints that nothing can meet, as soon as they are known.
+        out_of_reach: these constraints.
     """
 
     opened: SearchableJob
     wants_bits: bool
+    measurer: Measurer
+    baseline: Row
+    tell: Callable[[str], None]
+    out_of_reach: Sequence[OutOfReach] = ()
     _prepared: Prepared | None = None
     _thread: threading.Thread = field(init=False)
 
@@ -68,9 +79,21 @@ class Background:
     def _run(self) -> None:
         try:
             with without_tracing():  # the driver composes recipes meanwhile, and methods may trace for that
+                self._look_how_far(let_trace)
                 proposed = self.opened.proposals(pause=let_trace)
                 needs_bits = proposed is None or self.wants_bits
                 sensitivity = self.opened.sensitivity(pause=let_trace) if needs_bits else []
             self._prepared = Prepared(proposed, sensitivity, self.opened.starting_points(sensitivity))
         except Exception:
             log.exception("nothing could be prepared; the search goes on without proposals")
+
+    def _look_how_far(self, pause: Callable[[], None]) -> None:
+        """Finds constraints that nothing can meet; a fault of a method only means that none is
+        found."""
+        try:
+            self.out_of_reach = out_of_reach(self.opened, self.measurer, self.baseline, pause)
+        except Exception:
+            log.exception("what can be reached is not known")
+        for found in self.out_of_reach:
+            log.warning("%s", found)
+            self.tell(str(found))

@@ -24,7 +24,7 @@ from autocompress.errors import UserError
 from autocompress.job import Job
 from autocompress.training import versions
 
-EDITABLE = ("name", "results", "budget", "workers", "sampler")
+EDITABLE = ("name", "results", "budget", "workers", "sampler", "recipes_from")
 """Keys of a job that may change between two runs of a search."""
 MOST_SHOWN = 60
 """Characters of a value in an error."""

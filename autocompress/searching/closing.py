@@ -23,7 +23,7 @@ from autocompress.devices.lock import MachineLock
 from autocompress.files import write_json
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.figures import ratio
-from autocompress.objectives.fronts import Contenders, front_hypervolume, front_rows, nearest_miss
+from autocompress.objectives.fronts import fastest_within, front_hypervolume, front_rows, nearest_miss
 from autocompress.objectives.intervals import paired_difference
 from autocompress.results import (
     BASELINE,
@@ -37,7 +37,8 @@ from autocompress.results import (
 )
 from autocompress.searching.gates import TORCH_MODEL, Lock
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.modelfiles import drop_files, still_there, with_artifact
+from autocompress.searching.modelfiles import KeptModels, accuracy_bar, drop_files, still_there, with_artifact
+from autocompress.searching.reach import OutOfReach
 from autocompress.searching.searchable import SearchableJob
 
 FRONT_SECONDS = 3.0
@@ -67,6 +68,7 @@ class Closing:
         measurer: its devices.
         folder: ``results/<name>``.
         baseline: the baseline's row.
+        out_of_reach: constraints that nothing can meet.
         lock: of the machine.
     """
 
@@ -74,6 +76,7 @@ class Closing:
     measurer: Measurer
     folder: Path
     baseline: Row
+    out_of_reach: Sequence[OutOfReach] = ()
     lock: Lock = field(default_factory=MachineLock)
 
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
@@ -90,10 +93,13 @@ class Closing:
         latencies are those of the trials, and nothing is said about the test split. All models stay
         that a later closing may want.
         """
-        front = front_rows(self.opened.job.objectives, still_there(self.folder, rows), self.baseline)
+        there = still_there(self.folder, rows)
+        front = front_rows(self.opened.job.objectives, there, self.baseline)
         front = [{**row, **self._ratios(row)} for row in front]
         self._settle_baseline(front, measure=False)
-        return self._write(rows, front, {}, seconds, ended, plugins)
+        fastest = fastest_within(there, accuracy_bar(self.opened.job))
+        fastest = None if fastest is None else {**fastest, **self._ratios(fastest)}
+        return self._write(rows, front, {}, fastest, seconds, ended, plugins)
 
     def _close(
         self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager, *, has_test: bool
@@ -103,37 +109,46 @@ class Closing:
         if has_test:
             test_accuracy, test_correct = self._accuracy(self.opened.baseline.deployable)
             self.baseline |= {"test_accuracy": test_accuracy, "test_accuracy_drop": 0.0}
-        candidates = Contenders(objectives, self.baseline, still_there(self.folder, rows)).rows
+        candidates = KeptModels(self.folder, self.opened.job, self.baseline, rows).rows
         again = [self._again(row, None if _is_slow(row) else test_correct) for row in candidates]
         # What was lucky the first time may be dominated, or miss a bound, the second time.
         front = front_rows(objectives, again, self.baseline)
-        for row in front:
+        fastest = fastest_within(again, accuracy_bar(self.opened.job))
+        named = front if fastest is None or any(row is fastest for row in front) else [*front, fastest]
+        for row in named:
             if _is_slow(row) and test_correct is not None:  # long in the runtime, so only for those that are shown
                 tested, interval = self._tested(row, test_correct)
                 row |= tested
                 self._keep_metrics(self.folder / row["artifact"], row, interval, row["latency"]["noisy"])
         self._settle_baseline(again)
-        shown = {row["trial"] for row in front}
+        shown = {row["trial"] for row in named}
         drop_files(self.folder, (row for row in rows if row["trial"] not in shown))
         # The second measurement is the longer one: the table, and the report from it, show that one
         #     where there is one.
-        return self._write(rows, front, {row["trial"]: row for row in again}, seconds, ended, plugins)
+        return self._write(rows, front, {row["trial"]: row for row in again}, fastest, seconds, ended, plugins)
 
     def _write(
         self,
         rows: Sequence[Row],
         front: Sequence[Row],
         final: Mapping[int, Row],
+        fastest: Row | None,
         seconds: float,
         ended: str,
         plugins: Manager,
     ) -> dict[str, Any]:
-        """Writes the run's files. ``final`` holds the rows that were measured again, by trial."""
+        """Writes the run's files. ``final`` holds the rows that were measured again, by trial;
+        ``fastest`` is the fastest model within the bar on accuracy.
+        """
         head = {**self.baseline, "status": BASELINE}
         write_front(self.folder, [_only(FRONT_COLUMNS, with_artifact(self.folder, row)) for row in (head, *front)])
         rows = [final.get(row["trial"], row) for row in rows]
         save_trials(self.folder, rows)
         summary = self._summary(rows, front, seconds, ended, plugins)
+        summary["fastest_within_bar"] = None
+        if fastest is not None:
+            told = _only(FRONT_COLUMNS, with_artifact(self.folder, fastest))
+            summary["fastest_within_bar"] = {**told, "points": accuracy_bar(self.opened.job)}
         write_json(self.folder / SUMMARY_FILE, summary)
         return summary
 
@@ -247,6 +262,7 @@ class Closing:
             "environment": environments[0] if environments else {},
             "float_layers": self.opened.float_layers(),
             "nearest_miss": None if missed is None else _only(COLUMNS, with_artifact(self.folder, missed)),
+            "out_of_reach": [found.state() for found in self.out_of_reach],
             "plugins": {
                 "applied": [method.name for method in self.opened.methods],
                 "refused": dict(self.opened.refused),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from autocompress.files import is_full_disk
 from autocompress.results import Row
+from autocompress.searching.endings import Endings
 from autocompress.searching.study import Asked, Compose, Study
 
 log = logging.getLogger("autocompress.search")
@@ -48,6 +49,7 @@ class Dispatcher:
         allowance: of this run.
         on_row: called in the driver with each new row.
         on_note: called with what the user should know.
+        endings: judge when there is enough; None for a search that ends with its allowance.
     """
 
     def __init__(
@@ -57,9 +59,11 @@ class Dispatcher:
         allowance: Allowance,
         on_row: Callable[[Row], None],
         on_note: Callable[[str], None] = log.info,
+        endings: Endings | None = None,
     ) -> None:
         self._study, self._compose, self._allowance = study, compose, allowance
         self._on_row, self._on_note = on_row, on_note
+        self._endings = endings
         self._running: dict[str, Asked] = {}
         self._again: deque[Asked] = deque()
         self._attempts: Counter[int] = Counter()
@@ -68,6 +72,8 @@ class Dispatcher:
         self._start_error = ""
         self._seconds: list[float] = []
         self._why_ended = ""
+        self._is_closed = False
+        self._is_enough = False
 
     # --- what Ray asks ----------------------------------------------------------------------------
 
@@ -86,7 +92,7 @@ class Dispatcher:
     @property
     def is_over(self) -> bool:
         """No recipe is being tried, and none will be."""
-        return self.work_left == 0 or (self.no_worker_starts and not self._running)
+        return self._is_enough or self.work_left == 0 or (self.no_worker_starts and not self._running)
 
     @property
     def no_worker_starts(self) -> bool:
@@ -110,8 +116,9 @@ class Dispatcher:
         None where there is none left for it: see ``why_ended``.
         """
         if self._deadline_is_near():
+            self._close("the time is up")
+        if self._is_closed:
             self._again.clear()  # what waits for another attempt is for a resume
-            self._end("the time is up")
             return None
         if self._again:
             asked: Asked | None = self._again.popleft()
@@ -128,7 +135,7 @@ class Dispatcher:
         asked = self._running.pop(worker)
         row = self._study.row(asked.number)
         if row is not None:
-            self._note_seconds(row)
+            self._note(row)
         return row
 
     def tell(self, row: Row) -> None:
@@ -163,7 +170,7 @@ class Dispatcher:
                 return
             row = self._failed(asked, reason if tries == 1 else f"{reason} ({tries} times)", seconds)
             self._study.tell(asked.number, row)
-        self._note_seconds(row)
+        self._note(row)
         self.tell(row)
 
     # --- inside -----------------------------------------------------------------------------------
@@ -180,7 +187,10 @@ class Dispatcher:
             self._issued += 1
             if (row := self._study.row(asked.number)) is None:
                 return asked
+            self._note(row)
             self._on_row(row)  # a draw that cannot be built
+            if self._is_closed:
+                return None
             if self._deadline_is_near():
                 self._end("the time is up")
                 return None
@@ -191,9 +201,20 @@ class Dispatcher:
         typical = statistics.median(self._seconds) if self._seconds else 0.0
         return deadline is not None and time.time() + typical > deadline
 
-    def _note_seconds(self, row: Row) -> None:
+    def _note(self, row: Row) -> None:
+        """Learns from a row before the next recipe is handed out."""
         if row["status"] == "complete":
             self._seconds.append(row["seconds"])
+        if self._endings is not None:
+            self._endings.add(row)
+            self._is_enough = self._endings.is_met
+            if self._endings.why:
+                self._close(self._endings.why)
+
+    def _close(self, why: str) -> None:
+        """Hands nothing out any more, lost recipes neither."""
+        self._is_closed = True
+        self._end(why)
 
     def _end(self, why: str) -> None:
         if not self._why_ended:

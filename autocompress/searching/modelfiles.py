@@ -6,7 +6,59 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from autocompress.compression.artifact import MODEL_FILE, WEIGHTS_FILE
+from autocompress.job import Job
+from autocompress.objectives.fronts import USUAL_BAR, Contenders, fastest_within
 from autocompress.results import Row
+
+
+class KeptModels:
+    """Which rows keep their model files: those that may belong to the front, and the fastest model
+    within the bar on accuracy.
+
+    Args:
+        folder: ``results/<name>``.
+        job: of the search.
+        baseline: the baseline's row.
+        rows: those that are there already; the files of all others are deleted.
+    """
+
+    def __init__(self, folder: Path, job: Job, baseline: Row, rows: Iterable[Row]) -> None:
+        self._folder, self._bar = folder, accuracy_bar(job)
+        rows = list(rows)
+        there = still_there(folder, rows)
+        self._contenders = Contenders(job.objectives, baseline, there)
+        self._fastest = fastest_within(there, self._bar)
+        kept = {row["trial"] for row in self.rows}
+        drop_files(folder, (row for row in rows if row["trial"] not in kept))
+
+    @property
+    def front(self) -> list[Row]:
+        """The front's rows, the most accurate first."""
+        return self._contenders.front
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows that keep their files."""
+        found = self._contenders.rows
+        extra = [] if self._fastest is None or any(row is self._fastest for row in found) else [self._fastest]
+        return [*found, *extra]
+
+    def add(self, row: Row) -> None:
+        """Adds a row, and deletes the files that nobody needs any more.
+
+        The work does not grow with the number of rows that were added before."""
+        before = [*self.rows, row]
+        self._contenders.add(row)
+        rivals = [one for one in (self._fastest, row) if one is not None]
+        self._fastest = fastest_within(rivals, self._bar)
+        kept = {id(one) for one in self.rows}
+        drop_files(self._folder, (one for one in before if id(one) not in kept))
+
+
+def accuracy_bar(job: Job) -> float:
+    """Points of accuracy that a model may lose: the job's bound, or the usual one."""
+    drop = job.constraints.all_bounds().get("accuracy_drop")
+    return USUAL_BAR if drop is None else drop.value
 
 
 def drop_files(folder: Path, rows: Iterable[Row]) -> None:

@@ -5,14 +5,18 @@ model.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+from autocompress.compression.recipe import Replay
 from autocompress.devices.lock import MachineLock
-from autocompress.objectives.fronts import by_distance, front_rows
+from autocompress.objectives.figures import known
+from autocompress.objectives.fronts import by_distance, fastest_within, front_rows, within_bar
 from autocompress.results import Row
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
+from autocompress.searching.modelfiles import accuracy_bar
 from autocompress.searching.searchable import SearchableJob
 from autocompress.searching.study import Study
 
@@ -41,12 +45,75 @@ def finish_nearest_miss(
     if front_rows(study.job.objectives, rows, study.baseline):
         return None
     for missed in by_distance(rows)[:MOST_TRIES]:
-        trial = Trial(opened, measurer, MachineLock(), missed["trial"], folder, study.baseline, progress, judge=False)
-        row = trial.run(missed["recipe"], missed.get("label", ""))
-        if row["status"] == "failed":
-            log.warning("trial %d, the nearest miss, could not be finished: %s", row["trial"], row["reason"])
-            continue
-        row["seconds"] += missed["seconds"]
-        study.amend(row["trial"], row)
-        return row
+        if (row := _finished(missed, study, opened, measurer, folder, progress)) is not None:
+            return row
     return None
+
+
+def finish_within_bar(
+    study: Study,
+    opened: SearchableJob,
+    measurer: Measurer,
+    folder: Path,
+    progress: Callable[[float, str], None] | None = None,
+) -> Row | None:
+    """Looks for the fastest model within the bar on accuracy, where no trial meets all constraints:
+    trials that missed a bound on a cost left before anybody knew their accuracy.
+
+    Of those that train nothing, a few are finished: the middle one by latency, then one that is
+    faster where it is within the bar, else a slower one.
+
+    Returns:
+        The fastest row within the bar, finished here or before; None where there is none.
+    """
+    rows, bar = study.rows(), accuracy_bar(study.job)
+    best = fastest_within(rows, bar)
+    if any(row["status"] == "complete" for row in rows):
+        return best
+    limit = math.inf if best is None else best["latency_ratio"]
+    open_rows = [row for row in by_distance(rows) if _is_open(row, limit) and not _trains(row, opened)]
+    open_rows.sort(key=lambda row: row["latency_ratio"])
+    for _ in range(MOST_TRIES):
+        if not open_rows:
+            break
+        middle = len(open_rows) // 2
+        row = _finished(open_rows[middle], study, opened, measurer, folder, progress)
+        if row is None:
+            del open_rows[middle]
+        elif within_bar(row, bar):
+            best, open_rows = row, open_rows[:middle]
+        else:
+            open_rows = open_rows[middle + 1 :]
+    return best
+
+
+def _is_open(row: Row, limit: float) -> bool:
+    """Nobody knows its accuracy, and it is faster than that."""
+    ratio = known(row, "latency_ratio")
+    return known(row, "accuracy") is None and ratio is not None and ratio < min(limit, 1.0)
+
+
+def _trains(row: Row, opened: SearchableJob) -> bool:
+    try:
+        return opened.compose(Replay(row["recipe"])).trains
+    except Exception:  # a plugin's fault must not keep the search from closing
+        return True
+
+
+def _finished(
+    missed: Row,
+    study: Study,
+    opened: SearchableJob,
+    measurer: Measurer,
+    folder: Path,
+    progress: Callable[[float, str], None] | None,
+) -> Row | None:
+    """The row of ``missed`` with an accuracy, kept in the study; None where it breaks."""
+    trial = Trial(opened, measurer, MachineLock(), missed["trial"], folder, study.baseline, progress, judge=False)
+    row = trial.run(missed["recipe"], missed.get("label", ""))
+    if row["status"] == "failed":
+        log.warning("trial %d, a near miss, could not be finished: %s", row["trial"], row["reason"])
+        return None
+    row["seconds"] += missed["seconds"]
+    study.amend(row["trial"], row)
+    return row

@@ -18,7 +18,7 @@ from autocompress.devices.lock import MachineLock
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told, kept_if_possible
 from autocompress.job import Job, anchored, load_job, resolved, validate
-from autocompress.objectives.fronts import Contenders, front_hypervolume
+from autocompress.objectives.fronts import front_hypervolume
 from autocompress.processors import usable_processors
 from autocompress.results import (
     BASELINE,
@@ -35,10 +35,12 @@ from autocompress.searching.background import Background, Point
 from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.dispatch import Allowance, Dispatcher
+from autocompress.searching.earlier import recipes_from
+from autocompress.searching.endings import Endings
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.modelfiles import drop_files, still_there
-from autocompress.searching.nearest import finish_nearest_miss
+from autocompress.searching.modelfiles import KeptModels
+from autocompress.searching.nearest import finish_nearest_miss, finish_within_bar
 from autocompress.searching.progress import Observer, Silent, Steps, Unbreakable
 from autocompress.searching.searchable import Opener, SearchableJob, is_by_agreement
 from autocompress.searching.study import Study, read_begun
@@ -151,12 +153,25 @@ class _Run:
         self._study.keep_begun(begun)
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
-        self._background = Background(self._opened, self._bits_pay)
+        self._background = Background(
+            self._opened, self._bits_pay, self._measurer, self._baseline, self._observer.on_note
+        )
         self._first: Sequence[Point] = []
         if self._study.is_new:
             quick = [point for point in self._opened.starting_points() if not self._trains(point)]
-            self._first = sorted(quick, key=lambda point: point[0] == UNCOMPRESSED)  # its figures are known
+            quick.sort(key=lambda point: point[0] == UNCOMPRESSED)  # its figures are known
+            self._first = [*self._earlier(), *quick]
             self._study.enqueue_starting_points(self._first)
+
+    def _earlier(self) -> list[Point]:
+        """Recipes of the run that the job names."""
+        if self._job.recipes_from is None:
+            return []
+        found = recipes_from(self._job.recipes_from, self._opened.compose, self._job.budget.trials)
+        for note in found.notes:
+            log.info(note)
+            self._observer.on_note(note)
+        return found.points
 
     def _trains(self, point: Point) -> bool:
         """Whether a recipe may take long; one that cannot be composed is left to a trial, which
@@ -230,9 +245,8 @@ class _Run:
         self._zero = time.monotonic() - self._study.seconds
         rows = self._study.rows()
         save_trials(self._folder, rows)
-        self._contenders = Contenders(self._job.objectives, self._baseline, still_there(self._folder, rows))
-        kept = {row["trial"] for row in self._contenders.rows}
-        drop_files(self._folder, (row for row in rows if row["trial"] not in kept))
+        self._kept = KeptModels(self._folder, self._job, self._baseline, rows)
+        self._endings = Endings(self._job, self._baseline, rows)
         splits = self._opened.splits
         for note in ([f"data: {splits.describe()}"] if splits.synthetic else []) + list(splits.notes):
             log.info(note)
@@ -265,7 +279,12 @@ class _Run:
         if self._seconds_left() == 0:
             self._observer.on_note(f"the search has had its {self._job.budget.minutes:g} minutes: no trial is begun")
             return "the time is up"
-        dispatcher = Dispatcher(self._study, self._opened.compose, allowance, self._on_row, self._observer.on_note)
+        if why := self._endings.why:
+            self._observer.on_note(f"{why}: no trial is begun")
+            return why
+        dispatcher = Dispatcher(
+            self._study, self._opened.compose, allowance, self._on_row, self._observer.on_note, self._endings
+        )
         self._try_here(dispatcher)
         self._background.start()
         self._study.before_ask = self._take_proposals
@@ -275,7 +294,7 @@ class _Run:
     def _try_here(self, dispatcher: Dispatcher) -> None:
         """Tries the first recipe in this process, where it trains nothing: workers take a while to
         start, and a first result says whether all is well."""
-        if not self._first or self._study.is_proposed:
+        if not self._first or self._study.is_proposed or self._trains(self._first[0]):
             return
         asked = dispatcher.hand_out(DRIVER)
         if asked is None:
@@ -302,8 +321,8 @@ class _Run:
     def _on_row(self, row: Row) -> None:
         rows = self._study.rows()
         self._study.spend(self._seconds)
-        drop_files(self._folder, self._contenders.add(row))
-        front = self._contenders.front
+        self._kept.add(row)
+        front = self._kept.front
         with kept_if_possible(self._folder):  # the study has the rows
             save_trials(self._folder, rows)
         self._plugins.tell("autocompress_trial_finished", job=self._job, trial=row)
@@ -316,7 +335,8 @@ class _Run:
         """
         from autocompress.report import write_report  # plots take a second to import
 
-        closing = Closing(self._opened, self._measurer, self._folder, self._baseline)
+        unreachable = self._background.out_of_reach
+        closing = Closing(self._opened, self._measurer, self._folder, self._baseline, unreachable)
         try:
             if ended != INTERRUPTED:
                 self._finish(closing, ended)
@@ -332,7 +352,9 @@ class _Run:
 
     def _finish(self, closing: Closing, ended: str) -> None:
         self._background.ready(wait=True)  # nothing else computes while the front is measured
-        finish_nearest_miss(self._study, self._opened, self._measurer, self._folder.resolve(), self._progress)
+        home = self._folder.resolve()
+        finish_nearest_miss(self._study, self._opened, self._measurer, home, self._progress)
+        finish_within_bar(self._study, self._opened, self._measurer, home, self._progress)
         self._observer.on_note(f"{ended}; measuring the front again")
         closing.close(self._study.rows(), self._seconds, ended, self._plugins)
 

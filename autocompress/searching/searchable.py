@@ -42,6 +42,9 @@ class SearchableJob(Protocol):
     def compose(self, chooser: Chooser) -> Recipe:
         """The recipe that ``chooser`` gives."""
 
+    def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
+        """Labels and values of the recipes that cost the least, all methods together last."""
+
     def sensitivity(
         self, progress: Callable[[float, str], None] | None = None, pause: Callable[[], None] | None = None
     ) -> list[Sensitivity]:

@@ -1,0 +1,128 @@
+"""Constraints that nothing can meet, found before the search has spent its budget on them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autocompress.compression.recipe import Replay
+from autocompress.devices.lock import MachineLock
+from autocompress.errors import InvalidRecipe
+from autocompress.objectives.bounds import bounded_value, met
+from autocompress.objectives.quantities import BY_NAME
+from autocompress.objectives.spelling import Bound, spell_bound
+from autocompress.results import Row
+from autocompress.searching.measurer import Measurer
+from autocompress.searching.searchable import SearchableJob
+
+MEASURED_S = 0.5
+"""Of latency, for each candidate."""
+MOST_SECONDS = 20.0
+"""That this may take. A constraint that was not refuted by then counts as one that can be met."""
+
+
+@dataclass(frozen=True)
+class OutOfReach:
+    """A constraint that not even the cheapest candidates meet.
+
+    Attributes:
+        quantity: that is bounded.
+        bound: as the job writes it.
+        nearest: the lowest value that a candidate has, written in the same way.
+        candidate: which one that is.
+    """
+
+    quantity: str
+    bound: str
+    nearest: str
+    candidate: str
+
+    def __str__(self) -> str:
+        return (
+            f"nothing here meets {self.quantity} {self.bound}: the lowest that can be reached is about "
+            f"{self.nearest} ({self.candidate})"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """As JSON, for the summary."""
+        return asdict(self)
+
+
+def out_of_reach(
+    opened: SearchableJob, measurer: Measurer, baseline: Row, pause: Callable[[], None] | None = None
+) -> list[OutOfReach]:
+    """The bounds on costs that no cheapest dry-run candidate meets.
+
+    What all methods together reach is asked first, so a job whose bounds can be met costs one
+    candidate. Nothing is trained. ``pause`` is called often.
+    """
+    left = dict(opened.job.constraints.bounds())
+    nearest = {name: (value, "uncompressed") for name, value in _values(left, baseline, baseline).items()}
+    ends = time.monotonic() + MOST_SECONDS
+    with tempfile.TemporaryDirectory() as folder:
+        for label, values in reversed(opened.cheapest() if left else []):
+            if time.monotonic() > ends:
+                return []
+            try:
+                costs = _costs(opened, measurer, values, left, Path(folder) / "model.onnx", pause)
+            except InvalidRecipe:
+                continue
+            for name, value in _values(left, costs, baseline).items():
+                if name not in nearest or value < nearest[name][0]:
+                    nearest[name] = value, label
+            left = {name: bound for name, bound in left.items() if not _is_met(name, bound, nearest)}
+            if not left:
+                break
+    return [
+        OutOfReach(
+            name,
+            str(spell_bound(name, bound)),
+            str(spell_bound(name, Bound(value=_three_digits(nearest[name][0]), relative=bound.relative))),
+            nearest[name][1],
+        )
+        for name, bound in left.items()
+        if name in nearest
+    ]
+
+
+def _is_met(name: str, bound: Bound, nearest: dict[str, tuple[float, str]]) -> bool:
+    return name in nearest and bool(met(BY_NAME[name], nearest[name][0], bound.value))
+
+
+def _values(bounds: dict[str, Bound], row: Row, baseline: Row) -> dict[str, float]:
+    """What each bound is compared with, where that is known."""
+    found = {name: bounded_value(name, bound, row, baseline) for name, bound in bounds.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _costs(
+    opened: SearchableJob,
+    measurer: Measurer,
+    values: dict[str, Any],
+    bounds: dict[str, Bound],
+    file: Path,
+    pause: Callable[[], None] | None,
+) -> Row:
+    """Costs of a recipe's structure; its latency at the low end of the interval."""
+    lock = MachineLock()
+    with lock.shared():  # building and exporting load the machine as training does
+        candidate = opened.candidate(opened.compose(Replay(values)), dry_run=True, pause=pause)
+        costs: Row = {"params": candidate.params, "macs": candidate.macs}
+        if set(bounds) <= {"params", "macs"}:
+            return costs
+        deployable = opened.export(candidate, file)
+    costs["size_bytes"] = deployable.file.stat().st_size
+    if {"latency", "energy"} & set(bounds):
+        measured = measurer.measure(deployable, opened.baseline.deployable, seconds=MEASURED_S)
+        scale = measured.ratio_low / measured.latency_ratio
+        costs |= {"latency_ratio": measured.ratio_low, "latency_ms": measured.latency_ms * scale}
+        costs["energy_uj"] = measured.energy_uj
+    return costs
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")
