@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from autocompress.compat import torch as compat_torch
 from autocompress.compat import torch_pruning as compat_pruning
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ("onnxscript", "optuna", "ray", "timm", "torch", "torch-pruning")
+LIBRARIES = ("onnxscript", "optuna", "ray", "timm", "torch", "torch-pruning", "torchvision")
 NAMES = [
     ("onnxscript.rewriter", "_DEFAULT_REWRITE_RULES"),
     ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER"),
@@ -29,6 +31,8 @@ NAMES = [
     ("timm.models._hub", "load_model_config_from_hf"),
     ("timm.models._hub", "load_model_config_from_path"),
     ("torch", "Tensor._version"),
+    ("torch", "_disable_dynamo"),
+    ("torch._dynamo.utils", "is_compile_supported"),
     ("torch._higher_order_ops.scan", "scan"),
     ("torch.nn.modules.batchnorm", "_BatchNorm"),
     ("torch.onnx._internal._lazy_import", "onnxscript_apis.convert_version"),
@@ -100,6 +104,28 @@ def test_the_version_of_a_tensor_counts_changes_in_place() -> None:
     tensor.add_(1)
     assert compat_torch.version_of(tensor) == before + 1
     assert compat_torch.version_of(tensor + 1) == 0
+
+
+WITHOUT_COMPILER = """
+import sys
+import torch
+from autocompress.compat import torch_compiler
+import autocompress.models, torchvision
+
+assert "torch._dynamo" not in sys.modules, "the compiler was loaded"
+assert torch.compiler.disable is not torch_compiler._disable
+boxes, images = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.ones(1, 1, 8, 8)
+assert torchvision.ops.roi_align(images, [boxes], 2).eq(1).all()
+import torch._dynamo
+
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
+"""
+
+
+@pytest.mark.slow
+def test_timm_is_imported_without_the_compiler_which_still_works() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_rewrite_rules_tell_their_operator() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STAGES = ("source", "prune", "repair", "recover", "bits", "qat")
 """Of a recipe, in order: the first words of the engine's own parameters."""
-EXAMPLE_MODEL, EXAMPLE_SIZE = "resnet18", 32
+EXAMPLE_MODEL, EXAMPLE_SIZE = "resnet10t", 32
 """The model, and the pixels of its images, on which parameters are listed where the user names
 none: ranges may depend on them. Small images are quickly passed through it."""
 

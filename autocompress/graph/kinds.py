@@ -177,9 +177,8 @@ def rank(node: fx.Node) -> int | None:
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     """Shape of the node's tensor where shapes were propagated, else None."""
-    meta = node.meta.get("tensor_meta")
-    shape = getattr(meta, "shape", None)
-    return None if shape is None else tuple(int(size) for size in shape)
+    shape: tuple[int, ...] | None = node.meta.get("shape")
+    return shape
 
 
 def activation_name(node: fx.Node) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from autocompress.graph.trace import UntraceableModel, evaluating
 
@@ -16,9 +17,23 @@ def blank_images(model: nn.Module, input_size: tuple[int, int, int], batch: int 
     return torch.zeros((batch, *input_size), dtype=some.dtype, device=some.device)
 
 
+class _Shapes(fx.Interpreter):
+    """Leaves the shape of each tensor in ``node.meta["shape"]``.
+
+    torch's own ``ShapeProp`` does so too, but imports the symbols of torch's compiler for it, which
+    takes a second, and prints a traceback where a node cannot be run.
+    """
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            n.meta["shape"] = tuple(result.shape)
+        return result
+
+
 def propagate_shapes(module: fx.GraphModule, input_size: tuple[int, int, int]) -> None:
     """Runs ``module`` once in eval mode on a blank image, and leaves shapes in
-    ``node.meta["tensor_meta"]``.
+    ``node.meta["shape"]``.
 
     Raises:
         UntraceableModel: if the model does not take images of ``input_size``.
@@ -26,7 +41,7 @@ def propagate_shapes(module: fx.GraphModule, input_size: tuple[int, int, int]) -
     images = blank_images(module, input_size)
     with evaluating(module):
         try:
-            ShapeProp(module).propagate(images)
+            _Shapes(module).run(images)
         except Exception as error:  # whatever a foreign forward raises
             reason = str(error).split("\n")[0]
             raise UntraceableModel(type(module).__name__, f"with images of {input_size}: {reason}") from error

@@ -62,7 +62,7 @@ def warnings(job: Job) -> list[str]:
 
 def _check_model(job: Job) -> None:
     check_model_name(job)
-    import timm
+    from autocompress.compat.torch_compiler import timm
 
     if job.model.startswith(ELSEWHERE):
         return

@@ -1,5 +1,6 @@
 """timm backbones: how they are made, described and divided. The one place that knows such facts."""
 
+import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
 from autocompress.models.architecture import (
     architecture,
     data_info,
