@@ -83,25 +83,31 @@ def layer_times(
         TrialFailed: if the runtime cannot load a file, or no node of it belongs to a layer.
     """
     run = _Run(input_size, threads, batch)
-    beside = _named(reference or files[0], layers)
-    protos = [_named(file, layers) for file in files]
-    found: list[list[_Sitting]] = [[] for _ in files]
-    for _ in range(SITTINGS):
-        for proto, own in zip(protos, found, strict=True):
-            own.append(_sit(proto, beside, run, seconds / SITTINGS))
+    named = [_named(file, layers).SerializeToString() for file in (reference or files[0], *files)]
+    sittings = [_sit(named[1:], named[0], run, seconds / SITTINGS) for _ in range(SITTINGS)]
+    found = list(zip(*sittings, strict=True))
     every = [sitting for own in found for sitting in own]
     quiet = reference_seconds or min(sitting.reference for sitting in every)
     slower = min(sitting.profiled_reference for sitting in every) / min(sitting.reference for sitting in every)
     return [_summary(own, quiet, quiet * slower) for own in found]
 
 
-def _sit(proto: onnx.ModelProto, reference: onnx.ModelProto, run: _Run, seconds: float) -> _Sitting:
+def _sit(files: Sequence[bytes], reference: bytes, run: _Run, seconds: float) -> list[_Sitting]:
+    """Each file beside the reference. Opening a session takes longer than the runs, so the
+    reference is opened once for all files."""
     clock = time.thread_time if run.threads == 1 else time.perf_counter
-    pairs = Pairs()
-    plain = [_opened(each, run) for each in (proto, reference)]
-    time_pairs(plain[0], plain[1], pairs, seconds / 2, clock)
-    own, other = _profiled([proto, reference], run, seconds / 2)
-    return _Sitting(statistics.median(pairs.ratios), statistics.median(pairs.second), own, sum(other.values()))
+    beside = _opened(reference, run)
+    timed = []
+    for file in files:
+        pairs = Pairs()
+        time_pairs(_opened(file, run), beside, pairs, seconds / 2, clock)
+        timed.append(pairs)
+    *profiles, other = _profiled([*files, reference], run, seconds / 2)
+    whole = sum(other.values())
+    return [
+        _Sitting(statistics.median(pairs.ratios), statistics.median(pairs.second), own, whole)
+        for pairs, own in zip(timed, profiles, strict=True)
+    ]
 
 
 def _summary(sittings: Sequence[_Sitting], reference: float, profiled: float) -> LayerTimes:
@@ -113,13 +119,13 @@ def _summary(sittings: Sequence[_Sitting], reference: float, profiled: float) ->
     return LayerTimes(layers, statistics.median(sitting.ratio for sitting in sittings) * reference)
 
 
-def _opened(proto: onnx.ModelProto, run: _Run, profile: Path | None = None) -> _Runner:
+def _opened(file: bytes, run: _Run, profile: Path | None = None) -> _Runner:
     options = session_options(run.threads)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions have no common base
         reason = str(error).strip().splitlines()[0]
         raise TrialFailed(f"ONNX Runtime {onnxruntime.__version__} cannot load a file: {reason}") from error
@@ -139,11 +145,14 @@ class _Runner:
         self.runs += 1
 
 
-def _profiled(protos: Sequence[onnx.ModelProto], run: _Run, seconds: float) -> list[dict[str, float]]:
-    """Seconds of each layer of each file, from runs in turn with the profiler."""
+def _profiled(files: Sequence[bytes], run: _Run, seconds: float) -> list[dict[str, float]]:
+    """Seconds of each layer of each file, from runs in turn with the profiler.
+
+    Each file runs for about ``seconds``.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        runners = [_opened(proto, run, Path(folder) / str(place)) for place, proto in enumerate(protos)]
-        end = time.perf_counter() + seconds
+        runners = [_opened(file, run, Path(folder) / str(place)) for place, file in enumerate(files)]
+        end = time.perf_counter() + seconds * len(runners)
         while runners[0].runs < FEWEST_RUNS or time.perf_counter() < end:
             for runner in runners:
                 for _ in range(RUNS_A_TURN):

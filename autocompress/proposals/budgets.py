@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autocompress.proposals.allocation import Allocation, Problem, allocate
+from autocompress.proposals.allocation import Allocation, Problem, allocate, cheapest
 from autocompress.proposals.choices import Choice
 
 COUNT = 12
@@ -117,7 +117,7 @@ def probe_points(
     generator = np.random.default_rng(seed)
     full = problem.cost(name, problem.neutral())
     low = _useful(problem, name, smallest(problem, name), most_divergence)
-    points = [problem.neutral(), allocate(problem, {name: -math.inf}).indices]
+    points = [problem.neutral(), cheapest(problem, name).indices]
     for step in range(1, count - 1):
         budget = full * (low / full) ** (step / (count - 1))
         points.append(allocate(problem, {name: budget}, tilts=draw_tilts(problem, {}, generator)).indices)
@@ -127,11 +127,11 @@ def probe_points(
 def _useful(problem: Problem, name: str, low: float, most_divergence: float) -> float:
     """The lowest budget of one cost, at least ``low``, whose allocation stays within the loss."""
     high = problem.cost(name, problem.neutral())
-    if allocate(problem, {name: low}).divergence <= most_divergence:
+    if allocate(problem, {name: low}, rough=True).divergence <= most_divergence:
         return low
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
-        if allocate(problem, {name: middle}).divergence <= most_divergence:
+        if allocate(problem, {name: middle}, rough=True).divergence <= most_divergence:
             high = middle
         else:
             low = middle
@@ -145,7 +145,7 @@ def chosen(problem: Problem, indices: Sequence[int]) -> dict[str, Choice]:
 
 def smallest(problem: Problem, name: str) -> float:
     """The smallest value of a cost that any choices reach: what a bound below it can be told."""
-    return allocate(problem, {name: -math.inf}).costs[name]
+    return cheapest(problem, name).costs[name]
 
 
 def draw_tilts(

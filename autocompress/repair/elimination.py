@@ -71,7 +71,8 @@ class Reader:
         weights, rows = self.weight[:, gone], self.inverse[gone[:, None], left]
         solved = torch.cholesky_solve(weights.T.double(), block).to(weights).T
         self.weight = self.weight[:, left] - solved @ rows
-        self.inverse = self.inverse[left[:, None], left] - rows.T @ torch.cholesky_solve(rows.double(), block).to(rows)
+        half = torch.linalg.solve_triangular(block.to(rows), rows, upper=False)  # L^-1 H_c:
+        self.inverse = self.inverse[left[:, None], left] - half.T @ half
         place = stays.cumsum(0) - 1
         self.columns = {channel: place[columns] for channel, columns in self.columns.items()}
         return float((solved * weights).sum())
