@@ -26,8 +26,6 @@ from torch import nn
 
 from autocompress import data, models
 from autocompress.compression import precision
-from autocompress.compression.recipe import Recipe, Replay, params_of
-from autocompress.compression.transfer import user_data
 from autocompress.contract import Context, Quantizer, Space, manager
 from autocompress.contract.coupling import Coupling
 from autocompress.devices.profiling import layer_times
@@ -35,6 +33,7 @@ from autocompress.export import export
 from autocompress.files import write_json
 from autocompress.graph import facts
 from autocompress.job import Job, load_job
+from autocompress.opened.transfer import user_data
 from autocompress.proposals import (
     LatencyModel,
     Problem,
@@ -54,6 +53,8 @@ from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import remove
 from autocompress.pruning.widths import lost_inputs
 from autocompress.quantization import LayerBits
+from autocompress.recipes.choosers import Replay
+from autocompress.recipes.recipe import Recipe, params_of
 from autocompress.repair import Moments, choose_ridge, eliminate, gather, has_columns, readers, repair
 from autocompress.repair.shifts import norm_scale
 from autocompress.training import train_baseline, versions

@@ -36,10 +36,10 @@ import psutil
 from safetensors.torch import save_file
 
 from autocompress import models
-from autocompress.compression.baseline import export_baseline
 from autocompress.data import Split
 from autocompress.files import write_json
 from autocompress.objectives.hypervolume import speed_hypervolume
+from autocompress.opened.baseline import export_baseline
 from autocompress.results import read_trials
 from shared.trained import Trained, environment, job_of, trained
 

@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import torch
 
 if TYPE_CHECKING:
-    from autocompress.compression.openedjob import OpenedJob
+    from autocompress.opened.job import OpenedJob
 
 TESTS = Path(__file__).parent
 CLUSTER_PROCESSORS = 2
@@ -69,8 +69,8 @@ def opened(cache: Path) -> OpenedJob:
 
     Treat it as read-only: all tests of the process share it.
     """
-    from autocompress.compression.openedjob import OpenedJob
     from autocompress.job import load_job
+    from autocompress.opened.job import OpenedJob
     from autocompress.store import Store
 
     job = load_job(model="resnet10t", data="digits", baseline={"epochs": 4}, budget={"epochs": 1}, name="shared")

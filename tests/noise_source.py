@@ -17,7 +17,6 @@ import autocompress.builtin
 import autocompress_ghost
 import autocompress_quantize
 from autocompress import data, models
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import (
     Context,
     DataSource,
@@ -34,6 +33,7 @@ from autocompress.contract import (
 )
 from autocompress.data import TensorSplit
 from autocompress.job import DataConfig, Job, load_job
+from autocompress.opened.job import OpenedJob
 from autocompress.searching.searchable import SearchableJob
 from autocompress.synthesis import data_info
 from autocompress.training import TrainSettings, train

@@ -10,12 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.compression import prune
-from autocompress.compression.prune import Pruning
-from autocompress.compression.recipe import Replay
 from autocompress.compression.structural import Structural
 from autocompress.contract import Context, LayerSpec, Params, Plan, Pruner, Space, manager
 from autocompress.graph import facts
+from autocompress.recipes.choosers import Replay
+from autocompress.recipes.pruning import Pruning, prune_space
 from autocompress.store import Store
 
 WITHOUT: Params = {"fit": "none"}
@@ -38,7 +37,7 @@ def asked(model: nn.Module, pruner: Pruner, keep: Any = 0.5, **limits: Any) -> P
     for name, value in limits.items():
         values[f"{'prune' if name in ('mode', 'multiple') else pruner.name}.{name}"] = value
     space = Space(Replay({}), "model", values)
-    found = prune.search_space(space, model, [pruner])
+    found = prune_space(space, model, [pruner])
     if unknown := set(values) - space.matched:
         raise ValueError(f"there is no parameter {', '.join(sorted(unknown))}")
     return found

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Value
 from autocompress.devices.lock import MachineLock
 from autocompress.job import Job, load_job
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Replay
 from autocompress.results import SearchResult
 from autocompress.searching import run
 from autocompress.searching.gates import Trial

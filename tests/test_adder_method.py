@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.applicable import applicable
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Manager, Params, Space, Transform, manager
 from autocompress.export import check_agreement, custom_operators, export
 from autocompress.graph import facts
 from autocompress.job import Job, load_job
+from autocompress.opened.applicable import applicable
 from autocompress.quantization import calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.placement import LayerBits
+from autocompress.recipes.choosers import Replay
 from autocompress.testing import example_model
 from autocompress.testing.example import example_context
 from autocompress.training import Training, TrainSettings

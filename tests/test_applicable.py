@@ -4,7 +4,7 @@ spent.
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import pytest
 import timm
 from torch import nn
 
-from autocompress.compression import openedjob
-from autocompress.compression.applicable import applicable
-from autocompress.compression.jobspace import JobSpace
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Context, DataSource, Params, Plan, Space, Stage, Transform, manager
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.job import Job, Limits, load_job
+from autocompress.opened import job as openedjob
+from autocompress.opened.applicable import applicable
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Replay
+from autocompress.recipes.jobspace import JobSpace
 from autocompress.store import Store
 
 
@@ -139,9 +139,7 @@ def test_without_images_nothing_is_calibrated(model: nn.Module) -> None:
 
 
 def test_a_method_that_cannot_prepare_is_refused(opened: OpenedJob, tmp_path: Path) -> None:
-    pipeline = copy.copy(opened.pipeline)
-    pipeline.store = Store(tmp_path)
-    pipeline.methods = [*opened.methods, CannotPrepare()]
+    pipeline = replace(opened.pipeline, store=Store(tmp_path), methods=[*opened.methods, CannotPrepare()])
     assert pipeline.prepare() == {"unprepared": "it could not prepare: ValueError: no scores"}
     assert [method.name for method in pipeline.methods] == [method.name for method in opened.methods]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import autocompress
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Policy
 from autocompress.errors import UserError
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Policy
 
 
 @pytest.fixture(scope="module", params=["float", "ghost", "joint"])

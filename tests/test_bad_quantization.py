@@ -12,15 +12,16 @@ import torch
 from torch import nn
 
 from autocompress.compression import precision
-from autocompress.compression.applicable import applicable
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Policy, Recipe
 from autocompress.contract import Context, Manager, Space, TransferSet
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe, TrialFailed, UserError
 from autocompress.job import DataConfig, Job
+from autocompress.opened.applicable import applicable
+from autocompress.opened.job import OpenedJob
 from autocompress.quantization import LayerBits
+from autocompress.recipes.choosers import Policy
+from autocompress.recipes.recipe import Recipe
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row

@@ -14,11 +14,11 @@ from tiny_teacher import TinyNet, described
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.baseline import measure_baseline
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job
+from autocompress.opened.baseline import measure_baseline
+from autocompress.opened.job import OpenedJob
 from autocompress.scoring import Scorer
 from autocompress.store import Store
 from autocompress.training import trainer

@@ -8,13 +8,13 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import models
-from autocompress.compression.batches import check_batches
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.outline import outline
 from autocompress.contract import manager
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import load_job
+from autocompress.opened.batches import check_batches
+from autocompress.opened.job import OpenedJob
+from autocompress.opened.outline import outline
 
 
 def splits_of(images: int, size: int = 32) -> Splits:

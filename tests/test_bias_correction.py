@@ -9,9 +9,9 @@ import torch
 from test_bn_folding import randomize
 from torch import nn
 
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.errors import TrialFailed
 from autocompress.graph import facts
+from autocompress.opened.job import OpenedJob
 from autocompress.quantization import (
     LayerBits,
     QuantizedNetwork,

@@ -12,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress import results
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Policy, Replay
 from autocompress.contract import Deployable, Manager, OperatorCount, manager
 from autocompress.devices import measure
 from autocompress.devices.cost_model import CostModel
@@ -21,6 +19,8 @@ from autocompress.devices.lock import MachineLock
 from autocompress.devices.profiles import built_in_profiles, load_profile
 from autocompress.errors import TrialFailed, UserError
 from autocompress.job import DeviceConfig, load_job, validate
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Policy, Replay
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer

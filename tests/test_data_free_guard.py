@@ -14,10 +14,10 @@ import pytest
 import torch
 from noise_source import Peeks, free_job, open_free
 
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Deployable
 from autocompress.data import DataInfo, Sealed, SealedError, Split, TensorSplit, let_go, unsealed
 from autocompress.devices.lock import MachineLock
+from autocompress.opened.job import OpenedJob
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row

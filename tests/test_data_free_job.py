@@ -17,17 +17,17 @@ from noise_source import IMAGES, Blobs, Specks, free_job, notes, open_free, plug
 from torch import nn
 
 from autocompress import data, watchdog
-from autocompress.compression import recover
-from autocompress.compression.applicable import applicable
-from autocompress.compression.jobspace import JobSpace
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Policy, Replay
 from autocompress.compression.sources import HELD_OUT, Sources
 from autocompress.contract import Context, DataSource, Params, TransferSet, manager
 from autocompress.data import Sealed, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, Limits, load_job, validate
+from autocompress.opened.applicable import applicable
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Policy, Replay
+from autocompress.recipes.jobspace import JobSpace
 from autocompress.store import Store
+from autocompress.training import recover
 
 
 @pytest.fixture(scope="module")
@@ -311,16 +311,16 @@ def test_a_source_that_adapts_is_asked_again_half_way(
     transfer = sources.transfer_set("blobs", params)
     context = Context(input_size=(1, 32, 32), transfer=transfer, teacher=copy.deepcopy(free.model))
     settings = {"epochs": 2, "lr": 1e-3, "distill": 0.5}
-    student = recover.run(copy.deepcopy(free.model), settings, context, [], again=asked)
+    student = recover(copy.deepcopy(free.model), settings, context, [], again=asked)
     assert not student.training
     assert len(seen) == 1
     assert len(seen[0].train) == IMAGES // 4
     assert notes() == ["blobs hard alone", "blobs hard student"]
-    plain = recover.run(copy.deepcopy(free.model), settings, context, [])
+    plain = recover(copy.deepcopy(free.model), settings, context, [])
     images = torch.randn(2, 1, 32, 32)
     with torch.no_grad():
         assert not torch.equal(student(images), plain(images)), "the new images count"
-    recover.run(copy.deepcopy(free.model), settings | {"epochs": 1}, context, [], again=asked)
+    recover(copy.deepcopy(free.model), settings | {"epochs": 1}, context, [], again=asked)
     assert len(seen) == 1, "a single epoch has no second half"
 
 

@@ -11,10 +11,10 @@ import torch
 from tiny_teacher import SIZE, digits_teacher, untrained
 from torch import nn
 
-from autocompress.compression.recipe import Policy, Replay
 from autocompress.contract import Context, DataSource, Params, Space, TransferSet, manager
 from autocompress.data import DataInfo
 from autocompress.errors import UserError
+from autocompress.recipes.choosers import Policy, Replay
 from autocompress.synthesis import Phase, pixel_bounds, quality
 from autocompress.testing import check_source, example_job, example_model
 from autocompress_deepinversion import DeepInversion

@@ -18,8 +18,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autocompress import models
 from autocompress.cli import dryrun
-from autocompress.compression.feasibility import CheapestCandidate, feasibility
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Deployable, Measurement
 from autocompress.data import TensorSplit
 from autocompress.data.glyphs import Glyphs
@@ -27,6 +25,8 @@ from autocompress.data.provider import LoadOptions
 from autocompress.errors import UserError
 from autocompress.job import load_job
 from autocompress.memory import out_of_memory_told
+from autocompress.opened.feasibility import CheapestCandidate, feasibility
+from autocompress.opened.job import OpenedJob
 from autocompress.scoring import Scorer
 
 FEW = 300

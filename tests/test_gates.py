@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_search import OpenedToy, ToyCandidate, open_toy, toy_job
 
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Deployable, Measurement
 from autocompress.devices.lock import MachineLock
 from autocompress.objectives.bounds import misses
+from autocompress.opened.job import OpenedJob
 from autocompress.results import COLUMNS
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
@@ -132,7 +132,7 @@ def test_a_structure_is_measured_again_where_the_runtime_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What structures/ keeps is a latency of one runtime, and of one processor (see
-    compression.keys).
+    opened.keys).
     """
     RecordingMeasurer.measured = 0
     trial_of(tmp_path, number=0)[0].run(HALF)

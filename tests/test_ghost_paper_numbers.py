@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Context, Space
 from autocompress.graph import facts
+from autocompress.recipes.choosers import Replay
 from autocompress_ghost import Ghost
 
 CIFAR = (3, 32, 32)

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autocompress.compression.recipe import Policy, Replay
 from autocompress.contract import Context, Params, Space
 from autocompress.graph import facts
 from autocompress.models import input_size, stem
+from autocompress.recipes.choosers import Policy, Replay
 from autocompress.testing import example_context, example_job, example_model
 from autocompress_ghost import Ghost, GhostConv2d
 from autocompress_ghost.method import _recalibrate

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from autocompress import runtime
-from autocompress.compression import keys
-from autocompress.compression.baseline import measure_baseline, weights_key
-from autocompress.compression.keys import measured_with, scored_with
 from autocompress.contract import manager
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.devices import OnnxRuntimeCpu
 from autocompress.files import digest
 from autocompress.job import DeviceConfig, Job
+from autocompress.opened import keys
+from autocompress.opened.baseline import measure_baseline, weights_key
+from autocompress.opened.keys import measured_with, scored_with
 from autocompress.scoring import Scorer
 from autocompress.scoring import scorer as scorer_module
 from autocompress.store import Store

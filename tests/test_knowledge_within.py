@@ -18,8 +18,6 @@ from tiny_teacher import SIZE, TinyNet, described, digits_teacher
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from autocompress.compression import recover
-from autocompress.compression.recipe import Policy, Replay
 from autocompress.contract import Context, DataSource, Params, Space, TransferSet, manager
 from autocompress.contract.space import LimitError
 from autocompress.errors import InvalidRecipe
@@ -27,6 +25,7 @@ from autocompress.job import load_job
 from autocompress.quantization import LayerBits, calibrate, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.network import QuantizedNetwork
+from autocompress.recipes.choosers import Policy, Replay
 from autocompress.synthesis import NormInput, View, feature_distance, teacher_logits
 from autocompress.synthesis.similarity import similarity
 from autocompress.synthesis.terms_gaussian import (
@@ -36,7 +35,7 @@ from autocompress.synthesis.terms_gaussian import (
     gaussian_divergence,
 )
 from autocompress.testing import check_source, example_job, example_model
-from autocompress.training import Training, TrainSettings
+from autocompress.training import Training, TrainSettings, recover
 from autocompress_knowledge_within import KnowledgeWithin
 from autocompress_knowledge_within.method import DIVERGENCES, SCHEMES
 
@@ -328,7 +327,7 @@ def student_after(scheme: str) -> tuple[dict[str, torch.Tensor], dict[str, torch
     transfer = make(teacher, scheme, images=32, **({} if scheme == "gaussian" else {"iterations": 2}))
     context = Context(SIZE, transfer=transfer, teacher=teacher)
     weights = student.state_dict()["conv1.weight"].clone()
-    recover.run(student, {"epochs": 2, "lr": 2e-3, "distill": 0.5}, context, [])
+    recover(student, {"epochs": 2, "lr": 2e-3, "distill": 0.5}, context, [])
     after = student.state_dict()
     assert not torch.equal(weights, after["conv1.weight"]), "nothing was trained"
     return before, {name: after[name] for name in before}

@@ -26,10 +26,7 @@ from toy_leaf import (
 from autocompress import models
 from autocompress.compression import artifact
 from autocompress.compression.pipeline import Pipeline
-from autocompress.compression.probing import measure
 from autocompress.compression.qat import QuantizationSchedule
-from autocompress.compression.recipe import GroupBits, Recipe
-from autocompress.compression.sensitivity import Setting, Width
 from autocompress.contract import Deployable, Grid, LayerSpec, Manager, OperatorCount, Space
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.export import check_agreement, custom_operators, export
@@ -48,6 +45,10 @@ from autocompress.quantization import (
 )
 from autocompress.quantization.bias_correction import correct_bias
 from autocompress.quantization.fakequant import UniformFakeQuantizer
+from autocompress.recipes.bits import GroupBits
+from autocompress.recipes.recipe import Recipe
+from autocompress.sensitivity.probing import measure
+from autocompress.sensitivity.table import Setting, Width
 from autocompress.store import Store
 from autocompress.testing import ContractViolation, check_transform, example_context, example_model
 from autocompress.training import Training, TrainSettings

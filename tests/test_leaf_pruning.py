@@ -14,11 +14,11 @@ from torch import nn
 from toy_leaf import Distance, DistancePruner, DistanceSpec, Substitute, WholeSpec, block
 
 from autocompress.compression.pipeline import Pipeline
-from autocompress.compression.recipe import Recipe
 from autocompress.contract import Coupling, LayerSpec, coupling_scores
 from autocompress.graph import facts
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import masked, remove
+from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 from autocompress.testing import example_context, example_model
 from autocompress_adder.layer import AdderConv2d

@@ -15,12 +15,12 @@ from onnx import TensorProto, helper
 from toy_leaf import SlowSubstitute, ToyPlugin
 
 from autocompress import results
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Deployable, Manager
 from autocompress.devices import OnnxRuntimeCpu, measure
 from autocompress.devices.lock import MachineLock
 from autocompress.devices.measuring import PATIENCE
 from autocompress.job import DeviceConfig, Job, load_job
+from autocompress.opened.job import OpenedJob
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer

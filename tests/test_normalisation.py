@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from autocompress import data, models
 from autocompress.cli import app
-from autocompress.compression.normalisation import note_on_normalisation
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.data import DataInfo, Split
 from autocompress.data.digits import Digits
 from autocompress.job import load_job
+from autocompress.opened.job import OpenedJob
+from autocompress.opened.normalisation import note_on_normalisation
 from autocompress.store import Store
 from autocompress.training import TrainSettings, train
 

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from pruning_stage import pruned
 from torch import nn
 
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Context, Space
 from autocompress.graph import facts
 from autocompress.quantization import operator_counts
+from autocompress.recipes.choosers import Replay
 from autocompress_adder import Adder, AdderConv2d
 from autocompress_adder.training import AdderTraining
 from autocompress_scop import Scop

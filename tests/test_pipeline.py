@@ -4,7 +4,6 @@ deployed structure.
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Policy, Recipe
 from autocompress.contract import Context, Params, Plan, Space, Stage, Transform
 from autocompress.export import operator_histogram
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Policy
+from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 
 JOINT = {"ghost": "default", "recover": "default", "bits": "default", "quantize": "default"}
@@ -51,8 +51,7 @@ def test_a_dry_run_deploys_the_same_operators(opened: OpenedJob, rules: dict[str
 
 @pytest.mark.slow
 def test_one_recovered_model_serves_every_bit_width(opened: OpenedJob, tmp_path: Path) -> None:
-    pipeline = copy.copy(opened.pipeline)
-    pipeline.store = Store(tmp_path)
+    pipeline = replace(opened.pipeline, store=Store(tmp_path))
     float_recipe = opened.compose(Policy({"ghost": "cheapest", "recover": "default"}))
     int8_recipe = opened.compose(Policy({"ghost": "cheapest", "recover": "default", "bits": "default"}))
     first = pipeline.run(float_recipe)
@@ -70,11 +69,9 @@ def test_one_recovered_model_serves_every_bit_width(opened: OpenedJob, tmp_path:
 def test_the_key_of_a_stage_holds_all_that_it_depends_on(opened: OpenedJob) -> None:
     recipe = opened.compose(Policy(JOINT))
     keys = opened.pipeline._stage_keys(recipe)
-    other = copy.copy(opened.pipeline)
-    other.seed = opened.pipeline.seed + 1
+    other = replace(opened.pipeline, seed=opened.pipeline.seed + 1)
     assert set(keys).isdisjoint(other._stage_keys(recipe))
-    other = copy.copy(opened.pipeline)
-    other.baseline_key = "another"
+    other = replace(opened.pipeline, baseline_key="another")
     assert set(keys).isdisjoint(other._stage_keys(recipe))
 
 

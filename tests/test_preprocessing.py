@@ -20,13 +20,13 @@ from timm.data import create_transform, resolve_data_config
 
 from autocompress import data, models
 from autocompress.compression import artifact
-from autocompress.compression.baseline import weights_key
 from autocompress.data import DataInfo
 from autocompress.data.preprocessing import steps_of
 from autocompress.data.reading import open_picture
 from autocompress.errors import UserError
 from autocompress.export import export
 from autocompress.job import DataConfig, Job, load_job
+from autocompress.opened.baseline import weights_key
 
 SIZES = [(61, 90), (90, 61), (48, 48), (33, 120), (64, 64), (200, 201)]
 CONFIGS: list[dict[str, Any]] = [

@@ -11,10 +11,11 @@ from pruning_stage import asked, kept, pruned
 from torch import nn
 
 from autocompress.compression import prune
-from autocompress.compression.applicable import applicable
 from autocompress.contract import Context
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.models import stem
+from autocompress.opened.applicable import applicable
+from autocompress.recipes.pruning import kept_whole, refusal_to_prune
 from autocompress.testing import example_context, example_job, example_model
 from autocompress_criteria import Magnitude
 
@@ -86,24 +87,24 @@ def test_a_network_that_can_lose_nothing_has_no_pruner(made: type[nn.Module], to
     (reason,) = refused["magnitude"]
     with pytest.raises(UserError, match=f"the method 'magnitude' cannot apply to test_resnet: .*{told}"):
         applicable([Magnitude()], made(), example_job(), ["magnitude"], has_images=True, devices=[])
-    assert reason == prune.refusal(made())
+    assert reason == refusal_to_prune(made())
 
 
 @pytest.mark.parametrize(("made", "reason"), [(TiedToOutput, "network's output"), (TiedToImage, "input image")])
 def test_what_is_tied_has_a_reason(made: type[nn.Module], reason: str) -> None:
-    assert reason in prune.reasons(made())["conv"]
+    assert reason in kept_whole(made())["conv"]
 
 
 def test_a_transform_that_leaves_a_network_untraceable() -> None:
     model = Small()
-    assert prune.refusal(model) is None
+    assert refusal_to_prune(model) is None
     with pytest.raises(InvalidRecipe, match="Deciding"):
         pruned(model, Magnitude(), DRY, entering=Deciding())
 
 
 def test_tied_layers_stay_whole_where_others_go() -> None:
     model = Small()
-    assert "network's output" in prune.reasons(model)["fc"]
+    assert "network's output" in kept_whole(model)["fc"]
     small, _ = pruned(model, Magnitude(), DRY)
     conv, fc, first = (small.get_submodule(name) for name in ("conv", "fc", "stem"))
     assert (conv.out_channels, fc.in_features, fc.out_features, first.out_channels) == (4, 4, 10, 8)
@@ -113,7 +114,7 @@ def test_tied_layers_stay_whole_where_others_go() -> None:
 def test_the_stem_keeps_its_width_unless_a_stream_is_tied_to_it(mode: str) -> None:
     model = example_model()
     _, steps = pruned(model, Magnitude(), example_context(model, teacher=model), mode=mode)
-    reasons, keep = prune.reasons(model, mode), kept(steps)
+    reasons, keep = kept_whole(model, mode), kept(steps)
     assert not set(keep) & {*stem(model), "fc"}
     assert "output" in reasons["fc"]
     assert "reads the image" in reasons[stem(model)[0]]

@@ -20,16 +20,18 @@ from hypothesis import strategies as st
 from pruning_stage import WITHOUT, asked, kept, pruned
 from torch import nn
 
-from autocompress.compression import prune
-from autocompress.compression.jobspace import JobSpace
-from autocompress.compression.pipeline import Pipeline, rebuild
-from autocompress.compression.recipe import Policy, Recipe, Replay
+from autocompress.compression.pipeline import Pipeline
+from autocompress.compression.rebuilding import rebuild
 from autocompress.contract import Context, Coupling, Params, Pruner, coupling_scores, manager
 from autocompress.contract.coupling import Part, counts
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.job import Job, load_job
 from autocompress.job.spaces import Limits, limits_of
 from autocompress.models import input_size
+from autocompress.recipes.choosers import Policy, Replay
+from autocompress.recipes.jobspace import JobSpace
+from autocompress.recipes.pruning import prunable
+from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 from autocompress.testing import check_method, example_context, example_model
 from autocompress.testing.rules import shapes
@@ -161,7 +163,7 @@ def test_pruners_by_weights() -> None:
     model = example_model()
     conv, norm = model.get_submodule("layer1.0.conv1"), model.get_submodule("layer1.0.bn1")
     nn.init.uniform_(norm.weight, -2, 2)
-    coupling = next(c for c in prune.offered(model, "inner") if c.name == "layer1.0.conv1")
+    coupling = next(c for c in prunable(model, "inner") if c.name == "layer1.0.conv1")
     context = replace(example_context(model), model=model)
     by_norm = conv.weight.detach().abs().sum((1, 2, 3)).argsort()
     assert list(Magnitude().order(coupling, {}, context)) == by_norm.tolist()
@@ -206,7 +208,7 @@ class Wrong(Pruner):
 )
 def test_a_wrong_order_names_pruner_and_coupling(orders: Any, told: str) -> None:
     model = example_model()
-    first = prune.offered(model, "inner")[0].name
+    first = prunable(model, "inner")[0].name
     given = None if orders is None else {name.format(first=first): order for name, order in orders.items()}
     with pytest.raises(InvalidRecipe) as caught:
         pruned(model, Wrong(given), example_context(model, teacher=model))
@@ -244,7 +246,7 @@ def test_the_recipe_alone_decides_the_structure(architecture: str, mode: str, tm
                 (o.layer, o.kind, o.operations) for o in real.operators
             ]
             steps = real.plan["transforms"]
-            offered = {coupling.name: coupling for coupling in prune.offered(model, mode)}
+            offered = {coupling.name: coupling for coupling in prunable(model, mode)}
             counted = {name: len(keep) for name, keep in kept(steps).items()}
             assert counted == {name: sum(coupling.kept(0.625)) for name, coupling in offered.items()}
             rebuilt = rebuild(model, steps, {})
@@ -258,10 +260,10 @@ def test_the_recipe_alone_decides_the_structure(architecture: str, mode: str, tm
 
 def test_shares_are_of_the_couplings_that_the_recipe_names(tmp_path: Path) -> None:
     model = example_model()
-    names = [coupling.name for coupling in prune.offered(model, "inner")]
+    names = [coupling.name for coupling in prunable(model, "inner")]
     recipe = recipe_of(model, Magnitude(), {names[0]: 0.25, names[-1]: 0.75})
     keep = kept(pipeline_of(model, tmp_path).run(recipe).plan["transforms"])
-    width = {coupling.name: coupling.channels for coupling in prune.offered(model, "inner")}
+    width = {coupling.name: coupling.channels for coupling in prunable(model, "inner")}
     assert {name: len(channels) / width[name] for name, channels in keep.items()} == {names[0]: 0.25, names[-1]: 0.75}
 
 
@@ -322,7 +324,7 @@ def test_orders_and_moments_of_the_baseline_are_made_once(tmp_path: Path, monkey
         pipeline = pipeline_of(model, tmp_path, [Counting()])
         for share in (0.25, 0.75, {"layer4.0.conv1": 0.5}):
             found.append(pipeline.run(recipe_of(model, Counting(), share, settings)))
-    assert Counting.calls == [len(prune.offered(model, "inner"))]
+    assert Counting.calls == [len(prunable(model, "inner"))]
     assert len(gathered) == 1
     first, second = ({n: t.clone() for n, t in found[i].model.state_dict().items()} for i in (0, 3))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -379,7 +381,7 @@ def test_one_share_holds_for_all(model: nn.Module) -> None:
     recipe = space_of(job_with(prune={"keep": 0.5, "mode": "group"}), model).compose(Policy({"prune": "default"}))
     assert recipe.prune is not None
     assert set(recipe.prune.keep.values()) == {0.5}
-    assert {coupling.name for coupling in prune.offered(model, "group")} == set(recipe.prune.keep)
+    assert {coupling.name for coupling in prunable(model, "group")} == set(recipe.prune.keep)
 
 
 @pytest.mark.parametrize("keep", [0.0, 1.5, -0.5, "half", True, {"low": 0.5, "high": 1.2}])

@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.compression.qat import QuantizationSchedule
-from autocompress.compression.recipe import GroupBits, Policy, Recipe
 from autocompress.data import DataInfo, TensorSplit
+from autocompress.opened.job import OpenedJob
 from autocompress.quantization import LayerBits, calibrate, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.network import QuantizedNetwork
+from autocompress.recipes.bits import GroupBits
+from autocompress.recipes.choosers import Policy
+from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 from autocompress.training import Training, TrainSettings
 
@@ -150,8 +152,7 @@ def low_bits(opened: OpenedJob, weights: int, epochs: int) -> Recipe:
 
 @pytest.mark.slow
 def test_a_trained_candidate_is_kept_and_its_dry_run_has_its_structure(opened: OpenedJob, tmp_path: Path) -> None:
-    pipeline = copy.copy(opened.pipeline)
-    pipeline.store = Store(tmp_path)
+    pipeline = dataclasses.replace(opened.pipeline, store=Store(tmp_path))
     recipe = low_bits(opened, 4, 1)
     first = pipeline.run(recipe)
     assert first.cache_misses == 1

@@ -14,12 +14,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from autocompress.compression.recipe import Policy
 from autocompress.contract import Context, Manager, Quantizer, Space, TensorSpec
 from autocompress.errors import InvalidRecipe
 from autocompress.job import DataConfig, Job
 from autocompress.quantization.fakequant import ACTIVATION_ESTIMATORS, WEIGHT_ESTIMATORS
 from autocompress.quantization.ops import dequantize
+from autocompress.recipes.choosers import Policy
 from autocompress.runtime import session_options
 from autocompress_quantize import Quantize
 

@@ -10,10 +10,12 @@ import pytest
 import timm
 from torch import nn
 
-from autocompress.compression.recipe import Policy, Recipe, Replay, compose, every_parameter, space_size
 from autocompress.contract import Context, Method, Params, Plan, Quantizer, Space, Stage, Transform
 from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
+from autocompress.recipes.choosers import Policy, Replay
+from autocompress.recipes.parameters import every_parameter, space_size
+from autocompress.recipes.recipe import Recipe, compose
 
 
 class Widen(Transform):

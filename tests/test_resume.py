@@ -28,13 +28,13 @@ from test_search_run import start_toy_search, wait_for
 from toy_search import OpenedToy, offer_toy_device, open_toy, toy_job
 
 from autocompress import data, results
-from autocompress.compression import keys
 from autocompress.contract import manager
 from autocompress.data.guard import Sealed
 from autocompress.devices import OnnxRuntimeCpu
 from autocompress.devices.machine import machine
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, Job
+from autocompress.opened import keys
 from autocompress.searching import run, rundir
 from autocompress.searching.begun import begun_with, check_resumable, images_of
 from autocompress.searching.study import STUDY_FILE, Study

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from autocompress import data
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.data import DataInfo, DatasetProvider, Source, Split, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, load_job
+from autocompress.opened.job import OpenedJob
 
 PARTS = {"train": 40, "val": 20, "test": 20}
 """Images that each split of the data sets here has."""

@@ -11,9 +11,9 @@ import torch
 from pruning_stage import kept, pruned, specs
 from torch import nn
 
-from autocompress.compression import prune
-from autocompress.compression.recipe import Policy, Replay
 from autocompress.contract import Context, Coupling, Space, TransferSet
+from autocompress.recipes.choosers import Policy, Replay
+from autocompress.recipes.pruning import prunable
 from autocompress.store import pack, unpack
 from autocompress.testing import example_context, example_model
 from autocompress.testing.rules import shapes
@@ -50,7 +50,7 @@ def context_of(model: nn.Module, *, dry_run: bool = False, state: Any = None) ->
 
 
 def couplings_of(model: nn.Module, mode: str) -> dict[str, Coupling]:
-    return {coupling.name: coupling for coupling in prune.offered(model, mode)}
+    return {coupling.name: coupling for coupling in prunable(model, mode)}
 
 
 # --- the space ------------------------------------------------------------------------------------

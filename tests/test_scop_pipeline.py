@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from autocompress.compression import artifact
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.pipeline import Candidate
-from autocompress.compression.recipe import Policy, Replay
+from autocompress.compression.candidate import Candidate
 from autocompress.export import check_agreement, operator_histogram
 from autocompress.job import load_job
+from autocompress.opened.job import OpenedJob
 from autocompress.pruning.removal import Scatter
+from autocompress.recipes.choosers import Policy, Replay
 
 RULES = {"prune": "default", "scop": "default", "recover": "default", "bits": "default", "quantize": "default"}
 

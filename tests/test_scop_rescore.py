@@ -15,10 +15,10 @@ from pruning_stage import kept, pruned, specs
 from torch import nn
 
 from autocompress.compression import prune
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Policy, Replay
 from autocompress.contract import Callback, Context, Space
 from autocompress.job import load_job
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Policy, Replay
 from autocompress.testing import example_context, example_model
 from autocompress.testing.rules import shapes
 from autocompress_ghost import Ghost, GhostConv2d

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Context, Coupling, Space, coupling_scores
 from autocompress.contract.coupling import Part
 from autocompress.contract.scores import origin_of
 from autocompress.models import input_size, stem
 from autocompress.pruning.couplings import couplings
+from autocompress.recipes.choosers import Replay
 from autocompress.testing import example_context, example_model
 from autocompress_ghost import Ghost, GhostConv2d
 from autocompress_scop.scores import importance, pairs_of

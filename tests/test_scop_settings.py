@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Policy, Replay
 from autocompress.contract import Params, Space
 from autocompress.data import Split
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Policy, Replay
 from autocompress.testing import example_context, example_model
 from autocompress.testing.rules import shapes
 from autocompress_scop import control
@@ -148,7 +148,7 @@ def test_what_cannot_be_is_told_before_anything_is_trained(
     def never(*_args: object, **_named: object) -> None:
         raise AssertionError("told first")
 
-    monkeypatch.setattr("autocompress.compression.openedjob.train_baseline", never)
+    monkeypatch.setattr("autocompress.opened.job.train_baseline", never)
     with pytest.raises(UserError) as caught:
         OpenedJob.open(job_with(**limits))
     assert told in str(caught.value) or told in caught.value.hint

@@ -14,11 +14,11 @@ from pruning_stage import asked, pruned
 from torch import nn
 from torch_pruning.dependency.index_mapping import _FlattenIndexMapping
 
-from autocompress.compression import prune
 from autocompress.contract import Coupling
 from autocompress.contract.coupling import Part
 from autocompress.pruning import couplings as judging
 from autocompress.pruning.structure import structure
+from autocompress.recipes.pruning import kept_whole, refusal_to_prune
 from autocompress.testing import example_context
 from autocompress_criteria import Magnitude
 from autocompress_ghost.module import GhostConv2d, GhostSpec
@@ -113,8 +113,8 @@ def test_modes_share_the_dependency_graph(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(judging, "find", counting)
     model = Deep()
     model.marker = 0  # type: ignore[assignment]  # a structure that this process has not met
-    assert prune.refusal(model) is None
-    assert prune.reasons(model, "inner")
+    assert refusal_to_prune(model) is None
+    assert kept_whole(model, "inner")
     assert asked(model, Scop()) is not None
     assert len(calls) == 1
 
@@ -124,8 +124,8 @@ def test_modes_share_the_dependency_graph(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_has_no_batch_axis_has_no_control_group() -> None:
     model, scop = Placed(), Scop(ScoreSettings(scales=ScaleSettings(epochs=1)))
-    assert prune.refusal(model) is None
-    assert "one image" in prune.reasons(model)["position.0"]
+    assert refusal_to_prune(model) is None
+    assert "one image" in kept_whole(model)["position.0"]
     beta = scop.prepare(model, example_context(model, teacher=model))["beta"]
     assert "conv" in beta
     assert "position.0" not in beta
@@ -140,8 +140,8 @@ def test_an_index_map_that_fails_costs_its_coupling_alone(monkeypatch: pytest.Mo
     monkeypatch.setattr(_FlattenIndexMapping, "__call__", divide)
     model = Flat()
     model.marker = 1  # type: ignore[assignment]  # a structure that this process has not met, and will not meet again
-    assert prune.refusal(model) is None
-    assert "does not understand" in prune.reasons(model)["last"]
+    assert refusal_to_prune(model) is None
+    assert "does not understand" in kept_whole(model)["last"]
     wanted = asked(model, Magnitude())
     assert wanted is not None
     assert set(wanted.keep) == {"conv"}
@@ -150,7 +150,7 @@ def test_an_index_map_that_fails_costs_its_coupling_alone(monkeypatch: pytest.Mo
 def test_a_prelu_of_one_slope_is_an_activation_like_any_other() -> None:
     model = Deep()
     model.act = nn.PReLU()  # type: ignore[assignment]
-    assert "conv" not in prune.reasons(model)
+    assert "conv" not in kept_whole(model)
     small, _ = pruned(model, Magnitude(), example_context(model, dry_run=True))
     assert small.state_dict()["conv.weight"].shape[0] == 8
     assert small.state_dict()["depthwise.weight"].shape[0] == 8

@@ -17,17 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autocompress.compression import mixedbits, precision, probing
-from autocompress.compression.jobspace import JobSpace
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import GroupBits, Recipe, Replay
-from autocompress.compression.sensitivity import Sensitivity, Setting, Width, lowest_widths
+from autocompress.compression import precision
 from autocompress.contract import Context, FakeQuantizer, Hardened, Params, Quantizer, Space, TensorSpec, TransferSet
 from autocompress.data.split import DataInfo
 from autocompress.data.tensors import TensorSplit
 from autocompress.graph import facts
 from autocompress.job import Limits
+from autocompress.opened.job import OpenedJob
 from autocompress.quantization import network
+from autocompress.recipes.bits import GroupBits
+from autocompress.recipes.choosers import Replay
+from autocompress.recipes.jobspace import JobSpace
+from autocompress.recipes.recipe import Recipe
+from autocompress.sensitivity import mixedbits, probing
+from autocompress.sensitivity.table import Sensitivity, Setting, Width, lowest_widths
 from autocompress.store import Store
 from autocompress_quantize import Quantize
 

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from autocompress import models
-from autocompress.compression.applicable import applicable
-from autocompress.compression.jobspace import JobSpace
-from autocompress.compression.recipe import Policy
 from autocompress.contract import DataSource, manager
 from autocompress.data import DataInfo
 from autocompress.job import Job, limits_of, load_job
+from autocompress.opened.applicable import applicable
+from autocompress.recipes.choosers import Policy
+from autocompress.recipes.jobspace import JobSpace
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from autocompress.compression import qat
-from autocompress.compression.recipe import Policy
 from autocompress.contract import Context, Manager, Quantizer, Space, TensorSpec
 from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.graph import facts
@@ -21,6 +20,7 @@ from autocompress.quantization import QuantizedNetwork, calibrate, harden, plan,
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.quantization.layers import HardenedConv2d
 from autocompress.quantization.placement import LayerBits
+from autocompress.recipes.choosers import Policy
 from autocompress.testing.example import example_context, example_job, example_model
 from autocompress.training import parameter_groups
 from autocompress_slb import Slb

@@ -9,10 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Parameter, Space, Value
 from autocompress.contract.space import LimitError, narrow
 from autocompress.errors import InvalidRecipe
+from autocompress.recipes.choosers import Replay
 from autocompress.testing.spaces import Draw
 
 

@@ -15,9 +15,9 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Replay
 from autocompress.data import TensorSplit
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Replay
 
 STOCK = """
 import sys

@@ -19,11 +19,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.compression.outline import outline
 from autocompress.contract import Manager
 from autocompress.errors import UserError
 from autocompress.files import CACHED, cache_folder, digest
 from autocompress.job import load_job
+from autocompress.opened.outline import outline
 from autocompress.store import RECORD, TENSORS, Store, pack, save_tensors, unpack
 from autocompress.store import store as store_module
 

@@ -19,15 +19,14 @@ from tiny_teacher import SIZE, TinyNet, described, digits_teacher, untrained
 from torch import nn
 
 from autocompress import models
-from autocompress.compression import recover
-from autocompress.compression.recipe import Policy, Replay
 from autocompress.contract import Context, DataSource, Params, Space, TransferSet, manager
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.errors import InvalidRecipe
 from autocompress.job import load_job
+from autocompress.recipes.choosers import Policy, Replay
 from autocompress.synthesis import teacher_logits
 from autocompress.testing import check_source, example_job, example_model
-from autocompress.training import TrainSettings, answers_of, distillation, evaluate, train
+from autocompress.training import TrainSettings, answers_of, distillation, evaluate, recover, train
 from autocompress_zskd import Zskd, networks
 from autocompress_zskd.head import head_weight
 from autocompress_zskd.method import BETAS, impressions
@@ -165,7 +164,7 @@ def test_the_set_asks_the_teacher_again() -> None:
     watched = copy.deepcopy(teacher)
     watched.register_forward_hook(lambda _module, inputs, _output: asked.append(inputs[0]))
     context = Context(SIZE, transfer=transfer, teacher=watched)
-    recover.run(copy.deepcopy(teacher), {"epochs": 2, "lr": 1e-3, "distill": 0.5}, context, [])
+    recover(copy.deepcopy(teacher), {"epochs": 2, "lr": 1e-3, "distill": 0.5}, context, [])
     stored = images_of(transfer)
     assert len(asked) == 2
     assert not any(torch.isclose(view, image, atol=1e-3).all() for batch in asked for view in batch for image in stored)

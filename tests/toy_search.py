@@ -21,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import (
     Deployable,
     Device,
@@ -39,6 +38,7 @@ from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import Agreement
 from autocompress.files import digest, write_json
 from autocompress.job import Job, limits_of, load_job
+from autocompress.sensitivity.table import Sensitivity
 
 IMAGES = 100
 BASELINE_ACCURACY = 90

@@ -12,10 +12,11 @@ from rich.console import Console
 from torch import nn
 
 from autocompress import models
-from autocompress.compression import recipe as recipes
-from autocompress.compression.applicable import applicable
 from autocompress.contract import DataSource, Device, Manager, Method, Parameter, Space, manager
 from autocompress.job import DataConfig, Job, load_job
+from autocompress.opened.applicable import applicable
+from autocompress.recipes.parameters import every_parameter
+from autocompress.recipes.recipe import compose
 from autocompress.synthesis.statistics import norm_layers
 
 if TYPE_CHECKING:
@@ -81,9 +82,7 @@ def _own_parameters(methods: Sequence[Method], model: nn.Module, job: Job) -> di
     names = {method.name for method in methods}
     found: dict[str, Parameter] = {}
     for acting in (methods, [method for method in methods if not isinstance(method, DataSource)]):
-        found |= _explore(
-            partial(recipes.compose, model=model, methods=acting, epochs=job.budget.epochs), job, but=names
-        )
+        found |= _explore(partial(compose, model=model, methods=acting, epochs=job.budget.epochs), job, but=names)
     return dict(sorted(found.items(), key=lambda item: STAGES.index(item[0].partition(".")[0])))
 
 
@@ -133,7 +132,7 @@ def _explore(ask: Callable[[Space], object], job: Job, but: Collection[str] = ()
         space.asked = {name: p for name, p in space.asked.items() if name.partition(".")[0] not in but}
         return space
 
-    return recipes.every_parameter(run)
+    return every_parameter(run)
 
 
 def _parameter_lines(parameters: dict[str, Parameter]) -> list[str]:

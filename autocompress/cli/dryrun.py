@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.compression.feasibility import UNCOMPRESSED, CheapestCandidate, feasibility
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import space_size
 from autocompress.job import Job
 from autocompress.memory import out_of_memory_told
+from autocompress.opened.feasibility import UNCOMPRESSED, CheapestCandidate, feasibility
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.parameters import space_size
 from autocompress.report import words
 from autocompress.searching.measurer import Measurer
 

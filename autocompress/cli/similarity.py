@@ -13,12 +13,12 @@ from torch import nn
 
 from autocompress import data, models
 from autocompress.cli.progress import waiting
-from autocompress.compression.baseline import teacher_key
-from autocompress.compression.normalisation import note_on_normalisation
 from autocompress.contract import manager
 from autocompress.data import Split
 from autocompress.graph import facts
 from autocompress.job import DataConfig, Job
+from autocompress.opened.baseline import teacher_key
+from autocompress.opened.normalisation import note_on_normalisation
 from autocompress.store import Store
 from autocompress.synthesis import data_info, starting_noise
 from autocompress.synthesis.similarity import similarity

@@ -207,9 +207,9 @@ def _source(name: str, teacher: nn.Module, job: Job, own: Mapping[str, Any]) -> 
         UserError: if there is no such method, it cannot apply, or a parameter or its value is none
             of its own.
     """
-    from autocompress.compression.recipe import Replay
     from autocompress.contract import DataSource, Space, manager
     from autocompress.contract.space import LimitError
+    from autocompress.recipes.choosers import Replay
 
     sources = {method.name: method for method in manager().methods() if isinstance(method, DataSource)}
     if name not in sources:

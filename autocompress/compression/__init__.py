@@ -1,3 +1,1 @@
-"""From one recipe to one compressed model: stages, trainer, store, baseline, artifacts, the
-opened.
-"""
+"""From one recipe to one compressed model: the stages, their kept results, and artifacts."""

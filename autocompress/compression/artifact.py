@@ -11,7 +11,9 @@ import safetensors.torch
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.pipeline import Candidate, layer_specs, rebuild
+from autocompress.compression.candidate import Candidate
+from autocompress.compression.layertypes import layer_specs
+from autocompress.compression.rebuilding import rebuild
 from autocompress.contract import Deployable, Manager, manager
 from autocompress.data.preprocessing import steps_of
 from autocompress.errors import UserError

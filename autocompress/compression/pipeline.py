@@ -1,6 +1,4 @@
-"""The pipeline: one recipe -> one candidate, through transforms, RECOVER and QUANTIZE, with every
-stage kept.
-"""
+"""The pipeline: one recipe -> one candidate, stage by stage. Results of stages are kept."""
 
 from __future__ import annotations
 
@@ -9,73 +7,35 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import fx, nn
 
 from autocompress import models
-from autocompress.compression import precision, qat, recover, structural
-from autocompress.compression.recipe import Recipe
+from autocompress.compression import precision, qat
+from autocompress.compression.candidate import Candidate
+from autocompress.compression.inputs import Inputs
+from autocompress.compression.layertypes import layer_specs, leaves, slow_in_file
+from autocompress.compression.rebuilding import rebuild
 from autocompress.compression.sources import Sources
 from autocompress.compression.structural import OfBaseline, Structural
 from autocompress.contract import (
-    Callback,
     Context,
-    LayerSpec,
     Method,
-    OperatorCount,
     Params,
     Plan,
-    Preparing,
-    Pruner,
     TransferSet,
-    Transform,
 )
 from autocompress.files import digest
 from autocompress.graph import facts
 from autocompress.quantization import LayerBits, float_layers, hardening, operator_counts
-from autocompress.quantization.leaves import leaf_types
+from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
-from autocompress.training import computed_with
+from autocompress.training import recover
+from autocompress.training.recovery import VERSION as RECOVER_VERSION
 
 WORTH_KEEPING_S = 1.0
 """A stage that is made faster than this is made again rather than kept."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The model that a recipe gives.
-
-    Attributes:
-        model: deployable torch module in eval mode on the CPU; hardened where QUANTIZE acted.
-        plan: what was done, as JSON: enough to build ``model``'s structure again without data.
-        recipe: what was asked.
-        operators: operations by layer and width, for cost models.
-        params, macs: of the float network after the transforms (quantizing changes neither); macs
-        for one image.
-        float_layers: names of layers that QUANTIZE was to take and could not; empty for a float
-            candidate.
-        slow: why a stock runtime runs its file slowly (``LayerSpec.slow_in_file``); empty where it
-            does not.
-        estimated: transforms whose structure follows from prepared state, which a dry run did not
-            have: the real structure may differ.
-        cache_hits, cache_misses: stages found in the store, and made.
-        seconds: by stage.
-    """
-
-    model: nn.Module
-    plan: Plan
-    recipe: Recipe
-    operators: Sequence[OperatorCount]
-    params: int
-    macs: int
-    float_layers: tuple[str, ...]
-    cache_hits: int
-    cache_misses: int
-    seconds: dict[str, float]
-    slow: str = ""
-    estimated: tuple[str, ...] = ()
 
 
 @dataclass
@@ -107,8 +67,16 @@ class Pipeline:
     sources: Sources | None = None
 
     def __post_init__(self) -> None:
-        self._by_name = {method.name: method for method in self.methods}
-        self._states: dict[str, Any] = {}
+        self._inputs = Inputs(
+            self.baseline,
+            self.baseline_key,
+            self.methods,
+            self.transfer,
+            self.seed,
+            self.device,
+            self.store,
+            self.sources,
+        )
         self._structural = Structural(
             self.baseline, self.baseline_key, layer_specs(self.methods), self.store, self.seed
         )
@@ -133,7 +101,7 @@ class Pipeline:
             TrialFailed: if a training diverges.
         """
         hits, misses = self.store.hits, self.store.misses
-        context = self._context(dry_run, progress, recipe, pause)
+        context = self._inputs.context(dry_run, progress, recipe, pause)
         seconds: dict[str, float] = {}
         model, steps = self._transformed(recipe, context, seconds, pause)
         plan: Plan = {"architecture": models.architecture(self.baseline), "transforms": steps, "quantization": None}
@@ -160,10 +128,12 @@ class Pipeline:
 
     def _estimated(self, recipe: Recipe, context: Context) -> tuple[str, ...]:
         """The transforms of a dry run that would need state and have none."""
-        acting = [(self._transform(name), params) for name, params in recipe.transforms] if context.dry_run else []
+        acting = (
+            [(self._inputs.transform(name), params) for name, params in recipe.transforms] if context.dry_run else []
+        )
         needing = [(method, params) for method, params in acting if method.structure_needs_state(params)]
         return tuple(
-            method.name for method, params in needing if self._prepared(method, params, context, recipe) is None
+            method.name for method, params in needing if self._inputs.prepared(method, params, context, recipe) is None
         )
 
     # --- transforms, PRUNE and REPAIR, RECOVER: each stage under its chained key ------------------
@@ -195,7 +165,7 @@ class Pipeline:
         for count in range(len(keys), 0, -1):
             if self.store.has(keys[count - 1]) and (found := self.store.get(keys[count - 1])) is not None:
                 steps = list(found[1]["steps"])
-                model = rebuild(self.baseline, steps, self._by_name)
+                model = rebuild(self.baseline, steps, self._inputs.by_name)
                 model.load_state_dict(found[0])
                 return count, model, steps
         return 0, None, []
@@ -213,9 +183,9 @@ class Pipeline:
     def _run_transform(self, work: _Work, index: int, model: nn.Module) -> tuple[nn.Module, list[Plan]]:
         started, recipe, context = time.perf_counter(), work.recipe, work.context
         name, params = recipe.transforms[index]
-        method = self._transform(name)
-        state = self._prepared(method, params, context, recipe, work.pause)
-        before = partial(self._callbacks, recipe.transforms[:index], context)
+        method = self._inputs.transform(name)
+        state = self._inputs.prepared(method, params, context, recipe, work.pause)
+        before = partial(self._inputs.callbacks, recipe.transforms[:index], context)
         model, plan = method.apply(model, params, replace(context, state=state, callbacks=before))
         work.seconds[name] = time.perf_counter() - started
         return model, [{"method": name, "version": method.version, "plan": plan}]
@@ -226,18 +196,23 @@ class Pipeline:
         if context.dry_run:
             dry = self._structural.dry(model, recipe.prune, recipe.repair, context, untouched=untouched)
             return dry, []
-        pruner = self._pruner(recipe)
+        pruner = self._inputs.pruner(recipe)
         if pruner is not None and recipe.prune is not None:
-            state = self._prepared(pruner, recipe.prune.params, context, recipe, work.pause)
-            context = replace(context, state=state, callbacks=partial(self._callbacks, recipe.transforms, context))
+            state = self._inputs.prepared(pruner, recipe.prune.params, context, recipe, work.pause)
+            context = replace(
+                context, state=state, callbacks=partial(self._inputs.callbacks, recipe.transforms, context)
+            )
         return self._structural.run(
             model, recipe.prune, recipe.repair, pruner, context, work.seconds, untouched=untouched
         )
 
     def _run_recover(self, work: _Work, model: nn.Module) -> tuple[nn.Module, list[Plan]]:
         started, recipe, context = time.perf_counter(), work.recipe, work.context
-        callbacks, again = self._callbacks(recipe.transforms, context, model), self._adapter(recipe, work.pause)
-        model = recover.run(model, recipe.recover, context, callbacks, pause=work.pause, again=again)
+        callbacks, again = (
+            self._inputs.callbacks(recipe.transforms, context, model),
+            self._inputs.adapter(recipe, work.pause),
+        )
+        model = recover(model, recipe.recover, context, callbacks, pause=work.pause, again=again)
         work.seconds["recover"] = time.perf_counter() - started
         return model, []
 
@@ -247,63 +222,26 @@ class Pipeline:
         """Orders and moments of the baseline, as the pruner of ``recipe`` has them; made once and
         kept.
         """
-        context, pruner = self._context(False, progress, recipe, pause), self._pruner(recipe)
+        context, pruner = self._inputs.context(False, progress, recipe, pause), self._inputs.pruner(recipe)
         assert pruner is not None
         assert recipe.prune is not None
-        state = self._prepared(pruner, recipe.prune.params, context, recipe, pause)
+        state = self._inputs.prepared(pruner, recipe.prune.params, context, recipe, pause)
         return self._structural.of_baseline(recipe.prune, recipe.repair, pruner, replace(context, state=state))
 
     def _stage_keys(self, recipe: Recipe) -> list[str]:
         """Chained content keys: one a transform, one for PRUNE and REPAIR, and one for RECOVER
         where it trains.
         """
-        key, keys = self._first_key(recipe), []
+        key, keys = self._inputs.first_key(recipe), []
         for name, params in recipe.transforms:
-            key = digest(key, name, self._by_name[name].version, params)
+            key = digest(key, name, self._inputs.by_name[name].version, params)
             keys.append(key)
         if _is_structural(recipe):
-            key = digest(key, *self._structural.key_parts(recipe.prune, recipe.repair, self._pruner(recipe)))
+            key = digest(key, *self._structural.key_parts(recipe.prune, recipe.repair, self._inputs.pruner(recipe)))
             keys.append(key)
         if recipe.recover.get("epochs"):
-            keys.append(digest(key, "recover", recover.VERSION, recipe.recover))
+            keys.append(digest(key, "recover", RECOVER_VERSION, recipe.recover))
         return keys
-
-    def _pruner(self, recipe: Recipe) -> Pruner | None:
-        if recipe.prune is None:
-            return None
-        pruner = self._by_name[recipe.prune.method]
-        assert isinstance(pruner, Pruner)
-        return pruner
-
-    def _first_key(self, recipe: Recipe) -> str:
-        transfer = self.transfer_set(recipe)
-        # Of a source that adapts, the images that recovery begins with are only a part.
-        more = [] if recipe.source is None or self.sources is None else self.sources.adapting(recipe.source)
-        images = transfer.digest if transfer else None
-        return digest(self.baseline_key, images, self.seed, computed_with(self.device), *more)
-
-    def transfer_set(
-        self,
-        recipe: Recipe,
-        progress: Callable[..., None] | None = None,
-        pause: Callable[[], None] | None = None,
-    ) -> TransferSet | None:
-        """The images of ``recipe``: its data source's (made if need be), or else the user's."""
-        if recipe.source is None or self.sources is None:
-            return self.transfer
-        return self.sources.transfer_set(*recipe.source, progress, pause)
-
-    def _adapter(self, recipe: Recipe, pause: Callable[[], None] | None) -> Callable[[nn.Module], TransferSet] | None:
-        return None if recipe.source is None or self.sources is None else self.sources.adapter(recipe.source, pause)
-
-    def _callbacks(
-        self, transforms: Sequence[tuple[str, Params]], context: Context, model: nn.Module
-    ) -> list[Callback]:
-        return [
-            callback
-            for name, params in transforms
-            for callback in self._by_name[name].callbacks(model, params, context)
-        ]
 
     def _quantized(
         self,
@@ -321,20 +259,31 @@ class Pipeline:
             hardened.load_state_dict(found[0])
             return hardened, found[1]["quantization"]
         specs = layer_specs(self.methods)
-        hardened, plan = precision.quantize(model, bits, recipe, self._by_name, context, pause=pause, specs=specs)
+        hardened, plan = precision.quantize(
+            model, bits, recipe, self._inputs.by_name, context, pause=pause, specs=specs
+        )
         if trained:
             self.store.misses += 1
             self.store.put(key, hardened.state_dict(), {"quantization": plan})
         return hardened, plan
 
     def _quantize_key(self, recipe: Recipe) -> str:
-        before = (self._stage_keys(recipe) or [self._first_key(recipe)])[-1]
+        before = (self._stage_keys(recipe) or [self._inputs.first_key(recipe)])[-1]
         bits = {group: asdict(chosen) for group, chosen in recipe.bits.items()}
-        quantizers = {name: [self._by_name[name].version, params] for name, params in recipe.quantizers.items()}
-        of_training = [qat.VERSION, recover.VERSION]  # the loop is RECOVER's, whether or not RECOVER trains here
+        quantizers = {name: [self._inputs.by_name[name].version, params] for name, params in recipe.quantizers.items()}
+        of_training = [qat.VERSION, RECOVER_VERSION]  # the loop is RECOVER's, whether or not RECOVER trains here
         return digest(before, "quantize", *of_training, self.granularity, bits, quantizers, recipe.qat)
 
-    # --- prepared state ---------------------------------------------------------------------------
+    # --- what stages are given --------------------------------------------------------------------
+
+    def transfer_set(
+        self,
+        recipe: Recipe,
+        progress: Callable[..., None] | None = None,
+        pause: Callable[[], None] | None = None,
+    ) -> TransferSet | None:
+        """The images of ``recipe``; see :meth:`Inputs.transfer_set`."""
+        return self._inputs.transfer_set(recipe, progress, pause)
 
     def prepare(
         self,
@@ -342,92 +291,14 @@ class Pipeline:
         params_of: Callable[[Method], Params] | None = None,
         pause: Callable[[], None] | None = None,
     ) -> dict[str, str]:
-        """Has every transform prepare what its recipes share, once for each data source, unless
-        that is kept already.
-
-        Args:
-            progress: told of what takes long.
-            params_of: a method's parameters in the recipe to prepare for; by default nothing is
-                said.
-            pause: called between the images of a data source.
+        """Has every transform prepare what its recipes share; see :meth:`Inputs.prepare`.
 
         Returns:
             Why, by name, for the methods that could not; they are no longer part of the pipeline.
         """
-        sources = [None] if self.sources is None else list(self.sources.defaults.items())
-        failed: dict[str, str] = {}
-        for source in sources:
-            recipe = Recipe(values={}, source=source)
-            context = self._context(False, progress, recipe, pause)
-            for method in self.methods:
-                if isinstance(method, Transform) and method.name not in failed:
-                    try:
-                        self._prepared(method, params_of(method) if params_of else {}, context, recipe, pause)
-                    except Exception as error:  # a plugin's fault must not end the search
-                        failed[method.name] = f"it could not prepare: {type(error).__name__}: {error}"
-        self.methods = [method for method in self.methods if method.name not in failed]
+        failed = self._inputs.prepare(progress, params_of, pause)
+        self.methods = self._inputs.methods
         return failed
-
-    def _prepared(
-        self,
-        method: Preparing,
-        params: Params,
-        context: Context,
-        recipe: Recipe,
-        pause: Callable[[], None] | None = None,
-    ) -> Any:
-        if not method.prepares:
-            return None
-        shared = method.shared(params)
-        if context.dry_run and recipe.source is not None and self.sources is not None:
-            # Scores decide the structure, so a dry run too needs those of its source, the first
-            # that names it so.
-            context = self._context(False, context.progress, recipe, pause)
-        images = context.transfer or self.transfer
-        transfer = images.digest if images else None
-        made_by = [method.name, method.version, *([shared] if shared else [])]
-        key = digest("prepared", *made_by, self.baseline_key, transfer, self.seed, computed_with(self.device))
-        if key not in self._states:
-            if context.dry_run and (not self.store.has(key) or self.store.get(key) is None):
-                if not shared or self.transfer_set(recipe) is None:
-                    return None
-                # What is prepared may decide the structure, and only the default recipe's is there
-                # from the start.
-                context = self._context(False, context.progress, recipe, pause)
-
-            def make() -> Any:
-                return method.prepare(copy.deepcopy(self.baseline).to(context.device), replace(context, params=shared))
-
-            self._states[key] = self.store.made(key, make, pause)
-        return self._states[key]
-
-    def _transform(self, name: str) -> Transform:
-        method = self._by_name[name]
-        assert isinstance(method, Transform)
-        return method
-
-    def _context(
-        self,
-        dry_run: bool,
-        progress: Callable[..., None] | None,
-        recipe: Recipe,
-        pause: Callable[[], None] | None = None,
-    ) -> Context:
-        context = Context(
-            input_size=models.input_size(self.baseline),
-            device=torch.device("cpu") if dry_run else self.device,
-            seed=self.seed,
-            dry_run=dry_run,
-        )
-        if progress is not None:
-            context = replace(context, progress=progress)
-        if pause is not None:
-            context = replace(context, pause=pause)
-        if dry_run:
-            return context
-        transfer = self.transfer_set(recipe, progress, pause)
-        assert transfer is not None, "a run that is not dry needs data"
-        return replace(context, transfer=transfer, teacher=copy.deepcopy(self.baseline).to(self.device).eval())
 
 
 @dataclass(frozen=True)
@@ -463,38 +334,3 @@ class _Stage:
 def _is_structural(recipe: Recipe) -> bool:
     """Whether PRUNE or REPAIR has anything to do."""
     return recipe.prune is not None or recipe.repair.get("fit", "none") != "none"
-
-
-def rebuild(baseline: nn.Module, steps: Sequence[Plan], methods: Mapping[str, Method]) -> nn.Module:
-    """The structure after the transforms, PRUNE and REPAIR of ``steps``, made on a copy of
-    ``baseline`` with no data and no training. PRUNE and REPAIR need no pruner for that.
-
-    Raises:
-        KeyError: if a transform of the plan is not in ``methods``.
-    """
-    model = copy.deepcopy(baseline)
-    specs = layer_specs(list(methods.values()))
-    for step in steps:
-        if "stage" in step:
-            model = structural.rebuild(model, step, specs)
-            continue
-        method = methods[step["method"]]
-        assert isinstance(method, Transform)
-        model = method.rebuild(model, step["plan"])
-    return model.eval()
-
-
-def layer_specs(methods: Sequence[Method]) -> list[LayerSpec]:
-    """The layer types that ``methods`` bring."""
-    return [spec for method in methods for spec in method.layers]
-
-
-def leaves(methods: Sequence[Method]) -> tuple[type[nn.Module], ...]:
-    """Those of them that the traced graph keeps whole."""
-    return leaf_types(layer_specs(methods))
-
-
-def slow_in_file(model: nn.Module, specs: Sequence[LayerSpec]) -> str:
-    """Why a stock runtime would run ``model`` slowly; empty where nothing in it says so."""
-    reasons = [spec.slow_in_file for spec in specs if any(isinstance(m, spec.layer_type) for m in model.modules())]
-    return "; ".join(dict.fromkeys(reason for reason in reasons if reason))

@@ -11,7 +11,6 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import qat
-from autocompress.compression.recipe import Recipe
 from autocompress.contract import (
     Callback,
     Context,
@@ -28,6 +27,7 @@ from autocompress.graph import NetworkFacts
 from autocompress.quantization import hardening, network
 from autocompress.quantization.bias_correction import correct_bias
 from autocompress.quantization.placement import LayerBits
+from autocompress.recipes.recipe import Recipe
 
 EXEMPT_BITS = 8
 """The stem and the classifier are exempt from low bits: they run at 8, not in float."""

@@ -11,48 +11,11 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from autocompress.compression import recover
-from autocompress.contract import Callback, Context, Params, Quantizer, Space
+from autocompress.contract import Callback, Context, Params
 from autocompress.quantization.network import QuantizedNetwork
+from autocompress.training import recover
 
 VERSION = "1"
-
-
-def search_space(
-    space: Space, acting: Sequence[Quantizer], most_epochs: int, *, is_low: bool, labelled: bool = True
-) -> Params:
-    """Epochs, learning rate, weight of distillation, and when what freezes; no deployed structure
-    depends on them.
-
-    Args:
-        space: scoped.
-        acting: the quantizers of the recipe.
-        most_epochs: of the job's budget.
-        is_low: some tensor has fewer than 8 bits, so that training is worth its time by default.
-        labelled: the recipe's images have labels that mean something.
-
-    Raises:
-        InvalidRecipe: where a quantizer needs more epochs than the job has.
-    """
-    least = recover.least_epochs(acting, most_epochs, "training")
-    epochs = space.integer(
-        "epochs", least, most_epochs, default=most_epochs if is_low else least, neutral=least, structural=False
-    )
-    if epochs == 0:
-        return {"epochs": 0}
-    return {
-        "epochs": epochs,
-        # The paper has 1e-5 with plain SGD over very many steps; a few epochs of AdamW need more.
-        "lr": space.float("lr", 1e-4, 4e-3, default=1e-3, log=True, structural=False),
-        "distill": recover.distillation(space, labelled=labelled),
-        # "frozen": long-term statistics from the first step on, at half the time a step.
-        "norm": space.categorical("norm", ["corrected", "frozen"], default="corrected", structural=False),
-        # Fractions of the steps. The paper freezes after 200,000 to 400,000 steps and fine-tunes
-        # without delay.
-        "norm_freeze": space.categorical("norm_freeze", [0.3, 0.5, 0.8], default=0.5, structural=False),
-        "range_freeze": space.categorical("range_freeze", [0.3, 0.5, 0.8], default=0.5, structural=False),
-        "delay": space.categorical("delay", [0.0, 0.1, 0.25], default=0.0, structural=False),
-    }
 
 
 class QuantizationSchedule(Callback):
@@ -64,7 +27,8 @@ class QuantizationSchedule(Callback):
     own method.
 
     Args:
-        params: of :func:`search_space`; ``norm`` may also be "naive", the paper's counter-example.
+        params: of a recipe (``recipes.settings.qat_space``); ``norm`` may also be "naive", the
+            paper's counter-example.
     """
 
     def __init__(self, params: Params) -> None:
@@ -118,7 +82,7 @@ def run(
     Raises:
         TrialFailed: if the loss is not finite.
     """
-    recover.run(network, params, context, [QuantizationSchedule(params), *callbacks], pause=pause)
+    recover(network, params, context, [QuantizationSchedule(params), *callbacks], pause=pause)
 
 
 def _network(model: nn.Module) -> QuantizedNetwork:

@@ -17,39 +17,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from autocompress.compression.prune import Cut
-from autocompress.contract import Context, Params, Plan, Space
+from autocompress.contract import Context, Plan
 from autocompress.data import Split
 from autocompress.errors import TrialFailed
 from autocompress.files import digest
 from autocompress.graph import LayerFacts, NetworkFacts, evaluating, facts, trace
 from autocompress.pruning.widths import kept_outputs, lost_inputs
+from autocompress.recipes.settings import LEAST_IMAGES
 from autocompress.repair import Lockstep, Moments, choose_ridge, gather, has_columns, repair
 from autocompress.repair.shifts import ensure_bias
 from autocompress.training import logits
 
 VERSION = "1"
-FITS = ("auto", "one-shot", "sequential", "none")
-LEAST_IMAGES = 32
-"""With fewer images nothing is refitted."""
 HELD_OUT = 256
 """Images on which a repaired network must not be worse than before; at most a third of all."""
 DEEP = 0.25
 """Networks with fewer of the baseline's MACs than this are repaired sequentially."""
 BATCH = 64
-
-
-def search_space(space: Space) -> Params:
-    """How to refit, and on how many images; searched only where the job says so.
-
-    Args:
-        space: not scoped.
-    """
-    own = space.scope("repair")
-    fit = own.categorical("fit", FITS, default="auto", searched=False)
-    if fit == "none":
-        return {"fit": "none"}
-    images = own.integer("images", LEAST_IMAGES, 65_536, default=512, structural=False, searched=False)
-    return {"fit": fit, "images": images}
 
 
 @dataclass

@@ -20,6 +20,7 @@ from autocompress.errors import TrialFailed
 from autocompress.files import digest
 from autocompress.store import Store, pack, unpack
 from autocompress.training import computed_with, logits
+from autocompress.training.joining import images_of
 
 VERSION = "1"
 HELD_OUT = 512
@@ -188,7 +189,7 @@ class Sources:
         """
         parts = [self._held_out_of(name, None, pause).train for name in self.defaults]
         share = min(self._share, *(len(part) for part in parts))
-        images = torch.cat([_images(part.subset(share, self.seed)) for part in parts])
+        images = torch.cat([images_of(part.subset(share, self.seed)) for part in parts])
         unlabelled = TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), info)
         key = digest("held out", VERSION, self.teacher_key, unlabelled.digest, computed_with(self.device))
         if (found := self.store.get(key) if self.store.has(key) else None) is None:
@@ -237,21 +238,6 @@ class Sources:
         return replace(made, labelled=False)  # labels are the source's wishes, not the truth
 
 
-def joined(first: TransferSet, second: TransferSet) -> TransferSet:
-    """The images of both to train on; the first's to calibrate on.
-
-    Soft targets stay where both have them alike.
-    """
-    info, images = first.train.info, torch.cat([_images(first.train), _images(second.train)])
-    labels = torch.cat([first.train.labels(), second.train.labels()])
-    train = TensorSplit(images, labels, info)
-    soft = None
-    if first.soft_targets is not None and second.soft_targets is not None and first.temperature == second.temperature:
-        soft = torch.cat([first.soft_targets.cpu(), second.soft_targets.cpu()])
-    demands = first.demands | second.demands
-    return replace(first, train=train, soft_targets=soft, demands=demands, digest=digest(first.digest, second.digest))
-
-
 def _check(made: TransferSet, input_size: tuple[int, int, int]) -> None:
     """Refuses what nothing could be trained on."""
     if not isinstance(made, TransferSet):
@@ -259,18 +245,13 @@ def _check(made: TransferSet, input_size: tuple[int, int, int]) -> None:
     for split in (made.train, made.calibration):
         if not len(split):
             raise TrialFailed("the data source gave no images")
-        images = _images(split)
+        images = images_of(split)
         if tuple(images.shape[1:]) != input_size:
             raise TrialFailed(f"the images are {tuple(images.shape[1:])}, the model takes {input_size}")
         if not bool(images.isfinite().all()):
             raise TrialFailed("the images are not finite numbers")
     if made.soft_targets is not None and len(made.soft_targets) != len(made.train):
         raise TrialFailed(f"there are {len(made.soft_targets)} soft targets for {len(made.train)} images")
-
-
-def _images(split: Split) -> torch.Tensor:
-    """All images, float32 ``(N, C, H, W)``, normalised, on the CPU."""
-    return torch.cat([images for images, _ in split.loader(256)]).cpu()
 
 
 def _same_images(one: Split, other: Split) -> bool:
@@ -298,7 +279,7 @@ def _packed(made: TransferSet) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 def _split_state(split: Split) -> dict[str, Any]:
-    return {"images": _images(split), "labels": split.labels(), "info": asdict(split.info)}
+    return {"images": images_of(split), "labels": split.labels(), "info": asdict(split.info)}
 
 
 def _unpacked(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> TransferSet:

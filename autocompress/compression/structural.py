@@ -13,7 +13,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import prune, repair
-from autocompress.compression.prune import Cut, Pruning
+from autocompress.compression.prune import Cut
 from autocompress.compression.repair import Images, Inputs
 from autocompress.contract import Context, Coupling, LayerSpec, Params, Plan, Pruner
 from autocompress.errors import TrialFailed
@@ -24,6 +24,7 @@ from autocompress.pruning.known import fixed_couplings, known_couplings
 from autocompress.pruning.removal import remove
 from autocompress.pruning.widths import lost_inputs
 from autocompress.quantization.leaves import leaf_types
+from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.repair import Moments
 from autocompress.store import Store
 from autocompress.training import computed_with, logits, recalibrate_batch_norm
@@ -228,7 +229,7 @@ class Structural:
             return prune.orders_of(pruner, prune.losing(every, self.baseline, asked), asked.params, context)
         key = self._orders_key(asked, pruner, inputs.images, context)
         if key not in self._orders:
-            offered = prune.offered(self.baseline, asked.mode)
+            offered = prunable(self.baseline, asked.mode)
 
             def make() -> Any:
                 return {"orders": prune.orders_of(pruner, offered, asked.params, context)}

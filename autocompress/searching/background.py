@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from autocompress.compression.proposing import Proposed
-from autocompress.compression.sensitivity import Sensitivity
 from autocompress.contract import Value
 from autocompress.graph import let_trace, without_tracing
+from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.reach import OutOfReach, out_of_reach
 from autocompress.searching.searchable import SearchableJob
+from autocompress.sensitivity.table import Sensitivity
 
 Point = tuple[str, dict[str, Value]]
 """Label and values of a recipe."""

@@ -16,12 +16,12 @@ from typing import Any
 import onnx
 import onnxscript
 
-from autocompress.compression.keys import measured_with
 from autocompress.contract import Device
 from autocompress.data import Splits
 from autocompress.data.guard import Sealed
 from autocompress.errors import UserError
 from autocompress.job import Job
+from autocompress.opened.keys import measured_with
 from autocompress.training import versions
 
 EDITABLE = ("name", "results", "budget", "workers", "sampler", "recipes_from")

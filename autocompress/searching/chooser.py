@@ -9,8 +9,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial
 
 from autocompress.compat.optuna import enqueued_values
-from autocompress.compression.proposing import Proposed
 from autocompress.contract.space import Parameter, Value
+from autocompress.proposals.proposer import Proposed
 
 SMALLEST_BUDGET = 1 / 32
 """Least share of the full latency that is drawn."""

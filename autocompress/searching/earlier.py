@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Value
+from autocompress.recipes.choosers import Replay
 from autocompress.results import SearchResult, read
 from autocompress.searching.study import Compose
 

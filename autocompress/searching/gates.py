@@ -18,14 +18,15 @@ from typing import Any, Protocol
 
 import torch
 
-from autocompress.compression.keys import measured_with
-from autocompress.compression.pipeline import Candidate
-from autocompress.compression.recipe import Recipe, Replay
+from autocompress.compression.candidate import Candidate
 from autocompress.contract import Deployable, Measurement, Value
 from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.files import digest, is_full_disk, kept_if_possible, write_json
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.intervals import paired_difference
+from autocompress.opened.keys import measured_with
+from autocompress.recipes.choosers import Replay
+from autocompress.recipes.recipe import Recipe
 from autocompress.results import Row
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.rundir import scratch_folder

@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from autocompress.compression.recipe import Replay
 from autocompress.devices.lock import MachineLock
 from autocompress.objectives.figures import known
 from autocompress.objectives.fronts import by_distance, fastest_within, front_rows, within_bar
+from autocompress.recipes.choosers import Replay
 from autocompress.results import Row
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.compression.recipe import Replay
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
 from autocompress.objectives.bounds import bounded_value, met
 from autocompress.objectives.quantities import BY_NAME
 from autocompress.objectives.spelling import Bound, spell_bound
+from autocompress.recipes.choosers import Replay
 from autocompress.results import Row
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.searchable import SearchableJob

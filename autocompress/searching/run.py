@@ -11,15 +11,15 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from autocompress.compression.feasibility import UNCOMPRESSED
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Manager, manager
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told, kept_if_possible
 from autocompress.job import Job, anchored, load_job, resolved, validate
 from autocompress.objectives.fronts import front_hypervolume
+from autocompress.opened.feasibility import UNCOMPRESSED
 from autocompress.processors import usable_processors
+from autocompress.recipes.choosers import Replay
 from autocompress.results import (
     BASELINE,
     INTERRUPTED,

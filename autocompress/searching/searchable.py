@@ -1,6 +1,6 @@
 """What the search asks of an opened job.
 
-``compression.openedjob.OpenedJob`` has all of it; tests have a smaller class.
+``opened.job.OpenedJob`` has all of it; tests have a smaller class.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from autocompress.compression.baseline import Baseline
-from autocompress.compression.pipeline import Candidate
-from autocompress.compression.proposing import Proposed
-from autocompress.compression.recipe import Recipe
-from autocompress.compression.sensitivity import Sensitivity
+from autocompress.compression.candidate import Candidate
 from autocompress.contract import Deployable, Device, Method, Value
 from autocompress.contract.space import Chooser
 from autocompress.data import Splits
 from autocompress.export import Agreement
 from autocompress.job import Job
+from autocompress.opened.baseline import Baseline
+from autocompress.proposals.proposer import Proposed
+from autocompress.recipes.recipe import Recipe
+from autocompress.sensitivity.table import Sensitivity
 
 
 class SearchableJob(Protocol):

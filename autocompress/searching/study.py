@@ -24,12 +24,12 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.compat.optuna import fail_waiting, frozen_enqueued_values, running_trial
-from autocompress.compression.proposing import Proposed
 from autocompress.contract.space import Chooser, Value
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.files import digest
 from autocompress.job import Job
 from autocompress.objectives.figures import directions
+from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
 from autocompress.searching.chooser import OptunaChooser
 from autocompress.searching.journal import Journal

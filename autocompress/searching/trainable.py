@@ -16,12 +16,12 @@ import torch
 from ray import tune
 
 from autocompress import watchdog
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import TrialFailed, UserError
 from autocompress.job import Job
 from autocompress.locks import FileLock
+from autocompress.opened.job import OpenedJob
 from autocompress.results import Row
 from autocompress.searching import rundir
 from autocompress.searching.gates import Lock, Trial

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress.compression.prune import offered
 from autocompress.compression.repair import Images, Inputs
 from autocompress.contract import Context, Coupling, Params, Pruner, Space
+from autocompress.recipes.pruning import prunable
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.preparing import prepared
 from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
@@ -60,7 +60,7 @@ def _points(method: Pruner, model: nn.Module) -> Iterator[Params]:
 
 def _check_point(method: Pruner, model: nn.Module, params: Params) -> None:
     state = prepared(method, model, params)
-    couplings = offered(model, "group")
+    couplings = prunable(model, "group")
     orders = _orders(method, model, couplings, params, state)
     for coupling in couplings:
         require(coupling.name in orders, f"orders must have one for each coupling; {coupling.name} has none")

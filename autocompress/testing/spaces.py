@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from autocompress.compression.recipe import Policy
 from autocompress.contract import Method, Parameter, Params, Space, Transform, Value
 from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
 from autocompress.job import Job
+from autocompress.recipes.choosers import Policy
 from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
 
 RANDOM_RECIPES = 8

@@ -2,8 +2,9 @@
 
 ``loop`` is the training loop, with ``optimizing`` (optimizer groups, schedules), ``losses`` (labels
 and distillation) and ``taps`` (outputs of inner modules for callbacks). ``trainer`` trains a model,
-or a baseline that is kept. ``evaluation`` gives logits and accuracy, and recalibrates batch norms.
-``computing`` tells how torch computes, which is part of every content key.
+or a baseline that is kept, and ``recovery`` a compressed one. ``evaluation`` gives logits and
+accuracy, and recalibrates batch norms. ``computing`` tells how torch computes, which is part of
+every content key.
 """
 
 from autocompress.training.computing import computed_with, half_precision, versions
@@ -11,6 +12,7 @@ from autocompress.training.evaluation import device_of, evaluate, logits, recali
 from autocompress.training.loop import Progress, Training, TrainResult, TrainSettings
 from autocompress.training.losses import SoftTargets, answers_of, distillation
 from autocompress.training.optimizing import clipped_parameters, make_optimizer, parameter_groups
+from autocompress.training.recovery import recover
 from autocompress.training.trainer import (
     baseline_settings,
     default_device,
@@ -40,6 +42,7 @@ __all__ = [
     "make_optimizer",
     "parameter_groups",
     "recalibrate_batch_norm",
+    "recover",
     "require_training_images",
     "train",
     "train_baseline",

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Value
+from autocompress.opened.job import OpenedJob
 from shared.orders import difference
 from shared.trained import job_of, recipe_of
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Policy, Recipe, Replay
 from autocompress.contract import Deployable, OperatorCount, Value, manager
 from autocompress.devices.cost_model import CostModel
 from autocompress.job import load_job
 from autocompress.objectives.intervals import wilson
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Policy, Replay
+from autocompress.recipes.recipe import Recipe
 from autocompress.training import evaluate
 from shared.orders import Claim, judged
 from shared.rows import Rows, packed, unpacked

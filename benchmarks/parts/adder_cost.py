@@ -18,10 +18,10 @@ from torch import nn
 
 import int8
 from autocompress import data
-from autocompress.compression.transfer import user_data
 from autocompress.contract import Context, Transform, manager
 from autocompress.data import Split, Splits
 from autocompress.job import load_job
+from autocompress.opened.transfer import user_data
 from autocompress.training import Training, TrainSettings, default_device
 from parts.slb_cost import Clock
 from shared.asked import params_of

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 import int8
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Policy
 from autocompress.export.check import open_session
 from autocompress.export.exporter import INPUT
 from autocompress.job import load_job
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Policy
 
 RULES = {
     "convolution, float32": {},

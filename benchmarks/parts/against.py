@@ -13,9 +13,9 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from autocompress.compression.openedjob import OpenedJob
 from autocompress.contract import Deployable, Quantizer, Value
 from autocompress.objectives.intervals import paired_difference
+from autocompress.opened.job import OpenedJob
 from shared import rivals
 from shared.trained import job_of, recipe_of
 

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.transfer import user_data
 from autocompress.contract import TransferSet, Value
+from autocompress.opened.transfer import user_data
 from autocompress.training import evaluate
 from autocompress_zskd import networks  # noqa: F401 - makes the paper's networks known to timm
 from shared.orders import Claim, judged

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.compression.transfer import user_data
 from autocompress.contract import TransferSet, Value
+from autocompress.opened.transfer import user_data
 from autocompress.training import evaluate
 from autocompress_scop import Scop
 from shared.orders import Claim, judged

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Space
 from autocompress.graph import facts
+from autocompress.recipes.choosers import Replay
 from autocompress_ghost import Ghost
 from shared.repaired import SearchableJob
 

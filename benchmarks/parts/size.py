@@ -8,12 +8,12 @@ from typing import Any
 
 import int8
 from autocompress import models
-from autocompress.compression.baseline import weights_key
-from autocompress.compression.jobspace import JobSpace
 from autocompress.compression.pipeline import Pipeline
 from autocompress.contract import Quantizer, manager
 from autocompress.export import export, operator_histogram
 from autocompress.job import Limits, load_job
+from autocompress.opened.baseline import weights_key
+from autocompress.recipes.jobspace import JobSpace
 from autocompress.store import Store
 from autocompress.training import default_device
 from shared.trained import QUANTIZERS, Written

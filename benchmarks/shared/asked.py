@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from autocompress.compression.recipe import Replay
 from autocompress.contract import Method, Params, Space, Value
+from autocompress.recipes.choosers import Replay
 
 
 def params_of(method: Method, model: nn.Module, values: Mapping[str, Value]) -> Params:

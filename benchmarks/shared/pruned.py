@@ -16,18 +16,19 @@ import torch_pruning as tp
 from torch import nn
 
 from autocompress import models
-from autocompress.compression import prune, recover
-from autocompress.compression.prune import Pruning
-from autocompress.compression.recipe import Replay, params_of
+from autocompress.compression import prune
 from autocompress.compression.structural import LEAST_RECALIBRATION, RECALIBRATION_PIXELS, Structural
-from autocompress.compression.transfer import user_data
 from autocompress.contract import Context, Params, Pruner, Space, TransferSet
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import facts
+from autocompress.opened.transfer import user_data
 from autocompress.pruning.couplings import couplings
 from autocompress.pruning.removal import remove
+from autocompress.recipes.choosers import Replay
+from autocompress.recipes.pruning import Pruning, kept_whole, prunable
+from autocompress.recipes.recipe import params_of
 from autocompress.store import Store
-from autocompress.training import default_device, recalibrate_batch_norm
+from autocompress.training import default_device, recalibrate_batch_norm, recover
 from autocompress_criteria import BatchNormScale, Magnitude, Random
 from autocompress_scop import Scop
 from shared.trained import Trained
@@ -79,7 +80,7 @@ def uniform(pruner: Pruner, model: nn.Module, rate: float, mode: str, multiple: 
         mode: of removal.
         multiple: of the number of channels that stay.
     """
-    keep = {coupling.name: 1.0 - rate for coupling in prune.offered(model, mode)}
+    keep = {coupling.name: 1.0 - rate for coupling in prunable(model, mode)}
     return Pruning(pruner.name, params_of(pruner, Space(Replay({})), model), keep, mode, multiple)
 
 
@@ -133,7 +134,7 @@ def removed(pruner: Pruner, model: nn.Module, asked: Pruning, context: Context) 
 
 def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
     """``model`` after RECOVER with its defaults, trained in place."""
-    return recover.run(model, {**RECOVERY, "epochs": epochs}, context, []) if epochs else model.eval()
+    return recover(model, {**RECOVERY, "epochs": epochs}, context, []) if epochs else model.eval()
 
 
 class TorchPruning:
@@ -147,7 +148,7 @@ class TorchPruning:
 
     def __init__(self, model: nn.Module, mode: str) -> None:
         self._model, self._size = model, models.input_size(model)
-        whole = prune.reasons(model, mode)
+        whole = kept_whole(model, mode)
         every = couplings(model, self._size, mode, verify=False)
         self._alone = [layer for coupling in every if coupling.name in whole for layer in coupling.producers]
 

@@ -17,16 +17,17 @@ import torch
 from torch import nn
 
 from autocompress import models
-from autocompress.compression import prune, recover, repair
-from autocompress.compression.prune import Pruning
-from autocompress.compression.recipe import Replay, params_of
+from autocompress.compression import prune, repair
 from autocompress.compression.structural import Structural
-from autocompress.compression.transfer import user_data
 from autocompress.contract import Context, LayerSpec, Pruner, Space, manager
 from autocompress.graph import facts
+from autocompress.opened.transfer import user_data
 from autocompress.pruning.known import fixed_couplings
+from autocompress.recipes.choosers import Replay
+from autocompress.recipes.pruning import Pruning, prunable
+from autocompress.recipes.recipe import params_of
 from autocompress.store import Store
-from autocompress.training import logits
+from autocompress.training import logits, recover
 from shared.trained import Trained
 
 HALVINGS = 14
@@ -70,7 +71,7 @@ class SearchableJob:
         model, low, high = self.baseline.model, 0.02, 1.0
         whole = facts(model, self.context.input_size)
         every = fixed_couplings(model, self.context.input_size, mode)
-        offered = prune.offered(model, mode)
+        offered = prunable(model, mode)
         found: tuple[float, dict[str, float]] = (9.0, {})
         for _ in range(HALVINGS):
             keep = dict.fromkeys((coupling.name for coupling in offered), (low + high) / 2)
@@ -140,7 +141,7 @@ class SearchableJob:
         assert transfer is not None
         part = transfer.train.subset(int(len(transfer.train) * QUARTER), self.seed)
         context = replace(self.context, transfer=replace(transfer, train=part))
-        return recover.run(model, {"epochs": 1, "lr": lr, "distill": 0.5}, context, [])
+        return recover(model, {"epochs": 1, "lr": lr, "distill": 0.5}, context, [])
 
     def judged(self, model: nn.Module) -> dict[str, float]:
         """Accuracy in percent, KL to the baseline, and agreement with it in percent, on the

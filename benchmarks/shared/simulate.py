@@ -14,8 +14,6 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import qat
-from autocompress.compression.recipe import Replay
-from autocompress.compression.transfer import user_data
 from autocompress.contract import (
     Context,
     FakeQuantizer,
@@ -29,8 +27,10 @@ from autocompress.contract import (
     manager,
 )
 from autocompress.graph import facts
+from autocompress.opened.transfer import user_data
 from autocompress.quantization import LayerBits, calibrate, quantize
 from autocompress.quantization.network import QuantizedNetwork
+from autocompress.recipes.choosers import Replay
 from autocompress.training import default_device, evaluate
 from shared.trained import Trained
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.baseline import weights_key
 from autocompress.contract import Context, DataSource, TransferSet, Value, manager
 from autocompress.data import TensorSplit
 from autocompress.files import atomic, cache_folder, digest
+from autocompress.opened.baseline import weights_key
 from autocompress.store import save_tensors
 from autocompress.synthesis import data_info
 from autocompress.training import TrainSettings, default_device, train

@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from autocompress import data, models
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.recipe import Recipe, Replay
 from autocompress.contract import Parameter, Value, manager
 from autocompress.data import Splits
 from autocompress.devices.machine import machine
 from autocompress.job import Job, load_job
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Replay
+from autocompress.recipes.recipe import Recipe
 from autocompress.training import default_device, train_baseline, versions
 
 QUANTIZERS = ("quantize", "slb")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autocompress.contract import Context
+from autocompress.training import recover
 
 RECOVERY = {"lr": 2e-3, "distill": 0.5}
 """RECOVER's own defaults."""
@@ -31,11 +32,9 @@ def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
     Raises:
         TrialFailed: if the loss is not finite.
     """
-    from autocompress.compression import recover
-
     settings = {**RECOVERY, "epochs": epochs}
     student = copy.deepcopy(model)
-    return recover.run(student, settings, context, list(context.callbacks(student)), pause=context.pause)
+    return recover(student, settings, context, list(context.callbacks(student)), pause=context.pause)
 
 
 def breathing(context: Context) -> Callable[..., None]:

@@ -7,10 +7,10 @@ import math
 from torch import nn
 
 from autocompress import models
-from autocompress.compression.baseline import Baseline
-from autocompress.compression.normalisation import note_on_normalisation
 from autocompress.data import Splits
 from autocompress.job import Job
+from autocompress.opened.baseline import Baseline
+from autocompress.opened.normalisation import note_on_normalisation
 from autocompress.store import Store
 
 

@@ -11,12 +11,13 @@ from functools import cached_property
 
 from torch import nn
 
-from autocompress.compression import recipe as recipes
-from autocompress.compression.recipe import SOURCE, Policy, Recipe, Replay
 from autocompress.contract import DataSource, Method, Parameter, Params, Pruner, Quantizer, Space, Transform, Value
 from autocompress.contract.space import Chooser, LimitError
 from autocompress.errors import InvalidRecipe
 from autocompress.job import Limits, reject_unmatched
+from autocompress.recipes.choosers import Policy, Replay
+from autocompress.recipes.parameters import every_parameter
+from autocompress.recipes.recipe import SOURCE, Recipe, compose, compose_source
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class JobSpace:
 
     def _fill(self, space: Space) -> Recipe:
         try:
-            return recipes.compose(space, self.model, self.methods, self.epochs)
+            return compose(space, self.model, self.methods, self.epochs)
         except LimitError as error:
             raise self.limits.error(error.name, error.text) from None
 
@@ -65,14 +66,14 @@ class JobSpace:
             space = Space(Replay({SOURCE: name}), self.granularity, self.limits.values)
             with suppress(InvalidRecipe):  # the user's limits leave this one out
                 try:
-                    source = recipes.compose_source(space, self.model, self.methods)
+                    source = compose_source(space, self.model, self.methods)
                 except LimitError as error:
                     raise self.limits.error(error.name, error.text) from None
                 if source is not None and source[0] == name:
                     found[name] = source[1]
         if names:
             default = Space(Replay({}), self.granularity, self.limits.values)
-            chosen = recipes.compose_source(default, self.model, self.methods)
+            chosen = compose_source(default, self.model, self.methods)
             found = dict(sorted(found.items(), key=lambda item: chosen is None or item[0] != chosen[0]))
         return found
 
@@ -119,7 +120,7 @@ class JobSpace:
             matched.update(space.matched)
             return space
 
-        return recipes.every_parameter(run), matched
+        return every_parameter(run), matched
 
     def policy(
         self, rules: Mapping[str, str], quantizer: str | None = None, pruner: str | None = None

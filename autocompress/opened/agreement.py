@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from autocompress.compression.baseline import Baseline, measure_baseline
 from autocompress.compression.sources import Sources
 from autocompress.data import Splits
 from autocompress.errors import UserError
 from autocompress.files import digest
+from autocompress.opened.baseline import Baseline, measure_baseline
 from autocompress.scoring import Scorer
 from autocompress.store import Store
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from autocompress.compression import prune
-from autocompress.compression.recipe import Replay, params_of
 from autocompress.contract import DataSource, Device, Method, Pruner, Quantizer, Space
 from autocompress.data import Splits
 from autocompress.errors import InvalidRecipe, UserError, did_you_mean
 from autocompress.job import Job
+from autocompress.recipes.choosers import Replay
+from autocompress.recipes.pruning import refusal_to_prune
+from autocompress.recipes.recipe import params_of
 
 
 def applicable(
@@ -74,7 +75,7 @@ def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool, devic
     for kind in sorted({kind for spec in method.layers for kind in spec.operator_kinds}):
         if lacking := [device.name for device in devices if not device.counts(kind)]:
             return [f"its layers take operations of the kind '{kind}', for which '{lacking[0]}' has no figures"]
-    if isinstance(method, Pruner) and (reason := prune.refusal(model)) is not None:
+    if isinstance(method, Pruner) and (reason := refusal_to_prune(model)) is not None:
         return [reason]
     try:
         reasons = method.check(model, job)

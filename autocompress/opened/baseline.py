@@ -16,13 +16,13 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression.artifact import metadata
-from autocompress.compression.keys import scored_with
 from autocompress.contract import Deployable
 from autocompress.data import Split, Splits
 from autocompress.errors import TrialFailed, UserError
 from autocompress.export import AGREEMENT_IMAGES, OPSET, check_agreement, export
 from autocompress.files import atomic, digest
 from autocompress.graph import facts
+from autocompress.opened.keys import scored_with
 from autocompress.quantization.counts import operator_counts
 from autocompress.scoring import Scorer, images_between_pauses
 from autocompress.store import Store

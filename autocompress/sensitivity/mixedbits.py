@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from autocompress.compression import recipe as recipes
-from autocompress.compression.jobspace import JobSpace
-from autocompress.compression.recipe import Fixed, Policy, Recipe
-from autocompress.compression.sensitivity import Sensitivity, Width, lowest_widths
 from autocompress.contract import Parameter, Params, Quantizer, Space, Value
 from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
+from autocompress.recipes.choosers import Fixed, Policy
+from autocompress.recipes.jobspace import JobSpace
+from autocompress.recipes.recipe import Recipe, compose
+from autocompress.sensitivity.table import Sensitivity, Width, lowest_widths
 
 MOST_LOSS = 0.05
 """Nats that the widths of a starting point may lose together, before any training; see
@@ -103,7 +103,7 @@ def _recipe(space: JobSpace, fixed: Mapping[str, Value]) -> Recipe | None:
 def _asked(space: JobSpace, fixed: Mapping[str, Value]) -> dict[str, Parameter]:
     run = Space(_chooser(space, fixed), space.granularity, space.limits.values)
     with suppress(InvalidRecipe):  # what was asked before the methods clashed still counts
-        recipes.compose(run, space.model, space.methods, space.epochs)
+        compose(run, space.model, space.methods, space.epochs)
     return run.asked
 
 

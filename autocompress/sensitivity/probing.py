@@ -17,14 +17,15 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import precision
-from autocompress.compression.pipeline import layer_specs, leaves
-from autocompress.compression.recipe import GroupBits, Recipe
-from autocompress.compression.sensitivity import Sensitivity, Setting, Width
-from autocompress.compression.slots import Slot, SlotRunner
+from autocompress.compression.layertypes import layer_specs, leaves
 from autocompress.contract import Context, FakeQuantizer, Hardened, Quantizer, TensorSpec
 from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
 from autocompress.quantization import Point, QuantizedNetwork, quantize
+from autocompress.recipes.bits import GroupBits
+from autocompress.recipes.recipe import Recipe
+from autocompress.sensitivity.slots import Slot, SlotRunner
+from autocompress.sensitivity.table import Sensitivity, Setting, Width
 from autocompress.store import Store
 from autocompress.training import computed_with
 

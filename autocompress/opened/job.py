@@ -14,20 +14,11 @@ import numpy as np
 from torch import nn
 
 from autocompress import models
-from autocompress.compression import artifact, mixedbits, probing
-from autocompress.compression.agreement import judged_by_agreement
-from autocompress.compression.applicable import applicable, require_images
-from autocompress.compression.baseline import Baseline, export_baseline, measure_baseline, teacher_key
-from autocompress.compression.jobspace import JobSpace
-from autocompress.compression.keys import measured_with
-from autocompress.compression.outline import outline, recovery_epochs
-from autocompress.compression.pipeline import Candidate, Pipeline, layer_specs
-from autocompress.compression.proposing import Proposed, Proposer
-from autocompress.compression.recipe import GroupBits, Policy, Recipe, Replay, params_of
-from autocompress.compression.remarks import remarks
-from autocompress.compression.sensitivity import Sensitivity, Setting
+from autocompress.compression import artifact
+from autocompress.compression.candidate import Candidate
+from autocompress.compression.layertypes import layer_specs
+from autocompress.compression.pipeline import Pipeline
 from autocompress.compression.sources import Sources
-from autocompress.compression.transfer import user_data
 from autocompress.contract import (
     Context,
     DataSource,
@@ -50,7 +41,23 @@ from autocompress.export import AGREEMENT_IMAGES, Agreement, check_agreement, cu
 from autocompress.files import cache_folder
 from autocompress.job import Job, Limits
 from autocompress.memory import out_of_memory_told
+from autocompress.opened.agreement import judged_by_agreement
+from autocompress.opened.applicable import applicable, require_images
+from autocompress.opened.baseline import Baseline, export_baseline, measure_baseline, teacher_key
+from autocompress.opened.keys import measured_with
+from autocompress.opened.outline import outline, recovery_epochs
+from autocompress.opened.remarks import remarks
+from autocompress.opened.transfer import user_data
+from autocompress.proposals.jobtables import TableMaker
+from autocompress.proposals.proposer import Proposed, Proposer
+from autocompress.proposals.shares import ShareRecipes
+from autocompress.recipes.bits import GroupBits
+from autocompress.recipes.choosers import Policy, Replay
+from autocompress.recipes.jobspace import JobSpace
+from autocompress.recipes.recipe import Recipe, params_of
 from autocompress.scoring import Scorer, images_between_pauses
+from autocompress.sensitivity import mixedbits, probing
+from autocompress.sensitivity.table import Sensitivity, Setting
 from autocompress.store import Store
 from autocompress.training import (
     default_device,
@@ -287,12 +294,13 @@ class OpenedJob:
         called often."""
         measured_by = measured_with(self.device, self.job.device)
         base, lock = self.baseline.deployable, MachineLock()
-        proposer = Proposer(self.job, self.space, self.pipeline, self.device, base, self.export, measured_by, lock)
-        proposer.breathe = _both(lock.breathe, pause)
+        recipes = ShareRecipes(self.space)
+        maker = TableMaker(self.job, recipes, self.pipeline, self.device, base, self.export, measured_by, lock)
+        maker.breathe = _both(lock.breathe, pause)
         if progress is not None:
-            proposer.progress = progress
+            maker.progress = progress
         try:
-            return proposer.propose()
+            return Proposer(maker).propose()
         except Exception as error:
             log.warning("no proposals: %s: %s", type(error).__name__, error, exc_info=error)
             return None

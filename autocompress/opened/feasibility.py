@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from autocompress.compression.baseline import Baseline
-from autocompress.compression.openedjob import OpenedJob
-from autocompress.compression.pipeline import Candidate
-from autocompress.compression.recipe import Replay
+from autocompress.compression.candidate import Candidate
 from autocompress.contract import Deployable, Measurement
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
 from autocompress.objectives.bounds import excess
+from autocompress.opened.baseline import Baseline
+from autocompress.opened.job import OpenedJob
+from autocompress.recipes.choosers import Replay
 
 UNCOMPRESSED = "uncompressed"
 """Label of the candidate on which no method acts."""

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from autocompress import data, models
-from autocompress.compression.applicable import applicable, require_images
-from autocompress.compression.batches import check_batches, check_measured_batch
-from autocompress.compression.jobspace import JobSpace
 from autocompress.contract import DataSource, Device, Manager, Method
 from autocompress.data import Sealed, Splits
 from autocompress.errors import UserError
 from autocompress.files import check_cache
 from autocompress.job import Job, Limits, limits_of
+from autocompress.opened.applicable import applicable, require_images
+from autocompress.opened.batches import check_batches, check_measured_batch
+from autocompress.recipes.jobspace import JobSpace
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,174 @@
+"""What the stages of a recipe are given: images, prepared state, callbacks, a context."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress import models
+from autocompress.compression.sources import Sources
+from autocompress.contract import Callback, Context, Method, Params, Preparing, Pruner, TransferSet, Transform
+from autocompress.files import digest
+from autocompress.recipes.recipe import Recipe
+from autocompress.store import Store
+from autocompress.training import computed_with
+
+
+@dataclass
+class Inputs:
+    """What the stages of recipes on one baseline are given.
+
+    Attributes:
+        baseline, baseline_key, methods, transfer, seed, device, store, sources: of the pipeline.
+    """
+
+    baseline: nn.Module
+    baseline_key: str
+    methods: Sequence[Method]
+    transfer: TransferSet | None
+    seed: int
+    device: torch.device
+    store: Store
+    sources: Sources | None = None
+
+    def __post_init__(self) -> None:
+        self.by_name = {method.name: method for method in self.methods}
+        self._states: dict[str, Any] = {}
+
+    def first_key(self, recipe: Recipe) -> str:
+        """Content key before any stage: the baseline, the images, the seed and what computes."""
+        transfer = self.transfer_set(recipe)
+        # Of a source that adapts, the images that recovery begins with are only a part.
+        more = [] if recipe.source is None or self.sources is None else self.sources.adapting(recipe.source)
+        images = transfer.digest if transfer else None
+        return digest(self.baseline_key, images, self.seed, computed_with(self.device), *more)
+
+    def transfer_set(
+        self,
+        recipe: Recipe,
+        progress: Callable[..., None] | None = None,
+        pause: Callable[[], None] | None = None,
+    ) -> TransferSet | None:
+        """The images of ``recipe``: its data source's (made if need be), or else the user's."""
+        if recipe.source is None or self.sources is None:
+            return self.transfer
+        return self.sources.transfer_set(*recipe.source, progress, pause)
+
+    def adapter(self, recipe: Recipe, pause: Callable[[], None] | None) -> Callable[[nn.Module], TransferSet] | None:
+        """What gives images that answer to a student; None where the source does not adapt."""
+        return None if recipe.source is None or self.sources is None else self.sources.adapter(recipe.source, pause)
+
+    def pruner(self, recipe: Recipe) -> Pruner | None:
+        """The pruner of ``recipe``; None where no channel goes."""
+        if recipe.prune is None:
+            return None
+        pruner = self.by_name[recipe.prune.method]
+        assert isinstance(pruner, Pruner)
+        return pruner
+
+    def callbacks(self, transforms: Sequence[tuple[str, Params]], context: Context, model: nn.Module) -> list[Callback]:
+        """What ``transforms`` want to do while ``model`` trains."""
+        return [
+            callback for name, params in transforms for callback in self.by_name[name].callbacks(model, params, context)
+        ]
+
+    def prepare(
+        self,
+        progress: Callable[..., None] | None = None,
+        params_of: Callable[[Method], Params] | None = None,
+        pause: Callable[[], None] | None = None,
+    ) -> dict[str, str]:
+        """Has every transform prepare what its recipes share, once for each data source, unless
+        that is kept already.
+
+        Args:
+            progress: told of what takes long.
+            params_of: a method's parameters in the recipe to prepare for; by default nothing is
+                said.
+            pause: called between the images of a data source.
+
+        Returns:
+            Why, by name, for the methods that could not; they are no longer part of the pipeline.
+        """
+        sources = [None] if self.sources is None else list(self.sources.defaults.items())
+        failed: dict[str, str] = {}
+        for source in sources:
+            recipe = Recipe(values={}, source=source)
+            context = self.context(False, progress, recipe, pause)
+            for method in self.methods:
+                if isinstance(method, Transform) and method.name not in failed:
+                    try:
+                        self.prepared(method, params_of(method) if params_of else {}, context, recipe, pause)
+                    except Exception as error:  # a plugin's fault must not end the search
+                        failed[method.name] = f"it could not prepare: {type(error).__name__}: {error}"
+        self.methods = [method for method in self.methods if method.name not in failed]
+        return failed
+
+    def prepared(
+        self,
+        method: Preparing,
+        params: Params,
+        context: Context,
+        recipe: Recipe,
+        pause: Callable[[], None] | None = None,
+    ) -> Any:
+        """What ``method`` prepared for recipes like this one; None where it prepares nothing."""
+        if not method.prepares:
+            return None
+        shared = method.shared(params)
+        if context.dry_run and recipe.source is not None and self.sources is not None:
+            # Scores decide the structure, so a dry run too needs those of its source, the first
+            # that names it so.
+            context = self.context(False, context.progress, recipe, pause)
+        images = context.transfer or self.transfer
+        transfer = images.digest if images else None
+        made_by = [method.name, method.version, *([shared] if shared else [])]
+        key = digest("prepared", *made_by, self.baseline_key, transfer, self.seed, computed_with(self.device))
+        if key not in self._states:
+            if context.dry_run and (not self.store.has(key) or self.store.get(key) is None):
+                if not shared or self.transfer_set(recipe) is None:
+                    return None
+                # What is prepared may decide the structure, and only the default recipe's is there
+                # from the start.
+                context = self.context(False, context.progress, recipe, pause)
+
+            def make() -> Any:
+                return method.prepare(copy.deepcopy(self.baseline).to(context.device), replace(context, params=shared))
+
+            self._states[key] = self.store.made(key, make, pause)
+        return self._states[key]
+
+    def transform(self, name: str) -> Transform:
+        """The transform of that name."""
+        method = self.by_name[name]
+        assert isinstance(method, Transform)
+        return method
+
+    def context(
+        self,
+        dry_run: bool,
+        progress: Callable[..., None] | None,
+        recipe: Recipe,
+        pause: Callable[[], None] | None = None,
+    ) -> Context:
+        """What methods may use in a run of ``recipe``."""
+        context = Context(
+            input_size=models.input_size(self.baseline),
+            device=torch.device("cpu") if dry_run else self.device,
+            seed=self.seed,
+            dry_run=dry_run,
+        )
+        if progress is not None:
+            context = replace(context, progress=progress)
+        if pause is not None:
+            context = replace(context, pause=pause)
+        if dry_run:
+            return context
+        transfer = self.transfer_set(recipe, progress, pause)
+        assert transfer is not None, "a run that is not dry needs data"
+        return replace(context, transfer=transfer, teacher=copy.deepcopy(self.baseline).to(self.device).eval())

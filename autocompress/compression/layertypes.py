@@ -1,0 +1,26 @@
+"""The layer types that methods bring, and what follows from them for a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from autocompress.contract import LayerSpec, Method
+from autocompress.quantization.leaves import leaf_types
+
+
+def layer_specs(methods: Sequence[Method]) -> list[LayerSpec]:
+    """The layer types that ``methods`` bring."""
+    return [spec for method in methods for spec in method.layers]
+
+
+def leaves(methods: Sequence[Method]) -> tuple[type[nn.Module], ...]:
+    """Those of them that the traced graph keeps whole."""
+    return leaf_types(layer_specs(methods))
+
+
+def slow_in_file(model: nn.Module, specs: Sequence[LayerSpec]) -> str:
+    """Why a stock runtime would run ``model`` slowly; empty where nothing in it says so."""
+    reasons = [spec.slow_in_file for spec in specs if any(isinstance(m, spec.layer_type) for m in model.modules())]
+    return "; ".join(dict.fromkeys(reason for reason in reasons if reason))

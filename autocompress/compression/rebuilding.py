@@ -1,0 +1,31 @@
+"""Rebuilding a network's structure from its plan."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from autocompress.compression import structural
+from autocompress.compression.layertypes import layer_specs
+from autocompress.contract import Method, Plan, Transform
+
+
+def rebuild(baseline: nn.Module, steps: Sequence[Plan], methods: Mapping[str, Method]) -> nn.Module:
+    """The structure after the transforms, PRUNE and REPAIR of ``steps``, made on a copy of
+    ``baseline`` with no data and no training. PRUNE and REPAIR need no pruner for that.
+
+    Raises:
+        KeyError: if a transform of the plan is not in ``methods``.
+    """
+    model = copy.deepcopy(baseline)
+    specs = layer_specs(list(methods.values()))
+    for step in steps:
+        if "stage" in step:
+            model = structural.rebuild(model, step, specs)
+            continue
+        method = methods[step["method"]]
+        assert isinstance(method, Transform)
+        model = method.rebuild(model, step["plan"])
+    return model.eval()

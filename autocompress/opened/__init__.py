@@ -1,0 +1,4 @@
+"""An opened job: its data loaded, its baseline made and its methods prepared.
+
+All recipes of a search share it.
+"""

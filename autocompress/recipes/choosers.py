@@ -1,0 +1,62 @@
+"""Choosers: where the values of a recipe come from when it is not Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autocompress.contract import Parameter, Value
+from autocompress.contract.space import Chooser
+
+
+class Replay:
+    """Gives the values of a finished recipe again; for a parameter that it lacks, the default."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = values
+
+    def choose(self, parameter: Parameter) -> Value:
+        return self._values.get(parameter.name, parameter.default)
+
+
+class Fixed:
+    """Gives some values wherever they are allowed, and leaves the rest to another chooser."""
+
+    def __init__(self, values: Mapping[str, Value], otherwise: Chooser) -> None:
+        self._values, self._otherwise = values, otherwise
+
+    def choose(self, parameter: Parameter) -> Value:
+        value = self._values.get(parameter.name)
+        return value if value is not None and parameter.contains(value) else self._otherwise.choose(parameter)
+
+
+class Policy:
+    """Chooses by rule: "default", "cheapest" or "neutral".
+
+    Args:
+        rules: by first part of a parameter's name ("ghost", "bits", "recover").
+        otherwise: for all the others.
+        quantizer: the only one that weights may get.
+        pruner: the one that PRUNE takes, where it is on offer and PRUNE acts.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[str, str],
+        otherwise: str = "neutral",
+        quantizer: str | None = None,
+        pruner: str | None = None,
+    ) -> None:
+        self._rules, self._otherwise, self._quantizer, self._pruner = rules, otherwise, quantizer, pruner
+
+    def choose(self, parameter: Parameter) -> Value:
+        if parameter.name == "prune.method" and self._pruner in parameter.choices:
+            return self._pruner
+        rule = self._rules.get(parameter.name.partition(".")[0], self._otherwise)
+        own = [choice for choice in parameter.choices if str(choice).startswith(f"{self._quantizer}:")]
+        if rule == "cheapest" and own:
+            return min(own, key=lambda choice: int(str(choice).partition(":")[2]))
+        if rule == "cheapest" and parameter.cheapest is not None:
+            return parameter.cheapest
+        if rule == "neutral":
+            return parameter.leaves_alone()
+        return parameter.default

@@ -1,0 +1,201 @@
+"""Recipe: the parameters of all methods for one trial, composed from what each stage asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from autocompress.contract import (
+    DataSource,
+    Method,
+    Params,
+    Preparing,
+    Pruner,
+    Quantizer,
+    Space,
+    Stage,
+    Transform,
+    Value,
+)
+from autocompress.errors import InvalidRecipe
+from autocompress.files import canonical_json, digest
+from autocompress.recipes.bits import GroupBits, compose_bits
+from autocompress.recipes.pruning import Pruning, prune_space
+from autocompress.recipes.settings import qat_space, recover_space, repair_space
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One point of the space.
+
+    Attributes:
+        values: every parameter by full name: what is stored, shown and replayed.
+        structural: those of them that change the deployed structure.
+        source: (name, parameters) of the data source; None where the user's images are used.
+        transforms: (method name, parameters) of the transforms that act, in order.
+        prune: what PRUNE is asked; None where no channel goes.
+        repair: parameters of REPAIR; empty where nothing is pruned or substituted.
+        recover: parameters of RECOVER.
+        bits: by group; a group that stays in float is absent.
+        quantizers: parameters of the quantizers that act, by name.
+        qat: parameters of QUANTIZE's training.
+    """
+
+    values: Mapping[str, Value]
+    structural: Mapping[str, Value] = field(default_factory=dict)
+    source: tuple[str, Params] | None = None
+    transforms: Sequence[tuple[str, Params]] = ()
+    prune: Pruning | None = None
+    repair: Params = field(default_factory=dict)
+    recover: Params = field(default_factory=dict)
+    bits: Mapping[str, GroupBits] = field(default_factory=dict)
+    quantizers: Mapping[str, Params] = field(default_factory=dict)
+    qat: Params = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Content key of the whole recipe."""
+        return digest(dict(self.values))
+
+    @property
+    def trains(self) -> bool:
+        """Whether making the candidate may take long: it trains, or a transform acts."""
+        return bool(self.transforms or self.recover.get("epochs") or self.qat.get("epochs"))
+
+    @property
+    def structural_key(self) -> str:
+        """Content key of the deployed structure: recipes that share it share their latency."""
+        return digest(dict(self.structural))
+
+
+def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: int) -> Recipe:
+    """Runs the whole define-by-run space once.
+
+    Asks the data source, SUBSTITUTE, PRUNE, REPAIR, RECOVER and QUANTIZE, in this order.
+
+    Args:
+        space: where values come from; not scoped.
+        model: the baseline.
+        methods: those that apply, in the manager's order.
+        epochs: the most that recovery may train.
+
+    Raises:
+        InvalidRecipe: for methods that exclude each other, that need more epochs than there are, or
+            whose ``search_space`` does not give a mapping of JSON values.
+    """
+    source = compose_source(space, model, methods)
+    labelled = source is None  # labels of made images are not trained on
+    of_source = set(space.chosen)
+    acting = _acting(space, model, methods)
+    pruning: Pruning | None = None
+    faults: list[InvalidRecipe] = []
+    pruners = [method for method in methods if isinstance(method, Pruner)]
+    if pruners:
+        with _raised_later(faults):
+            pruning = prune_space(space, model, pruners)
+    changing: list[Preparing] = [method for method, _ in acting]
+    changing += [method for method in pruners if pruning is not None and method.name == pruning.method]
+    repair: Params = {}
+    recover: Params = {}
+    if changing:
+        repair = repair_space(space)
+        refitted = not acting and repair["fit"] != "none"
+        with _raised_later(faults):
+            recover = recover_space(space.scope("recover"), changing, epochs, labelled=labelled, refitted=refitted)
+    bits = compose_bits(space.scope("bits"), model, [m for m in methods if isinstance(m, Quantizer)])
+    quantizers = _used(bits, methods)
+    quantizer_params = {method.name: params_of(method, space, model) for method in quantizers}
+    qat: Params = {}
+    if quantizers:
+        is_low = any(min(group.weight_bits, group.activation_bits) < 8 for group in bits.values())
+        with _raised_later(faults):
+            qat = qat_space(space.scope("qat"), quantizers, epochs, is_low=is_low, labelled=labelled)
+    if faults:
+        raise faults[-1]
+    _reject_clashes([method for method, _ in acting], pruning)
+    if not any(method.prepares for method, _ in acting):
+        of_source = set()  # else scores made on the source's images decide the structure
+    return Recipe(
+        values=dict(space.chosen),
+        structural={
+            name: value for name, value in space.chosen.items() if space.asked[name].structural or name in of_source
+        },
+        source=source,
+        transforms=[(method.name, params) for method, params in acting],
+        prune=pruning,
+        repair=repair,
+        recover=recover,
+        bits=bits,
+        quantizers=quantizer_params,
+        qat=qat,
+    )
+
+
+@contextmanager
+def _raised_later(faults: list[InvalidRecipe]) -> Iterator[None]:
+    """Adds an InvalidRecipe to ``faults``, so that an invalid recipe still asks all parameters."""
+    try:
+        yield
+    except InvalidRecipe as error:
+        faults.append(error)
+
+
+def _acting(space: Space, model: nn.Module, methods: Sequence[Method]) -> list[tuple[Transform, Params]]:
+    """The transforms that change the model in this recipe, with their parameters."""
+    asked = [(method, params_of(method, space, model)) for method in methods if isinstance(method, Transform)]
+    return [(method, params) for method, params in asked if method.acts(params)]
+
+
+def _used(bits: Mapping[str, GroupBits], methods: Sequence[Method]) -> list[Quantizer]:
+    """The quantizers that some group chose."""
+    names = {name for group in bits.values() for name in (group.weight_quantizer, group.activation_quantizer)}
+    return [method for method in methods if isinstance(method, Quantizer) and method.name in names]
+
+
+SOURCE = "source"
+"""The parameter that names the data source; the source's own parameters have its name before them.
+"""
+
+
+def compose_source(space: Space, model: nn.Module, methods: Sequence[Method]) -> tuple[str, Params] | None:
+    """The data source of a recipe, of those in ``methods``, and its parameters; None where there
+    are none.
+    """
+    sources = {method.name: method for method in methods if isinstance(method, DataSource)}
+    if not sources:
+        return None
+    # The first stands for all in starting points; the manager's order is as good as any.
+    name = space.categorical(SOURCE, list(sources), default=next(iter(sources)), structural=False)
+    return name, params_of(sources[name], space, model)
+
+
+def params_of(method: Method, space: Space, model: nn.Module) -> Params:
+    """The parameters that ``method`` takes from ``space``, which is not scoped.
+
+    Raises:
+        InvalidRecipe: if its ``search_space`` gives anything but a mapping of JSON values: they are
+            part of the content key of a trial's results.
+    """
+    params: object = method.search_space(space.scope(method.name), model)
+    if not isinstance(params, Mapping):
+        gives = "nothing" if params is None else f"a {type(params).__name__}"
+        raise InvalidRecipe(f"the search_space of '{method.name}' returns {gives} where a mapping is needed")
+    try:
+        canonical_json(params)
+    except TypeError as error:
+        raise InvalidRecipe(f"the search_space of '{method.name}' returns what is not JSON: {error}") from None
+    return dict(params)
+
+
+def _reject_clashes(acting: Sequence[Transform], pruning: Pruning | None) -> None:
+    for method in acting:
+        for other in acting:
+            if method is not other and method.excludes & other.provides:
+                raise InvalidRecipe(f"{method.name} cannot act together with {other.name}")
+    pruners = [method.name for method in acting if method.stage is Stage.PRUNE]
+    pruners += [] if pruning is None else [pruning.method]
+    if len(pruners) > 1:
+        raise InvalidRecipe(f"only one pruning method may act, not {' and '.join(pruners)}")

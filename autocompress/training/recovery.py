@@ -1,0 +1,81 @@
+"""RECOVER: training with knowledge distillation from the baseline.
+
+The engine recovers after transforms and PRUNE, and before QUANTIZE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from autocompress.contract import Callback, Context, Params, TransferSet
+from autocompress.training.joining import joined
+from autocompress.training.loop import Training, TrainSettings
+from autocompress.training.losses import SoftTargets
+
+VERSION = "2"
+BATCH_SIZE = 128
+SMALLEST_BATCH = 32
+STEPS = 32
+"""A recovery has few epochs: small data sets are cut into this many steps an epoch, by batches of a
+smaller size.
+"""
+
+
+def recover(
+    model: nn.Module,
+    params: Params,
+    context: Context,
+    callbacks: Sequence[Callback],
+    *,
+    pause: Callable[[], None] | None = None,
+    again: Callable[[nn.Module], TransferSet] | None = None,
+) -> nn.Module:
+    """Trains ``model`` on the context's transfer set; the trained model is returned in eval mode.
+
+    Args:
+        model: trained in place.
+        params: ``epochs``, ``lr`` and ``distill``, as a recipe has them.
+        context: with the images and the teacher.
+        callbacks: of every method applied.
+        pause: called between batches.
+        again: for a data source that adapts to the student. After the first half of the epochs it
+            is asked for images, and the second half draws from the old and the new ones, as many an
+            epoch as before. With a single epoch it is not asked.
+
+    Raises:
+        TrialFailed: if the loss is not finite.
+    """
+    assert context.transfer is not None
+    transfer = context.transfer
+    settings = TrainSettings(
+        epochs=params["epochs"],
+        lr=params["lr"],
+        distill=params["distill"],
+        batch_size=min(BATCH_SIZE, max(SMALLEST_BATCH, len(transfer.train) // STEPS)),
+    )
+    training = Training(
+        model,
+        transfer.train,
+        settings,
+        teacher=context.teacher,
+        callbacks=callbacks,
+        device=context.device,
+        seed=context.seed,
+        progress=context.progress,
+        pause=pause,
+        freeze_batch_norm="freeze_batch_norm" in transfer.demands,
+        soft_targets=_soft(transfer),
+        labelled=transfer.labelled,
+    )
+    if again is not None and (half := params["epochs"] // 2):
+        training.run(until=half)
+        transfer = joined(transfer, again(model))
+        training.draw_from(transfer.train, _soft(transfer))
+    training.run()
+    return model.eval()
+
+
+def _soft(transfer: TransferSet) -> SoftTargets | None:
+    return None if transfer.soft_targets is None else SoftTargets(transfer.soft_targets, transfer.temperature)
