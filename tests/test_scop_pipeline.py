@@ -15,13 +15,13 @@ from autocompress.export import check_agreement, operator_histogram
 from autocompress.job import load_job
 from autocompress.opened.job import OpenedJob
 from autocompress.pruning.removal import Scatter
-from autocompress.recipes.choosers import Policy, Replay
+from autocompress.recipes.choosers import Fixed, Policy, Replay
 
 RULES = {"prune": "default", "scop": "default", "recover": "default", "bits": "default", "quantize": "default"}
 
 
-def by_scop(rules: dict[str, str] | None = None) -> Policy:
-    return Policy({"prune": "default", "scop": "default"} if rules is None else rules, pruner="scop")
+def by_scop(rules: dict[str, str] | None = None) -> Fixed:
+    return Fixed({"prune.method": "scop"}, Policy({"prune": "default", "scop": "default"} if rules is None else rules))
 
 
 def shapes(candidate: Candidate) -> dict[str, tuple[int, ...]]:

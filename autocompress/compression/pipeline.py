@@ -23,12 +23,14 @@ from autocompress.contract import (
     Context,
     Method,
     Params,
+    PlacementTable,
     Plan,
     TransferSet,
 )
 from autocompress.files import digest
 from autocompress.graph import facts
 from autocompress.quantization import LayerBits, float_layers, hardening, operator_counts
+from autocompress.quantization.placement import ONNX_RUNTIME
 from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 from autocompress.training import recover
@@ -54,6 +56,7 @@ class Pipeline:
         device: where torch computes.
         store: where stage results are kept.
         sources: what makes the images where a recipe names a data source.
+        table: what the device computes on integers.
     """
 
     baseline: nn.Module
@@ -65,6 +68,7 @@ class Pipeline:
     device: torch.device
     store: Store
     sources: Sources | None = None
+    table: PlacementTable = ONNX_RUNTIME
 
     def __post_init__(self) -> None:
         self._inputs = Inputs(
@@ -260,7 +264,7 @@ class Pipeline:
             return hardened, found[1]["quantization"]
         specs = layer_specs(self.methods)
         hardened, plan = precision.quantize(
-            model, bits, recipe, self._inputs.by_name, context, pause=pause, specs=specs
+            model, bits, recipe, self._inputs.by_name, context, pause=pause, specs=specs, table=self.table
         )
         if trained:
             self.store.misses += 1
@@ -272,7 +276,8 @@ class Pipeline:
         bits = {group: asdict(chosen) for group, chosen in recipe.bits.items()}
         quantizers = {name: [self._inputs.by_name[name].version, params] for name, params in recipe.quantizers.items()}
         of_training = [qat.VERSION, RECOVER_VERSION]  # the loop is RECOVER's, whether or not RECOVER trains here
-        return digest(before, "quantize", *of_training, self.granularity, bits, quantizers, recipe.qat)
+        table = [own] if (own := self.table.record()) else []
+        return digest(before, "quantize", *of_training, self.granularity, bits, quantizers, recipe.qat, *table)
 
     # --- what stages are given --------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from autocompress.contract import (
     Hardened,
     LayerSpec,
     Method,
+    PlacementTable,
     Plan,
     Quantizer,
     TensorSpec,
@@ -26,7 +27,7 @@ from autocompress.errors import TrialFailed
 from autocompress.graph import NetworkFacts
 from autocompress.quantization import hardening, network
 from autocompress.quantization.bias_correction import correct_bias
-from autocompress.quantization.placement import LayerBits
+from autocompress.quantization.placement import ONNX_RUNTIME, LayerBits
 from autocompress.recipes.recipe import Recipe
 
 EXEMPT_BITS = 8
@@ -73,11 +74,12 @@ def quantize(
     *,
     pause: Callable[[], None] | None = None,
     specs: Sequence[LayerSpec] = (),
+    table: PlacementTable = ONNX_RUNTIME,
 ) -> tuple[nn.Module, Plan]:
-    """Places, calibrates, trains where the recipe says so, and hardens; returns the deployable
-    network and its plan.
+    """The deployable network and its plan: placed, calibrated, trained if asked, and hardened.
 
-    ``specs`` are those of the layer types that plugins brought into ``model``.
+    ``specs`` are those of the layer types that plugins brought into ``model``; ``table`` is that of
+    the device.
 
     Raises:
         TrialFailed: if ranges or the loss are not finite, or the calibration images are none or
@@ -100,6 +102,7 @@ def quantize(
         trainable=trains,
         equalise=not context.dry_run and any(method.equalises(params) for method, params in acting),
         specs=specs,
+        table=table,
     )
     images: list[torch.Tensor] = []
     if not context.dry_run:

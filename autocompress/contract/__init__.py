@@ -20,6 +20,7 @@ from autocompress.contract.methods import (
     Stage,
     Transform,
 )
+from autocompress.contract.placement import PlacementTable
 from autocompress.contract.scores import coupling_scores
 from autocompress.contract.space import Parameter, Space, Value
 from autocompress.contract.tensors import FakeQuantizer, Grid, Hardened, TensorSpec
@@ -43,6 +44,7 @@ __all__ = [
     "OperatorCount",
     "Parameter",
     "Params",
+    "PlacementTable",
     "Plan",
     "Preparing",
     "Pruner",

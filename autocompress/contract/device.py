@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from autocompress.contract.placement import PlacementTable
 from autocompress.errors import TrialFailed
 
 if TYPE_CHECKING:
@@ -152,6 +153,10 @@ class Device(ABC):
 
     It must forbid unknown keys.
     """
+    placement: ClassVar[PlacementTable] = PlacementTable()
+    """Which operators its runtime computes on integers; by default as ONNX Runtime does."""
+    channel_multiple: ClassVar[int] = 8
+    """Its kernels suit numbers of channels that are multiples of this (``prune.multiple``)."""
     is_local: ClassVar[bool] = True
     """Models run on this machine, so that the engine holds its lock meanwhile."""
 

@@ -14,7 +14,7 @@ from autocompress.models.creation import create, needs_training
 from autocompress.models.forward import trains_on_one_image
 from autocompress.models.groups import Group, group_of, groups
 from autocompress.models.health import faulty_tensor
-from autocompress.models.parts import classifier, eligible_convolutions, stem
+from autocompress.models.parts import classifier, device_of, eligible_convolutions, stem
 from autocompress.models.preprocessing import preprocessing
 from autocompress.models.residuals import silence_residual_branches
 
@@ -25,6 +25,7 @@ __all__ = [
     "classifier",
     "create",
     "data_info",
+    "device_of",
     "eligible_convolutions",
     "faulty_tensor",
     "from_architecture",

@@ -1,12 +1,18 @@
-"""Which layers of a model are special: the first, the last, and those that a method may replace."""
+"""Parts of a model: its first and last layers, those that a method may replace, and its device."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 _LAYERS = (nn.Conv2d, nn.Linear)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where ``model`` computes; the CPU for one without parameters and buffers."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def stem(model: nn.Module) -> tuple[str, ...]:

@@ -121,7 +121,8 @@ class OpenedJob:
         store = Store(pinning=True)  # what is made before the first trial is needed to the last
         methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images, devices=devices)
         sources = None
-        space = JobSpace(model, methods, limits, job.granularity, recovery_epochs(job, methods, splits))
+        epochs = recovery_epochs(job, methods, splits)
+        space = JobSpace(model, methods, limits, job.granularity, epochs, device.channel_multiple)
         if defaults := space.sources():
             named = {method.name: method for method in methods if isinstance(method, DataSource)}
             chosen = {name: named[name] for name in defaults}
@@ -157,6 +158,7 @@ class OpenedJob:
             device=default_device(),
             store=store,
             sources=sources,
+            table=device.placement,
         )
         with lock.shared():
             params_of = partial(_default_params, job, model, limits)
@@ -195,6 +197,7 @@ class OpenedJob:
             seed=job.seed,
             device=default_device(),
             store=store,
+            table=known.devices[0].placement,
         )
         splits = known.splits or _no_images(model)
         device = known.devices[0]
@@ -213,7 +216,8 @@ class OpenedJob:
     def space(self) -> JobSpace:
         """What recipes are drawn from."""
         epochs = recovery_epochs(self.job, self.methods, self.splits)
-        return JobSpace(self.model, self.methods, self.limits, self.job.granularity, epochs)
+        multiple = self.device.channel_multiple
+        return JobSpace(self.model, self.methods, self.limits, self.job.granularity, epochs, multiple)
 
     def compose(self, chooser: Chooser) -> Recipe:
         """The recipe that ``chooser`` gives; see :meth:`JobSpace.compose`."""
@@ -242,7 +246,8 @@ class OpenedJob:
         transfer = self.pipeline.transfer
         if not widths or transfer is None or not len(transfer.calibration):
             return []
-        setting = Setting({method.name: method for method in self.methods}, params, self.job.granularity)
+        by_name = {method.name: method for method in self.methods}
+        setting = Setting(by_name, params, self.job.granularity, self.device.placement)
         teacher = copy.deepcopy(self.model).to(self.pipeline.device)
         context = Context(
             models.input_size(self.model), transfer, teacher, device=self.pipeline.device, seed=self.job.seed

@@ -31,10 +31,10 @@ from autocompress.data import Split
 from autocompress.data.wanted import spread
 from autocompress.files import digest
 from autocompress.graph import evaluating
+from autocompress.models import device_of
 from autocompress.store import Store
 from autocompress.synthesis.statistics import NormInput, channel_statistics, norm_layers
 from autocompress.synthesis.terms_gaussian import gaussian_divergence
-from autocompress.training import device_of
 
 VERSION = 1
 """Of this comparison: part of the key under which it is kept."""

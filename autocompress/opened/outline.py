@@ -85,7 +85,8 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     check_measured_batch(job, device, shape)
     has_images = splits is not None and len(splits.train) > 0
     methods, refused = applicable(installed, shape, job, limits.methods, has_images=has_images, devices=devices)
-    space = JobSpace(shape, methods, limits, job.granularity, recovery_epochs(job, methods, splits))
+    epochs = recovery_epochs(job, methods, splits)
+    space = JobSpace(shape, methods, limits, job.granularity, epochs, device.channel_multiple)
     space.check_limits(installed)
     if not space.sources():
         require_images(job, splits, methods, refused)

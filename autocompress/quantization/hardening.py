@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from autocompress.contract import FakeQuantizer, Grid, Hardened, LayerSpec, TensorSpec
+from autocompress.contract import FakeQuantizer, Grid, Hardened, LayerSpec, PlacementTable, TensorSpec
 from autocompress.graph.kinds import activation_name, clip_range, kind, pads_zeros
 from autocompress.quantization.layers import HardenedConv2d, HardenedLinear, harden_layer
 from autocompress.quantization.network import FAKES, QuantizedNetwork, quantize
@@ -178,7 +178,9 @@ def _runs_as_addition(node: fx.Node, grid: Grid) -> bool:
 def _plan(
     network: QuantizedNetwork, grids: Mapping[str, Grid], layers: Mapping[str, HardenedConv2d | HardenedLinear]
 ) -> dict[str, Any]:
+    table: dict[str, Any] = network.meta["table"].record()
     return {
+        **({"placement": table} if table else {}),
         "input_size": list(network.meta["input_size"]),
         "layers": {name: asdict(bits) for name, bits in network.config.items()},
         "weights": {
@@ -239,4 +241,5 @@ def rebuild(model: nn.Module, plan: Mapping[str, Any], specs: Sequence[LayerSpec
             return _Planned(spec, plan["weights"][spec.name.removesuffix(".weight")])
         return _Planned(spec, plan["activations"][spec.name])
 
-    return harden(quantize(model, config, make, input_size=tuple(plan["input_size"]), specs=specs))
+    table = PlacementTable.of(plan.get("placement", {}))
+    return harden(quantize(model, config, make, input_size=tuple(plan["input_size"]), specs=specs, table=table))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from autocompress.contract import FakeQuantizer, LayerSpec, TensorSpec
+from autocompress.contract import FakeQuantizer, LayerSpec, PlacementTable, TensorSpec
 from autocompress.graph.kinds import module_of
 from autocompress.graph.shapes import propagate_shapes
 from autocompress.graph.trace import evaluating
@@ -22,7 +22,7 @@ from autocompress.quantization.fakelayers import FakeLayer, with_fake_weight
 from autocompress.quantization.folding import fold, fold_batch_norm
 from autocompress.quantization.leaves import integer_leaves, leaf_spec, simulate
 from autocompress.quantization.lowering import lower
-from autocompress.quantization.placement import LayerBits, Placement, place
+from autocompress.quantization.placement import ONNX_RUNTIME, LayerBits, Placement, place
 
 MakeFake = Callable[[str, TensorSpec], FakeQuantizer]
 FAKES = "quantizers"
@@ -85,9 +85,11 @@ def quantize(
     trainable: bool = False,
     equalise: bool = False,
     specs: Sequence[LayerSpec] = (),
+    table: PlacementTable = ONNX_RUNTIME,
 ) -> QuantizedNetwork:
-    """A copy of ``model``, traced in eval mode, batch norm folded, with fake-quantizers where the
-    runtime has integers.
+    """A copy of ``model`` with fake-quantizers where the runtime has integers.
+
+    It is traced in eval mode, and its batch norms are folded.
 
     Args:
         model: a float model; it is not changed.
@@ -101,6 +103,7 @@ def quantize(
         specs: of the layer types that plugins bring. Leaf layers with an integer form take the norm
             behind them along, also where nothing trains: their weights must stay on the grid of
             their input.
+        table: of the device that runs the network.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
@@ -114,7 +117,7 @@ def quantize(
     if equalise:
         equalise_layers(module)
     propagate_shapes(module, input_size)
-    placement = place(module, config, specs)
+    placement = place(module, config, specs, table)
     _fold_the_rest(module, {*placement.weights, *whole})
     for layer, point in placement.weights.items():
         plain = module.get_submodule(layer)
@@ -136,7 +139,11 @@ def quantize(
             module.get_submodule(layer).__dict__["input_quantizer"] = module.get_submodule(f"{FAKES}.{reads}")
     network = QuantizedNetwork(module, module.graph)
     network.meta.update(
-        placement=placement, config=dict(config), input_size=tuple(input_size), leaf_layers=sorted(whole)
+        placement=placement,
+        config=dict(config),
+        input_size=tuple(input_size),
+        leaf_layers=sorted(whole),
+        table=table,
     )
     network.eval()
     return network

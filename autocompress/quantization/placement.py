@@ -1,10 +1,9 @@
-"""Which tensors get a fake-quantizer: every tensor that the runtime can keep in integers, and no
-other.
+"""Which tensors get a fake-quantizer: those that the runtime keeps in integers.
 
-The rules follow ONNX Runtime's QDQ fusions: an operator runs on integers when all its tensor inputs
-and its output are quantized, an activation that only cuts off vanishes into the operator in front
-of it, and what merely moves values (reshape, transpose, max pooling) runs on the integers of its
-input.
+The device's table (``contract.PlacementTable``) names the operators. The rules are those of ONNX
+Runtime's QDQ fusions. An operator runs on integers when all its tensor inputs and its output are
+quantized. An activation that only clips becomes part of the operator in front of it. Operators that
+only move values (reshape, transpose, max pooling) run on the integers of their input.
 """
 
 from __future__ import annotations
@@ -15,19 +14,17 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
-from autocompress.contract import LayerSpec, TensorSpec
+from autocompress.contract import LayerSpec, PlacementTable, TensorSpec
 from autocompress.graph.kinds import LAYERS, activation_name, clip_range, kind, module_of, pads_zeros, rank, shape_of
 from autocompress.quantization.leaves import integer_leaves, leaf_spec
 from autocompress.quantization.lowering import NormConvolution
 
-_INTEGER_KERNELS = frozenset({"add", "multiply", "concat", "average_pool", "global_pool", "sigmoid"})
-_MOVES = frozenset({"reshape", "transpose", "max_pool", "split", "getitem"})
-_UNARY_KERNELS = frozenset({"leakyrelu", "hardsigmoid"})
-"""Activations with an integer kernel: a table of 256 entries, or an addition that saturates
-(``ops.hard_sigmoid``).
-"""
-_FLOAT_OUTPUT = frozenset({"linear"})
-"""Operators whose integer kernel can give floats at no cost, so that the logits are not rounded."""
+ONNX_RUNTIME = PlacementTable()
+"""The table of ONNX Runtime."""
+_KEEP_SIGN = frozenset(
+    {"reshape", "transpose", "max_pool", "split", "getitem", "add", "multiply", "concat", "average_pool", "global_pool"}
+)
+"""Operators that give no negative values where they read none."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,12 @@ class Placement:
     absorbed: dict[str, str] = field(default_factory=dict)
 
 
-def place(module: fx.GraphModule, config: Mapping[str, LayerBits], specs: Sequence[LayerSpec] = ()) -> Placement:
+def place(
+    module: fx.GraphModule,
+    config: Mapping[str, LayerBits],
+    specs: Sequence[LayerSpec] = (),
+    table: PlacementTable = ONNX_RUNTIME,
+) -> Placement:
     """Decides where the fake-quantizers of ``module`` (folded, lowered, shapes propagated) go.
 
     Args:
@@ -100,12 +102,20 @@ def place(module: fx.GraphModule, config: Mapping[str, LayerBits], specs: Sequen
         config: for each convolution, linear and leaf layer by name; a layer that is missing stays
             in float.
         specs: of the layer types that plugins bring.
+        table: of the device that runs the network.
     """
-    return _Placer(module, config, specs).run()
+    return _Placer(module, config, specs, table).run()
 
 
 class _Placer:
-    def __init__(self, module: fx.GraphModule, config: Mapping[str, LayerBits], specs: Sequence[LayerSpec]) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        config: Mapping[str, LayerBits],
+        specs: Sequence[LayerSpec],
+        table: PlacementTable,
+    ) -> None:
+        self._table = table
         self._nodes = list(module.graph.nodes)
         self._config = config
         self._calls = Counter(node.target for node in self._nodes if node.op == "call_module")
@@ -173,7 +183,7 @@ class _Placer:
             if what in LAYERS:
                 self._quantize_weight(node)
             self._quantize_output(node)
-        elif (what in _MOVES or pads_zeros(node)) and node.args[0] in self._on_grid:
+        elif self._moves(node) and node.args[0] in self._on_grid:
             self._on_grid[node] = self._on_grid[node.args[0]]  # type: ignore[index]
 
     def _runs_on_integers(self, node: fx.Node, what: str) -> bool:
@@ -182,9 +192,9 @@ class _Placer:
             return False
         if what in LAYERS or self._is_leaf(node):
             return True
-        if what == "activation" and activation_name(node) in _UNARY_KERNELS:
-            what = "sigmoid"
-        if what not in _INTEGER_KERNELS or not any(source in self._on_grid for source in node.all_input_nodes):
+        if what == "activation" and activation_name(node) in self._table.activations:
+            return any(source in self._on_grid for source in node.all_input_nodes)
+        if what not in self._table.kernels or not any(source in self._on_grid for source in node.all_input_nodes):
             return False
         if what in ("add", "multiply"):
             return len(node.args) == 2 and all(isinstance(a, fx.Node) and shape_of(a) is not None for a in node.args)
@@ -261,7 +271,7 @@ class _Placer:
         """
         for node in self._nodes:
             end = self._end(node)
-            may_be_float = kind(node) in _FLOAT_OUTPUT or self._is_leaf(node)
+            may_be_float = kind(node) in self._table.float_outputs or self._is_leaf(node)
             if node in self._active and may_be_float and not self._read_as_integers(end):
                 del self._placement.activations[end.name]
                 self._placement.absorbed.pop(end.name, None)
@@ -273,9 +283,13 @@ class _Placer:
 
     def _read_as_integers(self, node: fx.Node) -> bool:
         return any(
-            user in self._active or ((kind(user) in _MOVES or pads_zeros(user)) and self._read_as_integers(user))
+            user in self._active
+            or ((kind(user) in self._table.moves or pads_zeros(user)) and self._read_as_integers(user))
             for user in node.users
         )
+
+    def _moves(self, node: fx.Node) -> bool:
+        return kind(node) in self._table.moves or pads_zeros(node)
 
     def _find_moved(self) -> None:
         self._placement.moved = [
@@ -315,6 +329,6 @@ def _nonnegative(node: fx.Node) -> bool:
     if what == "activation":
         cut = clip_range(node)
         return activation_name(node) == "hardsigmoid" or (cut is not None and cut[0] >= 0)
-    if what in _MOVES | {"add", "multiply", "concat", "average_pool", "global_pool"}:
+    if what in _KEEP_SIGN:
         return bool(node.all_input_nodes) and all(_nonnegative(source) for source in node.all_input_nodes)
     return False

@@ -19,14 +19,16 @@ class Replay:
 
 
 class Fixed:
-    """Gives some values wherever they are allowed, and leaves the rest to another chooser."""
+    """Gives some values where a search may draw them, and leaves the rest to another chooser."""
 
     def __init__(self, values: Mapping[str, Value], otherwise: Chooser) -> None:
         self._values, self._otherwise = values, otherwise
 
     def choose(self, parameter: Parameter) -> Value:
         value = self._values.get(parameter.name)
-        return value if value is not None and parameter.contains(value) else self._otherwise.choose(parameter)
+        if value is None or not parameter.contains(value) or (parameter.choices and value not in parameter.choices):
+            return self._otherwise.choose(parameter)
+        return value
 
 
 class Policy:
@@ -36,21 +38,12 @@ class Policy:
         rules: by first part of a parameter's name ("ghost", "bits", "recover").
         otherwise: for all the others.
         quantizer: the only one that weights may get.
-        pruner: the one that PRUNE takes, where it is on offer and PRUNE acts.
     """
 
-    def __init__(
-        self,
-        rules: Mapping[str, str],
-        otherwise: str = "neutral",
-        quantizer: str | None = None,
-        pruner: str | None = None,
-    ) -> None:
-        self._rules, self._otherwise, self._quantizer, self._pruner = rules, otherwise, quantizer, pruner
+    def __init__(self, rules: Mapping[str, str], otherwise: str = "neutral", quantizer: str | None = None) -> None:
+        self._rules, self._otherwise, self._quantizer = rules, otherwise, quantizer
 
     def choose(self, parameter: Parameter) -> Value:
-        if parameter.name == "prune.method" and self._pruner in parameter.choices:
-            return self._pruner
         rule = self._rules.get(parameter.name.partition(".")[0], self._otherwise)
         own = [choice for choice in parameter.choices if str(choice).startswith(f"{self._quantizer}:")]
         if rule == "cheapest" and own:

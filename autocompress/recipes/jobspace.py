@@ -15,8 +15,9 @@ from autocompress.contract import DataSource, Method, Parameter, Params, Pruner,
 from autocompress.contract.space import Chooser, LimitError
 from autocompress.errors import InvalidRecipe
 from autocompress.job import Limits, reject_unmatched
-from autocompress.recipes.choosers import Policy, Replay
+from autocompress.recipes.choosers import Fixed, Policy, Replay
 from autocompress.recipes.parameters import every_parameter
+from autocompress.recipes.pruning import DEFAULT_MULTIPLE
 from autocompress.recipes.recipe import SOURCE, Recipe, compose, compose_source
 
 
@@ -30,6 +31,7 @@ class JobSpace:
         limits: what the user fixed or narrowed.
         granularity: of the job.
         epochs: the most that a recipe may recover.
+        multiple: of channels, that suits the device.
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class JobSpace:
     limits: Limits
     granularity: str
     epochs: int
+    multiple: int = DEFAULT_MULTIPLE
 
     def compose(self, chooser: Chooser) -> Recipe:
         """The recipe that ``chooser`` gives.
@@ -49,7 +52,7 @@ class JobSpace:
 
     def _fill(self, space: Space) -> Recipe:
         try:
-            return compose(space, self.model, self.methods, self.epochs)
+            return compose(space, self.model, self.methods, self.epochs, self.multiple)
         except LimitError as error:
             raise self.limits.error(error.name, error.text) from None
 
@@ -125,9 +128,15 @@ class JobSpace:
     def policy(
         self, rules: Mapping[str, str], quantizer: str | None = None, pruner: str | None = None
     ) -> dict[str, Value] | None:
-        """The values of a rule-made recipe (see :class:`Policy`), or None where it is invalid."""
+        """The values of a rule-made recipe (see :class:`Policy`), or None where it is invalid.
+
+        PRUNE takes ``pruner`` where it acts and a search may draw that pruner.
+        """
+        chooser: Chooser = Policy(rules, quantizer=quantizer)
+        if pruner is not None:
+            chooser = Fixed({"prune.method": pruner}, chooser)
         try:
-            return dict(self.compose(Policy(rules, quantizer=quantizer, pruner=pruner)).values)
+            return dict(self.compose(chooser).values)
         except InvalidRecipe:
             return None
 

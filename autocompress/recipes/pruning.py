@@ -22,6 +22,7 @@ DEFAULT_KEEP = 10 / 16
 OFFERED = ("inner", "group")
 """Modes that a search draws from."""
 MULTIPLES = (1, 4, 8, 16)
+DEFAULT_MULTIPLE = 8
 STEM_STAYS = "the layer that reads the image stays whole"
 
 
@@ -81,13 +82,16 @@ def refusal_to_prune(model: nn.Module) -> str | None:
     return f"none of its channels can be removed: {next(iter(told), 'it has no convolution and no linear layer')}"
 
 
-def prune_space(space: Space, model: nn.Module, pruners: Sequence[Pruner]) -> Pruning | None:
+def prune_space(
+    space: Space, model: nn.Module, pruners: Sequence[Pruner], of_device: int = DEFAULT_MULTIPLE
+) -> Pruning | None:
     """The pruner first, then widths; None where the recipe leaves all channels.
 
     Args:
         space: not scoped.
         model: the baseline, which never changes.
         pruners: those that apply, in the manager's order.
+        of_device: the multiple of channels that suits the device.
 
     Raises:
         InvalidRecipe: if the shares and the multiple together would remove nothing.
@@ -102,7 +106,7 @@ def prune_space(space: Space, model: nn.Module, pruners: Sequence[Pruner]) -> Pr
     mode = own.categorical(
         "mode", OFFERED, default="inner", cheapest="group", named=[mode for mode in MODES if mode not in OFFERED]
     )
-    multiple = own.categorical("multiple", MULTIPLES, default=8, cheapest=1)
+    multiple = own.categorical("multiple", sorted({*MULTIPLES, of_device}), default=of_device, cheapest=1)
     every = prunable(model, mode)
     groups = models.groups(model, space.granularity)
     keep = {

@@ -23,7 +23,7 @@ from autocompress.contract import (
 from autocompress.errors import InvalidRecipe
 from autocompress.files import canonical_json, digest
 from autocompress.recipes.bits import GroupBits, compose_bits
-from autocompress.recipes.pruning import Pruning, prune_space
+from autocompress.recipes.pruning import DEFAULT_MULTIPLE, Pruning, prune_space
 from autocompress.recipes.settings import qat_space, recover_space, repair_space
 
 
@@ -71,7 +71,9 @@ class Recipe:
         return digest(dict(self.structural))
 
 
-def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: int) -> Recipe:
+def compose(
+    space: Space, model: nn.Module, methods: Sequence[Method], epochs: int, multiple: int = DEFAULT_MULTIPLE
+) -> Recipe:
     """Runs the whole define-by-run space once.
 
     Asks the data source, SUBSTITUTE, PRUNE, REPAIR, RECOVER and QUANTIZE, in this order.
@@ -81,6 +83,7 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
         model: the baseline.
         methods: those that apply, in the manager's order.
         epochs: the most that recovery may train.
+        multiple: of channels, that suits the device.
 
     Raises:
         InvalidRecipe: for methods that exclude each other, that need more epochs than there are, or
@@ -95,7 +98,7 @@ def compose(space: Space, model: nn.Module, methods: Sequence[Method], epochs: i
     pruners = [method for method in methods if isinstance(method, Pruner)]
     if pruners:
         with _raised_later(faults):
-            pruning = prune_space(space, model, pruners)
+            pruning = prune_space(space, model, pruners, multiple)
     changing: list[Preparing] = [method for method, _ in acting]
     changing += [method for method in pruners if pruning is not None and method.name == pruning.method]
     repair: Params = {}

@@ -103,7 +103,7 @@ def _recipe(space: JobSpace, fixed: Mapping[str, Value]) -> Recipe | None:
 def _asked(space: JobSpace, fixed: Mapping[str, Value]) -> dict[str, Parameter]:
     run = Space(_chooser(space, fixed), space.granularity, space.limits.values)
     with suppress(InvalidRecipe):  # what was asked before the methods clashed still counts
-        compose(run, space.model, space.methods, space.epochs)
+        compose(run, space.model, space.methods, space.epochs, space.multiple)
     return run.asked
 
 

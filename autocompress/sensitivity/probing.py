@@ -61,6 +61,7 @@ def kept(
     assert context.transfer is not None
     used = {name: [setting.methods[name].version, params] for name, params in setting.params.items()}
     about = [context.transfer.digest, context.seed, setting.granularity, used, [asdict(width) for width in widths]]
+    about += [own] if (own := setting.table.record()) else []
     key = digest("sensitivity", VERSION, model_key, computed_with(context.device), *about)
     found = store.get(key) if store.has(key) else None
     if found is not None:
@@ -174,6 +175,7 @@ class _Probe:
             input_size=self._context.input_size,
             equalise=equalise,
             specs=self._specs,
+            table=self._setting.table,
         )
         return network.eval()
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from autocompress.contract import Method, Params
+from autocompress.contract import Method, Params, PlacementTable
 
 Role = Literal["weight", "activation"]
 
@@ -57,11 +57,13 @@ class Setting:
         methods: by name; those that ``widths`` name are quantizers.
         params: of these quantizers.
         granularity: of the job.
+        table: what the device computes on integers.
     """
 
     methods: Mapping[str, Method]
     params: Mapping[str, Params]
     granularity: str
+    table: PlacementTable = PlacementTable()  # noqa: RUF009  (frozen)
 
 
 def lowest_widths(table: Iterable[Sensitivity], role: Role, most_loss: float) -> dict[str, Sensitivity]:

@@ -9,7 +9,7 @@ objective; ``budget`` how much is made, of which classes; ``sets`` transfer sets
 
 from autocompress.models import data_info
 from autocompress.synthesis.budget import SynthesisBudget, balanced_labels, starting_noise
-from autocompress.synthesis.frozen import device_of, frozen
+from autocompress.synthesis.frozen import frozen
 from autocompress.synthesis.pixels import Objective, Optimised, optimise_pixels
 from autocompress.synthesis.sets import quality, teacher_logits, transfer_set
 from autocompress.synthesis.settings import Phase, PixelSettings, learning_rate, pixel_bounds
@@ -47,7 +47,6 @@ __all__ = [
     "competition",
     "contact_sheet",
     "data_info",
-    "device_of",
     "feature_distance",
     "frozen",
     "image_norm",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 
@@ -28,10 +27,3 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where ``model`` computes; the CPU for one without parameters and buffers."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")

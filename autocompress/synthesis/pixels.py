@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from autocompress.errors import TrialFailed, UserError
-from autocompress.synthesis.frozen import device_of, frozen
+from autocompress.models import device_of
+from autocompress.synthesis.frozen import frozen
 from autocompress.synthesis.settings import Phase, PixelSettings, learning_rate, phase_deadlines
 from autocompress.synthesis.statistics import NormInput, watching_norms
 from autocompress.synthesis.view import Term, View

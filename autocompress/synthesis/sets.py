@@ -12,7 +12,8 @@ from autocompress.contract import TransferSet
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.data.split import stratified
 from autocompress.files import digest
-from autocompress.synthesis.frozen import device_of, frozen
+from autocompress.models import device_of
+from autocompress.synthesis.frozen import frozen
 from autocompress.synthesis.statistics import norm_layers, watching_norms
 from autocompress.synthesis.terms import feature_distance
 from autocompress.synthesis.view import View

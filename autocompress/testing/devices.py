@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from autocompress import models
-from autocompress.contract import FORMATS, Deployable, Device, Measurement
+from autocompress.contract import FORMATS, Deployable, Device, Measurement, PlacementTable
 from autocompress.devices import layer_times, measure
 from autocompress.errors import TrialFailed
 from autocompress.export import export
@@ -65,6 +65,12 @@ def _check_words(device: Device, config: DeviceConfig) -> None:
         pass
     else:
         require(False, "Options must forbid unknown keys")
+    require(isinstance(device.placement, PlacementTable), "placement must be a PlacementTable")
+    unknown = device.placement.faults()
+    require(not unknown, f"placement names operators that the engine does not know: {', '.join(unknown)}")
+    multiple = device.channel_multiple
+    whole = isinstance(multiple, int) and not isinstance(multiple, bool) and multiple >= 1
+    require(whole, "channel_multiple must be a whole number of at least 1")
     reasons = device.check(config)
     require(reasons == [], f"check must return no reason where the device can be used, and returns {reasons}")
     through_json(device.environment(config), "environment")

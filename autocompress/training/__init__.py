@@ -8,7 +8,7 @@ every content key.
 """
 
 from autocompress.training.computing import computed_with, half_precision, versions
-from autocompress.training.evaluation import device_of, evaluate, logits, recalibrate_batch_norm
+from autocompress.training.evaluation import evaluate, logits, recalibrate_batch_norm
 from autocompress.training.loop import Progress, Training, TrainResult, TrainSettings
 from autocompress.training.losses import SoftTargets, answers_of, distillation
 from autocompress.training.optimizing import clipped_parameters, make_optimizer, parameter_groups
@@ -33,7 +33,6 @@ __all__ = [
     "clipped_parameters",
     "computed_with",
     "default_device",
-    "device_of",
     "distillation",
     "evaluate",
     "half_precision",

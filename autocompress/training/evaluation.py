@@ -13,6 +13,7 @@ from torch import nn
 from autocompress.compat.torch import BatchNormBase
 from autocompress.data import Split
 from autocompress.graph import evaluating
+from autocompress.models import device_of
 
 
 @torch.no_grad()
@@ -109,8 +110,3 @@ def recalibrate_batch_norm(
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
     return used
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter lies; the CPU for a model without any."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -17,8 +17,8 @@ from autocompress.compat.torch import BatchNormBase
 from autocompress.contract import Callback
 from autocompress.data import Loader, Split
 from autocompress.errors import TrialFailed
+from autocompress.models import device_of
 from autocompress.training.computing import half_precision
-from autocompress.training.evaluation import device_of
 from autocompress.training.losses import Answers, SoftTargets, answers_of, distillation
 from autocompress.training.optimizing import (
     Schedule,

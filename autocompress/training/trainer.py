@@ -26,7 +26,7 @@ from autocompress.job import Job
 from autocompress.processors import usable_processors
 from autocompress.store import save_tensors
 from autocompress.training.computing import computed_with
-from autocompress.training.evaluation import device_of, logits
+from autocompress.training.evaluation import logits
 from autocompress.training.loop import Progress, Training, TrainResult, TrainSettings
 
 log = logging.getLogger("autocompress")
@@ -186,7 +186,7 @@ def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
         if isinstance(module, BatchNormBase):
             module.train()
     images, labels = next(iter(split.subset(AGREEMENT_IMAGES).loader(AGREEMENT_IMAGES)))
-    device = device_of(model)
+    device = models.device_of(model)
     return float(F.cross_entropy(probe(images.to(device)).float(), labels.to(device)))
 
 
