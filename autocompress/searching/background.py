@@ -59,26 +59,45 @@ class Background:
     tell: Callable[[str], None]
     out_of_reach: Sequence[OutOfReach] = ()
     _prepared: Prepared | None = None
+    _first: Callable[[], None] | None = None
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="proposals", daemon=True)
 
-    def start(self) -> None:
-        """Begins."""
+    def start(self, first: Callable[[], None] | None = None) -> None:
+        """Begins, with ``first`` before all else."""
+        self._first = first
         self._thread.start()
 
-    def ready(self, *, wait: bool) -> Prepared | None:
-        """What was prepared; without ``wait``, None while it is not there.
+    @property
+    def is_running(self) -> bool:
+        """The thread was started and has not ended."""
+        return self._thread.is_alive()
 
-        Where the thread was never started, nothing was prepared."""
-        while wait and self._thread.is_alive():
-            self._thread.join(timeout=0.5)  # in steps, so that signals are seen
+    @property
+    def is_done(self) -> bool:
+        """The thread was started and has ended."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    def ready(self, *, meanwhile: Callable[[], None] | None = None) -> Prepared | None:
+        """What was prepared; None while it is not there.
+
+        Where the thread was never started, nothing was prepared.
+
+        Args:
+            meanwhile: called again and again until it is there; without, nothing is waited for.
+        """
+        while meanwhile is not None and self._thread.is_alive():
+            self._thread.join(timeout=0.2)  # in steps, so that signals are seen
+            meanwhile()
         return None if self._thread.is_alive() else self._prepared or Prepared(None, (), ())
 
     def _run(self) -> None:
         try:
             with without_tracing():  # the driver composes recipes meanwhile, and methods may trace for that
+                if self._first is not None:
+                    self._first()
                 self._look_how_far(let_trace)
                 proposed = self.opened.proposals(pause=let_trace)
                 needs_bits = proposed is None or self.wants_bits

@@ -69,6 +69,8 @@ class Dispatcher:
         self._attempts: Counter[int] = Counter()
         self._issued = 0
         self._failed_starts = 0
+        self.workers_seen = 0
+        """Worker processes that were there so far."""
         self._start_error = ""
         self._seconds: list[float] = []
         self._why_ended = ""
@@ -109,6 +111,11 @@ class Dispatcher:
     def started(self) -> None:
         """A worker is there."""
         self._failed_starts = 0
+        self.workers_seen += 1
+
+    def give_back(self, worker: str) -> None:
+        """``worker`` will not try its recipe: another one gets it next."""
+        self._again.append(self._running.pop(worker))
 
     def hand_out(self, worker: str) -> Asked | None:
         """The next recipe for ``worker``, lost ones first.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,13 @@ def check() -> None:
         localray.check()
 
 
-def run(dispatcher: Dispatcher, settings: Settings) -> None:
+def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None]) -> None:
     """Runs recipes on workers until the dispatcher has no more.
+
+    Args:
+        dispatcher: gives recipes and takes rows.
+        settings: of the workers.
+        turn: called often in this thread, for what else the driver does.
 
     Raises:
         UserError: if Ray cannot be started here, or no worker can.
@@ -83,7 +88,7 @@ def run(dispatcher: Dispatcher, settings: Settings) -> None:
                 trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
-                name="ray", storage_path=str(settings.folder), verbose=0, callbacks=[crew], stop=_Over(dispatcher)
+                name="ray", storage_path=str(settings.folder), verbose=0, callbacks=[crew], stop=_Over(dispatcher, turn)
             ),
         )
         with stopping.terminated_by_name():
@@ -205,15 +210,16 @@ class _Crew(_Unsaved, tune.Callback):
 class _Over(_Unsaved, tune.Stopper):
     """Ends the search, so that nobody waits for a worker that is still starting."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, dispatcher: Dispatcher, turn: Callable[[], None]) -> None:
+        self._dispatcher, self._turn = dispatcher, turn
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         del trial_id, result
         return False
 
     def stop_all(self) -> bool:
-        """Whether no recipe is being tried, and none will be."""
+        """Whether no recipe is being tried, and none will be; Tune asks in each of its steps."""
+        self._turn()
         return self._dispatcher.is_over
 
 

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from autocompress.contract import Manager, manager
-from autocompress.devices.lock import MachineLock
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told, kept_if_possible
 from autocompress.job import Job, anchored, load_job, resolved, validate
@@ -35,20 +34,19 @@ from autocompress.searching.background import Background, Point
 from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.dispatch import Allowance, Dispatcher
+from autocompress.searching.driver_worker import DriverWorker
 from autocompress.searching.earlier import recipes_from
 from autocompress.searching.endings import Endings
-from autocompress.searching.gates import Trial
+from autocompress.searching.gates import Lock, Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels
 from autocompress.searching.nearest import finish_nearest_miss, finish_within_bar
 from autocompress.searching.progress import Observer, Silent, Steps, Unbreakable
 from autocompress.searching.searchable import Opener, SearchableJob, is_by_agreement
-from autocompress.searching.study import Study, read_begun
+from autocompress.searching.study import Asked, Study, read_begun
 from autocompress.searching.trainable import Settings, open_job
 
 log = logging.getLogger("autocompress.search")
-DRIVER = "driver"
-"""What the dispatcher knows this process by, as long as it tries recipes itself."""
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
 
@@ -184,7 +182,7 @@ class _Run:
 
     def _take_proposals(self, is_waiting: bool) -> None:
         """Queues the proposals once they are made; waits for them where no recipe is queued."""
-        made = self._background.ready(wait=not is_waiting)
+        made = self._background.ready(meanwhile=None if is_waiting else self._own_worker.turn)
         if made is None:
             return
         self._study.before_ask = None
@@ -285,26 +283,30 @@ class _Run:
         dispatcher = Dispatcher(
             self._study, self._opened.compose, allowance, self._on_row, self._observer.on_note, self._endings
         )
-        self._try_here(dispatcher)
-        self._background.start()
+        self._own_worker = self._worker_of(dispatcher, allowance)
+        is_first = bool(self._first) and not self._study.is_proposed and not self._trains(self._first[0])
+        self._own_worker.start(with_recipe=is_first)
         self._study.before_ask = self._take_proposals
-        placement.run(dispatcher, self._settings(allowance.deadline))
+        placement.run(dispatcher, self._settings(allowance.deadline), self._own_worker.turn)
         return dispatcher.why_ended
 
-    def _try_here(self, dispatcher: Dispatcher) -> None:
-        """Tries the first recipe in this process, where it trains nothing: workers take a while to
-        start, and a first result says whether all is well."""
-        if not self._first or self._study.is_proposed or self._trains(self._first[0]):
-            return
-        asked = dispatcher.hand_out(DRIVER)
-        if asked is None:
-            return
-        self._study.start(asked.number)
-        trial = Trial(self._opened, self._measurer, MachineLock(), asked.number, self._folder.resolve(), self._baseline)
-        self._study.tell(asked.number, trial.run(asked.values, asked.label))
-        row = dispatcher.finished(DRIVER)
-        if row is not None:
-            dispatcher.tell(row)
+    def _worker_of(self, dispatcher: Dispatcher, allowance: Allowance) -> DriverWorker:
+        folder = self._folder.resolve()
+
+        def attempt(asked: Asked, lock: Lock) -> Row:
+            trial = Trial(self._opened, self._measurer, lock, asked.number, folder, self._baseline)
+            return trial.run(asked.values, asked.label)
+
+        return DriverWorker(
+            dispatcher,
+            self._background,
+            attempt,
+            began=self._study.start,
+            tell=self._study.tell,
+            is_quick=lambda asked: not self._trains((asked.label, asked.values)),
+            workers=self._job.workers,
+            most_seconds=allowance.trial_seconds,
+        )
 
     def _settings(self, deadline: float | None) -> Settings:
         return Settings(
@@ -351,12 +353,16 @@ class _Run:
         return result
 
     def _finish(self, closing: Closing, ended: str) -> None:
-        self._background.ready(wait=True)  # nothing else computes while the front is measured
+        self._background.ready(meanwhile=_nothing)  # nothing else computes while the front is measured
         home = self._folder.resolve()
         finish_nearest_miss(self._study, self._opened, self._measurer, home, self._progress)
         finish_within_bar(self._study, self._opened, self._measurer, home, self._progress)
         self._observer.on_note(f"{ended}; measuring the front again")
         closing.close(self._study.rows(), self._seconds, ended, self._plugins)
+
+
+def _nothing() -> None:
+    """Called while the background is waited for."""
 
 
 def baseline_row(opened: SearchableJob, measurer: Measurer) -> Row:

@@ -1,0 +1,144 @@
+"""The driver's own worker: a thread that tries recipes while worker processes start.
+
+A worker process needs many seconds until it has opened the job. The driver has opened it already,
+so it tries the first recipe, has tables and proposals made, and goes on with proposals until all
+workers are there. Recipes that train are left to the workers, which can be ended when they hang.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from autocompress.devices.lock import MachineLock
+from autocompress.graph import let_trace, without_tracing
+from autocompress.results import Row
+from autocompress.searching.background import Background
+from autocompress.searching.dispatch import Dispatcher
+from autocompress.searching.gates import Lock
+from autocompress.searching.study import Asked
+
+NAME = "driver"
+"""What the dispatcher knows this worker by."""
+log = logging.getLogger("autocompress.search")
+
+
+class LetsTrace:
+    """The machine's lock for a thread of the driver: where a trial pauses, the driver's main thread
+    may trace, too."""
+
+    def __init__(self) -> None:
+        self._lock = MachineLock()
+
+    def shared(self) -> AbstractContextManager[Any]:
+        """Held while computing."""
+        return self._lock.shared()
+
+    def breathe(self) -> None:
+        """Lets a waiting measurement, and a thread that traces, go first."""
+        self._lock.breathe()
+        let_trace()
+
+
+@dataclass
+class DriverWorker:
+    """Tries recipes in a thread. All methods are called in the driver's main thread.
+
+    Attributes:
+        dispatcher: gives recipes and takes rows.
+        background: makes tables and proposals, after the first recipe.
+        attempt: makes the row of a recipe, under the given lock.
+        began: told the number of a trial before it begins.
+        tell: told the number and the row of a finished trial.
+        is_quick: whether a recipe trains nothing.
+        workers: worker processes that are expected.
+        most_seconds: a trial that takes longer is given up, and so is this worker.
+    """
+
+    dispatcher: Dispatcher
+    background: Background
+    attempt: Callable[[Asked, Lock], Row]
+    began: Callable[[int], None]
+    tell: Callable[[int, Row], None]
+    is_quick: Callable[[Asked], bool]
+    workers: int
+    most_seconds: float
+    _asked: Asked | None = None
+    _since: float = 0.0
+    _rows: dict[int, Row] = field(default_factory=dict)
+    _thread: threading.Thread | None = None
+    _is_over: bool = False
+
+    def start(self, *, with_recipe: bool) -> None:
+        """Begins: ``with_recipe`` with the first recipe, then with tables and proposals."""
+        asked = self.dispatcher.hand_out(NAME) if with_recipe else None
+        if asked is not None:
+            self._begin(asked)
+        self.background.start(None if asked is None else partial(self._run, asked))
+
+    def turn(self) -> None:
+        """Tells a finished row and begins the next trial, where there is one; called often."""
+        if self._asked is not None:
+            self._look(self._asked)
+        elif not self._is_over and self.background.is_done:
+            self._next()
+
+    def _look(self, asked: Asked) -> None:
+        if (row := self._rows.pop(asked.number, None)) is not None:
+            self._asked = None
+            self.tell(asked.number, row)
+            if (told := self.dispatcher.finished(NAME)) is not None:
+                self.dispatcher.tell(told)
+        elif time.monotonic() - self._since > self.most_seconds or self._has_died:
+            log.warning("trial %d: the driver gives it up", asked.number)
+            self._asked, self._is_over = None, True
+            self.dispatcher.lost(NAME, "")
+
+    @property
+    def _has_died(self) -> bool:
+        """The thread ended without a row."""
+        alive = self.background.is_running or (self._thread is not None and self._thread.is_alive())
+        return not alive and self._asked is not None and self._asked.number not in self._rows
+
+    def _next(self) -> None:
+        if self.dispatcher.workers_seen >= self.workers or self.dispatcher.why_ended:
+            self._is_over = True
+            return
+        asked = self.dispatcher.hand_out(NAME)
+        if asked is None:
+            self._is_over = True
+        elif not self.is_quick(asked):
+            self._is_over = True
+            self.dispatcher.give_back(NAME)
+        else:
+            self._begin(asked)
+            self._thread = threading.Thread(target=self._alone, args=(asked,), name="driver-worker", daemon=True)
+            self._thread.start()
+
+    def _begin(self, asked: Asked) -> None:
+        self._asked, self._since = asked, time.monotonic()
+        self.began(asked.number)
+
+    # --- in the thread ----------------------------------------------------------------------------
+
+    def _alone(self, asked: Asked) -> None:
+        with without_tracing():  # the driver composes recipes meanwhile
+            self._run(asked)
+
+    def _run(self, asked: Asked) -> None:
+        with _logged(asked.number):
+            self._rows[asked.number] = self.attempt(asked, LetsTrace())
+
+
+@contextmanager
+def _logged(number: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception:  # the driver notices that there is no row
+        log.exception("trial %d: the driver could not try it", number)
