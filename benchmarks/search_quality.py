@@ -1,10 +1,10 @@
 """Hypervolume over wall clock: a search of autocompress against a sweep of Torch-Pruning with ONNX
 Runtime's int8.
 
-Both start from the same trained baseline. The clock starts with each process, so start-up and
-preparation count; only the training of the baseline is outside. The rival's time is T and its
-hypervolume R. The front of a search at a time is its non-dominated trials by validation, at most
-12. All files are scored by the neutral scorer on the test split.
+Both start from the same trained baseline and from images that are kept. The clock starts with each
+process, so start-up and preparation count; only the training of the baseline is outside. The
+rival's time is T and its hypervolume R. The front of a search at a time is its non-dominated trials
+by validation, at most 12. All files are scored by the neutral scorer on the test split.
 
     python benchmarks/search_quality.py [--rivals FOLDER] [--model resnet18] [--data glyphs]
     [--epochs 12] [--seeds 0]
@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 
 from autocompress import models
 from autocompress.data import Split
-from autocompress.files import write_json
+from autocompress.files import cache_folder, write_json
 from autocompress.objectives.hypervolume import speed_hypervolume
 from autocompress.opened.baseline import export_baseline
 from autocompress.results import read_trials
@@ -58,12 +58,15 @@ def arrays(split: Split, file: Path) -> None:
 
 
 def prepared(baseline: Trained, model: str, data: str, folder: Path) -> None:
-    """What both start from: arrays, weights, the float file, and a job."""
+    """What both start from: images as they are kept once made, weights, the float file, and a
+    job."""
     for role in ("train", "val", "test"):
         arrays(getattr(baseline.splits, role), folder / f"{role}.npz")
     weights = {name: tensor.contiguous() for name, tensor in baseline.model.state_dict().items()}
     save_file(weights, folder / "base.safetensors")
     shutil.copy(export_baseline(baseline.model, folder / "cache").deployable.file, folder / "base.onnx")
+    if (kept := cache_folder("data")).is_dir():
+        shutil.copytree(kept, folder / "data")
     info = models.data_info(baseline.model)
     job = {
         "model": model,
@@ -93,7 +96,10 @@ def searched(folder: Path, seconds: float, space: str, seed: int) -> dict[str, f
     job |= {"space": space, "seed": seed, "name": name, "results": str(folder), "budget": {"trials": 1000}}
     (folder / "search.yaml").write_text(json.dumps(job), encoding="utf-8")
     command = [sys.executable, "-m", "autocompress.cli", "search", str(folder / "search.yaml")]
-    environment_ = {**os.environ, "AUTOCOMPRESS_CACHE": str(folder / f"cache-{seed}")}
+    cache = folder / f"cache-{seed}"
+    (folder / "data").mkdir(exist_ok=True)
+    shutil.copytree(folder / "data", cache / "data")
+    environment_ = {**os.environ, "AUTOCOMPRESS_CACHE": str(cache)}
     found: dict[str, float] = {}
     started = time.perf_counter()
     with (folder / f"search-{seed}.log").open("w") as log:

@@ -64,7 +64,7 @@ def couplings(
     if mode == "scatter":
         every = _scattered(model, every, layers)
     if mode != "group":
-        every = [_only_inner(coupling, mode) for coupling in every]
+        every = [only_inner(coupling, mode) for coupling in every]
     return verified(model, every, input_size, pruners_of(specs)) if verify else every
 
 
@@ -181,7 +181,8 @@ def _without_partial(every: list[Coupling], partial: set[str]) -> list[Coupling]
     return result
 
 
-def _only_inner(coupling: Coupling, mode: str) -> Coupling:
+def only_inner(coupling: Coupling, mode: str = "inner") -> Coupling:
+    """The coupling as ``mode`` has it: with a reason against it where others share its channels."""
     if coupling.inner or coupling.scatter or coupling.reasons:
         return coupling
     others = [name for name in coupling.producers if name != coupling.name]

@@ -11,7 +11,7 @@ from torch import nn
 
 from autocompress.contract import Coupling, LayerSpec
 from autocompress.files import digest
-from autocompress.pruning.couplings import Judged, couplings, judged
+from autocompress.pruning.couplings import Judged, couplings, judged, only_inner
 from autocompress.pruning.structure import structure
 
 STRUCTURES_KEPT = 16
@@ -31,7 +31,9 @@ def known_couplings(
     specs = [spec for spec in specs if spec.layer_type in present]
     key = digest(structure(model), list(size), [repr(spec) for spec in specs])
     known = _kept(_judged, key, lambda: judged(model, size, specs))
-    return _kept(_measured, f"{key} {mode}", lambda: couplings(model, size, mode, specs, known=known))
+    group = "group" if mode == "inner" else mode  # measuring costs seconds, and these measure the same
+    measured = _kept(_measured, f"{key} {group}", lambda: couplings(model, size, group, specs, known=known))
+    return [only_inner(coupling) for coupling in measured] if mode == "inner" else measured
 
 
 def fixed_couplings(model: nn.Module, size: tuple[int, int, int], mode: str) -> list[Coupling]:
