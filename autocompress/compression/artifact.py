@@ -57,8 +57,9 @@ def save(candidate: Candidate, deployable: Deployable, folder: Path, metrics: di
 
 
 def load(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
-    """The torch module of an artifact, in eval mode on the CPU: float images ``(N, C, H, W)`` in,
-    logits out.
+    """The torch module of an artifact, in eval mode on the CPU.
+
+    It takes float images ``(N, C, H, W)`` and gives logits.
 
     Args:
         folder: ``results/<name>/artifacts/<trial>``.

@@ -83,8 +83,9 @@ class Inputs:
         params_of: Callable[[Method], Params] | None = None,
         pause: Callable[[], None] | None = None,
     ) -> dict[str, str]:
-        """Has every transform prepare what its recipes share, once for each data source, unless
-        that is kept already.
+        """Lets each transform prepare what its recipes share, for each data source.
+
+        What is kept in the store is not prepared again.
 
         Args:
             progress: told of what takes long.

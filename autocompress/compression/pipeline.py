@@ -42,8 +42,9 @@ WORTH_KEEPING_S = 1.0
 
 @dataclass
 class Pipeline:
-    """Applies recipes to one baseline, with the user's images or with those that the recipe's data
-    source makes.
+    """Applies recipes to one baseline.
+
+    Images are the user's, or those of the recipe's data source.
 
     Attributes:
         baseline: the float model in eval mode; never changed.
@@ -163,9 +164,7 @@ class Pipeline:
         return model.cpu().eval(), steps
 
     def _resumed(self, keys: Sequence[str]) -> tuple[int, nn.Module | None, list[Plan]]:
-        """The deepest stage that is kept: how many stages that is, the network, and the steps of
-        its plan.
-        """
+        """The last stage in the store: how many stages, the network, and the steps of its plan."""
         for count in range(len(keys), 0, -1):
             if self.store.has(keys[count - 1]) and (found := self.store.get(keys[count - 1])) is not None:
                 steps = list(found[1]["steps"])
@@ -223,9 +222,7 @@ class Pipeline:
     def of_baseline(
         self, recipe: Recipe, progress: Callable[..., None] | None = None, pause: Callable[[], None] | None = None
     ) -> OfBaseline:
-        """Orders and moments of the baseline, as the pruner of ``recipe`` has them; made once and
-        kept.
-        """
+        """Orders and moments of the baseline for the pruner of ``recipe``; made once and kept."""
         context, pruner = self._inputs.context(False, progress, recipe, pause), self._inputs.pruner(recipe)
         assert pruner is not None
         assert recipe.prune is not None
@@ -233,8 +230,10 @@ class Pipeline:
         return self._structural.of_baseline(recipe.prune, recipe.repair, pruner, replace(context, state=state))
 
     def _stage_keys(self, recipe: Recipe) -> list[str]:
-        """Chained content keys: one a transform, one for PRUNE and REPAIR, and one for RECOVER
-        where it trains.
+        """Chained content keys.
+
+        One for each transform, one for PRUNE and REPAIR together, and one for RECOVER where
+        it trains.
         """
         key, keys = self._inputs.first_key(recipe), []
         for name, params in recipe.transforms:

@@ -1,6 +1,4 @@
-"""QUANTIZE: bits that each group chose become fake-quantizers, which are calibrated, trained and
-hardened.
-"""
+"""QUANTIZE: fake-quantizers of the chosen bits are placed, calibrated, trained and hardened."""
 
 from __future__ import annotations
 

@@ -120,9 +120,7 @@ def orders_of(pruner: Pruner, couplings: Sequence[Coupling], params: Params, con
 
 
 def rebuild(model: nn.Module, plan: Plan, specs: Sequence[LayerSpec]) -> nn.Module:
-    """The structure of ``plan`` on the network that entered the stage, with no data; changed in
-    place.
-    """
+    """Removes the channels that ``plan`` names, in place and without data."""
     channels, height, width = plan["input_size"]
     size = (int(channels), int(height), int(width))
     every = find_couplings(model, size, plan["mode"], specs, verify=False)

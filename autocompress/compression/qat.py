@@ -1,5 +1,4 @@
-"""Quantization-aware training: QUANTIZE trains the network of fake-quantizers (whitepaper, sections
-3.2 and 5).
+"""Quantization-aware training of the network of fake-quantizers (whitepaper, sections 3.2 and 5).
 
 Float master weights, integers simulated in every forward pass, gradients straight through inside
 the ranges and zero outside. ``quantization/fakelayers.py`` has what batch norm does meanwhile.
@@ -19,9 +18,10 @@ VERSION = "1"
 
 
 class QuantizationSchedule(Callback):
-    """What a network of fake-quantizers does at which step: quantization starts (``delay``),
-    statistics of batch norm freeze (``norm_freeze``; from the start with ``norm`` "frozen"), ranges
-    freeze (``range_freeze``).
+    """Switches the states of a network of fake-quantizers as training goes on.
+
+    Quantization starts after ``delay``, statistics of batch norm freeze at ``norm_freeze``
+    (from the start where ``norm`` is "frozen"), and ranges freeze at ``range_freeze``.
 
     Layers whose quantizer does not fold the norm (``FakeQuantizer.folds_norm``) are left to their
     own method.
@@ -42,9 +42,7 @@ class QuantizationSchedule(Callback):
             layer.norm_treatment = "naive" if self._params["norm"] == "naive" else "corrected"
 
     def before_step(self, model: nn.Module, step: int) -> None:
-        """Switches states; every step, since the trainer sets the whole network to train mode at
-        each epoch.
-        """
+        """Switches states at every step: the trainer sets the network to train mode each epoch."""
         done, network = step / self._steps, _network(model)
         layers = [layer for layer in network.layers().values() if layer.weight_quantizer.folds_norm]
         is_frozen = self._params["norm"] == "frozen" or done >= self._params["norm_freeze"]
@@ -76,8 +74,7 @@ def run(
     *,
     pause: Callable[[], None] | None = None,
 ) -> None:
-    """Trains a calibrated ``network`` in place on the context's transfer set; it is left in eval
-    mode.
+    """Trains a calibrated ``network`` in place and leaves it in eval mode.
 
     Raises:
         TrialFailed: if the loss is not finite.

@@ -13,8 +13,9 @@ from autocompress.contract import Method, Plan, Transform
 
 
 def rebuild(baseline: nn.Module, steps: Sequence[Plan], methods: Mapping[str, Method]) -> nn.Module:
-    """The structure after the transforms, PRUNE and REPAIR of ``steps``, made on a copy of
-    ``baseline`` with no data and no training. PRUNE and REPAIR need no pruner for that.
+    """A copy of ``baseline`` with the structure of ``steps``: transforms, PRUNE and REPAIR.
+
+    It needs no data, no training and no pruner.
 
     Raises:
         KeyError: if a transform of the plan is not in ``methods``.

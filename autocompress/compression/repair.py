@@ -1,5 +1,6 @@
-"""REPAIR: layers refitted from moments of their inputs, after the transforms and before RECOVER
-(docs/repair.md).
+"""REPAIR: layers are refitted from moments of their inputs (docs/repair.md).
+
+The stage stands between the transforms and RECOVER.
 """
 
 from __future__ import annotations
@@ -128,9 +129,7 @@ class Inputs:
 
 
 def _fit(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """The layers that have columns, and a weight of their own: one that layers share is fitted to
-    neither's inputs.
-    """
+    """The layers that can be refitted: they have columns and share their weight with no other."""
     uses = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     layers = {name: model.get_submodule(name) for name in names}
     return [name for name, layer in layers.items() if has_columns(layer) and uses[id(layer.weight)] == 1]
@@ -170,8 +169,7 @@ def macs_left(network: NetworkFacts, cut: Cut) -> float:
 
 
 def add_biases(model: nn.Module, layers: Sequence[str], network: Mapping[str, LayerFacts]) -> list[str]:
-    """Gives a bias of zeros to those of ``layers`` that have neither a bias nor a norm that takes
-    constants.
+    """Adds a bias of zeros to each layer that has neither a bias nor a norm that takes constants.
 
     Returns:
         The layers that got one.
@@ -193,8 +191,7 @@ def rebuild(model: nn.Module, plan: Plan) -> nn.Module:
 
 @contextmanager
 def _numbers_told() -> Iterator[None]:
-    """Images, activations or weights that the room ``repair`` cannot work with fail the trial, in
-    its words.
+    """Fails the trial where the room ``repair`` refuses images, activations or weights.
 
     Raises:
         TrialFailed: for NaN and infinite values, and where there is no image.
@@ -275,8 +272,9 @@ def divergence(model: nn.Module, teacher_logits: torch.Tensor, split: Split, dev
 
 
 def kl_of(student: torch.Tensor, teacher: torch.Tensor) -> float:
-    """Mean KL(teacher || student) in nats of logits ``[N, classes]``; infinite where they are not
-    finite.
+    """Mean KL(teacher || student) in nats; infinite where logits are not finite.
+
+    Logits are ``[N, classes]``.
     """
     value = float(F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True))
     return value if math.isfinite(value) else math.inf

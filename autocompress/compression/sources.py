@@ -1,5 +1,6 @@
-"""Where recipes' images come from in a job without training data: sets made by data sources, each
-once, and kept.
+"""Images of recipes in jobs without training data.
+
+Data sources make each transfer set once, and it is kept.
 """
 
 from __future__ import annotations
@@ -74,9 +75,11 @@ class Sources:
         images: int | None = None,
         seed: int | None = None,
     ) -> TransferSet:
-        """The set that source ``name`` makes with ``params``: made once for each baseline, source,
-        version, parameters and seed, and shared by trials, workers and runs. It is nobody's own
-        work: the time limit of a trial that makes it, or waits for it, stands meanwhile.
+        """The transfer set that source ``name`` makes with ``params``.
+
+        It is made once for each baseline, source, version, parameters and seed, and is
+        shared by trials, workers and runs. The time limit of a trial does not count while
+        the trial makes the set or waits for it.
 
         Args:
             name: of the source.
@@ -126,8 +129,7 @@ class Sources:
         return found
 
     def adapting(self, source: tuple[str, Params]) -> list[Any]:
-        """What decides a recovery with a source that adapts to the student, beside the set that it
-        begins with; empty for one that does not."""
+        """The part of RECOVER's key that an adapting source adds; empty for other sources."""
         name, params = source
         method = self.methods[name]
         return [name, method.version, params] if method.adapts(params) else []
@@ -135,8 +137,9 @@ class Sources:
     def adapter(
         self, source: tuple[str, Params], pause: Callable[[], None] | None = None
     ) -> Callable[[nn.Module], TransferSet] | None:
-        """What gives images that answer to a student, where the recipe's source adapts to one;
-        these are not kept.
+        """Makes images for a student, where the recipe's source adapts to one.
+
+        These images are not kept.
         """
         name, params = source
         if not self.adapting(source):
@@ -152,8 +155,9 @@ class Sources:
         return again
 
     def prepare(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> dict[str, str]:
-        """Has every source make its images with the default parameters, and those that are held
-        out, unless they are kept already.
+        """Lets each source make its images with its defaults, and its held-out images.
+
+        Those that are kept are not made again.
 
         Returns:
             Why, by name, for the sources that could not; they are no longer part of this.
@@ -179,9 +183,10 @@ class Sources:
         return {name: len(self.transfer_set(name, params).train) for name, params in self.defaults.items()}
 
     def held_out(self, info: DataInfo, pause: Callable[[], None] | None = None) -> TensorSplit:
-        """The images by which all candidates are compared with the baseline, whatever the source of
-        their recipe: an equal share of each source's, none of them trained on; labels are the
-        baseline's own answers.
+        """The images on which all candidates are compared with the baseline.
+
+        Each source gives an equal share, whatever the source of a recipe. No recipe trains
+        on them. Labels are the baseline's answers.
 
         Args:
             info: of the job's data.

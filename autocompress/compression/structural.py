@@ -221,8 +221,9 @@ class Structural:
         inputs: Inputs,
         context: Context,
     ) -> dict[str, list[int]]:
-        """The orders of the couplings that lose channels; of the baseline those of all couplings,
-        which are kept.
+        """The orders of the couplings that lose channels.
+
+        For the baseline, all couplings get an order, and the orders are kept.
         """
         context = replace(context, model=model, moments=inputs)
         if not inputs.of_baseline:
@@ -303,8 +304,9 @@ class Structural:
         return repair.divergence(model, self._logits[images.key], images.held_out, context.device)
 
     def _recalibrate(self, model: nn.Module, cut: Cut | None, context: Context) -> None:
-        """Running statistics of a network that lost channels and was not refitted: what its layers
-        read has changed.
+        """Recomputes the running statistics of a network that lost channels and was not refitted.
+
+        The inputs of its layers have changed.
         """
         if cut is None or context.transfer is None or "freeze_batch_norm" in context.transfer.demands:
             return

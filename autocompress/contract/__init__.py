@@ -1,6 +1,4 @@
-"""What a plugin author reads and imports: hooks, the four kinds of method, and what the engine
-gives them.
-"""
+"""All that a plugin author needs: hooks, kinds of methods, and what the engine gives them."""
 
 from autocompress.contract.callback import Callback
 from autocompress.contract.context import Context, TransferSet

@@ -19,17 +19,20 @@ class Callback:
     full budget, whatever rung the trial is on."""
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Optimizer groups (``{"params": [...], "weight_decay": 0.0, "lr_scale": 1.0}``) for
-        parameters that need other settings; what no callback claims goes into the trainer's own
-        groups. ``"optimizer": "sgd"`` has them updated by SGD with momentum whatever the training
-        uses, ``"clip": False`` leaves their gradients out of the clipping.
+        """Optimizer groups for parameters that need other settings.
+
+        A group is ``{"params": [...], "weight_decay": 0.0, "lr_scale": 1.0}``. Parameters
+        that no callback claims are in the trainer's own groups. With ``"optimizer": "sgd"``
+        a group is always updated by SGD with momentum; with ``"clip": False`` its gradients
+        are not clipped.
         """
         del model
         return []
 
     def taps(self) -> list[str]:
-        """Names of modules whose outputs ``loss`` wants to see, of the student and, where it has
-        them, the teacher.
+        """Names of modules whose outputs ``loss`` needs.
+
+        Outputs of the student are recorded, and of the teacher where it has that module.
         """
         return []
 

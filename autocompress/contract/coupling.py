@@ -1,6 +1,4 @@
-"""A coupling: channels of a network that must live or die together, and how many of them a rate
-keeps.
-"""
+"""A coupling: channels that can only be removed together, and how many stay."""
 
 from __future__ import annotations
 
@@ -155,8 +153,7 @@ class Coupling:
         return math.gcd(*(len(index[channel]) for index in self.producers.values() for channel in channels)) or 1
 
     def ranked(self, scores: Sequence[float]) -> list[int]:
-        """The order in which channels go if those with the lowest scores go first; of equal ones
-        the last goes first.
+        """The order of removal by score: the lowest first, and of equal scores the last channel.
 
         Args:
             scores: one finite number a channel.

@@ -180,16 +180,18 @@ class Device(ABC):
         return []
 
     def counts(self, kind: str) -> bool:
-        """Whether it has figures for operations of ``kind`` (:class:`OperatorCount`); it needs none
-        where files run.
+        """Whether the device has costs for operations of ``kind`` (:class:`OperatorCount`).
+
+        A device that runs files needs none.
         """
         del kind
         return True
 
     def environment(self, config: DeviceConfig) -> dict[str, Any]:
-        """What decides its figures beside model, machine and ``config``, as JSON: versions,
-        settings. It is stored with each measurement, and part of the keys under which measurements
-        are kept."""
+        """What costs depend on beside model, machine and ``config``, as JSON (versions, settings).
+
+        It is stored with each measurement, and is part of the keys of measurements.
+        """
         del config
         return {}
 

@@ -42,8 +42,9 @@ class LayerSpec:
         raise NotImplementedError(f"{self.layer_type.__name__} is a leaf and must count its operators")
 
     def simulated(self, layer: nn.Module) -> nn.Module | None:
-        """The layer while its integers are simulated, holding the same parameters under the same
-        names; only asked where ``leaf``. None: the layer has no integer form and stays in float.
+        """The layer with simulated integers, and the same parameters under the same names.
+
+        Only asked where ``leaf``. None: the layer has no integer form and stays in float.
 
         Inputs and weights share one scale: that of the tensor that the layer reads. Before the
         first forward pass the engine sets the attribute ``input_quantizer`` (a
@@ -55,10 +56,12 @@ class LayerSpec:
         return None
 
     def hardened(self, simulated: nn.Module, grid: Grid) -> nn.Module:
-        """The finished layer: integers on ``grid``, the grid of the tensor that it reads, and the
-        child ``norm`` folded into constants. Its parameters and buffers are what an artifact keeps;
-        shapes depend on ``simulated`` alone. It has the attributes ``weight_bits`` and
-        ``input_bits``, and is of ``layer_type`` too."""
+        """The finished layer, with integers on ``grid``, the grid of the tensor that it reads.
+
+        Its child ``norm`` is folded into constants. An artifact keeps its parameters and
+        buffers, and their shapes depend on ``simulated`` alone. It has the attributes
+        ``weight_bits`` and ``input_bits``, and its type is ``layer_type``.
+        """
         raise NotImplementedError(f"{self.layer_type.__name__} has no integer form")
 
     def norm(self, layer: nn.Module) -> nn.Module | None:
@@ -67,12 +70,12 @@ class LayerSpec:
         return None
 
     def channel_map(self, layer: nn.Module) -> torch.Tensor:
-        """For each output channel, the output channel of the original convolution it stands for,
-        int64 ``(out,)``. Scores made on the baseline apply through it."""
+        """For each output channel, the channel of the original convolution, int64 ``(out,)``.
+
+        Scores made on the baseline apply through it.
+        """
         raise NotImplementedError(f"{self.layer_type.__name__} does not say how its channels answer to the original's")
 
     def pruner(self) -> object | None:
-        """A torch-pruning ``BasePruningFunc`` that removes channels of the layer, or None where it
-        can lose none.
-        """
+        """A torch-pruning ``BasePruningFunc`` for the layer; None where it can lose no channel."""
         return None

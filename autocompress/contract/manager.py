@@ -88,9 +88,7 @@ class Manager:
 
     @contextmanager
     def _skipped_if_it_fails(self, name: str) -> Iterator[None]:
-        """What a plugin raises within, ``SystemExit`` too, is logged, and the plugin is named in
-        ``broken``.
-        """
+        """Logs what a plugin raises, also ``SystemExit``, and notes the plugin in ``broken``."""
         try:
             yield
         except Terminated:  # SIGTERM arrived meanwhile
@@ -154,9 +152,7 @@ class Manager:
         return begun
 
     def methods(self) -> list[Method]:
-        """All methods, ordered by kind and, among transforms, by stage and by their tags (takers
-        after providers).
-        """
+        """All methods, sorted by kind, stage and tags (:func:`order`)."""
         return order(self._collect("autocompress_methods", Method))
 
     def method(self, name: str) -> Method:
@@ -172,8 +168,7 @@ class Manager:
         return self._collect("autocompress_devices", Device)
 
     def device(self, name: str) -> Device:
-        """The device called ``name``, or what a family of devices makes of it
-        (``cost-model:PATH.yaml``).
+        """The device called ``name``, or one that a family makes of it (``cost-model:PATH.yaml``).
 
         Raises:
             UserError: if there is none.
@@ -245,8 +240,9 @@ def _name_of(plugin: object) -> str:
 
 
 def order(methods: Iterable[Method]) -> list[Method]:
-    """Data sources, SUBSTITUTE, PRUNE, quantizers; within a stage takers of a tag come after its
-    providers.
+    """Sorts methods: data sources, SUBSTITUTE, PRUNE, quantizers.
+
+    Within a stage, methods that take a tag come after those that provide it.
     """
     ranks: list[Callable[[Method], bool]] = [
         lambda m: isinstance(m, DataSource),
@@ -264,8 +260,9 @@ def order(methods: Iterable[Method]) -> list[Method]:
 
 
 def _waits(method: Method, pending: list[Method]) -> bool:
-    """Whether a pending method of the same stage provides a tag that ``method`` takes; a circle is
-    not waited for.
+    """Whether a pending method of the same stage provides a tag that ``method`` takes.
+
+    In a circle of tags, none waits.
     """
     stage = getattr(method, "stage", None)
     return any(
@@ -287,7 +284,5 @@ def _named(name: str, items: Sequence[Any], what: str) -> Any:
 
 @cache
 def manager() -> Manager:
-    """The process's manager, with every installed plugin; the engine's own devices and data sets
-    are one of them.
-    """
+    """The manager of this process, with all installed plugins and the engine's own."""
     return Manager()

@@ -35,9 +35,7 @@ class Stage(StrEnum):
 
 
 class Method(ABC):
-    """What every compression method has: a name, a paper, a search space, and a say on whether it
-    applies.
-    """
+    """A compression method: its name, its paper, its search space and its check."""
 
     name: ClassVar[str]
     """Prefix of the method's parameters, for example ``ghost``."""
@@ -63,9 +61,7 @@ class Method(ABC):
     """
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """Reasons why the method cannot apply to ``model`` in ``job``; an empty list means that it
-        can.
-        """
+        """Reasons why the method cannot apply to ``model`` in ``job``; empty where it can."""
         del model, job
         return []
 
@@ -89,16 +85,21 @@ class Preparing(Method):
     """A method that may learn from data once what all of its recipes then share."""
 
     def shared(self, params: Params) -> Params:
-        """Those of ``params`` that :meth:`prepare` needs: it is called once for each of their
-        values. They should be parameters that are not searched unless the user says so. ``params``
-        may be empty."""
+        """The values of ``params`` that :meth:`prepare` needs.
+
+        ``prepare`` is called once for each of their values, so they should not be searched
+        unless the job asks for it. ``params`` may be empty.
+        """
         del params
         return {}
 
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
-        """What costs data and time and is shared by all recipes (SCOP's scores): called once per
-        baseline, data source and ``context.params`` (see :meth:`shared`), when a recipe first needs
-        it. The result (tensors and JSON values) is kept, and given back as ``context.state``."""
+        """Computes what all recipes share and what costs data and time, such as SCOP's scores.
+
+        Called once for each baseline, data source and ``context.params`` (see
+        :meth:`shared`), when a recipe first needs it. The result (tensors and JSON values)
+        is kept, and is given back as ``context.state``.
+        """
         del baseline, context
         return None
 
@@ -134,9 +135,7 @@ class Transform(Preparing):
 
     @abstractmethod
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
-        """Makes the structure that ``plan`` describes with no data and no training; weights are
-        loaded afterwards.
-        """
+        """Makes the structure of ``plan`` without data or training; weights are loaded later."""
 
 
 class Pruner(Preparing):
@@ -214,21 +213,22 @@ class Quantizer(Method):
         return 256
 
     def equalises(self, params: Params) -> bool:
-        """Whether the ranges of layers that follow each other are to be equalised before ranges are
-        chosen.
-        """
+        """Whether weight ranges of consecutive layers are equalised before ranges are chosen."""
         del params
         return False
 
     def corrects_bias(self, params: Params) -> bool:
-        """Whether the mean error that its rounding adds to each output channel goes into the
-        biases, after calibration and only where nothing is trained."""
+        """Whether biases are corrected by the mean rounding error of each output channel.
+
+        This is done after calibration, and only where nothing is trained.
+        """
         del params
         return False
 
     def harden(self, fake: FakeQuantizer, weight: Any = None) -> Hardened:
-        """Integers, scale and zero point of a finished fake-quantizer; ``weight`` is the float
-        tensor it quantizes.
+        """Integers, scale and zero point of a finished fake-quantizer.
+
+        ``weight`` is the float tensor that it quantizes.
         """
         return fake.harden(weight)
 
@@ -244,9 +244,7 @@ class DataSource(Method):
     kind = "data source"
 
     def adapts(self, params: Params) -> bool:
-        """Whether RECOVER is to ask again, half-way, for images that answer to the student as it
-        then is.
-        """
+        """Whether RECOVER asks again, half-way, for images made for the student."""
         del params
         return False
 
@@ -262,8 +260,9 @@ class DataSource(Method):
     def apply(
         self, teacher: nn.Module, params: Params, context: Context, student: nn.Module | None = None
     ) -> TransferSet:
-        """Makes the transfer set from ``teacher``, which is in eval mode and whose parameters take
-        no gradient.
+        """Makes the transfer set from ``teacher``.
+
+        The teacher is in eval mode, and its parameters take no gradient.
 
         ``student`` is a copy of the live student, in eval mode, where the source adapts to it. The
         teacher carries mean, std and input size (``pretrained_cfg``); ``context.transfer`` is None.

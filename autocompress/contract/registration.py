@@ -1,6 +1,4 @@
-"""What a plugin has to be like: its hooks when it is registered, and what these hooks give when
-they are called.
-"""
+"""Checks of plugins: their hooks at registration, and later what the hooks return."""
 
 from __future__ import annotations
 
@@ -51,8 +49,7 @@ def reason(error: BaseException) -> str:
 
 
 def check_hooks(plugin: object) -> None:
-    """Refuses a plugin whose hooks would be ignored, as pluggy's ``check_pending`` does, and more
-    than that.
+    """Refuses a plugin with hooks that would be ignored (pluggy's ``check_pending``, and more).
 
     Raises:
         InvalidPlugin: for a class, a hook that does not exist, a forgotten or outdated marker,

@@ -14,8 +14,9 @@ from autocompress.contract.layers import LayerSpec
 def coupling_scores(
     coupling: Coupling, layers: Mapping[str, torch.Tensor], model: nn.Module, specs: Sequence[LayerSpec] = ()
 ) -> torch.Tensor | None:
-    """Scores of a coupling's channels, float32 ``(channels,)``: the plain mean over its writers of
-    their scores.
+    """Scores of a coupling's channels, float32 ``(channels,)``.
+
+    The score of a channel is the mean over the layers that write it.
 
     What several layers write is added up, so a writer with small weights says little about a
     channel.

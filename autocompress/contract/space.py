@@ -85,9 +85,7 @@ class Parameter:
 
 
 class LimitError(ValueError):
-    """A limit of the user's that leaves nothing of a parameter: its ``name``, and ``text``, what is
-    wrong.
-    """
+    """A limit leaves no value of a parameter: ``name`` is the parameter, ``text`` the reason."""
 
     def __init__(self, name: str, text: str) -> None:
         super().__init__(f"{name} {text}")
@@ -191,8 +189,9 @@ class Space:
         scope: str = "model",
         axis: str = "",
     ) -> int:
-        """A whole number from ``low`` to ``high``, both included; ``searched`` as in
-        :meth:`categorical`.
+        """A whole number from ``low`` to ``high``, both included.
+
+        ``searched`` is as in :meth:`categorical`.
         """
         asked = Parameter(
             name, default, (), low, high, step, log, cheapest, structural, neutral, scope=scope, axis=axis
@@ -216,8 +215,11 @@ class Space:
         axis: str = "",
         tie: str = "",
     ) -> float:
-        """A number from ``low`` to ``high``, both included; ``searched`` as in :meth:`categorical`,
-        ``tie`` (within the method, like ``name``) as in :class:`Parameter`."""
+        """A number from ``low`` to ``high``, both included.
+
+        ``searched`` is as in :meth:`categorical`, ``tie`` (without the method's name) as in
+        :class:`Parameter`.
+        """
         asked = Parameter(
             name,
             default,
@@ -261,8 +263,9 @@ class Space:
 
 
 def narrow(parameter: Parameter, limit: Any) -> Parameter:
-    """``parameter`` as the user limits it: a value fixes it, a list narrows it, ``{low:, high:}``
-    narrows a range.
+    """``parameter`` within the user's limit.
+
+    A value fixes it, a list narrows it, and ``{low:, high:}`` narrows a range.
 
     A value of ``parameter.named`` becomes a choice where the limit names it.
 

@@ -1,6 +1,4 @@
-"""What a quantizer is asked about (TensorSpec), what it gives (FakeQuantizer) and what a file holds
-(Hardened).
-"""
+"""TensorSpec (what a quantizer is asked about), FakeQuantizer, and Hardened (for the file)."""
 
 from __future__ import annotations
 
@@ -72,8 +70,9 @@ class Hardened:
 
 @dataclass(frozen=True)
 class Grid:
-    """Constants of one quantized activation: ``value = (integer - zero_point) * scale``, integers
-    low to high.
+    """Constants of a quantized activation: ``value = (integer - zero_point) * scale``.
+
+    Integers go from ``low`` to ``high``.
     """
 
     scale: float
@@ -121,8 +120,10 @@ class FakeQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` as the integers would represent it, same shape, at least float32; the gradient
-        passes straight through inside the range and is zero outside."""
+        """``x`` as its integers represent it, in the same shape and at least float32.
+
+        The gradient passes straight through within the range, and is zero outside.
+        """
 
     @abstractmethod
     def harden(self, weight: torch.Tensor | None = None) -> Hardened:

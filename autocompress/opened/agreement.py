@@ -1,6 +1,4 @@
-"""Judging without labels: candidates are compared with the baseline's own answers on synthetic
-images.
-"""
+"""Candidates judged without labels, by the baseline's answers on synthetic images."""
 
 from __future__ import annotations
 
@@ -34,9 +32,10 @@ def judged_by_agreement(
     folder: Path,
     pause: Callable[[], None] | None = None,
 ) -> tuple[Splits, Baseline]:
-    """The splits with the held-out images for validation, and the baseline, whose accuracy on them
-    is 100: where its file and its torch model give two labels, the answer is a toss-up, and the
-    image is left out.
+    """The splits with held-out images for validation, and the baseline measured on them.
+
+    The baseline's accuracy there is 100. Images on which its file and its torch model give
+    different labels are left out.
 
     Args:
         model: the float baseline.

@@ -93,8 +93,7 @@ def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool, devic
 
 
 def require_images(job: Job, splits: Splits | None, fit: Sequence[Method], refused: Mapping[str, list[str]]) -> None:
-    """Called where no data source acts: without images to judge candidates by, nothing can be
-    searched.
+    """Refuses a job without a data source and without images to judge candidates by.
 
     Args:
         job: of the search.

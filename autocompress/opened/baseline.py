@@ -67,9 +67,7 @@ def weights_key(model: nn.Module) -> str:
 
 
 def teacher_key(model: nn.Module) -> str:
-    """The ``weights_key`` of a baseline: its weights and architecture, and the libraries that
-    compute with them.
-    """
+    """Content key of a baseline: weights, architecture, and the libraries that compute."""
     return digest(weights_key(model), versions())
 
 
@@ -81,8 +79,9 @@ def measure_baseline(
     folder: Path,
     pause: Callable[[], None] | None = None,
 ) -> Baseline:
-    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation, unless
-    both are kept.
+    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation.
+
+    What is kept of an earlier call is used again.
 
     ``pause`` is called between images; a measurement on this machine may go first there.
 
@@ -106,8 +105,7 @@ def measure_baseline(
 
 
 def export_baseline(model: nn.Module, folder: Path) -> Baseline:
-    """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` unless it is kept there, and scores
-    nothing.
+    """Exports ``model`` (float, eval) to ``folder/<key>.onnx``, unless it is there; scores nothing.
 
     Returns:
         The baseline with ``accuracy`` NaN and ``correct`` empty: all that a dry run needs.
@@ -157,8 +155,9 @@ def _scored(
     scorer: Scorer,
     pause: Callable[[], None] | None,
 ) -> np.ndarray:
-    """Which images the file labels rightly, once it has passed the gate that a candidate must pass
-    too.
+    """Which images the file labels correctly.
+
+    First it must agree with the torch model, as a candidate must.
     """
     some = split.subset(AGREEMENT_IMAGES)
     images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))

@@ -1,6 +1,4 @@
-"""Whether the batches that a job asks for can be trained and measured; asked before anything is
-trained.
-"""
+"""Checks before any training whether the job's batches fit into memory."""
 
 from __future__ import annotations
 
@@ -42,8 +40,7 @@ def check_batches(job: Job, model: nn.Module, splits: Splits) -> None:
 
 
 def check_measured_batch(job: Job, device: Device, model: nn.Module) -> None:
-    """Refuses batches that ``device`` certainly cannot run for lack of memory: every trial would
-    fail.
+    """Refuses batches for which ``device`` certainly has too little memory.
 
     The estimate is a lower bound: what the largest layer of the float model reads and writes at
         once.

@@ -1,6 +1,4 @@
-"""Feasibility: can each constraint be met at all? Asked of the cheapest candidate of each method,
-and of all.
-"""
+"""Feasibility: whether the cheapest candidates can meet each constraint."""
 
 from __future__ import annotations
 

@@ -102,8 +102,9 @@ class OpenedJob:
     @classmethod
     @out_of_memory_told()
     def open(cls, job: Job, progress: Progress | None = None, plugins: Manager | None = None) -> OpenedJob:
-        """Loads data, makes or loads the baseline, has data sources make images where the job has
-        none, and has methods prepare what recipes share. Cheap the second time.
+        """Opens ``job``: loads data, makes the baseline, and prepares data sources and methods.
+
+        The second time, most of it is found in the cache.
 
         Raises:
             UserError: for a job that names what is not there.
@@ -171,8 +172,9 @@ class OpenedJob:
     @classmethod
     @out_of_memory_told()
     def dry(cls, job: Job, plugins: Manager | None = None) -> OpenedJob:
-        """Opens ``job`` for dry-run candidates alone: nothing is trained, made or scored, and few
-        images are read.
+        """Opens ``job`` for dry-run candidates alone.
+
+        Nothing is trained, made or scored, and few images are read.
 
         The baseline has random weights where a search would train it, since costs do not depend on
         them. Its accuracy is NaN. Data sources have made no images and methods have prepared
@@ -238,9 +240,10 @@ class OpenedJob:
     def sensitivity(
         self, progress: Progress | None = None, pause: Callable[[], None] | None = None
     ) -> list[Sensitivity]:
-        """What each width that the space offers loses alone (:func:`probing.measure`), measured
-        once and kept. Empty where no group has a choice of widths, or where there are no images to
-        measure on. ``pause`` is called often.
+        """What each width in the space loses alone (:func:`probing.kept`).
+
+        Empty where no group has a choice of widths, or where there are no images. ``pause``
+        is called often.
         """
         widths, params = mixedbits.offered(self.space)
         transfer = self.pipeline.transfer
@@ -284,8 +287,11 @@ class OpenedJob:
         return list(self.candidate(recipe, dry_run=True).float_layers)
 
     def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
-        """Recipes worth trying first; see :meth:`JobSpace.starting_points`, and
-        :func:`mixedbits.starting_points` where there is a table."""
+        """Recipes to try first.
+
+        See :meth:`JobSpace.starting_points`, and :func:`mixedbits.starting_points` where
+        there is a table.
+        """
         points = self.space.starting_points()
         for label, values in mixedbits.starting_points(self.space, sensitivity):
             if values not in [known for _, known in points]:
@@ -338,16 +344,16 @@ class OpenedJob:
     def accuracy(
         self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None
     ) -> tuple[float, np.ndarray]:
-        """Percent of the split that the file labels rightly in its runtime, and which images these
-        are; ``pause`` is called between images."""
+        """Percent of the split that the file labels correctly, and which images these are.
+
+        ``pause`` is called between images.
+        """
         chosen = self.splits.val if split == "val" else self.splits.test
         correct = self.scorer.score(deployable, chosen, pause=pause)
         return 100.0 * float(correct.mean()), correct
 
     def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
-        """The same of the candidate's torch model, on the validation split: for files that a
-        runtime runs slowly.
-        """
+        """The same for the candidate's torch model, on validation, where its file runs slowly."""
         batch = images_between_pauses(models.input_size(self.model))
         found = evaluate(candidate.model, self.splits.val, default_device(), batch, pause)
         candidate.model.cpu()
@@ -356,8 +362,10 @@ class OpenedJob:
     def agreement(
         self, candidate: Candidate, deployable: Deployable, pause: Callable[[], None] | None = None
     ) -> Agreement:
-        """How the candidate's file agrees with its torch model on some validation images; ``pause``
-        is called between batches."""
+        """How the candidate's file agrees with its torch model on some validation images.
+
+        ``pause`` is called between batches.
+        """
         some = self.splits.val.subset(AGREEMENT_IMAGES, self.job.seed)
         images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
         # A file that is slow needs much memory an image, too.

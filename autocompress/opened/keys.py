@@ -1,6 +1,4 @@
-"""What decides scores and costs, beside the file: part of the content keys under which they are
-kept.
-"""
+"""What scores and costs depend on beside the file: parts of content keys."""
 
 from __future__ import annotations
 

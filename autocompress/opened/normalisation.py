@@ -1,5 +1,4 @@
-"""Whether weights from elsewhere were trained with another normalisation than that which their
-images get here.
+"""Whether a user's weights were trained with another normalisation than their images get here.
 
 Nothing in a state dict says how its images were normalised, and a wrong mean and std cost some
 points of accuracy without an error. Two signs are read, from the same images under each
@@ -71,8 +70,9 @@ class Normalisation:
 
 
 def note_on_normalisation(model: nn.Module, split: Split, macs: int, store: Store, key: str) -> str:
-    """A sentence for the user where another normalisation clearly fits ``model`` better than that
-    of ``split``; empty where none does. Kept in ``store``.
+    """A note where another normalisation clearly fits ``model`` better than that of ``split``.
+
+    Empty where none does. It is kept in ``store``.
 
     Args:
         model: with weights from elsewhere, in eval mode.
@@ -166,8 +166,10 @@ class _Enough(Exception):
 def _divergences(
     model: nn.Module, raw: Sequence[tuple[torch.Tensor, torch.Tensor]], all_of_them: Sequence[Normalisation]
 ) -> list[float] | None:
-    """By normalisation, how far what the first batch norm reads is from what it recorded, in nats a
-    channel. None for a network without batch norm."""
+    """For each normalisation, how far the first batch norm's inputs are from its statistics.
+
+    In nats a channel; None for a network without batch norm.
+    """
     layers = norm_layers(model)
     if not layers:
         return None

@@ -15,8 +15,7 @@ from autocompress.store import Store
 
 
 def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, store: Store) -> tuple[str, ...]:
-    """A sentence each: the baseline is no better than a guess; another normalisation fits its
-    weights better.
+    """Notes on the baseline: it is no better than a guess, or another normalisation fits better.
 
     Args:
         job: that the baseline belongs to.

@@ -12,9 +12,7 @@ from autocompress.contract import Quantizer, Space
 
 @dataclass(frozen=True)
 class GroupBits:
-    """What QUANTIZE does to one group: the weight quantizer and its width, the activation quantizer
-    and its width.
-    """
+    """The quantizers and widths of one group: those of weights and those of activations."""
 
     weight_quantizer: str
     weight_bits: int
@@ -23,8 +21,9 @@ class GroupBits:
 
 
 def compose_bits(space: Space, model: nn.Module, quantizers: Sequence[Quantizer]) -> dict[str, GroupBits]:
-    """Each group chooses "none" or a weight quantizer and its width, then the width of its
-    activations.
+    """Each group chooses "none", or a weight quantizer and two widths.
+
+    The second width is that of its activations.
     """
     activation_quantizer = next((q for q in quantizers if q.activation_bits), None)
     if not quantizers or activation_quantizer is None:

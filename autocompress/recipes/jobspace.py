@@ -1,6 +1,4 @@
-"""The space of a job: every recipe that its methods can give on its model, within what the user
-fixed or narrowed.
-"""
+"""The space of a job: every recipe that its methods and the user's limits allow."""
 
 from __future__ import annotations
 
@@ -57,8 +55,9 @@ class JobSpace:
             raise self.limits.error(error.name, error.text) from None
 
     def sources(self) -> dict[str, Params]:
-        """The data sources that the limits leave, each with its parameters by default; the first is
-        the default one.
+        """The data sources that the limits leave, with their default parameters.
+
+        The first is the default source.
 
         Raises:
             UserError: if a limit leaves nothing of a parameter.
@@ -85,8 +84,9 @@ class JobSpace:
         return dict(self._explored[0])
 
     def check_limits(self, installed: Sequence[Method]) -> None:
-        """Refuses a limit that matches no parameter, or an earlier name of one; limits on installed
-        methods that do not act are passed over.
+        """Refuses a limit that matches no parameter, or an old name of one.
+
+        Limits on installed methods that do not act are ignored.
 
         Raises:
             UserError: naming file, line and key.
@@ -141,8 +141,10 @@ class JobSpace:
             return None
 
     def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
-        """The recipes that cost the least: of each method alone, and of all together, which is last
-        and has the label "all together"."""
+        """The recipe of least cost of each method, and of all methods together.
+
+        The last one has the label "all together".
+        """
         rules: dict[str, dict[str, str]] = {}
         for method in self.methods:
             if isinstance(method, Pruner):  # widths do not depend on which pruner it is
@@ -158,8 +160,10 @@ class JobSpace:
         return [(label, values) for label, values in found if values is not None]
 
     def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
-        """Recipes worth trying first: uncompressed, 8-bit alone, each transform or pruner alone and
-        with 8-bit.
+        """Recipes to try first.
+
+        The uncompressed model, 8 bits alone, and each transform or pruner alone and with 8
+        bits.
         """
         rules: dict[str, dict[str, str]] = {"uncompressed": {}}
         pruners: dict[str, str] = {}

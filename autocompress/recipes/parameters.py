@@ -58,8 +58,11 @@ def _alternatives(parameter: Parameter) -> Iterator[Value]:
 
 
 def space_size(parameters: Mapping[str, Parameter]) -> float:
-    """Number of recipes, counting ten steps for a continuous range and every conditional parameter
-    as always asked: an upper bound. Parameters that are tied count once."""
+    """An upper bound of the number of recipes.
+
+    A continuous range counts as ten values, and each conditional parameter as always asked.
+    Tied parameters count once.
+    """
     total = 1.0
     for parameter in {parameter.tie or name: parameter for name, parameter in parameters.items()}.values():
         if parameter.choices:

@@ -50,8 +50,9 @@ class Pruning:
 
 
 def prunable(model: nn.Module, mode: str) -> list[Coupling]:
-    """The couplings of a baseline, which never changes, that may lose channels in ``mode``: all but
-    the stem's own.
+    """The couplings of a baseline that may lose channels in ``mode``: all but the stem's own.
+
+    The baseline must never change.
     """
     stem = set(models.stem(model))
     return [

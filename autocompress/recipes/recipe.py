@@ -164,9 +164,7 @@ SOURCE = "source"
 
 
 def compose_source(space: Space, model: nn.Module, methods: Sequence[Method]) -> tuple[str, Params] | None:
-    """The data source of a recipe, of those in ``methods``, and its parameters; None where there
-    are none.
-    """
+    """The recipe's data source and its parameters; None where ``methods`` has no source."""
     sources = {method.name: method for method in methods if isinstance(method, DataSource)}
     if not sources:
         return None

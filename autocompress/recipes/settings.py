@@ -29,8 +29,9 @@ def repair_space(space: Space) -> Params:
 def recover_space(
     space: Space, acting: Sequence[Method], most_epochs: int, *, labelled: bool = True, refitted: bool = False
 ) -> Params:
-    """Epochs, learning rate and weight of distillation; none of them changes the deployed
-    structure.
+    """Epochs, learning rate and weight of distillation.
+
+    None of them changes the deployed structure.
 
     Args:
         space: scoped.
@@ -80,8 +81,9 @@ def _least_epochs(acting: Sequence[Method], most_epochs: int, what: str) -> int:
 def qat_space(
     space: Space, acting: Sequence[Quantizer], most_epochs: int, *, is_low: bool, labelled: bool = True
 ) -> Params:
-    """Epochs, learning rate, weight of distillation, and when what freezes; no deployed structure
-    depends on them.
+    """Epochs, learning rate, weight of distillation, and the steps at which states freeze.
+
+    None of them changes the deployed structure.
 
     Args:
         space: scoped.

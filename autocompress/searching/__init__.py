@@ -1,5 +1,4 @@
-"""The search: Optuna chooses recipes, Ray Tune places trials on workers, the study on disk is the
-only truth.
+"""The search: Optuna chooses recipes, Ray Tune places trials, the study on disk is the truth.
 
 ``study`` and ``telling`` hold what is known, ``chooser`` and ``samplers`` draw recipes, ``gates``
 runs one trial. ``dispatch`` gives recipes to workers; ``trainable``, ``placement``, ``localray``

@@ -1,6 +1,4 @@
-"""Tables and proposals made beside the first trials: Ray and its workers need seconds to start,
-too.
-"""
+"""Tables and proposals are made while Ray and its workers start."""
 
 from __future__ import annotations
 

@@ -31,8 +31,7 @@ MOST_SHOWN = 60
 
 
 def begun_with(job: Job, device: Device) -> dict[str, Any]:
-    """What decides the rows of a search, as JSON: the job's keys, the versions of libraries, and
-    the machine.
+    """What the rows of a search depend on, as JSON: job, versions of libraries, machine.
 
     Args:
         job: as job.yaml says it.

@@ -68,9 +68,7 @@ class OptunaChooser:
         return self._trial.suggest_float(parameter.name, low_, high_, step=width, log=parameter.log)
 
     def _allocated(self) -> dict[str, float]:
-        """Widths that the allocation makes of a budget and a tilt for each group; empty where there
-        are no tables.
-        """
+        """Widths from the allocation for a budget and tilts by group; empty without tables."""
         if self._shares is None:
             self._shares = {}
             if self._proposed is not None:

@@ -1,6 +1,4 @@
-"""Closing a search: the front is measured again and scored on the test split, and the run's files
-are written.
-"""
+"""Closes a search: measures the front again, scores it on the test split, writes the files."""
 
 from __future__ import annotations
 
@@ -89,9 +87,10 @@ class Closing:
             return self._close(rows, seconds, ended, plugins, has_test=len(test) > 0)
 
     def close_early(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
-        """Writes the same files without measuring or scoring anything, for who has no time:
-        latencies are those of the trials, and nothing is said about the test split. All models stay
-        that a later closing may want.
+        """Writes the same files without measuring or scoring anything.
+
+        Latencies are those of the trials, and there are no figures of the test split.
+        Models that a later closing may need stay.
         """
         there = still_there(self.folder, rows)
         front = front_rows(self.opened.job.objectives, there, self.baseline)
@@ -137,8 +136,10 @@ class Closing:
         ended: str,
         plugins: Manager,
     ) -> dict[str, Any]:
-        """Writes the run's files. ``final`` holds the rows that were measured again, by trial;
-        ``fastest`` is the fastest model within the bar on accuracy.
+        """Writes the run's files.
+
+        ``final`` holds the rows that were measured again, by trial. ``fastest`` is the
+        fastest model within the accuracy bar.
         """
         head = {**self.baseline, "status": BASELINE}
         write_front(self.folder, [_only(FRONT_COLUMNS, with_artifact(self.folder, row)) for row in (head, *front)])
@@ -153,9 +154,10 @@ class Closing:
         return summary
 
     def _again(self, row: Row, baseline_correct: np.ndarray | None) -> Row:
-        """``row`` measured again, interleaved with the baseline, and scored on images that the
-        search never saw, where there are any (``baseline_correct``: on which of them the baseline
-        is right)."""
+        """``row``, measured again beside the baseline and scored on the test split, if any.
+
+        ``baseline_correct`` says which test images the baseline labels correctly.
+        """
         base = self.opened.baseline
         home, deployable = self.folder / row["artifact"], self._file(row)
         measured = Measurement(**row["latency"])
@@ -200,18 +202,14 @@ class Closing:
         return Deployable(home / MODEL_FILE, size, module=partial(load, home))
 
     def _tested(self, row: Row, baseline_correct: np.ndarray) -> tuple[Row, list[float]]:
-        """The columns of the test split, of the whole file in its runtime, and the interval of the
-        drop.
-        """
+        """The columns of the test split, with the interval of the drop."""
         accuracy, correct = self._accuracy(self._file(row))
         paired = paired_difference(correct, baseline_correct)
         tested = {"test_accuracy": accuracy, "test_accuracy_drop": self.baseline["test_accuracy"] - accuracy}
         return tested, [-paired.high, -paired.low]
 
     def _accuracy(self, deployable: Deployable) -> tuple[float, np.ndarray]:
-        """On the test split. It loads the machine as training does, so measurements of others go
-        first.
-        """
+        """Accuracy on the test split; measurements of others go first."""
         with self.lock.shared():
             return self.opened.accuracy(deployable, "test", self.lock.breathe)
 
@@ -226,9 +224,7 @@ class Closing:
         write_json(file, metrics)
 
     def _settle_baseline(self, beside: Sequence[Row], *, measure: bool = True) -> None:
-        """The baseline's latency: its median beside the rows of ``beside``, or measured alone where
-        there are none.
-        """
+        """The baseline's latency: its median beside other rows, or measured alone without any."""
         file = self.opened.baseline.deployable
         figures = [row["latency"]["baseline_ms"] for row in beside if row.get("latency")]
         if not figures and measure:

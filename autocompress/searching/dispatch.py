@@ -229,9 +229,7 @@ class Dispatcher:
             log.info("no more trials: %s", why)
 
     def _why_lost(self, asked: Asked, error: str) -> tuple[str, float, bool]:
-        """The reason, the seconds that the trial had, and whether it hung: that would only happen
-        again.
-        """
+        """Why a trial was lost, how long it ran, and whether it hung (it is then not repeated)."""
         limit = self._allowance.trial_seconds
         started, held = self._study.started_at(asked.number), self._study.held_since(asked.number)
         seconds = 0.0 if started is None else (held or time.time()) - started

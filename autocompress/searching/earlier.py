@@ -1,5 +1,7 @@
-"""Recipes of an earlier run, to be tried first: its figures may be of another device or of other
-data, so they are measured anew."""
+"""Recipes of an earlier run that are tried first.
+
+Its figures may be of another device or other data, so they are measured again.
+"""
 
 from __future__ import annotations
 

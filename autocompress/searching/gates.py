@@ -86,10 +86,12 @@ class Trial:
     spent: dict[str, float] = field(default_factory=dict)
 
     def run(self, values: Mapping[str, Value], label: str = "") -> Row:
-        """The row of the recipe ``values``: the columns of trials.csv and, beside them, ``label``,
-        ``excess`` (how far it is from each constraint), ``stages`` (seconds), cache counts and what
-        the latency was measured on. Never raises but for what ends the process
-        (KeyboardInterrupt)."""
+        """Runs the recipe ``values`` and returns its row.
+
+        The row has the columns of trials.csv, and ``label``, ``excess`` (distance from each
+        constraint), ``stages`` (seconds), cache counts, and what the latency was measured
+        on. Only what ends the process (KeyboardInterrupt) is raised.
+        """
         started = time.perf_counter()
         self.row = {"trial": self.number, "rung": 0, "recipe": dict(values), "label": label}
         try:
@@ -201,9 +203,7 @@ class Trial:
         self.row |= {**_measured_columns(measured), "latency": asdict(measured)}
 
     def _agreement(self, candidate: Candidate, deployable: Deployable) -> None:
-        """A file that computes something else than the torch model is no result, however good its
-        figures.
-        """
+        """Fails a trial whose file computes something else than its torch model."""
         with self._timed("agreement"), self.lock.shared():
             found = self.opened.agreement(candidate, deployable, self.lock.breathe)
         if math.isfinite(found.max_error):
@@ -212,8 +212,7 @@ class Trial:
             raise TrialFailed(found.fault)
 
     def _accuracy(self, candidate: Candidate, deployable: Deployable) -> None:
-        """Accuracy of the exported file in its runtime, on the validation split; of the torch model
-        where the runtime would take too long for it."""
+        """Accuracy of the file on validation, or of the torch model where the file is slow."""
         with self._timed("accuracy"), self.lock.shared():  # either loads the machine as training does
             if candidate.slow:
                 accuracy, correct = self.opened.model_accuracy(candidate, self.lock.breathe)
@@ -240,8 +239,9 @@ class Trial:
     # --- judging ----------------------------------------------------------------------------------
 
     def _check(self, latency: Mapping[str, Any] | None = None) -> None:
-        """Leaves where a bound is missed by what is known so far; by latency only where the whole
-        interval misses.
+        """Ends the trial where a known figure misses a bound.
+
+        A latency misses it only with its whole interval.
         """
         names = misses(self._excess(latency))
         if names and self.judge:
@@ -265,9 +265,7 @@ class Trial:
     # --- small things -----------------------------------------------------------------------------
 
     def _no_room(self, error: Exception) -> str:
-        """The reason of a trial that found no room on the disk, the same for each; empty for other
-        errors.
-        """
+        """The reason of a trial that found the disk full; empty for other errors."""
         return f"there is no room left to write to {self.folder}" if is_full_disk(error) else ""
 
     def _metrics(self) -> dict[str, Any]:

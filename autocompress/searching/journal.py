@@ -1,5 +1,4 @@
-"""The journal of a study on the disk: lines are whole or not there, and a full disk is waited
-for."""
+"""The journal of a study on disk: lines are whole or absent, and a full disk is waited for."""
 
 from __future__ import annotations
 

@@ -183,9 +183,7 @@ def _start(scratch: Path, workers: int, place: Place) -> None:
 
 
 def _end(scratch: Path) -> None:
-    """Workers are killed first: those that are left are in the middle of a trial that nobody wants
-    any more.
-    """
+    """Ends Ray; workers are killed first, since nobody wants their trials any more."""
     running = processes(scratch)
     kill([process for process in running if _is_worker(process)], seconds=0.0)
     ray.shutdown()
@@ -206,8 +204,11 @@ def _is_worker(process: psutil.Process) -> bool:
 
 @contextmanager
 def _signal_handlers_kept() -> Iterator[Callable[[], None]]:
-    """Ray puts handlers of its own in the place of ours, which abort the process at SIGTERM, and
-    none when it goes. Gives a function that puts ours back, and calls it at the end."""
+    """Keeps our signal handlers while Ray starts and ends.
+
+    Ray installs handlers that abort the process at SIGTERM, and leaves none when it ends. Gives
+    a function that restores ours, and calls it at the end.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -289,9 +290,7 @@ def _fault_of(base: Path, needed: int) -> str | None:
 
 
 def _sweep(base: Path) -> None:
-    """Removes what clusters of killed processes left in ``base``: those of this user where nobody
-    listens any more.
-    """
+    """Removes what this user's killed clusters left in ``base``."""
     for scratch in base.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if hasattr(os, "getuid") and scratch.stat().st_uid != os.getuid():

@@ -61,9 +61,7 @@ class Measurer:
         again: float | None = None,
         constraints: Constraints | None = None,
     ) -> Measurement:
-        """Latency (see :meth:`latency`) and, where it is known, energy of ``candidate`` against
-        ``baseline``.
-        """
+        """Latency of ``candidate`` against ``baseline``, and energy where it is known."""
         measured = self.latency(candidate, baseline, seconds=seconds, again=again, constraints=constraints)
         if self.energy_device is None:
             return measured
@@ -109,8 +107,9 @@ class Measurer:
 
 
 def combined(one: Measurement, other: Measurement) -> Measurement:
-    """Two measurements of one file as one: their logarithms weighted by the inverse squares of the
-    intervals.
+    """Combines two measurements of one file, weighted by the inverse squares of their intervals.
+
+    Weights apply to the logarithms.
 
     Where they differ by more than their intervals explain, the interval of both spans half their
     distance at least.

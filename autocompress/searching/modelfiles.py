@@ -12,8 +12,9 @@ from autocompress.results import Row
 
 
 class KeptModels:
-    """Which rows keep their model files: those that may belong to the front, and the fastest model
-    within the bar on accuracy.
+    """Which rows keep their model files.
+
+    Those that may belong to the front, and the fastest model within the accuracy bar.
 
     Args:
         folder: ``results/<name>``.
@@ -62,8 +63,10 @@ def accuracy_bar(job: Job) -> float:
 
 
 def drop_files(folder: Path, rows: Iterable[Row]) -> None:
-    """Deletes the model files of ``rows``, trials that are no contenders: a search over large
-    models would fill the disk. Their recipe, plan and metrics stay."""
+    """Deletes the model files of ``rows``; recipe, plan and metrics stay.
+
+    A search over large models would fill the disk.
+    """
     for row in rows:
         if row.get("artifact"):
             for name in (MODEL_FILE, WEIGHTS_FILE):
@@ -71,8 +74,11 @@ def drop_files(folder: Path, rows: Iterable[Row]) -> None:
 
 
 def still_there(folder: Path, rows: Iterable[Row]) -> list[Row]:
-    """``rows`` without those whose model was deleted: an earlier closing found them worse than they
-    had seemed, so they must not keep newcomers from the front."""
+    """``rows`` without those whose model was deleted.
+
+    An earlier closing found these worse than measured before, so they must not keep others from
+    the front.
+    """
     return [row for row in rows if not row.get("artifact") or with_artifact(folder, row)["artifact"]]
 
 

@@ -1,6 +1,4 @@
-"""The nearest miss, finished: where every trial left before it was trained, the front still gets a
-model.
-"""
+"""Finishes the nearest miss, so that the front has a model where all trials ended early."""
 
 from __future__ import annotations
 
@@ -32,8 +30,7 @@ def finish_nearest_miss(
     folder: Path,
     progress: Callable[[float, str], None] | None = None,
 ) -> Row | None:
-    """Runs the nearest miss again, unjudged by the gates, where no trial of ``study`` has an
-    accuracy.
+    """Runs the nearest miss again without gates, where no trial of ``study`` has an accuracy.
 
     Its row is amended: it stays infeasible, but has an accuracy and an artifact. Its reason names
     all that it misses, by the figures of its row.
@@ -57,8 +54,9 @@ def finish_within_bar(
     folder: Path,
     progress: Callable[[float, str], None] | None = None,
 ) -> Row | None:
-    """Looks for the fastest model within the bar on accuracy, where no trial meets all constraints:
-    trials that missed a bound on a cost left before anybody knew their accuracy.
+    """Looks for the fastest model within the accuracy bar, where no trial meets all constraints.
+
+    Trials that missed a bound on a cost ended before their accuracy was known.
 
     Of those that train nothing, a few are finished: the middle one by latency, then one that is
     faster where it is within the bar, else a slower one.

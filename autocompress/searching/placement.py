@@ -1,6 +1,4 @@
-"""Placement: Ray Tune starts worker processes, puts them where resources are, and replaces those
-that die.
-"""
+"""Placement: Ray Tune starts workers where resources are, and replaces those that die."""
 
 from __future__ import annotations
 
@@ -199,9 +197,7 @@ class _Crew(_Unsaved, tune.Callback):
         self._actors[worker].take.remote(task)
 
     def end(self) -> None:
-        """Kills the workers that are left: those of an interrupted search are in the middle of a
-        trial.
-        """
+        """Kills the workers that are left; after an interrupt they are within a trial."""
         for actor in [] if localray.is_ending else self._actors.values():
             ray.kill(actor)
         self._actors.clear()

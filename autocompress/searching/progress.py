@@ -122,8 +122,7 @@ class Unbreakable:
 
 
 class Steps:
-    """A progress callback: tells an observer of each new step of a long job once, and some times a
-    second how far it is."""
+    """Tells an observer of each step, and several times a second how far it is."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer

@@ -86,8 +86,9 @@ def resume(
     observer: Observer | None = None,
     opener: Opener = open_job,
 ) -> SearchResult:
-    """Goes on with the search in ``folder`` from its study: what is finished stays, what was under
-    way is tried again, trials and minutes spent are subtracted.
+    """Goes on with the search in ``folder``.
+
+    Finished trials stay, trials under way are tried again, and spent trials and minutes count.
 
     Args:
         folder: ``results/<name>``.
@@ -172,8 +173,9 @@ class _Run:
         return found.points
 
     def _trains(self, point: Point) -> bool:
-        """Whether a recipe may take long; one that cannot be composed is left to a trial, which
-        says why.
+        """Whether a recipe may take long.
+
+        An invalid recipe counts as one that may: a worker's trial then says why it is invalid.
         """
         try:
             return self._opened.compose(Replay(point[1])).trains
@@ -199,9 +201,7 @@ class _Run:
 
     @property
     def _bits_pay(self) -> bool:
-        """Whether fewer than 8 bits can gain anything that the job asks for: on a runtime they save
-        size alone.
-        """
+        """Whether fewer than 8 bits gain anything that the job asks for: in runtimes only size."""
         asked = {*self._job.objectives, *self._job.constraints.bounds()}
         return bool(asked & {"size", "energy"}) or self._measurer.deterministic
 

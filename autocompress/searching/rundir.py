@@ -85,8 +85,9 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def driver(folder: Path) -> Iterator[None]:
-    """Held while a process drives the search in ``folder``; waits for workers that a killed search
-    left behind, and removes what they had under way.
+    """Holds the lock of the process that drives the search in ``folder``.
+
+    It waits for workers of a killed search, and removes their unfinished files.
 
     Raises:
         UserError: if another process drives it, or the folder cannot be written.
@@ -119,16 +120,14 @@ def _drop_unfinished(folder: Path) -> None:
 
 
 def scratch_folder(folder: Path) -> Path:
-    """Where trials keep files while they run: beside the results, where there is room for
-    models."""
+    """The folder for files of running trials, beside the results, where there is room."""
     scratch = folder / SCRATCH
     scratch.mkdir(parents=True, exist_ok=True)
     return scratch
 
 
 def hold_as_worker(folder: Path) -> FileLock:
-    """Marks this process as a worker of ``folder``, until it ends or the lock that is returned is
-    released."""
+    """Marks this process as a worker of ``folder``, until it ends or releases the lock."""
     lock = FileLock(folder / RAY / WORKERS_LOCK)
     lock.acquire("shared")
     return lock
@@ -151,8 +150,10 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """Everything that the engine logs goes to ``log.txt`` meanwhile, and so does the error that
-    ends it. Several processes may append to the file."""
+    """Writes the engine's log, and an error that ends it, to ``log.txt``.
+
+    Several processes may append to the file.
+    """
     with _written(folder):
         handler = _LogFile(folder / LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))

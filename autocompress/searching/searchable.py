@@ -101,6 +101,5 @@ class Opener(Protocol):
 
 
 def is_by_agreement(opened: SearchableJob) -> bool:
-    """Whether the validation images are synthetic, and accuracy on them is agreement with the
-    baseline."""
+    """Whether validation images are synthetic, so that accuracy is agreement with the baseline."""
     return opened.splits.by_agreement

@@ -52,9 +52,7 @@ log = logging.getLogger("autocompress.search")
 
 @dataclass(frozen=True)
 class Asked:
-    """A recipe to be tried: its number in the study, its values, and the label of a starting point
-    (else "").
-    """
+    """A recipe to try: its number in the study, its values, and its label (else "")."""
 
     number: int
     values: dict[str, Value]
@@ -86,9 +84,7 @@ def _name_in(storage: JournalStorage) -> str:
 
 
 def read_begun(folder: Path) -> dict[str, Any] | None:
-    """What the search in ``folder`` began with; None where it has no study yet, or an early version
-    wrote it.
-    """
+    """What the search in ``folder`` began with; None without a study or with an old one."""
     if not (folder / STUDY_FILE).exists():
         return None
     studies = _storage(folder).get_all_studies()
@@ -146,9 +142,7 @@ class Study:
         return self._amended().get(str(number), trial.user_attrs["row"]) if _has_row(trial) else None
 
     def started_at(self, number: int) -> float | None:
-        """When a worker took the trial up (seconds since the epoch), moved on by the time that the
-        trial was held.
-        """
+        """When a worker began the trial (seconds since the epoch), plus the time it was held."""
         return self._study.get_trials(deepcopy=False)[number].user_attrs.get("started")
 
     def held_since(self, number: int) -> float | None:
@@ -157,9 +151,7 @@ class Study:
 
     @property
     def is_new(self) -> bool:
-        """The starting points are not enqueued yet, or not all of them, and no recipe was ever
-        asked.
-        """
+        """Whether starting points are still to be enqueued and no recipe was asked."""
         asked = any("recipe_key" in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
         return not (asked or self._study.user_attrs.get("prepared", False))
 
@@ -220,8 +212,9 @@ class Study:
             self._study.set_user_attr(BEGUN, dict(begun))
 
     def amend(self, number: int, row: Row) -> None:
-        """Puts ``row`` in the place of one that was told, beside the trials: Optuna changes no
-        finished trial.
+        """Replaces a row that was told.
+
+        It is kept beside the trials, since Optuna changes no finished trial.
         """
         self._study.set_user_attr("amended", {**self._amended(), str(number): row})
 
@@ -255,9 +248,7 @@ class Study:
         return None
 
     def _draw(self, trial: Trial, compose: Compose) -> tuple[Asked, int | None]:
-        """What ``trial`` drew, and the number of the trial that has the same recipe, if there is
-        one.
-        """
+        """What ``trial`` drew, and the number of an earlier trial with the same recipe, if any."""
         label = trial.user_attrs.get("label", "")
         try:
             recipe = compose(OptunaChooser(trial, self._choices, self.proposed))
@@ -406,8 +397,7 @@ def _has_row(trial: FrozenTrial) -> bool:
 
 
 def unbuilt_row(asked: Asked, error: Exception) -> Row:
-    """The row of a draw that gave no recipe: its methods do not go together, or one of them broke
-    while it was asked for its space."""
+    """The row of a draw that gave no valid recipe: methods clash, or one of them failed."""
     row: Row = {"trial": asked.number, "seconds": 0.0, "rung": 0, "recipe": asked.values, "label": asked.label}
     if isinstance(error, InvalidRecipe):
         return {**row, "status": "infeasible", "reason": str(error), "excess": {"valid": 1.0}}

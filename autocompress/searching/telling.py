@@ -37,8 +37,11 @@ class Verdict:
 
 
 def told_constraints(job: Job, row: Mapping[str, Any]) -> dict[str, float]:
-    """Every constraint of the job and, last, whether the recipe can be built, in one order: GP
-    takes no trial that has fewer than another. One that was not measured counts as just met."""
+    """All constraints of the job and, last, whether the recipe is valid, always in one order.
+
+    GP takes no trial that has fewer than another. A constraint that was not measured counts as
+    just met.
+    """
     excesses = row.get("excess", {})
     told = {name: float(excesses.get(name, 0.0)) for name in job.constraints.all_bounds()}
     return {**told, "valid": float(excesses.get("valid", -1.0))}

@@ -162,8 +162,7 @@ class Worker:
 
 
 class WorkerProcess(tune.Trainable):
-    """A worker as Ray Tune sees it: one Tune trial for as long as the process lives, one step for
-    each recipe.
+    """A worker as Ray Tune sees it: one Tune trial a process, one step a recipe.
 
     The driver puts a recipe into it (:meth:`take`) before each step. So a worker is never given to
     another Tune trial, a second worker is never given up because the first is free again, and a

@@ -1,6 +1,4 @@
-"""Mixed bits: which widths a job's space offers to each group, and recipes that choose among them
-by sensitivity.
-"""
+"""Mixed bits: the widths that groups may have, and recipes that choose by sensitivity."""
 
 from __future__ import annotations
 
@@ -24,9 +22,10 @@ _FLOAT = "none"
 
 
 def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
-    """The widths of each group that the user's limits leave, in network order, the widest first;
-    and the parameters, by name, that their quantizers have by default. A quantizer that no valid
-    recipe can name (it needs more epochs than a trial may take) is left out.
+    """The widths that each group may have, and the default parameters of their quantizers.
+
+    In network order, the widest first. A quantizer that needs more epochs than a trial may take
+    is left out.
 
     Returns:
         Nothing where no group has a choice: then there is nothing to find out.
@@ -55,9 +54,10 @@ def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
 
 
 def starting_points(space: JobSpace, table: Sequence[Sensitivity]) -> Iterator[tuple[str, dict[str, Value]]]:
-    """Recipes of mixed bits, all else as the defaults of QUANTIZE have it: weights alone, then
-    activations as well (the loss is shared out evenly). None where the table shows no width that
-    can be lowered within ``MOST_LOSS``.
+    """Recipes of mixed bits, with the defaults of QUANTIZE for the rest.
+
+    First weights alone, then activations as well, which share the loss evenly. No recipe where
+    no width can be lowered within ``MOST_LOSS``.
     """
     for label, of_weights, of_activations in (
         ("mixed weight bits by sensitivity", MOST_LOSS, 0.0),

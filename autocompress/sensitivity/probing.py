@@ -1,6 +1,4 @@
-"""Measuring a sensitivity table: one group of the float network at one width, and what its answers
-then are.
-"""
+"""Measures a sensitivity table: the outputs of a float network with one group at one width."""
 
 from __future__ import annotations
 
@@ -50,8 +48,7 @@ def kept(
     context: Context,
     **progress: Any,
 ) -> list[Sensitivity]:
-    """:func:`measure`, unless the store has its result: it is made once and shared by workers and
-    runs.
+    """:func:`measure`, made once, kept in the store, and shared by workers and runs.
 
     Args:
         store: where tables are kept.
@@ -116,9 +113,7 @@ def measure(
 
 
 class _Probe:
-    """The traced network with a slot at every tensor that can be quantized, and the float network's
-    answers.
-    """
+    """The traced network with a slot at each quantizable tensor, and its float outputs."""
 
     def __init__(self, model: nn.Module, widths: Sequence[Width], setting: Setting, context: Context) -> None:
         self._setting, self._context = setting, context
@@ -193,18 +188,14 @@ class _Probe:
     # --- fake-quantizers of a row -----------------------------------------------------------------
 
     def _spec(self, point: Point, width: Width) -> tuple[TensorSpec, str]:
-        """The tensor at the width asked for, and its quantizer; what is exempt from low bits keeps
-        8.
-        """
+        """The tensor at the given width, and its quantizer. Exempt tensors stay at 8 bits."""
         follows = point.spec.bits == _PROBE
         is_own = follows or width.role == "activation" or width.bits == point.spec.bits
         name = width.quantizer if is_own else self._uniform(width)
         return replace(point.spec, bits=width.bits if follows else point.spec.bits), name
 
     def _uniform(self, width: Width) -> str:
-        """The quantizer that exempt weights fall back on: that of the activations, as in
-        :func:`precision.assign`.
-        """
+        """The quantizer of exempt weights: the one of activations (:func:`precision.assign`)."""
         if self._quantizer(width.quantizer).activation_bits:
             return width.quantizer
         return next(name for name in self._setting.params if self._quantizer(name).activation_bits)

@@ -1,5 +1,6 @@
-"""Slots: a traced network whose tensors can be exchanged one by one, and computed again from the
-first that is.
+"""Slots: places in a traced network where tensors are replaced one by one.
+
+The network is computed from the first replaced tensor on.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from autocompress.graph.partial import PartialRunner
 
 
 class Slot(FakeQuantizer):
-    """Stands where a fake-quantizer can be; lets everything through until it is :meth:`given`
-    something that acts.
-    """
+    """Stands for a fake-quantizer, and changes nothing until :meth:`given` a function."""
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__(spec)

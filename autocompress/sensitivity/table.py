@@ -1,5 +1,4 @@
-"""Sensitivity: how much the network's answers change when one group alone gets fewer bits, all else
-in float.
+"""Sensitivity: how much the outputs change when one group gets fewer bits and the rest is float.
 
 A table of rows (group, weights or activations, quantizer, width), measured once per job on
 calibration images, without labels and without training (``probing`` does it). It is shown in the
@@ -25,9 +24,7 @@ Role = Literal["weight", "activation"]
 
 @dataclass(frozen=True)
 class Width:
-    """A choice that the space offers: ``bits`` of ``quantizer`` for the weights or the activations
-    of ``group``.
-    """
+    """A choice in the space: ``bits`` of ``quantizer`` for weights or activations of ``group``."""
 
     group: str
     role: Role
@@ -67,8 +64,7 @@ class Setting:
 
 
 def lowest_widths(table: Iterable[Sensitivity], role: Role, most_loss: float) -> dict[str, Sensitivity]:
-    """The lowest widths of ``role`` for each group such that the sum of their losses stays within
-    ``most_loss``.
+    """The lowest widths of ``role`` by group whose losses add up to at most ``most_loss``.
 
     Greedy: from the widest everywhere, the narrower choices are gone through in the order of their
     losses, and each is taken that keeps the sum (see above: losses are assumed to add up). Where
