@@ -19,8 +19,9 @@ class ExitCode(IntEnum):
 
 
 class UserError(Exception):
-    """Something the user can put right; the command line prints it as one line and exits with code
-    2.
+    """An error that the user can correct.
+
+    The command line prints it as one line and exits with code 2.
 
     Args:
         message: one sentence that says what is wrong, naming file, line and key where there is one.
@@ -62,8 +63,9 @@ class Terminated(SystemExit):
 
 
 class InvalidRecipe(Exception):
-    """A recipe that cannot be built; its trial becomes one row with this reason, never the end of a
-    search.
+    """A recipe cannot be built.
+
+    Its trial becomes a row with this reason, and the search goes on.
     """
 
 
@@ -72,8 +74,9 @@ class TrialFailed(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint naming the closest known names: ``did you mean 'resnet18'?`` or, with no close one,
-    the known names.
+    """A hint with the closest known names, or all of them.
+
+    Example: ``did you mean 'resnet18'?``
     """
     candidates = list(known)
     close = difflib.get_close_matches(name, candidates, n=2, cutoff=0.6)

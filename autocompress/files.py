@@ -1,5 +1,4 @@
-"""Files that other processes may read: written to a temporary name, put on the disk, then
-renamed."""
+"""Files that other processes may read: written under another name, synced, renamed."""
 
 from __future__ import annotations
 
@@ -38,8 +37,7 @@ _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF
 
 
 def cache_folder(*parts: str) -> Path:
-    """The user's cache folder for what may be kept between runs, or a folder below it. Made if
-    missing.
+    """The user's cache folder, or a folder below it; made if missing.
 
     ``AUTOCOMPRESS_CACHE`` moves it. Folders below it get its permissions, so that users can share a
     cache: whoever may write to it may write to all of them.
@@ -95,8 +93,10 @@ def shared_folder(folder: Path, *parts: str) -> Path:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``path``. On success it is renamed to ``path``, on an error it
-    is removed."""
+    """Gives a temporary path beside ``path``.
+
+    On success it is renamed to ``path``, on an error removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept: some writers choose their format by it.
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
@@ -112,8 +112,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Like :func:`atomic` for a folder. If another process put ``path`` there first, its folder
-    stays."""
+    """Like :func:`atomic`, for a folder.
+
+    If another process put ``path`` there first, its folder stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir()
@@ -131,8 +133,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Puts a file's content, or a folder's list of files, on the disk: a loss of power leaves no
-    half of it.
+    """Syncs a file, or a folder's list of files, to disk, so that loss of power leaves no half.
 
     Raises:
         OSError: if the disk is full or broken.
@@ -150,8 +151,10 @@ def sync(path: Path) -> None:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether ``error``, or what it came from, says that there is no room to write. Libraries that
-    are not written in Python say so in words only."""
+    """Whether ``error`` or its cause says that there is no room to write.
+
+    Libraries that are not written in Python say so in words only.
+    """
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -174,8 +177,10 @@ def warn_once(about: Path, what: str, error: OSError) -> None:
 
 @contextmanager
 def kept_if_possible(folder: Path) -> Iterator[None]:
-    """What is written to ``folder`` within can be made again: where it cannot be written, a warning
-    says so once, and the work goes on."""
+    """Lets work go on where files in ``folder`` cannot be written.
+
+    They can be made again. One warning says so.
+    """
     try:
         yield
     except OSError as error:
@@ -184,8 +189,7 @@ def kept_if_possible(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def full_disk_told(folder: Path, hint: str = "make room and try again") -> Iterator[None]:
-    """Turns whatever error says that the disk is full into one sentence about the file or
-    ``folder``.
+    """Turns an error that says that the disk is full into one sentence with the folder.
 
     Raises:
         UserError: in the place of such an error.

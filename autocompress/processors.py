@@ -1,5 +1,4 @@
-"""How many processors this process may use: by its affinity, and by the quotas of its control
-groups (containers)."""
+"""How many processors this process may use, by its affinity and its containers' quotas."""
 
 from __future__ import annotations
 
@@ -24,8 +23,7 @@ def usable_processors(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Of the control groups that this process is in, and of all groups around them, in
-    processors."""
+    """The quota of this process's control groups and of all around them, in processors."""
     for mount, group, is_unified in _groups(root):
         while True:
             folder = root / mount.relative_to("/") / group
@@ -38,8 +36,10 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _groups(root: Path) -> Iterator[tuple[PurePosixPath, PurePosixPath, bool]]:
-    """Mount point, path of this process's group below it, and whether it is a version 2 hierarchy,
-    for each hierarchy that may limit processors."""
+    """Each hierarchy of control groups that may limit processors.
+
+    Mount point, path of this process's group below it, and whether it is version 2.
+    """
     for line in _lines(root / "proc/self/cgroup"):
         number, controllers, path = (*line.split(":", 2), "", "")[:3]
         is_unified = number == "0" and not controllers

@@ -53,8 +53,9 @@ _watch: _Watch | None = None
 
 @contextmanager
 def watched(seconds: float, file: TextIO, told: Callable[[bool], None] = lambda _: None) -> Iterator[None]:
-    """Ends the process, with the stacks of all threads in ``file``, where what is done within takes
-    longer than ``seconds``. One at a time in a process; from one thread.
+    """Ends the process where the work within takes longer than ``seconds``.
+
+    The stacks of all threads go to ``file``. One at a time in a process, from one thread.
 
     Args:
         seconds: the limit.
@@ -74,9 +75,10 @@ def watched(seconds: float, file: TextIO, told: Callable[[bool], None] = lambda 
 
 @contextmanager
 def paused() -> Iterator[Callable[[], None]]:
-    """Stops the clock for what is done within, where there is one: it is not the watched work's
-    own. To be called while that goes on is what this gives, a sign of life; without one for the
-    whole limit the process is ended all the same, for what hangs within hangs.
+    """Stops the clock, if there is one, for work that others share.
+
+    It gives a function to call as a sign of life while that work goes on. Without a call for a
+    whole limit, the process is ended.
     """
     watch = _watch
     if watch is None or watch.is_paused:

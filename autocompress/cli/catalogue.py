@@ -87,9 +87,7 @@ def _own_parameters(methods: Sequence[Method], model: nn.Module, job: Job) -> di
 
 
 def _as_if_trained(model: nn.Module) -> nn.Module:
-    """A copy whose batch norms have recorded something; no weights were loaded, and sources look
-    for that.
-    """
+    """A copy whose batch norms have statistics, as data sources need; no weights were loaded."""
     trained = copy.deepcopy(model)
     for norm in norm_layers(trained).values():
         if isinstance(norm.running_mean, torch.Tensor):
@@ -123,8 +121,10 @@ def _space_lines(found: dict[str, Parameter] | Exception) -> list[str]:
 
 
 def _explore(ask: Callable[[Space], object], job: Job, but: Collection[str] = ()) -> dict[str, Parameter]:
-    """Every parameter that ``ask`` asks for, conditional ones too, ``but`` those of these methods:
-    they keep their defaults, which saves most of the time."""
+    """Every parameter that ``ask`` asks for, conditional ones too.
+
+    Parameters of the methods in ``but`` are left out and keep their defaults, which saves time.
+    """
 
     def run(chooser: Chooser) -> Space:
         space = Space(chooser, job.granularity)

@@ -1,6 +1,4 @@
-"""``autocompress search --dry-run``: the job as resolved, what can act, and whether the wishes are
-within reach.
-"""
+"""``autocompress search --dry-run``: the job, its methods, and whether bounds can be met."""
 
 from __future__ import annotations
 
@@ -55,9 +53,7 @@ def show(job: Job, console: Console) -> None:
 
 
 def _print_whole(table: Table, console: Console) -> None:
-    """Prints ``table``. In a pipe, which has no width, it takes as much as it wants and nothing is
-    cut off.
-    """
+    """Prints ``table``; in a pipe, which has no width, nothing is cut off."""
     if not console.is_terminal:
         wanted = console.measure(table, options=console.options.update(width=WIDEST)).maximum
         console.width = max(console.width, wanted)
@@ -92,9 +88,7 @@ def reach_table(rows: Sequence[CheapestCandidate]) -> Table:
 
 
 def verdicts(rows: Sequence[CheapestCandidate]) -> list[str]:
-    """For each constraint on a cost, a sentence on whether it can be met at all, and by which
-    methods.
-    """
+    """For each constraint on a cost, a sentence: whether it can be met, and by which methods."""
     sentences = []
     for name in rows[0].meets if rows else ():
         reaching = [row.label for row in rows if row.meets.get(name)]

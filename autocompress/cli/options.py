@@ -1,6 +1,4 @@
-"""The flags of ``autocompress search``: one for each key of a job that people set often, ``--set``
-for the rest.
-"""
+"""The flags of ``autocompress search``: common keys of a job, and ``--set`` for all others."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Standard output and error that nothing can break: a terminal may be closed, a pipe too, or know
-few characters.
-"""
+"""Standard output and error, safe where a terminal or pipe is closed or knows few characters."""
 
 from __future__ import annotations
 
@@ -64,8 +62,9 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def _open_standard_descriptors() -> None:
-    """A file that is opened while 0, 1 or 2 is closed would get its number, and what libraries
-    print.
+    """Opens descriptors 0, 1 and 2 where they are closed.
+
+    Otherwise a file opened later would get such a number, and receive what libraries print.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -113,9 +112,7 @@ class _Unbreakable(io.TextIOBase):
             self._give_up()
 
     def _give_up(self) -> None:
-        """Sends the descriptor to nowhere: Python writes the rest of its buffer there at the end,
-        without an error.
-        """
+        """Points the descriptor to the null device, so that Python's last flush raises nothing."""
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

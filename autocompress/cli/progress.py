@@ -120,9 +120,7 @@ def step_bar(fraction: float, text: str) -> Table:
 
 @contextmanager
 def waiting(console: Console) -> Iterator[Callable[[float, str], None]]:
-    """A progress callback for what takes long outside a search: a bar on a terminal, gone at the
-    end; else nothing.
-    """
+    """A progress callback for long work outside a search: a bar where there is a terminal."""
     if not console.is_terminal:
         yield Steps(Silent())
         return

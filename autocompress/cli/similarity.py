@@ -37,8 +37,10 @@ def rows_of(
     console: Console,
     divergence: Divergence = "measured",
 ) -> tuple[list[Row], tuple[int, int], list[str]]:
-    """J of each data set and of noise, over equally many images of one size, lowest first; that
-    size; and what the user should hear about the data sets."""
+    """J of each data set and of noise, lowest first; the images' size; and notes on the data sets.
+
+    All J are over equally many images of one size.
+    """
     own = data_info(teacher)
     asked = models.preprocessing(job) | {"channels": own.channels, "mean": own.mean, "std": own.std}
     cfg: Any = teacher.pretrained_cfg
@@ -74,8 +76,11 @@ def rows_of(
 
 
 def _on_normalisation(teacher: nn.Module, split: Split) -> str:
-    """A sentence where another normalisation clearly fits the weights better, told from images of
-    the classes that they know; J would be as far off as the normalisation is."""
+    """A note where another normalisation clearly fits the weights better.
+
+    It is told from images of the classes that the model knows. J would be as far off as the
+    normalisation is.
+    """
     if split.num_classes != data_info(teacher).num_classes:
         return ""
     macs = facts(teacher, split.input_size).macs
@@ -83,9 +88,7 @@ def _on_normalisation(teacher: nn.Module, split: Split) -> str:
 
 
 def _larger_split(splits: Mapping[str, Split], images: int) -> tuple[str, Split]:
-    """Validation images, which the model may not have seen; where they are fewer than wanted, the
-    larger split.
-    """
+    """The validation images, or the larger split where they are too few."""
     if len(splits["val"]) >= images:
         return "val", splits["val"]
     role = max(splits, key=lambda name: len(splits[name]))

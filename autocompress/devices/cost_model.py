@@ -1,6 +1,4 @@
-"""Cost models: latency and energy computed from operator counts and a profile, for hardware that is
-not here.
-"""
+"""Cost models: latency and energy of other hardware, from operator counts and a profile."""
 
 from __future__ import annotations
 

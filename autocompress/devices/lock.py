@@ -30,8 +30,9 @@ EXCLUSIVE_SECONDS = 2.0
 
 
 class MachineLock:
-    """Shared by trainings, exclusive for measurements. One object serves one thread; it holds one
-    lock at a time.
+    """The machine's lock: shared by trainings, exclusive for measurements.
+
+    One object serves one thread, and holds one lock at a time.
 
     There is one lock for all users of a machine. Where the lock files cannot be used, nothing is
     locked and a warning says so.
@@ -66,8 +67,10 @@ class MachineLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Held while measuring, for ``EXCLUSIVE_SECONDS`` at most; waits until every training has
-        stepped aside."""
+        """Holds the lock alone while measuring, for ``EXCLUSIVE_SECONDS`` at most.
+
+        It waits until every training has given way.
+        """
         self._take("exclusive")
         try:
             yield
@@ -75,8 +78,11 @@ class MachineLock:
             self._release()
 
     def breathe(self) -> None:
-        """Steps aside if a measurement waits, and returns once it is over; costs microseconds if
-        none does. Does nothing where the shared lock is not held."""
+        """Gives way to a waiting measurement, and returns once that is over.
+
+        It takes microseconds if none waits, and does nothing where the shared lock is not
+        held.
+        """
         if self._held == "shared" and self._somebody_waits():
             self._release()
             self._take("shared")

@@ -1,5 +1,4 @@
-"""Measuring with any device: the machine lock, the batch, candidate and baseline in turns, the
-interval and the noise flag."""
+"""Measures with any device: lock, batch, candidate and baseline in turns, interval, noise."""
 
 from __future__ import annotations
 
@@ -128,9 +127,7 @@ class _Both:
 
 
 def _opened(device: Device, deployable: Deployable, config: DeviceConfig) -> tuple[Callable[[], object], float]:
-    """A function that runs one batch of the model, after it has run once, and how many seconds that
-    took.
-    """
+    """A function that runs one batch and has run once, and the seconds that this took."""
     channels, height, width = deployable.input_size
     if config.input_size is not None:
         height = width = config.input_size

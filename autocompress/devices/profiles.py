@@ -1,5 +1,4 @@
-"""Profiles of cost models: what one operation costs on a piece of hardware, each number with its
-source.
+"""Profiles of cost models: what one operation costs on hardware, with sources.
 
 A profile is a YAML file; those of ``profiles/`` come with the package, users bring their own:
 
@@ -43,9 +42,7 @@ class _Section(BaseModel):
 
 
 class Unit(_Section):
-    """What one operation costs at one pair of widths: operations a second of the whole device,
-    joules an operation.
-    """
+    """The cost of one operation at a pair of widths: operations a second, joules an operation."""
 
     per_second: _Positive | None = None
     joules: _Positive | None = None

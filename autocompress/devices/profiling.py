@@ -1,5 +1,7 @@
-"""Where the time of files goes: seconds of each layer by the runtime's own profiler, and of whole
-runs beside a reference, so that figures of different moments can be compared on a busy machine."""
+"""Seconds of each layer by the runtime's profiler, and of whole runs beside a reference.
+
+The reference makes figures of different moments comparable on a busy machine.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,7 @@ FASTEST = 0.5
 
 @dataclass
 class _Sitting:
-    """One file's figures beside the reference's: seconds of a run, and of each layer with the
-    profiler.
-    """
+    """One file's seconds beside the reference's: of a run, and of each layer with the profiler."""
 
     ratio: float
     reference: float
@@ -207,9 +207,7 @@ def _named(file: Path, layers: Collection[str]) -> onnx.ModelProto:
 
 
 def _owners(graph: onnx.GraphProto, layers: set[str]) -> dict[int, str]:
-    """For each node, by place, the layer whose weight it reads, or else the last layer in front of
-    it.
-    """
+    """For each node by position, the layer whose weight it reads, or the last one before it."""
     producers = {name: place for place, node in enumerate(graph.node) for name in node.output}
     initializers = {tensor.name for tensor in graph.initializer}
     owners: dict[int, str] = {}

@@ -21,8 +21,9 @@ _kept: OrderedDict[tuple[Any, ...], onnxruntime.InferenceSession] = OrderedDict(
 
 
 def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A session of ``file`` on the CPU with ``threads`` threads, all graph optimisations on; made
-    once while the file stays as it is.
+    """A session of ``file`` on the CPU with ``threads`` threads and all optimisations.
+
+    It is made once while the file stays as it is.
 
     Raises:
         TrialFailed: if the file cannot be loaded.
@@ -56,9 +57,7 @@ def load(file: Path, threads: int) -> onnxruntime.InferenceSession:
 
 
 def input_shape(loaded: onnxruntime.InferenceSession, batch: int, input_size: tuple[int, int, int]) -> tuple[int, ...]:
-    """The shape to feed: what the file fixes, and ``(batch, *input_size)`` where it leaves a
-    dimension open.
-    """
+    """The input shape: the file's, and ``(batch, *input_size)`` where it leaves that open."""
     declared = loaded.get_inputs()[0].shape
     return tuple(
         size if isinstance(size, int) else wanted for size, wanted in zip(declared, (batch, *input_size), strict=True)

@@ -1,6 +1,4 @@
-"""Interleaved timing: two functions in turn, in blocks bounded by time, and what their ratio is
-worth.
-"""
+"""Interleaved timing: two functions in turn in timed blocks, and the interval of their ratio."""
 
 from __future__ import annotations
 
@@ -122,8 +120,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Median of ``values`` and a confidence interval of it from order statistics, whatever the
-    distribution.
+    """Median of ``values`` and its confidence interval from order statistics.
 
     The number of values below the true median is binomial with one half, so the interval from the
     k-th smallest to the k-th largest value holds it with probability 1 - 2 * P(fewer than k below).
@@ -143,8 +140,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
 
 
 def ratio_interval(sittings: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Median of the ratios of all sittings and an interval that holds the median of later
-    measurements.
+    """Median of the ratios of all sittings, and an interval for later medians.
 
     Blocks of one sitting share what the sitting has: placement of memory, the state of the machine.
     The order statistics of all blocks alone would take them for independent, and give too narrow an

@@ -1,6 +1,4 @@
-"""Facts about the layers of a network that every method asks for: shapes, costs, and who reads
-whose channels.
-"""
+"""Facts about a network's layers: shapes, costs, and who reads whose channels."""
 
 from __future__ import annotations
 
@@ -144,8 +142,9 @@ def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
 
 
 def layer_macs(layer: nn.Module, output_shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one call of a convolution or linear layer (any module with such attributes);
-    else 0.
+    """Multiply-adds of one call of a convolution or linear layer; 0 for others.
+
+    Any module with such attributes counts.
     """
     if not output_shape:
         return 0

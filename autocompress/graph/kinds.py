@@ -1,6 +1,4 @@
-"""What a graph node does, whichever way the model wrote it: as a module, a function or a tensor
-method.
-"""
+"""What a graph node does, whether written as a module, a function or a tensor method."""
 
 from __future__ import annotations
 
@@ -203,9 +201,7 @@ def pads_zeros(node: fx.Node) -> bool:
 
 
 def clip_range(node: fx.Node) -> tuple[float, float] | None:
-    """(low, high) where ``node`` is an activation that only cuts values off (ReLU, ReLU6, clamp),
-    else None.
-    """
+    """(low, high) of an activation that only clips (ReLU, ReLU6, clamp); None for others."""
     if kind(node) != "activation":
         return None
     module, name = module_of(node), activation_name(node)

@@ -1,5 +1,6 @@
-"""timm's convolutions with a forward of their own, as what they compute in eval mode: a padding and
-a plain layer.
+"""timm's convolutions with a forward of their own, replaced by padding and a plain layer.
+
+Both compute the same in eval mode.
 """
 
 from __future__ import annotations

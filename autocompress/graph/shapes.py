@@ -32,8 +32,7 @@ class _Shapes(fx.Interpreter):
 
 
 def propagate_shapes(module: fx.GraphModule, input_size: tuple[int, int, int]) -> None:
-    """Runs ``module`` once in eval mode on a blank image, and leaves shapes in
-    ``node.meta["shape"]``.
+    """Runs ``module`` once on a blank image, and leaves shapes in ``node.meta["shape"]``.
 
     Raises:
         UntraceableModel: if the model does not take images of ``input_size``.

@@ -22,9 +22,7 @@ class UntraceableModel(Exception):
 
 
 class _Tracer(fx.Tracer):
-    """torch.nn's layers, timm's registered ones and ``leaves`` stay whole; everything else is
-    traced through.
-    """
+    """Traces through all but torch.nn's layers, timm's registered ones and ``leaves``."""
 
     def __init__(self, leaves: tuple[type, ...]) -> None:
         super().__init__(autowrap_modules=(math,), autowrap_functions=tuple(get_notrace_functions()))
@@ -83,9 +81,7 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Puts ``model`` into eval mode without gradients, and every module back into its own mode
-    afterwards.
-    """
+    """Sets ``model`` to eval mode without gradients, and restores its modules' modes after."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

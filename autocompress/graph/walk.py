@@ -29,9 +29,7 @@ class Read:
 
     @property
     def only_dense_layers(self) -> bool:
-        """Every reader is a layer whose weights mix all channels, so that a permutation can be
-        folded into them.
-        """
+        """Whether every reader mixes all channels, so that it can absorb a permutation."""
         if not self.layers or self.enters_add or self.is_output or self.other:
             return False
         return all(int(getattr(module_of(layer), "groups", 1)) == 1 for layer in self.layers)

@@ -23,8 +23,9 @@ PROFILES = Path(__file__).parents[1] / "devices" / "profiles"
 
 
 def check_names(job: Job) -> None:
-    """Refuses a model, checkpoint, space, method or device that certainly is not there, without
-    importing torch.
+    """Refuses names of models, files, methods and devices that do not exist.
+
+    It does so without importing torch.
 
     Other plugins may bring methods and devices: where some are installed, these names are left to
     :func:`autocompress.job.validate`. So they are where torch is imported already.

@@ -1,6 +1,4 @@
-"""Makes a Job from a YAML file, keyword arguments and flags, alone or together, with errors in the
-user's terms.
-"""
+"""Makes a Job of a YAML file, keyword arguments and flags; errors name what the user wrote."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""timm's model names, read from its source: a wrong name is told at once, and importing timm takes
-seconds.
+"""timm's model names, read from its source.
+
+Importing timm takes seconds, and a wrong name is refused at once.
 """
 
 from __future__ import annotations

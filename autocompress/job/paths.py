@@ -29,8 +29,10 @@ def absolute(path: str) -> str:
 
 
 def anchored(job: Job, plugins: Plugins) -> Job:
-    """``job`` with the paths of its model, checkpoint, data sets, cost models and earlier run made
-    absolute. ``results`` stays as it is: a run's folder may be moved."""
+    """``job`` with absolute paths of model, checkpoint, data sets, cost models and earlier run.
+
+    ``results`` stays as it is, since a run's folder may be moved.
+    """
     providers = plugins.datasets()
 
     def data(spec: str | None) -> str | None:

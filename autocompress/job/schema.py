@@ -45,9 +45,7 @@ _Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 def _bound(quantity: str) -> Any:
-    """The field of a bound: written with ``quantity``'s units in YAML and in dumps, or a number of
-    points.
-    """
+    """The field of a bound, spelled in the units of ``quantity`` or as a number of points."""
     if not BY_NAME[quantity].units:
         return (float | None, Field(default=None, ge=0, le=100))
     kind = Annotated[
@@ -311,8 +309,7 @@ class Job(_Section):
         return self.results / self.name
 
     def to_yaml(self, versions: Mapping[str, str] | None = None) -> str:
-        """The job as a file that ``autocompress search`` reads and that needs no other: every key
-        is written out, the limits of its space too.
+        """The job as a complete YAML file: every key is written out, and the limits of its space.
 
         Args:
             versions: package versions, written above the job as comments.

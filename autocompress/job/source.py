@@ -24,8 +24,9 @@ class Source:
     flags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def subject(self, key: str) -> str:
-        """``key`` as the subject of an error sentence: ``job.yaml:7: 'budget.trials'``,
-        ``--trials``, or ``'trials'``.
+        """``key`` as the subject of an error sentence.
+
+        Examples: ``job.yaml:7: 'budget.trials'``, ``--trials`` or ``'trials'``.
 
         A key that was not written itself is placed at the nearest one around it that was.
         """

@@ -49,9 +49,7 @@ class Limits:
     source: Source = field(default_factory=Source)
 
     def error(self, name: str, text: str, hint: str = "") -> UserError:
-        """An error about the limit on parameter ``name`` (or about a limit's own key), placed where
-        it was written.
-        """
+        """An error about the limit on parameter ``name``, with the place where it was written."""
         parts = name.split(".")
         keys = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
         key = next((key for key in keys if key in self.values), name)
@@ -75,8 +73,9 @@ def space_names() -> list[str]:
 
 
 def find_space(name: str, beside: Path | None = None) -> Path:
-    """The file that ``name`` means: a path (from the working folder or from ``beside``), or a name
-    in search_spaces/.
+    """The file that ``name`` stands for.
+
+    A path, from the working folder or from ``beside``, or a name in search_spaces/.
 
     Raises:
         UserError: if there is none.
@@ -93,8 +92,7 @@ def find_space(name: str, beside: Path | None = None) -> Path:
 
 
 def limits_of(job: Job) -> Limits:
-    """The limits that ``job.space`` stands for, with ``job.methods`` or, where the job has none,
-    the space's methods.
+    """The limits of ``job.space``, with ``job.methods`` or else the space's methods.
 
     Raises:
         UserError: if the space is not found or is no space, with file, line and key.
@@ -122,8 +120,10 @@ def limits_of(job: Job) -> Limits:
 
 
 def resolved(job: Job) -> Job:
-    """``job`` with the limits of its space written out, so that it does not depend on a file that
-    may change. Errors still name the space's file."""
+    """``job`` with the limits of its space written out, so that it depends on no other file.
+
+    Errors still name the space's file.
+    """
     limits = limits_of(job)
     copy = job.model_copy(update={"space": limits.to_space(), "methods": limits.methods})
     inside = {key: place for key, place in limits.source.places.items() if key.startswith(SPACE_PREFIX)}

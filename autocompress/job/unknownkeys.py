@@ -69,9 +69,7 @@ def _closest(key: str, value: Any, in_file: bool) -> str:
 
 
 def _space_words() -> list[str]:
-    """First words of parameters: the engine's stages and, by their entry points, the installed
-    plugins.
-    """
+    """First words of parameters: the engine's stages and the installed plugins."""
     return [*STAGES, *dict.fromkeys(point.name for point in importlib.metadata.entry_points(group=PLUGIN_GROUP))]
 
 

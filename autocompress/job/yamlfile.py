@@ -88,8 +88,9 @@ def _read(path: Path, what: str) -> str:
 def _walk(
     node: yaml.Node, path: tuple[str, ...], file: Path, lines: dict[str, int], above: set[int], done: set[int]
 ) -> None:
-    """Notes the line of each key below ``node``; refuses keys given twice and values that contain
-    themselves.
+    """Notes the line of each key below ``node``.
+
+    Keys given twice and values that contain themselves are refused.
     """
     if id(node) in above:
         raise UserError(f"{file}:{node.start_mark.line + 1}: a value cannot contain itself")

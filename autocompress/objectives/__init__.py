@@ -1,5 +1,4 @@
-"""What a search trades: quantities, bounds on them, dominance, fronts, hypervolume and intervals.
-Each is defined once.
+"""Quantities, bounds, dominance, fronts, hypervolume and intervals, each defined once.
 
 - ``quantities``: the table of quantities. A new one is one entry there.
 - ``spelling``: how a bound is written in a job (``0.5x``, ``4 ms``).

@@ -14,8 +14,9 @@ Bounds = Mapping[str, Bound]
 
 
 def met(quantity: Quantity, value: Any, limit: float) -> Any:
-    """Whether ``value`` meets ``limit``: at most that, at least for a quantity that is better when
-    higher.
+    """Whether ``value`` meets ``limit``.
+
+    A limit is an upper one, or a lower one for a quantity that is better when higher.
 
     A value that misses by less than the quantity's tolerance meets the limit. NaN meets nothing.
 
@@ -32,8 +33,7 @@ def met(quantity: Quantity, value: Any, limit: float) -> Any:
 
 
 def bounded_value(quantity: str, bound: Bound, row: Figures, baseline: Figures) -> float | None:
-    """What ``bound`` is compared with in ``row``: the ratio to the baseline or the amount; None
-    where it is missing."""
+    """The value in ``row`` that ``bound`` bounds: a ratio or an amount; None where missing."""
     return ratio(quantity, row, baseline) if bound.relative else amount(quantity, row)
 
 
@@ -75,8 +75,7 @@ def _explained(name: str, bound: Bound, value: float | None) -> str:
 
 
 def is_borderline(bound: Bound | None, latency: Figures) -> bool:
-    """Whether ``bound`` lies within the interval of a measured latency, so that it may be met or
-    missed.
+    """Whether ``bound`` lies within the interval of a latency, so that noise decides.
 
     Args:
         bound: on latency; None for no bound.

@@ -91,8 +91,9 @@ def non_dominated(points: npt.ArrayLike, violation: npt.ArrayLike | None = None)
 
 
 def ranks(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
-    """Non-dominated ranks, 0 for the front, by constrained domination (Deb et al., NSGA-II, 2002,
-    definition 1).
+    """Non-dominated ranks, 0 for the front.
+
+    Constrained domination: Deb et al., NSGA-II, 2002, definition 1.
 
     A feasible point dominates every infeasible one. Of two infeasible points the one that violates
     less dominates. Of two feasible ones the one that is nowhere worse and somewhere better does.
@@ -119,8 +120,10 @@ def ranks(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.
 
 
 def crowding(points: npt.ArrayLike) -> Array:
-    """Crowding distance of the points of one front (NSGA-II, section III-B), float64 ``(n,)``;
-    ends: infinite."""
+    """Crowding distance of the points of a front, float64 ``(n,)``; infinite at its ends.
+
+    NSGA-II, section III-B.
+    """
     matrix = _matrix(points)
     distance = np.zeros(len(matrix))
     if len(matrix) < 3:

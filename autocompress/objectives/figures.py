@@ -1,5 +1,7 @@
-"""The values of quantities in a row of a search. Any of them may be missing: None, NaN or no such
-key."""
+"""Values of quantities in a row of a search.
+
+Any may be missing: None, NaN or no such key.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,7 @@ def ratio(quantity: str, row: Figures, baseline: Figures) -> float | None:
 
 
 def objective_values(objectives: Sequence[str], row: Figures, baseline: Figures) -> list[float | None]:
-    """One value an objective, in their order: accuracy in percent, costs as ratios to the
-    baseline."""
+    """The value of each objective: accuracy in percent, costs as ratios to the baseline."""
     return [amount(name, row) if BY_NAME[name].higher_is_better else ratio(name, row, baseline) for name in objectives]
 
 
@@ -50,8 +51,7 @@ def directions(objectives: Sequence[str]) -> list[Literal["maximize", "minimize"
 
 
 def point(objectives: Sequence[str], row: Figures, baseline: Figures) -> tuple[float, ...]:
-    """The objective values as coordinates that are all better when lower; a missing one is
-    infinite."""
+    """The objective values as coordinates: lower is better, and a missing one is infinite."""
     values = objective_values(objectives, row, baseline)
     return tuple(
         math.inf if value is None else -value if BY_NAME[name].higher_is_better else value

@@ -1,5 +1,4 @@
-"""The front of a search's rows, the contenders that may belong to it, and the nearest miss where
-nothing fits.
+"""The front of a search's rows, its contenders, and the nearest miss.
 
 A row has ``trial`` (its number), ``status``, the columns of trials.csv, ``latency`` (a
 measurement's fields) and ``excess`` (how far it is beyond each bound). Any figure may be missing.
@@ -43,8 +42,9 @@ class RowFront(Generic[Row]):
         self._missing: Front[Row] = Front()
 
     def add(self, row: Row, number: int) -> bool:
-        """Adds a row; of rows with equal objectives the front holds that with the lowest
-        ``number``.
+        """Adds a row.
+
+        Of rows with equal objectives, the front holds the one of the lowest ``number``.
 
         Returns:
             Whether the row is on the front now.
@@ -66,8 +66,10 @@ class RowFront(Generic[Row]):
 
 
 def front_rows(objectives: Sequence[str], rows: Iterable[Row], baseline: Figures) -> list[Row]:
-    """The front of ``rows`` (see :class:`RowFront`); of rows with equal objectives it holds the
-    first."""
+    """The front of ``rows``; see :class:`RowFront`.
+
+    Of rows with equal objectives it holds the first.
+    """
     front: RowFront[Row] = RowFront(objectives, baseline)
     for number, row in enumerate(rows):
         front.add(row, number)
@@ -148,8 +150,7 @@ class Contenders(Generic[Row]):
 
 
 def front_hypervolume(front: Iterable[Figures]) -> float | None:
-    """What a front is worth (see ``hypervolume.SpeedFront``); None for rows that have no
-    latency."""
+    """The hypervolume of a front (``hypervolume.SpeedFront``); None for rows without latency."""
     worth = SpeedFront()
     is_empty, is_judged = True, False
     for row in front:
@@ -162,8 +163,9 @@ def front_hypervolume(front: Iterable[Figures]) -> float | None:
 
 
 def nearest_miss(rows: Iterable[Row]) -> Row | None:
-    """The infeasible row that is least beyond its bounds; None where a row is complete, or no row
-    is infeasible.
+    """The infeasible row that is nearest to its bounds.
+
+    None where a row is complete, or no row is infeasible.
 
     At equal distance it is a row with an accuracy, since all its bounds are known.
     """
@@ -188,17 +190,16 @@ def distance(row: Figures) -> float:
 
 
 def within_bar(row: Figures, points: float) -> bool:
-    """Whether ``row`` is of a model with files that loses at most so many points of accuracy,
-    whatever it costs.
-    """
+    """Whether ``row`` has files and loses at most ``points`` of accuracy, at any cost."""
     drop = known(row, "accuracy_drop")
     scored = row["status"] in ("complete", "infeasible") and bool(row.get("artifact"))
     return scored and drop is not None and bool(met(BY_NAME["accuracy_drop"], drop, points))
 
 
 def fastest_within(rows: Iterable[Row], points: float) -> Row | None:
-    """The fastest model that loses at most so many points, whether it meets the other constraints
-    or not; None where none is faster than the baseline.
+    """The fastest model that loses at most ``points`` of accuracy.
+
+    It may miss other constraints. None where no such model is faster than the baseline.
     """
     fast = [row for row in rows if within_bar(row, points) and _or_worst(row, "latency_ratio") < 1]
     return min(fast, key=lambda row: (_or_worst(row, "latency_ratio"), *_accurate_first(row)), default=None)
@@ -217,8 +218,7 @@ def _accurate_first(row: Figures) -> tuple[float, float]:
 
 
 def _with_latency(row: Figures, end: str) -> Figures:
-    """``row`` with its latency at one end of the interval (``ratio_low`` or ``ratio_high``), where
-    it has one."""
+    """``row`` with its latency at one end of the interval: ``ratio_low`` or ``ratio_high``."""
     measured = row.get("latency") or {}
     ratio, middle, milliseconds = known(measured, end), known(measured, "latency_ratio"), known(row, "latency_ms")
     if ratio is None or not middle:

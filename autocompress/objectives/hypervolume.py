@@ -1,5 +1,4 @@
-"""Hypervolume: how much of a space a front dominates, and what a front of a search is worth by
-it."""
+"""Hypervolume: the part of a space that a front dominates."""
 
 from __future__ import annotations
 
@@ -42,8 +41,10 @@ def hypervolume(points: Sequence[Sequence[float | None]], reference: Sequence[fl
 
 
 def _volume(front: list[tuple[float, ...]]) -> float:
-    """Volume of the union of the boxes between 0 and each corner of ``front``, none of which
-    contains another."""
+    """Volume of the union of the boxes from 0 to each corner of ``front``.
+
+    No box contains another.
+    """
     if not front:
         return 0.0
     ordered = sorted(front, reverse=True)
@@ -59,8 +60,10 @@ def _volume(front: list[tuple[float, ...]]) -> float:
 
 
 def _shared(corner: tuple[float, ...], others: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """Corners of the boxes that ``others`` share with the box at ``corner``; those within another
-    are left out."""
+    """Corners of the boxes that ``others`` share with the box at ``corner``.
+
+    Boxes within another one are left out.
+    """
     front: Front[None] = Front()
     for number, other in enumerate(others):
         front.add([-min(a, b) for a, b in zip(corner, other, strict=True)], None, number)
@@ -109,8 +112,7 @@ class SpeedFront:
 
 
 def speed_hypervolume(drop: npt.ArrayLike, ratio: npt.ArrayLike) -> float:
-    """The hypervolume of :class:`SpeedFront` for models with these accuracy drops and latency
-    ratios, ``(n,)`` each."""
+    """The hypervolume of :class:`SpeedFront` for ``(n,)`` accuracy drops and latency ratios."""
     reached = progress(drop, ratio)
     return float(reached[-1]) if len(reached) else 0.0
 

@@ -1,5 +1,4 @@
-"""How far a measured accuracy can be trusted: intervals for one accuracy and for a difference on
-the same images."""
+"""Intervals for an accuracy, and for the difference of two on the same images."""
 
 from __future__ import annotations
 
@@ -42,8 +41,9 @@ def wilson(correct: int, images: int, confidence: float = 0.95) -> Interval:
 
 
 def paired_difference(candidate: npt.ArrayLike, baseline: npt.ArrayLike, confidence: float = 0.95) -> Interval:
-    """Accuracy of ``candidate`` minus that of ``baseline`` on the same images, in points, with an
-    interval.
+    """Accuracy of ``candidate`` minus that of ``baseline`` in points, with an interval.
+
+    Both are on the same images.
 
     Only images on which the two disagree carry information, so the interval is far narrower than
     that of two separate accuracies. Adjusted Wald interval (Bonett and Price, 2012): one more

@@ -1,5 +1,4 @@
-"""The quantities of a model that a job can ask for. The table below is the only place that defines
-them.
+"""The quantities that a job can ask for, all defined in the table below.
 
 A new quantity is one entry of ``QUANTITIES``. Its key in a job, the parsing of its bound, its
 columns in trials.csv and its axis in the report follow from that entry. What measures it is the
@@ -75,8 +74,10 @@ class Quantity:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether a job may bound it. ``accuracy_drop`` is bounded by a number of points, costs by
-        an amount."""
+        """Whether a job may bound it.
+
+        ``accuracy_drop`` is bounded by points, costs by an amount.
+        """
         return bool(self.units) or self.unit == "points"
 
     @property
@@ -94,8 +95,10 @@ class Quantity:
         return self.tolerance * (abs(limit) if self.units else max(1.0, abs(limit)))
 
     def beyond(self, value: float, limit: float) -> float:
-        """How far ``value`` is beyond ``limit``: as a share of the limit, for points of accuracy in
-        tens of points."""
+        """How far ``value`` is beyond ``limit``, as a share of the limit.
+
+        For points of accuracy, in tens of points.
+        """
         return value / limit - 1.0 if self.units else (value - limit) / POINTS
 
 
@@ -207,6 +210,5 @@ def of_column(column: str) -> Quantity:
 
 
 def objective_columns(objectives: tuple[str, ...] | list[str]) -> list[str]:
-    """The columns by which the report compares models of these objectives; names that nothing
-    defines are left out."""
+    """The columns of these objectives in the report; unknown names are left out."""
     return [BY_NAME[name].judged_column for name in objectives if name in BY_NAME]

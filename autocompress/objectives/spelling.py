@@ -31,8 +31,9 @@ class Bound(BaseModel):
 
 
 def parse_bound(quantity: str, given: Any) -> Any:
-    """The bound that ``given`` spells: ``"0.5x"``, ``"4 ms"``; a bare number only where the unit is
-    a count.
+    """The bound that ``given`` spells: ``"0.5x"`` or ``"4 ms"``.
+
+    A number without a unit is a count, and refused for other quantities.
 
     None, a Bound and a mapping are returned as they are.
 

@@ -1,5 +1,4 @@
-"""Where to cut a network, from measurements of its parts: tables, costs, allocation, proposals
-(docs/proposals.md).
+"""Where to cut a network, by measuring its parts (docs/proposals.md).
 
 :mod:`.choices` says what is chosen, :mod:`.structure` measures what couplings lose, :mod:`.tables`
 measures and interpolates within a share of time, :mod:`.correction` learns from trials.

@@ -1,5 +1,6 @@
-"""Predicted divergences, corrected by those of trials: deep cuts lose more together than their
-parts alone.
+"""Predicted divergences, corrected by those of trials.
+
+Deep cuts lose more together than the sum of their parts.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ NOISE = 0.2
 
 @dataclass(frozen=True)
 class Correction:
-    """measured = predicted * exp(offset + slope * (log predicted - centre)), in the range that was
-    seen.
+    """measured = predicted * exp(offset + slope * (log predicted - centre)), in the seen range.
 
     Attributes:
         offset, slope, centre: of the line.

@@ -179,8 +179,7 @@ def factors(
 def _terms(
     layer: Layer, own: Sequence[Part], others: Sequence[Part], kept: Mapping[str, Sequence[float]], cost: Cost
 ) -> list[Factor]:
-    """One table for a layer that few couplings pass; else one for each of them and for each two of
-    them.
+    """One table for a layer of few couplings, else one for each coupling and pair of them.
 
     With f_A the cost where only the couplings in A lose channels,
 

@@ -120,8 +120,10 @@ class TableMaker:
     breathe: Callable[[], None] = _nothing
 
     def tables(self) -> Tables | None:
-        """Measures what each coupling loses and what widths cost, once for a baseline and machine;
-        None where nothing can be proposed: no pruner acts, or there are no images."""
+        """Measures what couplings lose and widths cost, once for a baseline and machine.
+
+        None where no pruner acts, or there are no images.
+        """
         default, neutral = self.recipes.default, self.recipes.neutral
         if default is None or default.prune is None or neutral is None or self.pipeline.transfer_set(default) is None:
             return None

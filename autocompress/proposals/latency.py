@@ -172,8 +172,10 @@ def _nonnegative(system: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _line(sums: Sequence[float], totals: Sequence[float]) -> tuple[float, float]:
-    """c of equation (2), by least squares of relative errors. c_0 may be negative: the profiler's
-    own time is in the layers' times."""
+    """c of equation (2), by least squares of relative errors.
+
+    c_0 may be negative: the layers' times contain the profiler's own time.
+    """
     total = np.asarray(totals)
     system = np.stack([1 / total, np.asarray(sums) / total], 1)
     norms = np.maximum(np.linalg.norm(system, axis=0), 1e-30)
@@ -184,8 +186,10 @@ def _line(sums: Sequence[float], totals: Sequence[float]) -> tuple[float, float]
 
 
 def _left_out(layers: Sequence[Layer], profiles: Sequence[Profile]) -> list[float]:
-    """Relative error of each probe's total, predicted from the others; the slowest and the fastest
-    always stay, since nothing is predicted beyond them."""
+    """Relative error of each probe's total, predicted from the other probes.
+
+    The slowest and the fastest always stay, since nothing is predicted beyond them.
+    """
     by_total = sorted(profiles, key=lambda profile: profile.total)
     errors = []
     for profile in by_total[1:-1]:

@@ -58,8 +58,9 @@ class Proposer:
         return Proposed(self.recipes(tables), tables.widths, groups, tables.rows())
 
     def recipes(self, tables: Tables) -> list[tuple[str, dict[str, Value]]]:
-        """Labels and values of recipes for a dozen budgets, those at constraints first, then from
-        the whole range.
+        """Labels and values of recipes for a dozen budgets.
+
+        Those at constraints come first, then those of the whole range.
         """
         problem = tables.problem
         wanted = [name for name in self.maker.job.objectives if name in problem.costs] or ["latency"]
@@ -82,9 +83,7 @@ class Proposer:
         return [*found, *self._trained(tables, chosen[: len(made)])]
 
     def _tilted(self, tables: Tables, cost: str) -> Iterator[proposals.Allocation]:
-        """Allocations for drawn budgets, with the losses of each group counted for more or less
-        than measured.
-        """
+        """Allocations for drawn budgets, with drawn factors on the losses of each group."""
         problem, generator = tables.problem, np.random.default_rng(self.maker.job.seed)
         full = problem.cost(cost, problem.neutral())
         least = max(proposals.smallest(problem, cost), LEAST_BUDGET * full)
@@ -105,9 +104,7 @@ class Proposer:
                 yield "proposal, with an epoch of training", dict(recipe.values)
 
     def _bounds(self, problem: Problem) -> dict[str, float]:
-        """The job's bounds in the units of the problem's costs; those that cannot be told in them
-        are left out.
-        """
+        """The job's bounds in the units of the problem's costs, where they have such units."""
         wholes = {
             "latency": 1.0,  # latencies are shares of the baseline's
             "size": float(self.maker.baseline.file.stat().st_size),
@@ -119,9 +116,7 @@ class Proposer:
 
 
 def _spread(made: Sequence[proposals.Proposal]) -> list[proposals.Proposal]:
-    """The same proposals, from all over the range early: the middle first, then the quarters, and
-    so on.
-    """
+    """The same proposals in another order: the middle first, then the quarters, and so on."""
     order: list[int] = []
     step = len(made)
     while len(order) < len(made):

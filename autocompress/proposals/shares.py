@@ -57,9 +57,7 @@ class ShareRecipes:
         return self._compose({**self.neutral.values, **values}, Policy({}, "default"))
 
     def parts(self, couplings: Sequence[Coupling], multiple: int) -> list[Part]:
-        """A part for each coupling that may stay whole and may lose channels, with the shares that
-        limits leave.
-        """
+        """A part for each coupling that may stay whole or be cut, with its allowed shares."""
         known = self.space.parameters()
         found = []
         for coupling in couplings:

@@ -1,6 +1,4 @@
-"""Couplings as parts: what the network loses when one of them keeps a share of its channels,
-repaired.
-"""
+"""Couplings as parts: what the repaired network loses when one keeps a share of its channels."""
 
 from __future__ import annotations
 
@@ -35,8 +33,9 @@ def kl_divergence(reference: torch.Tensor, logits: torch.Tensor) -> float:
 
 
 def structure_part(coupling: Coupling, multiple: int = 1, shares: Sequence[float] = SIXTEENTHS) -> Part:
-    """The shares of its channels that a coupling can keep; of those that keep equally many, the
-    largest.
+    """The shares of channels that a coupling can keep.
+
+    Of shares that keep equally many channels, the largest.
 
     Args:
         coupling: the coupling.

@@ -1,6 +1,4 @@
-"""Whole attention heads as channels: what torch-pruning's graph finds between ``qkv`` and ``proj``,
-head by head.
-"""
+"""Attention heads as channels: torch-pruning's graph between ``qkv`` and ``proj``, by head."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ def is_attention(operators: set[str]) -> bool:
 
 
 def head_parts(model: nn.Module, parts: list[Part]) -> list[Part] | None:
-    """Parts of the same coupling with one channel a head; None where this is not timm's plain
-    attention.
+    """The coupling's parts with one channel a head; None where it is not timm's plain attention.
 
     ``qkv`` writes rows ``[3, heads, width]``; a head's output is read by ``width`` columns of
     ``proj``.

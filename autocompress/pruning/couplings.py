@@ -32,8 +32,9 @@ def couplings(
     verify: bool = True,
     known: Judged | None = None,
 ) -> list[Coupling]:
-    """Every set of channels that must live or die together, in network order, with reasons where
-    nothing may go.
+    """Every set of channels that can only go together, in network order.
+
+    With reasons where none may go.
 
     Modes: ``inner`` offers channels private to a block; ``group`` also those of a residual stream
     or a concat, one shared keep-set for all that write it, where switching off equals removing;
@@ -138,9 +139,7 @@ def _is_whole(layer: nn.Module, pruners: Mapping[type[nn.Module], Any]) -> bool:
 
 
 def _has_units(layer: nn.Module | None, pruners: Mapping[type[nn.Module], Any]) -> bool:
-    """Whether a plugin's layer ties its outputs to each other; one that does not takes any
-    keep-set.
-    """
+    """Whether a plugin's layer ties its outputs to each other; others take any keep-set."""
     return layer is not None and hasattr(pruners.get(type(layer)), "units")
 
 

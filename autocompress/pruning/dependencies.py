@@ -205,8 +205,9 @@ class _Finder:
         return found
 
     def _reached(self, root: nn.Module, size: int, found: Found) -> dict[tuple[Any, Any], set[tuple[int, int]]]:
-        """Everything that removing outputs of ``root`` removes: (node, torch-pruning's handler) ->
-        (index, origin).
+        """All that removing outputs of ``root`` removes.
+
+        (node, torch-pruning's handler) -> (index, origin).
 
         The edges and their index maps are torch-pruning's. Its own walk (``get_pruning_group``)
         visits a node again for every new list of indices, and does not come to an end on split
@@ -306,8 +307,9 @@ class _Finder:
                 found.partial.append(part.layer)
 
     def _norm_behind(self, node: Any) -> str | None:
-        """The batch normalisation that alone reads ``node``; timm's, with an activation inside,
-        shows as two nodes.
+        """The batch norm that alone reads ``node``.
+
+        timm's, with an activation inside, are two nodes.
         """
         while len(node.outputs) == 1:
             node = node.outputs[0]

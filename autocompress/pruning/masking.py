@@ -16,8 +16,7 @@ Keep = Mapping[str, Sequence[int]]
 
 
 def mask_outputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> list[Any]:
-    """Puts zeros behind each norm (or writer without one) of what ``keep`` drops, by hooks on
-    ``model``.
+    """Zeroes what ``keep`` drops behind each norm (or writer without one), by hooks on ``model``.
 
     Returns:
         The hooks' handles; ``handle.remove()`` undoes each.

@@ -1,6 +1,4 @@
-"""Channels truly removed from a network, from keep-sets that are JSON: one hand for ``apply`` and
-for ``rebuild``.
-"""
+"""Removes channels from a network by keep-sets, for the stage and for rebuilding."""
 
 from __future__ import annotations
 
@@ -109,8 +107,7 @@ def masked(
     *,
     couplings: Sequence[Coupling] | None = None,
 ) -> nn.Module:
-    """A copy of ``model`` at full width, with zeros behind the norms in place of what
-    :func:`remove` would remove.
+    """A copy of ``model`` at full width, with zeros where :func:`remove` would remove channels.
 
     In eval mode both compute the same where every coupling in ``keep`` is ``safe``. Arguments and
     errors are those of :func:`remove`; names and shapes of the state dict are the model's.

@@ -1,6 +1,4 @@
-"""One layer with fewer channels: weights, biases, statistics and the sizes that the layer states
-about itself.
-"""
+"""One layer with fewer channels: weights, biases, statistics and its stated sizes."""
 
 from __future__ import annotations
 

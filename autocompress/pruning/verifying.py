@@ -1,5 +1,4 @@
-"""Measuring that a removal is right: what the dependency graph claims is tried, on random weights
-in double precision.
+"""Checks removals by measuring: random weights in double precision.
 
 Two networks must agree with the sliced one to rounding. The first has zeros where the dropped
 channels are *read*: if they differ, the graph was wrong, and the coupling is refused. The second
@@ -40,9 +39,7 @@ def verified(
     input_size: tuple[int, int, int],
     pruners: Mapping[type[nn.Module], Any],
 ) -> list[Coupling]:
-    """The couplings, with ``safe`` as measured and further reasons where a removal turned out
-    wrong.
-    """
+    """The couplings, with ``safe`` as measured, and reasons where a removal is wrong."""
     trial = _Trial(model, input_size, pruners)
     offered = [coupling for coupling in every if coupling.prunable]
     wrong = _failing(offered, trial.wrong)

@@ -1,6 +1,4 @@
-"""How many channels each coupling of a network keeps, from shares that are given for the couplings
-of the baseline.
-"""
+"""How many channels each coupling keeps, from shares of the baseline's couplings."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ def widths(every: Sequence[Coupling], layers: Share, multiple: int) -> dict[str,
 
 
 def lost_inputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-    """The input channels that each reading layer loses, over all the couplings that it reads,
-    ascending.
-    """
+    """The input channels that each layer loses over all its couplings, ascending."""
     lost: dict[str, set[int]] = {}
     for coupling in couplings:
         if coupling.name not in keep or coupling.scatter:

@@ -1,5 +1,4 @@
-"""What a run leaves in ``results/<name>/``: the names of its columns, its tables, and reading it
-back.
+"""What a run leaves in ``results/<name>/``: columns, tables, and how to read them.
 
 The folder holds ``job.yaml`` (the job as resolved), ``trials.csv`` (a row a trial), ``front.csv``
 (the front, measured again; its first row is the baseline), ``sensitivity.csv`` (a row a group and

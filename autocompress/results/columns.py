@@ -80,8 +80,9 @@ in nats, ``agreement`` the percent of equal labels."""
 
 
 def frame(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS) -> pd.DataFrame:
-    """Rows as a typed frame with exactly ``columns``; what a row lacks is missing (texts: empty,
-    recipes: ``{}``).
+    """Rows as a typed frame with exactly ``columns``.
+
+    A missing text is empty, a missing recipe is ``{}``.
 
     Raises:
         ValueError: if a row has a key that is no column.
@@ -102,7 +103,6 @@ def _column(values: list[Any], dtype: str) -> pd.Series:
 
 
 def _text(value: Any) -> str:
-    """What a CSV file can hold: error messages bring carriage returns of progress bars and broken
-    characters."""
+    """A text that fits a CSV file: no carriage returns and no broken characters."""
     text = "" if pd.isna(value) else str(value)
     return text.encode("utf-8", "replace").decode().replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")

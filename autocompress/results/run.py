@@ -120,8 +120,7 @@ class SearchResult:
         return models.loc[order.index[0]]
 
     def missed(self, row: Mapping[str, Any] | pd.Series) -> list[str]:
-        """The columns of ``limits`` that a row does not meet; a figure that is missing meets
-        nothing."""
+        """The columns of ``limits`` that a row does not meet; a missing figure meets nothing."""
         return [
             column
             for column, limit in self.limits.items()
@@ -145,8 +144,7 @@ class SearchResult:
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether Ctrl-C ended the search: its front was neither measured again nor scored on the
-        test split."""
+        """Whether Ctrl-C ended the search, so that the front was not measured again or tested."""
         return self.summary.get("ended") == INTERRUPTED
 
     @property
@@ -172,8 +170,10 @@ class SearchResult:
 
 
 def _limits(job: Mapping[str, Any], baseline: Mapping[str, Any] | pd.Series) -> dict[str, float]:
-    """See :attr:`SearchResult.limits`. A constraint that this version does not know is kept as it
-    is, a number."""
+    """See :attr:`SearchResult.limits`.
+
+    A constraint that this version does not know stays a number.
+    """
     limits: dict[str, float] = {}
     for name, given in (job.get("constraints") or {}).items():
         if given is None:
