@@ -33,8 +33,7 @@ def describe(
     interpolation: str = "bilinear",
     exif: bool = False,
 ) -> nn.Module:
-    """Writes onto ``model`` what it is: timm's ``pretrained_cfg`` as it holds here, the class
-    names, and how it was made."""
+    """Records on ``model`` what it is: its ``pretrained_cfg``, class names, and how it was made."""
     truth = {
         "architecture": name,
         "num_classes": num_classes,
@@ -60,9 +59,7 @@ def describe(
 
 
 def stamp(target: nn.Module, source: nn.Module) -> nn.Module:
-    """Copies what :func:`describe` wrote from ``source`` to ``target`` (a traced or rebuilt copy),
-    and returns it.
-    """
+    """Copies what :func:`describe` recorded from ``source`` to ``target``; returns ``target``."""
     for attribute in _REMEMBERED:
         if hasattr(source, attribute):
             setattr(target, attribute, getattr(source, attribute))
@@ -70,9 +67,12 @@ def stamp(target: nn.Module, source: nn.Module) -> nn.Module:
 
 
 def architecture(model: nn.Module) -> dict[str, Any]:
-    """What ``model``, made by :func:`create`, is: JSON with name, args, input_size, mean, std,
-    crop_pct, crop_mode, interpolation, exif, num_classes, class_names and reparameterized. The
-    structure is the baseline's; what transforms did to it since stands in their plans."""
+    """What ``model``, made by :func:`create`, is, as JSON.
+
+    The keys are name, args, input_size, mean, std, crop_pct, crop_mode, interpolation, exif,
+    num_classes, class_names and reparameterized. The structure is the baseline's. Plans say
+    what transforms did to it.
+    """
     cfg: Any = model.pretrained_cfg
     return {
         "name": cfg["architecture"],
@@ -138,9 +138,10 @@ def input_size(model: nn.Module) -> tuple[int, int, int]:
 
 
 def reparameterise(model: nn.Module) -> nn.Module:
-    """Merges the training-time branches of RepVGG, MobileOne, FastViT and the like, in place, so
-    that no ratio flatters a candidate; other models stay as they are. Equal outputs in eval mode;
-    the merged layers have no batch norm.
+    """Merges the training-time branches of RepVGG, MobileOne, FastViT and others, in place.
+
+    Otherwise candidates would be compared with a baseline that is too slow. Other models stay
+    as they are. Outputs in eval mode are equal; merged layers have no batch norm.
     """
     mergeable = any(hasattr(module, hint) for module in model.modules() for hint in _HINTS)
     if mergeable and not getattr(model, "reparameterised", False):

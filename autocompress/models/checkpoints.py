@@ -1,6 +1,4 @@
-"""Reading the user's weights: safetensors, plain state dicts, and the checkpoints of common
-training scripts.
-"""
+"""Reads the user's weights: safetensors, plain state dicts, common training checkpoints."""
 
 from __future__ import annotations
 
@@ -210,9 +208,7 @@ def _torch(path: Path) -> Any:
 
 
 def _tells_nothing(error: Exception) -> bool:
-    """Whether the text of ``error`` is about the inside of pickle's reader: "101", "pop from empty
-    list".
-    """
+    """Whether the text of ``error`` is of no use to users, such as "pop from empty list"."""
     inner = (LookupError, EOFError, TypeError, ValueError, AttributeError, AssertionError, struct.error)
     is_cut_off = isinstance(error, OSError) and error.errno == errno.EINVAL  # torch looks before the file's start
     return is_cut_off or isinstance(error, inner) or not str(error).strip()

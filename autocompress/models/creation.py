@@ -25,17 +25,17 @@ log = logging.getLogger("autocompress")
 
 
 def needs_training(job: Job, data_info: DataInfo) -> bool:
-    """Whether the baseline has to be trained here: it has no weights yet, or those of another
-    task's classifier.
-    """
+    """Whether the baseline must be trained: it has no weights, or another task's classifier."""
     if job.checkpoint is not None:
         return False
     return not job.pretrained or named(job.model).cfg.get("num_classes") != data_info.num_classes
 
 
 def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
-    """Makes the baseline, in eval mode: timm by name; classes, channels and image size follow the
-    data, else the checkpoint, ``job.model_args`` and timm's defaults, in this order.
+    """Makes the baseline in eval mode, by timm's name.
+
+    Classes, channels and image size follow the data, else the checkpoint, ``job.model_args``
+    and timm's defaults, in this order.
 
     With weights (``checkpoint``, ``pretrained``) it is already reparameterised where timm can; a
     model that is trained here first is reparameterised after that, because the merged layers train
@@ -122,9 +122,7 @@ def _make(job: Job, args: dict[str, Any]) -> nn.Module:
 
 
 def _is_short(error: Exception, text: str) -> bool:
-    """Whether the text of ``error`` says nothing without its type: an empty one, or the key of a
-    KeyError.
-    """
+    """Whether the text of ``error`` needs its type to be understood: it is empty, or a key."""
     return isinstance(error, LookupError) or " " not in text
 
 

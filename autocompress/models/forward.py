@@ -1,6 +1,4 @@
-"""One guarded forward pass: whether a network takes the images that it will be given, and answers
-with logits.
-"""
+"""Checks with one forward pass that a network takes the images and gives logits."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ _IMAGES = 2
 
 
 def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classes: int, name: str) -> None:
-    """Runs two images of noise through ``model``, in eval and in training mode; the model is left
-    as it is.
+    """Runs two images of noise in eval and in training mode; the model stays as it is.
 
     Args:
         model: as it was made, on the CPU.
@@ -72,9 +69,7 @@ def _check_answer(answer: Any, num_classes: int, name: str, when: str) -> None:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Puts modes, buffers and the random state back: a pass in training mode moves running
-    statistics.
-    """
+    """Restores modes, buffers and random state after passes in training mode."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:

@@ -40,9 +40,7 @@ class _Unit:
 
     @property
     def has_layers(self) -> bool:
-        """Holds a convolution or a product: a weight that is more than a vector, as a
-        normalisation's is.
-        """
+        """Whether the unit has a weight that is more than a vector, unlike a normalisation's."""
         return any(p.ndim > 1 for p in self.module.parameters())
 
     @property
@@ -79,9 +77,7 @@ def groups(model: nn.Module, granularity: str = "stage") -> list[Group]:
 
 
 def group_of(layer_name: str, groups: Sequence[Group]) -> str:
-    """Name of the group that ``layer_name`` belongs to; a module that the baseline has not counts
-    to the last one.
-    """
+    """Name of the group of ``layer_name``; modules that the baseline lacks go to the last group."""
     best, length = groups[-1].name, -1
     for group in groups:
         for prefix in group.prefixes:
@@ -99,8 +95,11 @@ def _reductions(model: nn.Module) -> list[tuple[str, int]]:
 
 
 def _units(model: nn.Module) -> list[_Unit]:
-    """The network's children; a list that holds several feature points (``stages``, ``blocks``,
-    ``features``) is replaced by its own children."""
+    """The network's children.
+
+    A list with several feature points (``stages``, ``blocks``, ``features``) is replaced by its
+    children.
+    """
     points = [name for name, _ in _reductions(model)]
     total = sum(p.numel() for p in model.parameters())
     units: list[_Unit] = []
@@ -115,9 +114,7 @@ def _units(model: nn.Module) -> list[_Unit]:
 
 
 def _stem_end(model: nn.Module, units: list[_Unit]) -> int:
-    """How many units belong to the stem: those up to the one that reads the image, and its
-    normalisation behind it.
-    """
+    """How many units are the stem: up to the one that reads the image, and its normalisation."""
     first = stem(model)
     end = max((i + 1 for i, unit in enumerate(units) if unit.holds(first)), default=0)
     while end < len(units) and not units[end].has_layers:
@@ -126,9 +123,7 @@ def _stem_end(model: nn.Module, units: list[_Unit]) -> int:
 
 
 def _head_start(model: nn.Module, units: list[_Unit]) -> int:
-    """Where the head starts: the classifier, what is small before it, and at most one more plain
-    layer.
-    """
+    """Where the head starts: the classifier, small units before it, at most one plain layer."""
     last = classifier(model)
     start, layers = len(units), 0
     while start > 0:
@@ -212,9 +207,7 @@ def _opened(unit: _Unit) -> list[_Unit]:
 
 
 def _attached(units: list[_Unit]) -> list[Group]:
-    """A group for each unit with a layer inside; what has none (a normalisation) joins the one
-    before.
-    """
+    """A group for each unit with a layer; a unit without one joins the group before it."""
     found: list[Group] = []
     waiting: list[str] = []
     for unit in units:

@@ -1,6 +1,4 @@
-"""Whether the numbers of a model are numbers: what every baseline must pass before anything is
-built on it.
-"""
+"""Checks that a baseline's numbers are finite, before anything is built on it."""
 
 from __future__ import annotations
 
@@ -10,8 +8,9 @@ import torch
 
 
 def faulty_tensor(state: Mapping[str, torch.Tensor]) -> str:
-    """What is wrong with the first parameter or buffer that no working network has: values that are
-    NaN or infinite, or a running variance below 0. Empty where all are sound.
+    """The fault of the first bad parameter or buffer; empty where all are sound.
+
+    Faults are values that are NaN or infinite, and running variances below 0.
 
     Args:
         state: of a module, as its ``state_dict`` gives it.

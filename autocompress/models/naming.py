@@ -50,8 +50,7 @@ class Named:
 
 @cache
 def named(name: str) -> Named:
-    """Understands ``name``: a timm model, ``hf-hub:USER/MODEL`` (asks the network) or
-    ``local-dir:FOLDER``.
+    """Understands ``name``: of timm, ``hf-hub:USER/MODEL`` (network) or ``local-dir:FOLDER``.
 
     Raises:
         UserError: if there is no such model.

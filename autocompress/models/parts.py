@@ -29,9 +29,7 @@ def classifier(model: nn.Module) -> tuple[str, ...]:
 
 
 def _special(model: nn.Module, key: str, position: int) -> tuple[str, ...]:
-    """What timm's ``pretrained_cfg`` names under ``key``; merging branches moves it within its
-    block.
-    """
+    """The layers that timm's ``pretrained_cfg`` names under ``key``, also in merged blocks."""
     modules = dict(model.named_modules())
     layers = [name for name, module in modules.items() if isinstance(module, _LAYERS)]
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
@@ -61,9 +59,10 @@ def _layers_at(name: str, layers: list[str]) -> list[str]:
 def eligible_convolutions(
     model: nn.Module, input_size: tuple[int, int, int] | None = None, *, min_channels: int = 16
 ) -> list[str]:
-    """Names of the convolutions that an operator substitution may replace, in network order: Conv2d
-    without groups, at least ``min_channels`` outputs, neither stem nor classifier nor inside a
-    squeeze-and-excitation gate.
+    """Names of the convolutions that a substitution may replace, in network order.
+
+    Conv2d without groups and with at least ``min_channels`` outputs; neither stem nor
+    classifier, nor in a squeeze-and-excitation gate.
 
     Args:
         model: the baseline.

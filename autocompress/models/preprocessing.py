@@ -27,8 +27,9 @@ prepared.
 
 
 def preprocessing(job: Job) -> dict[str, Any]:
-    """What the model asks of its data, as keyword arguments of ``data.load``: the fields of
-    ``data.wanted.Wanted`` and the job's seed.
+    """The model's demands on its data, as keyword arguments of ``data.load``.
+
+    The fields of ``data.wanted.Wanted``, and the job's seed.
 
     Pretrained weights are given images as ``timm.data.resolve_data_config`` says: size, crop_pct,
     crop_mode, interpolation, mean and std. At the weights' ``test_input_size``, timm's
@@ -107,8 +108,7 @@ def asked(job: Job, channels: int) -> dict[str, Any]:
 
 
 def check_counts(job: Job, info: DataInfo | None) -> None:
-    """Refuses ``num_classes`` and ``in_chans`` of ``job.model_args`` that are no counts, or not
-    those of the data.
+    """Refuses ``num_classes`` and ``in_chans`` that are no counts, or not those of the data.
 
     Raises:
         UserError: naming the key.

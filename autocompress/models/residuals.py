@@ -10,10 +10,11 @@ from autocompress.graph.trace import UntraceableModel, trace
 
 
 def silence_residual_branches(model: nn.Module) -> list[str]:
-    """Sets to zero the gamma of each batch norm that ends a residual branch, in place, so that
-    every block starts as its shortcut (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section
-    5.1). timm does so for its ResNets; a MobileNetV2 on small images stays at chance for many
-    epochs without.
+    """Zeroes the last batch norm's gamma of each residual branch, in place.
+
+    Every block then starts as its shortcut (Goyal et al., "Accurate, Large Minibatch SGD",
+    2017, section 5.1). timm does so for its ResNets. Without it, a MobileNetV2 on small images
+    stays at chance for many epochs.
 
     Returns:
         Names of the norms that were changed; none where the model cannot be traced.

@@ -1,6 +1,4 @@
-"""Quantization: fake-quantizers, where they go, and the hardened network of integers that comes
-out.
-"""
+"""Quantization: fake-quantizers, their placement, and the hardened network of integers."""
 
 from autocompress.quantization.counts import operator_counts
 from autocompress.quantization.folding import fold_batch_norm

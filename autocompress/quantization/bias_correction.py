@@ -29,9 +29,10 @@ BATCH = 64
 
 
 def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> int:
-    """Adds to each fake-quantized layer's bias, per output channel, the mean over images and
-    positions of its output in float minus its output with quantizers; inputs are quantized and
-    corrected already, as they will be deployed.
+    """Adds the mean quantization error of each output channel to its layer's bias.
+
+    The error is the mean over images and positions of the float output minus the quantized one.
+    Inputs are quantized and corrected already, as they will be deployed.
 
     Once only: the float means are those of the network with its quantizers off, which a correction
         changes.

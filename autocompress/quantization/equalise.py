@@ -1,5 +1,4 @@
-"""Cross-layer equalisation: channels between two layers are scaled so that both layers' weights use
-their grids well.
+"""Cross-layer equalisation: scales channels so that both layers use their grids well.
 
 Nagel, van Baalen, Blankevoort, Welling: "Data-Free Quantization Through Weight Equalization and
 Bias Correction", ICCV 2019 (arXiv 1906.04721), section 4.1. Between two layers with a function
@@ -36,8 +35,7 @@ _CHANNELWISE = frozenset({"max_pool", "average_pool", "global_pool"})
 
 
 def equalise(module: fx.GraphModule) -> int:
-    """Equalises the weight ranges of layers that follow each other, in place; the network's outputs
-    stay the same up to rounding.
+    """Equalises weight ranges of consecutive layers in place; outputs change by rounding only.
 
     A pair is a convolution or linear layer whose output one other reads alone, through nothing but
     ReLU, leaky ReLU, PReLU, pooling, dropout, padding with zeros and the flattening of one value a
@@ -62,9 +60,7 @@ def equalise(module: fx.GraphModule) -> int:
 
 @dataclass
 class _Side:
-    """A layer as equalisation sees it: the largest magnitude that each input channel has in each
-    output channel.
-    """
+    """A layer for equalisation: the largest magnitude for each input and output channel."""
 
     layer: nn.Conv2d | nn.Linear
     magnitude: torch.Tensor  # float64 (groups, outputs a group, inputs a group)

@@ -1,5 +1,4 @@
-"""Convolution and linear layers while their integers are simulated, with the batch norm behind them
-where it trains.
+"""Convolution and linear layers with simulated integers, and the batch norm that trains along.
 
 The whitepaper's treatment of batch normalisation (Krishnamoorthi 2018, arXiv 1806.08342, section
 3.2.2, eq. 22-31). Per output channel: ``mu_B``, ``sigma_B`` statistics of the batch, ``mu``,
@@ -60,9 +59,7 @@ class FakeLayer(nn.Module):
         return self.operate(x, self.weight_quantizer(weight), self._rounded(bias))
 
     def deployed_weight(self) -> torch.Tensor:
-        """The float weight with the norm's long-term statistics folded in (eq. 20); ``weight``
-        where there is none.
-        """
+        """The float weight, with the long-term statistics of its norm, if any, folded in (eq. 20)."""
         return self.weight if self.norm is None else self._scaled(affine(self.norm)[0])
 
     def deployed_bias(self) -> torch.Tensor | None:
@@ -73,9 +70,7 @@ class FakeLayer(nn.Module):
         return offset if self.bias is None else offset + self.bias * factor
 
     def quantized_weight(self) -> torch.Tensor:
-        """The tensor that ``weight_quantizer`` is to be asked with (see
-        ``FakeQuantizer.folds_norm``).
-        """
+        """The input of ``weight_quantizer`` (see ``FakeQuantizer.folds_norm``)."""
         return self.deployed_weight() if self.weight_quantizer.folds_norm else self.weight
 
     def _scaled(self, factor: torch.Tensor) -> torch.Tensor:
@@ -132,8 +127,10 @@ class FakeQuantLinear(FakeLayer, nn.Linear):  # type: ignore[misc]
 
 
 def with_fake_weight(layer: nn.Conv2d | nn.Linear, quantizer: FakeQuantizer) -> FakeLayer:
-    """``layer`` with its own parameters under their own names, computing with the fake-quantized
-    weight. A child ``norm`` of the layer is the batch norm that trains with it."""
+    """``layer`` with the same parameters, computing with the fake-quantized weight.
+
+    A child ``norm`` of the layer is the batch norm that trains with it.
+    """
     fake: FakeLayer = object.__new__(FakeQuantConv2d if isinstance(layer, nn.Conv2d) else FakeQuantLinear)
     fake.__dict__ = dict(layer.__dict__)
     fake._modules = dict(layer._modules)

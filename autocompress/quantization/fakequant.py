@@ -1,6 +1,4 @@
-"""The uniform fake-quantizer: a tensor as a grid of few integers would hold it, in float
-(whitepaper section 2).
-"""
+"""The uniform fake-quantizer: a tensor rounded to a grid, in float (whitepaper section 2)."""
 
 from __future__ import annotations
 
@@ -106,8 +104,7 @@ class UniformFakeQuantizer(FakeQuantizer):
         self.observer.observe(x)
 
     def finish_observing(self) -> None:
-        """Turns what was observed into scale and zero point; where nothing was, they stay as they
-        are.
+        """Makes scale and zero point of what was observed; without observations they stay.
 
         Raises:
             TrialFailed: if a value was not finite.

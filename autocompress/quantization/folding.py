@@ -18,8 +18,9 @@ from autocompress.quantization.leaves import leaf_spec, leaf_types
 
 
 def fold_batch_norm(model: nn.Module, keep: Container[str] = (), specs: Sequence[LayerSpec] = ()) -> fx.GraphModule:
-    """A traced copy of ``model`` in eval mode, with every batch normalisation folded whose input is
-    a convolution's or linear layer's output that nothing else reads.
+    """A traced copy of ``model`` in eval mode with folded batch norms.
+
+    A batch norm is folded if it alone reads a convolution or linear layer.
 
     ``W' = W * gamma / sigma`` for each output channel, ``b' = beta + (b - mean) * gamma / sigma``,
     with ``sigma = sqrt(variance + eps)``. The activation inside timm's ``BatchNormAct2d`` becomes a
@@ -71,8 +72,10 @@ def fold_batch_norm(model: nn.Module, keep: Container[str] = (), specs: Sequence
 
 
 def affine(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """(factor, offset) of a batch normalisation in eval mode, one each a channel: ``y = x * factor
-    + offset``. Gradients reach its affine parameters."""
+    """(factor, offset) by channel of a batch norm in eval mode: ``y = x * factor + offset``.
+
+    Gradients reach its affine parameters.
+    """
     mean, variance = norm.running_mean, norm.running_var
     assert isinstance(mean, torch.Tensor)
     assert isinstance(variance, torch.Tensor)
@@ -86,8 +89,10 @@ def affine(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def scale_outputs(layer: nn.Conv2d | nn.Linear, factor: torch.Tensor, offset: torch.Tensor | None = None) -> None:
-    """Changes ``layer`` so that output channel ``c`` becomes ``factor[c] * y + offset[c]``; with a
-    child ``norm``, this changes in its place."""
+    """Changes ``layer`` so that output channel ``c`` becomes ``factor[c] * y + offset[c]``.
+
+    Where the layer has a child ``norm``, the norm is changed instead.
+    """
     norm = getattr(layer, "norm", None)
     with torch.no_grad():
         if norm is not None:
@@ -142,8 +147,7 @@ def _alone(norm: nn.Module) -> nn.Module:
 
 
 def _split_activation(node: fx.Node, norm: nn.Module) -> nn.Module:
-    """Gives the activation inside a BatchNormAct2d a node of its own, ``<norm>.act``, and leaves
-    the plain norm that is returned."""
+    """Moves a BatchNormAct2d's activation to the node ``<norm>.act``; returns the plain norm."""
     act = getattr(norm, "act", None)
     if act is None or type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         return norm

@@ -1,6 +1,4 @@
-"""Hardening: a calibrated, perhaps trained network becomes integers; its plan rebuilds the
-structure without data.
-"""
+"""Hardening: a calibrated network becomes integers, and its plan rebuilds it without data."""
 
 from __future__ import annotations
 
@@ -40,8 +38,7 @@ class HardenedNetwork(fx.GraphModule):
 def harden(
     network: QuantizedNetwork, harden_with: HardenWith | None = None, *, dry_run: bool = False
 ) -> fx.GraphModule:
-    """The finished network: int8 weights and int32 biases in buffers, activation scales as
-    constants in the graph.
+    """The finished network: int8 weights, int32 biases, and activation scales as constants.
 
     Its forward gives the logits of ``network`` (biases are rounded to the accumulator's step).
     Cut-off activations that saturation does are gone, and integers that are only moved are marked
@@ -202,9 +199,7 @@ def plan(hardened: fx.GraphModule) -> dict[str, Any]:
 
 
 class _Planned(FakeQuantizer):
-    """Stands for a finished quantizer while a network is rebuilt: it knows the constants, and no
-    weights yet.
-    """
+    """Stands for a finished quantizer in a rebuilt network, with its constants, without weights."""
 
     def __init__(self, spec: TensorSpec, planned: Mapping[str, Any]) -> None:
         super().__init__(spec)

@@ -1,6 +1,4 @@
-"""Hardened convolution and linear layers: what a finished network consists of (``fakelayers`` has
-those that train).
-"""
+"""Hardened convolution and linear layers; those that train are in ``fakelayers``."""
 
 from __future__ import annotations
 
@@ -104,9 +102,7 @@ class HardenedConv2d(_Hardened):
 
 
 class HardenedLinear(_Hardened):
-    """A linear layer on integer weights, ``(..., in)`` float in and ``(..., out)`` out; QGemm in
-    the file.
-    """
+    """A linear layer on integer weights, ``(..., in)`` to ``(..., out)`` floats; QGemm in files."""
 
     def __init__(self, layer: FakeQuantLinear, hardened: Hardened, input_scale: float | None) -> None:
         super().__init__(layer, hardened, input_scale)
@@ -121,8 +117,9 @@ class HardenedLinear(_Hardened):
 
 
 def harden_layer(layer: FakeLayer, hardened: Hardened, input_scale: float | None) -> HardenedConv2d | HardenedLinear:
-    """The hardened form of ``layer``; ``input_scale`` is its input's, None where that stays in
-    float.
+    """The hardened form of ``layer``.
+
+    ``input_scale`` is the scale of its input; None where that stays in float.
 
     Raises:
         ValueError: where the layer has no integer form.
@@ -152,8 +149,9 @@ def _with_norm(hardened: Hardened, norm: nn.Module) -> Hardened:
 
 
 def _make_room_for_bias(hardened: Hardened, bias: torch.Tensor, input_scale: float) -> Hardened:
-    """Raises the weight scales of channels whose bias would not fit int32: their weights are next
-    to nothing.
+    """Raises the weight scales of channels whose bias would not fit int32.
+
+    The weights of such channels are tiny.
     """
     scale, integers = hardened.scale.detach().float(), hardened.integers
     assert integers is not None

@@ -1,5 +1,4 @@
-"""Plugins' layers that the traced graph keeps whole (``LayerSpec.leaf``), and which of them become
-integers.
+"""Plugins' layers that stay whole in the graph, and which of them become integers.
 
 Such a layer has no weight quantizer: its weights take the grid of the tensor that it reads, which
 placement quantizes as it would for a convolution. What its integers are is the plugin's business
@@ -28,9 +27,10 @@ def leaf_spec(layer: nn.Module | None, specs: Sequence[LayerSpec]) -> LayerSpec 
 
 
 def integer_leaves(model: nn.Module, config: Mapping[str, Any], specs: Sequence[LayerSpec]) -> dict[str, LayerSpec]:
-    """The leaf layers that become integers, by name: those that ``config`` asks bits for and that
-    have an integer form. In a traced model not those that several calls share, as there is one grid
-    to a layer.
+    """The leaf layers that become integers, by name.
+
+    Those that ``config`` names and that have an integer form. In a traced model, not those that
+    several calls share, as a layer has one grid.
 
     Args:
         model: float.

@@ -16,8 +16,7 @@ from autocompress.quantization.folding import affine, scale_outputs
 
 
 def lower(module: fx.GraphModule, float_layers: Collection[str] = ()) -> None:
-    """Rewrites ``module`` (in eval mode, batch norm folded) in place; its outputs stay the same up
-    to rounding.
+    """Rewrites a folded ``module`` in place; its outputs stay the same but for rounding.
 
     Args:
         module: traced.
@@ -40,9 +39,7 @@ def tidy(module: fx.GraphModule) -> None:
 
 
 class NormConvolution(nn.Conv2d):
-    """A batch normalisation that could not be folded, as a depthwise 1x1 convolution: it has an
-    integer kernel.
-    """
+    """A batch norm that could not be folded, as a depthwise 1x1 convolution on integers."""
 
 
 def _norms_to_convolutions(module: fx.GraphModule, float_layers: Collection[str]) -> None:
@@ -123,9 +120,7 @@ def _constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
 
 
 def _split_gated_activations(module: fx.GraphModule) -> None:
-    """SiLU is ``x * sigmoid(x)``, hard swish ``x * hard_sigmoid(x)``: as one operator neither has
-    an integer kernel.
-    """
+    """Splits SiLU and hard swish into sigmoid and product, which have integer kernels."""
     gates: dict[str, Callable[..., torch.Tensor]] = {"silu": torch.sigmoid, "hardswish": F.hardsigmoid}
     for node in list(module.graph.nodes):
         gate = gates.get(activation_name(node)) if kind(node) == "activation" else None

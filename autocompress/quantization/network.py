@@ -1,6 +1,4 @@
-"""A network with simulated integers: built from a float model and calibrated; ``hardening``
-finishes it.
-"""
+"""A network with simulated integers, built from a float model and calibrated."""
 
 from __future__ import annotations
 
@@ -159,8 +157,10 @@ def _fold_the_rest(module: fx.GraphModule, settled: Collection[str]) -> None:
 
 
 def _give_bias(layer: nn.Module) -> None:
-    """Every quantized layer has one, so that correcting biases changes no structure; the int32 it
-    takes is next to nothing."""
+    """Gives the layer a bias, so that bias correction changes no structure.
+
+    Its int32 values take next to no room.
+    """
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     if layer.bias is None and getattr(layer, "norm", None) is None:
         layer.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))
@@ -175,8 +175,7 @@ def _insert_behind(node: fx.Node, target: str, readers: frozenset[str] | None) -
 
 
 def calibrate(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> None:
-    """Sets the ranges: of weights from the weights, of activations from ``batches`` of images ``(N,
-    C, H, W)``.
+    """Sets ranges of weights, and of activations from ``batches`` ``(N, C, H, W)`` of images.
 
     Activations are observed behind quantized weights, as they will be deployed; leaf layers run in
     float meanwhile, as their weights take the grid of what is observed. Without a batch (a dry run)

@@ -1,5 +1,4 @@
-"""Observers: which range a quantizer should cover, given the values that it saw (whitepaper section
-2.5).
+"""Observers: the range that a quantizer covers, from values that it saw (section 2.5).
 
 Here are those that keep two numbers; ``histograms`` has those that weigh the whole distribution.
 All are fed a batch at a time and answer once, when calibration ends. Weights need no observer: they
@@ -83,8 +82,7 @@ class MinMax(_TwoEnds):
 
 
 class MovingAverage(_TwoEnds):
-    """Exponential moving average of each batch's minimum and maximum: the paper's choice for
-    activations.
+    """Exponential moving average of batch minimum and maximum; the paper's choice for activations.
 
     Deliberate differences from TensorFlow's tool: the first batch initialises the average (not the
     range (-6, 6)), and the decay is 0.9 (not 0.999, which needs thousands of batches to settle

@@ -140,9 +140,7 @@ class _Placer:
     # ---------------------------------------------------------------------------
 
     def _inherit(self, node: fx.Node) -> None:
-        """A value belongs to the layer that made it, or to the latest layer among those that its
-        inputs belong to.
-        """
+        """Gives a value to the layer that made it, or the latest of the layers of its inputs."""
         if self._is_layer(node) and not self._has_integer_form(node):
             self._owner[node], self._last_layer[node] = None, self._position[node]
             return
@@ -164,9 +162,12 @@ class _Placer:
         return leaf_spec(module_of(node), self._specs) is not None
 
     def _has_integer_form(self, node: fx.Node) -> bool:
-        """Not where the padding is no constant, nor where calls share weights: integer biases are
-        made for one input's scale, and the runtime's Gemm takes them for any other's without a
-        check."""
+        """Whether the layer has an integer form.
+
+        It has none where its padding is no constant, nor where calls share its weights: an
+        integer bias is made for the scale of one input, and the runtime's Gemm does not
+        check it.
+        """
         if self._is_leaf(node):
             return node.target in self._placement.leaves
         padded_oddly = getattr(module_of(node), "padding_mode", "zeros") != "zeros"
@@ -266,9 +267,7 @@ class _Placer:
     # ---------------------------------------------------------------------------
 
     def _drop_unread(self) -> None:
-        """The output of a linear or leaf layer that nothing reads as integers stays in float: the
-        logits.
-        """
+        """Leaves outputs in float that no layer reads as integers, such as the logits."""
         for node in self._nodes:
             end = self._end(node)
             may_be_float = kind(node) in self._table.float_outputs or self._is_leaf(node)
@@ -308,9 +307,7 @@ def _only_reader(node: fx.Node) -> fx.Node | None:
 
 
 def _merges_into_convolutions(node: fx.Node) -> bool:
-    """A padding that the runtime makes part of the convolutions behind it, if nothing stands
-    between them.
-    """
+    """Whether the runtime merges the padding into the convolutions that read it."""
     return kind(node) == "pad" and all(kind(user) == "conv" for user in node.users)
 
 
@@ -320,9 +317,7 @@ def _operator(node: fx.Node) -> str:
 
 
 def _nonnegative(node: fx.Node) -> bool:
-    """Whether the values cannot be below zero, so that the zero point is 0 and a ReLU in front
-    vanishes.
-    """
+    """Whether values are never negative, so that the zero point is 0 and a ReLU is absorbed."""
     what = kind(node)
     if what in ("sigmoid", "softmax"):
         return True

@@ -1,5 +1,4 @@
-"""Uniform grids: from a range of real numbers to scale and zero point, and from real numbers to
-integers and back.
+"""Uniform grids: scale and zero point of a range, and values to integers and back.
 
 Equation numbers are those of Krishnamoorthi, "Quantizing deep convolutional networks for efficient
 inference: a whitepaper", arXiv 1806.08342. ``value = (integer - zero_point) * scale`` throughout.

@@ -1,4 +1,4 @@
-"""What decides a result that torch computes, beside its inputs: part of its content key."""
+"""What a result of torch on ``device`` depends on: versions, kind of device, mixed precision."""
 
 from __future__ import annotations
 

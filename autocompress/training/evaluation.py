@@ -1,6 +1,4 @@
-"""How good a torch model is on a split, and batch norm's statistics put right after weights were
-changed.
-"""
+"""Accuracy of torch models, and recalibration of batch norms."""
 
 from __future__ import annotations
 
@@ -46,8 +44,7 @@ def evaluate(
     batch_size: int = 256,
     pause: Callable[[], None] | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Accuracy in percent, and for each image whether its label was found (bool ``(N,)``, the
-    split's order).
+    """Accuracy in percent, and whether each image's label was found (bool ``(N,)``).
 
     An empty split gives NaN. Arguments as for :func:`logits`.
     """
@@ -67,8 +64,7 @@ def recalibrate_batch_norm(
     pause: Callable[[], None] | None = None,
     only: Collection[nn.Module] | None = None,
 ) -> int:
-    """Replaces the running statistics of every batch norm by the average over up to ``images``
-    images, in place.
+    """Replaces the running statistics of batch norms by averages over at most ``images`` images.
 
     Statistics are reset first and then averaged over the batches with equal weight. All other
     layers are in eval mode.

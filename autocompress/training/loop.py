@@ -72,8 +72,7 @@ class TrainResult:
 
 
 class Training:
-    """A training that can stop at the end of any epoch and go on later, here or elsewhere, with the
-    same result.
+    """A training that can stop after any epoch and go on later with the same result.
 
     The schedules of the learning rate and of all callbacks run over ``settings.epochs``, however it
     is interrupted.
@@ -171,9 +170,7 @@ class Training:
         self._are_probabilities = soft_targets is not None and soft_targets.are_probabilities
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values from which :meth:`load_state_dict` goes on; the model's own
-        state is not in it.
-        """
+        """Tensors and plain values for :meth:`load_state_dict`; the model's state is not in it."""
         return {
             "step": self.step,
             "loss": self.loss,

@@ -30,9 +30,7 @@ class SoftTargets:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a teacher says to one batch: log-probabilities ``(N, classes)`` and the temperature at
-    which they hold.
-    """
+    """A teacher's log-probabilities ``(N, classes)`` for a batch, and their temperature."""
 
     log_probabilities: torch.Tensor
     temperature: float
@@ -50,8 +48,9 @@ def distillation(
     weight: float,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """(1 - a) CE + a T^2 KL(teacher || student), a = ``weight`` (Hinton et al., "Distilling the
-    Knowledge in a Neural Network", 2015, section 2).
+    """(1 - a) CE + a T^2 KL(teacher || student), where a is ``weight``.
+
+    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
 
     Args:
         outputs: the student's logits, float32 ``(N, classes)``.

@@ -17,8 +17,10 @@ Schedule = Literal["one_cycle", "cosine"]
 def parameter_groups(
     model: nn.Module, callbacks: Sequence[Callback], lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: what callbacks claim (``lr_scale`` times ``lr``), then weights with decay,
-    then biases and normalisation without. A parameter claimed twice goes to the first.
+    """Optimizer groups: those of callbacks, weights with decay, biases and norms without.
+
+    A callback's group learns at ``lr_scale`` times ``lr``. A parameter claimed twice goes to
+    the first.
 
     A callback's group may say ``"optimizer": "sgd"`` or ``"adamw"``, to be updated by that one
     whatever the training uses, and ``"clip": False``, to be left out of the clipping of gradients.
@@ -60,8 +62,10 @@ def _one_optimizer(name: OptimizerName, groups: list[dict[str, Any]], lr: float)
 
 
 class Together(torch.optim.Optimizer):
-    """Several optimizers as one, each with its own groups: ``param_groups`` are the parts' own, one
-    part after the other, so that a learning rate set here is set there."""
+    """Several optimizers as one, each with its own groups.
+
+    ``param_groups`` lists the groups of all, so that a learning rate set there reaches each.
+    """
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = list(parts)
@@ -88,9 +92,7 @@ class Together(torch.optim.Optimizer):
 
 
 def clipped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters whose gradients are clipped together: all but those of groups with ``"clip":
-    False``.
-    """
+    """The parameters that are clipped together: those of groups without ``"clip": False``."""
     exempt = {id(p) for group in optimizer.param_groups if not group.get("clip", True) for p in group["params"]}
     return [parameter for parameter in model.parameters() if id(parameter) not in exempt]
 

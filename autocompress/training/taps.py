@@ -21,8 +21,9 @@ class Features:
 
 @contextmanager
 def tapped(student: nn.Module, teacher: nn.Module | None, names: Sequence[str]) -> Iterator[Features]:
-    """Keeps the outputs of the modules ``names``, of the teacher where it has them; the hooks are
-    removed afterwards.
+    """Records the outputs of the modules ``names``, also of the teacher where it has them.
+
+    The hooks are removed afterwards.
 
     Raises:
         ValueError: if the student has no such module.

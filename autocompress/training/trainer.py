@@ -53,8 +53,9 @@ def default_device() -> torch.device:
 
 
 def limit_threads() -> None:
-    """Has torch use no more threads than this process has processors: torch counts without the
-    quotas of containers.
+    """Limits torch's threads to the processors of this process.
+
+    torch does not see the quotas of containers.
     """
     torch.set_num_threads(min(torch.get_num_threads(), usable_processors()))
 
@@ -74,8 +75,9 @@ def train_baseline(
     device: torch.device | None = None,
     pause: Callable[[], None] | None = None,
 ) -> nn.Module:
-    """Trains ``model`` with the job's baseline settings, or loads it where the same was trained
-    before. The result is in eval mode, on the CPU, and reparameterised where timm can.
+    """Trains ``model`` with the job's baseline settings, or loads it from an earlier training.
+
+    The result is in eval mode, on the CPU, and reparameterised where timm can.
 
     Kept in the cache folder under what decides the result: architecture, training images, settings,
     seed, library versions, the kind of device and its precision.
@@ -121,9 +123,7 @@ def train_baseline(
 
 
 def _check_room(model: nn.Module, folder: Path) -> None:
-    """Refuses to train for hours what could not be kept then: every worker reads the baseline from
-    there.
-    """
+    """Refuses to train a baseline that could not be kept: every worker reads it from the cache."""
     needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if shutil.disk_usage(folder).free < needed:
         raise UserError(
@@ -133,8 +133,7 @@ def _check_room(model: nn.Module, folder: Path) -> None:
 
 
 def _check_trained(model: nn.Module, split: Split) -> None:
-    """Refuses a model that a training left without finite numbers, even where its loss was finite
-    to the end.
+    """Refuses a trained model with numbers that are not finite, even if its loss was finite.
 
     Raises:
         TrialFailed: naming the tensor, or the logits.
@@ -149,8 +148,7 @@ def _check_trained(model: nn.Module, split: Split) -> None:
 
 
 def _check_converged(model: nn.Module, split: Split, untrained: float) -> None:
-    """Refuses a model that its training made much worse than it was, though all its numbers are
-    finite.
+    """Refuses a model that its training made much worse, even if all its numbers are finite.
 
     Too few epochs leave the loss near that of the untrained network, which is close to ln(classes),
     the loss of constant predictions. It hardly rises then. A learning rate that is far too high
@@ -175,9 +173,10 @@ def _check_converged(model: nn.Module, split: Split, untrained: float) -> None:
 
 @torch.no_grad()
 def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
-    """Mean cross-entropy over a few images of ``split``, in eval mode but for batch norms, which
-    use the statistics of these images: after a few steps their running statistics are still far
-    off. ``model`` stays as it is.
+    """Mean cross-entropy over a few images of ``split``, with their own batch statistics.
+
+    After a few steps, running statistics of batch norms are still far off. ``model`` stays as
+    it is.
     """
     from autocompress.export import AGREEMENT_IMAGES  # takes a second to import
 
