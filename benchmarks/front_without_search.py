@@ -145,8 +145,8 @@ class Front:
         )
         self.done(f"table of {len(self.table.cells)} cells and {len(self.table.pairs)} pairs")
 
-    def cost(self, folder: Path) -> None:
-        """The latency model, from probes."""
+    def cost(self, folder: Path, probes: int) -> None:
+        """The latency model, from so many probes."""
         self.kept = {
             part.name: kept_shares(part, coupling, self.multiple)
             for part, coupling in zip(self.parts, self.couplings, strict=True)
@@ -154,16 +154,16 @@ class Front:
         divergences = {part.key: self.table.divergences(part) for part in self.parts}
         work = factors(self.layers, self.parts, self.kept, lambda widths: widths.macs + WEIGHT_WORK * widths.weights)
         known = Problem(tuple(self.parts), divergences, {"work": work}, {})
-        points = probe_points(known, "work", PROBES, most_divergence=4 * MOST_DIVERGENCE, seed=self.seed)
+        points = probe_points(known, "work", probes, most_divergence=4 * MOST_DIVERGENCE, seed=self.seed)
         files = [
             self.file(self.pruned(indices, fit=False), folder / f"probe{number}.onnx", images=False)
             for number, indices in enumerate(points)
         ]
-        self.done(f"{PROBES} probes written")
+        self.done(f"{probes} probes written")
         self.probes = files, points
         profiles = self.profiles(files, points)
         self.latency = LatencyModel.fit(self.layers, profiles)
-        self.done(f"{PROBES} probes, error {self.latency.error:.3f}")
+        self.done(f"{probes} probes, error {self.latency.error:.3f}")
         tables, fixed = self.latency.factors(self.layers, self.parts, self.kept)
         self.problem = Problem(
             tuple(self.parts),
@@ -220,7 +220,7 @@ def order(
     return eliminate(coupling.channels, consumers, scales, coupling.blocks)
 
 
-def check(front: Front, count: int, folder: Path) -> dict[str, Any]:
+def check(front: Front, count: int, held_out: int, folder: Path) -> dict[str, Any]:
     """How well table and latency model predict: random allocations of random budgets, and held-out
     width vectors.
     """
@@ -232,14 +232,14 @@ def check(front: Front, count: int, folder: Path) -> dict[str, Any]:
     points: list[tuple[int, ...]] = []
     files: list[Path] = []
     full = front.problem.cost("latency", front.problem.neutral())
-    for number in range(max(count, HELD_OUT)):
+    for number in range(max(count, held_out)):
         tilts = {part.key: float(np.exp(0.7 * generator.standard_normal())) for part in front.parts}
         budget = full * float(np.exp(generator.uniform(np.log(0.15), np.log(0.9))))
         found = allocate(front.problem, {"latency": budget}, tilts=tilts)
         keep = front.removed.keep(front.parts, {p.key: at for p, at in zip(front.parts, found.indices, strict=True)})
         predicted.append(found.divergence)
         true.append(front.removed.measure(keep))
-        if number < HELD_OUT:
+        if number < held_out:
             points.append(found.indices)
             name = folder / f"held_out{number}.onnx"
             files.append(front.file(front.pruned(found.indices, fit=False), name, images=False))
@@ -270,6 +270,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--multiple", type=int, default=8)
     parser.add_argument("--table-seconds", type=float, default=30.0)
+    parser.add_argument("--probes", type=int, default=PROBES, help="files that the latency model is fitted to")
+    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="files that it is checked with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check", type=int, default=0, help="so many random allocations are compared with the truth")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/front_without_search.json"))
@@ -282,21 +284,21 @@ def main() -> None:
         files = asked.files or Path(folder)
         files.mkdir(parents=True, exist_ok=True)
         front = Front(load_job(settings=settings), asked.multiple, asked.seed)
-        report = {"model": asked.model, "data": asked.data, **made(front, files, asked.count, asked.table_seconds)}
+        report = {"model": asked.model, "data": asked.data, **made(front, files, asked)}
         if asked.check:
-            report["check"] = check(front, asked.check, files)
+            report["check"] = check(front, asked.check, asked.held_out, files)
             print(report["check"])
     write_json(asked.out, {**report, "versions": versions()})
 
 
-def made(front: Front, folder: Path, count: int, table_seconds: float) -> dict[str, Any]:
+def made(front: Front, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Makes the front's files; returns phases with their seconds, models and table."""
     export(front.model, folder / "base.onnx", front.size)
     front.done("baseline exported")
     front.prepare()
-    front.measure(table_seconds)
-    front.cost(folder)
-    proposals = propose(front.problem, ["latency"], count=count, most_divergence=MOST_DIVERGENCE)
+    front.measure(asked.table_seconds)
+    front.cost(folder, asked.probes)
+    proposals = propose(front.problem, ["latency"], count=asked.count, most_divergence=MOST_DIVERGENCE)
     front.done(f"{len(proposals)} allocations")
     rows = []
     for number, proposal in enumerate(proposals):

@@ -23,15 +23,14 @@ from autocompress.training import baseline_settings, evaluate, train, versions
 TARGET = 85.0
 
 
-def one(model_name: str, epochs: int, seed: int) -> dict[str, Any]:
+def one(model_name: str, epochs: int, seed: int, images: int | None) -> dict[str, Any]:
     """Trains once, without the cache, and scores validation and test."""
     job = load_job(model=model_name, data="glyphs", baseline={"epochs": epochs}, seed=seed)
     splits = data.load(job.data, **models.preprocessing(job))
     model = models.create(job, splits.info)
+    train_split = splits.train if images is None else splits.train.subset(images)
     started = time.perf_counter()
-    train(
-        model, splits.train, baseline_settings(job), seed=seed, progress=lambda done, _: print(f"{done:.0%}", end=" ")
-    )
+    train(model, train_split, baseline_settings(job), seed=seed, progress=lambda done, _: print(f"{done:.0%}", end=" "))
     seconds = time.perf_counter() - started
     row: dict[str, Any] = {"model": model_name, "epochs": epochs, "seed": seed, "train_seconds": round(seconds, 1)}
     for role, split in (("val", splits.val), ("test", splits.test)):
@@ -47,11 +46,12 @@ def main() -> None:
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--images", type=int, help="of the training split; all of them by default")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/glyphs.json"))
     chosen = parser.parse_args()
     rows = []
     for seed in chosen.seeds:
-        rows.append(one(chosen.model, chosen.epochs, seed))
+        rows.append(one(chosen.model, chosen.epochs, seed, chosen.images))
         print(rows[-1])
     write_json(chosen.out, {"target_val": TARGET, "rows": rows, "versions": versions()})
 

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads that torch uses")
     parser.add_argument("--model", default="resnet18", help="of the part 'uniform'")
     parser.add_argument("--data", default="glyphs", help="of the part 'uniform'")
+    parser.add_argument("--cuts", nargs="+", default=list(repair_tables.CUTS), help="of the part 'uniform'")
     parser.add_argument("--epochs", type=int, default=None, help="of the baselines, in place of their own")
     parser.add_argument("--out", type=Path, default=Path("results/repair/repair.json"))
     asked = parser.parse_args(arguments)
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     tables = {name: asked.out.with_name(f"{name}.json") for name in asked.parts}
     for name, file in tables.items():
         if name == "uniform":
-            repair_tables.uniform(file, asked.epochs, asked.model, asked.data)
+            repair_tables.uniform(file, asked.epochs, asked.model, asked.data, asked.cuts)
         elif name == "moments":
             repair_cost.resnet50(file)
         else:

@@ -134,6 +134,17 @@ def ray_cluster(_cluster: Cluster) -> None:
 
 
 @pytest.fixture
+def search_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches of this test try their recipes in this process: no Ray, and no worker that starts.
+
+    For tests of what a search finds and writes; those of how workers live take ``ray_cluster``.
+    """
+    import here
+
+    here.search_here(monkeypatch)
+
+
+@pytest.fixture
 def own_cluster(_cluster: Cluster) -> None:
     """No cluster: a search of this test starts one, as it does for a user. That takes seconds."""
     _cluster.stop()

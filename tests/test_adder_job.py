@@ -39,7 +39,7 @@ def energy_job(results: Path, **settings: object) -> Job:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("search_here")
 def test_a_front_has_adder_layers(cache: Path, tmp_path: Path) -> None:
     del cache
     space = {"bits": {"weight": ["none", "quantize:8"]}, "quantize": {"calibration_images": 64}, "qat": {"epochs": 0}}

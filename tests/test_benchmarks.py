@@ -17,7 +17,7 @@ import torch
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 JOB = (
     "{model: test_resnet, data: digits, methods: [quantize], device: 'cost-model:bitops', baseline: {epochs: 1}, "
-    "budget: {trials: 2, epochs: 1}, workers: 1}\n"
+    "budget: {trials: 1, epochs: 1}, workers: 1}\n"
 )
 TABLE = ["--data", "digits", "--seeds", "0", "--baseline-epochs", "1", "--images", "64"]
 SMALL = {
@@ -35,14 +35,17 @@ SMALL = {
     ],
     "demo": ["--job", "job.yaml"],
     "front_without_search": [
-        *("--model", "test_resnet", "--data", "digits", "--baseline-epochs", "1", "--count", "3", "--check", "2"),
-        *("--table-seconds", "1"),
+        *("--model", "test_resnet", "--data", "digits", "--baseline-epochs", "1", "--count", "1", "--check", "2"),
+        *("--table-seconds", "1", "--probes", "3", "--held-out", "1"),
     ],
-    "repair": ["--parts", "uniform", "--model", "test_resnet", "--data", "digits", "--epochs", "1", "--threads", "1"],
+    "repair": [
+        *("--parts", "uniform", "--model", "test_resnet", "--data", "digits", "--epochs", "1", "--threads", "1"),
+        *("--cuts", "group:0.5"),
+    ],
     "search_quality": [
         *("--model", "test_resnet", "--data", "digits", "--epochs", "1", "--seconds", "12", "--times", "1"),
     ],
-    "glyphs": ["--model", "test_resnet", "--epochs", "1"],
+    "glyphs": ["--model", "test_resnet", "--epochs", "1", "--images", "256"],
     "int8": ["--models", "test_resnet", "--sizes", "32", "64", "--seconds", "1"],
     "intervals": [
         *("--models", "test_resnet", "--sizes", "32", "--rounds", "3", "--later", "2", "--seconds", "0.3"),
@@ -72,7 +75,7 @@ SMALL = {
         *("--parts", "size", "rivals", "accuracy", "granularity", "slb-cost", "--no-nncf", "--data", "digits"),
         *("--model", "test_resnet", "--size-model", "test_resnet", "--size", "64", "--rival-models", "test_resnet"),
         *("--mobilenet", "test_resnet", "--epochs", "1", "--qat-epochs", "1", "--repair-epochs", "1"),
-        *("--images", "64", "--seeds", "0", "--rounds", "2", "--seconds", "0.5"),
+        *("--images", "64", "--seeds", "0", "--rounds", "2", "--seconds", "0.5", "--widths", "slb:2"),
     ],
     "removal_table": ["--models", "test_resnet", "--size", "32"],
     "trial_overhead": ["--model", "test_resnet", "--methods", "quantize", "--trials", "2"],
@@ -89,7 +92,7 @@ def _this_process_stays_as_it_is() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster", "_this_process_stays_as_it_is")
+@pytest.mark.usefixtures("search_here", "_this_process_stays_as_it_is")
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_a_small_run_writes_its_figures(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "figures.json"

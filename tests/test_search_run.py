@@ -113,8 +113,7 @@ def test_a_search_leaves_a_front_and_every_file(tmp_path: Path) -> None:
     assert len(results.read(found.folder).trials) == 12
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("search_here")
 def test_where_every_trial_misses_at_a_gate_the_front_has_the_nearest(tmp_path: Path) -> None:
     limits = {"latency": "0.01x"}
     found = run.search(toy_job(tmp_path, budget={"trials": 4}, constraints=limits), opener=open_toy)

@@ -7,8 +7,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from toy_forks import ForkServer
 
 from autocompress import results
 from autocompress.errors import ExitCode
@@ -23,6 +22,7 @@ from autocompress.errors import ExitCode
 pytestmark = [pytest.mark.timing, pytest.mark.slow]
 TESTS = Path(__file__).parent
 SEARCH = ("search", "--model", "resnet10t", "--data", "digits", "--device", "toy", "--name", "toy")
+ENVIRONMENT = {"TMPDIR": "/tmp", "COLUMNS": "120"}
 ENDS_WITHIN_S = 3.0
 """What a batch system gives."""
 
@@ -30,17 +30,9 @@ ENDS_WITHIN_S = 3.0
 class Toy:
     """A toy command in a process of its own, in ``folder``."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, server: ForkServer, folder: Path, *arguments: str, **environment: str) -> None:
         self.folder, self.run = folder, folder / "results" / "toy"
-        self._out = (folder / "out.txt").open("w+", encoding="utf-8", errors="replace")
-        path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-        self.process = subprocess.Popen(
-            [sys.executable, str(TESTS / "toy_cli.py"), *arguments],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": path, "TMPDIR": "/tmp", "COLUMNS": "120"} | environment,
-            stdout=self._out,
-            stderr=subprocess.STDOUT,
-        )
+        self.process = server.start(arguments, folder, folder / "out.txt", ENVIRONMENT | environment)
 
     def until(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
         """Waits until ``condition`` holds."""
@@ -68,13 +60,22 @@ class Toy:
         return (self.folder / "out.txt").read_text(encoding="utf-8", errors="replace")
 
 
+@pytest.fixture(scope="module")
+def server(cache: Path) -> Iterator[ForkServer]:
+    del cache
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    server = ForkServer({**os.environ, "PYTHONPATH": path, **ENVIRONMENT})
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def toy(tmp_path: Path) -> Iterator[Callable[..., Toy]]:
+def toy(server: ForkServer, tmp_path: Path) -> Iterator[Callable[..., Toy]]:
     """Starts toy commands in one folder, and ends those that are left."""
     started: list[Toy] = []
 
     def start(*arguments: str, **environment: str) -> Toy:
-        started.append(Toy(tmp_path, *arguments, **environment))
+        started.append(Toy(server, tmp_path, *arguments, **environment))
         return started[-1]
 
     yield start

@@ -52,10 +52,15 @@ def wait(name: str) -> None:
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # many minutes, in one call
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Runs the command that ``sys.argv`` names."""
     import toy_cli  # workers import it by this name
 
     offer_toy_device()
     run.search = partial(run.search, opener=toy_cli.open_slow_toy)  # type: ignore[assignment]
     run.resume = partial(run.resume, opener=toy_cli.open_slow_toy)  # type: ignore[assignment]
     main()
+
+
+if __name__ == "__main__":
+    start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,23 @@ from shared.rows import Rows, command_line
 from shared.trained import SLOW, environment, job_of, trained
 
 PRUNERS = ("obs", "magnitude", "bn_scale", "random")
+CUTS = ("inner:0.7", "inner:0.5", "inner:0.35", "group:0.5", "group:0.35")
+"""Of the part 'uniform': a mode of couplings, and the share of the multiply-adds that stays."""
 
 
-def uniform(out: Path, epochs: int | None, model: str, data: str) -> None:
+def uniform(out: Path, epochs: int | None, model: str, data: str, cuts: Sequence[str] = CUTS) -> None:
     """The same share of every coupling's channels: by order and by repair."""
     opened, rows = _opened(model, data, epochs or 12, out)
-    for share, mode in ((0.7, "inner"), (0.5, "inner"), (0.35, "inner"), (0.5, "group"), (0.35, "group")):
+    for mode, _, text in (cut.partition(":") for cut in cuts):
+        share = float(text)
         keep = opened.widths(share, mode)
-        cut = f"{round(100 - 100 * share)} % {mode}"
+        name = f"{round(100 - 100 * share)} % {mode}"
         for pruner in PRUNERS:
             for fit in ("nothing", "none", "one-shot", *(["sequential"] if pruner == "obs" else [])):
                 make = partial(opened.row, pruner, keep, mode, fit, images=_images(fit))
-                rows.row(f"{cut}, {pruner}, {fit}", make)
+                rows.row(f"{name}, {pruner}, {fit}", make)
         make = partial(opened.row, "obs", keep, mode, "one-shot", params={"weighting": "equal"})
-        rows.row(f"{cut}, obs equal, one-shot", make)
+        rows.row(f"{name}, obs equal, one-shot", make)
     rows.write()
 
 

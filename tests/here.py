@@ -1,0 +1,53 @@
+"""Searches whose recipes are tried in the test's own process: no Ray, no worker to start."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from autocompress.searching import placement
+from autocompress.searching.background import Background
+from autocompress.searching.dispatch import Dispatcher
+from autocompress.searching.trainable import Settings, Worker
+
+NAME = "here"
+
+
+def search_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches of this test hand their recipes to one worker in this process.
+
+    What the driver, the dispatcher, the worker and the study do is the real thing. A trial has no
+    time limit, and what the driver does beside the workers is done before them: two threads of one
+    process cannot both export.
+    """
+    start = Background.start
+
+    def start_and_wait(background: Background) -> None:
+        start(background)
+        background.ready(wait=True)
+
+    monkeypatch.setattr(Background, "start", start_and_wait)
+    monkeypatch.setattr(placement, "check", lambda: None)
+    monkeypatch.setattr(placement, "run", _run)
+
+
+def _run(dispatcher: Dispatcher, settings: Settings) -> None:
+    folder, threads = Path.cwd(), torch.get_num_threads()
+    worker = Worker.of(settings)
+    dispatcher.started()
+    try:
+        while (asked := dispatcher.hand_out(NAME)) is not None:
+            worker.study.start(asked.number)
+            worker.run(asked.number, asked.values, asked.label)
+            if (row := dispatcher.finished(NAME)) is not None:
+                dispatcher.tell(row)
+    finally:
+        os.chdir(folder)
+        torch.set_num_threads(threads)
+        gc.unfreeze()  # a worker's process would end here
+        if worker.held is not None:
+            worker.held.release()
