@@ -1,6 +1,4 @@
-"""Augmentation of image batches as tensors: small geometric and photometric changes that keep a
-character readable.
-"""
+"""Augmentation of image batches: small changes that keep a character readable."""
 
 from __future__ import annotations
 
@@ -20,8 +18,7 @@ CONTRAST = 0.15
 
 
 def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Rotates, scales, shifts and re-contrasts each image of ``(N, C, H, W)`` float32 by its own
-    random amounts.
+    """Rotates, scales, shifts and re-contrasts each image of ``(N, C, H, W)`` float32 at random.
 
     Never flips: a mirrored character is another one. The border is continued outwards, so no frame
         appears.

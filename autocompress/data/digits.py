@@ -14,8 +14,9 @@ VAL = TEST = 360
 
 
 class Digits(DatasetProvider):
-    """8x8 images scaled to 32x32, one channel: 1,077 to train, 360 to validate and 360 to test,
-    stratified.
+    """8x8 images scaled to 32x32, one channel, in stratified splits.
+
+    1,077 to train, 360 to validate and 360 to test.
     """
 
     name = "digits"

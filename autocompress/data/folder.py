@@ -16,8 +16,11 @@ PREFIX = "folder:"
 
 
 class Folder(DatasetProvider):
-    """``PATH/train``, ``PATH/val`` and ``PATH/test``, or other usual names, with a folder a class
-    in each; or the classes right under ``PATH``, and the engine splits them."""
+    """Class folders in ``PATH/train``, ``PATH/val`` and ``PATH/test``, or right under ``PATH``.
+
+    Other usual names of the splits are known, too. Classes right under ``PATH`` are split by
+    the engine.
+    """
 
     name = "folder:PATH"
 
@@ -113,8 +116,7 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 
 def refuse_splits_as_classes(folder: Path) -> None:
-    """Checks that the folders in ``folder`` are classes, and not splits under names that are not
-    known, such as ``train2017`` or ``fold1``.
+    """Refuses folders that look like splits under unknown names, such as ``train2017``.
 
     Raises:
         UserError: if they look like splits: by their names, or because they all hold the same

@@ -58,8 +58,9 @@ EM = 60
 
 
 class Glyphs(DatasetProvider):
-    """47 classes, 32x32, one channel: 12,000 images to train; 2,000 to validate and 3,000 to test
-    in unseen fonts.
+    """47 classes, 32x32, one channel; validation and test images are in unseen fonts.
+
+    12,000 images to train, 2,000 to validate and 3,000 to test.
     """
 
     name = "glyphs"

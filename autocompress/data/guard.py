@@ -1,6 +1,4 @@
-"""Sealed test images: in a job without training data the user's labelled images are for the last
-report alone.
-"""
+"""Sealed test images: without training data, a user's labelled images only serve the report."""
 
 from __future__ import annotations
 
@@ -82,9 +80,7 @@ class Sealed(Split):
         raise self._no_copies()
 
     def __getattr__(self, name: str) -> Never:
-        """Only for what this class lacks: the inner split's own attributes (its tensors, its
-        files).
-        """
+        """Refuses the inner split's own attributes, such as its tensors and files."""
         raise self._no_copies() if not name.startswith("__") else AttributeError(name)
 
     def __reduce_ex__(self, protocol: object) -> Never:
@@ -99,8 +95,7 @@ class Sealed(Split):
 
 @contextmanager
 def unsealed(split: Split) -> Iterator[Split]:
-    """Opens ``split``, where it is sealed, for as long as it lasts; what is not sealed is given as
-    it is.
+    """Opens ``split`` within, if it is sealed; gives other splits as they are.
 
     Only what closes a search calls this. Where the images were let go, they stay away.
     """

@@ -1,6 +1,8 @@
-"""Listing: the pictures below a folder of class folders. The same rules hold at every depth: links
-are followed, hidden files and folders are left out, and so are the folders that systems put beside
-the user's."""
+"""Lists the pictures below a folder of class folders.
+
+At every depth, links are followed, and hidden files and folders and those of operating systems are
+left out.
+"""
 
 from __future__ import annotations
 
@@ -86,8 +88,10 @@ def contents(folder: Path) -> tuple[set[str], bool]:
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Whether a picture lies at any depth below ``folder``. Stops at the first one; does not follow
-    links below it."""
+    """Whether a picture lies below ``folder``, at any depth.
+
+    Stops at the first one, and does not follow links below it.
+    """
     for place, names, files in os.walk(folder):
         names[:] = [name for name in names if not name.startswith(".") and name not in IGNORED]
         if any(Path(place, file).suffix.lower() in SUFFIXES for file in files if not file.startswith(".")):
@@ -235,8 +239,9 @@ class Listing:
 
 
 def _without_twins(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
-    """Each file once in its class: two links, symbolic or hard, to one picture could put it into
-    the training and the test images.
+    """Keeps each file once in its class.
+
+    Two links to one picture could put it into both training and test images.
 
     Raises:
         UserError: if a link to a folder puts the pictures of one class into another.

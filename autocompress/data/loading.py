@@ -1,6 +1,4 @@
-"""From the job's words to three splits: opens each data set and gives all splits one size and
-normalisation.
-"""
+"""Opens the data sets that a job names, and makes three splits of one size and normalisation."""
 
 from __future__ import annotations
 
@@ -80,8 +78,7 @@ def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvide
 
 
 def _unite(words: Mapping[str, str], sources: Mapping[str, Source], info: DataInfo) -> dict[str, str]:
-    """``words`` with one word for each data set: ``folder:a`` and ``folder:a/`` are one, and must
-    not be taken for different images."""
+    """``words`` with one spelling for each data set: ``folder:a`` and ``folder:a/`` are one."""
     united = dict(words)
     known = list(sources)
     for number, word in enumerate(known):

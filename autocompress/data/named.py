@@ -1,5 +1,4 @@
-"""One split of a data set that timm opens, as pictures: torchvision's, Hugging Face's, webdataset's
-or TensorFlow's."""
+"""One split of a data set that timm opens, as pictures, whatever the library."""
 
 from __future__ import annotations
 

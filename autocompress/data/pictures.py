@@ -145,9 +145,7 @@ def sampled(pictures: Pictures, most: int = 256) -> list[Image.Image]:
 
 
 def notes_on(images: Sequence[Image.Image]) -> tuple[str, ...]:
-    """A sentence for the user where at least half of ``images`` (mode L or RGB) have one colour
-    throughout.
-    """
+    """A note where at least half of ``images`` (mode L or RGB) have a single colour."""
     blank = sum(all(low == high for low, high in _extremes(image)) for image in images)
     if 2 * blank < len(images):
         return ()

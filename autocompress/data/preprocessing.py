@@ -60,9 +60,7 @@ def resized(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
 
 
 def recoloured(images: torch.Tensor, channels: int) -> torch.Tensor:
-    """uint8 images ``(N, C, H, W)`` as grey (1) or colour (3), with Pillow's weights of the
-    colours.
-    """
+    """uint8 images ``(N, C, H, W)`` as grey (1) or colour (3), with Pillow's weights."""
     if images.shape[1] == channels:
         return images
     if channels == 1 and images.shape[1] == 3:
@@ -72,9 +70,7 @@ def recoloured(images: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def steps_of(info: DataInfo) -> list[str]:
-    """The steps of :func:`evaluation` in plain English, in order, so that a deployer can do them
-    without timm.
-    """
+    """The steps of :func:`evaluation` in plain English, for deployment without timm."""
     channels, (height, width) = info.channels, info.size
     crop_pct, crop_mode, interpolation = info.crop_pct, info.crop_mode, info.interpolation
     scaled = [math.floor(side / crop_pct) for side in (height, width)]

@@ -58,8 +58,10 @@ class DatasetProvider(ABC):
         return spec == self.name
 
     def anchored(self, spec: str) -> str:
-        """``spec`` with its paths made absolute (``job.absolute``): a run is resumed from other
-        folders too. Override it where a spec names a path."""
+        """``spec`` with absolute paths (``job.absolute``), for a resume from another folder.
+
+        Override it where a spec names a path.
+        """
         return spec
 
     @abstractmethod

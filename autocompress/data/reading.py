@@ -1,5 +1,4 @@
-"""Image files as plain 8-bit grey or colour: what each of Pillow's modes becomes, and what a broken
-file raises."""
+"""Reads image files of all Pillow modes as 8-bit grey or colour; broken files are named."""
 
 from __future__ import annotations
 
@@ -85,8 +84,11 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 @contextmanager
 def _opened(file: ImageFile) -> Iterator[IO[bytes]]:
-    """``file`` as an open file: given a path, Pillow 13 maps uncompressed files into memory and
-    then mixes up the rows of TIFF files that lie on their side."""
+    """Opens ``file`` before Pillow does.
+
+    Given a path, Pillow 13 maps uncompressed files into memory, and then mixes up the rows of
+    rotated TIFF files.
+    """
     if isinstance(file, str | os.PathLike):
         with Path(file).open("rb") as stream:
             yield stream
@@ -96,8 +98,10 @@ def _opened(file: ImageFile) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def faults_of(name: str) -> Iterator[None]:
-    """Whatever is raised while the image ``name`` is read, as an error for users. Decoders meet
-    broken files with all kinds of exceptions, struct.error, EOFError and zlib.error among them."""
+    """Turns all errors while the image ``name`` is read into one for users.
+
+    Decoders raise many kinds: struct.error, EOFError and zlib.error among them.
+    """
     try:
         yield
     except UserError:
@@ -159,8 +163,9 @@ def _tag(image: Image.Image, number: int) -> int:
 
 
 def verify(check: Callable[[int], None], count: int, key: str, place: str) -> bool:
-    """Calls ``check`` with each position below ``count``, unless that was done before: a broken
-    test image must not come to light at the end of a search.
+    """Calls ``check`` with each position below ``count``, once.
+
+    So a broken test image is found before a search and not at its end.
 
     Success is remembered in the cache folder.
 

@@ -1,5 +1,4 @@
-"""Which images train, validate and test: from the data sets that a job names to one split for each
-role."""
+"""Which images train, validate and test: one split for each role."""
 
 from __future__ import annotations
 
@@ -158,8 +157,7 @@ class Roles:
         return {"train": train, **found}
 
     def _refuse_training_images(self, train: Split, found: Mapping[str, Split]) -> None:
-        """Held-out images that are the training images under another name would give figures that
-        mean nothing."""
+        """Refuses held-out images that are the training images under another name."""
         if not found:
             return
         for role, split in found.items():

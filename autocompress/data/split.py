@@ -128,9 +128,7 @@ class Split(ABC):
 
     @abstractmethod
     def relabelled(self, labels: torch.Tensor) -> Self:
-        """The same images with other ``labels`` (int64 ``(N,)``), for example each image's own
-        position.
-        """
+        """The same images with other ``labels``, int64 ``(N,)``."""
 
     @abstractmethod
     def prepared(self, info: DataInfo) -> Self:

@@ -18,8 +18,7 @@ _ROLES = {name + ending: role for role, names in NAMES.items() for name in names
 
 
 def role_of(name: str) -> str | None:
-    """``train``, ``val`` or ``test`` where ``name`` is a usual name of that split, in any case;
-    else None."""
+    """``train``, ``val`` or ``test`` where ``name`` is a usual name of that split; else None."""
     return _ROLES.get(re.sub(r"[\W_]+", "", name.casefold()))
 
 

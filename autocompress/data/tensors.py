@@ -61,9 +61,7 @@ class TensorSplit(Split):
         return _TensorLoader(self, batch_size, shuffle, seed, augment, drop_last)
 
     def batch(self, indices: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """The images at ``indices``, float32 and normalised; augmented where there is a
-        ``generator``.
-        """
+        """The images at ``indices``, float32 and normalised; augmented with a ``generator``."""
         images = self.images[indices]
         if images.dtype == torch.float32:
             return jitter(images, generator) if generator else images

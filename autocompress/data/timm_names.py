@@ -1,5 +1,4 @@
-"""Any data set that timm's ``create_dataset`` takes: torch/cifar10, hfds/NAME, wds/NAME,
-tfds/NAME."""
+"""Any data set of timm's ``create_dataset``: torch/cifar10, hfds/NAME, wds/NAME, tfds/NAME."""
 
 from __future__ import annotations
 
@@ -156,8 +155,7 @@ def _try(spec: str, split: str, exif: bool) -> Named | Exception:
 
 
 def _unloadable(spec: str, split: str, error: Exception) -> UserError:
-    """The sentence for a data set that cannot be opened, with the layout that was looked for where
-    it is known."""
+    """The error for a data set that cannot be opened, with the expected layout if it is known."""
     name, _, root = spec.partition("@")
     what = f"'{spec}', split '{split}'"
     lines = str(error).strip().splitlines()

@@ -42,8 +42,7 @@ def layout(name: str) -> str:
 
 
 def lacking(name: str, root: Path) -> Path | None:
-    """The first part of the layout of ``torch/NAME`` that ``root`` lacks; None where nothing is, or
-    it is not known."""
+    """The first file or folder of ``torch/NAME`` that ``root`` lacks; None where none is known."""
     if (parts := _parts(name)) is None:
         return None
     folder, files = parts

@@ -98,8 +98,7 @@ def open_session(file: Path, threads: int = 1, optimized: Path | None = None) ->
 
 
 def operator_histogram(file: Path, threads: int = 1) -> dict[str, int]:
-    """Operators of the graph that ONNX Runtime runs after its own fusions, with their counts, most
-    frequent first.
+    """Operators of the graph that ONNX Runtime runs after fusions, with counts, by frequency.
 
     A fusion that is lost shows here without any timing: an int8 network has no ``Conv``, only
     ``QLinearConv``.
@@ -112,9 +111,7 @@ def operator_histogram(file: Path, threads: int = 1) -> dict[str, int]:
 
 
 def custom_operators(file: Path) -> set[str]:
-    """Names (``domain::operator``) of operators that a stock runtime does not know; empty for a
-    portable file.
-    """
+    """Names (``domain::operator``) of operators that a stock runtime does not know."""
     model = onnx.load(str(file), load_external_data=False)
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     return {f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in STANDARD_DOMAINS}

@@ -59,9 +59,7 @@ def _public(program: torch.export.ExportedProgram) -> onnx.ModelProto:
 
 
 def _direct(program: torch.export.ExportedProgram) -> onnx.ModelProto | None:
-    """The translation alone; None where an operator has none, or torch's internals are not those
-    known here.
-    """
+    """The translation alone; None where an operator has none, or torch's internals are new."""
     try:
         registry = _registry()
         nodes = program.graph_module.graph.nodes

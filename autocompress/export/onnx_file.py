@@ -61,9 +61,11 @@ def export(
 
 
 def _flat(model: nn.Module, specs: Sequence[LayerSpec]) -> nn.Module:
-    """A float model folded and without in-place operators, as every runtime would rewrite it when
-    it loads the file: the exporter has less to do. A model that cannot be traced is exported as it
-    is."""
+    """A folded float model without in-place operators, so that the exporter has less to do.
+
+    Every runtime would do the same when it loads the file. A model that cannot be traced is
+    exported as it is.
+    """
     if isinstance(model, fx.GraphModule):
         return model
     try:
@@ -75,9 +77,7 @@ def _flat(model: nn.Module, specs: Sequence[LayerSpec]) -> nn.Module:
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Removes what the exporter writes for its own debugging: a stack trace a node, with paths of
-    this machine.
-    """
+    """Removes the exporter's stack traces, which hold paths of this machine."""
     _strip_graph(proto.graph)
     proto.ClearField("metadata_props")
     proto.producer_name = "autocompress"

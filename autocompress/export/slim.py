@@ -1,6 +1,4 @@
-"""Bytes of a file that tell a runtime nothing: in a small network at few bits they are a tenth of
-it.
-"""
+"""Removes bytes that a runtime does not need: a tenth of a small network at few bits."""
 
 from __future__ import annotations
 
@@ -12,8 +10,7 @@ from autocompress.export.exporter import OPSET
 
 
 def slim(proto: onnx.ModelProto) -> None:
-    """Takes out of ``proto``, in place, what a runtime knows or computes by itself when it loads
-    the file.
+    """Removes from ``proto``, in place, what a runtime knows or computes at loading.
 
     The scales of biases become products of the scales they are made of, zero points of zero go from
     convolutions, and nodes lose their names and the attributes that have their default.

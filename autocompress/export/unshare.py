@@ -1,5 +1,6 @@
-"""Integer weights and zero points of a layer's own: the exporter keeps equal tensors once, which
-not every processor's kernels stand.
+"""Gives each layer its own integer weights and zero points.
+
+The exporter keeps equal tensors once, which the kernels of some processors refuse.
 
 On x86-64 without VNNI, ONNX Runtime's exact kernels (``autocompress.runtime.EXACT``) take uint8
 weights. It makes such a copy of the int8 tensors of each layer, names it after the tensor and

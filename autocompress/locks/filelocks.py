@@ -23,8 +23,7 @@ log = logging.getLogger("autocompress")
 
 
 class FileLock:
-    """A lock between processes, shared or exclusive, which is freed when its process ends, however
-    it ends.
+    """A lock between processes, shared or exclusive; it is free when its process has ended.
 
     An object holds one lock at a time and serves one thread at a time. Two objects on one file
     exclude each other, in one process too. A forked child holds nothing of its parent's.
@@ -95,8 +94,7 @@ class FileLock:
             self.release()
 
     def worth_waiting(self) -> float:
-        """How many seconds a process should wait for a lock whose holder may be dead: 0 where the
-        kernel keeps locks."""
+        """Seconds to wait for a lock whose holder may be dead; 0 where the kernel keeps locks."""
         return 0.0 if self._leases is None else self._leases.worth_waiting()
 
     def close(self) -> None:
@@ -143,8 +141,10 @@ def _say_once(folder: Path, refusal: Refused) -> None:
 
 
 def _forget_in_child() -> None:
-    """A forked child (a data loader's worker) shares its parent's open files. Left open there, a
-    lock would outlive the parent."""
+    """Closes inherited lock files in a forked child, such as a data loader's worker.
+
+    Left open, they would hold the lock longer than the parent.
+    """
     for lock in list(_open):
         lock._forget()
 

@@ -76,8 +76,7 @@ class KernelLock:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Closes the file, which frees the lock. In a forked child it frees nothing of the
-        parent's."""
+        """Closes the file, which frees the lock; in a forked child the parent keeps its lock."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
@@ -93,8 +92,9 @@ class KernelLock:
 
 
 def open_lock_file(path: Path, mode: int | None) -> int:
-    """A descriptor of ``path``, made if it is missing; read-only where it is another user's. Links
-    are not followed: in a folder that everybody may write to, one could name any file of this user.
+    """A descriptor of ``path``, made if missing; read-only where it is another user's.
+
+    Links are not followed: in a folder for everybody, a link could name any file of this user.
 
     Raises:
         OSError: if it cannot be made or opened, or is no regular file.

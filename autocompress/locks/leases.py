@@ -1,5 +1,6 @@
-"""Locks where there is no ``flock`` (some Lustre, NFS and FUSE mounts, Windows): leases of the
-``filelock`` package.
+"""Locks by leases of the ``filelock`` package, where there is no ``flock``.
+
+Some Lustre, NFS and FUSE mounts have none, nor has Windows.
 
 A lease is a marker file that its holder renews. A marker whose process is gone from this machine is
 taken over at once, one of another machine once it was not renewed for ``LEASE_S``.
@@ -82,8 +83,7 @@ class LeaseLock:
         self.free()
 
     def worth_waiting(self) -> float:
-        """Seconds after which the lock is free if its holder's machine is gone; 0 where the holder
-        lives here."""
+        """Seconds until the lock is free if its holder's machine is gone; 0 for a local holder."""
         with suppress(OSError, ValueError):
             marker = Path(self._gate.lock_file).read_text(encoding="utf-8", errors="replace")
             holder = self._gate.pid
@@ -92,8 +92,7 @@ class LeaseLock:
         return LEASE_S + RENEWED_S
 
     def _is_shared(self) -> bool:
-        """Whether a shared holder lives; markers of dead ones are removed. Called with the gate
-        held."""
+        """Whether a shared holder lives; removes markers of dead ones. Needs the gate."""
         try:
             there = set(self._holders.iterdir())
         except FileNotFoundError:

@@ -66,8 +66,7 @@ def _local_folder() -> Path:
 
 
 def _make(folder: Path) -> None:
-    """Makes ``folder``, for all users if it is new: each may add files, none may remove
-    another's."""
+    """Makes ``folder`` for all users: each may add files, and none may remove another's."""
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)

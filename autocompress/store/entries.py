@@ -25,8 +25,7 @@ class Damaged(Exception):
 
 
 def record_text(key: str, tensors: Iterable[str], record: Any) -> str:
-    """What the record's file holds: the record, its digest, the key of its entry, and the names of
-    the tensors."""
+    """The text of a record's file: record, digest, key of the entry, names of tensors."""
     record = json.loads(json.dumps(record))  # as it will be read: keys are texts
     return json.dumps({"key": key, "tensors": sorted(tensors), "digest": digest(record), "record": record})
 

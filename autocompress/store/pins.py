@@ -1,5 +1,4 @@
-"""Pins: entries of the store that a live process needs. They end with the process, however it
-ends."""
+"""Pins: entries of the store that a live process needs; they end with the process."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The content-keyed store: results of stages, shared by workers, trials and runs. Safetensors and
-JSON only."""
+"""The content-keyed store of results, shared by workers, trials and runs.
+
+It holds safetensors and JSON only.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +39,10 @@ log = logging.getLogger("autocompress")
 
 @dataclass
 class Store:
-    """Entries are folders named by their key. An entry is written once, atomically, and never
-    changed. One that turns out to be damaged is removed when it is read, so that it is made again.
-    What cannot be written is not kept: a warning says so once, and the work goes on.
+    """Entries are folders named by their key, written once, atomically, and never changed.
+
+    A damaged entry is removed when it is read, so that it is made again. What cannot be written
+    is not kept: a warning says so once, and the work goes on.
 
     Attributes:
         folder: where entries lie; the user's cache folder by default.
@@ -64,8 +67,7 @@ class Store:
         return os.path.isfile(self.folder / key / RECORD)  # noqa: PTH113 (Path.is_file raises where it may not look)
 
     def get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
-        """Tensors and record of an entry, or None. An entry that is damaged or was just removed
-        counts as absent."""
+        """Tensors and record of an entry; None where it is absent, damaged or just removed."""
         entry = self.folder / key
         self._pin(key)
         identity = _identity(entry)
@@ -101,8 +103,7 @@ class Store:
 
     @contextmanager
     def making(self, key: str, pause: Callable[[], None] | None = None) -> Iterator[None]:
-        """Held by the one process that makes the entry ``key``; look again for the entry once it is
-        held.
+        """Holds the lock of making the entry ``key``; look for the entry again within.
 
         Args:
             key: of the entry.
@@ -205,8 +206,7 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 
 def _facts(entry: Path) -> tuple[float, int]:
-    """When anything in ``entry`` was last changed (seconds since the epoch), and its size in
-    bytes."""
+    """When ``entry`` was last changed (seconds since the epoch), and its size in bytes."""
     status = entry.stat()
     files = [file.stat() for file in entry.rglob("*")] if entry.is_dir() else [status]
     return max([status.st_mtime, *(file.st_mtime for file in files)]), sum(file.st_size for file in files)

@@ -1,5 +1,4 @@
-"""Images from a teacher alone: one engine that optimises pixels, and the terms that the methods put
-together.
+"""Images from a teacher alone: an engine that optimises pixels, and terms for objectives.
 
 Rooms: ``pixels`` the engine, with ``settings`` (phases, schedule, views) and ``frozen``;
 ``statistics`` what batch norms recorded and read; ``view`` and ``terms`` the summands of an

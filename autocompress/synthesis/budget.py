@@ -25,9 +25,7 @@ class SynthesisBudget:
 
     @property
     def batches(self) -> list[int]:
-        """Sizes of the batches, in order, as equal as can be: statistics of a small remainder would
-        be noise.
-        """
+        """Sizes of the batches, nearly equal: statistics of a small remainder would be noise."""
         count = max(-(-self.images // self.batch_size), 1)
         return [self.images // count + (number < self.images % count) for number in range(count)]
 
@@ -44,7 +42,5 @@ def balanced_labels(n: int, classes: int, generator: torch.Generator, first: int
 
 
 def starting_noise(n: int, input_size: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
-    """Float32 ``(n, C, H, W)`` from N(0, 1), drawn on the CPU so that every device starts from the
-    same.
-    """
+    """Float32 ``(n, C, H, W)`` from N(0, 1), drawn on the CPU: the same for every device."""
     return torch.randn(n, *input_size, generator=generator)

@@ -10,8 +10,9 @@ from torch import nn
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """Puts ``model`` into eval mode with parameters that ask for no gradient; gradients still flow
-    through it to its input. Every module's mode and every parameter's flag is put back afterwards.
+    """Sets ``model`` to eval mode, and its parameters to need no gradient.
+
+    Gradients still flow through it to its input. Modes and flags are restored afterwards.
 
     In train mode batch norms would normalise by the images at hand and overwrite the very
     statistics that are wanted.

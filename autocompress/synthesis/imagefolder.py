@@ -28,9 +28,7 @@ def check_channels(channels: int) -> None:
 
 
 def as_bytes(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
-    """Normalised float images ``(N, C, H, W)`` as uint8 pixels, rounded; what lies outside of 0 to
-    1 is cut off.
-    """
+    """Normalised float images ``(N, C, H, W)`` as uint8 pixels, rounded and clipped."""
     mean, std = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (info.mean, info.std))
     return (images.detach().cpu().float() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
 
@@ -55,8 +53,7 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
 
 
 def write_images(pixels: torch.Tensor, labels: torch.Tensor, names: Sequence[str], folder: Path) -> None:
-    """Writes ``folder/<class>/<number>.png`` for every image; a class without an image gets no
-    folder.
+    """Writes ``folder/<class>/<number>.png`` for each image; empty classes get no folder.
 
     Args:
         pixels: uint8 ``(N, C, H, W)`` of 1 or 3 channels.

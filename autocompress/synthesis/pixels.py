@@ -57,8 +57,7 @@ def optimise_pixels(
     pause: Callable[[], None] | None = None,
     deadline: float | None = None,
 ) -> Optimised:
-    """Changes the pixels of ``start`` until ``objective`` is low (Yin et al., section 3; Adam on
-    the images).
+    """Optimises the pixels of ``start`` for ``objective`` by Adam (Yin et al., section 3).
 
     Computes where the teacher is. Teacher and student are only looked through: their parameters,
     buffers, gradients and modes are the same afterwards, also after an interruption. Every random

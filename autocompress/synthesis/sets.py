@@ -127,8 +127,6 @@ def quality(
 
 
 def diversity(images: torch.Tensor) -> float:
-    """Mean distance between two different images: root mean square over their pixels. 0 for fewer
-    than two.
-    """
+    """Mean root-mean-square distance of two images; 0 for fewer than two."""
     some = images[:PAIRS_OF].flatten(1).double()
     return float(torch.pdist(some).mean()) / some.shape[1] ** 0.5 if len(some) > 1 else 0.0

@@ -68,9 +68,7 @@ class PixelSettings:
 
 
 def pixel_bounds(mean: Sequence[float], std: Sequence[float]) -> Bounds:
-    """What pixel values from 0 to 1 are after normalisation: [-mean / std, (1 - mean) / std] for
-    each channel.
-    """
+    """Pixel values 0 and 1 after normalisation: [-mean / std, (1 - mean) / std] by channel."""
     pairs = list(zip(mean, std, strict=True))
     return tuple(-m / s for m, s in pairs), tuple((1 - m) / s for m, s in pairs)
 
@@ -91,9 +89,10 @@ def learning_rate(settings: PixelSettings, step: int, steps: int) -> float:
 
 
 def phase_deadlines(phases: Sequence[Phase], seconds: float | None) -> list[float]:
-    """When each phase must be over, in seconds from the start, if all must be over after
-    ``seconds``: in proportion to their work, so that no early phase takes the time of the last,
-    whose images are the result."""
+    """The deadline of each phase in seconds from the start, in proportion to its work.
+
+    The last phase gives the images, so no early phase may take its time.
+    """
     if seconds is None:
         return [math.inf] * len(phases)
     work = [phase.iterations / phase.pool**2 for phase in phases]

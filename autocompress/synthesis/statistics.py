@@ -1,6 +1,4 @@
-"""What batch norms recorded of the real data, and the same statistics of images that pass through
-the network.
-"""
+"""Statistics that batch norms recorded, and those of other images in the same network."""
 
 from __future__ import annotations
 
@@ -40,8 +38,11 @@ class NormInput:
 
 
 def norm_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The batch norms of ``model`` by name, in network order: what has running statistics as
-    buffers, whatever its class (timm's ``FrozenBatchNormAct2d`` is not one of torch's)."""
+    """The batch norms of ``model`` by name, in network order.
+
+    Any module with running statistics as buffers: timm's ``FrozenBatchNormAct2d`` is not one of
+    torch's.
+    """
     return {name: module for name, module in model.named_modules() if _has_statistics(module)}
 
 
@@ -55,9 +56,11 @@ def _has_statistics(module: nn.Module) -> bool:
 
 @contextmanager
 def watching_norms(model: nn.Module) -> Iterator[list[NormInput]]:
-    """Gives a list that each forward pass of ``model`` fills anew with what its batch norms read,
-    in the order in which they run. Hooks read the layer's input, before it is normalised, and are
-    gone at the end."""
+    """Gives a list that each forward pass fills with the inputs' statistics of batch norms.
+
+    They are in the order of the pass. Hooks read inputs before normalisation, and are removed
+    at the end.
+    """
     seen: list[NormInput] = []
     handles = [model.register_forward_pre_hook(lambda _module, _inputs: seen.clear())]
 

@@ -1,5 +1,4 @@
-"""The conformance suite: what the engine relies on, as plain functions that any plugin's tests can
-call.
+"""The conformance suite, as plain functions that any plugin's tests can call.
 
     from autocompress.testing import check_method
     def test_conforms() -> None:

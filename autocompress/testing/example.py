@@ -18,9 +18,7 @@ IMAGES = 64
 
 
 def example_model(name: str = "test_resnet", input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """A timm model with 10 classes and random but fixed weights; its batch norms have seen the
-    example images.
-    """
+    """A timm model with 10 classes and fixed random weights; its batch norms saw the images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.from_architecture(
@@ -53,8 +51,7 @@ def example_job(model: str = "test_resnet") -> Job:
 def example_context(
     model: nn.Module, *, dry_run: bool = False, seed: int = 0, teacher: nn.Module | None = None
 ) -> Context:
-    """What the engine would give to a method: random images in ``transfer``; with ``dry_run``
-    neither data nor teacher.
+    """A context as the engine gives it: random images in ``transfer``, none in a dry run.
 
     Args:
         model: gives the input size.

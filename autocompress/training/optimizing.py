@@ -92,7 +92,7 @@ class Together(torch.optim.Optimizer):
 
 
 def clipped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters that are clipped together: those of groups without ``"clip": False``."""
+    """The parameters whose gradients are clipped together: all but those with ``clip`` False."""
     exempt = {id(p) for group in optimizer.param_groups if not group.get("clip", True) for p in group["params"]}
     return [parameter for parameter in model.parameters() if id(parameter) not in exempt]
 
