@@ -1,5 +1,6 @@
-"""DeepInversion as a plugin: images whose feature statistics are those that batch norm recorded of
-the real data. Yin et al., CVPR 2020, arXiv 1912.08795.
+"""DeepInversion as a plugin: images with the feature statistics that batch norms recorded.
+
+Yin et al., CVPR 2020, arXiv 1912.08795.
 
 Rooms: ``settings`` every option with its defaults by image size; ``objective`` the paper's
 objective; ``method`` the data source with its space. The pixels are optimised by

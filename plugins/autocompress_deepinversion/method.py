@@ -33,8 +33,7 @@ log = logging.getLogger("autocompress")
 
 
 class DeepInversion(DataSource):
-    """Images that the teacher takes for given classes and that have the feature statistics of its
-    training images.
+    """Images of given classes for the teacher, with the feature statistics of its training images.
 
     Searched is one parameter, ``deepinversion.preset``: "plain", or "adaptive", which is asked
     again with the live student and prefers images on which the student and the teacher disagree.
@@ -89,9 +88,7 @@ class DeepInversion(DataSource):
         return bool(params.get("preset") == "adaptive")
 
     def without_student(self, params: Params) -> Params:
-        """There is nobody to compete with: the adaptive preset begins with the images of the plain
-        one.
-        """
+        """Parameters without a student: the adaptive preset begins with the plain one's images."""
         plain = {name: value for name, value in params.items() if name != "competition"}
         return {**plain, "preset": "plain"} if self.adapts(params) else params
 

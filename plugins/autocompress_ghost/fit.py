@@ -111,8 +111,9 @@ class NormalEquations:
         return theta
 
     def solve(self) -> torch.Tensor:
-        """Theta ``[g, d^2]``. The ridge pulls towards the centre tap, so it costs nothing where
-        that tap is exact.
+        """Theta ``[g, d^2]``.
+
+        The ridge pulls towards the centre tap, so it costs nothing where that tap is exact.
         """
         a, b, _ = self.centred()
         start = self.centre_tap()
@@ -146,9 +147,7 @@ def observe(
     watchers: Mapping[str, Callable[[torch.Tensor], None]],
     device: torch.device,
 ) -> None:
-    """Runs ``batches()`` (images, labels) through ``model`` in eval mode; each watcher sees its
-    module's output.
-    """
+    """Runs ``batches()`` through ``model`` in eval mode; watchers see their modules' outputs."""
     handles = [
         model.get_submodule(name).register_forward_hook(lambda _module, _inputs, output, watch=watch: watch(output))
         for name, watch in watchers.items()

@@ -1,5 +1,4 @@
-"""What stands around a convolution: what an activated module takes over, and whether its channel
-order can be folded.
+"""The surroundings of a convolution: its norm and activation, and foldable channel orders.
 
 Answered from the traced graph alone, never from weights, so that a dry run gives the same structure
 as the real run.
@@ -40,9 +39,7 @@ class Host:
 
 
 def is_plain(conv: nn.Module) -> bool:
-    """A convolution whose rows can be chosen and copied: torch's, or timm's with TensorFlow-style
-    padding.
-    """
+    """Whether rows of the convolution can be chosen and copied: torch's, or timm's SAME padding."""
     if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Conv2dSame):
         return False
     return conv.groups == 1 and conv.padding_mode == "zeros"

@@ -153,9 +153,7 @@ def _by_convolution(work: Work, values: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _reproduce(norm: nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, wanted: torch.Tensor) -> None:
-    """Makes ``norm`` shift its input to the mean ``wanted`` and scale by 1: gamma = sigma, beta =
-    wanted.
-    """
+    """Makes ``norm`` shift its input to the mean ``wanted``, with scale 1."""
     g = len(mean)
     assert norm.running_mean is not None
     assert norm.running_var is not None

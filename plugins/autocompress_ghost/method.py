@@ -148,9 +148,10 @@ def _work(model: nn.Module, host: Host, plan: LayerPlan, module: nn.Module) -> W
 
 
 def _recalibrate(model: nn.Module, context: Context, ghosts: Sequence[nn.Module]) -> None:
-    """Running statistics of the changed network; the host's normalisations saw other maps when they
-    were trained. On images that match no statistics, only those that are new: what the others
-    recorded of the data is worth more.
+    """Recalibrates the running statistics of the changed network.
+
+    Norms of the host saw other maps when they were trained. Where images match no statistics,
+    only new norms are recalibrated, since the others' records are worth more.
     """
     from autocompress.training import recalibrate_batch_norm
 

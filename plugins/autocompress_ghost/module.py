@@ -1,5 +1,4 @@
-"""The ghost module (GhostNet, section 2 of its digest; equations 2 and 3 of the paper) and what
-others must know of it.
+"""The ghost module (GhostNet; digest, section 2; equations 2 and 3 of the paper).
 
     Y'   = X * f'                                  f' [m, c, k, k], m = ceil(n / s)
     intrinsic maps, eq. 2 y_ij = Phi_ij(y'_i)   i = 1..m, j = 1..s       Phi_is the identity, the

@@ -1,5 +1,4 @@
-"""Which rows of a trained layer stay intrinsic, and which intrinsic map each other row becomes a
-ghost of (section 7).
+"""Which rows of a layer stay intrinsic, and whose ghosts the others become (section 7).
 
 Both questions are answered from a Gram matrix ``G [n, n]`` of the layer's rows: ``W W^T`` of the
 weights alone, or the covariance of the output channels on calibration images. The error of fitting

@@ -1,6 +1,4 @@
-"""Puts ghost modules into a network, from a plan that is JSON: the same hand for ``apply`` and for
-``rebuild``.
-"""
+"""Puts ghost modules into a network by a JSON plan, for ``apply`` and ``rebuild``."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ def taken_norm(model: nn.Module, plan: LayerPlan) -> nn.BatchNorm2d | None:
 
 
 def taken_activation(model: nn.Module, plan: LayerPlan) -> nn.Module | None:
-    """The activation that an activated module takes over, from inside timm's BatchNormAct2d or from
-    behind the norm.
-    """
+    """The activation that an activated module takes over, in or behind the norm."""
     norm = taken_norm(model, plan)
     if isinstance(norm, BatchNormAct2d):
         return None if isinstance(norm.act, nn.Identity) else norm.act
@@ -73,9 +69,7 @@ def build(model: nn.Module, name: str, plan: LayerPlan) -> GhostConv2d:
 
 
 def insert(model: nn.Module, name: str, module: GhostConv2d, plan: LayerPlan) -> None:
-    """Puts ``module`` in the convolution's place, under its name, and removes what it has taken
-    over.
-    """
+    """Puts ``module`` in the convolution's place, and removes what it has taken over."""
     model.set_submodule(name, module)
     for path in plan["takes_over"]:
         model.set_submodule(path, nn.Identity())

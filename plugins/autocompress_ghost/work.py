@@ -1,5 +1,4 @@
-"""One layer being initialised: which maps its cheap convolution reads, and which maps its ghosts
-should be.
+"""One layer that is initialised: the input maps of its cheap convolution, and its targets.
 
 A bare module (the host's normalisation stays behind it) is fitted on raw outputs Y. An activated
 module fits its ghosts from Z_i = act(BN(Y_i)), and gives them a normalisation that reproduces the

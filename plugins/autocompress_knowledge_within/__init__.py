@@ -1,5 +1,4 @@
-"""The Knowledge Within (Haroush et al., CVPR 2020): images from a model's own statistics, and a
-similarity of data.
+"""The Knowledge Within (Haroush et al., CVPR 2020): images from a model's statistics.
 
 Rooms: ``method`` the data source with its space. What it is made of is the engine's: the divergence
 and the prior of smoothness in ``autocompress.synthesis.terms_gaussian``, J(D; M) in

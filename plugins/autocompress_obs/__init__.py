@@ -1,6 +1,4 @@
-"""Optimal Brain Surgeon for channels, as a plugin: the order in which a refit of their readers
-loses least.
-"""
+"""Optimal Brain Surgeon for channels: first go those whose removal a refit repairs best."""
 
 from __future__ import annotations
 

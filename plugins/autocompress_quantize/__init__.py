@@ -1,6 +1,4 @@
-"""Uniform quantization (Krishnamoorthi 2018), after training or with it, as a plugin of
-autocompress.
-"""
+"""Uniform quantization (Krishnamoorthi 2018), after training or in it, as a plugin."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Uniform quantization, as in the whitepaper: with ranges found after training, or followed while
-the network trains.
+"""Uniform quantization of the whitepaper, with ranges found after or during training.
 
 R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: a whitepaper",
 arXiv 1806.08342. What the paper says, and where it stands:
@@ -65,9 +64,7 @@ class Quantize(Quantizer):
         return []
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """How grids and ranges are chosen; which tensors get how many bits is asked by QUANTIZE
-        itself.
-        """
+        """Parameters of grids and ranges; QUANTIZE itself asks for the bits of tensors."""
         del model
         return {
             # One scale for each output channel, or one for the layer (section 3.1.2). Folded batch

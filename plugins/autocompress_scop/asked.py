@@ -1,6 +1,4 @@
-"""How scores are made, as a recipe says it: parameters that are not searched unless the job says
-so.
-"""
+"""Parameters of how scores are made; they are searched only where a job says so."""
 
 from __future__ import annotations
 
@@ -50,7 +48,9 @@ def settings_of(params: Mapping[str, Any], own: ScoreSettings) -> ScoreSettings:
 
 
 def said(params: Mapping[str, Any], own: ScoreSettings) -> Params:
-    """Those of ``params`` that make the scores, where they say something else than ``own``; else
-    nothing, so that all recipes that agree share one set of scores."""
+    """Those of ``params`` that make scores and differ from ``own``.
+
+    Recipes that agree in them share one set of scores.
+    """
     names = ("knockoffs", "score_epochs", "score_images", "score_lr", "mixing")
     return {} if settings_of(params, own) == own else {name: params[name] for name in names}

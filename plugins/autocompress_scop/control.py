@@ -1,5 +1,6 @@
-"""Control scales: how much of each real feature map the classifier takes where a knockoff is on
-offer (digest, 3, 5).
+"""Control scales: the share of a real feature map that the classifier takes beside a knockoff.
+
+Digest, sections 3 and 5.
 
     Ahat^l = beta^l A^l + (1 - beta^l) A~^l        real stream, beta^l in [0, 1], one a channel
     A~^l   = A~^l                                  knockoff stream: never receives real features
@@ -88,8 +89,7 @@ class ControlScale(nn.Module):
 def controlled(
     model: nn.Module, pairs: Mapping[str, str | None], mixing: str = "pre_bn"
 ) -> Iterator[dict[str, ControlScale]]:
-    """Puts a control scale behind each layer of ``pairs`` by hooks, and takes all of them away at
-    the end.
+    """Puts a control scale behind each layer of ``pairs`` by hooks, and removes all at the end.
 
     Args:
         model: takes batches of 2N while this lasts; its modules, parameters and names stay as they
@@ -206,9 +206,7 @@ def clamp(scales: Mapping[str, ControlScale]) -> None:
 
 
 def batch_statistics(model: nn.Module) -> None:
-    """Eval mode, but for the batch norms, which use the batch's own statistics and keep their
-    running ones.
-    """
+    """Eval mode, except that batch norms use the batch's statistics and keep their running ones."""
     model.eval()
     for module in model.modules():
         if isinstance(module, BatchNormBase):

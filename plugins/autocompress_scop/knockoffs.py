@@ -1,5 +1,4 @@
-"""Knockoff images: the control group of SCOP, made without looking at labels (digest, sections 3
-and 4).
+"""Knockoff images: SCOP's control group, made without labels (digest, sections 3 and 4).
 
 ``gaussian`` is the default: it is made in well under a second, needs no training that could fail,
 and keeps the second moments by construction. No other kind chose clearly better channels where they
@@ -31,8 +30,9 @@ IMAGES = 1024
 
 
 class Knockoffs(Protocol):
-    """X -> X~, both float32 ``(N, C, H, W)``, normalised; every draw comes from ``generator`` (on
-    the CPU).
+    """X -> X~, both float32 ``(N, C, H, W)`` and normalised.
+
+    All draws come from ``generator``, on the CPU.
     """
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor: ...

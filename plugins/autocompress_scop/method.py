@@ -72,9 +72,7 @@ class Scop(Pruner):
         return said(params, self.settings)
 
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
-        """Scores of every layer that writes channels which can be removed: see
-        :func:`scoring.prepared`.
-        """
+        """Scores of every layer with removable channels; see :func:`scoring.prepared`."""
         return self._scored(baseline, context, context.params)
 
     def _scored(self, model: nn.Module, context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,8 +103,10 @@ class Scop(Pruner):
         return list(self._specs)
 
     def _rescored(self, params: Params, context: Context) -> Scores:
-        """Scores of a substituted network itself, by its own layers, after a short recovery of a
-        copy; nothing where the network is the baseline, whose scores are there."""
+        """Scores of a substituted network by its own layers, after a short recovery of a copy.
+
+        Nothing for the baseline, whose scores are there.
+        """
         epochs, model = params.get("rescore_epochs", 0), context.model
         if not epochs or model is None or context.teacher is None or not is_substituted(model, context.teacher):
             return {}

@@ -26,8 +26,7 @@ def is_substituted(model: nn.Module, baseline: nn.Module) -> bool:
 
 
 def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
-    """A copy of ``model``, trained as RECOVER would by its defaults, with what its substituted
-    layers need.
+    """A copy of ``model`` that RECOVER trained with its defaults and the layers' callbacks.
 
     Raises:
         TrialFailed: if the loss is not finite.
@@ -38,9 +37,7 @@ def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
 
 
 def breathing(context: Context) -> Callable[..., None]:
-    """``context.progress`` with a pause behind each step: scores are trained while others may
-    measure.
-    """
+    """``context.progress`` with a pause after each step, so that measurements can go first."""
 
     def told(done: float, text: str = "") -> None:
         context.progress(done, text)

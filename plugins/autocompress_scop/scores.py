@@ -30,8 +30,7 @@ def importance(gamma: torch.Tensor | None, beta: torch.Tensor) -> torch.Tensor:
 
 
 def pairs_of(couplings: Iterable[Coupling], exempt: Iterable[str] = ()) -> dict[str, str | None]:
-    """Which layers of the baseline get scores: layer -> the batch norm directly behind it, or None,
-    in network order.
+    """The baseline's layers that get scores, each with the norm behind it or None.
 
     Of each coupling the writers with a norm (digest, section 10: convolution directly followed by a
     batch norm); all its writers only where none has one (transformers), since gamma 1 does not

@@ -1,6 +1,4 @@
-"""SCOP's scores of a baseline: knockoffs, control scales, and importance, as state that every width
-shares.
-"""
+"""SCOP's scores of a baseline: knockoffs, control scales and importance, for all widths."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Quantizers of activations that cannot be negative: DoReFa (the paper's) and PACT (its released
-commands').
+"""Quantizers of nonnegative activations: DoReFa (the paper's) and PACT (of its code).
 
 DoReFa (Zhou et al., arXiv 1606.06160), k bits, n = 2^k - 1:     x_q = round(n clip(x, 0, 1)) / n
     gradient: 1 inside [0, 1], 0 outside.

@@ -1,6 +1,4 @@
-"""What happens to SLB's layers while a network trains: temperature, hard tail, parameter groups,
-batch norms.
-"""
+"""Training of SLB's layers: temperature, hard tail, parameter groups, batch norms."""
 
 from __future__ import annotations
 
@@ -67,8 +65,10 @@ class SlbCallback(Callback):
         self._norms = [module for name, module in model.named_modules() if name in names]
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Logits, with no weight decay by default, and PACT's alphas, with that of weights (they
-        are scalars, which have none otherwise)."""
+        """Groups of logits (without weight decay by default) and of PACT's alphas.
+
+        Alphas have the weight decay of weights; scalars have none otherwise.
+        """
         logits = [fake.logits for fake in _fakes(model) if fake.logits is not None]
         alphas = [module.alpha for module in model.modules() if isinstance(module, PactFakeQuantizer)]
         settings = self.settings
@@ -103,15 +103,18 @@ class SlbCallback(Callback):
         return step // self._steps_per_epoch + 1, -(-self._total // self._steps_per_epoch)
 
     def after_backward(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Hard logits have no gradient; without one an optimizer passes them over, its momentum
-        included, which could still change the arg-max where two logits are nearly equal."""
+        """Gives hard logits a zero gradient.
+
+        Without one the optimizer passes them over and keeps their momentum, which could
+        still change an arg-max of nearly equal logits.
+        """
         del optimizer, step
         for fake in _fakes(model):
             if fake.hard and fake.logits is not None:
                 fake.logits.grad = None
 
     def on_epoch_end(self, model: nn.Module, epoch: int) -> None:
-        """Calibrates the norms, if that is wanted after every epoch."""
+        """Calibrates the norms if asked; later training trains the arg-max."""
         if self._steps_per_epoch is None:
             self._steps_per_epoch = max((self._last_step + 1) // (epoch + 1), 1)
         if self.settings.norm == "calibrate_each_epoch":

@@ -1,5 +1,4 @@
-"""The fake-quantizer of SLB's weights: the expectation while it trains, the arg-max when it is
-finished.
+"""SLB's weight quantizer: the expectation in training, the arg-max when finished.
 
 The paper has no scale: V lies in [-1, 1], and the batch norm behind the layer makes up for it.
 ``scale`` here:

@@ -53,9 +53,7 @@ class Slb(Quantizer):
     """
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """It needs epochs, finite weights besides stem and classifier, and the memory to search one
-        bit for them.
-        """
+        """Reasons against: no epochs, weights that are not finite, too little memory for 1 bit."""
         if job.budget.epochs < self.min_epochs:
             return [f"it needs {self.min_epochs} epoch of training, and the budget has {job.budget.epochs}"]
         exempt = (*models.stem(model), *models.classifier(model))
@@ -73,9 +71,7 @@ class Slb(Quantizer):
         return [f"even at 1 bit it {reason}"] if reason else []
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """How the search over values goes; which group gets how many bits is asked by QUANTIZE
-        itself.
-        """
+        """Parameters of the search over values; QUANTIZE itself asks for the bits of groups."""
         del model
         default = Settings()
         return {

@@ -1,5 +1,4 @@
-"""The temperature over a training (paper: exponential; linear and constant stand beside it for
-comparison).
+"""The temperature over a training: exponential in the paper, linear or constant otherwise.
 
 Counted in units n = 1 .. N, steps (paper) or epochs (the released recipe), with s = int(N start), e
 = int(N end):

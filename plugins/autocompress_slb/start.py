@@ -1,6 +1,4 @@
-"""Where the search starts: logits from the trained weights, or at random; and how much memory it
-takes.
-"""
+"""Start of the search: logits of trained weights or random ones, and their memory."""
 
 from __future__ import annotations
 
@@ -21,8 +19,10 @@ probabilities.
 
 
 def magnitude(weight: torch.Tensor, bits: int, axis: int | None) -> torch.Tensor:
-    """What the value 1 stands for, float32 ``(channels,)`` along ``axis``, or a scalar for None:
-    ``max |W|``, for 1 bit ``mean |W|``, and never 0, since a dead channel needs a scale as well.
+    """The magnitude of the value 1, float32 ``(channels,)`` along ``axis``; a scalar for None.
+
+    It is ``max |W|``, for 1 bit ``mean |W|``, and never 0, since a dead channel needs a scale
+    as well.
 
     Raises:
         TrialFailed: if a weight is not finite.

@@ -1,6 +1,4 @@
-"""The paper's form of state batch normalisation: every batch passes twice, for training and for
-statistics.
-"""
+"""The paper's state batch norm: each batch passes twice, to train and for statistics."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The values that a weight may have, and the three ways of reading its logits (paper, sections 2
-and 3 of the method).
+"""The values of a weight, and three ways to read its logits (paper, sections 2 and 3).
 
     V   = { v_i = -1 + 2 (i - 1) / (m - 1),  i = 1 .. m },   m = 2^b      uniform on [-1, 1], never
     0 P_i = exp(A_i / tau) / sum_j exp(A_j / tau) = softmax_i(T A)          tau falls to 0, so T = 1

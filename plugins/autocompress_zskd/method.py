@@ -1,6 +1,4 @@
-"""The data source ``zskd``: data impressions, images to which the teacher gives sampled soft
-labels.
-"""
+"""The data source ``zskd``: images for which the teacher gives sampled soft labels."""
 
 from __future__ import annotations
 

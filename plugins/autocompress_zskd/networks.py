@@ -1,5 +1,4 @@
-"""The paper's networks: LeNet-5 for 32x32 images of one channel, AlexNet for CIFAR-10, and students
-half as wide.
+"""The paper's networks: LeNet-5, AlexNet for CIFAR-10, and students of half the width.
 
 Importing this file makes them known to timm, as ``lenet5``, ``lenet5_half``, ``alexnet_cifar`` and
 ``alexnet_cifar_half``. Shapes are those of the paper and its official code; where activation and

@@ -1,5 +1,6 @@
-"""The teacher's softmax outputs as a Dirichlet distribution for each class (Nayak et al., ICML
-2019, section 3.2).
+"""A Dirichlet distribution of the teacher's outputs for each class.
+
+Nayak et al., ICML 2019, section 3.2.
 
 w_k in R^d is the row of the last layer for class k of K; its bias is not used.
 """
