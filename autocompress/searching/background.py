@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from autocompress.contract import Value
 from autocompress.graph import let_trace, without_tracing
 from autocompress.proposals.proposer import Proposed
@@ -58,15 +60,23 @@ class Background:
     out_of_reach: Sequence[OutOfReach] = ()
     _prepared: Prepared | None = None
     _first: Callable[[], None] | None = None
+    _threads: int | None = None
+    _has_proposed: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="proposals", daemon=True)
 
-    def start(self, first: Callable[[], None] | None = None) -> None:
-        """Begins, with ``first`` before all else."""
-        self._first = first
+    def start(self, first: Callable[[], None] | None = None, threads: int | None = None) -> None:
+        """Begins, with ``first`` before all else; torch takes ``threads``, as many as it has by
+        default."""
+        self._first, self._threads = first, threads
         self._thread.start()
+
+    def wait_for_proposals(self, meanwhile: Callable[[], None]) -> None:
+        """Returns once proposals are made, or cannot be; calls ``meanwhile`` again and again."""
+        while self._thread.is_alive() and not self._has_proposed.wait(0.2):
+            meanwhile()
 
     @property
     def is_running(self) -> bool:
@@ -94,10 +104,13 @@ class Background:
     def _run(self) -> None:
         try:
             with without_tracing():  # the driver composes recipes meanwhile, and methods may trace for that
+                if self._threads is not None:
+                    torch.set_num_threads(self._threads)
                 if self._first is not None:
                     self._first()
                 self._look_how_far(let_trace)
                 proposed = self.opened.proposals(pause=let_trace)
+                self._has_proposed.set()
                 needs_bits = proposed is None or self.wants_bits
                 sensitivity = self.opened.sensitivity(pause=let_trace) if needs_bits else []
             self._prepared = Prepared(proposed, sensitivity, self.opened.starting_points(sensitivity))

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
+
 from autocompress.devices.lock import MachineLock
 from autocompress.graph import let_trace, without_tracing
 from autocompress.results import Row
@@ -58,6 +60,7 @@ class DriverWorker:
         tell: told the number and the row of a finished trial.
         is_quick: whether a recipe trains nothing.
         workers: worker processes that are expected.
+        threads: of torch, beside workers.
         most_seconds: a trial that takes longer is given up, and so is this worker.
     """
 
@@ -68,6 +71,7 @@ class DriverWorker:
     tell: Callable[[int, Row], None]
     is_quick: Callable[[Asked], bool]
     workers: int
+    threads: int
     most_seconds: float
     _asked: Asked | None = None
     _since: float = 0.0
@@ -75,12 +79,13 @@ class DriverWorker:
     _thread: threading.Thread | None = None
     _is_over: bool = False
 
-    def start(self, *, with_recipe: bool) -> None:
-        """Begins: ``with_recipe`` with the first recipe, then with tables and proposals."""
+    def start(self, *, with_recipe: bool, threads: int | None = None) -> None:
+        """Begins: ``with_recipe`` with the first recipe, then with tables and proposals, which take
+        ``threads``."""
         asked = self.dispatcher.hand_out(NAME) if with_recipe else None
         if asked is not None:
             self._begin(asked)
-        self.background.start(None if asked is None else partial(self._run, asked))
+        self.background.start(None if asked is None else partial(self._run, asked), threads)
 
     def turn(self) -> None:
         """Tells a finished row and begins the next trial, where there is one; called often."""
@@ -128,6 +133,7 @@ class DriverWorker:
     # --- in the thread ----------------------------------------------------------------------------
 
     def _alone(self, asked: Asked) -> None:
+        torch.set_num_threads(self.threads)
         with without_tracing():  # the driver composes recipes meanwhile
             self._run(asked)
 

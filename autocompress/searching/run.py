@@ -157,9 +157,9 @@ class _Run:
         )
         self._first: Sequence[Point] = []
         if self._study.is_new:
-            quick = [point for point in self._opened.starting_points() if not self._trains(point)]
-            quick.sort(key=lambda point: point[0] == UNCOMPRESSED)  # its figures are known
-            self._first = [*self._earlier(), *quick]
+            # The figures of the uncompressed model are known: it waits until there are tables.
+            points = [point for point in self._opened.starting_points() if point[0] != UNCOMPRESSED]
+            self._first = [*self._earlier(), *(point for point in points if not self._trains(point))]
             self._study.enqueue_starting_points(self._first)
 
     def _earlier(self) -> list[Point]:
@@ -285,8 +285,13 @@ class _Run:
         )
         self._own_worker = self._worker_of(dispatcher, allowance)
         is_first = bool(self._first) and not self._study.is_proposed and not self._trains(self._first[0])
-        self._own_worker.start(with_recipe=is_first)
+        # Where workers take all processors, starting them beside the tables makes both late.
+        is_crowded = usable_processors() <= self._job.workers
+        threads = None if is_crowded else max(1, usable_processors() - self._job.workers)
+        self._own_worker.start(with_recipe=is_first, threads=threads)
         self._study.before_ask = self._take_proposals
+        if is_crowded:
+            self._background.wait_for_proposals(self._own_worker.turn)
         placement.run(dispatcher, self._settings(allowance.deadline), self._own_worker.turn)
         return dispatcher.why_ended
 
@@ -305,15 +310,21 @@ class _Run:
             tell=self._study.tell,
             is_quick=lambda asked: not self._trains((asked.label, asked.values)),
             workers=self._job.workers,
+            threads=self._threads,
             most_seconds=allowance.trial_seconds,
         )
+
+    @property
+    def _threads(self) -> int:
+        """Of torch, in each worker."""
+        return max(1, usable_processors() // self._job.workers)
 
     def _settings(self, deadline: float | None) -> Settings:
         return Settings(
             job=self._job,
             folder=self._folder.resolve(),
             baseline=self._baseline,
-            threads=max(1, usable_processors() // self._job.workers),
+            threads=self._threads,
             cwd=Path.cwd(),
             deadline=deadline,
             methods={method.name: method.version for method in self._opened.methods},

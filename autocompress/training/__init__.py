@@ -4,7 +4,7 @@
 and distillation) and ``taps`` (outputs of inner modules for callbacks). ``trainer`` trains a model,
 or a baseline that is kept, and ``recovery`` a compressed one. ``evaluation`` gives logits and
 accuracy, and recalibrates batch norms. ``computing`` tells how torch computes, which is part of
-every content key.
+every content key. ``threads`` tells how many of them pay.
 """
 
 from autocompress.training.computing import computed_with, half_precision, versions
@@ -13,10 +13,10 @@ from autocompress.training.loop import Progress, Training, TrainResult, TrainSet
 from autocompress.training.losses import SoftTargets, answers_of, distillation
 from autocompress.training.optimizing import clipped_parameters, make_optimizer, parameter_groups
 from autocompress.training.recovery import recover
+from autocompress.training.threads import limit_threads
 from autocompress.training.trainer import (
     baseline_settings,
     default_device,
-    limit_threads,
     require_training_images,
     train,
     train_baseline,

@@ -23,7 +23,6 @@ from autocompress.data import Split, Splits
 from autocompress.errors import TrialFailed, UserError
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
-from autocompress.processors import usable_processors
 from autocompress.store import save_tensors
 from autocompress.training.computing import computed_with
 from autocompress.training.evaluation import logits
@@ -50,14 +49,6 @@ def train(model: nn.Module, split: Split, settings: TrainSettings, **options: An
 def default_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def limit_threads() -> None:
-    """Limits torch's threads to the processors of this process.
-
-    torch does not see the quotas of containers.
-    """
-    torch.set_num_threads(min(torch.get_num_threads(), usable_processors()))
 
 
 def baseline_settings(job: Job) -> TrainSettings:

@@ -1,0 +1,64 @@
+"""How many threads torch gains from. On some virtual machines threads wait for each other so long
+that one thread is the fastest."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import nn
+
+from autocompress.processors import usable_processors
+
+GAIN = 0.9
+"""Several threads are kept where they take at most this share of one thread's time."""
+ROUNDS = 3
+
+
+def limit_threads() -> None:
+    """Limits torch's threads to the processors of this process, which torch does not see in
+    containers, and to one thread where more are slower.
+
+    A number that the user's environment sets (``OMP_NUM_THREADS``) is kept.
+    """
+    threads = min(torch.get_num_threads(), usable_processors())
+    if threads > 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = useful_threads(threads)
+    torch.set_num_threads(threads)
+
+
+@cache
+def useful_threads(most: int) -> int:
+    """``most``, or 1 where so many threads do not make a small network's step faster.
+
+    Both are timed in turn, which takes a tenth of a second.
+    """
+    step = _step()
+    before = torch.get_num_threads()
+    seconds: dict[int, list[float]] = {1: [], most: []}
+    try:
+        for _ in range(1 + ROUNDS):
+            for threads, own in seconds.items():
+                torch.set_num_threads(threads)
+                started = time.perf_counter()
+                step()
+                own.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(before)
+    alone, together = (min(own[1:]) for own in seconds.values())  # the first round warms up
+    return most if together <= GAIN * alone else 1
+
+
+def _step() -> Callable[[], None]:
+    """A training step of a small network."""
+    network = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3))
+    images = torch.zeros((32, 32, 16, 16))
+
+    def step() -> None:
+        network.zero_grad()
+        network(images).square().mean().backward()
+
+    return step
