@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,20 +28,22 @@ def search_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     start = Background.start
 
-    def start_and_wait(background: Background) -> None:
-        start(background)
-        background.ready(wait=True)
+    def start_and_wait(background: Background, *arguments: Any) -> None:
+        start(background, *arguments)
+        background.ready(meanwhile=lambda: None)
 
     monkeypatch.setattr(Background, "start", start_and_wait)
     monkeypatch.setattr(placement, "check", lambda: None)
     monkeypatch.setattr(placement, "run", _run)
 
 
-def _run(dispatcher: Dispatcher, settings: Settings) -> None:
+def _run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None]) -> None:
     folder, threads = Path.cwd(), torch.get_num_threads()
     worker = Worker.of(settings)
-    dispatcher.started()
+    for _ in range(settings.job.workers):
+        dispatcher.started()  # so that the driver's own worker tries no more than the first recipe
     try:
+        turn()
         while (asked := dispatcher.hand_out(NAME)) is not None:
             worker.study.start(asked.number)
             worker.run(asked.number, asked.values, asked.label)
