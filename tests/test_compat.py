@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,7 @@ WITHOUT_COMPILER = """
 import sys
 import torch
 from autocompress.compat import torch_compiler
-import autocompress.models, torchvision
+import autocompress.searching.trainable, torchvision
 
 assert "torch._dynamo" not in sys.modules, "the compiler was loaded"
 assert torch.compiler.disable is not torch_compiler._disable
@@ -126,6 +127,21 @@ assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
 def test_timm_is_imported_without_the_compiler_which_still_works() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_each_room_that_imports_timm_imports_it_without_the_compiler() -> None:
+    """Whichever of them is imported first."""
+    package = ROOT / "autocompress"
+    rooms = {
+        file.parent
+        for file in package.glob("*/*.py")
+        if re.search(r"^(from|import) (timm|torchvision)\b", file.read_text(encoding="utf-8"), re.MULTILINE)
+    } - {package / "compat"}
+    assert rooms
+    for room in rooms:
+        first = re.search(r"^(?:from|import) (?!__future__)(\S+)", (room / "__init__.py").read_text(), re.MULTILINE)
+        assert first is not None, room
+        assert first[1] == "autocompress.compat.torch_compiler", room
 
 
 def test_rewrite_rules_tell_their_operator() -> None:

@@ -1,5 +1,6 @@
 """The traced graph of a model, and the facts about its layers that methods ask for."""
 
+import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
 from autocompress.graph.facts import LayerFacts, NetworkFacts, facts
 from autocompress.graph.trace import UntraceableModel, evaluating, let_trace, trace, without_tracing
 

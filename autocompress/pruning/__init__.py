@@ -9,3 +9,5 @@ key.
 
 Which channels are needed least is not decided here: that is a pruning method's work.
 """
+
+import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time

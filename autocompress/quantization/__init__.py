@@ -1,5 +1,6 @@
 """Quantization: fake-quantizers, their placement, and the hardened network of integers."""
 
+import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
 from autocompress.quantization.counts import operator_counts
 from autocompress.quantization.folding import fold_batch_norm
 from autocompress.quantization.hardening import harden, plan, rebuild

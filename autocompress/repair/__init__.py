@@ -6,6 +6,7 @@ calibration images, :mod:`.refit` solves for the weights that make up for lost c
 the error that a refit leaves, and :mod:`.curves` gives that error at every width.
 """
 
+import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
 from autocompress.repair.columns import Columns, has_columns
 from autocompress.repair.curves import curve
 from autocompress.repair.elimination import Reader, eliminate, inverses, readers

@@ -7,6 +7,7 @@ accuracy, and recalibrates batch norms. ``computing`` tells how torch computes, 
 every content key. ``threads`` tells how many of them pay.
 """
 
+import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
 from autocompress.training.computing import computed_with, half_precision, versions
 from autocompress.training.evaluation import evaluate, logits, recalibrate_batch_norm
 from autocompress.training.loop import Progress, Training, TrainResult, TrainSettings
