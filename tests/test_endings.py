@@ -20,7 +20,7 @@ from autocompress.searching import run
 from autocompress.searching.endings import Endings
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels
-from autocompress.searching.reach import out_of_reach
+from autocompress.searching.reach import hopeless, out_of_reach
 from autocompress.searching.study import Study
 
 BASELINE = {"accuracy": 90.0, "size_bytes": 1000, "macs": 100, "energy_uj": 8.0}
@@ -148,8 +148,7 @@ def searched(folder: Path, **settings: Any) -> results.SearchResult:
     return run.search(toy_job(folder, **settings), opener=open_toy)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("search_here")
 def test_a_search_stalls_and_a_resume_says_so(tmp_path: Path) -> None:
     space = {"toy": {"width": 1.0, "bits": [32, 8]}}  # nothing but the learning rate is left to draw
     found = searched(tmp_path, budget={"trials": 40, "stall": 3}, space=space)
@@ -160,8 +159,7 @@ def test_a_search_stalls_and_a_resume_says_so(tmp_path: Path) -> None:
     assert again.summary["ended"] == found.summary["ended"]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("search_here")
 def test_a_search_ends_once_the_constraints_are_met_and_another_one_goes_on_from_it(tmp_path: Path) -> None:
     limits = {"latency": "0.2x", "accuracy_drop": 9.0}
     budget = {"trials": 40, "until_met": True}
@@ -234,8 +232,16 @@ def test_what_nothing_can_meet_is_said_with_the_nearest_value(
     assert [str(one).partition(" (")[0] for one in found] == told
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
+def test_a_method_that_cannot_meet_a_bound_alone_is_not_tried_alone(tmp_path: Path) -> None:
+    labels = ["uncompressed", "narrow alone", "narrow and 8-bit"]
+    for limits, expected in (({"latency": "0.1x"}, {"narrow alone": "latency"}), ({"latency": "0.2x"}, {}), ({}, {})):
+        job = toy_job(tmp_path, constraints=limits)
+        opened: OpenedToy = open_toy(job)
+        measurer = Measurer.of(job, opened.device)
+        assert hopeless(opened, measurer, run.baseline_row(opened, measurer), labels) == expected
+
+
+@pytest.mark.usefixtures("search_here")
 def test_a_search_says_what_cannot_be_met(tmp_path: Path) -> None:
     found = searched(tmp_path, budget={"trials": 3}, constraints={"latency": "0.01x"})
     (one,) = found.summary["out_of_reach"]

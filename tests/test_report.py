@@ -209,6 +209,25 @@ def test_a_sensitivity_table_is_shown_where_there_is_one(run: Path, tmp_path: Pa
     assert EVIL not in table
 
 
+def test_tables_of_channels_are_shown_by_coupling_and_share(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    losses = {("layer1.0", 1.0): 0.0, ("layer1.0", 0.5): 0.0312, (EVIL, 1.0): 0.0, (EVIL, 0.25): 40.0}
+    rows: list[dict[str, Any]] = [
+        {"axis": "structure", "name": name, "group": "layer1", "choice": share, "divergence": loss, "scale": 1.0}
+        for (name, share), loss in losses.items()
+    ]
+    rows = [{**row, "measured": row["choice"] == 0.5} for row in rows]
+    results.write_tables(tmp_path, rows)
+    page = write_report(tmp_path).read_text()
+    table = page[page.index('<table class="heat">') :]
+    table = table[: table.index("</table>")]
+    assert re.findall(r"<th [^>]*>(.*?)</th>", table)[:4] == ["share of channels that stays", "coupling", "50%", "25%"]
+    assert re.findall(r"<td[^>]*>(.*?)</td>", table)[1:] == ["0.03", "", "", "40.0"]
+    assert "layer1.0 (layer1): 50% of its channels alone cost 0.0312 nats, measured" in table
+    assert EVIL not in table
+    assert list(results.read(tmp_path).tables["measured"]) == [False, True, False, False]
+
+
 def test_layers_that_stay_in_float_are_counted_and_named(tmp_path: Path) -> None:
     write_run(tmp_path)
     assert "in float</summary>" not in write_report(tmp_path).read_text()

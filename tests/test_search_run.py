@@ -23,7 +23,7 @@ from rich.live import Live
 from toy_search import OpenedToy, offer_toy_device, open_toy, toy_job
 
 from autocompress import results
-from autocompress.cli.progress import Screen
+from autocompress.cli.progress import Lines, Screen
 from autocompress.errors import UserError
 from autocompress.job import Job
 from autocompress.searching import run
@@ -243,17 +243,36 @@ def wait_for(condition: Any, file: Path, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_minutes_count_from_the_first_trial_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opening = 1000.0  # seconds, by a clock that is put forward: no real search of a loaded machine takes that long
+def test_minutes_count_from_the_start_but_for_training_a_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, training = 1000.0, 700.0  # seconds, by a clock that is put forward
     clock, ahead = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock() + ahead[0])
 
     def slow(job: Job, progress: Any = None) -> OpenedToy:
         ahead[0] += opening
-        return open_toy(job, progress)
+        opened = open_toy(job, progress)
+        opened.training_seconds = training
+        return opened
 
-    job = toy_job(tmp_path, budget={"trials": 4, "minutes": 1e-6})  # up at once, so that nothing else takes long
-    found = run.search(job, opener=slow)
-    assert found.summary["seconds"] < opening
+    watcher = Watcher()
+    job = toy_job(tmp_path, budget={"trials": 4, "minutes": 5})
+    found = run.search(job, opener=slow, observer=watcher, began=clock() - 10)
+    assert opening - training + 10 <= found.summary["seconds"] < opening
+    assert found.summary["ended"] == "the time is up"
+    assert any("at most 4 trials or 5 minutes, 310 s of them spent" in note for note in watcher.notes)
     before = Study(job.folder, job, {}).seconds
-    assert run.resume(job.folder, opener=slow).summary["seconds"] - before < opening, "nor is it charged again"
+    again = run.resume(job.folder, opener=slow, minutes=6).summary["seconds"]
+    assert opening - training <= again - before < opening, "a resume prepares again"
+
+
+def test_a_long_step_says_in_a_log_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ahead = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + ahead[0])
+    console = Console(file=io.StringIO(), width=100)
+    lines = Lines(console)
+    for fraction, seconds in ((0.0, 0.0), (0.2, 4.0), (0.3, 2.0), (0.5, 4.0), (1.0, 40.0)):
+        ahead[0] += seconds
+        lines.on_progress(fraction, "training the baseline")
+    assert console.file.getvalue() == "training the baseline: 30%, 14 s left\n"

@@ -120,10 +120,11 @@ def _search(job: Job, *, dry_run: bool) -> None:
 
     from autocompress.cli.progress import watching
     from autocompress.searching import run, stopping
+    from autocompress.searching.clock import process_began
 
     signals = stopping.caught(ends_process=True, last_words=partial(_last_words, job.folder))
     with signals, _told(job.folder), out_of_memory_told(), watching(console) as observer:
-        result = run.search(job, observer=observer)
+        result = run.search(job, observer=observer, began=process_began())
     _end(result, console)
 
 
@@ -132,11 +133,12 @@ def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minu
     """Continue a search that was stopped, or extend the budget of one. Finished trials are kept."""
     from autocompress.cli.progress import watching
     from autocompress.searching import run, stopping
+    from autocompress.searching.clock import process_began
 
     console = Console()
     signals = stopping.caught(ends_process=True, last_words=partial(_last_words, run_folder))
     with signals, _told(run_folder), out_of_memory_told(), watching(console) as observer:
-        result = run.resume(run_folder, trials=trials, minutes=minutes, observer=observer)
+        result = run.resume(run_folder, trials=trials, minutes=minutes, observer=observer, began=process_began())
     _end(result, console)
 
 

@@ -19,6 +19,8 @@ from autocompress.searching.progress import Silent, Steps
 Row = Mapping[str, Any]
 MOST_ROWS = 12
 """Rows of the front that a terminal shows while it searches."""
+LONG_STEP_S, SAY_EVERY_S = 5.0, 30.0
+"""Steps that take longer are told of in a log, so often."""
 FIGURES_WIDTH = 60
 """Columns of the terminal that the figures take."""
 
@@ -31,6 +33,7 @@ class Lines:
         self._total = 0
         self._began = 0.0
         self._done_here = 0
+        self._step = Step()
 
     def on_start(self, total: int) -> None:
         """The first trial is about to run; ``total`` counts trials of earlier runs too."""
@@ -54,7 +57,9 @@ class Lines:
         self._say(text)
 
     def on_progress(self, fraction: float, text: str) -> None:
-        """Nothing: the note that a step began is enough for a log."""
+        """Says how far a step is that takes longer than five seconds, twice a minute at most."""
+        if self._step.is_due(fraction, text):
+            self._say(f"{text}: {fraction:.0%}{self._step.left(fraction)}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -88,7 +93,8 @@ class Screen(Lines):
 
     def on_progress(self, fraction: float, text: str) -> None:
         """Draws the step's bar below what is shown."""
-        self._live.update(Group(*self._shown, step_bar(fraction, text)))
+        self._step.begin(text)
+        self._live.update(Group(*self._shown, step_bar(fraction, text, self._step.left(fraction))))
 
     def on_note(self, text: str) -> None:
         """Says it above what is shown, and drops the bar of the step before."""
@@ -111,10 +117,39 @@ class Screen(Lines):
         self._draw(head, front_table(front_rows, self._console.width, self._baseline), last)
 
 
-def step_bar(fraction: float, text: str) -> Table:
+class Step:
+    """The step that a search is at: since when, and how long it will take."""
+
+    def __init__(self) -> None:
+        self._text, self._began, self._said = "", 0.0, 0.0
+
+    def begin(self, text: str) -> None:
+        """Starts the clock where this is another step."""
+        if text != self._text:
+            self._text, self._began = text, time.monotonic()
+            self._said = self._began + LONG_STEP_S - SAY_EVERY_S
+
+    def is_due(self, fraction: float, text: str) -> bool:
+        """Whether it is worth a line: it has taken five seconds, and was not told of lately."""
+        self.begin(text)
+        now = time.monotonic()
+        if fraction >= 1 or now - self._said < SAY_EVERY_S:
+            return False
+        self._said = now
+        return True
+
+    def left(self, fraction: float) -> str:
+        """``, 0:12 left`` at the pace so far; empty while nobody can tell."""
+        spent = time.monotonic() - self._began
+        if not 0 < fraction < 1 or spent < 1:
+            return ""
+        return f", {words.duration(spent * (1 - fraction) / fraction)} left"
+
+
+def step_bar(fraction: float, text: str, left: str = "") -> Table:
     """How far a step is, on one line."""
     bar = Table.grid(padding=(0, 2))
-    bar.add_row(Text(text), ProgressBar(total=1.0, completed=fraction, width=30), f"{fraction:.0%}")
+    bar.add_row(Text(text), ProgressBar(total=1.0, completed=fraction, width=30), f"{fraction:.0%}{left}")
     return bar
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from autocompress.compression.structural import REPAIR
 from autocompress.contract import OperatorCount, Plan
 from autocompress.recipes.recipe import Recipe
 
@@ -44,3 +45,13 @@ class Candidate:
     seconds: dict[str, float]
     slow: str = ""
     estimated: tuple[str, ...] = ()
+
+    @property
+    def divergence(self) -> float | None:
+        """KL to the baseline after REPAIR, before anything is trained or quantized; None where
+        nothing was repaired.
+        """
+        told = [step["plan"] for step in self.plan["transforms"] if step.get("stage") == REPAIR]
+        if not told or "divergence" not in told[-1]:
+            return None
+        return float(min(told[-1]["divergence"]))

@@ -3,7 +3,7 @@
 from autocompress.data.guard import Sealed, SealedError, let_go, unsealed
 from autocompress.data.loading import builtin_providers, load
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
-from autocompress.data.split import Batch, DataInfo, Loader, Split, Splits, stratified
+from autocompress.data.split import Batch, DataInfo, Loader, Scored, Split, Splits, stratified
 from autocompress.data.tensors import TensorSplit
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "DatasetProvider",
     "LoadOptions",
     "Loader",
+    "Scored",
     "Sealed",
     "SealedError",
     "Source",

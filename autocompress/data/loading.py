@@ -64,7 +64,9 @@ def load(
     roles = Roles(_unite(words, sources, info), sources, info, seed, has_weights)
     splits = roles.assign()
     train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))
-    return Splits(train, val, test, info, notes=tuple(roles.notes))
+    judging = val if config.val_images is None else val.subset(config.val_images, seed)
+    whole = None if judging is val else val
+    return Splits(train, judging, test, info, whole_val=whole, notes=tuple(roles.notes))
 
 
 def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvider:

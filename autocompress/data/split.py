@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import torch
 
@@ -139,6 +139,11 @@ class Split(ABC):
         return self if n >= len(self) else self.take(stratified(self.labels(), n, seed)[0])
 
 
+Scored = Literal["val", "whole_val", "test"]
+"""The images that a file can be scored on: those that judge trials, all validation images, the
+last ones."""
+
+
 @dataclass(frozen=True)
 class Splits:
     """The three splits of a job.
@@ -146,6 +151,8 @@ class Splits:
     Attributes:
         train: empty where the user has no images to train on.
         val: what candidates are judged by.
+        whole_val: all validation images, where ``val`` is a part of them; the front is scored on
+            these at the end.
         test: for the last report; empty where the user has none.
         info: of all three.
         synthetic: where there are no training images: by data source, how many images take their
@@ -162,6 +169,7 @@ class Splits:
     info: DataInfo
     synthetic: Mapping[str, int] = field(default_factory=dict)
     by_agreement: bool = False
+    whole_val: Split | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -178,7 +186,8 @@ class Splits:
             made = ", ".join(f"{number:,} by {name}" for name, number in self.synthetic.items())
             parts = [f"no training data, but synthetic images: {made}"]
         held_out = " further synthetic ones to compare with the baseline's answers"
-        parts.append(f"{len(self.val):,}{held_out if self.by_agreement else ' to validate'} {worth}")
+        of = "" if self.whole_val is None else f" of {len(self.whole_val):,}"
+        parts.append(f"{len(self.val):,}{of}{held_out if self.by_agreement else ' to validate'} {worth}")
         parts.append(f"{len(self.test):,} to test" if len(self.test) else "none to test")
         return (
             f"{self.info.num_classes} classes, {height}x{width}, {channels} channel{'s' if channels > 1 else ''}; "

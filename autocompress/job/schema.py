@@ -75,6 +75,9 @@ class DataConfig(_Section):
     is not named, is half of them); without ``val`` they are judged by agreement with the baseline
     on synthetic images, and ``test`` is for the last report.
 
+    ``val_images`` is how many of the validation images judge trials, drawn evenly from the classes;
+    the models of the front are scored on all of them at the end.
+
     ``exif`` turns pictures upright by their EXIF orientation, which timm and torchvision ignore.
     """
 
@@ -82,6 +85,7 @@ class DataConfig(_Section):
     val: str | None = None
     test: str | None = None
     exif: bool = False
+    val_images: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -100,8 +104,11 @@ class DataConfig(_Section):
     def spelled(self) -> str | dict[str, Any] | None:
         """The section as a job file writes it: one word where it stands for all splits."""
         names: dict[str, Any] = {role: self.words.get(role) for role in SPLITS}
-        if self.exif:
-            return names | {"exif": True}
+        options = ({"exif": True} if self.exif else {}) | (
+            {} if self.val_images is None else {"val_images": self.val_images}
+        )
+        if options:
+            return names | options
         return self.train if self.train == self.val == self.test else names
 
     @property
@@ -171,10 +178,9 @@ else:
 class Budget(_Section):
     """What the search may spend. ``epochs`` is the most that one trial recovers.
 
-    ``minutes`` count from when the first trial can begin, after a resume too: training the
-    baseline, making images and what else trials share before they begin are not part of them.
-    ``trial_minutes`` ends a hung trial; its clock stands while a set of images is made that trials
-    share.
+    ``minutes`` count from the start of the process, after a resume too; only training the baseline
+    is not part of them. ``trial_minutes`` ends a hung trial; its clock stands while a set of images
+    is made that trials share.
 
     ``stall`` ends the search after so many finished trials in a row that add nothing to the
     hypervolume. ``until_met`` ends it as soon as one trial meets all constraints.
@@ -289,6 +295,8 @@ class Job(_Section):
             raise HintedError("cannot stand beside 'pretrained': the baseline has one source", "drop one", "checkpoint")
         if self.data.train is None and not self.pretrained and self.checkpoint is None:
             raise HintedError("gives nothing to train the baseline on", "set 'pretrained' or 'checkpoint'", "data")
+        if self.data.val_images is not None and self.data.train is None and self.data.val is None:
+            raise HintedError("has nothing to draw from", "the job names no validation images", "data.val_images")
         return self
 
     @model_validator(mode="after")

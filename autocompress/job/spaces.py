@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,25 @@ def find_space(name: str, beside: Path | None = None) -> Path:
     raise UserError(f"there is no space '{name}'", "" if is_path else did_you_mean(name, [DEFAULT, *space_names()]))
 
 
+REPAIR = "repair.fit"
+
+
 def limits_of(job: Job) -> Limits:
-    """The limits of ``job.space``, with ``job.methods`` or else the space's methods.
+    """The limits that ``job.space`` stands for, with ``job.methods`` or, where the job has none,
+    the space's methods. ``search.repair: false`` is a limit too.
 
     Raises:
         UserError: if the space is not found or is no space, with file, line and key.
     """
+    limits = _limits_of(job)
+    if job.search.repair:
+        return limits
+    if (asked := limits.values.get(REPAIR, "none")) not in ("none", ["none"]):
+        raise job.source.error("search.repair", f"cannot be false where the space has {REPAIR}: {asked}", "drop one")
+    return replace(limits, values={**limits.values, REPAIR: "none"})
+
+
+def _limits_of(job: Job) -> Limits:
     if isinstance(job.space, Mapping):
         return Limits(_flatten(job.space, job.source), job.methods, job.source)
     if job.space == DEFAULT:

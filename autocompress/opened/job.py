@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -34,7 +35,7 @@ from autocompress.contract import (
     manager,
 )
 from autocompress.contract.space import Chooser
-from autocompress.data import Splits, TensorSplit
+from autocompress.data import Scored, Splits, TensorSplit
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import AGREEMENT_IMAGES, Agreement, check_agreement, custom_operators, export
@@ -87,6 +88,7 @@ class OpenedJob:
         device: where latency is measured.
         pipeline: recipe -> candidate.
         limits: what the user fixed or narrowed.
+        training_seconds: that training the baseline took in this process.
     """
 
     job: Job
@@ -98,6 +100,7 @@ class OpenedJob:
     device: Device
     pipeline: Pipeline
     limits: Limits
+    training_seconds: float = 0.0
 
     @classmethod
     @out_of_memory_told()
@@ -112,12 +115,12 @@ class OpenedJob:
         limit_threads()
         known = outline(job, plugins or manager())
         limits, splits, model, installed = known.limits, known.splits, known.model, known.installed
-        has_images, devices = known.has_images, known.devices
-        device = devices[0]
-        lock = MachineLock()
+        has_images, devices, device = known.has_images, known.devices, known.devices[0]
+        lock, began = MachineLock(), time.monotonic()
         if splits is not None and models.needs_training(job, splits.info):
             with lock.shared():
                 model = train_baseline(job, model, splits, progress, pause=lock.breathe)
+        training_seconds = time.monotonic() - began
         model = models.reparameterise(model).cpu().eval()
         store = Store(pinning=True)  # what is made before the first trial is needed to the last
         methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images, devices=devices)
@@ -163,11 +166,11 @@ class OpenedJob:
         )
         with lock.shared():
             params_of = partial(_default_params, job, model, limits)
-            for name, reason in pipeline.prepare(progress, params_of, lock.breathe).items():
-                methods = [method for method in methods if method.name != name]
-                refused[name] = [reason]
+            unprepared = pipeline.prepare(progress, params_of, lock.breathe)
+        methods = [method for method in methods if method.name not in unprepared]
+        refused |= {name: [reason] for name, reason in unprepared.items()}
         store.pinning = False
-        return cls(job, model, splits, baseline, methods, refused, device, pipeline, limits)
+        return cls(job, model, splits, baseline, methods, refused, device, pipeline, limits, training_seconds)
 
     @classmethod
     @out_of_memory_told()
@@ -301,8 +304,10 @@ class OpenedJob:
     def proposals(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> Proposed | None:
         """Recipes from measured tables; see :class:`Proposer`.
 
-        None where a fault keeps them from being made: a search can do without them. ``pause`` is
-        called often."""
+        None where a fault keeps them from being made, or the job wants no tables: a search can do
+        without them. ``pause`` is called often."""
+        if not self.job.search.tables:
+            return None
         measured_by = measured_with(self.device, self.job.device)
         base, lock = self.baseline.deployable, MachineLock()
         recipes = ShareRecipes(self.space)
@@ -342,13 +347,17 @@ class OpenedJob:
         return Deployable(file, size, candidate.operators, lambda: candidate.model)
 
     def accuracy(
-        self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None
+        self,
+        deployable: Deployable,
+        split: Scored,
+        pause: Callable[[], None] | None = None,
     ) -> tuple[float, np.ndarray]:
-        """Percent of the split that the file labels correctly, and which images these are.
-
-        ``pause`` is called between images.
-        """
-        chosen = self.splits.val if split == "val" else self.splits.test
+        """Percent of the split that the file labels rightly in its runtime, and which images these
+        are; ``pause`` is called between images."""
+        splits = self.splits
+        chosen = splits.test if split == "test" else splits.val
+        if split == "whole_val" and splits.whole_val is not None:
+            chosen = splits.whole_val
         correct = self.scorer.score(deployable, chosen, pause=pause)
         return 100.0 * float(correct.mean()), correct
 

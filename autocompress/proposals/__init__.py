@@ -1,13 +1,14 @@
 """Where to cut a network, by measuring its parts (docs/proposals.md).
 
 :mod:`.choices` says what is chosen, :mod:`.structure` measures what couplings lose, :mod:`.tables`
-measures and interpolates within a share of time, :mod:`.correction` learns from trials.
+measures and interpolates within a share of time, :mod:`.correction` and
+:mod:`.measured` learn from trials.
 :mod:`.factors` and :mod:`.latency` say what choices cost, :mod:`.allocation` finds the best choices
 within a budget, and :mod:`.budgets` does so for a dozen budgets.
 """
 
 from autocompress.proposals.allocation import Allocation, Problem, allocate
-from autocompress.proposals.budgets import Proposal, draw_tilts, probe_points, propose, smallest
+from autocompress.proposals.budgets import COUNT, Proposal, draw_tilts, probe_points, propose, smallest
 from autocompress.proposals.choices import Choice, Part, Selection
 from autocompress.proposals.correction import Correction
 from autocompress.proposals.factors import (
@@ -25,6 +26,7 @@ from autocompress.proposals.factors import (
 )
 from autocompress.proposals.interpolation import interpolate
 from autocompress.proposals.latency import LatencyModel, Profile
+from autocompress.proposals.measured import with_measured
 from autocompress.proposals.structure import (
     SIXTEENTHS,
     RemovedChannels,
@@ -36,6 +38,7 @@ from autocompress.proposals.structure import (
 from autocompress.proposals.tables import Cell, Failure, Pair, Table, measure
 
 __all__ = [
+    "COUNT",
     "SIXTEENTHS",
     "STRUCTURE",
     "Allocation",
@@ -73,4 +76,5 @@ __all__ = [
     "size_bytes",
     "smallest",
     "structure_part",
+    "with_measured",
 ]

@@ -68,3 +68,11 @@ class Correction:
             return 0.0
         at = min(max(float(np.log(divergence)), self.low), self.high)
         return float(divergence * np.exp(self.offset + self.slope * (at - self.centre)))
+
+    def predicted(self, divergence: float) -> float:
+        """The predicted divergence whose corrected one is ``divergence``."""
+        low, high = divergence * 1e-3, divergence * 1e3
+        for _ in range(40):
+            middle = float(np.sqrt(low * high))
+            low, high = (middle, high) if self(middle) < divergence else (low, middle)
+        return high

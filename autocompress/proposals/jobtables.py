@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from autocompress.devices.lock import MachineLock
 from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
 from autocompress.job import Job
-from autocompress.proposals import LatencyModel, Layer, Part, Problem, Profile, RemovedChannels, Table
+from autocompress.proposals import Correction, LatencyModel, Layer, Part, Problem, Profile, RemovedChannels, Table
 from autocompress.proposals.shares import KEEP, ShareRecipes
 from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.recipes.recipe import Recipe
@@ -41,6 +42,7 @@ MOST_SECONDS = 30.0
 BATCH = 256
 """Images in one pass of a table's network."""
 Progress = Callable[[float, str], None]
+log = logging.getLogger("autocompress.proposals")
 
 
 def _nothing() -> None:
@@ -60,27 +62,51 @@ class Tables:
         table: divergences, for the report.
         neutral: a recipe's values with all channels kept: what proposals have in common.
         groups: group of each coupling.
-        error: relative error of predicted latency; NaN where it is not known.
+        errors: by cost, relative error of what is predicted; NaN where it is not known.
+        wholes: by cost, what the baseline has in the problem's unit; a cost that is missing cannot
+            be bounded yet.
+        amounts: by cost, what the baseline has in the unit in which a job bounds it.
+        first: the cost by which a sampler's budgets are meant, and what proposals are spread over.
+        correction: of predicted divergences.
     """
 
     problem: Problem
     table: Table
     neutral: Mapping[str, Value]
     groups: Mapping[str, str]
-    error: float
+    errors: Mapping[str, float]
+    wholes: Mapping[str, float]
+    amounts: Mapping[str, float]
+    first: str = "latency"
+    correction: Correction = field(default_factory=Correction)
 
     def widths(self, budget: float, tilts: Mapping[str, float]) -> dict[str, float]:
         """The shares that a sampler's draw stands for, by name of the parameter.
 
         Args:
-            budget: latency as a share of the full network's.
+            budget: the first cost as a share of the full network's.
             tilts: by group, a factor on what its couplings lose.
+
+        Returns:
+            Of all couplings but those whose table could not be measured: these are the sampler's.
         """
-        name = next(iter(self.problem.costs))
+        name = self.first
         bound = budget * self.problem.cost(name, self.problem.neutral())
         own = {part.key: tilts.get(self.groups[part.name], 1.0) for part in self.problem.parts}
         found = proposals.allocate(self.problem, {name: bound}, tilts=own)
-        return self.shares(found.indices)
+        lacking = {part.name for part in self.problem.parts if part.key in self.table.unmeasured}
+        found_shares = self.shares(found.indices)
+        return {name: share for name, share in found_shares.items() if name.removeprefix(KEEP) not in lacking}
+
+    def indices(self, shares: Mapping[str, Value]) -> tuple[int, ...] | None:
+        """The choices that ``prune.keep`` of a recipe stands for; None where one is not offered."""
+        found = []
+        for part in self.problem.parts:
+            share = shares.get(KEEP + part.name, 1.0)
+            if share not in part.choices:
+                return None
+            found.append(part.choices.index(share))
+        return tuple(found)
 
     def shares(self, indices: Sequence[int]) -> dict[str, float]:
         """``prune.keep`` of each coupling at these choices."""
@@ -88,7 +114,7 @@ class Tables:
 
     def rows(self) -> list[dict[str, Any]]:
         """The table as rows."""
-        return list(self.table.rows(self.problem.parts))
+        return [{**row, "group": self.groups[row["name"]]} for row in self.table.rows(self.problem.parts)]
 
 
 @dataclass
@@ -106,6 +132,7 @@ class TableMaker:
         lock: of the machine; computing holds it shared, and lets measurements go first.
         progress: told of what takes long.
         breathe: called often, while the lock is held shared or not at all.
+        notes: what the user should know of the tables.
     """
 
     job: Job
@@ -118,6 +145,7 @@ class TableMaker:
     lock: MachineLock
     progress: Progress = _silent
     breathe: Callable[[], None] = _nothing
+    notes: list[str] = field(default_factory=list)
 
     def tables(self) -> Tables | None:
         """Measures what couplings lose and widths cost, once for a baseline and machine.
@@ -138,7 +166,8 @@ class TableMaker:
         if not parts:
             return None
         network = facts(model, models.input_size(model))
-        key = digest("tables", VERSION, known.key, pruning.multiple, [list(part.choices) for part in parts])
+        own = [] if self.job.search.repair else ["unrepaired"]
+        key = digest("tables", VERSION, known.key, pruning.multiple, [list(part.choices) for part in parts], *own)
 
         def make() -> Any:
             return {"table": self._measured(known, network, couplings, parts, pruning).state()}
@@ -146,14 +175,37 @@ class TableMaker:
         with self.lock.shared():
             table = Table.from_state(self.pipeline.store.made(key, make, self.breathe)["table"])
         divergences = {part.key: table.divergences(part) for part in parts}
-        costs, fixed, error = self._costs(neutral, network, couplings, parts, pruning, divergences)
+        costs, fixed, errors = self._costs(neutral, network, couplings, parts, pruning, divergences)
         groups = models.groups(model, self.job.granularity)
-        return Tables(
+        return self._tables(
             Problem(tuple(parts), divergences, costs, fixed),
             table,
-            neutral.values,
+            neutral,
             {part.name: models.group_of(part.name, groups) for part in parts},
-            error,
+            errors,
+        )
+
+    def _tables(
+        self,
+        problem: Problem,
+        table: Table,
+        neutral: Recipe,
+        groups: Mapping[str, str],
+        errors: Mapping[str, float],
+    ) -> Tables:
+        full = {name: problem.cost(name, problem.neutral()) for name in problem.costs}
+        # A latency is a share of the baseline's already, and the baseline's file is there.
+        amounts = {"macs": full["macs"], "params": full["params"], "size": float(self.baseline.file.stat().st_size)}
+        wanted = [name for name in self.job.objectives if name in problem.costs]
+        return Tables(
+            problem,
+            table,
+            neutral.values,
+            groups,
+            errors,
+            {**amounts, "latency": 1.0},
+            amounts,
+            first=wanted[0] if wanted else "latency",
         )
 
     def _measured(
@@ -172,15 +224,17 @@ class TableMaker:
             known.moments,
             [images for images, _ in known.images.held_out.loader(BATCH)],
             multiple=pruning.multiple,
+            repaired=self.job.search.repair,
         )
 
         def measured(selection: Mapping[str, int]) -> float:
             self.breathe()
+            self.progress(min(1.0, (time.monotonic() - began) / seconds), text)
             return removed.measure(removed.keep(parts, selection))
 
-        minutes = self.job.budget.minutes
-        seconds = MOST_SECONDS if minutes is None else min(MOST_SECONDS, SHARE * 60 * minutes)
-        self.progress(0.0, "measuring what each layer's channels are worth")
+        seconds, began = table_seconds(self.job), time.monotonic()
+        text = "measuring what each layer's channels are worth"
+        self.progress(0.0, text)
         return proposals.measure(
             parts,
             measured,
@@ -198,11 +252,8 @@ class TableMaker:
         parts: Sequence[Part],
         pruning: Pruning,
         divergences: Mapping[str, np.ndarray],
-    ) -> tuple[dict[str, Any], dict[str, float], float]:
-        """Factors of each cost, what no choice changes, and the error of latency.
-
-        Latency comes first.
-        """
+    ) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
+        """Factors of each cost, what no choice changes, and the errors; latency comes first."""
         layers = proposals.layers_of(network, couplings)
         by_name = {coupling.name: coupling for coupling in couplings}
         kept = {part.name: proposals.kept_shares(part, by_name[part.name], pruning.multiple) for part in parts}
@@ -221,10 +272,13 @@ class TableMaker:
         )
         profiles = self._profiles(neutral, network, layers, parts, kept, points)
         if len(profiles) < 2:
-            return {"latency": costs["macs"], **costs}, {"latency": 0.0, **fixed}, float("nan")
+            self.notes.append("what widths cost could not be measured: latency is taken to follow multiply-adds")
+            whole = sum(float(factor.table[(0,) * factor.table.ndim]) for factor in costs["macs"])
+            shares = [replace(factor, table=factor.table / whole) for factor in costs["macs"]]
+            return {"latency": shares, **costs}, {"latency": 0.0, **fixed}, {}
         fitted = LatencyModel.fit(layers, profiles)
         factors, rest = fitted.factors(layers, parts, kept)
-        return {"latency": factors, **costs}, {"latency": rest, **fixed}, fitted.error
+        return {"latency": factors, **costs}, {"latency": rest, **fixed}, {"latency": fitted.error}
 
     def _profiles(
         self,
@@ -241,16 +295,17 @@ class TableMaker:
 
         def make() -> Any:
             with tempfile.TemporaryDirectory() as folder:
-                files = [self.baseline]
+                files, built = [self.baseline], list[Sequence[int]]()
                 for number, indices in enumerate(points):
                     self.progress(number / len(points), "measuring what widths cost")
                     with self.lock.shared():
-                        files += self._probe(parts, indices, Path(folder) / f"probe{number}.onnx")
+                        probe = self._probe(parts, indices, Path(folder) / f"probe{number}.onnx")
+                        files, built = files + probe, built + [indices] * len(probe)
                         self.breathe()
                 times = layer_times(self.device, files, list(network.layers), self.job.device) or []
             whole = times[0].total if times else 1.0
             found = []
-            for indices, own in zip(points, times[1:], strict=False):
+            for indices, own in zip(built, times[1:], strict=False):
                 shares = {part.name: kept[part.name][at] for part, at in zip(parts, indices, strict=True)}
                 seconds = {name: value / whole for name, value in own.layers.items()}
                 found.append([proposals.layer_widths(layers, shares), seconds, own.total / whole])
@@ -267,4 +322,16 @@ class TableMaker:
     def _probe(self, parts: Sequence[Part], indices: Sequence[int], file: Path) -> list[Deployable]:
         shares = {KEEP + part.name: float(part.choices[at]) for part, at in zip(parts, indices, strict=True)}
         recipe = self.recipes.recipe(shares)
-        return [] if recipe is None else [self.export(self.pipeline.run(recipe, dry_run=True), file)]
+        if recipe is None:
+            return []
+        try:
+            return [self.export(self.pipeline.run(recipe, dry_run=True), file)]
+        except Exception as error:  # the others may do
+            log.warning("a probe cannot be built: %s: %s", type(error).__name__, error)
+            return []
+
+
+def table_seconds(job: Job) -> float:
+    """The longest that tables may take."""
+    minutes = job.budget.minutes
+    return MOST_SECONDS if minutes is None else min(MOST_SECONDS, SHARE * 60 * minutes)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from autocompress import proposals
 from autocompress.contract import Value
-from autocompress.proposals import Problem
 from autocompress.proposals.jobtables import MOST_DIVERGENCE, TableMaker, Tables
 
+BETWEEN = 5
+"""More budgets each time that proposals are made again, so that they lie elsewhere."""
+UNKNOWN_ERROR = 0.05
+"""Relative error of a predicted cost, where it is not known."""
 TILTED = 8
 """Further recipes, with tilts that are drawn."""
 LEAST_BUDGET = 1 / 12
 """Of the full cost, for these."""
 WORTH_TRAINING = 0.03
 """Predicted KL from which on training gains something."""
+
+
+Again = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], "Proposed | None"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,18 @@ class Proposed:
             each coupling.
         groups: that have a tilt.
         rows: the table, for ``tables.csv``.
+        notes: what the user should know of the tables.
+        again: from the rows of trials so far and the baseline's, new proposals from corrected
+            tables; None where there is nothing to correct or to propose. None: nothing is proposed
+            again.
     """
 
     recipes: Sequence[tuple[str, dict[str, Value]]]
     widths: Callable[[float, Mapping[str, float]], dict[str, float]]
     groups: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
+    notes: Sequence[str] = ()
+    again: Again | None = None
 
 
 @dataclass(frozen=True)
@@ -54,27 +66,54 @@ class Proposer:
         tables = self.maker.tables()
         if tables is None:
             return None
+        if names := [part.name for part in tables.problem.parts if part.key in tables.table.unmeasured]:
+            text = f"no table could be measured of {', '.join(names)}: the sampler chooses their widths"
+            self.maker.notes.append(text)
+        if not self.maker.job.search.proposals:
+            return self.proposed(tables, [])
+        return replace(self.proposed(tables, self.recipes(tables)), again=self._again_of(tables))
+
+    def proposed(self, tables: Tables, recipes: Sequence[tuple[str, dict[str, Value]]]) -> Proposed:
+        """What a search gets of ``tables``."""
         groups = list(dict.fromkeys(tables.groups.values()))
-        return Proposed(self.recipes(tables), tables.widths, groups, tables.rows())
+        return Proposed(recipes, tables.widths, groups, tables.rows(), tuple(self.maker.notes))
 
-    def recipes(self, tables: Tables) -> list[tuple[str, dict[str, Value]]]:
-        """Labels and values of recipes for a dozen budgets.
+    def _again_of(self, tables: Tables) -> Again:
+        from autocompress.proposals.reproposing import Reproposer  # late: it imports this file
 
-        Those at constraints come first, then those of the whole range.
+        made: list[Reproposer] = []
+
+        def again(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> Proposed | None:
+            if not made:
+                made.append(Reproposer(self, tables, baseline))
+            return made[0].again(rows)
+
+        return again
+
+    def recipes(self, tables: Tables, *, step: int = 0) -> list[tuple[str, dict[str, Value]]]:
+        """Labels and values of recipes for a dozen budgets, those at constraints first, then from
+        the whole range; with another ``step`` they lie between these.
+
+        What misses a bound by more than the error of its prediction is left out, unless all do.
         """
-        problem = tables.problem
+        problem, bounds = tables.problem, self._bounds(tables)
         wanted = [name for name in self.maker.job.objectives if name in problem.costs] or ["latency"]
         made = proposals.propose(
             problem,
             wanted,
-            bounds=self._bounds(problem),
-            margin=0.0 if np.isnan(tables.error) else tables.error,
-            most_divergence=MOST_DIVERGENCE,
+            count=proposals.COUNT + BETWEEN * step,
+            bounds=bounds,
+            margin=_error(tables, "latency"),
+            most_divergence=tables.correction.predicted(MOST_DIVERGENCE),
+            seed=self.maker.job.seed + step,
         )
+        within = [proposal for proposal in made if _is_within(proposal.allocation, bounds, tables)]
+        made = within or made[-1:]
         bounded = [proposal for proposal in made if proposal.at_constraint]
         others = [proposal for proposal in made if proposal not in bounded and any(proposal.allocation.indices)]
         found: list[tuple[str, dict[str, Value]]] = []
-        chosen = [*(proposal.allocation for proposal in (*bounded, *_spread(others))), *self._tilted(tables, wanted[0])]
+        tilted = [] if step else [a for a in self._tilted(tables, wanted[0]) if _is_within(a, bounds, tables)]
+        chosen = [*(proposal.allocation for proposal in (*bounded, *_spread(others))), *tilted]
         for allocation in {allocation.indices: allocation for allocation in chosen}.values():
             recipe = self.maker.recipes.recipe(tables.shares(allocation.indices))
             if recipe is not None and recipe.prune is not None:
@@ -103,16 +142,27 @@ class Proposer:
             if recipe is not None and recipe.recover.get("epochs"):
                 yield "proposal, with an epoch of training", dict(recipe.values)
 
-    def _bounds(self, problem: Problem) -> dict[str, float]:
-        """The job's bounds in the units of the problem's costs, where they have such units."""
-        wholes = {
-            "latency": 1.0,  # latencies are shares of the baseline's
-            "size": float(self.maker.baseline.file.stat().st_size),
-            **{name: problem.cost(name, problem.neutral()) for name in ("macs", "params")},
-        }
-        bounds = {name: bound for name, bound in self.maker.job.constraints.bounds().items() if name in wholes}
-        found = {name: bound.value * wholes[name] for name, bound in bounds.items() if bound.relative}
-        return found | {n: bound.value for n, bound in bounds.items() if not bound.relative and n != "latency"}
+    def _bounds(self, tables: Tables) -> dict[str, float]:
+        """The job's bounds in the units of the problem's costs; those that cannot be told in them
+        are left out.
+        """
+        found = {}
+        for name, bound in self.maker.job.constraints.bounds().items():
+            amount = 1.0 if bound.relative else tables.amounts.get(name)
+            if name in tables.wholes and amount is not None:
+                found[name] = bound.value / amount * tables.wholes[name]
+        return found
+
+
+def _is_within(allocation: proposals.Allocation, bounds: Mapping[str, float], tables: Tables) -> bool:
+    """Whether a candidate may meet the bounds, as far as its costs are known."""
+    return all(allocation.costs[name] <= bound * (1 + 2 * _error(tables, name)) for name, bound in bounds.items())
+
+
+def _error(tables: Tables, name: str) -> float:
+    """Relative error of a predicted cost."""
+    error = tables.errors.get(name, float("nan"))
+    return UNKNOWN_ERROR if np.isnan(error) else error
 
 
 def _spread(made: Sequence[proposals.Proposal]) -> list[proposals.Proposal]:

@@ -111,6 +111,7 @@ class RemovedChannels:
         *,
         multiple: int = 1,
         divergence: Divergence = kl_divergence,
+        repaired: bool = True,
     ) -> None:
         """Runs the network once.
 
@@ -123,7 +124,9 @@ class RemovedChannels:
             batches: images that the moments did not see, on the model's device.
             multiple: see :func:`structure_part`.
             divergence: of two batches of outputs.
+            repaired: whether layers that lose inputs are refitted.
         """
+        self._repaired = repaired
         self.model = copy.deepcopy(model).eval()
         self.couplings = {coupling.name: coupling for coupling in couplings if coupling.name in orders}
         self._orders, self._moments, self._multiple = orders, moments, multiple
@@ -196,7 +199,8 @@ class RemovedChannels:
         before = [{key: value.clone() for key, value in module.state_dict().items()} for module in touched]
         added = [module for module in touched if getattr(module, "bias", 0) is None]
         try:
-            repair(self.model, lost, self._moments, self._norms)
+            if self._repaired:
+                repair(self.model, lost, self._moments, self._norms)
             yield
         finally:
             for module in added:

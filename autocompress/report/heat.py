@@ -1,5 +1,5 @@
-"""The sensitivity table as the page shows it: groups down, widths across, a colour and a figure in
-each cell.
+"""Tables as the page shows them: couplings or groups down, widths or bits across, a colour and a
+figure in each cell.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class HeatTable:
     """
 
     heads: list[tuple[str, int]]
-    widths: list[int]
+    widths: list[str]
     rows: list[tuple[str, list[Cell]]]
 
 
@@ -65,7 +65,33 @@ def heat_table(result: SearchResult) -> HeatTable | None:
     known = {tuple(row[name] for name in _KEY): row for row in table.to_dict("records")}
     groups = list(dict.fromkeys(table["group"]))
     rows = [(group, [_cell(known.get((group, *column))) for column in columns]) for group in groups]
-    return HeatTable(list(heads.items()), [bits for _, _, bits in columns], rows)
+    return HeatTable(list(heads.items()), [str(bits) for _, _, bits in columns], rows)
+
+
+def width_table(result: SearchResult) -> HeatTable | None:
+    """What each coupling loses at each share of its channels; None where a run has no tables."""
+    table = result.tables[result.tables["axis"] == "structure"]
+    if table.empty:
+        return None
+    shares = sorted((float(share) for share in table["choice"].unique() if share < 1), reverse=True)
+    known = {(row["name"], row["choice"]): row for row in table.to_dict("records")}
+    names = list(dict.fromkeys(table["name"]))
+    rows = [(name, [_width_cell(known.get((name, share))) for share in shares]) for name in names]
+    return HeatTable([("share of channels that stays", len(shares))], [f"{share:.0%}" for share in shares], rows)
+
+
+def _width_cell(row: Mapping[Hashable, Any] | None) -> Cell:
+    if row is None or pd.isna(row["divergence"]):
+        return Cell()
+    loss = float(row["divergence"])
+    how = "measured" if row["measured"] else "interpolated"
+    told = f"{row['name']} ({row['group']}): {row['choice']:.0%} of its channels alone cost {loss:.4f} nats, {how}"
+    return Cell(_loss(loss), _heat(loss), told)
+
+
+def _heat(loss: float) -> float:
+    heat = math.log(max(loss, FAINTEST) / FAINTEST) / math.log(STRONGEST / FAINTEST)
+    return round(min(1.0, heat), 3)
 
 
 def _is(table: pd.DataFrame, role: str, quantizer: str) -> pd.Series:
@@ -76,12 +102,11 @@ def _cell(row: Mapping[Hashable, Any] | None) -> Cell:
     if row is None:
         return Cell()
     loss, what = float(row["loss"]), _ROLES[row["role"]]
-    heat = math.log(max(loss, FAINTEST) / FAINTEST) / math.log(STRONGEST / FAINTEST)
     told = (
         f"{row['group']}: {what} alone at {row['bits']} bits ({row['quantizer']}) cost {loss:.4f} nats; "
         f"{row['agreement']:.1f} % of the images keep their label"
     )
-    return Cell(_loss(loss), round(min(1.0, heat), 3), told)
+    return Cell(_loss(loss), _heat(loss), told)
 
 
 def _loss(value: float) -> str:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from autocompress.files import write_text
 from autocompress.report import datafree, view, words
 from autocompress.report.chart import chart_data
-from autocompress.report.heat import heat_table
+from autocompress.report.heat import heat_table, width_table
 from autocompress.results import JOB_FILE, SearchResult, read
 
 REPORT_FILE, PLOT_FILE = "report.html", "front.png"
@@ -66,6 +66,7 @@ def render(result: SearchResult) -> str:
         seconds=words.duration(result.summary.get("seconds")),
         hypervolume=result.summary.get("hypervolume"),
         heat=heat_table(result),
+        cut_heat=width_table(result),
         unquantized=result.summary.get("float_layers") or [],
         cache=result.summary.get("cache") or {},
         images=result.summary.get("images") or {},

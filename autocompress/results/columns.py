@@ -61,6 +61,15 @@ _SENSITIVITY_DTYPES = {
     "loss": "float64",
     "agreement": "float64",
 }
+_TABLE_DTYPES = {
+    "axis": "string",
+    "name": "string",
+    "group": "string",
+    "choice": "float64",
+    "divergence": "float64",
+    "measured": "boolean",
+    "scale": "float64",
+}
 COLUMNS: tuple[str, ...] = tuple(_DTYPES)
 """Columns of trials.csv. Accuracies in percent, drops in points, ``recipe`` a dict (JSON in the
 file), ``artifact`` a path relative to the run's folder or empty. ``agreement`` is empty but in runs
@@ -78,6 +87,12 @@ SENSITIVITY_COLUMNS: tuple[str, ...] = tuple(_SENSITIVITY_DTYPES)
 these bits, ``loss`` is the mean Kullback-Leibler divergence from the baseline's class probabilities
 in nats, ``agreement`` the percent of equal labels."""
 
+TABLE_COLUMNS: tuple[str, ...] = tuple(_TABLE_DTYPES)
+"""Columns of tables.csv, a row a choice of each part. ``axis`` is "structure" (``name`` is a
+coupling, ``choice`` the share of its channels that stays), "weight bits" or "activation bits"
+(``name`` is a group). ``divergence`` is what this choice alone loses, in nats; ``measured`` whether
+it was measured or interpolated; ``scale`` what pairs of neighbours made of it."""
+
 
 def frame(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS) -> pd.DataFrame:
     """Rows as a typed frame with exactly ``columns``.
@@ -90,7 +105,7 @@ def frame(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS)
     rows = list(rows)
     if unknown := {key for row in rows for key in row} - set(columns):
         raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
-    dtypes = _FRONT_DTYPES | _SENSITIVITY_DTYPES
+    dtypes = _FRONT_DTYPES | _SENSITIVITY_DTYPES | _TABLE_DTYPES
     return pd.DataFrame({name: _column([row.get(name) for row in rows], dtypes[name]) for name in columns})
 
 
@@ -99,6 +114,8 @@ def _column(values: list[Any], dtype: str) -> pd.Series:
         return pd.Series([_text(value) for value in values], dtype="string")
     if dtype == "object":
         return pd.Series([value or {} for value in values], dtype=object)
+    if dtype == "boolean":
+        return pd.Series([str(value) == "True" for value in values], dtype="boolean")
     return pd.to_numeric(pd.Series(values, dtype=object)).astype(pd.api.types.pandas_dtype(dtype))
 
 

@@ -23,9 +23,10 @@ from autocompress.results.columns import (
     NUMBERS,
     SENSITIVITY_COLUMNS,
     STATUSES,
+    TABLE_COLUMNS,
     frame,
 )
-from autocompress.results.tables import read_front, read_sensitivity, read_trials
+from autocompress.results.tables import read_front, read_sensitivity, read_tables, read_trials
 
 JOB_FILE, SUMMARY_FILE = "job.yaml", "summary.json"
 
@@ -43,6 +44,7 @@ class SearchResult:
         summary: summary.json; empty while the search runs.
         sensitivity: sensitivity.csv; columns ``SENSITIVITY_COLUMNS``. Empty where no group had a
             choice of widths.
+        tables: tables.csv; columns ``TABLE_COLUMNS``. Empty where nothing was measured.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class SearchResult:
     front: pd.DataFrame
     summary: dict[str, Any] = field(default_factory=dict)
     sensitivity: pd.DataFrame = field(default_factory=lambda: frame([], SENSITIVITY_COLUMNS))
+    tables: pd.DataFrame = field(default_factory=lambda: frame([], TABLE_COLUMNS))
 
     @property
     def baseline(self) -> pd.Series:
@@ -207,4 +210,4 @@ def read(folder: str | Path) -> SearchResult:
     if not isinstance(job, dict) or not isinstance(summary, dict):
         raise UserError(f"{folder} cannot be read: {JOB_FILE} and {SUMMARY_FILE} must hold keys and values")
     trials, front = read_trials(folder), read_front(folder)
-    return SearchResult(folder, job, trials, front, summary, read_sensitivity(folder))
+    return SearchResult(folder, job, trials, front, summary, read_sensitivity(folder), read_tables(folder))

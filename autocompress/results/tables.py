@@ -11,7 +11,15 @@ import pandas as pd
 
 from autocompress.errors import UserError
 from autocompress.files import atomic
-from autocompress.results.columns import BASELINE, COLUMNS, FRONT_COLUMNS, LATER, SENSITIVITY_COLUMNS, frame
+from autocompress.results.columns import (
+    BASELINE,
+    COLUMNS,
+    FRONT_COLUMNS,
+    LATER,
+    SENSITIVITY_COLUMNS,
+    TABLE_COLUMNS,
+    frame,
+)
 
 TRIALS_FILE, FRONT_FILE, SENSITIVITY_FILE, TABLES_FILE = "trials.csv", "front.csv", "sensitivity.csv", "tables.csv"
 
@@ -41,7 +49,7 @@ def write_sensitivity(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_tables(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes ``tables.csv`` atomically: a row a choice of each coupling or group, with the
     divergence that it causes alone (``proposals.Table.rows``)."""
-    _write(folder / TABLES_FILE, pd.DataFrame(list(rows)))
+    _write(folder / TABLES_FILE, frame(rows, TABLE_COLUMNS))
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
@@ -66,13 +74,18 @@ def read_sensitivity(folder: Path) -> pd.DataFrame:
     return _read(folder / SENSITIVITY_FILE, SENSITIVITY_COLUMNS)
 
 
+def read_tables(folder: Path) -> pd.DataFrame:
+    """``tables.csv`` as a typed frame; empty where the run has none."""
+    return _read(folder / TABLES_FILE, TABLE_COLUMNS)
+
+
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not path.exists():
         return frame([], columns)
     try:
         # As text first: pandas would guess "None" and "nan" in a reason to be missing values.
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if missing := [column for column in columns if column not in {*table.columns, *LATER}]:
+        if missing := [column for column in columns if column not in {*table.columns, *LATER, "group"}]:
             raise ValueError(f"column '{missing[0]}' is missing")
         table = table.reindex(columns=list(columns), fill_value="")
         return frame([_parse(row) for row in table.to_dict("records")], columns)

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from autocompress.graph import let_trace, without_tracing
 from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.reach import OutOfReach, out_of_reach
+from autocompress.searching.reach import OutOfReach, hopeless, out_of_reach
 from autocompress.searching.searchable import SearchableJob
 from autocompress.sensitivity.table import Sensitivity
 
@@ -37,6 +38,23 @@ class Prepared:
     sensitivity: Sequence[Sensitivity]
     points: Sequence[Point]
 
+    @property
+    def table_rows(self) -> list[dict[str, Any]]:
+        """What was measured of each part alone, as rows of ``tables.csv``."""
+        bits = [
+            {
+                "axis": f"{row.role} bits",
+                "name": row.group,
+                "group": row.group,
+                "choice": float(row.bits),
+                "divergence": row.loss,
+                "measured": True,
+                "scale": 1.0,
+            }
+            for row in self.sensitivity
+        ]
+        return [*(dict(row) for row in (self.proposed.rows if self.proposed else ())), *bits]
+
 
 @dataclass
 class Background:
@@ -49,6 +67,7 @@ class Background:
         measurer: of the job's devices.
         baseline: the baseline's row.
         tell: told of constraints that nothing can meet, as soon as they are known.
+        progress: told of what takes long.
         out_of_reach: these constraints.
     """
 
@@ -57,6 +76,7 @@ class Background:
     measurer: Measurer
     baseline: Row
     tell: Callable[[str], None]
+    progress: Callable[[float, str], None] | None = None
     out_of_reach: Sequence[OutOfReach] = ()
     _prepared: Prepared | None = None
     _first: Callable[[], None] | None = None
@@ -109,11 +129,12 @@ class Background:
                 if self._first is not None:
                     self._first()
                 self._look_how_far(let_trace)
-                proposed = self.opened.proposals(pause=let_trace)
+                proposed = self.opened.proposals(self.progress, pause=let_trace)
                 self._has_proposed.set()
                 needs_bits = proposed is None or self.wants_bits
-                sensitivity = self.opened.sensitivity(pause=let_trace) if needs_bits else []
-            self._prepared = Prepared(proposed, sensitivity, self.opened.starting_points(sensitivity))
+                sensitivity = self.opened.sensitivity(self.progress, pause=let_trace) if needs_bits else []
+                points = self._hopeful(self.opened.starting_points(sensitivity), let_trace)
+            self._prepared = Prepared(proposed, sensitivity, points)
         except Exception:
             log.exception("nothing could be prepared; the search goes on without proposals")
 
@@ -127,3 +148,15 @@ class Background:
         for found in self.out_of_reach:
             log.warning("%s", found)
             self.tell(str(found))
+
+    def _hopeful(self, points: list[Point], pause: Callable[[], None]) -> list[Point]:
+        """``points`` without those of a method that cannot meet a bound alone."""
+        labels = [label for label, _ in points]
+        try:
+            left_out = hopeless(self.opened, self.measurer, self.baseline, labels, pause)
+        except Exception:
+            log.exception("what each method can reach alone is not known")
+            return points
+        for label, missed in left_out.items():
+            log.info("'%s' is not tried: its cheapest recipe misses the bound on %s", label, missed)
+        return [point for point in points if point[0] not in left_out]

@@ -15,7 +15,7 @@ import numpy as np
 
 from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE, load
 from autocompress.contract import Deployable, Manager, Measurement
-from autocompress.data import Splits, unsealed
+from autocompress.data import Scored, Splits, unsealed
 from autocompress.data.preprocessing import steps_of
 from autocompress.devices.lock import MachineLock
 from autocompress.files import write_json
@@ -76,6 +76,7 @@ class Closing:
     baseline: Row
     out_of_reach: Sequence[OutOfReach] = ()
     lock: Lock = field(default_factory=MachineLock)
+    _whole: np.ndarray | None = None
 
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
         """Writes front.csv, trials.csv and summary.json; returns the summary.
@@ -108,6 +109,8 @@ class Closing:
         if has_test:
             test_accuracy, test_correct = self._accuracy(self.opened.baseline.deployable)
             self.baseline |= {"test_accuracy": test_accuracy, "test_accuracy_drop": 0.0}
+        if self.opened.splits.whole_val is not None:
+            self.baseline["accuracy"], self._whole = self._accuracy(self.opened.baseline.deployable, "whole_val")
         candidates = KeptModels(self.folder, self.opened.job, self.baseline, rows).rows
         again = [self._again(row, None if _is_slow(row) else test_correct) for row in candidates]
         # What was lucky the first time may be dominated, or miss a bound, the second time.
@@ -176,6 +179,8 @@ class Closing:
             "latency_ratio": measured.latency_ratio,
             **tested,
         }
+        validated = None if _is_slow(row) else self._validated(row)
+        new |= {} if validated is None else validated[0]
         new |= self._ratios(new)
         bounds = self.opened.job.constraints.all_bounds()
         new["excess"] = excess(bounds, new, self.baseline)
@@ -184,7 +189,7 @@ class Closing:
         # The reason must say the figures that the table shows.
         again = "measured again: " if row["status"] == "complete" else ""
         new["reason"] = again + explain(missed, bounds, new, self.baseline) if missed else ""
-        self._keep_metrics(home, new, interval, measured.noisy)
+        self._keep_metrics(home, new, interval, measured.noisy, None if validated is None else validated[1])
         return new
 
     def _ratios(self, row: Row) -> Row:
@@ -208,12 +213,31 @@ class Closing:
         tested = {"test_accuracy": accuracy, "test_accuracy_drop": self.baseline["test_accuracy"] - accuracy}
         return tested, [-paired.high, -paired.low]
 
-    def _accuracy(self, deployable: Deployable) -> tuple[float, np.ndarray]:
-        """Accuracy on the test split; measurements of others go first."""
-        with self.lock.shared():
-            return self.opened.accuracy(deployable, "test", self.lock.breathe)
+    def _validated(self, row: Row) -> tuple[Row, list[float]] | None:
+        """Accuracy on all validation images, where trials were judged by a part of them, and the
+        interval of the drop; None where they were judged by all."""
+        if self._whole is None:
+            return None
+        accuracy, correct = self._accuracy(self._file(row), "whole_val")
+        paired = paired_difference(correct, self._whole)
+        figures = {"accuracy": accuracy, "accuracy_drop": self.baseline["accuracy"] - accuracy}
+        return figures, [-paired.high, -paired.low]
 
-    def _keep_metrics(self, home: Path, row: Row, interval: list[float] | None, noisy: bool) -> None:
+    def _accuracy(self, deployable: Deployable, split: Scored = "test") -> tuple[float, np.ndarray]:
+        """Of a file on a split. It loads the machine as training does, so measurements of others go
+        first.
+        """
+        with self.lock.shared():
+            return self.opened.accuracy(deployable, split, self.lock.breathe)
+
+    def _keep_metrics(
+        self,
+        home: Path,
+        row: Row,
+        interval: list[float] | None,
+        noisy: bool,
+        validated: list[float] | None = None,
+    ) -> None:
         file = home / METRICS_FILE
         metrics = json.loads(file.read_text(encoding="utf-8"))
         figures = {
@@ -221,6 +245,7 @@ class Closing:
         }
         metrics |= {**figures, "latency": row["latency"], "noisy": noisy}
         metrics |= {} if interval is None else {"test_accuracy_drop_interval": interval}
+        metrics |= {} if validated is None else {"accuracy_drop_interval": validated}
         write_json(file, metrics)
 
     def _settle_baseline(self, beside: Sequence[Row], *, measure: bool = True) -> None:
@@ -241,6 +266,7 @@ class Closing:
         missed = nearest_miss(rows)
         environments = [row["latency"]["environment"] for row in front if row.get("latency")]
         splits = self.opened.splits
+        judged = len(splits.val) if self._whole is None else len(self._whole)
         return {
             "hypervolume": front_hypervolume(front),
             "seconds": round(seconds, 1),
@@ -250,7 +276,7 @@ class Closing:
                 "hits": sum(row.get("cache_hits", 0) for row in rows),
                 "misses": sum(row.get("cache_misses", 0) for row in rows),
             },
-            "images": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+            "images": {"train": len(splits.train), "val": judged, "test": len(splits.test)},
             "preprocessing": steps_of(splits.info),
             "synthetic": _synthetic(splits),
             "notes": list(splits.notes),

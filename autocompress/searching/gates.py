@@ -163,6 +163,7 @@ class Trial:
         if not dry_run:
             self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
             self.row["float_layers"] = list(candidate.float_layers)
+            self.row["divergence"] = candidate.divergence
         if not self.row.get("params"):
             self.row |= {"params": candidate.params, "macs": candidate.macs}
             self._check()

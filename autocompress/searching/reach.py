@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from autocompress.results import Row
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.searchable import SearchableJob
 
+ALONE = " alone"
+"""How the label of a starting point ends on which one method acts."""
 MEASURED_S = 0.5
 """Of latency, for each candidate."""
 MOST_SECONDS = 20.0
@@ -87,6 +89,33 @@ def out_of_reach(
         for name, bound in left.items()
         if name in nearest
     ]
+
+
+def hopeless(
+    opened: SearchableJob,
+    measurer: Measurer,
+    baseline: Row,
+    labels: Sequence[str],
+    pause: Callable[[], None] | None = None,
+) -> dict[str, str]:
+    """Which of these starting points need not be tried, and the bound that each misses: they are of
+    one method alone, whose cheapest recipe misses it."""
+    bounds, found = opened.job.constraints.bounds(), dict[str, str]()
+    ends = time.monotonic() + MOST_SECONDS
+    with tempfile.TemporaryDirectory() as folder:
+        for method, values in opened.cheapest() if bounds else []:
+            label = f"{method}{ALONE}"
+            if label not in labels or time.monotonic() > ends:
+                continue
+            try:
+                costs = _costs(opened, measurer, values, bounds, Path(folder) / "model.onnx", pause)
+            except InvalidRecipe:
+                continue
+            nearest = {name: (value, method) for name, value in _values(bounds, costs, baseline).items()}
+            missed = [name for name, bound in bounds.items() if name in nearest and not _is_met(name, bound, nearest)]
+            if missed:
+                found[label] = missed[0]
+    return found
 
 
 def _is_met(name: str, bound: Bound, nearest: dict[str, tuple[float, str]]) -> bool:

@@ -11,13 +11,14 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from autocompress.contract import Manager, manager
+from autocompress.contract import Manager, Pruner, manager
 from autocompress.errors import Terminated, UserError
-from autocompress.files import full_disk_told, kept_if_possible
+from autocompress.files import full_disk_told
 from autocompress.job import Job, anchored, load_job, resolved, validate
 from autocompress.objectives.fronts import front_hypervolume
 from autocompress.opened.feasibility import UNCOMPRESSED
 from autocompress.processors import usable_processors
+from autocompress.proposals.jobtables import PROBES, table_seconds
 from autocompress.recipes.choosers import Replay
 from autocompress.results import (
     BASELINE,
@@ -32,12 +33,15 @@ from autocompress.results import (
 from autocompress.searching import placement, rundir, stopping
 from autocompress.searching.background import Background, Point
 from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
-from autocompress.searching.closing import Closing, save_trials
+from autocompress.searching.clock import Clock
+from autocompress.searching.closing import Closing
+from autocompress.searching.corrections import Corrections
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.driver_worker import DriverWorker
 from autocompress.searching.earlier import recipes_from
 from autocompress.searching.endings import Endings
 from autocompress.searching.gates import Lock, Trial
+from autocompress.searching.ledger import Ledger
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels
 from autocompress.searching.nearest import finish_nearest_miss, finish_within_bar
@@ -50,7 +54,9 @@ log = logging.getLogger("autocompress.search")
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
 
-def search(job: Job, *, observer: Observer | None = None, opener: Opener = open_job) -> SearchResult:
+def search(
+    job: Job, *, observer: Observer | None = None, opener: Opener = open_job, began: float | None = None
+) -> SearchResult:
     """Searches for the front of ``job``.
 
     Ctrl-C ends it early: the run is closed with the front so far, and ``summary["ended"]`` is
@@ -60,6 +66,7 @@ def search(job: Job, *, observer: Observer | None = None, opener: Opener = open_
         job: see ``autocompress.job.load_job``.
         observer: is told how it goes.
         opener: opens the job, in this process and in every worker.
+        began: when the job's minutes began to count, by ``time.monotonic``; now, by default.
 
     Returns:
         The finished run, read from ``results/<name>``.
@@ -70,12 +77,13 @@ def search(job: Job, *, observer: Observer | None = None, opener: Opener = open_
         KeyboardInterrupt: on Ctrl-C before the first trial, or on a second Ctrl-C.
         Terminated: on SIGTERM. It is a SystemExit with code 75.
     """
+    clock = Clock(time.monotonic() if began is None else began)
     plugins = manager()
     validate(job, plugins)
     placement.check()
     job = anchored(resolved(job), plugins)
     with stopping.caught(), rundir.begun(job, versions()) as folder, rundir.logged(folder), _full_disk_told(folder):
-        return _Run(job, folder, Unbreakable(observer or Silent()), opener, plugins).go()
+        return _Run(job, folder, Unbreakable(observer or Silent()), opener, plugins, clock).go()
 
 
 def resume(
@@ -85,6 +93,7 @@ def resume(
     minutes: float | None = None,
     observer: Observer | None = None,
     opener: Opener = open_job,
+    began: float | None = None,
 ) -> SearchResult:
     """Goes on with the search in ``folder``.
 
@@ -95,7 +104,7 @@ def resume(
         trials, minutes: a new budget for the whole search, where it shall be another than the
         job's.
         observer: is told how it goes.
-        opener: as for :func:`search`.
+        opener, began: as for :func:`search`.
 
     Raises:
         UserError: if ``folder`` is not a run, another process drives it, its job cannot be carried
@@ -104,6 +113,7 @@ def resume(
             the machine that measures are not those that it began with.
         KeyboardInterrupt, Terminated: as :func:`search`.
     """
+    clock = Clock(time.monotonic() if began is None else began)
     folder = Path(folder)
     if not (folder / JOB_FILE).is_file():
         raise UserError(f"{folder} is not a run: it has no {JOB_FILE}", "give the folder that a search wrote")
@@ -114,7 +124,7 @@ def resume(
     job = job.model_copy(update={"results": home.parent, "name": home.name})
     placement.check()
     with stopping.caught(), rundir.driver(folder), rundir.logged(folder), _full_disk_told(folder):
-        return _Run(job, folder, Unbreakable(observer or Silent()), opener, plugins).go()
+        return _Run(job, folder, Unbreakable(observer or Silent()), opener, plugins, clock).go()
 
 
 def _full_disk_told(folder: Path) -> AbstractContextManager[None]:
@@ -135,7 +145,10 @@ def versions() -> dict[str, str]:
 class _Run:
     """The driver's side of a search, from the opened job to the finished folder."""
 
-    def __init__(self, job: Job, folder: Path, observer: Observer, opener: Opener, plugins: Manager) -> None:
+    def __init__(
+        self, job: Job, folder: Path, observer: Observer, opener: Opener, plugins: Manager, clock: Clock
+    ) -> None:
+        self._clock = clock
         self._job, self._folder, self._observer, self._plugins = job, folder, observer, plugins
         self._opener = opener
         self._progress = Steps(observer)
@@ -144,6 +157,7 @@ class _Run:
         if (known := read_begun(folder)) is not None:  # before anything is trained
             check_resumable(folder, known, begun)
         self._opened = opener(job, self._progress)
+        clock.leave_out(self._opened.training_seconds)
         self._measurer = Measurer.of(job, self._opened.device, plugins)
         self._baseline = baseline_row(self._opened, self._measurer)
         self._study = Study(folder, job, self._baseline)
@@ -152,9 +166,9 @@ class _Run:
         self._study.keep_begun(begun)
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
-        self._background = Background(
-            self._opened, self._bits_pay, self._measurer, self._baseline, self._observer.on_note
-        )
+        told = self._observer.on_note, Steps(observer)
+        self._background = Background(self._opened, self._bits_pay, self._measurer, self._baseline, *told)
+        self._corrections: Corrections | None = None
         self._first: Sequence[Point] = []
         if self._study.is_new:
             # The figures of the uncompressed model are known: it waits until there are tables.
@@ -189,10 +203,15 @@ class _Run:
             return
         self._study.before_ask = None
         self._study.proposed = made.proposed
+        if made.proposed is not None:
+            for note in made.proposed.notes:
+                log.info(note)
+                self._observer.on_note(note)
+            self._corrections = Corrections(self._study, made.proposed, self._baseline, self._study.rows())
+            self._study.before_ask = self._corrections.before_ask
         if self._study.is_proposed:
             return
-        if made.proposed is not None:
-            write_tables(self._folder, made.proposed.rows)
+        write_tables(self._folder, made.table_rows)
         if made.sensitivity:
             write_sensitivity(self._folder, [asdict(row) for row in made.sensitivity])
         known = [values for _, values in self._first]
@@ -229,8 +248,8 @@ class _Run:
 
     @property
     def _seconds(self) -> float:
-        """Spent on trials, in earlier runs too."""
-        return time.monotonic() - self._zero
+        """Spent on the search, in earlier runs too."""
+        return self._clock.seconds
 
     def _seconds_left(self) -> float | None:
         minutes = self._job.budget.minutes
@@ -238,11 +257,9 @@ class _Run:
 
     def go(self) -> SearchResult:
         """Runs what the budget leaves, and closes."""
-        # From here on: a baseline or images that take longer than the budget would leave a search
-        #     without any trial.
-        self._zero = time.monotonic() - self._study.seconds
+        self._clock.go_on_from(self._study.seconds)
         rows = self._study.rows()
-        save_trials(self._folder, rows)
+        self._ledger = Ledger(self._folder, rows)
         self._kept = KeptModels(self._folder, self._job, self._baseline, rows)
         self._endings = Endings(self._job, self._baseline, rows)
         splits = self._opened.splits
@@ -251,6 +268,8 @@ class _Run:
             self._observer.on_note(note)
         self._observer.on_baseline(self._baseline)
         self._observer.on_start(self._job.budget.trials)
+        if not rows:
+            self._observer.on_note(self._forecast())
         left = self._seconds_left()
         allowance = Allowance(
             trials=max(0, self._job.budget.trials - len(rows)),
@@ -269,13 +288,27 @@ class _Run:
         self._study.recover()  # what was cut short waits for a resume
         return self._close(ended)
 
+    def _forecast(self) -> str:
+        """What the search will cost, as far as that is known before the first trial."""
+        budget, parts = self._job.budget, []
+        if any(isinstance(method, Pruner) for method in self._opened.methods) and self._job.search.tables:
+            parts.append(
+                f"tables in at most {table_seconds(self._job):.0f} s and {PROBES} probes beside the first trials"
+            )
+        limits = f"at most {budget.trials} trials"
+        limits += (
+            "" if budget.minutes is None else f" or {budget.minutes:g} minutes, {self._seconds:.0f} s of them spent"
+        )
+        return f"this search will cost: {', '.join([*parts, limits])}"
+
     def _spend(self, allowance: Allowance, done: int) -> str:
         """Runs trials; returns why there are no more."""
         if not allowance.trials:
             self._observer.on_note(f"{done} of {self._job.budget.trials} trials are done: none is left")
             return "all trials are spent"
         if self._seconds_left() == 0:
-            self._observer.on_note(f"the search has had its {self._job.budget.minutes:g} minutes: no trial is begun")
+            minutes = f"{self._job.budget.minutes:g} minutes, of which this run's preparation is a part"
+            self._observer.on_note(f"the search has had its {minutes}: no trial is begun")
             return "the time is up"
         if why := self._endings.why:
             self._observer.on_note(f"{why}: no trial is begun")
@@ -332,14 +365,15 @@ class _Run:
         )
 
     def _on_row(self, row: Row) -> None:
-        rows = self._study.rows()
         self._study.spend(self._seconds)
         self._kept.add(row)
+        if self._corrections is not None:
+            self._corrections.add(row)
         front = self._kept.front
-        with kept_if_possible(self._folder):  # the study has the rows
-            save_trials(self._folder, rows)
+        self._ledger.add(row)
         self._plugins.tell("autocompress_trial_finished", job=self._job, trial=row)
-        self._observer.on_trial(row, front, front_hypervolume(front) or 0.0, len(rows), self._seconds_left())
+        done = len(self._ledger.rows)
+        self._observer.on_trial(row, front, front_hypervolume(front) or 0.0, done, self._seconds_left())
 
     def _close(self, ended: str) -> SearchResult:
         """Writes the front and the report.

@@ -13,14 +13,14 @@ from autocompress.errors import UserError
 from autocompress.files import is_full_disk, write_text
 from autocompress.job import Job
 from autocompress.locks import FileLock
-from autocompress.results import FRONT_FILE, JOB_FILE, SENSITIVITY_FILE, TRIALS_FILE
+from autocompress.results import FRONT_FILE, JOB_FILE, SENSITIVITY_FILE, TABLES_FILE, TRIALS_FILE
 from autocompress.searching.study import STUDY_FILE
 
 log = logging.getLogger("autocompress.search")
 LOG_FILE, ARTIFACTS, RAY = "log.txt", "artifacts", "ray"
 SCRATCH = Path(RAY) / "scratch"
 WORKERS_LOCK = "workers.lock"
-LEFT_BY_A_START = (JOB_FILE, STUDY_FILE, SENSITIVITY_FILE, "structures")
+LEFT_BY_A_START = (JOB_FILE, STUDY_FILE, SENSITIVITY_FILE, TABLES_FILE, "structures")
 """What a start that failed before the first trial may have left beside its log."""
 WORKERS_GO_WITHIN_S = 90.0
 """So long the workers of a search that was killed may take to go; Ray ends them within seconds."""

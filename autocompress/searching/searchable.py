@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from autocompress.compression.candidate import Candidate
 from autocompress.contract import Deployable, Device, Method, Value
 from autocompress.contract.space import Chooser
-from autocompress.data import Splits
+from autocompress.data import Scored, Splits
 from autocompress.export import Agreement
 from autocompress.job import Job
 from autocompress.opened.baseline import Baseline
@@ -34,6 +34,10 @@ class SearchableJob(Protocol):
     def methods(self) -> Sequence[Method]: ...
     @property
     def refused(self) -> Mapping[str, list[str]]: ...
+    @property
+    def training_seconds(self) -> float:
+        """That training the baseline took in this process."""
+
     @property
     def device(self) -> Device: ...
     @property
@@ -80,7 +84,7 @@ class SearchableJob(Protocol):
         """How the candidate's file agrees with its torch model on some validation images."""
 
     def accuracy(
-        self, deployable: Deployable, split: Literal["val", "test"], pause: Callable[[], None] | None = None
+        self, deployable: Deployable, split: Scored, pause: Callable[[], None] | None = None
     ) -> tuple[float, np.ndarray]:
         """Percent right, and which images these are; ``pause`` is called between images."""
 

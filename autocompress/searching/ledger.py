@@ -1,0 +1,48 @@
+"""The rows that the driver has heard of, and trials.csv. What one more row costs does not grow with
+the number of rows."""
+
+from __future__ import annotations
+
+import time
+from bisect import insort
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from autocompress.files import kept_if_possible
+from autocompress.results import Row
+from autocompress.searching.closing import save_trials
+
+EVERY_S = 2.0
+"""The table is written at most so often."""
+SHARE = 0.02
+"""Of the time, at most, that writing it takes."""
+
+
+class Ledger:
+    """Rows by number of their trial.
+
+    Args:
+        folder: ``results/<name>``.
+        rows: those that are there already, in the order of their numbers.
+        clock: seconds.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[Row], clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._clock = folder, clock
+        self.rows = list(rows)
+        self._not_before = clock()
+        self.save()
+
+    def add(self, row: Row) -> None:
+        """Adds a row; the table follows at once, or with a row that comes a little later."""
+        insort(self.rows, row, key=lambda one: one["trial"])
+        if self._clock() >= self._not_before:
+            with kept_if_possible(self._folder):  # the study has the rows
+                self.save()
+
+    def save(self) -> None:
+        """Writes trials.csv."""
+        began = self._clock()
+        save_trials(self._folder, self.rows)
+        ended = self._clock()
+        self._not_before = ended + max(EVERY_S, (ended - began) / SHARE)

@@ -1,0 +1,154 @@
+"""Tables corrected by finished trials, and proposals made again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy_search import open_toy, toy_job
+
+from autocompress.errors import TrialFailed
+from autocompress.job import Constraints
+from autocompress.opened.job import OpenedJob
+from autocompress.proposals import Correction, Factor, Part, Problem, with_measured
+from autocompress.proposals.proposer import Proposed
+from autocompress.proposals.shares import KEEP
+from autocompress.searching.corrections import EVERY, Corrections
+from autocompress.searching.study import Study
+
+BASELINE = {"accuracy": 90.0, "size_bytes": 1000, "macs": 100, "energy_uj": 8.0}
+
+
+def problem() -> Problem:
+    parts = tuple(Part(name, "structure", (1.0, 0.5, 0.25)) for name in ("a", "b"))
+    costs = [Factor((part.key,), np.array([4.0, 2.0, 1.0])) for part in parts]
+    losses = {part.key: np.array([0.0, 0.1, 0.4]) for part in parts}
+    return Problem(parts, losses, {"latency": costs}, {"latency": 2.0})
+
+
+def test_measurements_correct_a_cost_and_say_its_error() -> None:
+    given = problem()
+    selections = [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2)]
+    truth = [0.3 + 0.07 * given.cost("latency", own) for own in selections]
+    found, error = with_measured(given, "latency", selections * 8, truth * 8)
+    assert [found.cost("latency", own) for own in selections] == pytest.approx(truth, rel=0.02)
+    assert error < 0.03
+    noisy = [value * (1.2 if place % 2 else 0.8) for place, value in enumerate(truth * 8)]
+    assert with_measured(given, "latency", selections * 8, noisy)[1] == pytest.approx(0.2, abs=0.03)
+
+
+def test_one_measurement_only_scales() -> None:
+    found, _ = with_measured(problem(), "latency", [(1, 1)], [12.0])
+    assert found.cost("latency", (1, 1)) == pytest.approx(12.0)
+    assert found.cost("latency", (0, 0)) == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize("measured", [[], [float("nan")], [0.0]])
+def test_nothing_measured_changes_nothing(measured: list[float]) -> None:
+    given = problem()
+    found, error = with_measured(given, "latency", [(0, 0)] * len(measured), measured)
+    assert found is given
+    assert np.isnan(error)
+
+
+def test_a_corrected_divergence_is_found_back() -> None:
+    correction = Correction.fit([0.01, 0.05, 0.2], [0.01, 0.08, 0.5])
+    assert correction(correction.predicted(0.25)) == pytest.approx(0.25, rel=1e-3)
+    assert Correction().predicted(0.25) == pytest.approx(0.25)
+
+
+def test_a_search_proposes_again_after_some_rows_and_then_lets_the_sampler_draw(tmp_path: Path) -> None:
+    job = toy_job(tmp_path)
+    job.folder.mkdir()
+    opened = open_toy(job)
+    study = Study(job.folder, job, BASELINE)
+    values = {"toy.width": 0.25, "toy.bits": 8, "toy.lr": 0.1, "toy.fault": "none"}
+    asked: list[int] = []
+
+    def again(rows: Any, baseline: Any) -> Proposed:
+        assert baseline is BASELINE
+        asked.append(len(rows))
+        return Proposed([("proposal, corrected", values)], lambda budget, tilts: {}, [], [])
+
+    first = Proposed([], lambda budget, tilts: {}, [], [], again=again)
+    corrections = Corrections(study, first, BASELINE, [])
+    study.before_ask = corrections.before_ask
+    for number in range(EVERY):
+        assert not asked, number
+        corrections.add({"trial": number})
+    labels = [one.label for _ in range(2) if (one := study.ask(opened.compose)) is not None]
+    assert asked == [EVERY]
+    assert labels == ["proposal, corrected", ""]
+
+
+def test_a_fault_in_the_tables_ends_no_search(tmp_path: Path) -> None:
+    def again(rows: Any, baseline: Any) -> Proposed:
+        raise ValueError("a table that is broken")
+
+    job = toy_job(tmp_path)
+    job.folder.mkdir()
+    first = Proposed([], lambda budget, tilts: {}, [], [], again=again)
+    corrections = Corrections(Study(job.folder, job, BASELINE), first, BASELINE, [{}] * EVERY)
+    corrections.before_ask(False)
+    corrections.before_ask(False)
+
+
+# --- of a real network ----------------------------------------------------------------------------
+
+
+def row_of(number: int, values: dict[str, Any], ratio: float) -> dict[str, Any]:
+    costs = {"latency_ratio": ratio, "size_bytes": None, "macs": None, "energy_uj": None, "divergence": None}
+    return {"trial": number, "status": "complete", "recipe": values, "latency": {"baseline_ms": 2.0}, **costs}
+
+
+def kept(values: dict[str, Any]) -> list[float]:
+    return [value for name, value in sorted(values.items()) if name.startswith(KEEP)]
+
+
+@pytest.mark.slow
+def test_proposals_again_know_what_trials_cost(opened: OpenedJob) -> None:
+    """Trials turn out three times as slow as predicted: what meets the bound is cut deeper."""
+    job = opened.job.model_copy(update={"constraints": Constraints.model_validate({"latency": "0.5x"})})
+    first = replace(opened, job=job).proposals()
+    assert first is not None
+    assert first.again is not None
+    assert first.again([], BASELINE) is None
+    untrained = [(label, dict(values)) for label, values in first.recipes if not values["recover.epochs"]]
+    rows = [row_of(n, values, 3 * float(label.split()[2])) for n, (label, values) in enumerate(untrained)]
+    made = first.again(rows, BASELINE)
+    assert made is not None
+    assert made.recipes
+    for label, values in made.recipes:
+        assert "corrected" in label
+        assert kept(values) not in [kept(row["recipe"]) for row in rows]
+        assert sum(kept(values)) < max(sum(kept(row["recipe"])) for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objectives", [("accuracy", "size"), ("accuracy", "macs"), ("accuracy", "latency", "size")])
+def test_proposals_for_other_objectives(opened: OpenedJob, objectives: tuple[str, ...]) -> None:
+    made = replace(opened, job=opened.job.model_copy(update={"objectives": objectives})).proposals()
+    assert made is not None
+    assert len(made.recipes) > 8
+    cost = objectives[1]
+    assert all(f"of the {cost}" in label or "training" in label for label, _ in made.recipes)
+    assert made.widths(0.5, {})
+
+
+@pytest.mark.slow
+def test_probes_that_fail_leave_multiply_adds(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autocompress.proposals import jobtables
+
+    monkeypatch.setattr(jobtables, "VERSION", "a test's own, so that no probe is kept")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise TrialFailed("no such operator")
+
+    monkeypatch.setattr(OpenedJob, "export", fails)
+    made = opened.proposals()
+    assert made is not None
+    assert len(made.recipes) > 8
+    assert any("follow multiply-adds" in note for note in made.notes)
