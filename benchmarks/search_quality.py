@@ -205,10 +205,11 @@ def main(arguments: list[str] | None = None) -> None:
         told |= {"model": asked.model, "data": asked.data, "space": asked.space}
         seconds = asked.seconds if asked.rivals is None else rival(folder, asked.rivals, asked.model)
         searches = {seed: searched(folder, asked.times * seconds, asked.space, seed) for seed in asked.seeds}
+        times = {name: share for name, share in TIMES.items() if share <= asked.times}
         fronts = {
             (seed, name): [kept_file(folder, seed, trial) for trial in front_at(folder, seed, there, share * seconds)]
             for seed, there in searches.items()
-            for name, share in TIMES.items()
+            for name, share in times.items()
         }
         sweep = sorted((folder / "rival").glob("*.onnx"))
         if asked.rivals is None:
@@ -221,8 +222,8 @@ def main(arguments: list[str] | None = None) -> None:
         told["searches"] = {
             str(seed): {
                 "first_trial": min(there.values(), default=None),
-                "trials": {name: sum(at <= share * seconds for at in there.values()) for name, share in TIMES.items()},
-                "at": {name: part(fronts[seed, name], rows) for name in TIMES},
+                "trials": {name: sum(at <= share * seconds for at in there.values()) for name, share in times.items()},
+                "at": {name: part(fronts[seed, name], rows) for name in times},
             }
             for seed, there in searches.items()
         }
