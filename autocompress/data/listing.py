@@ -210,7 +210,7 @@ class Listing:
                 raise UserError(f"the class folder {folder} holds no images", f"known: {', '.join(sorted(SUFFIXES))}")
         if not any(files.values()):
             raise UserError(f"{root} holds no images", f"known: {', '.join(sorted(SUFFIXES))}")
-        files = _without_twins(files)
+        files = without_twins(files)
         wanted = tuple(sorted(found)) if classes is None else classes
         return cls(root, [files.get(name, []) for name in wanted], wanted, exif)
 
@@ -238,7 +238,7 @@ class Listing:
         return DatasetSplit(self, self.labels, info)
 
 
-def _without_twins(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
+def without_twins(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
     """Keeps each file once in its class.
 
     Two links to one picture could put it into both training and test images.

@@ -14,6 +14,7 @@ from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.roles import Roles
 from autocompress.data.split import DataInfo, Splits
 from autocompress.data.timm_names import TimmNames
+from autocompress.data.unlabelled import Unlabelled
 from autocompress.data.wanted import Wanted
 from autocompress.errors import UserError, did_you_mean
 from autocompress.job import DataConfig
@@ -21,7 +22,7 @@ from autocompress.job import DataConfig
 
 def builtin_providers() -> list[DatasetProvider]:
     """The data sets that come with the engine."""
-    return [Digits(), Glyphs(), Folder(), TimmNames()]
+    return [Digits(), Glyphs(), Folder(), Unlabelled(), TimmNames()]
 
 
 def load(
@@ -38,7 +39,8 @@ def load(
     Args:
         config: one name in ``train`` gives all three splits; ``val`` and ``test`` may name their
             own. Without ``train`` the training split is empty; with ``test`` alone the validation
-            split is empty too.
+            split is empty too. Images to train on that have no labels give the validation split,
+            too, where ``val`` is not named; its labels mean nothing then.
         providers: where to look; None for the engine's own.
         seed: of the splits that are carved from others.
         has_weights: the model's weights were trained elsewhere, maybe on these training images.
@@ -58,15 +60,17 @@ def load(
     for word in dict.fromkeys(words.values()):
         options = LoadOptions(train=word == words.get("train"), exif=config.exif, preview=preview)
         sources[word] = _provider(word, providers).open(word, options)
-    first = sources[next(iter(words.values()))]
-    _check_classes({word: source.info for word, source in sources.items()})
+    labelled = {word: source for word, source in sources.items() if source.labelled}
+    first = next(iter(labelled.values()), sources[next(iter(words.values()))])
+    _check_classes({word: source.info for word, source in labelled.items()})
     info = replace(Wanted(**wanted).applied(first.info), exif=config.exif)
     roles = Roles(_unite(words, sources, info), sources, info, seed, has_weights)
     splits = roles.assign()
     train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))
     judging = val if config.val_images is None else val.subset(config.val_images, seed)
     whole = None if judging is val else val
-    return Splits(train, judging, test, info, whole_val=whole, notes=tuple(roles.notes))
+    unlabelled, notes = len(labelled) < len(sources), tuple(roles.notes)
+    return Splits(train, judging, test, info, whole_val=whole, unlabelled=unlabelled, notes=notes)
 
 
 def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvider:
@@ -104,6 +108,8 @@ def _is_same(one: Source, other: Source, info: DataInfo) -> bool:
 
 
 def _check_classes(infos: dict[str, DataInfo]) -> None:
+    if not infos:
+        return
     (first, reference), *others = infos.items()
     for word, info in others:
         if info.class_names != reference.class_names:

@@ -19,6 +19,8 @@ class Source:
         val, test: held-out images.
         info: of all splits.
         notes: sentences for the user about what was found.
+        labelled: False where labels mean nothing: such images can be trained on with the baseline's
+            answers, and ``info`` knows no classes.
     """
 
     train: Split | None
@@ -26,6 +28,7 @@ class Source:
     test: Split | None
     info: DataInfo
     notes: tuple[str, ...] = ()
+    labelled: bool = True
 
 
 @dataclass(frozen=True)

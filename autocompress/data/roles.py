@@ -30,6 +30,8 @@ class Roles:
     - One named for both gives each its own split, else half of what it holds out, else half of its
       images.
     - Images that the job names for one role are never given to another.
+    - Images without labels train, and a held-out part of them judges where the job names nothing
+      for ``val``. They are never the test images.
     - What is missing then is an unused held-out split, else a part of the training images. Where
       the weights were trained elsewhere, they may have seen the training images, so it is half of
       the other held-out split.
@@ -71,6 +73,8 @@ class Roles:
             hint = "name it for 'val' or 'test', and other images for 'train'"
             raise UserError(f"'{self.words['train']}' has held-out images only, none to train on", hint)
         self._refuse_training_images(source.train, found)
+        if not source.labelled:
+            return self._without_labels(source, found)
         named = dict(found)
         unused: dict[str, Split] = {}
         for role in ("val", "test"):
@@ -127,6 +131,15 @@ class Roles:
             val = found["val"]
             found["val"], found["test"] = _carve(val, len(val) // 2, self.seed)
         return {"train": empty, **found}
+
+    def _without_labels(self, source: Source, found: dict[str, Split]) -> dict[str, Split]:
+        """``source`` trains; its held-out part judges where no labelled images do."""
+        assert source.train is not None
+        assert source.val is not None
+        empty = TensorSplit.empty(self.info)
+        held_out = self._without_training(found) if found else {"val": empty, "test": empty}
+        val = held_out["val"] if "val" in found else source.val
+        return {"train": source.train, "val": val, "test": held_out["test"]}
 
     def _complete(self, train: Split, found: dict[str, Split], unused: dict[str, Split]) -> dict[str, Split]:
         share = max(round(HELD_OUT * len(train)), 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, Self, TypeVar
 
 import torch
@@ -157,7 +157,8 @@ class Splits:
         info: of all three.
         synthetic: where there are no training images: by data source, how many images take their
             place.
-        by_agreement: ``val`` is synthetic too, and labelled by the baseline: accuracy on it is
+        unlabelled: the labels of ``train`` mean nothing.
+        by_agreement: ``val`` has no labels of its own, but the baseline's answers: accuracy on it is
             agreement with that.
         notes: sentences for the user: where the images come from, and what the baseline makes of
             them.
@@ -168,6 +169,7 @@ class Splits:
     test: Split
     info: DataInfo
     synthetic: Mapping[str, int] = field(default_factory=dict)
+    unlabelled: bool = False
     by_agreement: bool = False
     whole_val: Split | None = None
     notes: tuple[str, ...] = ()
@@ -177,15 +179,21 @@ class Splits:
         """Content key of all three."""
         return digest(self.train.digest, self.val.digest, self.test.digest)
 
+    def prepared(self, info: DataInfo) -> Splits:
+        """The same images, resized and normalised as ``info`` says."""
+        train, val, test = (split.prepared(info) for split in (self.train, self.val, self.test))
+        return replace(self, train=train, val=val, test=test, info=info)
+
     def describe(self) -> str:
         """One line: classes, sizes, and what one validation image is worth."""
         channels, height, width = self.info.input_size
         worth = f"(one is worth {100 / max(len(self.val), 1):.2g} points)"
-        parts = [f"{len(self.train):,} images to train"]
+        parts = [f"{len(self.train):,} images {'without labels ' if self.unlabelled else ''}to train"]
         if self.synthetic:
             made = ", ".join(f"{number:,} by {name}" for name, number in self.synthetic.items())
             parts = [f"no training data, but synthetic images: {made}"]
-        held_out = " further synthetic ones to compare with the baseline's answers"
+        further = "further ones" if self.unlabelled else "further synthetic ones"
+        held_out = f" {further} to compare with the baseline's answers"
         of = "" if self.whole_val is None else f" of {len(self.whole_val):,}"
         parts.append(f"{len(self.val):,}{of}{held_out if self.by_agreement else ' to validate'} {worth}")
         parts.append(f"{len(self.test):,} to test" if len(self.test) else "none to test")

@@ -63,6 +63,8 @@ class _Section(BaseModel):
 
 SPLITS = ("train", "val", "test")
 """The keys of ``data`` that name images."""
+UNLABELLED = "unlabelled:"
+"""How the name of a folder of pictures begins that have no labels."""
 
 
 class DataConfig(_Section):
@@ -77,6 +79,9 @@ class DataConfig(_Section):
 
     ``val_images`` is how many of the validation images judge trials, drawn evenly from the classes;
     the models of the front are scored on all of them at the end.
+
+    Pictures without labels (``unlabelled:PATH``) can be named for ``train`` alone. Without ``val``
+    candidates are judged by agreement with the baseline on a held-out part of them.
 
     ``exif`` turns pictures upright by their EXIF orientation, which timm and torchvision ignore.
     """
@@ -94,7 +99,16 @@ class DataConfig(_Section):
             return {}
         if isinstance(given, Mapping):
             return {split: None if word == "none" else word for split, word in given.items()}
+        if isinstance(given, str) and given.startswith(UNLABELLED):
+            return {"train": given}
         return {"train": given, "val": given, "test": given} if isinstance(given, str) else given
+
+    @field_validator("val", "test")
+    @classmethod
+    def _check_labels(cls, given: str | None) -> str | None:
+        if given is not None and given.startswith(UNLABELLED):
+            raise HintedError(f"cannot be '{given}'", "pictures without labels train and calibrate: name them for 'train'")
+        return given
 
     @property
     def words(self) -> dict[str, str]:
@@ -115,6 +129,11 @@ class DataConfig(_Section):
     def is_free(self) -> bool:
         """There are no images to train on: the job is data-free."""
         return self.train is None
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """The images to train on have no labels."""
+        return self.train is not None and self.train.startswith(UNLABELLED)
 
     @property
     def name(self) -> str:
@@ -293,7 +312,8 @@ class Job(_Section):
     def _check_baseline(self) -> Job:
         if self.pretrained and self.checkpoint is not None:
             raise HintedError("cannot stand beside 'pretrained': the baseline has one source", "drop one", "checkpoint")
-        if self.data.train is None and not self.pretrained and self.checkpoint is None:
+        has_labels = self.data.train is not None and not self.data.is_unlabelled
+        if not has_labels and not self.pretrained and self.checkpoint is None:
             raise HintedError("gives nothing to train the baseline on", "set 'pretrained' or 'checkpoint'", "data")
         if self.data.val_images is not None and self.data.train is None and self.data.val is None:
             raise HintedError("has nothing to draw from", "the job names no validation images", "data.val_images")

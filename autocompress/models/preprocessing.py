@@ -91,6 +91,7 @@ def info_without_data(job: Job, checkpoint: Checkpoint | None, name: Named) -> D
         crop_pct=config["crop_pct"],
         crop_mode=config["crop_mode"],
         interpolation=config["interpolation"],
+        exif=job.data.exif,
     )
 
 

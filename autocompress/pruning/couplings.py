@@ -14,6 +14,7 @@ from autocompress.graph import LayerFacts, facts
 from autocompress.pruning.attention import UNREADABLE, head_parts, is_attention
 from autocompress.pruning.dependencies import Found, Whole, find, pruners_of
 from autocompress.pruning.slicing import STANDARDISING, is_depthwise
+from autocompress.pruning.tied import tied
 from autocompress.pruning.verifying import verified
 from autocompress.quantization.leaves import leaf_types
 
@@ -101,6 +102,7 @@ def _judged(
         reasons.append("its channels are tied to the input image")
     if found.others:
         reasons.append(f"{', '.join(sorted(set(found.others)))} mixes its channels")
+    reasons += _sharing(model, parts)
     modules = dict(model.named_modules())
     readers = [modules[part.layer] for part in parts if part.side == "in"]
     if any(isinstance(reader, STANDARDISING) for reader in readers):
@@ -132,6 +134,18 @@ def _judged(
         heads=heads,
         reasons=tuple(reasons),
     )
+
+
+def _sharing(model: nn.Module, parts: Sequence[Part]) -> list[str]:
+    """A sentence where a layer that would lose channels holds a weight that another layer holds too:
+    each would have a weight of its own afterwards.
+    """
+    layers = {part.layer for part in parts}
+    for path, other in tied(model).items():
+        # A plugin's layer may hold layers of its own, and a part may be a bare parameter.
+        if any(path == layer or path.startswith(f"{layer}.") for layer in layers):
+            return [f"{path} and {other} are one weight, which both layers must keep"]
+    return []
 
 
 def _is_whole(layer: nn.Module, pruners: Mapping[type[nn.Module], Any]) -> bool:
@@ -219,7 +233,7 @@ def _scattered(model: nn.Module, every: list[Coupling], layers: Mapping[str, Lay
             and _parent(name) not in stems  # a stem of several convolutions, side by side
         ]
         done.update(last)
-        result += [_scatter(modules, name, norm_of[name]) for name in last]
+        result += [_scatter(model, modules, name, norm_of[name]) for name in last]
         if not last and coupling.name not in done:
             result.append(coupling)
     return result
@@ -229,17 +243,19 @@ def _parent(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _scatter(modules: Mapping[str, nn.Module], name: str, norm: str) -> Coupling:
+def _scatter(model: nn.Module, modules: Mapping[str, nn.Module], name: str, norm: str) -> Coupling:
     width = int(modules[name].out_channels)  # type: ignore[arg-type]
     index = tuple((i,) for i in range(width))
+    parts = (Part(name, "out", index, width), Part(norm, "both", index, width))
     return Coupling(
         name=name,
         channels=width,
-        parts=(Part(name, "out", index, width), Part(norm, "both", index, width)),
+        parts=parts,
         norm_of=((name, norm),),
         masks=((norm, index),),
         blocks=(tuple(range(width)),),
         norms_seen=(norm,),
         inner=False,
         scatter=True,
+        reasons=tuple(_sharing(model, parts)),
     )

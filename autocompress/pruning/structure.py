@@ -10,14 +10,17 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from autocompress.pruning.tied import tied
+
 
 def structure(model: nn.Module) -> str:
     """What ``repr`` tells of a network, and what it does not: whole numbers that forward passes
     reshape by (timm's ``num_heads``, window sizes), and buffers of whole numbers, which hold orders
-    of channels (a ghost module's ``places``). Weights, running statistics and counters are not in
-    it."""
+    of channels (a ghost module's ``places``), and which layers share a weight. Weights, running
+    statistics and counters are not in it."""
     own = (f"{name} {told}" for name, module in model.named_modules() for told in _unsaid(module))
-    return "\n".join((repr(model), *own))
+    shared = (f"{path} is {other}" for path, other in tied(model).items())
+    return "\n".join((repr(model), *own, *shared))
 
 
 def _unsaid(module: nn.Module) -> Iterator[str]:

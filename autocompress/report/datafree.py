@@ -1,8 +1,10 @@
-"""What a reader must know of a run without training data: what the images were, and that agreement
-is not accuracy.
+"""What a reader must know of a run without training data, or without labels: what the images were,
+and that agreement is not accuracy.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import pandas as pd
 
@@ -11,14 +13,26 @@ from autocompress.results import SearchResult
 
 
 def is_by_agreement(result: SearchResult) -> bool:
-    """Whether candidates were judged by agreement with the baseline on synthetic images."""
+    """Whether candidates were judged by agreement with the baseline."""
     return bool(result.trials["agreement"].notna().any() or pd.notna(result.baseline["agreement"]))
 
 
 def held_out(result: SearchResult) -> str:
     """The images by which candidates were judged, in words."""
-    count = (result.summary.get("synthetic") or {}).get("held_out")
-    return f"{count:,} held-out synthetic images" if count else "the held-out synthetic images"
+    count = _told(result).get("held_out")
+    return f"{count:,} {kind(result)} images" if count else f"the {kind(result)} images"
+
+
+def kind(result: SearchResult) -> str:
+    """What sort of images candidates were judged by, in a word or two."""
+    if not is_by_agreement(result):
+        return "validation"
+    return "held-out" if result.summary.get("unlabelled") else "held-out synthetic"
+
+
+def _told(result: SearchResult) -> dict[str, Any]:
+    """What the run says of images without labels; empty where all had some."""
+    return result.summary.get("synthetic") or result.summary.get("unlabelled") or {}
 
 
 def data_name(result: SearchResult) -> str:
@@ -34,14 +48,16 @@ def data_name(result: SearchResult) -> str:
 
 
 def images_told(result: SearchResult) -> str:
-    """What took the place of training data, and what the figures then mean; empty in a run that had
-    some.
+    """What took the place of labelled training data, and what the figures then mean; empty in a run
+    that had some.
     """
-    synthetic = result.summary.get("synthetic") or {}
-    if not synthetic:
+    if not (told := _told(result)):
         return ""
-    made = words.join(f"{count:,} synthetic images by {name}" for name, count in synthetic["train"].items())
-    text = f"There was no training data: recipes were calibrated and trained on {made}."
+    if result.summary.get("synthetic"):
+        made = words.join(f"{count:,} synthetic images by {name}" for name, count in told["train"].items())
+        text = f"There was no training data: recipes were calibrated and trained on {made}."
+    else:
+        text = f"Recipes were calibrated and trained on {told['train']:,} pictures without labels."
     if is_by_agreement(result):
         text += (
             f" Accuracy and its drop are agreement with the baseline on {held_out(result)}, the same for all trials: "
@@ -53,9 +69,9 @@ def images_told(result: SearchResult) -> str:
 def warnings(result: SearchResult) -> list[str]:
     """What must be known before the figures are trusted, a sentence or two each."""
     told = images_told(result)
-    synthetic = result.summary.get("synthetic") or {}
-    seen, classes = synthetic.get("classes_seen"), synthetic.get("classes", 0)
-    if not seen or seen >= min(classes, synthetic.get("held_out", 0)) / 2:
+    known = _told(result)
+    seen, classes = known.get("classes_seen"), known.get("classes", 0)
+    if not seen or seen >= min(classes, known.get("held_out", 0)) / 2:
         return [told] if told else []
     few = f"The baseline sees only {seen} of its {classes} classes in the held-out images"
     return [told, f"{few}: agreement says little about the others."]

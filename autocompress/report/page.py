@@ -52,6 +52,7 @@ def render(result: SearchResult) -> str:
         data=_embed(chart_data(result)),
         data_name=datafree.data_name(result),
         by_agreement=datafree.is_by_agreement(result),
+        judged_on=datafree.kind(result),
         headline=view.headline(result),
         fastest=view.fastest(result),
         interruption=view.interruption(result),

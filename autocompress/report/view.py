@@ -187,7 +187,7 @@ def warnings(result: SearchResult) -> list[str]:
     texts += [f"{note[:1].upper()}{note[1:]}." for note in result.summary.get("notes") or []]
     images = (result.summary.get("images") or {}).get("val")
     drop = result.limits.get("accuracy_drop")
-    kind = "held-out" if datafree.is_by_agreement(result) else "validation"
+    kind = datafree.kind(result)
     if images and drop is not None and drop < 4 * intervals.one_image(images):
         allowed = int(drop * images / 100)
         texts.append(

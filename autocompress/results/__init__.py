@@ -22,6 +22,8 @@ names are an interface.
     synthetic: in a run without training data {train: {source: images}, classes: count}; where
         candidates were judged by agreement with the baseline also {held_out: images, classes_seen:
         classes that the baseline sees in them}
+    unlabelled: in a run whose training images have no labels {train: count, classes: count}, and
+        held_out and classes_seen as above
     plugins: {applied: [names], refused: {name: [reasons]}, broken: {name: reason}}
     float_layers: names of the baseline's layers that no quantizer here can turn into integers
 

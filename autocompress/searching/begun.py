@@ -75,7 +75,7 @@ def images_of(splits: Splits) -> dict[str, str]:
     """The digests of the user's images, by role ("training", "validation", "test").
 
     Sealed test images are left out, since their digest cannot be had without opening them.
-    Synthetic validation images are left out too: the key of the baseline covers them.
+    Validation images that the baseline labels are left out too: its key covers them.
     """
     roles = {"training": splits.train, "validation": splits.val, "test": splits.test}
     if splits.by_agreement:

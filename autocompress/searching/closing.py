@@ -279,6 +279,7 @@ class Closing:
             "images": {"train": len(splits.train), "val": judged, "test": len(splits.test)},
             "preprocessing": steps_of(splits.info),
             "synthetic": _synthetic(splits),
+            "unlabelled": _unlabelled(splits),
             "notes": list(splits.notes),
             "baseline": _only(FRONT_COLUMNS, self.baseline),
             "environment": environments[0] if environments else {},
@@ -297,7 +298,18 @@ def _synthetic(splits: Splits) -> dict[str, Any]:
     """What took the place of training data; nothing in a job that has some."""
     if not splits.synthetic:
         return {}
-    told: dict[str, Any] = {"train": dict(splits.synthetic)}
-    if splits.by_agreement:
-        told |= {"held_out": len(splits.val), "classes_seen": len(splits.val.labels().unique())}
-    return told | {"classes": splits.info.num_classes}
+    return {"train": dict(splits.synthetic), **_held_out(splits), "classes": splits.info.num_classes}
+
+
+def _unlabelled(splits: Splits) -> dict[str, Any]:
+    """What labels would have done; nothing in a job whose training images have some."""
+    if not splits.unlabelled:
+        return {}
+    return {"train": len(splits.train), **_held_out(splits), "classes": splits.info.num_classes}
+
+
+def _held_out(splits: Splits) -> dict[str, Any]:
+    """The images by which candidates are compared with the baseline; nothing where labels judge."""
+    if not splits.by_agreement:
+        return {}
+    return {"held_out": len(splits.val), "classes_seen": len(splits.val.labels().unique())}

@@ -263,7 +263,8 @@ class _Run:
         self._kept = KeptModels(self._folder, self._job, self._baseline, rows)
         self._endings = Endings(self._job, self._baseline, rows)
         splits = self._opened.splits
-        for note in ([f"data: {splits.describe()}"] if splits.synthetic else []) + list(splits.notes):
+        own = [f"data: {splits.describe()}"] if splits.synthetic or splits.unlabelled else []
+        for note in own + list(splits.notes):
             log.info(note)
             self._observer.on_note(note)
         self._observer.on_baseline(self._baseline)

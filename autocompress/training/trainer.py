@@ -186,9 +186,10 @@ def require_training_images(job: Job, splits: Splits) -> None:
     Raises:
         UserError: if so.
     """
-    if not len(splits.train) and job.baseline.epochs:
+    if (splits.unlabelled or not len(splits.train)) and job.baseline.epochs:
         what = "has no weights" if not job.pretrained else "has weights for other classes than those of the data,"
-        raise UserError(f"'{job.model}' {what} and there is no data to train it on", "give checkpoint: PATH")
+        lacking = "its pictures have no labels" if splits.unlabelled else "there is no data to train it on"
+        raise UserError(f"'{job.model}' {what} and {lacking}", "give checkpoint: PATH")
 
 
 def _loaded(model: nn.Module, path: Path) -> bool:
