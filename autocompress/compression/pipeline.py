@@ -147,6 +147,8 @@ class Pipeline:
         self, recipe: Recipe, context: Context, seconds: dict[str, float], pause: Callable[[], None] | None
     ) -> tuple[nn.Module, list[Plan]]:
         stages = self._stages(_Work(recipe, context, seconds, pause))
+        if not context.dry_run:
+            self._ask_order(recipe, context, pause)
         keys = [] if context.dry_run else self._stage_keys(recipe)  # they hang on images, which a dry run may not need
         done, model, steps = self._resumed(keys)
         model = (copy.deepcopy(self.baseline) if model is None else model).to(context.device).eval()
@@ -160,6 +162,7 @@ class Pipeline:
             model.eval()
             steps = [*steps, *more]
             if not context.dry_run and (stage.kept or time.perf_counter() - started > WORTH_KEEPING_S):
+                keys = keys if index < len(keys) else self._stage_keys(recipe)
                 self.store.put(keys[index], model.state_dict(), {"steps": steps})
         return model.cpu().eval(), steps
 
@@ -205,9 +208,20 @@ class Pipeline:
             context = replace(
                 context, state=state, callbacks=partial(self._inputs.callbacks, recipe.transforms, context)
             )
+        entering = self._entering(recipe)
         return self._structural.run(
-            model, recipe.prune, recipe.repair, pruner, context, work.seconds, untouched=untouched
+            model, recipe.prune, recipe.repair, pruner, context, work.seconds, untouched=untouched, entering=entering
         )
+
+    def _ask_order(self, recipe: Recipe, context: Context, pause: Callable[[], None] | None) -> None:
+        """The baseline's order of channels, on which the key of what PRUNE leaves hangs. That of a
+        network which a transform has changed is asked for when that network is there.
+        """
+        pruner, asked = self._inputs.pruner(recipe), recipe.prune
+        if pruner is None or asked is None or recipe.transforms or self._structural_key(recipe) is not None:
+            return
+        state = self._inputs.prepared(pruner, asked.params, context, recipe, pause)
+        self._structural.baseline_orders(asked, recipe.repair, pruner, replace(context, state=state))
 
     def _run_recover(self, work: _Work, model: nn.Module) -> tuple[nn.Module, list[Plan]]:
         started, recipe, context = time.perf_counter(), work.recipe, work.context
@@ -233,18 +247,41 @@ class Pipeline:
         """Chained content keys.
 
         One for each transform, one for PRUNE and REPAIR together, and one for RECOVER where
-        it trains.
+        it trains. They end before PRUNE as long as its pruner was not asked for an order.
         """
-        key, keys = self._inputs.first_key(recipe), []
-        for name, params in recipe.transforms:
-            key = digest(key, name, self._inputs.by_name[name].version, params)
-            keys.append(key)
+        keys = self._transform_keys(recipe)
+        key = self._entering(recipe)
         if _is_structural(recipe):
-            key = digest(key, *self._structural.key_parts(recipe.prune, recipe.repair, self._inputs.pruner(recipe)))
+            if (found := self._structural_key(recipe)) is None:
+                return keys
+            key = found
             keys.append(key)
         if recipe.recover.get("epochs"):
             keys.append(digest(key, "recover", RECOVER_VERSION, recipe.recover))
         return keys
+
+    def _transform_keys(self, recipe: Recipe) -> list[str]:
+        key, keys = self._inputs.first_key(recipe), []
+        for name, params in recipe.transforms:
+            key = digest(key, name, self._inputs.by_name[name].version, params)
+            keys.append(key)
+        return keys
+
+    def _entering(self, recipe: Recipe) -> str:
+        """Content key of the network that enters PRUNE."""
+        return (self._transform_keys(recipe) or [self._inputs.first_key(recipe)])[-1]
+
+    def _structural_key(self, recipe: Recipe) -> str | None:
+        """Content key of what PRUNE and REPAIR leave; None while no order is known."""
+        return self._structural.key(
+            recipe.prune,
+            recipe.repair,
+            self._inputs.pruner(recipe),
+            self.transfer_set(recipe),
+            self.device,
+            self._entering(recipe),
+            untouched=not recipe.transforms,
+        )
 
     def _quantized(
         self,
@@ -272,6 +309,7 @@ class Pipeline:
 
     def _quantize_key(self, recipe: Recipe) -> str:
         before = (self._stage_keys(recipe) or [self._inputs.first_key(recipe)])[-1]
+        assert not _is_structural(recipe) or self._structural_key(recipe) is not None, "what was run has an order"
         bits = {group: asdict(chosen) for group, chosen in recipe.bits.items()}
         quantizers = {name: [self._inputs.by_name[name].version, params] for name, params in recipe.quantizers.items()}
         of_training = [qat.VERSION, RECOVER_VERSION]  # the loop is RECOVER's, whether or not RECOVER trains here

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autocompress.compression.prune import Cut
+from autocompress.compression.recorded import Scales
 from autocompress.contract import Context, Plan
 from autocompress.data import Split
 from autocompress.errors import TrialFailed
@@ -25,11 +26,12 @@ from autocompress.files import digest
 from autocompress.graph import LayerFacts, NetworkFacts, evaluating, facts, trace
 from autocompress.pruning.widths import kept_outputs, lost_inputs
 from autocompress.recipes.settings import LEAST_IMAGES
-from autocompress.repair import Lockstep, Moments, choose_ridge, gather, has_columns, repair
+from autocompress.repair import Lockstep, Moments, choose_ridge, gather, has_columns, repair, rescaled
+from autocompress.repair.moments import prefix_tokens
 from autocompress.repair.shifts import ensure_bias
 from autocompress.training import logits
 
-VERSION = "1"
+VERSION = "2"
 HELD_OUT = 256
 """Images on which a repaired network must not be worse than before; at most a third of all."""
 DEEP = 0.25
@@ -47,6 +49,7 @@ class Images:
         seed: of the draw.
         device: where they go.
         source: content key of the transfer set that ``split`` is a part of.
+        synthetic: a data source made them.
     """
 
     split: Split
@@ -54,6 +57,7 @@ class Images:
     seed: int
     device: torch.device
     source: str
+    synthetic: bool = False
 
     @property
     def key(self) -> str:
@@ -97,6 +101,8 @@ class Inputs:
         images: to take them on.
         pause: called between batches.
         of_baseline: the network is the baseline itself.
+        scales: for synthetic images, what the inputs of some layers must be multiplied with
+            (:func:`recorded.unlike`); None for images that are as the data.
         keep: given what gathers the moments of all ``layers``, returns them, perhaps from where
             they are kept.
     """
@@ -106,6 +112,7 @@ class Inputs:
     images: Images
     pause: Callable[[], None] | None = None
     of_baseline: bool = False
+    scales: Callable[[], Scales] | None = None
     keep: Callable[[Callable[[], dict[str, Moments]]], dict[str, Moments]] | None = None
     _known: dict[str, Moments] | None = None
 
@@ -125,7 +132,9 @@ class Inputs:
             return {}
         seed, pause = self.images.seed, self.pause
         with _numbers_told():
-            return gather(self.model, chosen, self.images.batches, seed=seed, choose_ridge=choose_ridge, pause=pause)
+            found = gather(self.model, chosen, self.images.batches, seed=seed, choose_ridge=choose_ridge, pause=pause)
+        scales = {} if self.scales is None else self.scales()
+        return {name: rescaled(own, scales[name]) if name in scales else own for name, own in found.items()}
 
 
 def _fit(model: nn.Module, names: Iterable[str]) -> list[str]:
@@ -233,6 +242,7 @@ def sequential(
     context: Context,
     images: Images,
     leaves: tuple[type[nn.Module], ...] = (),
+    unlike: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
     """Refits every layer whose inputs differ from the original's, front to back, in place.
 
@@ -243,6 +253,7 @@ def sequential(
         context: of the stage.
         images: to fit on.
         leaves: layer types that stay whole in the graph.
+        unlike: layers whose inputs the images do not show as the data did.
 
     Returns:
         The refitted layers, and those whose new weights were worse on held-out images and that keep
@@ -259,7 +270,9 @@ def sequential(
             trace(model, leaves),
             kept,
             {name: layer.norm for name, layer in network.layers.items()},
+            unlike,
             seed=images.seed,
+            first=prefix_tokens(original),
         )
         with _numbers_told():
             report = lockstep.repair(images.batches(), names)

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from autocompress import models, watchdog
+from autocompress.compression.answers import answered
 from autocompress.contract import Context, DataSource, Params, TransferSet
 from autocompress.data import DataInfo, Split, TensorSplit
 from autocompress.errors import TrialFailed
 from autocompress.files import digest
 from autocompress.store import Store, pack, unpack
-from autocompress.training import computed_with, logits
+from autocompress.training import computed_with
 from autocompress.training.joining import images_of
 
 VERSION = "1"
@@ -196,12 +197,7 @@ class Sources:
         share = min(self._share, *(len(part) for part in parts))
         images = torch.cat([images_of(part.subset(share, self.seed)) for part in parts])
         unlabelled = TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), info)
-        key = digest("held out", VERSION, self.teacher_key, unlabelled.digest, computed_with(self.device))
-        if (found := self.store.get(key) if self.store.has(key) else None) is None:
-            answers = logits(copy.deepcopy(self.teacher), unlabelled, self.device, pause=pause).argmax(1)
-            self.store.put(key, {"labels": answers}, {})
-            found = {"labels": answers}, {}
-        return unlabelled.relabelled(found[0]["labels"])
+        return answered(self.teacher, self.teacher_key, unlabelled, self.store, self.device, pause)
 
     def _held_out_of(
         self, name: str, progress: Progress | None = None, pause: Callable[[], None] | None = None
@@ -240,7 +236,7 @@ class Sources:
             torch.manual_seed(seed)
             made = self.methods[name].apply(teacher, params, context, student)
         _check(made, context.input_size)
-        return replace(made, labelled=False)  # labels are the source's wishes, not the truth
+        return replace(made, labelled=False, synthetic=True)  # labels are the source's wishes, not the truth
 
 
 def _check(made: TransferSet, input_size: tuple[int, int, int]) -> None:
@@ -297,6 +293,7 @@ def _unpacked(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> Trans
         soft_targets=state["soft_targets"],
         temperature=state["temperature"],
         labelled=False,
+        synthetic=True,
         demands=frozenset(state["demands"]),
     )
 

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import nn
 from autocompress import models
 from autocompress.compression import prune, repair
 from autocompress.compression.prune import Cut
+from autocompress.compression.recorded import Scales, unlike
 from autocompress.compression.repair import Images, Inputs
-from autocompress.contract import Context, Coupling, LayerSpec, Params, Plan, Pruner
+from autocompress.contract import Context, Coupling, LayerSpec, Params, Plan, Pruner, TransferSet
 from autocompress.errors import TrialFailed
 from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
@@ -26,7 +28,7 @@ from autocompress.pruning.widths import lost_inputs
 from autocompress.quantization.leaves import leaf_types
 from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.repair import Moments
-from autocompress.store import Store
+from autocompress.store import Store, unpack
 from autocompress.training import computed_with, logits, recalibrate_batch_norm
 
 RECALIBRATION_PIXELS = 512 * 32 * 32
@@ -76,10 +78,34 @@ class Structural:
 
     # --- what a stage key needs -------------------------------------------------------------------
 
-    def key_parts(self, asked: Pruning | None, settings: Params, pruner: Pruner | None) -> list[Any]:
-        """What decides the two stages' result beside the network that enters them."""
-        pruning = None if asked is None or pruner is None else [prune.VERSION, pruner.version, asked.record()]
-        return ["prune and repair", pruning, repair.VERSION, settings]
+    def key(
+        self,
+        asked: Pruning | None,
+        settings: Params,
+        pruner: Pruner | None,
+        transfer: TransferSet | None,
+        device: torch.device,
+        entering: str,
+        *,
+        untouched: bool,
+    ) -> str | None:
+        """Content key of the two stages' result; None while nobody has asked the pruner for its
+        order, which is a part of it.
+
+        Args:
+            asked, settings, pruner, entering, untouched: as for :meth:`run`.
+            transfer: images of the recipe.
+            device: where torch computes.
+        """
+        about: list[Any] = [entering, "prune and repair", repair.VERSION, settings]
+        if asked is None or pruner is None:
+            return digest(*about)
+        assert transfer is not None
+        images = self._images_of(settings, transfer, device)
+        orders = self._found_orders(self._orders_key(asked, pruner, images, device, "" if untouched else entering))
+        if orders is None:
+            return None
+        return digest(*about, prune.VERSION, pruner.version, asked.record(), images.key, orders)
 
     # --- without data -----------------------------------------------------------------------------
 
@@ -108,6 +134,7 @@ class Structural:
         seconds: dict[str, float],
         *,
         untouched: bool,
+        entering: str = "",
     ) -> tuple[nn.Module, list[Plan]]:
         """Removes what the recipe asks for and refits what is left.
 
@@ -119,6 +146,8 @@ class Structural:
             context: with images, and the pruner's state.
             seconds: time by stage is added to it.
             untouched: ``model`` is still the baseline.
+            entering: content key of ``model``; without one, orders of a network that is not the
+                baseline are not kept.
 
         Returns:
             The network in eval mode, and the steps of its plan.
@@ -135,7 +164,7 @@ class Structural:
         if asked is not None:
             assert pruner is not None
             every = self._every(model, asked)
-            orders = self.orders(model, every, asked, pruner, inputs, context)
+            orders = self.orders(model, every, asked, pruner, inputs, context, entering)
             cut = prune.decide(every, self.baseline, asked, orders)
             plan = cut.plan(context.input_size)
             steps.append({"stage": PRUNE, "method": pruner.name, "version": pruner.version, "plan": plan})
@@ -171,11 +200,13 @@ class Structural:
         undone: list[str] = []
         sequential = self._is_sequential(network, cut, settings)
         if sequential:
-            fitted = copy.deepcopy(plain)
-            refitted, undone = repair.sequential(fitted, self._teacher(context), cut, context, images, self._leaves)
+            fitted, strange = copy.deepcopy(plain), self._unlike(images, context)
+            teacher = self._teacher(context)
+            refitted, undone = repair.sequential(fitted, teacher, cut, context, images, self._leaves, strange)
         else:
             assert cut is not None
             refitted = repair.one_shot(model, cut, network, inputs)
+            strange = {name: own for name, own in inputs(refitted).items() if own.rescaled}
             fitted = self._removed(model, cut, context)
         before, after = (self._divergence(candidate, images, context) for candidate in (plain, fitted))
         told: dict[str, Any] = {
@@ -184,6 +215,8 @@ class Structural:
             "undone": len(undone),
             "divergence": [round(before, 6), round(after, 6)],
         }
+        if images.synthetic:
+            told["unlike"] = len(set(strange) & set(refitted))
         if after <= before:
             return fitted, repair.record(biases, told)
         self._recalibrate(plain, cut, context)
@@ -194,20 +227,30 @@ class Structural:
     def images(self, settings: Params, context: Context) -> Images:
         """Those that a repair with ``settings`` uses."""
         assert context.transfer is not None
+        return self._images_of(settings, context.transfer, context.device)
+
+    def _images_of(self, settings: Params, transfer: TransferSet, device: torch.device) -> Images:
         count = int(settings.get("images", 512))
-        return Images(context.transfer.calibration, count, self.seed, context.device, context.transfer.digest)
+        return Images(transfer.calibration, count, self.seed, device, transfer.digest, synthetic=transfer.synthetic)
 
     def of_baseline(self, asked: Pruning, settings: Params, pruner: Pruner, context: Context) -> OfBaseline:
         """Orders and moments of the baseline, made or from the store.
 
         Arguments as for :meth:`run`.
         """
-        model = copy.deepcopy(self.baseline).to(context.device)
         images = self.images(settings, context)
-        inputs = self._inputs(model, images, context, untouched=True)
-        orders = self.orders(model, self._every_of_baseline(asked.mode), asked, pruner, inputs, context)
-        key = self._orders_key(asked, pruner, images, context)
+        orders, inputs = self.baseline_orders(asked, settings, pruner, context)
+        key = self._orders_key(asked, pruner, images, context.device)
         return OfBaseline(orders, inputs(inputs.layers), images, key)
+
+    def baseline_orders(
+        self, asked: Pruning, settings: Params, pruner: Pruner, context: Context
+    ) -> tuple[dict[str, list[int]], Inputs]:
+        """Orders of the baseline's couplings, made or from the store; what gives its moments."""
+        model = copy.deepcopy(self.baseline).to(context.device)
+        inputs = self._inputs(model, self.images(settings, context), context, untouched=True)
+        every = self._every_of_baseline(asked.mode)
+        return self.orders(model, every, asked, pruner, inputs, context), inputs
 
     def _every_of_baseline(self, mode: str) -> list[Coupling]:
         return fixed_couplings(self.baseline, self._size, mode)
@@ -220,33 +263,49 @@ class Structural:
         pruner: Pruner,
         inputs: Inputs,
         context: Context,
+        entering: str = "",
     ) -> dict[str, list[int]]:
         """The orders of the couplings that lose channels.
 
-        For the baseline, all couplings get an order, and the orders are kept.
+        For the baseline, all couplings get an order. Orders are kept.
         """
         context = replace(context, model=model, moments=inputs)
-        if not inputs.of_baseline:
-            return prune.orders_of(pruner, prune.losing(every, self.baseline, asked), asked.params, context)
-        key = self._orders_key(asked, pruner, inputs.images, context)
-        if key not in self._orders:
-            offered = prunable(self.baseline, asked.mode)
+        of_baseline = inputs.of_baseline
+        asking = prunable(self.baseline, asked.mode) if of_baseline else prune.losing(every, self.baseline, asked)
+        if not of_baseline and not entering:
+            return prune.orders_of(pruner, asking, asked.params, context)
+        key = self._orders_key(asked, pruner, inputs.images, context.device, "" if of_baseline else entering)
+        if (known := self._found_orders(key)) is None:
 
             def make() -> Any:
-                return {"orders": prune.orders_of(pruner, offered, asked.params, context)}
+                return {"orders": prune.orders_of(pruner, asking, asked.params, context)}
 
-            self._orders[key] = self.store.made(key, make, context.pause)["orders"]
-        return self._orders[key]
+            known = self._orders[key] = self.store.made(key, make, context.pause)["orders"]
+        return known
 
-    def _orders_key(self, asked: Pruning, pruner: Pruner, images: Images, context: Context) -> str:
+    def _found_orders(self, key: str) -> dict[str, list[int]] | None:
+        """Orders that were asked for before, here or by another process."""
+        if key not in self._orders and self.store.has(key) and (found := self.store.get(key)) is not None:
+            self._orders[key] = unpack(found[0], found[1]["state"])["orders"]
+        return self._orders.get(key)
+
+    def _orders_key(
+        self, asked: Pruning, pruner: Pruner, images: Images, device: torch.device, entering: str = ""
+    ) -> str:
+        """``entering`` is the key of a network that is not the baseline."""
         own = [pruner.name, pruner.version, asked.params, asked.mode]
-        return digest("orders", prune.VERSION, *own, self.baseline_key, images.key, computed_with(context.device))
+        network: list[Any] = [entering, asked.record()] if entering else [self.baseline_key]
+        return digest("orders", prune.VERSION, *own, *network, images.key, computed_with(device))
 
     def _inputs(self, model: nn.Module, images: Images, context: Context, untouched: bool) -> Inputs:
         """Moments of the network that enters; those of the baseline are kept."""
         if not untouched:
             every = known_couplings(model, self._size, "group", self.specs)
-            return Inputs(model, _readers(every), images, context.pause)
+            inputs = Inputs(model, _readers(every), images, context.pause)
+            if images.synthetic:
+                network = self._facts_of(model, context, untouched)
+                inputs.scales = partial(unlike, model, network, every, images.batches, context.pause)
+            return inputs
         key = digest("moments", repair.VERSION, self.baseline_key, images.key, computed_with(context.device))
         if key not in self._moments:
             teacher = copy.deepcopy(model).eval()
@@ -257,7 +316,16 @@ class Structural:
                 return {name: Moments.from_state(*own) for name, own in state.items()}
 
             self._moments[key] = Inputs(teacher, readers, images, context.pause, of_baseline=True, keep=keep)
+            if images.synthetic:
+                self._moments[key].scales = partial(self._unlike, images, context)
         return self._moments[key]
+
+    def _unlike(self, images: Images, context: Context) -> Scales:
+        """Which inputs of the baseline the images do not show as the data did."""
+        if not images.synthetic:
+            return {}
+        every = fixed_couplings(self.baseline, self._size, "group")
+        return unlike(self._teacher(context), self._baseline_facts, every, images.batches, context.pause)
 
     def _every(self, model: nn.Module, asked: Pruning) -> list[Coupling]:
         return prune.affected(model, self.baseline, asked, self.specs)

@@ -29,6 +29,7 @@ class TransferSet:
             them, else None.
         temperature: at which soft targets were made.
         labelled: labels of ``train`` are real (the user's), so cross-entropy may use them.
+        synthetic: a data source made the images.
         demands: what training on it must respect, for example ``{"freeze_batch_norm"}``.
         digest: content key of the images, part of every stage key.
     """
@@ -39,6 +40,7 @@ class TransferSet:
     soft_targets: torch.Tensor | None = None
     temperature: float = 1.0
     labelled: bool = True
+    synthetic: bool = False
     demands: frozenset[str] = frozenset()
 
 

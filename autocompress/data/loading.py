@@ -68,9 +68,12 @@ def load(
     splits = roles.assign()
     train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))
     judging = val if config.val_images is None else val.subset(config.val_images, seed)
-    whole = None if judging is val else val
-    unlabelled, notes = len(labelled) < len(sources), tuple(roles.notes)
-    return Splits(train, judging, test, info, whole_val=whole, unlabelled=unlabelled, notes=notes)
+    whole, notes = None if judging is val else val, tuple(roles.notes)
+    unlabelled = len(labelled) < len(sources)
+    by_agreement = unlabelled and "val" not in words
+    return Splits(
+        train, judging, test, info, whole_val=whole, unlabelled=unlabelled, by_agreement=by_agreement, notes=notes
+    )
 
 
 def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvider:

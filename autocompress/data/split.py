@@ -158,8 +158,8 @@ class Splits:
         synthetic: where there are no training images: by data source, how many images take their
             place.
         unlabelled: the labels of ``train`` mean nothing.
-        by_agreement: ``val`` has no labels of its own, but the baseline's answers: accuracy on it is
-            agreement with that.
+        by_agreement: ``val`` has no labels of its own, but gets the baseline's answers: accuracy on
+            it is agreement with that.
         notes: sentences for the user: where the images come from, and what the baseline makes of
             them.
     """
@@ -182,7 +182,8 @@ class Splits:
     def prepared(self, info: DataInfo) -> Splits:
         """The same images, resized and normalised as ``info`` says."""
         train, val, test = (split.prepared(info) for split in (self.train, self.val, self.test))
-        return replace(self, train=train, val=val, test=test, info=info)
+        whole = None if self.whole_val is None else self.whole_val.prepared(info)
+        return replace(self, train=train, val=val, test=test, whole_val=whole, info=info)
 
     def describe(self) -> str:
         """One line: classes, sizes, and what one validation image is worth."""

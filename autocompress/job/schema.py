@@ -107,7 +107,9 @@ class DataConfig(_Section):
     @classmethod
     def _check_labels(cls, given: str | None) -> str | None:
         if given is not None and given.startswith(UNLABELLED):
-            raise HintedError(f"cannot be '{given}'", "pictures without labels train and calibrate: name them for 'train'")
+            raise HintedError(
+                f"cannot be '{given}'", "pictures without labels train and calibrate: name them for 'train'"
+            )
         return given
 
     @property
@@ -315,7 +317,7 @@ class Job(_Section):
         has_labels = self.data.train is not None and not self.data.is_unlabelled
         if not has_labels and not self.pretrained and self.checkpoint is None:
             raise HintedError("gives nothing to train the baseline on", "set 'pretrained' or 'checkpoint'", "data")
-        if self.data.val_images is not None and self.data.train is None and self.data.val is None:
+        if self.data.val_images is not None and not has_labels and self.data.val is None:
             raise HintedError("has nothing to draw from", "the job names no validation images", "data.val_images")
         return self
 

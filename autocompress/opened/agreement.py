@@ -1,4 +1,4 @@
-"""Candidates judged without labels, by the baseline's answers on synthetic images."""
+"""Candidates judged without labels, by the baseline's answers on images that none trains on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from autocompress.compression.sources import Sources
-from autocompress.data import Splits
+from autocompress.data import Split, Splits
 from autocompress.errors import UserError
 from autocompress.files import digest
 from autocompress.opened.baseline import Baseline, measure_baseline
@@ -26,7 +25,7 @@ label.
 def judged_by_agreement(
     model: nn.Module,
     splits: Splits,
-    sources: Sources,
+    held_out: Split,
     scorer: Scorer,
     store: Store,
     folder: Path,
@@ -39,21 +38,23 @@ def judged_by_agreement(
 
     Args:
         model: the float baseline.
-        splits: whose validation split is empty.
-        sources: whose images are held out.
+        splits: of the job; what they hold for validation has no labels.
+        held_out: the images to compare on, with the baseline's answers for labels.
         scorer, store, folder, pause: as for :func:`measure_baseline`.
 
     Raises:
         UserError: if that happens more often than rounding explains.
     """
-    splits = replace(splits, val=sources.held_out(splits.info, pause), by_agreement=True)
+    splits = replace(splits, val=held_out, by_agreement=True)
     baseline = measure_baseline(model, splits, scorer, store, folder, pause)
     sure = torch.from_numpy(baseline.correct)
     if not bool(sure.all()):
         if float(sure.float().mean()) < LEAST_SURE:
+            images = "pictures without labels" if splits.unlabelled else "synthetic images"
+            instead = "give others" if splits.unlabelled else "leave out a data source with space: {source: [...]}"
             raise UserError(
-                f"file and torch model of the baseline agree on {baseline.accuracy:.1f} % of the synthetic images only",
-                "its answers there are no measure; leave out a data source with space: {source: [...]}",
+                f"file and torch model of the baseline agree on {baseline.accuracy:.1f} % of the {images} only",
+                f"its answers there are no measure; {instead}",
             )
         splits = replace(splits, val=splits.val.take(sure.nonzero().flatten()))
         baseline = measure_baseline(model, splits, scorer, store, folder, pause)

@@ -16,6 +16,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import artifact
+from autocompress.compression.answers import answered
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.layertypes import layer_specs
 from autocompress.compression.pipeline import Pipeline
@@ -35,7 +36,7 @@ from autocompress.contract import (
     manager,
 )
 from autocompress.contract.space import Chooser
-from autocompress.data import Scored, Splits, TensorSplit
+from autocompress.data import Scored, Split, Splits, TensorSplit
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.export import AGREEMENT_IMAGES, Agreement, check_agreement, custom_operators, export
@@ -46,7 +47,7 @@ from autocompress.opened.agreement import judged_by_agreement
 from autocompress.opened.applicable import applicable, require_images
 from autocompress.opened.baseline import Baseline, export_baseline, measure_baseline, teacher_key
 from autocompress.opened.keys import measured_with
-from autocompress.opened.outline import outline, recovery_epochs
+from autocompress.opened.outline import outline, space_of
 from autocompress.opened.remarks import remarks
 from autocompress.opened.transfer import user_data
 from autocompress.proposals.jobtables import TableMaker
@@ -125,8 +126,7 @@ class OpenedJob:
         store = Store(pinning=True)  # what is made before the first trial is needed to the last
         methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images, devices=devices)
         sources = None
-        epochs = recovery_epochs(job, methods, splits)
-        space = JobSpace(model, methods, limits, job.granularity, epochs, device.channel_multiple)
+        space = space_of(job, model, methods, limits, splits, device)
         if defaults := space.sources():
             named = {method.name: method for method in methods if isinstance(method, DataSource)}
             chosen = {name: named[name] for name in defaults}
@@ -143,12 +143,7 @@ class OpenedJob:
         if sources is not None:
             splits = replace(splits, synthetic=sources.counts())
         with lock.shared():
-            scored = Scorer.of(job), store, cache_folder("baselines"), lock.breathe
-            if sources is not None and not len(splits.val):
-                splits, baseline = judged_by_agreement(model, splits, sources, *scored)
-            else:
-                baseline = measure_baseline(model, splits, *scored)
-            splits = replace(splits, notes=(*splits.notes, *remarks(job, model, splits, baseline, store)))
+            splits, baseline = _measured(job, model, splits, sources, store, lock.breathe)
         transfer = user_data(splits, job.seed)
         if sources is not None:
             transfer = sources.transfer_set(*next(iter(sources.defaults.items())))
@@ -220,9 +215,7 @@ class OpenedJob:
     @cached_property
     def space(self) -> JobSpace:
         """What recipes are drawn from."""
-        epochs = recovery_epochs(self.job, self.methods, self.splits)
-        multiple = self.device.channel_multiple
-        return JobSpace(self.model, self.methods, self.limits, self.job.granularity, epochs, multiple)
+        return space_of(self.job, self.model, self.methods, self.limits, self.splits, self.device)
 
     def compose(self, chooser: Chooser) -> Recipe:
         """The recipe that ``chooser`` gives; see :meth:`JobSpace.compose`."""
@@ -397,6 +390,28 @@ def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Calla
             second()
 
     return call
+
+
+def _measured(
+    job: Job,
+    model: nn.Module,
+    splits: Splits,
+    sources: Sources | None,
+    store: Store,
+    pause: Callable[[], None],
+) -> tuple[Splits, Baseline]:
+    """The splits with the images that judge candidates, and the baseline as measured on these."""
+    scored = Scorer.of(job), store, cache_folder("baselines"), pause
+    held_out: Split | None = None
+    if sources is not None and not len(splits.val):
+        held_out = sources.held_out(splits.info, pause)
+    elif splits.by_agreement:
+        held_out = answered(model, teacher_key(model), splits.val, store, default_device(), pause)
+    if held_out is None:
+        baseline = measure_baseline(model, splits, *scored)
+    else:
+        splits, baseline = judged_by_agreement(model, splits, held_out, *scored)
+    return replace(splits, notes=(*splits.notes, *remarks(job, model, splits, baseline, store))), baseline
 
 
 def _default_params(job: Job, model: nn.Module, limits: Limits, method: Method) -> Params:

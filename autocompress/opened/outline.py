@@ -76,7 +76,10 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     devices = [device, *([] if job.energy_device is None else [plugins.device(job.energy_device)])]
     installed = plugins.methods()
     splits = _load(job, plugins, preview)
-    model = models.create(job, None if splits is None else splits.info)
+    knows_classes = splits is not None and splits.info.num_classes > 0
+    model = models.create(job, splits.info if splits is not None and knows_classes else None)
+    if splits is not None and not knows_classes:
+        splits = splits.prepared(models.data_info(model))
     if splits is not None:
         check_batches(job, model, splits)
     # A wrong key in the space is told before minutes go into a training: structure needs no
@@ -85,8 +88,7 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     check_measured_batch(job, device, shape)
     has_images = splits is not None and len(splits.train) > 0
     methods, refused = applicable(installed, shape, job, limits.methods, has_images=has_images, devices=devices)
-    epochs = recovery_epochs(job, methods, splits)
-    space = JobSpace(shape, methods, limits, job.granularity, epochs, device.channel_multiple)
+    space = space_of(job, shape, methods, limits, splits, device)
     space.check_limits(installed)
     if not space.sources():
         require_images(job, splits, methods, refused)
@@ -99,14 +101,33 @@ def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) 
     return job.budget.epochs if has_source or (splits is not None and len(splits.train) > 0) else 0
 
 
+def space_of(
+    job: Job, model: nn.Module, methods: Sequence[Method], limits: Limits, splits: Splits | None, device: Device
+) -> JobSpace:
+    """What recipes of ``job`` are drawn from.
+
+    Args:
+        job: of the search.
+        model: the baseline, or a network of its structure.
+        methods: those that act.
+        limits: what the user fixed or narrowed.
+        splits: the user's images; None where the job names none.
+        device: that measures latency.
+    """
+    epochs = recovery_epochs(job, methods, splits)
+    labelled = splits is None or not splits.unlabelled
+    return JobSpace(model, methods, limits, job.granularity, epochs, device.channel_multiple, labelled)
+
+
 def _load(job: Job, plugins: Manager, preview: bool) -> Splits | None:
     """The user's images, None where the job names none.
 
-    Test images of a job without training data are sealed.
+    Test images of a job that judges without labels are sealed.
     """
     if job.data.is_free and job.data.val is None and job.data.test is None:
         return None
     has_weights = job.pretrained or job.checkpoint is not None
     asked = models.preprocessing(job)
     splits = data.load(job.data, plugins.datasets(), **asked, has_weights=has_weights, preview=preview)
-    return replace(splits, test=Sealed(splits.test)) if job.data.is_free else splits
+    is_sealed = job.data.is_free or (splits.by_agreement and len(splits.test))
+    return replace(splits, test=Sealed(splits.test)) if is_sealed else splits

@@ -32,7 +32,7 @@ def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, stor
         return ()
     found = [_on_chance(splits, baseline)]
     if not trained_here:
-        images = max(splits.val, splits.train, key=len)
+        images = splits.val if splits.unlabelled else max(splits.val, splits.train, key=len)
         found.append(note_on_normalisation(model, images, baseline.macs, store, baseline.weights_key))
     return tuple(text for text in found if text)
 

@@ -15,4 +15,5 @@ def user_data(splits: Splits, seed: int) -> TransferSet:
     Validation and test stay unseen by methods.
     """
     calibration = splits.train.subset(min(CALIBRATION_IMAGES, len(splits.train)), seed)
-    return TransferSet(train=splits.train, calibration=calibration, digest=splits.train.digest)
+    labelled = not splits.unlabelled
+    return TransferSet(splits.train, calibration, splits.train.digest, labelled=labelled)

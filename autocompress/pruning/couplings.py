@@ -137,7 +137,7 @@ def _judged(
 
 
 def _sharing(model: nn.Module, parts: Sequence[Part]) -> list[str]:
-    """A sentence where a layer that would lose channels holds a weight that another layer holds too:
+    """A sentence where a layer that would lose channels holds a weight that another one holds, too:
     each would have a weight of its own afterwards.
     """
     layers = {part.layer for part in parts}

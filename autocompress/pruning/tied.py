@@ -15,6 +15,5 @@ def tied(model: nn.Module) -> dict[str, str]:
     for name, module in model.named_modules():
         for own, parameter in module.named_parameters(recurse=False):
             paths.setdefault(id(parameter), []).append(f"{name}.{own}" if name else own)
-    return {
-        path: next(other for other in same if other != path) for same in paths.values() if len(same) > 1 for path in same
-    }
+    shared = [same for same in paths.values() if len(same) > 1]
+    return {path: next(other for other in same if other != path) for same in shared for path in same}

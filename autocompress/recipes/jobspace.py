@@ -30,6 +30,7 @@ class JobSpace:
         granularity: of the job.
         epochs: the most that a recipe may recover.
         multiple: of channels, that suits the device.
+        labelled: the user's images have labels that mean something.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class JobSpace:
     granularity: str
     epochs: int
     multiple: int = DEFAULT_MULTIPLE
+    labelled: bool = True
 
     def compose(self, chooser: Chooser) -> Recipe:
         """The recipe that ``chooser`` gives.
@@ -50,7 +52,7 @@ class JobSpace:
 
     def _fill(self, space: Space) -> Recipe:
         try:
-            return compose(space, self.model, self.methods, self.epochs, self.multiple)
+            return compose(space, self.model, self.methods, self.epochs, self.multiple, labelled=self.labelled)
         except LimitError as error:
             raise self.limits.error(error.name, error.text) from None
 
@@ -106,7 +108,8 @@ class JobSpace:
         inactive += [] if any(isinstance(method, Quantizer) for method in self.methods) else ["bits", "qat"]
         # Neither is a weight of distillation where no image has a label.
         has_source = any(isinstance(method, DataSource) for method in self.methods)
-        inactive += ["recover.distill", "qat.distill"] if has_source else [SOURCE]
+        inactive += ["recover.distill", "qat.distill"] if has_source or not self.labelled else []
+        inactive += [] if has_source else [SOURCE]
         reject_unmatched(self.limits, matched, known, inactive)
 
     @cached_property

@@ -72,7 +72,13 @@ class Recipe:
 
 
 def compose(
-    space: Space, model: nn.Module, methods: Sequence[Method], epochs: int, multiple: int = DEFAULT_MULTIPLE
+    space: Space,
+    model: nn.Module,
+    methods: Sequence[Method],
+    epochs: int,
+    multiple: int = DEFAULT_MULTIPLE,
+    *,
+    labelled: bool = True,
 ) -> Recipe:
     """Runs the whole define-by-run space once.
 
@@ -84,13 +90,14 @@ def compose(
         methods: those that apply, in the manager's order.
         epochs: the most that recovery may train.
         multiple: of channels, that suits the device.
+        labelled: the user's images have labels that mean something.
 
     Raises:
         InvalidRecipe: for methods that exclude each other, that need more epochs than there are, or
             whose ``search_space`` does not give a mapping of JSON values.
     """
     source = compose_source(space, model, methods)
-    labelled = source is None  # labels of made images are not trained on
+    labelled = labelled and source is None  # labels of made images are not trained on
     of_source = set(space.chosen)
     acting = _acting(space, model, methods)
     pruning: Pruning | None = None

@@ -4,6 +4,7 @@
 calibration images, :mod:`.refit` solves for the weights that make up for lost columns,
 :mod:`.oneshot` and :mod:`.sequential` repair whole networks, :mod:`.elimination` orders channels by
 the error that a refit leaves, and :mod:`.curves` gives that error at every width.
+:mod:`.rescaling` mends moments on images that are not like the data.
 """
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
@@ -14,6 +15,7 @@ from autocompress.repair.importance import gradient_energy
 from autocompress.repair.moments import RIDGES, Moments, gather
 from autocompress.repair.oneshot import repair
 from autocompress.repair.refit import choose_ridge, output_error, refit
+from autocompress.repair.rescaling import correction, rescaled, variance_ratios
 from autocompress.repair.sequential import Lockstep, Report
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Reader",
     "Report",
     "choose_ridge",
+    "correction",
     "curve",
     "eliminate",
     "gather",
@@ -34,4 +37,6 @@ __all__ = [
     "readers",
     "refit",
     "repair",
+    "rescaled",
+    "variance_ratios",
 ]

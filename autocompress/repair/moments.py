@@ -42,6 +42,7 @@ class Moments:
             form.
         samples: x - a, float32 ``[groups, count, width]``, in the dual form; else None.
         ridge: lambda of this layer, chosen on held-out samples; relative to the mean diagonal of G.
+        rescaled: images did not show the inputs as the data did (:mod:`.rescaling`).
     """
 
     columns: Columns
@@ -50,6 +51,7 @@ class Moments:
     covariance: torch.Tensor | None
     samples: torch.Tensor | None = None
     ridge: float = DEFAULT_RIDGE
+    rescaled: bool = False
 
     @property
     def scale(self) -> torch.Tensor:
@@ -93,6 +95,7 @@ class Moments:
         record = {
             "count": self.count,
             "ridge": self.ridge,
+            "rescaled": self.rescaled,
             "groups": columns.groups,
             "inputs": columns.inputs,
             "taps": [list(tap) for tap in columns.taps],
@@ -114,6 +117,7 @@ class Moments:
             None if covariance is None else covariance.double(),
             tensors.get("samples"),
             float(record["ridge"]),
+            bool(record["rescaled"]),
         )
 
 
@@ -251,6 +255,11 @@ def gather(
     return {name: found[name] for name in layers if name in found}
 
 
+def prefix_tokens(model: nn.Module) -> int:
+    """Class and register tokens of timm's transformers: positions that are always drawn."""
+    return int(getattr(model, "num_prefix_tokens", 0))
+
+
 def position_generator(name: str, seed: int) -> torch.Generator:
     """Each layer draws its own positions, so that leaving out a layer changes no other."""
     return torch.Generator().manual_seed(int(digest("positions", name, seed)[:15], 16))
@@ -284,8 +293,7 @@ def _watch(
     positions: int | None,
     pause: Callable[[], None] | None,
 ) -> None:
-    half = 0
-    first = int(getattr(model, "num_prefix_tokens", 0))  # timm's transformers: class and register tokens
+    half, first = 0, prefix_tokens(model)
 
     def see(name: str, layer: nn.Module, x: torch.Tensor) -> None:
         gathering = gatherings[name]

@@ -12,7 +12,7 @@ joins a shortcut, y also makes up for what the shortcut lost: (r - r') sigma / g
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from torch import fx, nn
 from autocompress.graph.kinds import kind
 from autocompress.repair.columns import POSITIONS, Columns, has_columns
 from autocompress.repair.moments import RIDGES, Moments, Sums, factor, position_generator
+from autocompress.repair.rescaling import STRONGER
 from autocompress.repair.shifts import ensure_bias, norm_scale
 
 SMALLEST_SCALE = 1e-3
@@ -89,16 +90,20 @@ class Lockstep:
         kept: by layer, the outputs of the original layer that the compressed one still has; a layer
             that is not named has all.
         norms: by layer, the batch normalisation directly behind it in the compressed network.
+        unlike: layers whose inputs the images do not show as the data did: lambda is stronger.
         seed: of drawn positions.
         positions: most output positions of one image.
+        first: so many first positions of a token layer are always among them.
     """
 
     original: fx.GraphModule
     compressed: fx.GraphModule
     kept: Mapping[str, Sequence[int]]
     norms: Mapping[str, str | None]
+    unlike: Collection[str] = ()
     seed: int = 0
     positions: int | None = POSITIONS
+    first: int = 0
 
     @torch.no_grad()
     def repair(self, batches: Sequence[torch.Tensor], layers: Sequence[str]) -> Report:
@@ -161,6 +166,7 @@ class Lockstep:
         whole = fitted.merged(held_out)
         mean, cross = whole.targets()
         moments = whole.moments(columns)
+        ridge *= STRONGER if name in self.unlike else 1
         new = fit(matrix, moments, cross, ridge) if gain > 0 else matrix
         (state.report.refitted if gain > 0 else state.report.undone).append(name)
         columns.write(layer, new)
@@ -195,7 +201,7 @@ class Lockstep:
             for half, (part, of) in enumerate(zip(x.tensor_split(2), y.tensor_split(2), strict=True)):
                 if not len(part):
                     continue
-                samples, places = columns.sample(layer, part.float(), generator, self.positions)
+                samples, places = columns.sample(layer, part.float(), generator, self.positions, self.first)
                 flat = of.flatten(2).transpose(1, 2) if of.ndim == 4 else of.reshape(len(of), -1, of.shape[-1])
                 rows = flat[torch.arange(len(flat), device=flat.device)[:, None], places].flatten(0, 1)
                 grouped = rows.unflatten(1, (columns.groups, -1)).transpose(0, 1)

@@ -73,8 +73,8 @@ _TABLE_DTYPES = {
 COLUMNS: tuple[str, ...] = tuple(_DTYPES)
 """Columns of trials.csv. Accuracies in percent, drops in points, ``recipe`` a dict (JSON in the
 file), ``artifact`` a path relative to the run's folder or empty. ``agreement`` is empty but in runs
-that judge without labelled images: there it is the percent of held-out synthetic images on which a
-model answers as the baseline does, ``accuracy`` is the same figure, and ``accuracy_drop`` is what
+that judge without labelled images: there it is the percent of held-out images on which a model
+answers as the baseline does, ``accuracy`` is the same figure, and ``accuracy_drop`` is what
 is missing to 100."""
 LATER = frozenset({"agreement", *_COSTS} - {*_FIRST_COSTS})
 """Columns that older runs lack."""

@@ -105,5 +105,5 @@ class Opener(Protocol):
 
 
 def is_by_agreement(opened: SearchableJob) -> bool:
-    """Whether validation images are synthetic, so that accuracy is agreement with the baseline."""
+    """Whether the baseline labels the validation images, so that accuracy is agreement with it."""
     return opened.splits.by_agreement

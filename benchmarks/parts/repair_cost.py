@@ -11,29 +11,29 @@ import torch
 
 from autocompress.pruning.known import known_couplings
 from autocompress.repair import choose_ridge, gather, has_columns
-from shared.rows import Rows, command_line
+from shared.rows import Rows
 from shared.trained import environment
 
 IMAGES = 256
-SIZE = (3, 224, 224)
 
 
-def resnet50(out: Path) -> None:
+def resnet50(out: Path, command: str, images: int = IMAGES, pixels: int = 224) -> None:
     """Moments of every layer that reads channels which can be removed; weights are random, which
     costs the same.
     """
-    rows = Rows(out, {"model": "resnet50", "images": IMAGES, "command": command_line(), **environment()})
+    size = (3, pixels, pixels)
+    rows = Rows(out, {"model": "resnet50", "images": images, "command": command, **environment()})
 
     def measured() -> dict[str, float]:
         torch.manual_seed(0)
         model = timm.create_model("resnet50").eval()
-        every = known_couplings(model, SIZE, "group")
+        every = known_couplings(model, size, "group")
         readers = dict.fromkeys(name for coupling in every if coupling.prunable for name in coupling.consumers)
         layers = [name for name in readers if has_columns(model.get_submodule(name))]
-        images = torch.randn(IMAGES, *SIZE)
+        batch = torch.randn(images, *size)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.perf_counter()
-        found = gather(model, layers, lambda: images.split(32), choose_ridge=choose_ridge)
+        found = gather(model, layers, lambda: batch.split(32), choose_ridge=choose_ridge)
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {

@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from parts import repair_ghost
 from shared.repaired import SearchableJob
-from shared.rows import Rows, command_line
-from shared.trained import SLOW, environment, job_of, trained
+from shared.rows import Rows
+from shared.trained import SLOW, Trained, environment, job_of, trained
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every table is made with.
+
+    Attributes:
+        file: where it goes.
+        command: that makes it.
+        data: of the baseline.
+        epochs: of the baseline, in place of its own; None leaves these.
+        until: when no further row is begun; None for no end.
+        small: networks and shares are few, to try a part out.
+    """
+
+    file: Path
+    command: str
+    data: str = "glyphs"
+    epochs: int | None = None
+    until: float | None = None
+    small: bool = False
+
 
 PRUNERS = ("obs", "magnitude", "bn_scale", "random")
 CUTS = ("inner:0.7", "inner:0.5", "inner:0.35", "group:0.5", "group:0.35")
 """Of the part 'uniform': a mode of couplings, and the share of the multiply-adds that stays."""
 
 
-def uniform(out: Path, epochs: int | None, model: str, data: str, cuts: Sequence[str] = CUTS) -> None:
+def uniform(asked: Asked, model: str, cuts: Sequence[str] = CUTS) -> None:
     """The same share of every coupling's channels: by order and by repair."""
-    opened, rows = _opened(model, data, epochs or 12, out)
+    opened, rows = _opened(model, asked, 12)
     for mode, _, text in (cut.partition(":") for cut in cuts):
         share = float(text)
         keep = opened.widths(share, mode)
@@ -33,38 +57,46 @@ def uniform(out: Path, epochs: int | None, model: str, data: str, cuts: Sequence
     rows.write()
 
 
-def mobilenetv2(out: Path, epochs: int | None) -> None:
+def mobilenetv2(asked: Asked) -> None:
     """A depthwise network at 15, 30 and 50 % of its multiply-adds, with and without a quarter
     epoch.
     """
     name = "mobilenetv2_050"
-    opened, rows = _opened(name, "glyphs", epochs or int(SLOW[name]["epochs"]), out)
-    for share in (0.85, 0.7, 0.5):
+    opened, rows = _opened(name, asked, int(SLOW[name]["epochs"]))
+    for share in (0.5,) if asked.small else (0.85, 0.7, 0.5):
         keep = opened.widths(share, "inner")
-        for fit in ("none", "one-shot", "sequential"):
+        for fit in ("one-shot", "none", "sequential"):
             make = partial(opened.row, "obs", keep, "inner", fit, images=_images(fit), train=True)
             rows.row(f"{round(100 - 100 * share)} % inner, obs, {fit}", make)
     rows.write()
 
 
-def vit(out: Path, epochs: int | None) -> None:
-    """A small vision transformer: heads and MLP at 80 % of the multiply-adds, class token always
-    drawn or not.
+def vit(asked: Asked) -> None:
+    """A small vision transformer: heads and MLP at 80 % of the multiply-adds; the class token
+    always among the positions that are drawn, or as rarely as any other.
     """
-    args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "depth": 6}
-    opened, rows = _opened("vit_tiny_patch16_224", "glyphs", epochs or 20, out, args)
+    args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "depth": 2 if asked.small else 6}
+    opened, rows = _opened("vit_tiny_patch16_224", asked, 20, args)
     keep = opened.widths(0.8, "inner")
     for pruner in ("obs", "magnitude"):
-        for fit in ("none", "one-shot", "sequential"):
-            rows.row(f"20 %, {pruner}, {fit}", partial(opened.row, pruner, keep, "inner", fit))
+        for fit in ("one-shot", "none", "sequential"):
+            rows.row(f"20 %, {pruner}, {fit}", partial(opened.row, pruner, keep, "inner", fit, images=_images(fit)))
+    alike = SearchableJob(opened.baseline)  # with a store of its own
+    with (
+        mock.patch("autocompress.repair.moments.prefix_tokens", return_value=0),
+        mock.patch("autocompress.compression.repair.prefix_tokens", return_value=0),
+    ):
+        for fit in ("one-shot", "sequential"):
+            make = partial(alike.row, "obs", keep, "inner", fit, images=_images(fit))
+            rows.row(f"20 %, obs, {fit}, class token as any other", make)
     rows.write()
 
 
-def ghost(out: Path, epochs: int | None) -> None:
+def ghost(asked: Asked) -> None:
     """Ghost modules at ratio 2, with the layers behind them refitted or not."""
     for name in ("resnet18", "mobilenetv2_050", "regnety_002"):
         own = int(SLOW.get(name, {}).get("epochs", 12))
-        opened, rows = _opened(name, "glyphs", epochs or own, out.with_name(f"ghost-{name}.json"))
+        opened, rows = _opened(name, replace(asked, file=asked.file.with_name(f"ghost-{name}.json")), own)
         for fit in ("none", "sequential"):
             rows.row(f"ratio 2, {fit}", partial(repair_ghost.row, opened, fit))
         rows.write()
@@ -75,13 +107,11 @@ def _images(fit: str) -> int:
     return 2048 if fit == "sequential" else 512
 
 
-def _opened(
-    name: str, data: str, epochs: int, out: Path, args: dict[str, Any] | None = None
-) -> tuple[SearchableJob, Rows]:
-    job = job_of(name, data, epochs, model_args=args)
-    baseline = trained(job)
+def _opened(name: str, asked: Asked, epochs: int, args: dict[str, Any] | None = None) -> tuple[SearchableJob, Rows]:
+    epochs = asked.epochs or epochs
+    head = {"model": name, "data": asked.data, "epochs": epochs, "command": asked.command, **environment()}
+    rows = Rows(asked.file, head, asked.until)
+    baseline: Trained = trained(job_of(name, asked.data, epochs, model_args=args))
     opened = SearchableJob(baseline)
-    head = {"model": name, "data": data, "epochs": epochs, "command": command_line(), **environment()}
-    rows = Rows(out, head)
     rows.row("baseline", lambda: opened.judged(baseline.model))
     return opened, rows

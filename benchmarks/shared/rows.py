@@ -26,6 +26,10 @@ def command_line() -> str:
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
+class TimeIsUp(Exception):
+    """The next row is for another run."""
+
+
 class Rows:
     """Rows by key in one JSON file.
 
@@ -35,17 +39,24 @@ class Rows:
         path: of the file.
         head: what the rows depend on (settings, versions); rows made with another head are thrown
             away.
+        until: by ``time.monotonic``, when no further row is begun; None for no end.
     """
 
-    def __init__(self, path: Path, head: dict[str, Any]) -> None:
-        self.path, self.head = path, json.loads(json.dumps(head, default=str))
+    def __init__(self, path: Path, head: dict[str, Any], until: float | None = None) -> None:
+        self.path, self.head, self.until = path, json.loads(json.dumps(head, default=str)), until
         found = read(path)
         same = all(found.get(key) == value for key, value in self.head.items())
         self.rows: dict[str, dict[str, Any]] = found.get("rows", {}) if found and same else {}
 
     def row(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The row ``key``: kept, or made, timed, written and shown."""
+        """The row ``key``: kept, or made, timed, written and shown.
+
+        Raises:
+            TimeIsUp: if it would have to be made, and it is late.
+        """
         if key not in self.rows:
+            if self.until is not None and time.monotonic() > self.until:
+                raise TimeIsUp
             started = time.perf_counter()
             made = make()
             self.rows[key] = {**made, "seconds": round(time.perf_counter() - started, 1)}

@@ -1,0 +1,84 @@
+"""Which inputs of a baseline synthetic images do not show as the data did, by what its batch norms
+recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from autocompress.contract import Coupling
+from autocompress.graph import NetworkFacts
+from autocompress.graph.kinds import NORM_TYPES
+from autocompress.repair.rescaling import correction, variance_ratios
+
+Scales = dict[str, torch.Tensor]
+"""By layer, what each of its input channels must be multiplied with, float64 ``[inputs]``."""
+
+
+def unlike(
+    model: nn.Module,
+    network: NetworkFacts,
+    every: Sequence[Coupling],
+    batches: Callable[[], Iterable[torch.Tensor]],
+    pause: Callable[[], None] | None = None,
+) -> Scales:
+    """The layers whose inputs vary differently on ``batches`` than on the data.
+
+    Args:
+        model: a baseline, in eval mode.
+        network: facts about it.
+        every: its couplings: which norms write what a layer reads.
+        batches: gives images, on the model's device.
+        pause: called between batches.
+
+    Returns:
+        Layers all of whose inputs are as recorded, and layers of which no norm tells, are left out.
+    """
+    norms = {name for coupling in every for name in coupling.norms if _records(model.get_submodule(name))}
+    norms |= {
+        layer.norm for layer in network.layers.values() if layer.norm and _records(model.get_submodule(layer.norm))
+    }
+    if not norms:
+        return {}
+    ratios = variance_ratios(model, sorted(norms), batches(), pause)
+    before: dict[str, list[str]] = {}
+    for layer in network.layers.values():
+        for reader in layer.consumers if layer.norm in ratios else ():
+            before.setdefault(reader, []).append(str(layer.norm))
+    found: Scales = {}
+    for coupling in every:
+        stream = _of_stream(model, coupling, ratios)
+        for reader, index in coupling.consumers.items():
+            if reader not in network.layers:
+                continue
+            scale = found.setdefault(reader, torch.ones(network.layers[reader].in_channels, dtype=torch.float64))
+            directly = [ratios[name] for name in before.get(reader, ()) if len(ratios[name]) == len(scale)]
+            for channel, inputs in enumerate(index):
+                place = list(inputs)
+                scale[place] = correction(directly[0][place] if directly else stream[channel].expand(len(place)))
+    return {name: scale for name, scale in found.items() if not bool((scale == 1).all())}
+
+
+def _records(norm: nn.Module) -> bool:
+    return isinstance(norm, NORM_TYPES) and isinstance(norm.running_var, torch.Tensor)
+
+
+def _of_stream(model: nn.Module, coupling: Coupling, ratios: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The ratio of each channel, averaged over the norms that it passes, each weighted by what it
+    writes: the square of its gamma.
+    """
+    total = torch.zeros(coupling.channels, dtype=torch.float64)
+    weights = torch.zeros(coupling.channels, dtype=torch.float64)
+    for name, index in coupling.norms.items():
+        if name not in ratios:
+            continue
+        gamma = model.get_submodule(name).weight
+        square = torch.ones_like(ratios[name]) if gamma is None else gamma.detach().double().cpu().square()  # type: ignore[operator]
+        for channel, own in enumerate(index):
+            place = list(own)
+            total[channel] += (square[place] * ratios[name][place]).sum()
+            weights[channel] += square[place].sum()
+    return torch.where(weights > 0, total / weights.clamp(min=1e-30), 1.0)

