@@ -20,6 +20,7 @@ from autocompress.repair import (
     output_error,
     readers,
     refit,
+    sequential,
 )
 from autocompress.repair import (
     moments as moments_room,
@@ -302,3 +303,37 @@ def test_weights_of_outputs_change_the_order() -> None:
 
     assert first([1.0, 100.0]) == 0
     assert first([100.0, 1.0]) == 1
+
+
+def test_fewer_samples_than_columns_are_kept_themselves() -> None:
+    """The dual form; its lambda is chosen, too."""
+    layer = nn.Linear(60, 4)
+    x = torch.randn(40, 1, 5) @ torch.randn(5, 60) + 0.3 * torch.randn(40, 1, 60)
+    few = gather(_Net(layer), ["layer"], lambda: x.split(8), choose_ridge=choose_ridge)["layer"]
+    assert few.covariance is None
+    assert few.samples is not None
+    assert few.samples.shape == (1, 40, 60)
+    many = gather(_Net(layer), ["layer"], lambda: [x, x], choose_ridge=lambda *_: few.ridge)["layer"]
+    assert many.covariance is not None
+    kept = torch.rand(1, 60) < 0.5
+    matrix = few.columns.weight(layer)
+    for one, other in zip(refit(matrix, few, kept), refit(matrix, many, kept), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    assert gather(_Net(layer), ["layer"], lambda: [x], choose_ridge=lambda *_: 7.0)["layer"].ridge == 7.0
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_sequential_fit_in_the_dual_form_is_the_same(groups: int) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(groups, 20, 30), torch.randn(groups, 20, 6)
+    columns = Columns(groups, 30)
+    matrix = torch.randn(groups, 6, 30, dtype=torch.float64)
+    sums, pairs = sequential.PairSums(x.mean(1).double(), y.mean(1).double()), sequential.DualPairs()
+    for part in (slice(0, 12), slice(12, 20)):
+        sums.add_pair(x[:, part], y[:, part])
+        pairs.add_pair(x[:, part], y[:, part])
+    for one, other in zip(sums.targets(), pairs.targets(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for ridge in (1e-3, 1e-1):
+        fits = [sequential.fit(matrix, own.moments(columns), own.targets()[1], ridge) for own in (sums, pairs)]
+        torch.testing.assert_close(*fits, rtol=1e-3, atol=1e-3)

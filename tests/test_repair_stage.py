@@ -15,9 +15,11 @@ from pruning_stage import pruned
 from torch import nn
 
 from autocompress.compression import prune
+from autocompress.compression.repair import Images
 from autocompress.contract import Context, Plan, Pruner, TransferSet
-from autocompress.data import TensorSplit
+from autocompress.data import DataInfo, TensorSplit
 from autocompress.errors import TrialFailed
+from autocompress.repair import choose_ridge, gather, refit
 from autocompress.testing import example_context, example_model
 from autocompress.testing.rules import same_tensors
 from autocompress_criteria import Magnitude
@@ -26,6 +28,8 @@ from autocompress_scop import Scop
 
 IMAGES = 96
 FITS = ("one-shot", "sequential")
+CPU = torch.device("cpu")
+INFO = DataInfo(10, 3, (32, 32), (0.0,) * 3, (1.0,) * 3, tuple("0123456789"))
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +181,48 @@ def test_dead_channels_go_first_and_cost_nothing(
         assert plan["divergence"][1] < 0.05
 
 
+class Joined(nn.Module):
+    """One layer that reads two others, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.left, self.right, self.reader = nn.Conv2d(8, 16, 1), nn.Conv2d(8, 12, 1), nn.Conv2d(28, 8, 1, bias=False)
+        self.fc = nn.Linear(8, 10)
+        self.pretrained_cfg: dict[str, Any] = {"input_size": (3, 32, 32), "num_classes": 10, "first_conv": "stem"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        both = torch.cat([torch.relu(self.left(x)), torch.relu(self.right(x))], 1)
+        return self.fc((x + self.reader(both)).mean((2, 3)))
+
+
+def test_what_reads_a_concatenation_is_refitted_once_over_all_that_it_loses(images: torch.Tensor) -> None:
+    """And it gets a bias, as no norm stands behind it."""
+    net = Joined().eval()
+    widths = {"left": 0.5, "right": 0.5}
+    settings = {"fit": "one-shot", "images": 64}
+    network, steps = pruned(net, Magnitude(), context_of(net, images), widths, mode="group", repair=settings)
+    plan, keep = steps[1]["plan"], steps[0]["plan"]["keep"]
+    assert plan["refitted"] == 1
+    assert plan["biases"] == ["reader"]
+    kept = [*keep["left"], *(16 + channel for channel in keep["right"])]
+    chosen = Images(TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), INFO), 64, 0, CPU, "")
+    moments = gather(net, ["reader"], chosen.batches, choose_ridge=choose_ridge)["reader"]
+    stays = torch.zeros((1, 28), dtype=torch.bool)
+    stays[0, kept] = True
+    new, shift = refit(moments.columns.weight(net.reader), moments, stays)
+    reader = network.get_submodule("reader")
+    torch.testing.assert_close(reader.weight[:, :, 0, 0].double(), new[0][:, kept], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(reader.bias.double(), shift[0], rtol=1e-4, atol=1e-5)
+    dry, _ = pruned(
+        net, Magnitude(), replace(example_context(net), dry_run=True), widths, mode="group", repair=settings
+    )
+    assert {name: t.shape for name, t in dry.state_dict().items()} == {
+        name: t.shape for name, t in network.state_dict().items()
+    }
+
+
 class Tied(nn.Module):
     """Three blocks: the last two read different channels with one weight."""
 
@@ -202,7 +248,8 @@ class Tied(nn.Module):
 def test_weights_that_layers_share_stay_shared_and_are_not_refitted(fit: str, images: torch.Tensor) -> None:
     """What fits one layer's inputs need not fit the other's."""
     net = Tied().eval()
-    network, steps = pruned(net, Magnitude(), context_of(net, images), {"own": 0.5}, repair={"fit": fit, "images": 64})
+    network, steps = pruned(net, Magnitude(), context_of(net, images), 0.5, repair={"fit": fit, "images": 64})
+    assert list(steps[0]["plan"]["keep"]) == ["own"]
     assert steps[1]["plan"]["refitted"] > 0
     assert network.get_submodule("read_one").weight is network.get_submodule("read_two").weight
     assert torch.equal(network.get_submodule("read_one").weight, net.read_one.weight)

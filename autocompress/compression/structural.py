@@ -200,13 +200,13 @@ class Structural:
         undone: list[str] = []
         sequential = self._is_sequential(network, cut, settings)
         if sequential:
-            fitted, strange = copy.deepcopy(plain), self._unlike(images, context)
+            fitted, strange = copy.deepcopy(plain), list(self._unlike(images, context))
             teacher = self._teacher(context)
             refitted, undone = repair.sequential(fitted, teacher, cut, context, images, self._leaves, strange)
         else:
             assert cut is not None
             refitted = repair.one_shot(model, cut, network, inputs)
-            strange = {name: own for name, own in inputs(refitted).items() if own.rescaled}
+            strange = [name for name, own in inputs(refitted).items() if own.rescaled]
             fitted = self._removed(model, cut, context)
         before, after = (self._divergence(candidate, images, context) for candidate in (plain, fitted))
         told: dict[str, Any] = {

@@ -144,6 +144,13 @@ def factor(system: torch.Tensor) -> torch.Tensor:
         more = 10 * more
 
 
+def dual(columns: Columns, samples: Sequence[torch.Tensor]) -> Moments:
+    """Moments that keep their samples, float32 ``[groups, samples, width]`` each."""
+    both = torch.cat(list(samples), 1)
+    mean = both.mean(1, dtype=torch.float64)
+    return Moments(columns, both.shape[1], mean, None, both - mean[:, None].float())
+
+
 class Sums:
     """Sums over samples, taken about a fixed shift so that nothing cancels."""
 
@@ -177,39 +184,44 @@ class Sums:
 
 
 class _Gathering:
-    """What one layer has seen: sums over two halves of the images, or the samples themselves."""
+    """What one layer has seen: sums over two halves of the images, or the samples themselves as
+    long as they are fewer than the columns.
+    """
 
     def __init__(self, name: str, columns: Columns, generator: torch.Generator) -> None:
         self.name, self.columns = name, columns
         self.generator = generator
         self._halves: list[Sums] = []
-        self._samples: list[torch.Tensor] = []
+        self._samples: list[tuple[int, torch.Tensor]] = []
 
     def add(self, samples: torch.Tensor, half: int) -> None:
         """Samples ``[groups, samples, width]`` of one call of the layer, of half 0 or 1."""
         if not torch.isfinite(samples).all():
             raise ValueError(f"the input of {self.name} holds NaN or infinite values")
-        if self.columns.width > MOST_COLUMNS:
-            self._samples.append(samples.float().cpu())
+        if self._halves:
+            self._halves[half].add(samples.float())
             return
-        if not self._halves:
-            shift = samples.mean(1).double().cpu()
-            self._halves = [Sums(shift), Sums(shift)]
-        self._halves[half].add(samples.float())
+        self._samples.append((half, samples.float().cpu()))
+        few = sum(known.shape[1] for _, known in self._samples) < self.columns.width
+        if few or self.columns.width > MOST_COLUMNS:
+            return
+        shift = self._samples[0][1].mean(1).double()
+        self._halves = [Sums(shift), Sums(shift)]
+        for of, known in self._samples:
+            self._halves[of].add(known)
+        self._samples.clear()
 
     def moments(self, choose_ridge: Callable[[Moments, Moments, Moments], float]) -> Moments:
         """Moments over all images, with the ridge that serves held-out images best."""
         if self._samples:
-            samples = torch.cat(self._samples, 1)
-            mean = samples.mean(1, dtype=torch.float64)
-            samples -= mean[:, None].float()
-            return Moments(self.columns, samples.shape[1], mean, None, samples)
-        fit, held_out = self._halves
-        whole = fit.merged(held_out).moments(self.columns)
-        if not fit.count or not held_out.count:
-            return whole
-        ridge = choose_ridge(whole, fit.moments(self.columns), held_out.moments(self.columns))
-        return replace(whole, ridge=ridge)
+            halves = [[known for of, known in self._samples if of == half] for half in (0, 1)]
+            whole = dual(self.columns, [*halves[0], *halves[1]])
+            parts = [dual(self.columns, half) for half in halves if half]
+        else:
+            fit, held_out = self._halves
+            whole = fit.merged(held_out).moments(self.columns)
+            parts = [half.moments(self.columns) for half in (fit, held_out) if half.count]
+        return whole if len(parts) < 2 else replace(whole, ridge=choose_ridge(whole, parts[0], parts[1]))
 
 
 def gather(

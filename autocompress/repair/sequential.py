@@ -21,7 +21,7 @@ from torch import fx, nn
 
 from autocompress.graph.kinds import kind
 from autocompress.repair.columns import POSITIONS, Columns, has_columns
-from autocompress.repair.moments import RIDGES, Moments, Sums, factor, position_generator
+from autocompress.repair.moments import RIDGES, Moments, Sums, dual, factor, position_generator
 from autocompress.repair.rescaling import STRONGER
 from autocompress.repair.shifts import ensure_bias, norm_scale
 
@@ -57,11 +57,56 @@ class PairSums(Sums):
         return self.output_shift + offset, self.cross / self.count - offset[:, :, None] * own[:, None, :]
 
 
+class DualPairs:
+    """Samples of x and of y themselves: for layers with more columns than there are samples."""
+
+    def __init__(self) -> None:
+        self.x: list[torch.Tensor] = []
+        self.y: list[torch.Tensor] = []
+
+    @property
+    def count(self) -> int:
+        """Samples that were added."""
+        return sum(x.shape[1] for x in self.x)
+
+    def add_pair(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """As :meth:`PairSums.add_pair`."""
+        self.x.append(x.float().cpu())
+        self.y.append(y.float().cpu())
+
+    def merged(self, other: DualPairs) -> DualPairs:
+        """The samples of both."""
+        both = DualPairs()
+        both.x, both.y = self.x + other.x, self.y + other.y
+        return both
+
+    def targets(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """b ``[groups, outputs]`` and C ``[groups, outputs, width]``."""
+        x, y = torch.cat(self.x, 1).double(), torch.cat(self.y, 1).double()
+        mean = y.mean(1)
+        return mean, (y - mean[:, None]).transpose(1, 2) @ (x - x.mean(1, keepdim=True)) / self.count
+
+    def moments(self, columns: Columns) -> Moments:
+        """a and G of x."""
+        return dual(columns, self.x)
+
+
 def fit(matrix: torch.Tensor, moments: Moments, cross: torch.Tensor, ridge: float) -> torch.Tensor:
-    """W' of equation (1), float64 ``[groups, outputs, width]``."""
-    assert moments.covariance is not None
-    system = moments.covariance.clone()
+    """W' of equation (1), float64 ``[groups, outputs, width]``.
+
+    In the dual form, with samples X (one a row) of G = X^T X / n and s' = lambda s, by Woodbury's
+    identity: M (G + s' I)^-1 = (M - M X^T (X X^T + n s' I)^-1 X) / s'.
+    """
     strength = (ridge * moments.scale).clamp(min=1e-30)
+    if moments.covariance is None:
+        assert moments.samples is not None
+        samples = moments.samples.double()
+        missing = cross - (matrix @ samples.transpose(1, 2)) @ samples / moments.count
+        system = samples @ samples.transpose(1, 2)
+        system.diagonal(dim1=1, dim2=2).add_(moments.count * strength[:, None])
+        inside = torch.cholesky_solve(samples @ missing.transpose(1, 2), factor(system)).transpose(1, 2)
+        return matrix + (missing - inside @ samples) / strength[:, None, None]
+    system = moments.covariance.clone()
     system.diagonal(dim1=1, dim2=2).add_(strength[:, None])
     missing = cross - matrix @ moments.covariance
     return matrix + torch.cholesky_solve(missing.transpose(1, 2), factor(system)).transpose(1, 2)
@@ -163,7 +208,7 @@ class Lockstep:
             return
         matrix = columns.weight(layer).cpu()
         ridge, gain = _best(matrix, fitted, held_out, columns)
-        whole = fitted.merged(held_out)
+        whole = fitted.merged(held_out)  # type: ignore[arg-type]
         mean, cross = whole.targets()
         moments = whole.moments(columns)
         ridge *= STRONGER if name in self.unlike else 1
@@ -194,9 +239,11 @@ class Lockstep:
         columns: Columns,
         inputs: Sequence[torch.Tensor],
         outputs: Sequence[torch.Tensor],
-    ) -> tuple[PairSums, PairSums]:
+    ) -> tuple[PairSums, PairSums] | tuple[DualPairs, DualPairs]:
         generator = position_generator(name, self.seed)
         halves: list[PairSums] = []
+        apart = DualPairs(), DualPairs()
+        few = self._samples(outputs) < columns.width
         for x, y in zip(inputs, outputs, strict=True):
             for half, (part, of) in enumerate(zip(x.tensor_split(2), y.tensor_split(2), strict=True)):
                 if not len(part):
@@ -205,11 +252,19 @@ class Lockstep:
                 flat = of.flatten(2).transpose(1, 2) if of.ndim == 4 else of.reshape(len(of), -1, of.shape[-1])
                 rows = flat[torch.arange(len(flat), device=flat.device)[:, None], places].flatten(0, 1)
                 grouped = rows.unflatten(1, (columns.groups, -1)).transpose(0, 1)
+                if few:
+                    apart[half].add_pair(samples, grouped)
+                    continue
                 if not halves:
                     shifts = samples.mean(1).double().cpu(), grouped.mean(1).double().cpu()
                     halves = [PairSums(*shifts), PairSums(*shifts)]
                 halves[half].add_pair(samples, grouped)
-        return halves[0], halves[1]
+        return apart if few else (halves[0], halves[1])
+
+    def _samples(self, outputs: Sequence[torch.Tensor]) -> int:
+        """How many samples will be drawn."""
+        places = outputs[0][0, 0].numel() if outputs[0].ndim == 4 else outputs[0][0, ..., 0].numel()
+        return sum(map(len, outputs)) * min(places, self.positions or places)
 
     def _set_constant(self, name: str, constant: torch.Tensor) -> None:
         """Makes ``constant`` what the layer adds to its outputs, in place of its bias."""
@@ -228,7 +283,9 @@ class Lockstep:
         own.copy_(old - constant.to(old))
 
 
-def _best(matrix: torch.Tensor, fitted: PairSums, held_out: PairSums, columns: Columns) -> tuple[float, float]:
+def _best(
+    matrix: torch.Tensor, fitted: PairSums | DualPairs, held_out: PairSums | DualPairs, columns: Columns
+) -> tuple[float, float]:
     """The ridge with the least held-out error, and what it gains on the old weights."""
     moments, judge = fitted.moments(columns), held_out.moments(columns)
     mean, cross = fitted.targets()
