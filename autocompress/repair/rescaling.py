@@ -54,11 +54,11 @@ def variance_ratios(
             # About the recorded mean, so that nothing cancels.
             mean = norm.running_mean
             assert isinstance(mean, torch.Tensor)
-            own = inputs[0].detach().double().transpose(0, 1).flatten(1) - mean.double()[:, None]
+            own = inputs[0].detach().float().transpose(0, 1).flatten(1) - mean.float()[:, None]
             known = sums.setdefault(name, [0, 0.0, 0.0])
             known[0] += own.shape[1]
-            known[1] = known[1] + own.sum(1).cpu()
-            known[2] = known[2] + own.square().sum(1).cpu()
+            known[1] = known[1] + own.sum(1, dtype=torch.float64).cpu()
+            known[2] = known[2] + own.square().sum(1, dtype=torch.float64).cpu()
 
         return see
 
