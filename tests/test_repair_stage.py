@@ -14,11 +14,11 @@ import torch
 from pruning_stage import pruned
 from torch import nn
 
-from autocompress.compression import prune
 from autocompress.compression.repair import Images
 from autocompress.contract import Context, Plan, Pruner, TransferSet
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.errors import TrialFailed
+from autocompress.recipes.pruning import kept_whole
 from autocompress.repair import choose_ridge, gather, refit
 from autocompress.testing import example_context, example_model
 from autocompress.testing.rules import same_tensors
@@ -258,7 +258,7 @@ def test_weights_that_layers_share_stay_shared_and_are_not_refitted(fit: str, im
 @pytest.mark.parametrize("mode", ["inner", "group"])
 def test_channels_that_a_shared_weight_reads_stay(mode: str) -> None:
     net = Tied().eval()
-    told = prune.reasons(net, mode)
+    told = kept_whole(net, mode)
     for name in ("one", "two"):
         assert "read_one.weight" in told[name]
         assert "read_two.weight" in told[name]
@@ -269,5 +269,5 @@ def test_what_is_known_of_a_network_is_not_taken_for_one_with_a_shared_weight() 
     """Both print alike."""
     apart, shared = Tied().eval(), Tied().eval()
     apart.read_two.weight = nn.Parameter(apart.read_two.weight.detach().clone())
-    assert "one" not in prune.reasons(apart, "inner")
-    assert "one" in prune.reasons(shared, "inner")
+    assert "one" not in kept_whole(apart, "inner")
+    assert "one" in kept_whole(shared, "inner")
