@@ -94,6 +94,12 @@ def test_without_weights_there_is_nothing_to_compress() -> None:
         load_job(settings={"model": "test_resnet", "data": "unlabelled:some"})
 
 
+def test_a_part_of_the_validation_images_needs_some(tmp_path: Path) -> None:
+    images = {"train": "unlabelled:some", "val_images": 10}
+    with pytest.raises(UserError, match=r"names no validation images"):
+        load_job(settings={"model": "test_resnet", "pretrained": True, "data": images})
+
+
 def test_a_job_keeps_its_folder_wherever_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     job = load_job(settings={"model": "resnet18", "pretrained": True, "data": {"train": "unlabelled:some"}})
