@@ -189,7 +189,7 @@ def test_what_is_pruned_is_kept_under_the_order_that_was_told(
         pruner = Shuffled(draw)
         methods = [method for method in opened.methods if method.name in behind] + [pruner]
         space = JobSpace(opened.model, methods, Limits({"repair.fit": "none"}), "model", 0)
-        recipe = space.compose(Policy(rules, pruner="shuffled"))
+        recipe = space.compose(Policy(rules))
         pipeline = replace(opened.pipeline, methods=methods, store=Store(tmp_path / folder))
         assert len(pipeline._stage_keys(recipe)) == len(behind), "nobody has asked for the order yet"
         pipeline.run(recipe)
