@@ -66,16 +66,16 @@ class Closing:
         measurer: its devices.
         folder: ``results/<name>``.
         baseline: the baseline's row.
-        out_of_reach: constraints that nothing can meet.
         lock: of the machine.
+        out_of_reach: constraints that nothing can meet.
     """
 
     opened: SearchableJob
     measurer: Measurer
     folder: Path
     baseline: Row
-    out_of_reach: Sequence[OutOfReach] = ()
     lock: Lock = field(default_factory=MachineLock)
+    out_of_reach: Sequence[OutOfReach] = ()
     _whole: np.ndarray | None = None
 
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:

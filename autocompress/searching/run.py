@@ -384,7 +384,7 @@ class _Run:
         from autocompress.report import write_report  # plots take a second to import
 
         unreachable = self._background.out_of_reach
-        closing = Closing(self._opened, self._measurer, self._folder, self._baseline, unreachable)
+        closing = Closing(self._opened, self._measurer, self._folder, self._baseline, out_of_reach=unreachable)
         try:
             if ended != INTERRUPTED:
                 self._finish(closing, ended)
