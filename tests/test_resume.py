@@ -46,7 +46,7 @@ TRIALS = 10
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     offer_toy_device()
-    process = start_toy_search(tmp_path, TRIALS, seconds=0.4, workers=2)
+    process = start_toy_search(tmp_path, TRIALS, seconds=1.0, workers=2)  # the table lags by two seconds
     trials, runs_file = tmp_path / "toy" / "trials.csv", tmp_path / "toy" / "toy" / "runs.txt"
     wait_for(lambda: len(trials.read_text().splitlines()) >= 5, trials)
     process.send_signal(signal.SIGKILL)
