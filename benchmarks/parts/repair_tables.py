@@ -77,7 +77,7 @@ def vit(asked: Asked) -> None:
     """
     args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "depth": 2 if asked.small else 6}
     opened, rows = _opened("vit_tiny_patch16_224", asked, 20, args)
-    keep = opened.widths(0.8, "inner")
+    keep = opened.widths(0.8, "inner", heads=2 / 3)  # of three heads one goes, and the MLP gives the rest
     for pruner in ("obs", "magnitude"):
         for fit in ("one-shot", "none", "sequential"):
             rows.row(f"20 %, {pruner}, {fit}", partial(opened.row, pruner, keep, "inner", fit, images=_images(fit)))

@@ -64,9 +64,11 @@ class SearchableJob:
         """Of the baseline on the validation split."""
         return logits(self.baseline.model, self.baseline.splits.val)
 
-    def widths(self, share: float, mode: str, multiple: int = 1) -> Mapping[str, float]:
+    def widths(self, share: float, mode: str, multiple: int = 1, heads: float | None = None) -> Mapping[str, float]:
         """Shares of channels, equal for all couplings of ``mode``, that leave ``share`` of the
         multiply-adds.
+
+        ``heads`` is the share of attention heads that stay; None: as of all channels.
         """
         model, low, high = self.baseline.model, 0.02, 1.0
         whole = facts(model, self.context.input_size)
@@ -74,7 +76,8 @@ class SearchableJob:
         offered = prunable(model, mode)
         found: tuple[float, dict[str, float]] = (9.0, {})
         for _ in range(HALVINGS):
-            keep = dict.fromkeys((coupling.name for coupling in offered), (low + high) / 2)
+            middle = (low + high) / 2
+            keep = {coupling.name: heads if coupling.heads and heads is not None else middle for coupling in offered}
             cut = prune.decide(every, model, Pruning("", {}, keep, mode, multiple), None)
             left = repair.macs_left(whole, cut) / whole.macs
             found = min(found, (abs(left - share), keep), key=lambda pair: pair[0])
