@@ -161,11 +161,16 @@ class ReferenceLayer(nn.Module):
 
 
 @pytest.mark.parametrize("init", ["normal", "scaled_conv"])
-def test_gradients_of_a_whole_network_are_the_papers(init: str) -> None:
+def test_gradients_of_a_whole_network_are_the_papers(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """ResNet-20 of adder layers in training mode, against plain torch in float64: logits, the
     gradient of every parameter and of the images, and the filters' gradients as the adaptive
     learning rate scales them.
+
+    Softplus stands in for ReLU in both networks. The gradient of ReLU jumps at 0, so one activation
+    whose sign differs between float32 and float64 changes the filters' gradients by 2 to 5 percent
+    (with five of six seeds for ``scaled_conv``). The gradients of adder layers have no such jump.
     """
+    monkeypatch.setattr(F, "relu", F.softplus)
     torch.manual_seed(0)
     ours = of_adders(resnet(20), init=init).train()
     reference = copy.deepcopy(ours)
