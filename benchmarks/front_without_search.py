@@ -25,6 +25,9 @@ import torch
 from torch import nn
 
 from autocompress import data, models
+from autocompress.channels.couplings import couplings
+from autocompress.channels.removal import remove
+from autocompress.channels.widths import lost_inputs
 from autocompress.compression import precision
 from autocompress.contract import Context, Quantizer, Space, manager
 from autocompress.contract.coupling import Coupling
@@ -49,9 +52,6 @@ from autocompress.proposals import (
     probe_points,
     propose,
 )
-from autocompress.pruning.couplings import couplings
-from autocompress.pruning.removal import remove
-from autocompress.pruning.widths import lost_inputs
 from autocompress.quantization import LayerBits
 from autocompress.recipes.choosers import Replay
 from autocompress.recipes.recipe import Recipe, params_of

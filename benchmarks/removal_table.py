@@ -24,13 +24,13 @@ import timm
 import torch
 from torch import nn
 
+from autocompress.channels.couplings import couplings
+from autocompress.channels.removal import masked, remove
+from autocompress.channels.verifying import randomise, settle
 from autocompress.devices.machine import machine
 from autocompress.files import write_json
 from autocompress.graph import UntraceableModel, facts
 from autocompress.models.architecture import reparameterise
-from autocompress.pruning.couplings import couplings
-from autocompress.pruning.removal import masked, remove
-from autocompress.pruning.verifying import randomise, settle
 
 TOLERANCE = 1e-5
 VISIBLE = 1e-4

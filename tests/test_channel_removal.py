@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from autocompress.channels.couplings import couplings
+from autocompress.channels.removal import Scatter, ScatteredNorm, masked, remove
+from autocompress.channels.verifying import randomise, settle
 from autocompress.contract.coupling import Coupling, counts
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import UntraceableModel, facts
-from autocompress.pruning.couplings import couplings
-from autocompress.pruning.removal import Scatter, ScatteredNorm, masked, remove
-from autocompress.pruning.verifying import randomise, settle
 from autocompress_ghost.module import GhostConv2d, GhostSpec
 
 Size = tuple[int, int, int]

@@ -13,11 +13,11 @@ from pruning_stage import WITHOUT, asked
 from torch import nn
 from toy_leaf import Distance, DistancePruner, DistanceSpec, Substitute, WholeSpec, block
 
+from autocompress.channels.couplings import couplings
+from autocompress.channels.removal import masked, remove
 from autocompress.compression.pipeline import Pipeline
 from autocompress.contract import Coupling, LayerSpec, coupling_scores
 from autocompress.graph import facts
-from autocompress.pruning.couplings import couplings
-from autocompress.pruning.removal import masked, remove
 from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 from autocompress.testing import example_context, example_model

@@ -16,6 +16,9 @@ import timm
 import torch
 from torch import nn
 
+from autocompress.channels.couplings import couplings
+from autocompress.channels.removal import remove
+from autocompress.channels.widths import lost_inputs
 from autocompress.devices.profiling import layer_times
 from autocompress.errors import TrialFailed
 from autocompress.export import export
@@ -42,9 +45,6 @@ from autocompress.proposals import (
     structure_part,
 )
 from autocompress.proposals.factors import Widths
-from autocompress.pruning.couplings import couplings
-from autocompress.pruning.removal import remove
-from autocompress.pruning.widths import lost_inputs
 from autocompress.quantization import LayerBits, calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.repair import gather, has_columns, repair

@@ -279,7 +279,7 @@ def test_masked_equals_sliced_where_nothing_is_refitted() -> None:
     """The stage removes exactly what its plan says: a network with these channels at zero computes
     the same.
     """
-    from autocompress.pruning.removal import masked
+    from autocompress.channels.removal import masked
 
     model = example_model()
     context = example_context(model, teacher=model)

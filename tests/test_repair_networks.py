@@ -12,10 +12,10 @@ import timm
 import torch
 from torch import nn
 
+from autocompress.channels.couplings import couplings
+from autocompress.channels.removal import remove
 from autocompress.contract.coupling import Coupling
 from autocompress.graph import NetworkFacts, evaluating, facts, trace
-from autocompress.pruning.couplings import couplings
-from autocompress.pruning.removal import remove
 from autocompress.repair import RIDGES, Lockstep, Moments, choose_ridge, gather, has_columns, repair
 
 SIZE = (3, 32, 32)

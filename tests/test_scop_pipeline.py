@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from autocompress.channels.removal import Scatter
 from autocompress.compression import artifact
 from autocompress.compression.candidate import Candidate
 from autocompress.export import check_agreement, operator_histogram
 from autocompress.job import load_job
 from autocompress.opened.job import OpenedJob
-from autocompress.pruning.removal import Scatter
 from autocompress.recipes.choosers import Fixed, Policy, Replay
 
 RULES = {"prune": "default", "scop": "default", "recover": "default", "bits": "default", "quantize": "default"}

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from autocompress.channels.couplings import couplings
 from autocompress.contract import Context, Coupling, Space, coupling_scores
 from autocompress.contract.coupling import Part
 from autocompress.contract.scores import origin_of
 from autocompress.models import input_size, stem
-from autocompress.pruning.couplings import couplings
 from autocompress.recipes.choosers import Replay
 from autocompress.testing import example_context, example_model
 from autocompress_ghost import Ghost, GhostConv2d

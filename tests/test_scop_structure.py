@@ -14,10 +14,10 @@ from pruning_stage import asked, pruned
 from torch import nn
 from torch_pruning.dependency.index_mapping import _FlattenIndexMapping
 
+from autocompress.channels import couplings as judging
+from autocompress.channels.structure import structure
 from autocompress.contract import Coupling
 from autocompress.contract.coupling import Part
-from autocompress.pruning import couplings as judging
-from autocompress.pruning.structure import structure
 from autocompress.recipes.pruning import kept_whole, refusal_to_prune
 from autocompress.testing import example_context
 from autocompress_criteria import Magnitude

@@ -10,11 +10,11 @@ import torch
 from pruning_stage import pruned
 from torch import nn
 
+from autocompress.channels.known import known_couplings
 from autocompress.compression.recorded import unlike
 from autocompress.contract import Context, Plan
 from autocompress.data import TensorSplit
 from autocompress.graph import facts
-from autocompress.pruning.known import known_couplings
 from autocompress.repair import correction, gather, output_error, refit, rescaled, variance_ratios
 from autocompress.testing import example_context, example_model
 from autocompress.training import recalibrate_batch_norm

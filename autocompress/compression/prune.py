@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from autocompress import models
+from autocompress.channels.couplings import couplings as find_couplings
+from autocompress.channels.known import known_couplings
+from autocompress.channels.removal import remove
+from autocompress.channels.widths import of_layers, widths
 from autocompress.contract import Context, Coupling, LayerSpec, Params, Plan, Pruner
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import UntraceableModel
-from autocompress.pruning.couplings import couplings as find_couplings
-from autocompress.pruning.known import known_couplings
-from autocompress.pruning.removal import remove
-from autocompress.pruning.widths import of_layers, widths
 from autocompress.recipes.pruning import Pruning, prunable
 
 VERSION = "1"

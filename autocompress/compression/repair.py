@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autocompress.channels.widths import kept_outputs, lost_inputs
 from autocompress.compression.prune import Cut
 from autocompress.compression.recorded import Scales
 from autocompress.contract import Context, Plan
@@ -24,7 +25,6 @@ from autocompress.data import Split
 from autocompress.errors import TrialFailed
 from autocompress.files import digest
 from autocompress.graph import LayerFacts, NetworkFacts, evaluating, facts, trace
-from autocompress.pruning.widths import kept_outputs, lost_inputs
 from autocompress.recipes.settings import LEAST_IMAGES
 from autocompress.repair import Lockstep, Moments, choose_ridge, gather, has_columns, repair, rescaled
 from autocompress.repair.moments import prefix_tokens

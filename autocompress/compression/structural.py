@@ -13,6 +13,9 @@ import torch
 from torch import nn
 
 from autocompress import models
+from autocompress.channels.known import fixed_couplings, known_couplings
+from autocompress.channels.removal import remove
+from autocompress.channels.widths import lost_inputs
 from autocompress.compression import prune, repair
 from autocompress.compression.prune import Cut
 from autocompress.compression.recorded import Scales, unlike
@@ -22,9 +25,6 @@ from autocompress.errors import TrialFailed
 from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
 from autocompress.models.health import faulty_tensor
-from autocompress.pruning.known import fixed_couplings, known_couplings
-from autocompress.pruning.removal import remove
-from autocompress.pruning.widths import lost_inputs
 from autocompress.quantization.leaves import leaf_types
 from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.repair import Moments

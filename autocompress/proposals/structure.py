@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from autocompress.channels.masking import mask_inputs
+from autocompress.channels.widths import lost_inputs
 from autocompress.contract.coupling import Coupling
 from autocompress.graph import NetworkFacts, UntraceableModel, evaluating, trace
 from autocompress.graph.partial import PartialRunner
 from autocompress.proposals.choices import Part, Selection
 from autocompress.proposals.factors import STRUCTURE
-from autocompress.pruning.masking import mask_inputs
-from autocompress.pruning.widths import lost_inputs
 from autocompress.repair import Moments, curve, repair
 from autocompress.repair.shifts import norm_scale
 

@@ -9,12 +9,12 @@ from typing import Any
 from torch import nn
 
 from autocompress import models
+from autocompress.channels.known import fixed_couplings
+from autocompress.channels.widths import of_layers, widths
 from autocompress.contract import Coupling, Params, Pruner, Space
 from autocompress.contract.coupling import MODES
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import UntraceableModel
-from autocompress.pruning.known import fixed_couplings
-from autocompress.pruning.widths import of_layers, widths
 
 SIXTEENTH = 1 / 16
 """Step and least value of ``prune.keep``."""

@@ -1,9 +1,9 @@
 """The search: Optuna chooses recipes, Ray Tune places trials, the study on disk is the truth.
 
-``study`` and ``telling`` hold what is known, ``chooser`` and ``samplers`` draw recipes, ``gates``
-runs one trial. ``dispatch`` gives recipes to workers; ``trainable``, ``placement``, ``localray``
-and ``gpus`` are Ray's side of that. ``run`` puts all together, ``stopping`` handles signals and
-``closing`` ends a search.
+``study`` holds all recipes and results, ``sampling`` draws recipes with Optuna's samplers, and
+``gates`` runs one trial. ``dispatch`` gives recipes to workers; ``trainable``, ``placement``,
+``localray`` and ``gpus`` are Ray's side of that. ``run`` puts all together, ``stopping`` handles
+signals and ``closing`` ends a search.
 
 Users call :func:`search` and :func:`resume` as ``autocompress.search`` and ``autocompress.resume``.
 """

@@ -31,10 +31,10 @@ from autocompress.job import Job
 from autocompress.objectives.figures import directions
 from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
-from autocompress.searching.chooser import OptunaChooser
 from autocompress.searching.journal import Journal
-from autocompress.searching.samplers import make_sampler
-from autocompress.searching.telling import Verdict, verdict
+from autocompress.searching.sampling.chooser import OptunaChooser
+from autocompress.searching.sampling.samplers import make_sampler
+from autocompress.searching.sampling.telling import Verdict, verdict
 
 STUDY_FILE = "study.journal"
 STUDY_NAME = "autocompress"

@@ -10,9 +10,9 @@ from typing import Any
 
 import timm
 
+from autocompress.channels.couplings import couplings
+from autocompress.channels.removal import remove
 from autocompress.graph import facts
-from autocompress.pruning.couplings import couplings
-from autocompress.pruning.removal import remove
 from shared.cifar import CifarResNet
 
 TARGETS = {"resnet50": (0.35, 42.8, 45.4), "cifar-resnet56": (0.45, 56.3, 56.1)}

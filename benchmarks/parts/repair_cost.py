@@ -9,7 +9,7 @@ from pathlib import Path
 import timm
 import torch
 
-from autocompress.pruning.known import known_couplings
+from autocompress.channels.known import known_couplings
 from autocompress.repair import choose_ridge, gather, has_columns
 from shared.rows import Rows
 from shared.trained import environment

@@ -16,14 +16,14 @@ import torch_pruning as tp
 from torch import nn
 
 from autocompress import models
+from autocompress.channels.couplings import couplings
+from autocompress.channels.removal import remove
 from autocompress.compression import prune
 from autocompress.compression.structural import LEAST_RECALIBRATION, RECALIBRATION_PIXELS, Structural
 from autocompress.contract import Context, Params, Pruner, Space, TransferSet
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import facts
 from autocompress.opened.transfer import user_data
-from autocompress.pruning.couplings import couplings
-from autocompress.pruning.removal import remove
 from autocompress.recipes.choosers import Replay
 from autocompress.recipes.pruning import Pruning, kept_whole, prunable
 from autocompress.recipes.recipe import params_of

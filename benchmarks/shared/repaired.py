@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from autocompress import models
+from autocompress.channels.known import fixed_couplings
 from autocompress.compression import prune, repair
 from autocompress.compression.structural import Structural
 from autocompress.contract import Context, LayerSpec, Pruner, Space, manager
 from autocompress.graph import facts
 from autocompress.opened.transfer import user_data
-from autocompress.pruning.known import fixed_couplings
 from autocompress.recipes.choosers import Replay
 from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.recipes.recipe import params_of

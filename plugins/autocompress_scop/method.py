@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from autocompress import models
+from autocompress.channels.known import known_couplings
 from autocompress.contract import Context, Coupling, LayerSpec, Params, Pruner, Space, coupling_scores, manager
 from autocompress.contract.coupling import MODES
 from autocompress.errors import InvalidRecipe
 from autocompress.files import digest
-from autocompress.pruning.known import known_couplings
 from autocompress_scop.asked import said, score_space, settings_of
 from autocompress_scop.rescoring import breathing, is_substituted, recovered
 from autocompress_scop.scores import Scores, pairs_of

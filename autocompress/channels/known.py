@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from autocompress.channels.couplings import Judged, couplings, judged, only_inner
+from autocompress.channels.structure import structure
 from autocompress.contract import Coupling, LayerSpec
 from autocompress.files import digest
-from autocompress.pruning.couplings import Judged, couplings, judged, only_inner
-from autocompress.pruning.structure import structure
 
 STRUCTURES_KEPT = 16
 """A search of substitutions meets many structures; the latest are enough."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from autocompress.pruning.tied import tied
+from autocompress.channels.tied import tied
 
 
 def structure(model: nn.Module) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from autocompress.channels.attention import UNREADABLE, head_parts, is_attention
+from autocompress.channels.dependencies import Found, Whole, find, pruners_of
+from autocompress.channels.slicing import STANDARDISING, is_depthwise
+from autocompress.channels.tied import tied
+from autocompress.channels.verifying import verified
 from autocompress.contract import LayerSpec
 from autocompress.contract.coupling import MODES, Coupling, Part
 from autocompress.graph import LayerFacts, facts
-from autocompress.pruning.attention import UNREADABLE, head_parts, is_attention
-from autocompress.pruning.dependencies import Found, Whole, find, pruners_of
-from autocompress.pruning.slicing import STANDARDISING, is_depthwise
-from autocompress.pruning.tied import tied
-from autocompress.pruning.verifying import verified
 from autocompress.quantization.leaves import leaf_types
 
 Judged = tuple[list[Coupling], Mapping[str, LayerFacts]]

@@ -18,12 +18,12 @@ from torch import nn
 from torch_pruning import ops
 from torch_pruning.pruner.function import BasePruningFunc
 
+from autocompress.channels.slicing import NORMS, Refused, is_depthwise
 from autocompress.compat.torch_pruning import channel_indices, growth_of
 from autocompress.contract import LayerSpec
 from autocompress.contract.coupling import Index, Part
 from autocompress.graph import UntraceableModel
 from autocompress.graph.shapes import blank_images
-from autocompress.pruning.slicing import NORMS, Refused, is_depthwise
 
 TANGLED = 256
 """Indices of one layer that a channel may be tied to, on average; a map of 16 x 16 flattened into a

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from autocompress.channels.attention import set_heads
+from autocompress.channels.couplings import couplings as find_couplings
+from autocompress.channels.dependencies import pruners_of
+from autocompress.channels.masking import Keep, masked_copy
+from autocompress.channels.slicing import Refused, slice_layer, slice_parameter
 from autocompress.contract import LayerSpec
 from autocompress.contract.coupling import Coupling
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import evaluating
 from autocompress.graph.shapes import blank_images
-from autocompress.pruning.attention import set_heads
-from autocompress.pruning.couplings import couplings as find_couplings
-from autocompress.pruning.dependencies import pruners_of
-from autocompress.pruning.masking import Keep, masked_copy
-from autocompress.pruning.slicing import Refused, slice_layer, slice_parameter
 
 
 class Scatter(nn.Module):

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from autocompress.channels.masking import mask_inputs, mask_outputs
+from autocompress.channels.slicing import NORMS
 from autocompress.contract.coupling import Coupling
 from autocompress.graph import evaluating
-from autocompress.pruning.masking import mask_inputs, mask_outputs
-from autocompress.pruning.slicing import NORMS
 
 TOLERANCE = 1e-9
 """Largest difference relative to the largest output.
@@ -118,7 +118,7 @@ class _Trial:
         return seen
 
     def _compare(self, couplings: Sequence[Coupling], mask: Callable[..., list[Any]], sentence: str) -> str:
-        from autocompress.pruning.removal import slice_channels
+        from autocompress.channels.removal import slice_channels
 
         keep = {coupling.name: self._keep(coupling) for coupling in couplings}
         handles = mask(self.model, couplings, keep)

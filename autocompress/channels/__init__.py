@@ -7,7 +7,8 @@ a removal leaves the function alone. ``slicing``: one layer with fewer channels.
 in place of removal. ``removal``: the whole network. ``structure``: what couplings depend on, as a
 key.
 
-Which channels are needed least is not decided here: that is a pruning method's work.
+Pruners decide which channels go first. They are plugins: ``plugins/autocompress_criteria`` and
+others.
 """
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time

@@ -1,0 +1,1 @@
+"""Optuna's samplers draw recipes here, and are told the results."""
