@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from autocompress.files import is_full_disk
 from autocompress.results import Row
 from autocompress.searching.endings import Endings
+from autocompress.searching.rungstates import MOST_ATTEMPTS
 from autocompress.searching.study import Asked, Compose, Study
 
 log = logging.getLogger("autocompress.search")
 
-MOST_ATTEMPTS = 3
-"""How often a recipe is tried where its worker is lost each time."""
 MOST_FAILED_STARTS = 3
 """Workers that may fail to start one after another before no more are started."""
 

@@ -1,0 +1,194 @@
+"""Where each recipe of a search stands between its rungs: a table of states, and nothing else.
+
+A *rung* is a budget of training. Rung 0 is repair alone; each further one starts from the kept
+model of the rung below. A recipe is one trial of the study, whatever rung it reaches, and the
+sampler is told of rung 0 alone.
+
+| state | event | next |
+|---|---|---|
+| (none) | asked | ASKED |
+| ASKED | kept: rung 0 has a row | KEPT at rung 0, told |
+| ASKED | ended: its row has no model, or no rung can follow | ENDED, told |
+| ASKED | lost: its worker died | ASKED; ENDED with the last attempt, told |
+| KEPT at rung k | promoted | PROMOTED from rung k |
+| PROMOTED from rung k | kept: rung k + 1 has a row | KEPT at rung k + 1 |
+| PROMOTED from rung k | ended: it broke, gained nothing, or was the last rung | ENDED |
+| PROMOTED from rung k | lost | PROMOTED from rung k; ENDED with the last attempt |
+| any | resumed | the same; nothing has a worker |
+
+What is on disk gives the same table again (:func:`standing_of`), between any two events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+LAST_RUNG = 2
+MOST_ATTEMPTS = 3
+"""How often a rung of a recipe is tried where its worker is lost each time."""
+
+
+class State(Enum):
+    """Of a recipe; see the table above."""
+
+    ASKED = "asked"
+    KEPT = "kept"
+    PROMOTED = "promoted"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a recipe stands.
+
+    Attributes:
+        state: see the table above.
+        rung: of the model that is kept; None where there is none.
+        reached: the highest rung that was tried to its end; None where none was.
+        attempts: workers that were lost on what is being tried.
+    """
+
+    state: State
+    rung: int | None = None
+    reached: int | None = None
+    attempts: int = 0
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the sampler knows of it."""
+        return self.state is not State.ASKED
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a worker tries it, or is to."""
+        return self.state in (State.ASKED, State.PROMOTED)
+
+    @property
+    def tried(self) -> int:
+        """The rung that is being tried.
+
+        Raises:
+            ValueError: if none is.
+        """
+        if not self.is_open:
+            raise ValueError(f"a recipe that is {self.state.value} is not being tried")
+        return 0 if self.rung is None else self.rung + 1
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def kept(self) -> Standing:
+        """The rung that was tried has a row, and another one can follow."""
+        reached = self.tried
+        if reached >= LAST_RUNG:
+            raise ValueError(f"no rung can follow rung {reached}")
+        return Standing(State.KEPT, reached, reached)
+
+    def ended(self, rung: int | None) -> Standing:
+        """No rung can follow: the row has the model of ``rung``, or none.
+
+        Raises:
+            ValueError: if no rung is being tried, or the model is not that of the rung that was
+                tried or of the one below.
+        """
+        if rung not in (self.rung, self.tried):
+            raise ValueError(f"the model cannot be that of rung {rung}: rung {self.tried} was tried")
+        return Standing(State.ENDED, rung, self.tried)
+
+    def lost(self) -> Standing:
+        """The worker is lost: another one tries again, unless that was the last attempt."""
+        tried = replace(self, attempts=self.attempts + 1)
+        if not self.is_open:
+            raise ValueError(f"a recipe that is {self.state.value} has no worker")
+        return self.ended(self.rung) if tried.attempts >= MOST_ATTEMPTS else tried
+
+    def promoted(self) -> Standing:
+        """The next rung is to be tried."""
+        if self.state is not State.KEPT:
+            raise ValueError(f"a recipe that is {self.state.value} cannot be promoted")
+        return replace(self, state=State.PROMOTED)
+
+    def resumed(self) -> Standing:
+        """Another driver goes on; it counts lost workers anew."""
+        return replace(self, attempts=0)
+
+
+ASKED = Standing(State.ASKED)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is on disk of a recipe.
+
+    Attributes:
+        rung: of the model that its row has; None for a row without a model, and without a row.
+        is_told: it has a row.
+        reached: the highest rung that has been tried to its end; None without a row.
+        is_final: its row says that no rung can follow.
+        promoted: the highest rung that it was promoted to; None where it never was.
+    """
+
+    rung: int | None = None
+    is_told: bool = False
+    reached: int | None = None
+    is_final: bool = False
+    promoted: int | None = None
+
+
+def standing_of(kept: Kept) -> Standing:
+    """Where a recipe stands for a driver that begins with what is on disk."""
+    if not kept.is_told:
+        return ASKED
+    if kept.is_final or kept.rung is None or kept.reached is None:
+        return Standing(State.ENDED, kept.rung, kept.reached)
+    is_promoted = kept.promoted is not None and kept.promoted > kept.reached
+    return Standing(State.PROMOTED if is_promoted else State.KEPT, kept.rung, kept.reached)
+
+
+class RungTable:
+    """The standing of each recipe, by the number of its trial.
+
+    Args:
+        standings: those that are there already.
+    """
+
+    def __init__(self, standings: Mapping[int, Standing] | None = None) -> None:
+        self._standings = dict(standings or {})
+
+    def __getitem__(self, number: int) -> Standing:
+        return self._standings[number]
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._standings
+
+    def asked(self, number: int) -> None:
+        """A recipe is asked.
+
+        Raises:
+            ValueError: if it was asked before.
+        """
+        if number in self._standings:
+            raise ValueError(f"trial {number} was asked before")
+        self._standings[number] = ASKED
+
+    def put(self, number: int, standing: Standing) -> None:
+        """A recipe has a new standing, as one of the events of the old one gives it."""
+        self._standings[number] = standing
+
+    def reached(self, rung: int) -> int:
+        """How many recipes have tried ``rung`` to its end, those that broke there too."""
+        return sum(one.reached is not None and one.reached >= rung for one in self._standings.values())
+
+    def promotions(self, rung: int) -> int:
+        """How many were promoted from ``rung``."""
+        waiting = sum(self[number].rung == rung for number in self.waiting())
+        return self.reached(rung + 1) + waiting
+
+    def ready(self, rung: int) -> list[int]:
+        """The recipes that can be promoted from ``rung``."""
+        return [number for number, one in self._standings.items() if (one.state, one.rung) == (State.KEPT, rung)]
+
+    def waiting(self) -> list[int]:
+        """The recipes that are promoted and have no row of that rung yet."""
+        return [number for number, one in self._standings.items() if one.state is State.PROMOTED]
