@@ -13,7 +13,8 @@ from toy_search import open_toy, toy_job
 from autocompress.errors import TrialFailed
 from autocompress.job import Constraints
 from autocompress.opened.job import OpenedJob
-from autocompress.proposals import Correction, Factor, Part, Problem, with_measured
+from autocompress.proposals import Correction, Factor, Part, Problem, propose, with_measured
+from autocompress.proposals.lossless import is_beaten, lossless
 from autocompress.proposals.proposer import Proposed
 from autocompress.proposals.shares import KEEP
 from autocompress.searching.corrections import EVERY, Corrections
@@ -94,6 +95,56 @@ def test_a_fault_in_the_tables_ends_no_search(tmp_path: Path) -> None:
     corrections = Corrections(Study(job.folder, job, BASELINE), first, BASELINE, [{}] * EVERY)
     corrections.before_ask(False)
     corrections.before_ask(False)
+
+
+def test_proposals_dearer_than_a_trial_that_loses_nothing_are_dropped(tmp_path: Path) -> None:
+    """Of three waiting recipes, predicted at 0.75, 0.5 and 0.25 of the latency, only the last one
+    can be better than a trial at 0.4 without a loss."""
+    job = toy_job(tmp_path)
+    job.folder.mkdir()
+    opened = open_toy(job)
+    study = Study(job.folder, job, BASELINE)
+    values = {"toy.bits": 8, "toy.lr": 0.1, "toy.fault": "none"}
+    waiting = [(f"at {width}", {"toy.width": width, **values}) for width in (0.75, 0.5, 0.25)]
+    asked: list[int] = []
+
+    def again(rows: Any, baseline: Any) -> Proposed:
+        asked.append(len(rows))
+        return Proposed([("lower", {"toy.width": 0.35, **values})], lambda budget, tilts: {}, [], [])
+
+    def ratios(recipe: Any) -> dict[str, float]:
+        return {"latency": recipe["toy.width"]}
+
+    first = Proposed(waiting, lambda budget, tilts: {}, [], [], again=again, ratios=ratios, error=0.05)
+    corrections = Corrections(study, first, BASELINE, [])
+    study.enqueue_proposals(waiting)
+    study.before_ask = corrections.before_ask
+    corrections.add(row_of(0, {}, 0.4) | {"accuracy_drop": 0.5})
+    corrections.add(row_of(1, {}, 0.4) | {"accuracy_drop": 0.0, "status": "infeasible"})
+    corrections.before_ask(study.is_waiting)
+    assert study.is_waiting
+    corrections.add(row_of(2, {}, 0.4) | {"accuracy_drop": 0.0})
+    labels = [one.label for _ in range(3) if (one := study.ask(opened.compose)) is not None]
+    assert labels == ["at 0.25", "lower", ""]
+    assert asked == [3], "they are replaced at once, and not by eight rows"
+
+
+def test_what_is_beaten() -> None:
+    rows = [row_of(n, {}, ratio) | {"accuracy_drop": drop} for n, (ratio, drop) in enumerate([(0.5, 0.0), (0.2, 1.0)])]
+    best = lossless([*rows, row_of(2, {}, 0.6) | {"accuracy_drop": -1.0}], ["latency"], BASELINE)
+    assert best == [{"latency": 0.5}]
+    assert is_beaten({"latency": 0.56}, best, margin=0.1)
+    assert not is_beaten({"latency": 0.54}, best, margin=0.1)
+    assert not is_beaten({}, best, margin=0.1)
+    assert lossless(rows, ["latency", "size"], BASELINE) == [], "its size is not known"
+    assert lossless(rows, [], BASELINE) == []
+
+
+def test_budgets_lie_below_the_largest_that_is_of_use() -> None:
+    costs = [one.allocation.costs["latency"] for one in propose(problem(), ["latency"], most={"latency": 6.0})]
+    assert costs
+    assert max(costs) <= 6.0
+    assert max(one.allocation.costs["latency"] for one in propose(problem(), ["latency"])) == 10.0
 
 
 # --- of a real network ----------------------------------------------------------------------------

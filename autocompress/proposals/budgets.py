@@ -44,21 +44,23 @@ def propose(
     *,
     count: int = COUNT,
     bounds: Mapping[str, float] | None = None,
+    most: Mapping[str, float] | None = None,
     margin: float = 0.0,
     most_divergence: float = math.inf,
     seed: int = 0,
 ) -> list[Proposal]:
     """Allocations for budgets spread over all that is reachable.
 
-    Budgets of one cost are equally spaced in the logarithm, between the full cost and the smallest
-    reachable one. With two costs or more, each budget bounds them all, in proportions that are
-    drawn. Two budgets lie at each constraint.
+    Budgets of one cost are equally spaced in the logarithm, between the full cost (or ``most``) and
+    the smallest reachable one. With two costs or more, each budget bounds them all, in proportions
+    that are drawn. Two budgets lie at each constraint.
 
     Args:
         problem: what is chosen.
         objectives: the costs to trade for divergence; the problem may hold more.
         count: how many budgets, besides those at constraints.
         bounds: constraints, in the unit of each cost.
+        most: the largest budgets that are of use, in the unit of each cost.
         margin: relative standard error of costs: a constraint's second budget leaves that much
             room.
         most_divergence: the lowest budgets are those with about this divergence; constraints may be
@@ -70,18 +72,14 @@ def propose(
         nearest allocation, which is not ``feasible``.
     """
     asked: list[dict[str, float]] = []
-    full = {name: problem.cost(name, problem.neutral()) for name in problem.costs}
-    least = {
-        name: _useful(problem, name, max(smallest(problem, name), SMALLEST * full[name]), most_divergence)
-        for name in objectives
-    }
     generator = np.random.default_rng(seed)
+    ranges = {name: _range(problem, name, most_divergence, (most or {}).get(name, math.inf)) for name in objectives}
     for step in range(count):
         share = step / max(count - 1, 1)
         budget = {}
-        for name in objectives:
+        for name, (high, low) in ranges.items():
             tilt = 1.0 if len(objectives) == 1 else float(generator.uniform(0.5, 1.5))
-            budget[name] = full[name] * (least[name] / full[name]) ** min(share * tilt, 1.0)
+            budget[name] = high * (low / high) ** min(share * tilt, 1.0)
         asked.append(budget)
     room = 1 - min(max(2 * margin, 1 - NEAR[1]), 0.25)
     for name, bound in (bounds or {}).items():
@@ -122,6 +120,13 @@ def probe_points(
         budget = full * (low / full) ** (step / (count - 1))
         points.append(allocate(problem, {name: budget}, tilts=draw_tilts(problem, {}, generator)).indices)
     return points
+
+
+def _range(problem: Problem, name: str, most_divergence: float, most: float) -> tuple[float, float]:
+    """The largest and the smallest budget of one cost."""
+    full = problem.cost(name, problem.neutral())
+    low = _useful(problem, name, max(smallest(problem, name), SMALLEST * full), most_divergence)
+    return max(low, min(full, most)), low
 
 
 def _useful(problem: Problem, name: str, low: float, most_divergence: float) -> float:

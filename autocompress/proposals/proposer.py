@@ -24,6 +24,7 @@ WORTH_TRAINING = 0.03
 """Predicted KL from which on training gains something."""
 
 
+Ratios = Callable[[Mapping[str, Value]], Mapping[str, float] | None]
 Again = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], "Proposed | None"]
 
 
@@ -41,6 +42,9 @@ class Proposed:
         again: from the rows of trials so far and the baseline's, new proposals from corrected
             tables; None where there is nothing to correct or to propose. None: nothing is proposed
             again.
+        ratios: from the values of a recipe, the objectives' costs that the tables predict, as
+            ratios to the baseline's; None where the recipe differs from these in more than widths.
+        error: the relative error of these.
     """
 
     recipes: Sequence[tuple[str, dict[str, Value]]]
@@ -49,6 +53,8 @@ class Proposed:
     rows: Sequence[Mapping[str, Any]]
     notes: Sequence[str] = ()
     again: Again | None = None
+    ratios: Ratios | None = None
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,38 +77,36 @@ class Proposer:
             self.maker.notes.append(text)
         if not self.maker.job.search.proposals:
             return self.proposed(tables, [])
-        return replace(self.proposed(tables, self.recipes(tables)), again=self._again_of(tables))
+        from autocompress.proposals.reproposing import Reproposer  # late: it imports this file
+
+        again = Reproposer(self, tables)
+        error = _error(tables, tables.first)
+        return replace(self.proposed(tables, self.recipes(tables)), again=again.again, ratios=again.ratios, error=error)
 
     def proposed(self, tables: Tables, recipes: Sequence[tuple[str, dict[str, Value]]]) -> Proposed:
         """What a search gets of ``tables``."""
         groups = list(dict.fromkeys(tables.groups.values()))
         return Proposed(recipes, tables.widths, groups, tables.rows(), tuple(self.maker.notes))
 
-    def _again_of(self, tables: Tables) -> Again:
-        from autocompress.proposals.reproposing import Reproposer  # late: it imports this file
+    def costs(self, tables: Tables) -> list[str]:
+        """The costs that are traded for accuracy."""
+        return [name for name in self.maker.job.objectives if name in tables.problem.costs] or ["latency"]
 
-        made: list[Reproposer] = []
-
-        def again(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> Proposed | None:
-            if not made:
-                made.append(Reproposer(self, tables, baseline))
-            return made[0].again(rows)
-
-        return again
-
-    def recipes(self, tables: Tables, *, step: int = 0) -> list[tuple[str, dict[str, Value]]]:
+    def recipes(
+        self, tables: Tables, *, step: int = 0, most: Mapping[str, float] | None = None
+    ) -> list[tuple[str, dict[str, Value]]]:
         """Labels and values of recipes for a dozen budgets, those at constraints first, then from
-        the whole range; with another ``step`` they lie between these.
+        the whole range, or up to ``most``; with another ``step`` they lie between these.
 
         What misses a bound by more than the error of its prediction is left out, unless all do.
         """
-        problem, bounds = tables.problem, self._bounds(tables)
-        wanted = [name for name in self.maker.job.objectives if name in problem.costs] or ["latency"]
+        problem, bounds, wanted = tables.problem, self._bounds(tables), self.costs(tables)
         made = proposals.propose(
             problem,
             wanted,
             count=proposals.COUNT + BETWEEN * step,
             bounds=bounds,
+            most=most,
             margin=_error(tables, "latency"),
             most_divergence=tables.correction.predicted(MOST_DIVERGENCE),
             seed=self.maker.job.seed + step,

@@ -11,6 +11,7 @@ from autocompress.contract import Value
 from autocompress.objectives.figures import known, ratio
 from autocompress.proposals import Correction, with_measured
 from autocompress.proposals.jobtables import Tables
+from autocompress.proposals.lossless import is_beaten, lossless
 from autocompress.proposals.proposer import Proposed, Proposer
 from autocompress.proposals.shares import KEEP
 from autocompress.recipes.choosers import Replay
@@ -30,35 +31,55 @@ class Reproposer:
     Attributes:
         proposer: of the job.
         tables: as measured before the trials.
-        baseline: the baseline's row.
     """
 
     proposer: Proposer
     tables: Tables
-    baseline: Row
     _round: int = 0
 
-    def again(self, rows: Sequence[Row]) -> Proposed | None:
-        """New recipes, those at constraints first; None where no row tells anything."""
+    def again(self, rows: Sequence[Row], baseline: Row) -> Proposed | None:
+        """New recipes, those at constraints first; None where no row tells anything.
+
+        Budgets lie below the costs of trials that lose nothing: dearer recipes cannot be better.
+        """
         seen = list(self._seen(rows[-MOST_ROWS:]))
         if not seen:
             return None
         self._round += 1
-        tables = self.corrected(seen)
+        tables = self.corrected(seen, baseline)
+        names = self.proposer.costs(tables)
+        best = lossless(rows, names, baseline)
+        most = {name: tables.wholes[name] * max(own[name] for own in best) for name in names} if best else None
         tried = {tuple(sorted(_shares(row["recipe"]).items())) for row in rows}
         recipes = [
             (f"{label}, corrected", values)
-            for label, values in self.proposer.recipes(tables, step=self._round)
+            for label, values in self.proposer.recipes(tables, step=self._round, most=most)
             if tuple(sorted(_shares(values).items())) not in tried
+            and not is_beaten(self._predicted(tables, values), best, margin=0.0)
         ]
         return self.proposer.proposed(tables, recipes[:MOST_RECIPES])
 
-    def corrected(self, seen: Sequence[tuple[tuple[int, ...], Row]]) -> Tables:
+    def ratios(self, values: Mapping[str, Value]) -> Mapping[str, float] | None:
+        """The objectives' costs that the tables predict of a recipe, as ratios to the baseline's;
+        None where it differs from the neutral one in more than widths.
+        """
+        space = self.proposer.maker.recipes.space
+        neutral, own = _structure(space, self.tables.neutral), _structure(space, values)
+        return self._predicted(self.tables, values) or None if own == neutral is not None else None
+
+    def _predicted(self, tables: Tables, values: Mapping[str, Value]) -> Mapping[str, float]:
+        indices = tables.indices(_shares(values))
+        if indices is None:
+            return {}
+        names = [name for name in self.proposer.costs(tables) if name in tables.wholes]
+        return {name: tables.problem.cost(name, indices) / tables.wholes[name] for name in names}
+
+    def corrected(self, seen: Sequence[tuple[tuple[int, ...], Row]], baseline: Row) -> Tables:
         """The tables with each cost as rows have it, and the error of each."""
         problem, wholes, errors = self.tables.problem, dict(self.tables.wholes), dict(self.tables.errors)
-        amounts = {**self.tables.amounts, **self._amounts([row for _, row in seen])}
+        amounts = {**self.tables.amounts, **_amounts([row for _, row in seen], baseline)}
         for name in problem.costs:
-            pairs = [(own, value) for own, row in seen if (value := self._amount(name, row)) is not None]
+            pairs = [(own, value) for own, row in seen if (value := ratio(name, row, baseline)) is not None]
             if not pairs:
                 continue
             problem, errors[name] = with_measured(problem, name, [own for own, _ in pairs], [v for _, v in pairs])
@@ -69,17 +90,6 @@ class Reproposer:
         return replace(
             self.tables, problem=problem, wholes=wholes, amounts=amounts, errors=errors, correction=correction
         )
-
-    def _amounts(self, rows: Sequence[Row]) -> dict[str, float]:
-        """What the baseline has of costs that only trials tell."""
-        beside = [value for row in rows if (value := known(row.get("latency") or {}, "baseline_ms")) is not None]
-        found = {"latency": statistics.median(beside)} if beside else {}
-        energy = known(self.baseline, "energy_uj")
-        return found if energy is None else {**found, "energy": energy}
-
-    def _amount(self, name: str, row: Row) -> float | None:
-        """A cost of a row as a share of the baseline's."""
-        return ratio(name, row, self.baseline)
 
     def _seen(self, rows: Sequence[Row]) -> Iterator[tuple[tuple[int, ...], Row]]:
         """Choices and row of each that differs from the neutral recipe in nothing that costs but
@@ -93,6 +103,14 @@ class Reproposer:
                 continue
             if neutral is not None and _structure(space, row["recipe"]) == neutral:
                 yield indices, row
+
+
+def _amounts(rows: Sequence[Row], baseline: Row) -> dict[str, float]:
+    """What the baseline has of costs that only trials tell."""
+    beside = [value for row in rows if (value := known(row.get("latency") or {}, "baseline_ms")) is not None]
+    found = {"latency": statistics.median(beside)} if beside else {}
+    energy = known(baseline, "energy_uj")
+    return found if energy is None else {**found, "energy": energy}
 
 
 def _shares(values: Mapping[str, Value]) -> dict[str, Value]:

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+from autocompress.objectives.figures import known
+from autocompress.proposals.lossless import is_beaten, lossless
 from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
 from autocompress.searching.study import Study
@@ -28,21 +30,27 @@ class Corrections:
     """
 
     def __init__(self, study: Study, proposed: Proposed, baseline: Row, rows: Sequence[Row]) -> None:
-        self._study, self._again, self._baseline = study, proposed.again, baseline
+        self._study, self._first, self._again, self._baseline = study, proposed, proposed.again, baseline
         self._rows = list(rows)
         self._used = 0
         self._not_before = 0.0
+        self._is_news, self._is_cut = bool(rows), False
 
     def add(self, row: Row) -> None:
         """A trial has its row."""
         self._rows.append(row)
+        drop = known(row, "accuracy_drop")
+        self._is_news |= row.get("status") == "complete" and drop is not None and drop <= 0
 
     def before_ask(self, is_waiting: bool) -> None:
         """Has new proposals asked next, where enough was measured and nothing else waits."""
+        if is_waiting and self._is_news:
+            is_waiting = not self._cut()
         new = len(self._rows) - self._used
-        if is_waiting or self._again is None or new < EVERY or time.monotonic() < self._not_before:
+        is_due = new >= EVERY or self._is_cut
+        if is_waiting or self._again is None or not is_due or time.monotonic() < self._not_before:
             return
-        self._used, began = len(self._rows), time.monotonic()
+        self._used, self._is_cut, began = len(self._rows), False, time.monotonic()
         try:
             made = self._again(self._rows, self._baseline)
         except Exception:  # the sampler goes on without
@@ -54,3 +62,23 @@ class Corrections:
             log.info("%d proposals from tables that %d trials corrected", len(made.recipes), len(self._rows))
             self._study.proposed = made
             self._study.enqueue_proposals(made.recipes)
+
+    def _cut(self) -> bool:
+        """Drops the waiting proposals that cost more than a trial which loses nothing.
+
+        Returns:
+            Whether none waits any more.
+        """
+        self._is_news = False
+        ratios = self._first.ratios
+        if ratios is None:
+            return False
+        costs = [name for name in self._study.job.objectives if name != "accuracy"]
+        best = lossless(self._rows, costs, self._baseline)
+        dropped = self._study.drop_waiting(
+            lambda values: is_beaten(ratios(values) or {}, best, self._first.error) if best else False
+        )
+        if dropped:
+            log.info("%d proposals are dropped: a trial that costs less loses nothing", dropped)
+            self._is_cut = True
+        return not self._study.is_waiting

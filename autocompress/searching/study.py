@@ -180,6 +180,22 @@ class Study:
         self._study.set_user_attr("proposed", True)
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether a recipe is enqueued that was not asked yet."""
+        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def drop_waiting(self, is_useless: Callable[[Mapping[str, Value]], bool]) -> int:
+        """Settles the waiting recipes that ``is_useless`` says so of, by their values.
+
+        Returns:
+            How many there were.
+        """
+        waiting = self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,))
+        useless = [trial for trial in waiting if is_useless(frozen_enqueued_values(trial))]
+        self._drop(useless)
+        return len(useless)
+
+    @property
     def seconds(self) -> float:
         """Wall time spent on this search so far, over all its runs."""
         return float(self._study.user_attrs.get("seconds", 0.0))
@@ -239,7 +255,7 @@ class Study:
         """
         for draw in range(RE_ASKS + RANDOM_RE_ASKS):
             if self.before_ask is not None:
-                self.before_ask(bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))))
+                self.before_ask(self.is_waiting)
             with self._random() if draw >= RE_ASKS else nullcontext():
                 trial = self._study.ask()
                 asked, twin = self._draw(trial, compose)

@@ -1,0 +1,46 @@
+"""Trials that lose no accuracy: what is predicted to cost more than one of them is not worth a
+trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from autocompress.objectives.dominance import Front
+from autocompress.objectives.figures import known, ratio
+
+Row = Mapping[str, Any]
+Costs = Mapping[str, float]
+"""Costs as ratios to the baseline's, by name."""
+
+
+def lossless(rows: Iterable[Row], costs: Sequence[str], baseline: Row) -> list[Costs]:
+    """The costs of complete trials as accurate as the baseline, where all ``costs`` are known.
+
+    Trials that cost more than another one of them in every respect are left out.
+    """
+    if not costs:
+        return []
+    front: Front[Costs] = Front()
+    for row in rows:
+        drop = known(row, "accuracy_drop")
+        if row["status"] != "complete" or drop is None or drop > 0:
+            continue
+        found = {name: value for name in costs if (value := ratio(name, row, baseline)) is not None}
+        if len(found) == len(costs):
+            front.add(tuple(found.values()), found, len(front))
+    return front.items
+
+
+def is_beaten(predicted: Costs, by: Sequence[Costs], margin: float) -> bool:
+    """Whether one of ``by`` costs less than ``predicted`` in every respect.
+
+    Args:
+        predicted: may lack costs of ``by``; then it is not beaten.
+        by: of trials that lose nothing.
+        margin: relative error of the prediction, by which it must be more expensive.
+    """
+    return any(
+        all(name in predicted and predicted[name] >= cost * (1 + margin) for name, cost in own.items()) for own in by
+    )
