@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -328,3 +329,19 @@ def test_a_trained_baseline_keeps_all_validation_images(tmp_path: Path) -> None:
     splits = OpenedJob.open(job).splits
     assert (folders(splits.val), folders(splits.test), len(splits.val)) == ({"val"}, {"train"}, 8)
     assert splits.notes == ()
+
+
+@pytest.mark.parametrize("role", ["val", "test"])
+def test_copies_of_training_images_are_named(tmp_path: Path, role: str) -> None:
+    """A copy has another inode, so only its content tells."""
+    for part, seed in (("train", 0), ("val", 1), ("test", 2)):
+        for place, name in enumerate(("cats", "dogs")):
+            paint(tmp_path / part / name, 6, 40 + 100 * place, seed)
+    word = f"folder:{tmp_path}"
+    config = DataConfig.model_validate({"train": word})
+    assert not any("copied" in note for note in data.load(config).notes)
+    source, target = sorted((tmp_path / "train" / "cats").iterdir())[0], tmp_path / role / "cats" / "zz.png"
+    shutil.copy(source, target)
+    [note] = [note for note in data.load(config).notes if "copied" in note]
+    assert f"1 of '{role}', such as {target}, which equals {source}" in note
+    assert not any("copied" in note for note in data.load(config, preview=True).notes), "a dry run reads little"

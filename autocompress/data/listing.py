@@ -168,6 +168,7 @@ class Listing:
 
     Attributes:
         identities: device and inode of each file.
+        sizes: in bytes, of each file.
         key: changes with names, sizes and times of the files, and with how they are read.
     """
 
@@ -177,6 +178,7 @@ class Listing:
         self.root, self.classes, self.exif = root, classes, exif
         self.files = [file.path for mine in files for file in mine]
         self.identities = [file.identity for mine in files for file in mine]
+        self.sizes = [file.size for mine in files for file in mine]
         labels = [label for label, mine in enumerate(files) for _ in mine]
         self.labels = torch.tensor(labels, dtype=torch.int64)
         facts = [(str(f.path.relative_to(root)), f.size, f.modified) for mine in files for f in mine]

@@ -10,6 +10,7 @@ from typing import Any
 from autocompress.data.digits import Digits
 from autocompress.data.folder import Folder
 from autocompress.data.glyphs import Glyphs
+from autocompress.data.overlap import copies_note
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.roles import Roles
 from autocompress.data.split import DataInfo, Splits
@@ -66,9 +67,10 @@ def load(
     info = replace(Wanted(**wanted).applied(first.info), exif=config.exif)
     roles = Roles(_unite(words, sources, info), sources, info, seed, has_weights)
     splits = roles.assign()
+    copies = None if preview else copies_note(splits)
     train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))
     judging = val if config.val_images is None else val.subset(config.val_images, seed)
-    whole, notes = None if judging is val else val, tuple(roles.notes)
+    whole, notes = None if judging is val else val, (*roles.notes, *((copies,) if copies else ()))
     unlabelled = len(labelled) < len(sources)
     by_agreement = unlabelled and "val" not in words
     return Splits(

@@ -47,6 +47,7 @@ class Named:
         self.files = _files(self.dataset)
         facts = None if self.files is None else [path.stat() for path in self.files]
         self.identities = None if facts is None else [(stat.st_dev, stat.st_ino) for stat in facts]
+        self.sizes = None if facts is None else [stat.st_size for stat in facts]
         self.reader = getattr(self.dataset, "reader", None)
         self.key = digest(spec, split, VERSION, exif, labels, *self._content(facts))
 
