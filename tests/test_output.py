@@ -8,18 +8,23 @@ import io
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from example_run import write_run
 from rich.console import Console
+from toy_search import offer_toy_device, open_toy
+from typer.testing import CliRunner
 
-from autocompress.cli.app import exit_code
+from autocompress.cli.app import app, exit_code
 from autocompress.cli.progress import Lines
 from autocompress.errors import ExitCode
 from autocompress.report import view
 from autocompress.results import SearchResult, read, write_front, write_trials
+from autocompress.searching import run
 from autocompress.searching.progress import Unbreakable
 
 PRINTS_MUCH = """
@@ -150,3 +155,25 @@ def test_a_search_of_which_every_trial_failed_says_so(tmp_path: Path) -> None:
     found = changed(write_run(tmp_path / "run", trials=30), status="failed", reason=reason)
     assert exit_code(found) == ExitCode.EVERY_TRIAL_FAILED
     assert view.headline(found) == f"Every trial failed (30 of 30); each time: {reason}"
+
+
+@pytest.mark.usefixtures("search_here")
+@pytest.mark.parametrize(
+    ("asked", "code", "words"),
+    [
+        ({"constraints": {"latency": "0.9x"}}, ExitCode.DONE, "0.9"),
+        ({"constraints": {"latency": "0.0001x"}}, ExitCode.NO_MODEL_FITS, "No model"),
+        ({"space": {"toy": {"fault": ["raise"]}}}, ExitCode.EVERY_TRIAL_FAILED, "Every trial failed"),
+    ],
+    ids=["a model fits", "no model fits", "all fail"],
+)
+def test_the_exit_code_of_a_search(
+    asked: dict[str, Any], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "search", partial(run.search, opener=open_toy))
+    offer_toy_device()
+    job = {"model": "resnet10t", "data": "digits", "device": "toy", "workers": 1, "budget": {"trials": 6}, **asked}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**job, "results": str(tmp_path), "name": "toy"}))
+    done = CliRunner().invoke(app, ["search", str(tmp_path / "job.yaml")])
+    assert done.exit_code == code, done.output
+    assert words in done.output
