@@ -1,10 +1,14 @@
 """autocompress: automated model shrinking.
 
-import autocompress
+Example::
 
-result = autocompress.search(model="resnet18", data="digits", latency="0.5x", accuracy_drop=1.0,
-trials=24) result.front                                   # a pandas frame; its first row is the
-baseline model = autocompress.load("results/resnet18-digits/artifacts/7")   # a torch module again
+    import autocompress
+
+    result = autocompress.search(
+        model="resnet18", data="digits", latency="0.5x", accuracy_drop=1.0, trials=24
+    )
+    result.front  # a pandas frame; its first row is the baseline
+    model = autocompress.load("results/resnet18-digits/artifacts/7")  # a torch module
 """
 
 from __future__ import annotations

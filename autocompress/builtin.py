@@ -1,4 +1,4 @@
-"""The engine's own plugin: the devices and data sets that are there without installing anything."""
+"""The built-in plugin: devices and data sets that need no further package."""
 
 from __future__ import annotations
 

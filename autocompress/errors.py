@@ -38,12 +38,12 @@ class UserError(Exception):
 
 
 class HintedError(ValueError):
-    """A value that cannot be, in words that end the sentence ``<key> ...``, with a hint.
+    """An invalid value of a key. The message completes the sentence ``<key> ...``.
 
     Args:
         message: the end of the sentence.
         hint: what to do about it.
-        key: which key it is about, where the validator sees more than one.
+        key: the key, where the validator sees more than one.
     """
 
     def __init__(self, message: str, hint: str = "", key: str = "") -> None:
@@ -53,10 +53,11 @@ class HintedError(ValueError):
 
 
 class Terminated(SystemExit):
-    """The process received SIGTERM: from a batch system, a container or a cluster.
+    """The process received SIGTERM from a batch system, a container or a cluster.
 
-    Where nobody catches it, the process ends with exit code 75, "try again later": ``autocompress
-    resume`` continues the search."""
+    An uncaught one ends the process with exit code 75, "try again later". ``autocompress resume``
+    continues the search.
+    """
 
     def __init__(self) -> None:
         super().__init__(int(ExitCode.TERMINATED))
@@ -65,7 +66,7 @@ class Terminated(SystemExit):
 class InvalidRecipe(Exception):
     """A recipe cannot be built.
 
-    Its trial becomes a row with this reason, and the search goes on.
+    The trial becomes a row with the message as its reason, and the search continues.
     """
 
 

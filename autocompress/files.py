@@ -1,4 +1,4 @@
-"""Files that other processes may read: written under another name, synced, renamed."""
+"""Atomic writing of files (temporary name, sync, rename), and content keys."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from autocompress.errors import UserError
 
 log = logging.getLogger("autocompress")
 _warned: set[tuple[Path, str]] = set()
-NOT_KEPT = "cannot be written, so what could be used again is not kept"
+NOT_KEPT = "cannot be written, so results are not kept for later use"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors of a write for which there is no room: the disk, a quota, the largest size of a file."""
+"""Errors of writing that say that the disk, a quota or the largest file size is reached."""
 CACHED = ("baselines", "stages", "verified")
 """Folders of the cache that every search writes to."""
 _FULL_IN_WORDS = re.compile(
     "|".join([*(re.escape(os.strerror(number)) for number in FULL), rf"\(os error ({'|'.join(map(str, FULL))})\)"])
 )
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EROFS})
-"""Answers of file systems that cannot put a file or folder on the disk at once."""
+"""Errors of file systems that do not support syncing a file or folder."""
 
 
 def cache_folder(*parts: str) -> Path:
     """The user's cache folder, or a folder below it; made if missing.
 
-    ``AUTOCOMPRESS_CACHE`` moves it. Folders below it get its permissions, so that users can share a
-    cache: whoever may write to it may write to all of them.
+    ``AUTOCOMPRESS_CACHE`` moves it. Folders below it get the same permissions, so that several
+    users can share a cache.
 
     Raises:
-        UserError: if it, or the cache folder itself, cannot be made or written.
+        UserError: if the folder, or the cache folder itself, cannot be made or written.
     """
     folder = Path(os.environ.get("AUTOCOMPRESS_CACHE") or platformdirs.user_cache_dir("autocompress"))
     try:
@@ -63,14 +63,14 @@ def check_cache() -> None:
     To be called before anything is trained.
 
     Raises:
-        UserError: naming the first one that cannot be made or written.
+        UserError: if one cannot be made or written; names the first one.
     """
     for name in CACHED:
         cache_folder(name)
 
 
 def _require_writable(folder: Path) -> None:
-    # With the effective user's rights, as they count when files are opened.
+    # os.access checks the real user by default, but files are opened as the effective user.
     effective = os.access in os.supports_effective_ids
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -79,7 +79,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def shared_folder(folder: Path, *parts: str) -> Path:
-    """A folder below ``folder``; what is missing is made, with the permissions of ``folder``."""
+    """A folder below ``folder``; missing ones are made with the permissions of ``folder``."""
     mode = stat.S_IMODE(folder.stat().st_mode)
     for part in parts:
         folder = folder / part
@@ -98,7 +98,7 @@ def atomic(path: Path) -> Iterator[Path]:
     On success it is renamed to ``path``, on an error removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept: some writers choose their format by it.
+    # The suffix is kept, because some writers choose the format by it.
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary
@@ -114,7 +114,7 @@ def atomic(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Like :func:`atomic`, for a folder.
 
-    If another process put ``path`` there first, its folder stays.
+    If another process made ``path`` first, that folder stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
@@ -133,12 +133,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Syncs a file, or a folder's list of files, to disk, so that loss of power leaves no half.
+    """Syncs a file, or the entries of a folder, to disk, so that they survive a loss of power.
 
     Raises:
         OSError: if the disk is full or broken.
     """
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
     file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
@@ -151,9 +151,9 @@ def sync(path: Path) -> None:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether ``error`` or its cause says that there is no room to write.
+    """Whether ``error`` or its cause says that the disk is full.
 
-    Libraries that are not written in Python say so in words only.
+    Errors of native libraries are recognised by their text.
     """
     seen: set[int] = set()
     link: BaseException | None = error
@@ -166,9 +166,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def warn_once(about: Path, what: str, error: OSError) -> None:
-    """Logs ``<about> <what>: <error>`` as a warning, once in a process for each ``about`` and
-    ``what``.
-    """
+    """Logs the warning ``<about> <what>: <error>``, once per process for each pair of them."""
     if (about, what) not in _warned:
         _warned.add((about, what))
         why = "there is no room left" if is_full_disk(error) else error.strerror or str(error)
@@ -177,9 +175,9 @@ def warn_once(about: Path, what: str, error: OSError) -> None:
 
 @contextmanager
 def kept_if_possible(folder: Path) -> Iterator[None]:
-    """Lets work go on where files in ``folder`` cannot be written.
+    """Ignores errors of writing to ``folder``, with one warning.
 
-    They can be made again. One warning says so.
+    For files that can be made again.
     """
     try:
         yield
@@ -189,10 +187,10 @@ def kept_if_possible(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def full_disk_told(folder: Path, hint: str = "make room and try again") -> Iterator[None]:
-    """Turns an error that says that the disk is full into one sentence with the folder.
+    """Turns the error of a full disk into a UserError that names the folder.
 
     Raises:
-        UserError: in the place of such an error.
+        UserError: in place of such an error.
     """
     try:
         yield
@@ -217,14 +215,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def canonical_json(value: Any) -> str:
-    """The one spelling of a JSON value: sorted keys, no blanks. Equal values give equal text.
+    """A JSON value in canonical form: sorted keys, no blanks. Equal values give equal text.
 
     numpy scalars count as the Python numbers that they hold, and tuples as lists.
 
     Raises:
         TypeError: if ``value`` cannot be written as JSON: a tensor, an array, a set, a path, a
-            mapping key that is not text, or a number that is not finite. A shortened or changing
-            text in its place would give wrong keys.
+            mapping key that is not text, or a number that is not finite. Converting these to text
+            could give equal keys for different values.
     """
     return json.dumps(_plain(value, ""), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -232,7 +230,7 @@ def canonical_json(value: Any) -> str:
 def digest(*values: Any) -> str:
     """A 128-bit hexadecimal content key of JSON values (and ``bytes``), independent of the process.
 
-    Each value goes in with its kind and length, so that no two lists of values look alike.
+    Each value is hashed with its kind and length, so that different lists give different keys.
 
     Raises:
         TypeError: as :func:`canonical_json`.
@@ -246,13 +244,13 @@ def digest(*values: Any) -> str:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """``value`` in Python's own JSON types; ``where`` is its place, for the error."""
+    """``value`` in Python's JSON types; ``where`` is its place, for the error."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):
-        return value + 0.0  # -0.0 equals 0.0, and has another text
+        return value + 0.0  # -0.0 becomes 0.0: they are equal, but have different text
     if isinstance(value, list | tuple):
         return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Errors that say that there is not enough memory, whichever library raises them."""
+"""Recognises the out-of-memory errors of all libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _IN_WORDS = re.compile(
     r"can't allocate memory|out of memory|bad[_ ]alloc|failed to allocate memory|storage size calculation overflowed",
     re.IGNORECASE,
 )
-"""How torch (processor, CUDA), C++ and ONNX Runtime say it."""
+"""The messages of torch (CPU, CUDA), C++ and ONNX Runtime."""
 _HINT = "lower input_size, or the batch"
 
 
@@ -26,10 +26,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def out_of_memory_told(what: str = "this job", hint: str = _HINT) -> Iterator[None]:
-    """Turns whatever error says that there is not enough memory into one sentence.
+    """Turns an out-of-memory error of any library into a UserError.
 
     Args:
-        what: that needs the memory.
+        what: the work that needs the memory.
         hint: what to do about it.
 
     Raises:

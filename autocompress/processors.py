@@ -1,4 +1,4 @@
-"""How many processors this process may use, by its affinity and its containers' quotas."""
+"""How many processors this process may use: its affinity and the quotas of its containers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from pathlib import Path, PurePosixPath
 def usable_processors(root: Path = Path("/")) -> int:
     """Processors that this process may keep busy, at least 1.
 
-    A container that may use four processors of a machine with 64 sees all 64, and more than four
-    threads wait for each other. A quota of a part of a processor counts as a whole one, as in
-    joblib.
+    A container that may use four processors of a machine with 64 sees all 64; with more than four
+    threads, these wait for each other. A fraction of a processor counts as one, as in joblib.
 
     Args:
-        root: where ``proc`` and ``sys`` lie.
+        root: the folder that holds ``proc`` and ``sys``.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([count, *(math.ceil(quota) for quota in _quotas(root))]))
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The quota of this process's control groups and of all around them, in processors."""
+    """The quotas of the control groups of this process and of their parents, in processors."""
     for mount, group, is_unified in _groups(root):
         while True:
             folder = root / mount.relative_to("/") / group
@@ -36,9 +35,9 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _groups(root: Path) -> Iterator[tuple[PurePosixPath, PurePosixPath, bool]]:
-    """Each hierarchy of control groups that may limit processors.
+    """The hierarchies of control groups that may limit processors.
 
-    Mount point, path of this process's group below it, and whether it is version 2.
+    Each is a mount point, the path of this process's group below it, and whether it is version 2.
     """
     for line in _lines(root / "proc/self/cgroup"):
         number, controllers, path = (*line.split(":", 2), "", "")[:3]
@@ -47,14 +46,14 @@ def _groups(root: Path) -> Iterator[tuple[PurePosixPath, PurePosixPath, bool]]:
             continue
         for place, inside in _mounts(root, is_unified):
             below = PurePosixPath(path)
-            # A container that sees the host's names may see only its own part of the hierarchy.
+            # In a container, the group has its name on the host, but only a part is mounted.
             if not below.is_relative_to(inside) or ".." in below.parts:
                 below = PurePosixPath(inside)
             yield PurePosixPath(place), below.relative_to(inside), is_unified
 
 
 def _mounts(root: Path, is_unified: bool) -> Iterator[tuple[str, str]]:
-    """Where a hierarchy is mounted, and which part of it."""
+    """Mount points of a hierarchy, each with the part of the hierarchy that is mounted."""
     for line in _lines(root / "proc/self/mountinfo"):
         own, _, rest = line.partition(" - ")
         fields, (kind, *more) = own.split(), (rest.split() or [""])
@@ -64,7 +63,7 @@ def _mounts(root: Path, is_unified: bool) -> Iterator[tuple[str, str]]:
 
 
 def _plain(path: str) -> str:
-    """``path`` of mountinfo with its blanks."""
+    """``path`` of mountinfo with blanks in place of their escapes."""
     return path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 
 
@@ -75,7 +74,7 @@ def _unified(folder: Path) -> float | None:
 
 
 def _classic(folder: Path) -> float | None:
-    """The same in two files; -1 is no quota."""
+    """The quota of version 1, in two files; -1 is no quota."""
     quota, period = (_lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
     return _ratio(quota[0], period[0]) if quota and period else None
 

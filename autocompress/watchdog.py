@@ -1,6 +1,6 @@
-"""Ends a process whose work hangs, be it in a kernel that never returns.
+"""Ends a process that hangs, even inside a native function that never returns.
 
-Its clock can be stopped for shared work.
+The clock can be paused for work that several processes share.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 RENEWED = 0.05
-"""Part of the limit after which a sign of life sets the clock again: each time starts a thread."""
+"""Share of the limit between two restarts of the clock: each restart starts a thread."""
 
 
 @dataclass
@@ -53,15 +53,16 @@ _watch: _Watch | None = None
 
 @contextmanager
 def watched(seconds: float, file: TextIO, told: Callable[[bool], None] = lambda _: None) -> Iterator[None]:
-    """Ends the process where the work within takes longer than ``seconds``.
+    """Ends the process if the block takes longer than ``seconds``.
 
-    The stacks of all threads go to ``file``. One at a time in a process, from one thread.
+    The stacks of all threads are written to ``file``. Uses cannot be nested, and only one thread of
+    a process may use it.
 
     Args:
         seconds: the limit.
         file: with a descriptor, open for writing.
-        told: called with True when the clock is stopped (:func:`paused`), with False when it goes
-            on.
+        told: called with True when the clock is paused (:func:`paused`), and with False when it
+            runs again.
     """
     global _watch
     _watch = _Watch(seconds, file, told, left=seconds)
@@ -75,10 +76,10 @@ def watched(seconds: float, file: TextIO, told: Callable[[bool], None] = lambda 
 
 @contextmanager
 def paused() -> Iterator[Callable[[], None]]:
-    """Stops the clock, if there is one, for work that others share.
+    """Pauses the clock, if there is one, for work that several processes share.
 
-    It gives a function to call as a sign of life while that work goes on. Without a call for a
-    whole limit, the process is ended.
+    Yields a function that must be called while the work goes on. If it is not called for as long as
+    the limit, the process ends.
     """
     watch = _watch
     if watch is None or watch.is_paused:

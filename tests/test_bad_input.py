@@ -150,7 +150,7 @@ def a_value_outside_the_space() -> tuple[str, ...]:
 
 Case = tuple[Callable[[], tuple[str, ...]], str]
 CASES: list[Case] = [
-    (checkpoint_of_another_shape, "weights.pth: 'conv1.0.weight' has shape (9, 1, 3, 3), the model wants "),
+    (checkpoint_of_another_shape, "weights.pth: 'conv1.0.weight' has shape (9, 1, 3, 3), the model needs "),
     (checkpoint_of_other_classes, "weights.pth: 'fc.weight' has 7 classes, the data has 10"),
     (checkpoint_that_is_incomplete, "weights.pth has no tensor 'bn1.weight'"),
     (checkpoint_that_is_none, "weights.pth "),
@@ -174,7 +174,7 @@ CASES: list[Case] = [
         "the training of the baseline 'test_",
     ),
     (lambda: (*DIGITS, "--checkpoint", "weights.pth"), "--checkpoint names no file: weights.pth"),
-    (two_sources_of_weights, "--checkpoint cannot stand beside 'pretrained'"),
+    (two_sources_of_weights, "--checkpoint cannot be combined with 'pretrained'"),
     (empty_folder, "pictures holds no class folders"),
     (empty_class, "the class folder pictures/train/middle holds no images"),
     (one_class, "pictures/train has one class only, 'dark'"),
@@ -194,7 +194,7 @@ CASES: list[Case] = [
         lambda: (*DIGITS, "--space", "jiont"),
         "--space cannot be found: there is no space 'jiont' (did you mean 'joint'?)",
     ),
-    (lambda: (*DIGITS, "--energy", "0.5x"), "--energy bounds energy, which nothing here measures"),
+    (lambda: (*DIGITS, "--energy", "0.5x"), "--energy bounds energy, which no device here measures"),
     (lambda: (*DIGITS, "--latency", "0x"), "--latency must be more than 0"),
     (lambda: job(constraints="{size: 0 MB}"), "job.yaml:3: 'constraints.size' must be more than 0"),
     (lambda: job(constraints="{accuracy_drop: 1, accuracy_drop: 2}"), "job.yaml:3: 'constraints.accuracy_drop' is "),

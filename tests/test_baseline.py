@@ -48,7 +48,7 @@ def checkpoint(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]
         ("fc.bias", INF, "holds infinite values"),
         ("bn1.running_mean", -INF, "holds infinite values"),
         ("bn1.running_var", NAN, "holds NaN"),
-        ("bn1.running_var", -0.01, "holds values below 0, and is a variance"),
+        ("bn1.running_var", -0.01, "is a variance and holds values below 0"),
     ],
 )
 def test_weights_that_are_no_numbers_are_named(tmp_path: Path, tensor: str, value: float, fault: str) -> None:
@@ -69,7 +69,7 @@ def test_finite_weights_with_logits_that_are_not(tmp_path: Path) -> None:
     def grow(state: dict[str, torch.Tensor]) -> None:
         state["fc.weight"].fill_(3e38)
 
-    with pytest.raises(UserError, match="'test_resnet' with these weights gives logits that are not finite numbers"):
+    with pytest.raises(UserError, match="'test_resnet' with these weights outputs logits that are not finite numbers"):
         models.create(job(checkpoint=checkpoint(tmp_path, grow)), GREY)
 
 
@@ -89,8 +89,8 @@ def test_finite_weights_with_logits_that_are_not(tmp_path: Path) -> None:
         ("test_resnet", {"layers": "many"}, 32, r"timm cannot create 'test_resnet' with model_args "),
         ("test_resnet", {"act_layer": "no such layer"}, 32, r"timm cannot create 'test_resnet' with model_args "),
         ("test_resnet", {"colour": 1}, 32, r"timm cannot create 'test_resnet' with model_args .*colour"),
-        ("test_resnet", {"pretrained": True}, 32, r"'model_args.pretrained' is no argument of a network"),
-        ("test_resnet", {"checkpoint_path": "x"}, 32, r"'model_args.checkpoint_path' is no argument of a network"),
+        ("test_resnet", {"pretrained": True}, 32, r"'model_args.pretrained' is not an argument of a network"),
+        ("test_resnet", {"checkpoint_path": "x"}, 32, r"'model_args.checkpoint_path' is not an argument of a network"),
         ("test_resnet", {"num_classes": 3}, 32, r"'model_args.num_classes' is 3, but the data have 10 classes"),
     ],
 )

@@ -92,12 +92,12 @@ def test_other_classes_than_the_data(tmp_path: Path) -> None:
 def test_the_first_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
     save_file(trained(), tmp_path / "model.safetensors")
     colour = DataInfo(5, 3, (32, 32), (0.3,) * 3, (0.2,) * 3, tuple("abcde"))
-    with pytest.raises(UserError, match=r"'conv1\.0\.weight' has shape \(24, 1, 3, 3\), the model wants \(24, 3"):
+    with pytest.raises(UserError, match=r"'conv1\.0\.weight' has shape \(24, 1, 3, 3\), the model needs \(24, 3"):
         create(tmp_path / "model.safetensors", colour)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [("less", "has no tensor 'bn1.weight'"), ("more", "no place for 'extra'")]
+    ("change", "message"), [("less", "has no tensor 'bn1.weight'"), ("more", "the model has no tensor 'extra'")]
 )
 def test_missing_and_superfluous_tensors_are_named(tmp_path: Path, change: str, message: str) -> None:
     state = trained()
@@ -122,7 +122,7 @@ class Harmful:
 
 def test_a_file_with_code_is_not_opened(tmp_path: Path) -> None:
     torch.save({"state_dict": trained(), "hook": Harmful(tmp_path / "harm")}, tmp_path / "model.pth")
-    with pytest.raises(UserError, match="more than tensors"):
+    with pytest.raises(UserError, match="with only tensors and plain values"):
         create(tmp_path / "model.pth")
     assert not (tmp_path / "harm").exists()
 
@@ -142,14 +142,14 @@ def test_a_file_that_no_library_reads_is_said_to_be_no_checkpoint(tmp_path: Path
     with pytest.raises(UserError) as raised:
         create(tmp_path / "model.pth")
     assert raised.value.message.startswith(
-        (f"{tmp_path}/model.pth is no checkpoint", f"{tmp_path}/model.pth is no file")
+        (f"{tmp_path}/model.pth is not a checkpoint", f"{tmp_path}/model.pth is not a file")
     )
 
 
 def test_a_file_that_was_cut_off_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save(trained(), tmp_path / "model.pth")
     (tmp_path / "model.pth").write_bytes((tmp_path / "model.pth").read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"model\.pth is no checkpoint that torch or safetensors can read"):
+    with pytest.raises(UserError, match=r"model\.pth is not a checkpoint that torch or safetensors can read"):
         create(tmp_path / "model.pth")
 
 

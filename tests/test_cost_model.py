@@ -248,7 +248,7 @@ def test_a_profile_may_run_float_on_integers(tmp_path: Path) -> None:
         ({"device": "cost-model:no.yaml"}, "there is no cost-model profile no.yaml"),
         ({"cost_model": "bitops"}, "'cost_model' cannot be 'bitops', which does not give energy"),
         ({"cost_model": "45n"}, "'cost_model' names no cost model: '45n' (did you mean '45nm'?)"),
-        ({"device": "cost-model:bitops", "energy": "0.5x"}, "bounds energy, which nothing here measures"),
+        ({"device": "cost-model:bitops", "energy": "0.5x"}, "bounds energy, which no device here measures"),
         ({"device": {"name": "cost-model:bitops", "input_size": 64}}, "the model's own input size, not at 64"),
     ],
 )

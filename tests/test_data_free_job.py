@@ -60,7 +60,7 @@ def test_none_is_no_data_in_every_form(given: object) -> None:
 def test_without_weights_there_is_nothing_to_compress(tmp_path: Path) -> None:
     for given in ("none", {"train": "none", "test": "digits"}):
         with pytest.raises(
-            UserError, match=r"gives nothing to train the baseline on.*set 'pretrained' or 'checkpoint'"
+            UserError, match=r"has no labelled images to train the baseline on.*set 'pretrained' or 'checkpoint'"
         ):
             load_job(settings={"model": "test_resnet", "data": given})
     path = tmp_path / "job.yaml"
@@ -158,7 +158,7 @@ def test_candidates_are_judged_by_the_baselines_own_answers(free: OpenedJob) -> 
         assert held_out.isdisjoint(image.numpy().tobytes() for image in transfer.train.images), "none is trained on"
     told = splits.describe()
     assert "no training data, but synthetic images: 48 by blobs, 48 by specks" in told
-    assert "to compare with the baseline's answers" in told
+    assert "to compare with the predictions of the baseline" in told
 
 
 def test_validation_images_of_the_user_judge_by_labels(teacher: Path, tmp_path: Path) -> None:

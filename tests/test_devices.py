@@ -109,12 +109,12 @@ def job(**device: Any) -> Any:
 
 def test_a_job_s_options_are_the_device_s() -> None:
     validate(job(name="torch-eager", options={"compute": "cpu"}), manager())
-    with pytest.raises(UserError, match=r"device\.options\.speed' is no option of the device") as unknown:
+    with pytest.raises(UserError, match=r"device\.options\.speed' is not an option of the device") as unknown:
         validate(job(name="torch-eager", options={"speed": 3}), manager())
     assert "compute" in str(unknown.value.hint)
     with pytest.raises(UserError, match=r"device\.options\.compute' is wrong: Input should be 'auto', 'cpu' or 'cuda'"):
         validate(job(name="torch-eager", options={"compute": "tpu"}), manager())
-    with pytest.raises(UserError, match="is no option of the device"):
+    with pytest.raises(UserError, match="is not an option of the device"):
         validate(job(name="onnxruntime-cpu", options={"compute": "cpu"}), manager())
 
 

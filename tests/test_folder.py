@@ -115,14 +115,14 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, name: str) -> None
 
 def test_held_out_folders_beside_class_folders_are_refused(tmp_path: Path) -> None:
     classes(classes(tmp_path) / "test", 4)
-    with pytest.raises(UserError, match=r"test holds class folders, but the class folder 'dark' lies beside it"):
+    with pytest.raises(UserError, match=r"test holds class folders, but the class folder 'dark' is next to it"):
         load(tmp_path)
 
 
 def test_held_out_folders_alone_are_no_classes(tmp_path: Path) -> None:
     for name in ("val", "Test"):
         classes(tmp_path / name, 4)
-    with pytest.raises(UserError, match="has held-out images only, none to train on"):
+    with pytest.raises(UserError, match="has held-out images only, no training images"):
         load(tmp_path)
     splits = load(tmp_path, val=f"folder:{tmp_path}", test=f"folder:{tmp_path}")
     assert (above(splits.val), above(splits.test)) == ({"val"}, {"Test"})
@@ -162,7 +162,7 @@ def test_splits_with_other_names_are_not_taken_for_classes(tmp_path: Path, names
 def test_split_folders_one_level_down_are_not_taken_for_classes(tmp_path: Path) -> None:
     for name in ("bus", "car"):
         classes(tmp_path / "inner" / name, 2, names=("train", "test"))
-    with pytest.raises(UserError, match="bus holds the split folders test and train, so it is no class"):
+    with pytest.raises(UserError, match="bus holds the split folders test and train, so it is not a class"):
         load(tmp_path / "inner")
     for name in ("train", "test"):
         classes(tmp_path / "outer" / "data" / name, 2)
@@ -259,7 +259,7 @@ def test_a_picture_that_two_links_reach_is_one_picture(tmp_path: Path) -> None:
 def test_one_class_inside_another_is_refused(tmp_path: Path) -> None:
     root = classes(tmp_path / "x")
     (root / "dark" / "inside").symlink_to(root / "light")
-    with pytest.raises(UserError, match=r"inside/00\.png and .*light/00\.png are one picture in two classes"):
+    with pytest.raises(UserError, match=r"inside/00\.png and .*light/00\.png are the same picture in two classes"):
         load(root)
 
 
@@ -267,11 +267,11 @@ def test_one_class_inside_another_is_refused(tmp_path: Path) -> None:
 def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, place: str) -> None:
     root = classes(tmp_path / "x")
     (root / place).symlink_to(tmp_path / "gone")
-    with pytest.raises(UserError, match=rf"x/{place} is a link that leads nowhere"):
+    with pytest.raises(UserError, match=rf"x/{place} is a broken link"):
         load(root)
     (root / place).unlink()
     (root / place).symlink_to(root / place)
-    with pytest.raises(UserError, match=rf"x/{place} is a link that leads nowhere"):
+    with pytest.raises(UserError, match=rf"x/{place} is a broken link"):
         load(root)
 
 
@@ -300,7 +300,7 @@ def test_blank_images_give_a_note(tmp_path: Path, mode: str) -> None:
             if mode == "RGBA":
                 image.putalpha(Image.fromarray(alpha))
             image.save(tmp_path / name / f"{number}.png")
-    assert "12 of 12 images looked at have one colour throughout" in "; ".join(load(tmp_path).notes)
+    assert "12 of 12 sampled images have a single colour" in "; ".join(load(tmp_path).notes)
     assert "alpha channel" in "; ".join(load(tmp_path).notes)
     shutil.rmtree(tmp_path / "dark")
     classes(tmp_path, 10, ("dark",))

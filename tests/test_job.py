@@ -157,7 +157,7 @@ def test_forms_of_data(data: Any, expected: DataConfig) -> None:
 def test_no_data_needs_weights() -> None:
     for nothing in (None, "none"):
         assert load_job(settings={"model": "resnet18", "data": nothing, "pretrained": True}).data == DataConfig()
-    with pytest.raises(UserError, match="nothing to train the baseline on"):
+    with pytest.raises(UserError, match="no labelled images to train the baseline on"):
         load_job(settings={"model": "resnet18", "data": "none"})
 
 
@@ -204,7 +204,7 @@ def test_a_bound_is_read_back_as_it_is_spelled(quantity: str, value: float, rela
 def test_a_bound_that_asks_for_nothing_is_told() -> None:
     job = load_job(settings={"model": "resnet18", "data": "digits", "latency": "1.5x"})
     (warning,) = warnings(job)
-    assert "'constraints.latency' of 1.5x asks for no saving" in warning
+    assert "'constraints.latency' of 1.5x saves nothing" in warning
 
 
 def test_a_seed_that_cannot_repeat_a_search_is_told_to_who_set_it(file: Path) -> None:

@@ -35,9 +35,9 @@ def error_of(text: str, tmp_path: Path, **flags: Any) -> str:
     [
         ("budget:\n  trails: 3\n", "job.yaml:4: 'budget.trails' is no key of budget (did you mean 'trials'?)"),
         ("budgets: {}\n", "job.yaml:3: 'budgets' is no key of a job (did you mean 'budget'?)"),
-        ("latency: 0.5x\n", "job.yaml:3: 'latency' is no key of a job (in a file it stands under 'constraints:')"),
-        ("recover: {epochs: 2}\n", "job.yaml:3: 'recover' is no key of a job (in a file it stands under 'space:')"),
-        ("lr: 0.1\n", "job.yaml:3: 'lr' is no key of a job (in a file it stands under 'baseline:')"),
+        ("latency: 0.5x\n", "job.yaml:3: 'latency' is no key of a job (in a file it belongs under 'constraints:')"),
+        ("recover: {epochs: 2}\n", "job.yaml:3: 'recover' is no key of a job (in a file it belongs under 'space:')"),
+        ("lr: 0.1\n", "job.yaml:3: 'lr' is no key of a job (in a file it belongs under 'baseline:')"),
         ("budget: {trials: '3'}\n", "job.yaml:3: 'budget.trials' must be a whole number, not '3'"),
         ("budget: {trials: yes}\n", "job.yaml:3: 'budget.trials' must be a whole number, not true"),
         ("budget:\n\n  trials: -3\n", "job.yaml:5: 'budget.trials' must be at least 1, not -3"),
@@ -68,7 +68,7 @@ def error_of(text: str, tmp_path: Path, **flags: Any) -> str:
         ),
         (
             "pretrained: true\ncheckpoint: a.pt\n",
-            "job.yaml:4: 'checkpoint' cannot stand beside 'pretrained': the baseline has one source (drop one)",
+            "job.yaml:4: 'checkpoint' cannot be combined with 'pretrained' (leave one of them out)",
         ),
         ("model: resnet34\n", "job.yaml:3: 'model' is given twice, first on line 1 (drop one)"),
         ("a: [1\n", "not valid YAML"),
@@ -80,7 +80,7 @@ def error_of(text: str, tmp_path: Path, **flags: Any) -> str:
         ("space: there/is.yaml\n", "job.yaml:3: 'space' cannot be found: there is no space 'there/is.yaml'"),
         (
             "space:\n  bits:\n    weight: null\n",
-            "job.yaml:5: 'space.bits.weight' cannot be nothing (to leave it as it is, write \"none\")",
+            "job.yaml:5: 'space.bits.weight' cannot be nothing (for no change, write \"none\")",
         ),
         ("space:\n  a: {low: x}\n", "job.yaml:4: 'space.a.low' must be a number, not 'x'"),
         ("space:\n  a.b: 1\n  a: {b: 2}\n", "job.yaml:4: 'space.a.b' is given twice (drop one)"),
@@ -96,7 +96,7 @@ def test_a_job_file_error_names_file_line_and_key(lines: str, message: str, tmp_
         ("", "job.yaml: the job file is empty"),
         ("- a\n", "job.yaml: the job file holds a list"),
         ("model: resnet18\n", "job.yaml: 'data' is missing"),
-        ("model: resnet18\ndata: none\n", "job.yaml:2: 'data' gives nothing to train the baseline on"),
+        ("model: resnet18\ndata: none\n", "job.yaml:2: 'data' has no labelled images to train the baseline on"),
     ],
 )
 def test_a_file_that_is_no_job(text: str, message: str, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_job(tmp_path / "demmo.yaml")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "job.yaml").write_text(HEAD)
-    with pytest.raises(UserError, match=r"is a folder, not a job file \(to go on with it: autocompress resume "):
+    with pytest.raises(UserError, match=r"is a folder, not a job file \(to continue the run: autocompress resume "):
         load_job(tmp_path / "run")
     (tmp_path / "latin.yaml").write_bytes(b"model: \xff\xfe")
     with pytest.raises(UserError, match="it is not UTF-8 text"):
@@ -263,8 +263,11 @@ def plugins(measures: Sequence[str] = ("latency",), reasons: Sequence[str] = ())
         ({"space": "bits"}, "'methods' names no installed method: 'quantize'"),
         ({"device": "onnxruntime"}, "'device' names no device: 'onnxruntime' (did you mean 'onnxruntime-cpu'?)"),
         ({"cost_model": "45n"}, "'cost_model' names no cost model: '45n' (did you mean '45nm'?)"),
-        ({"energy": "0.5x"}, "'constraints.energy' bounds energy, which nothing here measures (set 'cost_model'"),
-        ({"objectives": ["accuracy", "energy"]}, "'objectives' ask for energy, which nothing here measures"),
+        (
+            {"energy": "0.5x"},
+            "'constraints.energy' bounds energy, which no device here measures (set 'cost_model'",
+        ),
+        ({"objectives": ["accuracy", "energy"]}, "'objectives' ask for energy, which no device here measures"),
     ],
 )
 def test_names_that_are_not_there(setting: dict[str, Any], message: str) -> None:

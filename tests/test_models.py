@@ -130,7 +130,7 @@ def test_a_model_that_was_saved_to_a_folder(tmp_path: Path) -> None:
     again = models.from_architecture(models.architecture(model))
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(images), source(images))
-    with pytest.raises(UserError, match="cannot be had from local-dir"):
+    with pytest.raises(UserError, match="cannot be loaded from local-dir"):
         models.create(job(f"local-dir:{tmp_path}"), GREY)
     with pytest.raises(UserError, match="hf-hub:somebody/resnet18"):
         models.create(job("somebody/resnet18"), GREY)

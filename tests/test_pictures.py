@@ -126,7 +126,7 @@ def test_a_picture_without_a_known_range_is_refused(kind: str, tmp_path: Path) -
     folder = class_folders(tmp_path)
     (folder / "dark" / "x.tif").write_bytes(UNKNOWN[kind]())
     for word in (f"folder:{folder}", f"torch/image_folder@{folder}"):
-        with pytest.raises(UserError, match=r"dark/x\.tif cannot be read: its pixels are .* says which value is white"):
+        with pytest.raises(UserError, match=r"dark/x\.tif cannot be read: its pixels .* the value of white is unknown"):
             data.load(DataConfig(train=word))
 
 

@@ -320,7 +320,7 @@ def test_the_example_refuses_a_picture_without_a_known_range(tmp_path: Path, pre
     file = tmp_path / kind
     file.write_bytes(UNKNOWN[kind]())
     told = {"input_size": [1, 8, 8], "exif": False}
-    with pytest.raises(ValueError, match="nothing says which value is white"):
+    with pytest.raises(ValueError, match="the value of white is unknown"):
         predict.prepare(Image.open(file), told)
 
 

@@ -142,7 +142,7 @@ def test_no_image_has_two_roles_and_training_images_judge_only_where_nothing_is_
     if val is None and test is None and train is None:
         return
     if train is not None and "train" not in train and "plain" not in train:
-        with pytest.raises(UserError, match="held-out images only, none to train on"):
+        with pytest.raises(UserError, match="held-out images only, no training images"):
             load(weights, train=train, val=val, test=test)
         return
     splits = load(weights, train=train, val=val, test=test)
@@ -215,7 +215,7 @@ def test_training_images_that_nobody_needs_are_not_read(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_training_images_is_refused_for_training(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'folder:.*x' has held-out images only, none to train on"):
+    with pytest.raises(UserError, match=r"'folder:.*x' has held-out images only, no training images"):
         data.load(DataConfig(train=make(tmp_path / "x", "val", "test")))
 
 

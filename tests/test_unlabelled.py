@@ -90,13 +90,13 @@ def test_pictures_without_labels_judge_nothing_by_labels(role: str) -> None:
 
 
 def test_without_weights_there_is_nothing_to_compress() -> None:
-    with pytest.raises(UserError, match=r"nothing to train the baseline on.*set 'pretrained' or 'checkpoint'"):
+    with pytest.raises(UserError, match=r"no labelled images to train the baseline on.*set 'pretrained'"):
         load_job(settings={"model": "test_resnet", "data": "unlabelled:some"})
 
 
 def test_a_part_of_the_validation_images_needs_some(tmp_path: Path) -> None:
     images = {"train": "unlabelled:some", "val_images": 10}
-    with pytest.raises(UserError, match=r"names no validation images"):
+    with pytest.raises(UserError, match=r"needs validation images"):
         load_job(settings={"model": "test_resnet", "pretrained": True, "data": images})
 
 
@@ -157,7 +157,7 @@ def test_folders_that_are_no_use(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
     with pytest.raises(UserError, match=r"empty holds no pictures.*\.png"):
         opened(tmp_path / "empty")
-    with pytest.raises(UserError, match=r"holds 12 pictures, which is too few.*at least 40"):
+    with pytest.raises(UserError, match=r"holds only 12 pictures.*at least 40"):
         opened(write_digits(tmp_path / "few", 0, 12))
     broken = write_digits(tmp_path / "broken", 0, 50)
     (broken / "some" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
@@ -196,7 +196,7 @@ def test_candidates_are_judged_by_the_baselines_own_answers(opened_job: OpenedJo
     assert splits.info.num_classes == 10
     assert splits.info.channels == 1
     assert "80 images without labels to train" in splits.describe()
-    assert "20 further ones to compare with the baseline's answers" in splits.describe()
+    assert "20 further images to compare with the predictions of the baseline" in splits.describe()
 
 
 def test_what_is_trained_and_calibrated_on_has_no_labels(opened_job: OpenedJob) -> None:

@@ -55,7 +55,7 @@ def test_bad_values_are_refused(given: dict[str, Any], told: str) -> None:
 
 
 def test_a_job_without_validation_images_has_nothing_to_draw_from() -> None:
-    with pytest.raises(UserError, match=r"val_images.*nothing to draw from"):
+    with pytest.raises(UserError, match=r"val_images.*needs validation images"):
         load_job(settings={"model": "resnet10t", "pretrained": True, "data": {"test": "digits", "val_images": 5}})
 
 

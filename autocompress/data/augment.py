@@ -1,4 +1,4 @@
-"""Augmentation of image batches: small changes that keep a character readable."""
+"""Augmentation of image batches: small changes that leave characters readable."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ROTATION = 8.0
 SCALE = 0.12
 """Largest relative change of size."""
 SHIFT = 0.08
-"""Largest shift, as a part of the image."""
+"""Largest shift, as a share of the image."""
 CONTRAST = 0.15
 """Largest relative change of contrast."""
 
 
 def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Rotates, scales, shifts and re-contrasts each image of ``(N, C, H, W)`` float32 at random.
+    """Randomly changes rotation, scale, position and contrast of images, float32 ``(N, C, H, W)``.
 
-    Never flips: a mirrored character is another one. The border is continued outwards, so no frame
-        appears.
+    Images are not flipped, because a mirrored character is a different one. Border pixels are
+    repeated outwards, so no frame appears.
     """
     n = len(images)
     draw = torch.rand(n, 6, generator=generator) * 2 - 1

@@ -1,4 +1,4 @@
-"""digits: scikit-learn's 1,797 handwritten digits, from the package itself."""
+"""digits: the 1,797 handwritten digits that come with scikit-learn."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ PREFIX = "folder:"
 class Folder(DatasetProvider):
     """Class folders in ``PATH/train``, ``PATH/val`` and ``PATH/test``, or right under ``PATH``.
 
-    Other usual names of the splits are known, too. Classes right under ``PATH`` are split by
-    the engine.
+    Other common names of splits are known too. Classes directly under ``PATH`` are split by the
+    engine.
     """
 
     name = "folder:PATH"
@@ -36,7 +36,7 @@ class Folder(DatasetProvider):
     def open(self, spec: str, options: LoadOptions) -> Source:
         root = Path(spec.removeprefix(PREFIX)).expanduser()
         if not root.is_dir():
-            raise UserError(f"there is no folder {root}", "data: folder:PATH wants a folder of class folders")
+            raise UserError(f"there is no folder {root}", "data: folder:PATH needs a folder of class folders")
         folders = split_folders(root)
         held_out = {role: folders[role] for role in ("val", "test") if role in folders}
         for place in folders.values() or [root]:
@@ -84,11 +84,11 @@ def _notes(root: Path, folders: dict[str, Path], classes: tuple[str, ...], optio
 def split_folders(root: Path) -> dict[str, Path]:
     """The folders in ``root`` that hold splits, by role; empty where its folders are classes.
 
-    A folder is a split if it has a split's name and holds class folders. ``train`` that holds
-    pictures, beside ``bus`` and ``car``, is a class.
+    A folder is a split if it has the name of a split and holds class folders. A folder ``train``
+    that holds pictures, next to ``bus`` and ``car``, is a class.
 
     Raises:
-        UserError: if that cannot be told, or two folders are the same split.
+        UserError: if that cannot be decided, or two folders are the same split.
     """
     named: dict[str, list[Path]] = {}
     others: list[Path] = []
@@ -106,21 +106,21 @@ def split_folders(root: Path) -> dict[str, Path]:
     folders = {role: paths[0] for role, paths in named.items()}
     if named and not nested:
         which = " and ".join(map(str, folders.values()))
-        hint = "a folder with a split's name wants one folder a class; give classes other names"
+        hint = "a folder with the name of a split needs one folder per class; give classes other names"
         raise UserError(f"{which} hold{'s' if len(folders) == 1 else ''} no class folders", hint)
     if folders and "train" not in folders and others:
         held_out, name = next(iter(folders.values())), others[0].name
         hint = f"put '{name}' and the other class folders into {root / 'train'}"
-        raise UserError(f"{held_out} holds class folders, but the class folder '{name}' lies beside it", hint)
+        raise UserError(f"{held_out} holds class folders, but the class folder '{name}' is next to it", hint)
     return folders
 
 
 def refuse_splits_as_classes(folder: Path) -> None:
-    """Refuses folders that look like splits under unknown names, such as ``train2017``.
+    """Refuses class folders that are probably splits under unknown names, such as ``train2017``.
 
     Raises:
-        UserError: if they look like splits: by their names, or because they all hold the same
-            folders, or because split folders lie inside them.
+        UserError: if the names contain names of splits, if all hold the same folders, or if they
+            contain folders of splits.
     """
     found = {path.name: contents(path) for path in subfolders(folder)}
     inside = [names for names, _ in found.values()]
@@ -128,7 +128,7 @@ def refuse_splits_as_classes(folder: Path) -> None:
     for name, (names, _) in found.items():
         if "train" in (roles := {role_of(child) for child in names}) and roles & {"val", "test"}:
             which = " and ".join(sorted(child for child in names if role_of(child)))
-            raise UserError(f"{folder / name} holds the split folders {which}, so it is no class", hint)
+            raise UserError(f"{folder / name} holds the split folders {which}, so it is not a class", hint)
     if len(found) < 2:
         return
     named = [roles_within(name) for name in found]
@@ -144,6 +144,6 @@ def refuse_splits_as_classes(folder: Path) -> None:
 
 
 def _some(names: set[str]) -> str:
-    """The first three names in order, and whether there are more."""
+    """The first three names in order, with a mark if there are more."""
     ordered = sorted(names)
     return ", ".join(ordered[:3]) + (" and so on" if len(ordered) > 3 else "")

@@ -1,7 +1,4 @@
-"""glyphs: printed characters rendered from the Latin text fonts that matplotlib ships.
-
-No download.
-"""
+"""glyphs: characters rendered from the Latin fonts that come with matplotlib; no download."""
 
 from __future__ import annotations
 
@@ -22,8 +19,10 @@ from autocompress.files import atomic, cache_folder, digest, kept_if_possible
 log = logging.getLogger("autocompress")
 
 CLASSES = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"
-"""The 47 classes of EMNIST's balanced split (Cohen et al., 2017): lower-case letters that look like
-their capitals are merged with them."""
+"""The 47 classes of EMNIST's balanced split (Cohen et al., 2017).
+
+Lower-case letters that look like their capitals are merged with them.
+"""
 
 SIZE = 32
 VERSION = 2
@@ -47,12 +46,13 @@ FONTS = {
     "val": ("DejaVuSans-Oblique", "DejaVuSansMono-BoldOblique", "STIXGeneralBol", "cmss10"),
     "test": ("DejaVuSans-Bold", "DejaVuSerif-Italic", "cmb10", "cmtt10"),
 }
-"""No font is in two splits; validation and test each have sans and serif, upright and slanted,
-light and bold.
+"""The fonts of each split. No font is in two splits.
+
+Validation and test both have sans and serif, upright and slanted, light and bold fonts.
 """
 
 CANVAS = 96
-"""Side of the square in which a glyph is drawn once, before it is warped."""
+"""Side in pixels of the square in which a character is drawn before it is warped."""
 EM = 60
 """Font size on that canvas."""
 
@@ -70,7 +70,7 @@ class Glyphs(DatasetProvider):
         return self._source(_kept())
 
     def open(self, spec: str, options: LoadOptions) -> Source:
-        # Blank images for a dry run where none are kept yet, because drawing them takes seconds.
+        # A dry run gets black images where none are stored yet, because drawing takes seconds.
         if options.preview and not _path().exists():
             return self._source(_blank())
         return super().open(spec, options)
@@ -86,8 +86,8 @@ class Glyphs(DatasetProvider):
 
 
 def _path() -> Path:
-    """Where the images are kept."""
-    import matplotlib  # late: listing data sets does not need it
+    """The file of the images."""
+    import matplotlib  # here, because listing the data sets does not need it
 
     key = digest(VERSION, matplotlib.__version__, PIL.__version__, np.__version__, FONTS, COUNTS)
     return cache_folder("data") / f"glyphs-{key[:12]}.npz"
@@ -101,7 +101,7 @@ def _blank() -> dict[str, np.ndarray]:
 
 
 def _kept() -> dict[str, np.ndarray]:
-    """The images from the cache folder, made first where they are not there."""
+    """The images from the cache folder; they are drawn first if they are missing."""
     path = _path()
     if path.exists():
         try:
@@ -132,14 +132,14 @@ def render(fonts: tuple[str, ...], count: int, seed: int) -> tuple[np.ndarray, n
     drawn = np.empty((count, SIZE, SIZE), np.float32)
     for i in range(count):
         mask = masks[fonts[which[i]], int(labels[i])]
-        # Drawn at twice the size and averaged, so that thin strokes do not break up.
+        # Drawn at twice the size and averaged, so that thin strokes stay connected.
         large = mask.transform((2 * SIZE, 2 * SIZE), Image.Transform.AFFINE, tuple(warps[i]), Image.Resampling.BILINEAR)
         drawn[i] = np.asarray(large, np.float32).reshape(SIZE, 2, SIZE, 2).mean((1, 3))
     return _photograph(drawn / 255, random)[:, None], labels
 
 
 def _mask(font: str, character: str) -> Image.Image:
-    """The character in white on black, centred on a canvas, at the font's own proportions."""
+    """The character in white on black, centred on a canvas, in the proportions of the font."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
@@ -152,8 +152,10 @@ def _mask(font: str, character: str) -> Image.Image:
 
 
 def _warps(random: np.random.Generator, count: int) -> np.ndarray:
-    """Random affine maps from image to canvas, ``(count, 6)`` as PIL takes them: rotation up to 15
-    degrees, shear, size 0.6 to 1.1 of the image, shift up to an eighth of it."""
+    """Random affine maps from image to canvas, ``(count, 6)`` as for PIL.
+
+    Rotation up to 15 degrees, shear, size 0.6 to 1.1 of the image, shift up to an eighth of it.
+    """
     angle = random.uniform(-0.26, 0.26, count)
     shear = random.uniform(-0.3, 0.3, count)
     zoom = random.uniform(0.6, 1.1, count) * (2 * SIZE / EM)
@@ -163,15 +165,13 @@ def _warps(random: np.random.Generator, count: int) -> np.ndarray:
     across, down = 1 / (zoom * aspect), aspect / zoom
     a, b = cos * across, (sin + shear * cos) * across
     d, e = -sin * down, (cos - shear * sin) * down
-    # The image's centre, shifted, looks at the canvas's centre.
+    # The shifted centre of the image is mapped to the centre of the canvas.
     x, y = SIZE + shift[:, 0], SIZE + shift[:, 1]
     return np.stack([a, b, CANVAS / 2 - a * x - b * y, d, e, CANVAS / 2 - d * x - e * y], 1)
 
 
 def _photograph(drawn: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Ink on paper: random grey levels (half of them light on dark), a gradient of light, blur and
-    noise; uint8.
-    """
+    """Adds random grey levels (half light on dark), a gradient, blur and noise; uint8."""
     count = len(drawn)
 
     def each(low: float, high: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Sealed test images: without training data, a user's labelled images only serve the report."""
+"""Sealed test images: in jobs without training data they are read for the report only."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from autocompress.data.split import DataInfo, Loader, Split
 
 
 class SealedError(RuntimeError):
-    """Something reached for test images before the search was over."""
+    """Test images were accessed before the end of the search."""
 
 
 class Sealed(Split):
-    """A split whose images and labels nobody gets before the search is closed.
+    """A split with images and labels that cannot be read before the search is closed.
 
-    How many images there are, and of what kind, may be known; all else raises :class:`SealedError`,
-    until :func:`unsealed` opens this very object, and again behind it. A worker lets the images go
-    (:func:`let_go`): there nothing can open it any more. It keeps honest code honest; it is no
-    vault.
+    The number and the kind of the images are public. All other access raises :class:`SealedError`,
+    except within :func:`unsealed`. A worker drops the images (:func:`let_go`), so that nothing can
+    open the split there. This guards against mistakes, not against hostile code.
 
     Args:
-        split: what is sealed; keep no other reference to it.
+        split: the split to seal; keep no other reference to it.
 
     Attributes:
-        refused: how often something reached for what is sealed.
-        openings: how often it was opened.
+        refused: number of refused accesses.
+        openings: number of times that it was opened.
     """
 
     def __init__(self, split: Split) -> None:
@@ -46,8 +45,8 @@ class Sealed(Split):
         if not self._is_open or self.__split is None:
             self.refused += 1
             raise SealedError(
-                "the test images are sealed: without training data they are for the last report alone, "
-                "and no method, source or trial may look at them"
+                "the test images are sealed: without training data they are used for the last report only, "
+                "and no method, data source or trial may read them"
             )
         return self.__split
 
@@ -80,7 +79,7 @@ class Sealed(Split):
         raise self._no_copies()
 
     def __getattr__(self, name: str) -> Never:
-        """Refuses the inner split's own attributes, such as its tensors and files."""
+        """Refuses the attributes of the sealed split, such as tensors and files."""
         raise self._no_copies() if not name.startswith("__") else AttributeError(name)
 
     def __reduce_ex__(self, protocol: object) -> Never:
@@ -88,16 +87,16 @@ class Sealed(Split):
         raise self._no_copies()
 
     def _no_copies(self) -> SealedError:
-        """A part or another form of it would stay open when this object is closed again."""
+        """The error for copies, which would stay open when this object is closed again."""
         self.refused += 1
-        return SealedError("the test images are sealed, and no copy or part of them can be had")
+        return SealedError("the test images are sealed and cannot be copied")
 
 
 @contextmanager
 def unsealed(split: Split) -> Iterator[Split]:
-    """Opens ``split`` within, if it is sealed; gives other splits as they are.
+    """Context that opens ``split`` if it is sealed, and gives other splits unchanged.
 
-    Only what closes a search calls this. Where the images were let go, they stay away.
+    Only the closing of a search calls this. Images that were dropped stay dropped.
     """
     if not isinstance(split, Sealed):
         yield split
@@ -111,6 +110,6 @@ def unsealed(split: Split) -> Iterator[Split]:
 
 
 def let_go(split: Split) -> None:
-    """Drops the images of a sealed split for good; nothing happens to one that is not sealed."""
+    """Drops the images of a sealed split for good; other splits are left unchanged."""
     if isinstance(split, Sealed):
         split._Sealed__split = None  # type: ignore[attr-defined]

@@ -1,7 +1,6 @@
 """Lists the pictures below a folder of class folders.
 
-At every depth, links are followed, and hidden files and folders and those of operating systems are
-left out.
+Links are followed at every depth. Hidden files, and files of operating systems, are left out.
 """
 
 from __future__ import annotations
@@ -27,8 +26,10 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 )
 IGNORED = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
-"""Folders of macOS archives, Synology, Windows and Linux that hold no pictures of the user's.
-Hidden ones, such as ``.ipynb_checkpoints``, are left out anyway."""
+"""Folders that macOS archives, Synology, Windows and Linux create.
+
+Hidden folders, such as ``.ipynb_checkpoints``, are always left out.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class Found:
     """A picture file.
 
     Attributes:
-        path: by which it was found.
+        path: the path by which it was found.
         size, modified: in bytes; in nanoseconds.
         identity: device and inode, the same for all paths to one file.
-        is_link: it is a symbolic link, or lies behind one.
-        behind_link: it lies behind a symbolic link to a folder.
+        is_link: it is a symbolic link, or it was reached through one.
+        behind_link: it was reached through a symbolic link to a folder.
     """
 
     path: Path
@@ -52,7 +53,7 @@ class Found:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The visible folders in ``folder``, sorted, links to folders among them.
+    """The visible folders in ``folder``, sorted; links to folders are included.
 
     Raises:
         UserError: if it cannot be read.
@@ -88,7 +89,7 @@ def contents(folder: Path) -> tuple[set[str], bool]:
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Whether a picture lies below ``folder``, at any depth.
+    """Whether there is a picture below ``folder``, at any depth.
 
     Stops at the first one, and does not follow links below it.
     """
@@ -105,7 +106,7 @@ def pictures_in(folder: Path) -> list[Found]:
     A link to a folder that holds the link, or that was visited before, is not followed.
 
     Raises:
-        UserError: if a folder cannot be read, or a link leads nowhere.
+        UserError: if a folder cannot be read, or a link is broken.
     """
     real = Path(os.path.realpath(folder))
     seen = {_identity(path.stat()) for path in (real, *real.parents)}
@@ -128,11 +129,10 @@ def pictures_in(folder: Path) -> list[Found]:
 
 
 def _children(folder: Path) -> list[tuple[Path, bool, bool]]:
-    """What is visible in ``folder``, sorted: path, whether it is a folder, whether it is a link.
+    """The visible entries of ``folder``, sorted: path, is it a folder, is it a link.
 
     Raises:
-        UserError: if the folder cannot be read, or a link that may stand for pictures leads
-            nowhere.
+        UserError: if the folder cannot be read, or a link that may lead to pictures is broken.
     """
     found = []
     try:
@@ -144,12 +144,12 @@ def _children(folder: Path) -> list[tuple[Path, bool, bool]]:
         path = Path(entry.path)
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError:  # a link to itself, or to what may not be read
+        except OSError:  # a link to itself, or to a file that may not be read
             is_folder = is_file = False
         if is_folder or is_file:
             found.append((path, is_folder, entry.is_symlink()))
         elif entry.is_symlink() and path.suffix.lower() in SUFFIXES | {""}:
-            raise UserError(f"{path} is a link that leads nowhere", "repair or remove it")
+            raise UserError(f"{path} is a broken link", "repair or remove it")
     return found
 
 
@@ -190,19 +190,19 @@ class Listing:
 
         Args:
             root: a folder of class folders.
-            classes: those of the training folder, which every other one must have; None to take
-                what is there.
+            classes: the classes of the training folder, which every other folder must have; None
+                to take the classes that are found.
             exif: turn pictures upright by their EXIF orientation.
 
         Raises:
-            UserError: if there are no classes, only one, other ones than wanted, or one of them is
-                empty.
+            UserError: if there are no classes, only one class, other classes than ``classes``, or
+                an empty class.
         """
         found = {path.name: path for path in subfolders(root)}
         if not found:
-            raise UserError(f"{root} holds no class folders", "put the images of each class into a folder of its own")
+            raise UserError(f"{root} holds no class folders", "put the images of each class into a separate folder")
         if classes is not None and (unknown := sorted(set(found) - set(classes))):
-            raise UserError(f"{root} has a class '{unknown[0]}' that the training folder has not")
+            raise UserError(f"{root} has a class '{unknown[0]}' that the training folder does not have")
         if classes is None and len(found) == 1:
             raise UserError(f"{root} has one class only, '{next(iter(found))}'", "a classifier needs at least two")
         files: dict[str, list[Found]] = {}
@@ -212,7 +212,7 @@ class Listing:
                 raise UserError(f"the class folder {folder} holds no images", f"known: {', '.join(sorted(SUFFIXES))}")
         if not any(files.values()):
             raise UserError(f"{root} holds no images", f"known: {', '.join(sorted(SUFFIXES))}")
-        files = without_twins(files)
+        files = without_duplicates(files)
         wanted = tuple(sorted(found)) if classes is None else classes
         return cls(root, [files.get(name, []) for name in wanted], wanted, exif)
 
@@ -220,7 +220,7 @@ class Listing:
         return len(self.files)
 
     def verify(self) -> None:
-        """Decodes every file, unless that was done before.
+        """Decodes every file, unless this was done before.
 
         Raises:
             UserError: naming a file that cannot be read.
@@ -240,10 +240,10 @@ class Listing:
         return DatasetSplit(self, self.labels, info)
 
 
-def without_twins(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
-    """Keeps each file once in its class.
+def without_duplicates(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
+    """Keeps each file only once in its class.
 
-    Two links to one picture could put it into both training and test images.
+    Two links to one picture could put it into both the training and the test images.
 
     Raises:
         UserError: if a link to a folder puts the pictures of one class into another.
@@ -256,11 +256,11 @@ def without_twins(files: dict[str, list[Found]]) -> dict[str, list[Found]]:
         known: set[tuple[int, int]] = set()
         for file in mine:
             label, other = first.setdefault(file.identity, (name, file))
-            # Links to single files are left to the user: stores of pictures by content keep equal
-            # ones once.
+            # Links to single files are allowed in several classes: in stores that name pictures by
+            # content, equal pictures are one file.
             if label != name and (file.behind_link or other.behind_link):
                 paths = f"{other.path} and {file.path}"
-                raise UserError(f"{paths} are one picture in two classes", "remove the link between their folders")
+                raise UserError(f"{paths} are the same picture in two classes", "remove the link between their folders")
             if file.identity not in known:
                 known.add(file.identity)
                 kept.setdefault(name, []).append(file)

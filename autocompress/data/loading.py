@@ -38,16 +38,16 @@ def load(
     """Loads the three splits of a job; :class:`Roles` says which images each role gets.
 
     Args:
-        config: one name in ``train`` gives all three splits; ``val`` and ``test`` may name their
-            own. Without ``train`` the training split is empty; with ``test`` alone the validation
-            split is empty too. Images to train on that have no labels give the validation split,
-            too, where ``val`` is not named; its labels mean nothing then.
-        providers: where to look; None for the engine's own.
-        seed: of the splits that are carved from others.
-        has_weights: the model's weights were trained elsewhere, maybe on these training images.
+        config: one name in ``train`` gives all three splits; ``val`` and ``test`` may name other
+            data sets. Without ``train`` the training split is empty; with only ``test`` the
+            validation split is empty too. Training images without labels also give the validation
+            split where ``val`` is not named; the labels of that split have no meaning.
+        providers: the providers of data sets; None for the built-in ones.
+        seed: for splits that are drawn from other splits.
+        has_weights: the weights were trained elsewhere, maybe on these training images.
         preview: few images are read; see :class:`LoadOptions`.
-        **wanted: what the model asks of its images, the fields of :class:`Wanted`; by default the
-        data decide.
+        **wanted: requirements of the model on its images, the fields of :class:`Wanted`; by default
+            the data decide.
 
     Raises:
         UserError: if a name is not known, a data set is missing or broken, or the splits do not fit
@@ -56,7 +56,7 @@ def load(
     providers = builtin_providers() if providers is None else providers
     words = config.words
     if not words:
-        raise UserError("the job names no data", "accuracy is measured on images: give data, or at least {val: ...}")
+        raise UserError("the job names no data", "accuracy needs images: give data, or at least {val: ...}")
     sources = {}
     for word in dict.fromkeys(words.values()):
         options = LoadOptions(train=word == words.get("train"), exif=config.exif, preview=preview)
@@ -89,7 +89,7 @@ def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvide
 
 
 def _unite(words: Mapping[str, str], sources: Mapping[str, Source], info: DataInfo) -> dict[str, str]:
-    """``words`` with one spelling for each data set: ``folder:a`` and ``folder:a/`` are one."""
+    """``words`` with one spelling per data set: ``folder:a`` and ``folder:a/`` are the same."""
     united = dict(words)
     known = list(sources)
     for number, word in enumerate(known):
@@ -103,7 +103,7 @@ def _unite(words: Mapping[str, str], sources: Mapping[str, Source], info: DataIn
 def _is_same(one: Source, other: Source, info: DataInfo) -> bool:
     """Whether two data sets hold the same images.
 
-    One that is not trained on may have left its training images out.
+    A data set that the job does not train on may have left out its training images.
     """
     if (one.val is None, one.test is None) != (other.val is None, other.test is None):
         return False

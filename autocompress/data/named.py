@@ -1,4 +1,4 @@
-"""One split of a data set that timm opens, as pictures, whatever the library."""
+"""One split of a data set that timm opened, as pictures, for every library."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from autocompress.files import digest
 
 STREAMED = ("hfids/", "tfds/", "wds/")
 MOST_STREAMED = 100_000
-"""Streamed data sets are kept in memory, so they may not be larger."""
+"""Most images of a streamed data set, which is kept in memory."""
 
 
 class Named:
     """The pictures of one split.
 
     Args:
-        spec: the job's word for the data set.
-        split: by the data set's own name.
-        dataset: as timm opened it.
+        spec: the name of the data set in the job.
+        split: the name of the split in the data set.
+        dataset: the data set as timm opened it.
         exif: turn pictures upright by their EXIF orientation.
 
     Raises:
@@ -52,10 +52,10 @@ class Named:
         self.key = digest(spec, split, VERSION, exif, labels, *self._content(facts))
 
     def _content(self, facts: Sequence[os.stat_result] | None) -> list[bytes]:
-        """What tells one content of the data set from another, without decoding it all.
+        """Hash input that identifies the content of the data set without decoding all images.
 
         Args:
-            facts: of each of ``files``.
+            facts: the ``stat`` of each of ``files``.
         """
         if self.files is not None and facts is not None:
             pairs = zip(self.files, facts, strict=True)
@@ -71,7 +71,7 @@ class Named:
         return len(self.labels)
 
     def verify(self) -> None:
-        """Decodes every picture that lies in a file, unless that was done before.
+        """Decodes every picture that is a file, unless this was done before.
 
         Raises:
             UserError: naming a picture that cannot be read.
@@ -92,8 +92,7 @@ class Named:
             return open_picture(self.files[index], str(self.files[index]), self.exif)
         name = self._name_of(index)
         if self.reader is not None:
-            # Not by the data set itself: it gives the next picture in place of one that cannot be
-            # read.
+            # The data set itself is not asked: it replaces an unreadable picture by the next one.
             with faults_of(name), self.reader[index][0] as file:
                 return open_picture(file, name, self.exif)
         with faults_of(name):
@@ -110,7 +109,7 @@ class Named:
         """All images, as a split.
 
         Raises:
-            UserError: if a label is no class.
+            UserError: if a label is not a class.
         """
         wrong = (self.labels < 0) | (self.labels >= info.num_classes)
         if bool(wrong.any()):
@@ -132,7 +131,7 @@ def _in_memory(name: str, stream: Any) -> list[tuple[Any, int]]:
         if len(items) > MOST_STREAMED:
             raise UserError(f"{name} streams more than {MOST_STREAMED:,} images", "use hfds/ or a folder instead")
     expected = len(stream)
-    if expected > len(items):  # webdataset leaves out what it cannot read
+    if expected > len(items):  # webdataset leaves out unreadable images
         missing = expected - len(items)
         raise UserError(f"{missing:,} of the {expected:,} images of {name} cannot be read", "replace or remove them")
     return items
@@ -151,7 +150,7 @@ def _numbered(name: str, stream: Any) -> Iterator[Any]:
 
 
 def _files(dataset: Any) -> list[Path] | None:
-    """The files of a torchvision data set that keeps one file for each picture; None for others."""
+    """The files of a torchvision data set with one file per picture; None for others."""
     for attribute in ("samples", "imgs"):  # ImageFolder, ImageNet; Places365
         if (found := getattr(dataset, attribute, None)) is not None:
             return [Path(path) for path, _ in found]
@@ -161,7 +160,7 @@ def _files(dataset: Any) -> list[Path] | None:
 
 
 def _labels(dataset: Any) -> list[int]:
-    """All labels, without decoding an image where the data set keeps them apart."""
+    """All labels; no image is decoded where the data set stores labels separately."""
     if (targets := getattr(dataset, "targets", None)) is not None:
         return [int(target) for target in targets]
     if getattr(dataset, "all_categories", None) and (index := getattr(dataset, "index", None)):

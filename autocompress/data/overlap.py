@@ -1,4 +1,4 @@
-"""Overlap: whether two splits read the same files, or copies of them."""
+"""Finds splits that read the same files, or copies of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from autocompress.data.split import Split
 from autocompress.errors import UserError
 
 Identity = tuple[int, int]
-"""Device and inode of a file: the same for all paths, symbolic links and hard links to it."""
+"""Device and inode of a file: equal for all paths, symbolic links and hard links to it."""
 
 
 @runtime_checkable
 class FilePictures(Protocol):
-    """Pictures that lie in one file each. All lists are None where they do not."""
+    """Pictures that are one file each. All lists are None for other pictures."""
 
     files: Sequence[Path] | None
     identities: Sequence[Identity] | None
@@ -30,7 +30,7 @@ MOST_READ = 256 * 1024**2
 
 
 def _paths(split: Split) -> dict[Identity, Path]:
-    """One path for each file that ``split`` reads; empty where its images are not files."""
+    """A path for each file that ``split`` reads; empty where the images are not files."""
     if not isinstance(split, DatasetSplit) or not isinstance(split.pictures, FilePictures):
         return {}
     files, identities = split.pictures.files, split.pictures.identities
@@ -40,22 +40,21 @@ def _paths(split: Split) -> dict[Identity, Path]:
 
 
 def same_files(one: Split, other: Split) -> bool:
-    """Whether both read exactly the same files. False where their images are not files."""
+    """Whether both read exactly the same files. False where the images are not files."""
     mine = _paths(one)
     return bool(mine) and mine.keys() == _paths(other).keys()
 
 
 def refuse_shared_files(splits: Mapping[str, Split]) -> None:
-    """Checks that no file has two roles. For copies of a file see :func:`copies_note`.
+    """Refuses a file that is in two roles. For copies of a file see :func:`copies_note`.
 
-    Parts of one list of pictures are not compared: they are disjoint, and the list itself says
-    which links it keeps.
+    Parts of one list of pictures are not compared, because they are disjoint.
 
     Args:
         splits: by role.
 
     Raises:
-        UserError: naming a file that two roles read, and how many there are.
+        UserError: if two roles share files; names one file and the number of files.
     """
     paths = {role: _paths(split) for role, split in splits.items()}
     for (role, one), (other_role, other) in combinations(splits.items(), 2):

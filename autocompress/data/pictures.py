@@ -1,4 +1,4 @@
-"""DatasetSplit: images that are read from disk one at a time, prepared with timm's transforms."""
+"""DatasetSplit: images that are read from disk one by one and prepared with timm's transforms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autocompress.files import digest
 
 
 class Pictures(Protocol):
-    """A list of pictures. ``key`` says what they are: equal keys, equal pictures."""
+    """A list of pictures. Equal ``key`` means equal pictures."""
 
     key: str
 
@@ -35,14 +35,14 @@ class Pictures(Protocol):
 
 
 class DatasetSplit(Split):
-    """Pictures with labels, of which ``indices`` are used.
+    """The pictures at ``indices``, with labels.
 
     Args:
-        pictures: what is read.
+        pictures: the list of pictures.
         labels: int64, one for each of ``indices``.
         info: size, mean and std that the loader gives.
         indices: positions in ``pictures``; None for all.
-        num_workers: processes that read; 0 reads in this one.
+        num_workers: processes that read; with 0, this process reads.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class _PictureLoader(Loader[DatasetSplit]):
 
 
 class _Transformed(Dataset[tuple[torch.Tensor, int]]):
-    """Seeds each image's transform by itself, so that worker processes change nothing."""
+    """Seeds the transform of each image, so that the number of processes changes nothing."""
 
     def __init__(self, split: DatasetSplit, change: Callable[[Image.Image], torch.Tensor], seed: int) -> None:
         self.split, self.change, self.seed = split, change, seed
@@ -150,8 +150,8 @@ def notes_on(images: Sequence[Image.Image]) -> tuple[str, ...]:
     if 2 * blank < len(images):
         return ()
     return (
-        f"{blank} of {len(images)} images looked at have one colour throughout; transparency is dropped, so images "
-        "whose content lies in the alpha channel alone must be put on a background first",
+        f"{blank} of {len(images)} sampled images have a single colour; transparency is dropped, so images with "
+        "content in the alpha channel only must be put on a background first",
     )
 
 

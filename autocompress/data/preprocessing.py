@@ -16,10 +16,7 @@ CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 """Names that ``timm.data.create_transform`` knows."""
 DEFAULT_CROP_PCT = 0.875
-"""Of pictures that vary in size, where neither the job nor the weights give one.
-
-It is timm's own default.
-"""
+"""Default crop (timm's) for pictures of varying size, where neither job nor weights give one."""
 
 
 def evaluation(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:

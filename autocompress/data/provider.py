@@ -1,4 +1,4 @@
-"""DatasetProvider: where a plugin, or the engine itself, brings a data set."""
+"""DatasetProvider: the interface by which plugins and the engine offer data sets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from autocompress.errors import UserError
 
 @dataclass(frozen=True)
 class Source:
-    """The splits of one data set. A split that it does not have is None; at least one is there.
+    """The splits of one data set. A missing split is None; there is at least one.
 
     Attributes:
-        train: images to train on. In a data set without ``val`` and ``test``, simply its images.
+        train: images to train on; all images of a data set without ``val`` and ``test``.
         val, test: held-out images.
         info: of all splits.
-        notes: sentences for the user about what was found.
-        labelled: False where labels mean nothing: such images can be trained on with the baseline's
-            answers, and ``info`` knows no classes.
+        notes: sentences for the user about the data.
+        labelled: False where labels have no meaning. Training on such images uses the outputs of
+            the baseline, and ``info`` has no classes.
     """
 
     train: Split | None
@@ -36,12 +36,11 @@ class LoadOptions:
     """How a job uses a data set.
 
     Attributes:
-        train: the job trains on it. Where it does not, a provider need not open the training images
-            of a data set that has held-out ones.
+        train: the job trains on it. Otherwise a provider need not open the training images of a
+            data set that has held-out images.
         exif: pictures are turned upright by their EXIF orientation.
-        preview: for a dry run, which looks at no image. A provider that reads or makes many images
-            may read few: only the number of images, the labels, the classes and the size have to be
-            right.
+        preview: for a dry run, which uses no pixels. Only the number of images, the labels, the
+            classes and the size have to be correct, so a provider may read few images.
     """
 
     train: bool = True
@@ -53,11 +52,10 @@ class DatasetProvider(ABC):
     """Loads the data sets of one kind."""
 
     name: ClassVar[str]
-    """What the user writes (``glyphs``), or its pattern (``folder:PATH``); shown where a name is
-    not known."""
+    """The name in a job (``glyphs``), or its pattern (``folder:PATH``); shown in error messages."""
 
     def claims(self, spec: str) -> bool:
-        """Whether ``spec``, the job's word, is this provider's."""
+        """Whether ``spec``, the name in the job, belongs to this provider."""
         return spec == self.name
 
     def anchored(self, spec: str) -> str:
@@ -69,17 +67,17 @@ class DatasetProvider(ABC):
 
     @abstractmethod
     def load(self, spec: str) -> Source:
-        """The data set at its natural size and with its own mean and standard deviation.
+        """The data set in its original size, with its mean and standard deviation.
 
         Raises:
             UserError: if it is missing or broken.
         """
 
     def open(self, spec: str, options: LoadOptions) -> Source:
-        """What the engine calls: :meth:`load`, as ``options`` say. Override it to make use of them.
+        """The engine calls this: :meth:`load`, with options. Override it to use the options.
 
         Raises:
-            UserError: if the data set is missing or broken, or cannot do what ``options`` ask.
+            UserError: if the data set is missing or broken, or does not support the ``options``.
         """
         if options.exif:
             raise UserError(f"the data set '{spec}' does not support 'data.exif'", "leave it out")

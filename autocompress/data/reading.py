@@ -1,4 +1,4 @@
-"""Reads image files of all Pillow modes as 8-bit grey or colour; broken files are named."""
+"""Reads image files of all Pillow modes as 8-bit grey or colour; errors name broken files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from autocompress.files import cache_folder, digest, kept_if_possible, write_jso
 from autocompress.processors import usable_processors
 
 VERSION = 2
-"""Of the rules in this file: part of the content key of all pictures."""
+"""Version of the rules in this file; part of the content key of all pictures."""
 
 READERS = 4
-"""Threads that verify images; Pillow decodes outside Python's lock."""
+"""Threads that verify images; Pillow releases the GIL while it decodes."""
 
 GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
@@ -36,7 +36,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by EXIF orientation (JEITA CP-3451, tag 274)."""
+"""The Pillow transpose for each EXIF orientation (JEITA CP-3451, tag 274)."""
 
 ImageFile = str | os.PathLike[str] | IO[bytes]
 
@@ -46,14 +46,14 @@ def open_picture(file: ImageFile, name: str, exif: bool = False) -> Image.Image:
 
     Args:
         file: a path, or an open file.
-        name: of the image in messages.
+        name: the name of the image in error messages.
         exif: turn the image upright by its EXIF orientation.
 
     Returns:
         An image of mode L or RGB.
 
     Raises:
-        UserError: if it is no image, broken, or of a kind whose range of values is not known.
+        UserError: if it is not an image, is broken, or has pixels of unknown range.
     """
     with faults_of(name), _opened(file) as stream, Image.open(stream) as image:
         image.load()
@@ -69,7 +69,7 @@ def check_picture(file: ImageFile, name: str, exif: bool = False) -> None:
         UserError: as :func:`open_picture`.
     """
     with faults_of(name), _opened(file) as stream, Image.open(stream) as image:
-        image.draft(None, (1, 1))  # JPEG: all data is still read, an eighth of the pixels is computed
+        image.draft(None, (1, 1))  # JPEG: all data is read, but only an eighth of the pixels is computed
         image.load()
         if image.mode in ("I", "F"):
             _highest(image)
@@ -78,7 +78,7 @@ def check_picture(file: ImageFile, name: str, exif: bool = False) -> None:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What turns a loaded image upright. Pillow itself turns TIFF files when it loads them."""
+    """The transpose that turns a loaded image upright. Pillow itself turns TIFF files."""
     return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
@@ -86,8 +86,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _opened(file: ImageFile) -> Iterator[IO[bytes]]:
     """Opens ``file`` before Pillow does.
 
-    Given a path, Pillow 13 maps uncompressed files into memory, and then mixes up the rows of
-    rotated TIFF files.
+    Given a path, Pillow 13 memory-maps uncompressed files and then reads the rows of rotated TIFF
+    files wrongly.
     """
     if isinstance(file, str | os.PathLike):
         with Path(file).open("rb") as stream:
@@ -98,9 +98,9 @@ def _opened(file: ImageFile) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def faults_of(name: str) -> Iterator[None]:
-    """Turns all errors while the image ``name`` is read into one for users.
+    """Turns every error while the image ``name`` is read into a UserError.
 
-    Decoders raise many kinds: struct.error, EOFError and zlib.error among them.
+    Decoders raise many types, for example struct.error, EOFError and zlib.error.
     """
     try:
         yield
@@ -114,11 +114,12 @@ def faults_of(name: str) -> Iterator[None]:
 def plain(image: Image.Image) -> Image.Image:
     """A loaded image as 8-bit grey (mode L) or colour (RGB).
 
-    16-bit grey levels are scaled, so that the highest value that the file can hold becomes 255.
-    Transparency is dropped.
+    16-bit grey levels are scaled so that the highest possible value becomes 255. Transparency is
+    dropped.
 
     Raises:
-        ValueError: for 32-bit integers and floating-point numbers: files do not say what is white.
+        ValueError: for 32-bit integers and floating-point numbers, because the value of white is
+            unknown.
     """
     mode = image.mode
     if mode in ("L", "RGB"):
@@ -129,7 +130,7 @@ def plain(image: Image.Image) -> Image.Image:
         return image.convert("L")
     if mode == "La":
         return image.convert("LA").convert("L")
-    if "transparency" in image.info:  # Pillow warns where a palette with transparency becomes RGB at once
+    if "transparency" in image.info:  # Pillow warns when it converts a palette with transparency to RGB
         image = image.convert("RGBA")
     return image.convert("RGB")
 
@@ -152,9 +153,9 @@ def _highest(image: Image.Image) -> int:
         bits = _tag(image, BITS_PER_SAMPLE) if image.format == "TIFF" else 16
         return 2 ** (bits if 8 < bits < 16 else 16) - 1
     if image.mode == "I" and image.format in ("PNG", "PPM"):
-        return 2**16 - 1  # Pillow gives 16-bit PNM files, and in older versions PNG files, as 32-bit integers
+        return 2**16 - 1  # Pillow reads 16-bit PNM files (older versions also PNG) as 32-bit integers
     kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
-    raise ValueError(f"its pixels are {kind}, and nothing says which value is white; convert it to 8 or 16 bits")
+    raise ValueError(f"its pixels are {kind}, so the value of white is unknown; convert it to 8 or 16 bits")
 
 
 def _tag(image: Image.Image, number: int) -> int:
@@ -163,11 +164,10 @@ def _tag(image: Image.Image, number: int) -> int:
 
 
 def verify(check: Callable[[int], None], count: int, key: str, place: str) -> bool:
-    """Calls ``check`` with each position below ``count``, once.
+    """Calls ``check`` for each position below ``count``, unless that succeeded before.
 
-    So a broken test image is found before a search and not at its end.
-
-    Success is remembered in the cache folder.
+    A broken test image is thus found before a search and not at its end. Success is recorded in the
+    cache folder.
 
     Args:
         check: raises for an image that cannot be read.
@@ -192,7 +192,7 @@ def verify(check: Callable[[int], None], count: int, key: str, place: str) -> bo
     parts = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
     with ThreadPoolExecutor(min(READERS, usable_processors())) as pool:
         for _ in pool.map(check_all, parts):
-            pass  # the first fault is raised here; what has not begun is cancelled
+            pass  # raises the first error; checks that have not begun are cancelled
     with kept_if_possible(mark.parent):
         write_json(mark, {"place": place, "images": count})
     return True

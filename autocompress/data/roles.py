@@ -12,36 +12,35 @@ from autocompress.data.tensors import TensorSplit
 from autocompress.errors import UserError
 
 HELD_OUT = 0.1
-"""Share of the training images that a missing split takes."""
+"""Share of the training images that replaces a missing split."""
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass
 class Roles:
-    """The split of each role, and what the user should know about where it comes from.
+    """Assigns images to the roles ``train``, ``val`` and ``test``, with notes for the user.
 
     The rules, in this order:
 
-    - A data set that the job names for ``train`` gives its own ``val`` and ``test``, unless the job
-      names others.
-    - A data set named for ``val`` or ``test`` alone gives that split, else its other held-out
-      split. Only a data set without any held-out split gives all of its images.
-    - One named for both gives each its own split, else half of what it holds out, else half of its
-      images.
-    - Images that the job names for one role are never given to another.
-    - Images without labels train, and a held-out part of them judges where the job names nothing
-      for ``val``. They are never the test images.
-    - What is missing then is an unused held-out split, else a part of the training images. Where
-      the weights were trained elsewhere, they may have seen the training images, so it is half of
-      the other held-out split.
+    - The data set for ``train`` also gives ``val`` and ``test``, unless the job names others.
+    - A data set named only for ``val`` or ``test`` gives that split, else its other held-out split.
+      A data set without held-out splits gives all its images.
+    - A data set named for both ``val`` and ``test`` gives each role its split, else half of its
+      held-out images, else half of its images.
+    - Images that the job names for one role are never used for another.
+    - Images without labels are for training. A held-out part of them is ``val`` where the job names
+      nothing for ``val``. They are never the test images.
+    - A role that is still missing gets an unused held-out split, else a part of the training
+      images. Weights that were trained elsewhere may have seen the training images, so with such
+      weights it gets half of the other held-out split.
 
     Args:
-        words: the job's word for each role that it names.
-        sources: the data set of each word.
+        words: the name of the data set in the job, by role.
+        sources: the data set of each name.
         info: of all splits.
-        seed: of the carved parts.
-        has_weights: the model's weights were trained elsewhere.
+        seed: for drawing parts of splits.
+        has_weights: the weights were trained elsewhere.
     """
 
     words: Mapping[str, str]
@@ -71,7 +70,7 @@ class Roles:
         source = self.sources[self.words["train"]]
         if source.train is None:
             hint = "name it for 'val' or 'test', and other images for 'train'"
-            raise UserError(f"'{self.words['train']}' has held-out images only, none to train on", hint)
+            raise UserError(f"'{self.words['train']}' has held-out images only, no training images", hint)
         self._refuse_training_images(source.train, found)
         if not source.labelled:
             return self._without_labels(source, found)
@@ -94,7 +93,7 @@ class Roles:
         return one.prepared(self.info).digest == other.prepared(self.info).digest or same_files(one, other)
 
     def _named_apart(self) -> dict[str, Split]:
-        """The splits that the job takes from another data set than that for ``train``."""
+        """The splits from other data sets than that for ``train``."""
         apart = {role: word for role, word in self.words.items() if word != self.words.get("train")}
         if "val" in apart and apart["val"] == apart.get("test"):
             return self._both(apart["val"])
@@ -122,8 +121,11 @@ class Roles:
         return _first(own, other, source.train, word)
 
     def _without_training(self, found: dict[str, Split]) -> dict[str, Split]:
-        """Nothing is taken from images named for the test: they serve the last report alone. Images
-        named for validation give both."""
+        """The splits where there is no training data.
+
+        Images named for ``test`` are used for the last report only. Images named for ``val`` give
+        both roles.
+        """
         empty = TensorSplit.empty(self.info)
         if "val" not in found:
             return {"train": empty, "val": empty, "test": found["test"]}
@@ -133,7 +135,7 @@ class Roles:
         return {"train": empty, **found}
 
     def _without_labels(self, source: Source, found: dict[str, Split]) -> dict[str, Split]:
-        """``source`` trains; its held-out part judges where no labelled images do."""
+        """``source`` is for training; its held-out part is ``val`` without labelled images."""
         assert source.train is not None
         assert source.val is not None
         empty = TensorSplit.empty(self.info)
@@ -194,6 +196,6 @@ def _carve(split: Split, n: int, seed: int) -> tuple[Split, Split]:
     """
     if not 0 < n < len(split):
         count = "1 image is" if len(split) == 1 else f"{len(split)} images are"
-        raise UserError(f"{count} too few to split", "give more, or name train, val and test")
+        raise UserError(f"{count} too few to split", "give more images, or name train, val and test")
     part, rest = stratified(split.labels(), n, seed)
     return split.take(part), split.take(rest)

@@ -1,7 +1,4 @@
-"""Split: images with labels, and how they become batches.
-
-Three kinds of data set share this one face.
-"""
+"""Split: the interface of images with labels, and their batches."""
 
 from __future__ import annotations
 
@@ -22,19 +19,19 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a model must know of its data.
+    """The properties of the data that a model depends on.
 
     Attributes:
         num_classes: how many classes there are.
         channels: 1 or 3.
         size: (height, width) that the loaders give.
-        mean, std: of each channel, of values between 0 and 1; what the loaders normalise with.
+        mean, std: of each channel, for values between 0 and 1; the loaders normalise with them.
         class_names: in the order of the labels.
-        fixed_size: all images have this size; False: they vary, and ``size`` is only a default.
-        crop_pct: side of the centre crop, as a part of the side that an image is resized to before;
+        fixed_size: all images have this size; False: sizes vary, and ``size`` is a default.
+        crop_pct: side of the centre crop as a share of the side to which an image is resized first;
             above 0, at most 1.
         crop_mode: "center", "squash" or "border", as in timm's evaluation transform.
-        interpolation: of that resizing: "bilinear", "bicubic" and so on.
+        interpolation: for resizing: "bilinear", "bicubic" and so on.
         exif: pictures are turned upright by their EXIF orientation when they are read.
     """
 
@@ -57,16 +54,13 @@ class DataInfo:
 
     @property
     def preprocessing(self) -> tuple[Any, ...]:
-        """How an image is prepared, as JSON; a part of every split's content key."""
+        """How an image is prepared, as JSON; part of the content key of every split."""
         return self.input_size, self.mean, self.std, self.crop_pct, self.crop_mode, self.interpolation
 
 
 @dataclass(frozen=True)
 class Loader(ABC, Generic[AnySplit]):
-    """Batches of a split, as asked of :meth:`Split.loader`.
-
-    May be iterated again; gives the same batches each time.
-    """
+    """The batches that :meth:`Split.loader` makes. Every iteration gives the same batches."""
 
     split: AnySplit
     batch_size: int
@@ -80,29 +74,29 @@ class Loader(ABC, Generic[AnySplit]):
         """Images float32 ``(N, C, H, W)`` and labels int64 ``(N,)``, batch by batch."""
 
     def __len__(self) -> int:
-        """How many batches."""
+        """Number of batches."""
         n = len(self.split)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
 
 class Split(ABC):
-    """Labelled images: to train on, to validate, or to test."""
+    """Labelled images for training, validation or test."""
 
     info: DataInfo
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels may name."""
+        """Number of classes."""
         return self.info.num_classes
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image as the loader gives it."""
+        """(channels, height, width) of one image from the loader."""
         return self.info.input_size
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
 
     @abstractmethod
     def labels(self) -> torch.Tensor:
@@ -119,8 +113,9 @@ class Split(ABC):
     ) -> Loader[Split]:
         """Batches of ``batch_size``.
 
-        Order and augmentation are drawn from ``seed``, so equal arguments give equal batches; give
-        each epoch its own seed."""
+        Order and augmentation are drawn from ``seed``, so equal arguments give equal batches. Use
+        another seed for each epoch.
+        """
 
     @abstractmethod
     def take(self, indices: torch.Tensor) -> Self:
@@ -135,13 +130,12 @@ class Split(ABC):
         """The same images, resized and normalised as ``info`` says."""
 
     def subset(self, n: int, seed: int = 0) -> Self:
-        """At most ``n`` images, drawn stratified by ``seed``, in their old order."""
+        """At most ``n`` images, a stratified sample by ``seed``, in their original order."""
         return self if n >= len(self) else self.take(stratified(self.labels(), n, seed)[0])
 
 
 Scored = Literal["val", "whole_val", "test"]
-"""The images that a file can be scored on: those that judge trials, all validation images, the
-last ones."""
+"""Images on which a file can be scored: those that judge trials, all of validation, the test."""
 
 
 @dataclass(frozen=True)
@@ -150,18 +144,16 @@ class Splits:
 
     Attributes:
         train: empty where the user has no images to train on.
-        val: what candidates are judged by.
+        val: judges candidates.
         whole_val: all validation images, where ``val`` is a part of them; the front is scored on
             these at the end.
         test: for the last report; empty where the user has none.
         info: of all three.
-        synthetic: where there are no training images: by data source, how many images take their
-            place.
-        unlabelled: the labels of ``train`` mean nothing.
-        by_agreement: ``val`` has no labels of its own, but gets the baseline's answers: accuracy on
-            it is agreement with that.
-        notes: sentences for the user: where the images come from, and what the baseline makes of
-            them.
+        synthetic: number of images by data source, where these replace training images.
+        unlabelled: the labels of ``train`` have no meaning.
+        by_agreement: the labels of ``val`` are the predictions of the baseline, so accuracy on it
+            is agreement with the baseline.
+        notes: sentences for the user about the images and the baseline on them.
     """
 
     train: Split
@@ -186,15 +178,15 @@ class Splits:
         return replace(self, train=train, val=val, test=test, whole_val=whole, info=info)
 
     def describe(self) -> str:
-        """One line: classes, sizes, and what one validation image is worth."""
+        """One line: classes, sizes, and the accuracy of one validation image."""
         channels, height, width = self.info.input_size
-        worth = f"(one is worth {100 / max(len(self.val), 1):.2g} points)"
+        worth = f"(one image is {100 / max(len(self.val), 1):.2g} points)"
         parts = [f"{len(self.train):,} images {'without labels ' if self.unlabelled else ''}to train"]
         if self.synthetic:
             made = ", ".join(f"{number:,} by {name}" for name, number in self.synthetic.items())
             parts = [f"no training data, but synthetic images: {made}"]
-        further = "further ones" if self.unlabelled else "further synthetic ones"
-        held_out = f" {further} to compare with the baseline's answers"
+        further = "further images" if self.unlabelled else "further synthetic images"
+        held_out = f" {further} to compare with the predictions of the baseline"
         of = "" if self.whole_val is None else f" of {len(self.whole_val):,}"
         parts.append(f"{len(self.val):,}{of}{held_out if self.by_agreement else ' to validate'} {worth}")
         parts.append(f"{len(self.test):,} to test" if len(self.test) else "none to test")
@@ -217,8 +209,8 @@ def stratified(labels: torch.Tensor, n: int, seed: int) -> tuple[torch.Tensor, t
     _, sizes = torch.unique_consecutive(grouped, return_counts=True)
     size = sizes.repeat_interleave(sizes)
     first = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    # Each image's rank within its class, as a fraction of the class: the n lowest are a stratified
-    # draw.
+    # The rank of each image within its class, as a share of the class. The n lowest ranks are a
+    # stratified sample.
     rank = torch.empty(len(labels), dtype=torch.float64)
     rank[by_class] = (torch.arange(len(labels), dtype=torch.float64) - first + 0.5) / size
     by_rank = order[torch.argsort(rank, stable=True)]

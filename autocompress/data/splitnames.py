@@ -1,4 +1,4 @@
-"""The usual names of splits, as folders and data sets spell them."""
+"""Common names of splits in folders and data sets."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ NAMES = {
 """The names of each role. As in timm, ``eval`` is validation."""
 
 ENDINGS = ("set", "split", "data", "images")
-"""What may follow a name: ``test_set``, ``trainset``, ``Validation Images``."""
+"""Suffixes that a name may have: ``test_set``, ``trainset``, ``Validation Images``."""
 
 _ROLES = {name + ending: role for role, names in NAMES.items() for name in names for ending in ("", *ENDINGS)}
 
 
 def role_of(name: str) -> str | None:
-    """``train``, ``val`` or ``test`` where ``name`` is a usual name of that split; else None."""
+    """``train``, ``val`` or ``test`` where ``name`` is a common name of that split; else None."""
     return _ROLES.get(re.sub(r"[\W_]+", "", name.casefold()))
 
 
 def roles_within(name: str) -> set[str]:
-    """The roles whose names are words of ``name``: those of ``train2017``, ``my_test`` and
-    ``valid.v1``. Words are runs of letters."""
+    """The roles that are words of ``name``, as in ``train2017``, ``my_test`` and ``valid.v1``.
+
+    A word is a sequence of letters.
+    """
     words = re.findall(r"[^\W\d_]+", name)
     return {role for word in words if (role := role_of(word)) is not None}

@@ -1,4 +1,4 @@
-"""TensorSplit: a small data set held in memory, prepared and augmented a batch at a time."""
+"""TensorSplit: a small data set in memory, prepared and augmented batch by batch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class TensorSplit(Split):
     """Images in memory.
 
     Args:
-        images: ``(N, C, H, W)``; uint8 as stored (resized and normalised in the loader), or float32
-            that is already normalised (synthesised images) and stays as it is.
+        images: ``(N, C, H, W)``; uint8 (the loader resizes and normalises), or float32 that is
+            normalised already (synthetic images) and is not changed.
         labels: int64 ``(N,)``.
         info: size, mean and std that the loader gives.
     """

@@ -22,20 +22,18 @@ log = logging.getLogger("autocompress")
 
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/")
 FOLDERS = ("torch/image_folder", "torch/folder")
-"""torchvision's ImageFolder, which is ``folder:`` by another name."""
+"""torchvision's ImageFolder, which is the same as ``folder:``."""
 READ_AS_IT_IS = ("torch/", "wds/")
-"""Where the folder after ``@`` holds the data. Elsewhere it is the library's cache, which it makes
-itself."""
+"""Libraries for which the folder after ``@`` holds the data; for others it is their cache."""
 DEFAULT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 UNKNOWN_SPLIT = re.compile(r"(unknown|bad|no) split|split \S+ not found", re.IGNORECASE)
-"""How the libraries say that a data set lacks a split."""
+"""Messages of the libraries for a missing split."""
 
 
 class TimmNames(DatasetProvider):
-    """``torch/cifar10``, ``hfds/...``, ``wds/...``; with a root folder after an ``@``:
-    ``torch/cifar10@/data/cifar``.
+    """``torch/cifar10``, ``hfds/...``, ``wds/...``, or with a folder ``torch/cifar10@/data/cifar``.
 
-    Without a root it is downloaded into the cache folder where timm can do so.
+    Without a folder the data set is downloaded into the cache folder, where timm supports that.
     """
 
     name = "torch/cifar10, hfds/NAME, wds/NAME"
@@ -56,7 +54,7 @@ class TimmNames(DatasetProvider):
             if not root:
                 raise UserError(f"'{spec}' names no folder", f"write {name}@FOLDER, or folder:PATH")
             return Folder().open(FOLDER + root, options)
-        is_address = ":" in root  # which wds/ takes too
+        is_address = ":" in root  # wds/ takes addresses too
         is_read = name.lower().startswith(READ_AS_IT_IS) and root and not is_address
         if is_read and not Path(root).expanduser().exists():
             raise UserError(f"'{spec}': there is no folder {root}")
@@ -81,11 +79,11 @@ class TimmNames(DatasetProvider):
 
 
 def _split_names(name: str) -> dict[str, str]:
-    """The data set's name of the split for each role."""
+    """The name of the split of each role in the data set."""
     prefix, _, path = name.partition("/")
     if prefix.lower() == "torch":
-        # torchvision's sets have two splits; the second is what papers report on, so it is the test
-        # split.
+        # torchvision's data sets have two splits. Papers report on the second one, so it is the
+        # test split.
         return {"train": "train", "test": "validation"}
     if prefix.lower() not in ("hfds", "hfids"):
         return DEFAULT_NAMES
@@ -95,19 +93,19 @@ def _split_names(name: str) -> dict[str, str]:
         raise UserError(f"'{name}' needs the package 'datasets'", "pip install datasets") from error
     try:
         found = [str(split) for split in get_dataset_split_names(path)]
-    except Exception:  # whatever hub and network raise; the data set may be in the cache all the same
+    except Exception:  # hub and network raise many types; the data set may still be in the cache
         return DEFAULT_NAMES
-    # In the order of preference of NAMES, where a data set has several of one role.
+    # Where a data set has several splits of one role, the order of NAMES decides.
     order = {spelling: number for number, spelling in enumerate(s for names in NAMES.values() for s in names)}
     found.sort(key=lambda split: order.get(split.casefold(), len(order)))
     return {role: split for split in reversed(found) if (role := role_of(split)) is not None}
 
 
 def _open(spec: str, split: str, exif: bool) -> Named:
-    """Opens the split, downloading it where it has to be.
+    """Opens the split; downloads it if necessary.
 
     Raises:
-        UserError: if timm cannot give it.
+        UserError: if timm cannot open it.
     """
     found = _try(spec, split, exif)
     if isinstance(found, Exception):
@@ -116,10 +114,10 @@ def _open(spec: str, split: str, exif: bool) -> Named:
 
 
 def _find(spec: str, split: str, exif: bool) -> Named | None:
-    """Opens a held-out split; None where the data set has none of that name, or one without labels.
+    """Opens a held-out split; None where there is no such split, or it has no labels.
 
     Raises:
-        UserError: if it is there, but cannot be read.
+        UserError: if it exists, but cannot be read.
     """
     found = _try(spec, split, exif)
     if isinstance(found, Exception):
@@ -133,7 +131,7 @@ def _find(spec: str, split: str, exif: bool) -> Named | None:
 
 
 def _try(spec: str, split: str, exif: bool) -> Named | Exception:
-    """The split, or what the library raised."""
+    """The split, or the exception of the library."""
     from timm.data import create_dataset
 
     name, _, root = spec.partition("@")
@@ -142,15 +140,14 @@ def _try(spec: str, split: str, exif: bool) -> Named | Exception:
     else:
         folder = str(cache_folder("data") / name.replace("/", "-"))
     try:
-        # A root that the user names is read as it is; only our own folder is filled. tfds gives
-        # arrays unless it is told a mode; all others give pictures as stored, so that grey stays
-        # grey.
+        # Nothing is downloaded into a folder that the user names. tfds gives arrays unless a mode
+        # is set; the other libraries keep the stored mode, so grey pictures stay grey.
         mode = "RGB" if spec.lower().startswith("tfds/") else ""
         dataset = create_dataset(name, root=folder, split=split, download=not root, input_img_mode=mode)
         return Named(spec, split, dataset, exif)
     except UserError:
         raise
-    except Exception as error:  # readers raise whatever their library raises
+    except Exception as error:  # each library raises other types
         return error
 
 

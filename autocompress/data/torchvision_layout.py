@@ -1,4 +1,4 @@
-"""Where torchvision's data sets look for their files below the folder that a job gives them."""
+"""Where torchvision's data sets expect their files below the folder that a job names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LAYOUTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "inaturalist": (".", ("2021_train", "2021_valid")),
     "inat": (".", ("2021_train", "2021_valid")),
 }
-"""By timm's name after ``torch/``: the folder, and what it holds."""
+"""By timm's name after ``torch/``: the folder, and its content."""
 
 
 def _parts(name: str) -> tuple[str, tuple[str, ...]] | None:
@@ -34,7 +34,7 @@ def _parts(name: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def layout(name: str) -> str:
-    """The layout of the data set ``torch/NAME`` in words; empty where it is not known."""
+    """The layout of the data set ``torch/NAME`` as text; empty where it is not known."""
     if (parts := _parts(name)) is None:
         return ""
     folder, files = parts
@@ -42,7 +42,7 @@ def layout(name: str) -> str:
 
 
 def lacking(name: str, root: Path) -> Path | None:
-    """The first file or folder of ``torch/NAME`` that ``root`` lacks; None where none is known."""
+    """The first missing file or folder of ``torch/NAME`` in ``root``; None where none is known."""
     if (parts := _parts(name)) is None:
         return None
     folder, files = parts

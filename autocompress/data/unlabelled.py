@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from autocompress.data.listing import SUFFIXES, Listing, pictures_in, without_twins
+from autocompress.data.listing import SUFFIXES, Listing, pictures_in, without_duplicates
 from autocompress.data.pictures import measured, notes_on, sampled
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import DataInfo
@@ -17,14 +17,16 @@ from autocompress.job import absolute
 from autocompress.job.schema import UNLABELLED
 
 HELD_OUT = 0.2
-"""Share of the pictures that is not trained on: candidates are compared with the baseline there."""
+"""Share of the pictures that is held out: candidates are compared with the baseline there."""
 LEAST = 40
-"""Pictures that such a job needs: 32 to refit on, and 8 to compare on."""
+"""Fewest pictures of such a job: 32 for refitting and 8 for comparing."""
 
 
 class Unlabelled(DatasetProvider):
-    """All pictures below ``PATH``, whatever the folders between are called. A fixed fifth of them
-    is held out as validation split; all labels are 0 and mean nothing."""
+    """All pictures below ``PATH``, in folders of any name.
+
+    A fixed fifth of them is held out as validation split. All labels are 0 and have no meaning.
+    """
 
     name = "unlabelled:PATH"
 
@@ -40,13 +42,13 @@ class Unlabelled(DatasetProvider):
     def open(self, spec: str, options: LoadOptions) -> Source:
         root = Path(spec.removeprefix(UNLABELLED)).expanduser()
         if not root.is_dir():
-            raise UserError(f"there is no folder {root}", "data: {train: unlabelled:PATH} wants a folder of pictures")
-        files = without_twins({"": pictures_in(root)})
+            raise UserError(f"there is no folder {root}", "data: {train: unlabelled:PATH} needs a folder of pictures")
+        files = without_duplicates({"": pictures_in(root)})
         if not any(files.values()):
             raise UserError(f"{root} holds no pictures", f"known: {', '.join(sorted(SUFFIXES))}")
         listing = Listing(root, list(files.values()), (), options.exif)
         if len(listing) < LEAST:
-            raise UserError(f"{root} holds {len(listing)} pictures, which is too few", f"give at least {LEAST}")
+            raise UserError(f"{root} holds only {len(listing)} pictures", f"give at least {LEAST}")
         if not options.preview:
             listing.verify()
         images = sampled(listing)
@@ -56,9 +58,9 @@ class Unlabelled(DatasetProvider):
 
 
 def _apart(names: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of the fifth that is held out, and of the others, ascending.
+    """Positions of the held-out fifth, and of the others, ascending.
 
-    Names decide, and nothing else: where pictures are added, nearly all others stay where they are.
+    Only the names decide, so that adding pictures moves almost no other picture.
     """
     order = sorted(range(len(names)), key=lambda position: digest("held out", names[position].as_posix()))
     count = round(HELD_OUT * len(names))

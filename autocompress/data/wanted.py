@@ -1,4 +1,4 @@
-"""What a model asks of its images, and what becomes of it on the images that there are."""
+"""Requirements of a model on its images, applied to the properties of a data set."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ PICTURE_CHANNELS = (1, 3)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a model asks of its images. None leaves a field to the data.
+    """Requirements of a model on its images. A field that is None is decided by the data.
 
-    Pictures of one size are used whole and at their own size, unless the job says otherwise or the
-    weights were trained on these very classes: then size, crop and channels are those of the
-    weights.
+    Pictures of one size are used whole and in that size. There are two exceptions: the job says
+    otherwise, or the weights were trained on exactly these classes. In the second case size, crop
+    and channels are those of the weights.
 
     Attributes:
-        input_size: (height, width) that the loaders must give, or the side of a square.
-        default_size: instead of ``input_size`` where pictures vary in size.
+        input_size: (height, width) of the images, or the side of a square.
+        default_size: replaces ``input_size`` where pictures vary in size.
         channels: 1 or 3.
         mean, std: of each channel, or one number for all.
         crop_pct, crop_mode, interpolation: as in :class:`DataInfo`.
-        default_crop_pct: instead of ``crop_pct`` where pictures vary in size.
-        trained_classes: number of classes that the weights tell apart, where it is known how their
-            pictures were prepared.
-        trained_channels: channels that these weights read.
+        default_crop_pct: replaces ``crop_pct`` where pictures vary in size.
+        trained_classes: number of classes of the weights, where the preparation of their pictures
+            is known.
+        trained_channels: number of image channels of these weights.
     """
 
     input_size: int | tuple[int, int] | None = None
@@ -45,10 +45,10 @@ class Wanted:
     trained_channels: int | None = None
 
     def applied(self, info: DataInfo) -> DataInfo:
-        """``info``, which says how the images are, changed to how they shall be given.
+        """The properties ``info`` of the data, changed to meet these requirements.
 
         Raises:
-            UserError: if pictures cannot have as many channels as the model reads.
+            UserError: if pictures cannot have the number of channels that the model reads.
         """
         as_trained = self.trained_classes == info.num_classes
         size, channels, crop = self.input_size, self.channels, self.crop_pct
@@ -79,6 +79,6 @@ class Wanted:
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
     """``values`` for ``channels`` channels.
 
-    A normalisation of colour tells of one channel only the average.
+    For one channel of a model of colour images, it is the average.
     """
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

@@ -1,4 +1,4 @@
-"""What can be said of a job's names before torch is imported, which takes seconds."""
+"""Checks of a job that need no torch, because importing torch takes seconds."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ from autocompress.job.spaces import Limits, limits_of
 from autocompress.job.yamlfile import read_yaml
 
 BUILT_IN = "builtin"
-"""The entry point of the engine's own devices and data sets, which brings no method."""
+"""The entry point of the built-in devices and data sets. It has no method."""
 LOCAL = (str(DeviceConfig.model_fields["name"].default), "torch-eager")
-"""The engine's own devices, but for cost models."""
+"""The built-in devices, without cost models."""
 JOB_FILE = "job.yaml"
-"""What every run's folder has."""
+"""The file that every folder of a run has."""
 PROFILES = Path(__file__).parents[1] / "devices" / "profiles"
 
 
 def check_names(job: Job) -> None:
-    """Refuses names of models, files, methods and devices that do not exist.
+    """Refuses names of models, files, methods and devices that do not exist; torch is not imported.
 
-    It does so without importing torch.
-
-    Other plugins may bring methods and devices: where some are installed, these names are left to
-    :func:`autocompress.job.validate`. So they are where torch is imported already.
+    Other plugins may offer methods and devices. Where some are installed, or torch is imported
+    already, :func:`autocompress.job.validate` checks these names.
 
     Raises:
         UserError: naming file, line and key, with the closest known names.
@@ -50,20 +48,20 @@ def check_names(job: Job) -> None:
 
 
 def check_checkpoint(job: Job) -> None:
-    """Refuses a checkpoint that is no file."""
+    """Refuses a checkpoint that is not a file."""
     if job.checkpoint is not None and not job.checkpoint.is_file():
         raise job.source.error("checkpoint", f"names no file: {job.checkpoint}")
 
 
 def check_recipes_from(job: Job) -> None:
-    """Refuses an earlier run that is none."""
+    """Refuses an earlier run that is not a folder of a run."""
     if job.recipes_from is not None and not (job.recipes_from / JOB_FILE).is_file():
         text = f"names no run: {job.recipes_from} has no {JOB_FILE}"
         raise job.source.error("recipes_from", text, "give the folder that a search wrote, results/NAME")
 
 
 def check_method_names(job: Job, limits: Limits, known: Iterable[str]) -> None:
-    """Refuses a name in the job's list of methods, or in its space's, that is not ``known``."""
+    """Refuses a method in the list of the job, or of its space, that is not ``known``."""
     known = list(known)
     for name in limits.methods or ():
         if name not in known:
@@ -72,7 +70,7 @@ def check_method_names(job: Job, limits: Limits, known: Iterable[str]) -> None:
 
 
 def unknown_device(job: Job, known: Iterable[str]) -> Exception:
-    """The error for a device that is not there."""
+    """The error for a device that does not exist."""
     key = "device.name" if "device.name" in job.source.places else "device"
     return job.source.error(key, f"names no device: '{job.device.name}'", did_you_mean(job.device.name, known))
 
@@ -85,7 +83,7 @@ def unknown_cost_model(job: Job, devices: Iterable[str]) -> Exception:
 
 
 def _is_profile(device: str) -> bool:
-    """Whether ``device`` is the cost model of a user's file; one that cannot be read is refused."""
+    """Whether ``device`` is a cost model in a file of the user; an unreadable file is refused."""
     path = device.removeprefix(COST_MODEL)
     if path == device or not path.endswith((".yaml", ".yml")):
         return False

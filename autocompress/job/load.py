@@ -1,4 +1,4 @@
-"""Makes a Job of a YAML file, keyword arguments and flags; errors name what the user wrote."""
+"""Makes a Job from a YAML file, keyword arguments and flags; errors name what the user wrote."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ SHORTCUTS: dict[str, str] = {
     for section in ("constraints", "budget")
     for key in SECTIONS[section].model_fields
 } | {key: f"device.{key}" for key in ("threads", "batch", "input_size")}  # fmt: skip
-"""Keywords and flags that stand for a key inside a section: ``latency`` for
-``constraints.latency``.
-"""
+"""Short forms of keys inside sections: ``latency`` for ``constraints.latency``."""
 
 _WITHOUT_FLAG = frozenset({"model_args", "constraints", "budget", "baseline", "search"})
-"""Keys of a job that only a job file and ``--set`` give."""
+"""Keys of a job without a flag of their own: only a job file and ``--set`` can give them."""
 
 
 def load_job(
     path: Path | str | None = None, settings: Mapping[str, Any] | None = None, *, flags: bool = False, **keywords: Any
 ) -> Job:
-    """A validated job; settings override what the file says.
+    """A validated job; settings override the file.
 
     Args:
-        path: a job file; None for a job of settings alone.
+        path: a job file; None for a job made from settings only.
         settings: values by key, section (``{"budget": {"trials": 3}}``), dotted key
             (``budget.trials``) or shortcut (``trials``).
-        flags: the settings are command-line flags and are named so in errors; None means that one
-        was not given. **keywords: more settings.
+        flags: the settings are command-line flags, and errors name them as such; a flag with the
+            value None was not given.
+        **keywords: more settings.
 
     Raises:
         UserError: naming file, line and key, or the flag.
@@ -66,13 +65,13 @@ def load_job(
 
 
 def _flag(key: str) -> str:
-    """The flag that gave ``key``; one that has no flag of its own only ``--set`` can."""
+    """The flag that gave ``key``: its own flag, or ``--set``."""
     has_flag = key in SHORTCUTS or (key in Job.model_fields and key not in _WITHOUT_FLAG)
     return f"--{key.replace('_', '-')}" if has_flag else f"--set {key}"
 
 
 def _dotted(given: Mapping[str, Any]) -> dict[str, str]:
-    """The full key of each setting, sections before their keys. Refuses a key that is set twice."""
+    """The full key of each setting, sections before their keys; a key set twice is refused."""
     full: dict[str, str] = {}
     setter: dict[str, str] = {}
     for key, name in sorted(((key, SHORTCUTS.get(key, key)) for key in given), key=lambda pair: pair[1].count(".")):
@@ -93,7 +92,7 @@ def _with(values: Any, path: list[str], value: Any) -> dict[str, Any]:
     if rest:
         merged[key] = _with(old, rest, value)
         return merged
-    # Another device keeps its threads, but other data replaces all splits.
+    # A new device keeps the given threads, but new data replaces all splits.
     value = _opened(key, value) if key == "device" else value
     both = key in SECTIONS and isinstance(old, Mapping) and isinstance(value, Mapping)
     merged[key] = {**old, **value} if both else value
@@ -101,14 +100,14 @@ def _with(values: Any, path: list[str], value: Any) -> dict[str, Any]:
 
 
 def _opened(key: str, value: Any) -> Any:
-    """A section that was written as one word, as the mapping that it stands for."""
+    """A section that was written as one word, expanded to its mapping."""
     if not isinstance(value, str) or key not in ("device", "data"):
         return value
     return {"name": value} if key == "device" else dict.fromkeys(SPLITS, value)
 
 
 def _sentence(error: ValidationError, source: Source) -> UserError:
-    """The first of pydantic's complaints, in file order, as one sentence."""
+    """The first of pydantic's errors, in the order of the file, as one sentence."""
     problems: list[Any] = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
     problems.sort(key=lambda p: source.line(_key(p)))
     first = problems[0]
@@ -123,7 +122,7 @@ def _sentence(error: ValidationError, source: Source) -> UserError:
 
 
 def _key(problem: Mapping[str, Any]) -> str:
-    """The dotted key that a complaint is about."""
+    """The dotted key of an error of pydantic."""
     key = getattr(problem.get("ctx", {}).get("error"), "key", "")
     parts = [part for part in problem["loc"] if part != "[key]"]
     if parts[:1] == ["model_args"]:  # pydantic follows each key of a JsonValue by a type: "list", "float"
@@ -150,7 +149,7 @@ _LIMITS = {
 
 
 def _explain(problem: Mapping[str, Any], source: Source) -> tuple[str, str]:
-    """What is wrong, to follow the key in a sentence, and a hint."""
+    """The end of the error sentence that begins with the key, and a hint."""
     kind, context, value = problem["type"], problem.get("ctx", {}), problem["input"]
     if kind == "extra_forbidden":
         path = [str(part) for part in problem["loc"]]

@@ -1,7 +1,4 @@
-"""timm's model names, read from its source.
-
-Importing timm takes seconds, and a wrong name is refused at once.
-"""
+"""timm's model names, read from its source, because importing timm takes seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from autocompress.job.schema import Job
 PLUGIN_GROUP = "autocompress"
 """The group of entry points through which plugins are found."""
 ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
-"""Prefixes of models that are not named by timm but lie on a hub or in a folder."""
+"""Prefixes of models on a hub or in a folder, which timm does not list."""
 
 _MODULE = re.compile(r"^from \.(\w+) import \*", re.MULTILINE)
 _MODEL = re.compile(r"^@register_model\b.*\n(?:(?:@|\s*#).*\n)*def (\w+)", re.MULTILINE)
@@ -31,13 +28,13 @@ _WEIGHTS = re.compile(r"""['"](\w+\.[\w.-]+)['"]\s*:""")
 
 @dataclass(frozen=True)
 class ModelNames:
-    """What timm can make.
+    """The names of timm's models.
 
     Attributes:
         architectures: current names, as they are defined.
-        deprecated: names that timm still understands, or remembers.
-        weights: ``architecture.tag``: of a model all its weights, or none where timm computes their
-            names. Some of them have no file.
+        deprecated: former names that timm still knows.
+        weights: all ``architecture.tag`` of a model, or none where timm computes the tags. Some of
+            these weights have no file.
     """
 
     architectures: tuple[str, ...]
@@ -47,7 +44,7 @@ class ModelNames:
 
 @cache
 def model_names() -> ModelNames | None:
-    """The names in the installed timm's source; None where it is not written as expected."""
+    """The names in the source of the installed timm; None where the source has another form."""
     spec = importlib.util.find_spec("timm")  # does not import it
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -73,8 +70,8 @@ def model_names() -> ModelNames | None:
 def check_model_name(job: Job) -> None:
     """Refuses a model that timm certainly does not have, without importing timm.
 
-    Says nothing where timm is imported already or other plugins are installed, since these may add
-    models to timm's registry; :func:`autocompress.job.validate` then asks timm itself.
+    Checks nothing where timm is imported already, or where other plugins are installed, which may
+    add models to timm's registry. :func:`autocompress.job.validate` then asks timm.
 
     Raises:
         UserError: with the closest names.
@@ -87,7 +84,7 @@ def check_model_name(job: Job) -> None:
     name, _, tag = job.model.partition(".")
     if name not in names.architectures and name not in names.deprecated:
         raise unknown_model(job, names.architectures)
-    # The tags of a few models are computed; timm is asked about these.
+    # timm computes the tags of a few models, so they cannot be checked here.
     own = [full for full in names.weights if full.startswith(f"{name}.")]
     if tag and own and job.model not in own and name not in names.deprecated:
         raise unknown_weights(job, own)

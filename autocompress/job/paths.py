@@ -1,4 +1,4 @@
-"""Paths in a job made absolute, so that the job means the same wherever it is read."""
+"""Makes the paths in a job absolute, so that a job can be read from any folder."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from autocompress.job.schema import COST_MODEL, Job
 
 LOCAL_MODEL = "local-dir:"
 PROFILES = (".yaml", ".yml")
-"""How the names of cost models end that are files of the user."""
+"""Suffixes of cost models that are files of the user."""
 MODEL_FILES = frozenset({"checkpoint_path", "file"})
-"""Arguments of timm's ``create_model`` that name a file, some inside ``pretrained_cfg_overlay``."""
+"""Arguments of ``timm.create_model``, or of ``pretrained_cfg_overlay``, that name a file."""
 
 
 class Plugins(Protocol):
-    """The part of ``contract.Manager`` that is needed here (that room lies above this one)."""
+    """The part of ``contract.Manager`` that is needed here, which this room may not import."""
 
     def datasets(self) -> Sequence[Any]:
         """All data set providers."""
 
 
 def absolute(path: str) -> str:
-    """``path`` from the root of the file system, without ``~`` and ``..``; links stay."""
+    """``path`` as an absolute path without ``~`` and ``..``; links are not resolved."""
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (Path keeps the '..')
 
 
 def anchored(job: Job, plugins: Plugins) -> Job:
     """``job`` with absolute paths of model, checkpoint, data sets, cost models and earlier run.
 
-    ``results`` stays as it is, since a run's folder may be moved.
+    ``results`` stays relative, because the folder of a run may be moved.
     """
     providers = plugins.datasets()
 
@@ -55,7 +55,7 @@ def anchored(job: Job, plugins: Plugins) -> Job:
 
 
 def _after(text: str, prefix: str) -> str:
-    """``text`` with the path behind ``prefix`` made absolute, where it begins so."""
+    """``text`` with an absolute path after ``prefix``; ``text`` itself where it has no prefix."""
     return prefix + absolute(text.removeprefix(prefix)) if text.startswith(prefix) else text
 
 
@@ -64,7 +64,7 @@ def _profile(name: str, prefix: str) -> str:
 
 
 def _files(arguments: Any) -> Any:
-    """Names of files among the model's arguments; one that is not there is left to timm."""
+    """Arguments of the model with absolute paths; timm reports a file that does not exist."""
     if not isinstance(arguments, dict):
         return arguments
     return {

@@ -1,7 +1,4 @@
-"""Job and its sections: what the user asked for, as types.
-
-Reading and error sentences are in the rooms beside.
-"""
+"""Job and its sections: what the user asked for, as types."""
 
 from __future__ import annotations
 
@@ -45,7 +42,7 @@ _Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 def _bound(quantity: str) -> Any:
-    """The field of a bound, spelled in the units of ``quantity`` or as a number of points."""
+    """The field of a bound, written in the units of ``quantity`` or as a number of points."""
     if not BY_NAME[quantity].units:
         return (float | None, Field(default=None, ge=0, le=100))
     kind = Annotated[
@@ -64,7 +61,7 @@ class _Section(BaseModel):
 SPLITS = ("train", "val", "test")
 """The keys of ``data`` that name images."""
 UNLABELLED = "unlabelled:"
-"""How the name of a folder of pictures begins that have no labels."""
+"""Prefix of a data set of pictures without labels."""
 
 
 class DataConfig(_Section):
@@ -73,15 +70,15 @@ class DataConfig(_Section):
     One name in a job stands for all three; all None is no data.
 
     Without ``train`` a job compresses without training data: data sources make images from the
-    baseline. ``val`` then gives labelled images by which candidates are judged (``test``, where it
-    is not named, is half of them); without ``val`` they are judged by agreement with the baseline
-    on synthetic images, and ``test`` is for the last report.
+    baseline. Candidates are then judged on the labelled images of ``val``; half of these are the
+    test images where ``test`` is not named. Without ``val`` too, candidates are judged by agreement
+    with the baseline on synthetic images, and ``test`` is read at the end only.
 
-    ``val_images`` is how many of the validation images judge trials, drawn evenly from the classes;
-    the models of the front are scored on all of them at the end.
+    ``val_images`` is the number of validation images that judge trials, drawn evenly from the
+    classes. At the end, the models of the front are scored on all validation images.
 
-    Pictures without labels (``unlabelled:PATH``) can be named for ``train`` alone. Without ``val``
-    candidates are judged by agreement with the baseline on a held-out part of them.
+    Pictures without labels (``unlabelled:PATH``) can be named for ``train`` only. Without ``val``,
+    candidates are judged by agreement with the baseline on a held-out part of these pictures.
 
     ``exif`` turns pictures upright by their EXIF orientation, which timm and torchvision ignore.
     """
@@ -114,7 +111,7 @@ class DataConfig(_Section):
 
     @property
     def words(self) -> dict[str, str]:
-        """What the job names for each split; without those for which it names nothing."""
+        """The word of the job for each split that it names."""
         return {role: word for role in SPLITS if (word := getattr(self, role)) is not None}
 
     def spelled(self) -> str | dict[str, Any] | None:
@@ -146,7 +143,9 @@ class DataConfig(_Section):
 class DeviceConfig(_Section):
     """Where latency is measured, and how.
 
-    ``input_size`` (pixels, square) None: the model's own. ``options`` are the device's own."""
+    ``input_size`` is the side of a square in pixels; None is the size of the model. ``options``
+    belong to the device.
+    """
 
     name: str = "onnxruntime-cpu"
     threads: int = Field(default=1, ge=1)
@@ -161,7 +160,7 @@ class DeviceConfig(_Section):
 
 
 class _Constraints(_Section):
-    """What a candidate must meet: an upper bound for each quantity that can have one.
+    """Upper bounds that a candidate must meet.
 
     ``accuracy_drop`` is a number of percentage points; the others are ratios to the baseline or
     amounts.
@@ -197,13 +196,15 @@ else:
 
 
 class Budget(_Section):
-    """What the search may spend. ``epochs`` is the most that one trial recovers.
+    """Limits of the search.
 
-    ``minutes`` count from the start of the process, after a resume too; only training the baseline
-    is not part of them. ``trial_minutes`` ends a hung trial; its clock stands while a set of images
-    is made that trials share.
+    ``epochs`` is the largest number of recovery epochs of one trial.
 
-    ``stall`` ends the search after so many finished trials in a row that add nothing to the
+    ``minutes`` count from the start of the process, after a resume too. Training the baseline does
+    not count. ``trial_minutes`` ends a hung trial; making images that several trials share does not
+    count.
+
+    ``stall`` ends the search after this number of finished trials in a row without a gain of
     hypervolume. ``until_met`` ends it as soon as one trial meets all constraints.
     """
 
@@ -216,11 +217,11 @@ class Budget(_Section):
 
 
 class SearchConfig(_Section):
-    """Parts of a search that can be switched off, to see what they are worth.
+    """Parts of a search that can be switched off, to measure their effect.
 
-    ``tables`` measures what each coupling of the network loses alone; ``proposals`` makes the first
-    recipes of them, and without them tables only help the sampler. ``repair`` lets layers be
-    refitted without training.
+    ``tables``: measure what the network loses when each coupling alone is narrowed. ``proposals``:
+    make the first recipes from the tables; without it, only the sampler uses the tables.
+    ``repair``: refit layers without training.
     """
 
     tables: bool = True
@@ -243,7 +244,7 @@ def default_name(values: dict[str, Any]) -> str:
 
 
 COST_MODEL = "cost-model:"
-"""How the names of cost models begin; ``cost_model`` in a job is the rest."""
+"""Prefix of the device name of a cost model; the key ``cost_model`` of a job has the rest."""
 
 
 class Job(_Section):
@@ -253,8 +254,8 @@ class Job(_Section):
 
     ``recipes_from`` is the folder of another run, whose recipes are tried first.
 
-    Make one with :func:`autocompress.job.load_job`, which reports errors in the user's terms; the
-    class itself raises ``pydantic.ValidationError``. Paths are relative to the working folder.
+    Make one with :func:`autocompress.job.load_job`, which raises UserError. The class itself raises
+    ``pydantic.ValidationError``. Paths are relative to the working folder.
     """
 
     model: str = Field(min_length=1)
@@ -283,7 +284,7 @@ class Job(_Section):
 
     @property
     def energy_device(self) -> str | None:
-        """Name of the device that ``cost_model`` stands for; None where the job names none."""
+        """The name of the device for ``cost_model``; None where the job names no cost model."""
         return None if self.cost_model is None else COST_MODEL + self.cost_model
 
     @field_validator("space", mode="before")
@@ -313,29 +314,30 @@ class Job(_Section):
     @model_validator(mode="after")
     def _check_baseline(self) -> Job:
         if self.pretrained and self.checkpoint is not None:
-            raise HintedError("cannot stand beside 'pretrained': the baseline has one source", "drop one", "checkpoint")
+            raise HintedError("cannot be combined with 'pretrained'", "leave one of them out", "checkpoint")
         has_labels = self.data.train is not None and not self.data.is_unlabelled
         if not has_labels and not self.pretrained and self.checkpoint is None:
-            raise HintedError("gives nothing to train the baseline on", "set 'pretrained' or 'checkpoint'", "data")
+            text = "has no labelled images to train the baseline on"
+            raise HintedError(text, "set 'pretrained' or 'checkpoint'", "data")
         if self.data.val_images is not None and not has_labels and self.data.val is None:
-            raise HintedError("has nothing to draw from", "the job names no validation images", "data.val_images")
+            raise HintedError("needs validation images", "name them for 'val'", "data.val_images")
         return self
 
     @model_validator(mode="after")
     def _check_until_met(self) -> Job:
         if self.budget.until_met and not self.constraints.bounds():
-            text = "has nothing to wait for: the uncompressed model meets the constraints"
+            text = "needs a constraint that the uncompressed model does not meet already"
             raise HintedError(text, "bound a cost, such as latency: 0.5x", "budget.until_met")
         return self
 
     @property
     def source(self) -> Source:
-        """Where each key was written; for error messages, no part of the job's value."""
+        """Where each key was written. Used in error messages; not part of the value of the job."""
         return self._source
 
     @property
     def folder(self) -> Path:
-        """Where the run lives: ``<results>/<name>``."""
+        """The folder of the run: ``<results>/<name>``."""
         return self.results / self.name
 
     def to_yaml(self, versions: Mapping[str, str] | None = None) -> str:
@@ -347,7 +349,7 @@ class Job(_Section):
         Raises:
             UserError: if the space cannot be read.
         """
-        from autocompress.job.spaces import resolved  # late: that room reads jobs
+        from autocompress.job.spaces import resolved  # here, because that module imports this one
 
         values = resolved(self).model_dump(mode="json")
         values["constraints"] = {key: value for key, value in values["constraints"].items() if value is not None}

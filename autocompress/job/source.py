@@ -11,7 +11,7 @@ from autocompress.errors import UserError
 
 @dataclass(frozen=True)
 class Source:
-    """Where keys were written. All sources are equal: two jobs are one if their values are.
+    """Where keys were written. All sources compare equal, so that jobs compare by value.
 
     Attributes:
         file: the file that was read; None for keyword arguments and flags alone.
@@ -28,7 +28,7 @@ class Source:
 
         Examples: ``job.yaml:7: 'budget.trials'``, ``--trials`` or ``'trials'``.
 
-        A key that was not written itself is placed at the nearest one around it that was.
+        A key that was not written itself has the place of the nearest section that was.
         """
         if key in self.flags:
             return self.flags[key]
@@ -49,7 +49,7 @@ class Source:
         return key in self.places or key in self.flags
 
     def line(self, key: str) -> int:
-        """The line of ``key``; 0 where it has none (for sorting)."""
+        """The line of ``key``; 0 where it has none, so that keys can be sorted."""
         return self.places[key][1] if key in self.places else 0
 
     def error(self, key: str, text: str, hint: str = "") -> UserError:

@@ -1,4 +1,4 @@
-"""Spaces in YAML: where they are looked up, and what they fix or narrow.
+"""Spaces in YAML: finding the file, and the parameters that it fixes or narrows.
 
 A space file::
 
@@ -9,8 +9,8 @@ A space file::
         kernel: 1                  # fixes a value
       bits:
         weight: [none, "quantize:8"]   # narrows the choices
-      scop:
-        mode: scatter                  # a choice that is never drawn unless it is named
+      prune:
+        mode: scatter                  # a choice that is drawn only where it is named
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from autocompress.job.source import Source
 from autocompress.job.yamlfile import read_yaml
 
 DEFAULT = "default"
-"""The space without limits: every method's own."""
+"""The name of the space without limits."""
 SPACE_PREFIX = "space."
-"""Before the key of every limit, in a space file as in a job."""
+"""Prefix of the key of every limit, in space files and in jobs."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the user fixed or narrowed.
+    """The parameters that the user fixed or narrowed.
 
     Attributes:
         values: by parameter name, with or without group (``ghost.ratio``): a value fixes, a list
-            narrows the choices, ``{low:, high:}`` narrows the range. This is what
-            ``contract.Space`` takes.
+            narrows the choices, ``{low:, high:}`` narrows the range. ``contract.Space`` takes the
+            same form.
         methods: the methods that may act; None for all that apply.
-        source: where the keys stand, as ``space.<name>``.
+        source: where each key was written, as ``space.<name>``.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -67,15 +67,16 @@ def space_folders() -> list[Path]:
 
 
 def space_names() -> list[str]:
-    """Names of the ready-made spaces (not of the jobs that lie beside them)."""
+    """Names of the spaces in search_spaces/, without the jobs in the same folder."""
     files = {path.stem: path for folder in space_folders() for path in sorted(folder.glob("*.yaml"))}
     return [name for name, path in files.items() if set(read_yaml(path, "space").values) <= {"methods", "space"}]
 
 
 def find_space(name: str, beside: Path | None = None) -> Path:
-    """The file that ``name`` stands for.
+    """The file of the space ``name``.
 
-    A path, from the working folder or from ``beside``, or a name in search_spaces/.
+    ``name`` is a path, relative to the working folder or to ``beside``, or a name in
+    search_spaces/.
 
     Raises:
         UserError: if there is none.
@@ -95,8 +96,10 @@ REPAIR = "repair.fit"
 
 
 def limits_of(job: Job) -> Limits:
-    """The limits that ``job.space`` stands for, with ``job.methods`` or, where the job has none,
-    the space's methods. ``search.repair: false`` is a limit too.
+    """The limits of ``job.space``, and the methods that may act.
+
+    The methods are ``job.methods`` or, where the job has none, those of the space.
+    ``search.repair: false`` is a limit too.
 
     Raises:
         UserError: if the space is not found or is no space, with file, line and key.
@@ -105,7 +108,8 @@ def limits_of(job: Job) -> Limits:
     if job.search.repair:
         return limits
     if (asked := limits.values.get(REPAIR, "none")) not in ("none", ["none"]):
-        raise job.source.error("search.repair", f"cannot be false where the space has {REPAIR}: {asked}", "drop one")
+        text = f"cannot be false where the space has {REPAIR}: {asked}"
+        raise job.source.error("search.repair", text, "leave one of them out")
     return replace(limits, values={**limits.values, REPAIR: "none"})
 
 
@@ -149,13 +153,13 @@ def resolved(job: Job) -> Job:
 def reject_unmatched(
     limits: Limits, matched: Iterable[str], known: Iterable[str], inactive: Iterable[str] = ()
 ) -> None:
-    """Refuses a limit that no parameter answered to.
+    """Refuses a limit that matched no parameter.
 
     Args:
-        matched: the keys that were answered to (``Space.matched``, gathered over the whole space).
+        matched: the keys that matched a parameter (``Space.matched``, of the whole space).
         known: names of all parameters of the space, for the hint.
         inactive: methods that are installed but do not act in this job, or full names of single
-            parameters; limits on them are passed over.
+            parameters; limits on them are ignored.
 
     Raises:
         UserError: naming file, line and key of the first such limit.
@@ -165,7 +169,7 @@ def reject_unmatched(
         if key in answered or key in silent or key.split(".")[0] in silent:
             continue
         names = set(known)
-        # A limit may leave the group out, so prefixes are names too.
+        # A limit may be named without the group, so prefixes are names too.
         prefixes = {".".join(name.split(".")[:end]) for name in names for end in range(2, name.count(".") + 1)}
         depth = key.count(".")
         close = sorted(names | prefixes, key=lambda name: (abs(name.count(".") - depth), name))
@@ -192,7 +196,7 @@ def _flatten(space: Mapping[Any, Any], source: Source) -> dict[str, Any]:
 
 
 def _check_limit(name: str, value: Any, source: Source) -> None:
-    """Refuses what no parameter could take."""
+    """Refuses a limit that fits no parameter."""
     if isinstance(value, Mapping):
         for end, bound in value.items():
             if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
@@ -205,5 +209,5 @@ def _check_limit(name: str, value: Any, source: Source) -> None:
             raise source.error(SPACE_PREFIX + name, f"must be a finite number, not {item}")
         if not isinstance(item, str | int | float | bool):
             what = "nothing" if item is None else f"a {type(item).__name__}"
-            hint = 'to leave it as it is, write "none"' if item is None else "give a value, a list, or {low:, high:}"
+            hint = 'for no change, write "none"' if item is None else "give a value, a list, or {low:, high:}"
             raise source.error(SPACE_PREFIX + name, f"cannot be {what}", hint)

@@ -1,4 +1,4 @@
-"""Hints for keys that a job does not have: where they belong, or which ones look like them."""
+"""Hints for unknown keys of a job: their right place, or similar keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     for name, field in Job.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 }
-"""The keys of a job that have keys of their own."""
+"""The keys of a job that are sections."""
 STAGES = ("source", "prune", "repair", "recover", "bits", "qat")
 """First words of the engine's own parameters in a space."""
 
@@ -27,9 +27,9 @@ def where_it_belongs(path: list[str], value: Any, *, in_file: bool) -> str:
     """A hint for an unknown key.
 
     Args:
-        path: the key, with the section that it was found in before it.
+        path: the key, after the section in which it was found.
         value: what it was set to.
-        in_file: it stands in a job file; otherwise it is a flag or a keyword.
+        in_file: it was written in a job file; otherwise it is a flag or a keyword.
     """
     key, inside = path[-1], path[:-1]
     if inside:
@@ -39,7 +39,7 @@ def where_it_belongs(path: list[str], value: Any, *, in_file: bool) -> str:
             return _place(homes, key, in_file)
         return did_you_mean(key, SECTIONS[inside[0]].model_fields if inside[0] in SECTIONS else ())
     if key in _space_words():
-        return "in a file it stands under 'space:'" if in_file else f"write space.{_full(key, value)}"
+        return "in a file it belongs under 'space:'" if in_file else f"write space.{_full(key, value)}"
     if homes := _sections_of(key):
         return _place(homes, key, in_file)
     return _closest(key, value, in_file)
@@ -51,12 +51,12 @@ def _sections_of(key: str) -> list[str]:
 
 def _place(homes: list[str], key: str, in_file: bool) -> str:
     if in_file:
-        return "in a file it stands under " + " or ".join(f"'{home}:'" for home in homes)
+        return "in a file it belongs under " + " or ".join(f"'{home}:'" for home in homes)
     return "did you mean " + " or ".join(f"'{home}.{key}'" for home in homes) + "?"
 
 
 def _closest(key: str, value: Any, in_file: bool) -> str:
-    """The keys of a job, of its sections and of a space that look like ``key``."""
+    """A hint with the keys of a job, a section or a space that are similar to ``key``."""
     spelled = {name: name for name in Job.model_fields}
     for section, model in SECTIONS.items():
         spelled |= {name: f"{section}.{name}" for name in model.model_fields if name not in spelled}
@@ -74,9 +74,7 @@ def _space_words() -> list[str]:
 
 
 def _full(word: str, value: Any) -> str:
-    """The dotted name of a nested value: ``recover`` and ``{"epochs": 20}`` give
-    ``recover.epochs``.
-    """
+    """The dotted name of a nested value: ``recover.epochs`` for ``recover``, ``{"epochs": 20}``."""
     while isinstance(value, Mapping) and len(value) == 1:
         (key, value) = next(iter(value.items()))
         word = f"{word}.{key}"

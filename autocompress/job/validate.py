@@ -1,4 +1,4 @@
-"""What a job says, held against what is installed: timm's models, data sets, methods, devices."""
+"""Checks a job against what is installed: timm's models, data sets, methods and devices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from autocompress.job.spaces import limits_of
 
 
 class Plugins(Protocol):
-    """The part of ``contract.Manager`` that is needed here (that room lies above this one)."""
+    """The part of ``contract.Manager`` that is needed here, which this room may not import."""
 
     def methods(self) -> Sequence[Any]:
         """All methods."""
@@ -34,7 +34,7 @@ class Plugins(Protocol):
 
 
 def validate(job: Job, manager: Plugins) -> None:
-    """Checks every name in ``job`` and what contradicts itself; trains and loads nothing.
+    """Checks every name in ``job``, and contradictions; trains and loads nothing.
 
     Raises:
         UserError: naming file, line and key, with the closest known names.
@@ -47,12 +47,12 @@ def validate(job: Job, manager: Plugins) -> None:
 
 
 def warnings(job: Job) -> list[str]:
-    """What is allowed but hardly meant, a sentence each."""
+    """Settings that are allowed but probably a mistake, one sentence each."""
     found = []
     for quantity, bound in job.constraints.bounds().items():
         if bound.relative and bound.value >= 1:
             subject = job.source.subject(f"constraints.{quantity}")
-            found.append(f"{subject} of {bound.value:g}x asks for no saving: the baseline meets it")
+            found.append(f"{subject} of {bound.value:g}x saves nothing: the baseline meets it")
     modelled = job.device.name.startswith(COST_MODEL)
     measured = "latency" in (*job.objectives, *job.constraints.bounds()) and not modelled
     if measured and job.sampler != "random" and job.source.holds("seed"):
@@ -74,7 +74,7 @@ def _check_model(job: Job) -> None:
         if tag and job.model not in weights:
             raise unknown_weights(job, weights)
         if not weights:
-            raise job.source.error("pretrained", f"cannot be: timm has no weights of '{name}'", "train it here first")
+            raise job.source.error("pretrained", f"cannot be true: timm has no weights of '{name}'", "train it here")
     check_checkpoint(job)
 
 
@@ -99,7 +99,7 @@ def _check_device(job: Job, manager: Plugins) -> None:
     if device is None:
         raise unknown_device(job, names)
     if "latency" not in device.measures:
-        hint = f"for energy alone: cost_model: {device.name.removeprefix(COST_MODEL)}"
+        hint = f"to get energy from it, write cost_model: {device.name.removeprefix(COST_MODEL)}"
         raise job.source.error("device", f"cannot be '{device.name}', which does not measure latency", hint)
     _check_options(job, device)
     reasons = device.check(job.device)
@@ -111,7 +111,7 @@ def _check_device(job: Job, manager: Plugins) -> None:
         if model is None:
             raise unknown_cost_model(job, names)
         if "energy" not in model.measures:
-            hint = f"for its latency: device: {model.name}"
+            hint = f"to get latency from it, write device: {model.name}"
             raise job.source.error("cost_model", f"cannot be '{job.cost_model}', which does not give energy", hint)
         if reasons := model.check(job.device):
             raise job.source.error("cost_model", f"cannot be used here: {'; '.join(reasons)}")
@@ -130,21 +130,21 @@ def _check_options(job: Job, device: Any) -> None:
         known = ", ".join(device.Options.model_fields) or "none"
         hint = f"options of '{device.name}': {known}"
         unknown = first["type"] == "extra_forbidden"
-        text = "is no option of the device" if unknown else f"is wrong: {first['msg']}"
+        text = "is not an option of the device" if unknown else f"is wrong: {first['msg']}"
         raise job.source.error(key, text, hint) from None
 
 
 def _named(name: str, devices: Sequence[Any]) -> Any | None:
-    """The device called ``name``, or what a family of devices makes of it."""
+    """The device called ``name``, also one that a family of devices makes."""
     return next((found for device in devices if (found := device.named(name)) is not None), None)
 
 
 def _check_measured(job: Job, quantity: str, gives: set[str]) -> None:
-    """Refuses an objective or a constraint that nothing in the job measures."""
+    """Refuses an objective or a constraint that no device of the job measures."""
     if quantity in gives:
         return
     hint = "set 'cost_model', or a device that measures it" if quantity == "energy" else "choose another device"
     if quantity in job.constraints.bounds():
-        raise job.source.error(f"constraints.{quantity}", f"bounds {quantity}, which nothing here measures", hint)
+        raise job.source.error(f"constraints.{quantity}", f"bounds {quantity}, which no device here measures", hint)
     if quantity in job.objectives:
-        raise job.source.error("objectives", f"ask for {quantity}, which nothing here measures", hint)
+        raise job.source.error("objectives", f"ask for {quantity}, which no device here measures", hint)

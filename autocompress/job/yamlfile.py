@@ -1,4 +1,4 @@
-"""YAML files with the line of every key, read by a loader that makes plain values only."""
+"""Reads YAML files with the line of every key; only plain values are made."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from autocompress.job.source import Source
 
 @dataclass(frozen=True)
 class Document:
-    """A file's top-level mapping and where its keys stand."""
+    """The top-level mapping of a file, and the line of each key."""
 
     values: dict[str, Any]
     source: Source
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads ``1e-3`` as a number, as YAML 1.2 does and people expect."""
+    """SafeLoader that also reads ``1e-3`` as a number, as YAML 1.2 does."""
 
 
 _Loader.add_implicit_resolver(
@@ -34,7 +34,7 @@ def read_yaml(path: Path, what: str) -> Document:
     """Reads the mapping in ``path``; ``what`` names the kind of file in errors.
 
     Raises:
-        UserError: if the file cannot be read, is no YAML, has a key twice, or holds no mapping.
+        UserError: if the file cannot be read, is not YAML, has a key twice, or holds no mapping.
     """
     text = _read(path, what)
     loader = _Loader(text)
@@ -61,7 +61,7 @@ def read_yaml(path: Path, what: str) -> Document:
 
 
 def parse_value(text: str) -> Any:
-    """One YAML value, as a file would hold it; text that is no YAML stays text."""
+    """One YAML value, as in a file; text that is not YAML stays text."""
     loader = _Loader(text)
     try:
         return loader.get_single_data()
@@ -73,7 +73,7 @@ def parse_value(text: str) -> Any:
 
 def _read(path: Path, what: str) -> str:
     if path.is_dir():
-        hint = f"to go on with it: autocompress resume {path}" if (path / "job.yaml").is_file() else ""
+        hint = f"to continue the run: autocompress resume {path}" if (path / "job.yaml").is_file() else ""
         raise UserError(f"{path} is a folder, not a {what}", hint)
     try:
         return path.read_text(encoding="utf-8")
@@ -88,13 +88,10 @@ def _read(path: Path, what: str) -> str:
 def _walk(
     node: yaml.Node, path: tuple[str, ...], file: Path, lines: dict[str, int], above: set[int], done: set[int]
 ) -> None:
-    """Notes the line of each key below ``node``.
-
-    Keys given twice and values that contain themselves are refused.
-    """
+    """Records the line of each key below ``node``; refuses duplicate keys and recursive values."""
     if id(node) in above:
         raise UserError(f"{file}:{node.start_mark.line + 1}: a value cannot contain itself")
-    # An alias is walked once: aliases of aliases would take for ever.
+    # Each alias is visited once, because nested aliases grow exponentially.
     if id(node) in done or not isinstance(node, yaml.CollectionNode):
         return
     done.add(id(node))

@@ -1,4 +1,4 @@
-"""timm backbones: how they are made, described and divided. The one place that knows such facts."""
+"""timm backbones: creating them, describing them, and dividing them into groups."""
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
 from autocompress.models.architecture import (

@@ -1,4 +1,4 @@
-"""What a model is, as JSON, and the same model made again from it."""
+"""Describes a model as JSON, and makes the same model from the description."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import nn
 from autocompress.data import DataInfo
 
 _HINTS = ("fuse", "reparameterize", "switch_to_deploy")
-"""Methods by which timm's layers say that their branches can be merged."""
+"""Methods of timm's layers that merge their branches."""
 _WHOLE: dict[str, Any] = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
-"""How images were prepared where a description, written by an earlier version, does not say."""
+"""Preprocessing for descriptions by earlier versions, which do not record it."""
 _REMEMBERED = ("pretrained_cfg", "class_names", "reads_exif", "architecture_args", "reparameterised")
 
 
@@ -33,7 +33,7 @@ def describe(
     interpolation: str = "bilinear",
     exif: bool = False,
 ) -> nn.Module:
-    """Records on ``model`` what it is: its ``pretrained_cfg``, class names, and how it was made."""
+    """Stores on ``model`` its ``pretrained_cfg``, its class names, and how it was made."""
     truth = {
         "architecture": name,
         "num_classes": num_classes,
@@ -59,7 +59,7 @@ def describe(
 
 
 def stamp(target: nn.Module, source: nn.Module) -> nn.Module:
-    """Copies what :func:`describe` recorded from ``source`` to ``target``; returns ``target``."""
+    """Copies what :func:`describe` stored from ``source`` to ``target``; returns ``target``."""
     for attribute in _REMEMBERED:
         if hasattr(source, attribute):
             setattr(target, attribute, getattr(source, attribute))
@@ -67,11 +67,11 @@ def stamp(target: nn.Module, source: nn.Module) -> nn.Module:
 
 
 def architecture(model: nn.Module) -> dict[str, Any]:
-    """What ``model``, made by :func:`create`, is, as JSON.
+    """The description, as JSON, of a ``model`` that :func:`create` made.
 
     The keys are name, args, input_size, mean, std, crop_pct, crop_mode, interpolation, exif,
-    num_classes, class_names and reparameterized. The structure is the baseline's. Plans say
-    what transforms did to it.
+    num_classes, class_names and reparameterized. The structure is that of the baseline. Plans
+    record what transforms changed.
     """
     cfg: Any = model.pretrained_cfg
     return {
@@ -89,7 +89,7 @@ def architecture(model: nn.Module) -> dict[str, Any]:
 
 
 def data_info(model: nn.Module) -> DataInfo:
-    """What the images of ``model`` are like: their size, preprocessing and classes."""
+    """Properties of the images of ``model``: size, preprocessing and classes."""
     known = architecture(model)
     channels, height, width = (int(value) for value in known["input_size"])
     classes = int(known["num_classes"])
@@ -108,10 +108,7 @@ def data_info(model: nn.Module) -> DataInfo:
 
 
 def from_architecture(description: dict[str, Any]) -> nn.Module:
-    """Makes the model that :func:`architecture` described, with random weights and in eval mode.
-
-    No network.
-    """
+    """Makes the model of an :func:`architecture`, with random weights, in eval mode, offline."""
     model = timm.create_model(description["name"], pretrained=False, **description["args"])
     describe(
         model,
@@ -140,8 +137,8 @@ def input_size(model: nn.Module) -> tuple[int, int, int]:
 def reparameterise(model: nn.Module) -> nn.Module:
     """Merges the training-time branches of RepVGG, MobileOne, FastViT and others, in place.
 
-    Otherwise candidates would be compared with a baseline that is too slow. Other models stay
-    as they are. Outputs in eval mode are equal; merged layers have no batch norm.
+    Without merging, candidates would be compared with a baseline that is too slow. Other models
+    are not changed. Outputs in eval mode are equal; merged layers have no batch norm.
     """
     mergeable = any(hasattr(module, hint) for module in model.modules() for hint in _HINTS)
     if mergeable and not getattr(model, "reparameterised", False):

@@ -24,28 +24,29 @@ WRAPPERS = (
     *(*AVERAGED, "state_dict", "model_state_dict", "model", "net", "network", "params", "weights"),
     *("module", "state", "student", "teacher"),
 )
-"""Where training scripts keep weights; averaged ones first, as timm prefers them.
+"""Keys under which training scripts store weights, averaged weights first, as in timm.
 
-Of a distillation the student is what was trained."""
+In a checkpoint of distillation, the student is the trained model.
+"""
 _DEEPEST = 3
-"""So many wrappers are opened inside each other (``{"model": {"state_dict": ...}}``)."""
+"""Most wrappers that may be nested (``{"model": {"state_dict": ...}}``)."""
 _PREFIXES = ("module.", "_orig_mod.")
-"""Left by DistributedDataParallel and torch.compile, on any tensor."""
+"""Prefixes from DistributedDataParallel and torch.compile, on some or all tensors."""
 _COMMON_PREFIXES = ("model.", "net.", "network.")
-"""Left by Lightning modules and the like, on all tensors."""
+"""Prefixes from Lightning modules and others, on all tensors."""
 _COUNTERS = ("n_averaged",)
-"""What torch.optim.swa_utils.AveragedModel adds to the weights."""
+"""The counter that torch.optim.swa_utils.AveragedModel adds to the weights."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights from a file, and what a training run stored beside them.
+    """Weights from a file, and other values that a training run stored in it.
 
     Attributes:
         path: of the file.
         state: tensors by name.
-        args: arguments of the training run. Nothing is known of their types.
-        architecture: name of the network, where the file gives one.
+        args: arguments of the training run, of unknown types.
+        architecture: name of the network, where the file has it.
     """
 
     path: Path
@@ -54,12 +55,12 @@ class Checkpoint:
     architecture: str = ""
 
     def classes(self, classifier: tuple[str, ...]) -> int | None:
-        """How many classes the weights of ``classifier`` have; None where it is not there."""
+        """Number of classes in the weights of ``classifier``; None where these are missing."""
         weight = self._first(classifier)
         return None if weight is None or not weight.ndim else weight.shape[0]
 
     def channels(self, stem: tuple[str, ...]) -> int | None:
-        """How many image channels the weights of ``stem`` read; None where it is not there."""
+        """Number of image channels in the weights of ``stem``; None where these are missing."""
         weight = self._first(stem)
         return None if weight is None or weight.ndim != 4 else weight.shape[1]
 
@@ -70,24 +71,24 @@ class Checkpoint:
         """Copies the weights into ``model``.
 
         Raises:
-            UserError: naming the first tensor whose shape differs, that is missing or that has no
-                place.
+            UserError: if a tensor is missing, is unknown to the model, or has another shape; names
+                the first one.
         """
         own = model.state_dict()
         if not any(name in own for name in self.state):
             raise UserError(
-                f"{self.path}: none of its {len(self.state)} tensors has a name of the model's, the first is "
+                f"{self.path}: none of its {len(self.state)} tensors is a tensor of the model, the first is "
                 f"'{next(iter(self.state))}'",
                 self._hint("is it a checkpoint of this model?"),
             )
         for name, tensor in own.items():
             if name in self.state and self.state[name].shape != tensor.shape:
                 raise UserError(
-                    f"{self.path}: '{name}' has shape {tuple(self.state[name].shape)}, the model wants "
+                    f"{self.path}: '{name}' has shape {tuple(self.state[name].shape)}, the model needs "
                     f"{tuple(tensor.shape)}",
                     self._hint("give the model, model_args and data that it was trained with"),
                 )
-        # Counters of batch norm came later than some checkpoints; they do not touch the result.
+        # Old checkpoints lack the counters of batch norm, which do not affect the output.
         missing = [name for name in own if name not in self.state and not name.endswith("num_batches_tracked")]
         if missing:
             raise UserError(
@@ -97,7 +98,7 @@ class Checkpoint:
         unused = [name for name in self.state if name not in own]
         if unused:
             raise UserError(
-                f"{self.path}: the model has no place for '{unused[0]}'{_more(unused)}",
+                f"{self.path}: the model has no tensor '{unused[0]}'{_more(unused)}",
                 self._hint("is it a checkpoint of this model?"),
             )
         model.load_state_dict(self.state, strict=False)
@@ -113,12 +114,12 @@ def _more(names: list[str]) -> str:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads ``path``: safetensors, or a file of torch.save with tensors and plain values only.
 
-    Weights may lie under the keys of ``WRAPPERS``; a wrapper without a tensor is passed over. Other
-    fields of the file are taken for what they are only after a check of their type.
+    Weights may be under the keys of ``WRAPPERS``; a wrapper without a tensor is ignored. The types
+    of all other fields are checked before use.
 
     Raises:
-        UserError: if the file is missing, broken, holds anything but data, no weights, or tensors
-            without values.
+        UserError: if the file is missing or broken, holds objects other than data, holds no
+            weights, or holds tensors without values.
     """
     if path.is_dir():
         raise UserError(
@@ -131,7 +132,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = _state(content) if isinstance(content, Mapping) else {}
     if not state:
         raise UserError(
-            f"{path} holds no weights", f"a state dict is understood, alone or under one of {', '.join(WRAPPERS)}"
+            f"{path} holds no weights", f"give a state dict, alone or under one of the keys {', '.join(WRAPPERS)}"
         )
     if empty := [name for name, tensor in state.items() if tensor.is_meta]:
         raise UserError(
@@ -147,10 +148,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _state(content: Mapping[Any, Any], depth: int = 0) -> dict[str, torch.Tensor]:
-    """The tensors of the first wrapper that holds a network's, else those of ``content`` itself.
+    """The tensors of the first wrapper that holds weights, else those of ``content`` itself.
 
-    An average that was never filled (no tensors, or a counter alone) does not hide the weights
-    beside it."""
+    An average that was never filled (no tensors, or only a counter) is ignored.
+    """
     inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)] if depth < _DEEPEST else []
     own = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     found = [*(_state(inside, depth + 1) for inside in inner), own]
@@ -166,10 +167,10 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By content: files are renamed.
+    """Whether the content is that of a safetensors file; suffixes are unreliable.
 
-    A safetensors file begins with the length of its header, 8 bytes, and the header, which is
-    JSON."""
+    Such a file begins with the length of its header (8 bytes) and the header, which is JSON.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -188,29 +189,31 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _torch(path: Path) -> Any:
     try:
-        # weights_only: a checkpoint from the net may not run code here. timm stores its arguments
-        #     as a Namespace.
+        # weights_only, so that a downloaded checkpoint cannot run code. timm stores its arguments
+        # as a Namespace.
         with (
             path.open("rb") as file,
-            warnings.catch_warnings(action="ignore"),  # errors say enough
+            warnings.catch_warnings(action="ignore"),  # errors are sufficient
             torch.serialization.safe_globals([argparse.Namespace]),
         ):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is no file of torch.save, or holds more than tensors and plain values, so it is not opened",
-            "save the model's state_dict alone, best as safetensors",
+            f"{path} is not a file of torch.save with only tensors and plain values, so it is not opened",
+            "save only the state_dict of the model, best as safetensors",
         ) from error
-    except Exception as error:  # a damaged or hostile file may raise anything
-        if _tells_nothing(error):
-            raise UserError(f"{path} is no checkpoint that torch or safetensors can read") from error
+    except Exception as error:  # a damaged or hostile file may raise any type
+        if _is_meaningless(error):
+            raise UserError(f"{path} is not a checkpoint that torch or safetensors can read") from error
         raise UserError(f"{path} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
 
-def _tells_nothing(error: Exception) -> bool:
-    """Whether the text of ``error`` is of no use to users, such as "pop from empty list"."""
+def _is_meaningless(error: Exception) -> bool:
+    """Whether the text of ``error`` does not help users, such as "pop from empty list"."""
     inner = (LookupError, EOFError, TypeError, ValueError, AttributeError, AssertionError, struct.error)
-    is_cut_off = isinstance(error, OSError) and error.errno == errno.EINVAL  # torch looks before the file's start
+    is_cut_off = (
+        isinstance(error, OSError) and error.errno == errno.EINVAL
+    )  # torch seeks to before the start of the file
     return is_cut_off or isinstance(error, inner) or not str(error).strip()
 
 

@@ -1,4 +1,4 @@
-"""From the job to a timm model that fits the data."""
+"""Makes the timm model of a job so that it fits the data."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from autocompress.models.naming import HUB, Named, named
 from autocompress.models.preprocessing import FROM_DATA, asked, check_counts, info_without_data
 
 _WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-"""Arguments of ``timm.create_model`` that a job says with its own keys."""
+"""Arguments of ``timm.create_model`` for which a job has keys of its own."""
 log = logging.getLogger("autocompress")
 
 
 def needs_training(job: Job, data_info: DataInfo) -> bool:
-    """Whether the baseline must be trained: it has no weights, or another task's classifier."""
+    """Whether the baseline must be trained: no weights, or a classifier for other classes."""
     if job.checkpoint is not None:
         return False
     return not job.pretrained or named(job.model).cfg.get("num_classes") != data_info.num_classes
@@ -37,14 +37,13 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
     Classes, channels and image size follow the data, else the checkpoint, ``job.model_args``
     and timm's defaults, in this order.
 
-    With weights (``checkpoint``, ``pretrained``) it is already reparameterised where timm can; a
-    model that is trained here first is reparameterised after that, because the merged layers train
-    badly.
+    A model with weights (``checkpoint``, ``pretrained``) is reparameterised where timm supports
+    that. A model that is trained here is reparameterised after its training, because merged layers
+    train badly.
 
     Raises:
         UserError: if there is no such model, its arguments are wrong, the checkpoint does not fit,
-            weights are NaN or infinite, or the network does not turn two images into one tensor of
-            logits.
+            weights are NaN or infinite, or the output for two images is not one tensor of logits.
     """
     name = named(job.model)
     checkpoint = read_checkpoint(job.checkpoint) if job.checkpoint is not None else None
@@ -73,29 +72,28 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
         checkpoint.load_into(model)
     if fault := faulty_tensor(model.state_dict()):
         where = job.model if checkpoint is None else checkpoint.path
-        raise UserError(f"{where}: {fault}", "the weights are damaged, or their training diverged: give others")
+        raise UserError(f"{where}: {fault}", "the weights are damaged, or their training diverged: give other weights")
     check_forward(model, info.input_size, info.num_classes, job.model)
-    # A classifier for other classes starts at random and is trained first, with the branches still
-    # apart.
+    # A new classifier has random weights and is trained first, before branches are merged.
     if data_info is None or not needs_training(job, data_info):
         model = reparameterise(model)
     return model.eval()
 
 
 def _arguments(job: Job, name: Named, info: DataInfo) -> dict[str, Any]:
-    """What ``timm.create_model`` is given.
+    """The arguments for ``timm.create_model``.
 
     Raises:
         UserError: if ``job.model_args`` name weights.
     """
     for key in _WEIGHTS:
         if key in job.model_args:
-            hint = "say 'pretrained' or 'checkpoint' in the job itself"
-            raise job.source.error(f"model_args.{key}", "is no argument of a network", hint)
+            hint = "write 'pretrained' or 'checkpoint' in the job itself"
+            raise job.source.error(f"model_args.{key}", "is not an argument of a network", hint)
     args = {**name.args}
     args |= {key: value for key, value in job.model_args.items() if key not in FROM_DATA}
     args |= {"num_classes": info.num_classes, "in_chans": info.channels}
-    if name.cfg.get("fixed_input_size"):  # transformers are built for one size
+    if name.cfg.get("fixed_input_size"):  # transformers have one input size
         args["img_size"] = list(info.size)
     return args
 
@@ -105,7 +103,7 @@ def _make(job: Job, args: dict[str, Any]) -> nn.Module:
         torch.manual_seed(job.seed)
         try:
             return timm.create_model(job.model, pretrained=job.pretrained, **args)
-        except Exception as error:  # whatever a foreign constructor, hub, cache and network may raise
+        except Exception as error:  # constructors, hub, cache and network raise many types
             text = (str(error).strip().splitlines() or [""])[0]
             reason = f"{type(error).__name__} {text}".strip() if _is_short(error, text) else text
             wrong_arguments = isinstance(error, TypeError | AssertionError | ValueError)
@@ -116,13 +114,13 @@ def _make(job: Job, args: dict[str, Any]) -> nn.Module:
                     f"timm cannot create '{job.model}'{given}: {reason}", "see model_args and the input size"
                 ) from error
             raise UserError(
-                f"the pretrained weights of '{job.model}' cannot be had: {reason}",
+                f"the pretrained weights of '{job.model}' cannot be loaded: {reason}",
                 "check the network, or give checkpoint: PATH",
             ) from error
 
 
 def _is_short(error: Exception, text: str) -> bool:
-    """Whether the text of ``error`` needs its type to be understood: it is empty, or a key."""
+    """Whether the text of ``error`` is clear only with its type: it is empty, or a key."""
     return isinstance(error, LookupError) or " " not in text
 
 
@@ -131,5 +129,5 @@ def _check_classes(checkpoint: Checkpoint | None, name: Named, info: DataInfo) -
     if checkpoint is not None and stored is not None and stored != info.num_classes:
         raise UserError(
             f"{checkpoint.path}: '{name.classifier[0]}.weight' has {stored} classes, the data has {info.num_classes}",
-            "give the data that it was trained on",
+            "give the data on which it was trained",
         )

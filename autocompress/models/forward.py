@@ -1,4 +1,4 @@
-"""Checks with one forward pass that a network takes the images and gives logits."""
+"""Checks with one forward pass that a network accepts the images and outputs logits."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from autocompress.errors import UserError
 from autocompress.memory import is_out_of_memory, out_of_memory_told
 
 _IMAGES = 2
-"""A batch norm in training mode needs more than one value a channel."""
+"""Images per check: a batch norm in training mode needs more than one value per channel."""
 
 
 def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classes: int, name: str) -> None:
-    """Runs two images of noise in eval and in training mode; the model stays as it is.
+    """Runs two images of noise in eval and in training mode; the model is not changed.
 
     Args:
-        model: as it was made, on the CPU.
+        model: the new model, on the CPU.
         input_size: (channels, height, width).
-        num_classes: how many logits an image must have.
+        num_classes: number of logits per image.
         name: of the model, for the error.
 
     Raises:
-        UserError: if memory does not suffice, if it cannot take such images, gives anything but one
-            float tensor ``(N, num_classes)``, or logits that are not finite.
+        UserError: if there is not enough memory, if the model cannot take such images, or if its
+            output is not one float tensor ``(N, num_classes)`` of finite values.
     """
     what = f"{_IMAGES} images of {input_size[1]} x {input_size[2]} pixels in '{name}'"
     with out_of_memory_told(what, "lower input_size"), _restored(model), torch.no_grad():
@@ -37,7 +37,7 @@ def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classe
             _check_answer(answer, num_classes, name, "in training" if training else "")
             if not training and not bool(answer.isfinite().all()):
                 raise UserError(
-                    f"'{name}' with these weights gives logits that are not finite numbers",
+                    f"'{name}' with these weights outputs logits that are not finite numbers",
                     "the weights are damaged, or belong to another network",
                 )
 
@@ -45,7 +45,7 @@ def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classe
 def _answer(model: nn.Module, images: torch.Tensor, size: tuple[int, int, int], name: str) -> Any:
     try:
         return model(images)
-    except Exception as error:  # whatever a foreign forward raises
+    except Exception as error:  # the forward of a model may raise any type
         if is_out_of_memory(error):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
@@ -57,7 +57,7 @@ def _answer(model: nn.Module, images: torch.Tensor, size: tuple[int, int, int], 
 
 def _check_answer(answer: Any, num_classes: int, name: str, when: str) -> None:
     wanted = f"one tensor of logits ({_IMAGES}, {num_classes}) is needed"
-    hint = "see model_args (aux_logits, global_pool, features_only and the like), or take another model"
+    hint = "see model_args (aux_logits, global_pool, features_only and others), or choose another model"
     gives = " ".join(filter(None, [f"'{name}' gives", when]))
     if not isinstance(answer, torch.Tensor):
         raise UserError(f"{gives} a {type(answer).__name__} where {wanted}", hint)
@@ -86,8 +86,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
 def trains_on_one_image(model: nn.Module, input_size: tuple[int, int, int]) -> bool:
     """Whether ``model`` can be trained with batches of one image.
 
-    Batch norm cannot where its feature map has one pixel: one value a channel has no variance. The
-    model is left as it is.
+    Batch norm cannot where its feature map has one pixel: one value per channel has no variance.
+    The model is not changed.
     """
     with _restored(model), torch.no_grad():
         try:

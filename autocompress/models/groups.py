@@ -1,4 +1,4 @@
-"""Groups: the parts of a network that share parameters of the search. Model, stage or block."""
+"""Groups: parts of a network (model, stage or block) that share parameters of the search."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 from autocompress.models.parts import classifier, stem
 
 MOST_STAGES = 8
-"""A list of more parts than this is divided into runs."""
+"""A list with more parts than this is divided into runs."""
 RUNS = 4
-"""Into how many, where the network's own reductions give no boundaries (transformers)."""
+"""Number of runs where no reduction of the network gives boundaries (transformers)."""
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -24,7 +24,7 @@ class Group:
 
     Attributes:
         name: ``stem``, ``head``, or module names of the baseline: ``layer3``, ``blocks.0-2``.
-        prefixes: module names; each layer at or below one of them belongs to the group.
+        prefixes: module names; every layer at or below one of them belongs to the group.
     """
 
     name: str
@@ -40,12 +40,12 @@ class _Unit:
 
     @property
     def has_layers(self) -> bool:
-        """Whether the unit has a weight that is more than a vector, unlike a normalisation's."""
+        """Whether the unit has a weight of two or more dimensions, unlike a normalisation."""
         return any(p.ndim > 1 for p in self.module.parameters())
 
     @property
     def is_layer(self) -> bool:
-        """Is one convolution or product itself."""
+        """Whether the unit itself is one convolution or linear layer."""
         return any(p.ndim > 1 for p in self.module.parameters(recurse=False))
 
     def holds(self, names: Iterable[str]) -> bool:
@@ -56,8 +56,9 @@ class _Unit:
 def groups(model: nn.Module, granularity: str = "stage") -> list[Group]:
     """Divides ``model`` into groups, in network order. Each layer belongs to exactly one.
 
-    ``model`` gives one group of that name; ``stage`` the stem, the stages (of a plain list of
-    blocks, as in a transformer, up to four runs) and the head; ``block`` the blocks within them.
+    ``model`` gives one group of that name. ``stage`` gives the stem, the stages and the head; a
+    plain list of blocks, as in a transformer, is divided into up to four runs. ``block`` gives the
+    blocks within the stages.
 
     Raises:
         ValueError: for another granularity.
@@ -77,7 +78,7 @@ def groups(model: nn.Module, granularity: str = "stage") -> list[Group]:
 
 
 def group_of(layer_name: str, groups: Sequence[Group]) -> str:
-    """Name of the group of ``layer_name``; modules that the baseline lacks go to the last group."""
+    """The group of ``layer_name``; a module that the baseline lacks is in the last group."""
     best, length = groups[-1].name, -1
     for group in groups:
         for prefix in group.prefixes:
@@ -88,7 +89,7 @@ def group_of(layer_name: str, groups: Sequence[Group]) -> str:
 
 
 def _reductions(model: nn.Module) -> list[tuple[str, int]]:
-    """timm's feature points: module name and by how much the image is reduced there."""
+    """timm's feature points: module name, and the reduction of the image there."""
     info: Any = getattr(model, "feature_info", None) or []
     points = info if isinstance(info, list) else getattr(info, "info", [])
     return [(point["module"], int(point.get("reduction", 0) or 0)) for point in points if point.get("module")]
@@ -114,7 +115,7 @@ def _units(model: nn.Module) -> list[_Unit]:
 
 
 def _stem_end(model: nn.Module, units: list[_Unit]) -> int:
-    """How many units are the stem: up to the one that reads the image, and its normalisation."""
+    """Number of units in the stem: up to the one that reads the image, and its normalisation."""
     first = stem(model)
     end = max((i + 1 for i, unit in enumerate(units) if unit.holds(first)), default=0)
     while end < len(units) and not units[end].has_layers:
@@ -123,7 +124,7 @@ def _stem_end(model: nn.Module, units: list[_Unit]) -> int:
 
 
 def _head_start(model: nn.Module, units: list[_Unit]) -> int:
-    """Where the head starts: the classifier, small units before it, at most one plain layer."""
+    """Start of the head: the classifier, small units before it, and at most one plain layer."""
     last = classifier(model)
     start, layers = len(units), 0
     while start > 0:
@@ -150,7 +151,7 @@ def _stages(model: nn.Module, units: list[_Unit]) -> list[Group]:
 
 
 def _boundaries(model: nn.Module, units: list[_Unit]) -> list[int]:
-    """Ends of runs within ``units``: behind the last feature point of each reduction."""
+    """Ends of runs within ``units``: after the last feature point of each reduction."""
     by_reduction: dict[int, int] = {}
     for name, reduction in _reductions(model):
         for i, unit in enumerate(units):
@@ -160,8 +161,9 @@ def _boundaries(model: nn.Module, units: list[_Unit]) -> list[int]:
 
 
 def _spans(units: list[_Unit], ends: list[int]) -> list[tuple[int, int]]:
-    """(start, end) of each run; what follows the last end is a run of its own where it has layers,
-    else part of it.
+    """(start, end) of each run.
+
+    Units after the last end are another run if they have layers, else part of the last run.
     """
     if any(unit.has_layers for unit in units[ends[-1] :]):
         ends = [*ends, len(units)]
@@ -198,7 +200,7 @@ def _blocks(units: list[_Unit]) -> list[Group]:
 
 
 def _opened(unit: _Unit) -> list[_Unit]:
-    """The blocks inside ``unit``, where it is a list of them or a stage that holds one."""
+    """The blocks inside ``unit``, where it is a list of blocks or a stage with such a list."""
     children = [_Unit(f"{unit.name}.{name}", child) for name, child in unit.module.named_children()]
     is_list = isinstance(unit.module, _CONTAINERS) or type(unit.module).__name__.endswith("Stage")
     if not is_list or not any(child.has_layers and not child.is_layer for child in children):
@@ -207,7 +209,7 @@ def _opened(unit: _Unit) -> list[_Unit]:
 
 
 def _attached(units: list[_Unit]) -> list[Group]:
-    """A group for each unit with a layer; a unit without one joins the group before it."""
+    """A group for each unit with a layer; a unit without a layer joins the group before it."""
     found: list[Group] = []
     waiting: list[str] = []
     for unit in units:

@@ -1,4 +1,4 @@
-"""What a model's name stands for, known before the model is made."""
+"""Resolves the name of a model before the model is made."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _SETTINGS = {
     "test_input_size": "input_size",
     "test_crop_pct": "crop_pct",
 }
-"""Fields of a configuration that say how images are prepared, and what each must be."""
+"""Fields of a configuration for the preparation of images, each with its check."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A name, understood.
+    """A resolved name of a model.
 
     Attributes:
         architecture: timm's name of the network, without the source of its weights.
-        cfg: timm's facts about the weights: input size, mean and std, first and last layer.
-        args: arguments that a hub or folder stores for the network.
+        cfg: timm's configuration of the weights: input size, mean and std, first and last layer.
+        args: arguments of the network that a hub or folder stores.
     """
 
     architecture: str
@@ -50,7 +50,7 @@ class Named:
 
 @cache
 def named(name: str) -> Named:
-    """Understands ``name``: of timm, ``hf-hub:USER/MODEL`` (network) or ``local-dir:FOLDER``.
+    """Resolves ``name``: of timm, ``hf-hub:USER/MODEL`` (downloads) or ``local-dir:FOLDER``.
 
     Raises:
         UserError: if there is no such model.
@@ -58,7 +58,9 @@ def named(name: str) -> Named:
     if name.startswith((*HUB, LOCAL)):
         return _stored(name)
     if "/" in name:
-        raise UserError(f"unknown model '{name}'", f"of a hub write hf-hub:{name}, in a folder local-dir:{name}")
+        raise UserError(
+            f"unknown model '{name}'", f"for a model of the hub write hf-hub:{name}, for a folder local-dir:{name}"
+        )
     if not timm.is_model(name):
         raise UserError(f"unknown model '{name}'", did_you_mean(name, timm.list_models()))
     try:
@@ -76,13 +78,13 @@ def _stored(name: str) -> Named:
             cfg, architecture, args = config_of_folder(Path(place).expanduser())
         else:
             cfg, architecture, args = config_of_hub(place)
-    except Exception as error:  # whatever hub, network and JSON may raise
+    except Exception as error:  # hub, network and JSON raise many types
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"the model '{place}' cannot be had from {source}: {reason}", "check its name") from error
+        raise UserError(f"the model '{place}' cannot be loaded from {source}: {reason}", "check its name") from error
     if not timm.is_model(architecture):
         raise UserError(f"'{name}' is a '{architecture}', which timm does not have")
-    # Where the file names no first and last layer, those of the architecture hold. How images are
-    # prepared is a fact of the weights: there timm's own defaults hold, as in timm.
+    # First and last layer default to those of the architecture. The preparation of images belongs
+    # to the weights, so it defaults to timm's defaults, as in timm.
     known = {key: value for key, value in named(architecture).cfg.items() if key not in _SETTINGS}
     given = {key: value for key, value in cfg.items() if value is not None}
     _check(name, given)
@@ -90,10 +92,10 @@ def _stored(name: str) -> Named:
 
 
 def _check(name: str, cfg: dict[str, Any]) -> None:
-    """Refuses a configuration, which may be a stranger's, whose fields are not what timm's are.
+    """Refuses a configuration, maybe from an untrusted source, with invalid fields.
 
     Raises:
-        UserError: naming the first such field.
+        UserError: naming the first invalid field.
     """
 
     for key, setting in _SETTINGS.items():

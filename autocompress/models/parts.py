@@ -1,4 +1,4 @@
-"""Parts of a model: its first and last layers, those that a method may replace, and its device."""
+"""Parts of a model: first and last layers, convolutions to replace, and its device."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _LAYERS = (nn.Conv2d, nn.Linear)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where ``model`` computes; the CPU for one without parameters and buffers."""
+    """The device of ``model``; the CPU for a model without parameters and buffers."""
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def stem(model: nn.Module) -> tuple[str, ...]:
-    """Module names of the layers that read the image (RepVGG before merging has two)."""
+    """Module names of the layers that read the image; RepVGG has two before merging."""
     return _special(model, "first_conv", position=0)
 
 
 def classifier(model: nn.Module) -> tuple[str, ...]:
-    """Module names of the layers that give the logits; empty for a model without a head."""
+    """Module names of the layers that output the logits; empty for a model without a head."""
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
     if not cfg.get("num_classes", 1):
         return ()
@@ -43,9 +43,7 @@ def _special(model: nn.Module, key: str, position: int) -> tuple[str, ...]:
 
 
 def _layers_at(name: str, layers: list[str]) -> list[str]:
-    """The layer ``name``, else those inside it, else those of the closest block around it that
-    still has some.
-    """
+    """The layer ``name``, else the layers inside it, else those of the nearest enclosing block."""
     if name in layers:
         return [name]
     while name:
@@ -61,13 +59,13 @@ def eligible_convolutions(
 ) -> list[str]:
     """Names of the convolutions that a substitution may replace, in network order.
 
-    Conv2d without groups and with at least ``min_channels`` outputs; neither stem nor
-    classifier, nor in a squeeze-and-excitation gate.
+    These are Conv2d without groups and with at least ``min_channels`` outputs. Stem, classifier
+    and squeeze-and-excitation gates are left out.
 
     Args:
         model: the baseline.
-        input_size: (channels, height, width); None for the model's own.
-        min_channels: fewest output channels worth the trouble.
+        input_size: (channels, height, width); None for the input size of the model.
+        min_channels: fewest output channels of a convolution to replace.
     """
     from autocompress.graph import facts
     from autocompress.models.architecture import input_size as own_size

@@ -1,4 +1,4 @@
-"""What a job's model asks of its images: timm's ``resolve_data_config``, and what the job says."""
+"""Requirements of the model on images: timm's ``resolve_data_config`` and the keys of the job."""
 
 from __future__ import annotations
 
@@ -16,30 +16,25 @@ from autocompress.models.naming import Named, named
 from autocompress.models.settings import SETTINGS, Unfit, all_checked, checked, those_that_fit, whole_number
 
 FROM_DATA = ("num_classes", "in_chans", *SETTINGS)
-"""Keys of ``job.model_args`` that say what the images are like.
-
-All others are arguments of the network.
-"""
+"""Keys of ``job.model_args`` about the images. All other keys are arguments of the network."""
 _OF_TIMM = "crop_pct"
-"""A key that timm's training script always stores: its checkpoints tell how their images were
-prepared.
-"""
+"""A key that only timm's training script stores; its checkpoints record the preprocessing."""
 
 
 def preprocessing(job: Job) -> dict[str, Any]:
-    """The model's demands on its data, as keyword arguments of ``data.load``.
+    """The requirements of the model on its data, as keyword arguments of ``data.load``.
 
-    The fields of ``data.wanted.Wanted``, and the job's seed.
+    The keys are the fields of ``data.wanted.Wanted``, and ``seed``.
 
-    Pretrained weights are given images as ``timm.data.resolve_data_config`` says: size, crop_pct,
-    crop_mode, interpolation, mean and std. At the weights' ``test_input_size``, timm's
-    ``test_crop_pct`` holds. Arguments that timm's training script left in a checkpoint go before
-    these, and the same keys of ``job.model_args`` before all. A model that is trained here takes
-    from ``job.model_args`` alone; the rest is the data's.
+    For pretrained weights, ``timm.data.resolve_data_config`` gives size, crop_pct, crop_mode,
+    interpolation, mean and std. At the ``test_input_size`` of the weights, timm's ``test_crop_pct``
+    is used. Arguments that timm's training script stored in a checkpoint override these, and
+    ``job.model_args`` overrides all. A model that is trained here has only the requirements of
+    ``job.model_args``; the data decide the rest.
 
     Raises:
-        UserError: if the model or the checkpoint cannot be found, or ``job.model_args`` cannot be
-            so.
+        UserError: if the model or the checkpoint cannot be found, or ``job.model_args`` has an
+            invalid value.
     """
     name = named(job.model)
     checkpoint = None if job.checkpoint is None else read_checkpoint(job.checkpoint)
@@ -68,10 +63,10 @@ def preprocessing(job: Job) -> dict[str, Any]:
 
 
 def info_without_data(job: Job, checkpoint: Checkpoint | None, name: Named) -> DataInfo:
-    """What the data would have said, from the job, the checkpoint and timm's configuration.
+    """DataInfo for a job without data, from the job, the checkpoint and timm's configuration.
 
     Raises:
-        UserError: if ``job.model_args`` cannot be so.
+        UserError: if ``job.model_args`` has an invalid value.
     """
     classes = (checkpoint.classes(name.classifier) if checkpoint else None) or job.model_args.get("num_classes")
     classes = int(classes or name.cfg.get("num_classes") or 1000)  # type: ignore[arg-type]
@@ -96,10 +91,10 @@ def info_without_data(job: Job, checkpoint: Checkpoint | None, name: Named) -> D
 
 
 def asked(job: Job, channels: int) -> dict[str, Any]:
-    """What ``job.model_args`` say about images of ``channels`` channels, checked.
+    """The keys of ``job.model_args`` about images with ``channels`` channels, checked.
 
     Raises:
-        UserError: naming the key of the first that cannot be so.
+        UserError: naming the first key with an invalid value.
     """
 
     def error(key: str, text: str, hint: str) -> UserError:
@@ -109,7 +104,7 @@ def asked(job: Job, channels: int) -> dict[str, Any]:
 
 
 def check_counts(job: Job, info: DataInfo | None) -> None:
-    """Refuses ``num_classes`` and ``in_chans`` that are no counts, or not those of the data.
+    """Refuses ``num_classes`` and ``in_chans`` that are not counts, or differ from the data.
 
     Raises:
         UserError: naming the key.
@@ -123,28 +118,28 @@ def check_counts(job: Job, info: DataInfo | None) -> None:
             raise job.source.error(f"model_args.{key}", f"{unfit}, not {given!r}") from None
         if info is not None and key == "num_classes" and count != info.num_classes:
             text = f"is {count}, but the data have {info.num_classes} classes"
-            raise job.source.error("model_args.num_classes", text, "leave it out: the classes are those of the data")
+            raise job.source.error("model_args.num_classes", text, "leave it out: the data decides it")
 
 
 def default_size(name: Named) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that the weights are configured for."""
+    """(channels, height, width) of the images for which the weights are configured."""
     channels, height, width = name.cfg.get("input_size") or (3, 224, 224)
     return channels, height, width
 
 
 def _channels(job: Job, checkpoint: Checkpoint | None, name: Named) -> int | None:
-    """The channels that job or checkpoint ask for; None where the data decide."""
+    """The number of channels from the job or the checkpoint; None where the data decide."""
     check_counts(job, None)
     if (given := job.model_args.get("in_chans")) is not None:
         return int(given)  # type: ignore[arg-type]
     if (given := job.model_args.get("input_size")) is not None:
-        with suppress(Unfit):  # said by :func:`asked`, with the other keys
+        with suppress(Unfit):  # :func:`asked` reports it, with the other keys
             return int(checked("input_size", given, 1)[0])
     return None if checkpoint is None else checkpoint.channels(name.stem)
 
 
 def _size(job: Job, own: dict[str, Any]) -> tuple[int, int] | None:
-    """(height, width) that the job asks for; the device's goes first."""
+    """(height, width) from the job; the size of the device section comes first."""
     side = job.device.input_size
     return _size_of(own) if side is None else (side, side)
 
@@ -156,8 +151,8 @@ def _size_of(settings: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _resolved(name: Named, settings: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
-    """timm's configuration of the weights with ``settings`` before it."""
-    cfg = name.cfg or {"input_size": None}  # timm refuses an empty one
+    """timm's configuration of the weights, overridden by ``settings``."""
+    cfg = name.cfg or {"input_size": None}  # timm refuses an empty configuration
     test_size = tuple(cfg.get("test_input_size") or ())[1:]
     at_test_size = size is not None and size == test_size and size != default_size(name)[1:]
     config = resolve_data_config({}, pretrained_cfg=cfg, use_test_size=at_test_size)

@@ -1,4 +1,4 @@
-"""The start of a training from random weights: residual branches that begin as nothing."""
+"""Initialisation for training from random weights: residual branches start with output zero."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def silence_residual_branches(model: nn.Module) -> list[str]:
     """Zeroes the last batch norm's gamma of each residual branch, in place.
 
     Every block then starts as its shortcut (Goyal et al., "Accurate, Large Minibatch SGD",
-    2017, section 5.1). timm does so for its ResNets. Without it, a MobileNetV2 on small images
+    2017, section 5.1). timm does this for its ResNets. Without it, a MobileNetV2 on small images
     stays at chance for many epochs.
 
     Returns:
@@ -28,8 +28,7 @@ def silence_residual_branches(model: nn.Module) -> list[str]:
         if kind(node) != "add" or len(node.all_input_nodes) != 2:
             continue
         ends = [end for source in node.all_input_nodes if (end := _ending_norm(source)) is not None]
-        # Both are norms where the shortcut is projected; the branch is the one that the model
-        # computes first.
+        # With a projected shortcut both are norms. The model computes the branch first.
         norm = module_of(min(ends, key=nodes.index)) if ends else None
         gamma = getattr(norm, "weight", None)
         if isinstance(gamma, nn.Parameter) and bool(gamma.any()):
@@ -40,7 +39,7 @@ def silence_residual_branches(model: nn.Module) -> list[str]:
 
 
 def _ending_norm(node: fx.Node) -> fx.Node | None:
-    """The norm, without an activation in it, that nothing but an addition reads."""
+    """The norm, without an activation in it, that only an addition reads."""
     while kind(node) in ("identity", "dropout") and len(node.users) == 1:
         node = node.all_input_nodes[0]
     if kind(node) != "norm" or len(node.users) != 1:

@@ -1,6 +1,6 @@
-"""Checks what job, checkpoint or configuration file say about a model's images.
+"""Checks settings of the images from a job, a checkpoint or a configuration file.
 
-Files may come from strangers.
+Files may come from untrusted sources.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from autocompress.data.preprocessing import CROP_MODES, INTERPOLATIONS
 from autocompress.errors import UserError, did_you_mean
 
 LARGEST_SIDE = 16_384
-"""Pixels. A larger number is a mistake, and its first image would fill the memory."""
+"""Largest side in pixels. A larger number is a mistake, and one image would fill the memory."""
 Error = Callable[[str, str, str], UserError]
-"""Makes the error from key, text and hint."""
+"""Makes an error from key, text and hint."""
 
 
 class Unfit(ValueError):
-    """A value that a setting cannot have: what it must be, and a hint."""
+    """An invalid value of a setting; the message says what the value must be."""
 
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
@@ -27,24 +27,24 @@ class Unfit(ValueError):
 
 
 def checked(key: str, given: Any, channels: int) -> Any:
-    """The value of ``key`` in one form: sizes as (height, width), mean and std as tuples of floats.
+    """The value of ``key`` in one form: sizes as (height, width), mean and std as float tuples.
 
     Args:
         key: one of ``SETTINGS``.
-        given: what somebody wrote.
+        given: the value to check.
         channels: of the images.
 
     Raises:
-        Unfit: if it cannot be that.
+        Unfit: if the value is invalid.
     """
     return SETTINGS[key](given, channels)
 
 
 def all_checked(given: Mapping[str, Any], channels: int, error: Error) -> dict[str, Any]:
-    """Every setting that ``given`` holds, checked; values that are None count as not given.
+    """All settings in ``given``, checked; None counts as not given.
 
     Raises:
-        UserError: made by ``error`` for the first that does not fit.
+        UserError: made by ``error`` for the first invalid value.
     """
     found = {}
     for key in SETTINGS:
@@ -57,7 +57,7 @@ def all_checked(given: Mapping[str, Any], channels: int, error: Error) -> dict[s
 
 
 def those_that_fit(given: Mapping[str, Any], channels: int) -> dict[str, Any]:
-    """Every setting of ``given`` that is what it should be; the others count as not given."""
+    """The valid settings in ``given``; invalid ones are left out."""
     found = {}
     for key in SETTINGS:
         try:
@@ -143,11 +143,11 @@ SETTINGS: dict[str, Callable[[Any, int], Any]] = {
     "crop_mode": _crop_mode,
     "interpolation": _interpolation,
 }
-"""The keys of ``timm.data.resolve_data_config`` that say how an image is prepared."""
+"""The keys of ``timm.data.resolve_data_config`` for the preparation of an image."""
 
 
 def whole_number(given: Any, least: int) -> int:
-    """``given``, where it is a whole number of at least ``least``.
+    """``given``, if it is a whole number of at least ``least``.
 
     Raises:
         Unfit: if it is not.

@@ -6,8 +6,8 @@
 - ``bounds``: whether a bound is met, and how far a row is beyond it.
 - ``dominance``: which points dominate which, and a front that grows point by point.
 - ``fronts``: the front of a search's rows, its contenders, and the nearest miss.
-- ``hypervolume``: what a front is worth.
-- ``intervals``: how far a measured accuracy can be trusted.
+- ``hypervolume``: the volume that a front dominates.
+- ``intervals``: confidence intervals of measured accuracies.
 
 The room imports only ``autocompress.errors``. Search, compression, results and report import it.
 """

@@ -1,4 +1,4 @@
-"""Bounds: whether a value meets one, how far a row is beyond them, and the misses in words."""
+"""Bounds: whether a value meets a bound, by how much a row exceeds it, and texts about misses."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def met(quantity: Quantity, value: Any, limit: float) -> Any:
 
 
 def bounded_value(quantity: str, bound: Bound, row: Figures, baseline: Figures) -> float | None:
-    """The value in ``row`` that ``bound`` bounds: a ratio or an amount; None where missing."""
+    """The value in ``row`` to compare with ``bound``: a ratio or an amount; None where missing."""
     return ratio(quantity, row, baseline) if bound.relative else amount(quantity, row)
 
 
 def excess(bounds: Bounds, row: Figures, baseline: Figures) -> dict[str, float]:
-    """How far ``row`` is beyond each bound whose quantity it knows.
+    """By how much ``row`` exceeds each bound, for the quantities that are known.
 
-    Zero or less means that the bound is met. 0.5 is half the bound too much; for a drop of accuracy
-    it is five points.
+    Zero or less means that the bound is met. 0.5 means that a cost exceeds its bound by half of the
+    bound, and that an accuracy drop exceeds its bound by five points.
     """
     found: dict[str, float] = {}
     for name, bound in bounds.items():
@@ -69,8 +69,8 @@ def _explained(name: str, bound: Bound, value: float | None) -> str:
     if value is None:
         return f"{name.replace('_', ' ')} is not known"
     if not quantity.units:
-        return f"{quantity.short} {value:.2f}{quantity.told}, at most {bound.value:g}"
-    unit = "x" if bound.relative else quantity.told
+        return f"{quantity.short} {value:.2f}{quantity.suffix}, at most {bound.value:g}"
+    unit = "x" if bound.relative else quantity.suffix
     return f"{name} {value:.4g}{unit}, at most {bound.value:g}{unit}"
 
 

@@ -1,4 +1,4 @@
-"""Dominance: which points are better than which, and the front of points that arrive one by one.
+"""Dominance between points, and a front to which points are added one by one.
 
 A point is a sequence of objective values, any number of them, all better when lower. A missing
 value (None or NaN) counts as infinite, so it is never better than a known one.
@@ -36,10 +36,10 @@ def _dominates(ours: tuple[float, ...], theirs: tuple[float, ...]) -> bool:
 
 
 class Front(Generic[Item]):
-    """The non-dominated of the points that were added. Adding one compares it with the front alone.
+    """The non-dominated points among those that were added.
 
-    Of equal points the front holds one, that with the lowest number. So the front does not depend
-    on the order in which points are added.
+    A new point is compared with the points of the front only. Of equal points the front holds the
+    one with the lowest number, so the front does not depend on the order of adding.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Front(Generic[Item]):
 
         Args:
             point: its objective values; lower is better.
-            item: what the front shall hold for it.
+            item: the object that the front stores with the point.
             number: different for each point.
 
         Returns:
@@ -73,7 +73,7 @@ class Front(Generic[Item]):
 
     @property
     def items(self) -> list[Item]:
-        """What was added with these points, in the same order."""
+        """The items of these points, in the same order."""
         return [item for _, _, item in self._sorted()]
 
     def _sorted(self) -> list[tuple[tuple[float, ...], int, Item]]:
@@ -81,10 +81,10 @@ class Front(Generic[Item]):
 
 
 def non_dominated(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.NDArray[np.bool_]:
-    """Which points no other one dominates, bool ``(n,)``; equal points share this.
+    """Mask of the points that no other point dominates, bool ``(n,)``; equal points share it.
 
-    Arguments as for :func:`ranks`. With no feasible point, these are the points that violate the
-    least.
+    Arguments as for :func:`ranks`. Without a feasible point, the mask holds the points with the
+    smallest violation.
     """
     dominated = _domination(_matrix(points), violation).any(axis=0)
     return np.asarray(~dominated, dtype=np.bool_)
@@ -95,8 +95,9 @@ def ranks(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.
 
     Constrained domination: Deb et al., NSGA-II, 2002, definition 1.
 
-    A feasible point dominates every infeasible one. Of two infeasible points the one that violates
-    less dominates. Of two feasible ones the one that is nowhere worse and somewhere better does.
+    A feasible point dominates every infeasible one. Of two infeasible points, the one with the
+    smaller violation dominates. Of two feasible points, the one that is nowhere worse and somewhere
+    better dominates.
     Equal points share a rank.
 
     Args:

@@ -1,6 +1,6 @@
 """Values of quantities in a row of a search.
 
-Any may be missing: None, NaN or no such key.
+Any value may be missing: None, NaN, or no such key.
 """
 
 from __future__ import annotations

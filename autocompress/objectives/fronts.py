@@ -1,7 +1,7 @@
 """The front of a search's rows, its contenders, and the nearest miss.
 
-A row has ``trial`` (its number), ``status``, the columns of trials.csv, ``latency`` (a
-measurement's fields) and ``excess`` (how far it is beyond each bound). Any figure may be missing.
+A row has ``trial`` (its number), ``status``, the columns of trials.csv, ``latency`` (the fields of
+a measurement) and ``excess`` (by how much it exceeds each bound). Any figure may be missing.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Row = TypeVar("Row", bound=Mapping[str, Any])
 USUAL_BAR = 1.0
 """Points of accuracy that a model may lose where the job bounds no drop."""
 MOST_CONTENDERS = 16
-"""Models that stay for a second measurement, beyond a front that is larger itself."""
+"""Most models that are kept for a second measurement. A larger front is kept whole."""
 
 
 class RowFront(Generic[Row]):
     """The front of rows that arrive one by one.
 
     It holds complete rows. While there are none, it holds rows that have an accuracy but miss a
-    bound: a front is given in any case. Rows that failed, and rows without an accuracy, are never
-    on it.
+    bound, so that there is always a front. Failed rows and rows without an accuracy are never on
+    it.
 
     Args:
         objectives: of the job.
@@ -79,9 +79,9 @@ def front_rows(objectives: Sequence[str], rows: Iterable[Row], baseline: Figures
 class Contenders(Generic[Row]):
     """The front, and the rows that may belong to it within the noise of latency.
 
-    A row is no contender if a row of the front is as good in every objective and has the whole
-    interval of its latency below that of the row. There are at most ``MOST_CONTENDERS``, the
-    front's rows first, then the fastest. A row that is no contender never becomes one again, since
+    A row is no contender if some row of the front is as good in every objective and its latency
+    interval lies entirely below that of the row. There are at most ``MOST_CONTENDERS``: the rows of
+    the front first, then the fastest. A row that is no contender never becomes one again, because
     its model is deleted.
 
     Args:
@@ -108,7 +108,7 @@ class Contenders(Generic[Row]):
         return [*self.front, *(row for _, row in self._close)]
 
     def add(self, row: Row) -> list[Row]:
-        """Adds a row. The work does not grow with the number of rows that were added before.
+        """Adds a row. The cost does not grow with the number of rows that were added before.
 
         Returns:
             The rows that are no contenders any more, or ``row`` itself if it is none.
@@ -167,7 +167,7 @@ def nearest_miss(rows: Iterable[Row]) -> Row | None:
 
     None where a row is complete, or no row is infeasible.
 
-    At equal distance it is a row with an accuracy, since all its bounds are known.
+    At equal distance a row with an accuracy is preferred, because all its bounds are known.
     """
     rows = list(rows)
     if any(row["status"] == "complete" for row in rows):
@@ -176,13 +176,13 @@ def nearest_miss(rows: Iterable[Row]) -> Row | None:
 
 
 def by_distance(rows: Iterable[Row]) -> list[Row]:
-    """The infeasible rows whose recipes can be built, the nearest to the bounds first."""
+    """The infeasible rows with recipes that can be built, the nearest to the bounds first."""
     missed = [row for row in rows if row["status"] == "infeasible" and "valid" not in (row.get("excess") or {})]
     return sorted(missed, key=lambda row: (distance(row), known(row, "accuracy") is None))
 
 
 def distance(row: Figures) -> float:
-    """How far ``row`` is beyond all its bounds together; infinite where nothing is known."""
+    """Sum of the excesses of ``row`` over all bounds; infinite where nothing is known."""
     values = [value for value in (row.get("excess") or {}).values() if value is not None]
     if not values:
         return math.inf
@@ -190,7 +190,7 @@ def distance(row: Figures) -> float:
 
 
 def within_bar(row: Figures, points: float) -> bool:
-    """Whether ``row`` has files and loses at most ``points`` of accuracy, at any cost."""
+    """Whether ``row`` has files and loses at most ``points`` of accuracy; costs do not matter."""
     drop = known(row, "accuracy_drop")
     scored = row["status"] in ("complete", "infeasible") and bool(row.get("artifact"))
     return scored and drop is not None and bool(met(BY_NAME["accuracy_drop"], drop, points))
@@ -212,7 +212,7 @@ def _or_worst(row: Figures, column: str) -> float:
 
 
 def _accurate_first(row: Figures) -> tuple[float, float]:
-    """Sorts the most accurate first, then the fastest. What is not known comes last."""
+    """Sort key: the most accurate first, then the fastest. Missing values come last."""
     accuracy = known(row, "accuracy")
     return (math.inf if accuracy is None else -accuracy, _or_worst(row, "latency_ratio"))
 

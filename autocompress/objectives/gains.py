@@ -1,4 +1,4 @@
-"""Which rows of a search add something: the hypervolume over whatever a job trades."""
+"""Which rows of a search increase the hypervolume over the objectives of the job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autocompress.objectives.hypervolume import BEST_LOG_SPEEDUP, hypervolume
 from autocompress.objectives.quantities import BY_NAME, POINTS
 
 LEAST_GAIN = 1e-3
-"""Of hypervolume, which is at most 1: less is noise of a measurement."""
+"""Smallest gain of hypervolume (at most 1) that counts; a smaller one is measurement noise."""
 
 
 class Gains:
@@ -21,7 +21,7 @@ class Gains:
 
     Each objective is a coordinate from 0 to 1, as in ``hypervolume.SpeedFront``: accuracy by the
     share of ten points that is not lost, a cost by the logarithm of its ratio to the baseline's.
-    While no row meets all constraints, a row gains where it is nearer to them than all before.
+    While no row meets all constraints, a row gains if it is nearer to them than all rows before.
 
     Args:
         objectives: of the job.
@@ -56,7 +56,7 @@ class Gains:
         return self.hypervolume - before >= LEAST_GAIN
 
     def _place(self, name: str, row: Figures) -> float:
-        """From 0, worth nothing, to 1."""
+        """The coordinate of the objective ``name``, from 0 (worst) to 1 (best)."""
         if BY_NAME[name].higher_is_better:
             drop = known(row, "accuracy_drop")
             return 0.0 if drop is None else 1.0 - min(max(drop / POINTS, 0.0), 1.0)

@@ -12,7 +12,7 @@ from autocompress.objectives.dominance import Front
 from autocompress.objectives.quantities import POINTS
 
 BEST_LOG_SPEEDUP = 5.0
-"""log2 of the speed-up beyond which nothing more is gained: 32x."""
+"""log2 of the largest speed-up that counts: 32x."""
 
 
 def hypervolume(points: Sequence[Sequence[float | None]], reference: Sequence[float]) -> float:
@@ -53,7 +53,7 @@ def _volume(front: list[tuple[float, ...]]) -> float:
     if len(ordered[0]) == 2:
         nexts = [corner[0] for corner in ordered[1:]] + [0.0]
         return math.fsum((corner[0] - after) * corner[1] for corner, after in zip(ordered, nexts, strict=True))
-    # What each box adds to those behind it: all of it, without what it shares with them.
+    # Each box adds its volume to the boxes behind it, less the volume that it shares with them.
     return math.fsum(
         math.prod(corner) - _volume(_shared(corner, ordered[index + 1 :])) for index, corner in enumerate(ordered)
     )
@@ -71,7 +71,7 @@ def _shared(corner: tuple[float, ...], others: list[tuple[float, ...]]) -> list[
 
 
 class SpeedFront:
-    """What the models of a search are worth so far: the share of a square that they dominate.
+    """The hypervolume of the models of a search so far: the dominated share of a square.
 
     One side of the square is the accuracy drop, from 0 to 10 points; a gain of accuracy counts as
     no drop. The other side is log2 of the speed-up, from 1x to 32x. This is the hypervolume that
@@ -84,14 +84,14 @@ class SpeedFront:
         self.hypervolume = 0.0
 
     def add(self, drop: float | None, ratio: float | None) -> float:
-        """Adds a model; compares it with the front alone.
+        """Adds a model; it is compared with the front only.
 
         Args:
             drop: points of accuracy below the baseline.
             ratio: latency divided by the baseline's.
 
         Returns:
-            How much it adds to the hypervolume: 0 where a figure is missing (None or NaN).
+            The gain of hypervolume: 0 where a figure is missing (None or NaN).
 
         Raises:
             ValueError: if ``ratio`` is 0 or less.

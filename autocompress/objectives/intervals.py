@@ -23,7 +23,7 @@ def wilson(correct: int, images: int, confidence: float = 0.95) -> Interval:
 
     Args:
         correct: images classified correctly, 0 to ``images``.
-        images: how many were tried, at least 1.
+        images: number of images, at least 1.
         confidence: between 0 and 1.
 
     Raises:
@@ -36,20 +36,19 @@ def wilson(correct: int, images: int, confidence: float = 0.95) -> Interval:
     _quantile(confidence)
     found = binomtest(correct, images).proportion_ci(confidence, method="wilson")
     share = correct / images
-    # Rounding may leave the estimate a last digit outside where it is 0 or 100 %.
+    # At 0 or 100 %, rounding may put the estimate outside of the interval in the last digit.
     return Interval(100 * share, 100 * min(float(found.low), share), 100 * max(float(found.high), share))
 
 
 def paired_difference(candidate: npt.ArrayLike, baseline: npt.ArrayLike, confidence: float = 0.95) -> Interval:
     """Accuracy of ``candidate`` minus that of ``baseline`` in points, with an interval.
 
-    Both are on the same images.
+    Both were measured on the same images. Only images on which the two disagree carry information,
+    so the interval is far narrower than that of two separate accuracies.
 
-    Only images on which the two disagree carry information, so the interval is far narrower than
-    that of two separate accuracies. Adjusted Wald interval (Bonett and Price, 2012): one more
-    disagreement is counted on either side, which keeps the coverage where few images disagree. Its
-    centre is therefore a little nearer to 0 than the estimate. scipy and statsmodels have no
-    interval for paired proportions.
+    Adjusted Wald interval (Bonett and Price, 2012): one more disagreement is counted on either
+    side, which keeps the coverage where few images disagree. The centre is therefore a little
+    nearer to 0 than the estimate. scipy and statsmodels have no interval for paired proportions.
 
     Args:
         candidate, baseline: bool ``(images,)``, which images are classified correctly, in the same
@@ -70,7 +69,7 @@ def paired_difference(candidate: npt.ArrayLike, baseline: npt.ArrayLike, confide
 
 
 def one_image(images: int) -> float:
-    """What one image is worth, in points of accuracy."""
+    """The accuracy of one image, in percentage points: 100 / ``images``."""
     return 100.0 / images
 
 

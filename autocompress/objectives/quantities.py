@@ -1,8 +1,8 @@
 """The quantities that a job can ask for, all defined in the table below.
 
 A new quantity is one entry of ``QUANTITIES``. Its key in a job, the parsing of its bound, its
-columns in trials.csv and its axis in the report follow from that entry. What measures it is the
-business of devices and of compression.
+columns in trials.csv and its axis in the report follow from that entry. Devices and the compression
+room measure it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 POINTS = 10.0
-"""Points of lost accuracy that count as much as the whole of a bound on a cost. A front is worth
-nothing beyond it."""
+"""Accuracy drop in points that is weighed like a cost at twice its bound.
+
+Hypervolume counts no model with a larger drop.
+"""
 
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _TIMES = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
@@ -31,7 +33,7 @@ class Quantity:
         unit: of that column: "%", "points", "ms", "B", "µJ", or "" for a count.
         label: its name on an axis.
         short: its name in a sentence.
-        better: what a better value is called: "faster".
+        better: the word for a better value: "faster".
         higher_is_better: True for accuracy; costs are better when lower.
         is_objective: a search may optimise it.
         is_whole: its values are whole numbers.
@@ -42,10 +44,10 @@ class Quantity:
         units: units in which a bound may be written, with their factor to ``unit``. Empty: it has
             no such bound.
         example: a bound by amount, for error messages.
-        told: what follows a value in the reason of a trial: " ms".
-        tolerance: part of a bound by which a value may exceed it and still meet it, since digits
-            are rounded.
-        worst: the value that a sampler is told where the quantity was not measured. For costs it is
+        suffix: the unit as it follows a value in the reason of a trial: " ms".
+        tolerance: share of the bound by which a value may exceed it and still meet it, because
+            digits are rounded.
+        worst: the value that the sampler gets where the quantity was not measured. For costs it is
             a ratio.
     """
 
@@ -63,7 +65,7 @@ class Quantity:
     relatives: tuple[str, ...] = ()
     units: Mapping[str, float] = field(default_factory=dict)
     example: str = ""
-    told: str = ""
+    suffix: str = ""
     tolerance: float = 1e-8
     worst: float = 1.0
 
@@ -91,13 +93,13 @@ class Quantity:
         return "maximize" if self.higher_is_better else "minimize"
 
     def slack(self, limit: float) -> float:
-        """How far beyond ``limit`` a value may be and still meet it."""
+        """By how much a value may exceed ``limit`` and still meet it."""
         return self.tolerance * (abs(limit) if self.units else max(1.0, abs(limit)))
 
     def beyond(self, value: float, limit: float) -> float:
-        """How far ``value`` is beyond ``limit``, as a share of the limit.
+        """By how much ``value`` exceeds ``limit``, as a share of the limit.
 
-        For points of accuracy, in tens of points.
+        For an accuracy drop, in units of ten points.
         """
         return value / limit - 1.0 if self.units else (value - limit) / POINTS
 
@@ -123,7 +125,7 @@ QUANTITIES: tuple[Quantity, ...] = (
         better="more accurate",
         is_objective=False,
         relatives=("test_accuracy_drop",),
-        told=" points",
+        suffix=" points",
     ),
     Quantity(
         "latency",
@@ -136,7 +138,7 @@ QUANTITIES: tuple[Quantity, ...] = (
         ratio_label="Latency against the baseline",
         units=_TIMES,
         example="4 ms",
-        told=" ms",
+        suffix=" ms",
     ),
     Quantity(
         "size",
@@ -148,7 +150,7 @@ QUANTITIES: tuple[Quantity, ...] = (
         is_whole=True,
         units=_BYTES,
         example="2 MB",
-        told=" bytes",
+        suffix=" bytes",
     ),
     Quantity(
         "energy",
@@ -159,7 +161,7 @@ QUANTITIES: tuple[Quantity, ...] = (
         better="less energy",
         units=_ENERGIES,
         example="50 uJ",
-        told=" uJ",
+        suffix=" uJ",
     ),
     Quantity(
         "macs",
@@ -204,7 +206,7 @@ _BY_COLUMN: Mapping[str, Quantity] = {
 def of_column(column: str) -> Quantity:
     """The quantity that ``column`` of trials.csv or front.csv holds.
 
-    Any other column of numbers counts as a cost of its own, so lower is better.
+    Any other column of numbers counts as a cost: lower is better.
     """
     return _BY_COLUMN.get(column) or Quantity(column, column, "", column, column, "less", is_objective=False)
 

@@ -1,4 +1,4 @@
-"""Bounds as a job writes them, with units: ``0.5x``, ``4 ms``, ``2 MB``, ``300 M``."""
+"""Bounds as they are written in a job, with units: ``0.5x``, ``4 ms``, ``2 MB``, ``300 M``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Bound(BaseModel):
 def parse_bound(quantity: str, given: Any) -> Any:
     """The bound that ``given`` spells: ``"0.5x"`` or ``"4 ms"``.
 
-    A number without a unit is a count, and refused for other quantities.
+    A number without a unit is a count; other quantities refuse it.
 
     None, a Bound and a mapping are returned as they are.
 

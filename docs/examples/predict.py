@@ -25,7 +25,7 @@ def shallow(picture, source):
     """
     tags = getattr(source, "tag_v2", {})  # of a TIFF file
     if picture.mode == "F" or (picture.mode == "I" and source.format not in ("PNG", "PPM")):
-        raise ValueError("nothing says which value is white; convert the picture to 8 or 16 bits")
+        raise ValueError("the value of white is unknown; convert the picture to 8 or 16 bits")
     bits = tags.get(258, 16)
     bits = bits[0] if isinstance(bits, tuple) else bits
     highest = 2 ** (bits if 8 < bits < 16 else 16) - 1
