@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.compression.artifact import load
+    from autocompress.delivery import export_model
+    from autocompress.devices import compare_files
     from autocompress.errors import UserError
     from autocompress.job import Job
     from autocompress.results import SearchResult, read
@@ -25,13 +27,26 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["Job", "SearchResult", "UserError", "__version__", "load", "read", "resume", "search"]
+__all__ = [
+    "Job",
+    "SearchResult",
+    "UserError",
+    "__version__",
+    "compare_files",
+    "export_model",
+    "load",
+    "read",
+    "resume",
+    "search",
+]
 
 # The public names are imported on first use, because torch, timm and Ray take seconds to import.
 _MODULE_OF = {
     "Job": "autocompress.job",
     "SearchResult": "autocompress.results",
     "UserError": "autocompress.errors",
+    "compare_files": "autocompress.devices",
+    "export_model": "autocompress.delivery",
     "load": "autocompress.compression.artifact",
     "read": "autocompress.results",
     "resume": "autocompress.searching",

@@ -24,6 +24,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import torch
 
 if TYPE_CHECKING:
+    from cli_here import Commands
+
     from autocompress.opened.job import OpenedJob
 
 TESTS = Path(__file__).parent
@@ -90,6 +92,29 @@ def teacher(cache: Path) -> Path:
     file = cache / "tests" / "teacher.safetensors"
     with Store(file.parent).making("teacher"):
         return file if file.exists() else make_teacher(file)
+
+
+@pytest.fixture(scope="session")
+def small_run(cache: Path, teacher: Path) -> Path:
+    """The folder of a run with two real models, test_resnet on digits; see ``small_run.py``.
+
+    Treat it as read-only, and copy it to change it.
+    """
+    from small_run import write_small_run
+
+    from autocompress.store import Store
+
+    folder = cache / "tests" / "runs" / "small"
+    with Store(cache / "tests").making("small run"):  # the first process writes it
+        return folder if (folder / "summary.json").is_file() else write_small_run(folder, teacher)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    """Runs commands of the command line in this process."""
+    from cli_here import Commands
+
+    return Commands(monkeypatch, capsys)
 
 
 class Cluster:

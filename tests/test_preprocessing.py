@@ -236,9 +236,9 @@ def test_content_keys_hold_all_of_it(tmp_path: Path, word: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def predict() -> Any:
-    """The example for those who deploy."""
-    spec = importlib.util.spec_from_file_location("predict", Path(__file__).parents[1] / "docs/examples/predict.py")
+def infer() -> Any:
+    """The script that an exported model comes with."""
+    spec = importlib.util.spec_from_file_location("infer", Path(__file__).parents[1] / "autocompress/delivery/infer.py")
     assert spec
     assert spec.loader
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
@@ -248,27 +248,27 @@ def predict() -> Any:
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_the_example_prepares_pictures_as_the_engine_does(
-    tmp_path: Path, predict: Any, config: dict[str, Any], mode: str
+    tmp_path: Path, infer: Any, config: dict[str, Any], mode: str
 ) -> None:
     word, name = paint(tmp_path / "pictures", SIZES, mode), saved_model(tmp_path / "model", **config)
     splits = loaded(own := job(name, pretrained=True), word)
     said = artifact.metadata(models.create(own, splits.info))
     told = {key: json.loads(value) for key, value in said.items()}
     part: Any = splits.val
-    got = [predict.prepare(part.pictures.picture(int(index)), told) for index in part.indices]
+    got = [infer.prepare(part.pictures.picture(int(index)), told) for index in part.indices]
     assert np.array_equal(np.concatenate(got), torch.cat([batch for batch, _ in part.loader(4)]).numpy())
     assert any(splits.info.interpolation in step for step in told["preprocessing"])
 
 
-def test_a_file_says_how_its_pictures_are_prepared(tmp_path: Path, predict: Any) -> None:
+def test_a_file_says_how_its_pictures_are_prepared(tmp_path: Path, infer: Any) -> None:
     word = paint(tmp_path / "pictures", SIZES)
     name = saved_model(tmp_path / "model", crop_pct=0.9, crop_mode="border", interpolation="bicubic")
     splits = loaded(own := job(name, pretrained=True), word)
     model = models.create(own, splits.info)
     export(model, tmp_path / "model.onnx", models.input_size(model), artifact.metadata(model))
-    session, told = predict.open_model(tmp_path / "model.onnx")
+    session, told = infer.open_model(tmp_path / "model.onnx")
     part: Any = splits.val
-    got = np.concatenate([predict.prepare(part.pictures.picture(int(index)), told) for index in part.indices])
+    got = np.concatenate([infer.prepare(part.pictures.picture(int(index)), told) for index in part.indices])
     logits = session.run(None, {"image": got})[0]
     with torch.no_grad():
         assert np.allclose(logits, model(torch.cat([batch for batch, _ in part.loader(4)])).numpy(), atol=1e-4)
@@ -282,7 +282,7 @@ def test_a_file_says_how_its_pictures_are_prepared(tmp_path: Path, predict: Any)
 
 @pytest.mark.parametrize("upright", [False, True])
 @pytest.mark.parametrize("deep", [False, True])
-def test_the_example_reads_files_as_the_engine_does(tmp_path: Path, predict: Any, upright: bool, deep: bool) -> None:
+def test_the_example_reads_files_as_the_engine_does(tmp_path: Path, infer: Any, upright: bool, deep: bool) -> None:
     """Pictures on their side, and pictures of 16 bits."""
     random = np.random.default_rng(0)
     exif = Image.Exif()
@@ -300,28 +300,28 @@ def test_the_example_reads_files_as_the_engine_does(tmp_path: Path, predict: Any
     assert ("upright" in told["preprocessing"][0]) == upright
     part: Any = splits.val
     files = [part.pictures.files[int(index)] for index in part.indices]
-    got = np.concatenate([predict.prepare(Image.open(file), told) for file in files])
+    got = np.concatenate([infer.prepare(Image.open(file), told) for file in files])
     assert np.array_equal(got, torch.cat([batch for batch, _ in part.loader(4)]).numpy())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_example_reads_every_kind_of_file_as_the_engine_does(tmp_path: Path, predict: Any, kind: str) -> None:
+def test_the_example_reads_every_kind_of_file_as_the_engine_does(tmp_path: Path, infer: Any, kind: str) -> None:
     file = tmp_path / kind
     file.write_bytes(KINDS[kind][0]())
     told = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear", "exif": False}
     for channels in (1, 3):
         told |= {"input_size": [channels, 8, 8], "mean": [0.0] * channels, "std": [1.0] * channels}
-        engine = predict.prepare(open_picture(file, kind), told)  # it gives an 8-bit picture
-        assert np.array_equal(predict.prepare(Image.open(file), told), engine)
+        engine = infer.prepare(open_picture(file, kind), told)  # it gives an 8-bit picture
+        assert np.array_equal(infer.prepare(Image.open(file), told), engine)
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
-def test_the_example_refuses_a_picture_without_a_known_range(tmp_path: Path, predict: Any, kind: str) -> None:
+def test_the_example_refuses_a_picture_without_a_known_range(tmp_path: Path, infer: Any, kind: str) -> None:
     file = tmp_path / kind
     file.write_bytes(UNKNOWN[kind]())
     told = {"input_size": [1, 8, 8], "exif": False}
     with pytest.raises(ValueError, match="the value of white is unknown"):
-        predict.prepare(Image.open(file), told)
+        infer.prepare(Image.open(file), told)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

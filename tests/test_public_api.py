@@ -13,7 +13,10 @@ import pytest
 import autocompress
 from autocompress.searching.study import Study
 
-PUBLIC = ("Job", "SearchResult", "UserError", "__version__", "load", "read", "resume", "search")
+PUBLIC = (
+    *("Job", "SearchResult", "UserError", "__version__"),
+    *("compare_files", "export_model", "load", "read", "resume", "search"),
+)
 
 
 def fresh(code: str) -> str:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from autocompress.cli import options, synthesis
+from autocompress.cli import models, options, synthesis
 from autocompress.errors import ExitCode, Terminated, UserError
 from autocompress.job import check_model_name, check_names, load_job
 from autocompress.memory import out_of_memory_told
@@ -179,6 +179,8 @@ def plugins(
     catalogue.show(model, granularity, Console())
 
 
+app.command()(models.export)
+app.command()(models.measure)
 app.command()(synthesis.synthesize)
 app.command()(synthesis.similarity)
 

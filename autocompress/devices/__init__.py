@@ -6,17 +6,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autocompress.devices.comparing import Compared, compare_files
     from autocompress.devices.cost_model import CostModel, cost_models
     from autocompress.devices.measuring import layer_times, measure
     from autocompress.devices.onnxruntime_cpu import OnnxRuntimeCpu
     from autocompress.devices.torch_eager import TorchEager
 
-__all__ = ["CostModel", "OnnxRuntimeCpu", "TorchEager", "cost_models", "layer_times", "measure"]
+__all__ = [
+    "Compared",
+    "CostModel",
+    "OnnxRuntimeCpu",
+    "TorchEager",
+    "compare_files",
+    "cost_models",
+    "layer_times",
+    "measure",
+]
 
 _FILES = {
+    "Compared": "comparing",
     "CostModel": "cost_model",
     "OnnxRuntimeCpu": "onnxruntime_cpu",
     "TorchEager": "torch_eager",
+    "compare_files": "comparing",
     "cost_models": "cost_model",
     "layer_times": "measuring",
     "measure": "measuring",

@@ -1,0 +1,146 @@
+"""Whether ``infer.py`` labels pictures as the search did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from autocompress import data, models
+from autocompress.contract import Deployable, manager
+from autocompress.data import DataInfo, Split, TensorSplit
+from autocompress.data.pictures import DatasetSplit
+from autocompress.data.preprocessing import evaluation
+from autocompress.errors import UserError
+from autocompress.job import Job
+from autocompress.scoring import Scorer
+
+LEAST_EQUAL = 0.99
+"""Share of equal labels. The script runs pictures one by one and the search in batches, so the last
+bits of a float model's logits may differ."""
+NOISE_PICTURES = 16
+NOISE_SIZES = ((40, 60), (60, 40), (33, 120), (64, 64))
+"""Heights and widths of pictures of noise."""
+SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the script did with some pictures.
+
+    Attributes:
+        pictures: how many.
+        equal: how many it labelled as the search labels them.
+        accuracy: percent that it labelled rightly; None where the pictures have no labels.
+        of: what the pictures are, in words.
+        is_whole: they are all images by which the run judged.
+    """
+
+    pictures: int
+    equal: int
+    accuracy: float | None
+    of: str
+    is_whole: bool
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether enough labels are equal."""
+        return self.equal >= LEAST_EQUAL * self.pictures
+
+
+def check(folder: Path, job: Job, info: DataInfo, most: int) -> Check:
+    """Runs ``infer.py`` of ``folder`` on pictures of the job, or on noise where there are none.
+
+    Args:
+        folder: with the script, the model and ``preprocessing.json``.
+        job: of the run; its data give the pictures.
+        info: how the model wants its pictures.
+        most: number of pictures.
+    """
+    split, of, is_labelled = _judged(job)
+    pictures = None if split is None else _pictures(some := split.subset(most, job.seed))
+    if split is None or pictures is None:
+        noise = _noise(info)
+        tensors, labels = torch.stack([evaluation(info)(one) for one in noise]), None
+        return _compared(folder, noise, tensors.numpy(), labels, "pictures of noise", is_whole=False)
+    images = torch.cat([batch for batch, _ in some.loader(64)]).numpy()
+    labels = some.labels().numpy() if is_labelled else None
+    return _compared(folder, pictures, images, labels, of, is_whole=len(some) == len(split))
+
+
+def _judged(job: Job) -> tuple[Split | None, str, bool]:
+    """The images by which the run's figures were judged, what they are, and whether their labels
+    mean anything; None where they are not here any more."""
+    if not {"val", "test"} & job.data.words.keys() and not job.data.is_unlabelled:
+        return None, "", False
+    has_weights = job.pretrained or job.checkpoint is not None
+    try:
+        splits = data.load(job.data, manager().datasets(), **models.preprocessing(job), has_weights=has_weights)
+    except (UserError, OSError):  # an export may be made far from the data
+        return None, "", False
+    val = splits.val if splits.whole_val is None else splits.whole_val
+    if len(val):
+        return val, "validation images", not splits.by_agreement
+    return (splits.test, "test images", True) if len(splits.test) else (None, "", False)
+
+
+def _pictures(split: Split) -> list[Image.Image] | None:
+    """The pictures as they are before anything is prepared; None where a split has no such."""
+    if isinstance(split, DatasetSplit):
+        return [split.pictures.picture(int(index)) for index in split.indices]
+    if isinstance(split, TensorSplit) and split.images.dtype == torch.uint8 and split.images.shape[1] in (1, 3):
+        arrays = split.images.permute(0, 2, 3, 1).numpy()
+        return [Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array) for array in arrays]
+    return None
+
+
+def _noise(info: DataInfo) -> list[Image.Image]:
+    draw = np.random.default_rng(0)
+    sizes = [NOISE_SIZES[number % len(NOISE_SIZES)] for number in range(NOISE_PICTURES)]
+    mode = "L" if info.channels == 1 else "RGB"
+    return [Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8)).convert(mode) for size in sizes]
+
+
+def _compared(
+    folder: Path,
+    pictures: Sequence[Image.Image],
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    of: str,
+    *,
+    is_whole: bool,
+) -> Check:
+    """Compares the script's labels for ``pictures`` with those for ``images``, the same pictures as
+    the search prepares them."""
+    deployable = Deployable(folder / "model.onnx", (images.shape[1], images.shape[2], images.shape[3]))
+    ours = Scorer().predict(deployable, images).argmax(axis=1)
+    told = _told(folder, pictures)
+    accuracy = None if labels is None else 100.0 * float((told == labels).mean())
+    return Check(len(told), int((told == ours).sum()), accuracy, of, is_whole)
+
+
+def _told(folder: Path, pictures: Sequence[Image.Image]) -> np.ndarray:
+    """The labels that the script gives, int64 ``(pictures,)``.
+
+    Raises:
+        UserError: if it fails.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        files = [Path(temporary) / f"{number}.png" for number in range(len(pictures))]
+        for file, picture in zip(files, pictures, strict=True):
+            picture.save(file)
+        # -I: without PYTHONPATH and the current folder, as wherever the folder is used.
+        command = [sys.executable, "-I", str(folder / "infer.py"), "--json", *map(str, files)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    if done.returncode:
+        said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise UserError(f"the exported model cannot be run by its own script: {said}")
+    return np.array([one["label"] for one in json.loads(done.stdout)], dtype=np.int64)

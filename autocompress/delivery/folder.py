@@ -1,0 +1,173 @@
+"""Writes the folder: from an artifact of a run to what others get."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pandas as pd
+
+from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE, RECIPE_FILE, WEIGHTS_FILE, load
+from autocompress.data import DataInfo
+from autocompress.delivery.card import card
+from autocompress.delivery.check import Check, check
+from autocompress.errors import UserError
+from autocompress.files import atomic_folder, full_disk_told
+from autocompress.job import load_job
+from autocompress.results import JOB_FILE, SearchResult, read
+from autocompress.runtime import session_options
+
+SCRIPT, CARD, PREPROCESSING, PROGRAM = "infer.py", "README.md", "preprocessing.json", "model.pt2"
+CHECKED = 500
+"""Pictures on which the script is tried."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        trial: whose model it is.
+        files: names, in the order of the alphabet.
+        check: how the script did; None where it was not asked to run.
+    """
+
+    folder: Path
+    trial: int
+    files: tuple[str, ...]
+    check: Check | None
+
+
+def export_model(
+    run: str | Path,
+    to: str | Path,
+    trial: int | None = None,
+    *,
+    pt2: bool = False,
+    safetensors: bool = False,
+    images: int = CHECKED,
+) -> Delivered:
+    """Writes a model of a run as a folder that others can use.
+
+    The folder holds ``model.onnx``, ``README.md`` (a model card), ``infer.py`` (labels pictures;
+    needs onnxruntime, numpy and Pillow alone) and ``preprocessing.json``. The script is run on
+    images of the job, or on noise where these are not here: it must label them as the search did.
+
+    Args:
+        run: ``results/<name>``.
+        to: a new or empty folder.
+        trial: whose model; the recommended one by default.
+        pt2: also ``model.pt2``, the program that ``torch.export`` makes; it takes one image.
+        safetensors: also the weights with the plan and the recipe, which ``autocompress.load``
+            reads.
+        images: number of images that the script is tried on; 0 for none.
+
+    Raises:
+        UserError: if ``run`` is no run, has no such model, ``to`` is not empty, or the script
+            labels images otherwise. Nothing is written then.
+    """
+    result, to = read(run), Path(to)
+    row = _row(result, trial)
+    artifact = result.folder / str(row["artifact"])
+    if not (artifact / MODEL_FILE).is_file():
+        raise UserError(f"the model of trial {row['trial']} is not in {artifact}", f"it has no {MODEL_FILE}")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"{to} is there already", "give --to another folder")
+    told = preprocessing(artifact / MODEL_FILE)
+    with full_disk_told(to), atomic_folder(to) as folder:
+        shutil.copyfile(artifact / MODEL_FILE, folder / MODEL_FILE)
+        (folder / PREPROCESSING).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(Path(__file__).with_name(SCRIPT), folder / SCRIPT)
+        if safetensors:
+            for name in (WEIGHTS_FILE, PLAN_FILE, RECIPE_FILE):
+                shutil.copyfile(artifact / name, folder / name)
+        if pt2:
+            _write_program(artifact, told["input_size"], folder / PROGRAM)
+        found = check(folder, load_job(result.folder / JOB_FILE), _info(told), images) if images else None
+        if found is not None and not found.is_passed:
+            raise UserError(
+                f"the exported script labels {found.pictures - found.equal} of {found.pictures} {found.of} otherwise "
+                "than the search did",
+                "the libraries here differ from those of the search, or this is a bug",
+            )
+        (folder / CARD).write_text(card(result, row, told, found), encoding="utf-8")
+        files = tuple(sorted(path.name for path in folder.iterdir()))
+    return Delivered(to, int(row["trial"]), files, found)
+
+
+def preprocessing(file: Path) -> dict[str, Any]:
+    """How the file's pictures are prepared, from its metadata.
+
+    Raises:
+        UserError: if the file cannot be loaded, or does not say it.
+    """
+    try:
+        session = onnxruntime.InferenceSession(str(file), session_options(1), providers=["CPUExecutionProvider"])
+        found = session.get_modelmeta().custom_metadata_map
+        told = {key: json.loads(value) for key, value in sorted(found.items())}
+    except Exception as error:  # the runtime's own exceptions have no common base
+        raise UserError(f"{file} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    if missing := {"input_size", "mean", "std", "class_names", "session_config"} - told.keys():
+        raise UserError(f"{file} does not say how its pictures are prepared: {sorted(missing)[0]} is missing")
+    return told
+
+
+def _row(result: SearchResult, trial: int | None) -> Mapping[str, Any]:
+    """The trial's row: of the front or, while the search runs, of the trials that keep a model.
+
+    Raises:
+        UserError: if there is none.
+    """
+    models = result.models if len(result.front) else result.trials[result.trials["artifact"] != ""]
+    if trial is None:
+        best = result.recommended()
+        if best is None:
+            hint = f"choose one with --trial: {_listed(models)}" if len(models) else "see 'autocompress show'"
+            raise UserError(f"no model of {result.folder} meets what was asked", hint)
+        return _plain(best)
+    found = models[models["trial"] == trial]
+    if found.empty or not found.iloc[0]["artifact"]:
+        raise UserError(f"trial {trial} has no model in {result.folder}", f"trials with a model: {_listed(models)}")
+    return _plain(found.iloc[0])
+
+
+def _plain(row: pd.Series) -> dict[str, Any]:
+    return {str(name): value for name, value in row.items()}
+
+
+def _listed(models: pd.DataFrame) -> str:
+    return ", ".join(map(str, models["trial"])) or "none"
+
+
+def _info(told: Mapping[str, Any]) -> DataInfo:
+    """The preprocessing as the data's own type."""
+    channels, height, width = told["input_size"]
+    names = tuple(told["class_names"])
+    return DataInfo(
+        len(names),
+        channels,
+        (height, width),
+        tuple(told["mean"]),
+        tuple(told["std"]),
+        names,
+        crop_pct=told["crop_pct"],
+        crop_mode=told["crop_mode"],
+        interpolation=told["interpolation"],
+        exif=bool(told.get("exif")),
+    )
+
+
+def _write_program(artifact: Path, input_size: list[int], file: Path) -> None:
+    """``torch.export``'s program of the artifact's module, for one image ``(1, C, H, W)``."""
+    import torch
+
+    model = load(artifact)
+    with torch.no_grad():
+        program = torch.export.export(model, (torch.zeros(1, *input_size),))
+    torch.export.save(program, file)

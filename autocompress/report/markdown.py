@@ -1,0 +1,42 @@
+"""Markdown that shows any text as it is, whatever its characters are."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+LONGEST = 200
+"""Characters of a name or a cell; what is longer is cut."""
+_SPECIAL = re.compile(r"([\\`*_\[\]|#~$])")
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+"""Categories of characters that change how a line is shown and are not seen: control characters,
+and those that turn the direction of writing."""
+
+
+def plain(value: Any, longest: int = LONGEST) -> str:
+    """``value`` on one line, without unseen characters, at most ``longest`` characters."""
+    spaced = "".join(" " if unicodedata.category(one) in _UNSEEN else one for one in str(value))
+    text = " ".join(spaced.split())
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def escaped(value: Any, longest: int = LONGEST) -> str:
+    """``value`` as Markdown shows it literally: on one line, with no markup and no HTML."""
+    text = plain(value, longest).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", text)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> str:
+    """A table; its first ``left`` columns stand to the left, the others to the right."""
+    rule = [":--" if number < left else "--:" for number in range(len(headings))]
+    lines = [list(map(escaped, headings)), rule, *(list(map(escaped, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code that holds ``text``, however many backticks are in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
