@@ -193,7 +193,7 @@ def test_proposals_for_other_objectives(opened: OpenedJob, objectives: tuple[str
 def test_probes_that_fail_leave_multiply_adds(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     from autocompress.proposals import jobtables
 
-    monkeypatch.setattr(jobtables, "VERSION", "a test's own, so that no probe is kept")
+    monkeypatch.setattr(jobtables, "PROBES_VERSION", "a test's own, so that no probe is kept")
 
     def fails(*_: Any, **__: Any) -> None:
         raise TrialFailed("no such operator")

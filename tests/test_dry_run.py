@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from autocompress.data.provider import LoadOptions
 from autocompress.errors import UserError
 from autocompress.job import load_job
 from autocompress.memory import out_of_memory_told
+from autocompress.opened import cheapest
 from autocompress.opened.feasibility import CheapestCandidate, feasibility
 from autocompress.opened.job import OpenedJob
 from autocompress.scoring import Scorer
@@ -60,6 +62,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     def stepped(*_: Any) -> None:
         seen.steps += 1
 
+    monkeypatch.setattr(cheapest, "_may_fork", lambda device: False)  # a copy of this process is not watched
     monkeypatch.setattr(TensorSplit, "batch", read)
     monkeypatch.setattr(Scorer, "predict", scored)
     monkeypatch.setattr(Image, "open", decoded)
@@ -117,6 +120,26 @@ def test_the_baseline_is_no_faster_than_itself() -> None:
     first, *others = feasibility(opened, noisy)
     assert (first.label, first.latency_ratio, first.meets) == ("uncompressed", 1.0, {"latency": False})
     assert [row.meets for row in others] == [{"latency": True}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("helper", ["helps", "dies"])
+def test_two_processes_build_what_one_does(helper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = OpenedJob.dry(load_job(model="resnet10t", data="digits", methods=["ghost", "magnitude", "quantize"]))
+    if helper == "dies":
+        monkeypatch.setattr(cheapest, "_help", lambda *_: os._exit(1))
+    built = {}
+    for may_fork in (False, True):
+        monkeypatch.setattr(cheapest, "_may_fork", lambda device, told=may_fork: told)
+        folder = tmp_path / str(may_fork)
+        folder.mkdir()
+        built[may_fork] = cheapest.build_cheapest(opened, folder)
+        assert all(one.deployable.file.exists() for one in built[may_fork])
+    facts = [[(one.label, one.macs, one.params, one.deployable.operators) for one in built[key]] for key in built]
+    assert facts[0] == facts[1]
+    assert [label for label, *_ in facts[0]] == [label for label, _ in opened.cheapest()]
+    if helper == "dies":
+        assert all(one.deployable.module is not None for one in built[True])
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def start_toy_search(folder: Path, trials: int, seconds: float, **settings: Any)
     return subprocess.Popen([sys.executable, "-c", script, str(folder), given], env=environment)
 
 
-def wait_for(condition: Any, file: Path, seconds: float = 120) -> None:
+def wait_for(condition: Any, file: Path, seconds: float = 300) -> None:
     """Returns once ``file`` is there and ``condition`` holds."""
     deadline = time.monotonic() + seconds
     while not (file.exists() and condition()):

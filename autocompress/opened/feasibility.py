@@ -7,14 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from autocompress.compression.candidate import Candidate
 from autocompress.contract import Deployable, Measurement
-from autocompress.devices.lock import MachineLock
-from autocompress.errors import InvalidRecipe
 from autocompress.objectives.bounds import excess
 from autocompress.opened.baseline import Baseline
+from autocompress.opened.cheapest import Built, build_cheapest
 from autocompress.opened.job import OpenedJob
-from autocompress.recipes.choosers import Replay
 
 UNCOMPRESSED = "uncompressed"
 """Label of the candidate on which no method acts."""
@@ -67,23 +64,16 @@ def feasibility(opened: OpenedJob, measure: Measure, seconds: float = 1.0) -> li
     itself = replace(itself, latency_ratio=1.0, ratio_low=1.0, ratio_high=1.0)
     rows = [_row(opened, UNCOMPRESSED, base, base.deployable, itself, itself.energy_uj)]
     with tempfile.TemporaryDirectory() as folder:
-        for label, values in opened.cheapest():
-            lock = MachineLock()
-            try:
-                with lock.shared():  # building and exporting load the machine as training does
-                    candidate = opened.candidate(opened.compose(Replay(values)), dry_run=True, pause=lock.breathe)
-                    deployable = opened.export(candidate, Path(folder) / "model.onnx")
-            except InvalidRecipe:  # what a transform leaves may have nothing to prune
-                continue
-            measured = measure(deployable, base.deployable, seconds=seconds)
-            rows.append(_row(opened, label, candidate, deployable, measured, itself.energy_uj))
+        for built in build_cheapest(opened, Path(folder)):
+            measured = measure(built.deployable, base.deployable, seconds=seconds)
+            rows.append(_row(opened, built.label, built, built.deployable, measured, itself.energy_uj))
     return rows
 
 
 def _row(
     opened: OpenedJob,
     label: str,
-    model: Candidate | Baseline,
+    model: Built | Baseline,
     deployable: Deployable,
     measured: Measurement,
     energy_uj: float | None,
@@ -115,5 +105,5 @@ def _row(
         params_ratio=model.params / base.params,
         energy_ratio=energy_ratio,
         meets=meets,
-        estimated=model.estimated if isinstance(model, Candidate) else (),
+        estimated=model.estimated if isinstance(model, Built) else (),
     )

@@ -28,6 +28,8 @@ from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.recipes.recipe import Recipe
 
 VERSION = "1"
+"""Of the tables."""
+PROBES_VERSION = "1"
 PROBES = 5
 WEIGHT_WORK = 8
 """Multiply-adds that reading a weight counts for, where probes are chosen: small networks read
@@ -313,7 +315,7 @@ class TableMaker:
 
         own = [list(part.choices) for part in parts]
         asked = [dict(neutral.values), own, [list(point) for point in points]]
-        key = digest("probes", VERSION, self.pipeline.baseline_key, asked, self.costs_key)
+        key = digest("probes", PROBES_VERSION, self.pipeline.baseline_key, asked, self.costs_key)
         return [
             Profile({name: (pair[0], pair[1]) for name, pair in widths.items()}, seconds, total)
             for widths, seconds, total in self.pipeline.store.made(key, make, self.breathe)["profiles"]

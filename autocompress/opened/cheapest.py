@@ -1,0 +1,151 @@
+"""The cheapest candidates of a job as files, built by two processes where that is safe."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from autocompress.contract import Deployable, Device, Value
+from autocompress.devices.lock import MachineLock
+from autocompress.errors import InvalidRecipe
+from autocompress.processors import usable_processors
+from autocompress.recipes.choosers import Replay
+
+Point = tuple[str, dict[str, Value]]
+"""Label and values of a recipe."""
+log = logging.getLogger("autocompress")
+
+
+class Builder(Protocol):
+    """What a candidate is built with: an opened job."""
+
+    @property
+    def device(self) -> Device:
+        """Gives latency."""
+
+    def compose(self, chooser: Any) -> Any:
+        """The recipe that ``chooser`` gives."""
+
+    def candidate(self, recipe: Any, *, dry_run: bool = False, pause: Callable[[], None] | None = None) -> Any:
+        """The model that ``recipe`` gives."""
+
+    def export(self, candidate: Any, file: Path) -> Deployable:
+        """Writes the candidate's file."""
+
+    def cheapest(self) -> list[Point]:
+        """The recipes that cost the least."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A candidate of meaningless weights.
+
+    Attributes:
+        label: as in ``OpenedJob.cheapest``.
+        deployable: its file.
+        macs, params: of its structure.
+        estimated: see ``Candidate.estimated``.
+    """
+
+    label: str
+    deployable: Deployable
+    macs: int
+    params: int
+    estimated: tuple[str, ...]
+
+
+def build(opened: Builder, point: Point, file: Path, pause: Callable[[], None] | None = None) -> Built | None:
+    """Builds and exports one candidate; None where a transform leaves nothing to prune."""
+    label, values = point
+    lock = MachineLock()
+    try:
+        with lock.shared():  # building and exporting load the machine as training does
+            recipe = opened.compose(Replay(values))
+            candidate = opened.candidate(recipe, dry_run=True, pause=pause or lock.breathe)
+            deployable = opened.export(candidate, file)
+    except InvalidRecipe:
+        return None
+    return Built(label, deployable, candidate.macs, candidate.params, tuple(candidate.estimated))
+
+
+def build_cheapest(opened: Builder, folder: Path) -> list[Built]:
+    """Builds and exports the cheapest candidates of each method and of all together.
+
+    A forked process builds some of them. Where it fails, this process builds these too.
+
+    Args:
+        opened: an opened job.
+        folder: for the files, which must stay as long as the result is used.
+    """
+    points = opened.cheapest()
+    found: dict[int, Built | None] = {}
+
+    def own(places: Iterator[int]) -> Iterator[tuple[int, Built | None]]:
+        for place in places:
+            yield place, build(opened, points[place], folder / f"{place}.onnx")
+
+    if len(points) > 2 and _may_fork(opened.device):
+        found |= _by_two(own, len(points))
+    found |= dict(own(place for place in range(len(points)) if place not in found))
+    return [built for _, built in sorted(found.items()) if built is not None]
+
+
+def _may_fork(device: Device) -> bool:
+    """Whether a copy of this process can build: it has threads of its own kind only, and files are
+    all that the device reads."""
+    is_alone = threading.active_count() == 1
+    return sys.platform == "linux" and is_alone and usable_processors() > 1 and device.formats == {"onnx"}
+
+
+Work = Callable[[Iterator[int]], Iterator[tuple[int, Built | None]]]
+
+
+def _by_two(work: Work, count: int) -> dict[int, Built | None]:
+    """Does ``work`` for all places below ``count``, here and in a forked process.
+
+    Each takes the next place when it is free, out of a pipe that holds them all: no lock is needed,
+    which the other one could die with. What that one could not do is left out.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    waiting, filled = os.pipe()
+    os.write(filled, bytes(range(count)))
+    os.close(filled)
+
+    def places() -> Iterator[int]:
+        while taken := os.read(waiting, 1):
+            yield taken[0]
+
+    helper = context.Process(target=_help, args=(work, places, sender), daemon=True)
+    helper.start()
+    sender.close()
+    found = dict(work(places()))
+    try:
+        found |= dict(receiver.recv())
+    except EOFError:  # it was ended, or failed: this process meets the same error
+        log.debug("the process that helps to build candidates has failed")
+    helper.join()
+    os.close(waiting)
+    return found
+
+
+def _help(work: Work, places: Callable[[], Iterator[int]], sender: Connection) -> None:
+    """In the forked process. OpenMP's threads are not there, so torch must not look for them."""
+    torch.set_num_threads(1)
+    made: Sequence[tuple[int, Built | None]] = list(work(places()))
+    sender.send([(place, built and replace(built, deployable=_without_module(built))) for place, built in made])
+
+
+def _without_module(built: Built) -> Deployable:
+    """Its file alone, since a torch module stays in its process."""
+    return replace(built.deployable, module=None)
