@@ -132,7 +132,7 @@ def test_of_two_methods_with_one_name_the_second_is_refused_and_the_rest_works(i
     found = Manager()
     assert names(found.methods()).count("shrink") == 1
     assert "ghost" in names(found.methods())
-    assert reasons(found) == ["its 'shrink' has the name of one that plugin 'a_plugin' offers already"]
+    assert reasons(found) == ["its 'shrink' has a name that plugin 'a_plugin' uses already"]
 
 
 @pytest.mark.parametrize("marker", ["@hookimpl", "@hookimpl(tryfirst=True)"])
@@ -141,7 +141,7 @@ def test_no_plugin_takes_the_place_of_a_method_of_the_engine(install: Install, m
     install("broken_plugin", code)
     found = Manager()
     assert type(found.method("ghost")).__module__ == "autocompress_ghost.method"
-    assert reasons(found) == ["its 'ghost' has the name of one that plugin 'ghost' offers already"]
+    assert reasons(found) == ["its 'ghost' has a name that plugin 'ghost' uses already"]
 
 
 def test_a_plugin_that_gives_two_methods_one_name_is_told_so(install: Install) -> None:
@@ -149,7 +149,7 @@ def test_a_plugin_that_gives_two_methods_one_name_is_told_so(install: Install) -
     found = Manager()
     assert names(found.methods()).count("shrink") == 1
     (told,) = reasons(found)
-    assert told == "its hook autocompress_methods gives two items called 'shrink', of which the first is used"
+    assert told == "its hook autocompress_methods gives two items called 'shrink'; the first is used"
 
 
 def test_a_request_to_end_the_process_is_not_taken_for_a_fault_of_a_plugin() -> None:
@@ -172,16 +172,16 @@ HEAD = WORKING[: WORKING.index("    @hookimpl")]
     [
         (
             "@hookimpl\ndef autocompress_method(): return [Shrink()]",
-            "'autocompress_method' is no hook of autocompress (did you mean 'autocompress_methods'?)",
+            "'autocompress_method' is not a hook of autocompress (did you mean 'autocompress_methods'?)",
         ),
         (
             "@hookimpl\ndef autocompress_dataset(): return []",
-            "'autocompress_dataset' is no hook of autocompress (did you mean 'autocompress_datasets'?)",
+            "'autocompress_dataset' is not a hook of autocompress (did you mean 'autocompress_datasets'?)",
         ),
-        ("@hookimpl\ndef methods(): return []", "'methods' is no hook of autocompress (did you mean 'auto"),
+        ("@hookimpl\ndef methods(): return []", "'methods' is not a hook of autocompress (did you mean 'auto"),
         (
             "@hookimpl(specname='autocompress_devises')\ndef mine(): return []",
-            "'autocompress_devises' is no hook of autocompress (did you mean 'autocompress_devices'?)",
+            "'autocompress_devises' is not a hook of autocompress (did you mean 'autocompress_devices'?)",
         ),
         (
             "def autocompress_methods(): return [Shrink()]",
@@ -189,7 +189,7 @@ HEAD = WORKING[: WORKING.index("    @hookimpl")]
         ),
         (
             "def autocompress_metods(): return [Shrink()]",
-            "'autocompress_metods' is no hook of autocompress (did you mean 'autocompress_methods', marked with",
+            "'autocompress_metods' is not a hook of autocompress (did you mean 'autocompress_methods', marked with",
         ),
         (
             "@hookimpl\ndef autocompress_methods(job): return [Shrink()]",
@@ -224,8 +224,11 @@ def test_a_plugin_that_would_be_ignored_is_named_and_the_rest_works(install: Ins
         ("del Shrink.name", "the method Shrink has no name: set Shrink.name to a text"),
         ("Shrink.name = ''", "the method Shrink has no name"),
         ("Shrink.name = 3", "the method Shrink has no name"),
-        ("Shrink.name = 'a.b'", "the method 'a.b' cannot be called so: a name has letters"),
-        ("Shrink.name = 'recover'", "the method 'recover' cannot be called so: 'recover.' begins the engine's own"),
+        ("Shrink.name = 'a.b'", "the method 'a.b' has an invalid name: a name has letters"),
+        (
+            "Shrink.name = 'recover'",
+            "the method 'recover' has an invalid name: 'recover.' begins parameters",
+        ),
         ("del Shrink.version", "the method 'other' has no version: it must be a text"),
         ("Shrink.version = 2", "the method 'other' has 2 as version: it must be a text"),
         ("del Shrink.reference", "the method 'other' has no reference: it must be a text"),
@@ -298,9 +301,9 @@ def test_a_plugin_that_is_registered_by_hand_is_refused_at_once() -> None:
             return []
 
     found = Manager(entry_points=False)
-    with pytest.raises(UserError, match=r"the plugin 'Misspelt' cannot be used: 'autocompress_method' is no hook"):
+    with pytest.raises(UserError, match=r"the plugin 'Misspelt' cannot be used: 'autocompress_method' is not a hook"):
         found.register(Misspelt())
-    with pytest.raises(UserError, match="the class Misspelt is registered where an instance or a module is wanted"):
+    with pytest.raises(UserError, match="the class Misspelt is registered where an instance or a module is needed"):
         found.register(Misspelt)
     assert found.methods() == []
 

@@ -199,9 +199,12 @@ class Wrong(Pruner):
 @pytest.mark.parametrize(
     ("orders", "told"),
     [
-        (None, "gives a wrong order for the channels of {first}: {first}: an order is a permutation of 0.."),
+        (None, "gives a wrong order for the channels of {first}: {first}: an order must be a permutation of 0.."),
         ({}, "gives no order for the channels of {first}"),
-        ({"{first}": [0] * 16}, "gives a wrong order for the channels of {first}: {first}: an order is a permutation"),
+        (
+            {"{first}": [0] * 16},
+            "gives a wrong order for the channels of {first}: {first}: an order must be a permutation",
+        ),
         ({"{first}": ["a"] * 16}, "gives a wrong order for the channels of {first}: invalid literal"),
         ({"{first}": None}, "gives a wrong order for the channels of {first}: 'NoneType' object is not iterable"),
     ],

@@ -1,4 +1,4 @@
-"""All that a plugin author needs: hooks, kinds of methods, and what the engine gives them."""
+"""The interface for plugins: hooks, kinds of methods, and the objects that they get."""
 
 from autocompress.contract.callback import Callback
 from autocompress.contract.context import Context, TransferSet

@@ -1,4 +1,4 @@
-"""Callback: how a method takes part in the training of its layers."""
+"""Callback: hooks of a method in the training of its layers."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 class Callback:
     """Hooks of the engine's trainer, all optional.
 
-    The callbacks of every method applied so far run in every later training; schedules run over the
-    full budget, whatever rung the trial is on."""
+    The callbacks of every method that was applied run in every later training. Schedules cover the
+    full budget, whatever rung the trial is on.
+    """
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Optimizer groups for parameters that need other settings.
 
-        A group is ``{"params": [...], "weight_decay": 0.0, "lr_scale": 1.0}``. Parameters
-        that no callback claims are in the trainer's own groups. With ``"optimizer": "sgd"``
-        a group is always updated by SGD with momentum; with ``"clip": False`` its gradients
-        are not clipped.
+        A group is ``{"params": [...], "weight_decay": 0.0, "lr_scale": 1.0}``. All other parameters
+        are in the groups of the trainer. With ``"optimizer": "sgd"`` a group is always updated by
+        SGD with momentum. With ``"clip": False`` its gradients are not clipped.
         """
         del model
         return []
 
     def taps(self) -> list[str]:
-        """Names of modules whose outputs ``loss`` needs.
+        """Names of modules with outputs that ``loss`` needs.
 
-        Outputs of the student are recorded, and of the teacher where it has that module.
+        The outputs of the student are recorded, and those of the teacher if it has the module.
         """
         return []
 
@@ -47,12 +47,12 @@ class Callback:
         student: Mapping[str, torch.Tensor],
         teacher: Mapping[str, torch.Tensor],
     ) -> torch.Tensor | None:
-        """An extra loss term, scalar, from the tapped features; None for none."""
+        """An additional scalar loss term from the tapped features; None for no term."""
         del student, teacher
         return None
 
     def after_backward(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Between backward and optimizer step: after unscaling, before clipping and decay."""
+        """Called between backward pass and optimizer step: after unscaling, before clipping."""
 
     def on_epoch_end(self, model: nn.Module, epoch: int) -> None:
         """After each epoch, counted from 0."""
@@ -61,8 +61,8 @@ class Callback:
         """After the last step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and JSON values that a paused training needs."""
+        """Tensors and JSON values for continuing a paused training."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse of :meth:`state_dict`."""
+        """Restores the result of :meth:`state_dict`."""

@@ -1,7 +1,4 @@
-"""Context: what the engine gives to a method at work.
-
-TransferSet: the images that score, calibrate and train.
-"""
+"""Context: the objects that the engine passes to a method. TransferSet: images for its work."""
 
 from __future__ import annotations
 
@@ -23,14 +20,14 @@ class TransferSet:
     """Images for scoring, calibration and training.
 
     Attributes:
-        train: what recovery trains on.
-        calibration: what ranges are observed on (a subset of train by default).
-        soft_targets: float32 ``(images, classes)`` logits or probabilities where the source gives
-            them, else None.
-        temperature: at which soft targets were made.
-        labelled: labels of ``train`` are real (the user's), so cross-entropy may use them.
+        train: the images for recovery.
+        calibration: the images for observing ranges (by default a subset of ``train``).
+        soft_targets: logits or probabilities of the data source, float32 ``(images, classes)``;
+            None where it gives none.
+        temperature: the temperature of the soft targets.
+        labelled: the labels of ``train`` come from the user, so cross-entropy may use them.
         synthetic: a data source made the images.
-        demands: what training on it must respect, for example ``{"freeze_batch_norm"}``.
+        demands: requirements on training with these images, for example ``{"freeze_batch_norm"}``.
         digest: content key of the images, part of every stage key.
     """
 
@@ -45,11 +42,11 @@ class TransferSet:
 
 
 def _no_progress(_done: float, _text: str = "") -> None:
-    """Default of ``Context.progress``: nobody watches."""
+    """Default of ``Context.progress``: progress is not shown."""
 
 
 def _no_pause() -> None:
-    """Default of ``Context.pause``: nobody measures beside it."""
+    """Default of ``Context.pause``: there is no measurement to wait for."""
 
 
 def _no_callbacks(_model: nn.Module) -> Sequence[Callback]:
@@ -58,13 +55,13 @@ def _no_callbacks(_model: nn.Module) -> Sequence[Callback]:
 
 
 def _no_moments(layers: Sequence[str]) -> Mapping[str, Moments]:
-    """Default of ``Context.moments``: there are no images to take moments on."""
+    """Default of ``Context.moments``: there are no images for moments."""
     raise InvalidRecipe(f"there are no moments of {', '.join(layers)}: a dry run has no images")
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may use.
+    """The objects that a method may use.
 
     Attributes:
         transfer: the images of the recipe's data source; None in a dry run, and for data sources.
@@ -72,20 +69,17 @@ class Context:
         input_size: (channels, height, width) of one image.
         device: where torch computes.
         seed: of this stage; use it for every random draw.
-        params: for ``prepare``: what ``shared`` returned.
-        state: what ``prepare`` returned, else None.
-        model: for ``Pruner.order``: the network that is going to lose channels, on ``device``; else
-            None.
+        params: for ``prepare``: the result of ``shared``.
+        state: the result of ``prepare``, else None.
+        model: for ``Pruner.order``: the network that will lose channels, on ``device``; else None.
         moments: for ``Pruner.order``: second moments of the inputs of layers of ``model``, by name,
-            as ``repair.Moments``; layers that have no columns (``repair.has_columns``) are left
-            out.
-        images: for data sources: so many images are enough; None for as many as the parameters say.
+            as ``repair.Moments``. Layers without columns (``repair.has_columns``) are left out.
+        images: for data sources: this number of images is enough; None: the parameters decide.
         progress: call it with the finished fraction (0 to 1) and a word.
-        pause: call it between batches of a training: a measurement on this machine may hold it
-            there.
-        callbacks: for ``Transform.apply``: those of the transforms that acted before, for a
-            training of the model.
-        dry_run: no data, no training, same structure.
+        pause: call it between the batches of a training; it waits for measurements on this machine.
+        callbacks: for ``Transform.apply``: callbacks of the transforms that acted before, for
+            training the model.
+        dry_run: there is no data and no training; the structure must be the same.
     """
 
     input_size: tuple[int, int, int]

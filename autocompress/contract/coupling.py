@@ -1,4 +1,4 @@
-"""A coupling: channels that can only be removed together, and how many stay."""
+"""Coupling: channels that can only be removed together, and the number of them to keep."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 Index = tuple[tuple[int, ...], ...]
-"""For each channel of a coupling, the indices of the layer's own dimension that it stands for.
+"""For each channel of a coupling, its indices in a dimension of the layer.
 
-Usually one; none where the layer does not have the channel; many for a flattened map, an attention
-head, or a ghost module's ghosts.
+Usually one. None where the layer does not have the channel. Several for a flattened map, an
+attention head, or the ghosts of a ghost module.
 """
 MODES = ("inner", "group", "scatter")
 _ROUNDING = 1e-9
@@ -19,19 +19,19 @@ _ROUNDING = 1e-9
 
 
 def counts(width: int, rate: float, multiple: int = 1) -> int:
-    """How many of ``width`` channels stay.
+    """The number of ``width`` channels to keep.
 
-    floor(rate * width) are dropped (SCOP, Tang et al., NeurIPS 2020), or fewer, so that those that
-    stay are a multiple of ``multiple``.
+    floor(rate * width) channels are removed (SCOP, Tang et al., NeurIPS 2020), or fewer, so that
+    the result is a multiple of ``multiple``.
 
     Args:
         width: M, at least 1.
         rate: in [0, 1).
-        multiple: 1, 4, 8, 16: what the runtime likes. A rate that drops nothing keeps ``width``,
-            multiple or not.
+        multiple: 1, 4, 8 or 16: the channel multiple of the runtime. A rate that removes nothing
+            keeps ``width``, even if that is not a multiple.
 
     Returns:
-        At least 1, at most ``width``; never fewer than the rate alone would keep.
+        At least 1, at most ``width``, and at least as many as the rate alone would keep.
 
     Raises:
         ValueError: for a rate outside [0, 1), a width or a multiple below 1.
@@ -50,12 +50,12 @@ class Part:
 
     Attributes:
         layer: module path, or path of a bare parameter.
-        side: "out" (a layer that writes the channels), "in" (one that reads them), "both"
-            (depthwise convolution, norm: channels go through one to one), "parameter" (a bare
-            parameter, for example a layer scale).
-        index: the layer's indices for each channel of the coupling.
-        size: of the layer's whole dimension.
-        dim: of a bare parameter, the dimension that the channels are on; otherwise 0.
+        side: "out" (the layer writes the channels), "in" (it reads them), "both" (depthwise
+            convolution or norm: each output channel depends on one input channel), "parameter" (a
+            bare parameter, for example a layer scale).
+        index: the indices in the layer for each channel of the coupling.
+        size: of the whole dimension.
+        dim: of a bare parameter, the dimension of the channels; otherwise 0.
     """
 
     layer: str
@@ -65,37 +65,35 @@ class Part:
     dim: int = 0
 
     def indices(self, channels: Sequence[int]) -> list[int]:
-        """The layer's indices for these channels of the coupling, ascending."""
+        """The indices in the layer for these channels of the coupling, ascending."""
         return sorted({position for channel in channels for position in self.index[channel]})
 
 
 @dataclass(frozen=True)
 class Coupling:
-    """Channels that must live or die together.
+    """Channels that must be kept or removed together.
 
-    Everything below counts in the coupling's own channels 0..channels-1; each layer's
-    ``Part.index`` translates.
+    All indices below number the channels of the coupling, 0..channels-1. ``Part.index`` maps them
+    to indices of each layer.
 
     Attributes:
         name: module path of the first layer, in network order, that writes the channels.
-        channels: how many there are; heads where ``heads``, intrinsic maps where a ghost module
-            writes them.
-        parts: every layer that changes when a channel goes.
-        norm_of: for a writing layer, the batch normalisation directly behind it, which alone reads
-            it.
-        masks: layers whose output, set to zero, switches a channel off: norms, and writers without
-            one. Indices as in ``Part.index``.
-        blocks: partition of the channels; from each block the same share goes (a grouped
-            convolution keeps equal counts per group). One block where nothing asks for more.
-        inner: one writer, with depthwise convolutions behind it and gates beside it; no addition,
-            no concat.
-        safe: measured: switched off behind the norm, the network computes the same as without the
-            channel.
+        channels: number of channels, of heads where ``heads``, or of intrinsic maps where a ghost
+            module writes them.
+        parts: every layer that changes when a channel is removed.
+        norm_of: for a writing layer, the batch normalisation behind it that is its only reader.
+        masks: layers that switch a channel off when their output for it is set to zero: norms, and
+            writers without a norm. Indices as in ``Part.index``.
+        blocks: partition of the channels. The same share is removed from each block, because a
+            grouped convolution needs equal counts per group. Usually one block.
+        inner: one writer, with only depthwise convolutions and gates before the readers; no
+            addition, no concat.
+        safe: measured: switching a channel off behind the norm has the same effect as removing it.
         stem: a writer reads the image.
         heads: the channels are attention heads.
-        scatter: the writer and its norm shrink, the result is put back into the full width behind
-            the norm.
-        reasons: why nothing may be removed here (in this mode); empty where it may.
+        scatter: writer and norm lose channels, and the output is scattered back to the full width
+            behind the norm.
+        reasons: why no channel can be removed here in this mode; empty where channels can.
     """
 
     name: str
@@ -114,30 +112,30 @@ class Coupling:
 
     @property
     def prunable(self) -> bool:
-        """Channels may be removed here."""
+        """Whether channels can be removed here."""
         return not self.reasons
 
     @cached_property
     def producers(self) -> dict[str, Index]:
-        """Layers whose output channels these are, with their indices, in network order."""
+        """The layers that write the channels, with their indices, in network order."""
         return {part.layer: part.index for part in self.parts if part.side == "out"}
 
     @cached_property
     def norms(self) -> dict[str, Index]:
-        """Batch normalisations that the channels pass, with their indices."""
+        """The batch normalisations of the channels, with their indices."""
         return {part.layer: part.index for part in self.parts if part.layer in self.norms_seen}
 
     @cached_property
     def consumers(self) -> dict[str, Index]:
-        """Layers that mix the channels, with the indices of their inputs."""
+        """The layers that read and mix the channels, with the indices of their inputs."""
         return {part.layer: part.index for part in self.parts if part.side == "in"}
 
     def kept(self, rate: float, multiple: int = 1) -> list[int]:
-        """How many channels of each block stay; in one block of plain channels :func:`counts`.
+        """The number of channels to keep in each block; :func:`counts` for one plain block.
 
-        ``multiple`` is asked of what the writers then write. With n blocks of a size, and w outputs
-        a channel (an attention head, an intrinsic map with its ghosts), each block rounds to
-        ``multiple / gcd(multiple, n w)``.
+        The outputs of the writers must be a multiple of ``multiple``. With n blocks of equal size,
+        and w outputs per channel (an attention head, an intrinsic map with its ghosts), each block
+        is rounded to ``multiple / gcd(multiple, n w)``.
         """
         alike: dict[int, list[int]] = {}
         for block in self.blocks:
@@ -149,21 +147,21 @@ class Coupling:
         return [counts(len(block), rate, steps[len(block)]) for block in self.blocks]
 
     def _outputs_each(self, channels: Sequence[int]) -> int:
-        """The greatest number that divides what any of these channels is of a writer's outputs."""
+        """Greatest common divisor of the numbers of writer outputs of these channels."""
         return math.gcd(*(len(index[channel]) for index in self.producers.values() for channel in channels)) or 1
 
     def ranked(self, scores: Sequence[float]) -> list[int]:
-        """The order of removal by score: the lowest first, and of equal scores the last channel.
+        """The order of removal by score: lowest first; of equal scores, the last channel first.
 
         Args:
-            scores: one finite number a channel.
+            scores: one finite number per channel.
 
         Returns:
             A permutation of the channels, least needed first. Blocks take turns, as
-            :meth:`check_order` asks.
+            :meth:`check_order` requires.
 
         Raises:
-            ValueError: if there is not one finite score a channel.
+            ValueError: unless there is one finite score per channel.
         """
         if len(scores) != self.channels or not all(math.isfinite(score) for score in scores):
             raise ValueError(f"{self.name} needs {self.channels} finite scores")
@@ -173,7 +171,7 @@ class Coupling:
 
     @staticmethod
     def interleaved(blocks: Sequence[Sequence[int]]) -> list[int]:
-        """One order from an order of each block: blocks take turns in proportion to their sizes."""
+        """Merges the orders of the blocks: blocks take turns in proportion to their sizes."""
 
         def places() -> Iterator[tuple[float, int, int]]:
             for number, block in enumerate(blocks):
@@ -182,11 +180,11 @@ class Coupling:
         return [channel for _, _, channel in sorted(places(), key=lambda place: place[:2])]
 
     def left_by(self, order: Sequence[int], counts: Sequence[int]) -> list[int]:
-        """The channels that stay, ascending, where the others went in ``order``.
+        """The channels to keep, ascending, when the others are removed in ``order``.
 
         Args:
             order: all channels, least needed first.
-            counts: how many stay in each block; see :meth:`kept`.
+            counts: the number to keep in each block; see :meth:`kept`.
         """
         place = {channel: position for position, channel in enumerate(order)}
         keep: list[int] = []
@@ -195,14 +193,14 @@ class Coupling:
         return sorted(keep)
 
     def check_order(self, order: Sequence[int]) -> None:
-        """Refuses what is not an order of this coupling's channels.
+        """Refuses an invalid order of the channels.
 
         Raises:
-            ValueError: if it is not a permutation of the channels, or a prefix takes from one block
-                while another of the same size still waits for its turn.
+            ValueError: if it is not a permutation of the channels, or if blocks of equal size do
+                not take turns.
         """
         if sorted(order) != list(range(self.channels)):
-            raise ValueError(f"{self.name}: an order is a permutation of 0..{self.channels - 1}")
+            raise ValueError(f"{self.name}: an order must be a permutation of 0..{self.channels - 1}")
         block_of = {channel: number for number, block in enumerate(self.blocks) for channel in block}
         taken = [0] * len(self.blocks)
         for channel in order:
@@ -213,11 +211,11 @@ class Coupling:
             taken[own] += 1
 
     def check_keep(self, keep: Sequence[int]) -> None:
-        """Refuses a keep-set that this coupling cannot have.
+        """Refuses an invalid set of channels to keep.
 
         Raises:
-            ValueError: if it is empty, not ascending, out of range, or drops a whole block or
-                unequal shares of blocks of one size.
+            ValueError: if it is empty, not ascending or out of range, removes a whole block, or
+                removes unequal shares of blocks of equal size.
         """
         if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= self.channels:
             raise ValueError(f"{self.name}: a keep-set is ascending, not empty and within 0..{self.channels - 1}")

@@ -1,4 +1,4 @@
-"""Device: what latency, energy and size are measured on."""
+"""Device: the interface for measuring latency, energy and size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autocompress.job import DeviceConfig
 
 FORMATS = ("onnx", "torch")
-"""What a device can ask for: the exported file, or the torch module that it was written from."""
+"""Formats that a device can take: the exported file, or the torch module behind it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class OperatorCount:
     Attributes:
         layer: module name.
         kind: "multiply-add", or a kind that a LayerSpec names ("add").
-        operations: how many.
+        operations: number of operations.
         weight_bits, activation_bits: 32 for float.
     """
 
@@ -44,13 +44,13 @@ class OperatorCount:
 
 @dataclass(frozen=True)
 class Deployable:
-    """A model as a device sees it.
+    """A model in the formats that devices take.
 
     Attributes:
         file: ONNX.
         input_size: (channels, height, width).
         operators: counts, for cost models.
-        module: gives the torch module of the file; called at most once. None where there is none.
+        module: returns the torch module of the file; called at most once. None where there is none.
     """
 
     file: Path
@@ -59,12 +59,12 @@ class Deployable:
     module: Callable[[], nn.Module] | None = field(default=None, compare=False, repr=False)
 
     def model(self) -> nn.Module:
-        """The torch module that computes what the file computes: hardened, in eval mode.
+        """The torch module that is equivalent to the file: hardened, in eval mode.
 
-        It must stay as it is.
+        It must not be changed.
 
         Raises:
-            TrialFailed: if the file came without one.
+            TrialFailed: if there is no torch module.
         """
         return self._model
 
@@ -75,27 +75,27 @@ class Deployable:
         return self.module()
 
     def convert(self, to: str) -> Path | nn.Module:
-        """The model in the format ``to`` (``FORMATS``), made once.
+        """The model in the format ``to`` (one of ``FORMATS``), made once.
 
         Raises:
-            TrialFailed: if it cannot be had in that format.
+            TrialFailed: if there is no such format.
         """
         if to not in FORMATS:
-            raise TrialFailed(f"no model can be converted to '{to}'; known formats: {', '.join(FORMATS)}")
+            raise TrialFailed(f"models cannot be converted to '{to}'; known formats: {', '.join(FORMATS)}")
         return self.file if to == "onnx" else self.model()
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A cost, always beside the baseline's, measured in the same interleaved run.
+    """Costs of a candidate and of the baseline, measured in one interleaved run.
 
     Attributes:
-        latency_ms: median milliseconds a batch.
-        latency_ratio: median of the per-block ratios candidate / baseline.
+        latency_ms: median milliseconds per batch.
+        latency_ratio: median of the ratios candidate / baseline of the blocks.
         ratio_low, ratio_high: 95 % confidence interval of that median.
-        baseline_ms: the baseline's median in the same run.
-        energy_uj: microjoules an image, where the device knows it.
-        noisy: the interval is too wide for the ratio to be trusted.
+        baseline_ms: median of the baseline in the same run.
+        energy_uj: microjoules per image, where the device gives it.
+        noisy: the interval is too wide to trust the ratio.
         environment: machine, processor features, threads, runtime version, session options.
     """
 
@@ -114,9 +114,9 @@ class LayerTimes:
     """Time of one run of a file.
 
     Attributes:
-        layers: seconds by layer, in the order in which they run. What runs behind a layer and
-            before the next one (additions, activations, pooling) is charged to it.
-        total: seconds of a run without the profiler, which itself costs some microseconds a node.
+        layers: seconds by layer, in the order of execution. Operators between two layers
+            (additions, activations, pooling) count for the first one.
+        total: seconds of a run without the profiler, which costs some microseconds per node.
     """
 
     layers: Mapping[str, float]
@@ -124,44 +124,41 @@ class LayerTimes:
 
 
 class NoOptions(BaseModel):
-    """The options of a device that has none of its own."""
+    """The options of a device without options."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Device(ABC):
-    """Runs models, or tells what they cost. Baseline and candidate always run on the same device.
+    """Runs models, or computes their costs. Baseline and candidate use the same device.
 
-    A device that runs models gives :meth:`open`. The engine does the rest: it makes the batch,
-    holds the machine's lock, runs candidate and baseline in turns, and computes interval and noise
-    flag (``autocompress.devices.measure``). A ``deterministic`` device gives :meth:`compare` in its
-    place.
+    A device that runs models implements :meth:`open`. The engine makes the batch, holds the machine
+    lock, runs candidate and baseline alternately, and computes interval and noise flag
+    (``autocompress.devices.measure``). A ``deterministic`` device implements :meth:`compare`
+    instead.
     """
 
     name: ClassVar[str]
     measures: ClassVar[frozenset[str]] = frozenset({"latency"})
-    """Objectives it gives: "latency", "energy"."""
+    """The objectives that it measures: "latency", "energy"."""
     deterministic: ClassVar[bool] = False
-    """True where the same model always costs the same (a cost model)."""
+    """True where the same model always has the same cost (a cost model)."""
     formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
-    """What :meth:`open` needs of a model (``FORMATS``).
-
-    The engine has it made before it takes the lock.
-    """
+    """Formats for :meth:`open` (``FORMATS``). The engine converts before it takes the lock."""
     Options: ClassVar[type[BaseModel]] = NoOptions
-    """The device's own options: the section ``device.options`` of a job.
+    """The options of the device: the section ``device.options`` of a job.
 
     It must forbid unknown keys.
     """
     placement: ClassVar[PlacementTable] = PlacementTable()
-    """Which operators its runtime computes on integers; by default as ONNX Runtime does."""
+    """The operators that its runtime computes on integers; the default is ONNX Runtime's."""
     channel_multiple: ClassVar[int] = 8
-    """Its kernels suit numbers of channels that are multiples of this (``prune.multiple``)."""
+    """Its kernels are fast for multiples of this number of channels (``prune.multiple``)."""
     is_local: ClassVar[bool] = True
-    """Models run on this machine, so that the engine holds its lock meanwhile."""
+    """Models run on this machine, so the engine holds the machine lock while measuring."""
 
     def named(self, name: str) -> Device | None:
-        """The device that ``name`` stands for: this one by its own name, else None.
+        """The device called ``name``: this one under its name, else None.
 
         A family of devices may make one (a cost model from a user's profile).
 
@@ -171,11 +168,11 @@ class Device(ABC):
         return self if name == self.name else None
 
     def describe(self) -> str:
-        """One line for lists; empty where the name says it all."""
+        """One line for lists; empty where the name is enough."""
         return ""
 
     def check(self, config: DeviceConfig) -> list[str]:
-        """Reasons why the device cannot be used here; empty means that it can."""
+        """Reasons why the device cannot be used here; empty where it can."""
         del config
         return []
 
@@ -188,30 +185,33 @@ class Device(ABC):
         return True
 
     def environment(self, config: DeviceConfig) -> dict[str, Any]:
-        """What costs depend on beside model, machine and ``config``, as JSON (versions, settings).
+        """Further values on which costs depend, as JSON: versions and settings.
 
-        It is stored with each measurement, and is part of the keys of measurements.
+        Model, machine and ``config`` need not be in it. It is stored with each measurement, and is
+        part of the keys of measurements.
         """
         del config
         return {}
 
     def is_in_thread(self, config: DeviceConfig) -> bool:
-        """Whether a run computes in the calling thread alone.
+        """Whether a run computes only in the calling thread.
 
-        It is then timed by the time that this thread was on a processor, which a busy machine
-        hardly changes, and otherwise by wall time."""
+        It is then timed by the processor time of this thread, which a busy machine changes little,
+        and otherwise by wall time.
+        """
         return config.threads == 1
 
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
-        """Loads a model and places the batch where it computes.
+        """Loads a model, and moves the batch to where the model computes.
 
         Args:
             deployable: in one of ``formats``.
             images: float32 ``(config.batch, C, H, W)``.
-            config: how it is run; ``Options`` has validated ``config.options``.
+            config: settings of the run; ``Options`` has validated ``config.options``.
 
         Returns:
-            A function that runs the batch once. It returns when the run is over, also on a GPU.
+            A function that runs the batch once. It returns when the run has finished, also on a
+            GPU.
 
         Raises:
             TrialFailed: if the model cannot be loaded.
@@ -219,27 +219,28 @@ class Device(ABC):
         raise NotImplementedError(f"'{self.name}' runs no models")
 
     def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
-        """What ``candidate`` costs beside ``baseline``. Only ``deterministic`` devices are asked.
+        """Costs of ``candidate`` and ``baseline``. Only called for ``deterministic`` devices.
 
         Raises:
-            TrialFailed: if the device cannot tell.
+            TrialFailed: if the device cannot compute them.
         """
         raise NotImplementedError(f"'{self.name}' computes no costs")
 
     def layer_times(
         self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
     ) -> list[LayerTimes] | None:
-        """Where the files' time goes, for the layers of the network that they were written from.
+        """The time of each layer of the network in some files.
 
-        The engine holds the machine's lock (``autocompress.devices.layer_times``).
+        The engine holds the machine lock (``autocompress.devices.layer_times``).
 
         Args:
-            deployables: measured interleaved; the first is what the others are compared with.
-            layers: names.
-            config: how files are run.
+            deployables: measured interleaved; the others are compared with the first.
+            layers: names of the layers.
+            config: settings of the runs.
 
         Returns:
-            None where the device cannot tell. A search then takes latency to follow multiply-adds.
+            None where the device cannot measure it. A search then assumes that latency is
+            proportional to multiply-adds.
 
         Raises:
             TrialFailed: if the runtime cannot load a file.

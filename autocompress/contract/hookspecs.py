@@ -19,27 +19,27 @@ hookimpl = pluggy.HookimplMarker("autocompress")
 
 @hookspec
 def autocompress_methods() -> list[Method]:  # type: ignore[empty-body]
-    """Compression methods that the plugin offers."""
+    """The compression methods of the plugin."""
 
 
 @hookspec
 def autocompress_devices() -> list[Device]:  # type: ignore[empty-body]
-    """Devices that the plugin can measure on."""
+    """The devices of the plugin."""
 
 
 @hookspec
 def autocompress_datasets() -> list[DatasetProvider]:  # type: ignore[empty-body]
-    """Data sets that the plugin can load."""
+    """The data sets of the plugin."""
 
 
 @hookspec
 def autocompress_trial_finished(job: Job, trial: dict[str, Any]) -> None:
-    """A trial has its row (the columns of trials.csv).
+    """Called for each finished trial with its row (the columns of trials.csv).
 
-    For loggers; an error here is logged and stops nothing.
+    For loggers. An error here is logged and does not stop the search.
     """
 
 
 @hookspec
 def autocompress_search_finished(job: Job, result: Any) -> None:
-    """The search is over; ``result`` is the SearchResult. For loggers."""
+    """Called at the end of a search with its SearchResult. For loggers."""

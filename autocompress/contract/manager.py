@@ -1,4 +1,4 @@
-"""The manager: finds plugins through entry points, and goes on where one of them is broken."""
+"""The manager: finds plugins through entry points, and skips broken ones."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ log = logging.getLogger("autocompress")
 
 @dataclass(frozen=True)
 class BrokenPlugin:
-    """A plugin of which all or a part was skipped, and why in one sentence."""
+    """A plugin that was skipped, fully or in part, and the reason in one sentence."""
 
     name: str
     reason: str
 
 
 class Manager:
-    """All that plugins offer.
+    """All methods, devices and data sets of the plugins.
 
-    What is wrong with a plugin, at import or in a hook, is named in ``broken``; the rest of the
-    plugins works without it.
+    ``broken`` has the plugins that failed, at import or in a hook, with reasons. The other plugins
+    work without them.
 
-    Hooks are called in pluggy's order (``tryfirst``, then as registered, then ``trylast``), and
-    wrappers (``hookimpl(wrapper=True)``) get the list of all results.
+    Hooks are called in pluggy's order (``tryfirst``, then as registered, then ``trylast``).
+    Wrappers (``hookimpl(wrapper=True)``) get the list of all results.
     """
 
     def __init__(self, builtin: Sequence[object] = (), *, entry_points: bool = True) -> None:
@@ -73,8 +73,8 @@ class Manager:
         self._offers.clear()
 
     def _load_entry_points(self) -> None:
-        # Not load_setuptools_entrypoints: it stops at the first plugin that raises.
-        # The engine's own plugins come first, so that no other can take their place.
+        # load_setuptools_entrypoints is not used, because it stops at the first plugin that raises.
+        # Built-in plugins come first, so that no other plugin can replace them.
         points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
         for point in sorted(points, key=lambda point: (not _is_own(point), point.name)):
             if self._pluggy.get_plugin(point.name) is not None or self._pluggy.is_blocked(point.name):
@@ -88,7 +88,7 @@ class Manager:
 
     @contextmanager
     def _skipped_if_it_fails(self, name: str) -> Iterator[None]:
-        """Logs what a plugin raises, also ``SystemExit``, and notes the plugin in ``broken``."""
+        """Logs exceptions of a plugin, also ``SystemExit``, and adds the plugin to ``broken``."""
         try:
             yield
         except Terminated:  # SIGTERM arrived meanwhile
@@ -103,15 +103,16 @@ class Manager:
             log.warning("plugin '%s' is skipped: %s", name, broken.reason)
 
     def _collect(self, hook: str, kind: type) -> list[Any]:
-        """What all plugins return from ``hook``, asked once.
+        """The results of ``hook`` of all plugins; each is called once.
 
-        Each is called on its own, so that one that raises harms no other."""
+        Plugins are called separately, so that an exception affects only one of them.
+        """
         if hook not in self._offers:
             self._offers[hook] = self._sound(hook, kind)
         return list(self._offers[hook])
 
     def _sound(self, hook: str, kind: type) -> list[Any]:
-        """The usable items of all implementations and of wrappers around them."""
+        """The valid items of all implementations and of wrappers around them."""
         implementations = _in_order(getattr(self._pluggy.hook, hook).get_hookimpls())
         makers: dict[int, str] = {}
         results: list[list[Any]] = []
@@ -128,7 +129,7 @@ class Manager:
                 results = [check_offer(hook, offered) for offered in _finished(wrapper, results)]
                 makers = {id(item): makers.get(id(item), name) for offered in results for item in offered}
         items = [item for offered in results for item in offered]
-        # Of one name the engine's own item stays, wherever pluggy's order puts it.
+        # Of items with one name, a built-in one is kept, whatever pluggy's order.
         taken: dict[str, Any] = {}
         for item in sorted(items, key=lambda item: makers[id(item)] not in self._own):
             maker = makers[id(item)]
@@ -141,7 +142,7 @@ class Manager:
         return list({id(item): item for item in items if id(item) in stay}.values())
 
     def _begun(self, implementations: Sequence[Any], **arguments: Any) -> list[tuple[str, Any]]:
-        """The wrappers among ``implementations``, each run to its ``yield``, outermost first."""
+        """The wrappers among ``implementations``, each run up to its ``yield``, outermost first."""
         begun: list[tuple[str, Any]] = []
         for implementation in implementations:
             if implementation.wrapper:
@@ -168,7 +169,7 @@ class Manager:
         return self._collect("autocompress_devices", Device)
 
     def device(self, name: str) -> Device:
-        """The device called ``name``, or one that a family makes of it (``cost-model:PATH.yaml``).
+        """The device called ``name``, also one of a family (``cost-model:PATH.yaml``).
 
         Raises:
             UserError: if there is none.
@@ -182,7 +183,7 @@ class Manager:
         return self._collect("autocompress_datasets", DatasetProvider)
 
     def tell(self, hook: str, **arguments: Any) -> None:
-        """Calls a logger hook of each plugin; one that raises is named and stops nothing."""
+        """Calls a logger hook of each plugin; errors are logged and do not stop the search."""
         implementations = _in_order(getattr(self._pluggy.hook, hook).get_hookimpls())
         wrappers = self._begun(implementations, **arguments)
         for implementation in implementations:
@@ -206,28 +207,28 @@ def _told_if_it_fails(name: str, hook: str) -> Iterator[None]:
 
 
 def _is_own(point: importlib.metadata.EntryPoint) -> bool:
-    """Whether the engine's own distribution has the entry point ``point``."""
+    """Whether the entry point ``point`` belongs to the distribution of the engine."""
     return point.dist is not None and point.dist.name == _DISTRIBUTION
 
 
 def _taken(name: str, maker: str, other: str, hook: str) -> str:
     if maker == other:
-        return f"its hook {hook} gives two items called '{name}', of which the first is used"
-    return f"its '{name}' has the name of one that plugin '{other}' offers already"
+        return f"its hook {hook} gives two items called '{name}'; the first is used"
+    return f"its '{name}' has a name that plugin '{other}' uses already"
 
 
 def _in_order(implementations: Sequence[Any]) -> list[Any]:
-    """pluggy's ``tryfirst`` first and ``trylast`` last; the others as they were registered."""
+    """In pluggy's order: ``tryfirst`` first, ``trylast`` last, the others as registered."""
     return sorted(implementations, key=lambda one: bool(one.trylast) - bool(one.tryfirst))
 
 
 def _accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a hook's ``arguments`` that an implementation asks for."""
+    """The ``arguments`` of a hook that an implementation takes."""
     return {name: arguments[name] for name in inspect.signature(function).parameters if name in arguments}
 
 
 def _finished(wrapper: Any, results: list[Any]) -> Any:
-    """What a wrapper makes of ``results``."""
+    """The result of a wrapper for ``results``."""
     try:
         wrapper.send(results)
     except StopIteration as stop:
@@ -242,7 +243,7 @@ def _name_of(plugin: object) -> str:
 def order(methods: Iterable[Method]) -> list[Method]:
     """Sorts methods: data sources, SUBSTITUTE, PRUNE, quantizers.
 
-    Within a stage, methods that take a tag come after those that provide it.
+    Within a stage, methods that need a tag come after methods that provide it.
     """
     ranks: list[Callable[[Method], bool]] = [
         lambda m: isinstance(m, DataSource),
@@ -260,9 +261,9 @@ def order(methods: Iterable[Method]) -> list[Method]:
 
 
 def _waits(method: Method, pending: list[Method]) -> bool:
-    """Whether a pending method of the same stage provides a tag that ``method`` takes.
+    """Whether a pending method of the same stage provides a tag that ``method`` needs.
 
-    In a circle of tags, none waits.
+    In a cycle of tags, no method waits.
     """
     stage = getattr(method, "stage", None)
     return any(
@@ -284,5 +285,5 @@ def _named(name: str, items: Sequence[Any], what: str) -> Any:
 
 @cache
 def manager() -> Manager:
-    """The manager of this process, with all installed plugins and the engine's own."""
+    """The manager of this process, with all installed and built-in plugins."""
     return Manager()

@@ -1,4 +1,4 @@
-"""The four kinds of compression method. A plugin subclasses one and hands out an instance of it."""
+"""The four kinds of compression method. A plugin subclasses one and returns an instance of it."""
 
 from __future__ import annotations
 
@@ -20,45 +20,43 @@ if TYPE_CHECKING:
     from autocompress.job import Job
 
 Params = dict[str, Any]
-"""What a method's ``search_space`` returned for one recipe: JSON values only."""
+"""The result of ``search_space`` of a method for one recipe: JSON values only."""
 
 Plan = dict[str, Any]
-"""What a transform did to the model, as JSON: enough for ``rebuild`` to do it again with no data.
-"""
+"""The changes of a transform as JSON, from which ``rebuild`` repeats them without data."""
 
 
 class Stage(StrEnum):
-    """Where in a recipe a transform acts: before the engine's PRUNE stage, or in its place."""
+    """When a transform acts: before the PRUNE stage of the engine, or instead of it."""
 
     SUBSTITUTE = "substitute"
     PRUNE = "prune"
 
 
 class Method(ABC):
-    """A compression method: its name, its paper, its search space and its check."""
+    """A compression method: its name, paper, search space and check."""
 
     name: ClassVar[str]
-    """Prefix of the method's parameters, for example ``ghost``."""
+    """Name of the method, and prefix of its parameters, for example ``ghost``."""
     version: ClassVar[str]
     """Part of every cache key: change it whenever the same parameters would give another model."""
     reference: ClassVar[str]
     """The paper: authors, title, venue or arXiv number."""
     kind: ClassVar[str]
     layers: ClassVar[Sequence[LayerSpec]] = ()
-    """Layer types that the method brings."""
+    """Layer types of the method."""
     provides: ClassVar[frozenset[str]] = frozenset()
-    """Capability tags of the model it returns, for example ``convolution``."""
+    """Tags of the model that it returns, for example ``convolution``."""
     takes: ClassVar[frozenset[str]] = frozenset()
-    """Tags that it works on: it acts after the methods that provide them."""
+    """Tags that it needs: it acts after the methods that provide them."""
     excludes: ClassVar[frozenset[str]] = frozenset()
     """Tags that no other method of the same recipe may provide."""
     needs_training: ClassVar[bool] = False
-    """True: RECOVER "none" is not offered where this method acts."""
+    """True: where this method acts, RECOVER cannot be "none"."""
     min_epochs: ClassVar[int] = 0
-    """Recovery epochs under which the method makes no sense."""
+    """Fewest recovery epochs with which the method is useful."""
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Earlier names of parameters (``scop.rate``), each with a sentence on what says the same now.
-    """
+    """Former names of parameters (``scop.rate``), each with a sentence on its replacement."""
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
         """Reasons why the method cannot apply to ``model`` in ``job``; empty where it can."""
@@ -67,160 +65,160 @@ class Method(ABC):
 
     @abstractmethod
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """Asks ``space`` for each parameter (define by run) and returns them.
+        """Asks ``space`` for each parameter (define by run) and returns the values.
 
-        The defaults must leave a working model, and one choice must leave the model as it is."""
+        The defaults must give a working model, and one choice must leave the model unchanged.
+        """
 
     def acts(self, params: Params) -> bool:
-        """False where ``params`` leave the model as it is, so that the stage is skipped."""
+        """False where ``params`` leave the model unchanged; the stage is then skipped."""
         return bool(params)
 
     def callbacks(self, model: nn.Module, params: Params, context: Context) -> list[Callback]:
-        """What must happen while a model with this method's layers trains."""
+        """Callbacks for training a model with layers of this method."""
         del model, params, context
         return []
 
 
 class Preparing(Method):
-    """A method that may learn from data once what all of its recipes then share."""
+    """A method that may compute a state from data once, which all its recipes share."""
 
     def shared(self, params: Params) -> Params:
-        """The values of ``params`` that :meth:`prepare` needs.
+        """The subset of ``params`` that :meth:`prepare` needs.
 
-        ``prepare`` is called once for each of their values, so they should not be searched
-        unless the job asks for it. ``params`` may be empty.
+        ``prepare`` is called once for each combination of their values, so they should only be
+        searched where the job asks for it. ``params`` may be empty.
         """
         del params
         return {}
 
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
-        """Computes what all recipes share and what costs data and time, such as SCOP's scores.
+        """Computes the state that all recipes share, such as SCOP's scores.
 
-        Called once for each baseline, data source and ``context.params`` (see
-        :meth:`shared`), when a recipe first needs it. The result (tensors and JSON values)
-        is kept, and is given back as ``context.state``.
+        Called once for each baseline, data source and ``context.params`` (see :meth:`shared`), when
+        a recipe first needs it. The result (tensors and JSON values) is stored and passed as
+        ``context.state``.
         """
         del baseline, context
         return None
 
     @property
     def prepares(self) -> bool:
-        """Whether the method has state that is to be prepared."""
+        """Whether the method overrides :meth:`prepare`."""
         return type(self).prepare is not Preparing.prepare
 
 
 class Transform(Preparing):
-    """Changes the model's structure, and leaves plain deployable layers."""
+    """Changes the structure of the model; the result has only deployable layers."""
 
     kind = "transform"
     stage: ClassVar[Stage]
 
     def structure_needs_state(self, params: Params) -> bool:
-        """Whether the structure depends on what :meth:`prepare` returned.
+        """Whether the structure depends on the result of :meth:`prepare`.
 
-        A dry run that has no state then gives an estimate, and says so."""
+        A dry run without that state then gives an estimate, and marks it as such.
+        """
         del params
         return False
 
     @abstractmethod
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
-        """Returns the changed model (``model`` itself may be changed) and the plan.
+        """Returns the changed model and the plan. ``model`` itself may be changed.
 
         With ``context.dry_run`` there is no data and no training; the returned structure must be
         the same as without it.
 
         Raises:
-            InvalidRecipe: where ``params`` cannot be built on this model.
+            InvalidRecipe: if ``params`` do not fit this model.
         """
 
     @abstractmethod
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
-        """Makes the structure of ``plan`` without data or training; weights are loaded later."""
+        """Makes the structure of ``plan`` without data or training. Weights are loaded later."""
 
 
 class Pruner(Preparing):
-    """Says in which order the channels of a network go.
+    """Decides the order in which the channels of a network are removed.
 
-    The engine's PRUNE stage does the rest: which channels go together, how many stay
-    (``prune.keep``), their removal, and the repair of the layers that read them. A recipe names one
-    pruner (``prune.method``).
+    The PRUNE stage of the engine does the rest: it finds channels that must be removed together,
+    decides how many to keep (``prune.keep``), removes the others, and repairs the layers that read
+    them. A recipe names one pruner (``prune.method``).
     """
 
     kind = "pruner"
     searched: ClassVar[bool] = True
-    """False: a search uses it only where a job names it (``prune: {method: random}``), for example
-    as a baseline.
-    """
+    """False: a search uses it only where a job names it (``prune: {method: random}``)."""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         """Parameters of the order, if it has any.
 
-        None may be structural: widths do not depend on the order.
+        They cannot be structural, because widths do not depend on the order.
         """
         del space, model
         return {}
 
     def acts(self, params: Params) -> bool:
-        """A pruner acts where a recipe names it, whatever its own parameters."""
+        """True: a pruner acts where a recipe names it, whatever its parameters."""
         del params
         return True
 
     @abstractmethod
     def order(self, coupling: Coupling, params: Params, context: Context) -> Sequence[int]:
-        """All channels of ``coupling``, the least needed first.
+        """All channels of ``coupling``, least needed first.
 
-        Every prefix is what goes at one width, so the order is nested; blocks of one size lose
-        their channels in turns (``Coupling.ranked`` and ``Coupling.interleaved`` see to that).
-        ``context.model`` is the network that is going to lose channels, in eval mode, and must not
-        be changed; ``context.teacher`` is the baseline, from which it differs where a transform
-        acted before. ``context.moments`` gives moments of its layers' inputs.
+        For every width, a prefix of the order is removed. Blocks of equal size must take turns;
+        ``Coupling.ranked`` and ``Coupling.interleaved`` make such orders.
+
+        ``context.model`` is the network that will lose channels, in eval mode. It must not be
+        changed. ``context.teacher`` is the baseline, which differs where a transform acted before.
+        ``context.moments`` gives moments of the inputs of layers of ``context.model``.
 
         Raises:
-            InvalidRecipe: where the channels cannot be ordered.
+            InvalidRecipe: if the channels cannot be ordered.
         """
 
     def orders(self, couplings: Sequence[Coupling], params: Params, context: Context) -> dict[str, Sequence[int]]:
-        """The order of each of ``couplings``, by name. Override it where they share work."""
+        """The order of each coupling, by name. Override it where couplings share work."""
         return {coupling.name: self.order(coupling, params, context) for coupling in couplings}
 
 
 class Quantizer(Method):
-    """Gives the fake-quantizer of one weight or activation, and the integers that the file holds.
+    """Makes the fake-quantizer of a weight or activation, and the integers for the file.
 
-    QUANTIZE calibrates and, where the recipe or ``min_epochs`` asks for it, trains; ``callbacks``
-    is then asked with the network of fake-quantizers (``quantization.QuantizedNetwork``) as
+    QUANTIZE calibrates and, where the recipe or ``min_epochs`` requires it, trains. ``callbacks``
+    is then called with the network of fake-quantizers (``quantization.QuantizedNetwork``) as
     ``model``.
     """
 
     kind = "quantizer"
     weight_bits: ClassVar[Sequence[int]] = (8,)
     activation_bits: ClassVar[Sequence[int]] = (8,)
-    """Empty: the method quantizes weights only, activations are the business of another quantizer.
-    """
+    """Empty: the method quantizes only weights, and another quantizer the activations."""
 
     def acts(self, params: Params) -> bool:
-        """A quantizer acts where a group of the recipe names it, whatever its own parameters."""
+        """True: a quantizer acts where a group of the recipe names it, whatever its parameters."""
         del params
         return True
 
     @abstractmethod
     def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:
-        """A module for the tensor that ``spec`` describes: float in, float out."""
+        """The fake-quantizer of the tensor that ``spec`` describes."""
 
     def calibration_images(self, params: Params) -> int:
-        """How many images its activation ranges are to be observed on."""
+        """The number of images for observing activation ranges."""
         del params
         return 256
 
     def equalises(self, params: Params) -> bool:
-        """Whether weight ranges of consecutive layers are equalised before ranges are chosen."""
+        """Whether weight ranges of consecutive layers are equalised before calibration."""
         del params
         return False
 
     def corrects_bias(self, params: Params) -> bool:
         """Whether biases are corrected by the mean rounding error of each output channel.
 
-        This is done after calibration, and only where nothing is trained.
+        The correction follows calibration, and only happens without training.
         """
         del params
         return False
@@ -228,31 +226,31 @@ class Quantizer(Method):
     def harden(self, fake: FakeQuantizer, weight: Any = None) -> Hardened:
         """Integers, scale and zero point of a finished fake-quantizer.
 
-        ``weight`` is the float tensor that it quantizes.
+        ``weight`` is the float tensor to quantize.
         """
         return fake.harden(weight)
 
 
 class DataSource(Method):
-    """Gives the images that score, calibrate and train, synthesised from the teacher alone.
+    """Synthesises the images for scoring, calibration and training from the teacher alone.
 
-    Data sources act where the job has no training data. A recipe names one; its set is made once
-    for each of its parameters' values and shared by trials, workers and runs, so these should be
-    few presets, or not searched.
+    Data sources act in jobs without training data. A recipe names one. Its set is made once for
+    each combination of parameter values, and trials, workers and runs share it. The parameters
+    should therefore have few values, or not be searched.
     """
 
     kind = "data source"
 
     def adapts(self, params: Params) -> bool:
-        """Whether RECOVER asks again, half-way, for images made for the student."""
+        """Whether RECOVER asks again, half-way, for images that depend on the student."""
         del params
         return False
 
     def without_student(self, params: Params) -> Params:
-        """The parameters with which the set is made where there is no student yet, complete.
+        """All parameters of the set that is made before there is a student.
 
-        Where others of a source that adapts would give the same images then, it returns the same
-        for these, and one set serves them all.
+        An adapting source returns equal values for parameters that differ only in the use of the
+        student, so that these share one set.
         """
         return params
 
@@ -262,13 +260,13 @@ class DataSource(Method):
     ) -> TransferSet:
         """Makes the transfer set from ``teacher``.
 
-        The teacher is in eval mode, and its parameters take no gradient.
+        The teacher is in eval mode, its parameters need no gradient, and it has mean, std and input
+        size (``pretrained_cfg``). ``student`` is a copy of the student in training, in eval mode,
+        where the source adapts to it. ``context.transfer`` is None.
 
-        ``student`` is a copy of the live student, in eval mode, where the source adapts to it. The
-        teacher carries mean, std and input size (``pretrained_cfg``); ``context.transfer`` is None.
-        Labels are the source's own targets and are not trained on: without ``soft_targets`` the
-        teacher is asked, on the images as they are augmented. ``context.images``, where it is set,
-        is how many images are enough. Another ``context.seed`` must give other images.
-        ``context.progress`` is to be called often: a trial that waits for images is only given the
-        time while it hears of them.
+        Labels are the targets of the source and are not used for training. Without
+        ``soft_targets``, the targets are the outputs of the teacher for the augmented images.
+        ``context.images``, if set, is the number of images that is enough. Another ``context.seed``
+        must give other images. Call ``context.progress`` often: a trial that waits for images is
+        ended if it hears nothing.
         """

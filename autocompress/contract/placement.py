@@ -11,14 +11,14 @@ from typing import Any
 class PlacementTable:
     """Where a runtime fuses quantizers into operators. The defaults are those of ONNX Runtime.
 
-    Convolutions and linear layers always have integer kernels: without them nothing is quantized.
+    Convolutions and linear layers always have integer kernels.
 
     Attributes:
-        kernels: operators with integer kernels that run when all their inputs are quantized.
+        kernels: operators with integer kernels, which need all inputs quantized.
         activations: activations with an integer kernel.
-        moves: operators that only move values, and so run on the integers of their input.
-        float_outputs: layers whose integer kernel can give floats at no cost, so that the logits
-            are not rounded.
+        moves: operators that only move values, so they run on the integers of their input.
+        float_outputs: layers with an integer kernel that can output floats at no cost, so that
+            logits are not rounded.
     """
 
     kernels: frozenset[str] = frozenset({"add", "multiply", "concat", "average_pool", "global_pool", "sigmoid"})
@@ -27,16 +27,16 @@ class PlacementTable:
     float_outputs: frozenset[str] = frozenset({"linear"})
 
     def record(self) -> dict[str, list[str]]:
-        """As JSON values, for plans and content keys; empty for the defaults."""
+        """The table as JSON, for plans and content keys; empty for the defaults."""
         return {} if self == PlacementTable() else {name: sorted(own) for name, own in asdict(self).items()}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> PlacementTable:
-        """The table that :meth:`record` told."""
+        """The table of a :meth:`record`."""
         return cls(**{name: frozenset(own) for name, own in record.items()})
 
     def faults(self) -> list[str]:
-        """Words in it that stand for no operator."""
+        """Words in the table that are not operators."""
         default = PlacementTable()
         return [
             f"{field.name}: {word}"

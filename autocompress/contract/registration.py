@@ -1,4 +1,4 @@
-"""Checks of plugins: their hooks at registration, and later what the hooks return."""
+"""Checks plugins: their hooks at registration, and later the results of the hooks."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ from autocompress.data import DatasetProvider
 
 PREFIX = "autocompress_"
 MARKER = "autocompress_impl"
-"""The attribute in which pluggy's marker ``hookimpl`` leaves its options."""
+"""The attribute in which pluggy's marker ``hookimpl`` stores its options."""
 ENGINE_NAMES = frozenset({"source", "prune", "repair", "recover", "bits", "qat"})
-"""Prefixes of the engine's own parameters."""
+"""Prefixes of the parameters of the engine."""
 NAME = re.compile(r"[A-Za-z][\w-]*")
-"""What a method may be called: its name stands before a dot, before a colon, and in lists."""
+"""Allowed names of methods. A name is used before a dot, before a colon, and in lists."""
 CLOSE = 0.75
-"""How much an unmarked function must resemble a hook's name (``difflib``) to be taken for a
-misspelt hook.
-"""
+"""Similarity (``difflib``) to the name of a hook above which a function is a misspelt hook."""
 
 
 class InvalidPlugin(Exception):
-    """Why a plugin, or a part of it, cannot be used; one sentence."""
+    """A plugin, or a part of it, cannot be used. The message is the reason, one sentence."""
 
 
 def hooks() -> dict[str, tuple[str, ...]]:
-    """The hooks that there are, each with the names of its arguments."""
+    """All hooks, each with the names of its arguments."""
     found = inspect.getmembers(hookspecs, inspect.isfunction)
     return {name: tuple(inspect.signature(f).parameters) for name, f in found if name.startswith(PREFIX)}
 
@@ -49,14 +47,14 @@ def reason(error: BaseException) -> str:
 
 
 def check_hooks(plugin: object) -> None:
-    """Refuses a plugin with hooks that would be ignored (pluggy's ``check_pending``, and more).
+    """Refuses a plugin with hooks that would be ignored, as pluggy's ``check_pending`` does.
 
     Raises:
         InvalidPlugin: for a class, a hook that does not exist, a forgotten or outdated marker,
             arguments that the hook does not have, or no hook at all.
     """
     if inspect.isclass(plugin):
-        raise InvalidPlugin(f"the class {plugin.__name__} is registered where an instance or a module is wanted")
+        raise InvalidPlugin(f"the class {plugin.__name__} is registered where an instance or a module is needed")
     known, implemented = hooks(), 0
     for name, function in _functions(plugin):
         options = _options(function)
@@ -67,7 +65,7 @@ def check_hooks(plugin: object) -> None:
         if hook not in known:
             if options.get("optionalhook"):
                 continue
-            raise InvalidPlugin(f"'{hook}' is no hook of autocompress ({_closest(hook, known)})")
+            raise InvalidPlugin(f"'{hook}' is not a hook of autocompress ({_closest(hook, known)})")
         if options.get("hookwrapper"):
             raise InvalidPlugin(f"'{hook}' is an old-style wrapper; write @hookimpl(wrapper=True)")
         extra = [name for name in _required(function) if name not in known[hook]]
@@ -88,13 +86,13 @@ def _functions(plugin: object) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _options(function: Callable[..., Any]) -> dict[str, Any] | None:
-    """What ``hookimpl`` was told about ``function``; None where it is not marked."""
+    """The options of ``hookimpl`` for ``function``; None where it is not marked."""
     options = getattr(function, MARKER, None)
     return options if isinstance(options, dict) else None
 
 
 def _required(function: Callable[..., Any]) -> list[str]:
-    """Names of the arguments that have no default; ``self`` is bound already."""
+    """Names of the arguments without a default; ``self`` is bound already."""
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
 
@@ -103,11 +101,13 @@ def _check_unmarked(name: str, known: dict[str, tuple[str, ...]]) -> None:
     if name in known:
         raise InvalidPlugin(f"'{name}' is not marked as a hook; write @hookimpl above it")
     if name.startswith(PREFIX) and (close := difflib.get_close_matches(name, known, n=1, cutoff=CLOSE)):
-        raise InvalidPlugin(f"'{name}' is no hook of autocompress (did you mean '{close[0]}', marked with @hookimpl?)")
+        raise InvalidPlugin(
+            f"'{name}' is not a hook of autocompress (did you mean '{close[0]}', marked with @hookimpl?)"
+        )
 
 
 def _closest(name: str, known: dict[str, tuple[str, ...]]) -> str:
-    # Without the common prefix, which makes all names alike.
+    # Without the common prefix, which makes all names similar.
     short = {hook.removeprefix(PREFIX): hook for hook in known}
     close = difflib.get_close_matches(name.removeprefix(PREFIX), short, n=1, cutoff=0.5)
     return f"did you mean '{short[close[0]]}'?" if close else f"there are {', '.join(known)}"
@@ -117,10 +117,10 @@ def _closest(name: str, known: dict[str, tuple[str, ...]]) -> str:
 
 
 def check_offer(hook: str, offered: object) -> list[Any]:
-    """What an implementation of ``hook`` returned, as a list.
+    """The result of an implementation of ``hook``, as a list.
 
     Raises:
-        InvalidPlugin: if it is none.
+        InvalidPlugin: if it is not a list.
     """
     if isinstance(offered, list | tuple):
         return list(offered)
@@ -132,14 +132,14 @@ def check_item(hook: str, item: object, kind: type) -> None:
     """Refuses a method, device or data set that the engine cannot use.
 
     Raises:
-        InvalidPlugin: naming the item and what is wrong with it.
+        InvalidPlugin: naming the item and its fault.
     """
     if inspect.isclass(item):
         raise InvalidPlugin(f"{hook} gives the class {item.__name__}, not an instance of it: write {item.__name__}()")
     if not isinstance(item, kind):
         raise InvalidPlugin(f"{hook} gives {_a(item)}, not a {kind.__name__}")
     subject = type(item).__name__
-    name = getattr(item, "name", None)  # declared on the class, but only by annotation
+    name = getattr(item, "name", None)  # the class only annotates it
     if not isinstance(name, str) or not name.strip():
         raise InvalidPlugin(f"the {_word(kind)} {subject} has no name: set {subject}.name to a text")
     if isinstance(item, Method):
@@ -153,10 +153,10 @@ def _check_method(method: Method) -> None:
     subject = f"the method '{method.name}'"
     if not NAME.fullmatch(method.name):
         raise InvalidPlugin(
-            f"{subject} cannot be called so: a name has letters, digits, - and _ and begins with a letter"
+            f"{subject} has an invalid name: a name has letters, digits, - and _ and begins with a letter"
         )
     if method.name in ENGINE_NAMES:
-        raise InvalidPlugin(f"{subject} cannot be called so: '{method.name}.' begins the engine's own parameters")
+        raise InvalidPlugin(f"{subject} has an invalid name: '{method.name}.' begins parameters of the engine")
     if not isinstance(method, Transform | Pruner | Quantizer | DataSource):
         raise InvalidPlugin(f"{subject} is neither a Transform nor a Pruner nor a Quantizer nor a DataSource")
     for attribute in ("version", "reference"):

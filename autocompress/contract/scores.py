@@ -1,4 +1,4 @@
-"""From the scores of layers to those of a coupling's channels."""
+"""Scores of the channels of a coupling, from scores of layers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,18 @@ from autocompress.contract.layers import LayerSpec
 def coupling_scores(
     coupling: Coupling, layers: Mapping[str, torch.Tensor], model: nn.Module, specs: Sequence[LayerSpec] = ()
 ) -> torch.Tensor | None:
-    """Scores of a coupling's channels, float32 ``(channels,)``.
+    """Scores of the channels of a coupling, float32 ``(channels,)``.
 
     The score of a channel is the mean over the layers that write it.
 
-    What several layers write is added up, so a writer with small weights says little about a
-    channel.
-
     Args:
         coupling: of ``model``.
-        layers: layer of ``model``, or of the baseline that it was made from -> a score for each
-            output channel. Where a writer stands in for a layer of the baseline (a ghost module),
-            its channels take the scores of the channels that they stand for
-            (``LayerSpec.channel_map``). A channel of the coupling that is several of a writer's (a
-            head, an intrinsic map with its ghosts) takes their mean.
+        layers: by layer of ``model`` or of the baseline, a score for each output channel. Where a
+            writer replaces a layer of the baseline (a ghost module), ``LayerSpec.channel_map`` maps
+            the scores. A channel of the coupling that is several outputs of a writer (a head, an
+            intrinsic map with its ghosts) has their mean.
         model: the network.
-        specs: of the layer types that plugins brought into it.
+        specs: of the layer types of plugins in it.
 
     Returns:
         None where no writer has scores.
@@ -44,7 +40,7 @@ def coupling_scores(
 
 
 def origin_of(name: str, layers: Iterable[str]) -> str | None:
-    """The layer of the baseline that ``name`` is, or that it is a part of now; None for neither."""
+    """The layer of the baseline that is ``name`` or contains it; None for neither."""
     known = set(layers)
     while name and name not in known:
         name = name.rpartition(".")[0]
@@ -60,6 +56,6 @@ def _of_layer(
     own = layers[origin].float()
     module = model.get_submodule(origin)
     spec = next((spec for spec in specs if type(module) is spec.layer_type), None)
-    # Part of a substituted layer (a primary convolution): its channels come first among the layer's
-    # own.
+    # The name is part of a substituted layer (a primary convolution), with the first channels of
+    # that layer.
     return own if spec is None else own[spec.channel_map(module).cpu()]

@@ -1,6 +1,6 @@
-"""Space: all that a method sees of the search.
+"""Space: the interface by which a method defines its parameters.
 
-Define by run: ask for a parameter, get its value for this recipe.
+Define by run: the method asks for a parameter and gets its value for this recipe.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from autocompress import models
 from autocompress.errors import InvalidRecipe
 
 Value = str | int | float | bool
-"""JSON scalars. "Leave it as it is" is the string "none" (or a neutral number), never null."""
+"""JSON scalars. "No change" is the string "none" (or a neutral number), never null."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,18 @@ class Parameter:
 
     Attributes:
         choices: the values of a categorical parameter that a search draws from; empty for a number.
-        named: further values of a categorical parameter, which it has only where a job or a recipe
-        names them. low, high, step, log: range of a number, both ends included.
-        default: what the method recommends.
-        cheapest: the value that gives the lowest cost; None where cost does not depend on it.
-        neutral: the value that leaves the model as it is; None stands for "none" where that is a
-            choice, else for the default (a parameter that only matters where another one acts).
-        structural: the deployed structure depends on it, and so may latency.
-        scope: what one value holds for: "model", "group" (of layers) or "coupling" (of channels).
-        axis: what it decides: "structure", "weight bits", "activation bits"; empty where it is none
-            of these.
-        tie: parameters with the same tie get one value where a sampler draws; empty for a parameter
-            of its own.
+        named: further values of a categorical parameter, used only where a job or a recipe names
+            them.
+        low, high, step, log: range of a number, both ends included.
+        default: the value that the method recommends.
+        cheapest: the value with the lowest cost; None where the cost does not depend on it.
+        neutral: the value that leaves the model unchanged. None means "none" where that is a
+            choice, else the default (a parameter that matters only where another one acts).
+        structural: the deployed structure, and so maybe the latency, depends on it.
+        scope: what one value is for: "model", "group" (of layers) or "coupling" (of channels).
+        axis: what it decides: "structure", "weight bits", "activation bits"; empty for anything
+            else.
+        tie: a sampler draws one value for all parameters with the same tie; empty for none.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Parameter:
 
     @property
     def is_integer(self) -> bool:
-        """A whole-number range."""
+        """Whether it is a range of whole numbers."""
         return not self.choices and isinstance(self.low, int) and isinstance(self.high, int)
 
     def contains(self, value: Any) -> bool:
@@ -69,15 +69,13 @@ class Parameter:
         return self.low <= value <= self.high
 
     def leaves_alone(self) -> Value:
-        """The value that leaves the model as it is (see ``neutral``)."""
+        """The value that leaves the model unchanged (see ``neutral``)."""
         if self.neutral is not None:
             return self.neutral
         return "none" if "none" in self.choices else self.default
 
     def describe(self) -> str:
-        """The range in words: ``2 | 3 | 4``, ``inner | group (or scatter, where a job names it)``,
-        ``0.0 .. 0.7``.
-        """
+        """The range as text: ``2 | 3 | 4``, ``0.0 .. 0.7``, with values of ``named`` at the end."""
         if self.choices:
             also = f" (or {' | '.join(str(c) for c in self.named)}, where a job names it)" if self.named else ""
             return " | ".join(str(c) for c in self.choices) + also
@@ -85,7 +83,7 @@ class Parameter:
 
 
 class LimitError(ValueError):
-    """A limit leaves no value of a parameter: ``name`` is the parameter, ``text`` the reason."""
+    """A limit excludes all values of a parameter. ``name``: the parameter. ``text``: the reason."""
 
     def __init__(self, name: str, text: str) -> None:
         super().__init__(f"{name} {text}")
@@ -93,22 +91,22 @@ class LimitError(ValueError):
 
 
 class Chooser(Protocol):
-    """Where values come from: Optuna, a finished recipe, the defaults."""
+    """Chooses values of parameters: by Optuna, from a finished recipe, or the defaults."""
 
     def choose(self, parameter: Parameter) -> Value:
         """A value that ``parameter`` contains."""
 
 
 class Space:
-    """Facade over a chooser.
+    """The parameters of one recipe, with values from a chooser.
 
-    Prefixes names, applies what the user fixed or narrowed, and remembers what was asked.
+    It adds prefixes to names, applies the limits of the user, and records all parameters.
 
     Args:
         chooser: gives the values.
         granularity: "model", "stage" or "block"; what :meth:`groups` returns.
-        limits: the user's YAML by full name: a value fixes, a list narrows the choices, ``{low:,
-            high:}`` the range. A name without group (``ghost.ratio``) holds for all groups.
+        limits: of the user, by full name: a value fixes, a list narrows the choices, ``{low:,
+            high:}`` narrows the range. A name without group (``ghost.ratio``) is for all groups.
     """
 
     def __init__(self, chooser: Chooser, granularity: str = "stage", limits: Mapping[str, Any] | None = None) -> None:
@@ -117,20 +115,20 @@ class Space:
         self._limits = dict(limits or {})
         self._prefix = ""
         self.asked: dict[str, Parameter] = {}
-        """Each parameter asked for, by full name, after the user's limits."""
+        """The parameters so far, by full name, with the limits of the user applied."""
         self.chosen: dict[str, Value] = {}
         """Their values: the recipe."""
         self.matched: set[str] = set()
-        """Keys of ``limits`` that a parameter answered to."""
+        """Keys of ``limits`` that matched a parameter."""
 
     def scope(self, prefix: str) -> Space:
-        """The same space with names prefixed by ``prefix`` and a dot."""
+        """The same space with the prefix ``prefix`` and a dot before names."""
         inner = object.__new__(Space)
         inner.__dict__ = {**self.__dict__, "_prefix": f"{self._prefix}{prefix}."}
         return inner
 
     def groups(self, model: nn.Module) -> list[str]:
-        """Names of the parameter groups of ``model`` at the job's granularity, in network order."""
+        """Names of the groups of ``model`` at the granularity of the job, in network order."""
         return [group.name for group in models.groups(model, self.granularity)]
 
     def categorical(
@@ -150,15 +148,15 @@ class Space:
         """One of ``choices`` (JSON scalars).
 
         Args:
-            name: within the method; the method's prefix is put before it.
-            choices: what a search draws from.
+            name: without the prefix of the method.
+            choices: the values that a search draws from.
             default, cheapest, structural, neutral, scope, axis: as in :class:`Parameter`; values
             are among ``choices``.
-            searched: False for the default, unless the user's limits give it a value, a list or a
+            searched: False uses the default, unless a limit of the user gives a value, a list or a
                 range.
-            named: values that are valid too but never drawn: a recipe has one only where the user's
-                limits name it (``mode: scatter`` or ``mode: [inner, scatter]``), or where it is a
-                recipe that is replayed.
+            named: values that are valid but not drawn. They are used only where a limit of the user
+                names them (``mode: scatter`` or ``mode: [inner, scatter]``), or in a recipe that is
+                replayed.
         """
         parameter = Parameter(
             name,
@@ -253,7 +251,7 @@ class Space:
         return value
 
     def _limit_key(self, name: str) -> str | None:
-        """The longest key of the user's limits that is ``name`` or a dotted prefix of it."""
+        """The longest key of the limits that is ``name`` or a dotted prefix of it."""
         parts = name.split(".")
         for end in range(len(parts), 0, -1):
             key = ".".join(parts[:end])
@@ -263,14 +261,14 @@ class Space:
 
 
 def narrow(parameter: Parameter, limit: Any) -> Parameter:
-    """``parameter`` within the user's limit.
+    """``parameter`` narrowed by a limit of the user.
 
-    A value fixes it, a list narrows it, and ``{low:, high:}`` narrows a range.
+    A value fixes it, a list narrows the choices, and ``{low:, high:}`` narrows a range.
 
     A value of ``parameter.named`` becomes a choice where the limit names it.
 
     Raises:
-        LimitError: if nothing of the parameter is left, with the range in the message.
+        LimitError: if no value is left; the message has the range.
     """
     if isinstance(limit, Mapping):
         low, high = limit.get("low", parameter.low), limit.get("high", parameter.high)
@@ -291,7 +289,7 @@ def narrow(parameter: Parameter, limit: Any) -> Parameter:
 
 
 def _with_default_inside(parameter: Parameter) -> Parameter:
-    """Moves default and cheapest to an allowed value where the user's limits excluded them."""
+    """Moves default and cheapest to an allowed value where the limits exclude them."""
 
     def inside(value: Value) -> Value:
         if parameter.contains(value):

@@ -1,4 +1,4 @@
-"""TensorSpec (what a quantizer is asked about), FakeQuantizer, and Hardened (for the file)."""
+"""TensorSpec (a tensor to quantize), FakeQuantizer, and Hardened (integers for the file)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import nn
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor to be quantized, as the traced graph knows it.
+    """One tensor to quantize, as in the traced graph.
 
     Attributes:
-        name: the parameter's or graph node's name; unique in the network.
+        name: of the parameter or graph node; unique in the network.
         role: "weight" or "activation".
-        group: the group of the baseline it belongs to (see ``Space.groups``).
+        group: its group of the baseline (see ``Space.groups``).
         operator: what makes or uses it: "conv", "depthwise", "linear", "input" (the image), or
             another word of ``graph.kinds`` ("add", "multiply", "concat", "global_pool",
             "activation", ...).
         shape: its shape; activations with a batch of 1.
-        bits: the width that the recipe asks for, 1 to 8.
-        channel_axis: for weights the axis of the output channels; None for activations (always one
-            scale a tensor).
-        nonnegative: the values cannot be negative (behind a ReLU), so the zero point is 0.
-        normed: for weights: a batch normalisation follows the layer, so the weight's own scale has
+        bits: the number of bits in the recipe, 1 to 8.
+        channel_axis: for weights, the axis of the output channels; None for activations, which have
+            one scale per tensor.
+        nonnegative: values cannot be negative (behind a ReLU), so the zero point is 0.
+        normed: for weights: a batch normalisation follows the layer, so the scale of the weight has
             no effect.
     """
 
@@ -43,19 +43,19 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Hardened:
-    """A finished quantizer: what the exported file holds.
+    """The result of a quantizer, as stored in the exported file.
 
     ``value = (integer - zero_point) * scale``.
 
     Attributes:
         scale: float32, scalar or ``(channels,)``, > 0.
         zero_point: int32, same shape as ``scale``.
-        low, high: the integers' range, both included. Weights fit int8, activations uint8.
-        bits: the width on disk: at most ``2 ** bits`` integers occur.
-        step: between neighbouring integers: ``low, low + step, ...``; the file holds ``(integer -
-            low) / step``.
-        integers: int8, the weight's shape; None for an activation.
-        channel_axis: axis of ``scale`` in ``integers``; None for one scale a tensor.
+        low, high: range of the integers, both included. Weights fit int8, activations uint8.
+        bits: bits per integer on disk: at most ``2 ** bits`` different integers occur.
+        step: difference of neighbouring integers: ``low, low + step, ...``; the file stores
+            ``(integer - low) / step``.
+        integers: int8, the shape of the weight; None for an activation.
+        channel_axis: axis of ``scale`` in ``integers``; None for one scale per tensor.
     """
 
     scale: torch.Tensor
@@ -72,7 +72,7 @@ class Hardened:
 class Grid:
     """Constants of a quantized activation: ``value = (integer - zero_point) * scale``.
 
-    Integers go from ``low`` to ``high``.
+    Integers are between ``low`` and ``high``.
     """
 
     scale: float
@@ -82,28 +82,30 @@ class Grid:
 
     @property
     def bits(self) -> int:
-        """The width that holds its integers."""
+        """The number of bits for its integers."""
         return (self.high - self.low).bit_length()
 
 
 class FakeQuantizer(nn.Module, ABC):
-    """Simulates a quantized tensor in float. States, switched by the engine:
+    """Simulates a quantized tensor in float. The engine switches its states.
 
-    ``observing`` (calibration: ranges are collected, ``forward`` returns its input unchanged),
-    ``enabled`` (``forward`` quantizes), neither (``forward`` returns its input: a quantization
-    delay), and ``tracking`` beside the last two (training: in ``train()`` mode the range follows
-    the tensors that pass, until the engine freezes it).
+    - ``observing``: calibration collects ranges, and the tensor is returned unchanged.
+    - ``enabled``: ``forward`` quantizes.
+    - neither: the tensor is returned unchanged (quantization delay).
+    - ``tracking``, together with one of the last two: in ``train()`` mode the range follows the
+      tensors, until the engine freezes it.
 
-    Calls run with autocast off and give ``forward`` at least float32: 16-bit floats cannot hold the
-    grid of 8-bit integers. While neither observing nor enabled, the tensor passes as it is.
+    Calls run without autocast and pass at least float32 to ``forward``, because 16-bit floats
+    cannot represent the grid of 8-bit integers.
     """
 
     folds_norm: ClassVar[bool] = True
-    """Weights with a batch normalisation behind them.
+    """For weights with a batch normalisation behind them.
 
-    True: ``forward`` and ``harden`` get the weight as the long-term statistics scale it, ``gamma /
-    sigma * W`` (whitepaper, eq. 23). False: they get the layer's own weight, the normalisation acts
-    behind the layer, and goes into the hardened scale (SLB)."""
+    True: ``forward`` and ``harden`` get the weight scaled by the long-term statistics, ``gamma /
+    sigma * W`` (whitepaper, eq. 23). False: they get the weight of the layer. The normalisation
+    then follows the layer and becomes part of the hardened scale (SLB).
+    """
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__()
@@ -116,18 +118,18 @@ class FakeQuantizer(nn.Module, ABC):
         wide = x.to(torch.promote_types(x.dtype, torch.float32)) if self.observing or self.enabled else x
         with torch.autocast(x.device.type, enabled=False):
             found: torch.Tensor = super().__call__(wide)
-        return x if found is wide else found  # what only observes passes tensors on as they are
+        return x if found is wide else found  # an observing quantizer returns tensors unchanged
 
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` as its integers represent it, in the same shape and at least float32.
+        """``x`` rounded to its integers, in the same shape and at least float32.
 
-        The gradient passes straight through within the range, and is zero outside.
+        The gradient is that of the identity within the range, and zero outside.
         """
 
     @abstractmethod
     def harden(self, weight: torch.Tensor | None = None) -> Hardened:
-        """What the file holds; ``weight`` is the float tensor where ``spec.role`` is "weight"."""
+        """The integers for the file; ``weight`` is the float tensor of a weight, else None."""
 
     def finish_observing(self) -> None:
-        """Turns what was observed into scale and zero point; called once when calibration ends."""
+        """Computes scale and zero point from the observed range; called once after calibration."""
