@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autocompress.checking import check
     from autocompress.compression.artifact import load
     from autocompress.delivery import export_model
     from autocompress.devices import compare_files
@@ -32,6 +33,7 @@ __all__ = [
     "SearchResult",
     "UserError",
     "__version__",
+    "check",
     "compare_files",
     "export_model",
     "load",
@@ -45,6 +47,7 @@ _MODULE_OF = {
     "Job": "autocompress.job",
     "SearchResult": "autocompress.results",
     "UserError": "autocompress.errors",
+    "check": "autocompress.checking",
     "compare_files": "autocompress.devices",
     "export_model": "autocompress.delivery",
     "load": "autocompress.compression.artifact",

@@ -12,6 +12,7 @@ class ExitCode(IntEnum):
 
     DONE = 0
     WRONG_USE = 2
+    UNDECIDED = 3
     NO_MODEL_FITS = 4
     EVERY_TRIAL_FAILED = 5
     TERMINATED = 75

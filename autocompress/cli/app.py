@@ -179,6 +179,7 @@ def plugins(
     catalogue.show(model, granularity, Console())
 
 
+app.command()(models.check)
 app.command()(models.export)
 app.command()(models.measure)
 app.command()(synthesis.synthesize)

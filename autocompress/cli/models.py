@@ -1,4 +1,4 @@
-"""Commands about models: export, measure."""
+"""Commands about models: export, measure, check."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from autocompress.checking import Checked
     from autocompress.delivery import Delivered
     from autocompress.devices import Compared
 
@@ -86,6 +87,61 @@ def measure(
     for one in found:
         if one.measurement.noisy:
             say(console, f"note: {one.file} was measured with too much noise; measure again on an idle machine")
+
+
+def check(
+    subject: Annotated[
+        Path, typer.Argument(help="An ONNX file, or the folder of a run.", metavar="MODEL.onnx|RUN", show_default=False)
+    ],
+    budget: Annotated[Path, typer.Option(help="Budget file (YAML): what must hold.", show_default=False)],
+    trial: Annotated[
+        int | None, typer.Option(help="Trial of a run. Default: the recommended one.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a Markdown table, for the summary of a CI job.")
+    ] = False,
+) -> None:
+    """Check a model against a budget of accuracy, latency, size and operators, for continuous
+    integration. Exit codes: 0 met, 3 undecided for noise, 4 missed.
+
+    autocompress check model.onnx --budget budget.yaml --json
+    """
+    from autocompress.checking import check as checked
+
+    found = checked(subject, budget, trial)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    elif as_markdown:
+        print(_markdown(found))
+    else:
+        console = Console()
+        console.print(_verdicts(found))
+        say(console, f"{found.subject}: {found.verdict}\n{found.policy}")
+    raise typer.Exit(found.exit_code)
+
+
+HEADINGS = ("verdict", "what", "limit", "found", "note")
+
+
+def _cells(found: Checked) -> list[list[str]]:
+    return [[one.verdict.upper(), one.name.replace("_", " "), one.limit, one.found, one.note] for one in found.judged]
+
+
+def _verdicts(found: Checked) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in HEADINGS:
+        table.add_column(heading, overflow="fold")
+    for cells in _cells(found):
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _markdown(found: Checked) -> str:
+    from autocompress.report.markdown import escaped, table
+
+    head = f"**{escaped(found.subject)}: {found.verdict}**"
+    return f"{head}\n\n{table(HEADINGS, _cells(found), left=len(HEADINGS))}\n{escaped(found.policy, 400)}"
 
 
 def _as_json(one: Compared) -> dict[str, object]:

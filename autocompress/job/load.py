@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ SHORTCUTS: dict[str, str] = {
     for key in SECTIONS[section].model_fields
 } | {key: f"device.{key}" for key in ("threads", "batch", "input_size")}  # fmt: skip
 """Short forms of keys inside sections: ``latency`` for ``constraints.latency``."""
+
+UnknownKeyHint = Callable[..., str]
+"""A hint for a key that is not known, from its path, its value and whether a file holds it
+(``in_file``)."""
 
 _WITHOUT_FLAG = frozenset({"model_args", "constraints", "budget", "baseline", "search"})
 """Keys of a job without a flag of their own: only a job file and ``--set`` can give them."""
@@ -59,7 +63,7 @@ def load_job(
     try:
         job = Job.model_validate(values)
     except ValidationError as error:
-        raise _sentence(error, source) from None
+        raise sentence(error, source) from None
     job._source = source
     return job
 
@@ -106,19 +110,28 @@ def _opened(key: str, value: Any) -> Any:
     return {"name": value} if key == "device" else dict.fromkeys(SPLITS, value)
 
 
-def _sentence(error: ValidationError, source: Source) -> UserError:
-    """The first of pydantic's errors, in the order of the file, as one sentence."""
+def sentence(
+    error: ValidationError, source: Source, *, whole: str = "a job", hint: UnknownKeyHint = where_it_belongs
+) -> UserError:
+    """The first of pydantic's errors, in the order of the file, as one sentence.
+
+    Args:
+        error: of a file's values.
+        source: where they were written.
+        whole: what the file describes.
+        hint: for a key that is not known; takes what ``where_it_belongs`` takes.
+    """
     problems: list[Any] = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
     problems.sort(key=lambda p: source.line(_key(p)))
     first = problems[0]
     key = _key(first)
-    text, hint = _explain(first, source)
+    text, advice = _explain(first, source, whole, hint)
     if first["type"] == "missing" and source.file is None:
-        hint = f"give --{key}" if source.flags else ""
+        advice = f"give --{key}" if source.flags else ""
     others = list(dict.fromkeys(f"'{other}'" for other in map(_key, problems) if other not in ("", key)))[:3]
     if others:
-        hint = f"{hint}; also wrong: {', '.join(others)}" if hint else f"also wrong: {', '.join(others)}"
-    return source.error(key, text, hint)
+        advice = f"{advice}; also wrong: {', '.join(others)}" if advice else f"also wrong: {', '.join(others)}"
+    return source.error(key, text, advice)
 
 
 def _key(problem: Mapping[str, Any]) -> str:
@@ -148,13 +161,13 @@ _LIMITS = {
 }
 
 
-def _explain(problem: Mapping[str, Any], source: Source) -> tuple[str, str]:
+def _explain(problem: Mapping[str, Any], source: Source, whole: str, hint: UnknownKeyHint) -> tuple[str, str]:
     """The end of the error sentence that begins with the key, and a hint."""
     kind, context, value = problem["type"], problem.get("ctx", {}), problem["input"]
     if kind == "extra_forbidden":
         path = [str(part) for part in problem["loc"]]
-        text = f"is no key of {path[0]}" if len(path) > 1 else "is no key of a job"
-        return text, where_it_belongs(path, value, in_file=".".join(path) in source.places)
+        text = f"is no key of {path[0]}" if len(path) > 1 else f"is no key of {whole}"
+        return text, hint(path, value, in_file=".".join(path) in source.places)
     if kind == "missing":
         return "is missing", f"say which {problem['loc'][-1]} is meant"
     if kind == "value_error":
@@ -171,8 +184,8 @@ def _explain(problem: Mapping[str, Any], source: Source) -> tuple[str, str]:
         return f"has a key that is no word: {problem['loc'][-1]}", "put it in quotes"
     for prefix, words in _TYPES.items():
         if kind.startswith(prefix):
-            hint = "put it in quotes" if prefix == "string" and isinstance(value, int | float) else ""
-            return f"{words}, not {_show(value)}", hint
+            quotes = "put it in quotes" if prefix == "string" and isinstance(value, int | float) else ""
+            return f"{words}, not {_show(value)}", quotes
     return f"cannot be {_show(value)}: {problem['msg']}", ""
 
 

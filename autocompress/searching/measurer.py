@@ -77,18 +77,19 @@ class Measurer:
         seconds: float,
         again: float | None = None,
         constraints: Constraints | None = None,
+        most: int = AGAIN,
     ) -> Measurement:
         """Latency of ``candidate`` against ``baseline``, in about ``seconds``.
 
         Where the bound of ``constraints`` on latency lies within the interval, it is measured
-        again, up to ``AGAIN`` times for ``again`` seconds (by default ``seconds``), and judged by
+        again, up to ``most`` times for ``again`` seconds (by default ``seconds``), and judged by
         all measurements together.
         """
         measured = self.once(candidate, baseline, seconds)
         if constraints is None or self.deterministic:
             return measured
         bound = constraints.bounds().get("latency")
-        for _ in range(AGAIN):
+        for _ in range(most):
             if not is_borderline(bound, asdict(measured)):
                 break
             measured = combined(measured, self.once(candidate, baseline, again or seconds))

@@ -1,0 +1,77 @@
+"""Accuracy of any ONNX file on labelled images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autocompress import data
+from autocompress.checking.limits import Limits
+from autocompress.contract import Deployable, manager
+from autocompress.data import Split
+from autocompress.devices import sessions
+from autocompress.errors import TrialFailed, UserError
+from autocompress.processors import usable_processors
+from autocompress.scoring import Scorer
+
+_ASKED = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
+
+
+def scored(model: Deployable, limits: Limits) -> np.ndarray:
+    """Which images of the budget's data the file labels rightly, bool ``(images,)``.
+
+    Pictures are prepared as the file's metadata say, or else as the budget says.
+
+    Raises:
+        UserError: if the budget names no labelled images, nothing says how pictures are prepared,
+            the classes do not fit, or the file gives no logits.
+    """
+    if limits.data is None:
+        raise UserError("accuracy is limited, but the budget names no images", "give it data: folder:PATH")
+    told = _told(model.file, limits)
+    wanted = {name: told[name] for name in _ASKED if name in told}
+    channels, height, width = model.input_size
+    asked = {**wanted, "input_size": (height, width), "channels": channels}
+    splits = data.load(limits.data, manager().datasets(), **asked)
+    split = splits.test if len(splits.test) else splits.val
+    if not len(split) or splits.by_agreement:
+        raise UserError("the budget names no labelled images to judge by", "give it data: folder:PATH")
+    names = told.get("class_names")
+    split = split if names is None else _with_labels_of(split, list(names), model.file)
+    scorer = Scorer(usable_processors())
+    try:
+        classes = scorer.predict(model, np.zeros((1, *model.input_size), np.float32)).shape
+        if len(classes) != 2 or classes[1] < split.info.num_classes:
+            raise UserError(f"{model.file} gives outputs of shape {list(classes)}", "logits (N, classes) are needed")
+        return scorer.score(model, split)
+    except TrialFailed as failed:
+        raise UserError(str(failed)) from None
+
+
+def _told(file: Path, limits: Limits) -> dict[str, Any]:
+    """How pictures are prepared: the budget's section, or else the file's metadata."""
+    if limits.preprocessing is not None:
+        return {name: value for name, value in limits.preprocessing.model_dump().items() if value is not None}
+    found = sessions.session(file, 1).get_modelmeta().custom_metadata_map
+    try:
+        told = {key: json.loads(found[key]) for key in (*_ASKED, "class_names") if key in found}
+    except ValueError:
+        told = {}
+    if not {"mean", "std"} <= told.keys():
+        raise UserError(f"{file} does not say how its pictures are prepared", "give the budget 'preprocessing:'")
+    return told
+
+
+def _with_labels_of(split: Split, names: list[str], file: Path) -> Split:
+    """``split`` with labels in the order of the model's classes."""
+    own = split.info.class_names
+    if list(own) == names:
+        return split
+    if unknown := [name for name in own if name not in names]:
+        raise UserError(f"the images have a class '{unknown[0]}' that {file} does not know", f"it has {len(names)}")
+    numbers = torch.tensor([names.index(name) for name in own])
+    return split.relabelled(numbers[split.labels()])

@@ -1,0 +1,133 @@
+"""The budget file: the limits that a model has to keep, and how they are checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autocompress.errors import HintedError, UserError, did_you_mean
+from autocompress.job import Bound, Constraints, DataConfig, DeviceConfig
+from autocompress.job.load import sentence
+from autocompress.job.yamlfile import read_yaml
+
+_Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class LimitValues(Constraints):
+    """Limits: those of a job's ``constraints``, and the least accuracy in percent."""
+
+    accuracy: float | None = Field(default=None, ge=0, le=100)
+
+    def relative(self) -> list[str]:
+        """Names of the limits that are relative to a reference."""
+        bounds = self.all_bounds()
+        return [name for name, bound in bounds.items() if bound.relative or name == "accuracy_drop"]
+
+
+class Operators(_Section):
+    """Which operators may be in a graph: their names as ONNX has them, or ``domain::name``."""
+
+    allowed: _Names | None = None
+    forbidden: _Names = ()
+
+    def told(self) -> str:
+        """The rule in words."""
+        only = [] if self.allowed is None else [f"only {', '.join(self.allowed) or 'none at all'}"]
+        return "; ".join([*only, *([f"none of {', '.join(self.forbidden)}"] if self.forbidden else [])]) or "any"
+
+    def faults(self, found: dict[str, int]) -> list[str]:
+        """The operators of ``found`` that may not be there, with their number."""
+        return [
+            f"{count} {name}"
+            for name, count in sorted(found.items())
+            if name in self.forbidden or (self.allowed is not None and name not in self.allowed)
+        ]
+
+
+class Preprocessing(_Section):
+    """How pictures are prepared for a file whose metadata do not say it, as in
+    ``preprocessing.json``."""
+
+    mean: tuple[float, ...] = Field(strict=False, min_length=1)
+    std: tuple[float, ...] = Field(strict=False, min_length=1)
+    crop_pct: float = Field(default=1.0, gt=0, le=1)
+    crop_mode: str = "center"
+    interpolation: str = "bilinear"
+    class_names: _Names | None = None
+
+
+class Limits(_Section):
+    """A budget file.
+
+    Attributes:
+        limits: what must hold.
+        operators: of the file's graph.
+        fused_operators: of the graph that ONNX Runtime runs after its fusions.
+        data: labelled images, for accuracy. One name gives its held-out images.
+        reference: the ONNX file that ratios and drops are relative to.
+        device: how latency is measured.
+        preprocessing: for files whose metadata do not say it.
+        seconds: of one measurement of latency.
+        reruns: how often latency is measured again where the limit lies within its interval. All
+            measurements are then judged together.
+    """
+
+    limits: LimitValues = LimitValues()
+    operators: Operators | None = None
+    fused_operators: Operators | None = None
+    data: DataConfig | None = None
+    reference: Annotated[Path, Field(strict=False)] | None = None
+    device: DeviceConfig = DeviceConfig()
+    preprocessing: Preprocessing | None = None
+    seconds: float = Field(default=3.0, gt=0, le=3600)
+    reruns: int = Field(default=2, ge=0, le=20)
+
+    def bounds(self) -> dict[str, Bound]:
+        """All upper bounds by quantity."""
+        return self.limits.all_bounds()
+
+
+def read_limits(file: str | Path) -> Limits:
+    """Reads a budget file.
+
+    Raises:
+        UserError: naming file, line and key; also where it limits nothing.
+    """
+    document = read_yaml(Path(file), "budget file")
+    values: dict[str, Any] = dict(document.values)
+    if isinstance(values.get("data"), str):  # one name: its held-out images alone
+        values["data"] = {"test": values["data"]}
+    try:
+        limits = Limits.model_validate(values)
+    except ValidationError as error:
+        raise sentence(error, document.source, whole="a budget", hint=_known) from None
+    except HintedError as error:
+        raise UserError(f"{file}: {error}", error.hint) from None
+    if not limits.bounds() and limits.limits.accuracy is None and not (limits.operators or limits.fused_operators):
+        raise UserError(f"{file} limits nothing", "give it 'limits:', for example {latency: 0.5x}")
+    return limits
+
+
+def _known(path: list[str], value: Any, *, in_file: bool) -> str:
+    """A hint with similar keys of the section, or the section that the key belongs to."""
+    del value, in_file
+    *inside, key = path
+    if not inside and key in LimitValues.model_fields:
+        return "it belongs under 'limits:'"
+    section: type[BaseModel] = Limits
+    for name in inside:
+        field = section.model_fields.get(name)
+        kinds = _kinds(field.annotation if field else None)
+        section = kinds[0] if kinds else Limits
+    return did_you_mean(key, section.model_fields)
+
+
+def _kinds(annotation: Any) -> list[type[BaseModel]]:
+    candidates = getattr(annotation, "__args__", (annotation,))
+    return [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]

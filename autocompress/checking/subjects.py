@@ -1,0 +1,170 @@
+"""Checks a file, or a model of a run, against a budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pandas as pd
+
+from autocompress.checking.accuracy import scored
+from autocompress.checking.judging import Figures, judged
+from autocompress.checking.limits import Limits, read_limits
+from autocompress.checking.verdicts import Checked, Judged, Verdict
+from autocompress.contract import Deployable
+from autocompress.devices.comparing import deployable, running_device
+from autocompress.errors import TrialFailed, UserError
+from autocompress.export import operator_histogram
+from autocompress.job import Constraints
+from autocompress.objectives.intervals import paired_difference
+from autocompress.results import FRONT_FILE, SearchResult, read
+from autocompress.searching.measurer import Measurer
+
+RECORDED = "figures are those that the run recorded; latency was measured when it ended"
+_STANDARD = ("", "ai.onnx")
+
+
+def check(subject: str | Path, budget: str | Path | Limits, trial: int | None = None) -> Checked:
+    """Whether a model keeps a budget.
+
+    Args:
+        subject: an ONNX file, or a run's folder. A run's figures are those that it recorded, unless
+            the budget names a ``reference`` or ``data``: then its file is checked as any other.
+        budget: a budget file; see ``docs/tools.md``.
+        trial: of a run; the recommended one by default.
+
+    Raises:
+        UserError: if the budget or the model cannot be read, or a figure that the budget limits is
+            not known.
+    """
+    limits = budget if isinstance(budget, Limits) else read_limits(budget)
+    subject = Path(subject)
+    if not subject.is_dir():
+        if trial is not None:
+            raise UserError(f"{subject} is a file, and has no trials", "leave --trial out")
+        return _file(subject, limits)
+    result = read(subject)
+    row = _row(result, trial)
+    if row is None:
+        wish = Judged("model", "meets what the job asks", "no model of the front does", Verdict.MISSED)
+        return Checked(str(subject), [wish], RECORDED)
+    name, file = f"{subject}, trial {row['trial']}", subject / str(row["artifact"]) / "model.onnx"
+    if limits.reference is not None or limits.data is not None:
+        found = _file(file, limits)
+        return Checked(name, found.judged, found.policy)
+    return Checked(name, judged(limits, _recorded(result, row, file, limits)), RECORDED)
+
+
+def _row(result: SearchResult, trial: int | None) -> pd.Series | None:
+    """The trial's row of the front; None where no trial was named and none is recommended."""
+    if result.front.empty:
+        raise UserError(f"{result.folder} has no {FRONT_FILE} yet", "the search is not over")
+    if trial is None:
+        return result.recommended()
+    result.artifact(trial)
+    return result.models[result.models["trial"] == trial].iloc[0]
+
+
+def _recorded(result: SearchResult, row: pd.Series, file: Path, limits: Limits) -> Figures:
+    """The run's own figures; of accuracy those on the test split, where there is one."""
+    known = {str(name): None if _is_missing(value) else value for name, value in row.items()}
+    base = {str(name): None if _is_missing(value) else value for name, value in result.baseline.items()}
+    tested = known.get("test_accuracy") is not None
+    if tested:
+        known |= {"accuracy": known["test_accuracy"], "accuracy_drop": known["test_accuracy_drop"]}
+    of = "on the test split" if tested else "on the validation split"
+    latency = {
+        "latency_ratio": known["latency_ratio"],
+        "latency_ms": known["latency_ms"],
+        "ratio_low": known["latency_ratio_low"],
+        "ratio_high": known["latency_ratio_high"],
+    }
+    return Figures(
+        known,
+        base,
+        latency,
+        notes={"accuracy": of, "accuracy_drop": of},
+        operators=_nodes(file, limits),
+        fused_operators=_fused(file, limits),
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    return not isinstance(value, dict) and bool(pd.isna(value))
+
+
+def _file(file: Path, limits: Limits) -> Checked:
+    """The verdicts on a file, measured now."""
+    bounds = limits.bounds()
+    if unfit := [name for name in limits.limits.relative() if limits.reference is None]:
+        raise UserError(f"the limit on {unfit[0].replace('_', ' ')} is relative", "name a file in 'reference:'")
+    candidate = deployable(file, limits.device)
+    base = None if limits.reference is None else deployable(limits.reference, limits.device)
+    row: dict[str, Any] = {"size_bytes": file.stat().st_size}
+    reference: dict[str, Any] = {} if base is None else {"size_bytes": base.file.stat().st_size}
+    latency: dict[str, Any] = {}
+    drop = None
+    notes: dict[str, str] = {}
+    if limits.limits.accuracy is not None or "accuracy_drop" in bounds:
+        right = scored(candidate, limits)
+        row["accuracy"] = 100.0 * float(right.mean())
+        notes = dict.fromkeys(("accuracy", "accuracy_drop"), f"on {len(right):,} images")
+        if base is not None:
+            wanted = scored(base, limits)
+            row["accuracy_drop"] = 100.0 * float(wanted.mean() - right.mean())
+            paired = paired_difference(right, wanted)
+            drop = (-paired.high, -paired.low)
+    if "latency" in bounds:
+        latency = _latency(candidate, base or candidate, limits)
+        row |= {"latency_ms": latency["latency_ms"], "latency_ratio": latency["latency_ratio"]}
+        times = latency["environment"].get("measured", 1)
+        notes["latency"] = "measured once" if times == 1 else f"measured {times} times"
+    figures = Figures(row, reference, latency, drop, _nodes(file, limits), _fused(file, limits), notes)
+    return Checked(str(file), judged(limits, figures), _policy(limits))
+
+
+def _latency(candidate: Deployable, reference: Deployable, limits: Limits) -> dict[str, Any]:
+    device = running_device(limits.device)
+    asked = Constraints.model_validate({"latency": limits.bounds()["latency"]})
+    try:
+        measured = Measurer(device, limits.device).latency(
+            candidate, reference, seconds=limits.seconds, constraints=asked, most=limits.reruns
+        )
+    except TrialFailed as failed:
+        raise UserError(str(failed)) from None
+    return asdict(measured)
+
+
+def _policy(limits: Limits) -> str:
+    again = f"measured again, up to {limits.reruns} times" if limits.reruns else "not measured again"
+    return (
+        f"latency is measured for {limits.seconds:g} s; where the limit lies within its 95 % interval it is {again}, "
+        "and judged by all measurements together; a limit that still lies within is undecided"
+    )
+
+
+def _nodes(file: Path, limits: Limits) -> dict[str, int]:
+    """The file's nodes by name, where the budget asks for them."""
+    return {} if limits.operators is None else nodes_of(file)
+
+
+def _fused(file: Path, limits: Limits) -> dict[str, int]:
+    """The nodes that ONNX Runtime runs, where the budget asks for them."""
+    return {} if limits.fused_operators is None else operator_histogram(file)
+
+
+def nodes_of(file: Path) -> dict[str, int]:
+    """Number of nodes by ``name``, or ``domain::name`` where it is none of ONNX itself; those of
+    functions and of subgraphs are counted too."""
+    model = onnx.load(str(file), load_external_data=False)
+    counts: Counter[str] = Counter()
+    waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while waiting:
+        node = waiting.pop()
+        counts[node.op_type if node.domain in _STANDARD else f"{node.domain}::{node.op_type}"] += 1
+        waiting += [inner for attribute in node.attribute for inner in attribute.g.node]
+        waiting += [inner for attribute in node.attribute for graph in attribute.graphs for inner in graph.node]
+    return dict(counts)
