@@ -102,9 +102,9 @@ class Returns(Quiet):
 UNFIT = [
     (None, "the search_space of 'returns' returns nothing where a mapping is needed"),
     ([1], "the search_space of 'returns' returns a list where a mapping is needed"),
-    ({"a": object()}, "the search_space of 'returns' returns what is not JSON: .* at 'a'"),
-    ({"a": [float("nan")]}, "the search_space of 'returns' returns what is not JSON: .*nan at 'a"),
-    ({1: 2}, "the search_space of 'returns' returns what is not JSON: .*key 1"),
+    ({"a": object()}, "the search_space of 'returns' returns values that are not JSON: .* at 'a'"),
+    ({"a": [float("nan")]}, "the search_space of 'returns' returns values that are not JSON: .*nan at 'a"),
+    ({1: 2}, "the search_space of 'returns' returns values that are not JSON: .*key 1"),
 ]
 
 

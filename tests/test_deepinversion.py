@@ -213,5 +213,5 @@ def test_a_teacher_that_learnt_nothing_is_refused() -> None:
 def test_a_teacher_that_gives_nan_is_named() -> None:
     teacher = untrained()
     teacher.conv1.weight.data[0] = float("nan")  # type: ignore[union-attr, operator]
-    with pytest.raises(UserError, match="teacher gives numbers that are not finite"):
+    with pytest.raises(UserError, match="outputs of the teacher are not finite"):
         make(teacher)

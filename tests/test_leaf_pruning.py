@@ -94,7 +94,7 @@ def test_a_pruner_that_forgets_the_constant_is_found_out() -> None:
             return Forgetful()
 
     every = {coupling.name: coupling for coupling in couplings(block(), SIZE, "group", [ForgetfulSpec()])}
-    assert "changes what the network computes" in every["first"].reasons[-1]
+    assert "changes the output of the network" in every["first"].reasons[-1]
 
 
 def test_a_leaf_that_can_lose_nothing_is_a_reason() -> None:

@@ -414,7 +414,7 @@ def test_a_replayed_share_outside_of_its_range(model: nn.Module) -> None:
 def test_a_key_of_before_names_what_says_the_same_now(
     old: dict[str, Any], told: str, instead: str, model: nn.Module
 ) -> None:
-    with pytest.raises(UserError, match=f"{told}.* is no parameter any more") as caught:
+    with pytest.raises(UserError, match=f"{told}.* is not a parameter any more") as caught:
         space_of(job_with(scop=old), model)
     assert instead in caught.value.hint
 

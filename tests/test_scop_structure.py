@@ -125,7 +125,7 @@ def test_modes_share_the_dependency_graph(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_has_no_batch_axis_has_no_control_group() -> None:
     model, scop = Placed(), Scop(ScoreSettings(scales=ScaleSettings(epochs=1)))
     assert refusal_to_prune(model) is None
-    assert "one image" in kept_whole(model)["position.0"]
+    assert "no batch axis" in kept_whole(model)["position.0"]
     beta = scop.prepare(model, example_context(model, teacher=model))["beta"]
     assert "conv" in beta
     assert "position.0" not in beta
@@ -141,7 +141,7 @@ def test_an_index_map_that_fails_costs_its_coupling_alone(monkeypatch: pytest.Mo
     model = Flat()
     model.marker = 1  # type: ignore[assignment]  # a structure that this process has not met, and will not meet again
     assert refusal_to_prune(model) is None
-    assert "does not understand" in kept_whole(model)["last"]
+    assert "has wrong indices" in kept_whole(model)["last"]
     wanted = asked(model, Magnitude())
     assert wanted is not None
     assert set(wanted.keep) == {"conv"}

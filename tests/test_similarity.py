@@ -126,7 +126,7 @@ def test_progress_counts_images() -> None:
 
 def test_what_cannot_be_read() -> None:
     bare = described(TinyNet(norm=nn.Identity).eval(), SIZE, 10)
-    with pytest.raises(UserError, match="cannot be read from this model: it has no batch norm"):
+    with pytest.raises(UserError, match="cannot be computed with this model: it has no batch norm"):
         similarity(bare, split(held_out()[:4]))
     with pytest.raises(UserError, match="recorded nothing yet"):
         similarity(described(TinyNet().eval(), SIZE, 10), split(held_out()[:4]))

@@ -193,7 +193,7 @@ def test_channels_that_no_file_holds_are_refused_before_anything_is_made(
     monkeypatch.setattr("autocompress.cli.synthesis._made", never)
     twelve = save(tmp_path, "test_resnet", normed=False, channels=12)
     message = here("synthesize", *of(twelve), "--method", "zskd", "--out", tmp_path / "images", code=2)
-    assert message == "images of 12 channels cannot be written as PNG (1 and 3 channels can)"
+    assert message == "images of 12 channels cannot be written as PNG (images need 1 or 3 channels)"
 
 
 def test_no_figure_takes_all_images_at_once() -> None:

@@ -1,14 +1,16 @@
-"""Channels that can be removed from a network, and their removal.
+"""Finds the channels of a network that must be removed together (couplings), and removes them.
 
-``coupling``: channels that must live or die together, and how many of them stay. ``couplings``:
-those of a network in a mode, with reasons where nothing may go. ``dependencies``: finding them with
-torch-pruning's dependency graph; ``attention``: whole heads of them. ``verifying``: measuring that
-a removal leaves the function alone. ``slicing``: one layer with fewer channels. ``masking``: zeros
-in place of removal. ``removal``: the whole network. ``structure``: what couplings depend on, as a
-key.
+- ``couplings``: the couplings of a network in a mode, and reasons where no channel can be removed.
+- ``dependencies``: finds them with torch-pruning's dependency graph.
+- ``attention``: whole attention heads as channels.
+- ``verifying``: checks a removal by comparing outputs.
+- ``slicing``: removes channels of one layer.
+- ``masking``: zeros in place of removal.
+- ``removal``: removes channels of a whole network.
+- ``structure``: a key of everything that couplings depend on.
 
-Pruners decide which channels go first. They are plugins: ``plugins/autocompress_criteria`` and
-others.
+Pruners decide which channels are removed first. They are plugins, for example
+``plugins/autocompress_criteria``.
 """
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time

@@ -1,4 +1,4 @@
-"""Attention heads as channels: torch-pruning's graph between ``qkv`` and ``proj``, by head."""
+"""Attention heads as channels of the dependency graph between ``qkv`` and ``proj``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import nn
 from autocompress.contract.coupling import Index, Part
 
 MARKS = ("ScaledDotProduct", "Bmm")
-"""Operators (names of autograd nodes) that only attention has: products of activations."""
+"""Names of autograd nodes that only attention has: products of activations."""
 UNREADABLE = "attention that the dependency graph cannot take head by head"
 
 
 def is_attention(operators: set[str]) -> bool:
-    """Whether channels with these operators on their way are queries, keys or values."""
+    """Whether channels that pass these operators are queries, keys or values."""
     return any(mark in name for name in operators for mark in MARKS)
 
 
 def head_parts(model: nn.Module, parts: list[Part]) -> list[Part] | None:
-    """The coupling's parts with one channel a head; None where it is not timm's plain attention.
+    """The parts of a coupling with one channel per head; None unless it is timm's attention.
 
-    ``qkv`` writes rows ``[3, heads, width]``; a head's output is read by ``width`` columns of
-    ``proj``.
+    ``qkv`` writes rows ``[3, heads, width]``. ``width`` columns of ``proj`` read the output of a
+    head.
     """
     writers = [part for part in parts if part.side == "out"]
     readers = [part for part in parts if part.side == "in"]
@@ -33,7 +33,7 @@ def head_parts(model: nn.Module, parts: list[Part]) -> list[Part] | None:
         return None
     block: Any = model.get_submodule(owner)
     heads, width = getattr(block, "num_heads", 0), getattr(block, "head_dim", 0)
-    states = isinstance(getattr(block, "attn_dim", None), int)  # what its forward reshapes to
+    states = isinstance(getattr(block, "attn_dim", None), int)  # its forward reshapes to it
     if not states or not heads * width == readers[0].size == writers[0].size // 3:
         return None
     rows: Index = tuple(
@@ -48,7 +48,7 @@ def head_parts(model: nn.Module, parts: list[Part]) -> list[Part] | None:
 
 
 def set_heads(model: nn.Module, qkv: str, heads: int) -> None:
-    """Tells the attention around the layer ``qkv`` how many heads it has left."""
+    """Sets the number of heads of the attention block with the layer ``qkv``."""
     block: Any = model.get_submodule(qkv.rpartition(".")[0])
     block.num_heads = heads
     block.attn_dim = heads * block.head_dim

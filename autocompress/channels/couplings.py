@@ -1,4 +1,4 @@
-"""Which channels of a network may be removed in a mode, and why the others may not."""
+"""The channels of a network that can be removed in a mode, and reasons against the others."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from autocompress.graph import LayerFacts, facts
 from autocompress.quantization.leaves import leaf_types
 
 Judged = tuple[list[Coupling], Mapping[str, LayerFacts]]
-"""Every coupling of a network before a mode is chosen and anything is measured, and facts about its
-layers.
-"""
+"""All couplings of a network, for any mode and before measuring, and facts about its layers."""
 
 
 def couplings(
@@ -33,27 +31,27 @@ def couplings(
     verify: bool = True,
     known: Judged | None = None,
 ) -> list[Coupling]:
-    """Every set of channels that can only go together, in network order.
+    """All couplings of a network, in network order, with reasons where none can lose channels.
 
-    With reasons where none may go.
+    Modes:
 
-    Modes: ``inner`` offers channels private to a block; ``group`` also those of a residual stream
-    or a concat, one shared keep-set for all that write it, where switching off equals removing;
-    ``scatter`` (the official code) also slices the last convolution of each block, whose result is
-    put back into a stream of full width.
+    - ``inner``: channels that are private to a block.
+    - ``group``: also the channels of a residual stream or a concat, with the same channels kept by
+      all layers that write it. Only couplings for which switching off equals removing.
+    - ``scatter`` (the official code): also the last convolution of each block, with its output
+      scattered back to the full width of the stream.
 
-    What the graph claims is not trusted: each coupling on offer is tried on a copy with random
-    weights, in double precision, and is refused where the sliced network computes something else
-    (:mod:`.verifying`).
+    The dependency graph can be wrong. So each coupling is tried on a copy with random weights in
+    double precision, and refused if the sliced network has other outputs (:mod:`.verifying`).
 
     Args:
-        model: a float model, also with plugins' layers in it; it is not changed.
+        model: a float model, maybe with layers of plugins; it is not changed.
         input_size: (channels, height, width).
         mode: one of ``MODES``.
-        specs: of the layer types that plugins bring (``manager().layer_specs()`` or the like).
-        verify: False skips the measurement, and leaves ``safe`` True: for a model that has been
-            measured before.
-        known: what :func:`judged` says of this network, where it has been asked already.
+        specs: of the layer types of plugins, for example ``manager().layer_specs()``.
+        verify: False skips measuring and leaves ``safe`` True, for a model that was measured
+            before.
+        known: the result of :func:`judged` for this network, where it is known.
 
     Raises:
         UntraceableModel: if the network cannot be traced, or no dependency graph can be built.
@@ -71,7 +69,7 @@ def couplings(
 
 
 def judged(model: nn.Module, input_size: tuple[int, int, int], specs: Iterable[LayerSpec] = ()) -> Judged:
-    """What all modes share, and most of the work on tangled networks.
+    """The part that is equal for all modes, with most of the work on complicated networks.
 
     Arguments and errors as in :func:`couplings`.
     """
@@ -86,7 +84,7 @@ def judged(model: nn.Module, input_size: tuple[int, int, int], specs: Iterable[L
 def _judged(
     model: nn.Module, found: Found, layers: Mapping[str, LayerFacts], pruners: Mapping[type[nn.Module], Any]
 ) -> Coupling:
-    """What can be said without measuring."""
+    """The coupling with reasons that are known without measuring."""
     reasons = []
     parts, heads = found.parts, False
     if is_attention(found.operators) and not found.is_output:
@@ -112,13 +110,13 @@ def _judged(
         reasons.append(f"{', '.join(sorted(kind.__name__ for kind in whole))} can lose no channels")
     brought = [part.layer for part in parts if part.side == "out" and _has_units(modules.get(part.layer), pruners)]
     if len(brought) > 1:
-        reasons.append(f"{' and '.join(brought)} tie its channels, each in an order of its own")
+        reasons.append(f"{' and '.join(brought)} tie its channels in different orders")
     if found.contradictory:
-        reasons.append(f"the dependency graph does not understand how {found.contradictory[0]} is reached")
+        reasons.append(f"the dependency graph has wrong indices for {found.contradictory[0]}")
     blocks, uneven = _blocks(modules, parts, channels)
     reasons += [] if found.contradictory else uneven
     if not reasons and max((len(block) for block in blocks), default=0) < 2:
-        reasons.append("none of its channels can go: each is tied to all others, or alone in its group")
+        reasons.append("no channel can be removed: each is tied to all others, or is the only one of its group")
     gates = [part.layer for part in parts if part.side == "out" and part.layer in layers and layers[part.layer].in_gate]
     writers = [part.layer for part in parts if part.side == "out"]
     return Coupling(
@@ -137,14 +135,12 @@ def _judged(
 
 
 def _sharing(model: nn.Module, parts: Sequence[Part]) -> list[str]:
-    """A sentence where a layer that would lose channels holds a weight that another one holds, too:
-    each would have a weight of its own afterwards.
-    """
+    """A reason where a layer shares its weight with another layer: removal would separate them."""
     layers = {part.layer for part in parts}
     for path, other in tied(model).items():
-        # A plugin's layer may hold layers of its own, and a part may be a bare parameter.
+        # A layer of a plugin may contain layers, and a part may be a bare parameter.
         if any(path == layer or path.startswith(f"{layer}.") for layer in layers):
-            return [f"{path} and {other} are one weight, which both layers must keep"]
+            return [f"{path} and {other} are the same weight, which both layers need"]
     return []
 
 
@@ -153,7 +149,7 @@ def _is_whole(layer: nn.Module, pruners: Mapping[type[nn.Module], Any]) -> bool:
 
 
 def _has_units(layer: nn.Module | None, pruners: Mapping[type[nn.Module], Any]) -> bool:
-    """Whether a plugin's layer ties its outputs to each other; others take any keep-set."""
+    """Whether a layer of a plugin ties its outputs to each other; others can keep any channels."""
     return layer is not None and hasattr(pruners.get(type(layer)), "units")
 
 
@@ -164,14 +160,12 @@ def _reads_image(layers: Mapping[str, LayerFacts], name: str) -> bool:
 def _blocks(
     modules: Mapping[str, nn.Module], parts: Sequence[Part], channels: int
 ) -> tuple[tuple[tuple[int, ...], ...], list[str]]:
-    """The finest partition that grouped convolutions ask for, and that keeps ghost modules' widths
-    apart.
-    """
+    """The finest partition that grouped convolutions and the widths of ghost modules require."""
     keys: list[list[int]] = [[] for _ in range(channels)]
     for part in parts:
         layer = modules.get(part.layer)
         groups = int(getattr(layer, "groups", 1)) if not is_depthwise(layer or nn.Identity()) else 1
-        # how many channels stay must fix how many indices stay, whichever they are
+        # the number of channels to keep must determine the number of indices to keep
         sizes = [len(indices) for indices in part.index]
         for channel, indices in enumerate(part.index):
             within = {index * groups // part.size for index in indices} if part.size else set()
@@ -185,17 +179,17 @@ def _blocks(
 
 
 def _without_partial(every: list[Coupling], partial: set[str]) -> list[Coupling]:
-    """Refuses couplings in which a writer takes part with some of its outputs only."""
+    """Refuses couplings that contain only some outputs of a writer."""
     result = []
     for coupling in every:
         torn = [name for name in coupling.producers if name in partial]
-        reason = f"only some outputs of {', '.join(torn)} are tied to it"
+        reason = f"only some outputs of {', '.join(torn)} belong to it"
         result.append(replace(coupling, reasons=(*coupling.reasons, reason)) if torn else coupling)
     return result
 
 
 def only_inner(coupling: Coupling, mode: str = "inner") -> Coupling:
-    """The coupling as ``mode`` has it: with a reason against it where others share its channels."""
+    """The coupling in ``mode``, with a reason against it if several layers share its channels."""
     if coupling.inner or coupling.scatter or coupling.reasons:
         return coupling
     others = [name for name in coupling.producers if name != coupling.name]
@@ -204,10 +198,10 @@ def only_inner(coupling: Coupling, mode: str = "inner") -> Coupling:
 
 
 def _scattered(model: nn.Module, every: list[Coupling], layers: Mapping[str, LayerFacts]) -> list[Coupling]:
-    """Puts, in place of each shared stream, the last convolutions of the blocks that write it.
+    """Replaces each shared stream by the last convolutions of the blocks that write it.
 
-    The official code skips stem and shortcut; here a block's last convolution is one that alone
-    reads private channels (gates aside), as a shortcut never does.
+    The official code leaves out stem and shortcut. Here the last convolution of a block is the only
+    reader of private channels (apart from gates), which a shortcut never is.
     """
     modules = dict(model.named_modules())
     private: set[str] = set()
@@ -225,12 +219,12 @@ def _scattered(model: nn.Module, every: list[Coupling], layers: Mapping[str, Lay
             if not coupling.inner
             and name in private
             and name in norm_of
-            and name not in done  # a stream that the graph tears apart has its writers in two couplings
+            and name not in done  # where the graph splits a stream, its writers are in two couplings
             and isinstance(modules[norm_of[name]], nn.BatchNorm2d)
             and isinstance(conv := modules[name], nn.Conv2d)
             and conv.groups == 1
             and not layers[name].is_input
-            and _parent(name) not in stems  # a stem of several convolutions, side by side
+            and _parent(name) not in stems  # a stem of several parallel convolutions
         ]
         done.update(last)
         result += [_scatter(model, modules, name, norm_of[name]) for name in last]

@@ -1,6 +1,7 @@
-"""Finding couplings: torch-pruning's dependency graph (Fang et al., DepGraph, CVPR 2023, arXiv
-2301.12900), read as maps from channels to the indices of every layer they touch. Nothing here
-decides what is important or prunes.
+"""Finds couplings with torch-pruning's dependency graph.
+
+The graph (Fang et al., DepGraph, CVPR 2023, arXiv 2301.12900) is converted to maps from channels to
+indices of all layers. Nothing is removed here.
 """
 
 from __future__ import annotations
@@ -26,27 +27,29 @@ from autocompress.graph import UntraceableModel
 from autocompress.graph.shapes import blank_images
 
 TANGLED = 256
-"""Indices of one layer that a channel may be tied to, on average; a map of 16 x 16 flattened into a
-linear layer has as many. Beyond it a group counts as not understood: torch-pruning's maps through a
-misread reshape grow with the square of the width."""
+"""Most indices of one layer per channel, on average; a flattened map of 16 x 16 has as many.
+
+A group with more is refused, because torch-pruning's maps through a wrongly interpreted reshape
+grow with the square of the width.
+"""
 
 
 @dataclass
 class Found:
-    """One group of the dependency graph, before anybody has judged it.
+    """One group of the dependency graph, not checked yet.
 
     Attributes:
-        root: the layer whose outputs it starts from.
+        root: the layer with the outputs from which the group was made.
         parts: with one channel for each set of root outputs that are tied to each other.
         channels: number of those sets.
         norm_of, masks: as in ``Coupling``.
         norms: batch normalisations among the parts.
-        partial: writers of which only some outputs take part.
+        partial: writers with only some outputs in the group.
         operators: names of the autograd nodes between the layers.
-        concatenated, is_output, reads_image: what the channels meet on their way.
-        contradictory: layers that would lose indices they do not have.
-        others: types of layers that mix channels without being convolution or linear layer
-            (LayerNorm, GroupNorm).
+        concatenated, is_output, reads_image: whether the channels reach a concat, the output or
+            the image.
+        contradictory: layers with indices in the group that they do not have.
+        others: types of other layers that mix channels (LayerNorm, GroupNorm).
     """
 
     root: str
@@ -65,10 +68,11 @@ class Found:
 
 
 def pruners_of(specs: Iterable[LayerSpec]) -> dict[type[nn.Module], Any]:
-    """torch-pruning's pruners for the layer types that plugins bring.
+    """torch-pruning's pruners for the layer types of plugins.
 
-    Types without one are not in it where the graph sees through them; leaf layers have one that
-    refuses (:class:`Whole`)."""
+    Leaf layers without a pruner get one that refuses (:class:`Whole`). Other types without a pruner
+    are traced, and are not in the result.
+    """
     found: dict[type[nn.Module], Any] = {}
     for spec in specs:
         pruner = spec.pruner()
@@ -78,27 +82,27 @@ def pruners_of(specs: Iterable[LayerSpec]) -> dict[type[nn.Module], Any]:
 
 
 class Whole(BasePruningFunc):
-    """Of a leaf layer that mixes channels and can lose none: what is tied to it stays."""
+    """For a leaf layer that cannot lose channels: the channels that it ties must be kept."""
 
     def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
-        """Never."""
-        raise Refused(f"{type(layer).__name__} can lose no outputs ({len(idxs)} were to go)")
+        """Always refuses."""
+        raise Refused(f"{type(layer).__name__} cannot lose outputs ({len(idxs)} were to be removed)")
 
     def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
-        """Never."""
-        raise Refused(f"{type(layer).__name__} can lose no inputs ({len(idxs)} were to go)")
+        """Always refuses."""
+        raise Refused(f"{type(layer).__name__} cannot lose inputs ({len(idxs)} were to be removed)")
 
     def get_out_channels(self, layer: nn.Module) -> int:
-        """As the layer says."""
+        """The number of outputs that the layer states."""
         return int(getattr(layer, "out_channels", getattr(layer, "out_features", 0)))
 
     def get_in_channels(self, layer: nn.Module) -> int:
-        """As the layer says."""
+        """The number of inputs that the layer states."""
         return int(getattr(layer, "in_channels", getattr(layer, "in_features", 0)))
 
 
 def find(model: nn.Module, input_size: tuple[int, int, int], pruners: Mapping[type[nn.Module], Any]) -> list[Found]:
-    """Groups of channels, in the order in which the network runs. ``model`` is not changed.
+    """Groups of channels, in the order of execution. ``model`` is not changed.
 
     Raises:
         UntraceableModel: if the dependency graph cannot be built.
@@ -107,13 +111,13 @@ def find(model: nn.Module, input_size: tuple[int, int, int], pruners: Mapping[ty
 
 
 class _Opaque(torch.autograd.Function):
-    """A plugin's layer as one node of autograd's graph, which is only ever looked at."""
+    """A layer of a plugin as one node of autograd's graph, which is only inspected."""
 
     @staticmethod
     def forward(context: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
         """``layer(x)``."""
         del context
-        return layer(x).clone()  # a view could not be written into by an in-place activation
+        return layer(x).clone()  # an in-place activation cannot write into a view
 
 
 class _Finder:
@@ -124,7 +128,7 @@ class _Finder:
         self.names = {module: name for name, module in self.model.named_modules()}
         self.pruners = pruners
         for module in self.names:
-            if type(module) in pruners:  # one node, whatever is inside
+            if type(module) in pruners:  # one node, whatever its content
                 module.forward = partial(_Opaque.apply, module.forward)
         self.graph = tp.DependencyGraph()
         self.order: dict[str, int] = {}
@@ -132,13 +136,13 @@ class _Finder:
         try:
             with torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                # not a leaf, so that the graph sees what is tied to the image
+                # not a leaf tensor, so that the graph contains what is tied to the image
                 image = blank_images(self.model, input_size).requires_grad_(True) * 1
                 self._image = image.grad_fn
                 self.graph.build_dependency(
                     self.model, image, forward_fn=self._forward, customized_pruners=dict(pruners), verbose=False
                 )
-        except Exception as error:  # whatever torch-pruning or a foreign forward raises
+        except Exception as error:  # torch-pruning and forward functions raise many types
             reason = f"no dependency graph: {type(error).__name__}: {error}".split("\n")[0]
             raise UntraceableModel(type(model).__name__, reason) from error
         self.parameters = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -205,13 +209,13 @@ class _Finder:
         return found
 
     def _reached(self, root: nn.Module, size: int, found: Found) -> dict[tuple[Any, Any], set[tuple[int, int]]]:
-        """All that removing outputs of ``root`` removes.
+        """All indices that are removed together with outputs of ``root``.
 
-        (node, torch-pruning's handler) -> (index, origin).
+        The result maps (node, torch-pruning's handler) to (index, origin).
 
-        The edges and their index maps are torch-pruning's. Its own walk (``get_pruning_group``)
-        visits a node again for every new list of indices, and does not come to an end on split
-        attention; this one goes on with what is new.
+        The edges and their index maps are torch-pruning's. Its traversal (``get_pruning_group``)
+        visits a node again for every new list of indices, and does not end on split attention. This
+        one continues only with new indices.
         """
         start = self.graph.module2node[root]
         first = self.graph.get_pruner_of_module(root).prune_out_channels
@@ -230,7 +234,7 @@ class _Finder:
                         return reached
                     try:
                         mapped = mapping(mapped) if mapping is not None else mapped
-                    except Exception:  # torch-pruning's maps through a misread reshape divide by a width of 0
+                    except Exception:  # torch-pruning's maps through a wrong reshape divide by a width of 0
                         found.contradictory.append(found.root)
                         return reached
                 known = reached.setdefault((edge.target, edge.handler), set()) if mapped else set()
@@ -243,20 +247,21 @@ class _Finder:
         return reached
 
     def _note(self, found: Found, node: Any, side: str) -> None:
-        """What a node on the way says about the channels."""
-        found.is_output |= side != "in" and node.grad_fn in self._outputs  # the classifier reads the last ones
+        """Records facts about the channels that a node shows."""
+        # The classifier is an output node, but it only reads these channels (side "in").
+        found.is_output |= side != "in" and node.grad_fn in self._outputs
         found.reads_image |= node.grad_fn is self._image
         found.concatenated |= node.type == ops.OPTYPE.CONCAT
         if node.module not in self.names and not isinstance(node.module, nn.Parameter):
             found.operators.add(node.grad_fn.name() if hasattr(node.grad_fn, "name") else "unknown")
 
     def _side(self, node: Any, handler: Any) -> str:
-        """How a real layer takes part; empty for an operator without channels of its own."""
+        """The side of a layer; empty for an operator without channels of its own."""
         module = node.module
         if isinstance(module, nn.Parameter):
             return "parameter"
         if module not in self.names or (isinstance(module, nn.PReLU) and module.num_parameters == 1):
-            return ""  # a PReLU with one slope for all is an activation like any other
+            return ""  # a PReLU with one slope for all channels is a plain activation
         if self._through(module):
             return "both"
         return "out" if handler == self.graph.get_pruner_of_module(module).prune_out_channels else "in"
@@ -265,7 +270,7 @@ class _Finder:
         return self.parameters[node.module] if isinstance(node.module, nn.Parameter) else self.names[node.module]
 
     def _ties(self, touched: Mapping[tuple[Any, str], dict[int, set[int]]]) -> Iterator[Iterable[set[int]]]:
-        """Outputs of a plugin's layer that go together (ghosts of one intrinsic map)."""
+        """Outputs of a layer of a plugin that belong together (ghosts of one intrinsic map)."""
         for (node, side), own in touched.items():
             pruner = self.pruners.get(type(node.module))
             if side == "out" and pruner is not None and hasattr(pruner, "units"):
@@ -307,9 +312,9 @@ class _Finder:
                 found.partial.append(part.layer)
 
     def _norm_behind(self, node: Any) -> str | None:
-        """The batch norm that alone reads ``node``.
+        """The batch norm that is the only reader of ``node``.
 
-        timm's, with an activation inside, are two nodes.
+        timm's batch norm with an activation is two nodes.
         """
         while len(node.outputs) == 1:
             node = node.outputs[0]
@@ -328,7 +333,7 @@ def _operator(node: Any) -> str:
 
 
 def _units(size: int, shared: Iterable[Iterable[set[int]]]) -> list[list[int]]:
-    """Partition of ``range(size)``: outputs that some layer cannot tell apart are one channel."""
+    """Partition of ``range(size)``: outputs that some layer ties together are one channel."""
     parent = list(range(size))
 
     def top(i: int) -> int:

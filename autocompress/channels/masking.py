@@ -1,4 +1,4 @@
-"""Channels switched off in place: what a removal is compared with."""
+"""Switches channels off without removing them, to check removals."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import nn
 from autocompress.contract.coupling import Coupling, Index
 
 Keep = Mapping[str, Sequence[int]]
-"""Coupling name -> its channels that stay, ascending. Couplings that are not named stay whole."""
+"""Coupling name -> channels to keep, ascending. Couplings that are not named keep all."""
 
 
 def mask_outputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> list[Any]:
-    """Zeroes what ``keep`` drops behind each norm (or writer without one), by hooks on ``model``.
+    """Sets removed channels to zero behind each norm (or writer without a norm), with hooks.
 
     Returns:
-        The hooks' handles; ``handle.remove()`` undoes each.
+        The handles of the hooks; ``handle.remove()`` removes one.
     """
     handles = []
     for layer, dropped in _dropped(((c.name, c.masks) for c in couplings), keep, couplings).items():
@@ -29,9 +29,10 @@ def mask_outputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) ->
 
 
 def mask_inputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> list[Any]:
-    """Puts zeros where the readers read what ``keep`` drops; then it does not matter what lies
-    before them. Channels that are put back into their full width (``scatter``) have zeros behind
-    the norm instead.
+    """Sets removed channels to zero in the inputs of their readers, with hooks.
+
+    The values before the readers then do not matter. In mode ``scatter`` the zeros are behind the
+    norm.
     """
     couplings = list(couplings)
     handles = mask_outputs(model, [c for c in couplings if c.scatter], keep)
@@ -43,7 +44,7 @@ def mask_inputs(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> 
 
 
 def masked_copy(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> nn.Module:
-    """A copy of ``model`` with :func:`mask_outputs`; weights, names and widths are the model's."""
+    """A copy of ``model`` with :func:`mask_outputs`, and equal weights, names and widths."""
     duplicate = copy.deepcopy(model)
     mask_outputs(duplicate, list(couplings), keep)
     return duplicate
@@ -52,7 +53,7 @@ def masked_copy(model: nn.Module, couplings: Iterable[Coupling], keep: Keep) -> 
 def _dropped(
     places: Iterable[tuple[str, tuple[tuple[str, Index], ...]]], keep: Keep, couplings: Iterable[Coupling]
 ) -> dict[str, list[int]]:
-    """For each layer the indices to be zero, over all couplings that pass it."""
+    """For each layer, the indices to set to zero, over all its couplings."""
     channels = {coupling.name: coupling.channels for coupling in couplings}
     found: dict[str, set[int]] = {}
     for name, layers in places:

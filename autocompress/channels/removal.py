@@ -1,4 +1,4 @@
-"""Removes channels from a network by keep-sets, for the stage and for rebuilding."""
+"""Removes channels from a network, for the PRUNE stage and for rebuilding."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from autocompress.graph.shapes import blank_images
 
 
 class Scatter(nn.Module):
-    """Puts k channels back among ``width``: zeros, with the input added at the kept indices.
+    """Scatters k channels into ``width`` channels of zeros, at the kept indices.
 
-    What is then added to a residual stream r is r.index_add(1, keep, x), as in SCOP's official
-    code.
+    Added to a residual stream r, this is r.index_add(1, keep, x), as in SCOP's official code.
 
     Input ``(N, k, H, W)``, output ``(N, width, H, W)``, same dtype.
     """
@@ -46,7 +45,7 @@ class Scatter(nn.Module):
 
 
 class ScatteredNorm(nn.Sequential):
-    """A norm over the kept channels, and :class:`Scatter` behind it, in the norm's place."""
+    """A norm over the kept channels followed by :class:`Scatter`; it replaces the norm."""
 
     def __init__(self, norm: nn.Module, keep: Sequence[int], width: int) -> None:
         super().__init__()
@@ -63,24 +62,23 @@ def remove(
     *,
     couplings: Sequence[Coupling] | None = None,
 ) -> nn.Module:
-    """Removes every channel that ``keep`` does not name, and runs the result once on a blank image.
+    """Removes every channel that ``keep`` does not name, and runs the result on a blank image.
 
     Args:
-        model: changed in place, and returned in the mode (train, eval) it was in. Parameters keep
-            their names, except that in mode ``scatter`` those of a norm whose result is put back
-            get ``.norm`` in theirs.
-        keep: coupling name -> kept channels, ascending; couplings it does not name stay whole. JSON
-            values: stored with ``mode`` and ``input_size`` it is the plan, and the same call on a
-            fresh model rebuilds the structure.
+        model: changed in place, and returned in the same mode (train, eval). Parameters keep their
+            names, except that a scattered norm gets ``.norm`` in the names of its parameters.
+        keep: coupling name -> kept channels, ascending; couplings that are not named keep all.
+            Together with ``mode`` and ``input_size`` this is the plan, as JSON: the same call on a
+            new model rebuilds the structure.
         input_size: (channels, height, width).
         mode: that of the couplings, one of ``MODES``.
-        specs: of the layer types that plugins bring.
-        couplings: of this model and mode where they are known already; else they are found again,
-            unmeasured.
+        specs: of the layer types of plugins.
+        couplings: of this model and mode, where they are known; else they are found again, without
+            measuring.
 
     Raises:
-        InvalidRecipe: if ``keep`` names a coupling that is not there or may not be pruned, is no
-            keep-set of its coupling, or the network does not run afterwards.
+        InvalidRecipe: if ``keep`` names a coupling that does not exist or cannot lose channels, is
+            invalid for its coupling, or the network does not run afterwards.
         UntraceableModel: if the couplings cannot be found.
     """
     specs = list(specs)
@@ -91,8 +89,8 @@ def remove(
     try:
         slice_channels(model, chosen, keep, pruners_of(specs))
         after = _outputs(model, input_size)
-    except Exception as error:  # whatever a foreign forward raises
-        raise InvalidRecipe(f"the network does not run with channels removed: {_said(error)}") from error
+    except Exception as error:  # a forward function may raise any type
+        raise InvalidRecipe(f"the network does not run without the removed channels: {_said(error)}") from error
     if before != after:
         raise InvalidRecipe(f"removing channels changed the network's output from {before} to {after}")
     return model
@@ -109,8 +107,8 @@ def masked(
 ) -> nn.Module:
     """A copy of ``model`` at full width, with zeros where :func:`remove` would remove channels.
 
-    In eval mode both compute the same where every coupling in ``keep`` is ``safe``. Arguments and
-    errors are those of :func:`remove`; names and shapes of the state dict are the model's.
+    In eval mode both have equal outputs if every coupling in ``keep`` is ``safe``. Arguments and
+    errors are those of :func:`remove`. Names and shapes of the state dict are those of the model.
     """
     if couplings is None:
         couplings = find_couplings(model, input_size, mode, specs, verify=False)
@@ -120,7 +118,7 @@ def masked(
 def slice_channels(
     model: nn.Module, couplings: Sequence[Coupling], keep: Keep, pruners: Mapping[type[nn.Module], Any]
 ) -> None:
-    """Slices ``model`` in place, each layer once, whatever the number of couplings that pass it."""
+    """Slices ``model`` in place, each layer once, even if it is in several couplings."""
     gone: dict[tuple[str, str], set[int]] = {}
     dims: dict[str, tuple[int, int]] = {}
     for coupling in couplings:
@@ -162,7 +160,7 @@ def _check_widths(couplings: Sequence[Coupling], gone: Mapping[tuple[str, str], 
 
 
 def _chosen(couplings: Sequence[Coupling], keep: Keep) -> list[Coupling]:
-    """The couplings that ``keep`` names, each with a keep-set it can have."""
+    """The couplings that ``keep`` names, after checking the channels to keep."""
     known = {coupling.name: coupling for coupling in couplings}
     for name, channels in keep.items():
         if name not in known:

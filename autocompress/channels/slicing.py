@@ -1,4 +1,4 @@
-"""One layer with fewer channels: weights, biases, statistics and its stated sizes."""
+"""Removes channels of one layer: weights, biases, statistics and stated sizes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ STANDARDISING = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 
 
 class Refused(Exception):
-    """This layer cannot lose these channels; the message says why."""
+    """The layer cannot lose these channels; the message is the reason."""
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """One filter a channel, equally many in as out: channels go through one to one."""
+    """One filter per channel, with as many outputs as inputs."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
 def slice_layer(layer: nn.Module, keep_in: Sequence[int] | None, keep_out: Sequence[int] | None, pruner: Any) -> None:
-    """Leaves these inputs and outputs of ``layer``, in place; None keeps all of a side.
+    """Keeps only these inputs and outputs of ``layer``, in place; None keeps all of a side.
 
     Args:
-        layer: convolution, linear layer, norm, or anything that ``pruner`` takes.
-        keep_in, keep_out: ascending indices; equal for a layer from channel to channel.
-        pruner: a torch-pruning ``BasePruningFunc`` of a plugin's own layer type; None for torch's
+        layer: convolution, linear layer, norm, or a layer that ``pruner`` takes.
+        keep_in, keep_out: ascending indices; equal for depthwise layers and norms.
+        pruner: a torch-pruning ``BasePruningFunc`` for a layer type of a plugin; None for torch's
             layers.
 
     Raises:
-        Refused: for a layer that nobody knows how to slice, or unequal counts per group of a
-            grouped convolution.
+        Refused: for an unknown type of layer, or unequal counts per group of a grouped convolution.
     """
     if pruner is not None:
         _by_pruner(layer, keep_in, keep_out, pruner)
@@ -59,12 +58,12 @@ def slice_layer(layer: nn.Module, keep_in: Sequence[int] | None, keep_out: Seque
     else:
         known = function.PrunerBox.get(ops.module2type(layer))
         if known is None:
-            raise Refused(f"{type(layer).__name__} is no layer that can lose channels")
+            raise Refused(f"{type(layer).__name__} is not a layer that can lose channels")
         _by_pruner(layer, keep_in, keep_out, known)
 
 
 def slice_parameter(model: nn.Module, path: str, keep: Sequence[int], dim: int) -> None:
-    """Leaves these indices of a bare parameter."""
+    """Keeps only these indices of a bare parameter."""
     owner, _, name = path.rpartition(".")
     _select(model.get_submodule(owner), name, keep, dim)
 
@@ -99,26 +98,26 @@ def _slice_convolution(layer: nn.Conv2d, keep_in: Sequence[int] | None, keep_out
         inside = _per_group(keep_in, layer.in_channels, groups, "inputs")
         rows = layer.out_channels // groups
         blocks = []
-        for group, keep in enumerate(inside):  # each group of filters has its own choice of inputs
+        for group, keep in enumerate(inside):  # each group of filters keeps other inputs
             index = torch.as_tensor(keep, dtype=torch.int64, device=layer.weight.device)
             blocks.append(layer.weight.detach()[group * rows : (group + 1) * rows].index_select(1, index))
         layer.weight = nn.Parameter(torch.cat(blocks), requires_grad=layer.weight.requires_grad)
         layer.in_channels = len(keep_in)
     if keep_out is not None:
         _per_group(keep_out, layer.out_channels, groups, "outputs")
-        for name in ("weight", "bias", "gain"):  # timm's ScaledStdConv2d has a gain a filter
+        for name in ("weight", "bias", "gain"):  # timm's ScaledStdConv2d has a gain per filter
             _select(layer, name, keep_out, 0)
         layer.out_channels = len(keep_out)
 
 
 def _per_group(keep: Sequence[int], channels: int, groups: int, what: str) -> list[list[int]]:
-    """The kept indices of each group, counted within it."""
+    """The kept indices of each group, relative to the group."""
     width = channels // groups
     inside: list[list[int]] = [[] for _ in range(groups)]
     for index in keep:
         inside[index // width].append(index % width)
     if len({len(kept) for kept in inside}) != 1:
-        raise Refused(f"a convolution with {groups} groups must keep equally many {what} in each")
+        raise Refused(f"a convolution with {groups} groups must keep the same number of {what} in each")
     return inside
 
 

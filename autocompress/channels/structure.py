@@ -1,6 +1,4 @@
-"""All of a network that its couplings depend on, as one string: cheap to make, and the same for the
-same structure.
-"""
+"""A key of the structure of a network: equal keys mean equal couplings."""
 
 from __future__ import annotations
 
@@ -14,10 +12,13 @@ from autocompress.channels.tied import tied
 
 
 def structure(model: nn.Module) -> str:
-    """What ``repr`` tells of a network, and what it does not: whole numbers that forward passes
-    reshape by (timm's ``num_heads``, window sizes), and buffers of whole numbers, which hold orders
-    of channels (a ghost module's ``places``), and which layers share a weight. Weights, running
-    statistics and counters are not in it."""
+    """The structure of a network as text.
+
+    It has the ``repr`` of the network, attributes that are whole numbers, by which forward passes
+    reshape (timm's ``num_heads``, window sizes), buffers of whole numbers, which hold orders of
+    channels (``places`` of a ghost module), and the layers that share a weight. Weights, running
+    statistics and counters are not in it.
+    """
     own = (f"{name} {told}" for name, module in model.named_modules() for told in _unsaid(module))
     shared = (f"{path} is {other}" for path, other in tied(model).items())
     return "\n".join((repr(model), *own, *shared))

@@ -1,4 +1,4 @@
-"""Weights that layers share: removing channels of one layer alone would untie them."""
+"""Finds weights that several layers share: removing channels of one layer would separate them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from torch import nn
 
 
 def tied(model: nn.Module) -> dict[str, str]:
-    """By path of a parameter, another path that leads to it through another module.
+    """By path of a shared parameter, its path in another module.
 
-    A module that is called at several places, or has several paths, is one module and shares
-    nothing with itself.
+    A module that is called several times, or that has several paths, counts as one module.
     """
     paths: dict[int, list[str]] = {}
     for name, module in model.named_modules():

@@ -1,12 +1,13 @@
-"""Checks removals by measuring: random weights in double precision.
+"""Checks removals by comparing outputs, with random weights in double precision.
 
-Two networks must agree with the sliced one to rounding. The first has zeros where the dropped
-channels are *read*: if they differ, the graph was wrong, and the coupling is refused. The second
-has zeros behind the norms where the channels are *written*: if they differ, zero does not stay zero
-on the way (a sigmoid, padding with ones), and the coupling is not ``safe``.
+The sliced network is compared with two other networks. The first has zeros where the removed
+channels are *read*. If the outputs differ, the dependency graph was wrong, and the coupling is
+refused. The second has zeros behind the norms where the channels are *written*. If the outputs
+differ, a zero does not stay zero up to the readers (a sigmoid, padding with ones), and the coupling
+is not ``safe``.
 
-Channels are scored by giving the network two halves of a batch. What a layer writes without a batch
-axis (relative positions, as Swin V2 embeds them) has no halves: such a coupling is refused as well.
+SCOP scores channels with two halves of a batch. The output of a layer without a batch axis (the
+relative positions of Swin V2) has no halves, so such a coupling is refused too.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def verified(
     input_size: tuple[int, int, int],
     pruners: Mapping[type[nn.Module], Any],
 ) -> list[Coupling]:
-    """The couplings, with ``safe`` as measured, and reasons where a removal is wrong."""
+    """The couplings, with ``safe`` as measured, and reasons where a removal changes outputs."""
     trial = _Trial(model, input_size, pruners)
     offered = [coupling for coupling in every if coupling.prunable]
     wrong = _failing(offered, trial.wrong)
@@ -47,10 +48,10 @@ def verified(
     wrong |= trial.without_halves(right)
     right = [coupling for coupling in right if coupling.name not in wrong]
     unsafe = _failing(right, trial.unsafe)
-    return [_told(coupling, wrong.get(coupling.name), unsafe.get(coupling.name)) for coupling in every]
+    return [_with_results(coupling, wrong.get(coupling.name), unsafe.get(coupling.name)) for coupling in every]
 
 
-def _told(coupling: Coupling, wrong: str | None, unsafe: str | None) -> Coupling:
+def _with_results(coupling: Coupling, wrong: str | None, unsafe: str | None) -> Coupling:
     if wrong:
         return replace(coupling, safe=False, reasons=(*coupling.reasons, wrong))
     if unsafe and not coupling.inner:
@@ -59,7 +60,7 @@ def _told(coupling: Coupling, wrong: str | None, unsafe: str | None) -> Coupling
 
 
 def _failing(couplings: Sequence[Coupling], test: Callable[[Sequence[Coupling]], str]) -> dict[str, str]:
-    """Name -> what is wrong, by halving: one test where all is well."""
+    """Name -> fault. Couplings are tested together, and halved on a fault."""
     said = test(couplings) if couplings else ""
     if not said:
         return {}
@@ -84,29 +85,23 @@ class _Trial:
         settle(self.model, images[1:])
 
     def wrong(self, couplings: Sequence[Coupling]) -> str:
-        """Empty where the sliced network computes what the whole one does without what the readers
-        no longer read.
-        """
-        return self._compare(couplings, mask_inputs, "removing its channels changes what the network computes")
+        """A fault where zeros in the inputs of the readers and removal give other outputs."""
+        return self._compare(couplings, mask_inputs, "removing its channels changes the output of the network")
 
     def unsafe(self, couplings: Sequence[Coupling]) -> str:
-        """Empty where zeros behind the norms do the same as removal."""
+        """A fault where zeros behind the norms and removal give other outputs."""
         return self._compare(couplings, mask_outputs, "a channel that is zero does not stay zero up to its readers")
 
     def without_halves(self, couplings: Sequence[Coupling]) -> dict[str, str]:
-        """Name -> why it cannot be scored: of two images, what a writer writes first is not all
-        about the first.
-        """
+        """Name -> reason why it cannot be scored: a writer's output has no batch axis."""
         writers = {writer for coupling in couplings for writer in coupling.producers}
         alone, both = (self._written(writers, images) for images in (self.image, torch.cat([self.image, self.other])))
         mixed = {name for name in writers if not _is_first_half(alone[name], both[name])}
         torn = {coupling.name: [name for name in coupling.producers if name in mixed] for coupling in couplings}
-        return {
-            name: f"what {names[0]} writes does not belong to one image each" for name, names in torn.items() if names
-        }
+        return {name: f"the output of {names[0]} has no batch axis" for name, names in torn.items() if names}
 
     def _written(self, names: Iterable[str], images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
-        """What each of these layers writes, call by call."""
+        """The outputs of these layers, call by call."""
         seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         handles = [self.model.get_submodule(name).register_forward_hook(_into(seen[name])) for name in seen]
         try:
@@ -131,8 +126,8 @@ class _Trial:
         try:
             slice_channels(sliced, couplings, keep, self.pruners)
             got = self._output(sliced)
-        except Exception as error:  # whatever a foreign forward raises
-            return f"it does not run without them: {type(error).__name__}: {error}".split("\n")[0]
+        except Exception as error:  # a forward function may raise any type
+            return f"the network does not run without them: {type(error).__name__}: {error}".split("\n")[0]
         if got.shape != expected.shape:
             return "its channels reach the network's output"
         difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
@@ -144,7 +139,7 @@ class _Trial:
         return coupling.left_by(coupling.ranked(scores.tolist()), coupling.kept(RATE))
 
     def _duplicate(self) -> nn.Module:
-        """A copy that shares its tensors: slicing replaces tensors and writes into none."""
+        """A copy that shares tensors, because slicing replaces tensors and changes none."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
 
@@ -155,11 +150,11 @@ class _Trial:
 
 
 def _into(seen: list[torch.Tensor]) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-    return lambda _module, _inputs, output: seen.append(output.clone())  # an activation may write into it
+    return lambda _module, _inputs, output: seen.append(output.clone())  # an in-place activation may change it
 
 
 def _is_first_half(alone: Sequence[torch.Tensor], both: Sequence[torch.Tensor]) -> bool:
-    """Whether each of ``both`` starts with all of its like in ``alone``, and is twice as long."""
+    """Whether each of ``both`` begins with its counterpart in ``alone``, and is twice as long."""
     return len(alone) == len(both) and all(
         b.shape == (2 * len(a), *a.shape[1:]) and torch.allclose(b[: len(a)], a, rtol=1e-6, equal_nan=True)
         for a, b in zip(alone, both, strict=True)
@@ -168,9 +163,7 @@ def _is_first_half(alone: Sequence[torch.Tensor], both: Sequence[torch.Tensor]) 
 
 @torch.no_grad()
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Makes constant parameters random: norms at one, biases and gammas at zero, small layer scales
-    hide errors.
-    """
+    """Randomises constant parameters: norms of one, zero biases and small scales hide errors."""
     for module in model.modules():
         for name, tensor in module.named_parameters(recurse=False):
             if tensor.is_floating_point() and (tensor.max() == tensor.min()):
@@ -180,9 +173,7 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def settle(model: nn.Module, images: torch.Tensor) -> None:
-    """Statistics of the norms on random images, so that signals neither fade nor explode on the
-    way.
-    """
+    """Sets the statistics of the norms on random images, so that signals keep their scale."""
     norms = [module for module in model.modules() if isinstance(module, NORMS)]
     momenta = [norm.momentum for norm in norms]
     with evaluating(model):

@@ -1,4 +1,4 @@
-"""How many channels each coupling keeps, from shares of the baseline's couplings."""
+"""The number of channels to keep in each coupling, from shares for couplings of the baseline."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from autocompress.contract import Coupling
 from autocompress.contract.scores import origin_of
 
 Share = Mapping[str, float]
-"""Coupling of the baseline, or a layer that writes one -> share of its channels that stays, in (0,
-1].
-"""
+"""Coupling of the baseline, or a layer that writes one -> share of channels to keep, in (0, 1]."""
 
 
 def of_layers(shares: Share, baseline: Sequence[Coupling]) -> dict[str, float]:
@@ -21,9 +19,9 @@ def of_layers(shares: Share, baseline: Sequence[Coupling]) -> dict[str, float]:
 
 
 def share_of(coupling: Coupling, layers: Share) -> float:
-    """The largest share of the layers that write ``coupling``; 1 where none of them has one.
+    """The largest share of the layers that write ``coupling``; 1 where none of them has a share.
 
-    Where a transform has joined layers of several shares, the one that is to stay widest decides.
+    Where a transform joined layers with different shares, the largest share decides.
 
     Args:
         coupling: of any network made from the baseline.
@@ -34,12 +32,12 @@ def share_of(coupling: Coupling, layers: Share) -> float:
 
 
 def widths(every: Sequence[Coupling], layers: Share, multiple: int) -> dict[str, list[int]]:
-    """How many channels of each block stay, for the couplings that lose some.
+    """The number of channels to keep in each block, for the couplings that lose channels.
 
     Args:
-        every: the network's couplings.
+        every: the couplings of the network.
         layers: by layer of the baseline.
-        multiple: of channels; see ``Coupling.kept``.
+        multiple: the channel multiple; see ``Coupling.kept``.
     """
     found: dict[str, list[int]] = {}
     for coupling in every:
@@ -51,7 +49,7 @@ def widths(every: Sequence[Coupling], layers: Share, multiple: int) -> dict[str,
 
 
 def lost_inputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-    """The input channels that each layer loses over all its couplings, ascending."""
+    """The input channels that each layer loses in all its couplings, ascending."""
     lost: dict[str, set[int]] = {}
     for coupling in couplings:
         if coupling.name not in keep or coupling.scatter:
@@ -63,7 +61,7 @@ def lost_inputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]
 
 
 def kept_outputs(couplings: Iterable[Coupling], keep: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-    """The outputs that each writing layer still has, where it loses some, ascending."""
+    """The outputs that each writing layer keeps, where it loses some, ascending."""
     gone: dict[str, set[int]] = {}
     sizes: dict[str, int] = {}
     for coupling in couplings:

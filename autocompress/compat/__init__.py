@@ -1,5 +1,5 @@
-"""Every use of private names, one module a library; ``constraints.txt`` pins the versions.
+"""All uses of private names of libraries, one module per library.
 
-A function says what is private in it. ``tests/test_compat.py`` fails where an installed library
-lacks a name.
+``constraints.txt`` pins the versions. The docstring of each function names what is private.
+``tests/test_compat.py`` fails if an installed library lacks such a name.
 """

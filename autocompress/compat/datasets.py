@@ -1,4 +1,4 @@
-"""What tells one Hugging Face data set from another."""
+"""The fingerprint of a Hugging Face data set."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Any
 
 
 def fingerprint_of(table: Any) -> str | None:
-    """The fingerprint of ``table`` if it is a data set of the ``datasets`` library, which need not
-    be installed.
+    """The fingerprint of ``table`` if it is a data set of the ``datasets`` library; else None.
 
-    Other objects give None. Private: ``Dataset._fingerprint``.
+    The library need not be installed. Private: ``Dataset._fingerprint``.
     """
     found = getattr(table, "_fingerprint", None)
     return None if found is None else str(found)

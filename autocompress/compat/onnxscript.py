@@ -17,8 +17,7 @@ def rewrite_rules() -> Sequence[Any]:
 
 
 def operator_of(rule: Any) -> tuple[str, str] | None:
-    """Domain and name of the operator that the pattern of ``rule`` ends in; None where several
-    match.
+    """Domain and name of the last operator in the pattern of ``rule``; None for several.
 
     Private: ``RewriteRule._target_pattern``.
     """

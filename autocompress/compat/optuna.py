@@ -1,4 +1,4 @@
-"""What Optuna keeps of a trial but does not offer in public."""
+"""Data of a trial that Optuna stores without a public interface."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 
 def enqueued_values(trial: Trial) -> Mapping[str, Any]:
-    """The values that ``trial`` was enqueued with; empty where it was not.
+    """The values with which ``trial`` was enqueued; empty where it was not enqueued.
 
     Private: ``Trial._cached_frozen_trial``, and the name of the system attribute.
     """
@@ -18,13 +18,13 @@ def enqueued_values(trial: Trial) -> Mapping[str, Any]:
 
 
 def frozen_enqueued_values(trial: FrozenTrial) -> Mapping[str, Any]:
-    """The same of a frozen trial. Private: the name ``fixed_params`` of the system attribute."""
+    """The same for a frozen trial. Private: the name ``fixed_params`` of the system attribute."""
     values: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
     return values
 
 
 def running_trial(study: Study, frozen: FrozenTrial) -> Trial:
-    """The trial of ``study`` that ``frozen`` is a copy of, so that it can be changed.
+    """The trial of ``study`` with the copy ``frozen``, so that it can be changed.
 
     Private: ``_trial_id``.
     """
@@ -32,7 +32,7 @@ def running_trial(study: Study, frozen: FrozenTrial) -> Trial:
 
 
 def fail_waiting(study: Study, frozen: FrozenTrial) -> None:
-    """Marks a waiting trial as failed without asking it; ``Study.tell`` refuses those.
+    """Marks a waiting trial as failed without asking it, which ``Study.tell`` refuses.
 
     Private: ``Study._storage``.
     """

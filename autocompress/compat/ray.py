@@ -1,4 +1,4 @@
-"""Settings of Ray that it reads once, or that have no public switch.
+"""Settings that Ray reads once, or that have no public switch.
 
 Ray is imported on the first call.
 """
@@ -19,9 +19,9 @@ def cluster_variable() -> str:
 
 
 def allow_clusters(several: bool) -> bool:
-    """Whether Ray of this process may have clusters of several machines; returns what held before.
+    """Sets whether Ray of this process may use several machines; returns the former value.
 
-    With False Ray listens on the loopback interface alone. Private:
+    With False, Ray only listens on the loopback interface. Private:
     ``ray_constants.ENABLE_RAY_CLUSTER``.
     """
     from ray._private import ray_constants
@@ -32,8 +32,7 @@ def allow_clusters(several: bool) -> bool:
 
 
 def read_authentication() -> None:
-    """Has Ray read the mode and the token of authentication again; it keeps the first as long as a
-    process lives.
+    """Makes Ray read mode and token of authentication again, which it otherwise reads once.
 
     Private: ``ray._raylet``.
     """

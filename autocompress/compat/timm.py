@@ -1,4 +1,4 @@
-"""Configurations of models that lie on a hub or in a folder. timm is asked on the first call."""
+"""Configurations of models on a hub or in a folder. timm is imported on the first call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def config_of_folder(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any] 
 
 
 def config_of_hub(place: str) -> tuple[dict[str, Any], str, dict[str, Any] | None]:
-    """The same of a model on the Hugging Face hub. Private: ``timm.models._hub``."""
+    """The same for a model on the Hugging Face hub. Private: ``timm.models._hub``."""
     from timm.models._hub import load_model_config_from_hf
 
     cfg, architecture, arguments = load_model_config_from_hf(place)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 
 __all__ = ["BatchNormBase", "version_of"]
-# BatchNormBase: the common class of batch norms of one, two and three dimensions.
+# BatchNormBase: the base class of batch norms of one, two and three dimensions.
 
 
 def version_of(tensor: Tensor) -> int:

@@ -1,11 +1,10 @@
-"""timm and torchvision without torch's compiler, which takes half of the time to import them.
+"""Imports timm and torchvision without torch's compiler, which takes half of the import time.
 
-Take timm from here, or import this module before either of them. Both say, as they are imported,
-which functions the compiler shall leave alone, and torchvision takes a function of its utilities,
-which it needs when regions of interest are pooled. Each of these loads the compiler. While both are
-imported, stand-ins put that off until such a function is called.
+Import timm from here, or import this module before either of them. Both mark functions that the
+compiler must skip, and torchvision imports a utility of the compiler for pooling regions of
+interest. Both would load the compiler. Placeholders delay that until such a function is called.
 
-Private: ``torch._disable_dynamo``, with which torch itself puts it off;
+Private: ``torch._disable_dynamo``, by which torch itself delays loading, and
 ``torch._dynamo.utils.is_compile_supported``.
 """
 
@@ -26,13 +25,11 @@ UTILITIES = "torch._dynamo.utils"
 
 
 class _StandIn(ModuleType):
-    """The module of the compiler's utilities. What else is asked of it is looked up in the real
-    one.
-    """
+    """A placeholder for the utilities of the compiler; other names come from the real module."""
 
     @staticmethod
     def is_compile_supported(device_type: str) -> Any:
-        """Asks the compiler when it is called."""
+        """Loads the compiler when it is called."""
         return importlib.import_module(UTILITIES).is_compile_supported(device_type)
 
     def __getattr__(self, name: str) -> Any:
@@ -65,7 +62,7 @@ def _put_off() -> Iterator[None]:
         _remove(stand_in)
 
 
-if {"torch._dynamo", "timm"} & set(sys.modules):  # there is nothing to save
+if {"torch._dynamo", "timm"} & set(sys.modules):  # the import time is spent already
     import timm
 else:
     with _put_off():

@@ -1,7 +1,7 @@
-"""Parts of torch's ONNX exporter, without the checks and passes that its public entry adds.
+"""Parts of torch's ONNX exporter, without the checks and passes of its public function.
 
-All of them are private (``torch.onnx._internal``). They are imported on the first call, since that
-takes a second.
+All of them are private (``torch.onnx._internal``). They are imported on the first call, which takes
+a second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 
 def translations(opset: int, own: Mapping[Any, Callable[..., Any]]) -> Any:
-    """Torch's translations of operators for ``opset``, with those of ``own`` first."""
+    """Torch's translations of operators for ``opset``; those of ``own`` come first."""
     from torch.onnx._internal.exporter import _registration
 
     registry = _registration.ONNXRegistry().from_torchlib(opset_version=opset)
@@ -23,7 +23,7 @@ def translations(opset: int, own: Mapping[Any, Callable[..., Any]]) -> Any:
 
 
 def translate(program: torch.export.ExportedProgram, registry: Any) -> Any:
-    """The ONNX program of ``program``, as translated by ``registry``."""
+    """The ONNX program of ``program``, translated with ``registry``."""
     from torch.onnx._internal.exporter import _core
 
     return _core._exported_program_to_onnx_program(program, registry=registry)

@@ -8,12 +8,12 @@ from torch_pruning._helpers import _HybridIndex
 
 
 def channel_indices(size: int) -> list[Any]:
-    """The channels 0 to ``size`` - 1, each its own root. Private: ``_helpers._HybridIndex``."""
+    """The channels 0 to ``size`` - 1, each as its own root. Private: ``_helpers._HybridIndex``."""
     return [_HybridIndex(idx=i, root_idx=i) for i in range(size)]
 
 
 def growth_of(mapping: Any) -> int:
-    """How many indices ``mapping`` makes of one.
+    """The number of indices to which ``mapping`` maps one index.
 
     Private: ``_stride`` of the maps through a flatten.
     """

@@ -1,4 +1,4 @@
-"""The loop operator of torch, for which it has no public name yet.
+"""The loop operator of torch, which has no public name yet.
 
 Private: ``torch._higher_order_ops``.
 """

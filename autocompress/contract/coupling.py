@@ -224,4 +224,6 @@ class Coupling:
         for block in self.blocks:
             sizes.setdefault(len(block), set()).add(sum(channel in chosen for channel in block))
         if any(len(left) > 1 or 0 in left for left in sizes.values()):
-            raise ValueError(f"{self.name}: each of its {len(self.blocks)} blocks must keep equally many channels")
+            raise ValueError(
+                f"{self.name}: each of its {len(self.blocks)} blocks must keep the same number of channels"
+            )

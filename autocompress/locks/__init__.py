@@ -1,7 +1,7 @@
-"""Locks between processes: one class, :class:`FileLock`, for every file that processes lock.
+"""Locks between processes, all by one class: :class:`FileLock`.
 
-``kernel`` uses ``flock``. ``leases`` is the fallback for file systems that refuse it and for
-Windows. ``place`` says where the locks lie that all users of a machine share.
+``kernel`` uses ``flock``. ``leases`` is the fallback for file systems without it and for Windows.
+``place`` gives the folder of the locks that all users of a machine share.
 """
 
 from __future__ import annotations

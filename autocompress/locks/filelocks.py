@@ -1,4 +1,4 @@
-"""FileLock: a lock on a file, by ``flock`` where the file system has it, by leases where not."""
+"""FileLock: a lock on a file, by ``flock`` if the file system has it, else by leases."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ if TYPE_CHECKING:
     from autocompress.locks.leases import LeaseLock
 
 LOOK_AGAIN_S = 0.05
-"""Pause between two attempts of a process that waits but must not block in the kernel."""
+"""Pause in seconds between attempts of a process that must not block in the kernel."""
 log = logging.getLogger("autocompress")
 
 
 class FileLock:
-    """A lock between processes, shared or exclusive; it is free when its process has ended.
+    """A lock between processes, shared or exclusive; it is freed when its process ends.
 
-    An object holds one lock at a time and serves one thread at a time. Two objects on one file
-    exclude each other, in one process too. A forked child holds nothing of its parent's.
+    An object holds one lock at a time, for one thread at a time. Two objects for one file exclude
+    each other, also in one process. A forked child does not inherit locks.
 
     Args:
-        path: of the lock file. Its folder must be there; the file is made if it is missing and
-            never written. Read access is enough for a file that another user made, where the file
-            system has ``flock``.
-        mode: permissions that a new lock file gets, whatever the umask; None for the umask's.
+        path: of the lock file. Its folder must exist. The file is made if it is missing, and never
+            written. With ``flock``, read access is enough for a file of another user.
+        mode: permissions of a new lock file; None for those of the umask.
     """
 
     def __init__(self, path: Path, *, mode: int | None = None) -> None:
@@ -50,8 +49,8 @@ class FileLock:
 
         Args:
             kind: "shared" or "exclusive".
-            seconds: how long to wait at most; 0 for one attempt, None without end.
-            pause: called again and again while somebody else holds it.
+            seconds: longest wait; 0 for one attempt, None for no limit.
+            pause: called repeatedly while another holder has it.
 
         Returns:
             Whether the lock is held now.
@@ -75,7 +74,7 @@ class FileLock:
         """Frees the lock; does nothing where it is not held.
 
         Args:
-            remove: the lock file is removed too. Whoever waits for it goes on with a new one.
+            remove: also removes the lock file. Waiting processes make a new one.
         """
         if not self._is_held:
             return
@@ -86,7 +85,7 @@ class FileLock:
 
     @contextmanager
     def held(self, kind: Kind = "exclusive", *, pause: Callable[[], None] | None = None) -> Iterator[None]:
-        """Holds the lock; waits for it without end."""
+        """Holds the lock; waits for it without a limit."""
         self.acquire(kind, pause=pause)
         try:
             yield
@@ -94,7 +93,7 @@ class FileLock:
             self.release()
 
     def worth_waiting(self) -> float:
-        """Seconds to wait for a lock whose holder may be dead; 0 where the kernel keeps locks."""
+        """Seconds to wait for a lock of a holder that may have ended; 0 for locks of the kernel."""
         return 0.0 if self._leases is None else self._leases.worth_waiting()
 
     def close(self) -> None:
@@ -115,7 +114,7 @@ class FileLock:
                 self._kernel = self._kernel or KernelLock(self.path, self._mode)
                 return self._kernel.take(kind, wait=wait)
             except Refused as refusal:
-                from autocompress.locks.leases import LeaseLock  # rarely needed, and it hooks into every fork
+                from autocompress.locks.leases import LeaseLock  # here, because it adds a hook to every fork
 
                 _say_once(self.path.parent, refusal)
                 self.close()
@@ -123,7 +122,7 @@ class FileLock:
         return self._leases.take(kind)
 
     def _forget(self) -> None:
-        """In a forked child: what the parent holds is none of its own."""
+        """Drops the lock of the parent, in a forked child."""
         self._is_held = False
         if self._kernel is not None:
             self._kernel.close()
@@ -143,7 +142,7 @@ def _say_once(folder: Path, refusal: Refused) -> None:
 def _forget_in_child() -> None:
     """Closes inherited lock files in a forked child, such as a data loader's worker.
 
-    Left open, they would hold the lock longer than the parent.
+    Open files would hold the lock after the parent freed it.
     """
     for lock in list(_open):
         lock._forget()

@@ -1,4 +1,4 @@
-"""Locks by ``flock``: the kernel frees them when their process ends, however it ends."""
+"""Locks by ``flock``, which the kernel frees when the process ends for any reason."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 MOST_REOPENINGS = 16
-"""A lock file may be removed while somebody waits for it; after so many times in a row the last one
-counts. Some network file systems give a file another number at each look."""
+"""Attempts at a lock file that is replaced while waiting; then the last file is used.
+
+Some network file systems give a file a new inode number at each access.
+"""
 
 
 class Refused(Exception):
-    """The system or the file system has no ``flock``; the text says why."""
+    """The system or the file system has no ``flock``; the message is the reason."""
 
 
 class KernelLock:
-    """A lock file, open.
+    """An open lock file.
 
     Args:
         path: of the lock file; made if it is missing. It is never written, so a file of another
-            user will do.
-        mode: permissions that a new file gets, whatever the umask; None for the umask's.
+            user can be used.
+        mode: permissions of a new file; None for those of the umask.
 
     Raises:
-        OSError: if the file cannot be made or opened, or is no regular file.
+        OSError: if the file cannot be made or opened, or is not a regular file.
         Refused: where there is no ``flock``.
     """
 
@@ -43,10 +45,10 @@ class KernelLock:
         self._file: int | None = open_lock_file(path, mode)
 
     def take(self, kind: Kind, *, wait: bool) -> bool:
-        """Takes the lock; False where somebody else holds it and ``wait`` is off.
+        """Takes the lock; False where another holder has it and ``wait`` is off.
 
         Raises:
-            Refused: if the file system does not lock.
+            Refused: if the file system does not support locks.
         """
         operation = (fcntl.LOCK_SH if kind == "shared" else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         for left in reversed(range(MOST_REOPENINGS)):
@@ -57,16 +59,16 @@ class KernelLock:
             except BlockingIOError:
                 return False
             except OSError as error:
-                if error.errno == errno.EBADF:  # NFS: an exclusive lock needs a file that may be written
+                if error.errno == errno.EBADF:  # NFS: an exclusive lock needs a writable file
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._path)) from error
                 raise Refused(error.strerror or str(error)) from error
             if not left or self._is_current(self._file):
                 break
-            self.close()  # it was removed while this process waited: the lock is on the file that lies there now
+            self.close()  # the file was replaced while this process waited; the new one must be locked
         return True
 
     def free(self, *, remove: bool = False) -> None:
-        """Frees the lock; with ``remove`` the file goes too (whoever waits for it notices)."""
+        """Frees the lock; with ``remove`` also removes the file, which waiting processes notice."""
         if self._file is None:
             return
         if remove:
@@ -76,13 +78,13 @@ class KernelLock:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Closes the file, which frees the lock; in a forked child the parent keeps its lock."""
+        """Closes the file, which frees the lock; in a forked child, the parent keeps its lock."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
 
     def _is_current(self, file: int) -> bool:
-        """Whether the path still names the open file."""
+        """Whether the open file is still the file at the path."""
         try:
             there = self._path.lstat()
         except OSError:
@@ -92,16 +94,15 @@ class KernelLock:
 
 
 def open_lock_file(path: Path, mode: int | None) -> int:
-    """A descriptor of ``path``, made if missing; read-only where it is another user's.
+    """A descriptor of ``path``, made if missing; read-only for a file of another user.
 
-    Links are not followed: in a folder for everybody, a link could name any file of this user.
+    Links are not followed, because in a shared folder a link could lead to any file of this user.
 
     Raises:
-        OSError: if it cannot be made or opened, or is no regular file.
+        OSError: if it cannot be made or opened, or is not a regular file.
     """
-    # Without O_CREAT where the file is there: Linux refuses O_CREAT on a file of another user in a
-    # sticky folder (fs.protected_regular). O_NONBLOCK: opening a pipe that somebody put there must
-    # not hang.
+    # No O_CREAT for an existing file: Linux refuses O_CREAT on a file of another user in a sticky
+    # folder (fs.protected_regular). O_NONBLOCK, so that opening a named pipe does not hang.
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     while True:
         try:

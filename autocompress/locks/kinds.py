@@ -1,8 +1,8 @@
-"""Words of this room."""
+"""Types of this room."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Kind = Literal["shared", "exclusive"]
-"""Any number of processes may hold a lock shared, one alone may hold it exclusive."""
+"""Any number of processes may hold a lock shared; only one may hold it exclusive."""

@@ -1,9 +1,10 @@
-"""Locks by leases of the ``filelock`` package, where there is no ``flock``.
+"""Locks by leases of the ``filelock`` package, for systems without ``flock``.
 
-Some Lustre, NFS and FUSE mounts have none, nor has Windows.
+These are some Lustre, NFS and FUSE mounts, and Windows.
 
-A lease is a marker file that its holder renews. A marker whose process is gone from this machine is
-taken over at once, one of another machine once it was not renewed for ``LEASE_S``.
+A lease is a marker file that its holder renews. A marker of an ended process of this machine is
+taken over at once. A marker of another machine is taken over when it was not renewed for
+``LEASE_S``.
 """
 
 from __future__ import annotations
@@ -20,29 +21,28 @@ import psutil
 from autocompress.locks.kinds import Kind
 
 LEASE_S = 30.0
-"""All processes must agree on it, and a kernel that holds Python's lock must be shorter."""
+"""Seconds of a lease, equal for all processes; longer than any call that holds the GIL."""
 RENEWED_S = 5.0
 log = logging.getLogger("autocompress")
 
 
 class LeaseLock:
-    """A shared and exclusive lock of leases.
+    """A shared and exclusive lock made of leases.
 
-    ``<path>.lease`` is the gate: held by an exclusive holder, and for a moment by whoever joins.
-    Each shared holder has a lease of its own in ``<path>.holders/``.
+    ``<path>.lease`` is the gate. An exclusive holder holds it, and a shared holder only while it
+    joins. Each shared holder has its own lease in ``<path>.holders/``.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._holders = path.with_name(path.name + ".holders")
-        # Kept from one attempt to the next: a lease object watches since when a marker was not
-        # renewed.
+        # Kept between attempts, because a lease object records since when a marker was not renewed.
         self._gate = _lease(path.with_name(path.name + ".lease"))
         self._others: dict[Path, filelock.SoftFileLease] = {}
         self._own: filelock.SoftFileLease | None = None
 
     def take(self, kind: Kind) -> bool:
-        """Tries once; False where somebody else holds the lock.
+        """Tries once; False where another holder has the lock.
 
         Raises:
             OSError: if markers cannot be written.
@@ -67,7 +67,7 @@ class LeaseLock:
         return True
 
     def free(self, *, remove: bool = False) -> None:
-        """Frees the lock; with ``remove`` nothing of it is left in the folder."""
+        """Frees the lock; with ``remove`` also removes all its files."""
         own, self._own = self._own, None
         if own is None:
             return
@@ -83,7 +83,7 @@ class LeaseLock:
         self.free()
 
     def worth_waiting(self) -> float:
-        """Seconds until the lock is free if its holder's machine is gone; 0 for a local holder."""
+        """Seconds until the lock is free if the machine of its holder is down; 0 if it is local."""
         with suppress(OSError, ValueError):
             marker = Path(self._gate.lock_file).read_text(encoding="utf-8", errors="replace")
             holder = self._gate.pid
@@ -92,7 +92,7 @@ class LeaseLock:
         return LEASE_S + RENEWED_S
 
     def _is_shared(self) -> bool:
-        """Whether a shared holder lives; removes markers of dead ones. Needs the gate."""
+        """Whether there is a shared holder; removes markers of ended ones. Needs the gate."""
         try:
             there = set(self._holders.iterdir())
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where the locks lie that all processes of a machine share, whoever started them."""
+"""The folder of the locks that all processes and users of a machine share."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from autocompress.errors import UserError
 
 ENVIRONMENT = "AUTOCOMPRESS_LOCKS"
 PLACES = (Path("/run/lock"), Path("/tmp"), Path("/var/tmp"))
-"""Local folders that every user may write to; the first one that is such a folder is taken."""
+"""Local folders that every user may write to; the first suitable one is used."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FOR_ALL = 0o666
 
 
 def machine_files(*names: str, folder: Path | None = None) -> list[Path]:
-    """Paths of lock files that every process of this machine finds under the same ``names``.
+    """Paths of the lock files ``names``, equal for all processes of this machine.
 
-    The file names hold the machine's boot id: host names are not unique, and containers of one
-    machine have several.
+    File names contain the boot id of the machine, because host names are not unique, and containers
+    of one machine have different host names.
 
     Args:
         names: of the locks.
-        folder: where they lie. By default the environment variable ``AUTOCOMPRESS_LOCKS`` names it
-            (containers of one machine can share such a folder), else it is a local folder that
-            every user may write to. Made if missing.
+        folder: made if missing. Default: the environment variable ``AUTOCOMPRESS_LOCKS`` (several
+            containers of one machine can share such a folder), else a local folder that every user
+            may write to.
 
     Raises:
         UserError: if the folder cannot be made.
@@ -45,7 +45,7 @@ def machine_files(*names: str, folder: Path | None = None) -> list[Path]:
 
 
 def machine_id() -> str:
-    """A name of this machine since it was started; the host's where the system gives none."""
+    """The boot id of this machine; its host name where the system has no boot id."""
     try:
         return BOOT_ID.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
@@ -53,8 +53,8 @@ def machine_id() -> str:
 
 
 def _local_folder() -> Path:
-    # By its permissions and not by what this process may do: all users, root too, must choose the
-    # same one.
+    # Permissions of the folder decide, not those of this process, so that all users (root too)
+    # choose the same folder.
     for place in PLACES:
         try:
             mode = place.stat().st_mode
@@ -66,7 +66,7 @@ def _local_folder() -> Path:
 
 
 def _make(folder: Path) -> None:
-    """Makes ``folder`` for all users: each may add files, and none may remove another's."""
+    """Makes ``folder`` for all users: each can add files, and only remove own files."""
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)

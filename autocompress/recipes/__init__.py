@@ -1,1 +1,1 @@
-"""Which recipes exist: what each stage asks of the space, and how a recipe is composed."""
+"""Recipes: the parameters of each stage, and composing a recipe from them."""

@@ -1,4 +1,4 @@
-"""What a recipe asks of QUANTIZE: a quantizer and widths for each group of layers."""
+"""Parameters of QUANTIZE: a quantizer and numbers of bits for each group of layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autocompress.contract import Quantizer, Space
 
 @dataclass(frozen=True)
 class GroupBits:
-    """The quantizers and widths of one group: those of weights and those of activations."""
+    """Quantizer and bits of one group, for weights and for activations."""
 
     weight_quantizer: str
     weight_bits: int
@@ -21,10 +21,7 @@ class GroupBits:
 
 
 def compose_bits(space: Space, model: nn.Module, quantizers: Sequence[Quantizer]) -> dict[str, GroupBits]:
-    """Each group chooses "none", or a weight quantizer and two widths.
-
-    The second width is that of its activations.
-    """
+    """For each group "none", or a weight quantizer, its bits, and the bits of activations."""
     activation_quantizer = next((q for q in quantizers if q.activation_bits), None)
     if not quantizers or activation_quantizer is None:
         return {}

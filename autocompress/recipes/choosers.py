@@ -1,4 +1,4 @@
-"""Choosers: where the values of a recipe come from when it is not Optuna."""
+"""Choosers that give the values of a recipe without Optuna."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from autocompress.contract.space import Chooser
 
 
 class Replay:
-    """Gives the values of a finished recipe again; for a parameter that it lacks, the default."""
+    """Gives the values of a finished recipe; for a parameter that it lacks, the default."""
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = values
@@ -19,7 +19,7 @@ class Replay:
 
 
 class Fixed:
-    """Gives some values where a search may draw them, and leaves the rest to another chooser."""
+    """Gives fixed values where a search could draw them; another chooser gives the rest."""
 
     def __init__(self, values: Mapping[str, Value], otherwise: Chooser) -> None:
         self._values, self._otherwise = values, otherwise
@@ -36,8 +36,8 @@ class Policy:
 
     Args:
         rules: by first part of a parameter's name ("ghost", "bits", "recover").
-        otherwise: for all the others.
-        quantizer: the only one that weights may get.
+        otherwise: the rule for all other parameters.
+        quantizer: the only quantizer for weights.
     """
 
     def __init__(self, rules: Mapping[str, str], otherwise: str = "neutral", quantizer: str | None = None) -> None:

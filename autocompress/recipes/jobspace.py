@@ -1,4 +1,4 @@
-"""The space of a job: every recipe that its methods and the user's limits allow."""
+"""The space of a job: all recipes that its methods and the limits of the user allow."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from autocompress.recipes.recipe import SOURCE, Recipe, compose, compose_source
 
 @dataclass(frozen=True)
 class JobSpace:
-    """What recipes are drawn from.
+    """The space from which recipes are drawn.
 
     Attributes:
-        model: the baseline; only its structure is asked.
-        methods: those that act, in the manager's order.
-        limits: what the user fixed or narrowed.
+        model: the baseline; only its structure is used.
+        methods: the methods that act, in the order of the manager.
+        limits: the parameters that the user fixed or narrowed.
         granularity: of the job.
-        epochs: the most that a recipe may recover.
-        multiple: of channels, that suits the device.
-        labelled: the user's images have labels that mean something.
+        epochs: most recovery epochs of a recipe.
+        multiple: the channel multiple of the device.
+        labelled: the labels of the images of the user are meaningful.
     """
 
     model: nn.Module
@@ -45,8 +45,8 @@ class JobSpace:
         """The recipe that ``chooser`` gives.
 
         Raises:
-            InvalidRecipe: if its methods do not go together.
-            UserError: if a limit leaves nothing of a parameter, with file, line and key.
+            InvalidRecipe: if its methods cannot be combined.
+            UserError: if a limit excludes all values of a parameter; names file, line and key.
         """
         return self._fill(Space(chooser, self.granularity, self.limits.values))
 
@@ -57,18 +57,16 @@ class JobSpace:
             raise self.limits.error(error.name, error.text) from None
 
     def sources(self) -> dict[str, Params]:
-        """The data sources that the limits leave, with their default parameters.
-
-        The first is the default source.
+        """The data sources that the limits allow, with default parameters; the default one first.
 
         Raises:
-            UserError: if a limit leaves nothing of a parameter.
+            UserError: if a limit excludes all values of a parameter.
         """
         names = [method.name for method in self.methods if isinstance(method, DataSource)]
         found: dict[str, Params] = {}
         for name in names:
             space = Space(Replay({SOURCE: name}), self.granularity, self.limits.values)
-            with suppress(InvalidRecipe):  # the user's limits leave this one out
+            with suppress(InvalidRecipe):  # the limits exclude this source
                 try:
                     source = compose_source(space, self.model, self.methods)
                 except LimitError as error:
@@ -82,11 +80,11 @@ class JobSpace:
         return found
 
     def parameters(self) -> dict[str, Parameter]:
-        """Every parameter, conditional ones too, as the user's limits leave them."""
+        """All parameters, also conditional ones, with the limits applied."""
         return dict(self._explored[0])
 
     def check_limits(self, installed: Sequence[Method]) -> None:
-        """Refuses a limit that matches no parameter, or an old name of one.
+        """Refuses a limit that matches no parameter, or the former name of a parameter.
 
         Limits on installed methods that do not act are ignored.
 
@@ -96,17 +94,16 @@ class JobSpace:
         for method in installed:
             for key, instead in method.renamed.items():
                 if old := next((name for name in self.limits.values if f"{name}.".startswith(f"{key}.")), None):
-                    raise self.limits.error(old, "is no parameter any more", instead)
+                    raise self.limits.error(old, "is not a parameter any more", instead)
         known, matched = self._explored
         acting = {method.name for method in self.methods}
         inactive = [method.name for method in installed if method.name not in acting]
-        # The engine's own stages are asked only where there is something to recover or to quantize
-        # with.
+        # Stages of the engine only have parameters where there is something to recover or quantize.
         changes = any(isinstance(method, Transform | Pruner) for method in self.methods)
         inactive += [] if changes else ["repair", "recover"]
         inactive += [] if any(isinstance(method, Pruner) for method in self.methods) else ["prune"]
         inactive += [] if any(isinstance(method, Quantizer) for method in self.methods) else ["bits", "qat"]
-        # Neither is a weight of distillation where no image has a label.
+        # The weight of distillation is only a parameter where images have labels.
         has_source = any(isinstance(method, DataSource) for method in self.methods)
         inactive += ["recover.distill", "qat.distill"] if has_source or not self.labelled else []
         inactive += [] if has_source else [SOURCE]
@@ -114,14 +111,15 @@ class JobSpace:
 
     @cached_property
     def _explored(self) -> tuple[dict[str, Parameter], set[str]]:
-        """Every parameter by name, and the keys of the limits that one of them answered to.
+        """All parameters by name, and the keys of limits that matched one.
 
-        Composes the space some hundred times, so it is done once."""
+        It composes the space some hundred times, so the result is cached.
+        """
         matched: set[str] = set()
 
         def run(chooser: Chooser) -> Space:
             space = Space(chooser, self.granularity, self.limits.values)
-            with suppress(InvalidRecipe):  # what was asked before the methods clashed still counts
+            with suppress(InvalidRecipe):  # parameters before the conflict still count
                 self._fill(space)
             matched.update(space.matched)
             return space
@@ -131,9 +129,9 @@ class JobSpace:
     def policy(
         self, rules: Mapping[str, str], quantizer: str | None = None, pruner: str | None = None
     ) -> dict[str, Value] | None:
-        """The values of a rule-made recipe (see :class:`Policy`), or None where it is invalid.
+        """The values of a recipe made by rules (see :class:`Policy`); None where it is invalid.
 
-        PRUNE takes ``pruner`` where it acts and a search may draw that pruner.
+        PRUNE uses ``pruner`` where it acts and a search could draw that pruner.
         """
         chooser: Chooser = Policy(rules, quantizer=quantizer)
         if pruner is not None:
@@ -144,13 +142,10 @@ class JobSpace:
             return None
 
     def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
-        """The recipe of least cost of each method, and of all methods together.
-
-        The last one has the label "all together".
-        """
+        """The cheapest recipe of each method, and of all methods together ("all together")."""
         rules: dict[str, dict[str, str]] = {}
         for method in self.methods:
-            if isinstance(method, Pruner):  # widths do not depend on which pruner it is
+            if isinstance(method, Pruner):  # widths do not depend on the pruner
                 rules["prune"] = {"prune": "cheapest"}
                 continue
             rules[method.name] = {method.name: "cheapest"}
@@ -165,8 +160,8 @@ class JobSpace:
     def starting_points(self) -> list[tuple[str, dict[str, Value]]]:
         """Recipes to try first.
 
-        The uncompressed model, 8 bits alone, and each transform or pruner alone and with 8
-        bits.
+        These are the uncompressed model, 8 bits alone, and each transform or pruner alone and with
+        8 bits.
         """
         rules: dict[str, dict[str, str]] = {"uncompressed": {}}
         pruners: dict[str, str] = {}
@@ -188,7 +183,7 @@ class JobSpace:
             pruner = pruners.get(label)
             values = self.policy(rule, pruner=pruner)
             if values is None or (pruner is not None and values.get("prune.method") != pruner):
-                continue  # neither searched nor named by the job
+                continue  # the job neither searches nor names it
             if values not in [known for _, known in points]:
                 points.append((label, values))
         return points

@@ -1,4 +1,4 @@
-"""Every parameter of a define-by-run space, and how many recipes it has."""
+"""Finds all parameters of a define-by-run space, and the number of recipes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from autocompress.recipes.choosers import Replay
 
 
 def every_parameter(compose_with: Callable[[Chooser], Space], most_runs: int = 400) -> dict[str, Parameter]:
-    """Every parameter that a define-by-run space can ask for, conditional ones too.
+    """All parameters of a define-by-run space, also conditional ones.
 
-    Walks the space by changing one choice at a time from the defaults, and again from each point
-    that showed something new, so a parameter is found that depends on one choice, or on a chain of
-    them.
+    It changes one choice at a time, beginning with the defaults, and continues from each point with
+    a new parameter. So it finds parameters that depend on one choice or on a chain of choices.
 
     Args:
         compose_with: runs the space once with a chooser and returns the space; may raise
             InvalidRecipe.
-        most_runs: bound on the number of runs.
+        most_runs: most runs of the space.
     """
     found: dict[str, Parameter] = {}
     tied: dict[str, list[str]] = {}
@@ -60,8 +59,8 @@ def _alternatives(parameter: Parameter) -> Iterator[Value]:
 def space_size(parameters: Mapping[str, Parameter]) -> float:
     """An upper bound of the number of recipes.
 
-    A continuous range counts as ten values, and each conditional parameter as always asked.
-    Tied parameters count once.
+    A continuous range counts as ten values. Conditional parameters count as if they were always
+    used. Tied parameters count once.
     """
     total = 1.0
     for parameter in {parameter.tie or name: parameter for name, parameter in parameters.items()}.values():

@@ -1,4 +1,4 @@
-"""What a recipe asks of PRUNE: a pruner, and the share of each coupling's channels that stays."""
+"""Parameters of PRUNE: a pruner, and the share of channels to keep in each coupling."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from autocompress.errors import InvalidRecipe
 from autocompress.graph import UntraceableModel
 
 SIXTEENTH = 1 / 16
-"""Step and least value of ``prune.keep``."""
+"""Step and smallest value of ``prune.keep``."""
 DEFAULT_KEEP = 10 / 16
 OFFERED = ("inner", "group")
 """Modes that a search draws from."""
 MULTIPLES = (1, 4, 8, 16)
 DEFAULT_MULTIPLE = 8
-STEM_STAYS = "the layer that reads the image stays whole"
+STEM_STAYS = "the layer that reads the image keeps all channels"
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What a recipe asks of PRUNE.
+    """Parameters of PRUNE in a recipe.
 
     Attributes:
         method: the pruner that orders the channels.
-        params: its own parameters.
-        keep: by coupling of the baseline, the share of the channels that stays.
+        params: its parameters.
+        keep: by coupling of the baseline, the share of channels to keep.
         mode: of the couplings: "inner", "group" or "scatter".
-        multiple: of the number of channels that stay, rounded up.
+        multiple: numbers of channels are rounded up to a multiple of it.
     """
 
     method: str
@@ -45,12 +45,12 @@ class Pruning:
     multiple: int
 
     def record(self) -> dict[str, Any]:
-        """As JSON, for content keys."""
+        """The parameters as JSON, for content keys."""
         return asdict(self)
 
 
 def prunable(model: nn.Module, mode: str) -> list[Coupling]:
-    """The couplings of a baseline that may lose channels in ``mode``: all but the stem's own.
+    """The couplings of a baseline that can lose channels in ``mode``, without that of the stem.
 
     The baseline must never change.
     """
@@ -63,7 +63,7 @@ def prunable(model: nn.Module, mode: str) -> list[Coupling]:
 
 
 def kept_whole(model: nn.Module, mode: str = "group") -> dict[str, str]:
-    """Why channels are left alone, by coupling. Those that may lose channels are not in it."""
+    """Reasons, by coupling, why no channel can be removed. Other couplings are not in it."""
     able = {coupling.name for coupling in prunable(model, mode)}
     return {
         coupling.name: "; ".join(coupling.reasons) or STEM_STAYS
@@ -73,7 +73,7 @@ def kept_whole(model: nn.Module, mode: str = "group") -> dict[str, str]:
 
 
 def refusal_to_prune(model: nn.Module) -> str | None:
-    """Why no channel of a baseline can be removed; None where some can."""
+    """The reason why no channel of a baseline can be removed; None where some can."""
     try:
         if any(prunable(model, mode) for mode in OFFERED):
             return None
@@ -86,16 +86,16 @@ def refusal_to_prune(model: nn.Module) -> str | None:
 def prune_space(
     space: Space, model: nn.Module, pruners: Sequence[Pruner], of_device: int = DEFAULT_MULTIPLE
 ) -> Pruning | None:
-    """The pruner first, then widths; None where the recipe leaves all channels.
+    """Asks for the pruner, then for widths; None where the recipe keeps all channels.
 
     Args:
-        space: not scoped.
-        model: the baseline, which never changes.
-        pruners: those that apply, in the manager's order.
-        of_device: the multiple of channels that suits the device.
+        space: without a prefix.
+        model: the baseline, which must never change.
+        pruners: the pruners that apply, in the order of the manager.
+        of_device: the channel multiple of the device.
 
     Raises:
-        InvalidRecipe: if the shares and the multiple together would remove nothing.
+        InvalidRecipe: if nothing is removed because of rounding to the multiple.
     """
     own = space.scope("prune")
     searched = [pruner for pruner in pruners if pruner.searched] or list(pruners)

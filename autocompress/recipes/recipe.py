@@ -1,4 +1,4 @@
-"""Recipe: the parameters of all methods for one trial, composed from what each stage asks."""
+"""Recipe: the parameters of all methods for one trial, composed from those of each stage."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Recipe:
     """One point of the space.
 
     Attributes:
-        values: every parameter by full name: what is stored, shown and replayed.
-        structural: those of them that change the deployed structure.
-        source: (name, parameters) of the data source; None where the user's images are used.
+        values: all parameters by full name, for storing, showing and replaying.
+        structural: the values that change the deployed structure.
+        source: (name, parameters) of the data source; None where images of the user are used.
         transforms: (method name, parameters) of the transforms that act, in order.
-        prune: what PRUNE is asked; None where no channel goes.
+        prune: parameters of PRUNE; None where no channel is removed.
         repair: parameters of REPAIR; empty where nothing is pruned or substituted.
         recover: parameters of RECOVER.
         bits: by group; a group that stays in float is absent.
         quantizers: parameters of the quantizers that act, by name.
-        qat: parameters of QUANTIZE's training.
+        qat: parameters of the training in QUANTIZE.
     """
 
     values: Mapping[str, Value]
@@ -62,12 +62,12 @@ class Recipe:
 
     @property
     def trains(self) -> bool:
-        """Whether making the candidate may take long: it trains, or a transform acts."""
+        """Whether making the candidate may take long, by training or a transform."""
         return bool(self.transforms or self.recover.get("epochs") or self.qat.get("epochs"))
 
     @property
     def structural_key(self) -> str:
-        """Content key of the deployed structure: recipes that share it share their latency."""
+        """Content key of the deployed structure; recipes with equal keys have equal latency."""
         return digest(dict(self.structural))
 
 
@@ -85,19 +85,19 @@ def compose(
     Asks the data source, SUBSTITUTE, PRUNE, REPAIR, RECOVER and QUANTIZE, in this order.
 
     Args:
-        space: where values come from; not scoped.
+        space: gives the values; without a prefix.
         model: the baseline.
-        methods: those that apply, in the manager's order.
-        epochs: the most that recovery may train.
-        multiple: of channels, that suits the device.
-        labelled: the user's images have labels that mean something.
+        methods: the methods that apply, in the order of the manager.
+        epochs: most epochs of recovery.
+        multiple: the channel multiple of the device.
+        labelled: the labels of the images of the user are meaningful.
 
     Raises:
-        InvalidRecipe: for methods that exclude each other, that need more epochs than there are, or
-            whose ``search_space`` does not give a mapping of JSON values.
+        InvalidRecipe: for methods that exclude each other, that need more epochs than the budget
+            has, or with a ``search_space`` that does not return a mapping of JSON values.
     """
     source = compose_source(space, model, methods)
-    labelled = labelled and source is None  # labels of made images are not trained on
+    labelled = labelled and source is None  # labels of synthetic images are not used for training
     of_source = set(space.chosen)
     acting = _acting(space, model, methods)
     pruning: Pruning | None = None
@@ -127,7 +127,7 @@ def compose(
         raise faults[-1]
     _reject_clashes([method for method, _ in acting], pruning)
     if not any(method.prepares for method, _ in acting):
-        of_source = set()  # else scores made on the source's images decide the structure
+        of_source = set()  # otherwise scores on the images of the source decide the structure
     return Recipe(
         values=dict(space.chosen),
         structural={
@@ -166,26 +166,25 @@ def _used(bits: Mapping[str, GroupBits], methods: Sequence[Method]) -> list[Quan
 
 
 SOURCE = "source"
-"""The parameter that names the data source; the source's own parameters have its name before them.
-"""
+"""The parameter that names the data source; the name prefixes the parameters of the source."""
 
 
 def compose_source(space: Space, model: nn.Module, methods: Sequence[Method]) -> tuple[str, Params] | None:
-    """The recipe's data source and its parameters; None where ``methods`` has no source."""
+    """The data source of the recipe and its parameters; None where ``methods`` has no source."""
     sources = {method.name: method for method in methods if isinstance(method, DataSource)}
     if not sources:
         return None
-    # The first stands for all in starting points; the manager's order is as good as any.
+    # Starting points use the first source, in the order of the manager.
     name = space.categorical(SOURCE, list(sources), default=next(iter(sources)), structural=False)
     return name, params_of(sources[name], space, model)
 
 
 def params_of(method: Method, space: Space, model: nn.Module) -> Params:
-    """The parameters that ``method`` takes from ``space``, which is not scoped.
+    """The parameters of ``method`` from ``space``, which has no prefix.
 
     Raises:
-        InvalidRecipe: if its ``search_space`` gives anything but a mapping of JSON values: they are
-            part of the content key of a trial's results.
+        InvalidRecipe: if its ``search_space`` does not return a mapping of JSON values, which
+            content keys need.
     """
     params: object = method.search_space(space.scope(method.name), model)
     if not isinstance(params, Mapping):
@@ -194,7 +193,7 @@ def params_of(method: Method, space: Space, model: nn.Module) -> Params:
     try:
         canonical_json(params)
     except TypeError as error:
-        raise InvalidRecipe(f"the search_space of '{method.name}' returns what is not JSON: {error}") from None
+        raise InvalidRecipe(f"the search_space of '{method.name}' returns values that are not JSON: {error}") from None
     return dict(params)
 
 

@@ -1,4 +1,4 @@
-"""What a recipe asks of REPAIR, of RECOVER and of QUANTIZE's training."""
+"""Parameters of REPAIR, of RECOVER and of the training in QUANTIZE."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from autocompress.errors import InvalidRecipe
 
 FITS = ("auto", "one-shot", "sequential", "none")
 LEAST_IMAGES = 32
-"""With fewer images nothing is refitted."""
+"""Fewest images for refitting."""
 
 
 def repair_space(space: Space) -> Params:
     """How to refit, and on how many images; searched only where the job says so.
 
     Args:
-        space: not scoped.
+        space: without a prefix.
     """
     own = space.scope("repair")
     fit = own.categorical("fit", FITS, default="auto", searched=False)
@@ -34,15 +34,15 @@ def recover_space(
     None of them changes the deployed structure.
 
     Args:
-        space: scoped.
+        space: with the prefix of the stage.
         acting: the transforms and the pruner of the recipe.
-        most_epochs: of the job's budget.
-        labelled: the recipe's images have labels that mean something.
-        refitted: nothing was substituted, and REPAIR has refitted what PRUNE left: a large learning
-            rate would undo it.
+        most_epochs: of the budget of the job.
+        labelled: the labels of the images of the recipe are meaningful.
+        refitted: REPAIR refitted the network and nothing was substituted, so a large learning rate
+            would undo the refit.
 
     Raises:
-        InvalidRecipe: where a method needs more epochs than the job has.
+        InvalidRecipe: if a method needs more epochs than the budget has.
     """
     least = _least_epochs(acting, most_epochs, "recovery")
     epochs = space.integer("epochs", least, most_epochs, default=most_epochs, structural=False)
@@ -56,20 +56,17 @@ def recover_space(
 
 
 def _distillation(space: Space, *, labelled: bool) -> float:
-    """The weight of distillation.
-
-    Without labels all is distillation, and there is nothing to ask.
-    """
+    """The weight of distillation; 1 without labels, where it is not a parameter."""
     if not labelled:
         return 1.0
     return float(space.categorical("distill", [0.0, 0.5, 0.9], default=0.5, structural=False))
 
 
 def _least_epochs(acting: Sequence[Method], most_epochs: int, what: str) -> int:
-    """Epochs of ``what`` (a word for the message) that all of ``acting`` need.
+    """The fewest epochs of ``what`` (a word for the message) that all of ``acting`` need.
 
     Raises:
-        InvalidRecipe: where that is more than ``most_epochs``.
+        InvalidRecipe: if these are more than ``most_epochs``.
     """
     least = max([method.min_epochs for method in acting] + [1 for method in acting if method.needs_training] + [0])
     if least > most_epochs:
@@ -86,14 +83,14 @@ def qat_space(
     None of them changes the deployed structure.
 
     Args:
-        space: scoped.
+        space: with the prefix of the stage.
         acting: the quantizers of the recipe.
-        most_epochs: of the job's budget.
-        is_low: some tensor has fewer than 8 bits, so that training is worth its time by default.
-        labelled: the recipe's images have labels that mean something.
+        most_epochs: of the budget of the job.
+        is_low: some tensor has fewer than 8 bits, so that training is on by default.
+        labelled: the labels of the images of the recipe are meaningful.
 
     Raises:
-        InvalidRecipe: where a quantizer needs more epochs than the job has.
+        InvalidRecipe: if a quantizer needs more epochs than the budget has.
     """
     least = _least_epochs(acting, most_epochs, "training")
     epochs = space.integer(
@@ -103,13 +100,13 @@ def qat_space(
         return {"epochs": 0}
     return {
         "epochs": epochs,
-        # The paper has 1e-5 with plain SGD over very many steps; a few epochs of AdamW need more.
+        # The paper uses 1e-5 with plain SGD and very many steps; a few epochs of AdamW need more.
         "lr": space.float("lr", 1e-4, 4e-3, default=1e-3, log=True, structural=False),
         "distill": _distillation(space, labelled=labelled),
-        # "frozen": long-term statistics from the first step on, at half the time a step.
+        # "frozen": long-term statistics from the first step on; a step takes half the time.
         "norm": space.categorical("norm", ["corrected", "frozen"], default="corrected", structural=False),
-        # Fractions of the steps. The paper freezes after 200,000 to 400,000 steps and fine-tunes
-        # without delay.
+        # Shares of the steps. The paper freezes after 200,000 to 400,000 steps, and has no delay in
+        # fine-tuning.
         "norm_freeze": space.categorical("norm_freeze", [0.3, 0.5, 0.8], default=0.5, structural=False),
         "range_freeze": space.categorical("range_freeze", [0.3, 0.5, 0.8], default=0.5, structural=False),
         "delay": space.categorical("delay", [0.0, 0.1, 0.25], default=0.0, structural=False),

@@ -1,4 +1,4 @@
-"""How ONNX Runtime is asked to run a file, wherever a file is checked, scored or measured."""
+"""Options of ONNX Runtime, for every session that checks, scores or measures a file."""
 
 from autocompress.runtime.exactness import EXACT, EXACT_WHEN, exactness
 from autocompress.runtime.extremes import Layer, Runner, run_layers

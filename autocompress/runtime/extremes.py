@@ -1,8 +1,8 @@
 """Small quantized layers with the largest weights and inputs, and their exact results.
 
 A runtime has several integer kernels: pointwise, indirect and depthwise convolutions, matrix times
-matrix, matrix times vector, and their remainders where a size is no multiple of a vector. Any of
-them could overflow alone, so each is asked.
+matrix, matrix times vector, and kernels for remainders where a size is not a multiple of a vector.
+Each of them could overflow, so each is checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 STEP = 4096.0
-"""Of the output's grid: a power of two, so requantization is exact."""
+"""Step of the grid of the output: a power of two, so requantization is exact."""
 ZERO = 128
 """Of the output's grid."""
 OPSET, IR_VERSION = 21, 10

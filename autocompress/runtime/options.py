@@ -1,4 +1,4 @@
-"""The options of every ONNX Runtime session that this package opens."""
+"""The options of all ONNX Runtime sessions of this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def runtime_version() -> str:
-    """Name and version of the runtime, as measurements record it."""
+    """Name and version of the runtime, for records of measurements."""
     import onnxruntime  # a tenth of a second; listing methods and devices does not need it
 
     return f"onnxruntime {onnxruntime.__version__}"
@@ -21,13 +21,10 @@ def runtime_version() -> str:
 
 @cache
 def session_config() -> Mapping[str, str]:
-    """The session configuration entries of this process: the processor is asked once, by
-    :func:`exactness`.
-    """
+    """The session configuration entries, with the result of :func:`exactness`."""
     return {
         **exactness(),
-        # Threads that spin after a run would take processor time from the other session of an
-        # interleaved measurement.
+        # Threads that spin after a run would slow the other session of an interleaved measurement.
         "session.force_spinning_stop": "1",
     }
 
@@ -46,7 +43,7 @@ def session_options(threads: int, config: Mapping[str, str] | None = None) -> on
     settings.inter_op_num_threads = 1
     settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    settings.log_severity_level = 3  # errors only; its warnings are about its own optimizations
+    settings.log_severity_level = 3  # only errors, because warnings are about optimizations of the runtime
     for name, value in (session_config() if config is None else config).items():
         settings.add_session_config_entry(name, value)
     return settings

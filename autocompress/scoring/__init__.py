@@ -1,4 +1,4 @@
-"""How right an exported file is, whatever device its latency is measured on."""
+"""Accuracy of exported files, for every device."""
 
 from autocompress.scoring.scorer import Scorer, images_between_pauses
 

@@ -1,4 +1,4 @@
-"""Scorer: the answers of an exported file in ONNX Runtime, and how many of them are right."""
+"""Scorer: logits of an exported file in ONNX Runtime, and their accuracy."""
 
 from __future__ import annotations
 
@@ -17,25 +17,23 @@ from autocompress.processors import usable_processors
 BATCH = 64
 LOADED_TOGETHER = 64
 PIXELS_BETWEEN_PAUSES = 64 * 64**2
-"""Pixels that are scored between two points where a measurement may go first: some tenths of a
-second for a ResNet-50 on one thread. A number of images that followed the clock would change
-batches, and with them the last bits of logits.
+"""Pixels that are scored between two pauses: some tenths of a second for a ResNet-50.
+
+The time is not used, because the number of images per batch changes the last bits of logits.
 """
 
 
 def images_between_pauses(input_size: tuple[int, int, int]) -> int:
-    """How many images of ``input_size`` (channels, height, width) are scored before a measurement
-    may go first.
-    """
+    """The number of images of ``input_size`` (channels, height, width) between two pauses."""
     return min(max(1, PIXELS_BETWEEN_PAUSES // (input_size[1] * input_size[2])), LOADED_TOGETHER)
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Runs exported files in ONNX Runtime on this machine's processor.
+    """Runs exported files in ONNX Runtime on the processor of this machine.
 
-    It takes no lock. A caller that holds the machine's lock shared passes ``pause``, so that
-    measurements go first.
+    It takes no lock. A caller that holds the machine lock shared passes ``pause``, so that
+    measurements come first.
 
     Attributes:
         threads: of a session.
@@ -45,13 +43,13 @@ class Scorer:
 
     @classmethod
     def of(cls, job: Job) -> Scorer:
-        """The scorer of a search: each of its workers gets an equal share of the processors."""
+        """The scorer of a search: each worker gets an equal share of the processors."""
         return cls(max(1, usable_processors() // job.workers))
 
     def predict(self, deployable: Deployable, images: np.ndarray) -> np.ndarray:
         """Logits float32 ``(N, classes)`` of the file for float32 images ``(N, C, H, W)``.
 
-        Images are run in batches of 64, or of the file's own batch size where that is fixed.
+        Images are run in batches of 64, or of the batch size of the file where that is fixed.
 
         Raises:
             TrialFailed: if ONNX Runtime cannot load the file.
@@ -76,9 +74,9 @@ class Scorer:
         strict: bool = False,
         pause: Callable[[], None] | None = None,
     ) -> np.ndarray:
-        """Which images of ``split`` the file labels rightly.
+        """The images of ``split`` that the file classifies correctly.
 
-        Logits that are not finite label none rightly.
+        Logits that are not finite count as wrong.
 
         Args:
             deployable: the file.
@@ -87,7 +85,7 @@ class Scorer:
             pause: called after every few images (:func:`images_between_pauses`).
 
         Returns:
-            bool ``(images,)``, in the split's order.
+            bool ``(images,)``, in the order of the split.
 
         Raises:
             TrialFailed: if the file cannot be loaded; with ``strict``, at the first logits that are

@@ -1,1 +1,1 @@
-"""What each group of layers loses at each width of its integers, and recipes of mixed bits."""
+"""Sensitivity of each group of layers to fewer bits, and recipes of mixed bits."""

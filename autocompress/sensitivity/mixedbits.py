@@ -1,4 +1,4 @@
-"""Mixed bits: the widths that groups may have, and recipes that choose by sensitivity."""
+"""Mixed bits: the allowed numbers of bits of groups, and recipes chosen by sensitivity."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ from autocompress.recipes.recipe import Recipe, compose
 from autocompress.sensitivity.table import Sensitivity, Width, lowest_widths
 
 MOST_LOSS = 0.05
-"""Nats that the widths of a starting point may lose together, before any training; see
-``lowest_widths``.
-"""
+"""Largest total loss of a starting point in nats, before training; see ``lowest_widths``."""
 _WEIGHT, _ACTIVATION = "bits.weight.", "bits.activation."
 _FLOAT = "none"
 
 
 def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
-    """The widths that each group may have, and the default parameters of their quantizers.
+    """The allowed numbers of bits of each group, and default parameters of their quantizers.
 
-    In network order, the widest first. A quantizer that needs more epochs than a trial may take
-    is left out.
+    They are in network order, the largest first. A quantizer that needs more epochs than a trial
+    may have is left out.
 
     Returns:
-        Nothing where no group has a choice: then there is nothing to find out.
+        Empty where no group has a choice.
     """
     weights = {name: parameter.choices for name, parameter in _asked(space, {}).items() if name.startswith(_WEIGHT)}
     names = [method.name for method in space.methods if isinstance(method, Quantizer)]
@@ -54,10 +52,10 @@ def offered(space: JobSpace) -> tuple[list[Width], dict[str, Params]]:
 
 
 def starting_points(space: JobSpace, table: Sequence[Sensitivity]) -> Iterator[tuple[str, dict[str, Value]]]:
-    """Recipes of mixed bits, with the defaults of QUANTIZE for the rest.
+    """Recipes of mixed bits, with defaults of QUANTIZE for the rest.
 
-    First weights alone, then activations as well, which share the loss evenly. No recipe where
-    no width can be lowered within ``MOST_LOSS``.
+    In the first, only weights have fewer bits; in the second, weights and activations share the
+    loss evenly. There is no recipe where no number of bits can be lowered within ``MOST_LOSS``.
     """
     for label, of_weights, of_activations in (
         ("mixed weight bits by sensitivity", MOST_LOSS, 0.0),
@@ -102,7 +100,7 @@ def _recipe(space: JobSpace, fixed: Mapping[str, Value]) -> Recipe | None:
 
 def _asked(space: JobSpace, fixed: Mapping[str, Value]) -> dict[str, Parameter]:
     run = Space(_chooser(space, fixed), space.granularity, space.limits.values)
-    with suppress(InvalidRecipe):  # what was asked before the methods clashed still counts
+    with suppress(InvalidRecipe):  # parameters before the conflict of methods still count
         compose(run, space.model, space.methods, space.epochs, space.multiple)
     return run.asked
 

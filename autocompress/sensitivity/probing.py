@@ -1,4 +1,4 @@
-"""Measures a sensitivity table: the outputs of a float network with one group at one width."""
+"""Measures a sensitivity table: outputs of a float network with one group at fewer bits."""
 
 from __future__ import annotations
 
@@ -30,12 +30,10 @@ from autocompress.training import computed_with
 VERSION = "1"
 MOST_IMAGES, LEAST_IMAGES = 128, 8
 MOST_MACS = 3.5e11
-"""Of a whole table, were nothing shared; large networks and fine groups get fewer images for it."""
+"""Most multiply-accumulates of a table. Large networks and fine groups get fewer images."""
 BATCH = 64
 _PROBE = precision.EXEMPT_BITS - 1
-"""Tensors exempt from low bits (stem, classifier, the image) show by not following the recipe to
-this width.
-"""
+"""Bits by which exempt tensors (stem, classifier, image) are found: these do not follow it."""
 log = logging.getLogger("autocompress.compression")
 
 
@@ -48,10 +46,10 @@ def kept(
     context: Context,
     **progress: Any,
 ) -> list[Sensitivity]:
-    """:func:`measure`, made once, kept in the store, and shared by workers and runs.
+    """The table of :func:`measure`, stored and shared by workers and runs.
 
     Args:
-        store: where tables are kept.
+        store: stores the table.
         model_key: content key of ``model``.
         model, widths, setting, context, progress: as for :func:`measure`.
     """
@@ -77,20 +75,19 @@ def measure(
     progress: Callable[[float, str], None] | None = None,
     pause: Callable[[], None] | None = None,
 ) -> list[Sensitivity]:
-    """The table: for each of ``widths`` the loss when it alone acts on the float network.
+    """The table: the loss of each of ``widths`` when it is applied alone to the float network.
 
-    The network is traced and folded once. Weights are replaced by what the file would hold;
-    activations run through calibrated fake-quantizers. For each group only the part of the network
-    behind its first tensor is computed again. Layers exempt from low bits do what QUANTIZE would do
-    with them: they take 8 bits, so that the rows of a group that has no other layers are all the
-    same. A width that its quantizer cannot do is left out, and logged.
+    The network is traced and folded once. Weights are replaced by those of the file, and
+    activations pass calibrated fake-quantizers. For each group, only the network behind its first
+    tensor is computed again. Layers that are exempt from low bits have 8 bits, as in QUANTIZE, so
+    all rows of a group with only such layers are equal. A width that fails is logged and left out.
 
     Args:
         model: the float baseline, eval; it is not changed.
-        widths: choices to measure, the groups in network order.
+        widths: the choices to measure, with groups in network order.
         setting: quantizers and groups.
         context: with the images; ``context.transfer.calibration`` is used.
-        progress: told the finished fraction and a word.
+        progress: called with the finished fraction and a text.
         pause: called between rows.
 
     Raises:
@@ -105,7 +102,7 @@ def measure(
             pause()
         try:
             found = probe.row(width)
-        except Exception as error:  # a plugin's fault must not end the search
+        except Exception as error:  # an error of a plugin must not end the search
             log.warning("no sensitivity of %s: %s: %s", astuple(width), type(error).__name__, error)
             continue
         table += [] if found is None else [Sensitivity(**asdict(width), loss=found[0], agreement=found[1])]
@@ -157,7 +154,7 @@ class _Probe:
     # --- building ---------------------------------------------------------------------------------
 
     def _slotted(self, model: nn.Module, known: NetworkFacts) -> QuantizedNetwork:
-        # Every group, asked for or not: which group a tensor belongs to depends on its neighbours.
+        # All groups are needed, because the group of a tensor depends on its neighbours.
         groups = models.groups(model, self._setting.granularity)
         everywhere = {group.name: GroupBits("probe", _PROBE, "probe", _PROBE) for group in groups}
         assigned = precision.assign(known, model, self._setting.granularity, Recipe(values={}, bits=everywhere))
@@ -188,14 +185,14 @@ class _Probe:
     # --- fake-quantizers of a row -----------------------------------------------------------------
 
     def _spec(self, point: Point, width: Width) -> tuple[TensorSpec, str]:
-        """The tensor at the given width, and its quantizer. Exempt tensors stay at 8 bits."""
+        """The tensor with these bits, and its quantizer. Exempt tensors have 8 bits."""
         follows = point.spec.bits == _PROBE
         is_own = follows or width.role == "activation" or width.bits == point.spec.bits
         name = width.quantizer if is_own else self._uniform(width)
         return replace(point.spec, bits=width.bits if follows else point.spec.bits), name
 
     def _uniform(self, width: Width) -> str:
-        """The quantizer of exempt weights: the one of activations (:func:`precision.assign`)."""
+        """The quantizer of exempt weights: that of activations (:func:`precision.assign`)."""
         if self._quantizer(width.quantizer).activation_bits:
             return width.quantizer
         return next(name for name in self._setting.params if self._quantizer(name).activation_bits)
@@ -224,7 +221,7 @@ class _Probe:
         return {spec.name: self._fakes[key][spec.name] for spec, _ in specs}
 
     def _calibrated(self, width: Width) -> dict[str, FakeQuantizer]:
-        """Fake-quantizers of all activations at a width, their ranges observed in one pass."""
+        """Fake-quantizers of all activations, with ranges observed in one pass."""
         points = [point for group in self._activations.values() for point in group]
         fakes = {point.spec.name: self._make(*self._spec(point, width)) for point in points}
         for name, fake in fakes.items():
@@ -254,15 +251,15 @@ class _Probe:
             same += int((found.argmax(1) == wanted.argmax(1)).sum())
             images += len(logits)
         if not math.isfinite(loss):
-            raise ValueError("the answers are not finite numbers")
-        return max(0.0, loss / images), 100.0 * same / images  # a hair below zero is rounding
+            raise ValueError("the outputs are not finite numbers")
+        return max(0.0, loss / images), 100.0 * same / images  # rounding can give a value slightly below zero
 
 
 def images_for(macs: float) -> int:
-    """How many images a table is measured on.
+    """The number of images for a table.
 
     Args:
-        macs: multiply-accumulates of one image through all its rows.
+        macs: multiply-accumulates of one image over all rows.
     """
     return int(min(MOST_IMAGES, max(LEAST_IMAGES, MOST_MACS // max(macs, 1))))
 
@@ -279,7 +276,7 @@ def _given(values: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
 
 
 def _values(hardened: Hardened) -> torch.Tensor:
-    """The weights that a file of these integers holds, float32."""
+    """The weights of these integers, float32."""
     assert hardened.integers is not None
     scale, zero = hardened.scale, hardened.zero_point
     if hardened.channel_axis is not None:

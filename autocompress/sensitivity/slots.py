@@ -1,4 +1,4 @@
-"""Slots: places in a traced network where tensors are replaced one by one.
+"""Slots: places in a traced network where tensors can be replaced.
 
 The network is computed from the first replaced tensor on.
 """
@@ -15,31 +15,31 @@ from autocompress.graph.partial import PartialRunner
 
 
 class Slot(FakeQuantizer):
-    """Stands for a fake-quantizer, and changes nothing until :meth:`given` a function."""
+    """Takes the place of a fake-quantizer; changes nothing until :meth:`given` a function."""
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__(spec)
         self.given(None)
 
     def given(self, act: Callable[[torch.Tensor], torch.Tensor] | None) -> None:
-        """``act`` is what the tensor goes through from now on; None for nothing."""
-        self.__dict__["_act"] = act  # past nn.Module, which would make a module a child
+        """Sets the function for the tensor; None for no function."""
+        self.__dict__["_act"] = act  # bypasses nn.Module, which would register a module as child
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The tensor as it is, or through what acts."""
+        """The result of the function for the tensor, or the tensor itself."""
         act = self.__dict__["_act"]
         return x if act is None else act(x)
 
     def harden(self, weight: torch.Tensor | None = None) -> Hardened:
-        """Never: a slot has no integers."""
+        """Always refuses: a slot has no integers."""
         raise NotImplementedError("a slot has no integers")
 
 
 class SlotRunner(PartialRunner):
-    """Runs a network with slots from the first node on that a slot acts on."""
+    """Runs a network from the first node that a slot changes."""
 
     def first(self, names: Collection[str]) -> int:
-        """Index of the first node that a slot of one of ``names`` (of tensors) acts on."""
+        """Index of the first node that a slot of the tensors ``names`` changes."""
         return min(index for index, node in enumerate(self._nodes) if self._slot_names(node) & set(names))
 
     def _slot_names(self, node: fx.Node) -> set[str]:

@@ -1,13 +1,12 @@
-"""Sensitivity: how much the outputs change when one group gets fewer bits and the rest is float.
+"""Sensitivity: the change of outputs when one group has fewer bits and the rest is float.
 
-A table of rows (group, weights or activations, quantizer, width), measured once per job on
-calibration images, without labels and without training (``probing`` does it). It is shown in the
-report, and :func:`lowest_widths` makes a starting point of it.
+``probing`` measures a table of rows (group, weights or activations, quantizer, bits) once per job,
+on calibration images, without labels and without training. The report shows it, and
+:func:`lowest_widths` makes a starting point from it.
 
-Losses of single groups are added up as if they did not influence each other. That is an assumption:
-fair for small losses, a guess at very low widths, where the search is there to find out. Not from
-either paper; HAWQ-V2 (Dong et al., arXiv 1911.03852) adds up per-layer sensitivities in the same
-way.
+Losses of groups are added, as if they were independent. That is accurate for small losses and rough
+for very few bits. HAWQ-V2 (Dong et al., arXiv 1911.03852) adds sensitivities of layers in the same
+way; the papers of the quantizers do not.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Role = Literal["weight", "activation"]
 
 @dataclass(frozen=True)
 class Width:
-    """A choice in the space: ``bits`` of ``quantizer`` for weights or activations of ``group``."""
+    """A choice of the space: ``bits`` of ``quantizer`` for weights or activations of ``group``."""
 
     group: str
     role: Role
@@ -34,12 +33,12 @@ class Width:
 
 @dataclass(frozen=True)
 class Sensitivity(Width):
-    """What a choice alone does.
+    """The effect of one choice alone.
 
     Attributes:
-        loss: mean Kullback-Leibler divergence from the float network's class probabilities, nats an
-            image.
-        agreement: percent of the images that keep their label.
+        loss: mean Kullback-Leibler divergence from the class probabilities of the float network, in
+            nats per image.
+        agreement: percent of the images with an unchanged prediction.
     """
 
     loss: float
@@ -48,13 +47,13 @@ class Sensitivity(Width):
 
 @dataclass(frozen=True)
 class Setting:
-    """What a table is measured with.
+    """Settings of a table.
 
     Attributes:
-        methods: by name; those that ``widths`` name are quantizers.
+        methods: by name, with the quantizers that ``widths`` name.
         params: of these quantizers.
         granularity: of the job.
-        table: what the device computes on integers.
+        table: the operators that the device computes on integers.
     """
 
     methods: Mapping[str, Method]
@@ -64,13 +63,12 @@ class Setting:
 
 
 def lowest_widths(table: Iterable[Sensitivity], role: Role, most_loss: float) -> dict[str, Sensitivity]:
-    """The lowest widths of ``role`` by group whose losses add up to at most ``most_loss``.
+    """The fewest bits of ``role`` by group with a total loss of at most ``most_loss``.
 
-    Greedy: from the widest everywhere, the narrower choices are gone through in the order of their
-    losses, and each is taken that keeps the sum (see above: losses are assumed to add up). Where
-    the widest alone exceed ``most_loss`` they stay. A narrower width with the very loss of a wider
-    one changes nothing (layers that are exempt from low bits take 8 whatever is asked), and is
-    passed over.
+    Greedy: all groups start with most bits. Choices with fewer bits are tried in the order of their
+    losses, and taken if the sum of losses stays within ``most_loss``. If the start exceeds
+    ``most_loss``, it is the result. A choice with exactly the loss of a choice with more bits has
+    no effect (exempt layers always have 8 bits), and is left out.
     """
     by_group: dict[str, list[Sensitivity]] = {}
     for row in table:

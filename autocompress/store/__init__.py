@@ -1,7 +1,7 @@
-"""Results kept on disk under their content keys: :class:`Store`.
+"""The cache of results on disk, by content key: :class:`Store`.
 
-``store`` keeps, finds and removes entries, and packs nested states into tensors and JSON.
-``entries`` reads and checks one entry. ``pins`` marks the entries that a live process still needs.
+``store`` writes, finds and removes entries, and packs nested states into tensors and JSON.
+``entries`` reads and checks one entry. ``pins`` marks entries that a running process needs.
 """
 
 from autocompress.store.store import RECORD, TENSORS, Store, pack, save_tensors, unpack

@@ -1,4 +1,4 @@
-"""An entry of the store on the disk: two files that vouch for each other."""
+"""An entry of the store on disk: two files, each with a check of the other."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from autocompress.files import digest
 
 TENSORS, RECORD = "tensors.safetensors", "record.json"
 _DAMAGE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO})
-"""Errors of reading that come from what lies there, and not from who reads it or when."""
+"""Errors of reading that depend only on the content of the file."""
 
 
 class Damaged(Exception):
-    """An entry that is there but cannot be used; the text says why."""
+    """An entry that exists but cannot be used; the message is the reason."""
 
 
 def record_text(key: str, tensors: Iterable[str], record: Any) -> str:
-    """The text of a record's file: record, digest, key of the entry, names of tensors."""
-    record = json.loads(json.dumps(record))  # as it will be read: keys are texts
+    """The text of the file of a record: record, digest, key of the entry, names of tensors."""
+    record = json.loads(json.dumps(record))  # as it will be read, with keys as text
     return json.dumps({"key": key, "tensors": sorted(tensors), "digest": digest(record), "record": record})
 
 
@@ -34,12 +34,13 @@ def read_entry(entry: Path, key: str) -> tuple[dict[str, torch.Tensor], Any]:
     """Tensors and record of the entry ``key``.
 
     Raises:
-        Damaged: if it is there, but not whole.
-        OSError: if it is not there, or cannot be read now.
+        Damaged: if it exists, but is incomplete.
+        OSError: if it does not exist, or cannot be read now.
     """
     try:
         text = (entry / RECORD).read_bytes()
-        with (entry / TENSORS).open("rb"):  # where it cannot be read, the next line does not say so by type
+        # An unreadable file raises OSError here; load_file would raise another type.
+        with (entry / TENSORS).open("rb"):
             tensors = safetensors.torch.load_file(entry / TENSORS)
     except OSError as error:
         if error.errno in _DAMAGE and os.path.lexists(entry):
@@ -56,7 +57,7 @@ def _record(text: bytes, key: str, tensors: Iterable[str]) -> Any:
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{RECORD}: {error}") from error
     if not isinstance(told, dict) or set(told) != {"key", "tensors", "digest", "record"}:
-        raise Damaged(f"{RECORD} is no record of an entry")
+        raise Damaged(f"{RECORD} is not a record of an entry")
     if told["key"] != key or told["tensors"] != sorted(tensors) or told["digest"] != digest(told["record"]):
         raise Damaged(f"{RECORD} is not the record of these tensors")
     return told["record"]

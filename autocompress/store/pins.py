@@ -1,4 +1,4 @@
-"""Pins: entries of the store that a live process needs; they end with the process."""
+"""Pins: entries of the store that a running process needs; pins end with the process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PINS = ".pins"
 class Pins:
     """The pins of one store object, and those of all processes.
 
-    Each object that pins has a file in ``<store>/.pins``, a key a line, and holds a lock on it. A
-    file that can be locked belongs to nobody any more.
+    Each object with pins has a file in ``<store>/.pins``, one key per line, and holds a lock on it.
+    A file that can be locked belongs to a process that has ended.
 
     Args:
         store: folder of the store.
@@ -27,7 +27,7 @@ class Pins:
         self._lock: FileLock | None = None
 
     def add(self, key: str) -> None:
-        """Pins the entry ``key`` as long as this object lives.
+        """Pins the entry ``key`` for the lifetime of this object.
 
         Raises:
             OSError: if that cannot be written.
@@ -44,7 +44,7 @@ class Pins:
         self._keys.add(key)
 
     def live(self) -> set[str]:
-        """Keys that live processes pin. Files of dead ones are removed."""
+        """The keys that running processes pin. Files of ended processes are removed."""
         found = set(self._keys)
         own = None if self._lock is None else self._lock.path
         try:
@@ -59,5 +59,5 @@ class Pins:
                 else:
                     found.update(path.read_text(encoding="utf-8").split())
             except OSError:
-                continue  # it was just removed, or is another user's: nothing is known of it
+                continue  # it was just removed, or belongs to another user
         return found

@@ -1,6 +1,6 @@
-"""The content-keyed store of results, shared by workers, trials and runs.
+"""The store of results by content key, shared by workers, trials and runs.
 
-It holds safetensors and JSON only.
+It holds only safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -29,11 +29,9 @@ __all__ = ["RECORD", "TENSORS", "Store", "pack", "save_tensors", "unpack"]
 
 MAKING = ".making"
 STALE_S = 3600.0
-"""Age at which a temporary folder or a lock file of the store was left behind: writing an entry
-takes seconds."""
+"""Age from which a temporary folder or lock file counts as abandoned; writing takes seconds."""
 GRACE_S = 60.0
-"""An entry that was used so recently stays: another worker may be reading what it has just
-found."""
+"""Entries used within this time are not removed, because another worker may be reading them."""
 log = logging.getLogger("autocompress")
 
 
@@ -41,15 +39,15 @@ log = logging.getLogger("autocompress")
 class Store:
     """Entries are folders named by their key, written once, atomically, and never changed.
 
-    A damaged entry is removed when it is read, so that it is made again. What cannot be written
-    is not kept: a warning says so once, and the work goes on.
+    A damaged entry is removed when it is read, so that it is made again. If an entry cannot be
+    written, one warning is logged and the work continues.
 
     Attributes:
-        folder: where entries lie; the user's cache folder by default.
-        most_gigabytes: least recently used entries beyond this are removed;
+        folder: of the entries; by default the cache folder of the user.
+        most_gigabytes: size above which the least recently used entries are removed;
             ``AUTOCOMPRESS_CACHE_GB`` sets it.
-        pinning: what is read or written while this is set is not removed as long as this object
-            lives.
+        pinning: entries that are read or written while this is set are pinned for the lifetime of
+            this object.
         hits, misses: of this object, for the report.
     """
 
@@ -63,11 +61,11 @@ class Store:
         self._pins = Pins(self.folder)
 
     def has(self, key: str) -> bool:
-        """Whether an entry is there; it may still be damaged."""
+        """Whether an entry exists; it may be damaged."""
         return os.path.isfile(self.folder / key / RECORD)  # noqa: PTH113 (Path.is_file raises where it may not look)
 
     def get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
-        """Tensors and record of an entry; None where it is absent, damaged or just removed."""
+        """Tensors and record of an entry; None where it is missing or damaged."""
         entry = self.folder / key
         self._pin(key)
         identity = _identity(entry)
@@ -81,12 +79,12 @@ class Store:
                 warn_once(self.folder, "cannot be read", error)
             return None
         with suppress(OSError):
-            os.utime(entry)  # least recently used goes first
+            os.utime(entry)  # the least recently used entries are removed first
         self.hits += 1
         return tensors, record
 
     def put(self, key: str, tensors: dict[str, torch.Tensor], record: Any) -> None:
-        """Writes an entry, unless one is there; then removes what is over the limit."""
+        """Writes an entry, unless it exists; then removes entries over the limit."""
         entry = self.folder / key
         identity = _identity(entry)
         if self.has(key):
@@ -103,20 +101,20 @@ class Store:
 
     @contextmanager
     def making(self, key: str, pause: Callable[[], None] | None = None) -> Iterator[None]:
-        """Holds the lock of making the entry ``key``; look for the entry again within.
+        """Holds the lock for making the entry ``key``. Look for the entry again within.
 
         Args:
             key: of the entry.
-            pause: called while another process makes it. Who holds the machine's lock lets
-                measurements go first there: the other steps aside for them, and both would wait for
-                ever.
+            pause: called while another process makes the entry. A caller that holds the machine
+                lock must give way to measurements there, to avoid a deadlock: the other process
+                waits for the measurements.
         """
         lock: FileLock | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(shared_folder(self.folder, MAKING) / key)
             lock.acquire(pause=pause or (lambda: None))
-        except OSError as error:  # it may then be made twice
+        except OSError as error:  # the entry may then be made twice
             warn_once(self.folder / MAKING, "cannot be locked", error)
         try:
             yield
@@ -127,8 +125,8 @@ class Store:
     def made(self, key: str, make: Callable[[], Any], pause: Callable[[], None] | None = None) -> Any:
         """The state of the entry ``key`` (tensors and JSON values, see :func:`pack`).
 
-        Where there is none, one process makes it with ``make``, and the others wait, calling
-        ``pause``."""
+        If it is missing, one process makes it with ``make``. The others wait and call ``pause``.
+        """
         found = self.get(key) if self.has(key) else None
         if found is None:
             with self.making(key, pause):
@@ -148,7 +146,7 @@ class Store:
             warn_once(self.folder / PINS, "cannot be written", error)
 
     def _discard(self, entry: Path, identity: tuple[int, int, int] | None, why: str) -> None:
-        """Removes a damaged entry, unless another process has put a new one in its place."""
+        """Removes a damaged entry, unless another process has replaced it."""
         if identity is None or identity != _identity(entry):
             return
         try:
@@ -161,7 +159,7 @@ class Store:
         log.warning("a damaged entry of the cache is made again: %s (%s)", entry, why)
 
     def _trim(self) -> None:
-        """Removes what is over the limit, and what dead processes left behind."""
+        """Removes entries over the limit, and abandoned files of ended processes."""
         now, total = time.time(), 0
         entries: list[tuple[float, int, Path]] = []
         for entry in self.folder.iterdir():
@@ -197,23 +195,23 @@ class Store:
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Tells a file or folder from another that is put in its place; None where there is none."""
+    """Identifies a file or folder, to notice a replacement; None where there is none."""
     try:
         status = path.lstat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns  # numbers of removed files are used again
+    return status.st_dev, status.st_ino, status.st_mtime_ns  # inode numbers of removed files are reused
 
 
 def _facts(entry: Path) -> tuple[float, int]:
-    """When ``entry`` was last changed (seconds since the epoch), and its size in bytes."""
+    """Time of the last change of ``entry`` (seconds since the epoch), and its size in bytes."""
     status = entry.stat()
     files = [file.stat() for file in entry.rglob("*")] if entry.is_dir() else [status]
     return max([status.st_mtime, *(file.st_mtime for file in files)]), sum(file.st_size for file in files)
 
 
 def _remove(entry: Path) -> None:
-    """Removes an entry at once: no reader finds half of it."""
+    """Removes an entry atomically, so that no reader finds a part of it."""
     away = entry.with_name(f".{entry.name}.{uuid.uuid4().hex[:8]}")
     entry.rename(away)
     if away.is_dir() and not away.is_symlink():
@@ -223,12 +221,12 @@ def _remove(entry: Path) -> None:
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Writes ``tensors`` as safetensors, from whatever device.
+    """Writes ``tensors`` from any device as safetensors.
 
     Raises:
         OSError: if the file cannot be written.
     """
-    # Clones: safetensors refuses tensors that share memory (tied weights).
+    # Clones, because safetensors refuses tensors that share memory (tied weights).
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         safetensors.torch.save_file(own, file)
@@ -237,14 +235,16 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
             raise
         number = int(found[1])
         raise OSError(number, os.strerror(number), str(file)) from error
-    # safetensors makes files that their owner alone may read; who may read the folder may read
-    # them.
+    # safetensors makes files that only their owner can read. They get the read permissions of the
+    # folder.
     file.chmod(0o600 | (file.parent.stat().st_mode & 0o044))
 
 
 def pack(state: Any, tensors: dict[str, torch.Tensor] | None = None) -> tuple[dict[str, torch.Tensor], Any]:
-    """Splits nested dicts and lists into tensors and JSON: each tensor is replaced by ``{"$tensor":
-    name}``."""
+    """Splits nested dicts and lists into tensors and JSON.
+
+    Each tensor is replaced by ``{"$tensor": name}``.
+    """
     tensors = {} if tensors is None else tensors
     if isinstance(state, torch.Tensor):
         name = str(len(tensors))

@@ -1,9 +1,11 @@
-"""Images from a teacher alone: an engine that optimises pixels, and terms for objectives.
+"""Synthesises images from a teacher alone: optimisation of pixels, and terms of objectives.
 
-Rooms: ``pixels`` the engine, with ``settings`` (phases, schedule, views) and ``frozen``;
-``statistics`` what batch norms recorded and read; ``view`` and ``terms`` the summands of an
-objective; ``budget`` how much is made, of which classes; ``sets`` transfer sets and their quality;
-``sheet`` a picture of them.
+- ``pixels``: the optimisation, with ``settings`` (phases, schedule, views) and ``frozen``.
+- ``statistics``: recorded statistics of batch norms, and those of their inputs.
+- ``view`` and ``terms``: the terms of an objective.
+- ``budget``: number of images, batches and classes.
+- ``sets``: transfer sets and their quality.
+- ``sheet``: an overview image.
 """
 
 from autocompress.models import data_info

@@ -1,4 +1,4 @@
-"""How much is made, in which batches, of which classes."""
+"""The number of images to make, their batches and their classes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 @dataclass(frozen=True)
 class SynthesisBudget:
-    """What a synthesis may cost.
+    """Limits of a synthesis.
 
     Attributes:
-        images: how many in all.
-        batch_size: the most that are optimised together.
+        images: number of all images.
+        batch_size: most images that are optimised together.
         iterations: of each batch.
-        seconds: for all of them; None for no limit.
+        seconds: for all images; None for no limit.
     """
 
     images: int
@@ -25,17 +25,17 @@ class SynthesisBudget:
 
     @property
     def batches(self) -> list[int]:
-        """Sizes of the batches, nearly equal: statistics of a small remainder would be noise."""
+        """Sizes of the batches, nearly equal, because statistics of a small batch are noisy."""
         count = max(-(-self.images // self.batch_size), 1)
         return [self.images // count + (number < self.images % count) for number in range(count)]
 
 
 def balanced_labels(n: int, classes: int, generator: torch.Generator, first: int = 0) -> torch.Tensor:
-    """``n`` int64 labels in random order, each class as often as any other or once more.
+    """``n`` int64 labels in random order; counts of classes differ by at most one.
 
     Args:
-        first: the class to begin with; give each batch the number of images before it, and all of
-            them together are balanced too.
+        first: the first class. With the number of images in earlier batches, all batches together
+            are balanced too.
     """
     labels = torch.arange(first, first + n) % classes
     return labels[torch.randperm(n, generator=generator)]

@@ -1,4 +1,4 @@
-"""Networks that are looked through and stay as they are."""
+"""Use of a network for gradients without changing it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
     Gradients still flow through it to its input. Modes and flags are restored afterwards.
 
-    In train mode batch norms would normalise by the images at hand and overwrite the very
-    statistics that are wanted.
+    In train mode batch norms would normalise by the present images and overwrite the statistics
+    that are needed.
     """
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

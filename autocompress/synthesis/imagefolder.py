@@ -1,4 +1,4 @@
-"""Images as files: a folder a class, which any program reads."""
+"""Writes images as files, one folder per class, which any program can read."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from autocompress.errors import UserError
 
 LONGEST_NAME = 60
 WRITABLE = (1, 3)
-"""Channels that a PNG can have: grey and colour."""
+"""Numbers of channels of a PNG: grey and colour."""
 
 
 def check_channels(channels: int) -> None:
-    """Whether images of so many channels can be files.
+    """Checks that images with ``channels`` channels can be written as PNG.
 
     Raises:
         UserError: if they cannot.
     """
     if channels not in WRITABLE:
-        raise UserError(f"images of {channels} channels cannot be written as PNG", "1 and 3 channels can")
+        raise UserError(f"images of {channels} channels cannot be written as PNG", "images need 1 or 3 channels")
 
 
 def as_bytes(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
@@ -34,9 +34,9 @@ def as_bytes(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
-    """A folder for each class, safe on every system and different from all others.
+    """A unique folder name for each class, valid on every system.
 
-    Numbers are filled up with zeros, since readers sort folders by name.
+    Numbers are padded with zeros, because readers sort folders by name.
     """
     width = len(str(max(len(class_names) - 1, 0)))
     taken: set[str] = set()
@@ -53,13 +53,13 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
 
 
 def write_images(pixels: torch.Tensor, labels: torch.Tensor, names: Sequence[str], folder: Path) -> None:
-    """Writes ``folder/<class>/<number>.png`` for each image; empty classes get no folder.
+    """Writes each image as ``folder/<class>/<number>.png``; empty classes get no folder.
 
     Args:
         pixels: uint8 ``(N, C, H, W)`` of 1 or 3 channels.
         labels: int64 ``(N,)``, positions in ``names``.
         names: of the class folders.
-        folder: exists; not written atomically, that is the caller's business.
+        folder: must exist. The caller must make writing atomic.
 
     Raises:
         UserError: for another number of channels.

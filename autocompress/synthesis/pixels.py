@@ -1,4 +1,4 @@
-"""The engine: gradient descent on the pixels of one batch of images, with a frozen teacher."""
+"""Gradient descent on the pixels of a batch of images, with a frozen teacher."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ __all__ = ["Objective", "Optimised", "Phase", "PixelSettings", "optimise_pixels"
 
 @dataclass(frozen=True)
 class Optimised:
-    """What came of one batch.
+    """The result for one batch.
 
     Attributes:
-        images: float32 ``(B, C, H, W)`` on the CPU, as the teacher reads them (normalised): the
-            iterate whose objective was lowest in the last phase.
-        losses: of that iterate, in the view that it was judged by: each term without its weight,
-            and "total" with.
-        iterations: that were made, in all phases.
-        seconds: that they took.
+        images: the iterate with the lowest objective in the last phase, float32 ``(B, C, H, W)`` on
+            the CPU, normalised as for the teacher.
+        losses: of that iterate: each term without its weight, and "total" with weights.
+        iterations: number of iterations in all phases.
+        seconds: of all iterations.
     """
 
     images: torch.Tensor
@@ -59,32 +58,31 @@ def optimise_pixels(
 ) -> Optimised:
     """Optimises the pixels of ``start`` for ``objective`` by Adam (Yin et al., section 3).
 
-    Computes where the teacher is. Teacher and student are only looked through: their parameters,
-    buffers, gradients and modes are the same afterwards, also after an interruption. Every random
-    draw is by ``seed``.
+    Runs on the device of the teacher. Parameters, buffers, gradients and modes of teacher and
+    student are not changed, even after an interruption. All random numbers depend on ``seed``.
 
     Args:
         teacher: the classifier; evaluated in eval mode.
-        start: float ``(B, C, H, W)``, pixels; left as it is.
+        start: pixels, float ``(B, C, H, W)``; not changed.
         objective: weighted terms; those of weight 0 are left out.
         settings: phases, schedule, views.
         targets: int64 labels ``(B,)`` or float probabilities ``(B, K)`` for the terms.
-        student: the live student for terms that look at it, on the teacher's device; in eval mode
-            meanwhile.
+        student: the student in training, for terms that need it, on the device of the teacher; in
+            eval mode meanwhile.
         seed: of shifts and flips.
-        progress: called with the finished fraction (0 to 1) and a word.
+        progress: called with the finished fraction (0 to 1) and a text.
         pause: called between iterations; may wait.
-        deadline: seconds after which no further iteration begins. Each phase has its share, and at
-            least one.
+        deadline: seconds after which no iteration begins. Each phase has a share of the time, and
+            at least one iteration.
 
     Raises:
-        UserError: if the teacher gives NaN or infinity for the images that it is started with.
-        TrialFailed: if the objective stops being a finite number later.
+        UserError: if the outputs of the teacher for the starting images are NaN or infinite.
+        TrialFailed: if the objective becomes NaN or infinite later.
     """
     device, started = device_of(teacher), time.perf_counter()
     terms = {name: (float(weight), term) for name, (weight, term) in objective.items() if weight}
     if not terms:
-        raise ValueError("there is nothing to optimise: no term has a weight")
+        raise ValueError("the objective has no term with a weight")
     x = start.detach().to(device, torch.float32, copy=True).requires_grad_()
     targets = None if targets is None else targets.to(device)
     viewer = _Viewer(settings, device, torch.Generator().manual_seed(seed))
@@ -98,9 +96,9 @@ def optimise_pixels(
         norms = stack.enter_context(watching_norms(teacher))
         for phase, end in zip(settings.phases, ends, strict=True):
             optimizer = torch.optim.Adam([x], lr=settings.lr, betas=settings.betas, eps=settings.eps)
-            # Anew for each phase: objectives at two resolutions cannot be compared, and a low one
-            # of the pooled phase would otherwise give images that are no good at full resolution
-            # (as in the official code).
+            # Each phase begins anew, because objectives at two resolutions cannot be compared. A
+            # low objective of the pooled phase would otherwise select images that are bad at full
+            # resolution, as in the official code.
             best = _Best()
             for step in range(phase.iterations):
                 if pause is not None:
@@ -129,8 +127,8 @@ def _look(
     targets: torch.Tensor | None,
     settings: PixelSettings,
 ) -> View:
-    # Not in float16: gradients of statistics are divided by every position of the batch, and most
-    #     would be 0.
+    # No float16: gradients of statistics are divided by the number of positions in the batch, and
+    # most would underflow to 0.
     half = settings.autocast and z.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     with torch.autocast(z.device.type, torch.bfloat16, enabled=half):
         logits = teacher(z).float()
@@ -143,7 +141,7 @@ def _finite(total: torch.Tensor, values: Mapping[str, torch.Tensor], view: View,
     if math.isfinite(found):
         return found
     if done == 0 and not torch.isfinite(view.logits).all():
-        raise UserError("the teacher gives numbers that are not finite", "check its checkpoint")
+        raise UserError("the outputs of the teacher are not finite numbers", "check its checkpoint")
     names = [name for name, value in values.items() if not math.isfinite(float(value.detach()))] or ["total"]
     raise TrialFailed(
         f"making images failed: '{names[0]}' is {found} at iteration {done}; a lower learning rate may help"
@@ -151,7 +149,7 @@ def _finite(total: torch.Tensor, values: Mapping[str, torch.Tensor], view: View,
 
 
 def _step(optimizer: torch.optim.Optimizer, x: torch.Tensor, total: torch.Tensor, lr: float) -> None:
-    # Not total.backward(): that would fill the gradients of a student in training.
+    # total.backward() would add to the gradients of a student in training.
     (x.grad,) = torch.autograd.grad(total, x)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -159,7 +157,7 @@ def _step(optimizer: torch.optim.Optimizer, x: torch.Tensor, total: torch.Tensor
 
 
 class _Best:
-    """The iterate of the lowest objective so far: images and values of the same moment."""
+    """The iterate with the lowest objective so far: its images and values."""
 
     def __init__(self) -> None:
         self.total = math.inf
@@ -169,12 +167,12 @@ class _Best:
     def keep(self, total: float, x: torch.Tensor, values: Mapping[str, torch.Tensor]) -> None:
         if total < self.total:
             self.total = total
-            self.images = x.detach().clone()  # x itself goes on changing
+            self.images = x.detach().clone()  # x changes in the next step
             self.values = {name: value.detach() for name, value in values.items()}
 
 
 class _Viewer:
-    """From pixels to what the teacher sees."""
+    """Transforms pixels to the input of the teacher."""
 
     def __init__(self, settings: PixelSettings, device: torch.device, generator: torch.Generator) -> None:
         self.settings, self.generator = settings, generator
@@ -182,9 +180,7 @@ class _Viewer:
         self.scale = None if settings.normalise is None else [_per_channel(v, device) for v in settings.normalise]
 
     def __call__(self, x: torch.Tensor, phase: Phase) -> torch.Tensor:
-        """``x`` normalised, pooled, shifted and maybe mirrored: one shift and one coin for the
-        whole batch.
-        """
+        """``x`` normalised, pooled, shifted and maybe mirrored, equally for the whole batch."""
         z = self.normalised(x)
         if phase.pool > 1:
             z = F.avg_pool2d(z, phase.pool)
@@ -197,12 +193,12 @@ class _Viewer:
         return z
 
     def normalised(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` in the teacher's space."""
+        """``x`` normalised for the teacher."""
         return x if self.scale is None else (x - self.scale[0].to(x.device)) / self.scale[1].to(x.device)
 
     @torch.no_grad()
     def project(self, x: torch.Tensor) -> None:
-        """Puts pixels back between their bounds, in place."""
+        """Clamps pixels to their bounds, in place."""
         if self.bounds is not None:
             x.clamp_(*self.bounds)
 

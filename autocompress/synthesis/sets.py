@@ -1,4 +1,4 @@
-"""From images to a transfer set, and how good they are."""
+"""Makes a transfer set from images, and measures the quality of images."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from autocompress.synthesis.terms import feature_distance
 from autocompress.synthesis.view import View
 
 CALIBRATION_IMAGES = 1024
-"""At most, as of a user's own data."""
+"""Most calibration images, as for data of the user."""
 PAIRS_OF = 256
-"""Diversity is measured among at most so many images."""
+"""Most images among which diversity is measured."""
 
 
 def teacher_logits(teacher: nn.Module, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
-    """What the teacher says of normalised images: float32 ``(N, K)`` on the CPU.
+    """Logits of the teacher for normalised images: float32 ``(N, K)`` on the CPU.
 
-    The teacher stays as it is.
+    The teacher is not changed.
     """
     device = device_of(teacher)
     with frozen(teacher), torch.no_grad():
@@ -48,24 +48,24 @@ def transfer_set(
     calibration_images: int = CALIBRATION_IMAGES,
     seed: int = 0,
 ) -> TransferSet:
-    """Images with the teacher's answers as a transfer set.
+    """A transfer set of images with the outputs of the teacher.
 
-    Labels are the teacher's own arg-max, not those that the images were made for; they are not the
-    user's, and the set says so.
+    Labels are the arg-max of the teacher, not the classes for which images were made. The set is
+    marked as unlabelled.
 
     Args:
         images: float32 ``(N, C, H, W)`` on the CPU, normalised.
-        logits: of the teacher, float32 ``(N, K)``: see :func:`teacher_logits`.
+        logits: of the teacher, float32 ``(N, K)``; see :func:`teacher_logits`.
         info: see :func:`data_info`.
-        temperature: at which soft targets are meant.
-        demands: what training on the images must respect.
-        made_by: JSON values that belong to the content key beside the images and the targets.
-        stored: the logits become the soft targets. False: there are none, and whoever trains asks
-            the teacher again, on the images as they are augmented.
-        held_out: so many images, of all classes, are kept out of ``train`` and are ``calibration``;
-            0: calibration is a part of ``train``.
-        calibration_images: the most of them where none are held out.
-        seed: of that choice.
+        temperature: of the soft targets.
+        demands: requirements on training with these images.
+        made_by: JSON values for the content key, in addition to images and targets.
+        stored: True: the logits become the soft targets. False: the targets in training are the
+            outputs of the teacher for the augmented images.
+        held_out: number of images, of all classes, that become ``calibration`` and are not in
+            ``train``; with 0, calibration is a part of ``train``.
+        calibration_images: most calibration images where none are held out.
+        seed: for the choice of calibration images.
     """
     images, logits = images.detach().float().contiguous(), logits.detach().float()
     every = TensorSplit(images, logits.argmax(1), info)
@@ -92,21 +92,21 @@ def transfer_set(
 def quality(
     teacher: nn.Module, images: torch.Tensor, labels: torch.Tensor | None = None, batch_size: int = 256
 ) -> dict[str, float]:
-    """How good images are, as far as the teacher can tell.
+    """Quality of images, measured with the teacher.
 
-    No one figure suffices: images that mean nothing can have the teacher's full agreement.
+    No single figure is enough: meaningless images can have full agreement of the teacher.
 
     Args:
         images: float32 ``(N, C, H, W)``, normalised.
-        labels: int64 ``(N,)`` that they were made for, if any.
-        batch_size: statistics are taken of so many images at a time.
+        labels: the classes for which they were made, int64 ``(N,)``, if any.
+        batch_size: number of images per batch for statistics.
 
     Returns:
-        agreement: percent of the images that the teacher gives their label (with ``labels``).
-        confidence: mean of the teacher's highest probability, 0 to 1.
-        feature_distance: R_feature, mean over the batches (of a teacher with batch norms).
-        diversity: mean distance between two of the images, l2 over pixels, divided by the root of
-            their number.
+        agreement: percent of the images that the teacher assigns to their label (with ``labels``).
+        confidence: mean of the highest probability of the teacher, 0 to 1.
+        feature_distance: R_feature, mean over batches (for a teacher with batch norms).
+        diversity: mean distance between two images: l2 norm over pixels, divided by the square root
+            of their number.
     """
     device, distances, answers = device_of(teacher), [], []
     has_norms = bool(norm_layers(teacher))
@@ -127,6 +127,6 @@ def quality(
 
 
 def diversity(images: torch.Tensor) -> float:
-    """Mean root-mean-square distance of two images; 0 for fewer than two."""
+    """Mean root-mean-square distance of two images; 0 for fewer than two images."""
     some = images[:PAIRS_OF].flatten(1).double()
     return float(torch.pdist(some).mean()) / some.shape[1] ** 0.5 if len(some) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""How pixels are optimised: phases, the optimiser and its schedule, what is done to each view."""
+"""Settings of the optimisation of pixels: phases, optimiser, schedule and views."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Bounds = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of iterations at one resolution.
+    """A number of iterations at one resolution.
 
     Attributes:
-        pool: the teacher sees averages of ``pool`` x ``pool`` pixels.
-        iterations: how many.
+        pool: the teacher reads averages of ``pool`` x ``pool`` pixels.
+        iterations: number of iterations.
     """
 
     pool: int = 1
@@ -26,23 +26,22 @@ class Phase:
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """What :func:`optimise_pixels` does, whatever the objective.
+    """Settings of :func:`optimise_pixels`.
 
     Attributes:
-        phases: in order; each has a new optimiser, and the best images are those of the last.
+        phases: in order; each has a new optimiser, and the result is from the last phase.
         lr, betas, eps: of Adam.
         schedule: "cosine", to 0 over each phase, or "constant".
-        warmup: iterations in which the learning rate grows linearly, at most a quarter of the
-            phase.
-        jitter: largest shift in pixels at full resolution, circular, one for the whole batch in
-            each iteration.
-        flip: half of the iterations see the batch mirrored.
-        bounds: pixels are clamped to these at the start and after each step, channel by channel;
-            None for no clamp.
+        warmup: iterations of linear growth of the learning rate, at most a quarter of the phase.
+        jitter: largest circular shift in pixels at full resolution, equal for the whole batch and
+            new in each iteration.
+        flip: the batch is mirrored in half of the iterations.
+        bounds: bounds of the pixels of each channel, applied at the start and after each step; None
+            for no bounds.
         normalise: (mean, std) of each channel where pixels are raw values and the teacher reads
-            ``(x - mean) / std``; None where pixels are in the teacher's own, normalised space.
-            ``bounds`` are of the pixels.
-        autocast: bfloat16 on CUDA devices that have it.
+            ``(x - mean) / std``; None where pixels are normalised already. ``bounds`` are for
+            pixels.
+        autocast: bfloat16 on CUDA devices that support it.
     """
 
     phases: tuple[Phase, ...] = (Phase(),)
@@ -59,11 +58,11 @@ class PixelSettings:
 
     def __post_init__(self) -> None:
         if not self.phases or any(phase.pool < 1 or phase.iterations < 1 for phase in self.phases):
-            raise ValueError("there must be a phase, and each must have a pool and iterations of at least 1")
+            raise ValueError("there must be at least one phase, with pool and iterations of at least 1")
 
     @property
     def iterations(self) -> int:
-        """Of all phases."""
+        """Number of iterations in all phases."""
         return sum(phase.iterations for phase in self.phases)
 
 
@@ -74,11 +73,10 @@ def pixel_bounds(mean: Sequence[float], std: Sequence[float]) -> Bounds:
 
 
 def learning_rate(settings: PixelSettings, step: int, steps: int) -> float:
-    """Of iteration ``step`` (from 0) of a phase of ``steps``: linear for the first w iterations,
-    (step + 1) / w, then half a cosine from 1 to 0 over what is left.
+    """The learning rate at iteration ``step`` (from 0) of a phase of ``steps`` iterations.
 
-    w is 100 in the published code; where a phase has fewer than 400 iterations, it is a quarter of
-    them here.
+    Its factor is (step + 1) / w in the first w iterations, then half a cosine from 1 to 0. w is 100
+    in the published code. Here it is a quarter of the phase if the phase is shorter than 400.
     """
     warmup = min(settings.warmup, steps // 4)
     if step < warmup:
@@ -91,7 +89,7 @@ def learning_rate(settings: PixelSettings, step: int, steps: int) -> float:
 def phase_deadlines(phases: Sequence[Phase], seconds: float | None) -> list[float]:
     """The deadline of each phase in seconds from the start, in proportion to its work.
 
-    The last phase gives the images, so no early phase may take its time.
+    The last phase gives the images, so earlier phases must not use its time.
     """
     if seconds is None:
         return [math.inf] * len(phases)

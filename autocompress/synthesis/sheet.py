@@ -1,4 +1,4 @@
-"""A contact sheet: what the images look like, for people."""
+"""A contact sheet: an overview of images as one picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autocompress.data import DataInfo
 from autocompress.files import atomic
 
 INCHES = 1.1
-"""Of one image on the sheet."""
+"""Size of one image on the sheet."""
 
 
 def contact_sheet(
@@ -23,14 +23,14 @@ def contact_sheet(
     """Writes a PNG of the images with the names of their classes, and returns ``file``.
 
     Args:
-        images: float ``(N, C, H, W)``, normalised as ``info`` says. Of two channels the first is
-            shown, in grey; of more than three the first three.
+        images: float ``(N, C, H, W)``, normalised with ``info``. With two channels the first is
+            shown in grey; with more than three, the first three.
         info: mean, std and class names.
         file: written atomically.
-        columns: images a row.
+        columns: images per row.
         labels: int64 ``(N,)``.
     """
-    from matplotlib.figure import Figure  # takes most of a second to import
+    from matplotlib.figure import Figure  # here, because importing takes most of a second
 
     pictures = displayable(images, info)
     columns = max(min(columns, len(images)), 1)
@@ -52,9 +52,7 @@ def contact_sheet(
 
 
 def displayable(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
-    """Pixel values between 0 and 1, float32 ``(N, 1 or 3, H, W)``: denormalised, cut off, one or
-    three channels.
-    """
+    """Denormalised images with values from 0 to 1, float32 ``(N, 1 or 3, H, W)``."""
     mean, std = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (info.mean, info.std))
     pixels = (images.detach().cpu().float() * std + mean).clamp(0, 1)
     return pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1]

@@ -1,9 +1,7 @@
-"""How close images are to what a network was trained on, read from its batch norms.
+"""Similarity of images to the training data of a network, computed from its batch norms.
 
-No original data is needed.
-
-Haroush et al., "The Knowledge Within", CVPR 2020, arXiv 1912.01274: J(D; M) = L_BNS(D) for any data
-set D.
+The training data is not needed. Haroush et al., "The Knowledge Within", CVPR 2020, arXiv
+1912.01274: J(D; M) = L_BNS(D) for any data set D.
 """
 
 from __future__ import annotations
@@ -30,10 +28,9 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass
 class _Pooled:
-    """Mean and biased variance of one layer's input over several batches, float64 ``(C,)``.
+    """Mean and biased variance of the input of one layer over several batches, float64 ``(C,)``.
 
-    The same as sum x and sum x^2 over all of them, merged so that nothing cancels where the mean is
-    large.
+    Equivalent to sums of x and x^2, but without cancellation where the mean is large.
     """
 
     last: NormInput
@@ -42,7 +39,7 @@ class _Pooled:
     variance: torch.Tensor
 
     def add(self, norm: NormInput, images: int) -> None:
-        # Every image has as many places in a layer as any other: images are weights enough.
+        # All images have equally many positions in a layer, so images are the weights of batches.
         total, mean = self.images + images, norm.mean.double()
         shift = mean - self.mean
         part = images / total
@@ -70,22 +67,22 @@ def pooled_statistics(
     batch_size: int = 128,
     progress: Callable[[int], None] | None = None,
 ) -> list[NormInput]:
-    """Statistics over all of ``images`` taken together, float64: first the images themselves (under
-    the name "input", beside N(0, 1)), then what each batch norm of ``model`` reads, in network
-    order.
+    """Statistics of ``images`` and of the inputs of all batch norms, float64, in network order.
+
+    The images come first, under the name "input" and with reference N(0, 1).
 
     Args:
-        model: used in eval mode, as a copy; left as it is.
+        model: copied and used in eval mode; not changed.
         images: a split, or batches of images float32 ``(N, C, H, W)``, normalised, with labels.
-        device: where torch computes; None for where the model is.
+        device: where torch computes; None for the device of the model.
         batch_size: of a split; it does not change the result.
-        progress: called with the number of images seen.
+        progress: called with the number of images so far.
 
     Raises:
         UserError: where the model has no usable batch norm, or there is no image.
     """
     if reasons := reasons_against_statistics(model):
-        raise UserError(f"similarity cannot be read from this model: {reasons[0]}")
+        raise UserError(f"similarity cannot be computed with this model: {reasons[0]}")
     own = next(model.parameters()).device
     device = own if device is None else torch.device(device)
     model = copy.deepcopy(model).to(device).eval()
@@ -117,20 +114,21 @@ def similarity(
     batch_size: int = 128,
     progress: Callable[[int], None] | None = None,
 ) -> float:
-    """J(D; M) = L_BNS(D), in nats: how far what the batch norms of ``model`` read of ``images`` is
-    from what they recorded in training. The images themselves count as one more layer, against N(0,
-    1). 0 or more; lower is closer.
+    """J(D; M) = L_BNS(D), in nats, at least 0; lower means more similar to the training data.
 
-    The reading is relative: compare data sets on one model, never models, and data sets of equal
-    size. Even images of the right distribution score about 1/n, n the number of independent places
-    (about images in deep layers), so small sets are biased upward. Statistics are those of all
-    images together, not averages over batches.
+    It compares the statistics of the inputs of batch norms for ``images`` with the statistics that
+    the batch norms recorded in training. The images count as one more layer, with reference N(0,
+    1). Statistics are those of all images together, not averages over batches.
+
+    Values are relative: compare data sets of equal size on one model, and do not compare models.
+    Even images of the same distribution have about 1/n, where n is the number of independent
+    positions (in deep layers about the number of images). So small sets are biased upward.
 
     Args:
-        model: with batch norms that were trained; left as it is.
+        model: with trained batch norms; not changed.
         images: a split, or batches of normalised images ``(N, C, H, W)`` with labels.
         divergence: "measured", the authors' KL(measured || recorded), or "recorded", the other
-            direction. Readings of the two do not compare.
+            direction. Values of the two cannot be compared.
         device, batch_size, progress: as in :func:`pooled_statistics`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Statistics that batch norms recorded, and those of other images in the same network."""
+"""Recorded statistics of batch norms, and statistics of their inputs for other images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from autocompress.compat.torch import BatchNormBase
 
 @dataclass(frozen=True)
 class NormInput:
-    """Statistics of what one batch norm read in a forward pass, over images and places, beside the
-    recorded ones.
+    """Statistics of the input of one batch norm in a forward pass, and the recorded ones.
 
     Attributes:
         name: of the module.
         mean: float ``(C,)``, with gradient.
-        variance: float ``(C,)``, with gradient; biased (divided by n), while the recorded one is
-            the average of unbiased ones. The difference is 1/n and only shows in tiny batches.
-        reference_mean, reference_variance: the running buffers ``(C,)``.
+        variance: float ``(C,)``, with gradient; biased (divided by n). The recorded variance is an
+            average of unbiased ones; the relative difference of 1/n matters only in tiny batches.
+        reference_mean, reference_variance: the running statistics ``(C,)``.
         eps: of the layer.
     """
 
@@ -40,14 +39,14 @@ class NormInput:
 def norm_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The batch norms of ``model`` by name, in network order.
 
-    Any module with running statistics as buffers: timm's ``FrozenBatchNormAct2d`` is not one of
-    torch's.
+    These are all modules with running statistics as buffers, because timm's
+    ``FrozenBatchNormAct2d`` is not a subclass of torch's batch norm.
     """
     return {name: module for name, module in model.named_modules() if _has_statistics(module)}
 
 
 def _has_statistics(module: nn.Module) -> bool:
-    # What an instance norm records are averages over images of each image's own statistics: another
+    # An instance norm records averages of the statistics of single images, which is another
     # quantity.
     return not isinstance(module, _InstanceNorm) and all(
         isinstance(getattr(module, name, None), torch.Tensor) for name in ("running_mean", "running_var")
@@ -56,9 +55,9 @@ def _has_statistics(module: nn.Module) -> bool:
 
 @contextmanager
 def watching_norms(model: nn.Module) -> Iterator[list[NormInput]]:
-    """Gives a list that each forward pass fills with the inputs' statistics of batch norms.
+    """Context with a list that each forward pass fills with statistics of inputs of batch norms.
 
-    They are in the order of the pass. Hooks read inputs before normalisation, and are removed
+    They are in the order of execution. Hooks read the inputs before normalisation, and are removed
     at the end.
     """
     seen: list[NormInput] = []
@@ -85,41 +84,39 @@ def _read(name: str, layer: Any, x: torch.Tensor) -> NormInput:
 
 
 INPUT_EPS = 1e-5
-"""Added to both variances of the images, as a batch norm's default does: images of one colour have
-variance 0.
-"""
+"""Default eps of batch norm, added to both variances: images of one colour have variance 0."""
 
 
 def input_statistics(images: torch.Tensor) -> NormInput:
-    """Statistics of normalised images ``(B, C, H, W)`` beside N(0, 1), under the name "input", with
-    gradient.
+    """Statistics of normalised images ``(B, C, H, W)``, named "input", with reference N(0, 1).
 
-    The Knowledge Within counts the network's input as one more layer (the authors' code, see
-    ``terms_gaussian``).
+    They have a gradient. The Knowledge Within counts the input of the network as one more layer
+    (the authors' code, see ``terms_gaussian``).
     """
     mean, variance = channel_statistics(images)
     return NormInput("input", mean, variance, torch.zeros_like(mean), torch.ones_like(mean), INPUT_EPS)
 
 
 def channel_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance of each channel of ``x`` ``(B, C, ...)`` over all else, float32
-    (float64 of float64), with gradient. Twenty times as fast as ``torch.var_mean`` on a CPU, which
-    walks such slices value by value.
+    """Mean and biased variance of each channel of ``x`` ``(B, C, ...)``, with gradient.
+
+    They are float32, or float64 for float64. This is twenty times as fast as ``torch.var_mean`` on
+    a CPU, which reads such slices value by value.
     """
     mean, variance = _Statistics.apply(x if x.dtype == torch.float64 else x.float())
     return mean, variance
 
 
 class _Statistics(torch.autograd.Function):
-    """Both moments in one pass each, and one pass back."""
+    """Both moments, with one forward pass over the data each, and one backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows = x.reshape(x.shape[0], x.shape[1], -1)
         n = x.numel() // x.shape[1]
-        # Rows are summed up in float64, as E[x^2] - E[x]^2 cancels where the mean is large. A row's
-        # own sum is float32: from a mean of some 300 deviations on, the variance is off by
-        # percents.
+        # Sums of rows are added in float64, because E[x^2] - E[x]^2 cancels where the mean is
+        # large. The sum of one row is float32: if the mean exceeds about 300 standard deviations,
+        # the variance has an error of some percent.
         mean = rows.sum(2).double().sum(0) / n
         square = torch.linalg.vector_norm(rows, dim=2).double().square().sum(0) / n
         variance = (square - mean.square()).clamp_min(0)
@@ -141,7 +138,7 @@ class _Statistics(torch.autograd.Function):
 
 
 def reasons_against_statistics(model: nn.Module) -> list[str]:
-    """Why batch-norm statistics of ``model`` cannot guide a synthesis; empty where they can."""
+    """Reasons why synthesis cannot use batch-norm statistics of ``model``; empty if it can."""
     untracked = [
         name
         for name, module in model.named_modules()
@@ -151,11 +148,11 @@ def reasons_against_statistics(model: nn.Module) -> list[str]:
         return [f"its batch norm '{untracked[0]}' has no running statistics (track_running_stats is off)"]
     layers: list[Any] = list(norm_layers(model).values())
     if not layers:
-        return ["it has no batch norm that recorded what real images look like (or it was folded into the layers)"]
+        return ["it has no batch norm with statistics of real images (or batch norms were folded into the layers)"]
     if not all(bool(torch.isfinite(x).all()) for m in layers for x in (m.running_mean, m.running_var)):
         return ["the running statistics of its batch norms are not finite numbers"]
-    # Not by num_batches_tracked: checkpoints from before it was kept load with 0, and their
-    #     statistics are real.
+    # num_batches_tracked is not used: it is 0 for old checkpoints without it, which have real
+    # statistics.
     if all(bool((m.running_mean == 0).all()) and bool((m.running_var == 1).all()) for m in layers):
         return ["its batch norms have recorded nothing yet (mean 0 and variance 1 everywhere): it was never trained"]
     return []

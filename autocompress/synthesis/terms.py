@@ -1,8 +1,8 @@
 """Terms of an objective on pixels, shared by the methods that make images from a teacher.
 
-Scales are the papers': some are averages, some norms of the whole batch, so published weights hold
-near the published batch size and resolution only (Yin et al., DeepInversion, CVPR 2020, and its
-official code, where the paper is silent).
+Scales are those of the papers. Some terms are averages and some are norms of the whole batch, so
+published weights fit only near the published batch size and resolution. Source: Yin et al.,
+DeepInversion, CVPR 2020, and its official code where the paper has no detail.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import torch.nn.functional as F
 from autocompress.synthesis.view import Term, View
 
 _LOWEST_LOG = -1e4
-"""In place of log 0: its exponential is 0, and 0 times it is 0."""
+"""Replaces log 0: its exponential is 0, and its product with 0 is 0."""
 
 
 def class_loss(view: View) -> torch.Tensor:
-    """Cross-entropy of the teacher to the labels, mean over the batch."""
+    """Cross-entropy of the outputs of the teacher with the labels, mean over the batch."""
     return F.cross_entropy(view.logits, _targets(view, "labels"))
 
 
 def soft_target_loss(temperature: float) -> Term:
-    """Cross-entropy of ``softmax(logits / temperature)`` to soft targets ``(B, K)``, mean over the
-    batch.
+    """Batch mean of the cross-entropy of ``softmax(logits / temperature)`` with soft targets.
+
+    The targets are ``(B, K)``.
     """
 
     def loss(view: View) -> torch.Tensor:
@@ -37,12 +38,12 @@ def soft_target_loss(temperature: float) -> Term:
 
 def _targets(view: View, what: str) -> torch.Tensor:
     if view.targets is None:
-        raise ValueError(f"this objective needs {what}, and there are none")
+        raise ValueError(f"this objective needs {what}")
     return view.targets
 
 
 def total_variation(form: Literal["l2", "l1"] = "l2") -> Term:
-    """How much neighbours differ: to the right, below, and along both diagonals.
+    """Differences of neighbouring pixels: to the right, below, and along both diagonals.
 
     Args:
         form: "l2", the sum of the four Frobenius norms, each of the whole batch (it grows with the
@@ -57,8 +58,7 @@ def total_variation(form: Literal["l2", "l1"] = "l2") -> Term:
             x[..., 1:, :-1] - x[..., :-1, 1:],
             x[..., :-1, :-1] - x[..., 1:, 1:],
         )
-        # An image of one row or column has no neighbours there, and the mean of nothing is not a
-        # number.
+        # An image of one row or column has no such neighbours, and the mean of nothing is NaN.
         sizes = [torch.linalg.vector_norm(d) if form == "l2" else d.abs().mean() for d in differences if d.numel()]
         return torch.stack(sizes).sum() if sizes else x.sum() * 0
 
@@ -66,19 +66,20 @@ def total_variation(form: Literal["l2", "l1"] = "l2") -> Term:
 
 
 def image_norm(view: View) -> torch.Tensor:
-    """Mean over the batch of each image's l2 norm (not squared)."""
+    """Mean of the l2 norms (not squared) of the images of the batch."""
     return torch.linalg.vector_norm(view.images.flatten(1), dim=1).mean()
 
 
 def feature_distance(first_multiplier: float = 1.0) -> Term:
-    """R_feature: over all batch norms l the sum of ||mean_l - running_mean_l||_2 + ||variance_l -
-    running_var_l||_2.
+    """R_feature: distance of the input statistics of batch norms from the recorded statistics.
 
-    Plain norms, neither squared nor divided by the number of channels: wide layers weigh more.
+    It is the sum over batch norms l of ||mean_l - running_mean_l||_2 + ||variance_l -
+    running_var_l||_2. The norms are neither squared nor divided by the number of channels, so wide
+    layers have more weight.
 
     Args:
-        first_multiplier: of the first batch norm. The official code came to use 10 for better
-            colours; the paper 1.
+        first_multiplier: factor of the first batch norm. The paper has 1; the official code later
+            used 10 for better colours.
     """
 
     def distance(view: View) -> torch.Tensor:
@@ -96,12 +97,11 @@ def feature_distance(first_multiplier: float = 1.0) -> Term:
 
 
 def competition(temperature: float = 3.0) -> Term:
-    """1 - JS of teacher and student, both at ``temperature``, mean over the batch: small where the
-    two disagree.
+    """1 - JS(teacher, student) at ``temperature``, mean over the batch; small if they disagree.
 
-    Between 1 - ln 2 and 1. The official code takes KL divergences the other way round, of clamped
-    probabilities, which has no bound and is cut off at 1, where there is no gradient left; this is
-    the Jensen-Shannon divergence itself.
+    The value is between 1 - ln 2 and 1. The official code uses KL divergences in the other
+    direction, of clamped probabilities. Those are unbounded and clipped at 1, where the gradient
+    vanishes. This is the exact Jensen-Shannon divergence.
     """
 
     def loss(view: View) -> torch.Tensor:
@@ -114,10 +114,15 @@ def competition(temperature: float = 3.0) -> Term:
 
 
 def jensen_shannon(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """Jensen-Shannon divergence of each row, in nats: (..., K) log-probabilities in, (...) between
-    0 and ln 2 out.
+    """Jensen-Shannon divergence of each row, in nats.
 
     JS(p, q) = 1/2 [KL(p || m) + KL(q || m)] with m = (p + q) / 2.
+
+    Args:
+        log_p, log_q: log-probabilities ``(..., K)``.
+
+    Returns:
+        ``(...)``, from 0 to ln 2.
     """
     log_p, log_q = log_p.clamp_min(_LOWEST_LOG), log_q.clamp_min(_LOWEST_LOG)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)

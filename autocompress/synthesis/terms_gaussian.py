@@ -1,8 +1,8 @@
-"""Terms that take what a batch norm reads for Gaussian, and a prior that likes smooth images.
+"""Terms that model inputs of batch norms as Gaussian, and a prior for smooth images.
 
 Haroush, Hubara, Hoffer, Soudry, "The Knowledge Within: Methods for Data-Free Model Compression",
 CVPR 2020, arXiv 1912.01274, and the authors' code (amishacorns/quantized.pytorch,
-``Generator_m.py``), which decides where the paper is silent.
+``Generator_m.py``), which is followed where the paper has no detail.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from autocompress.synthesis.statistics import NormInput, input_statistics
 from autocompress.synthesis.view import Term, View
 
 Divergence = Literal["measured", "recorded"]
-"""Which distribution stands first in the KL divergence.
+"""The first distribution in the KL divergence.
 
-"measured" is the authors' KL(measured || recorded), "recorded" is KL(recorded || measured), which
-punishes a measured variance near 0 far harder."""
+"measured" is the authors' KL(measured || recorded). "recorded" is KL(recorded || measured), which
+is much larger for a measured variance near 0.
+"""
 
 
 def gaussian_divergence(norm: NormInput, divergence: Divergence = "measured") -> torch.Tensor:
-    """KL divergence of each channel between what was recorded and what is measured, in nats, float
-    ``(C,)``.
+    """KL divergence between recorded and measured statistics by channel, in nats, float ``(C,)``.
 
     KL(N(m, v) || N(r, w)) = 1/2 [log(w / v) + (v + (m - r)^2) / w - 1]
 
-    With "measured", m and v are the measured mean and variance, r and w the recorded ones; with
-    "recorded" the other way round. The layer's ``eps`` is added to both variances, as in its
-    forward pass, so that dead channels (variance 0) divide by something. The result has a gradient.
+    With "measured", m and v are the measured mean and variance, and r and w are the recorded ones;
+    with "recorded" they are exchanged. The ``eps`` of the layer is added to both variances, as in
+    its forward pass, to avoid division by 0 for dead channels. The result has a gradient.
     """
     recorded = norm.reference_variance + norm.eps
     measured = norm.variance + norm.eps
@@ -41,8 +41,7 @@ def gaussian_divergence(norm: NormInput, divergence: Divergence = "measured") ->
 
 
 def mean_divergence(norms: Sequence[NormInput], divergence: Divergence = "measured") -> torch.Tensor:
-    """Mean over the channels of a layer, then mean over the layers, as in the authors' code;
-    scalar.
+    """Mean over channels of a layer, then over layers, as in the authors' code; scalar.
 
     Raises:
         ValueError: without a layer.
@@ -53,8 +52,10 @@ def mean_divergence(norms: Sequence[NormInput], divergence: Divergence = "measur
 
 
 def batch_norm_divergence(divergence: Divergence = "measured") -> Term:
-    """L_BNS of a batch: :func:`mean_divergence` over the batch norms and, as one more layer, the
-    normalised images themselves against N(0, 1)."""
+    """L_BNS of a batch: :func:`mean_divergence` over all batch norms and the images.
+
+    The normalised images count as one more layer, with reference N(0, 1).
+    """
 
     def loss(view: View) -> torch.Tensor:
         if not view.norms:
@@ -65,10 +66,9 @@ def batch_norm_divergence(divergence: Divergence = "measured") -> Term:
 
 
 def blur_residual(sigma: float = 1.0, radius: int = 2) -> Term:
-    """P(x) = mean ||x - G_sigma * x||^2 over all values: little for a smooth image, much for a
-    checkerboard.
+    """P(x) = mean ||x - G_sigma * x||^2: small for smooth images, large for a checkerboard.
 
-    The authors' kernel is 5x5 with sigma 1, on images padded with zeros.
+    The authors use a 5x5 kernel with sigma 1, on images padded with zeros.
 
     Args:
         sigma: of the Gaussian kernel, in pixels.
@@ -82,9 +82,7 @@ def blur_residual(sigma: float = 1.0, radius: int = 2) -> Term:
 
 
 def blurred(images: torch.Tensor, sigma: float = 1.0, radius: int = 2) -> torch.Tensor:
-    """``images`` ``(B, C, H, W)`` under a Gaussian kernel, each channel by itself, with zeros
-    around the image.
-    """
+    """``images`` ``(B, C, H, W)`` blurred by a Gaussian kernel, padded with zeros."""
     channels = images.shape[1]
     places = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
     line = torch.exp(-places.square() / (2 * sigma**2))

@@ -1,4 +1,4 @@
-"""View: what one iteration shows to the terms of an objective."""
+"""View: the data of one iteration for the terms of an objective."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class View:
     """One forward pass of the teacher.
 
     Attributes:
-        images: as the teacher saw them, after pooling, shift and flip: float ``(B, C, H, W)``,
+        images: input of the teacher, after pooling, shift and flip: float ``(B, C, H, W)``,
             normalised.
         logits: of the teacher, float32 ``(B, K)``.
-        norms: what its batch norms read, in network order; empty where it has none.
+        norms: statistics of inputs of its batch norms, in network order; empty where it has none.
         targets: int64 labels ``(B,)`` or float32 probabilities ``(B, K)``, if any.
         student_logits: float32 ``(B, K)`` where there is a student.
     """
@@ -31,4 +31,4 @@ class View:
 
 
 Term = Callable[[View], torch.Tensor]
-"""One summand of an objective: a view in, a scalar with gradient out."""
+"""One term of an objective: maps a view to a scalar with gradient."""

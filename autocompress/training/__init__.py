@@ -1,10 +1,14 @@
-"""Training and judging torch models; the engine, plugins and benchmarks use the same loop.
+"""Training and evaluation of torch models, for the engine, plugins and benchmarks.
 
-``loop`` is the training loop, with ``optimizing`` (optimizer groups, schedules), ``losses`` (labels
-and distillation) and ``taps`` (outputs of inner modules for callbacks). ``trainer`` trains a model,
-or a baseline that is kept, and ``recovery`` a compressed one. ``evaluation`` gives logits and
-accuracy, and recalibrates batch norms. ``computing`` tells how torch computes, which is part of
-every content key. ``threads`` tells how many of them pay.
+- ``loop``: the training loop.
+- ``optimizing``: optimizer groups and schedules.
+- ``losses``: the losses (labels and distillation).
+- ``taps``: outputs of inner modules for callbacks.
+- ``trainer``: trains a model, or a baseline that is stored.
+- ``recovery``: trains a compressed model.
+- ``evaluation``: logits, accuracy, and recalibration of batch norms.
+- ``computing``: versions and settings of torch for content keys.
+- ``threads``: the number of threads of torch.
 """
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time

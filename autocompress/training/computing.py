@@ -1,4 +1,4 @@
-"""What a result of torch on ``device`` depends on: versions, kind of device, mixed precision."""
+"""Versions and settings on which results of torch depend, for content keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torchvision
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries with which torch results are computed."""
+    """Versions of the libraries that affect results of torch."""
     return {
         "autocompress": importlib.metadata.version("autocompress"),
         "torch": torch.__version__,
@@ -22,10 +22,10 @@ def versions() -> dict[str, str]:
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """The 16-bit type of mixed precision on ``device``; None where training stays in float32 (CPU).
+    """The 16-bit type of mixed precision on ``device``; None for float32 (CPU).
 
-    bfloat16 on GPUs that compute in it, else float16: older ones (T4, V100) emulate bfloat16,
-    slower than float32.
+    bfloat16 on GPUs with native support, else float16. Older GPUs (T4, V100) emulate bfloat16,
+    which is slower than float32.
     """
     if device.type != "cuda":
         return None
@@ -33,8 +33,6 @@ def half_precision(device: torch.device) -> torch.dtype | None:
 
 
 def computed_with(device: torch.device) -> dict[str, str]:
-    """What decides a result that torch computes on ``device``: versions, the kind of device, mixed
-    precision.
-    """
+    """Versions, kind of device and mixed precision, which decide results of torch on ``device``."""
     half = half_precision(device)
     return {**versions(), "device": device.type, "precision": "float32" if half is None else f"{half} mixed"}

@@ -22,10 +22,10 @@ def logits(
     batch_size: int = 256,
     pause: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """The model's logits on all images, float32 ``(N, classes)`` on the CPU.
+    """Logits for all images, float32 ``(N, classes)`` on the CPU.
 
-    The model is moved to ``device`` and its training flag restored. ``pause`` is called between
-    batches; a measurement on this machine may go first there.
+    The model is moved to ``device``, and its training flag is restored. ``pause`` is called between
+    batches and may wait for a measurement on this machine.
     """
     device = torch.device(device) if device is not None else device_of(model)
     found = []
@@ -44,7 +44,7 @@ def evaluate(
     batch_size: int = 256,
     pause: Callable[[], None] | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Accuracy in percent, and whether each image's label was found (bool ``(N,)``).
+    """Accuracy in percent, and whether each image was classified correctly, bool ``(N,)``.
 
     An empty split gives NaN. Arguments as for :func:`logits`.
     """
@@ -70,13 +70,13 @@ def recalibrate_batch_norm(
     layers are in eval mode.
 
     Args:
-        only: these norms; the others keep their statistics. For images that are not like the data:
-            what lies behind new layers must be estimated on them, but what the rest recorded of the
-            data is better (``freeze_batch_norm``).
+        only: only these norms are changed. For images that differ from the data: norms behind new
+            layers need statistics of these images, but for other norms the recorded statistics of
+            the data are better (``freeze_batch_norm``).
 
     Returns:
-        How many images were used; 0 where there is no batch norm or no image, and nothing is
-        changed.
+        Number of images that were used; 0 where there is no batch norm or no image, so that nothing
+        was changed.
     """
     wanted = None if only is None else set(only)
     norms = [
@@ -94,7 +94,7 @@ def recalibrate_batch_norm(
     with evaluating(model.to(device)):
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # torch's word for the plain average over batches
+            norm.momentum = None  # None is the plain average over batches
             norm.train()
         try:
             for batch, _ in chosen.loader(batch_size, shuffle=True, seed=seed, drop_last=True):

@@ -1,4 +1,4 @@
-"""Two transfer sets made one."""
+"""Joins two transfer sets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from autocompress.files import digest
 
 
 def joined(first: TransferSet, second: TransferSet) -> TransferSet:
-    """The images of both to train on; the first's to calibrate on.
+    """Both training splits together, with the calibration images of ``first``.
 
-    Soft targets stay where both have them alike.
+    Soft targets are kept where both sets have them at one temperature.
     """
     info, images = first.train.info, torch.cat([images_of(first.train), images_of(second.train)])
     labels = torch.cat([first.train.labels(), second.train.labels()])

@@ -1,4 +1,4 @@
-"""Training: the engine's one training loop, with the callbacks of every method applied."""
+"""Training: the training loop, with the callbacks of all methods that were applied."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from autocompress.training.optimizing import (
 from autocompress.training.taps import Features, tapped
 
 Progress = Callable[[float, str], None]
-"""Called with the finished fraction, 0 to 1, and a word."""
+"""Called with the finished fraction, 0 to 1, and a text."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a model is trained.
+    """Settings of a training.
 
     Attributes:
         epochs: passes over the split; a fraction ends within an epoch.
         lr: the highest learning rate.
-        distill: weight of the teacher's targets, 0 to 1; without a teacher it counts as 0.
+        distill: weight of the targets of the teacher, 0 to 1; 0 without a teacher.
         temperature: of the distillation (Hinton et al., 2015).
         clip: largest gradient norm; 0 for no clipping.
         augment: images are augmented.
@@ -64,7 +64,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training did: steps, mean loss of the last epoch (NaN without a step), seconds."""
+    """Result of a training: steps, mean loss of the last epoch (NaN without a step), seconds."""
 
     steps: int
     loss: float
@@ -72,24 +72,24 @@ class TrainResult:
 
 
 class Training:
-    """A training that can stop after any epoch and go on later with the same result.
+    """A training that can stop after any epoch and continue later with the same result.
 
-    The schedules of the learning rate and of all callbacks run over ``settings.epochs``, however it
-    is interrupted.
+    The schedules of the learning rate and of all callbacks cover ``settings.epochs``, even if it is
+    interrupted.
 
     Args:
         model: trained in place; moved to ``device``.
-        split: what it is trained on.
-        settings: how.
+        split: the training images.
+        settings: of the training.
         teacher: gives targets where ``settings.distill`` > 0, and features to callbacks.
-        callbacks: of every method applied.
-        device: where torch computes; None for where the model is.
+        callbacks: of all methods that were applied.
+        device: where torch computes; None for the device of the model.
         seed: of order, augmentation and dropout.
-        progress: called with the finished fraction and a word.
-        pause: called between batches; a measurement on this machine may hold it there.
-        freeze_batch_norm: running statistics stay as they are.
-        soft_targets: stored targets, used in place of the teacher's.
-        labelled: False: the labels mean nothing, so only teacher or stored targets count.
+        progress: called with the finished fraction and a text.
+        pause: called between batches; may wait for a measurement on this machine.
+        freeze_batch_norm: running statistics are not changed.
+        soft_targets: stored targets, which replace those of the teacher.
+        labelled: False: the labels have no meaning, so only teacher or stored targets are used.
     """
 
     def __init__(
@@ -137,16 +137,16 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """All steps are made."""
+        """Whether all steps were made."""
         return self.step >= self.total_steps
 
     @property
     def epoch(self) -> int:
-        """The epoch that comes next, from 0."""
+        """The next epoch, from 0."""
         return self.step // self.steps_per_epoch
 
     def run(self, until: int | None = None) -> TrainResult:
-        """Trains until epoch ``until`` is reached (None: to the end) and says what was done.
+        """Trains until epoch ``until`` (None: to the end).
 
         Raises:
             TrialFailed: if the loss is not a finite number.
@@ -161,16 +161,16 @@ class Training:
         return TrainResult(self.step - first, self.loss, time.monotonic() - started)
 
     def draw_from(self, split: Split, soft_targets: SoftTargets | None) -> None:
-        """From the next epoch on, draws from ``split``, with ``soft_targets`` of its own.
+        """Uses ``split`` and its ``soft_targets`` from the next epoch on.
 
-        An epoch keeps its number of steps, so that no schedule changes: of a larger split, each
-        epoch sees a part, drawn anew.
+        An epoch keeps its number of steps, so that schedules do not change. With a larger split,
+        each epoch uses another random part of it.
         """
         self.split, self.soft_targets = split, soft_targets
         self._are_probabilities = soft_targets is not None and soft_targets.are_probabilities
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values for :meth:`load_state_dict`; the model's state is not in it."""
+        """Tensors and plain values for :meth:`load_state_dict`, without the state of the model."""
         return {
             "step": self.step,
             "loss": self.loss,
@@ -181,7 +181,7 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of :meth:`state_dict`."""
+        """Restores the result of :meth:`state_dict`."""
         self.step, self.loss, self._ended = state["step"], state["loss"], state["ended"]
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
@@ -189,7 +189,7 @@ class Training:
             callback.load_state_dict(own)
 
     def _loader(self, epoch: int) -> Loader[Split]:
-        # Positions in place of labels: soft targets are found by them.
+        # Labels are replaced by positions, by which soft targets are found.
         numbered = self.split.relabelled(torch.arange(len(self.split)))
         size = min(self.settings.batch_size, max(len(self.split), 1))
         seed = (self.seed * 1_000_003 + epoch) % 2**63
@@ -235,7 +235,7 @@ class Training:
         for callback in self.callbacks:
             extra = callback.loss(features.student, features.teacher)
             loss = loss if extra is None else loss + extra
-        if self.device.type == "cpu":  # on CUDA this would wait for every step; the epoch's mean tells there
+        if self.device.type == "cpu":  # on CUDA this would wait for every step; there the mean of the epoch is checked
             _check_finite(float(loss.detach()), self.step)
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
@@ -251,7 +251,7 @@ class Training:
 
     @torch.no_grad()
     def _answers(self, images: torch.Tensor, positions: torch.Tensor) -> Answers | None:
-        """What to learn from beside the labels; runs the teacher wherever somebody looks at it."""
+        """The targets beside the labels; runs the teacher where its outputs are needed."""
         temperature = self.settings.temperature
         wanted = self.settings.distill > 0 or not self.labelled
         found: torch.Tensor | None = None

@@ -1,4 +1,4 @@
-"""What a student learns from: labels, a teacher's answers, or both."""
+"""Losses of a student: with labels, with outputs of a teacher, or with both."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Targets stored beside the images, in place of a teacher.
+    """Stored targets, which replace a teacher.
 
     Attributes:
-        values: float32 ``(N, classes)``, in the split's order: logits, or probabilities made at
-            ``temperature``.
-        temperature: used for probabilities; logits take the settings' own.
+        values: logits, or probabilities at ``temperature``; float32 ``(N, classes)``, in the order
+            of the split.
+        temperature: for probabilities; for logits, the temperature of the settings is used.
     """
 
     values: torch.Tensor
@@ -23,21 +23,21 @@ class SoftTargets:
 
     @property
     def are_probabilities(self) -> bool:
-        """Rows that are not negative and sum to one."""
+        """Whether all rows are non-negative and sum to one."""
         values = self.values
         return bool((values >= 0).all()) and torch.allclose(values.sum(1), torch.ones(len(values)), atol=1e-3)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A teacher's log-probabilities ``(N, classes)`` for a batch, and their temperature."""
+    """Log-probabilities of a teacher for a batch, ``(N, classes)``, and their temperature."""
 
     log_probabilities: torch.Tensor
     temperature: float
 
 
 def answers_of(teacher_logits: torch.Tensor, temperature: float) -> Answers:
-    """Softens logits ``(N, classes)`` by ``temperature``."""
+    """Log-probabilities of logits ``(N, classes)`` at ``temperature``."""
     return Answers(F.log_softmax(teacher_logits.float() / temperature, 1), temperature)
 
 
@@ -53,9 +53,9 @@ def distillation(
     Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
 
     Args:
-        outputs: the student's logits, float32 ``(N, classes)``.
-        labels: int64 ``(N,)``; None where they mean nothing, then only the teacher counts.
-        answers: the teacher's; None for none, then only the labels count.
+        outputs: logits of the student, float32 ``(N, classes)``.
+        labels: int64 ``(N,)``; None uses only the teacher.
+        answers: of the teacher; None uses only the labels.
         weight: of the teacher, 0 to 1.
         label_smoothing: of the cross-entropy.
 

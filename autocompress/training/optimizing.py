@@ -1,4 +1,4 @@
-"""Optimizer groups, with those of callbacks, and the learning-rate schedule."""
+"""Optimizers, their groups (also from callbacks), and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Schedule = Literal["one_cycle", "cosine"]
 def parameter_groups(
     model: nn.Module, callbacks: Sequence[Callback], lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: those of callbacks, weights with decay, biases and norms without.
+    """Optimizer groups: those of callbacks, weights with decay, and biases and norms without.
 
-    A callback's group learns at ``lr_scale`` times ``lr``. A parameter claimed twice goes to
-    the first.
+    The learning rate of a callback's group is ``lr_scale`` times ``lr``. A parameter in two groups
+    stays in the first.
 
-    A callback's group may say ``"optimizer": "sgd"`` or ``"adamw"``, to be updated by that one
-    whatever the training uses, and ``"clip": False``, to be left out of the clipping of gradients.
+    A callback's group may have ``"optimizer": "sgd"`` or ``"adamw"``, which replaces the optimizer
+    of the training, and ``"clip": False``, which excludes it from gradient clipping.
     """
     claimed: set[int] = set()
     groups: list[dict[str, Any]] = []
@@ -45,7 +45,7 @@ OptimizerName = Literal["adamw", "sgd"]
 
 
 def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum 0.9; both where groups ask for the other one."""
+    """AdamW, or SGD with Nesterov momentum 0.9; both where groups need the other one."""
     parts: dict[OptimizerName, list[dict[str, Any]]] = {}
     for group in groups:
         parts.setdefault(group.get("optimizer", name), []).append(group)
@@ -55,16 +55,15 @@ def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], lr: float)
 
 def _one_optimizer(name: OptimizerName, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
     if name == "adamw":
-        # Fused: one pass over the memory. Nine times as fast on a CPU, the same numbers up to
-        #     rounding.
+        # fused makes one pass over the memory: nine times as fast on a CPU, equal up to rounding.
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
 
 
 class Together(torch.optim.Optimizer):
-    """Several optimizers as one, each with its own groups.
+    """Several optimizers with one interface.
 
-    ``param_groups`` lists the groups of all, so that a learning rate set there reaches each.
+    ``param_groups`` has the groups of all, so that a learning rate can be set there.
     """
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
@@ -75,33 +74,33 @@ class Together(torch.optim.Optimizer):
         return [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of each; a closure is not for several optimizers."""
+        """One step of each; closures are not supported."""
         assert closure is None
         for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Those of the parts, in order."""
+        """The state dicts of the optimizers, in order."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse of :meth:`state_dict`."""
+        """Restores the result of :meth:`state_dict`."""
         for part, own in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(own)
-        self.param_groups = self._groups()  # loading makes new ones
+        self.param_groups = self._groups()  # loading replaces the groups
 
 
 def clipped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters whose gradients are clipped together: all but those with ``clip`` False."""
+    """The parameters for gradient clipping: all without ``clip`` False."""
     exempt = {id(p) for group in optimizer.param_groups if not group.get("clip", True) for p in group["params"]}
     return [parameter for parameter in model.parameters() if id(parameter) not in exempt]
 
 
 def schedule(name: Schedule, total_steps: int) -> Callable[[int], float]:
-    """The learning rate's factor at each step, 0 to 1.
+    """The factor of the learning rate at each step, 0 to 1.
 
-    ``one_cycle`` rises over the first quarter and falls to almost zero, both along a cosine (Smith
-    and Topin, 2017); ``cosine`` rises linearly over the first twentieth and then falls.
+    ``one_cycle`` rises in the first quarter and falls to almost zero, both along a cosine (Smith
+    and Topin, 2017). ``cosine`` rises linearly in the first twentieth and then falls.
     """
     rise = 0.25 if name == "one_cycle" else 0.05
 

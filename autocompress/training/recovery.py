@@ -1,7 +1,4 @@
-"""RECOVER: training with knowledge distillation from the baseline.
-
-The engine recovers after transforms and PRUNE, and before QUANTIZE.
-"""
+"""RECOVER: training with distillation from the baseline, between PRUNE and QUANTIZE."""
 
 from __future__ import annotations
 
@@ -18,9 +15,7 @@ VERSION = "2"
 BATCH_SIZE = 128
 SMALLEST_BATCH = 32
 STEPS = 32
-"""A recovery has few epochs: small data sets are cut into this many steps an epoch, by batches of a
-smaller size.
-"""
+"""Fewest steps per epoch. Recovery has few epochs, so small data sets get smaller batches."""
 
 
 def recover(
@@ -32,17 +27,17 @@ def recover(
     pause: Callable[[], None] | None = None,
     again: Callable[[nn.Module], TransferSet] | None = None,
 ) -> nn.Module:
-    """Trains ``model`` on the context's transfer set; the trained model is returned in eval mode.
+    """Trains ``model`` on the transfer set of the context, and returns it in eval mode.
 
     Args:
         model: trained in place.
-        params: ``epochs``, ``lr`` and ``distill``, as a recipe has them.
+        params: ``epochs``, ``lr`` and ``distill`` of the recipe.
         context: with the images and the teacher.
-        callbacks: of every method applied.
+        callbacks: of all methods that were applied.
         pause: called between batches.
-        again: for a data source that adapts to the student. After the first half of the epochs it
-            is asked for images, and the second half draws from the old and the new ones, as many an
-            epoch as before. With a single epoch it is not asked.
+        again: makes images for the student, for a data source that adapts. It is called after the
+            first half of the epochs. The second half draws from old and new images, with as many
+            images per epoch as before. It is not called with a single epoch.
 
     Raises:
         TrialFailed: if the loss is not finite.

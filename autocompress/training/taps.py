@@ -1,4 +1,4 @@
-"""Taps: forward hooks that keep the outputs of the modules which callbacks want to see."""
+"""Taps: forward hooks that record the outputs of the modules that callbacks need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Features:
-    """Outputs of the tapped modules in the present step, by module name."""
+    """Outputs of the tapped modules in the current step, by module name."""
 
     student: dict[str, torch.Tensor] = field(default_factory=dict)
     teacher: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -21,7 +21,7 @@ class Features:
 
 @contextmanager
 def tapped(student: nn.Module, teacher: nn.Module | None, names: Sequence[str]) -> Iterator[Features]:
-    """Records the outputs of the modules ``names``, also of the teacher where it has them.
+    """Records outputs of the modules ``names`` of the student, and of the teacher if it has them.
 
     The hooks are removed afterwards.
 
@@ -35,7 +35,7 @@ def tapped(student: nn.Module, teacher: nn.Module | None, names: Sequence[str]) 
         handles += [modules[name].register_forward_hook(_keeper(kept, name)) for name in names if name in modules]
     try:
         if missing := [name for name in names if name not in dict(student.named_modules())]:
-            raise ValueError(f"a callback wants to see '{missing[0]}', which the model does not have")
+            raise ValueError(f"a callback needs the output of '{missing[0]}', which the model does not have")
         yield features
     finally:
         for handle in handles:

@@ -1,5 +1,4 @@
-"""How many threads torch gains from. On some virtual machines threads wait for each other so long
-that one thread is the fastest."""
+"""The number of threads of torch. On some virtual machines, one thread is the fastest."""
 
 from __future__ import annotations
 
@@ -14,15 +13,15 @@ from torch import nn
 from autocompress.processors import usable_processors
 
 GAIN = 0.9
-"""Several threads are kept where they take at most this share of one thread's time."""
+"""Several threads are used if they take at most this share of the time of one thread."""
 ROUNDS = 3
 
 
 def limit_threads() -> None:
-    """Limits torch's threads to the processors of this process, which torch does not see in
-    containers, and to one thread where more are slower.
+    """Limits torch's threads to the processors of this process, and to one if that is faster.
 
-    A number that the user's environment sets (``OMP_NUM_THREADS``) is kept.
+    In containers torch sees the processors of the machine. A number from the environment
+    (``OMP_NUM_THREADS``) is kept.
     """
     threads = min(torch.get_num_threads(), usable_processors())
     if threads > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -32,9 +31,9 @@ def limit_threads() -> None:
 
 @cache
 def useful_threads(most: int) -> int:
-    """``most``, or 1 where so many threads do not make a small network's step faster.
+    """``most``, or 1 where ``most`` threads do not make a step of a small network faster.
 
-    Both are timed in turn, which takes a tenth of a second.
+    Both are timed alternately, which takes a tenth of a second.
     """
     step = _step()
     before = torch.get_num_threads()
@@ -48,7 +47,7 @@ def useful_threads(most: int) -> int:
                 own.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(before)
-    alone, together = (min(own[1:]) for own in seconds.values())  # the first round warms up
+    alone, together = (min(own[1:]) for own in seconds.values())  # the first round is warm-up
     return most if together <= GAIN * alone else 1
 
 

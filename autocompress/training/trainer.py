@@ -1,4 +1,4 @@
-"""Trains a model from start to end, and a baseline once, which is kept."""
+"""Trains a model from start to end, and a baseline once, which is stored."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ from autocompress.training.loop import Progress, Training, TrainResult, TrainSet
 log = logging.getLogger("autocompress")
 
 VERSION = 1
-"""Of this training: part of the key of kept baselines."""
+"""Version of this training, part of the key of stored baselines."""
 DIVERGED = 2.0
-"""A baseline has diverged if its loss is more than this many times that of the untrained network
-and of constant predictions."""
+"""A baseline has diverged if its loss exceeds two losses by this factor.
+
+These are the loss of the untrained network and the loss of constant predictions.
+"""
 
 
 def train(model: nn.Module, split: Split, settings: TrainSettings, **options: Any) -> TrainResult:
@@ -47,12 +49,12 @@ def train(model: nn.Module, split: Split, settings: TrainSettings, **options: An
 
 
 def default_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
+    """CUDA if available, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def baseline_settings(job: Job) -> TrainSettings:
-    """How a baseline without weights is trained."""
+    """Settings for training a baseline without weights."""
     own = job.baseline
     return TrainSettings(epochs=own.epochs, lr=own.lr, batch_size=own.batch_size, label_smoothing=0.1)
 
@@ -66,17 +68,16 @@ def train_baseline(
     device: torch.device | None = None,
     pause: Callable[[], None] | None = None,
 ) -> nn.Module:
-    """Trains ``model`` with the job's baseline settings, or loads it from an earlier training.
+    """Trains ``model`` with the baseline settings of the job, or loads an earlier result.
 
-    The result is in eval mode, on the CPU, and reparameterised where timm can.
-
-    Kept in the cache folder under what decides the result: architecture, training images, settings,
-    seed, library versions, the kind of device and its precision.
+    The result is in eval mode, on the CPU, and reparameterised where timm supports that. It is
+    stored in the cache folder. The key has everything that decides the result: architecture,
+    training images, settings, seed, library versions, the kind of device and its precision.
 
     Raises:
-        UserError: if there are no images to train on, or the training diverged: its loss, weights
-            or logits are not finite, or its loss is far above that of the untrained network.
-            Nothing is kept then.
+        UserError: if there are no training images, or the training diverged: loss, weights or
+            logits are not finite, or the loss is far above that of the untrained network. Nothing
+            is stored then.
     """
     settings = baseline_settings(job)
     weights = "pretrained" if job.pretrained else "random"
@@ -114,7 +115,7 @@ def train_baseline(
 
 
 def _check_room(model: nn.Module, folder: Path) -> None:
-    """Refuses to train a baseline that could not be kept: every worker reads it from the cache."""
+    """Refuses to train a baseline that cannot be stored, because workers load it from the cache."""
     needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if shutil.disk_usage(folder).free < needed:
         raise UserError(
@@ -124,7 +125,7 @@ def _check_room(model: nn.Module, folder: Path) -> None:
 
 
 def _check_trained(model: nn.Module, split: Split) -> None:
-    """Refuses a trained model with numbers that are not finite, even if its loss was finite.
+    """Refuses a trained model with numbers that are not finite.
 
     Raises:
         TrialFailed: naming the tensor, or the logits.
@@ -139,16 +140,15 @@ def _check_trained(model: nn.Module, split: Split) -> None:
 
 
 def _check_converged(model: nn.Module, split: Split, untrained: float) -> None:
-    """Refuses a model that its training made much worse, even if all its numbers are finite.
+    """Refuses a model with a loss that training increased much, even if all numbers are finite.
 
-    Too few epochs leave the loss near that of the untrained network, which is close to ln(classes),
-    the loss of constant predictions. It hardly rises then. A learning rate that is far too high
-    makes logits, and with them the loss, grow by orders of magnitude. ``DIVERGED`` lies between the
-    two.
+    With too few epochs, the loss stays near that of the untrained network, about ln(classes). With
+    a learning rate that is far too high, logits and loss grow by orders of magnitude. ``DIVERGED``
+    is between the two.
 
     Args:
         model: trained.
-        split: that it was trained on.
+        split: the training images.
         untrained: the loss before the training (:func:`_loss_by_batch_statistics`).
 
     Raises:
@@ -164,10 +164,10 @@ def _check_converged(model: nn.Module, split: Split, untrained: float) -> None:
 
 @torch.no_grad()
 def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
-    """Mean cross-entropy over a few images of ``split``, with their own batch statistics.
+    """Mean cross-entropy over a few images of ``split``, with batch statistics.
 
-    After a few steps, running statistics of batch norms are still far off. ``model`` stays as
-    it is.
+    After a few steps, the running statistics of batch norms are still wrong. ``model`` is not
+    changed.
     """
     from autocompress.export import AGREEMENT_IMAGES  # takes a second to import
 
@@ -181,10 +181,10 @@ def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
 
 
 def require_training_images(job: Job, splits: Splits) -> None:
-    """Refuses a baseline that has to be trained where there are no images to train it on.
+    """Refuses a baseline that must be trained where there are no training images.
 
     Raises:
-        UserError: if so.
+        UserError: in that case.
     """
     if (splits.unlabelled or not len(splits.train)) and job.baseline.epochs:
         what = "has no weights" if not job.pretrained else "has weights for other classes than those of the data,"
@@ -193,12 +193,14 @@ def require_training_images(job: Job, splits: Splits) -> None:
 
 
 def _loaded(model: nn.Module, path: Path) -> bool:
-    """Loads the weights of ``path`` into ``model``; False where there are none that can be used."""
+    """Loads the weights of ``path`` into ``model``; False where there are no usable weights."""
     if not path.exists():
         return False
     try:
         state = load_file(path)
-        copy.deepcopy(model).load_state_dict(state)  # one that does not fit would leave the model half loaded
+        copy.deepcopy(model).load_state_dict(
+            state
+        )  # a copy first, because weights that do not fit would be loaded in part
         if fault := models.faulty_tensor(state):
             raise RuntimeError(fault)
         model.load_state_dict(state)
