@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from autocompress.errors import UserError
     from autocompress.job import Job
     from autocompress.results import SearchResult, read
+    from autocompress.results.comparison import compare
     from autocompress.searching import resume, search
 
     __version__: str
@@ -34,6 +35,7 @@ __all__ = [
     "UserError",
     "__version__",
     "check",
+    "compare",
     "compare_files",
     "export_model",
     "load",
@@ -48,6 +50,7 @@ _MODULE_OF = {
     "SearchResult": "autocompress.results",
     "UserError": "autocompress.errors",
     "check": "autocompress.checking",
+    "compare": "autocompress.results.comparison",
     "compare_files": "autocompress.devices",
     "export_model": "autocompress.delivery",
     "load": "autocompress.compression.artifact",

@@ -19,9 +19,10 @@ from rich.live import Live
 from torch import nn
 
 from autocompress.cli import app, catalogue, main
-from autocompress.cli.progress import Lines, Screen, trial_words, watching
+from autocompress.cli.progress import Lines, Screen, watching
 from autocompress.contract import Context, Manager, Params, Plan, Space, Stage, Transform, hookimpl
 from autocompress.job import SHORTCUTS, Job, load_job
+from autocompress.report.lines import trial_words
 
 
 def autocompress(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

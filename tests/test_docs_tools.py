@@ -22,6 +22,7 @@ def scratch(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A folder with what the page takes to be there."""
     run = tmp_path / "results" / "demo"
     shutil.copytree(small_run, run)
+    shutil.copytree(small_run, tmp_path / "results" / "other")
     for trial, name in ((0, "float"), (1, "int8")):
         shutil.copyfile(run / "artifacts" / str(trial) / "model.onnx", tmp_path / f"{name}.onnx")
     write_pictures(run, tmp_path / "pictures" / "val")

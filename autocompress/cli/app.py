@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from autocompress.cli import models, options, synthesis
+from autocompress.cli import models, options, runs, synthesis
 from autocompress.errors import ExitCode, Terminated, UserError
 from autocompress.job import check_model_name, check_names, load_job
 from autocompress.memory import out_of_memory_told
@@ -156,7 +156,7 @@ def show(run_folders: Runs) -> None:
 
 @app.command()
 def report(run_folder: Run) -> None:
-    """Write report.html and front.png of a run again."""
+    """Write report.html, report.md and front.png of a run again."""
     from autocompress.files import full_disk_told
     from autocompress.report import write_report
 
@@ -180,6 +180,7 @@ def plugins(
 
 
 app.command()(models.check)
+app.command()(runs.compare)
 app.command()(models.export)
 app.command()(models.measure)
 app.command()(synthesis.synthesize)

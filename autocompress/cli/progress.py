@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
@@ -14,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.report import words
+from autocompress.report.lines import Row, baseline_words, figures, trial_words
 from autocompress.searching.progress import Silent, Steps
 
-Row = Mapping[str, Any]
 MOST_ROWS = 12
 """Rows of the front that a terminal shows while it searches."""
 LONG_STEP_S, SAY_EVERY_S = 5.0, 30.0
@@ -187,42 +186,9 @@ def front_table(rows: Sequence[Row], width: int, baseline: Row | None = None) ->
     # A column that may not wrap takes all the room it wants, and recipes want much.
     table.add_column("recipe", no_wrap=True, overflow="ellipsis", max_width=max(10, width - FIGURES_WIDTH))
     if baseline is not None:
-        table.add_row("baseline", *map(Text, _figures(baseline)), "uncompressed", style="dim")
+        table.add_row("baseline", *map(Text, figures(baseline)), "uncompressed", style="dim")
     for row in rows[:MOST_ROWS]:
-        table.add_row(*map(Text, (str(row.get("trial")), *_figures(row), words.recipe(row.get("recipe") or {}))))
+        table.add_row(*map(Text, (str(row.get("trial")), *figures(row), words.recipe(row.get("recipe") or {}))))
     if len(rows) > MOST_ROWS:
         table.caption = f"and {len(rows) - MOST_ROWS} more"
     return table
-
-
-def _figures(row: Row) -> tuple[str, str, str, str]:
-    drop = row.get("accuracy_drop")
-    return (
-        words.percent(row.get("accuracy")),
-        words.points(None if drop is None else -drop),
-        words.ratio(row.get("latency_ratio")),
-        words.size(row.get("size_bytes")),
-    )
-
-
-def trial_words(row: Row) -> str:
-    """A trial in a line: ``trial 7 complete: 97.20 %, −0.30, 0.41×, 1.2 MB; ghost ratio 2 in
-    layer3``.
-    """
-    head = f"trial {row.get('trial')} {row.get('status')}"
-    if row.get("status") != "complete":
-        return f"{head}: {row.get('reason') or 'no reason given'}"
-    accuracy, *others = _figures(row)
-    accuracy += "" if row.get("agreement") is None else " agreement"
-    return f"{head}: {', '.join([accuracy, *others])}; {words.recipe(row.get('recipe') or {})}"
-
-
-def baseline_words(row: Row) -> str:
-    """The baseline in a line."""
-    figures = [
-        words.percent(row.get("accuracy")) if row.get("agreement") is None else "the reference for agreement",
-        words.size(row.get("size_bytes")),
-        f"{words.count(row.get('params'))} parameters",
-        f"{words.count(row.get('macs'))} MACs",
-    ]
-    return ", ".join(figures)

@@ -1,4 +1,4 @@
-"""report.html and front.png from the files of a run."""
+"""report.html, report.md and front.png from the files of a run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from autocompress.files import write_text
 from autocompress.report import datafree, view, words
+from autocompress.report.brief import BRIEF_FILE, brief
 from autocompress.report.chart import chart_data
 from autocompress.report.heat import heat_table, width_table
 from autocompress.results import JOB_FILE, SearchResult, read
@@ -21,9 +22,9 @@ SCRIPTS = ("base.js", "scatter.js", "parallel.js", "progress.js", "trials.js")
 
 
 def write_report(folder: str | Path) -> Path:
-    """Writes ``report.html`` and ``front.png`` into a run's folder from its job.yaml, trials.csv,
-    front.csv and summary.json; the page opens without a network. Works on a run that is not
-    finished too.
+    """Writes ``report.html``, ``report.md`` and ``front.png`` into a run's folder
+    from its job.yaml, trials.csv, front.csv and summary.json; the page opens without a network.
+    Works on a run that is not finished too.
 
     Returns:
         The page's path.
@@ -37,6 +38,7 @@ def write_report(folder: str | Path) -> Path:
 
     result = read(folder)
     write_plot(result, result.folder / PLOT_FILE)
+    write_text(result.folder / BRIEF_FILE, brief(result))
     page = result.folder / REPORT_FILE
     write_text(page, render(result))
     return page

@@ -1,0 +1,111 @@
+"""Several runs side by side, as tables for a terminal or as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from autocompress.objectives.quantities import BY_NAME
+from autocompress.report import words
+from autocompress.report.markdown import plain
+from autocompress.results.comparison import Comparison
+
+NAME_WIDTH, VALUE_WIDTH = 24, 60
+"""Most characters of a run's name in a heading, and of a value in a cell."""
+
+
+def tables(comparison: Comparison) -> Group:
+    """All that there is to tell, for a terminal. Where there is little room, columns fold and no
+    figure is cut."""
+    names = [plain(run.name, NAME_WIDTH) for run in comparison.runs]
+    parts: list[Any] = [_table("runs", ["", *names], _summary(comparison))]
+    cost = BY_NAME[comparison.cost].short
+    title = f"lowest {cost} at a loss of accuracy ({comparison.split}), as a ratio to each run's own baseline"
+    many = len(names) > 2
+    levels = [
+        [f"{points:g} points", *map(words.ratio, costs), *([words.ratio(middle)] if many else [])]
+        for points, costs, middle in comparison.attainment()
+    ]
+    parts.append(_table(title, ["at most", *names, *(["median"] if many else [])], levels))
+    shares = [[name, *map(_percent, row)] for name, row in zip(names, comparison.dominated(), strict=True)]
+    parts.append(_table("share of the column's front that the row's front dominates", ["", *names], shares))
+    if comparison.differences:
+        rows = [[key, *map(_value, values)] for key, values in comparison.differences]
+        parts.append(_table("what differs in jobs, machines and versions", ["key", *names], rows))
+    parts += [Text(f"note: {text}", style="yellow") for text in comparison.warnings]
+    return Group(*parts)
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """All that there is to tell, as JSON values; null where a run has no such figure."""
+    runs = [
+        {
+            "run": str(run.result.folder),
+            "is_over": run.is_over,
+            "trials": dict(run.counts),
+            "front": len(run.drops),
+            "hypervolume": run.hypervolume,
+            "seconds": run.result.summary.get("seconds"),
+        }
+        for run in comparison.runs
+    ]
+    levels = [{"points": points, "costs": list(map(_known, costs))} for points, costs, _ in comparison.attainment()]
+    return {
+        "cost": comparison.cost,
+        "split": comparison.split,
+        "runs": runs,
+        "attainment": levels,
+        "dominated": [list(map(_known, row)) for row in comparison.dominated()],
+        "differences": dict(comparison.differences),
+        "warnings": list(comparison.warnings),
+    }
+
+
+def _summary(comparison: Comparison) -> list[list[str]]:
+    runs = comparison.runs
+    best = [run.result.recommended() if run.is_over else None for run in runs]
+    lines: list[tuple[str, list[Any]]] = [
+        ("search", ["over" if run.is_over else "not over" for run in runs]),
+        ("trials", [str(sum(run.counts.values())) for run in runs]),
+        *((status, [str(run.counts[status]) for run in runs]) for status in runs[0].counts),
+        ("seconds", [words.duration(run.result.summary.get("seconds")) for run in runs]),
+        ("baseline accuracy", [words.percent(run.result.baseline["accuracy"]) for run in runs]),
+        ("models on the front", [str(len(run.drops)) for run in runs]),
+        ("hypervolume", [f"{run.hypervolume:.3f}" for run in runs]),
+        ("recommended trial", [words.MISSING if row is None else str(row["trial"]) for row in best]),
+    ]
+    lines += [
+        (label, [words.MISSING if row is None else write(row[column]) for row in best])
+        for label, column, write in (
+            ("its latency", "latency_ratio", words.ratio),
+            ("its change of accuracy", "accuracy_drop", lambda drop: words.points(None if pd.isna(drop) else -drop)),
+        )
+    ]
+    return [[label, *cells] for label, cells in lines]
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(Text(heading), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _percent(share: float) -> str:
+    return words.MISSING if pd.isna(share) else f"{share:.0%}"
+
+
+def _value(value: Any) -> str:
+    return words.MISSING if value is None else plain(value, VALUE_WIDTH)
+
+
+def _known(value: float) -> float | None:
+    return None if pd.isna(value) else float(value)

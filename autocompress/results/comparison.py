@@ -1,0 +1,196 @@
+"""Several runs on common axes: what each attains, what differs in their jobs, and whether their
+figures can be compared at all."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from autocompress.errors import UserError
+from autocompress.objectives.dominance import dominates
+from autocompress.objectives.figures import ratio
+from autocompress.objectives.hypervolume import speed_hypervolume
+from autocompress.objectives.quantities import BY_NAME
+from autocompress.results.columns import STATUSES
+from autocompress.results.run import JOB_FILE, SearchResult, read
+from autocompress.results.sofar import models_so_far
+
+LEVELS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Points of accuracy for which attainment is told."""
+UNTOLD = ("name", "results")
+"""Keys of a job in which every two runs differ."""
+COMPARABLE = {
+    "model": "the models differ: ratios are relative to other baselines",
+    "data": "the data differ: accuracies are of other images",
+    "device.name": "the devices differ: a ratio on one is no ratio on the other",
+    "device.threads": "the numbers of threads differ",
+    "device.batch": "the batch sizes differ",
+    "environment.processor": "the processors differ: ratios are those of each machine",
+    "environment.runtime": "the runtimes differ",
+}
+"""What must be equal for figures to be comparable, and what to say where it is not."""
+_NO_MODEL = float("nan")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run beside others.
+
+    Attributes:
+        name: the folder, as short as tells the runs apart.
+        result: the run.
+        drops, costs: of the front's models, on the common axes.
+        hypervolume: of these (``objectives.hypervolume.SpeedFront``).
+        counts: trials by status.
+        is_over: whether its search is.
+    """
+
+    name: str
+    result: SearchResult
+    drops: Sequence[float]
+    costs: Sequence[float]
+    hypervolume: float
+    counts: Mapping[str, int]
+    is_over: bool
+
+    def lowest_cost(self, points: float) -> float:
+        """The lowest cost of a model that loses at most ``points``; NaN where there is none."""
+        fits = [cost for drop, cost in zip(self.drops, self.costs, strict=True) if drop <= points + 1e-9]
+        return min(fits, default=_NO_MODEL)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs on common axes.
+
+    Attributes:
+        runs: in the order in which they were given.
+        cost: the name of the common cost, a ratio to each run's own baseline.
+        split: "test" where the front of every run was scored there, else "validation".
+        differences: dotted key and the runs' values, where these differ.
+        warnings: why figures may not be comparable, a sentence each.
+    """
+
+    runs: Sequence[Compared]
+    cost: str
+    split: str
+    differences: Sequence[tuple[str, Sequence[Any]]]
+    warnings: Sequence[str]
+
+    def attainment(self) -> list[tuple[float, list[float], float]]:
+        """For each level of ``LEVELS``: the points, the lowest cost of each run, and their median.
+
+        A run without such a model has NaN, and counts as infinitely dear in the median."""
+        rows = []
+        for points in LEVELS:
+            costs = [run.lowest_cost(points) for run in self.runs]
+            middle = statistics.median(float("inf") if cost != cost else cost for cost in costs)
+            rows.append((points, costs, _NO_MODEL if middle == float("inf") else middle))
+        return rows
+
+    def dominated(self) -> list[list[float]]:
+        """Row ``i``, column ``j``: the share of run j's models that a model of run i dominates."""
+        return [[_share(one, other) for other in self.runs] for one in self.runs]
+
+
+def compare(*folders: str | Path) -> Comparison:
+    """Reads runs and puts them on common axes, also while their searches run.
+
+    Raises:
+        UserError: if there are fewer than two, one is no run, or they have no cost in common.
+    """
+    if len(folders) < 2:
+        raise UserError("one run alone cannot be compared", "give two runs or more")
+    results = [read(folder) for folder in folders]
+    fronts = [models_so_far(result) for result in results]
+    cost = _common_cost(results, fronts)
+    tested = all(len(front) and front["test_accuracy_drop"].notna().all() for front in fronts)
+    column = "test_accuracy_drop" if tested else "accuracy_drop"
+    names = _names([Path(folder) for folder in folders])
+    runs = [_compared(*run, cost, column) for run in zip(names, results, fronts, strict=True)]
+    differences = _differences(results)
+    told = {key for key, _ in differences}
+    warnings = [
+        text for key, text in COMPARABLE.items() if any(one == key or one.startswith(f"{key}.") for one in told)
+    ]
+    return Comparison(runs, cost, "test" if tested else "validation", differences, warnings)
+
+
+def _common_cost(results: Sequence[SearchResult], fronts: Sequence[pd.DataFrame]) -> str:
+    """The first cost that every run with a front has, by the first run's objectives."""
+    first = [str(name) for name in results[0].job.get("objectives") or () if name in BY_NAME]
+    costs = [name for name in dict.fromkeys([*first, "latency", "size", "macs"]) if not BY_NAME[name].higher_is_better]
+    filled = [(result, front) for result, front in zip(results, fronts, strict=True) if len(front)]
+    for name in costs:
+        if all(_costs(result, front, name) for result, front in filled):
+            return name
+    raise UserError("the runs have no cost in common", f"looked for: {', '.join(costs)}")
+
+
+def _costs(result: SearchResult, front: pd.DataFrame, cost: str) -> list[float]:
+    """The ratio of each model; empty where one is not known."""
+    base: dict[str, Any] = {str(name): value for name, value in result.baseline.items()}
+    rows = [{str(name): value for name, value in row.items()} for _, row in front.iterrows()]
+    found = [ratio(cost, row, base) for row in rows]
+    return [] if None in found else [value for value in found if value is not None]
+
+
+def _compared(name: str, result: SearchResult, front: pd.DataFrame, cost: str, column: str) -> Compared:
+    known = front[front[column].notna()]
+    drops, costs = [float(value) for value in known[column]], _costs(result, known, cost)
+    counts = result.trials["status"].value_counts()
+    by_status = {status: int(counts.get(status, 0)) for status in STATUSES}
+    return Compared(name, result, drops, costs, speed_hypervolume(drops, costs), by_status, len(result.front) > 0)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, or the whole path where two have the same."""
+    last = [folder.resolve().name for folder in folders]
+    return [str(folder) if last.count(name) > 1 else name for folder, name in zip(folders, last, strict=True)]
+
+
+def _share(one: Compared, other: Compared) -> float:
+    points = list(zip(one.drops, one.costs, strict=True))
+    others = list(zip(other.drops, other.costs, strict=True))
+    beaten = sum(any(dominates(point, rival) for point in points) for rival in others)
+    return beaten / len(others) if others else _NO_MODEL
+
+
+def _differences(results: Sequence[SearchResult]) -> list[tuple[str, list[Any]]]:
+    tables = [_told(result) for result in results]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    rows = [(key, [table.get(key) for table in tables]) for key in keys]
+    return [(key, values) for key, values in rows if any(value != values[0] for value in values[1:])]
+
+
+def _told(result: SearchResult) -> dict[str, Any]:
+    """Job, versions and machine of a run, flat."""
+    job = {key: value for key, value in result.job.items() if key not in UNTOLD}
+    environment = {"environment": result.summary.get("environment") or {}}
+    return _flat({**job, **environment}) | {f"version.{name}": text for name, text in versions(result.folder).items()}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def versions(folder: Path) -> dict[str, str]:
+    """Of the libraries that wrote the run, from the first lines of its job file."""
+    found = {}
+    for line in (folder / JOB_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, version = line.removeprefix("# ").partition(" ")
+        if not line.startswith("# ") or not version:
+            break
+        found[name] = version
+    return found
