@@ -23,7 +23,7 @@ NAME_WIDTH, VALUE_WIDTH = 24, 60
 def tables(comparison: Comparison) -> Group:
     """All that there is to tell, for a terminal. Where there is little room, columns fold and no
     figure is cut."""
-    names = [plain(run.name, NAME_WIDTH) for run in comparison.runs]
+    names = [_name(run.name) for run in comparison.runs]
     parts: list[Any] = [_table("runs", ["", *names], _summary(comparison))]
     cost = BY_NAME[comparison.cost].short
     title = f"lowest {cost} at a loss of accuracy ({comparison.split}), as a ratio to each run's own baseline"
@@ -97,6 +97,12 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def _name(text: str) -> str:
+    """A run's name on one line; of a long path the end, which tells runs apart."""
+    name = plain(text, 10 * NAME_WIDTH)
+    return name if len(name) <= NAME_WIDTH else f"…{name[1 - NAME_WIDTH :]}"
 
 
 def _percent(share: float) -> str:
