@@ -171,7 +171,7 @@ def test_an_ordinary_run_says_nothing_of_agreement(tmp_path: Path) -> None:
     results.write_front(tmp_path, [{"status": "baseline", "accuracy": 91.0}])
     found = results.read(tmp_path)
     assert not datafree.is_by_agreement(found)
-    assert datafree.images_told(found) == ""
+    assert datafree.images_text(found) == ""
     assert "agreement" not in render(found).split("<script")[0].lower()
 
 
@@ -191,8 +191,8 @@ def test_few_classes_among_the_held_out_images_are_told(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps({"synthetic": synthetic}))
     results.write_trials(tmp_path, [{"trial": 0, "status": "complete", "accuracy": 99.0, "agreement": 99.0}])
     found = results.read(tmp_path)
-    assert "sees only 2 of its 10 classes" in " ".join(view.warnings(found))
-    assert "agreement with the baseline on 64 held-out synthetic images" in datafree.images_told(found)
+    assert "predicts only 2 of its 10 classes" in " ".join(view.warnings(found))
+    assert "agreement with the baseline on 64 held-out synthetic images" in datafree.images_text(found)
     assert datafree.data_name(found) == "none"
 
 

@@ -246,7 +246,7 @@ def test_a_search_says_what_cannot_be_met(tmp_path: Path) -> None:
     found = searched(tmp_path, budget={"trials": 3}, constraints={"latency": "0.01x"})
     (one,) = found.summary["out_of_reach"]
     assert (one["quantity"], one["bound"], one["candidate"]) == ("latency", "0.01x", "all together")
-    assert any("Nothing here meets latency 0.01x" in text for text in view.warnings(found))
+    assert any("No recipe can meet latency 0.01x" in text for text in view.warnings(found))
     log = (found.folder / "log.txt").read_text()
     assert log.index("nothing here meets latency 0.01x") < log.index("no more trials")
     assert json.loads((found.folder / "summary.json").read_text())["fastest_within_bar"] is None

@@ -173,7 +173,7 @@ def test_best_is_the_cheapest_that_fits(run: Path) -> None:
 
 def test_best_says_what_cannot_be(run: Path) -> None:
     result = read(run)
-    with pytest.raises(UserError, match=r"no model of the front has latency_ratio <= 0\.001 \(the best left"):
+    with pytest.raises(UserError, match=r"no model of the front has latency_ratio <= 0\.001 \(the closest value"):
         result.best(latency_ratio=0.001)
     with pytest.raises(UserError, match="did you mean 'latency_ratio'"):
         result.best(latency_ration=0.5)

@@ -232,7 +232,7 @@ def _show(result: SearchResult, console: Console) -> None:
     for sentence in (view.interruption(result), view.headline(result), view.fastest(result)):
         if sentence:
             console.print(sentence, markup=False, highlight=False)
-    if told := datafree.images_told(result):
+    if told := datafree.images_text(result):
         console.print(told, markup=False, highlight=False)
     page = result.folder / "report.html"
     if page.exists():

@@ -1,4 +1,4 @@
-"""The traced graph of a model, and the facts about its layers that methods ask for."""
+"""The traced graph of a model, and facts about its layers."""
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
 from autocompress.graph.facts import LayerFacts, NetworkFacts, facts

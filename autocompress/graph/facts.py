@@ -1,4 +1,4 @@
-"""Facts about a network's layers: shapes, costs, and who reads whose channels."""
+"""Facts about the layers of a network: shapes, costs, and readers of their channels."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from autocompress.graph.walk import Readers, reaches_image
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """One layer as the network uses it. Shapes are those of a batch of 1.
+    """Facts about one layer in a network. Shapes are for a batch of 1.
 
     Attributes:
         name: module path in the original model.
         kind: "conv", "linear", or the class name of a custom leaf.
         in_channels, out_channels: channels, or features of a linear layer; 0 where a custom leaf
-        has none. kernel_size, stride: (height, width); (1, 1) for a linear layer.
+            has none.
+        kernel_size, stride: (height, width); (1, 1) for a linear layer.
         groups: of a convolution.
         input_shape, output_shape: of its tensors.
-        macs: multiply-adds for one image, summed over its calls; 0 for a custom leaf, which counts
-            its own operators.
-        params: its parameters.
+        macs: multiply-adds per image, summed over its calls; 0 for a custom leaf, which counts its
+            operators itself.
+        params: number of its parameters.
         norm: module path of the batch normalisation directly behind it.
         activation: lower-case name of the activation directly behind it, or behind its norm.
-        in_gate: whatever it computes ends as the factor of a multiplication (squeeze and excite).
+        in_gate: its output is only used as a factor of a multiplication (squeeze and excite).
         enters_add: its output is an operand of a residual addition.
-        is_input: it reads the image. is_output: it gives the logits.
+        is_input: it reads the image.
+        is_output: it outputs the logits.
         consumers: layers that read its channels one to one, through norm, activation, pooling and
             dropout only.
         private: every reader is such a consumer with dense weights, so that a permutation of the
-            output channels can be folded into the consumers' weights (and the norm's).
+            output channels can be folded into the weights of consumers and norm.
     """
 
     name: str
@@ -64,13 +66,13 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """What is known of a network.
+    """Facts about a network.
 
     Attributes:
-        layers: by module path, in the order in which they run.
-        graph: the traced module, with shapes in ``node.meta``; a copy of the model's.
+        layers: by module path, in the order of execution.
+        graph: the traced module, with shapes in ``node.meta``; a copy of the model.
         params: all parameters of the model.
-        other_macs: multiply-adds outside layers (attention's products).
+        other_macs: multiply-adds outside layers (products in attention).
     """
 
     layers: dict[str, LayerFacts]
@@ -90,7 +92,7 @@ def facts(model: nn.Module, input_size: tuple[int, int, int], leaves: tuple[type
     Args:
         model: a float model; it is not changed.
         input_size: (channels, height, width).
-        leaves: layer types that are kept as one node and listed as layers of their own kind.
+        leaves: layer types that stay one node and are listed as layers.
 
     Raises:
         UntraceableModel: if it cannot be traced, or does not take such images.
@@ -144,7 +146,7 @@ def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:
 def layer_macs(layer: nn.Module, output_shape: tuple[int, ...]) -> int:
     """Multiply-adds of one call of a convolution or linear layer; 0 for others.
 
-    Any module with such attributes counts.
+    Any module with the same attributes counts.
     """
     if not output_shape:
         return 0

@@ -1,4 +1,4 @@
-"""What a graph node does, whether written as a module, a function or a tensor method."""
+"""The kind of a graph node, equal for modules, functions and tensor methods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NORM_TYPES: tuple[type[nn.Module], ...] = (
     BatchNormAct2d,
     FrozenBatchNormAct2d,
 )
-"""Batch normalisations: per channel, an affine function in eval mode."""
+"""Batch normalisations: in eval mode an affine function per channel."""
 
 _MODULES: dict[type[nn.Module], str] = {
     nn.Conv2d: "conv",
@@ -99,9 +99,7 @@ LAYERS = frozenset({"conv", "linear"})
 """Operators with weights."""
 
 UNARY = frozenset({"norm", "activation", "sigmoid", "identity", "dropout", "max_pool", "average_pool", "global_pool"})
-"""Operators that treat each channel by itself, and all by the same rule up to a factor and an
-offset a channel.
-"""
+"""Operators that act on each channel separately and equally, up to a factor and an offset."""
 
 
 def module_of(node: fx.Node) -> nn.Module | None:
@@ -114,10 +112,9 @@ def module_of(node: fx.Node) -> nn.Module | None:
 
 
 def kind(node: fx.Node) -> str:
-    """One word for what ``node`` does; ``"other"`` for what this table does not know.
+    """The kind of ``node`` as one word; ``"other"`` for unknown operators.
 
-    "conv" and "linear" are torch's own layers with their own forward: a subclass that changes it is
-    "other".
+    "conv" and "linear" are torch's layers. A subclass with another forward is "other".
     """
     if node.op in ("placeholder", "output", "get_attr"):
         return {"placeholder": "input", "output": "output", "get_attr": "parameter"}[node.op]
@@ -168,13 +165,13 @@ def is_spatial_mean(node: fx.Node) -> bool:
 
 
 def rank(node: fx.Node) -> int | None:
-    """Number of dimensions of the node's tensor where shapes were propagated, else None."""
+    """Number of dimensions of the tensor of a node; None where shapes were not propagated."""
     shape = shape_of(node)
     return None if shape is None else len(shape)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """Shape of the node's tensor where shapes were propagated, else None."""
+    """Shape of the tensor of a node; None where shapes were not propagated."""
     shape: tuple[int, ...] | None = node.meta.get("shape")
     return shape
 
@@ -189,7 +186,7 @@ def activation_name(node: fx.Node) -> str:
 
 
 def pads_zeros(node: fx.Node) -> bool:
-    """Whether ``node`` puts zeros around its input and does nothing else."""
+    """Whether ``node`` only pads its input with zeros."""
     if kind(node) != "pad":
         return False
     if node.op == "call_module":  # nn.ZeroPad2d

@@ -1,4 +1,4 @@
-"""Running a traced network from any node on: what many variants of it share is computed once."""
+"""Runs a traced network from any node on, so that variants share the computation before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import fx
 
 
 class PartialRunner(fx.Interpreter):
-    """Runs a network over some batches, from any node on."""
+    """Runs a network for some batches, from any node on."""
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network, garbage_collect_values=False)
@@ -31,14 +31,14 @@ class PartialRunner(fx.Interpreter):
 
     @torch.no_grad()
     def answers(self, batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The outputs for ``batches``; :meth:`rest` then goes on with these batches."""
+        """The outputs for ``batches``; :meth:`rest` then uses these batches."""
         self._batches, self._start = list(batches), 0
         self._begun = [self._input(batch) for batch in self._batches]
         return self.rest()
 
     @torch.no_grad()
     def advance(self, start: int) -> None:
-        """Keeps what the nodes in front of ``start`` give, as the network is now."""
+        """Stores the values of the nodes before ``start``, computed with the present network."""
         if start < self._start:
             self._start, self._begun = 0, [self._input(batch) for batch in self._batches]
         self._begun = [self._run(values, self._start, start) for values in self._begun]
@@ -46,12 +46,12 @@ class PartialRunner(fx.Interpreter):
 
     @torch.no_grad()
     def rest(self) -> list[torch.Tensor]:
-        """The outputs, from where :meth:`advance` stopped, as the network is now."""
+        """The outputs, computed with the present network from where :meth:`advance` stopped."""
         end = self._nodes[-1]
         return [self._run(values, self._start, len(self._nodes), keep=end)[end] for values in self._begun]
 
     def _input(self, batch: torch.Tensor) -> dict[fx.Node, Any]:
-        """The batch for the first argument; others (timm's ``attn_mask``) have their default."""
+        """The batch as the first argument; others (timm's ``attn_mask``) have their default."""
         first, *others = (node for node in self._nodes if node.op == "placeholder")
         return {first: batch, **{node: node.args[0] if node.args else None for node in others}}
 

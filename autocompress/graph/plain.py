@@ -1,7 +1,4 @@
-"""timm's convolutions with a forward of their own, replaced by padding and a plain layer.
-
-Both compute the same in eval mode.
-"""
+"""Replaces special convolutions of timm by padding and a plain layer, equal in eval mode."""
 
 from __future__ import annotations
 
@@ -21,14 +18,13 @@ _STANDARDISED = (StdConv2d, StdConv2dSame, *_SCALED)
 def plain_convolutions(module: fx.GraphModule) -> None:
     """Rewrites ``module`` in place; layers keep their names, and outputs are exactly the same.
 
-    - ``Conv2dSame``: TensorFlow's padding, which depends on the image's size and may be uneven,
+    - ``Conv2dSame``: TensorFlow's padding, which depends on the image size and may be uneven,
       becomes a node of its own (:func:`timm.layers.padding.pad_same`) in front of a plain
       convolution.
     - ``StdConv2d``, ``ScaledStdConv2d`` and their "same" forms: the standardised weight
-      (arXiv:1903.10520, arXiv:2101.08692) is a constant while nothing trains, and becomes the
-      weight.
+      (arXiv:1903.10520, arXiv:2101.08692) is a constant without training, and becomes the weight.
 
-    Types derived from these stay, since nobody knows what they compute.
+    Subclasses of these are not changed, because their computation is unknown.
     """
     pads: dict[str, bool] = {}
     for node in list(module.graph.nodes):

@@ -11,17 +11,17 @@ from autocompress.graph.trace import UntraceableModel, evaluating
 
 
 def blank_images(model: nn.Module, input_size: tuple[int, int, int], batch: int = 1) -> torch.Tensor:
-    """Zeros ``(batch, *input_size)`` of the type and on the device of the model's floats."""
+    """Zeros ``(batch, *input_size)`` with the dtype and device of the parameters of the model."""
     tensors = (tensor for tensor in [*model.parameters(), *model.buffers()] if tensor.is_floating_point())
     some = next(tensors, torch.zeros(()))
     return torch.zeros((batch, *input_size), dtype=some.dtype, device=some.device)
 
 
 class _Shapes(fx.Interpreter):
-    """Leaves the shape of each tensor in ``node.meta["shape"]``.
+    """Stores the shape of each tensor in ``node.meta["shape"]``.
 
-    torch's own ``ShapeProp`` does so too, but imports the symbols of torch's compiler for it, which
-    takes a second, and prints a traceback where a node cannot be run.
+    torch's ``ShapeProp`` does this too, but it imports parts of torch's compiler, which takes a
+    second, and prints a traceback if a node cannot be run.
     """
 
     def run_node(self, n: fx.Node) -> Any:
@@ -32,7 +32,7 @@ class _Shapes(fx.Interpreter):
 
 
 def propagate_shapes(module: fx.GraphModule, input_size: tuple[int, int, int]) -> None:
-    """Runs ``module`` once on a blank image, and leaves shapes in ``node.meta["shape"]``.
+    """Runs ``module`` once on a blank image, and stores shapes in ``node.meta["shape"]``.
 
     Raises:
         UntraceableModel: if the model does not take images of ``input_size``.
@@ -41,6 +41,6 @@ def propagate_shapes(module: fx.GraphModule, input_size: tuple[int, int, int]) -
     with evaluating(module):
         try:
             _Shapes(module).run(images)
-        except Exception as error:  # whatever a foreign forward raises
+        except Exception as error:  # a forward function may raise any type
             reason = str(error).split("\n")[0]
             raise UntraceableModel(type(module).__name__, f"with images of {input_size}: {reason}") from error

@@ -1,4 +1,4 @@
-"""From a model to its graph: torch.fx with timm's registry of what must not be traced through."""
+"""Traces a model with torch.fx and timm's registry of leaf modules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import fx, nn
 
 
 class UntraceableModel(Exception):
-    """The model's forward cannot be written as one static graph; ``reason`` says why."""
+    """The forward of the model is not one static graph; ``reason`` is the cause."""
 
     def __init__(self, model: str, reason: str) -> None:
         super().__init__(f"{model} cannot be traced: {reason}")
@@ -22,7 +22,7 @@ class UntraceableModel(Exception):
 
 
 class _Tracer(fx.Tracer):
-    """Traces through all but torch.nn's layers, timm's registered ones and ``leaves``."""
+    """A tracer with torch.nn's layers, timm's registered modules and ``leaves`` as leaves."""
 
     def __init__(self, leaves: tuple[type, ...]) -> None:
         super().__init__(autowrap_modules=(math,), autowrap_functions=tuple(get_notrace_functions()))
@@ -40,7 +40,7 @@ _ALONE = threading.RLock()
 
 @contextmanager
 def without_tracing() -> Iterator[None]:
-    """No other thread traces meanwhile: for a thread that runs networks beside others.
+    """Keeps other threads from tracing, for a thread that runs networks in parallel.
 
     See :func:`let_trace`.
     """
@@ -49,20 +49,20 @@ def without_tracing() -> Iterator[None]:
 
 
 def let_trace() -> None:
-    """Within :func:`without_tracing`: lets a thread trace that waits for it."""
+    """Within :func:`without_tracing`: lets a waiting thread trace."""
     _ALONE.release()
     time.sleep(0.001)
     _ALONE.acquire()
 
 
 def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
-    """Traces ``model`` in the mode (train or eval) that it is in.
+    """Traces ``model`` in its present mode (train or eval).
 
     The graph module shares layers and parameters with ``model``, under the same names.
 
     Args:
         model: any timm backbone, or a module that torch.fx can trace.
-        leaves: further layer types to keep as one node each.
+        leaves: further layer types that stay one node.
 
     Raises:
         UntraceableModel: if the forward pass depends on values (data-dependent control flow), with
@@ -72,7 +72,7 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
     try:
         with _ALONE:
             graph = tracer.trace(model)
-    except Exception as error:  # whatever a foreign forward raises on proxies
+    except Exception as error:  # a forward function may raise any type for proxies
         raise UntraceableModel(type(model).__name__, f"{type(error).__name__}: {error}") from error
     module = fx.GraphModule(tracer.root, graph, type(model).__name__)
     module.train(model.training)
@@ -81,7 +81,7 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Sets ``model`` to eval mode without gradients, and restores its modules' modes after."""
+    """Sets ``model`` to eval mode without gradients, and restores the modes afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

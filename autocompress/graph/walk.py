@@ -1,4 +1,4 @@
-"""Walks from a layer's output to whoever reads its channels."""
+"""Follows the output of a layer to the readers of its channels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _GATES = frozenset({"sigmoid", "hardsigmoid", "tanh", "softmax"})
 
 @dataclass
 class Read:
-    """Who reads the channels of a value.
+    """The readers of the channels of a value.
 
     Attributes:
         layers: convolutions and linear layers that read them one to one.
         enters_add: some path ends in an addition of two tensors.
-        is_output: some path ends in the network's output.
-        other: some path ends anywhere else.
+        is_output: some path ends in the output of the network.
+        other: some path ends elsewhere.
     """
 
     layers: list[fx.Node] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Read:
 
 
 class Readers:
-    """Answers questions about what stands behind the nodes of a traced module with shapes."""
+    """Finds the readers of the nodes of a traced module with shapes."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         self._calls: dict[object, int] = {}
@@ -45,7 +45,7 @@ class Readers:
                 self._calls[node.target] = self._calls.get(node.target, 0) + 1
 
     def of(self, node: fx.Node) -> Read:
-        """Follows every path from ``node`` through what treats each channel by itself."""
+        """Follows all paths from ``node`` through operators that act on each channel separately."""
         read = Read()
         self._follow(node, shape_of(node), read)
         return read
@@ -55,7 +55,7 @@ class Readers:
             what = kind(user)
             if what in LAYERS and user.args[0] is node:
                 read.layers.append(user)
-                read.other |= self._calls[user.target] > 1  # shared weights serve another input too
+                read.other |= self._calls[user.target] > 1  # shared weights read another input too
             elif what == "add":
                 read.enters_add |= len(user.all_input_nodes) > 1
                 read.other |= len(user.all_input_nodes) == 1
@@ -67,16 +67,14 @@ class Readers:
                 read.other = True
 
     def norm_behind(self, node: fx.Node) -> fx.Node | None:
-        """The batch normalisation that alone reads ``node``."""
+        """The batch normalisation that is the only reader of ``node``."""
         if len(node.users) != 1:
             return None
         user = next(iter(node.users))
         return user if kind(user) == "norm" else None
 
     def in_gate(self, node: fx.Node) -> bool:
-        """Every path from ``node`` runs through a squashing function into a product, perhaps
-        through further layers.
-        """
+        """Whether ``node`` only reaches products, through a squashing function and maybe layers."""
         return bool(node.users) and all(self._gates(user, node, squashed=False) for user in node.users)
 
     def _gates(self, user: fx.Node, source: fx.Node, squashed: bool) -> bool:
@@ -94,15 +92,13 @@ def _squashes(node: fx.Node) -> bool:
 
 
 def _derives_from(product: fx.Node, factor: fx.Node) -> bool:
-    """Whether ``factor`` was made of the other operand by one activation: ``x * sigmoid(x)`` is no
-    gate.
-    """
+    """Whether ``factor`` is one activation of the other operand: ``x * sigmoid(x)`` is no gate."""
     others = [node for node in product.all_input_nodes if node is not factor]
     return any(kind(factor) in ("activation", "sigmoid") and other in factor.all_input_nodes for other in others)
 
 
 def _keeps_channels(user: fx.Node, source: fx.Node) -> bool:
-    """A flatten of ``(N, C, 1, 1)`` to ``(N, C)``."""
+    """Whether ``user`` flattens ``(N, C, 1, 1)`` to ``(N, C)``."""
     before, after = shape_of(source), shape_of(user)
     if kind(user) != "reshape" or user.args[0] is not source or not before or not after or len(before) < 2:
         return False
@@ -110,7 +106,7 @@ def _keeps_channels(user: fx.Node, source: fx.Node) -> bool:
 
 
 def _asks_shape(node: fx.Node) -> bool:
-    """``x.shape``, ``x.size()``: no reader of values. Assertions neither."""
+    """Whether the node reads only the shape (``x.shape``, ``x.size()``) or is an assertion."""
     if node.op == "call_method":
         return node.target in ("size", "dim")
     if node.op == "call_function":
@@ -119,7 +115,7 @@ def _asks_shape(node: fx.Node) -> bool:
 
 
 def reaches_image(node: fx.Node) -> bool:
-    """Whether ``node`` is the network's input, or only changes its channels one by one."""
+    """Whether ``node`` is the input of the network, or changes only single channels of it."""
     while node.op != "placeholder":
         sources = node.all_input_nodes
         if kind(node) not in (*UNARY, "pad") or len(sources) != 1:

@@ -1,10 +1,12 @@
-"""Weights refitted without training, from second moments of layer inputs (docs/repair.md).
+"""Refits weights without training, from second moments of layer inputs (docs/repair.md).
 
-:mod:`.columns` unfolds a layer's input, :mod:`.moments` gathers its mean and covariance over
-calibration images, :mod:`.refit` solves for the weights that make up for lost columns,
-:mod:`.oneshot` and :mod:`.sequential` repair whole networks, :mod:`.elimination` orders channels by
-the error that a refit leaves, and :mod:`.curves` gives that error at every width.
-:mod:`.rescaling` mends moments on images that are not like the data.
+- :mod:`.columns` unfolds the input of a layer.
+- :mod:`.moments` computes mean and covariance of the columns over calibration images.
+- :mod:`.refit` solves for weights that compensate for removed columns.
+- :mod:`.oneshot` and :mod:`.sequential` repair whole networks.
+- :mod:`.elimination` orders channels by the error after a refit.
+- :mod:`.curves` computes that error for every width.
+- :mod:`.rescaling` corrects moments on images that differ from the data.
 """
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time

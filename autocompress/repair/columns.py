@@ -1,4 +1,4 @@
-"""The input of a layer as columns: what its weight matrix is multiplied with."""
+"""Unfolds the input of a layer into the columns that its weight matrix multiplies (im2col)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional
 
 POSITIONS = 16
-"""Output positions that are drawn from one image. More add little: neighbours are alike."""
+"""Output positions that are drawn per image. More add little, because neighbours are similar."""
 STANDARDISING = (StdConv2d, ScaledStdConv2d)
 
 
 class _Axis(NamedTuple):
-    """A convolution along one axis: pixels, padding before and after, and how it steps."""
+    """A convolution along one axis: size, padding before and after, kernel, stride, dilation."""
 
     extent: int
     before: int
@@ -31,8 +31,8 @@ class _Axis(NamedTuple):
 def has_columns(layer: nn.Module) -> bool:
     """Whether the output of ``layer`` is its weight matrix times columns of its input.
 
-    True of linear layers and of convolutions with zero padding. Convolutions that standardise
-    their weights are left out: a refit would have to undo the standardisation.
+    This is true for linear layers and for convolutions with zero padding. It is false for
+    convolutions with weight standardisation, because a refit would have to invert it.
     """
     if isinstance(layer, nn.Linear):
         return True
@@ -41,7 +41,7 @@ def has_columns(layer: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Columns:
-    """How the input of one layer unfolds (im2col).
+    """The unfolding of the input of one layer (im2col).
 
     A convolution of ``g`` groups has a weight matrix ``[out / g, in / g * taps]`` for each group. A
     linear layer has one group and one tap.
@@ -49,8 +49,8 @@ class Columns:
     Attributes:
         groups: number of groups.
         inputs: input channels (or features) of one group.
-        taps: (row, column) of each kernel tap that meets a pixel at some position. A tap that only
-            ever meets padding reads zeros, so its weight means nothing and it has no column.
+        taps: (row, column) of each kernel tap that reads a pixel at some position. A tap that only
+            reads padding has no effect, and no column.
         kernel: (height, width) of the whole kernel.
     """
 
@@ -64,7 +64,7 @@ class Columns:
         """Columns of ``layer`` for inputs of ``size`` (shape without the batch axis).
 
         Raises:
-            TypeError: if :func:`has_columns` says no.
+            TypeError: if :func:`has_columns` is False.
         """
         if isinstance(layer, nn.Linear):
             return cls(groups=1, inputs=layer.in_features)
@@ -78,7 +78,7 @@ class Columns:
 
     @property
     def width(self) -> int:
-        """Columns of one group."""
+        """Number of columns of one group."""
         return self.inputs * len(self.taps)
 
     def weight(self, layer: nn.Module) -> torch.Tensor:
@@ -90,7 +90,7 @@ class Columns:
         return full[..., rows, places].flatten(2)
 
     def write(self, layer: nn.Module, matrix: torch.Tensor) -> None:
-        """Puts ``matrix`` (as :meth:`weight` gives it) back; weights of dead taps stay."""
+        """Writes ``matrix`` (as from :meth:`weight`) to the layer; weights of dead taps stay."""
         weight = layer.weight
         assert isinstance(weight, torch.Tensor)
         rows, places = self._taps(weight.device)
@@ -116,20 +116,20 @@ class Columns:
         positions: int | None = POSITIONS,
         first: int = 0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Columns of a batch at drawn output positions; the positions are drawn before unfolding.
+        """Columns of a batch at random output positions, drawn before unfolding.
 
         Args:
             layer: the layer itself.
             x: its input, ``[N, C, H, W]`` for a convolution, ``[N, ..., features]`` for a linear
                 layer.
             generator: on the CPU.
-            positions: most positions of one image; None for all of them.
-            first: so many first positions of a token layer (class and register tokens) are always
-                among those drawn.
+            positions: most positions per image; None for all.
+            first: number of first positions of a token layer (class and register tokens) that are
+                always drawn.
 
         Returns:
-            Columns ``[groups, samples, width]`` in x's dtype, and for each sample the index of its
-            output position, ``[N, samples / N]``.
+            Columns ``[groups, samples, width]`` in the dtype of x, and the index of the output
+            position of each sample, ``[N, samples / N]``.
         """
         if isinstance(layer, nn.Linear):
             flat = x.reshape(x.shape[0], -1, x.shape[-1])
@@ -172,16 +172,16 @@ def _axis(layer: nn.Conv2d, axis: int, extent: int) -> _Axis:
 
 
 def _live(axis: _Axis, size: int) -> list[int]:
-    """Kernel rows (or places in a row) that meet a pixel for some output."""
+    """Kernel taps along one axis that read a pixel for some output."""
     starts = range(-axis.before, -axis.before + axis.outputs * axis.stride, axis.stride)
     return [tap for tap in range(size) if any(0 <= start + tap * axis.dilation < axis.extent for start in starts)]
 
 
 def _draw(images: int, available: int, most: int | None, generator: torch.Generator, first: int) -> torch.Tensor:
-    """Positions for each image, without repetition, ``[images, min(most, available)]``."""
+    """Positions for each image, without repetition: ``[images, min(most, available)]``."""
     if most is None or available <= most:
         return torch.arange(available).expand(images, -1)
     first = min(first, most)
     keys = torch.rand((images, available), generator=generator)
-    keys[:, :first] = -1  # the smallest keys are taken
+    keys[:, :first] = -1  # the smallest keys are drawn
     return keys.argsort(1)[:, :most]

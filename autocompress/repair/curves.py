@@ -1,4 +1,4 @@
-"""The error of every width of a coupling after a refit, for any order of its channels."""
+"""Error of every width of a coupling after a refit, for any order of its channels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def curve(
     order: Sequence[int],
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Error of one consumer after each prefix of ``order`` is removed and the rest refitted.
+    """Error of one consumer for each prefix of ``order`` that is removed before a refit.
 
-    With the columns in the order in which they stay longest and G + lambda s I = L L^T, the columns
-    R that go last in that order leave the error ||W_R L_RR||^2, since L_RR L_RR^T is their Schur
-    complement. The ridge term is part of it. So one Cholesky factor gives every width.
+    Sort the columns so that those removed first are last, and let G + lambda s I = L L^T. Removing
+    the last columns R gives the error ||W_R L_RR||^2, because L_RR L_RR^T is their Schur
+    complement. The ridge term is included. So one Cholesky factor gives the error of all widths.
 
     Args:
         matrix: W, float64 ``[groups, outputs, width]``.
-        moments: of the consumer's input.
-        index: the consumer's input channels for each channel of the coupling.
-        order: permutation of the coupling's channels, least needed first.
-        weights: what each output matters, ``[groups, outputs]``; None for 1.
+        moments: of the input of the consumer.
+        index: the input channels of the consumer for each channel of the coupling.
+        order: permutation of the channels of the coupling, least needed first.
+        weights: importance of each output, ``[groups, outputs]``; None for 1.
 
     Returns:
         float64 ``[channels + 1]``: entry r is the error, summed over outputs, with the first r

@@ -1,13 +1,15 @@
-"""The order in which a coupling loses its channels, by the error that a refit leaves: backward
-elimination with the Optimal Brain Surgeon's update (Hassibi and Stork, NIPS 1992), a channel at a
-time as in Optimal Brain Compression (Frantar and Alistarh, NeurIPS 2022, arXiv 2208.11580).
+"""Order of removal of the channels of a coupling, by the error after a refit.
 
-With H = (G + lambda s I)^-1 over the columns of a consumer with weights W, removing the columns c
-of a channel and refitting the others costs
+This is backward elimination with the update of the Optimal Brain Surgeon (Hassibi and Stork, NIPS
+1992), channel by channel as in Optimal Brain Compression (Frantar and Alistarh, NeurIPS 2022, arXiv
+2208.11580).
+
+Let H = (G + lambda s I)^-1 over the columns of a consumer with weights W. Removing the columns c of
+a channel and refitting the others adds the error
 
     err(c) = tr(W_c H_cc^-1 W_c^T)                        (1)
 
-and afterwards
+and changes W and H to
 
     W <- W - W_c H_cc^-1 H_c:                             (2)
     H <- H - H_:c H_cc^-1 H_c:                            (3)
@@ -23,16 +25,15 @@ import torch
 from autocompress.repair.moments import Moments, factor
 
 STEPS = 32
-"""Channels are removed in chunks of C / STEPS: one at a time gives nearly the same order, slower.
-"""
+"""Channels are removed in chunks of C / STEPS, which is faster and gives almost the same order."""
 
 
 @dataclass
 class Reader:
-    """One group of one consumer, as the elimination sees it.
+    """The data of one group of one consumer for the elimination.
 
     Attributes:
-        weight: W over the coupling's columns, ``[outputs, n]``; rows weighted by what they matter.
+        weight: W over the columns of the coupling, ``[outputs, n]``; rows are scaled by importance.
         inverse: H over the same columns, ``[n, n]``.
         columns: for each channel of the coupling that this group reads, its columns among the n.
     """
@@ -42,7 +43,7 @@ class Reader:
     columns: dict[int, torch.Tensor]
 
     def costs(self) -> dict[int, float]:
-        """Equation (1) for every channel that is left."""
+        """Equation (1) for every remaining channel."""
         found: dict[int, float] = {}
         by_size: dict[int, list[int]] = {}
         for channel, columns in self.columns.items():
@@ -59,7 +60,7 @@ class Reader:
         return found
 
     def remove(self, channels: Sequence[int]) -> float:
-        """Equations (2) and (3) for several channels at once; returns what that costs."""
+        """Equations (2) and (3) for several channels at once; returns the error that they add."""
         mine = [self.columns.pop(channel) for channel in channels if channel in self.columns]
         gone = torch.cat(mine) if mine else torch.empty(0, dtype=torch.int64)
         if not len(gone):
@@ -79,9 +80,7 @@ class Reader:
 
 
 def inverses(moments: Moments) -> list[torch.Tensor]:
-    """H of each group, float64 ``[width, width]``: one inverse serves all couplings that a layer
-    reads.
-    """
+    """H of each group, float64 ``[width, width]``, for all couplings that the layer reads."""
     return [_inverse(moments, group) for group in range(moments.columns.groups)]
 
 
@@ -96,16 +95,15 @@ def readers(
     weights: torch.Tensor | None = None,
     inverted: Sequence[torch.Tensor] | None = None,
 ) -> list[Reader]:
-    """A consumer as the elimination sees it: a reader for each of its groups that reads the
-    coupling.
+    """The readers of a consumer: one for each of its groups that reads the coupling.
 
     Args:
         matrix: W, float64 ``[groups, outputs, width]``.
-        moments: of the consumer's input.
-        index: the consumer's input channels for each channel of the coupling.
-        weights: what each output matters, ``[groups, outputs]`` (for example gamma / sigma of the
-            norm behind it, squared). The rows of W are scaled by its square root.
-        inverted: :func:`inverses` of the moments, where they are known already.
+        moments: of the input of the consumer.
+        index: the input channels of the consumer for each channel of the coupling.
+        weights: importance of each output, ``[groups, outputs]``, for example the square of gamma /
+            sigma of the norm behind it. Rows of W are scaled by the square root.
+        inverted: :func:`inverses` of the moments, where they are known.
     """
     scaled = matrix if weights is None else matrix * weights.sqrt()[:, :, None]
     columns = [moments.columns.of_inputs(inputs) for inputs in index]
@@ -136,18 +134,18 @@ def eliminate(
     blocks: Sequence[Sequence[int]],
     steps: int = STEPS,
 ) -> list[int]:
-    """All channels of a coupling, the least needed first.
+    """All channels of a coupling, least needed first.
 
     Args:
-        channels: how many there are.
-        consumers: readers by consumer; they are used up.
-        scales: what the errors of each consumer are divided by.
-        blocks: partition of the channels; each chunk takes the same share of every block.
+        channels: number of channels.
+        consumers: readers by consumer; they are changed.
+        scales: divisors of the errors of each consumer.
+        blocks: partition of the channels; each chunk has the same share of every block.
         steps: number of chunks.
 
     Returns:
         A permutation of ``range(channels)``. Channels of different blocks alternate, so that every
-        prefix takes equally from blocks of one size.
+        prefix has the same share of blocks of equal size.
     """
     left = [list(block) for block in blocks]
     order: list[int] = []

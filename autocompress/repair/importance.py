@@ -1,4 +1,4 @@
-"""What each output of a layer matters to the network: the energy of the loss's gradient there."""
+"""Importance of each output of a layer: the energy of the gradient of the loss there."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ def gradient_energy(
     seed: int = 0,
     pause: Callable[[], None] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """E[sum over positions of (d log p(y) / d output)^2], with labels y drawn from the model's own
-    p.
+    """E[sum over positions of (d log p(y) / d output)^2], with labels y drawn from the model.
 
-    This is the diagonal of the Fisher information with respect to the layer's outputs. Half of it
-    times a squared change of an output approximates the KL divergence that the change causes.
+    This is the diagonal of the Fisher information with respect to the outputs of the layer. Half of
+    it times a squared change of an output approximates the KL divergence of that change.
 
     Args:
         model: classifier, on any device; it is not changed.
         layers: module paths of convolutions and linear layers.
-        batches: gives the images anew, on the model's device.
-        seed: of the drawn labels.
+        batches: returns the images, on the device of the model, at each call.
+        seed: for drawing labels.
         pause: called between batches.
 
     Returns:
-        float64 ``[outputs]`` by layer; zeros for a layer that never ran.
+        float64 ``[outputs]`` by layer; zeros for a layer that did not run.
     """
     generator = torch.Generator().manual_seed(seed)
     energies: dict[str, torch.Tensor] = {}
@@ -45,12 +44,12 @@ def gradient_energy(
             energies[name] = torch.zeros(len(layer.weight), dtype=torch.float64)  # type: ignore[arg-type]
             stack.callback(layer.register_forward_hook(_watching(energies[name])).remove)
         for batch in batches():
-            images_in = batch.detach().requires_grad_()  # so that gradients reach frozen layers too
+            images_in = batch.detach().requires_grad_()  # so that there are gradients at frozen layers too
             logits = model(images_in).float()
             chances = logits.detach().softmax(1).cpu()
             labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
             loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-            torch.autograd.grad(loss, images_in)  # leaves no gradient in any parameter
+            torch.autograd.grad(loss, images_in)  # adds no gradient to parameters
             images += len(batch)
             if pause is not None:
                 pause()

@@ -1,4 +1,4 @@
-"""Second moments of layer inputs over calibration images: what every refit and order is made of."""
+"""Second moments of layer inputs over calibration images, for refits and orders of channels."""
 
 from __future__ import annotations
 
@@ -17,32 +17,30 @@ from autocompress.graph import evaluating
 from autocompress.repair.columns import POSITIONS, Columns
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Strengths of the ridge term that are tried, relative to the mean diagonal of G."""
+"""Candidates for the strength of the ridge term, relative to the mean diagonal of G."""
 DEFAULT_RIDGE = 1e-2
 MOST_COLUMNS = 8192
-"""Wider layers keep their samples instead of G: the dual form of the same equations."""
+"""Layers with more columns store samples instead of G: the dual form of the same equations."""
 NOTHING = 1e-30
-"""A mean diagonal of G below this means that the input is constant."""
+"""An input with a mean diagonal of G below this counts as constant."""
 MEMORY_BYTES = 1_500_000_000
-"""Matrices that are gathered in one pass over the images.
-
-A network that needs more takes more passes.
-"""
+"""Memory for matrices in one pass over the images; larger networks need more passes."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """First and second moments of the columns x of one layer's input, for each of its groups.
+    """First and second moments of the columns x of the input of one layer, for each group.
 
     Attributes:
-        columns: how the layer's input unfolds.
+        columns: the unfolding of the input.
         count: number of samples.
         mean: a = E[x], float64 ``[groups, width]``.
         covariance: G = E[(x - a)(x - a)^T], float64 ``[groups, width, width]``; None in the dual
             form.
         samples: x - a, float32 ``[groups, count, width]``, in the dual form; else None.
         ridge: lambda of this layer, chosen on held-out samples; relative to the mean diagonal of G.
-        rescaled: images did not show the inputs as the data did (:mod:`.rescaling`).
+        rescaled: moments were corrected, because the images differ from the data
+            (:mod:`.rescaling`).
     """
 
     columns: Columns
@@ -87,7 +85,7 @@ class Moments:
         return (matrix @ self.samples.double().transpose(1, 2)).square().mean(2)
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and JSON for the store. G is kept in float32: rounding is far below any ridge."""
+        """Tensors and JSON for the store. G is float32: rounding is far below any ridge."""
         tensors = {"mean": self.mean}
         tensors |= {"covariance": self.covariance.float()} if self.covariance is not None else {}
         tensors |= {"samples": self.samples} if self.samples is not None else {}
@@ -105,7 +103,7 @@ class Moments:
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> Moments:
-        """The reverse of :meth:`state`."""
+        """Restores the result of :meth:`state`."""
         taps = tuple((int(row), int(place)) for row, place in record["taps"])
         kernel = (int(record["kernel"][0]), int(record["kernel"][1]))
         columns = Columns(int(record["groups"]), int(record["inputs"]), taps, kernel)
@@ -122,15 +120,16 @@ class Moments:
 
 
 def factor(system: torch.Tensor) -> torch.Tensor:
-    """Cholesky factor of G + lambda s I, batched; a singular matrix gets a stronger ridge, tenfold
-    until it can be factored.
+    """Cholesky factor of G + lambda s I, batched.
+
+    For a singular matrix, the ridge is multiplied by ten until the factorisation succeeds.
 
     Raises:
         ValueError: if the matrix holds NaN or infinite values.
     """
     lower, failed = torch.linalg.cholesky_ex(system)
-    # NaN fails the factorisation or spreads into the factor's diagonal: the whole matrix need not
-    # be looked at
+    # NaN makes the factorisation fail, or reaches the diagonal of the factor, so it is enough to
+    # check the diagonal.
     if not failed.any() and torch.isfinite(lower.diagonal(dim1=-2, dim2=-1)).all():
         return lower
     if not torch.isfinite(system).all():
@@ -145,14 +144,14 @@ def factor(system: torch.Tensor) -> torch.Tensor:
 
 
 def dual(columns: Columns, samples: Sequence[torch.Tensor]) -> Moments:
-    """Moments that keep their samples, float32 ``[groups, samples, width]`` each."""
+    """Moments in the dual form, from samples, float32 ``[groups, samples, width]`` each."""
     both = torch.cat(list(samples), 1)
     mean = both.mean(1, dtype=torch.float64)
     return Moments(columns, both.shape[1], mean, None, both - mean[:, None].float())
 
 
 class Sums:
-    """Sums over samples, taken about a fixed shift so that nothing cancels."""
+    """Sums over samples minus a fixed shift, which avoids cancellation."""
 
     def __init__(self, shift: torch.Tensor) -> None:
         groups, width = shift.shape
@@ -176,7 +175,7 @@ class Sums:
         return both
 
     def moments(self, columns: Columns, ridge: float = DEFAULT_RIDGE) -> Moments:
-        """a and G of what was added."""
+        """a and G of all samples."""
         offset = self.first / self.count
         covariance = self.second / self.count
         covariance.baddbmm_(offset[:, :, None], offset[:, None, :], alpha=-1)
@@ -184,8 +183,9 @@ class Sums:
 
 
 class _Gathering:
-    """What one layer has seen: sums over two halves of the images, or the samples themselves as
-    long as they are fewer than the columns.
+    """Sums of one layer over two halves of the images, or samples while there are few of them.
+
+    Samples are stored while they are fewer than the columns.
     """
 
     def __init__(self, name: str, columns: Columns, generator: torch.Generator) -> None:
@@ -195,7 +195,7 @@ class _Gathering:
         self._samples: list[tuple[int, torch.Tensor]] = []
 
     def add(self, samples: torch.Tensor, half: int) -> None:
-        """Samples ``[groups, samples, width]`` of one call of the layer, of half 0 or 1."""
+        """Adds samples ``[groups, samples, width]`` of one call of the layer to half 0 or 1."""
         if not torch.isfinite(samples).all():
             raise ValueError(f"the input of {self.name} holds NaN or infinite values")
         if self._halves:
@@ -212,7 +212,7 @@ class _Gathering:
         self._samples.clear()
 
     def moments(self, choose_ridge: Callable[[Moments, Moments, Moments], float]) -> Moments:
-        """Moments over all images, with the ridge that serves held-out images best."""
+        """Moments over all images, with the ridge that is best on held-out images."""
         if self._samples:
             halves = [[known for of, known in self._samples if of == half] for half in (0, 1)]
             whole = dual(self.columns, [*halves[0], *halves[1]])
@@ -238,17 +238,17 @@ def gather(
 
     Args:
         model: on any device; it is not changed.
-        layers: module paths of layers that :func:`columns.has_columns`.
-        batches: gives the images anew, ``[N, C, H, W]`` on the model's device, each time it is
-            called: a network whose matrices exceed ``MEMORY_BYTES`` takes several passes.
-        seed: of the drawn positions.
-        positions: most output positions of one image.
-        choose_ridge: given the layer and its moments over all images, the first half and the second
-            half; None for ``DEFAULT_RIDGE``.
+        layers: module paths of layers with columns (:func:`columns.has_columns`).
+        batches: returns the images, ``[N, C, H, W]`` on the device of the model, at each call. It
+            is called once per pass; matrices larger than ``MEMORY_BYTES`` need several passes.
+        seed: for drawing positions.
+        positions: most output positions per image.
+        choose_ridge: called with the layer and its moments over all images, over the first half and
+            over the second half; None for ``DEFAULT_RIDGE``.
         pause: called between batches.
 
     Returns:
-        Moments by layer, in the order of ``layers``. A layer that never ran is left out.
+        Moments by layer, in the order of ``layers``. A layer that did not run is left out.
 
     Raises:
         ValueError: if an input holds NaN or infinite values, or there are no images.
@@ -268,12 +268,12 @@ def gather(
 
 
 def prefix_tokens(model: nn.Module) -> int:
-    """Class and register tokens of timm's transformers: positions that are always drawn."""
+    """Number of class and register tokens of timm's transformers, which are always drawn."""
     return int(getattr(model, "num_prefix_tokens", 0))
 
 
 def position_generator(name: str, seed: int) -> torch.Generator:
-    """Each layer draws its own positions, so that leaving out a layer changes no other."""
+    """A generator per layer, so that leaving out a layer does not change other layers."""
     return torch.Generator().manual_seed(int(digest("positions", name, seed)[:15], 16))
 
 
@@ -284,7 +284,7 @@ def _default_ridge(*_: Moments) -> float:
 def _columns(
     model: nn.Module, layers: Sequence[str], batches: Callable[[], Iterable[torch.Tensor]]
 ) -> dict[str, Columns]:
-    """How the input of each layer unfolds, from one image."""
+    """The unfolding of the input of each layer, found with one image."""
     batch = next(iter(batches()), None)
     if batch is None or not len(batch):
         raise ValueError("moments need at least one image")
@@ -314,7 +314,7 @@ def _watch(
 
     with _hooked(model, list(gatherings), see):
         for batch in batches():
-            for part in batch.tensor_split(2) if len(batch) > 1 else (batch,):  # both halves even of one batch
+            for part in batch.tensor_split(2) if len(batch) > 1 else (batch,):  # with one batch, both halves get images
                 model(part)
                 half = 1 - half
             if pause is not None:
@@ -325,7 +325,7 @@ def _watch(
 def _hooked(
     model: nn.Module, layers: Sequence[str], see: Callable[[str, nn.Module, torch.Tensor], None]
 ) -> Iterator[None]:
-    """Shows ``see`` the input of each of ``layers`` whenever one runs."""
+    """Calls ``see`` with the input of each of ``layers`` whenever one runs."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda layer, inputs: see(name, layer, inputs[0].detach())
@@ -339,7 +339,7 @@ def _hooked(
 
 
 def _passes(columns: Mapping[str, Columns]) -> list[list[str]]:
-    """Layers whose matrices fit into memory together: two float64 matrices a layer."""
+    """Groups of layers with matrices that fit into memory: two float64 matrices per layer."""
     passes: list[list[str]] = []
     used = 0
     for name, own in columns.items():

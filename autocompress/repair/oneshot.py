@@ -1,4 +1,4 @@
-"""One-shot repair of a network that is about to lose channels: each consumer refitted once."""
+"""One-shot repair of a network before channels are removed: each consumer is refitted once."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def repair(
     moments: Mapping[str, Moments],
     norms: Mapping[str, str | None],
 ) -> list[str]:
-    """Refits every layer that is about to lose inputs, from moments of the network as it is.
+    """Refits every layer that will lose inputs, with moments of the present network.
 
-    The weights of lost inputs become zero; slicing them off changes nothing then. All layers are
-    refitted towards their old outputs at once, so this is right where everything between a lost
-    channel's writer and its reader acts channel by channel.
+    The weights of lost inputs become zero, so that removing them changes nothing. All layers are
+    refitted to their old outputs independently. This is correct if all operators between the writer
+    and the reader of a lost channel act on each channel separately.
 
     Args:
-        model: the network before its channels are sliced off; changed in place.
-        lost: by layer, the input channels that go: the union over all couplings that it reads.
+        model: the network before channels are removed; changed in place.
+        lost: by layer, the input channels to remove: the union over all couplings that it reads.
         moments: by layer; a layer without moments keeps its weights.
         norms: by layer, the batch normalisation directly behind it.
 

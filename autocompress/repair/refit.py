@@ -1,14 +1,15 @@
-"""A layer's weights refitted after some of its input columns are gone, from moments alone.
+"""Refits the weights of a layer after some of its input columns are removed, from moments.
 
-With S the columns that stay, R those that go, and W the old weights, the least-squares fit of the
+Let S be the kept columns, R the removed ones, and W the old weights. The least-squares fit of the
 old outputs is
 
     W'_S = W_S + W_R G_RS (G_SS + lambda s I)^-1          (1)
     b'   = W_R a_R - (W'_S - W_S) a_S                     (2)
 
 where a and G are the mean and covariance of the columns, s is the mean diagonal of G, and b' is
-added to the layer's outputs. The ridge term pulls towards the OLD weights: without information W'
-is W. For many columns the same W' comes from the samples X = x - a (the dual form):
+added to the outputs of the layer. The ridge term pulls towards the OLD weights, so that W' is W
+without information. For many columns, the same W' is computed from the samples X = x - a (the dual
+form):
 
     W'_S = W_S + W_R X_R^T (X_S X_S^T + n lambda s I)^-1 X_S          (3)
 """
@@ -29,7 +30,7 @@ def refit(
 
     Args:
         matrix: W, float64 ``[groups, outputs, width]``.
-        moments: of the layer's input.
+        moments: of the input of the layer.
         kept: bool ``[groups, width]``, True for the columns in S.
         ridge: lambda; None for that of ``moments``.
 
@@ -69,12 +70,12 @@ def _change(
 
 
 def output_error(old: torch.Tensor, new: torch.Tensor, shift: torch.Tensor, moments: Moments) -> torch.Tensor:
-    """Mean squared change of the layer's outputs, summed over outputs, float64 ``[groups]``.
+    """Mean squared change of the outputs of the layer, summed over outputs, float64 ``[groups]``.
 
     Args:
         old, new: weight matrices ``[groups, outputs, width]``.
         shift: b', ``[groups, outputs]``.
-        moments: of the images to judge on.
+        moments: of the images for the error.
     """
     lost = old - new
     mean = (lost @ moments.mean[:, :, None])[:, :, 0] - shift
@@ -82,14 +83,13 @@ def output_error(old: torch.Tensor, new: torch.Tensor, shift: torch.Tensor, mome
 
 
 def choose_ridge(layer: nn.Module, whole: Moments, fit: Moments, held_out: Moments) -> float:
-    """The lambda whose refit without a random half of the inputs has the least error on other
-    images.
+    """The best lambda for a refit without a random half of the inputs, on held-out images.
 
     Args:
         layer: the layer that reads the columns.
         whole: moments over all images; only its columns are used.
-        fit: moments over the images to fit on.
-        held_out: moments over the images to judge on.
+        fit: moments over the images for the fit.
+        held_out: moments over the images for the error.
     """
     columns = whole.columns
     if columns.inputs < 2:

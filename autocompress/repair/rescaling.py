@@ -1,8 +1,8 @@
-"""Moments on images that are not like the data, held against what batch norms recorded of the data.
+"""Corrects moments on images that differ from the data, with recorded statistics of batch norms.
 
-A batch norm recorded the variance of each of its inputs on the data. Where images give another
-variance, columns behind that norm are scaled so that they have the recorded spread, and the refit
-is pulled more strongly towards the old weights.
+A batch norm recorded the variance of each of its inputs on the data. If the images give another
+variance, columns behind that norm are scaled to the recorded variance, and a stronger ridge pulls
+the refit towards the old weights.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from autocompress.graph import evaluating
 from autocompress.repair.moments import Moments
 
 FACTOR = 2.0
-"""Variances that differ by more are not taken for those of the data."""
+"""Ratio of variances above which images count as different from the data."""
 STRONGER = 10.0
-"""What lambda is multiplied with then."""
+"""Factor of lambda for such images."""
 MOST = 64.0
-"""Variances are not scaled by more: of an input that hardly moves nothing is known."""
+"""Largest scaling of a variance, because nothing is known about an almost constant input."""
 NO_VARIANCE = 1e-12
-"""A recorded variance below this says nothing: the channel is dead."""
+"""A channel with a recorded variance below this is dead."""
 
 
 @torch.no_grad()
@@ -35,23 +35,22 @@ def variance_ratios(
     batches: Iterable[torch.Tensor],
     pause: Callable[[], None] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The variance of the inputs of batch norms on images, divided by the recorded one.
+    """Variances of the inputs of batch norms on images, divided by the recorded variances.
 
     Args:
         model: on any device; it is not changed.
         norms: module paths of batch norms with running statistics.
-        batches: images ``[N, C, H, W]`` on the model's device.
+        batches: images ``[N, C, H, W]`` on the device of the model.
         pause: called between batches.
 
     Returns:
-        float64 ``[channels]`` by norm; 1 for channels of which nothing was recorded. A norm that
-        never ran is left out.
+        float64 ``[channels]`` by norm; 1 for dead channels. A norm that did not run is left out.
     """
     sums: dict[str, list[Any]] = {}
 
     def hook(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def see(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            # About the recorded mean, so that nothing cancels.
+            # Relative to the recorded mean, to avoid cancellation.
             mean = norm.running_mean
             assert isinstance(mean, torch.Tensor)
             own = inputs[0].detach().float().transpose(0, 1).flatten(1) - mean.float()[:, None]
@@ -80,15 +79,13 @@ def variance_ratios(
 
 
 def correction(ratio: torch.Tensor) -> torch.Tensor:
-    """What inputs are multiplied with, given the ratio of their variance to the recorded one: 1
-    where both are alike.
-    """
+    """Scale of the inputs for the ratio of their variance to the recorded one; 1 if similar."""
     alike = (ratio <= FACTOR) & (ratio >= 1 / FACTOR)
     return torch.where(alike, 1.0, ratio.clamp(1 / MOST, MOST).rsqrt())
 
 
 def rescaled(moments: Moments, scale: torch.Tensor) -> Moments:
-    """Moments of the inputs, each spread about its mean by ``scale``, with a stronger lambda.
+    """Moments with each input scaled about its mean by ``scale``, and a stronger lambda.
 
     Args:
         moments: of a layer.

@@ -1,12 +1,12 @@
-"""Sequential repair: front to back, each layer is fitted from the compressed network's own inputs
-to the outputs that the original network has at that place.
+"""Sequential repair: layers are fitted front to back to the outputs of the original network.
 
-With x the layer's input in the compressed network and y its output in the original one,
+Let x be the input of a layer in the compressed network, and y its output in the original network:
 
     W' = W + (C - W G) (G + lambda s I)^-1,   b' = b - W' a          (1)
 
-where a = E[x], b = E[y], G is the covariance of x, and C = E[(y - b)(x - a)^T]. Where the output
-joins a shortcut, y also makes up for what the shortcut lost: (r - r') sigma / gamma is added to it.
+where a = E[x], b = E[y], G is the covariance of x, and C = E[(y - b)(x - a)^T]. Where the output is
+added to a shortcut, y also compensates for the change of the shortcut from r to r': (r - r') sigma
+/ gamma is added to y.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from autocompress.repair.rescaling import STRONGER
 from autocompress.repair.shifts import ensure_bias, norm_scale
 
 SMALLEST_SCALE = 1e-3
-"""Channels whose norm scales them by less than this do not make up for their shortcut."""
+"""Channels with a smaller scale of the norm do not compensate for their shortcut."""
 
 
 class PairSums(Sums):
@@ -58,7 +58,7 @@ class PairSums(Sums):
 
 
 class DualPairs:
-    """Samples of x and of y themselves: for layers with more columns than there are samples."""
+    """Samples of x and y, for layers with more columns than samples."""
 
     def __init__(self) -> None:
         self.x: list[torch.Tensor] = []
@@ -66,7 +66,7 @@ class DualPairs:
 
     @property
     def count(self) -> int:
-        """Samples that were added."""
+        """Number of samples."""
         return sum(x.shape[1] for x in self.x)
 
     def add_pair(self, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -94,8 +94,8 @@ class DualPairs:
 def fit(matrix: torch.Tensor, moments: Moments, cross: torch.Tensor, ridge: float) -> torch.Tensor:
     """W' of equation (1), float64 ``[groups, outputs, width]``.
 
-    In the dual form, with samples X (one a row) of G = X^T X / n and s' = lambda s, by Woodbury's
-    identity: M (G + s' I)^-1 = (M - M X^T (X X^T + n s' I)^-1 X) / s'.
+    In the dual form, G = X^T X / n with one sample per row of X. With s' = lambda s, Woodbury's
+    identity gives M (G + s' I)^-1 = (M - M X^T (X X^T + n s' I)^-1 X) / s'.
     """
     strength = (ridge * moments.scale).clamp(min=1e-30)
     if moments.covariance is None:
@@ -114,11 +114,11 @@ def fit(matrix: torch.Tensor, moments: Moments, cross: torch.Tensor, ridge: floa
 
 @dataclass
 class Report:
-    """What a sequential repair did.
+    """Result of a sequential repair.
 
     Attributes:
         refitted: layers with new weights.
-        undone: layers whose new weights were worse on held-out images, and which keep their own.
+        undone: layers that keep their old weights, because new ones were worse on held-out images.
     """
 
     refitted: list[str] = field(default_factory=list)
@@ -127,18 +127,18 @@ class Report:
 
 @dataclass
 class Lockstep:
-    """Two traced networks that run side by side, node by node, on the same images.
+    """Two traced networks that run in parallel, node by node, on the same images.
 
     Attributes:
-        original: traced module whose outputs are the target.
+        original: traced module; its outputs are the target.
         compressed: traced module of the network to repair; it shares its layers with that network.
-        kept: by layer, the outputs of the original layer that the compressed one still has; a layer
+        kept: by layer, the outputs of the original layer that the compressed layer has; a layer
             that is not named has all.
         norms: by layer, the batch normalisation directly behind it in the compressed network.
-        unlike: layers whose inputs the images do not show as the data did: lambda is stronger.
-        seed: of drawn positions.
-        positions: most output positions of one image.
-        first: so many first positions of a token layer are always among them.
+        unlike: layers with inputs that differ from the data; lambda is stronger for them.
+        seed: for drawing positions.
+        positions: most output positions per image.
+        first: number of first positions of a token layer that are always drawn.
     """
 
     original: fx.GraphModule
@@ -152,13 +152,13 @@ class Lockstep:
 
     @torch.no_grad()
     def repair(self, batches: Sequence[torch.Tensor], layers: Sequence[str]) -> Report:
-        """Refits ``layers`` in the order in which they run.
+        """Refits ``layers`` in the order of execution.
 
-        A layer whose inputs and outputs are still those of the original network is left alone.
+        A layer with the same inputs and outputs as in the original network is not changed.
 
         Args:
             batches: images ``[N, C, H, W]``; all of them stay in memory, with the activations that
-                are still to be read.
+                will be read.
             layers: module paths that both networks have.
         """
         state = _State(_Run(self.original, batches), _Run(self.compressed, batches), Report())
@@ -170,7 +170,7 @@ class Lockstep:
         return state.report
 
     def _visit(self, node: fx.Node, state: _State) -> None:
-        """Refits the layer of one node, and before it a layer that stands alone in its shortcut."""
+        """Refits the layer of one node, and before it a layer that is alone in its shortcut."""
         twin = state.waiting.pop(node, None)
         if twin is None:
             return
@@ -180,8 +180,8 @@ class Lockstep:
             unfitted = state.own.unmade(shortcuts[0]) & set(state.waiting)
             for other in unfitted if len(unfitted) == 1 else ():
                 self._visit(other, state)
-            # What still changes cannot be made up for: the layer that comes last in the block does
-            #     that.
+            # A layer cannot compensate for a value that still changes. The last layer of the block
+            # does.
             if state.own.unmade(shortcuts[0]) & (state.active | set(state.waiting)):
                 shortcuts = ()
         self._refit(str(node.target), node, twin, shortcuts, state)
@@ -262,12 +262,12 @@ class Lockstep:
         return apart if few else (halves[0], halves[1])
 
     def _samples(self, outputs: Sequence[torch.Tensor]) -> int:
-        """How many samples will be drawn."""
+        """The number of samples that will be drawn."""
         places = outputs[0][0, 0].numel() if outputs[0].ndim == 4 else outputs[0][0, ..., 0].numel()
         return sum(map(len, outputs)) * min(places, self.positions or places)
 
     def _set_constant(self, name: str, constant: torch.Tensor) -> None:
-        """Makes ``constant`` what the layer adds to its outputs, in place of its bias."""
+        """Sets the constant that the layer adds to its outputs, which replaces its bias."""
         norm = self.norms.get(name)
         bias = ensure_bias(self.compressed, name, norm)
         if bias is not None:
@@ -286,7 +286,7 @@ class Lockstep:
 def _best(
     matrix: torch.Tensor, fitted: PairSums | DualPairs, held_out: PairSums | DualPairs, columns: Columns
 ) -> tuple[float, float]:
-    """The ridge with the least held-out error, and what it gains on the old weights."""
+    """The ridge with the least held-out error, and its gain over the old weights."""
     moments, judge = fitted.moments(columns), held_out.moments(columns)
     mean, cross = fitted.targets()
     judge_mean, judge_cross = held_out.targets()
@@ -302,7 +302,7 @@ def _best(
 
 
 class _Run:
-    """Values of a traced module's nodes by batch, made when asked for and freed once read."""
+    """Values of the nodes of a traced module by batch, computed on demand and freed after use."""
 
     def __init__(self, module: fx.GraphModule, batches: Sequence[torch.Tensor]) -> None:
         self._module, self._batches = module, batches
@@ -312,7 +312,7 @@ class _Run:
         self._made_once: set[fx.Node] = set()
 
     def unmade(self, node: fx.Node) -> set[fx.Node]:
-        """The node and what it depends on, as far as that was not made yet."""
+        """The node and its dependencies that were not computed yet."""
         found: set[fx.Node] = set()
         pending = [node]
         while pending:
@@ -323,7 +323,7 @@ class _Run:
         return found
 
     def value(self, node: fx.Node) -> list[Any]:
-        """The node's value for every batch."""
+        """The values of a node for all batches."""
         pending = [node]
         while pending:
             asked = pending[-1]
@@ -357,7 +357,7 @@ class _Run:
         return node.target(*arguments, **keywords)
 
     def _free(self, made: fx.Node, keep: fx.Node) -> None:
-        """Forgets the sources that no node that is still to be made reads."""
+        """Frees values that no remaining node reads."""
         for source in made.all_input_nodes:
             self._unread[source].discard(made)
             if not self._unread[source] and source is not keep:
@@ -366,7 +366,7 @@ class _Run:
 
 @dataclass
 class _State:
-    """The state of a repair: both runs, what was done, and the layers to come and under way."""
+    """The state of a repair: both runs, the result so far, and the remaining layers."""
 
     target: _Run
     own: _Run
@@ -380,7 +380,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _calls(module: fx.GraphModule) -> list[tuple[fx.Node, tuple[str, int]]]:
-    """Nodes that call a layer, each with the layer's path and how often it was called before."""
+    """Nodes that call a layer, each with the path of the layer and the number of earlier calls."""
     seen: dict[str, int] = {}
     found = []
     for node in module.graph.nodes:
@@ -392,7 +392,7 @@ def _calls(module: fx.GraphModule) -> list[tuple[fx.Node, tuple[str, int]]]:
 
 
 def _shortcuts(node: fx.Node, twin: fx.Node) -> tuple[fx.Node, ...]:
-    """What is added to the output of a layer, in the compressed and in the original network."""
+    """The values added to the output of a layer, in the compressed and the original network."""
     found = []
     for layer in (node, twin):
         behind = layer

@@ -1,4 +1,4 @@
-"""Adds a constant to a layer's outputs, in its bias or in the norm behind it."""
+"""Adds a constant to the outputs of a layer, in its bias or in the norm behind it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from torch import nn
 def add_to_outputs(model: nn.Module, layer: str, norm: str | None, shift: torch.Tensor) -> None:
     """Adds ``shift`` to the outputs of ``layer``, in place.
 
-    It goes into the layer's bias. A layer without a bias hands it to the running mean of the batch
-    normalisation behind it, from which it is subtracted. Where there is neither, a bias is added.
+    It is added to the bias of the layer. For a layer without a bias, it is subtracted from the
+    running mean of the batch normalisation behind it. Where there is neither, the layer gets a
+    bias.
 
     Args:
         model: the network.
         layer: module path of a convolution or linear layer.
-        norm: module path of the batch normalisation that alone reads the layer, or None.
+        norm: module path of the batch normalisation that is the only reader of the layer, or None.
         shift: ``[outputs]``.
     """
     bias = ensure_bias(model, layer, norm)
@@ -30,10 +31,10 @@ def add_to_outputs(model: nn.Module, layer: str, norm: str | None, shift: torch.
 
 
 def ensure_bias(model: nn.Module, layer: str, norm: str | None) -> nn.Parameter | None:
-    """The bias of ``layer``; added, as zeros, where neither a bias nor a running mean is there.
+    """The bias of ``layer``, added as zeros where there is neither a bias nor a running mean.
 
     Returns:
-        None where the running mean of ``norm`` takes constants.
+        None where the running mean of ``norm`` is used for constants.
     """
     module = model.get_submodule(layer)
     if isinstance(module.bias, nn.Parameter):
@@ -48,9 +49,7 @@ def ensure_bias(model: nn.Module, layer: str, norm: str | None) -> nn.Parameter 
 
 
 def norm_scale(model: nn.Module, norm: str | None, outputs: int) -> torch.Tensor:
-    """gamma / sigma of the batch normalisation behind a layer, float64 ``[outputs]``; ones without
-    one.
-    """
+    """gamma / sigma of the norm behind a layer, float64 ``[outputs]``; ones without a norm."""
     module = None if norm is None else model.get_submodule(norm)
     variance = getattr(module, "running_var", None)
     if not isinstance(variance, torch.Tensor) or len(variance) != outputs:

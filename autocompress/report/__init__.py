@@ -1,4 +1,4 @@
-"""Fronts, intervals, tables, plots and the HTML page of a run; made from its files alone."""
+"""Tables, plots and the HTML page of a run, made only from its files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ _HOMES = {"front_table": "table", "write_report": "page"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports them when they are first asked for: a dry run needs words for figures, and neither
-    pandas nor plots.
-    """
+    """Imports names on first use, because a dry run needs neither pandas nor plots."""
     if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The data of the page's charts, as one JSON value: axes, points, limits, parameters, progress."""
+"""Data of the charts of the page as JSON: axes, points, limits, parameters, progress."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from autocompress.results import BASELINE, SearchResult
 
 
 def _axes() -> list[dict[str, Any]]:
-    """An axis for each quantity of the charts, and one for a ratio that a device measures."""
+    """An axis for each quantity in the charts, and one for a ratio that a device measures."""
     axes: list[dict[str, Any]] = []
     for quantity in QUANTITIES:
-        if quantity.unit == "points":  # the drop is accuracy read from the other end
+        if quantity.unit == "points":  # the accuracy drop has no axis, because the axis of accuracy shows the same
             continue
         kind = {"log": not quantity.higher_is_better, "better": quantity.better}
         if quantity.ratio_column:
@@ -31,7 +31,7 @@ _EXTRA = ("accuracy_drop", "test_accuracy", "test_accuracy_drop", "latency_ratio
 
 
 def chart_data(result: SearchResult) -> dict[str, Any]:
-    """Everything that the page's scripts draw. JSON values only, missing figures are null."""
+    """The data for the scripts of the page: JSON values only, with null for missing figures."""
     points = _points(result)
     axes = [axis for axis in AXES if any(point[axis["key"]] is not None for point in points)]
     by_agreement = datafree.is_by_agreement(result)
@@ -82,7 +82,7 @@ def _point(row: pd.Series, kind: str) -> dict[str, Any]:
 
 
 def _limits(result: SearchResult) -> dict[str, float]:
-    """Limits by axis: upper bounds, but a lower one for accuracy."""
+    """Limits by axis: upper bounds, except a lower bound for accuracy."""
     bounds = dict(result.limits)
     drop = bounds.pop("accuracy_drop", None)
     if drop is not None and pd.notna(result.baseline["accuracy"]):
@@ -91,9 +91,7 @@ def _limits(result: SearchResult) -> dict[str, float]:
 
 
 def _parameters(result: SearchResult, objectives: list[str]) -> list[dict[str, Any]]:
-    """Parameters that vary: name, choices or range, and the share of each objective's variance that
-    they explain.
-    """
+    """Parameters that vary: name, choices or range, and explained share of each objective."""
     recipes = [dict(recipe) for recipe in result.trials["recipe"]]
     shares = {
         column: importance(recipes, result.trials[column].astype("float64").to_numpy().tolist())
@@ -124,7 +122,7 @@ def _natural(text: str) -> tuple[str, int, str]:
 
 
 def _progress(trials: pd.DataFrame) -> list[float]:
-    """Hypervolume reached after each trial; empty where latency was not an objective of the run."""
+    """Hypervolume after each trial; empty where latency was not an objective."""
     done = trials["status"] == "complete"
     drop = trials["accuracy_drop"].where(done)
     if not drop.notna().any() or not trials["latency_ratio"].notna().any():

@@ -1,6 +1,4 @@
-"""What a reader must know of a run without training data, or without labels: what the images were,
-and that agreement is not accuracy.
-"""
+"""Texts for runs without training data or labels: the images, and agreement versus accuracy."""
 
 from __future__ import annotations
 
@@ -18,25 +16,25 @@ def is_by_agreement(result: SearchResult) -> bool:
 
 
 def held_out(result: SearchResult) -> str:
-    """The images by which candidates were judged, in words."""
-    count = _told(result).get("held_out")
+    """The images by which candidates were judged, as text."""
+    count = _facts(result).get("held_out")
     return f"{count:,} {kind(result)} images" if count else f"the {kind(result)} images"
 
 
 def kind(result: SearchResult) -> str:
-    """What sort of images candidates were judged by, in a word or two."""
+    """The kind of images by which candidates were judged, in one or two words."""
     if not is_by_agreement(result):
         return "validation"
     return "held-out" if result.summary.get("unlabelled") else "held-out synthetic"
 
 
-def _told(result: SearchResult) -> dict[str, Any]:
-    """What the run says of images without labels; empty where all had some."""
+def _facts(result: SearchResult) -> dict[str, Any]:
+    """The summary's entry on images without labels; empty where all had labels."""
     return result.summary.get("synthetic") or result.summary.get("unlabelled") or {}
 
 
 def data_name(result: SearchResult) -> str:
-    """The job's data in a word or two: ``digits``, ``none``, ``none, tested on digits``."""
+    """The data of the job in a few words: ``digits``, ``none``, ``none, tested on digits``."""
     data = result.job.get("data")
     if isinstance(data, str):
         return data
@@ -47,11 +45,9 @@ def data_name(result: SearchResult) -> str:
     return ", ".join(["none", *(f"{verb} on {splits[split]}" for split, verb in roles.items() if splits.get(split))])
 
 
-def images_told(result: SearchResult) -> str:
-    """What took the place of labelled training data, and what the figures then mean; empty in a run
-    that had some.
-    """
-    if not (told := _told(result)):
+def images_text(result: SearchResult) -> str:
+    """The images that replaced labelled training data, and the meaning of figures; else empty."""
+    if not (told := _facts(result)):
         return ""
     if result.summary.get("synthetic"):
         made = words.join(f"{count:,} synthetic images by {name}" for name, count in told["train"].items())
@@ -67,11 +63,11 @@ def images_told(result: SearchResult) -> str:
 
 
 def warnings(result: SearchResult) -> list[str]:
-    """What must be known before the figures are trusted, a sentence or two each."""
-    told = images_told(result)
-    known = _told(result)
+    """Warnings about the figures, one or two sentences each."""
+    told = images_text(result)
+    known = _facts(result)
     seen, classes = known.get("classes_seen"), known.get("classes", 0)
     if not seen or seen >= min(classes, known.get("held_out", 0)) / 2:
         return [told] if told else []
-    few = f"The baseline sees only {seen} of its {classes} classes in the held-out images"
-    return [told, f"{few}: agreement says little about the others."]
+    few = f"The baseline predicts only {seen} of its {classes} classes for the held-out images"
+    return [told, f"{few}: agreement means little for the other classes."]

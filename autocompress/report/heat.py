@@ -1,6 +1,4 @@
-"""Tables as the page shows them: couplings or groups down, widths or bits across, a colour and a
-figure in each cell.
-"""
+"""Heat tables of the page: couplings or groups by widths or bits, with a colour in each cell."""
 
 from __future__ import annotations
 
@@ -14,16 +12,16 @@ import pandas as pd
 from autocompress.results import SearchResult
 
 FAINTEST, STRONGEST = 1e-4, 1.0
-"""Losses in nats between which colours run, on a logarithmic scale."""
+"""Losses in nats of the lightest and the darkest colour, on a logarithmic scale."""
 _KEY = ("group", "role", "quantizer", "bits")
 _ROLES = {"weight": "weights", "activation": "activations"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A loss: its text, the strength of its colour from 0 to 1, and the sentence behind it.
+    """A loss: its text, the strength of its colour from 0 to 1, and the tooltip.
 
-    Empty: not offered.
+    The text is empty for a choice that does not exist.
     """
 
     text: str = ""
@@ -33,10 +31,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatTable:
-    """What the page draws.
+    """A table for the page.
 
     Attributes:
-        heads: (text, number of columns) of what stands over neighbouring columns: ``quantize,
+        heads: (text, number of columns) of headings over neighbouring columns: ``quantize,
             weights``.
         widths: of each column.
         rows: (group, its cells).
@@ -69,7 +67,7 @@ def heat_table(result: SearchResult) -> HeatTable | None:
 
 
 def width_table(result: SearchResult) -> HeatTable | None:
-    """What each coupling loses at each share of its channels; None where a run has no tables."""
+    """The loss of each coupling at each share of its channels; None where there are no tables."""
     table = result.tables[result.tables["axis"] == "structure"]
     if table.empty:
         return None
@@ -77,7 +75,7 @@ def width_table(result: SearchResult) -> HeatTable | None:
     known = {(row["name"], row["choice"]): row for row in table.to_dict("records")}
     names = list(dict.fromkeys(table["name"]))
     rows = [(name, [_width_cell(known.get((name, share))) for share in shares]) for name in names]
-    return HeatTable([("share of channels that stays", len(shares))], [f"{share:.0%}" for share in shares], rows)
+    return HeatTable([("share of channels kept", len(shares))], [f"{share:.0%}" for share in shares], rows)
 
 
 def _width_cell(row: Mapping[Hashable, Any] | None) -> Cell:
@@ -104,13 +102,13 @@ def _cell(row: Mapping[Hashable, Any] | None) -> Cell:
     loss, what = float(row["loss"]), _ROLES[row["role"]]
     told = (
         f"{row['group']}: {what} alone at {row['bits']} bits ({row['quantizer']}) cost {loss:.4f} nats; "
-        f"{row['agreement']:.1f} % of the images keep their label"
+        f"{row['agreement']:.1f} % of the predictions stay the same"
     )
     return Cell(_loss(loss), _heat(loss), told)
 
 
 def _loss(value: float) -> str:
-    """Short, so that twenty columns fit; the tooltip has more digits."""
+    """A short text, so that twenty columns fit; the tooltip has more digits."""
     return (
         "0" if value < 0.0005 else f"{value:.3f}" if value < 0.0095 else f"{value:.2f}" if value < 1 else f"{value:.1f}"
     )

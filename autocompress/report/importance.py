@@ -1,4 +1,4 @@
-"""Which parameters moved an objective: the share of its variance that each explains alone."""
+"""Importance of parameters: the share of the variance of an objective that each explains."""
 
 from __future__ import annotations
 
@@ -10,38 +10,35 @@ import pandas as pd
 from scipy import special
 
 LEAST_TRIALS = 20
-"""With fewer, no share is told."""
+"""Fewest trials for which shares are shown."""
 LEVEL = 0.05
-"""Chance that any parameter is told of which none matters: the level of the F-tests, shared among
-the parameters.
-"""
+"""Level of all F-tests together: the chance of showing any parameter if none has an effect."""
 _BINS = 4
 
 
 def explained(values: Sequence[Any], target: Sequence[float]) -> float:
     """Share of the variance of ``target`` between the groups of equal ``values``, 0 to 1.
 
-    Corrected for chance (epsilon squared, Kelley 1935). Numbers with many values are cut into
-    quarters. Trials in which the parameter was not asked are left out of the groups, because
-    whether it is asked is another parameter's doing; they count in the whole variance.
+    It is corrected for chance (epsilon squared, Kelley 1935). Numbers with many values are divided
+    into quarters. Trials without the parameter are in no group, because another parameter decides
+    whether it is used. They count in the total variance.
 
     Args:
-        values: a parameter's value in each trial, None where it was not asked.
+        values: the value of a parameter in each trial, None where it was not used.
         target: the objective in each trial, finite.
     """
     return _analysed(values, target)[0]
 
 
 def importance(recipes: Sequence[dict[str, Any]], target: Sequence[float]) -> dict[str, float]:
-    """Explained share by parameter, the largest first, of those that an F-test tells from chance.
+    """Explained share of each significant parameter (F-test), the largest first.
 
     Args:
-        recipes: parameters of each trial. One that has the same value wherever it was asked
-            explains nothing.
-        target: the objective in each trial. Trials without a finite one are left out.
+        recipes: parameters of each trial. A parameter with a single value explains nothing.
+        target: the objective in each trial. Trials without a finite value are left out.
 
     Returns:
-        Shares; empty where fewer than ``LEAST_TRIALS`` trials are left, or no parameter stands out.
+        Shares; empty where fewer than ``LEAST_TRIALS`` trials are left, or none is significant.
     """
     known = [index for index, value in enumerate(target) if np.isfinite(value)]
     if len(known) < LEAST_TRIALS:
@@ -55,8 +52,7 @@ def importance(recipes: Sequence[dict[str, Any]], target: Sequence[float]) -> di
 
 
 def _analysed(values: Sequence[Any], target: Sequence[float]) -> tuple[float, float]:
-    """The explained share, and the chance of one as large if the parameter did nothing (one-way
-    analysis of variance); 1 where nothing can be said."""
+    """The explained share, and its p-value (one-way analysis of variance), 1 where undefined."""
     everything = np.asarray(target, dtype=np.float64)
     asked = np.array([value is not None for value in values], dtype=bool)
     outcome = everything[asked]

@@ -22,18 +22,17 @@ SCRIPTS = ("base.js", "scatter.js", "parallel.js", "progress.js", "trials.js")
 
 
 def write_report(folder: str | Path) -> Path:
-    """Writes ``report.html``, ``report.md`` and ``front.png`` into a run's folder
-    from its job.yaml, trials.csv, front.csv and summary.json; the page opens without a network.
-    Works on a run that is not finished too.
+    """Writes ``report.html``, ``report.md`` and ``front.png`` of a run into its folder.
+
+    The page opens without a network. The run need not be finished.
 
     Returns:
-        The page's path.
+        The path of the page.
 
     Raises:
         UserError: if the folder is not a run.
     """
-    # Here, because importing matplotlib takes a second, and tables for the terminal need none of
-    # it.
+    # Here, because importing matplotlib takes a second, and tables for the terminal do not need it.
     from autocompress.report.plot import write_plot
 
     result = read(folder)
@@ -45,7 +44,7 @@ def write_report(folder: str | Path) -> Path:
 
 
 def render(result: SearchResult) -> str:
-    """The page as one HTML text with styles, scripts and data inside."""
+    """The page as one HTML text, with styles, scripts and data."""
     plugins = result.summary.get("plugins") or {}
     return _template().render(
         name=str(result.job.get("name", result.folder.name)),
@@ -83,9 +82,7 @@ def render(result: SearchResult) -> str:
 
 
 def _embed(value: Any) -> Markup:
-    """JSON for a script element: no ``<`` in it, so nothing that a user wrote can close the
-    element.
-    """
+    """JSON for a script element, without ``<``, so that no text of a user can close the element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=str)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 

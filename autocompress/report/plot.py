@@ -1,4 +1,4 @@
-"""front.png: the front as a still picture, for a README or a slide."""
+"""front.png: the front as a picture, for a README or a slide."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def _axis_label(column: str) -> str:
 
 
 def write_plot(result: SearchResult, path: Path) -> None:
-    """Draws validation accuracy over the job's first cost objective that was measured, as PNG,
-    atomically.
-    """
+    """Draws accuracy over the first measured cost objective of the job, as PNG, atomically."""
     objectives = [name for name in result.job.get("objectives", ()) if name != "accuracy"]
     columns = objective_columns(objectives) or ["latency_ratio"]
     column = next((name for name in columns if result.trials[name].notna().any()), columns[0])
@@ -73,13 +71,13 @@ def _draw(axes: Axes, result: SearchResult, column: str) -> None:
 
 
 def _draw_front(axes: Axes, models: pd.DataFrame, column: str) -> None:
-    # With three objectives a model may be on the front and yet dominated in this picture: the line
-    # leaves it out.
+    # With three objectives, a model on the front may be dominated in this picture. The line leaves
+    # it out.
     costs = models[[column]].astype("float64").assign(accuracy=-models["accuracy"]).to_numpy()
     edge = models[non_dominated(costs)].sort_values(column)
     axes.step(edge[column], edge["accuracy"], where="post", color=FRONT_COLOUR, linewidth=1.6, zorder=3)
     axes.scatter(models[column], models["accuracy"], s=42, color=FRONT_COLOUR, zorder=4)
-    # A label where there is room for it, the ends first.
+    # Labels where there is room, the ends first.
     labelled: list[tuple[float, float]] = []
     tall = max(float(np.ptp(edge["accuracy"])), 1e-9)
     for index in dict.fromkeys([edge.index[0], edge.index[-1], *edge.index]):
@@ -113,7 +111,7 @@ def _draw_limits(axes: Axes, result: SearchResult, column: str) -> None:
         limit = result.limits[column]
         axes.axvline(limit, **style)
         low, high = np.log(axes.get_xlim())
-        # Beside the line, on the side where there is room.
+        # Next to the line, on the side with room.
         right = np.log(limit) < (low + high) / 2
         text = f" at most {_written(column, limit)} "
         where = axes.get_xaxis_transform()
@@ -128,7 +126,7 @@ def _draw_limits(axes: Axes, result: SearchResult, column: str) -> None:
 
 
 def _zoom(axes: Axes, result: SearchResult, models: pd.DataFrame) -> None:
-    """Cuts off trials far below the front, which would squeeze it into a line."""
+    """Limits the axes to the front, because trials far below it would compress it to a line."""
     heights = [float(value) for value in [*models["accuracy"], result.baseline["accuracy"]] if pd.notna(value)]
     drop = result.limits.get("accuracy_drop")
     if drop is not None and pd.notna(result.baseline["accuracy"]):

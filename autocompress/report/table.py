@@ -13,15 +13,17 @@ from autocompress.results import SearchResult
 
 
 def front_table(result: SearchResult) -> Group:
-    """The front's figures, the baseline first, then by accuracy, and below them the recipes in
-    words; the recommended model is bold. Print it with rich; it fits 80 columns."""
+    """The figures of the front and the recipes as text, for rich; it fits 80 columns.
+
+    The baseline is first, then models by accuracy. The recommended model is bold.
+    """
     models = view.front_models(result)
     # Text, here and below: rich would read [brackets] in a str as markup.
     title = Text(f"{result.job.get('name', result.folder.name)}: the front", style="bold")
     if not models:
         return Group(title, Text("none yet", style="dim"))
     with_energy = any(model.energy_ratio != words.MISSING for model in models)
-    # A tenth column fits 80 only where columns stand closer.
+    # A tenth column fits only with less space between columns.
     padding = (0, 0 if with_energy else 1)
     figures = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=padding)
     by_agreement = datafree.is_by_agreement(result)

@@ -1,4 +1,4 @@
-"""What the page shows, worked out from a run's files: plain values for the template, no HTML."""
+"""Values for the template of the page, from the files of a run; no HTML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autocompress.results import STATUSES, SearchResult
 
 @dataclass(frozen=True)
 class FrontModel:
-    """A row of the front as the page shows it: texts, an empty one where the run does not know."""
+    """A row of the front for the page: texts, empty for missing values."""
 
     trial: str
     recipe: str
@@ -49,7 +49,7 @@ class FrontModel:
 
 
 def front_models(result: SearchResult) -> list[FrontModel]:
-    """The front's rows for the page, the baseline first, then by accuracy."""
+    """The rows of the front for the page, the baseline first, then by accuracy."""
     chosen = result.recommended()
     chosen_trial = None if chosen is None else chosen["trial"]
     table = result.front
@@ -93,13 +93,13 @@ def _front_model(result: SearchResult, row: pd.Series, chosen: Any) -> FrontMode
 
 
 def wishes(result: SearchResult) -> list[str]:
-    """The constraints in words: ``accuracy drop at most 1 point``."""
+    """The constraints as text: ``accuracy drop at most 1 point``."""
     limits = result.limits.items()
     return [f"{of_column(column).short} at most {words.limit(column, value)}" for column, value in limits]
 
 
 def headline(result: SearchResult) -> str:
-    """What the search found, in a sentence or two."""
+    """The result of the search in one or two sentences."""
     if result.every_trial_failed:
         reason, trials = reasons(result, "failed")[0]
         share = "each time" if len(trials) == len(result.trials) else f"{len(trials)} times"
@@ -110,7 +110,7 @@ def headline(result: SearchResult) -> str:
         return f"No trial was made: {result.summary.get('ended') or 'the search is not over'}."
     best = result.recommended()
     if best is None:
-        wish = words.join(wishes(result)) if result.limits else "what was asked"
+        wish = words.join(wishes(result)) if result.limits else "the constraints"
         return f"No model of the front meets {wish}. {nearest_miss(result)}".strip()
     costs = [(f"{words.ratio(best['latency_ratio'])} the latency", best["latency_ratio"])]
     costs += [(f"{words.ratio(best['size_ratio'])} the size", best["size_ratio"])]
@@ -118,8 +118,8 @@ def headline(result: SearchResult) -> str:
     told = words.join([text for text, value in costs if pd.notna(value)] or ["unknown cost"])
     if datafree.is_by_agreement(result):
         text = (
-            f"Trial {best['trial']} has {told}; it answers as the baseline does on {words.percent(best['accuracy'])} "
-            f"of {datafree.held_out(result)}, which is agreement and not accuracy"
+            f"Trial {best['trial']} has {told}; it has the prediction of the baseline for "
+            f"{words.percent(best['accuracy'])} of {datafree.held_out(result)}, which is agreement and not accuracy"
         )
         unit = " points"
     else:
@@ -140,12 +140,12 @@ def interruption(result: SearchResult) -> str:
     return (
         f"The search was interrupted after {done} of {budget.get('trials', '?')} trials. Its front was not "
         f"measured again, nor scored on the test split. 'autocompress resume {result.folder}' continues; with "
-        f"--trials {max(1, done)} it makes up for that and ends."
+        f"--trials {max(1, done)} it does both and ends."
     )
 
 
 def nearest_miss(result: SearchResult) -> str:
-    """The sentence on the trial that came closest, empty where the run names none."""
+    """The sentence on the nearest miss, empty where there is none."""
     miss = result.summary.get("nearest_miss")
     if not miss:
         return ""
@@ -154,8 +154,7 @@ def nearest_miss(result: SearchResult) -> str:
 
 
 def fastest(result: SearchResult) -> str:
-    """The sentence on the fastest model within the bar on accuracy; empty where the run names
-    none."""
+    """The sentence on the fastest model within the bar on accuracy; empty where there is none."""
     row = result.summary.get("fastest_within_bar")
     if not row:
         return ""
@@ -170,7 +169,7 @@ def fastest(result: SearchResult) -> str:
 
 
 def warnings(result: SearchResult) -> list[str]:
-    """What a reader must know before trusting the figures, one sentence each."""
+    """Warnings about the figures, one sentence each."""
     texts = []
     noisy = [row.trial for row in front_models(result) if row.noisy]
     if noisy:
@@ -179,7 +178,7 @@ def warnings(result: SearchResult) -> list[str]:
             "Measure again on an idle machine."
         )
     texts += [
-        f"Nothing here meets {found['quantity']} {found['bound']}: the lowest that can be reached is about "
+        f"No recipe can meet {found['quantity']} {found['bound']}: the lowest value that can be reached is about "
         f"{found['nearest']} ({found['candidate']})."
         for found in result.summary.get("out_of_reach") or []
     ]
@@ -191,8 +190,8 @@ def warnings(result: SearchResult) -> list[str]:
     if images and drop is not None and drop < 4 * intervals.one_image(images):
         allowed = int(drop * images / 100)
         texts.append(
-            f"One {kind} image is worth {intervals.one_image(images):.2f} points: a limit of {words.drop(drop)} is "
-            f"a matter of {allowed} image{'' if allowed == 1 else 's'}."
+            f"One {kind} image is {intervals.one_image(images):.2f} points: a limit of {words.drop(drop)} allows "
+            f"{allowed} image{'' if allowed == 1 else 's'} to change."
         )
     broken = (result.summary.get("plugins") or {}).get("broken") or {}
     for name, reason in broken.items():
@@ -208,7 +207,8 @@ def warnings(result: SearchResult) -> list[str]:
 def reasons(result: SearchResult, status: str) -> list[tuple[str, list[int]]]:
     """(reason, trials) of the trials with ``status``, the most frequent first.
 
-    Those that differ in figures alone count as one and are told as the first was."""
+    Reasons that differ only in numbers count as one, with the text of the first.
+    """
     table = result.trials[result.trials["status"] == status]
     found: dict[str, tuple[str, list[int]]] = {}
     for trial, reason in zip(table["trial"], table["reason"], strict=True):
@@ -224,7 +224,7 @@ def counts(result: SearchResult) -> list[tuple[str, int]]:
 
 
 def flat(values: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as (dotted name, text) rows."""
+    """Rows (dotted name, text) of a nested mapping."""
     rows: list[tuple[str, str]] = []
     for key, value in (values or {}).items():
         name = f"{prefix}{key}"
@@ -255,9 +255,7 @@ def _change_interval(drop: Any) -> str:
 
 
 def _artifact_folder(folder: Path, artifact: Any) -> Path | None:
-    """The artifact's folder, if it is one inside the run's: a table is no reason to link anywhere
-    else.
-    """
+    """The folder of an artifact, if it is inside that of the run, so that no link leaves it."""
     if pd.isna(artifact) or not str(artifact):
         return None
     path = (folder / str(artifact)).resolve()
@@ -273,12 +271,12 @@ def _metrics(folder: Path | None) -> dict[str, Any]:
 
 
 def _float_layers(metrics: Mapping[str, Any]) -> list[str]:
-    """Layers that compute in float; none are told of a model that is float as a whole."""
+    """Layers that compute in float; empty for a model that is completely float."""
     return [str(name) for name in metrics.get("float_layers") or []]
 
 
 def _files(run: Path, folder: Path | None) -> list[tuple[str, str, str]]:
-    """(name, link relative to the page, size) of an artifact's files."""
+    """(name, link relative to the page, size) of the files of an artifact."""
     if folder is None:
         return []
     base = folder.relative_to(run.resolve()).as_posix()

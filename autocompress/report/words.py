@@ -1,4 +1,4 @@
-"""Numbers and recipes in words, for tables and pages."""
+"""Numbers and recipes as text, for tables and pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MISSING = "–"
 _WEIGHT_BITS = "bits.weight."
 _KEEP = "prune.keep."
 _NEUTRAL: Mapping[str, tuple[float, ...]] = defaultdict(lambda: (0,), ratio=(0, 1))
-"""Values of a group's parameter that leave the group as it is: nothing, or a ratio of one."""
+"""Values of a parameter that leave a group unchanged: none, or a ratio of one."""
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -24,7 +24,7 @@ def _is_missing(value: Any) -> bool:
         return True
     if isinstance(value, Real):
         return math.isnan(value)
-    import pandas as pd  # late: takes a third of a second, and what has numbers of its own needs none of it
+    import pandas as pd  # here, because it takes a third of a second, and a dry run does not need it
 
     return bool(pd.isna(value))
 
@@ -35,7 +35,7 @@ def percent(value: Any) -> str:
 
 
 def points(value: Any) -> str:
-    """A change of accuracy with its sign: ``−0.40``. Give minus the drop."""
+    """A change of accuracy with its sign: ``−0.40``. The argument is minus the drop."""
     if _is_missing(value):
         return MISSING
     text = f"{float(value):+.2f}"
@@ -43,7 +43,7 @@ def points(value: Any) -> str:
 
 
 def drop(value: Any) -> str:
-    """A loss of accuracy that is allowed: ``1 point``, ``2.5 points``."""
+    """An allowed drop of accuracy: ``1 point``, ``2.5 points``."""
     return f"{float(value):g} point{'' if value == 1 else 's'}"
 
 
@@ -95,7 +95,7 @@ def _digits(value: float) -> str:
 
 
 def _scaled(value: float, units: tuple[str, ...], *, whole: bool = True) -> str:
-    """``whole``: the first unit counts things, so it has no decimals."""
+    """``value`` with a unit. With ``whole``, the first unit has no decimals."""
     for unit in units[:-1]:
         if abs(value) < 999.5:
             return f"{value:.0f} {unit}" if whole and unit == units[0] else f"{_digits(value)} {unit}"
@@ -112,7 +112,7 @@ AMOUNTS: Mapping[str, Callable[[float], str]] = {
     "%": percent,
     "": count,
 }
-"""How a value is written, by the unit of its quantity (``objectives.quantities``)."""
+"""Functions that format values, by the unit of the quantity (``objectives.quantities``)."""
 
 
 def limit(column: str, value: float) -> str:
@@ -128,14 +128,12 @@ def join(names: Iterable[str]) -> str:
 
 
 def recipe(values: Mapping[str, Any]) -> str:
-    """A recipe in words: ``ghost ratio 2 in layer3; int8 everywhere but stem (float); 2 epochs of
-    recovery``.
+    """A recipe as text: ``ghost ratio 2 in layer3; int8 everywhere; 2 epochs of recovery``.
 
-    Reads the names alone (``method.parameter.group``, ``prune.keep.layer``, ``bits.weight.group``),
-    so it knows no method. What is ``none``, 0, or a ratio of 1 in a group is left out, and so are
-    the settings of quantizers and pruners, which bits and ``prune.method`` name; of the recovery
-    only the epochs are told, of a data source only its name, of a repair nothing. The recipe itself
-    stands beside, whole.
+    It only uses the names (``method.parameter.group``, ``prune.keep.layer``,
+    ``bits.weight.group``), so it depends on no method. Values ``none``, 0 and a ratio of 1 are left
+    out, and so are settings of quantizers, pruners and repair. Of recovery only the epochs are
+    shown, and of a data source only its name. Pages show the complete recipe next to the text.
     """
     parts = _methods(values)
     if pruned := _pruned(values):
@@ -175,16 +173,14 @@ def _method(method: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
                 everywhere = len(groups) == len(by_group) > 1
                 placed.append(f"{parameter} {value} {'everywhere' if everywhere else 'in ' + join(groups)}")
     if not placed:
-        # A method asked for groups that left all of them alone: its other settings mean nothing.
+        # A method that leaves all groups unchanged has no effect, nor have its other settings.
         grouped = any(group for by_group in parameters.values() for group in by_group)
         return "" if grouped or not general else f"{method} {', '.join(general)}"
     return f"{method} {', '.join(placed)}" + (f" ({', '.join(general)})" if general else "")
 
 
 def _pruned(values: Mapping[str, Any]) -> str:
-    """``obs keeps 0.5 of the channels everywhere (inner)``, or the range where layers keep
-    different shares.
-    """
+    """``obs keeps 0.5 of the channels everywhere (inner)``, or a range where shares differ."""
     shares = [float(value) for name, value in values.items() if name.startswith(_KEEP)]
     if not shares or min(shares) >= 1:
         return ""

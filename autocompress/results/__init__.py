@@ -1,37 +1,37 @@
-"""What a run leaves in ``results/<name>/``: columns, tables, and how to read them.
+"""The files of a run in ``results/<name>/``: columns, tables, and how to read them.
 
-The folder holds ``job.yaml`` (the job as resolved), ``trials.csv`` (a row a trial), ``front.csv``
-(the front, measured again; its first row is the baseline), ``sensitivity.csv`` (a row a group and
-width, where groups had a choice of widths), ``summary.json`` and ``artifacts/<trial>/``. Their
-names are an interface.
+The folder holds ``job.yaml`` (the resolved job), ``trials.csv`` (a row per trial), ``front.csv``
+(the front, measured again; its first row is the baseline), ``sensitivity.csv`` (a row per group and
+number of bits, where groups had a choice), ``summary.json`` and ``artifacts/<trial>/``. These names
+are an interface.
 
 ``summary.json``, every key optional::
 
     hypervolume, seconds: numbers                 trials: {complete, stopped, infeasible, failed:
         counts}
-    ended: why the search was over, in words
+    ended: why the search ended, as text
     cache: {hits, misses}                         images: {train, val, test: counts}
     baseline: a row                               environment: {machine, threads, runtime, ...}
     nearest_miss: a row with "reason", or null
     out_of_reach: constraints that not even the cheapest candidates meet, each {quantity, bound,
         nearest, candidate}
     fastest_within_bar: the row of the fastest model that loses at most "points" of accuracy (the
-        job's bound, else 1), whether it meets the other constraints or not; null where there is
-        none. Its files are kept.
-    preprocessing: [what is done to a picture before the network reads it, step by step]
+        bound of the job, else 1); it may miss the other constraints; null where there is none. Its
+        files are kept.
+    preprocessing: [steps from a picture to the input of the network]
     synthetic: in a run without training data {train: {source: images}, classes: count}; where
         candidates were judged by agreement with the baseline also {held_out: images, classes_seen:
         classes that the baseline sees in them}
-    unlabelled: in a run whose training images have no labels {train: count, classes: count}, and
+    unlabelled: in a run with training images without labels {train: count, classes: count}, and
         held_out and classes_seen as above
     plugins: {applied: [names], refused: {name: [reasons]}, broken: {name: reason}}
-    float_layers: names of the baseline's layers that no quantizer here can turn into integers
+    float_layers: names of layers of the baseline that cannot be quantized
 
-``artifacts/<trial>/metrics.json`` may hold ``float_layers`` (names of the layers that compute in
-float beside others that are quantized), ``noisy`` (bool), ``accuracy_of`` (what was scored on
-validation: "file", or "torch model" where a stock runtime is slow with the file, and ``note`` says
-why) and 95 % intervals as ``[low, high]`` in points, paired on the same images:
-``accuracy_drop_interval``, ``test_accuracy_drop_interval``.
+``artifacts/<trial>/metrics.json`` may hold ``float_layers`` (layers that compute in float while
+others are quantized), ``noisy`` (bool), ``accuracy_of`` (what was scored on validation: "file", or
+"torch model" where a standard runtime is slow with the file; ``note`` has the reason) and 95 %
+intervals as ``[low, high]`` in points, paired on the same images: ``accuracy_drop_interval``,
+``test_accuracy_drop_interval``.
 """
 
 from __future__ import annotations

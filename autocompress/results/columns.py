@@ -1,4 +1,4 @@
-"""The names and types of a run's columns, and rows as typed frames."""
+"""Names and types of the columns of a run, and typed data frames of rows."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import pandas as pd
 from autocompress.objectives.quantities import QUANTITIES
 
 Row = dict[str, Any]
-"""A trial's row: the columns of trials.csv and what the engine keeps beside them, JSON values
-only."""
+"""The row of a trial: the columns of trials.csv and further values of the engine, all JSON."""
 
 STATUSES = ("complete", "stopped", "infeasible", "failed")
-"""Status of a trial. ``stopped``: halving ended it; ``infeasible``: a gate did; ``failed``: it
-broke."""
+"""Status of a trial: ``stopped`` at a rung, ``infeasible`` by a gate or a bound, ``failed``."""
 INTERRUPTED = "interrupted"
-"""``ended`` in the summary of a search that Ctrl-C ended: its front was neither measured again nor
-scored on test."""
+"""``ended`` in the summary after Ctrl-C: the front was not measured again or tested."""
 BASELINE = "baseline"
 """Status of the first row of front.csv, which has no trial number."""
 
@@ -30,8 +27,7 @@ _COSTS = {
     if column
 }
 _FIRST_COSTS = ("latency_ms", "latency_ratio", "size_bytes", "params", "macs", "energy_uj")
-"""Costs that every version wrote, in the order of the file. Later ones follow in the order of
-``QUANTITIES``."""
+"""Costs of all versions, in the order of the file. Later costs follow as in ``QUANTITIES``."""
 _DTYPES = {
     "trial": "Int64",
     "status": "string",
@@ -71,36 +67,43 @@ _TABLE_DTYPES = {
     "scale": "float64",
 }
 COLUMNS: tuple[str, ...] = tuple(_DTYPES)
-"""Columns of trials.csv. Accuracies in percent, drops in points, ``recipe`` a dict (JSON in the
-file), ``artifact`` a path relative to the run's folder or empty. ``agreement`` is empty but in runs
-that judge without labelled images: there it is the percent of held-out images on which a model
-answers as the baseline does, ``accuracy`` is the same figure, and ``accuracy_drop`` is what
-is missing to 100."""
+"""Columns of trials.csv.
+
+Accuracies are in percent and drops in points. ``recipe`` is a dict (JSON in the file). ``artifact``
+is a path relative to the folder of the run, or empty. ``agreement`` is used in runs without
+labelled validation images: the percent of held-out images with the same prediction as the baseline.
+``accuracy`` is then the same figure, and ``accuracy_drop`` is the difference to 100.
+"""
 LATER = frozenset({"agreement", *_COSTS} - {*_FIRST_COSTS})
-"""Columns that older runs lack."""
+"""Columns that are missing in older runs."""
 FRONT_COLUMNS: tuple[str, ...] = tuple(_FRONT_DTYPES)
 """Columns of front.csv."""
 NUMBERS = tuple(name for name, dtype in _FRONT_DTYPES.items() if dtype not in ("string", "object"))
 """Columns of front.csv that hold numbers."""
 SENSITIVITY_COLUMNS: tuple[str, ...] = tuple(_SENSITIVITY_DTYPES)
-"""Columns of sensitivity.csv. ``role`` is "weight" or "activation". Where this group alone has
-these bits, ``loss`` is the mean Kullback-Leibler divergence from the baseline's class probabilities
-in nats, ``agreement`` the percent of equal labels."""
+"""Columns of sensitivity.csv, for one group with these bits and the rest in float.
+
+``role`` is "weight" or "activation". ``loss`` is the mean Kullback-Leibler divergence from the
+class probabilities of the baseline in nats. ``agreement`` is the percent of equal predictions.
+"""
 
 TABLE_COLUMNS: tuple[str, ...] = tuple(_TABLE_DTYPES)
-"""Columns of tables.csv, a row a choice of each part. ``axis`` is "structure" (``name`` is a
-coupling, ``choice`` the share of its channels that stays), "weight bits" or "activation bits"
-(``name`` is a group). ``divergence`` is what this choice alone loses, in nats; ``measured`` whether
-it was measured or interpolated; ``scale`` what pairs of neighbours made of it."""
+"""Columns of tables.csv, with a row for each choice of each part.
+
+``axis`` is "structure" (``name`` is a coupling, ``choice`` the share of channels to keep), "weight
+bits" or "activation bits" (``name`` is a group). ``divergence`` is the loss of this choice alone in
+nats. ``measured`` says whether it was measured or interpolated. ``scale`` is the factor from pairs
+of neighbours.
+"""
 
 
 def frame(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS) -> pd.DataFrame:
-    """Rows as a typed frame with exactly ``columns``.
+    """A typed data frame of rows with exactly ``columns``.
 
     A missing text is empty, a missing recipe is ``{}``.
 
     Raises:
-        ValueError: if a row has a key that is no column.
+        ValueError: if a row has a key that is not a column.
     """
     rows = list(rows)
     if unknown := {key for row in rows for key in row} - set(columns):
@@ -120,6 +123,6 @@ def _column(values: list[Any], dtype: str) -> pd.Series:
 
 
 def _text(value: Any) -> str:
-    """A text that fits a CSV file: no carriage returns and no broken characters."""
+    """``value`` as text for a CSV file: no carriage returns and no invalid characters."""
     text = "" if pd.isna(value) else str(value)
     return text.encode("utf-8", "replace").decode().replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")

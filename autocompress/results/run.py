@@ -1,4 +1,4 @@
-"""A run as its folder has it: :class:`SearchResult`, and which of its models to take."""
+"""A run read from its folder: :class:`SearchResult`, and the choice of a model."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class SearchResult:
 
     Attributes:
         folder: ``results/<name>``.
-        job: the job as resolved, a plain dict.
+        job: the resolved job, a plain dict.
         trials: trials.csv; columns ``COLUMNS``.
         front: front.csv; columns ``FRONT_COLUMNS``; the first row is the baseline. Empty while the
             search runs.
         summary: summary.json; empty while the search runs.
         sensitivity: sensitivity.csv; columns ``SENSITIVITY_COLUMNS``. Empty where no group had a
-            choice of widths.
+            choice of bits.
         tables: tables.csv; columns ``TABLE_COLUMNS``. Empty where nothing was measured.
     """
 
@@ -57,7 +57,7 @@ class SearchResult:
 
     @property
     def baseline(self) -> pd.Series:
-        """The baseline's row, from front.csv or, while there is none, from summary.json."""
+        """The row of the baseline, from front.csv or, if that is missing, from summary.json."""
         if len(self.front):
             return self.front.iloc[0]
         row = {key: value for key, value in (self.summary.get("baseline") or {}).items() if key in FRONT_COLUMNS}
@@ -70,9 +70,9 @@ class SearchResult:
 
     @property
     def limits(self) -> dict[str, float]:
-        """The job's constraints as upper bounds by column: ``{"accuracy_drop": 1.0, ...}``.
+        """The constraints of the job as upper bounds by column: ``{"accuracy_drop": 1.0, ...}``.
 
-        Ratios are resolved with the baseline's row.
+        Ratios are converted with the row of the baseline.
         """
         return _limits(self.job, self.baseline)
 
@@ -80,7 +80,7 @@ class SearchResult:
         """The folder with the files of a trial of the front.
 
         Raises:
-            UserError: if the trial has none.
+            UserError: if the trial has no files.
         """
         found = self.models.loc[self.models["trial"] == trial, "artifact"]
         if found.empty or not found.iloc[0]:
@@ -89,17 +89,17 @@ class SearchResult:
         return self.folder / str(found.iloc[0])
 
     def best(self, minimize: str | None = None, **limits: float) -> pd.Series:
-        """The front's model that fits, as a row of ``front``.
+        """The best model of the front within limits, as a row of ``front``.
 
         Args:
-            minimize: the column to minimise. By default the most accurate model where only costs
-                are limited, else the cheapest by the job's first cost objective.
+            minimize: the column to minimise. By default the most accurate model if only costs are
+                limited, else the cheapest by the first cost objective of the job.
             **limits: upper bounds by column (``accuracy_drop=1.0, latency_ratio=0.5``);
-                ``accuracy``, ``agreement`` and ``test_accuracy`` are lower bounds. With none, the
-                job's own constraints and at most one point of drop.
+                ``accuracy``, ``agreement`` and ``test_accuracy`` are lower bounds. Default: the
+                constraints of the job, and at most one point of drop.
 
         Raises:
-            UserError: if a name is no column of numbers, or no model fits.
+            UserError: if a name is not a column of numbers, or no model meets the limits.
         """
         limits = limits or {"accuracy_drop": 1.0, **self.limits}
         costs = objective_columns([name for name in self.job.get("objectives", ()) if name != "accuracy"])
@@ -117,13 +117,13 @@ class SearchResult:
             fits = met(quantities[column], values, limit)
             if not fits.any():
                 closest = values.max() if quantities[column].higher_is_better else values.min()
-                raise UserError(f"no model of the front has {wish}", f"the best left for {column} is {closest:.4g}")
+                raise UserError(f"no model of the front has {wish}", f"the closest value of {column} is {closest:.4g}")
             models = models[fits]
         order = models[minimize].astype("float64").sort_values(kind="stable", na_position="last")
         return models.loc[order.index[0]]
 
     def missed(self, row: Mapping[str, Any] | pd.Series) -> list[str]:
-        """The columns of ``limits`` that a row does not meet; a missing figure meets nothing."""
+        """The columns of ``limits`` that a row misses; a missing figure misses its limit."""
         return [
             column
             for column, limit in self.limits.items()
@@ -131,10 +131,11 @@ class SearchResult:
         ]
 
     def recommended(self) -> pd.Series | None:
-        """The model to take, as a row of ``front``; None where no model meets the constraints.
+        """The recommended model, as a row of ``front``; None where none meets the constraints.
 
-        It is the cheapest that meets them and loses at most one point where the job bounds no drop.
-        If there is none, it is the most accurate that meets them.
+        It is the cheapest model that meets them. Where the job has no bound on the drop, it must
+        also lose at most one point. If there is no such model, it is the most accurate one that
+        meets the constraints.
         """
         models = self.models
         if models.empty:
@@ -152,7 +153,7 @@ class SearchResult:
 
     @property
     def every_trial_failed(self) -> bool:
-        """Whether there are trials, and none of them gave a model or was turned down by a gate."""
+        """Whether there are trials, and all of them failed."""
         return not self.trials.empty and bool((self.trials["status"] == "failed").all())
 
     def __repr__(self) -> str:
@@ -175,7 +176,7 @@ class SearchResult:
 def _limits(job: Mapping[str, Any], baseline: Mapping[str, Any] | pd.Series) -> dict[str, float]:
     """See :attr:`SearchResult.limits`.
 
-    A constraint that this version does not know stays a number.
+    An unknown constraint stays a number.
     """
     limits: dict[str, float] = {}
     for name, given in (job.get("constraints") or {}).items():
@@ -190,7 +191,7 @@ def _limits(job: Mapping[str, Any], baseline: Mapping[str, Any] | pd.Series) -> 
 
 
 def read(folder: str | Path) -> SearchResult:
-    """Reads ``results/<name>``, also while its search still runs.
+    """Reads ``results/<name>``, also while the search is running.
 
     Raises:
         UserError: if the folder is not a run, or one of its files is broken.
@@ -198,7 +199,7 @@ def read(folder: str | Path) -> SearchResult:
     folder = Path(folder)
     if not (folder / JOB_FILE).is_file():
         runs = sorted(str(path.parent) for path in folder.glob(f"*/{JOB_FILE}")) if folder.is_dir() else []
-        hint = f"runs there: {', '.join(runs[:5])}" if runs else "give the folder that a search wrote, results/<name>"
+        hint = f"runs there: {', '.join(runs[:5])}" if runs else "give the folder of a search, results/<name>"
         what = f"it has no {JOB_FILE}" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder} is not a run: {what}", hint)
     try:
@@ -206,7 +207,7 @@ def read(folder: str | Path) -> SearchResult:
         summary_file = folder / SUMMARY_FILE
         summary = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.exists() else {}
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{folder} cannot be read: {error}", "its files must be as the search wrote them") from error
+        raise UserError(f"{folder} cannot be read: {error}", "the files of a run must not be changed") from error
     if not isinstance(job, dict) or not isinstance(summary, dict):
         raise UserError(f"{folder} cannot be read: {JOB_FILE} and {SUMMARY_FILE} must hold keys and values")
     trials, front = read_trials(folder), read_front(folder)

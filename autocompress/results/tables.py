@@ -1,4 +1,4 @@
-"""The CSV files of a run: what is written is what is read."""
+"""Writes and reads the CSV files of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRIALS_FILE, FRONT_FILE, SENSITIVITY_FILE, TABLES_FILE = "trials.csv", "front.cs
 
 
 def write_trials(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes ``trials.csv`` atomically; ``rows`` are in the study's order."""
+    """Writes ``trials.csv`` atomically; ``rows`` are in the order of the study."""
     _write(folder / TRIALS_FILE, frame(rows, COLUMNS))
 
 
@@ -33,7 +33,7 @@ def write_front(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes ``front.csv`` atomically; the first row must be the baseline (status ``baseline``).
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if it is not the baseline.
     """
     table = frame(rows, FRONT_COLUMNS)
     if table.empty or table["status"].iloc[0] != BASELINE:
@@ -47,8 +47,7 @@ def write_sensitivity(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_tables(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes ``tables.csv`` atomically: a row a choice of each coupling or group, with the
-    divergence that it causes alone (``proposals.Table.rows``)."""
+    """Writes ``tables.csv`` atomically, from rows of ``proposals.Table.rows``."""
     _write(folder / TABLES_FILE, frame(rows, TABLE_COLUMNS))
 
 
@@ -60,12 +59,12 @@ def _write(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_trials(folder: Path) -> pd.DataFrame:
-    """``trials.csv`` as a typed frame; empty where the file is not there yet."""
+    """``trials.csv`` as a typed data frame; empty while the file does not exist."""
     return _read(folder / TRIALS_FILE, COLUMNS)
 
 
 def read_front(folder: Path) -> pd.DataFrame:
-    """``front.csv`` as a typed frame, the baseline first; empty where the file is not there yet."""
+    """``front.csv`` as a typed data frame, the baseline first; empty while it does not exist."""
     return _read(folder / FRONT_FILE, FRONT_COLUMNS)
 
 
@@ -83,14 +82,14 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not path.exists():
         return frame([], columns)
     try:
-        # As text first: pandas would guess "None" and "nan" in a reason to be missing values.
+        # As text first, because pandas would read "None" and "nan" in a reason as missing values.
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if missing := [column for column in columns if column not in {*table.columns, *LATER, "group"}]:
             raise ValueError(f"column '{missing[0]}' is missing")
         table = table.reindex(columns=list(columns), fill_value="")
         return frame([_parse(row) for row in table.to_dict("records")], columns)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {error}", "it must be as the search wrote it") from error
+        raise UserError(f"{path} cannot be read: {error}", "the files of a run must not be changed") from error
 
 
 def _parse(row: Mapping[Any, str]) -> dict[str, Any]:

@@ -10,10 +10,10 @@
     const objectives = data.objectives.filter((key) => data.parameters.some((parameter) => key in parameter.explained)).slice(0, 3);
     const told = data.parameters.filter((parameter) => Math.max(0, ...Object.values(parameter.explained)) >= 0.02).slice(0, 10);
     if (!objectives.length || !told.length) {
-      element("p", { class: "hint" }, parent, data.parameters.length ? "No single parameter explains the differences between the trials, or there are too few trials to tell." : "No parameter varied.");
+      element("p", { class: "hint" }, parent, data.parameters.length ? "No single parameter explains the differences between the trials, or there are too few trials." : "No parameter varied.");
       return;
     }
-    element("p", { class: "hint" }, parent, "Share of the variance between trials that a parameter explains alone, where it can be told from chance (F-test, 5 %). Parameters that only work together show little here.");
+    element("p", { class: "hint" }, parent, "Share of the variance between trials that a parameter explains alone, where it is significant (F-test, 5 %). Parameters that only have an effect together have small shares.");
     const grid = element("div", { class: "bars" }, parent);
     grid.style.gridTemplateColumns = `minmax(70px, max-content) repeat(${objectives.length}, 1fr)`;
     element("span", { class: "head" }, grid, "parameter");
