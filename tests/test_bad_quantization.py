@@ -16,6 +16,7 @@ from autocompress.contract import Context, Manager, Space, TransferSet
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe, TrialFailed, UserError
+from autocompress.export import TapCrop
 from autocompress.job import DataConfig, Job
 from autocompress.opened.applicable import applicable
 from autocompress.opened.job import OpenedJob
@@ -119,7 +120,7 @@ class Wrong:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return self.inner(x).roll(1, 1)
 
-        return self.opened.export(replace(candidate, model=Rotated().eval()), file)
+        return self.opened.export(replace(candidate, model=Rotated().eval(), crop=TapCrop()), file)
 
 
 def test_a_file_that_differs_from_torch_is_a_failed_row(tmp_path: Path, opened: OpenedJob) -> None:

@@ -35,7 +35,7 @@ from autocompress.contract import (
 from autocompress.contract.space import Chooser
 from autocompress.data import DataInfo, Scored, Splits, TensorSplit
 from autocompress.errors import InvalidRecipe, TrialFailed
-from autocompress.export import Agreement
+from autocompress.export import Agreement, TapCrop
 from autocompress.files import digest, write_json
 from autocompress.job import Job, limits_of, load_job
 from autocompress.sensitivity.table import Sensitivity
@@ -99,6 +99,7 @@ class ToyCandidate:
     float_layers: tuple[str, ...] = ()
     slow: str = ""
     divergence: float | None = None
+    crop: TapCrop = field(default_factory=TapCrop)
 
     @property
     def latency(self) -> float:
@@ -198,6 +199,9 @@ class OpenedToy:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(costs) + " " * (candidate.params * bits // 8))
         return Deployable(file, (1, 8, 8))
+
+    def cropped_baseline(self, file: Path) -> tuple[Deployable, TapCrop] | None:
+        return None
 
     def accuracy(
         self,

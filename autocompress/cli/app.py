@@ -229,7 +229,7 @@ def _show(result: SearchResult, console: Console) -> None:
     from autocompress.report.table import front_table
 
     console.print(front_table(result))
-    for sentence in (view.interruption(result), view.headline(result), view.fastest(result)):
+    for sentence in (view.interruption(result), view.headline(result), view.fastest(result), view.tap_crop(result)):
         if sentence:
             console.print(sentence, markup=False, highlight=False)
     if told := datafree.images_text(result):

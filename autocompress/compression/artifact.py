@@ -17,6 +17,7 @@ from autocompress.compression.rebuilding import rebuild
 from autocompress.contract import Deployable, Manager, manager
 from autocompress.data.preprocessing import steps_of
 from autocompress.errors import UserError
+from autocompress.export import TapCrop, cropped
 from autocompress.files import atomic_folder
 from autocompress.quantization import hardening
 from autocompress.runtime import EXACT, EXACT_WHEN
@@ -54,6 +55,16 @@ def save(candidate: Candidate, deployable: Deployable, folder: Path, metrics: di
             (METRICS_FILE, metrics),
         ):
             (temporary / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def load_deployed(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
+    """As :func:`load`, but without the kernel taps that the file leaves out: it takes images of the
+    file's size alone.
+    """
+    folder = Path(folder)
+    model = load(folder, plugins)
+    plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    return cropped(model, TapCrop.of(plan.get("tap_crop", {})))
 
 
 def load(folder: str | Path, plugins: Manager | None = None) -> nn.Module:

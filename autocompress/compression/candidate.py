@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from autocompress.compression.structural import REPAIR
 from autocompress.contract import OperatorCount, Plan
+from autocompress.export import TapCrop
 from autocompress.recipes.recipe import Recipe
 
 
@@ -20,7 +21,7 @@ class Candidate:
         model: deployable torch module in eval mode on the CPU; hardened where QUANTIZE acted.
         plan: what was done, as JSON: enough to build ``model``'s structure again without data.
         recipe: what was asked.
-        operators: operations by layer and width, for cost models.
+        operators: operations by layer and width, for cost models; the tap crop takes none away.
         params, macs: of the float network after the transforms (quantizing changes neither); macs
         for one image.
         float_layers: names of layers that QUANTIZE was to take and could not; empty for a float
@@ -31,6 +32,8 @@ class Candidate:
             have: the real structure may differ.
         cache_hits, cache_misses: stages found in the store, and made.
         seconds: by stage.
+        crop: kernel taps that its file leaves out, since they only ever meet padding; params and
+            macs count them.
     """
 
     model: nn.Module
@@ -45,6 +48,7 @@ class Candidate:
     seconds: dict[str, float]
     slow: str = ""
     estimated: tuple[str, ...] = ()
+    crop: TapCrop = field(default_factory=TapCrop)
 
     @property
     def divergence(self) -> float | None:

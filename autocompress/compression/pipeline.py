@@ -27,6 +27,7 @@ from autocompress.contract import (
     Plan,
     TransferSet,
 )
+from autocompress.export import TapCrop, tap_crop
 from autocompress.files import digest
 from autocompress.graph import facts
 from autocompress.quantization import LayerBits, float_layers, hardening, operator_counts
@@ -58,6 +59,7 @@ class Pipeline:
         store: where stage results are kept.
         sources: what makes the images where a recipe names a data source.
         table: what the device computes on integers.
+        crops: whether files leave out kernel taps that only ever meet padding.
     """
 
     baseline: nn.Module
@@ -70,6 +72,7 @@ class Pipeline:
     store: Store
     sources: Sources | None = None
     table: PlacementTable = ONNX_RUNTIME
+    crops: bool = True
 
     def __post_init__(self) -> None:
         self._inputs = Inputs(
@@ -116,6 +119,9 @@ class Pipeline:
         if bits:
             model, plan["quantization"] = self._quantized(model, bits, recipe, context, pause)
             seconds["quantize"] = time.perf_counter() - started
+        crop = tap_crop(network, model) if self.crops else TapCrop()
+        if crop.layers:
+            plan["tap_crop"] = crop.record()
         return Candidate(
             model=model,
             plan=plan,
@@ -129,6 +135,7 @@ class Pipeline:
             seconds=seconds,
             slow=slow_in_file(model, layer_specs(self.methods)),
             estimated=self._estimated(recipe, context),
+            crop=crop,
         )
 
     def _estimated(self, recipe: Recipe, context: Context) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from autocompress.export.check import (
     open_session,
     operator_histogram,
 )
+from autocompress.export.crop import TapCrop, cropped, tap_crop
 from autocompress.export.exporter import INPUT, OPSET, OUTPUT
 from autocompress.export.onnx_file import export
 
@@ -20,10 +21,13 @@ __all__ = [
     "OPSET",
     "OUTPUT",
     "Agreement",
+    "TapCrop",
     "check_agreement",
+    "cropped",
     "custom_operators",
     "export",
     "integer_bytes",
     "open_session",
     "operator_histogram",
+    "tap_crop",
 ]

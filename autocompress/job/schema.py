@@ -222,11 +222,14 @@ class SearchConfig(_Section):
     ``tables``: measure what the network loses when each coupling alone is narrowed. ``proposals``:
     make the first recipes from the tables; without it, only the sampler uses the tables.
     ``repair``: refit layers without training.
+    ``crop``: leave kernel taps that only ever meet padding out of candidates' files; this changes
+    no output.
     """
 
     tables: bool = True
     proposals: bool = True
     repair: bool = True
+    crop: bool = True
 
 
 class BaselineConfig(_Section):

@@ -19,7 +19,7 @@ from autocompress.compression.artifact import metadata
 from autocompress.contract import Deployable
 from autocompress.data import Split, Splits
 from autocompress.errors import TrialFailed, UserError
-from autocompress.export import AGREEMENT_IMAGES, OPSET, check_agreement, export
+from autocompress.export import AGREEMENT_IMAGES, OPSET, TapCrop, check_agreement, cropped, export, tap_crop
 from autocompress.files import atomic, digest
 from autocompress.graph import facts
 from autocompress.opened.keys import scored_with
@@ -133,6 +133,27 @@ def export_baseline(model: nn.Module, folder: Path) -> Baseline:
         weights_key=own_key,
         key=key,
     )
+
+
+def cropped_baseline(model: nn.Module, base: Deployable, file: Path) -> tuple[Deployable, TapCrop] | None:
+    """Writes the float baseline without the kernel taps that only ever meet padding.
+
+    It shows what the tap crop is worth alone.
+
+    Args:
+        model: the baseline.
+        base: its own file.
+        file: to be written.
+
+    Returns:
+        None where no tap goes.
+    """
+    crop = tap_crop(facts(model, base.input_size), model)
+    if not crop.layers:
+        return None
+    deployed = cropped(model, crop)
+    export(deployed, file, base.input_size, metadata(model))
+    return Deployable(file, base.input_size, base.operators, lambda: deployed), crop
 
 
 def _export(model: nn.Module, file: Path) -> None:

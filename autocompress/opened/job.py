@@ -39,13 +39,13 @@ from autocompress.contract.space import Chooser
 from autocompress.data import Scored, Split, Splits, TensorSplit
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe, TrialFailed
-from autocompress.export import AGREEMENT_IMAGES, Agreement, check_agreement, custom_operators, export
+from autocompress.export import AGREEMENT_IMAGES, Agreement, TapCrop, check_agreement, cropped, custom_operators, export
 from autocompress.files import cache_folder
 from autocompress.job import Job, Limits
 from autocompress.memory import out_of_memory_told
 from autocompress.opened.agreement import judged_by_agreement
 from autocompress.opened.applicable import applicable, require_images
-from autocompress.opened.baseline import Baseline, export_baseline, measure_baseline, teacher_key
+from autocompress.opened.baseline import Baseline, cropped_baseline, export_baseline, measure_baseline, teacher_key
 from autocompress.opened.keys import measured_with
 from autocompress.opened.outline import outline, space_of
 from autocompress.opened.remarks import remarks
@@ -158,6 +158,7 @@ class OpenedJob:
             store=store,
             sources=sources,
             table=device.placement,
+            crops=job.search.crop,
         )
         with lock.shared():
             params_of = partial(_default_params, job, model, limits)
@@ -198,6 +199,7 @@ class OpenedJob:
             device=default_device(),
             store=store,
             table=known.devices[0].placement,
+            crops=job.search.crop,
         )
         splits = known.splits or _no_images(model)
         device = known.devices[0]
@@ -328,16 +330,21 @@ class OpenedJob:
         return self.pipeline.run(recipe, dry_run=dry_run, progress=progress, pause=pause)
 
     def export(self, candidate: Candidate, file: Path) -> Deployable:
-        """Writes the candidate's ONNX file.
+        """Writes the candidate's ONNX file, without the kernel taps that only ever meet padding.
 
         Raises:
             TrialFailed: if it would not load in a stock runtime.
         """
         size = models.input_size(self.model)
-        export(candidate.model, file, size, artifact.metadata(self.model), layer_specs(self.methods))
+        deployed = cropped(candidate.model, candidate.crop)
+        export(deployed, file, size, artifact.metadata(self.model), layer_specs(self.methods))
         if lacking := custom_operators(file):
             raise TrialFailed(f"the file needs operators that a stock runtime lacks: {', '.join(sorted(lacking))}")
-        return Deployable(file, size, candidate.operators, lambda: candidate.model)
+        return Deployable(file, size, candidate.operators, lambda: deployed)
+
+    def cropped_baseline(self, file: Path) -> tuple[Deployable, TapCrop] | None:
+        """See :func:`baseline.cropped_baseline`; None too where the job wants no tap crop."""
+        return cropped_baseline(self.model, self.baseline.deployable, file) if self.job.search.crop else None
 
     def accuracy(
         self,

@@ -19,6 +19,7 @@ from autocompress.compression.structural import OfBaseline
 from autocompress.contract import Coupling, Deployable, Device, Value
 from autocompress.devices import layer_times
 from autocompress.devices.lock import MachineLock
+from autocompress.export import tap_crop
 from autocompress.files import digest
 from autocompress.graph import NetworkFacts, facts
 from autocompress.job import Job
@@ -257,30 +258,36 @@ class TableMaker:
     ) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
         """Factors of each cost, what no choice changes, and the errors; latency comes first."""
         layers = proposals.layers_of(network, couplings)
+        of_files = self._layers_of_files(network, layers)
         by_name = {coupling.name: coupling for coupling in couplings}
         kept = {part.name: proposals.kept_shares(part, by_name[part.name], pruning.multiple) for part in parts}
         bits = 8.0 if neutral.bits else 32.0
         formulas = {
             "macs": proposals.macs,
             "params": proposals.parameters,
-            "size": proposals.size_bytes(bits),
             "energy": proposals.macs,
         }
         costs = {name: proposals.factors(layers, parts, kept, cost) for name, cost in formulas.items()}
+        costs["size"] = proposals.factors(of_files, parts, kept, proposals.size_bytes(bits))
         fixed = dict.fromkeys(costs, 0.0)
-        work = proposals.factors(layers, parts, kept, lambda widths: widths.macs + WEIGHT_WORK * widths.weights)
+        work = proposals.factors(of_files, parts, kept, lambda widths: widths.macs + WEIGHT_WORK * widths.weights)
         points = proposals.probe_points(
             Problem(tuple(parts), divergences, {"work": work}, {}), "work", PROBES, most_divergence=MOST_DIVERGENCE
         )
-        profiles = self._profiles(neutral, network, layers, parts, kept, points)
+        profiles = self._profiles(neutral, network, of_files, parts, kept, points)
         if len(profiles) < 2:
             self.notes.append("what widths cost could not be measured: latency is taken to follow multiply-adds")
             whole = sum(float(factor.table[(0,) * factor.table.ndim]) for factor in costs["macs"])
             shares = [replace(factor, table=factor.table / whole) for factor in costs["macs"]]
             return {"latency": shares, **costs}, {"latency": 0.0, **fixed}, {}
-        fitted = LatencyModel.fit(layers, profiles)
-        factors, rest = fitted.factors(layers, parts, kept)
+        fitted = LatencyModel.fit(of_files, profiles)
+        factors, rest = fitted.factors(of_files, parts, kept)
         return {"latency": factors, **costs}, {"latency": rest, **fixed}, {"latency": fitted.error}
+
+    def _layers_of_files(self, network: NetworkFacts, layers: Sequence[Layer]) -> list[Layer]:
+        """``layers`` with the kernel taps that candidates' files have."""
+        crop = tap_crop(network, self.pipeline.baseline).layers if self.job.search.crop else {}
+        return [replace(layer, taps=crop[layer.name].taps) if layer.name in crop else layer for layer in layers]
 
     def _profiles(
         self,
@@ -314,7 +321,7 @@ class TableMaker:
             return {"profiles": found}
 
         own = [list(part.choices) for part in parts]
-        asked = [dict(neutral.values), own, [list(point) for point in points]]
+        asked = [dict(neutral.values), own, [list(point) for point in points], self.job.search.crop]
         key = digest("probes", PROBES_VERSION, self.pipeline.baseline_key, asked, self.costs_key)
         return [
             Profile({name: (pair[0], pair[1]) for name, pair in widths.items()}, seconds, total)

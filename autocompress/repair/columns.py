@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from timm.layers import ScaledStdConv2d, StdConv2d
@@ -12,20 +11,11 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 from torch.nn import functional
 
+from autocompress.graph.taps import Axis, axis_of, live_taps
+
 POSITIONS = 16
 """Output positions that are drawn per image. More add little, because neighbours are similar."""
 STANDARDISING = (StdConv2d, ScaledStdConv2d)
-
-
-class _Axis(NamedTuple):
-    """A convolution along one axis: size, padding before and after, kernel, stride, dilation."""
-
-    extent: int
-    before: int
-    after: int
-    stride: int
-    dilation: int
-    outputs: int
 
 
 def has_columns(layer: nn.Module) -> bool:
@@ -72,7 +62,7 @@ class Columns:
             raise TypeError(f"the input of a {type(layer).__name__} has no columns")
         assert isinstance(layer, nn.Conv2d)
         kernel = (int(layer.kernel_size[0]), int(layer.kernel_size[1]))
-        rows, places = (_live(_axis(layer, axis, int(size[axis - 2])), kernel[axis]) for axis in (0, 1))
+        rows, places = (live_taps(_axis(layer, axis, int(size[axis - 2])), kernel[axis]) for axis in (0, 1))
         taps = tuple((row, place) for row in rows for place in places)
         return cls(layer.groups, layer.in_channels // layer.groups, taps, kernel)
 
@@ -155,9 +145,9 @@ class Columns:
         return index[:, 0], index[:, 1]
 
 
-def _axis(layer: nn.Conv2d, axis: int, extent: int) -> _Axis:
-    stride, dilation = int(layer.stride[axis]), int(layer.dilation[axis])
-    span = dilation * (int(layer.kernel_size[axis]) - 1) + 1
+def _axis(layer: nn.Conv2d, axis: int, extent: int) -> Axis:
+    size, stride, dilation = int(layer.kernel_size[axis]), int(layer.stride[axis]), int(layer.dilation[axis])
+    span = dilation * (size - 1) + 1
     if isinstance(layer, Conv2dSame):  # TensorFlow's padding depends on the extent
         total = max((-(-extent // stride) - 1) * stride + span - extent, 0)
         before, after = total // 2, total - total // 2
@@ -167,14 +157,7 @@ def _axis(layer: nn.Conv2d, axis: int, extent: int) -> _Axis:
         before, after = (span - 1) // 2, span - 1 - (span - 1) // 2
     else:
         before = after = int(layer.padding[axis])
-    outputs = (extent + before + after - span) // stride + 1
-    return _Axis(extent, before, after, stride, dilation, outputs)
-
-
-def _live(axis: _Axis, size: int) -> list[int]:
-    """Kernel taps along one axis that read a pixel for some output."""
-    starts = range(-axis.before, -axis.before + axis.outputs * axis.stride, axis.stride)
-    return [tap for tap in range(size) if any(0 <= start + tap * axis.dilation < axis.extent for start in starts)]
+    return axis_of(extent, size, before, after, stride, dilation)
 
 
 def _draw(images: int, available: int, most: int | None, generator: torch.Generator, first: int) -> torch.Tensor:

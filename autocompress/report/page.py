@@ -56,6 +56,7 @@ def render(result: SearchResult) -> str:
         judged_on=datafree.kind(result),
         headline=view.headline(result),
         fastest=view.fastest(result),
+        tap_crop=view.tap_crop(result),
         interruption=view.interruption(result),
         best=next((model for model in view.front_models(result) if model.recommended), None),
         wishes=view.wishes(result),

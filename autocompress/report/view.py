@@ -43,6 +43,7 @@ class FrontModel:
     misses: str
     noisy: bool
     float_layers: list[str]
+    cropped: str
     files: list[tuple[str, str, str]]
     is_baseline: bool
     recommended: bool
@@ -86,6 +87,7 @@ def _front_model(result: SearchResult, row: pd.Series, chosen: Any) -> FrontMode
         misses="" if is_baseline else ", ".join(of_column(column).short for column in result.missed(row)),
         noisy=bool(metrics.get("noisy")),
         float_layers=_float_layers(metrics),
+        cropped=_cropped(metrics.get("tap_crop")),
         files=_files(result.folder, folder),
         is_baseline=is_baseline,
         recommended=bool(not is_baseline and chosen is not None and row["trial"] == chosen),
@@ -165,6 +167,19 @@ def fastest(result: SearchResult) -> str:
     return (
         f"The fastest model that loses at most {words.drop(row['points'])} is trial {row['trial']}: "
         f"{words.ratio(row['latency_ratio'])} the latency, {words.points(-row['accuracy_drop'])} points{reason}."
+    )
+
+
+def tap_crop(result: SearchResult) -> str:
+    """What the tap crop alone does to the float baseline; empty where it does nothing."""
+    found = result.summary.get("tap_crop")
+    if not found:
+        return ""
+    return (
+        f"Tap crop: {_cropped(found)} at this size of image. Every candidate's file leaves them out, which changes no "
+        f"output and is no pruning. The float baseline without them has {words.ratio(found['latency_ratio'])} the "
+        f"latency ({_between(found['latency_ratio_low'], found['latency_ratio_high'])}) and "
+        f"{words.ratio(found['size_ratio'])} the size; all ratios here are against the baseline with them."
     )
 
 
@@ -273,6 +288,15 @@ def _metrics(folder: Path | None) -> dict[str, Any]:
 def _float_layers(metrics: Mapping[str, Any]) -> list[str]:
     """Layers that compute in float; empty for a model that is completely float."""
     return [str(name) for name in metrics.get("float_layers") or []]
+
+
+def _cropped(found: Any) -> str:
+    """What a tap crop leaves out, in words; empty where that is nothing."""
+    if not isinstance(found, Mapping) or not found.get("layers"):
+        return ""
+    layers = int(found["layers"])
+    plural = "s" if layers > 1 else ""
+    return f"{words.count(found['weights'])} weights of {layers} layer{plural} only ever meet padding"
 
 
 def _files(run: Path, folder: Path | None) -> list[tuple[str, str, str]]:

@@ -26,12 +26,15 @@ are an interface.
         held_out and classes_seen as above
     plugins: {applied: [names], refused: {name: [reasons]}, broken: {name: reason}}
     float_layers: names of layers of the baseline that cannot be quantized
+    tap_crop: effect of the tap crop alone on the file of the float baseline: {layers, weights,
+        macs: counts; size_ratio, latency_ratio, latency_ratio_low, latency_ratio_high}; empty where
+        no tap is left out
 
 ``artifacts/<trial>/metrics.json`` may hold ``float_layers`` (layers that compute in float while
 others are quantized), ``noisy`` (bool), ``accuracy_of`` (what was scored on validation: "file", or
-"torch model" where a standard runtime is slow with the file; ``note`` has the reason) and 95 %
-intervals as ``[low, high]`` in points, paired on the same images: ``accuracy_drop_interval``,
-``test_accuracy_drop_interval``.
+"torch model" where a standard runtime is slow with the file; ``note`` has the reason), ``tap_crop``
+({layers, weights, macs} that the file leaves out) and 95 % intervals as ``[low, high]`` in points,
+paired on the same images: ``accuracy_drop_interval``, ``test_accuracy_drop_interval``.
 """
 
 from __future__ import annotations

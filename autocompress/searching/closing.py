@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE, load
+from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE, load_deployed
 from autocompress.contract import Deployable, Manager, Measurement
 from autocompress.data import Scored, Splits, unsealed
 from autocompress.data.preprocessing import steps_of
@@ -33,6 +33,7 @@ from autocompress.results import (
     write_front,
     write_trials,
 )
+from autocompress.searching.cropping import crop_told
 from autocompress.searching.gates import TORCH_MODEL, Lock
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels, accuracy_bar, drop_files, still_there, with_artifact
@@ -77,6 +78,7 @@ class Closing:
     lock: Lock = field(default_factory=MachineLock)
     out_of_reach: Sequence[OutOfReach] = ()
     _whole: np.ndarray | None = None
+    _crop: Mapping[str, Any] = field(default_factory=dict)
 
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
         """Writes front.csv, trials.csv and summary.json; returns the summary.
@@ -123,6 +125,7 @@ class Closing:
                 row |= tested
                 self._keep_metrics(self.folder / row["artifact"], row, interval, row["latency"]["noisy"])
         self._settle_baseline(again)
+        self._crop = crop_told(self.opened, self.measurer, self.folder)
         shown = {row["trial"] for row in named}
         drop_files(self.folder, (row for row in rows if row["trial"] not in shown))
         # The second measurement is the longer one: the table, and the report from it, show that one
@@ -204,7 +207,7 @@ class Closing:
 
     def _file(self, row: Row) -> Deployable:
         home, size = self.folder / row["artifact"], self.opened.baseline.deployable.input_size
-        return Deployable(home / MODEL_FILE, size, module=partial(load, home))
+        return Deployable(home / MODEL_FILE, size, module=partial(load_deployed, home))
 
     def _tested(self, row: Row, baseline_correct: np.ndarray) -> tuple[Row, list[float]]:
         """The columns of the test split, with the interval of the drop."""
@@ -284,6 +287,7 @@ class Closing:
             "baseline": _only(FRONT_COLUMNS, self.baseline),
             "environment": environments[0] if environments else {},
             "float_layers": self.opened.float_layers(),
+            "tap_crop": dict(self._crop),
             "nearest_miss": None if missed is None else _only(COLUMNS, with_artifact(self.folder, missed)),
             "out_of_reach": [found.state() for found in self.out_of_reach],
             "plugins": {

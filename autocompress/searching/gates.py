@@ -164,6 +164,7 @@ class Trial:
             self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
             self.row["float_layers"] = list(candidate.float_layers)
             self.row["divergence"] = candidate.divergence
+            self.row["tap_crop"] = candidate.crop.told()
         if not self.row.get("params"):
             self.row |= {"params": candidate.params, "macs": candidate.macs}
             self._check()

@@ -15,7 +15,7 @@ from autocompress.compression.candidate import Candidate
 from autocompress.contract import Deployable, Device, Method, Value
 from autocompress.contract.space import Chooser
 from autocompress.data import Scored, Splits
-from autocompress.export import Agreement
+from autocompress.export import Agreement, TapCrop
 from autocompress.job import Job
 from autocompress.opened.baseline import Baseline
 from autocompress.proposals.proposer import Proposed
@@ -77,6 +77,9 @@ class SearchableJob(Protocol):
 
     def export(self, candidate: Candidate, file: Path) -> Deployable:
         """Writes the candidate's file."""
+
+    def cropped_baseline(self, file: Path) -> tuple[Deployable, TapCrop] | None:
+        """The float baseline's file after the tap crop alone; None where no tap goes."""
 
     def agreement(
         self, candidate: Candidate, deployable: Deployable, pause: Callable[[], None] | None = None

@@ -1,0 +1,40 @@
+"""What the tap crop alone is worth on the baseline: a step of its own in the summary."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from autocompress.searching.measurer import Measurer
+from autocompress.searching.rundir import scratch_folder
+from autocompress.searching.searchable import SearchableJob
+
+SECONDS = 1.0
+"""Of latency measurement."""
+
+
+def crop_told(opened: SearchableJob, measurer: Measurer, folder: Path) -> dict[str, Any]:
+    """The tap crop of the float baseline, as JSON values.
+
+    Its layers, weights and multiply-adds; size and latency of the file against the baseline's; the
+    interval of the latency. Empty where the crop leaves nothing out, or the job does without it.
+
+    Args:
+        opened: of the job.
+        measurer: its devices.
+        folder: of the run, for a file that is soon gone.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch_folder(folder)) as scratch:
+        found = opened.cropped_baseline(Path(scratch) / "cropped.onnx")
+        if found is None:
+            return {}
+        deployable, crop = found
+        measured = measurer.once(deployable, opened.baseline.deployable, SECONDS)
+        return {
+            **crop.told(),
+            "size_ratio": deployable.file.stat().st_size / opened.baseline.size_bytes,
+            "latency_ratio": measured.latency_ratio,
+            "latency_ratio_low": measured.ratio_low,
+            "latency_ratio_high": measured.ratio_high,
+        }
