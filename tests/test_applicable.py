@@ -135,7 +135,7 @@ def test_data_sources_act_only_where_there_is_no_training_data(model: nn.Module)
 
 def test_without_images_nothing_is_calibrated(model: nn.Module) -> None:
     _, refused = applicable([manager().method("quantize")], model, job(), has_images=False)
-    assert "images to calibrate on" in refused["quantize"][0]
+    assert "images for calibration" in refused["quantize"][0]
 
 
 def test_a_method_that_cannot_prepare_is_refused(opened: OpenedJob, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ CASES: list[Case] = [
     (empty_folder, "pictures holds no class folders"),
     (empty_class, "the class folder pictures/train/middle holds no images"),
     (one_class, "pictures/train has one class only, 'dark'"),
-    (one_training_image, "1 image is left to train on (1 for validation, 1 for the test), but the batch norm "),
+    (one_training_image, "1 image is left for training (1 for validation, 1 for the test), but the batch norm "),
     (lambda: (*DIGITS, "--set", "baseline.batch_size=1"), "--set baseline.batch_size cannot be 1: the batch norm of "),
     (two_training_folders, "pictures/Training and pictures/train are the same split by their names"),
     (splits_without_classes, "pictures/Testing and pictures/Training hold no class folders"),

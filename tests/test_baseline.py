@@ -217,4 +217,4 @@ def test_the_gates_of_a_candidate(small: Splits, tmp_path: Path, kind: type[nn.M
 def test_a_baseline_at_chance_is_told(tmp_path: Path) -> None:
     opened = OpenedJob.open(job(checkpoint=checkpoint(tmp_path), methods=["quantize"]))
     (note,) = opened.splits.notes
-    assert note.startswith("the baseline is at chance: it labels ")
+    assert note.startswith("the baseline is at chance: it classifies ")

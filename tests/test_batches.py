@@ -29,7 +29,7 @@ def splits_of(images: int, size: int = 32) -> Splits:
 @pytest.mark.parametrize(
     ("name", "size", "images", "batch", "message"),
     [
-        ("test_resnet", 32, 1, 128, "1 image is left to train on"),
+        ("test_resnet", 32, 1, 128, "1 image is left for training"),
         ("test_resnet", 32, 8, 1, "'baseline.batch_size' cannot be 1"),
         ("test_resnet", 32, 2, 2, ""),
         ("test_resnet", 96, 8, 1, ""),  # the last feature map has more than one pixel

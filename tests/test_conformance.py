@@ -143,7 +143,7 @@ class RebuildForgets(LowRank):  # type: ignore[valid-type,misc]
 
 
 class DrawsFromNowhere(LowRank):  # type: ignore[valid-type,misc]
-    """for one context.seed"""
+    """for equal context.seed"""
 
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
         model, plan = super().apply(model, params, context)
@@ -153,7 +153,7 @@ class DrawsFromNowhere(LowRank):  # type: ignore[valid-type,misc]
 
 
 class TouchesTeacher(LowRank):  # type: ignore[valid-type,misc]
-    """must leave context.teacher as it is"""
+    """must not change context.teacher"""
 
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
         if context.teacher is not None:
@@ -162,7 +162,7 @@ class TouchesTeacher(LowRank):  # type: ignore[valid-type,misc]
 
 
 class NeverLeavesAlone(LowRank):  # type: ignore[valid-type,misc]
-    """one choice must leave the model as it is"""
+    """one choice must leave the model unchanged"""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         keep = space.categorical("keep", [0.25, 0.5], default=0.5, cheapest=0.25)
@@ -194,7 +194,7 @@ class NamedByDefault(LowRank):  # type: ignore[valid-type,misc]
 
 
 class NamedIsBroken(LowRank):  # type: ignore[valid-type,misc]
-    """for one context.seed"""
+    """for equal context.seed"""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         more = space.categorical("more", ["a", "b"], default="a", named=["c"])
@@ -211,7 +211,7 @@ class NamedIsBroken(LowRank):  # type: ignore[valid-type,misc]
 
 
 class SecretlyStructural(LowRank):  # type: ignore[valid-type,misc]
-    """is declared structural=False"""
+    """has structural=False"""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         keep = space.categorical("keep", [0.5, 0.25, 1.0], default=0.5, neutral=1.0, structural=False)
@@ -227,7 +227,7 @@ class SaysNothing(LowRank):  # type: ignore[valid-type,misc]
 
 
 class LosesClasses(LowRank):  # type: ignore[valid-type,misc]
-    """the result gives"""
+    """the output has shape"""
 
     def apply(self, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
         model, plan = super().apply(model, params, context)
@@ -236,7 +236,7 @@ class LosesClasses(LowRank):  # type: ignore[valid-type,misc]
 
 
 class UntrainedLeftovers(LowRank):  # type: ignore[valid-type,misc]
-    """no gradient reaches"""
+    """these get none"""
 
     def _with(self, model: nn.Module) -> nn.Module:
         model.leftover = nn.Parameter(torch.zeros(3))
@@ -373,7 +373,7 @@ class Noise(DataSource):
 
 
 class NewEachTime(Noise):
-    """one context.seed must give one digest"""
+    """equal context.seed must give equal digests"""
 
     def seed(self, context: Context) -> int:
         return int(torch.randint(1 << 30, ()))

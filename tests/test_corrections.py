@@ -202,4 +202,4 @@ def test_probes_that_fail_leave_multiply_adds(opened: OpenedJob, monkeypatch: py
     made = opened.proposals()
     assert made is not None
     assert len(made.recipes) > 8
-    assert any("follow multiply-adds" in note for note in made.notes)
+    assert any("proportional to multiply-adds" in note for note in made.notes)

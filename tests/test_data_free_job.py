@@ -283,11 +283,11 @@ def test_a_teacher_that_no_source_fits_is_told_why_and_what_remains(
     assert "no data source can make images from test_resnet (" in str(error.value)
     assert "blobs: the model has no batch norm" in str(error.value)
     assert "specks: the model has no batch norm" in str(error.value)
-    assert "labelled images to judge by, data: {val: ...}: ghost, " in str(error.value)
+    assert "labelled images with data: {val: ...}, which is enough for ghost, " in str(error.value)
     opened = open_free(free_job(teacher, tmp_path, data={"train": "none", "val": "digits"}))
     assert isinstance(opened, OpenedJob)
     assert opened.refused["blobs"] == ["the model has no batch norm"]
-    assert "images to calibrate on" in opened.refused["quantize"][0]
+    assert "images for calibration" in opened.refused["quantize"][0]
     assert opened.compose(Policy({"ghost": "cheapest", "recover": "default"})).recover["epochs"] == 0
 
 

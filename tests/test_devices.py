@@ -156,7 +156,7 @@ class Moody(Device):
     ("device", "rule"),
     [
         (Loose(), "Options must forbid unknown keys"),
-        (Changing(), "a device must leave the model as it is"),
+        (Changing(), "a device must not change the model"),
         (Moody(), "a deterministic device must give the same figures again"),
     ],
 )

@@ -367,7 +367,7 @@ def test_widths_are_probed_around_leaves() -> None:
 
 
 class Careless(Substitute):
-    """must be all in its parameters"""
+    """must define a hardened leaf layer"""
 
     class Spec(DistanceSpec):
         def hardened(self, simulated: nn.Module, grid: Grid) -> nn.Module:
@@ -381,7 +381,7 @@ class Careless(Substitute):
 
 
 class OffGrid(Substitute):
-    """the same simulated and hardened"""
+    """simulated and hardened leaf layers must be equal"""
 
     class Spec(DistanceSpec):
         def hardened(self, simulated: nn.Module, grid: Grid) -> nn.Module:

@@ -65,7 +65,7 @@ def test_a_wrong_one_is_told_with_the_right_key(
     model = trained(norm, *COMMON[0])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     told = note(model, prepared(*given), tmp_path)
-    assert "with the mean and std of these images they label" in told
+    assert "with the mean and std of these images they classify" in told
     assert "set model_args: {mean: [0.30" in told
     assert note(nn.Identity(), prepared(*given), tmp_path) == told  # kept: the model is not asked again
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -119,6 +119,6 @@ def test_a_search_and_similarity_say_so(tmp_path: Path) -> None:
         "--images",
         "99",
     ]
-    assert "note: the weights look as if they had been trained with another normalisation" in said(*asked, "digits")
+    assert "note: the weights were probably trained with another normalisation" in said(*asked, "digits")
     both = {"checkpoint": tmp_path / "mine.safetensors", "model_args": right}
     assert OpenedJob.open(job.model_copy(update=both)).splits.notes == ()

@@ -1,6 +1,3 @@
-"""An opened job: its data loaded, its baseline made and its methods prepared.
-
-All recipes of a search share it.
-"""
+"""An opened job: loaded data, the baseline and the methods that apply, for all recipes."""
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time

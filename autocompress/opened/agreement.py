@@ -1,4 +1,4 @@
-"""Candidates judged without labels, by the baseline's answers on images that none trains on."""
+"""Judges candidates without labels, by agreement with the baseline on held-out images."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from autocompress.scoring import Scorer
 from autocompress.store import Store
 
 LEAST_SURE = 0.99
-"""Share of the held-out images on which the baseline's file and its torch model must give one
-label.
-"""
+"""Share of the held-out images on which file and torch model of the baseline must agree."""
 
 
 def judged_by_agreement(
@@ -33,17 +31,17 @@ def judged_by_agreement(
 ) -> tuple[Splits, Baseline]:
     """The splits with held-out images for validation, and the baseline measured on them.
 
-    The baseline's accuracy there is 100. Images on which its file and its torch model give
-    different labels are left out.
+    The accuracy of the baseline is 100 there. Images on which its file and its torch model differ
+    are left out.
 
     Args:
         model: the float baseline.
-        splits: of the job; what they hold for validation has no labels.
-        held_out: the images to compare on, with the baseline's answers for labels.
+        splits: of the job; their validation images have no labels.
+        held_out: the images for comparison, with predictions of the baseline as labels.
         scorer, store, folder, pause: as for :func:`measure_baseline`.
 
     Raises:
-        UserError: if that happens more often than rounding explains.
+        UserError: if file and torch model differ more often than rounding explains.
     """
     splits = replace(splits, val=held_out, by_agreement=True)
     baseline = measure_baseline(model, splits, scorer, store, folder, pause)
@@ -54,9 +52,9 @@ def judged_by_agreement(
             instead = "give others" if splits.unlabelled else "leave out a data source with space: {source: [...]}"
             raise UserError(
                 f"file and torch model of the baseline agree on {baseline.accuracy:.1f} % of the {images} only",
-                f"its answers there are no measure; {instead}",
+                f"so candidates cannot be compared with it there; {instead}",
             )
         splits = replace(splits, val=splits.val.take(sure.nonzero().flatten()))
         baseline = measure_baseline(model, splits, scorer, store, folder, pause)
-    # Rows that were judged on other images cannot stand beside those of this search.
+    # Rows that were judged on other images cannot be compared with those of this search.
     return splits, replace(baseline, key=digest(baseline.key, splits.val.digest))

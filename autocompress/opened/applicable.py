@@ -1,4 +1,4 @@
-"""Which of the installed methods act in a job, and why the others do not."""
+"""Decides which installed methods act in a job, with reasons against the others."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def applicable(
     has_images: bool = True,
     devices: Sequence[Device] = (),
 ) -> tuple[list[Method], dict[str, list[str]]]:
-    """Splits ``methods`` into those that act in ``job`` and the reasons of those that cannot.
+    """The methods that act in ``job``, and the reasons against the others.
 
-    A method whose own code raises is among the latter: a plugin's fault must not end the search.
-    Data sources act where the job has no training data, whether ``wanted`` names some of them (then
-    those) or none (then all that can).
+    A method with code that raises does not act, so that an error of a plugin does not end the
+    search. Data sources act where the job has no training data. If ``wanted`` names data sources,
+    only these act, else all that apply.
 
     Args:
-        methods: all that are installed, in the manager's order.
-        model: the baseline; random weights will do.
+        methods: all installed methods, in the order of the manager.
+        model: the baseline; its weights do not matter.
         job: of the search.
-        wanted: the only methods that may act; None for all that can.
-        has_images: the user gives images to train and calibrate on; a data source that acts gives
-            them too.
-        devices: that the job takes costs from; a method whose layers one of them cannot count does
-            not act.
+        wanted: the only methods that may act; None for all that apply.
+        has_images: the user gives images for training and calibration. A data source that acts
+            gives images too.
+        devices: the devices of the job. A method does not act if one of them has no cost for its
+            layers.
 
     Raises:
         UserError: for a wanted method that is not installed, or cannot apply.
@@ -51,7 +51,7 @@ def applicable(
     any_source = job.data.is_free and not any(source.name in (wanted or ()) for source in sources)
     fit: list[Method] = []
     refused: dict[str, list[str]] = {}
-    # Sources first: quantizers need the images that these give.
+    # Data sources first, because quantizers need their images.
     for method in sorted(methods, key=lambda method: not isinstance(method, DataSource)):
         is_named = wanted is not None and method.name in wanted
         if wanted is not None and not is_named and not (any_source and method in sources):
@@ -71,10 +71,10 @@ def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool, devic
     if isinstance(method, DataSource) and not job.data.is_free:
         return ["the job has training data; give data: {train: none, ...} to compress without it"]
     if isinstance(method, Quantizer) and not has_images:
-        return ["its ranges need images to calibrate on, and the job has no training data"]
+        return ["it needs images for calibration, and the job has no training data"]
     for kind in sorted({kind for spec in method.layers for kind in spec.operator_kinds}):
         if lacking := [device.name for device in devices if not device.counts(kind)]:
-            return [f"its layers take operations of the kind '{kind}', for which '{lacking[0]}' has no figures"]
+            return [f"its layers use operations of the kind '{kind}', for which '{lacking[0]}' has no figures"]
     if isinstance(method, Pruner) and (reason := refusal_to_prune(model)) is not None:
         return [reason]
     try:
@@ -93,22 +93,22 @@ def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool, devic
 
 
 def require_images(job: Job, splits: Splits | None, fit: Sequence[Method], refused: Mapping[str, list[str]]) -> None:
-    """Refuses a job without a data source and without images to judge candidates by.
+    """Refuses a job without a data source and without images to judge candidates.
 
     Args:
         job: of the search.
-        splits: the user's images; None where the job names none.
-        fit, refused: of :func:`applicable`.
+        splits: the images of the user; None where the job names none.
+        fit, refused: the result of :func:`applicable`.
 
     Raises:
-        UserError: with the reasons of the data sources, and what remains.
+        UserError: with the reasons of the data sources, and a hint.
     """
     if splits is not None and len(splits.val):
         return
     reasons = [f"{name}: {why[0]}" for name, why in refused.items()]
     hint = "give data to train on"
     if others := [method.name for method in fit if not isinstance(method, DataSource)]:
-        hint += f", or labelled images to judge by, data: {{val: ...}}: {', '.join(others)} need no others"
+        hint += f", or labelled images with data: {{val: ...}}, which is enough for {', '.join(others)}"
     raise UserError(
         f"no data source can make images from {job.model}" + (f" ({'; '.join(reasons)})" if reasons else ""), hint
     )

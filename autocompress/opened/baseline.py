@@ -1,4 +1,4 @@
-"""The baseline: the uncompressed model, its file, its accuracy and its cost; made once and kept."""
+"""The baseline: the uncompressed model with its file, accuracy and size, made once and stored."""
 
 from __future__ import annotations
 
@@ -33,18 +33,16 @@ log = logging.getLogger("autocompress.compression")
 
 @dataclass(frozen=True)
 class Baseline:
-    """What every candidate is compared with.
+    """The uncompressed model, with which every candidate is compared.
 
     Attributes:
-        accuracy: percent of the validation split, of the exported file in its runtime; NaN in a dry
-            run.
+        accuracy: of the exported file on the validation split, in percent; NaN in a dry run.
         correct: bool ``(images,)``, for paired intervals; empty in a dry run.
         size_bytes: of the ONNX file.
         params, macs: as for a candidate.
         deployable: the exported float file.
-        weights_key: content key of weights, architecture and the libraries that compute with them;
-            stages hang on it.
-        key: the same with what wrote the file.
+        weights_key: content key of weights, architecture and libraries; keys of stages contain it.
+        key: the same with the exporter.
     """
 
     accuracy: float
@@ -67,7 +65,7 @@ def weights_key(model: nn.Module) -> str:
 
 
 def teacher_key(model: nn.Module) -> str:
-    """Content key of a baseline: weights, architecture, and the libraries that compute."""
+    """Content key of a baseline: weights, architecture and libraries."""
     return digest(weights_key(model), versions())
 
 
@@ -81,13 +79,12 @@ def measure_baseline(
 ) -> Baseline:
     """Exports ``model`` (float, eval) to ``folder/<key>.onnx`` and scores it on validation.
 
-    What is kept of an earlier call is used again.
-
-    ``pause`` is called between images; a measurement on this machine may go first there.
+    Stored results of an earlier call are used. ``pause`` is called between images and may wait for
+    a measurement on this machine.
 
     Raises:
         UserError: if it cannot be exported, its logits are not finite, or file and model do not
-            agree, as a candidate would fail. Nothing is kept then.
+            agree, as for a candidate. Nothing is stored then.
     """
     exported = export_baseline(model, folder)
     scored = digest("baseline accuracy", exported.key, splits.val.digest, scored_with(scorer))
@@ -105,17 +102,17 @@ def measure_baseline(
 
 
 def export_baseline(model: nn.Module, folder: Path) -> Baseline:
-    """Exports ``model`` (float, eval) to ``folder/<key>.onnx``, unless it is there; scores nothing.
+    """Exports ``model`` (float, eval) to ``folder/<key>.onnx``, unless it exists, without scoring.
 
     Returns:
-        The baseline with ``accuracy`` NaN and ``correct`` empty: all that a dry run needs.
+        The baseline with ``accuracy`` NaN and ``correct`` empty, for a dry run.
 
     Raises:
         UserError: if it cannot be exported.
     """
     own_key = teacher_key(model)
-    # Another exporter may write a faster file: the baseline must gain from it as every candidate
-    #     does.
+    # The key has the exporter, because another version may write a faster file, for the baseline as
+    # for every candidate.
     key = digest(own_key, OPSET, onnx.__version__, onnxscript.__version__)
     file = folder / f"{key}.onnx"
     if not file.exists():
@@ -159,13 +156,13 @@ def cropped_baseline(model: nn.Module, base: Deployable, file: Path) -> tuple[De
 def _export(model: nn.Module, file: Path) -> None:
     try:
         export(model, file, models.input_size(model), metadata(model))
-    except OSError:  # a full disk is no fault of the model
+    except OSError:  # for example a full disk, which is not a fault of the model
         raise
-    except Exception as error:  # whatever torch.export and the exporter raise
+    except Exception as error:  # torch.export and the exporter raise many types
         log.debug("the baseline cannot be exported", exc_info=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise UserError(
-            f"the baseline cannot be written as an ONNX file: {reason}", "change model_args, or take another model"
+            f"the baseline cannot be written as an ONNX file: {reason}", "change model_args, or choose another model"
         ) from error
 
 
@@ -176,10 +173,7 @@ def _scored(
     scorer: Scorer,
     pause: Callable[[], None] | None,
 ) -> np.ndarray:
-    """Which images the file labels correctly.
-
-    First it must agree with the torch model, as a candidate must.
-    """
+    """The images that the file classifies correctly, after a check that file and model agree."""
     some = split.subset(AGREEMENT_IMAGES)
     images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
     hint = "its weights are damaged, or belong to another network"

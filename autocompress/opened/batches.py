@@ -1,4 +1,4 @@
-"""Checks before any training whether the job's batches fit into memory."""
+"""Checks before training that the batches of the job are valid and fit into memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLOAT_BYTES = 4
 
 
 def check_batches(job: Job, model: nn.Module, splits: Splits) -> None:
-    """Refuses batches of one image where the batch norm of ``model`` needs more.
+    """Refuses batches of one image where a batch norm of ``model`` needs more.
 
     Raises:
         UserError: naming ``baseline.batch_size``, or the number of training images.
@@ -31,7 +31,7 @@ def check_batches(job: Job, model: nn.Module, splits: Splits) -> None:
     if len(splits.train) == 1:
         held_out = f"{len(splits.val):,} for validation, {len(splits.test):,} for the test"
         raise UserError(
-            f"1 image is left to train on ({held_out}), but the batch norm of '{job.model}' needs at least 2",
+            f"1 image is left for training ({held_out}), but the batch norm of '{job.model}' needs at least 2",
             "give more images",
         )
     raise job.source.error(
@@ -42,11 +42,10 @@ def check_batches(job: Job, model: nn.Module, splits: Splits) -> None:
 def check_measured_batch(job: Job, device: Device, model: nn.Module) -> None:
     """Refuses batches for which ``device`` certainly has too little memory.
 
-    The estimate is a lower bound: what the largest layer of the float model reads and writes at
-        once.
+    The estimate is a lower bound: the input and output of the largest layer of the float model.
 
     Raises:
-        UserError: naming the batch, and how much memory is needed and free.
+        UserError: naming the batch, and the needed and free memory.
     """
     batch = job.device.batch
     if batch == 1 or device.deterministic:  # cost models run nothing

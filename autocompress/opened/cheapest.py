@@ -1,4 +1,4 @@
-"""The cheapest candidates of a job as files, built by two processes where that is safe."""
+"""Builds the cheapest candidates of a job as files, with two processes where that is safe."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ log = logging.getLogger("autocompress")
 
 
 class Builder(Protocol):
-    """What a candidate is built with: an opened job."""
+    """The part of an opened job that builds candidates."""
 
     @property
     def device(self) -> Device:
-        """Gives latency."""
+        """The device for latency."""
 
     def compose(self, chooser: Any) -> Any:
         """The recipe that ``chooser`` gives."""
@@ -40,7 +40,7 @@ class Builder(Protocol):
         """The model that ``recipe`` gives."""
 
     def export(self, candidate: Any, file: Path) -> Deployable:
-        """Writes the candidate's file."""
+        """Writes the file of the candidate."""
 
     def cheapest(self) -> list[Point]:
         """The recipes that cost the least."""
@@ -48,7 +48,7 @@ class Builder(Protocol):
 
 @dataclass(frozen=True)
 class Built:
-    """A candidate of meaningless weights.
+    """A candidate with meaningless weights.
 
     Attributes:
         label: as in ``OpenedJob.cheapest``.
@@ -65,11 +65,11 @@ class Built:
 
 
 def build(opened: Builder, point: Point, file: Path, pause: Callable[[], None] | None = None) -> Built | None:
-    """Builds and exports one candidate; None where a transform leaves nothing to prune."""
+    """Builds and exports one candidate; None where a transform leaves no channels to prune."""
     label, values = point
     lock = MachineLock()
     try:
-        with lock.shared():  # building and exporting load the machine as training does
+        with lock.shared():  # building and exporting use the processor, like training
             recipe = opened.compose(Replay(values))
             candidate = opened.candidate(recipe, dry_run=True, pause=pause or lock.breathe)
             deployable = opened.export(candidate, file)
@@ -81,11 +81,11 @@ def build(opened: Builder, point: Point, file: Path, pause: Callable[[], None] |
 def build_cheapest(opened: Builder, folder: Path) -> list[Built]:
     """Builds and exports the cheapest candidates of each method and of all together.
 
-    A forked process builds some of them. Where it fails, this process builds these too.
+    A forked process builds some of them. If it fails, this process builds these too.
 
     Args:
         opened: an opened job.
-        folder: for the files, which must stay as long as the result is used.
+        folder: for the files; it must exist while the result is used.
     """
     points = opened.cheapest()
     found: dict[int, Built | None] = {}
@@ -101,8 +101,7 @@ def build_cheapest(opened: Builder, folder: Path) -> list[Built]:
 
 
 def _may_fork(device: Device) -> bool:
-    """Whether a copy of this process can build: it has threads of its own kind only, and files are
-    all that the device reads."""
+    """Whether a forked process can build: no other threads, and a device of files."""
     is_alone = threading.active_count() == 1
     return sys.platform == "linux" and is_alone and usable_processors() > 1 and device.formats == {"onnx"}
 
@@ -111,10 +110,10 @@ Work = Callable[[Iterator[int]], Iterator[tuple[int, Built | None]]]
 
 
 def _by_two(work: Work, count: int) -> dict[int, Built | None]:
-    """Does ``work`` for all places below ``count``, here and in a forked process.
+    """Calls ``work`` for all numbers below ``count``, here and in a forked process.
 
-    Each takes the next place when it is free, out of a pipe that holds them all: no lock is needed,
-    which the other one could die with. What that one could not do is left out.
+    Both read the next number from a pipe. So there is no lock that a process could hold when it
+    dies. Numbers of a failed process are left out.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -132,7 +131,7 @@ def _by_two(work: Work, count: int) -> dict[int, Built | None]:
     found = dict(work(places()))
     try:
         found |= dict(receiver.recv())
-    except EOFError:  # it was ended, or failed: this process meets the same error
+    except EOFError:  # it ended or failed; this process will see the same error
         log.debug("the process that helps to build candidates has failed")
     helper.join()
     os.close(waiting)
@@ -140,12 +139,12 @@ def _by_two(work: Work, count: int) -> dict[int, Built | None]:
 
 
 def _help(work: Work, places: Callable[[], Iterator[int]], sender: Connection) -> None:
-    """In the forked process. OpenMP's threads are not there, so torch must not look for them."""
+    """Runs in the forked process, with one thread, because OpenMP's threads do not exist there."""
     torch.set_num_threads(1)
     made: Sequence[tuple[int, Built | None]] = list(work(places()))
     sender.send([(place, built and replace(built, deployable=_without_module(built))) for place, built in made])
 
 
 def _without_module(built: Built) -> Deployable:
-    """Its file alone, since a torch module stays in its process."""
+    """The file only, because a torch module cannot leave its process."""
     return replace(built.deployable, module=None)

@@ -14,27 +14,28 @@ from autocompress.opened.cheapest import Built, build_cheapest
 from autocompress.opened.job import OpenedJob
 
 UNCOMPRESSED = "uncompressed"
-"""Label of the candidate on which no method acts."""
+"""Label of the candidate without methods."""
 
 
 class Measure(Protocol):
-    """Latency and, where it is known, energy of ``candidate`` against ``baseline``."""
+    """Measures latency and, where known, energy of ``candidate`` relative to ``baseline``."""
 
     def __call__(self, candidate: Deployable, baseline: Deployable, *, seconds: float) -> Measurement: ...
 
 
 @dataclass(frozen=True)
 class CheapestCandidate:
-    """The least that a method can cost here, as ratios to the baseline; nothing was trained.
+    """The lowest costs of a method here, as ratios to the baseline, without training.
 
     Attributes:
         label: "uncompressed" (the baseline, first), "ghost", "quantize", ..., "all together".
         latency_ratio: median of the ratios to the baseline.
         latency_low, latency_high: ends of its 95 % interval.
-        energy_ratio: None where the job's devices do not give energy.
-        meets: by constraint, whether it can be met. Latency counts as met where the interval
-            reaches the bound.
-        estimated: methods whose structure a dry run can only estimate; see ``Candidate.estimated``.
+        energy_ratio: None where the devices of the job do not give energy.
+        meets: by constraint, whether it can be met. Latency counts as met if the interval reaches
+            the bound.
+        estimated: methods with a structure that a dry run can only estimate; see
+            ``Candidate.estimated``.
     """
 
     label: str
@@ -55,12 +56,12 @@ def feasibility(opened: OpenedJob, measure: Measure, seconds: float = 1.0) -> li
 
     Args:
         opened: an opened job.
-        measure: with the job's devices, see ``Measurer.measure``.
+        measure: with the devices of the job, see ``Measurer.measure``.
         seconds: of latency measurement for each.
     """
     base = opened.baseline
     itself = measure(base.deployable, base.deployable, seconds=seconds)
-    # Whatever the clock says of one file against itself, the ratio is 1.
+    # The ratio of a file to itself is 1, without measuring.
     itself = replace(itself, latency_ratio=1.0, ratio_low=1.0, ratio_high=1.0)
     rows = [_row(opened, UNCOMPRESSED, base, base.deployable, itself, itself.energy_uj)]
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +79,7 @@ def _row(
     measured: Measurement,
     energy_uj: float | None,
 ) -> CheapestCandidate:
-    """The row of a measured model; ``energy_uj`` is the baseline's."""
+    """The row of a measured model; ``energy_uj`` is that of the baseline."""
     base = opened.baseline
     size = deployable.file.stat().st_size
     energy_ratio = measured.energy_uj / energy_uj if measured.energy_uj is not None and energy_uj else None

@@ -1,4 +1,4 @@
-"""The opened job: everything that the recipes of one job share, opened once per process."""
+"""The opened job: everything that the recipes of a job share, made once per process."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ from autocompress.training import (
 
 Progress = Callable[[float, str], None]
 SLOW_BATCH = 8
-"""Images that a file which a runtime runs slowly gets at a time."""
+"""Images per batch for a file that runs slowly."""
 log = logging.getLogger("autocompress.compression")
 
 
@@ -80,16 +80,16 @@ class OpenedJob:
     """A job, its data, its baseline and the methods that apply to it.
 
     Attributes:
-        job: as validated.
+        job: the validated job.
         model: the float baseline, eval, on the CPU; never changed.
         splits: of the data.
-        baseline: what candidates are compared with.
-        methods: those that act, in the manager's order.
-        refused: reasons by name of the methods that cannot.
-        device: where latency is measured.
-        pipeline: recipe -> candidate.
-        limits: what the user fixed or narrowed.
-        training_seconds: that training the baseline took in this process.
+        baseline: with which candidates are compared.
+        methods: the methods that act, in the order of the manager.
+        refused: by name of the other methods, the reasons.
+        device: measures latency.
+        pipeline: makes a candidate from a recipe.
+        limits: parameters that the user fixed or narrowed.
+        training_seconds: time of training the baseline in this process.
     """
 
     job: Job
@@ -108,10 +108,10 @@ class OpenedJob:
     def open(cls, job: Job, progress: Progress | None = None, plugins: Manager | None = None) -> OpenedJob:
         """Opens ``job``: loads data, makes the baseline, and prepares data sources and methods.
 
-        The second time, most of it is found in the cache.
+        The second time, most results are in the cache.
 
         Raises:
-            UserError: for a job that names what is not there.
+            UserError: for a job with unknown names.
         """
         limit_threads()
         known = outline(job, plugins or manager())
@@ -123,7 +123,7 @@ class OpenedJob:
                 model = train_baseline(job, model, splits, progress, pause=lock.breathe)
         training_seconds = time.monotonic() - began
         model = models.reparameterise(model).cpu().eval()
-        store = Store(pinning=True)  # what is made before the first trial is needed to the last
+        store = Store(pinning=True)  # entries from before the first trial are needed until the last
         methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images, devices=devices)
         sources = None
         space = space_of(job, model, methods, limits, splits, device)
@@ -171,16 +171,14 @@ class OpenedJob:
     @classmethod
     @out_of_memory_told()
     def dry(cls, job: Job, plugins: Manager | None = None) -> OpenedJob:
-        """Opens ``job`` for dry-run candidates alone.
+        """Opens ``job`` for dry-run candidates only.
 
-        Nothing is trained, made or scored, and few images are read.
-
-        The baseline has random weights where a search would train it, since costs do not depend on
-        them. Its accuracy is NaN. Data sources have made no images and methods have prepared
-        nothing.
+        Nothing is trained, synthesised or scored, and few images are read. Where a search would
+        train the baseline, it has random weights, because costs do not depend on weights. Its
+        accuracy is NaN.
 
         Raises:
-            UserError: as :meth:`open`, as far as it can be known without training.
+            UserError: as for :meth:`open`, for errors that are known without training.
         """
         limit_threads()
         known = outline(job, plugins or manager(), preview=True)
@@ -204,19 +202,19 @@ class OpenedJob:
         splits = known.splits or _no_images(model)
         device = known.devices[0]
         opened = cls(job, model, splits, baseline, known.methods, known.refused, device, pipeline, known.limits)
-        opened.space = known.space  # the same, and its parameters are known already
+        opened.space = known.space  # the same space, with its parameters known already
         return opened
 
     @property
     def scorer(self) -> Scorer:
-        """What accuracy is computed with."""
+        """Computes accuracy."""
         return Scorer.of(self.job)
 
     # --- the space --------------------------------------------------------------------------------
 
     @cached_property
     def space(self) -> JobSpace:
-        """What recipes are drawn from."""
+        """The space of recipes."""
         return space_of(self.job, self.model, self.methods, self.limits, self.splits, self.device)
 
     def compose(self, chooser: Chooser) -> Recipe:
@@ -224,24 +222,24 @@ class OpenedJob:
         return self.space.compose(chooser)
 
     def parameters(self) -> dict[str, Parameter]:
-        """Every parameter of the space; see :meth:`JobSpace.parameters`."""
+        """All parameters of the space; see :meth:`JobSpace.parameters`."""
         return self.space.parameters()
 
     def policy(self, rules: Mapping[str, str], quantizer: str | None = None) -> dict[str, Value] | None:
-        """The values of a rule-made recipe; see :meth:`JobSpace.policy`."""
+        """The values of a recipe made by rules; see :meth:`JobSpace.policy`."""
         return self.space.policy(rules, quantizer)
 
     def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
-        """The recipes that cost the least; see :meth:`JobSpace.cheapest`."""
+        """The cheapest recipes; see :meth:`JobSpace.cheapest`."""
         return self.space.cheapest()
 
     def sensitivity(
         self, progress: Progress | None = None, pause: Callable[[], None] | None = None
     ) -> list[Sensitivity]:
-        """What each width in the space loses alone (:func:`probing.kept`).
+        """The sensitivity table (:func:`probing.kept`).
 
-        Empty where no group has a choice of widths, or where there are no images. ``pause``
-        is called often.
+        Empty where no group has a choice of bits, or where there are no images. ``pause`` is called
+        often.
         """
         widths, params = mixedbits.offered(self.space)
         transfer = self.pipeline.transfer
@@ -266,12 +264,12 @@ class OpenedJob:
                     progress=progress,
                     pause=_both(lock.breathe, pause),
                 )
-        except Exception as error:  # the search can do without it
+        except Exception as error:  # the table is optional
             log.warning("no sensitivity table: %s: %s", type(error).__name__, error)
             return []
 
     def float_layers(self) -> list[str]:
-        """The baseline's layers that stay in float whatever bits are chosen, in network order."""
+        """The layers of the baseline that cannot be quantized, in network order."""
         uniform = next((m for m in self.methods if isinstance(m, Quantizer) and m.activation_bits), None)
         try:
             known = self.compose(Policy({"bits": "default"})).quantizers
@@ -287,8 +285,7 @@ class OpenedJob:
     def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
         """Recipes to try first.
 
-        See :meth:`JobSpace.starting_points`, and :func:`mixedbits.starting_points` where
-        there is a table.
+        See :meth:`JobSpace.starting_points` and, with a table, :func:`mixedbits.starting_points`.
         """
         points = self.space.starting_points()
         for label, values in mixedbits.starting_points(self.space, sensitivity):
@@ -299,8 +296,8 @@ class OpenedJob:
     def proposals(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> Proposed | None:
         """Recipes from measured tables; see :class:`Proposer`.
 
-        None where a fault keeps them from being made, or the job wants no tables: a search can do
-        without them. ``pause`` is called often."""
+        None after an error, or where the job switches tables off. ``pause`` is called often.
+        """
         if not self.job.search.tables:
             return None
         measured_by = measured_with(self.device, self.job.device)
@@ -326,20 +323,20 @@ class OpenedJob:
         progress: Progress | None = None,
         pause: Callable[[], None] | None = None,
     ) -> Candidate:
-        """The model that ``recipe`` gives; see :meth:`Pipeline.run`."""
+        """The model for ``recipe``; see :meth:`Pipeline.run`."""
         return self.pipeline.run(recipe, dry_run=dry_run, progress=progress, pause=pause)
 
     def export(self, candidate: Candidate, file: Path) -> Deployable:
-        """Writes the candidate's ONNX file, without the kernel taps that only ever meet padding.
+        """Writes the ONNX file of the candidate, without kernel taps that only read padding.
 
         Raises:
-            TrialFailed: if it would not load in a stock runtime.
+            TrialFailed: if a standard runtime could not load it.
         """
         size = models.input_size(self.model)
         deployed = cropped(candidate.model, candidate.crop)
         export(deployed, file, size, artifact.metadata(self.model), layer_specs(self.methods))
         if lacking := custom_operators(file):
-            raise TrialFailed(f"the file needs operators that a stock runtime lacks: {', '.join(sorted(lacking))}")
+            raise TrialFailed(f"the file needs operators that a standard runtime lacks: {', '.join(sorted(lacking))}")
         return Deployable(file, size, candidate.operators, lambda: deployed)
 
     def cropped_baseline(self, file: Path) -> tuple[Deployable, TapCrop] | None:
@@ -352,8 +349,10 @@ class OpenedJob:
         split: Scored,
         pause: Callable[[], None] | None = None,
     ) -> tuple[float, np.ndarray]:
-        """Percent of the split that the file labels rightly in its runtime, and which images these
-        are; ``pause`` is called between images."""
+        """Accuracy of the file in percent, and whether each image is correct, bool ``(N,)``.
+
+        ``pause`` is called between images.
+        """
         splits = self.splits
         chosen = splits.test if split == "test" else splits.val
         if split == "whole_val" and splits.whole_val is not None:
@@ -362,7 +361,7 @@ class OpenedJob:
         return 100.0 * float(correct.mean()), correct
 
     def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
-        """The same for the candidate's torch model, on validation, where its file runs slowly."""
+        """The same for the torch model on validation, for a candidate with a slow file."""
         batch = images_between_pauses(models.input_size(self.model))
         found = evaluate(candidate.model, self.splits.val, default_device(), batch, pause)
         candidate.model.cpu()
@@ -371,25 +370,25 @@ class OpenedJob:
     def agreement(
         self, candidate: Candidate, deployable: Deployable, pause: Callable[[], None] | None = None
     ) -> Agreement:
-        """How the candidate's file agrees with its torch model on some validation images.
+        """Agreement of the file with the torch model on some validation images.
 
         ``pause`` is called between batches.
         """
         some = self.splits.val.subset(AGREEMENT_IMAGES, self.job.seed)
         images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
-        # A file that is slow needs much memory an image, too.
+        # A slow file also needs much memory per image.
         batch = SLOW_BATCH if candidate.slow else images_between_pauses(deployable.input_size)
         return check_agreement(deployable.file, candidate.model, images, batch_size=batch, pause=pause)
 
     def save_artifact(
         self, candidate: Candidate, deployable: Deployable, folder: Path, metrics: dict[str, Any]
     ) -> None:
-        """Writes the artifact's files; see :func:`artifact.save`."""
+        """Writes the files of the artifact; see :func:`artifact.save`."""
         artifact.save(candidate, deployable, folder, metrics)
 
 
 def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:
-    """One call of both."""
+    """A function that calls both."""
 
     def call() -> None:
         first()
@@ -407,7 +406,7 @@ def _measured(
     store: Store,
     pause: Callable[[], None],
 ) -> tuple[Splits, Baseline]:
-    """The splits with the images that judge candidates, and the baseline as measured on these."""
+    """The splits with the images that judge candidates, and the baseline measured on these."""
     scored = Scorer.of(job), store, cache_folder("baselines"), pause
     held_out: Split | None = None
     if sources is not None and not len(splits.val):
@@ -422,7 +421,7 @@ def _measured(
 
 
 def _default_params(job: Job, model: nn.Module, limits: Limits, method: Method) -> Params:
-    """The method's parameters in the default recipe, as the user's limits leave them."""
+    """The default parameters of the method, with the limits of the user."""
     try:
         return params_of(method, Space(Replay({}), job.granularity, limits.values), model)
     except InvalidRecipe:

@@ -1,4 +1,4 @@
-"""What scores and costs depend on beside the file: parts of content keys."""
+"""Parts of content keys: everything besides the file on which scores and costs depend."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from autocompress.scoring import Scorer
 
 
 def scored_with(scorer: Scorer) -> dict[str, Any]:
-    """What decides the accuracy that ``scorer`` finds, as JSON values.
+    """Everything on which an accuracy of ``scorer`` depends, as JSON.
 
-    Its threads, the runtime with its options, and the processor with the features by which the
-    runtime chooses its kernels.
+    This is its threads, the runtime with its options, and the processor with the features by which
+    the runtime chooses kernels.
     """
     return {"scorer": {"threads": scorer.threads}, **_runtime(), **_processor()}
 
 
 def measured_with(device: Device, config: DeviceConfig) -> dict[str, Any]:
-    """What decides the costs that ``device`` gives, as JSON values.
+    """Everything on which costs of ``device`` depend, as JSON.
 
-    The device, how it is asked and what it says of its versions, and the runtime with its options.
-    Where the device is no cost model, the processor, too.
+    This is the device with its settings and versions, the runtime with its options and, unless the
+    device is a cost model, the processor.
     """
     asked = config.model_dump(mode="json")
     if not asked["options"]:
-        del asked["options"]  # so that figures from before there were options are still found
+        del asked["options"]  # so that results of versions without options are still found
     told = {"device": device.name, "device_config": asked, **device.environment(config), **_runtime()}
     return told if device.deterministic else {**told, **_processor()}
 

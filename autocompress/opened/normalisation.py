@@ -1,13 +1,13 @@
-"""Whether a user's weights were trained with another normalisation than their images get here.
+"""Checks whether weights of the user were trained with another normalisation of images.
 
-Nothing in a state dict says how its images were normalised, and a wrong mean and std cost some
-points of accuracy without an error. Two signs are read, from the same images under each
-normalisation that is common:
+A state dict does not contain the normalisation, and a wrong mean and std lowers accuracy by some
+points without an error. Two signs are computed from the same images under each common
+normalisation:
 
-- the first batch norm recorded mean and variance of its input in training, so under the right
-  normalisation it reads the same again (the divergence of Haroush et al., "The Knowledge Within",
-  CVPR 2020, in that one layer);
-- accuracy, compared image by image.
+- The first batch norm recorded mean and variance of its input in training. Under the right
+  normalisation, the input has similar statistics (the divergence of Haroush et al., "The Knowledge
+  Within", CVPR 2020, for this layer).
+- Accuracy, compared image by image.
 """
 
 from __future__ import annotations
@@ -36,33 +36,29 @@ from autocompress.synthesis.statistics import NormInput, channel_statistics, nor
 from autocompress.synthesis.terms_gaussian import gaussian_divergence
 
 VERSION = 1
-"""Of this comparison: part of the key under which it is kept."""
+"""Version of this comparison, part of its key."""
 MOST_IMAGES, LEAST_IMAGES = 512, 64
 MOST_VALUES = 2**25
-"""Of the images that are held in memory."""
+"""Most bytes of images in memory."""
 MULTIPLY_ADDS = 4e11
-"""The most that are spent on accuracy under all normalisations together; ``LEAST_IMAGES`` are
-looked at even so.
-"""
+"""Most multiply-accumulates for accuracies of all normalisations, beyond ``LEAST_IMAGES``."""
 LEAST_GAIN_NATS = 0.02
-"""What another normalisation must gain in the first batch norm.
-
-Augmentation in training costs less than this.
-"""
+"""Least gain of divergence in the first batch norm, more than the effect of augmentation."""
 LARGEST_SHARE = 0.25
-"""Of the divergence, what may be left of it."""
+"""Largest remaining share of the divergence."""
 CHANCE, CHANCE_WITH_NORM = 1e-3, 0.05
-"""Largest chance of an accuracy that is so much better, were both normalisations equally good (sign
-test): by accuracy alone, and where the first batch norm says so too. It must not decide alone:
-statistics that were recorded on other data and then frozen may fit a normalisation that the weights
-were never trained with."""
+"""Largest p-value (sign test) of the better accuracy: alone, and with a gain in the batch norm.
+
+The first batch norm alone does not decide: frozen statistics from other data may fit a
+normalisation that was not used for training the weights.
+"""
 LEAST_GAIN_POINTS = 1.0
-"""Percentage points. A smaller gain is not worth a sentence."""
+"""Least gain in percentage points for a note."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """A mean and a std, each of one number a channel, and where they are common."""
+    """A mean and a std, with one number per channel, and a description of their use."""
 
     name: str
     mean: tuple[float, ...]
@@ -70,15 +66,15 @@ class Normalisation:
 
 
 def note_on_normalisation(model: nn.Module, split: Split, macs: int, store: Store, key: str) -> str:
-    """A note where another normalisation clearly fits ``model`` better than that of ``split``.
+    """A note if another normalisation clearly fits ``model`` better than that of ``split``.
 
-    Empty where none does. It is kept in ``store``.
+    Empty if there is none. The result is stored in ``store``.
 
     Args:
         model: with weights from elsewhere, in eval mode.
-        split: labelled images of the classes that it knows.
+        split: labelled images of the classes of the model.
         macs: of the model for one image.
-        store: where the answer is kept.
+        store: stores the result.
         key: content key of the model.
     """
     kept = digest("normalisation", VERSION, key, split.digest)
@@ -116,8 +112,8 @@ def _note(model: nn.Module, split: Split, macs: int) -> str:
         return ""
     told = f"{100 * float(best_right.float().mean()):.1f} instead of {100 * float(right.float().mean()):.1f} % of"
     return (
-        f"the weights look as if they had been trained with another normalisation: with {best.name} they label {told} "
-        f"{len(right)} images rightly; if that is so, set model_args: {{mean: {_listed(best.mean)}, "
+        f"the weights were probably trained with another normalisation: with {best.name} they classify {told} "
+        f"{len(right)} images correctly; to use it, set model_args: {{mean: {_listed(best.mean)}, "
         f"std: {_listed(best.std)}}}"
     )
 
@@ -132,7 +128,7 @@ def _raw(images: torch.Tensor, own: Normalisation) -> torch.Tensor:
 
 
 def _common(images: torch.Tensor, own: Normalisation) -> list[Normalisation]:
-    """The normalisations that training scripts use, without those that are nearly ``own``."""
+    """Common normalisations of training scripts, without those that are similar to ``own``."""
     channels = images.shape[1]
     mean = tuple(round(float(v), 4) for v in images.mean((0, 2, 3)))
     std = tuple(round(max(float(v), 1e-3), 4) for v in images.transpose(0, 1).flatten(1).std(1))
@@ -152,7 +148,7 @@ def _common(images: torch.Tensor, own: Normalisation) -> list[Normalisation]:
 
 
 def _alike(one: Normalisation, other: Normalisation) -> bool:
-    """Whether a network can hardly tell them apart: 2 % of the std, and of a std in the mean."""
+    """Whether both are almost equal: std within 2 %, and mean within 2 % of a std."""
     return all(
         math.isclose(s, t, rel_tol=0.02) and abs(m - n) < 0.02 * s
         for m, n, s, t in zip(one.mean, other.mean, one.std, other.std, strict=True)
@@ -166,9 +162,10 @@ class _Enough(Exception):
 def _divergences(
     model: nn.Module, raw: Sequence[tuple[torch.Tensor, torch.Tensor]], all_of_them: Sequence[Normalisation]
 ) -> list[float] | None:
-    """For each normalisation, how far the first batch norm's inputs are from its statistics.
+    """For each normalisation, the divergence of the inputs of the first batch norm.
 
-    In nats a channel; None for a network without batch norm.
+    It is relative to the recorded statistics, in nats per channel. None for a network without batch
+    norm.
     """
     layers = norm_layers(model)
     if not layers:
@@ -211,14 +208,14 @@ def _divergence(model: nn.Module, layers: Mapping[str, nn.Module], batches: Sequ
 
 
 def _right(model: nn.Module, raw: Iterator[Any] | Sequence[Any], one: Normalisation) -> torch.Tensor:
-    """Which images are labelled rightly under ``one``: bool ``(N,)``."""
+    """Whether each image is classified correctly under ``one``: bool ``(N,)``."""
     device = device_of(model)
     found = [model(_given(images, one).to(device)).argmax(1).cpu() == labels for images, labels in raw]
     return torch.cat(found)
 
 
 def _first(raw: Sequence[tuple[torch.Tensor, torch.Tensor]], most: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """At most ``most`` images, spread evenly: a split lies in the order of its classes."""
+    """At most ``most`` images, evenly spread, because splits are sorted by class."""
     images, labels = (torch.cat(parts) for parts in zip(*raw, strict=True))
     if len(images) > most:
         chosen = torch.linspace(0, len(images) - 1, most).long()
@@ -235,14 +232,14 @@ def _column(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
 
 
 def _is_guess(right: torch.Tensor, raw: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
-    """Whether so many may be right by chance: weights that know nothing fit no normalisation."""
+    """Whether the number of correct images may be chance, so that no normalisation can fit."""
     labels = torch.cat([labels for _, labels in raw])
     share = float(labels.bincount().max()) / len(labels)
     return float(right.float().mean()) <= share + 3 * math.sqrt(share * (1 - share) / len(labels))
 
 
 def _sign_test(better: int, worse: int) -> float:
-    """Chance of at least ``better`` heads in ``better + worse`` throws of a coin."""
+    """Probability of at least ``better`` heads in ``better + worse`` tosses of a coin."""
     n = better + worse
     return sum(math.comb(n, k) for k in range(better, n + 1)) / 2**n
 

@@ -1,7 +1,4 @@
-"""The outline of a job: devices, data, the untrained network and the methods that apply.
-
-Nothing is trained here.
-"""
+"""The outline of a job: devices, data, network and methods, before any training."""
 
 from __future__ import annotations
 
@@ -24,18 +21,17 @@ from autocompress.recipes.jobspace import JobSpace
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of a job before anything is trained.
+    """Everything that is known of a job before training.
 
     Attributes:
-        limits: what the user fixed or narrowed.
-        devices: the device that measures latency, then the one that gives energy where that is
-            another.
-        installed: every method that plugins offer.
-        splits: the user's images; None where the job names none.
-        model: the network as timm makes it, with its weights where it comes with some.
-        shape: a copy of it, in eval mode, that has the structure of the baseline.
-        methods: those that apply to ``shape``, in the manager's order.
-        refused: reasons by name of the methods that do not.
+        limits: parameters that the user fixed or narrowed.
+        devices: the device for latency, then the device for energy, if it is another.
+        installed: all methods of plugins.
+        splits: the images of the user; None where the job names none.
+        model: the network from timm, with pretrained weights if it has any.
+        shape: a copy of it in eval mode, with the structure of the baseline.
+        methods: the methods that apply to ``shape``, in the order of the manager.
+        refused: by name of the other methods, the reasons.
         space: of ``shape`` and ``methods``.
     """
 
@@ -56,17 +52,16 @@ class Outline:
 
 
 def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
-    """Loads what ``job`` names, makes its network and asks each method whether it applies.
+    """Loads the data of ``job``, makes its network, and checks which methods apply.
 
     Args:
         job: of the search.
-        plugins: where methods, devices and data sets come from.
-        preview: data sets are only listed, and few of their images are read: see
-            ``data.LoadOptions``.
+        plugins: with methods, devices and data sets.
+        preview: data sets are only listed, and few images are read; see ``data.LoadOptions``.
 
     Raises:
-        UserError: if the job names what is not there, or a limit that matches no parameter, or
-            leaves nothing to search, or if the cache folder cannot be written.
+        UserError: if a name in the job is unknown, a limit matches no parameter, nothing is left to
+            search, or the cache folder cannot be written.
     """
     check_cache()
     limits = limits_of(job)
@@ -82,8 +77,8 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
         splits = splits.prepared(models.data_info(model))
     if splits is not None:
         check_batches(job, model, splits)
-    # A wrong key in the space is told before minutes go into a training: structure needs no
-    # weights.
+    # A wrong key in the space is an error before the baseline is trained, because the check needs
+    # only the structure.
     shape = models.reparameterise(copy.deepcopy(model)).eval()
     check_measured_batch(job, device, shape)
     has_images = splits is not None and len(splits.train) > 0
@@ -96,7 +91,7 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
 
 
 def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) -> int:
-    """The most epochs that a recipe may recover for: 0 where there are no images to train on."""
+    """Most recovery epochs of a recipe; 0 where there are no training images."""
     has_source = any(isinstance(method, DataSource) for method in methods)
     return job.budget.epochs if has_source or (splits is not None and len(splits.train) > 0) else 0
 
@@ -104,15 +99,15 @@ def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) 
 def space_of(
     job: Job, model: nn.Module, methods: Sequence[Method], limits: Limits, splits: Splits | None, device: Device
 ) -> JobSpace:
-    """What recipes of ``job`` are drawn from.
+    """The space of recipes of ``job``.
 
     Args:
         job: of the search.
-        model: the baseline, or a network of its structure.
-        methods: those that act.
-        limits: what the user fixed or narrowed.
-        splits: the user's images; None where the job names none.
-        device: that measures latency.
+        model: the baseline, or a network with the same structure.
+        methods: the methods that act.
+        limits: parameters that the user fixed or narrowed.
+        splits: the images of the user; None where the job names none.
+        device: measures latency.
     """
     epochs = recovery_epochs(job, methods, splits)
     labelled = splits is None or not splits.unlabelled
@@ -120,9 +115,9 @@ def space_of(
 
 
 def _load(job: Job, plugins: Manager, preview: bool) -> Splits | None:
-    """The user's images, None where the job names none.
+    """The images of the user, None where the job names none.
 
-    Test images of a job that judges without labels are sealed.
+    Test images are sealed in a job that judges without labels.
     """
     if job.data.is_free and job.data.val is None and job.data.test is None:
         return None

@@ -1,4 +1,4 @@
-"""What a user should hear about a baseline that works, but hardly as it was meant."""
+"""Notes for the user about a baseline that works, but is probably not as intended."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from autocompress.store import Store
 
 
 def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, store: Store) -> tuple[str, ...]:
-    """Notes on the baseline: it is no better than a guess, or another normalisation fits better.
+    """Notes on the baseline: it is no better than chance, or another normalisation fits better.
 
     Args:
-        job: that the baseline belongs to.
+        job: of the baseline.
         model: the float baseline, in eval mode.
-        splits: of the job. Where their labels are the baseline's own answers, there is nothing to
-            say.
-        baseline: as measured.
-        store: where the comparison of normalisations is kept.
+        splits: of the job. There are no notes if their labels are predictions of the baseline.
+        baseline: the measured baseline.
+        store: stores the comparison of normalisations.
     """
     if splits.by_agreement or not len(splits.val):
         return ()
     trained_here = models.needs_training(job, splits.info)
-    if trained_here and not job.baseline.epochs:  # random weights, as asked for
+    if trained_here and not job.baseline.epochs:  # the user asked for random weights
         return ()
     found = [_on_chance(splits, baseline)]
     if not trained_here:
@@ -38,13 +37,13 @@ def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, stor
 
 
 def _on_chance(splits: Splits, baseline: Baseline) -> str:
-    """A note where the baseline is no better than always naming the most frequent class."""
+    """A note if the baseline is no better than predicting the most frequent class."""
     labels = splits.val.labels()
     share = float(labels.bincount().max()) / len(labels)
     likely = share + math.sqrt(share * (1 - share) / len(labels))
     if baseline.accuracy > 100 * likely:
         return ""
     return (
-        f"the baseline is at chance: it labels {baseline.accuracy:.1f} % of {len(labels):,} validation images rightly, "
-        f"and naming the most frequent class always would give {100 * share:.1f} %"
+        f"the baseline is at chance: it classifies {baseline.accuracy:.1f} % of {len(labels):,} validation images "
+        f"correctly, and always predicting the most frequent class would give {100 * share:.1f} %"
     )

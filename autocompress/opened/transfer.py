@@ -1,4 +1,4 @@
-"""The user's own data as the recipe's data source."""
+"""The transfer set of the images of the user."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from autocompress.contract import TransferSet
 from autocompress.data import Splits
 
 CALIBRATION_IMAGES = 1024
-"""The most that a quantizer may look at; each takes as many of these as its parameters say."""
+"""Most calibration images; the parameters of each quantizer decide how many it uses."""
 
 
 def user_data(splits: Splits, seed: int) -> TransferSet:
-    """Train split to recover on, a fixed part of it to calibrate on.
+    """The train split for training, and a fixed part of it for calibration.
 
-    Validation and test stay unseen by methods.
+    Methods never get validation and test images.
     """
     calibration = splits.train.subset(min(CALIBRATION_IMAGES, len(splits.train)), seed)
     labelled = not splits.unlabelled

@@ -1,10 +1,13 @@
-"""Where to cut a network, by measuring its parts (docs/proposals.md).
+"""Recipes that are computed from measured tables of a network (docs/proposals.md).
 
-:mod:`.choices` says what is chosen, :mod:`.structure` measures what couplings lose, :mod:`.tables`
-measures and interpolates within a share of time, :mod:`.correction` and
-:mod:`.measured` learn from trials.
-:mod:`.factors` and :mod:`.latency` say what choices cost, :mod:`.allocation` finds the best choices
-within a budget, and :mod:`.budgets` does so for a dozen budgets.
+- :mod:`.choices`: the parts of a network, and the choices of each.
+- :mod:`.structure`: measures the loss of couplings.
+- :mod:`.tables`: measures and interpolates tables within a time limit.
+- :mod:`.factors` and :mod:`.latency`: costs of choices.
+- :mod:`.allocation`: finds the best choices within a budget; :mod:`.budgets` for a dozen budgets.
+- :mod:`.correction` and :mod:`.measured`: correct predictions with results of trials.
+
+Optuna's samplers are in ``autocompress.searching.sampling``.
 """
 
 from autocompress.proposals.allocation import Allocation, Problem, allocate

@@ -1,13 +1,14 @@
-"""The best choices within a budget: divergences of parts add, costs couple neighbours.
+"""Finds the best choices within a budget. Divergences of parts add; costs depend on neighbours.
 
-For a price ``lambda`` of every cost, the choices that minimise
+For prices ``lambda`` of the costs, the choices minimise
 
     sum_i D_i(x_i) + sum_k lambda_k sum_f C_kf(x_f)                       (1)
 
-follow exactly by eliminating one part after another, where a network is a chain of blocks: a part
-that few others share a layer with is minimised over first, for all choices of those. Where the
-tables would grow too large (concatenations), parts are improved in turn instead. Prices are
-found by bisection. What the prices leave of the budget is used by single moves and swaps.
+In a chain of blocks the minimum is found exactly by eliminating one part after another. The minimum
+over a part is computed for all choices of the parts that share a layer with it. Parts that share
+layers with few others come first. If the tables become too large (concatenations), the parts are
+optimised one by one instead. Prices are found by bisection. Single moves and swaps use the rest of
+the budget.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from autocompress.proposals.factors import Factor
 LARGEST_TABLE = 2**18
 BISECTIONS = 24
 LOWEST_PRICE, HIGHEST_PRICE = -30.0, 30.0
-"""Logarithm of the price of the full cost, in units of divergence."""
+"""Range of the logarithm of the price of the full cost, in units of divergence."""
 HELD_BISECTIONS = 6
 WINDOW = 1.5
-"""Around the logarithm of the price, where selections near the bound are looked for."""
+"""Distances from the logarithm of the price at which selections near the bound are tried."""
 BALANCINGS = 4
 """Rounds in which the prices of several bounds are balanced."""
 MOST_HELD = 32
-"""With more parts none is held: single prices come close enough to the bound."""
+"""With more parts, no part is held: prices alone come close enough to the bound."""
 MOST_MOVES = 20_000
-"""Second parts that are looked at while a selection is improved."""
+"""Second parts that are tried for swaps."""
 IMPROVED = 2
-"""So many selections are improved by moves and swaps."""
+"""Number of selections that are improved by moves and swaps."""
 SWEEPS = 20
 
 
@@ -44,10 +45,10 @@ class Allocation:
     """Choices within a budget.
 
     Attributes:
-        indices: index of the choice of each part, in the problem's order.
+        indices: index of the choice of each part, in the order of the problem.
         divergence: sum over the parts, without tilts.
         costs: by name of the cost.
-        feasible: all bounds are met.
+        feasible: whether all bounds are met.
     """
 
     indices: tuple[int, ...]
@@ -58,14 +59,14 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Problem:
-    """Parts, what each choice loses, and what combinations of choices cost.
+    """Parts, the divergences of their choices, and the costs of combinations of choices.
 
     Attributes:
-        parts: what is chosen.
-        divergences: by part key, float64 ``[choices]``; infinite or NaN for a choice that is not
-            offered. The neutral choice is always offered.
-        costs: by name, the factors whose entries add up to it.
-        fixed: by name, what is added to a cost whatever is chosen.
+        parts: the parts of the network.
+        divergences: by part key, float64 ``[choices]``; infinite or NaN for a choice that is
+            excluded. The neutral choice is never excluded.
+        costs: by name, the factors of each cost; the cost is the sum of their entries.
+        fixed: by name, a constant that is added to each cost.
     """
 
     parts: tuple[Part, ...]
@@ -80,7 +81,7 @@ class Problem:
 
     @cached_property
     def losses(self) -> list[np.ndarray]:
-        """Divergences in the order of the parts, infinite where a choice is not offered."""
+        """Divergences in the order of the parts, infinite for excluded choices."""
         found = []
         for part in self.parts:
             loss = np.array(self.divergences[part.key], dtype=float)
@@ -91,7 +92,7 @@ class Problem:
 
     @cached_property
     def scopes(self) -> dict[str, list[tuple[tuple[int, ...], np.ndarray]]]:
-        """Factors of each cost over positions of parts, those over the same parts summed."""
+        """Factors of each cost over positions of parts; factors over the same parts are summed."""
         found: dict[str, list[tuple[tuple[int, ...], np.ndarray]]] = {}
         for name, factors in self.costs.items():
             merged: dict[tuple[int, ...], np.ndarray] = {}
@@ -122,11 +123,11 @@ class Problem:
         return float(sum(loss[index] for loss, index in zip(self.losses, indices, strict=True)))
 
     def neutral(self) -> tuple[int, ...]:
-        """Nothing changed."""
+        """The selection of neutral choices."""
         return (0,) * len(self.parts)
 
     def moved(self, name: str, indices: Sequence[int], place: int) -> np.ndarray:
-        """The part of a cost that depends on one part, at each of its choices, the others fixed."""
+        """The terms of a cost that depend on one part, for each of its choices."""
         total = np.zeros(len(self.parts[place].choices))
         for at in self.touching[name][place]:
             scope, table = self.scopes[name][at]
@@ -141,18 +142,18 @@ def allocate(
     tilts: Mapping[str, float] | None = None,
     rough: bool = False,
 ) -> Allocation:
-    """The choices with the least divergence among those within the bounds, nearly.
+    """The choices with (almost) the least divergence within the bounds.
 
     Args:
-        problem: what is chosen and what it costs.
-        bounds: the most of each cost, in its own unit; costs that are missing are free.
-        tilts: by part key, a factor on its divergence: below 1 it loses more than it would, above 1
-            less. A sampler draws them to get other allocations near the best one.
-        rough: what prices alone reach, without moves and swaps: several times as fast.
+        problem: parts, divergences and costs.
+        bounds: upper bound of each cost, in its unit; a missing cost is not bounded.
+        tilts: by part key, a factor on its divergence. With a factor below 1 the part is cut more,
+            above 1 less. A sampler draws tilts to get other allocations near the best one.
+        rough: use only prices, without moves and swaps, which is several times as fast.
 
     Returns:
-        The allocation; where no combination was found that meets all bounds, the one that is
-        nearest, with ``feasible`` False.
+        The allocation. If no combination meets all bounds, it is the nearest one, with ``feasible``
+        False.
     """
     losses = [loss * (tilts or {}).get(part.key, 1.0) for part, loss in zip(problem.parts, problem.losses, strict=True)]
     for loss in losses:
@@ -177,7 +178,7 @@ class _Search:
         self.moves = 0
 
     def excess(self, indices: Sequence[int]) -> float:
-        """How far the worst bound is missed, as a share of the full cost; at most 0 within all."""
+        """Excess over the worst bound, as a share of the full cost; at most 0 if all are met."""
         over = [(self.problem.cost(name, indices) - bound) / self.full[name] for name, bound in self.bounds.items()]
         return max(over, default=0.0) - 1e-12
 
@@ -185,9 +186,7 @@ class _Search:
         return float(sum(loss[index] for loss, index in zip(self.losses, indices, strict=True)))
 
     def run(self) -> list[int]:
-        """Prices by bisection, then moves and swaps from the best of the points that were seen near
-        the bound.
-        """
+        """Bisection of prices, then moves and swaps from the best selections near the bounds."""
         found = list(self.problem.neutral())
         if self.excess(found) <= 0:
             return found
@@ -206,9 +205,11 @@ class _Search:
         return max(self.excess(indices), 0.0), self.loss(indices)
 
     def _near(self) -> list[list[int]]:
-        """Selections on both sides of the bounds: those of prices, and those of prices where one
-        part is held a choice beside the one that its price gives. The latter reach combinations
-        that no price gives."""
+        """Selections on both sides of the bounds.
+
+        These are the selections at prices, and selections with one part held at a neighbouring
+        choice. The latter reach combinations that no price gives.
+        """
         shares, price = self._prices()
         found = self._bisected(self.losses, shares, (price - WINDOW, price + WINDOW), BISECTIONS)
         if self.elimination is None or len(self.losses) > MOST_HELD:
@@ -222,9 +223,7 @@ class _Search:
         return found
 
     def _prices(self) -> tuple[dict[str, float], float]:
-        """Proportions of the prices of all bounds, and the logarithm of the lowest price that meets
-        them.
-        """
+        """Ratios of the prices of all bounds, and the logarithm of the lowest price within them."""
         shares = {name: 1.0 / self.full[name] for name in self.bounds}
         price = HIGHEST_PRICE
         for _ in range(1 if len(shares) == 1 else BALANCINGS):
@@ -239,7 +238,7 @@ class _Search:
                     low = middle
             if inside is None or len(shares) == 1:
                 break
-            # a bound with room left has a lower price in the next round
+            # a bound that is met with room gets a lower price in the next round
             used = {name: self.problem.cost(name, inside) / self.bounds[name] for name in shares}
             shares = {name: share * used[name] ** 4 for name, share in shares.items()}
         return shares, price
@@ -247,9 +246,7 @@ class _Search:
     def _bisected(
         self, losses: Sequence[np.ndarray], shares: Mapping[str, float], window: tuple[float, float], steps: int
     ) -> list[list[int]]:
-        """The selection at the lowest price in a window that meets all bounds, and the one just
-        short of it.
-        """
+        """The selection at the lowest price that meets all bounds, and the one before it."""
         (low, high), inside, outside = window, None, None
         for _ in range(steps):
             middle = (low + high) / 2
@@ -261,7 +258,7 @@ class _Search:
         return [found for found in (inside, outside) if found is not None]
 
     def _minimum(self, losses: Sequence[np.ndarray], price: float, shares: Mapping[str, float]) -> list[int]:
-        """Equation (1), exactly where the tables stay small."""
+        """The minimum of equation (1), exact where the tables are small."""
         price = np.exp(price)
         tables = [table * (price * shares[name]) for name in self.bounds for _, table in self.problem.scopes[name]]
         return self._least(losses, tables)
@@ -270,17 +267,17 @@ class _Search:
         if self.elimination is not None:
             return self.elimination.minimum(losses, tables)
         factors = list(zip(self.scopes, tables, strict=True))
-        self.last = _descended(losses, factors, self.last)  # prices change little from one call to the next
+        self.last = _descended(losses, factors, self.last)  # prices change little between calls
         return self.last
 
     def cheapest(self) -> list[int]:
-        """The selection with the least cost, whatever it loses."""
+        """The selection with the least cost, with any divergence."""
         free = [np.where(np.isfinite(loss), 0.0, np.inf) for loss in self.losses]
         tables = [table / self.full[name] for name in self.bounds for _, table in self.problem.scopes[name]]
         return self._least(free, tables)
 
     def _made_feasible(self, indices: list[int]) -> list[int]:
-        """Greedy: the move with the least loss for each share of the missed bound that it saves."""
+        """Greedy: always the move with the least loss per saved cost."""
         for _ in range(64 * len(indices)):
             if self.excess(indices) <= 0:
                 break
@@ -302,7 +299,7 @@ class _Search:
         return indices
 
     def _improved(self, indices: list[int]) -> list[int]:
-        """Single moves and swaps of two parts, as long as they lower the loss within the bounds."""
+        """Single moves and swaps of two parts, while they lower the loss within the bounds."""
         if self.excess(indices) > 0:
             return indices
         self.moves = 0
@@ -314,7 +311,7 @@ class _Search:
         return indices
 
     def _swap_all(self, indices: list[int]) -> None:
-        """Each part takes each choice in turn, and one other part pays with the least loss."""
+        """Tries each choice of each part, where one other part saves the cost with least loss."""
         moves = _Moves(self.problem, self.losses, list(self.bounds), indices)
         costs = {name: self.problem.cost(name, indices) for name in self.bounds}
         for first, loss in enumerate(self.losses):
@@ -340,12 +337,12 @@ class _Search:
 
 
 class _Moves:
-    """What each single move of a selection changes, kept while the selection changes.
+    """The changes of costs by all single moves of a selection, updated with the selection.
 
     Args:
         problem: with the costs.
-        losses: of the parts' choices.
-        names: of the costs that count.
+        losses: of the choices of all parts.
+        names: of the costs to use.
         indices: the selection; it is changed in place.
     """
 
@@ -368,13 +365,13 @@ class _Moves:
         ]
 
     def _look(self, place: int) -> None:
-        """The costs of a part's choices beside the others' present ones."""
+        """Updates the costs of the choices of one part, with the present choices of the others."""
         for name, costs in self._costs.items():
             own = self._problem.moved(name, self._indices, place)
             costs[place, : len(own)] = own
 
     def change(self, name: str, place: int, choice: int) -> float:
-        """What a move adds to a cost."""
+        """The change of a cost by a move."""
         return float(self._costs[name][place, choice] - self._costs[name][place, self._indices[place]])
 
     def take(self, place: int, choice: int) -> None:
@@ -384,8 +381,10 @@ class _Moves:
             self._look(near)
 
     def payer(self, first: int, room: Mapping[str, float], most: float) -> tuple[int, int] | None:
-        """The move of another part than ``first`` that leaves all costs within ``room`` and loses
-        the least; None where each loses ``most`` or more."""
+        """The move with the least loss of a part other than ``first``, with costs within ``room``.
+
+        None where every move loses ``most`` or more.
+        """
         rows = np.arange(len(self._indices))
         paid = self._losses - self._losses[rows, self._indices][:, None]
         for name, costs in self._costs.items():
@@ -396,14 +395,14 @@ class _Moves:
 
 
 def cheapest(problem: Problem, name: str) -> Allocation:
-    """The choices with the least of one cost, whatever they lose."""
+    """The choices with the least of one cost, with any divergence."""
     best = _Search(problem, problem.losses, {name: 0.0}).cheapest()
     costs = {every: problem.cost(every, best) for every in problem.costs}
     return Allocation(tuple(best), problem.divergence(best), costs, feasible=True)
 
 
 def _elimination_order(problem: Problem, names: Sequence[str]) -> list[int] | None:
-    """Parts in the order that keeps the tables smallest; None where one grows beyond the limit."""
+    """The order of parts with the smallest tables; None where a table exceeds the limit."""
     sizes = [len(part.choices) for part in problem.parts]
     scopes = [set(scope) for name in names for scope, _ in problem.scopes[name]]
     neighbours = {place: set().union(*[s for s in scopes if place in s], {place}) for place in range(len(sizes))}
@@ -421,10 +420,10 @@ def _elimination_order(problem: Problem, names: Sequence[str]) -> list[int] | No
 
 
 class _Elimination:
-    """Min-sum elimination in one order: all that does not depend on the tables' values.
+    """Min-sum elimination in one order: everything that does not depend on values of tables.
 
     Args:
-        scopes: of the factors, in the order in which their tables are given.
+        scopes: of the factors, in the order of their tables.
         sizes: number of choices of each part.
         order: of the elimination.
     """
@@ -439,7 +438,7 @@ class _Elimination:
             left = [factor for factor in left if place not in factor[0]]
             scope = tuple(sorted(set().union(*[set(own) for own, _ in mine])))
             rest = tuple(other for other in scope if other != place)
-            # each table gets a dimension for every part of the step's scope
+            # each table gets a dimension for every part in the scope of the step
             shaped = [(slot, tuple(sizes[axis] if axis in own else 1 for axis in scope)) for own, slot in mine]
             self._steps.append((place, shaped, scope.index(place), rest))
             left.append((rest, count + len(scopes) + step))

@@ -1,4 +1,4 @@
-"""Proposals: allocations for a dozen budgets, the first trials of a search."""
+"""Makes allocations for a dozen budgets, which are the first trials of a search."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from autocompress.proposals.choices import Choice
 
 COUNT = 12
 SMALLEST = 1 / 32
-"""Of the full cost: the lowest budget that is proposed."""
+"""The lowest budget, as a share of the full cost."""
 HALVINGS = 5
-"""Of the logarithm of a budget, to find the lowest useful one."""
+"""Bisection steps in the logarithm of a budget, to find the lowest useful one."""
 NEAR = (1.0, 0.93)
-"""A constraint is proposed for at these shares of its bound: as it is, and with room for an error.
-"""
+"""Shares of the bound of a constraint that are budgets: the bound itself, and at most this."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """One recipe to try.
+    """A proposed recipe.
 
     Attributes:
         choices: for each part, by key, its choice.
-        allocation: what is predicted of it.
-        budgets: the bounds that it was made for.
-        at_constraint: it was made for a constraint.
+        allocation: with predicted divergence and costs.
+        budgets: the bounds for which it was made.
+        at_constraint: whether it was made for a constraint.
     """
 
     choices: Mapping[str, Choice]
@@ -49,27 +48,27 @@ def propose(
     most_divergence: float = math.inf,
     seed: int = 0,
 ) -> list[Proposal]:
-    """Allocations for budgets spread over all that is reachable.
+    """Allocations for budgets spread over the reachable range.
 
     Budgets of one cost are equally spaced in the logarithm, between the full cost (or ``most``) and
-    the smallest reachable one. With two costs or more, each budget bounds them all, in proportions
-    that are drawn. Two budgets lie at each constraint.
+    the smallest reachable cost. With several costs, each budget bounds all of them, in random
+    proportions. Each constraint gets two budgets.
 
     Args:
-        problem: what is chosen.
-        objectives: the costs to trade for divergence; the problem may hold more.
-        count: how many budgets, besides those at constraints.
+        problem: parts, divergences and costs.
+        objectives: the costs to trade for divergence; the problem may have more.
+        count: number of budgets, without those for constraints.
         bounds: constraints, in the unit of each cost.
-        most: the largest budgets that are of use, in the unit of each cost.
-        margin: relative standard error of costs: a constraint's second budget leaves that much
-            room.
-        most_divergence: the lowest budgets are those with about this divergence; constraints may be
-            lower.
-        seed: of the drawn proportions.
+        most: the largest useful budgets, in the unit of each cost.
+        margin: relative standard error of costs. The second budget of a constraint is lower than
+            its bound by two errors, by at least 7 % and at most 25 %.
+        most_divergence: the lowest budgets have about this divergence; those for constraints may
+            have more.
+        seed: of the random proportions.
 
     Returns:
-        Proposals whose choices differ, the mildest first. Constraints that nothing meets have the
-        nearest allocation, which is not ``feasible``.
+        Proposals with different choices, the smallest change first. A constraint that cannot be met
+        has the nearest allocation, which is not ``feasible``.
     """
     asked: list[dict[str, float]] = []
     generator = np.random.default_rng(seed)
@@ -99,14 +98,14 @@ def propose(
 def probe_points(
     problem: Problem, name: str, count: int, *, most_divergence: float = math.inf, seed: int = 0
 ) -> list[tuple[int, ...]]:
-    """Selections whose files are measured to learn what choices cost, as indices.
+    """Selections, as indices, whose files are measured to learn the costs of choices.
 
     The first is neutral, the second the smallest reachable. The others are allocations by a cost
-    that is known without measuring, with drawn tilts: they lie near the proposals that follow. That
-    matters, since a layer runs faster in a network that fits into a processor's cache.
+    that is known without measuring, with random tilts. So they are near the later proposals, which
+    matters because a layer is faster in a network that fits into the cache of the processor.
 
     Args:
-        problem: with the known cost.
+        problem: has the known cost.
         name: of the known cost.
         count: at least 2.
         most_divergence: as for :func:`propose`.
@@ -130,7 +129,7 @@ def _range(problem: Problem, name: str, most_divergence: float, most: float) -> 
 
 
 def _useful(problem: Problem, name: str, low: float, most_divergence: float) -> float:
-    """The lowest budget of one cost, at least ``low``, whose allocation stays within the loss."""
+    """The lowest budget of one cost, at least ``low``, with an allocation within the loss."""
     high = problem.cost(name, problem.neutral())
     if allocate(problem, {name: low}, rough=True).divergence <= most_divergence:
         return low
@@ -149,19 +148,19 @@ def chosen(problem: Problem, indices: Sequence[int]) -> dict[str, Choice]:
 
 
 def smallest(problem: Problem, name: str) -> float:
-    """The smallest value of a cost that any choices reach: what a bound below it can be told."""
+    """The smallest reachable value of a cost."""
     return cheapest(problem, name).costs[name]
 
 
 def draw_tilts(
     problem: Problem, stages: Mapping[str, str], generator: np.random.Generator, spread: float = 0.7
 ) -> dict[str, float]:
-    """Random factors on divergences, one a stage, for :func:`allocate`.
+    """Random factors on divergences, one per stage, for :func:`allocate`.
 
     Args:
-        problem: what is chosen.
-        stages: stage of each part, by the part's name; parts of one stage are tilted alike.
-        generator: of the draws.
+        problem: with the parts.
+        stages: stage of each part, by name of the part; parts of one stage have the same tilt.
+        generator: of random numbers.
         spread: standard deviation of the logarithm.
     """
     names = {part.key: stages.get(part.name, part.name) for part in problem.parts}

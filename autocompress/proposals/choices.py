@@ -1,4 +1,4 @@
-"""What a recipe chooses: one of several choices for each part of a network."""
+"""Parts of a network, with one of several choices for each."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 Choice = int | float | str
-"""A JSON value: a fraction of channels that stay, a number of bits, the name of a replacement."""
+"""A JSON value: a share of channels to keep, a number of bits, the name of a replacement."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Something of a network for which exactly one choice is made.
+    """A part of a network for which exactly one choice is made.
 
     Attributes:
         name: a coupling or a group of layers.
-        axis: what is chosen, for example the structure or the bits of weights. Effects of different
-            axes add.
-        choices: the first leaves the network as it is. Where ``ordered``, each further one changes
+        axis: for example the structure or the bits of weights. Effects of different axes add.
+        choices: the first leaves the network unchanged. If ``ordered``, each further one changes
             more.
-        ordered: choices between two measured ones can be interpolated.
+        ordered: whether choices between two measured ones can be interpolated.
     """
 
     name: str
@@ -33,18 +32,18 @@ class Part:
 
     @property
     def key(self) -> str:
-        """Names the part among all axes."""
+        """A name of the part that is unique among all axes."""
         return f"{self.axis}:{self.name}"
 
     @property
     def neutral(self) -> Choice:
-        """The choice that leaves the network as it is."""
+        """The choice that leaves the network unchanged."""
         return self.choices[0]
 
     def at(self, share: float) -> int:
-        """Index of the choice that is ``share`` (0 to 1) of the way through all of them."""
+        """Index of the choice at ``share`` (0 to 1) of the list of choices."""
         return min(len(self.choices) - 1, round(share * (len(self.choices))))
 
 
 Selection = Mapping[str, int]
-"""For each part, by ``Part.key``, the index of its choice; parts that are missing are neutral."""
+"""Index of the choice of each part, by ``Part.key``; missing parts are neutral."""

@@ -1,7 +1,4 @@
-"""Predicted divergences, corrected by those of trials.
-
-Deep cuts lose more together than the sum of their parts.
-"""
+"""Corrects predicted divergences with those of trials, because deep cuts lose more together."""
 
 from __future__ import annotations
 
@@ -12,22 +9,22 @@ from typing import Self
 import numpy as np
 
 STEEPEST = -0.9
-"""The slope stays above it, so that a corrected divergence still grows with the predicted one."""
+"""Lower bound of the slope, so that a corrected divergence grows with the predicted one."""
 PRIOR = 0.5
-"""Standard deviations of offset and slope that are expected before a trial has been seen."""
+"""Prior standard deviations of offset and slope."""
 NOISE = 0.2
-"""Standard deviation of log(measured / predicted) around the line that is expected then."""
+"""Prior standard deviation of log(measured / predicted) around the line."""
 
 
 @dataclass(frozen=True)
 class Correction:
-    """measured = predicted * exp(offset + slope * (log predicted - centre)), in the seen range.
+    """measured = predicted * exp(offset + slope * (log predicted - centre)), in the known range.
 
     Attributes:
         offset, slope, centre: of the line.
-        low, high: logarithms of the predicted divergences that were seen; the line is level beyond
-        them.
-        error: standard deviation of the logarithm around it.
+        low, high: range of the logarithms of known predicted divergences; the line is constant
+            beyond it.
+        error: standard deviation of the logarithm around the line.
     """
 
     offset: float = 0.0
@@ -39,14 +36,14 @@ class Correction:
 
     @classmethod
     def fit(cls, predicted: Sequence[float], measured: Sequence[float]) -> Self:
-        """Least squares with a prior that nothing needs correcting.
+        """Least squares with the prior of no correction.
 
-        Pairs without two positive finite numbers are ignored; without any the correction changes
-        nothing.
+        Pairs without two positive finite numbers are ignored. Without any pair, the correction
+        changes nothing.
 
         Args:
-            predicted: divergence of each trial by the table.
-            measured: of the repaired network, before it is trained or quantized.
+            predicted: divergence of each trial from the table.
+            measured: of the repaired network, before training and quantization.
         """
         pairs = np.array([*zip(predicted, measured, strict=True)], dtype=float).reshape(-1, 2)
         pairs = pairs[(np.isfinite(pairs) & (pairs > 0)).all(1)]
@@ -70,7 +67,7 @@ class Correction:
         return float(divergence * np.exp(self.offset + self.slope * (at - self.centre)))
 
     def predicted(self, divergence: float) -> float:
-        """The predicted divergence whose corrected one is ``divergence``."""
+        """The predicted divergence with the corrected divergence ``divergence``."""
         low, high = divergence * 1e-3, divergence * 1e3
         for _ in range(40):
             middle = float(np.sqrt(low * high))

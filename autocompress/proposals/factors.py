@@ -1,4 +1,4 @@
-"""Costs as sums of small tables: what a layer costs depends on the choices of few parts."""
+"""Costs as sums of small tables, because the cost of a layer depends on few parts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from autocompress.graph import NetworkFacts
 from autocompress.proposals.choices import Part
 
 STRUCTURE = "structure"
-"""The axis on which couplings keep a share of their channels."""
+"""The axis of shares of channels to keep in couplings."""
 WHOLE = 2
-"""A layer that no more couplings pass has one table."""
+"""Most couplings of a layer with a single table."""
 NOTHING = 1e-12
 
 
@@ -24,7 +24,7 @@ class Factor:
     """A cost that depends on some parts: an entry for each combination of their choices.
 
     Attributes:
-        parts: keys of the parts, one a dimension of ``table``.
+        parts: keys of the parts, one per dimension of ``table``.
         table: float64.
     """
 
@@ -34,7 +34,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as its cost sees it: widths follow from the channels that its couplings keep.
+    """The properties of a layer that decide its cost; couplings decide its widths.
 
     Attributes:
         name: module path.
@@ -43,8 +43,7 @@ class Layer:
         groups: of a convolution.
         taps: weights for each pair of an input and an output: the area of the kernel.
         positions: output positions of one image.
-        reads, writes: for each coupling whose channels it reads or writes, how many of its own
-            indices these are.
+        reads, writes: for each coupling that it reads or writes, the number of its indices.
     """
 
     name: str
@@ -93,7 +92,7 @@ def layers_of(network: NetworkFacts, couplings: Sequence[Coupling]) -> list[Laye
 
 
 def layer_widths(layers: Sequence[Layer], shares: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    """Inputs and outputs that each layer keeps, where each coupling keeps a share of its channels.
+    """Kept inputs and outputs of each layer, for shares of channels kept in couplings.
 
     Args:
         layers: of the network.
@@ -116,12 +115,12 @@ def _kind(kind: str, groups: int, inputs: int) -> str:
 
 @dataclass(frozen=True)
 class Widths:
-    """Widths of a layer for combinations of choices; arrays broadcast against each other.
+    """Widths of a layer for combinations of choices, as arrays that broadcast.
 
     Attributes:
         layer: the layer.
         inputs, outputs: kept channels, float64.
-        choices: for each further axis, the value of the choice at each combination.
+        choices: for each further axis, the value of the choice in each combination.
     """
 
     layer: Layer
@@ -131,19 +130,19 @@ class Widths:
 
     @property
     def macs(self) -> np.ndarray:
-        """Multiply-adds for one image."""
+        """Multiply-adds per image."""
         return self.weights * self.layer.positions
 
     @property
     def weights(self) -> np.ndarray:
-        """Entries of the weight tensor."""
+        """Number of entries of the weight tensor."""
         if self.layer.kind == "depthwise":
             return self.outputs * self.layer.taps
         return self.inputs * self.outputs * self.layer.taps / self.layer.groups
 
 
 Cost = Callable[[Widths], np.ndarray]
-"""What a layer costs at some widths."""
+"""The cost of a layer at some widths."""
 
 
 def factors(
@@ -153,16 +152,16 @@ def factors(
     cost: Cost,
     groups: Mapping[str, str] | None = None,
 ) -> list[Factor]:
-    """Tables of costs for each layer, over the choices of the parts that it depends on.
+    """Tables of costs for each layer, over the choices of its parts.
 
     Args:
         layers: of the network.
-        parts: what is chosen. A part of axis ``STRUCTURE`` belongs to the layers of its coupling; a
-            part of another axis to the layers of its group.
-        kept: for each coupling, the share of its channels that stays at each choice, 0 to 1.
-        cost: of one layer; where a layer reads or writes several couplings (behind a
-            concatenation), a sum of products of its inputs and its outputs, as all costs here are.
-        groups: group of each layer; None where no other axis than the structure is chosen.
+        parts: a part of axis ``STRUCTURE`` belongs to the layers of its coupling, a part of another
+            axis to the layers of its group.
+        kept: for each coupling, the share of channels kept by each choice, 0 to 1.
+        cost: of one layer. It must be a sum of products of inputs and outputs where a layer reads
+            or writes several couplings (behind a concatenation). All costs here are.
+        groups: group of each layer; None where structure is the only axis.
     """
     structure = {part.name: part for part in parts if part.axis == STRUCTURE}
     others: dict[str, list[Part]] = {}
@@ -179,13 +178,13 @@ def factors(
 def _terms(
     layer: Layer, own: Sequence[Part], others: Sequence[Part], kept: Mapping[str, Sequence[float]], cost: Cost
 ) -> list[Factor]:
-    """One table for a layer of few couplings, else one for each coupling and pair of them.
+    """One table for a layer with few couplings, else one for each coupling and each pair of them.
 
-    With f_A the cost where only the couplings in A lose channels,
+    Let f_A be the cost where only the couplings in A lose channels. Then
 
         f = f_0 + sum_a (f_a - f_0) + sum_ab (f_ab - f_a - f_b + f_0)
 
-    is exact for every cost that is a sum of products of the inputs and the outputs.
+    is exact for every cost that is a sum of products of inputs and outputs.
     """
 
     def table(chosen: Sequence[Part]) -> np.ndarray:
@@ -240,7 +239,7 @@ def macs(widths: Widths) -> np.ndarray:
 
 
 def parameters(widths: Widths) -> np.ndarray:
-    """Weights and a bias an output."""
+    """Weights, and a bias per output."""
     return widths.weights + widths.outputs
 
 
@@ -248,8 +247,8 @@ def size_bytes(weight_bits: float = 32.0, axis: str = "weight_bits") -> Cost:
     """Bytes of weights, and of a bias and a scale for each output.
 
     Args:
-        weight_bits: of a layer whose bits are not chosen.
-        axis: on which bits are chosen.
+        weight_bits: of layers without a choice of bits.
+        axis: the axis of bits.
     """
 
     def cost(widths: Widths) -> np.ndarray:
@@ -263,8 +262,8 @@ def energy(per_mac: Callable[[np.ndarray, np.ndarray], np.ndarray], bits: float 
     """Energy of the multiply-adds.
 
     Args:
-        per_mac: energy of one, from weight bits and activation bits (arrays).
-        bits: of a layer whose bits are not chosen.
+        per_mac: energy of one multiply-add, from arrays of weight bits and activation bits.
+        bits: of layers without a choice of bits.
     """
 
     def cost(widths: Widths) -> np.ndarray:

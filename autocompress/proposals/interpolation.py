@@ -1,4 +1,4 @@
-"""From a few measured divergences of a part to all of its choices."""
+"""Interpolates measured divergences of a part to all its choices."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ TINY = 1e-12
 
 
 def interpolate(known: Mapping[int, float], errors: Sequence[float]) -> np.ndarray:
-    """Divergence of every choice, from that of some: linear in log divergence against log error.
+    """Divergence of every choice from some measured ones, linear in log divergence and log error.
 
-    Divergence grows as a power of the output error that a choice causes, with an exponent that
-    differs from part to part. Below the smallest and above the largest measured error it is taken
-    as proportional to the error.
+    Divergence is about a power of the output error of a choice, with an exponent that differs
+    between parts. Below the smallest and above the largest measured error, it is proportional to
+    the error.
 
     Args:
         known: measured divergence by index of the choice. Index 0, the neutral choice, is 0.
-        errors: for each choice an output error that grows with the index; entry 0 is 0.
+        errors: output error of each choice, growing with the index; entry 0 is 0.
 
     Returns:
-        float64 ``[choices]``, never falling; NaN everywhere but at 0 where nothing is known.
+        float64 ``[choices]``, never decreasing; NaN everywhere except at 0 if nothing is known.
     """
     error = np.maximum.accumulate(np.maximum(np.asarray(errors, dtype=float), 0.0))
     found = np.full(len(error), np.nan)
@@ -29,7 +29,7 @@ def interpolate(known: Mapping[int, float], errors: Sequence[float]) -> np.ndarr
     index = sorted(place for place, value in known.items() if place > 0 and np.isfinite(value))
     if not index:
         return found
-    # noise can make a deeper cut look better: its divergence is then that of the cut before it
+    # With noise, a deeper cut can have a smaller divergence. It then gets that of the cut before.
     values = np.maximum.accumulate([max(known[place], TINY) for place in index])
     at = np.log(np.maximum(error[index], TINY))
     at = at + np.arange(len(at)) * 1e-9  # equal errors

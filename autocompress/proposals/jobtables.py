@@ -1,4 +1,4 @@
-"""Tables of a job: what each coupling loses at each width, and what widths cost here."""
+"""Measures the tables of a job: losses of couplings at each width, and costs of widths."""
 
 from __future__ import annotations
 
@@ -29,47 +29,45 @@ from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.recipes.recipe import Recipe
 
 VERSION = "1"
-"""Of the tables."""
+"""Version of the tables, part of their key."""
 PROBES_VERSION = "1"
 PROBES = 5
 WEIGHT_WORK = 8
-"""Multiply-adds that reading a weight counts for, where probes are chosen: small networks read
-weights, mostly.
-"""
+"""Multiply-adds that count for reading a weight when probes are chosen."""
 MOST_DIVERGENCE = 0.25
-"""KL to the baseline, in nats, beyond which nothing is proposed."""
+"""Largest KL divergence from the baseline of a proposal, in nats."""
 SHARE = 0.2
-"""Of the search's minutes, that tables may take."""
+"""Largest share of the minutes of the search for tables."""
 MOST_SECONDS = 30.0
-"""That tables may take where the search has no limit."""
+"""Most seconds for tables where the search has no limit."""
 BATCH = 256
-"""Images in one pass of a table's network."""
+"""Images per batch for tables."""
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress.proposals")
 
 
 def _nothing() -> None:
-    """Nobody waits."""
+    """The default of ``breathe``."""
 
 
 def _silent(done: float, text: str) -> None:
-    """Nobody watches."""
+    """The default of ``progress``."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What was measured of a job's network.
+    """The tables of a job.
 
     Attributes:
-        problem: parts, what their choices lose, and what they cost.
+        problem: parts, divergences of their choices, and costs.
         table: divergences, for the report.
-        neutral: a recipe's values with all channels kept: what proposals have in common.
+        neutral: the values of a recipe that keeps all channels; proposals change these.
         groups: group of each coupling.
-        errors: by cost, relative error of what is predicted; NaN where it is not known.
-        wholes: by cost, what the baseline has in the problem's unit; a cost that is missing cannot
+        errors: by cost, relative error of predictions; NaN where it is not known.
+        wholes: by cost, the cost of the baseline in the unit of the problem. A missing cost cannot
             be bounded yet.
-        amounts: by cost, what the baseline has in the unit in which a job bounds it.
-        first: the cost by which a sampler's budgets are meant, and what proposals are spread over.
+        amounts: by cost, the cost of the baseline in the unit of bounds of a job.
+        first: the cost of the budgets of the sampler, over which proposals are spread too.
         correction: of predicted divergences.
     """
 
@@ -84,14 +82,14 @@ class Tables:
     correction: Correction = field(default_factory=Correction)
 
     def widths(self, budget: float, tilts: Mapping[str, float]) -> dict[str, float]:
-        """The shares that a sampler's draw stands for, by name of the parameter.
+        """The shares of channels to keep for a draw of a sampler, by name of the parameter.
 
         Args:
-            budget: the first cost as a share of the full network's.
-            tilts: by group, a factor on what its couplings lose.
+            budget: the first cost as a share of that of the full network.
+            tilts: by group, a factor on the losses of its couplings.
 
         Returns:
-            Of all couplings but those whose table could not be measured: these are the sampler's.
+            Shares of all couplings with a measured table; the sampler draws the others.
         """
         name = self.first
         bound = budget * self.problem.cost(name, self.problem.neutral())
@@ -102,7 +100,7 @@ class Tables:
         return {name: share for name, share in found_shares.items() if name.removeprefix(KEEP) not in lacking}
 
     def indices(self, shares: Mapping[str, Value]) -> tuple[int, ...] | None:
-        """The choices that ``prune.keep`` of a recipe stands for; None where one is not offered."""
+        """The choices for ``prune.keep`` of a recipe; None where a share is not a choice."""
         found = []
         for part in self.problem.parts:
             share = shares.get(KEEP + part.name, 1.0)
@@ -112,7 +110,7 @@ class Tables:
         return tuple(found)
 
     def shares(self, indices: Sequence[int]) -> dict[str, float]:
-        """``prune.keep`` of each coupling at these choices."""
+        """``prune.keep`` of each coupling for these choices."""
         return {KEEP + part.name: float(part.choices[at]) for part, at in zip(self.problem.parts, indices, strict=True)}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -126,16 +124,16 @@ class TableMaker:
 
     Attributes:
         job: of the search.
-        recipes: of the job's space, by the shares that couplings keep.
-        pipeline: recipe -> candidate.
-        device: gives latency.
-        baseline: the baseline's file.
-        export: writes a candidate's file.
-        costs_key: what decides costs on this machine.
-        lock: of the machine; computing holds it shared, and lets measurements go first.
-        progress: told of what takes long.
-        breathe: called often, while the lock is held shared or not at all.
-        notes: what the user should know of the tables.
+        recipes: makes recipes from shares of channels.
+        pipeline: makes a candidate from a recipe.
+        device: measures latency.
+        baseline: the file of the baseline.
+        export: writes the file of a candidate.
+        costs_key: everything that decides costs on this machine.
+        lock: the machine lock. Computing holds it shared and gives way to measurements.
+        progress: called with the progress of long steps.
+        breathe: called often, while the lock is held shared or not held.
+        notes: for the user, about the tables.
     """
 
     job: Job
@@ -151,14 +149,14 @@ class TableMaker:
     notes: list[str] = field(default_factory=list)
 
     def tables(self) -> Tables | None:
-        """Measures what couplings lose and widths cost, once for a baseline and machine.
+        """Measures losses of couplings and costs of widths, once per baseline and machine.
 
         None where no pruner acts, or there are no images.
         """
         default, neutral = self.recipes.default, self.recipes.neutral
         if default is None or default.prune is None or neutral is None or self.pipeline.transfer_set(default) is None:
             return None
-        self.progress(0.0, "measuring what the layers read")
+        self.progress(0.0, "collecting input statistics of the layers")
         with self.lock.shared():
             known = self.pipeline.of_baseline(default, self.progress, self.breathe)
         if not known.images.enough or not len(known.images.held_out):
@@ -197,7 +195,7 @@ class TableMaker:
         errors: Mapping[str, float],
     ) -> Tables:
         full = {name: problem.cost(name, problem.neutral()) for name in problem.costs}
-        # A latency is a share of the baseline's already, and the baseline's file is there.
+        # Latency is relative to the baseline already, and the file of the baseline exists.
         amounts = {"macs": full["macs"], "params": full["params"], "size": float(self.baseline.file.stat().st_size)}
         wanted = [name for name in self.job.objectives if name in problem.costs]
         return Tables(
@@ -236,7 +234,7 @@ class TableMaker:
             return removed.measure(removed.keep(parts, selection))
 
         seconds, began = table_seconds(self.job), time.monotonic()
-        text = "measuring what each layer's channels are worth"
+        text = "measuring channel importance"
         self.progress(0.0, text)
         return proposals.measure(
             parts,
@@ -256,7 +254,7 @@ class TableMaker:
         pruning: Pruning,
         divergences: Mapping[str, np.ndarray],
     ) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
-        """Factors of each cost, what no choice changes, and the errors; latency comes first."""
+        """Factors, constants and errors of each cost; latency comes first."""
         layers = proposals.layers_of(network, couplings)
         of_files = self._layers_of_files(network, layers)
         by_name = {coupling.name: coupling for coupling in couplings}
@@ -276,7 +274,7 @@ class TableMaker:
         )
         profiles = self._profiles(neutral, network, of_files, parts, kept, points)
         if len(profiles) < 2:
-            self.notes.append("what widths cost could not be measured: latency is taken to follow multiply-adds")
+            self.notes.append("latency could not be profiled, so predictions take it as proportional to multiply-adds")
             whole = sum(float(factor.table[(0,) * factor.table.ndim]) for factor in costs["macs"])
             shares = [replace(factor, table=factor.table / whole) for factor in costs["macs"]]
             return {"latency": shares, **costs}, {"latency": 0.0, **fixed}, {}
@@ -298,15 +296,16 @@ class TableMaker:
         kept: Mapping[str, Sequence[float]],
         points: Sequence[Sequence[int]],
     ) -> list[Profile]:
-        """Layer times of a few networks of other widths, whose weights mean nothing.
+        """Layer times of a few networks of other widths, with meaningless weights.
 
-        Times are shares of the baseline's latency, since they are measured beside it."""
+        Times are shares of the latency of the baseline, because they are measured together.
+        """
 
         def make() -> Any:
             with tempfile.TemporaryDirectory() as folder:
                 files, built = [self.baseline], list[Sequence[int]]()
                 for number, indices in enumerate(points):
-                    self.progress(number / len(points), "measuring what widths cost")
+                    self.progress(number / len(points), "profiling the latency of channel widths")
                     with self.lock.shared():
                         probe = self._probe(parts, indices, Path(folder) / f"probe{number}.onnx")
                         files, built = files + probe, built + [indices] * len(probe)
@@ -335,12 +334,12 @@ class TableMaker:
             return []
         try:
             return [self.export(self.pipeline.run(recipe, dry_run=True), file)]
-        except Exception as error:  # the others may do
+        except Exception as error:  # other probes may succeed
             log.warning("a probe cannot be built: %s: %s", type(error).__name__, error)
             return []
 
 
 def table_seconds(job: Job) -> float:
-    """The longest that tables may take."""
+    """The time limit for tables in seconds."""
     minutes = job.budget.minutes
     return MOST_SECONDS if minutes is None else min(MOST_SECONDS, SHARE * 60 * minutes)

@@ -1,17 +1,17 @@
-"""A latency model of a network's widths, from a few profiled probes.
+"""A latency model for the widths of a network, from a few profiled probes.
 
-A layer's time is a sum of what it does,
+The time of a layer is
 
     t = b_0 + b_1 macs + b_2 weights + b_3 outputs + b_4 columns          (1)
 
-with b >= 0: fixed cost, arithmetic, reading the weights, writing the outputs, unfolding the input.
-The coefficients of a layer are fitted to its own times in the probes, pulled towards those of all
-layers of its kind, since a few probes do not determine them. A whole run takes
+with b >= 0: fixed cost, arithmetic, reading weights, writing outputs, and unfolding the input. The
+coefficients of a layer are fitted to its times in the probes. A few probes do not determine them,
+so they are pulled towards those of all layers of the same kind. The time of a whole run is
 
     T = c_0 + c_1 sum t                                                    (2)
 
-whose coefficients are fitted to runs without the profiler, later ones included. c_0 is negative
-where the profiler, whose own time is in every t, costs more than what runs between the layers.
+with coefficients fitted to runs without the profiler, including later runs. Every t contains the
+time of the profiler. c_0 is negative if that exceeds the time of the operators between the layers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from autocompress.proposals.choices import Part
 from autocompress.proposals.factors import Factor, Layer, Widths, factors
 
 PULL = 0.003
-"""How strongly a layer's coefficients are pulled towards those of its kind."""
+"""Weight of the pull towards the coefficients of layers of the same kind."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Profile:
 
     Attributes:
         widths: (inputs, outputs) of each layer.
-        seconds: of each layer; layers that the runtime does not run are missing.
+        seconds: of each layer; missing for layers that the runtime does not run.
         total: seconds of a run.
     """
 
@@ -51,9 +51,9 @@ class LatencyModel:
     Attributes:
         coefficients: b of each layer.
         whole: (c_0, c_1).
-        error: relative standard error of a prediction, from totals that the fit did not see; NaN
-            with fewer than four probes.
-        sums, totals: sum of layer times and measured seconds of each whole run that was fitted.
+        error: relative standard error of a prediction, from left-out probes; NaN with fewer than
+            four probes.
+        sums, totals: sum of layer times, and measured seconds, of each whole run in the fit.
     """
 
     coefficients: Mapping[str, np.ndarray]
@@ -71,7 +71,7 @@ class LatencyModel:
             profiles: at least two probes of different widths.
 
         Raises:
-            ValueError: for fewer probes, or probes without a layer's times.
+            ValueError: for fewer probes, or probes without times of layers.
         """
         if len(profiles) < 2 or not any(profile.seconds for profile in profiles):
             raise ValueError("a latency model needs two probes with times of layers")
@@ -83,7 +83,7 @@ class LatencyModel:
         return replace(model, whole=_line(sums, totals), error=error, sums=tuple(sums), totals=tuple(totals))
 
     def layers_sum(self, layers: Sequence[Layer], widths: Mapping[str, tuple[float, float]]) -> float:
-        """Sum of the layers' times at some widths, by equation (1)."""
+        """Sum of the times of layers at some widths, by equation (1)."""
         return float(sum(self._layer(_widths(layer, widths[layer.name])) for layer in layers))
 
     def predict(self, layers: Sequence[Layer], widths: Mapping[str, tuple[float, float]]) -> float:
@@ -91,7 +91,7 @@ class LatencyModel:
         return self.whole[0] + self.whole[1] * self.layers_sum(layers, widths)
 
     def corrected(self, sums: Sequence[float], totals: Sequence[float]) -> LatencyModel:
-        """The model with whole runs measured later.
+        """The model after adding whole runs that were measured later.
 
         Args:
             sums: :meth:`layers_sum` of each.
@@ -106,7 +106,7 @@ class LatencyModel:
     def factors(
         self, layers: Sequence[Layer], parts: Sequence[Part], kept: Mapping[str, Sequence[float]]
     ) -> tuple[list[Factor], float]:
-        """The tables that an allocation adds up, and the seconds that no choice changes."""
+        """The factors for an allocation, and the constant seconds."""
         scale = self.whole[1]
         return factors(layers, parts, kept, lambda widths: scale * self._layer(widths)), self.whole[0]
 
@@ -122,7 +122,7 @@ def _widths(layer: Layer, widths: tuple[float, float]) -> Widths:
 
 
 def _features(widths: Widths) -> np.ndarray:
-    """Equation (1)'s terms, in units that make their coefficients alike, ``[..., 5]``."""
+    """The terms of equation (1), ``[..., 5]``, scaled so that coefficients are similar."""
     layer = widths.layer
     inputs, outputs = np.broadcast_arrays(widths.inputs, widths.outputs)
     columns = inputs * layer.taps * layer.positions
@@ -137,7 +137,7 @@ def _features(widths: Widths) -> np.ndarray:
 
 
 def _fit_layers(layers: Sequence[Layer], profiles: Sequence[Profile]) -> dict[str, np.ndarray]:
-    """b of each layer. Errors are counted relative to the whole run of their probe."""
+    """b of each layer. Errors are relative to the whole run of their probe."""
     rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for layer in layers:
         seen = [profile for profile in profiles if layer.name in profile.seconds]
@@ -164,7 +164,7 @@ def _fit_layers(layers: Sequence[Layer], profiles: Sequence[Profile]) -> dict[st
 def _nonnegative(system: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Least squares with coefficients of at least 0.
 
-    Columns of very different sizes would stop it early.
+    Columns are scaled, because it would stop early with columns of very different sizes.
     """
     norms = np.maximum(np.linalg.norm(system, axis=0), 1e-30)
     scaled, _ = nnls(system / norms, target)
@@ -174,7 +174,7 @@ def _nonnegative(system: np.ndarray, target: np.ndarray) -> np.ndarray:
 def _line(sums: Sequence[float], totals: Sequence[float]) -> tuple[float, float]:
     """c of equation (2), by least squares of relative errors.
 
-    c_0 may be negative: the layers' times contain the profiler's own time.
+    c_0 may be negative, because the times of layers contain the time of the profiler.
     """
     total = np.asarray(totals)
     system = np.stack([1 / total, np.asarray(sums) / total], 1)
@@ -186,9 +186,9 @@ def _line(sums: Sequence[float], totals: Sequence[float]) -> tuple[float, float]
 
 
 def _left_out(layers: Sequence[Layer], profiles: Sequence[Profile]) -> list[float]:
-    """Relative error of each probe's total, predicted from the other probes.
+    """Relative error of the total of each probe, predicted from the other probes.
 
-    The slowest and the fastest always stay, since nothing is predicted beyond them.
+    The slowest and the fastest probe are never left out, because proposals are between them.
     """
     by_total = sorted(profiles, key=lambda profile: profile.total)
     errors = []

@@ -1,6 +1,4 @@
-"""Trials that lose no accuracy: what is predicted to cost more than one of them is not worth a
-trial.
-"""
+"""Trials without a loss of accuracy; recipes with higher predicted costs are dropped."""
 
 from __future__ import annotations
 
@@ -12,13 +10,13 @@ from autocompress.objectives.figures import known, ratio
 
 Row = Mapping[str, Any]
 Costs = Mapping[str, float]
-"""Costs as ratios to the baseline's, by name."""
+"""Costs as ratios to those of the baseline, by name."""
 
 
 def lossless(rows: Iterable[Row], costs: Sequence[str], baseline: Row) -> list[Costs]:
     """The costs of complete trials as accurate as the baseline, where all ``costs`` are known.
 
-    Trials that cost more than another one of them in every respect are left out.
+    Trials with higher costs than another of these trials in every respect are left out.
     """
     if not costs:
         return []
@@ -34,12 +32,12 @@ def lossless(rows: Iterable[Row], costs: Sequence[str], baseline: Row) -> list[C
 
 
 def is_beaten(predicted: Costs, by: Sequence[Costs], margin: float) -> bool:
-    """Whether one of ``by`` costs less than ``predicted`` in every respect.
+    """Whether one of ``by`` has lower costs than ``predicted`` in every respect.
 
     Args:
-        predicted: may lack costs of ``by``; then it is not beaten.
-        by: of trials that lose nothing.
-        margin: relative error of the prediction, by which it must be more expensive.
+        predicted: False if it lacks a cost of ``by``.
+        by: costs of trials without a loss.
+        margin: relative error of the prediction; costs must differ by more.
     """
     return any(
         all(name in predicted and predicted[name] >= cost * (1 + margin) for name, cost in own.items()) for own in by

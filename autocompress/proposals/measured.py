@@ -1,4 +1,4 @@
-"""Costs corrected by what was measured of whole candidates."""
+"""Corrects predicted costs with measured costs of candidates."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from autocompress.proposals.allocation import Problem
 from autocompress.proposals.factors import Factor
 
 PRIOR = 0.01
-"""Square of the error of a measurement over that of the slope which is expected, 3 % over 30 %."""
+"""Squared ratio of the error of a measurement to the prior error of the slope: 3 % to 30 %."""
 
 
 def with_measured(
     problem: Problem, name: str, selections: Sequence[Sequence[int]], measured: Sequence[float]
 ) -> tuple[Problem, float]:
-    """The problem with one cost corrected by measurements, and the relative error of that cost.
+    """The problem with one corrected cost, and the relative error of that cost.
 
-    measured = a + b * predicted, by least squares of relative errors. Predicted and measured may
-    be in different units: the corrected cost is in that of the measurements.
+    measured = a + b * predicted, by least squares of relative errors. Predicted and measured costs
+    may have different units; the corrected cost has the unit of the measurements.
 
     Args:
         problem: with the predicted cost.
         name: of the cost.
         selections: of the candidates, as indices.
-        measured: of each.
+        measured: cost of each.
 
     Returns:
-        The problem and NaN, both unchanged, where nothing was measured.
+        The unchanged problem and NaN where nothing was measured.
     """
     predicted = np.array([problem.cost(name, own) for own in selections], dtype=float)
     values = np.array(measured, dtype=float)

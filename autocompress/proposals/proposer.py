@@ -1,4 +1,4 @@
-"""Proposals for a job: recipes allocated from measured tables (docs/proposals.md)."""
+"""Makes the proposals of a job: recipes by allocation from tables (docs/proposals.md)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from autocompress.contract import Value
 from autocompress.proposals.jobtables import MOST_DIVERGENCE, TableMaker, Tables
 
 BETWEEN = 5
-"""More budgets each time that proposals are made again, so that they lie elsewhere."""
+"""Additional budgets each time that proposals are made again, so that budgets differ."""
 UNKNOWN_ERROR = 0.05
-"""Relative error of a predicted cost, where it is not known."""
+"""Relative error of a predicted cost where it is not known."""
 TILTED = 8
-"""Further recipes, with tilts that are drawn."""
+"""Number of further recipes with random tilts."""
 LEAST_BUDGET = 1 / 12
-"""Of the full cost, for these."""
+"""Range of their budgets, as shares of the full cost."""
 WORTH_TRAINING = 0.03
-"""Predicted KL from which on training gains something."""
+"""Predicted KL divergence above which a proposal with training is added."""
 
 
 Ratios = Callable[[Mapping[str, Value]], Mapping[str, float] | None]
@@ -30,21 +30,21 @@ Again = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], "Proposed | N
 
 @dataclass(frozen=True)
 class Proposed:
-    """What a search gets.
+    """Proposals for a search.
 
     Attributes:
-        recipes: labels and values, the most wanted first.
-        widths: from a budget (share of the full latency) and tilts by group to ``prune.keep`` of
+        recipes: labels and values, in the order in which to try them.
+        widths: maps a budget (share of the full latency) and tilts by group to ``prune.keep`` of
             each coupling.
-        groups: that have a tilt.
+        groups: the groups with a tilt.
         rows: the table, for ``tables.csv``.
-        notes: what the user should know of the tables.
-        again: from the rows of trials so far and the baseline's, new proposals from corrected
-            tables; None where there is nothing to correct or to propose. None: nothing is proposed
-            again.
-        ratios: from the values of a recipe, the objectives' costs that the tables predict, as
-            ratios to the baseline's; None where the recipe differs from these in more than widths.
-        error: the relative error of these.
+        notes: for the user, about the tables.
+        again: makes new proposals from corrected tables, given the rows of trials and of the
+            baseline. It returns None where there is nothing to correct or to propose. None:
+            proposals are made only once.
+        ratios: maps the values of a recipe to predicted costs of the objectives, as ratios to the
+            baseline; None where the recipe differs from proposals in more than widths.
+        error: the relative error of these predictions.
     """
 
     recipes: Sequence[tuple[str, dict[str, Value]]]
@@ -59,10 +59,10 @@ class Proposed:
 
 @dataclass(frozen=True)
 class Proposer:
-    """Makes recipes of a job's tables.
+    """Makes recipes from the tables of a job.
 
     Attributes:
-        maker: of the tables.
+        maker: makes the tables.
     """
 
     maker: TableMaker
@@ -73,18 +73,18 @@ class Proposer:
         if tables is None:
             return None
         if names := [part.name for part in tables.problem.parts if part.key in tables.table.unmeasured]:
-            text = f"no table could be measured of {', '.join(names)}: the sampler chooses their widths"
+            text = f"{', '.join(names)} could not be measured: the sampler chooses their widths"
             self.maker.notes.append(text)
         if not self.maker.job.search.proposals:
             return self.proposed(tables, [])
-        from autocompress.proposals.reproposing import Reproposer  # late: it imports this file
+        from autocompress.proposals.reproposing import Reproposer  # here, because it imports this module
 
         again = Reproposer(self, tables)
         error = _error(tables, tables.first)
         return replace(self.proposed(tables, self.recipes(tables)), again=again.again, ratios=again.ratios, error=error)
 
     def proposed(self, tables: Tables, recipes: Sequence[tuple[str, dict[str, Value]]]) -> Proposed:
-        """What a search gets of ``tables``."""
+        """The proposals from ``tables``."""
         groups = list(dict.fromkeys(tables.groups.values()))
         return Proposed(recipes, tables.widths, groups, tables.rows(), tuple(self.maker.notes))
 
@@ -95,10 +95,11 @@ class Proposer:
     def recipes(
         self, tables: Tables, *, step: int = 0, most: Mapping[str, float] | None = None
     ) -> list[tuple[str, dict[str, Value]]]:
-        """Labels and values of recipes for a dozen budgets, those at constraints first, then from
-        the whole range, or up to ``most``; with another ``step`` they lie between these.
+        """Labels and values of recipes for a dozen budgets.
 
-        What misses a bound by more than the error of its prediction is left out, unless all do.
+        Recipes at constraints come first, then those of the whole range, or up to ``most``. Another
+        ``step`` gives other budgets. Recipes that miss a bound by more than the error of the
+        prediction are left out, unless all do.
         """
         problem, bounds, wanted = tables.problem, self._bounds(tables), self.costs(tables)
         made = proposals.propose(
@@ -126,7 +127,7 @@ class Proposer:
         return [*found, *self._trained(tables, chosen[: len(made)])]
 
     def _tilted(self, tables: Tables, cost: str) -> Iterator[proposals.Allocation]:
-        """Allocations for drawn budgets, with drawn factors on the losses of each group."""
+        """Allocations for random budgets, with random tilts of groups."""
         problem, generator = tables.problem, np.random.default_rng(self.maker.job.seed)
         full = problem.cost(cost, problem.neutral())
         least = max(proposals.smallest(problem, cost), LEAST_BUDGET * full)
@@ -138,7 +139,7 @@ class Proposer:
     def _trained(
         self, tables: Tables, allocations: Sequence[proposals.Allocation]
     ) -> Iterator[tuple[str, dict[str, Value]]]:
-        """The deep ones again, with an epoch of RECOVER: it pays where a refit leaves much."""
+        """The deep proposals again, with an epoch of RECOVER, which helps after deep cuts."""
         deep = [own for own in allocations if WORTH_TRAINING < own.divergence <= MOST_DIVERGENCE]
         for allocation in sorted(deep, key=lambda own: own.divergence):
             shares = tables.shares(allocation.indices)
@@ -147,9 +148,7 @@ class Proposer:
                 yield "proposal, with an epoch of training", dict(recipe.values)
 
     def _bounds(self, tables: Tables) -> dict[str, float]:
-        """The job's bounds in the units of the problem's costs; those that cannot be told in them
-        are left out.
-        """
+        """The bounds of the job in the units of the problem; unknown ones are left out."""
         found = {}
         for name, bound in self.maker.job.constraints.bounds().items():
             amount = 1.0 if bound.relative else tables.amounts.get(name)
@@ -159,7 +158,7 @@ class Proposer:
 
 
 def _is_within(allocation: proposals.Allocation, bounds: Mapping[str, float], tables: Tables) -> bool:
-    """Whether a candidate may meet the bounds, as far as its costs are known."""
+    """Whether a candidate may meet the bounds, judged by its known costs."""
     return all(allocation.costs[name] <= bound * (1 + 2 * _error(tables, name)) for name, bound in bounds.items())
 
 
@@ -170,10 +169,10 @@ def _error(tables: Tables, name: str) -> float:
 
 
 def _spread(made: Sequence[proposals.Proposal]) -> list[proposals.Proposal]:
-    """The same proposals in another order: the middle first, then the quarters, and so on."""
+    """The proposals in another order: the middle first, then the quarters, and so on."""
     order: list[int] = []
     step = len(made)
     while len(order) < len(made):
-        step = max(1, step // 2)  # with 1, all that are left
+        step = max(1, step // 2)  # with 1, all remaining ones
         order += [at for at in range(step - 1, len(made), step) if at not in order]
     return [made[at] for at in order]

@@ -1,4 +1,4 @@
-"""Proposals again, from tables that finished trials have corrected."""
+"""Makes new proposals from tables that are corrected with finished trials."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from autocompress.recipes.choosers import Replay
 from autocompress.recipes.jobspace import JobSpace
 
 MOST_ROWS = 200
-"""The last rows, that costs are corrected by."""
+"""Number of latest rows that correct costs."""
 MOST_RECIPES = 4
-"""Proposed at a time."""
+"""Number of recipes that are proposed at once."""
 Row = Mapping[str, Any]
 
 
 @dataclass
 class Reproposer:
-    """Corrects the tables of a job by rows, and proposes what was not tried yet.
+    """Corrects the tables of a job with rows of trials, and proposes new recipes.
 
     Attributes:
         proposer: of the job.
-        tables: as measured before the trials.
+        tables: the tables from before the trials.
     """
 
     proposer: Proposer
@@ -38,9 +38,10 @@ class Reproposer:
     _round: int = 0
 
     def again(self, rows: Sequence[Row], baseline: Row) -> Proposed | None:
-        """New recipes, those at constraints first; None where no row tells anything.
+        """New recipes, those at constraints first; None where no row can be used.
 
-        Budgets lie below the costs of trials that lose nothing: dearer recipes cannot be better.
+        Budgets are below the costs of trials without a loss, because more expensive recipes cannot
+        be better.
         """
         seen = list(self._seen(rows[-MOST_ROWS:]))
         if not seen:
@@ -60,8 +61,9 @@ class Reproposer:
         return self.proposer.proposed(tables, recipes[:MOST_RECIPES])
 
     def ratios(self, values: Mapping[str, Value]) -> Mapping[str, float] | None:
-        """The objectives' costs that the tables predict of a recipe, as ratios to the baseline's;
-        None where it differs from the neutral one in more than widths.
+        """Predicted costs of the objectives for a recipe, as ratios to the baseline.
+
+        None where the recipe differs from the neutral one in more than widths.
         """
         space = self.proposer.maker.recipes.space
         neutral, own = _structure(space, self.tables.neutral), _structure(space, values)
@@ -75,7 +77,7 @@ class Reproposer:
         return {name: tables.problem.cost(name, indices) / tables.wholes[name] for name in names}
 
     def corrected(self, seen: Sequence[tuple[tuple[int, ...], Row]], baseline: Row) -> Tables:
-        """The tables with each cost as rows have it, and the error of each."""
+        """The tables with costs corrected by rows, and their errors."""
         problem, wholes, errors = self.tables.problem, dict(self.tables.wholes), dict(self.tables.errors)
         amounts = {**self.tables.amounts, **_amounts([row for _, row in seen], baseline)}
         for name in problem.costs:
@@ -92,8 +94,10 @@ class Reproposer:
         )
 
     def _seen(self, rows: Sequence[Row]) -> Iterator[tuple[tuple[int, ...], Row]]:
-        """Choices and row of each that differs from the neutral recipe in nothing that costs but
-        its widths."""
+        """Choices and row of each trial that differs from the neutral recipe only in widths.
+
+        Parameters that do not change costs may differ too.
+        """
         space = self.proposer.maker.recipes.space
         neutral = _structure(space, self.tables.neutral)
         for row in rows:
@@ -106,7 +110,7 @@ class Reproposer:
 
 
 def _amounts(rows: Sequence[Row], baseline: Row) -> dict[str, float]:
-    """What the baseline has of costs that only trials tell."""
+    """Costs of the baseline that are only known from trials."""
     beside = [value for row in rows if (value := known(row.get("latency") or {}, "baseline_ms")) is not None]
     found = {"latency": statistics.median(beside)} if beside else {}
     energy = known(baseline, "energy_uj")
@@ -118,10 +122,9 @@ def _shares(values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _structure(space: JobSpace, values: Mapping[str, Value]) -> dict[str, Value] | None:
-    """What decides costs, but for widths and how they were chosen; None where it cannot be
-    composed."""
+    """The values that decide costs, without those of PRUNE; None for an invalid recipe."""
     try:
         structural = space.compose(Replay(values)).structural
-    except Exception:  # a plugin's fault must not end the search
+    except Exception:  # an error of a plugin must not end the search
         return None
     return {name: value for name, value in structural.items() if not name.startswith((KEEP, "prune.method", "repair."))}

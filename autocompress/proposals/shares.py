@@ -1,4 +1,4 @@
-"""Recipes that differ in the shares of their couplings alone."""
+"""Recipes that differ only in the shares of channels kept in couplings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEEP, MODE = "prune.keep.", "prune.mode"
 
 @dataclass
 class ShareRecipes:
-    """The recipes of a job's space that prune, with defaults for all other parameters.
+    """The recipes with pruning in the space of a job, with defaults for all other parameters.
 
     Attributes:
         space: of the job's recipes.
@@ -31,13 +31,13 @@ class ShareRecipes:
 
     @cached_property
     def default(self) -> Recipe | None:
-        """A recipe that prunes by default, with nothing trained; None where PRUNE cannot act."""
+        """The default recipe with pruning and without training; None where PRUNE cannot act."""
         recipe = self._compose({}, Policy({**self._rules, "prune": "default"}))
         return recipe if recipe is not None and recipe.prune is not None else None
 
     @cached_property
     def neutral(self) -> Recipe | None:
-        """The recipe that proposals change: the same, with all channels."""
+        """The recipe that proposals change: the default with all channels kept."""
         return self._compose({}, _Widest(Policy({**self._rules, "prune": "default"})))
 
     @property
@@ -57,7 +57,7 @@ class ShareRecipes:
         return self._compose({**self.neutral.values, **values}, Policy({}, "default"))
 
     def parts(self, couplings: Sequence[Coupling], multiple: int) -> list[Part]:
-        """A part for each coupling that may stay whole or be cut, with its allowed shares."""
+        """A part for each coupling with several allowed shares, which include 1."""
         known = self.space.parameters()
         found = []
         for coupling in couplings:
@@ -70,7 +70,7 @@ class ShareRecipes:
 
 
 class _Widest:
-    """Keeps every channel, and leaves the rest to another chooser."""
+    """Keeps all channels; another chooser gives the rest."""
 
     def __init__(self, otherwise: Policy) -> None:
         self._otherwise = otherwise

@@ -1,4 +1,4 @@
-"""Couplings as parts: what the repaired network loses when one keeps a share of its channels."""
+"""Measures the loss of the repaired network when couplings keep a share of their channels."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from autocompress.repair import Moments, curve, repair
 from autocompress.repair.shifts import norm_scale
 
 SIXTEENTHS = tuple(count / 16 for count in range(16, 0, -1))
-"""Shares of channels that a coupling may keep."""
+"""Shares of channels to keep in a coupling."""
 Divergence = Callable[[torch.Tensor, torch.Tensor], float]
-"""How far the second outputs are from the first, at least 0."""
+"""Divergence of the second outputs from the first, at least 0."""
 
 
 def kl_divergence(reference: torch.Tensor, logits: torch.Tensor) -> float:
@@ -33,14 +33,14 @@ def kl_divergence(reference: torch.Tensor, logits: torch.Tensor) -> float:
 
 
 def structure_part(coupling: Coupling, multiple: int = 1, shares: Sequence[float] = SIXTEENTHS) -> Part:
-    """The shares of channels that a coupling can keep.
+    """The part with the shares of channels that a coupling can keep.
 
-    Of shares that keep equally many channels, the largest.
+    Of several shares with the same number of channels, it has the largest.
 
     Args:
         coupling: the coupling.
-        multiple: counts are rounded up to it, as ``Coupling.kept`` says.
-        shares: falling, the first is 1.
+        multiple: counts are rounded up to a multiple, as in ``Coupling.kept``.
+        shares: decreasing, beginning with 1.
     """
     counts: dict[int, float] = {}
     for share in shares:
@@ -49,17 +49,17 @@ def structure_part(coupling: Coupling, multiple: int = 1, shares: Sequence[float
 
 
 def kept_shares(part: Part, coupling: Coupling, multiple: int = 1) -> list[float]:
-    """For each choice of a coupling the share of channels that really stays."""
+    """The actual share of channels kept by each choice of a coupling, after rounding."""
     return [sum(coupling.kept(1 - float(share), multiple)) / coupling.channels for share in part.choices]
 
 
 def keep_set(coupling: Coupling, order: Sequence[int], share: float, multiple: int = 1) -> list[int]:
-    """The channels that stay, ascending.
+    """The channels to keep, ascending.
 
     Args:
         coupling: the coupling.
-        order: its channels, the least needed first.
-        share: of its channels that stays.
+        order: its channels, least needed first.
+        share: of channels to keep.
         multiple: see :func:`structure_part`.
     """
     return coupling.left_by(order, coupling.kept(1 - share, multiple))
@@ -72,9 +72,9 @@ def error_curve(
     moments: Mapping[str, Moments],
     norms: Mapping[str, str | None],
 ) -> np.ndarray:
-    """Relative error of what reads a coupling, repaired, for every number of removed channels.
+    """Relative error of the repaired readers of a coupling, for every number of removed channels.
 
-    Each consumer's error is divided by the variance of its output, and they are summed.
+    The error of each consumer is divided by the variance of its output, and these are summed.
 
     Returns:
         float64 ``[channels + 1]``, entry 0 is 0.
@@ -94,10 +94,10 @@ def error_curve(
 
 
 class RemovedChannels:
-    """Measures divergences of a network that keeps some channels of some couplings, repaired.
+    """Measures divergences of a repaired network that keeps only some channels of couplings.
 
-    The network runs at full width with zeros where its readers read what is removed, which computes
-    the same. Only the layers behind the first changed one run again.
+    The network keeps its full width, with zeros in the inputs of readers, which has the same
+    outputs. Only the layers behind the first changed one run again.
     """
 
     def __init__(
@@ -118,10 +118,10 @@ class RemovedChannels:
         Args:
             model: the baseline; it is not changed.
             network: facts about it.
-            couplings: those that ``orders`` names, and perhaps more.
-            orders: channels of each coupling, the least needed first.
-            moments: of the inputs of the layers that read them.
-            batches: images that the moments did not see, on the model's device.
+            couplings: those in ``orders``, and maybe more.
+            orders: channels of each coupling, least needed first.
+            moments: of the inputs of their readers.
+            batches: images that were not used for the moments, on the device of the model.
             multiple: see :func:`structure_part`.
             divergence: of two batches of outputs.
             repaired: whether layers that lose inputs are refitted.
@@ -165,10 +165,10 @@ class RemovedChannels:
         return np.array([whole[coupling.channels - count] for count in kept])
 
     def measure(self, keep: Mapping[str, Sequence[int]]) -> float:
-        """Divergence of the network that keeps these channels, repaired.
+        """Divergence of the repaired network with these channels.
 
         Args:
-            keep: by coupling; couplings that are not named stay whole.
+            keep: channels to keep by coupling; couplings that are not named keep all.
         """
         lost = lost_inputs(list(self.couplings.values()), keep)
         if not lost:
@@ -193,7 +193,7 @@ class RemovedChannels:
 
     @contextmanager
     def _changed(self, lost: Mapping[str, Sequence[int]]) -> Iterator[None]:
-        """The layers that lose inputs, repaired; as they were afterwards."""
+        """Context with repaired layers; they are restored afterwards."""
         names = [*lost, *(norm for name in lost if (norm := self._norms.get(name)) is not None)]
         touched = [self.model.get_submodule(name) for name in names]
         before = [{key: value.clone() for key, value in module.state_dict().items()} for module in touched]

@@ -1,4 +1,4 @@
-"""Divergence tables: what each choice of each part loses alone, measured within a time limit."""
+"""Divergence tables: the loss of each choice of each part alone, measured within a time limit."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from autocompress.proposals.choices import Choice, Part, Selection
 from autocompress.proposals.interpolation import interpolate
 
 FIRST = (0.5, 0.9)
-"""Measured for every part: how far along its choices, 0 to 1."""
+"""Positions in the list of choices, 0 to 1, that are measured for every part."""
 LATER = (0.75, 0.25)
-"""Measured as time allows."""
+"""Positions that are measured if there is time."""
 PAIR = 0.5
-"""Two parts are measured together there."""
+"""Position at which two parts are measured together."""
 ADDITIVE = 0.1
-"""Pairs whose divergence is within this share of the sum of both count as additive."""
+"""A pair is additive if its divergence differs from the sum by at most this share."""
 MOST_SCALE = 4.0
 Measure = Callable[[Selection], float]
-"""Divergence of the network with these choices; raises, or gives NaN, where it cannot be measured.
-"""
+"""Divergence of the network with these choices; raises or returns NaN on failure."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Cell:
     """A measured divergence.
 
     Attributes:
-        axis, name, choice: what was chosen alone.
-        divergence: in the unit of the measure, nats for a KL divergence.
+        axis, name, choice: the choice, with all other parts neutral.
+        divergence: in nats for a KL divergence.
     """
 
     axis: str
@@ -45,13 +44,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two parts of one axis chosen together.
+    """A measurement of two parts of one axis together.
 
     Attributes:
         axis: of both.
         names, choices: of each.
-        together: measured with both choices.
-        added: sum of what each loses alone.
+        together: divergence with both choices.
+        added: sum of the divergences of each alone.
     """
 
     axis: str
@@ -62,13 +61,13 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """Above 1 where the two together lose more than their sum."""
+        """Above 1 if both together lose more than their sum."""
         return self.together / self.added if self.added > 0 else 1.0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A choice, or two, whose divergence could not be measured."""
+    """One or two choices that could not be measured."""
 
     axis: str
     name: str
@@ -78,13 +77,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Table:
-    """What was measured, and from it the divergence of every choice.
+    """Measured cells, and the divergence of every choice from them.
 
     Attributes:
         cells: single choices.
-        pairs: the pair check.
-        failures: what is left out, and why.
-        unmeasured: keys of parts without any cell: no allocation can use them.
+        pairs: measured pairs, to check that divergences add.
+        failures: choices that are left out, with reasons.
+        unmeasured: keys of parts without a cell, which allocations cannot use.
         errors: by part key, output errors for the interpolation.
     """
 
@@ -100,7 +99,7 @@ class Table:
         return {at: own[choice] for at, choice in enumerate(part.choices) if choice in own}
 
     def scale(self, part: Part) -> float:
-        """What the pair check multiplies a part's divergences by: 1 where they add."""
+        """Factor of the divergences of a part from measured pairs; 1 where they add."""
         ratios = [pair.ratio for pair in self.pairs if pair.axis == part.axis and part.name in pair.names]
         if not ratios or any(ratio <= 0 for ratio in ratios):
             return 1.0
@@ -108,7 +107,7 @@ class Table:
         return 1.0 if abs(mean - 1) <= ADDITIVE else min(max(mean, 1 / MOST_SCALE), MOST_SCALE)
 
     def divergences(self, part: Part) -> np.ndarray:
-        """Divergence of every choice, scaled by the pair check; NaN for one that is not known.
+        """Divergence of every choice, with :meth:`scale`; NaN for unknown ones.
 
         Choices of an ordered part between and beyond the measured ones are interpolated.
         """
@@ -121,7 +120,7 @@ class Table:
         return found * self.scale(part)
 
     def rows(self, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
-        """A row a choice, for ``tables.csv``: axis, name, choice, divergence, measured, scale."""
+        """Rows for ``tables.csv``, one per choice."""
         for part in parts:
             known, scale = self.known(part), self.scale(part)
             for at, (choice, value) in enumerate(zip(part.choices, self.divergences(part), strict=True)):
@@ -135,12 +134,12 @@ class Table:
                 }
 
     def state(self) -> dict[str, Any]:
-        """As JSON values, for the store."""
+        """The table as JSON, for the store."""
         return asdict(self)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Table:
-        """The reverse of :meth:`state`, perhaps through JSON."""
+        """Restores the result of :meth:`state`."""
         pairs = [
             Pair(p["axis"], tuple(p["names"]), tuple(p["choices"]), p["together"], p["added"]) for p in state["pairs"]
         ]
@@ -166,19 +165,19 @@ def measure(
 ) -> Table:
     """Measures a table until a deadline.
 
-    The first cells of every part come first, then a pair cell for each part and the next one of its
-    axis, then the later cells. Parts that are not ordered are measured at every choice.
+    The first cells of every part come first, then a pair of each part and the next one of its axis,
+    then further cells. Parts that are not ordered are measured at every choice.
 
     Args:
-        parts: in network order, so that what neighbours share is computed once.
-        divergence: of a selection. An exception of it, or a value that is not a finite number, is a
-            failure: that cell is left out and named.
-        errors: by part key, an output error for each choice, for the interpolation.
-        deadline: by ``clock``. A cell is begun only if the longest one so far would end before it;
-            the first two cells of all are measured in any case.
-        known: a table that was interrupted; what it has is not measured again.
-        clock: seconds.
-        keep: told the table after each round.
+        parts: in network order, so that neighbouring parts share computation.
+        divergence: of a selection. An exception, or a value that is not finite, is a failure: the
+            cell is left out and recorded.
+        errors: by part key, the output error of each choice, for the interpolation.
+        deadline: by ``clock``. A cell is begun only if it would end before the deadline when it
+            takes as long as the longest cell so far. The first two cells are always measured.
+        known: an interrupted table; its cells are not measured again.
+        clock: returns seconds.
+        keep: called with the table after each round.
     """
     known = known or Table()
     work = _Work(parts, divergence, deadline, clock, known)
@@ -219,11 +218,11 @@ class _Work:
         self._done = 0
 
     def late(self) -> bool:
-        """Whether the next cell would end behind the deadline."""
+        """Whether the next cell would end after the deadline."""
         return self._done >= 2 and self._clock() + self._longest > self._deadline
 
     def singles(self, places: Sequence[float]) -> Iterator[None]:
-        """Measures the cells at these places of each part, one a step."""
+        """Measures the cells at these positions of each part, one per step."""
         for place in places:
             for part in self.parts:
                 for at in [part.at(place)] if part.ordered else range(1, len(part.choices)):
@@ -236,7 +235,7 @@ class _Work:
                     yield
 
     def couples(self) -> Iterator[None]:
-        """Measures each part together with the next one of its axis, one pair a step."""
+        """Measures each part together with the next one of its axis, one pair per step."""
         for axis in dict.fromkeys(part.axis for part in self.parts):
             own = [part for part in self.parts if part.axis == axis and part.ordered]
             for first, second in itertools.pairwise(own):
@@ -262,7 +261,7 @@ class _Work:
         try:
             value = float(self._divergence(selection))
             reason = "" if math.isfinite(value) else f"its divergence is {value}"
-        except Exception as error:  # a plugin's fault must not end the search
+        except Exception as error:  # an error of a plugin must not end the search
             value, reason = math.nan, f"{type(error).__name__}: {error}".split("\n")[0]
         self._longest = max(self._longest, self._clock() - began)
         self._done += 1

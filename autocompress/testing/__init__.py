@@ -1,10 +1,13 @@
-"""The conformance suite, as plain functions that any plugin's tests can call.
+"""The conformance suite: functions for the tests of plugins.
+
+Example::
 
     from autocompress.testing import check_method
+
     def test_conforms() -> None:
         check_method(MyTransform())
 
-Each check raises :class:`ContractViolation`, whose message names the rule that is broken.
+Each check raises :class:`ContractViolation` with the broken rule as its message.
 """
 
 from autocompress.testing.devices import check_device

@@ -25,15 +25,14 @@ SECONDS = 0.05
 
 
 def check_device(device: Device, model: nn.Module | None = None, config: DeviceConfig | None = None) -> None:
-    """Measures a model beside itself and checks what the engine relies on.
+    """Measures a model relative to itself, and checks everything on which the engine relies.
 
-    Nothing is said about how long anything takes, so the check holds on a busy machine.
+    Durations are not checked, so it also works on a busy machine.
 
     Args:
         device: usable on this machine.
-        model: what to run, made by ``autocompress.models``; the example model by default. Left as
-            it is.
-        config: how it is run; the device's defaults by default.
+        model: from ``autocompress.models``; the example model by default. It is not changed.
+        config: settings of the run; by default those of the device.
 
     Raises:
         ContractViolation: naming the rule that is broken.
@@ -50,7 +49,7 @@ def check_device(device: Device, model: nn.Module | None = None, config: DeviceC
         if not device.deterministic:
             _check_open(device, deployable, config, Path(folder))
         _check_measured(device, deployable, config)
-        require(same_tensors(fingerprint(model), before), "a device must leave the model as it is")
+        require(same_tensors(fingerprint(model), before), "a device must not change the model")
 
 
 def _check_words(device: Device, config: DeviceConfig) -> None:
@@ -72,7 +71,7 @@ def _check_words(device: Device, config: DeviceConfig) -> None:
     whole = isinstance(multiple, int) and not isinstance(multiple, bool) and multiple >= 1
     require(whole, "channel_multiple must be a whole number of at least 1")
     reasons = device.check(config)
-    require(reasons == [], f"check must return no reason where the device can be used, and returns {reasons}")
+    require(reasons == [], f"check must return no reason where the device can be used, but returns {reasons}")
     through_json(device.environment(config), "environment")
     require("\n" not in device.describe(), "describe must be one line")
 
@@ -85,7 +84,7 @@ def _check_open(device: Device, deployable: Deployable, config: DeviceConfig, fo
         run = device.open(deployable, images, asked)
         run()
         run()
-        require(np.array_equal(images, before), "open must leave the images as they are")
+        require(np.array_equal(images, before), "open must not change the images")
     broken = folder / "broken.onnx"
     broken.write_bytes(b"no model")
     try:

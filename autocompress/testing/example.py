@@ -1,7 +1,4 @@
-"""A small model, images and a context to try a method on.
-
-Everything is made here; nothing is downloaded.
-"""
+"""A small model, images and a context for trying a method, without a download."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ IMAGES = 64
 
 
 def example_model(name: str = "test_resnet", input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """A timm model with 10 classes and fixed random weights; its batch norms saw the images."""
+    """A timm model with 10 classes, fixed random weights, and batch norms set on the images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.from_architecture(
@@ -51,11 +48,11 @@ def example_job(model: str = "test_resnet") -> Job:
 def example_context(
     model: nn.Module, *, dry_run: bool = False, seed: int = 0, teacher: nn.Module | None = None
 ) -> Context:
-    """A context as the engine gives it: random images in ``transfer``, none in a dry run.
+    """A context as from the engine: random images in ``transfer``, None in a dry run.
 
     Args:
-        model: gives the input size.
-        teacher: the baseline, for a run that is not dry.
+        model: has the input size.
+        teacher: the baseline; None for a dry run.
     """
     size = models.input_size(model)
     if dry_run:
@@ -74,7 +71,7 @@ def example_context(
 
 
 def _images(size: tuple[int, int, int], seed: int) -> torch.Tensor:
-    """Smooth noise, float32 ``(64, C, H, W)``, about normalised."""
+    """Smooth noise, float32 ``(64, C, H, W)``, approximately normalised."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(IMAGES, size[0], 8, 8, generator=generator)
     smooth = nn.functional.interpolate(coarse, size[1:], mode="bilinear")

@@ -1,4 +1,4 @@
-"""Rules for layer types that the traced graph keeps whole."""
+"""Rules for layer types that are leaves of the traced graph."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from autocompress.quantization.leaves import leaf_spec, leaf_types
 from autocompress.testing.rules import difference, require, shapes, through_json
 
 LARGEST_DIFFERENCE = 1e-3
-"""Of what is simulated and what is hardened, in units of the largest logit: both compute the same
-numbers in float32, but a value at the edge of two integers may fall on either side."""
+"""Tolerance between the simulated and the hardened network, relative to the largest logit.
+
+Both compute the same numbers in float32, but a value between two integers may be rounded to either.
+"""
 
 
 def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Tensor) -> None:
-    """Checks what the engine relies on of the leaf layers in ``model``, which is left as it is:
-    they count their operators, and where they have an integer form it is the same simulated,
-    hardened and rebuilt.
+    """Checks the leaf layers in ``model``: operator counts, and equal integer forms.
+
+    The simulated, the hardened and the rebuilt network must have equal outputs. ``model`` is not
+    changed.
 
     Args:
-        model: float, eval, made by ``autocompress.models`` and changed by a transform.
+        model: float, eval, from ``autocompress.models``, changed by a transform.
         specs: of the transform.
-        images: of the model's input size.
+        images: with the input size of the model.
 
     Raises:
         ContractViolation: naming the rule that is broken.
@@ -49,7 +52,7 @@ def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Ten
         )
         unsaid = {count.kind for count in own} - known
         require(
-            not unsaid, f"operator_kinds must name what operator_counts of {name} gives: {', '.join(sorted(unsaid))}"
+            not unsaid, f"operator_kinds must have all kinds in operator_counts of {name}: {', '.join(sorted(unsaid))}"
         )
     config = {name: LayerBits("uniform") for name in facts(model, size, leaf_types(specs)).layers}
     network = quantize(model, config, lambda _, spec: UniformFakeQuantizer(spec), input_size=size, specs=specs)
@@ -59,13 +62,13 @@ def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Ten
         layer = hardened.get_submodule(name)
         require(leaf_spec(layer, specs) is not None, f"the hardened form of {name} must be of its layer type")
         bits = (getattr(layer, "weight_bits", None), getattr(layer, "input_bits", None))
-        require(bits == (8, 8), f"the hardened form of {name} must say weight_bits and input_bits; it says {bits}")
+        require(bits == (8, 8), f"the hardened form of {name} must have weight_bits and input_bits; it has {bits}")
     with torch.no_grad():
         expected, found = network.eval()(images), hardened(images)
     error = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
     require(
         error <= LARGEST_DIFFERENCE,
-        f"leaf layers must compute the same simulated and hardened; the logits differ by {error:.2g} of the largest",
+        f"simulated and hardened leaf layers must be equal; the logits differ by {error:.2g} of the largest",
     )
     dry = harden(network, dry_run=True)
     rule = "the hardened structure must not depend on the grid"
@@ -78,11 +81,11 @@ def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Ten
     again.load_state_dict(hardened.state_dict())
     with torch.no_grad():
         same = torch.equal(again(images), found)
-    require(same, "a hardened leaf layer must be all in its parameters, its buffers and the grid: rebuilt it differs")
+    require(same, "parameters, buffers and grid must define a hardened leaf layer: the rebuilt one differs")
 
 
 def _awake(model: nn.Module) -> nn.Module:
-    """A copy without zero scales: timm starts the last norm of a residual branch at zero."""
+    """A copy without zero scales, which timm uses for the last norm of a residual branch."""
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         weight = getattr(module, "weight", None)

@@ -1,4 +1,4 @@
-"""The rule for what a method prepares."""
+"""Rule for ``prepare`` of methods."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from autocompress.testing.rules import fingerprint, require, same_tensors, throu
 
 
 def prepared(method: Preparing, model: nn.Module, params: Params) -> Any:
-    """What the engine keeps for recipes like ``params``, after its way through the store.
+    """The state for ``params``, after storing and loading it.
 
     Raises:
-        ContractViolation: if ``prepare`` changes the baseline, or returns what cannot be kept.
+        ContractViolation: if ``prepare`` changes the baseline, or its result cannot be stored.
     """
     baseline = copy.deepcopy(model)
     context = replace(example_context(model, teacher=copy.deepcopy(model)), params=method.shared(params))
     state = method.prepare(baseline, context)
-    require(same_tensors(fingerprint(baseline), fingerprint(model)), "prepare must leave the baseline as it is")
+    require(same_tensors(fingerprint(baseline), fingerprint(model)), "prepare must not change the baseline")
     tensors, record = pack(state)
-    return unpack(tensors, through_json(record, "what prepare returns, but for its tensors,"))
+    return unpack(tensors, through_json(record, "the result of prepare, without its tensors,"))

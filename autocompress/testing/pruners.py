@@ -20,20 +20,19 @@ from autocompress.testing.rules import fingerprint, require, same_tensors, throu
 from autocompress.testing.spaces import ask, by_rule, named_recipes, random_recipes
 
 RANDOM_RECIPES = 1
-"""Random points that are tried, besides the defaults."""
+"""Number of random points, in addition to the defaults."""
 
 
 def check_pruner(method: Pruner, model: nn.Module | None = None, params: Params | None = None) -> None:
-    """Asks the pruner for orders and checks what the engine relies on.
+    """Calls the pruner for orders, and checks them.
 
-    An order is a permutation of the coupling's channels and takes from blocks of one size in turns,
-    so every prefix of it can go. It is the same again for one ``context.seed``, and for one
-    coupling asked alone or with others. Asking changes no network.
+    An order must be a permutation of the channels of the coupling, with blocks of equal size taking
+    turns, so that every prefix can be removed. It must be equal for equal ``context.seed``, and for
+    a coupling alone or with others. Networks must not be changed.
 
     Args:
         method: the pruner.
-        model: the network to order, made by ``autocompress.models``; the example model by default.
-            Left as it is.
+        model: from ``autocompress.models``; the example model by default. It is not changed.
         params: one point of its space; by default the defaults, a random point, and the defaults
             with each value that only a job can name.
 
@@ -63,20 +62,20 @@ def _check_point(method: Pruner, model: nn.Module, params: Params) -> None:
     couplings = prunable(model, "group")
     orders = _orders(method, model, couplings, params, state)
     for coupling in couplings:
-        require(coupling.name in orders, f"orders must have one for each coupling; {coupling.name} has none")
+        require(coupling.name in orders, f"orders must have an order for each coupling; {coupling.name} has none")
         order = orders[coupling.name]
         try:
             coupling.check_order(order)
         except ValueError as error:
-            require(False, f"an order must be nested and respect blocks: {error}")
+            require(False, f"an order must be valid: {error}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(12345)  # every draw must come from context.seed, not from here
+        torch.manual_seed(12345)  # random numbers must depend on context.seed, not on this
         again = _orders(method, model, couplings, params, state)
-    require(again == orders, "the orders must be the same again for one context.seed")
+    require(again == orders, "the orders must be equal for equal context.seed")
     alone = _orders(method, model, couplings[:1], params, state)
     require(
         alone[couplings[0].name] == orders[couplings[0].name],
-        "the order of a coupling must not depend on which others are asked about",
+        "the order of a coupling must not depend on the other couplings of the call",
     )
 
 
@@ -88,10 +87,10 @@ def _orders(
     context = replace(context, state=state, model=own, moments=_moments(own, context))
     given = copy.deepcopy(params)
     found: Mapping[str, Sequence[int]] = method.orders(couplings, given, context)
-    require(given == params, "orders must leave params as they are")
+    require(given == params, "orders must not change params")
     for network, role in ((own, "context.model"), (teacher, "context.teacher")):
         same = same_tensors(fingerprint(network), fingerprint(model)) and not network.training
-        require(same, f"orders must leave {role} as it is")
+        require(same, f"orders must not change {role}")
     return {name: [int(channel) for channel in order] for name, order in found.items()}
 
 

@@ -15,11 +15,11 @@ from autocompress.testing.spaces import ask, by_rule
 
 
 def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: Params | None = None) -> None:
-    """Quantizes weights and activations of several shapes at every width that the method offers.
+    """Quantizes weights and activations of several shapes with all numbers of bits of the method.
 
     Args:
         method: the quantizer.
-        model: gives its space; the example model by default.
+        model: for its space; the example model by default.
         params: one point of its space; the defaults by default.
 
     Raises:
@@ -29,7 +29,7 @@ def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: P
     params = params if params is not None else ask(method, model, by_rule("default"))[0]
     require(
         all(1 <= bits <= 8 for bits in (*method.weight_bits, *method.activation_bits)),
-        "weight_bits and activation_bits must lie between 1 and 8",
+        "weight_bits and activation_bits must be between 1 and 8",
     )
     through_json(params, "params")
     context = example_context(model, teacher=model)
@@ -38,7 +38,7 @@ def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: P
         where = f"{spec.role} {spec.shape} at {spec.bits} bits"
         require(isinstance(fake, FakeQuantizer), f"{where}: apply must return a FakeQuantizer")
         kept = replace(fake.spec, bits=spec.bits) == spec and fake.spec.bits >= spec.bits
-        require(kept, f"{where}: the fake-quantizer must keep its spec, but for more bits")
+        require(kept, f"{where}: the fake-quantizer must keep its spec, except for more bits")
         _observe(fake, tensor, where)
         quantized = _check_forward(fake, tensor, where)
         _check_gradient(fake, tensor, where)
@@ -48,7 +48,7 @@ def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: P
 
 
 def _tensors(method: Quantizer) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
-    """Specs that a network asks for, each with an example tensor."""
+    """Specs as in a network, each with an example tensor."""
     generator = torch.Generator().manual_seed(0)
     weights = {"conv": (8, 4, 3, 3), "depthwise": (8, 1, 3, 3), "linear": (10, 16)}
     for bits in method.weight_bits:
@@ -83,7 +83,7 @@ def _check_forward(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> tor
         quantized.shape == tensor.shape and quantized.dtype == tensor.dtype,
         f"{where}: forward must keep shape and type",
     )
-    require(bool(quantized.isfinite().all()), f"{where}: forward gives numbers that are not finite")
+    require(bool(quantized.isfinite().all()), f"{where}: the result of forward has numbers that are not finite")
     narrow = tensor.bfloat16()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mixed = fake(narrow)
@@ -91,7 +91,7 @@ def _check_forward(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> tor
         expected = fake(narrow.float())
     require(
         mixed.dtype == torch.float32 and torch.equal(mixed, expected),
-        f"{where}: under autocast forward must compute and answer in float32, or the integers' grid is lost",
+        f"{where}: under autocast forward must compute and return float32, because 16 bits cannot hold the grid",
     )
     return quantized
 
@@ -105,7 +105,7 @@ def _check_gradient(fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> No
     gradients = [gradient for gradient in reached if gradient is not None]
     require(
         bool(gradients) and all(bool(gradient.isfinite().all()) for gradient in gradients),
-        f"{where}: a finite gradient must reach the input or the quantizer's own parameters",
+        f"{where}: a finite gradient must reach the input or the parameters of the quantizer",
     )
 
 
@@ -114,15 +114,15 @@ def _check_hardened(
 ) -> None:
     require(isinstance(hardened, Hardened), f"{where}: harden must return a Hardened")
     fits = hardened.bits <= 8 and (hardened.high - hardened.low) // hardened.step < 2**hardened.bits
-    require(fits, f"{where}: the range needs more bits than it says")
+    require(fits, f"{where}: the range needs more bits than 'bits'")
     scale, zero_point = hardened.scale, hardened.zero_point
     require(scale.dtype == torch.float32 and bool((scale > 0).all()), f"{where}: scales must be float32 and above 0")
     require(zero_point.dtype == torch.int32, f"{where}: zero points must be int32")
     if spec.role == "activation":
-        require(scale.numel() == 1, f"{where}: an activation has one scale")
+        require(scale.numel() == 1, f"{where}: an activation must have one scale")
         require(hardened.low >= 0 and hardened.high <= 255, f"{where}: activations must fit uint8")
         at_the_end = int(zero_point) == hardened.low
-        require(at_the_end or not spec.nonnegative, f"{where}: behind a ReLU the zero point is the low end")
+        require(at_the_end or not spec.nonnegative, f"{where}: behind a ReLU the zero point must be the low end")
         return
     integers = hardened.integers
     if integers is None or integers.dtype != torch.int8 or integers.shape != tensor.shape:
@@ -130,11 +130,11 @@ def _check_hardened(
         return
     require(
         bool((integers >= hardened.low).all() and (integers <= hardened.high).all()),
-        f"{where}: integers must lie between low and high",
+        f"{where}: integers must be between low and high",
     )
     require(
         bool(((integers.int() - hardened.low) % hardened.step == 0).all()),
-        f"{where}: integers must be low plus a multiple of step, since the file holds (integer - low) / step",
+        f"{where}: integers must be low plus a multiple of step, because the file stores (integer - low) / step",
     )
     if hardened.channel_axis is not None:
         shape = [1] * tensor.ndim
@@ -143,12 +143,12 @@ def _check_hardened(
     restored = (integers.float() - zero_point) * scale
     require(
         torch.allclose(restored, quantized, rtol=1e-4, atol=float(scale.max()) * 1e-3),
-        f"{where}: (integers - zero point) * scale must be what forward gives, so that file and model agree",
+        f"{where}: (integers - zero point) * scale must be the result of forward, so that file and model agree",
     )
 
 
 def _check_state(fresh: FakeQuantizer, fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:
-    """A finished quantizer comes back from its tensors, as the engine's store keeps it."""
+    """Checks that a finished quantizer can be restored from its tensors."""
     fresh.load_state_dict(fake.state_dict())
     fresh.eval()
     fresh.enabled = True

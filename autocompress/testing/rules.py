@@ -1,4 +1,4 @@
-"""How a broken rule is told, and the comparisons that the checks share."""
+"""The error for a broken rule, and comparisons for all checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autocompress.graph import trace
 
 
 class ContractViolation(AssertionError):
-    """A rule of the contract that a method breaks."""
+    """A method breaks a rule of the contract; the message is the rule."""
 
 
 def require(holds: bool, rule: str) -> None:
@@ -22,12 +22,12 @@ def require(holds: bool, rule: str) -> None:
 
 
 def through_json(value: Any, what: str) -> Any:
-    """``value`` written as JSON and read again; it must be the same."""
+    """``value`` written as JSON and read again; both must be equal."""
     try:
         again = json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
         raise ContractViolation(f"{what} must be JSON: {error}") from None
-    require(again == value, f"{what} must survive JSON unchanged (no tuples, no number as a key): {value!r}")
+    require(again == value, f"{what} must be unchanged by JSON (no tuples, no number as a key): {value!r}")
     return again
 
 
@@ -50,12 +50,12 @@ def shapes(model: nn.Module) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def operators(model: nn.Module, leaves: tuple[type, ...] = ()) -> list[tuple[str, str, str]]:
-    """The traced graph as text: what each node calls, with which constants."""
+    """The traced graph as text: the target of each node, with its constants."""
     graph = trace(model, leaves).graph
     return [(node.op, str(node.target), str(node.args) + str(node.kwargs)) for node in graph.nodes]
 
 
 def difference(first: dict[str, Any], second: dict[str, Any]) -> str:
-    """The first few names in which two descriptions differ."""
+    """The first few differences of two descriptions."""
     names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
     return "; ".join(f"{name}: {first.get(name)} against {second.get(name)}" for name in names[:3])

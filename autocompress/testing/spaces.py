@@ -1,4 +1,4 @@
-"""Rules for every method: its name, its word on a job, its space."""
+"""Rules for every method: its name, its check of a job, its space."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def by_rule(rule: str) -> Chooser:
 
 
 class Draw:
-    """Draws any value, by a seed."""
+    """Draws random values by a seed."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -40,7 +40,7 @@ class Draw:
 
 
 class Repeat:
-    """Gives the values of an earlier run again."""
+    """Gives the values of an earlier run."""
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = values
@@ -48,13 +48,13 @@ class Repeat:
     def choose(self, parameter: Parameter) -> Value:
         require(
             parameter.name in self._values,
-            f"search_space must ask for the same parameters again, given the same values: {parameter.name} is new",
+            f"search_space must ask for the same parameters for the same values: {parameter.name} is new",
         )
         return self._values[parameter.name]
 
 
 class _Checked:
-    """Passes a parameter on to a chooser once it is known to be sound."""
+    """Checks a parameter before a chooser gets it."""
 
     def __init__(self, chooser: Chooser) -> None:
         self._chooser = chooser
@@ -67,7 +67,7 @@ class _Checked:
 def ask(
     method: Method, model: nn.Module, chooser: Chooser, limits: Mapping[str, Value] | None = None
 ) -> tuple[Params, Space]:
-    """Runs the method's space once, as the engine does; each parameter is checked as it is asked.
+    """Runs the space of the method once, as the engine does, and checks each parameter.
 
     Args:
         limits: of a job, by full name.
@@ -79,7 +79,7 @@ def ask(
 
 
 def random_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, Space]]:
-    """A few random points of the space; those that the method itself refuses are left out."""
+    """A few random points of the space, without those that the method refuses."""
     for seed in range(RANDOM_RECIPES):
         try:
             yield ask(method, model, Draw(seed))
@@ -88,7 +88,7 @@ def random_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, S
 
 
 def named_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, Space]]:
-    """The defaults, with each value once that only a job can name (``named`` of a parameter)."""
+    """The defaults with each value that only a job can name (``named`` of a parameter)."""
     _, defaults = ask(method, model, by_rule("default"))
     for name, parameter in defaults.asked.items():
         for value in parameter.named:
@@ -99,28 +99,31 @@ def named_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, Sp
 
 
 def check_identity(method: Method) -> None:
-    """Name, version and reference."""
+    """Checks name, version and reference."""
     for attribute in ("name", "version", "reference", "kind"):
         value = getattr(method, attribute, None)
-        require(isinstance(value, str) and bool(value), f"a method must have a {attribute}, a text that is not empty")
+        require(
+            isinstance(value, str) and bool(value),
+            f"a method must have a {attribute} that is not empty",
+        )
     require(
         method.name.isidentifier() and method.name == method.name.lower(),
-        f"the name is a prefix of parameters, so lower-case letters, digits and underscores only: {method.name!r}",
+        f"the name must have only lower-case letters, digits and underscores, as a prefix: {method.name!r}",
     )
 
 
 def check_refusals(method: Method, model: nn.Module, job: Job) -> None:
-    """``check`` gives a list of reasons."""
+    """Checks that ``check`` returns a list of reasons."""
     reasons = method.check(model, job)
     require(
         isinstance(reasons, list) and all(isinstance(reason, str) and reason for reason in reasons),
         f"check must return a list of reasons, not {reasons!r}",
     )
-    require(not reasons, f"the method must apply to the model that it is checked on, but: {reasons}")
+    require(not reasons, f"the method must apply to the model of this check, but: {reasons}")
 
 
 def check_space(method: Method, model: nn.Module) -> None:
-    """Every point of the space is JSON and repeatable, and asking changes nothing."""
+    """Checks that every point of the space is JSON and repeatable, and that nothing is changed."""
     before = fingerprint(model)
     points = [ask(method, model, by_rule(rule)) for rule in ("default", "cheapest", "neutral")]
     for params, space in [*points, *random_recipes(method, model), *named_recipes(method, model)]:
@@ -129,16 +132,16 @@ def check_space(method: Method, model: nn.Module) -> None:
         again, repeated = ask(method, model, Repeat(space.chosen))
         require(
             again == params and repeated.chosen == space.chosen,
-            "search_space must return the same params again, given the same values",
+            "search_space must return the same params for the same values",
         )
-    require(same_tensors(before, fingerprint(model)), "search_space and check must leave the model as it is")
+    require(same_tensors(before, fingerprint(model)), "search_space and check must not change the model")
     if isinstance(method, Transform):
         require(
             not method.acts(copy.deepcopy(points[2][0])),
-            "one choice must leave the model as it is: acts() must be False where every parameter has its neutral value"
+            "one choice must leave the model unchanged: acts() must be False where all parameters are neutral"
             " (give neutral=, or a choice 'none')",
         )
-        require(method.acts(points[0][0]), "the defaults must do something: acts() is False for them")
+        require(method.acts(points[0][0]), "the defaults must have an effect, but acts() is False for them")
 
 
 def _check_parameter(parameter: Parameter) -> None:

@@ -1,4 +1,4 @@
-"""The whole suite for one method, whatever its kind."""
+"""The whole suite for one method of any kind."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ def check_method(
 
     Args:
         method: a transform, a pruner, a quantizer or a data source.
-        model: what to try it on, made by ``autocompress.models``; a small ResNet by default. Left
-            as it is.
-        job: what ``check`` is asked about; one that names the model by default.
-        params: one point of its space, at which the method is run; the defaults by default.
+        model: from ``autocompress.models``; a small ResNet by default. It is not changed.
+        job: for ``check``; by default a job that names the model.
+        params: one point of its space; the defaults by default.
 
     Raises:
         ContractViolation: naming the rule that is broken.

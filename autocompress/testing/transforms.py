@@ -28,16 +28,15 @@ from autocompress.testing.rules import (
 from autocompress.testing.spaces import Repeat, ask, by_rule, named_recipes, random_recipes
 
 RANDOM_RECIPES = 1
-"""Random points that are applied, besides the defaults and the cheapest."""
+"""Number of random points, in addition to the defaults and the cheapest."""
 
 
 def check_transform(method: Transform, model: nn.Module | None = None, params: Params | None = None) -> None:
-    """Applies the transform and checks what the engine relies on.
+    """Applies the transform, and checks everything on which the engine relies.
 
     Args:
         method: the transform.
-        model: what to apply it to, made by ``autocompress.models``; the example model by default.
-            Left as it is.
+        model: from ``autocompress.models``; the example model by default. It is not changed.
         params: one point of its space; by default the defaults, the cheapest, a random point, and
             the defaults with each value that only a job can name.
 
@@ -45,7 +44,7 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
         ContractViolation: naming the rule that is broken.
     """
     model = model if model is not None else example_model()
-    require(method.stage in tuple(Stage), "a transform must say its stage: SUBSTITUTE or PRUNE")
+    require(method.stage in tuple(Stage), "a transform must have a stage: SUBSTITUTE or PRUNE")
     if params is not None:
         _check_point(method, model, params, prepared(method, model, params))
         return
@@ -55,7 +54,7 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
     points += list(named_recipes(method, model))
     for point, space in points:
         if method.acts(point):
-            shared = json.dumps(through_json(method.shared(copy.deepcopy(point)), "what shared returns"))
+            shared = json.dumps(through_json(method.shared(copy.deepcopy(point)), "the result of shared"))
             if shared not in states:
                 states[shared] = prepared(method, model, point)
             state = states[shared]
@@ -70,7 +69,7 @@ def _check_point(method: Transform, model: nn.Module, params: Params, state: Any
     result, plan = _apply(method, model, params, context)
     require(
         same_tensors(before, fingerprint(teacher)) and not teacher.training,
-        "apply must leave context.teacher as it is",
+        "apply must not change context.teacher",
     )
     through_json(plan, "the plan")
     _check_outputs(model, result)
@@ -89,7 +88,7 @@ def _apply(method: Transform, model: nn.Module, params: Params, context: Context
     require(isinstance(answer, tuple) and len(answer) == 2, "apply must return (model, plan)")
     result, plan = answer
     require(isinstance(result, nn.Module) and isinstance(plan, dict), "apply must return a module and a dict")
-    require(given == params, "apply must leave params as they are")
+    require(given == params, "apply must not change params")
     return result.eval(), plan
 
 
@@ -97,19 +96,22 @@ def _check_outputs(model: nn.Module, result: nn.Module) -> None:
     images = _images(model)
     with torch.no_grad():
         expected, found = model(images), result(images)
-    require(found.shape == expected.shape, f"the result gives {tuple(found.shape)}, not {tuple(expected.shape)}")
-    require(bool(found.isfinite().all()), "the result gives numbers that are not finite")
+    require(
+        found.shape == expected.shape,
+        f"the output has shape {tuple(found.shape)}, not {tuple(expected.shape)}",
+    )
+    require(bool(found.isfinite().all()), "the output of the result has numbers that are not finite")
 
 
 def _check_seed(
     method: Transform, model: nn.Module, params: Params, context: Context, result: nn.Module, plan: Plan
 ) -> None:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(12345)  # every draw must come from context.seed, not from here
+        torch.manual_seed(12345)  # random numbers must depend on context.seed, not on this
         again, plan_again = _apply(method, model, params, context)
     require(
         same_tensors(fingerprint(result), fingerprint(again)) and plan == plan_again,
-        "apply must give the same model and plan again for one context.seed",
+        "apply must give equal models and plans for equal context.seed",
     )
 
 
@@ -125,12 +127,12 @@ def _check_dry_run(method: Transform, model: nn.Module, params: Params, state: A
 
 def _check_rebuild(method: Transform, model: nn.Module, result: nn.Module, plan: Plan) -> None:
     rebuilt = method.rebuild(copy.deepcopy(model), through_json(plan, "the plan")).eval()
-    rule = "rebuild(baseline, plan) must give the structure that apply gave"
+    rule = "rebuild(baseline, plan) must give the structure of apply"
     require(shapes(rebuilt) == shapes(result), f"{rule}; tensors differ: {difference(shapes(rebuilt), shapes(result))}")
     rebuilt.load_state_dict(result.state_dict())
     with torch.no_grad():
         same = torch.equal(rebuilt(_images(model)), result(_images(model)))
-    require(same, f"{rule}; with the same weights loaded the outputs differ, so the plan lacks something")
+    require(same, f"{rule}; outputs differ with equal weights, so the plan is incomplete")
     require(
         operators(rebuilt, leaf_types(method.layers)) == operators(result, leaf_types(method.layers)),
         f"{rule}; the graphs differ",
@@ -145,7 +147,7 @@ def _check_layers(method: Transform, result: nn.Module) -> None:
             channels = spec.channel_map(module)
             require(
                 channels.dtype == torch.int64 and channels.ndim == 1 and len(set(channels.tolist())) == len(channels),
-                f"channel_map of {name} must name an original channel for each output channel, int64, none twice",
+                f"channel_map of {name} must map each output channel to another original channel, int64",
             )
 
 
@@ -160,7 +162,7 @@ def _check_training(method: Transform, result: nn.Module, params: Params, contex
     images, labels = next(iter(context.transfer.train.loader(16)))
     nn.functional.cross_entropy(student(images), labels).backward()
     silent = [name for name, weight in student.named_parameters() if weight.requires_grad and weight.grad is None]
-    require(not silent, f"every parameter must take part in training; no gradient reaches {', '.join(silent[:3])}")
+    require(not silent, f"every parameter must get a gradient in training; these get none: {', '.join(silent[:3])}")
 
 
 def _check_export(model: nn.Module, result: nn.Module) -> None:
@@ -168,7 +170,7 @@ def _check_export(model: nn.Module, result: nn.Module) -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
     try:
         program = torch.export.export(result, (images,), dynamic_shapes=({0: batch},))
-    except Exception as error:  # whatever torch.export raises, it is the plugin's author who must read it
+    except Exception as error:  # torch.export raises many types, and the author of the plugin needs the message
         require(False, f"torch.export must take the result: {type(error).__name__}: {str(error)[:300]}")
         return
     with torch.no_grad():
@@ -177,8 +179,9 @@ def _check_export(model: nn.Module, result: nn.Module) -> None:
 
 
 def _check_structural_flags(method: Transform, model: nn.Module, params: Params, space: Space, state: Any) -> None:
-    """A parameter declared ``structural=False`` must not change the structure: latency is shared
-    through it.
+    """Checks that parameters with ``structural=False`` do not change the structure.
+
+    Recipes that differ only in these share one latency measurement.
     """
     context = replace(example_context(model, dry_run=True), state=state)
     expected, _ = _apply(method, model, params, context)
@@ -191,7 +194,7 @@ def _check_structural_flags(method: Transform, model: nn.Module, params: Params,
         require(
             shapes(found) == shapes(expected)
             and operators(found, leaf_types(method.layers)) == operators(expected, leaf_types(method.layers)),
-            f"{name} is declared structural=False, yet {others[0]!r} gives another structure",
+            f"{name} has structural=False, but {others[0]!r} gives another structure",
         )
 
 
