@@ -27,7 +27,7 @@ _warned: set[tuple[Path, str]] = set()
 NOT_KEPT = "cannot be written, so results are not kept for later use"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of writing that say that the disk, a quota or the largest file size is reached."""
-CACHED = ("baselines", "stages", "verified")
+CACHED = ("baselines", "checkpoints", "stages", "verified")
 """Folders of the cache that every search writes to."""
 _FULL_IN_WORDS = re.compile(
     "|".join([*(re.escape(os.strerror(number)) for number in FULL), rf"\(os error ({'|'.join(map(str, FULL))})\)"])

@@ -46,7 +46,7 @@ def _run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None]) -
         turn()
         while (asked := dispatcher.hand_out(NAME)) is not None:
             worker.study.start(asked.number)
-            worker.run(asked.number, asked.values, asked.label)
+            worker.run(asked.number, asked.values, asked.label, asked.rung)
             if (row := dispatcher.finished(NAME)) is not None:
                 dispatcher.tell(row)
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -17,7 +18,8 @@ from autocompress import models
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job
-from autocompress.opened.baseline import measure_baseline
+from autocompress.opened import remarks
+from autocompress.opened.baseline import Baseline, measure_baseline
 from autocompress.opened.job import OpenedJob
 from autocompress.scoring import Scorer
 from autocompress.store import Store
@@ -218,3 +220,33 @@ def test_a_baseline_at_chance_is_told(tmp_path: Path) -> None:
     opened = OpenedJob.open(job(checkpoint=checkpoint(tmp_path), methods=["quantize"]))
     (note,) = opened.splits.notes
     assert note.startswith("the baseline is at chance: it classifies ")
+
+
+def test_a_small_set_gets_steps_and_smaller_batches() -> None:
+    own = job().baseline
+    assert (own.epochs, own.steps) == (12, 600)
+    few, many = (trainer.baseline_settings(job(), images) for images in (2_000, 12_000))
+    assert (few.least_steps, few.batch_size) == (600, 62)
+    assert (many.least_steps, many.batch_size, many.epochs) == (0, 128, 12)
+    assert trainer.baseline_settings(job(), 6_400) == many
+    asked = trainer.baseline_settings(job(baseline={"epochs": 3}), 2_000)
+    assert (asked.epochs, asked.least_steps, asked.batch_size) == (3, 0, 128), "as the job says"
+    both = trainer.baseline_settings(job(baseline={"epochs": 3, "steps": 100}), 100)
+    assert (both.epochs, both.least_steps, both.batch_size) == (3, 100, 32)
+
+
+@pytest.mark.parametrize(("percent", "is_told"), [(35.6, True), (97.0, False)])
+def test_a_baseline_that_has_not_learned_its_own_images_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, percent: float, is_told: bool
+) -> None:
+    monkeypatch.setattr(remarks, "evaluate", lambda *_: (percent, None))
+    images = torch.zeros((20, 1, 32, 32), dtype=torch.uint8)
+    split = TensorSplit(images, torch.arange(20) % 10, GREY)
+    model = described(TinyNet().eval(), GREY.input_size, 10)
+    base = Baseline(60.0, np.ones(20, dtype=bool), 1, 1, 1, None, "key", "key")  # type: ignore[arg-type]
+    asked = job(baseline={"epochs": 1})
+    notes = remarks.remarks(asked, model, Splits(split, split, split, GREY), base, Store(tmp_path))
+    text = "the baseline looks undertrained: it classifies 35.6 % of its training images correctly, and 60.0 % of the"
+    assert [note.startswith(text) for note in notes] == [True] * is_told
+    again = remarks.remarks(asked, model, Splits(split, split, split, GREY), base, Store(tmp_path))
+    assert again == notes

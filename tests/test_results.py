@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_columns_are_an_interface() -> None:
     assert ",".join(COLUMNS) == (
         "trial,status,reason,accuracy,accuracy_drop,agreement,latency_ms,latency_ratio,size_bytes,params,macs,energy_uj,"
-        "seconds,rung,recipe,artifact"
+        "seconds,rung,recipe,artifact,accuracy_rung0"
     )
     assert FRONT_COLUMNS[: len(COLUMNS)] == COLUMNS
     assert ",".join(FRONT_COLUMNS[len(COLUMNS) :]) == (

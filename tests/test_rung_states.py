@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from autocompress.searching.rungstates import (
+from autocompress.searching.climbing.states import (
     ASKED,
     LAST_RUNG,
     MOST_ATTEMPTS,

@@ -25,6 +25,7 @@ from autocompress.training import (
     SoftTargets,
     Training,
     TrainSettings,
+    checkpoint,
     evaluate,
     recalibrate_batch_norm,
     train,
@@ -380,6 +381,34 @@ def test_a_baseline_is_trained_once(splits: Splits, tmp_path: Path, monkeypatch:
         file.write_bytes(b"broken")
     assert same(first, make())
     assert len(steps) == 6
+
+
+def test_a_baseline_whose_training_was_killed_goes_on(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    job = load_job(model="test_resnet", data="digits", name="test", baseline={"epochs": 3, "batch_size": 64})
+    small = Splits(splits.train.subset(128), splits.val, splits.test, splits.info)
+
+    def make(pause: Any = None) -> nn.Module:
+        return trainer.train_baseline(
+            job, models.create(job, small.info), small, lambda *_: steps.append(1), pause=pause
+        )
+
+    def die() -> None:
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+
+    steps: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        make(die)
+    assert list((tmp_path / "checkpoints").iterdir())
+    found = make()
+    assert len(steps) == 6, "five steps before, one after"
+    assert not list((tmp_path / "checkpoints").iterdir())
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "other"))
+    assert same(found, make())
 
 
 def test_a_baseline_needs_images(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,8 @@ class ToyRecipe:
 
     values: Mapping[str, Value]
     trains: bool = True
+    rung: int = 0
+    family: str = "toy"
 
     @property
     def key(self) -> str:
@@ -151,6 +153,9 @@ class OpenedToy:
         if space.chosen["toy.fault"] == "space":
             raise KeyError("a fault in a search space")
         return ToyRecipe(dict(space.chosen))
+
+    def at_rung(self, recipe: ToyRecipe, rung: int) -> ToyRecipe | None:
+        return None
 
     def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
         whole: dict[str, Value] = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}

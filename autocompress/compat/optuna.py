@@ -37,3 +37,13 @@ def fail_waiting(study: Study, frozen: FrozenTrial) -> None:
     Private: ``Study._storage``.
     """
     study._storage.set_trial_state_values(frozen._trial_id, state=TrialState.FAIL)
+
+
+def attributes_of(study: Study) -> Mapping[str, Any]:
+    """The user attributes of ``study``, not copied: ``Study.user_attrs`` copies all of them each
+    time.
+
+    Private: ``Study._storage`` and ``Study._study_id``.
+    """
+    found: Mapping[str, Any] = study._storage.get_study_user_attrs(study._study_id)
+    return found

@@ -1,20 +1,24 @@
-"""Images without labels, labelled with what the baseline says of them."""
+"""What the baseline says of images, computed once and kept: labels, or logits to learn from."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from autocompress.contract import TransferSet
 from autocompress.data import Split
 from autocompress.files import digest
 from autocompress.store import Store
 from autocompress.training import computed_with, logits
 
 VERSION = "1"
+MOST_BYTES = 256_000_000
+"""Of logits that are kept. Where there are more, the baseline answers batch by batch."""
 AnySplit = TypeVar("AnySplit", bound=Split)
 
 
@@ -42,3 +46,40 @@ def answered(
         store.put(key, {"labels": answers}, {})
         found = {"labels": answers}, {}
     return split.relabelled(found[0]["labels"])
+
+
+def with_logits(
+    model: nn.Module,
+    model_key: str,
+    transfer: TransferSet,
+    images: int,
+    store: Store,
+    device: torch.device,
+    seed: int,
+    pause: Callable[[], None] | None = None,
+) -> TransferSet:
+    """``transfer`` with at most ``images`` images to train on and the logits of ``model`` on each.
+
+    They suit a training that does not augment. Where a data source gives targets of its own, or
+    the logits take more than ``MOST_BYTES``, the set stays as it is.
+
+    Args:
+        model: the float baseline; not changed.
+        model_key: content key of its weights and architecture.
+        transfer: of the recipe.
+        images: that the training will see.
+        store: where logits are kept.
+        device: where torch computes.
+        seed: of the draw.
+        pause: called between batches.
+    """
+    count = min(images, len(transfer.train))
+    if transfer.soft_targets is not None or 4 * count * transfer.train.num_classes > MOST_BYTES:
+        return transfer
+    train = transfer.train.subset(count, seed)
+    key = digest("logits", VERSION, model_key, train.digest, computed_with(device))
+
+    def make() -> torch.Tensor:
+        return logits(copy.deepcopy(model), train, device, pause=pause)
+
+    return replace(transfer, train=train, soft_targets=store.made(key, make, pause))

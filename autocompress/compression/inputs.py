@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autocompress import models
+from autocompress.compression.answers import with_logits
 from autocompress.compression.sources import Sources
 from autocompress.contract import Callback, Context, Method, Params, Preparing, Pruner, TransferSet, Transform
 from autocompress.files import digest
@@ -58,6 +59,14 @@ class Inputs:
         if recipe.source is None or self.sources is None:
             return self.transfer
         return self.sources.transfer_set(*recipe.source, progress, pause)
+
+    def with_logits(self, context: Context, images: int, pause: Callable[[], None] | None) -> Context:
+        """``context`` with the baseline's logits on the images to train on, at most ``images``."""
+        assert context.transfer is not None
+        transfer = with_logits(
+            self.baseline, self.baseline_key, context.transfer, images, self.store, self.device, self.seed, pause
+        )
+        return replace(context, transfer=transfer)
 
     def adapter(self, recipe: Recipe, pause: Callable[[], None] | None) -> Callable[[nn.Module], TransferSet] | None:
         """What gives images that answer to a student; None where the source does not adapt."""

@@ -34,7 +34,7 @@ from autocompress.quantization import LayerBits, float_layers, hardening, operat
 from autocompress.quantization.placement import ONNX_RUNTIME
 from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
-from autocompress.training import recover
+from autocompress.training import Checkpoint, recover
 from autocompress.training.recovery import VERSION as RECOVER_VERSION
 
 WORTH_KEEPING_S = 1.0
@@ -171,6 +171,8 @@ class Pipeline:
             if not context.dry_run and (stage.kept or time.perf_counter() - started > WORTH_KEEPING_S):
                 keys = keys if index < len(keys) else self._stage_keys(recipe)
                 self.store.put(keys[index], model.state_dict(), {"steps": steps})
+                if stage.kept:
+                    Checkpoint.of(keys[index]).drop()
         return model.cpu().eval(), steps
 
     def _resumed(self, keys: Sequence[str]) -> tuple[int, nn.Module | None, list[Plan]]:
@@ -191,6 +193,8 @@ class Pipeline:
             stages.append(_Stage(partial(self._run_structural, work)))
         if recipe.recover.get("epochs") and not work.context.dry_run:
             stages.append(_Stage(partial(self._run_recover, work), kept=True))
+        for rung in range(0 if work.context.dry_run else len(recipe.rungs)):
+            stages.append(_Stage(partial(self._run_rung, work, rung), kept=True))
         return stages
 
     def _run_transform(self, work: _Work, index: int, model: nn.Module) -> tuple[nn.Module, list[Plan]]:
@@ -236,8 +240,21 @@ class Pipeline:
             self._inputs.callbacks(recipe.transforms, context, model),
             self._inputs.adapter(recipe, work.pause),
         )
-        model = recover(model, recipe.recover, context, callbacks, pause=work.pause, again=again)
+        key = self._stage_keys(replace(recipe, rungs=()))[-1]
+        checkpoint = Checkpoint.of(key) if again is None else None
+        model = recover(model, recipe.recover, context, callbacks, pause=work.pause, again=again, checkpoint=checkpoint)
         work.seconds["recover"] = time.perf_counter() - started
+        return model, []
+
+    def _run_rung(self, work: _Work, index: int, model: nn.Module) -> tuple[nn.Module, list[Plan]]:
+        """The training of rung ``index + 1``, from the network of the rung below."""
+        started, recipe, context, params = time.perf_counter(), work.recipe, work.context, work.recipe.rungs[index]
+        callbacks = self._inputs.callbacks(recipe.transforms, context, model)
+        if not params["augment"]:
+            context = self._inputs.with_logits(context, params["least_steps"] * params["batch_size"], work.pause)
+        key = self._stage_keys(replace(recipe, rungs=recipe.rungs[: index + 1]))[-1]
+        model = recover(model, params, context, callbacks, pause=work.pause, checkpoint=Checkpoint.of(key))
+        work.seconds[f"rung {index + 1}"] = time.perf_counter() - started
         return model, []
 
     def of_baseline(
@@ -253,8 +270,9 @@ class Pipeline:
     def _stage_keys(self, recipe: Recipe) -> list[str]:
         """Chained content keys.
 
-        One for each transform, one for PRUNE and REPAIR together, and one for RECOVER where
-        it trains. They end before PRUNE as long as its pruner was not asked for an order.
+        One for each transform, one for PRUNE and REPAIR together, one for RECOVER where it trains,
+        and one for each rung above 0. They end before PRUNE as long as its pruner was not asked for
+        an order.
         """
         keys = self._transform_keys(recipe)
         key = self._entering(recipe)
@@ -264,7 +282,11 @@ class Pipeline:
             key = found
             keys.append(key)
         if recipe.recover.get("epochs"):
-            keys.append(digest(key, "recover", RECOVER_VERSION, recipe.recover))
+            key = digest(key, "recover", RECOVER_VERSION, recipe.recover)
+            keys.append(key)
+        for params in recipe.rungs:
+            key = digest(key, "rung", RECOVER_VERSION, params)
+            keys.append(key)
         return keys
 
     def _transform_keys(self, recipe: Recipe) -> list[str]:

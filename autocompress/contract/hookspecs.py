@@ -36,7 +36,8 @@ def autocompress_datasets() -> list[DatasetProvider]:  # type: ignore[empty-body
 def autocompress_trial_finished(job: Job, trial: dict[str, Any]) -> None:
     """Called for each finished trial with its row (the columns of trials.csv).
 
-    For loggers. An error here is logged and does not stop the search.
+    Called again, with the new row, where the trial was trained on a higher rung. For loggers. An
+    error here is logged and does not stop the search.
     """
 
 

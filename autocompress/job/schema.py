@@ -224,20 +224,34 @@ class SearchConfig(_Section):
     ``repair``: refit layers without training.
     ``crop``: leave kernel taps that only ever meet padding out of candidates' files; this changes
     no output.
+    ``rungs``: train promising recipes further.
     """
 
     tables: bool = True
     proposals: bool = True
     repair: bool = True
     crop: bool = True
+    rungs: bool = True
 
 
 class BaselineConfig(_Section):
-    """How the baseline is trained where there is neither ``pretrained`` nor ``checkpoint``."""
+    """How the baseline is trained where there is neither ``pretrained`` nor ``checkpoint``.
+
+    It makes at least ``steps`` steps: a small data set has few an epoch. Where ``epochs`` is given
+    and ``steps`` is not, the epochs alone count.
+    """
 
     epochs: int = Field(default=12, ge=0)
+    steps: int = Field(default=600, ge=0)
     batch_size: int = Field(default=128, ge=1)
     lr: float = Field(default=2e-3, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_epochs(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "epochs" in given and "steps" not in given:
+            return {**given, "steps": 0}
+        return given
 
 
 def default_name(values: dict[str, Any]) -> str:

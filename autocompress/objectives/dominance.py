@@ -63,6 +63,11 @@ class Front(Generic[Item]):
         self._members.append((new, number, item))
         return True
 
+    def discard(self, number: int) -> None:
+        """Removes the point with that number, if the front holds it. What it dominated stays
+        away."""
+        self._members = [member for member in self._members if member[1] != number]
+
     def __len__(self) -> int:
         return len(self._members)
 

@@ -56,6 +56,11 @@ class RowFront(Generic[Row]):
             return self._complete.add(self._point(row), row, number)
         return not len(self._complete) and self._missing.add(self._point(row), row, number)
 
+    def discard(self, number: int) -> None:
+        """Removes the row with that number, which a better one replaces."""
+        self._complete.discard(number)
+        self._missing.discard(number)
+
     @property
     def rows(self) -> list[Row]:
         """The front, the most accurate first, then the fastest."""
@@ -106,6 +111,11 @@ class Contenders(Generic[Row]):
     def rows(self) -> list[Row]:
         """All contenders: the front, then the others, the fastest first."""
         return [*self.front, *(row for _, row in self._close)]
+
+    def discard(self, trial: int) -> None:
+        """Removes the row of ``trial``, which a better one of the same trial replaces."""
+        self._front.discard(trial)
+        self._close = [(number, row) for number, row in self._close if number != trial]
 
     def add(self, row: Row) -> list[Row]:
         """Adds a row. The cost does not grow with the number of rows that were added before.

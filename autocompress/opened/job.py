@@ -53,6 +53,7 @@ from autocompress.opened.transfer import user_data
 from autocompress.proposals.jobtables import TableMaker
 from autocompress.proposals.proposer import Proposed, Proposer
 from autocompress.proposals.shares import ShareRecipes
+from autocompress.recipes import rungs
 from autocompress.recipes.bits import GroupBits
 from autocompress.recipes.choosers import Policy, Replay
 from autocompress.recipes.jobspace import JobSpace
@@ -62,6 +63,7 @@ from autocompress.sensitivity import mixedbits, probing
 from autocompress.sensitivity.table import Sensitivity, Setting
 from autocompress.store import Store
 from autocompress.training import (
+    batch_size,
     default_device,
     evaluate,
     limit_threads,
@@ -325,6 +327,16 @@ class OpenedJob:
     ) -> Candidate:
         """The model for ``recipe``; see :meth:`Pipeline.run`."""
         return self.pipeline.run(recipe, dry_run=dry_run, progress=progress, pause=pause)
+
+    def at_rung(self, recipe: Recipe, rung: int) -> Recipe | None:
+        """``recipe`` with the training of all rungs up to ``rung``; None where it cannot climb."""
+        transfer = self.pipeline.transfer_set(recipe)
+        epochs = self.job.budget.epochs
+        if transfer is None or not len(transfer.train) or not rungs.can_climb(recipe, epochs):
+            return None
+        images = len(transfer.train)
+        batch = min(batch_size(images), images)
+        return rungs.at_rung(recipe, rung, images=images, batch=batch, epochs=epochs, labelled=transfer.labelled)
 
     def export(self, candidate: Candidate, file: Path) -> Deployable:
         """Writes the ONNX file of the candidate, without kernel taps that only read padding.

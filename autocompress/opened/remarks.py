@@ -8,14 +8,22 @@ from torch import nn
 
 from autocompress import models
 from autocompress.data import Splits
+from autocompress.files import digest
 from autocompress.job import Job
 from autocompress.opened.baseline import Baseline
 from autocompress.opened.normalisation import note_on_normalisation
 from autocompress.store import Store
+from autocompress.training import evaluate
+
+FITTED = 90.0
+"""Percent of its training images that a network labels rightly which was trained long enough: more
+steps would raise a lower figure, but for images that nobody can tell apart."""
+FITTED_IMAGES = 1_000
 
 
 def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, store: Store) -> tuple[str, ...]:
-    """Notes on the baseline: it is no better than chance, or another normalisation fits better.
+    """Notes on the baseline: it is no better than chance, looks undertrained, or another
+    normalisation fits better.
 
     Args:
         job: of the baseline.
@@ -30,10 +38,26 @@ def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, stor
     if trained_here and not job.baseline.epochs:  # the user asked for random weights
         return ()
     found = [_on_chance(splits, baseline)]
+    if trained_here and not found[0]:
+        found.append(_on_training(job, model, splits, baseline, store))
     if not trained_here:
         images = splits.val if splits.unlabelled else max(splits.val, splits.train, key=len)
         found.append(note_on_normalisation(model, images, baseline.macs, store, baseline.weights_key))
     return tuple(text for text in found if text)
+
+
+def _on_training(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, store: Store) -> str:
+    """A note where a baseline that was trained here has not even learned its own training
+    images."""
+    some = splits.train.subset(FITTED_IMAGES, job.seed)
+    key = digest("fitted", baseline.weights_key, some.digest)
+    share = float(store.made(key, lambda: {"percent": evaluate(model, some)[0]})["percent"])
+    if share >= FITTED:
+        return ""
+    return (
+        f"the baseline looks undertrained: it classifies {share:.1f} % of its training images correctly, and "
+        f"{baseline.accuracy:.1f} % of the validation images; train it longer with baseline.epochs or baseline.steps"
+    )
 
 
 def _on_chance(splits: Splits, baseline: Baseline) -> str:

@@ -124,6 +124,8 @@ class Proposer:
             if recipe is not None and recipe.prune is not None:
                 share = allocation.costs[wanted[0]] / problem.cost(wanted[0], problem.neutral())
                 found.append((f"proposal at {share:.2f} of the {wanted[0]}", dict(recipe.values)))
+        if self.maker.job.search.rungs:  # the search trains those that promise a gain
+            return found
         return [*found, *self._trained(tables, chosen[: len(made)])]
 
     def _tilted(self, tables: Tables, cost: str) -> Iterator[proposals.Allocation]:

@@ -42,6 +42,8 @@ class Recipe:
         bits: by group; a group that stays in float is absent.
         quantizers: parameters of the quantizers that act, by name.
         qat: parameters of the training in QUANTIZE.
+        rungs: parameters of the training of each rung above 0, in order (:mod:`recipes.rungs`).
+            They are not part of ``values``: a recipe is the same on all rungs.
     """
 
     values: Mapping[str, Value]
@@ -54,6 +56,7 @@ class Recipe:
     bits: Mapping[str, GroupBits] = field(default_factory=dict)
     quantizers: Mapping[str, Params] = field(default_factory=dict)
     qat: Params = field(default_factory=dict)
+    rungs: Sequence[Params] = ()
 
     @property
     def key(self) -> str:
@@ -61,9 +64,15 @@ class Recipe:
         return digest(dict(self.values))
 
     @property
+    def family(self) -> str:
+        """The methods that change its layers, by name."""
+        pruner = [] if self.prune is None else [self.prune.method]
+        return "+".join([*(name for name, _ in self.transforms), *pruner])
+
+    @property
     def trains(self) -> bool:
         """Whether making the candidate may take long, by training or a transform."""
-        return bool(self.transforms or self.recover.get("epochs") or self.qat.get("epochs"))
+        return bool(self.transforms or self.recover.get("epochs") or self.qat.get("epochs") or self.rungs)
 
     @property
     def structural_key(self) -> str:

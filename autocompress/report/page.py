@@ -66,6 +66,7 @@ def render(result: SearchResult) -> str:
         with_limits=bool(result.limits),
         counts=view.counts(result),
         trials=len(result.trials),
+        rungs=view.rungs(result),
         seconds=words.duration(result.summary.get("seconds")),
         hypervolume=result.summary.get("hypervolume"),
         heat=heat_table(result),

@@ -219,6 +219,19 @@ def warnings(result: SearchResult) -> list[str]:
     return texts
 
 
+def rungs(result: SearchResult) -> list[str]:
+    """What training was worth on each rung above 0, a sentence each."""
+    texts = []
+    for rung, found in (result.summary.get("rungs") or {}).items():
+        count, spearman = found["trained"], found["spearman"]
+        recipes = f"{count} recipe{'' if count == 1 else 's'}"
+        text = f"Rung {rung}: {recipes} trained, {found['gained']} gained, {found['points']:.2f} points in the mean"
+        if spearman is not None:
+            text += f"; rank correlation (Spearman) of accuracy on rung 0 and on rung {rung}: {spearman:.2f}"
+        texts.append(f"{text}.")
+    return texts
+
+
 def reasons(result: SearchResult, status: str) -> list[tuple[str, list[int]]]:
     """(reason, trials) of the trials with ``status``, the most frequent first.
 

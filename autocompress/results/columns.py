@@ -40,6 +40,7 @@ _DTYPES = {
     "rung": "Int64",
     "recipe": "object",
     "artifact": "string",
+    "accuracy_rung0": "float64",
 }
 _FRONT_DTYPES = _DTYPES | {
     "test_accuracy": "float64",
@@ -73,8 +74,10 @@ Accuracies are in percent and drops in points. ``recipe`` is a dict (JSON in the
 is a path relative to the folder of the run, or empty. ``agreement`` is used in runs without
 labelled validation images: the percent of held-out images with the same prediction as the baseline.
 ``accuracy`` is then the same figure, and ``accuracy_drop`` is the difference to 100.
+``rung`` is that of the model of the row. ``accuracy_rung0`` is the accuracy before the training of
+any rung; it is empty where a recipe cannot be trained further.
 """
-LATER = frozenset({"agreement", *_COSTS} - {*_FIRST_COSTS})
+LATER = frozenset({"agreement", "accuracy_rung0", *_COSTS} - {*_FIRST_COSTS})
 """Columns that are missing in older runs."""
 FRONT_COLUMNS: tuple[str, ...] = tuple(_FRONT_DTYPES)
 """Columns of front.csv."""

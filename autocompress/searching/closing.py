@@ -33,6 +33,7 @@ from autocompress.results import (
     write_front,
     write_trials,
 )
+from autocompress.searching.climbing.summary import climbing_summary
 from autocompress.searching.cropping import crop_told
 from autocompress.searching.gates import TORCH_MODEL, Lock
 from autocompress.searching.measurer import Measurer
@@ -191,7 +192,8 @@ class Closing:
         new["status"] = "infeasible" if missed else "complete"
         # The reason must say the figures that the table shows.
         again = "measured again: " if row["status"] == "complete" else ""
-        new["reason"] = again + explain(missed, bounds, new, self.baseline) if missed else ""
+        before = row["reason"] if row["status"] == "complete" else ""  # a rung that gave nothing
+        new["reason"] = again + explain(missed, bounds, new, self.baseline) if missed else before
         self._keep_metrics(home, new, interval, measured.noisy, None if validated is None else validated[1])
         return new
 
@@ -289,6 +291,7 @@ class Closing:
             "float_layers": self.opened.float_layers(),
             "tap_crop": dict(self._crop),
             "nearest_miss": None if missed is None else _only(COLUMNS, with_artifact(self.folder, missed)),
+            "rungs": climbing_summary(rows),
             "out_of_reach": [found.state() for found in self.out_of_reach],
             "plugins": {
                 "applied": [method.name for method in self.opened.methods],

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from autocompress.files import is_full_disk
 from autocompress.results import Row
+from autocompress.searching.climbing.climbing import Climbing, Promotion
+from autocompress.searching.climbing.rows import stayed
+from autocompress.searching.climbing.states import MOST_ATTEMPTS
 from autocompress.searching.endings import Endings
-from autocompress.searching.rungstates import MOST_ATTEMPTS
 from autocompress.searching.study import Asked, Compose, Study
 
 log = logging.getLogger("autocompress.search")
@@ -49,6 +51,7 @@ class Dispatcher:
         on_row: called in the driver with each new row.
         on_note: called with what the user should know.
         endings: judge when there is enough; None for a search that ends with its allowance.
+        climbing: says which recipes are trained further; None where none is.
     """
 
     def __init__(
@@ -59,13 +62,14 @@ class Dispatcher:
         on_row: Callable[[Row], None],
         on_note: Callable[[str], None] = log.info,
         endings: Endings | None = None,
+        climbing: Climbing | None = None,
     ) -> None:
         self._study, self._compose, self._allowance = study, compose, allowance
         self._on_row, self._on_note = on_row, on_note
-        self._endings = endings
+        self._endings, self._climbing = endings, climbing
         self._running: dict[str, Asked] = {}
         self._again: deque[Asked] = deque()
-        self._attempts: Counter[int] = Counter()
+        self._attempts: Counter[tuple[int, int]] = Counter()
         self._issued = 0
         self._failed_starts = 0
         self.workers_seen = 0
@@ -82,7 +86,8 @@ class Dispatcher:
     def work_left(self) -> int:
         """How many workers could be busy now, as far as the budget is concerned."""
         waiting = len(self._running) + len(self._again)
-        return waiting if self._why_ended else waiting + self._allowance.trials - self._issued
+        left = 0 if self._why_ended else self._allowance.trials - self._issued
+        return waiting + (left or int(self._promotion() is not None))
 
     @property
     def why_ended(self) -> str:
@@ -129,7 +134,8 @@ class Dispatcher:
         if self._again:
             asked: Asked | None = self._again.popleft()
         else:
-            asked = self._next()
+            asked = self._promoted() or self._next()
+            asked = asked or self._promoted()  # what can climb waits for recipes that were never tried
         if asked is not None:
             self._running[worker] = asked
         return asked
@@ -139,7 +145,7 @@ class Dispatcher:
 
         Returns it; None where the worker did not take the recipe up, because the time was over."""
         asked = self._running.pop(worker)
-        row = self._study.row(asked.number)
+        row = self._row_of(asked)
         if row is not None:
             self._note(row)
         return row
@@ -163,11 +169,11 @@ class Dispatcher:
         if is_full_disk(RuntimeError(error)):  # it only found no room to tell its row
             log.warning("trial %d: there was no room left for its row; a resume tries it again", asked.number)
             return
-        row = self._study.row(asked.number)
+        row = self._row_of(asked)
         if row is None:
-            self._attempts[asked.number] += 1
+            self._attempts[asked.number, asked.rung] += 1
             reason, seconds, is_hung = self._why_lost(asked, error)
-            tries = self._attempts[asked.number]
+            tries = self._attempts[asked.number, asked.rung]
             log.warning("trial %d, attempt %d: %s\n%s", asked.number, tries, reason, error)
             if not is_hung and tries < MOST_ATTEMPTS:
                 self._study.take_back(asked.number)
@@ -175,11 +181,39 @@ class Dispatcher:
                 self._on_note(f"trial {asked.number}: {reason}; it is tried again ({tries} of {MOST_ATTEMPTS - 1})")
                 return
             row = self._failed(asked, reason if tries == 1 else f"{reason} ({tries} times)", seconds)
-            self._study.tell(asked.number, row)
+            if asked.rung:
+                self._study.amend(asked.number, row)
+            else:
+                self._study.tell(asked.number, row)
         self._note(row)
         self.tell(row)
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _row_of(self, asked: Asked) -> Row | None:
+        """The row that a worker was to make; None while it is not there."""
+        row = self._study.row(asked.number)
+        return None if row is None or int(row.get("reached", 0)) < asked.rung else row
+
+    def _promotion(self) -> Promotion | None:
+        """The recipe that should be trained now, if no proposal waits to be tried first."""
+        is_first_pass = not self._why_ended and (self._study.is_waiting or not self._study.is_proposed)
+        if self._climbing is None or self._is_closed or is_first_pass:
+            return None
+        deadline = self._allowance.deadline
+        left = None if deadline is None else deadline - time.time()
+        return self._climbing.next(is_last=bool(self.why_ended), seconds=left)
+
+    def _promoted(self) -> Asked | None:
+        """The same, promoted."""
+        found = self._promotion()
+        if found is None or self._climbing is None:
+            return None
+        self._study.promote(found.number, found.rung)
+        self._climbing.promote(found)
+        row = self._climbing.row(found.number)
+        log.info("trial %d climbs to rung %d", found.number, found.rung)
+        return Asked(found.number, row["recipe"], row.get("label", ""), found.rung)
 
     def _next(self) -> Asked | None:
         while True:
@@ -209,7 +243,9 @@ class Dispatcher:
 
     def _note(self, row: Row) -> None:
         """Learns from a row before the next recipe is handed out."""
-        if row["status"] == "complete":
+        if self._climbing is not None:
+            self._climbing.add(row)
+        if row["status"] == "complete" and not row.get("reached"):
             self._seconds.append(row["seconds"])
         if self._endings is not None:
             self._endings.add(row)
@@ -242,6 +278,9 @@ class Dispatcher:
         return "the worker was lost: it was killed, ran out of memory or crashed", seconds, False
 
     def _failed(self, asked: Asked, reason: str, seconds: float) -> Row:
+        below = self._study.row(asked.number) if asked.rung else None
+        if below is not None:
+            return stayed(below, asked.rung, reason, round(seconds, 3))
         return {
             "trial": asked.number,
             "status": "failed",

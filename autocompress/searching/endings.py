@@ -27,8 +27,11 @@ class Endings:
             self.add(row)
 
     def add(self, row: Row) -> None:
-        """A trial has its row."""
-        self._without_gain = 0 if self._gains.add(row) else self._without_gain + 1
+        """A trial has its row, or another one on a higher rung: that counts only if it gains."""
+        if self._gains.add(row):
+            self._without_gain = 0
+        elif not row.get("reached"):
+            self._without_gain += 1
         if self._met is None and row["status"] == "complete":
             self._met = row["trial"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +29,9 @@ from autocompress.opened.keys import measured_with
 from autocompress.recipes.choosers import Replay
 from autocompress.recipes.recipe import Recipe
 from autocompress.results import Row
+from autocompress.searching.climbing.rows import begun, climbed
 from autocompress.searching.measurer import Measurer
+from autocompress.searching.modelfiles import artifact_folder
 from autocompress.searching.rundir import scratch_folder
 from autocompress.searching.searchable import SearchableJob
 
@@ -71,6 +74,8 @@ class Trial:
         baseline: the baseline's row.
         progress: called with the finished fraction and a word.
         judge: whether it leaves at a gate; without, every cost is measured, whatever the bounds.
+        rung: that the recipe is trained to.
+        least_accuracy: a model that is not better than this gets no artifact.
     """
 
     opened: SearchableJob
@@ -81,6 +86,8 @@ class Trial:
     baseline: Mapping[str, Any]
     progress: Callable[[float, str], None] | None = None
     judge: bool = True
+    rung: int = 0
+    least_accuracy: float = -math.inf
     row: Row = field(default_factory=dict)
     stage: str = "compose"
     spent: dict[str, float] = field(default_factory=dict)
@@ -93,7 +100,7 @@ class Trial:
         on. Only what ends the process (KeyboardInterrupt) is raised.
         """
         started = time.perf_counter()
-        self.row = {"trial": self.number, "rung": 0, "recipe": dict(values), "label": label}
+        self.row = {"trial": self.number, "rung": self.rung, "recipe": dict(values), "label": label}
         try:
             with tempfile.TemporaryDirectory(dir=scratch_folder(self.folder)) as scratch:
                 self._through_the_gates(values, Path(scratch))
@@ -112,7 +119,19 @@ class Trial:
             self.row |= {"status": "failed", "reason": f"{self.stage}: {what}"}
         self.row["seconds"] = round(time.perf_counter() - started, 3)
         self.row["stages"] = {name: round(seconds, 4) for name, seconds in self.spent.items()}
-        return self.row
+        return begun(self.row) if "family" in self.row and not self.rung else self.row
+
+    def climb(self, below: Row, rung: int) -> Row:
+        """Trains the recipe of ``below``, the row of its last rung, to ``rung``.
+
+        Returns:
+            Its new row. Where the training breaks or gains nothing, the model of the rung below
+            stays in it.
+        """
+        self.rung, self.least_accuracy = rung, below["accuracy"]
+        left = self.folder / artifact_folder(self.number, rung)
+        shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed before its row was kept
+        return climbed(below, self.run(below["recipe"], below["label"]), rung)
 
     # --- the gates --------------------------------------------------------------------------------
 
@@ -120,6 +139,9 @@ class Trial:
         with self._timed("compose"):
             recipe = self.opened.compose(Replay(values))
         self.row["recipe_key"] = recipe.key
+        trained = self.opened.at_rung(recipe, self.rung)
+        if trained is not None:
+            recipe, self.row["family"] = trained, recipe.family
         kept = self._structure_file(recipe)
         known = _read_kept(kept)
         if known:
@@ -136,8 +158,10 @@ class Trial:
             self.row["latency"] = known["latency"]
         self._agreement(candidate, deployable)
         self._accuracy(candidate, deployable)
+        if not self.row["accuracy"] > self.least_accuracy:
+            return
         with self._timed("save"):
-            home = self.folder / "artifacts" / str(self.number)
+            home = self.folder / artifact_folder(self.number, self.rung)
             self.opened.save_artifact(candidate, deployable, home, self._metrics())
             self.row["artifact"] = home.relative_to(self.folder).as_posix()
 
@@ -225,7 +249,7 @@ class Trial:
         if not math.isfinite(accuracy):
             raise TrialFailed("the accuracy is not a number")
         drop = self.baseline["accuracy"] - accuracy
-        self.row |= {"accuracy": float(accuracy), "accuracy_drop": float(drop)}
+        self.row |= {"accuracy": float(accuracy), "accuracy_drop": float(drop), "accuracy_rung0": None}
         # Where the labels are the baseline's answers, accuracy is agreement with it.
         self.row["agreement"] = None if self.baseline.get("agreement") is None else float(accuracy)
         paired = paired_difference(correct, self.opened.baseline.correct)

@@ -4,7 +4,7 @@ the number of rows."""
 from __future__ import annotations
 
 import time
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,8 +34,13 @@ class Ledger:
         self.save()
 
     def add(self, row: Row) -> None:
-        """Adds a row; the table follows at once, or with a row that comes a little later."""
-        insort(self.rows, row, key=lambda one: one["trial"])
+        """Adds a row, or replaces that of a lower rung; the table follows at once, or with a row
+        that comes a little later."""
+        at = bisect_left(self.rows, row["trial"], key=lambda one: one["trial"])
+        if at < len(self.rows) and self.rows[at]["trial"] == row["trial"]:
+            self.rows[at] = row
+        else:
+            self.rows.insert(at, row)
         if self._clock() >= self._not_before:
             with kept_if_possible(self._folder):  # the study has the rows
                 self.save()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from autocompress.compression.artifact import MODEL_FILE, WEIGHTS_FILE
@@ -31,6 +31,7 @@ class KeptModels:
         self._fastest = fastest_within(there, self._bar)
         kept = {row["trial"] for row in self.rows}
         drop_files(folder, (row for row in rows if row["trial"] not in kept))
+        drop_files(folder, (one for row in rows for one in rungs_below(row)))
 
     @property
     def front(self) -> list[Row]:
@@ -47,8 +48,15 @@ class KeptModels:
     def add(self, row: Row) -> None:
         """Adds a row, and deletes the files that nobody needs any more.
 
-        The work does not grow with the number of rows that were added before."""
+        It takes the place of another row of its trial, on a lower rung. The work does not grow with
+        the number of rows that were added before."""
+        drop_files(self._folder, rungs_below(row))
+        self._contenders.discard(row["trial"])
+        if self._fastest is not None and self._fastest["trial"] == row["trial"]:
+            self._fastest = None
         before = [*self.rows, row]
+        if row.get("reached") and not still_there(self._folder, [row]):
+            return  # it was no contender on its lower rung, and gained nothing
         self._contenders.add(row)
         rivals = [one for one in (self._fastest, row) if one is not None]
         self._fastest = fastest_within(rivals, self._bar)
@@ -60,6 +68,18 @@ def accuracy_bar(job: Job) -> float:
     """Points of accuracy that a model may lose: the job's bound, or the usual one."""
     drop = job.constraints.all_bounds().get("accuracy_drop")
     return USUAL_BAR if drop is None else drop.value
+
+
+def artifact_folder(trial: int, rung: int = 0) -> Path:
+    """Where a model of a trial lies, relative to the run's folder."""
+    return Path("artifacts") / (f"{trial}-rung{rung}" if rung else str(trial))
+
+
+def rungs_below(row: Row) -> Iterator[Row]:
+    """Rows that name the artifacts of lower rungs of the same trial, if ``row`` has one of its
+    own."""
+    for rung in range(int(row.get("rung") or 0) if row.get("artifact") else 0):
+        yield {"artifact": artifact_folder(row["trial"], rung).as_posix()}
 
 
 def drop_files(folder: Path, rows: Iterable[Row]) -> None:

@@ -193,7 +193,7 @@ class _Crew(_Unsaved, tune.Callback):
 
     def _send(self, worker: str) -> None:
         asked = self._dispatcher.hand_out(worker)
-        task = None if asked is None else Task(asked.number, asked.values, asked.label)
+        task = None if asked is None else Task(asked.number, asked.values, asked.label, asked.rung)
         self._actors[worker].take.remote(task)
 
     def end(self) -> None:

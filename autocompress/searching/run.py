@@ -6,12 +6,12 @@ import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from autocompress.contract import Manager, Pruner, manager
+from autocompress.contract import Manager, Pruner, Value, manager
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told
 from autocompress.job import Job, anchored, load_job, resolved, validate
@@ -33,6 +33,8 @@ from autocompress.results import (
 from autocompress.searching import placement, rundir, stopping
 from autocompress.searching.background import Background, Point
 from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
+from autocompress.searching.climbing.climbing import Climbing
+from autocompress.searching.climbing.untrained import rungs_act, untrained
 from autocompress.searching.clock import Clock
 from autocompress.searching.closing import Closing
 from autocompress.searching.corrections import Corrections
@@ -215,8 +217,12 @@ class _Run:
         if made.sensitivity:
             write_sensitivity(self._folder, [asdict(row) for row in made.sensitivity])
         known = [values for _, values in self._first]
-        others = [point for point in made.points if point[1] not in known]
+        others = [(label, self._untrained(values)) for label, values in made.points if values not in known]
         self._study.enqueue_proposals([*(made.proposed.recipes if made.proposed else ()), *others])
+
+    def _untrained(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """A starting point without training of its own, where rungs train what promises a gain."""
+        return untrained(values, self._opened.compose) if self._climbing is not None else dict(values)
 
     @property
     def _bits_pay(self) -> bool:
@@ -262,6 +268,9 @@ class _Run:
         self._ledger = Ledger(self._folder, rows)
         self._kept = KeptModels(self._folder, self._job, self._baseline, rows)
         self._endings = Endings(self._job, self._baseline, rows)
+        promoted = self._study.promoted()
+        climbs = rungs_act(self._job)
+        self._climbing = Climbing(self._job, self._baseline, rows, promoted) if climbs else None
         splits = self._opened.splits
         own = [f"data: {splits.describe()}"] if splits.synthetic or splits.unlabelled else []
         for note in own + list(splits.notes):
@@ -304,7 +313,8 @@ class _Run:
 
     def _spend(self, allowance: Allowance, done: int) -> str:
         """Runs trials; returns why there are no more."""
-        if not allowance.trials:
+        is_climbing = self._climbing is not None and self._climbing.next(is_last=True, seconds=None) is not None
+        if not allowance.trials and not is_climbing:
             self._observer.on_note(f"{done} of {self._job.budget.trials} trials are done: none is left")
             return "all trials are spent"
         if self._seconds_left() == 0:
@@ -314,9 +324,8 @@ class _Run:
         if why := self._endings.why:
             self._observer.on_note(f"{why}: no trial is begun")
             return why
-        dispatcher = Dispatcher(
-            self._study, self._opened.compose, allowance, self._on_row, self._observer.on_note, self._endings
-        )
+        told = self._on_row, self._observer.on_note
+        dispatcher = Dispatcher(self._study, self._opened.compose, allowance, *told, self._endings, self._climbing)
         self._own_worker = self._worker_of(dispatcher, allowance)
         is_first = bool(self._first) and not self._study.is_proposed and not self._trains(self._first[0])
         # Where workers take all processors, starting them beside the tables makes both late.
@@ -342,7 +351,7 @@ class _Run:
             attempt,
             began=self._study.start,
             tell=self._study.tell,
-            is_quick=lambda asked: not self._trains((asked.label, asked.values)),
+            is_quick=lambda asked: not asked.rung and not self._trains((asked.label, asked.values)),
             workers=self._job.workers,
             threads=self._threads,
             most_seconds=allowance.trial_seconds,
@@ -368,7 +377,7 @@ class _Run:
     def _on_row(self, row: Row) -> None:
         self._study.spend(self._seconds)
         self._kept.add(row)
-        if self._corrections is not None:
+        if self._corrections is not None and not row.get("reached"):
             self._corrections.add(row)
         front = self._kept.front
         self._ledger.add(row)

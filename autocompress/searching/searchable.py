@@ -46,6 +46,9 @@ class SearchableJob(Protocol):
     def compose(self, chooser: Chooser) -> Recipe:
         """The recipe that ``chooser`` gives."""
 
+    def at_rung(self, recipe: Recipe, rung: int) -> Recipe | None:
+        """``recipe`` with the training of all rungs up to ``rung``; None where it cannot climb."""
+
     def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
         """Labels and values of the recipes that cost the least, all methods together last."""
 

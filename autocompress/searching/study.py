@@ -23,7 +23,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autocompress.compat.optuna import fail_waiting, frozen_enqueued_values, running_trial
+from autocompress.compat.optuna import attributes_of, fail_waiting, frozen_enqueued_values, running_trial
 from autocompress.contract.space import Chooser, Value
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.files import digest
@@ -31,6 +31,7 @@ from autocompress.job import Job
 from autocompress.objectives.figures import directions
 from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
+from autocompress.searching.climbing.untrained import EPOCHS, epochs_are_drawn
 from autocompress.searching.journal import Journal
 from autocompress.searching.sampling.chooser import OptunaChooser
 from autocompress.searching.sampling.samplers import make_sampler
@@ -39,6 +40,8 @@ from autocompress.searching.sampling.telling import Verdict, verdict
 STUDY_FILE = "study.journal"
 STUDY_NAME = "autocompress"
 BEGUN = "begun_with"
+AMENDED, PROMOTED = "amended:", "promoted:"
+"""How names of study attributes begin that belong to one trial; its number follows."""
 RE_ASKS = 16
 """Repeats in a row after which the next draws are random: a sampler that insists is not yet an
 exhausted space.
@@ -52,11 +55,12 @@ log = logging.getLogger("autocompress.search")
 
 @dataclass(frozen=True)
 class Asked:
-    """A recipe to try: its number in the study, its values, and its label (else "")."""
+    """A recipe to try: its number in the study, its values, its label (else ""), and the rung."""
 
     number: int
     values: dict[str, Value]
     label: str
+    rung: int = 0
 
 
 def _storage(folder: Path) -> JournalStorage:
@@ -116,6 +120,7 @@ class Study:
             for name, distribution in trial.distributions.items()
             if isinstance(distribution, CategoricalDistribution)
         }
+        self._undrawn = () if epochs_are_drawn(job) else (EPOCHS,)
         self.proposed: Proposed | None = None
         """Makes widths of the sampler's draws, once tables are measured."""
         self.before_ask: Callable[[bool], None] | None = None
@@ -132,22 +137,28 @@ class Study:
 
     def rows(self) -> list[Row]:
         """The row of every trial that was run, in the order of their numbers; repeats have none."""
-        amended = self._amended()
+        found = attributes_of(self._study)
         trials = self._study.get_trials(deepcopy=False)
-        return [amended.get(str(trial.number), trial.user_attrs["row"]) for trial in trials if _has_row(trial)]
+        return [self._amended_row(trial, found) for trial in trials if _has_row(trial)]
 
     def row(self, number: int) -> Row | None:
         """The row of one trial, or None while it has none."""
         trial = self._study.get_trials(deepcopy=False)[number]
-        return self._amended().get(str(number), trial.user_attrs["row"]) if _has_row(trial) else None
+        return self._amended_row(trial, attributes_of(self._study)) if _has_row(trial) else None
+
+    def told_row(self, number: int) -> Row | None:
+        """The row of one trial as the sampler was told it: of rung 0; None while it has none."""
+        found: Row | None = self._study.get_trials(deepcopy=False)[number].user_attrs.get("row")
+        return found
 
     def started_at(self, number: int) -> float | None:
-        """When a worker began the trial (seconds since the epoch), plus the time it was held."""
-        return self._study.get_trials(deepcopy=False)[number].user_attrs.get("started")
+        """When a worker began the trial's rung (seconds since the epoch), plus the time it was
+        held."""
+        return self._noted(number, "started")
 
     def held_since(self, number: int) -> float | None:
         """Since when the trial waits for what is not its own work; None where it does not."""
-        return self._study.get_trials(deepcopy=False)[number].user_attrs.get("held")
+        return self._noted(number, "held")
 
     @property
     def is_new(self) -> bool:
@@ -228,14 +239,27 @@ class Study:
             self._study.set_user_attr(BEGUN, dict(begun))
 
     def amend(self, number: int, row: Row) -> None:
-        """Replaces a row that was told.
+        """Replaces a row that was told, by one of a higher rung for example.
 
-        It is kept beside the trials, since Optuna changes no finished trial.
+        It is kept beside the trials, since Optuna changes no finished trial. The sampler hears
+        nothing of it: it is told one fidelity.
         """
-        self._study.set_user_attr("amended", {**self._amended(), str(number): row})
+        self._study.set_user_attr(f"{AMENDED}{number}", row)
 
-    def _amended(self) -> dict[str, Row]:
-        return self._study.user_attrs.get("amended", {})
+    def _amended_row(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> Row:
+        old = attributes.get("amended", {}).get(str(trial.number))  # as earlier versions kept it
+        found: Row = attributes.get(f"{AMENDED}{trial.number}", old or trial.user_attrs["row"])
+        return found
+
+    def promote(self, number: int, rung: int) -> None:
+        """Records that a recipe is to be trained at ``rung``, before a worker gets it."""
+        self.take_back(number)
+        self._study.set_user_attr(f"{PROMOTED}{number}", rung)
+
+    def promoted(self) -> dict[int, int]:
+        """The highest rung that each recipe was promoted to, by number."""
+        found = attributes_of(self._study)
+        return {int(name[len(PROMOTED) :]): rung for name, rung in found.items() if name.startswith(PROMOTED)}
 
     # --- asking -----------------------------------------------------------------------------------
 
@@ -267,7 +291,7 @@ class Study:
         """What ``trial`` drew, and the number of an earlier trial with the same recipe, if any."""
         label = trial.user_attrs.get("label", "")
         try:
-            recipe = compose(OptunaChooser(trial, self._choices, self.proposed))
+            recipe = compose(OptunaChooser(trial, self._choices, self.proposed, self._undrawn))
             key, values, row = recipe.key, dict(recipe.values), None
         except Exception as error:  # a plugin's fault must not end the search
             key, values = digest("invalid", trial.params), dict(trial.params)
@@ -280,7 +304,7 @@ class Study:
                 self.tell(trial.number, row)
             return asked, None
         trial.set_user_attr("repeats", twin)
-        if (known := self.row(twin)) is None:
+        if (known := self.told_row(twin)) is None:
             self._followers.setdefault(twin, []).append(trial.number)
         else:
             self._tell(trial.number, verdict(self.job, known, self.baseline))
@@ -292,22 +316,32 @@ class Study:
     # --- telling ----------------------------------------------------------------------------------
 
     def start(self, number: int) -> None:
-        """A worker takes the trial up."""
-        self._trial(number).set_user_attr("started", time.time())
+        """A worker takes the trial up, or a higher rung of it."""
+        self._note(number, "started", time.time())
 
     def take_back(self, number: int) -> None:
         """The trial has lost its worker and waits for another one."""
         for name in ("started", "held"):
-            self._trial(number).set_user_attr(name, None)
+            self._note(number, name, None)
 
     def hold(self, number: int, is_held: bool) -> None:
         """The trial's clock stops, while images that trials share are made, or goes on."""
-        if not self._is_running(number):
-            return
         started, held = self.started_at(number), self.held_since(number)
         if not is_held and started is not None and held is not None:
-            self._trial(number).set_user_attr("started", started + time.time() - held)
-        self._trial(number).set_user_attr("held", time.time() if is_held else None)
+            self._note(number, "started", started + time.time() - held)
+        self._note(number, "held", time.time() if is_held else None)
+
+    def _note(self, number: int, name: str, value: float | None) -> None:
+        """Notes something of what is being tried; beside the trials where a higher rung is."""
+        if self._is_running(number):
+            self._trial(number).set_user_attr(name, value)
+        elif self._noted(number, name) != value:
+            self._study.set_user_attr(f"{name}:{number}", value)
+
+    def _noted(self, number: int, name: str) -> float | None:
+        trial = self._study.get_trials(deepcopy=False)[number]
+        found = trial.user_attrs.get(name) if not trial.state.is_finished() else None
+        return attributes_of(self._study).get(f"{name}:{number}", found)
 
     def tell(self, number: int, row: Row) -> None:
         """Keeps a trial's row and tells the sampler.
@@ -321,7 +355,7 @@ class Study:
 
     def tell_followers(self, number: int) -> None:
         """Tells those that drew the recipe of ``number`` while it ran."""
-        row = self.row(number)
+        row = self.told_row(number)
         for follower in self._followers.pop(number, []):
             if row is not None:
                 self._tell(follower, verdict(self.job, row, self.baseline))
@@ -355,7 +389,7 @@ class Study:
         lost: list[FrozenTrial] = []
         for trial in self._study.get_trials(deepcopy=True, states=(TrialState.RUNNING,)):
             key = trial.user_attrs.get("recipe_key")
-            row = trial.user_attrs["row"] if _has_row(trial) else None if key is None else self._row_of(key)
+            row = trial.user_attrs["row"] if _has_row(trial) else None if key is None else self._told_row_of(key)
             if row is not None:
                 self._tell(trial.number, verdict(self.job, row, self.baseline))
                 continue
@@ -390,9 +424,9 @@ class Study:
         for trial in waiting:
             fail_waiting(self._study, trial)
 
-    def _row_of(self, key: str) -> Row | None:
+    def _told_row_of(self, key: str) -> Row | None:
         number = self._started.get(key)
-        return None if number is None else self.row(number)
+        return None if number is None else self.told_row(number)
 
 
 class _Sampler:

@@ -24,6 +24,7 @@ from autocompress.locks import FileLock
 from autocompress.opened.job import OpenedJob
 from autocompress.results import Row
 from autocompress.searching import rundir
+from autocompress.searching.climbing.rows import climbed
 from autocompress.searching.gates import Lock, Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.searchable import Opener, SearchableJob
@@ -65,11 +66,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """What the driver sends to a worker: a recipe, its number in the study and its label."""
+    """What the driver sends to a worker: a recipe, its number, label and rung."""
 
     number: int
     values: dict[str, Any]
     label: str
+    rung: int = 0
 
 
 @dataclass
@@ -141,8 +143,8 @@ class Worker:
         held = rundir.hold_as_worker(settings.folder)
         return cls(settings, Study(settings.folder, settings.job, settings.baseline), held=held)
 
-    def run(self, number: int, values: dict[str, Any], label: str) -> Row:
-        """Runs a trial and tells the study; returns the row."""
+    def run(self, number: int, values: dict[str, Any], label: str, rung: int = 0) -> Row:
+        """Runs a trial, or trains it to a higher rung, and tells the study; returns the row."""
         try:
             self.state = self.state or WorkerState.of(self.settings)
         except Exception as error:  # the driver could open the job, this process cannot: say why
@@ -151,14 +153,22 @@ class Worker:
             reason = f"the worker could not open the job: {kind}{error}"
             row: Row = {"trial": number, "status": "failed", "reason": reason, "seconds": 0.0, "rung": 0}
             row |= {"recipe": values, "label": label}
+            below = self.study.row(number) if rung else None
+            row = row if below is None else climbed(below, row, rung)
         else:
-            folder, baseline = self.settings.folder, self.settings.baseline
-            row = Trial(self.state.opened, self.state.measurer, self.state.lock, number, folder, baseline).run(
-                values, label
-            )
-        self.study.tell(number, row)
+            row = self._tried(self.state, number, values, label, rung)
+        if rung:
+            self.study.amend(number, row)
+        else:
+            self.study.tell(number, row)
         gc.collect()  # traced models are circles: without it those of several trials would pile up
         return row
+
+    def _tried(self, state: WorkerState, number: int, values: dict[str, Any], label: str, rung: int) -> Row:
+        folder, baseline = self.settings.folder, self.settings.baseline
+        trial = Trial(state.opened, state.measurer, state.lock, number, folder, baseline)
+        below = self.study.row(number) if rung else None
+        return trial.run(values, label) if below is None else trial.climb(below, rung)
 
 
 class WorkerProcess(tune.Trainable):
@@ -198,7 +208,7 @@ class WorkerProcess(tune.Trainable):
             held = partial(self._worker.study.hold, task.number)
             self._worker.study.start(task.number)  # before the watchdog: a trial that it ends had its whole time
             with watchdog.watched(60.0 * budget.trial_minutes, dump, held):
-                self._worker.run(task.number, task.values, task.label)
+                self._worker.run(task.number, task.values, task.label, task.rung)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing is kept: the study and the stage cache are the truth."""

@@ -4,6 +4,7 @@
 - ``optimizing``: optimizer groups and schedules.
 - ``losses``: the losses (labels and distillation).
 - ``taps``: outputs of inner modules for callbacks.
+- ``checkpoint``: saved trainings, which continue after a kill.
 - ``trainer``: trains a model, or a baseline that is stored.
 - ``recovery``: trains a compressed model.
 - ``evaluation``: logits, accuracy, and recalibration of batch norms.
@@ -12,12 +13,13 @@
 """
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
+from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.computing import computed_with, half_precision, versions
 from autocompress.training.evaluation import evaluate, logits, recalibrate_batch_norm
 from autocompress.training.loop import Progress, Training, TrainResult, TrainSettings
 from autocompress.training.losses import SoftTargets, answers_of, distillation
 from autocompress.training.optimizing import clipped_parameters, make_optimizer, parameter_groups
-from autocompress.training.recovery import recover
+from autocompress.training.recovery import batch_size, recover
 from autocompress.training.threads import limit_threads
 from autocompress.training.trainer import (
     baseline_settings,
@@ -28,6 +30,7 @@ from autocompress.training.trainer import (
 )
 
 __all__ = [
+    "Checkpoint",
     "Progress",
     "SoftTargets",
     "TrainResult",
@@ -35,6 +38,7 @@ __all__ = [
     "Training",
     "answers_of",
     "baseline_settings",
+    "batch_size",
     "clipped_parameters",
     "computed_with",
     "default_device",

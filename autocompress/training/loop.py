@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from autocompress.contract import Callback
 from autocompress.data import Loader, Split
 from autocompress.errors import TrialFailed
 from autocompress.models import device_of
+from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.computing import half_precision
 from autocompress.training.losses import Answers, SoftTargets, answers_of, distillation
 from autocompress.training.optimizing import (
@@ -39,6 +41,7 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the split; a fraction ends within an epoch.
+        least_steps: so many steps at least, on small splits over more epochs than ``epochs``.
         lr: the highest learning rate.
         distill: weight of the targets of the teacher, 0 to 1; 0 without a teacher.
         temperature: of the distillation (Hinton et al., 2015).
@@ -60,6 +63,7 @@ class TrainSettings:
     augment: bool = True
     label_smoothing: float = 0.0
     channels_last: bool = False
+    least_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Training:
         freeze_batch_norm: running statistics are not changed.
         soft_targets: stored targets, which replace those of the teacher.
         labelled: False: the labels have no meaning, so only teacher or stored targets are used.
+        checkpoint: of the training; the first run continues from it where it exists. The caller
+            deletes it when the result is stored.
     """
 
     def __init__(
@@ -107,6 +113,7 @@ class Training:
         freeze_batch_norm: bool = False,
         soft_targets: SoftTargets | None = None,
         labelled: bool = True,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         if not labelled and teacher is None and soft_targets is None:
             raise ValueError("without labels, a teacher or soft targets are needed")
@@ -121,7 +128,7 @@ class Training:
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)
         self.steps_per_epoch = max(len(self._loader(0)), 1)
-        self.total_steps = round(settings.epochs * self.steps_per_epoch) if len(split) else 0
+        self.total_steps = max(round(settings.epochs * self.steps_per_epoch), settings.least_steps) if len(split) else 0
         self.step = 0
         self.loss = float("nan")
         self._ended = False
@@ -134,6 +141,9 @@ class Training:
         self._half = half_precision(self.device)
         scales = self._half is torch.float16
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
+        self._checkpoint = checkpoint
+        self._losses: list[torch.Tensor] = []
+        self._random: list[torch.Tensor] | None = None
 
     @property
     def finished(self) -> bool:
@@ -151,6 +161,8 @@ class Training:
         Raises:
             TrialFailed: if the loss is not a finite number.
         """
+        if self._checkpoint is not None and not self.step:
+            self._checkpoint.restore(self)
         started, first = time.monotonic(), self.step
         while not self.finished and (until is None or self.epoch < until):
             self._run_epoch(self.epoch)
@@ -188,6 +200,43 @@ class Training:
         for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(own)
 
+    def checkpoint(self) -> dict[str, Any]:
+        """All that is needed to go on between two steps: :meth:`state_dict`, the model's state, the
+        random numbers, and the losses of the epoch."""
+        losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
+        random = self._random_state()
+        return {**self.state_dict(), "model": self.model.state_dict(), "losses": losses, "random": random}
+
+    def load_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """The reverse of :meth:`checkpoint`.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: if it is of another training. Nothing is changed
+                then.
+        """
+        before = copy.deepcopy((self.model.state_dict(), self.state_dict()))
+        try:
+            self.model.load_state_dict(state["model"])
+            self.load_state_dict(state)
+            self._losses = list(state["losses"].to(self.device))
+            self._random = list(state["random"]) if self.step % self.steps_per_epoch else None
+        except Exception:
+            self.model.load_state_dict(before[0])
+            self.load_state_dict(before[1])
+            raise
+
+    def _random_state(self) -> list[torch.Tensor]:
+        own = [torch.get_rng_state()]
+        return [*own, torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else own
+
+    def _take_up_random(self) -> None:
+        """Random numbers go on as they did before a checkpoint."""
+        state, self._random = self._random, None
+        if state is not None:
+            torch.set_rng_state(state[0])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state[1], self.device)
+
     def _loader(self, epoch: int) -> Loader[Split]:
         # Labels are replaced by positions, by which soft targets are found.
         numbered = self.split.relabelled(torch.arange(len(self.split)))
@@ -201,22 +250,28 @@ class Training:
             for module in self.model.modules():
                 if isinstance(module, BatchNormBase):
                     module.eval()
-        labels, losses = self.split.labels(), []
+        labels, done = self.split.labels(), self.step % self.steps_per_epoch  # more than 0 after a checkpoint
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), tapped(self.model, self.teacher, self._taps) as features:
             torch.manual_seed((self.seed * 7_919 + epoch) % 2**63)
-            for images, positions in islice(self._loader(epoch), self.steps_per_epoch):
+            for images, positions in islice(self._loader(epoch), done, self.steps_per_epoch):
                 if self.finished:
                     break
-                losses.append(self._run_step(images.to(self.device), positions, labels[positions], features))
+                self._take_up_random()
+                self._losses.append(self._run_step(images.to(self.device), positions, labels[positions], features))
                 if self.progress is not None:
                     self.progress(self.step / self.total_steps, f"epoch {epoch + 1}")
+                if self._checkpoint is not None and self.step % self.steps_per_epoch:
+                    self._checkpoint.offer(self)
                 if self.pause is not None:
                     self.pause()
-        self.loss = float(torch.stack(losses).mean())
+        self.loss = float(torch.stack(self._losses).mean())
+        self._losses = []
         _check_finite(self.loss, self.step)
         for callback in self.callbacks:
             callback.on_epoch_end(self.model, epoch)
+        if self._checkpoint is not None and not self.finished:
+            self._checkpoint.offer(self)
 
     def _run_step(
         self, images: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, features: Features

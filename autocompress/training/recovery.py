@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from autocompress.contract import Callback, Context, Params, TransferSet
+from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.joining import joined
 from autocompress.training.loop import Training, TrainSettings
 from autocompress.training.losses import SoftTargets
@@ -26,18 +27,21 @@ def recover(
     *,
     pause: Callable[[], None] | None = None,
     again: Callable[[nn.Module], TransferSet] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> nn.Module:
     """Trains ``model`` on the transfer set of the context, and returns it in eval mode.
 
     Args:
         model: trained in place.
-        params: ``epochs``, ``lr`` and ``distill`` of the recipe.
+        params: ``epochs``, ``lr`` and ``distill`` of the recipe; those of a rung also have
+            ``least_steps``, ``batch_size`` and ``augment``.
         context: with the images and the teacher.
         callbacks: of all methods that were applied.
         pause: called between batches.
         again: makes images for the student, for a data source that adapts. It is called after the
             first half of the epochs. The second half draws from old and new images, with as many
             images per epoch as before. It is not called with a single epoch.
+        checkpoint: of a training without ``again``.
 
     Raises:
         TrialFailed: if the loss is not finite.
@@ -48,7 +52,9 @@ def recover(
         epochs=params["epochs"],
         lr=params["lr"],
         distill=params["distill"],
-        batch_size=min(BATCH_SIZE, max(SMALLEST_BATCH, len(transfer.train) // STEPS)),
+        batch_size=params.get("batch_size") or batch_size(len(transfer.train)),
+        least_steps=params.get("least_steps", 0),
+        augment=params.get("augment", True),
     )
     training = Training(
         model,
@@ -63,6 +69,7 @@ def recover(
         freeze_batch_norm="freeze_batch_norm" in transfer.demands,
         soft_targets=_soft(transfer),
         labelled=transfer.labelled,
+        checkpoint=checkpoint,
     )
     if again is not None and (half := params["epochs"] // 2):
         training.run(until=half)
@@ -70,6 +77,11 @@ def recover(
         training.draw_from(transfer.train, _soft(transfer))
     training.run()
     return model.eval()
+
+
+def batch_size(images: int) -> int:
+    """Of a recovery on so many images, unless its parameters say another one."""
+    return min(BATCH_SIZE, max(SMALLEST_BATCH, images // STEPS))
 
 
 def _soft(transfer: TransferSet) -> SoftTargets | None:

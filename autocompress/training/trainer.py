@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from autocompress.errors import TrialFailed, UserError
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
 from autocompress.store import save_tensors
+from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.computing import computed_with
 from autocompress.training.evaluation import logits
 from autocompress.training.loop import Progress, Training, TrainResult, TrainSettings
+from autocompress.training.recovery import SMALLEST_BATCH, STEPS
 
 log = logging.getLogger("autocompress")
 
@@ -53,10 +55,21 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def baseline_settings(job: Job) -> TrainSettings:
-    """Settings for training a baseline without weights."""
+def baseline_settings(job: Job, images: int | None = None) -> TrainSettings:
+    """Settings for training a baseline without weights.
+
+    Args:
+        job: with the settings.
+        images: number of training images. Where the steps of the job are more than its epochs,
+            batches are smaller, so that the steps take less time.
+    """
     own = job.baseline
-    return TrainSettings(epochs=own.epochs, lr=own.lr, batch_size=own.batch_size, label_smoothing=0.1)
+    settings = TrainSettings(
+        epochs=own.epochs, lr=own.lr, batch_size=own.batch_size, label_smoothing=0.1, least_steps=own.steps
+    )
+    if images is None or own.epochs * images >= own.steps * own.batch_size:
+        return replace(settings, least_steps=0)
+    return replace(settings, batch_size=min(own.batch_size, max(SMALLEST_BATCH, images // STEPS)))
 
 
 def train_baseline(
@@ -79,17 +92,20 @@ def train_baseline(
             logits are not finite, or the loss is far above that of the untrained network. Nothing
             is stored then.
     """
-    settings = baseline_settings(job)
+    settings = baseline_settings(job, len(splits.train))
     weights = "pretrained" if job.pretrained else "random"
     silenced = [] if job.pretrained else models.silence_residual_branches(model)
     device = device or default_device()
     made_with = [computed_with(device), VERSION, silenced]
-    key = digest(models.architecture(model), weights, splits.train.digest, asdict(settings), job.seed, made_with)
+    asked = {name: value for name, value in asdict(settings).items() if name != "least_steps" or value}
+    key = digest(models.architecture(model), weights, splits.train.digest, asked, job.seed, made_with)
     path = cache_folder("baselines") / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
     if not _loaded(model, path):
         require_training_images(job, splits)
         _check_room(model, path.parent)
-        untrained = _loss_by_batch_statistics(model.to(device), splits.train) if settings.epochs else 0.0
+        checkpoint = Checkpoint.of(key)
+        trains = bool(settings.epochs or settings.least_steps)
+        untrained = _loss_by_batch_statistics(model.to(device), splits.train) if trains else 0.0
         try:
             train(
                 model,
@@ -99,11 +115,13 @@ def train_baseline(
                 seed=job.seed,
                 progress=progress,
                 pause=pause,
+                checkpoint=checkpoint,
             )
             _check_trained(model, splits.train)
-            if settings.epochs:
+            if trains:
                 _check_converged(model, splits.train, untrained)
         except TrialFailed as error:
+            checkpoint.drop()
             raise UserError(
                 f"the training of the baseline '{job.model}' diverged: {error}",
                 f"lower 'baseline.lr', which is {settings.lr:g}, or raise 'baseline.epochs', which is "
@@ -111,6 +129,7 @@ def train_baseline(
             ) from None
         with full_disk_told(path.parent, "make room, or set AUTOCOMPRESS_CACHE"), atomic(path) as temporary:
             save_tensors(model.state_dict(), temporary)
+        checkpoint.drop()
     return models.reparameterise(model.cpu()).eval()
 
 

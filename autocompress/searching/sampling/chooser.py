@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -27,14 +27,19 @@ class OptunaChooser:
             refuses a name whose choices change from trial to trial, as those of a conditional
             parameter may: such a variant gets a name of its own.
         proposed: makes widths of a budget and tilts, which are drawn in place of the widths.
+        undrawn: numbers that are not drawn: they get their least value where none was enqueued.
     """
 
     def __init__(
-        self, trial: Trial, known: dict[str, BaseDistribution] | None = None, proposed: Proposed | None = None
+        self,
+        trial: Trial,
+        known: dict[str, BaseDistribution] | None = None,
+        proposed: Proposed | None = None,
+        undrawn: Collection[str] = (),
     ) -> None:
         self._trial = trial
         self._known = {} if known is None else known
-        self._proposed = proposed
+        self._proposed, self._undrawn = proposed, undrawn
         self._shares: dict[str, float] | None = None
         self._fixed: Mapping[str, Value] = enqueued_values(trial)
 
@@ -43,6 +48,8 @@ class OptunaChooser:
 
         Parameters that are tied get one draw, but each may have a value of its own where the recipe
         was enqueued."""
+        if parameter.name in self._undrawn and parameter.name not in self._fixed and parameter.low is not None:
+            return parameter.low
         if parameter.tie:
             fixed = self._fixed.get(parameter.name)
             if fixed is not None and parameter.contains(fixed):

@@ -177,8 +177,10 @@ class RungTable:
         self._standings[number] = standing
 
     def reached(self, rung: int) -> int:
-        """How many recipes have tried ``rung`` to its end, those that broke there too."""
-        return sum(one.reached is not None and one.reached >= rung for one in self._standings.values())
+        """How many recipes with a model have tried ``rung`` to its end, those that broke there
+        too."""
+        own = (one for one in self._standings.values() if one.rung is not None)
+        return sum(one.reached is not None and one.reached >= rung for one in own)
 
     def promotions(self, rung: int) -> int:
         """How many were promoted from ``rung``."""

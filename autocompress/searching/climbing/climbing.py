@@ -1,0 +1,219 @@
+"""Climbing: which recipe is trained next, by asynchronous successive halving with several
+objectives.
+
+After Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020 (ASHA): a
+recipe is promoted when a worker is free for it, without waiting for the others of its rung. Of the
+recipes of a rung one in ``ETA`` is promoted, and at least one of each family of methods. Which is
+decided by non-domination and crowding, where the accuracy is the one that training is predicted to
+give (the upper end of its interval) and costs are as they were measured.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from autocompress.job import Job
+from autocompress.objectives.bounds import excess
+from autocompress.objectives.dominance import crowding, ranks
+from autocompress.objectives.figures import known, point
+from autocompress.objectives.fronts import RowFront
+from autocompress.objectives.quantities import POINTS
+from autocompress.results import Row
+from autocompress.searching.climbing.gain import Climber, Gain, Gains
+from autocompress.searching.climbing.rows import accuracies, kept_of
+from autocompress.searching.climbing.states import LAST_RUNG, RungTable, standing_of
+
+ETA = 4
+"""Of so many recipes on a rung, one is promoted."""
+SHARE, LAST_SHARE = 0.3, 0.5
+"""Of the workers' time, at most, that rungs above 0 take while there are other recipes to try, and
+when there are none."""
+WORTH = 0.2
+"""Points that a training must be expected to gain."""
+UNKNOWN_TIMES = 10.0
+"""How much longer a rung is taken to last than the recipes of rung 0, before one has been seen."""
+MOST_CANDIDATES = 256
+"""The last recipes of a rung, that are compared."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A recipe to train: the number of its trial, and the rung that it climbs to."""
+
+    number: int
+    rung: int
+
+
+class Climbing:
+    """The recipes of a search between their rungs.
+
+    Args:
+        job: of the search.
+        baseline: the baseline's row.
+        rows: those that are there already.
+        promoted: the highest rung that each was promoted to, by number.
+    """
+
+    def __init__(self, job: Job, baseline: Row, rows: Iterable[Row], promoted: Mapping[int, int]) -> None:
+        self._job, self._baseline = job, baseline
+        self._rows: dict[int, Row] = {}
+        self._front: RowFront[Row] = RowFront(job.objectives, baseline)
+        self._seen: list[tuple[Climber, float]] = []
+        self._gains = Gains()
+        self._seconds: dict[int, list[float]] = {rung: [] for rung in range(LAST_RUNG + 1)}
+        self._choice: Promotion | None = None
+        self._is_chosen = False
+        self.table = RungTable()
+        for row in rows:
+            self.table.put(row["trial"], standing_of(kept_of(row, promoted.get(row["trial"]))))
+            self._learn(row)
+        self._unheld = self.table.waiting()
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    def add(self, row: Row) -> None:
+        """A recipe has a row, of its first rung or of a higher one."""
+        number = row["trial"]
+        if number not in self.table:
+            self.table.asked(number)
+        standing, kept = self.table[number], kept_of(row, None)
+        if not standing.is_open or kept.reached != standing.tried:
+            return
+        self.table.put(number, standing.ended(kept.rung) if kept.is_final else standing.kept())
+        self._learn(row)
+
+    def promote(self, promotion: Promotion) -> None:
+        """A worker gets the recipe."""
+        if promotion.number in self._unheld:
+            self._unheld.remove(promotion.number)
+        else:
+            self.table.put(promotion.number, self.table[promotion.number].promoted())
+        self._is_chosen = False
+
+    def row(self, number: int) -> Row:
+        """The row of a recipe that climbs, as it is now."""
+        return self._rows[number]
+
+    # --- who climbs -------------------------------------------------------------------------------
+
+    def next(self, *, is_last: bool, seconds: float | None) -> Promotion | None:
+        """The recipe that should be trained now; None where none should.
+
+        Those that were under way when the search was ended come first.
+
+        Args:
+            is_last: there is no other recipe to try.
+            seconds: that the search has left; None for no limit.
+        """
+        if self._unheld and (seconds is None or seconds > 0):
+            number = self._unheld[0]
+            return Promotion(number, self.table[number].tried)
+        if not self._is_chosen:
+            self._choice, self._is_chosen = self._chosen(), True
+        if self._choice is None or not self._has_time(self._choice.rung, is_last, seconds):
+            return None
+        return self._choice
+
+    def expected_seconds(self, rung: int) -> float:
+        """How long a training of ``rung`` takes, as far as that is known."""
+        if self._seconds[rung]:
+            return statistics.median(self._seconds[rung])
+        below = self._seconds[rung - 1] or self._seconds[0]
+        return UNKNOWN_TIMES * statistics.median(below) if below else 0.0
+
+    def _has_time(self, rung: int, is_last: bool, seconds: float | None) -> bool:
+        expected = self.expected_seconds(rung)
+        under_way = sum(self.expected_seconds(self.table[number].tried) for number in self.table.waiting())
+        above = sum(sum(own) for number, own in self._seconds.items() if number) + under_way + expected
+        share = LAST_SHARE if is_last else SHARE
+        is_due = above <= share * (above + sum(self._seconds[0]))
+        return is_due and (seconds is None or expected <= seconds)
+
+    def _chosen(self) -> Promotion | None:
+        for rung in reversed(range(LAST_RUNG)):
+            ready = [self._rows[number] for number in self.table.ready(rung)][-MOST_CANDIDATES:]
+            ordered = self._ordered(ready, rung + 1)
+            if self.table.promotions(rung) < self.table.reached(rung) // ETA:
+                best = next((row for row, rank in ordered if rank == 0), None)
+            else:
+                tried = self._families() if rung == 0 else None
+                best = next((row for row, _ in ordered if tried is not None and row["family"] not in tried), None)
+            if best is not None:
+                return Promotion(best["trial"], rung + 1)
+        return None
+
+    def _families(self) -> set[str]:
+        """Those of which a recipe has been promoted."""
+        climbed = [number for number in self._rows if (self.table[number].reached or 0) >= 1]
+        return {self._rows[number]["family"] for number in [*climbed, *self.table.waiting()]}
+
+    def _ordered(self, ready: list[Row], rung: int) -> list[tuple[Row, int]]:
+        """The recipes that are worth the training, the most wanted first, with the rank of each
+        among them and the front."""
+        gains = {row["trial"]: self._gains.predict(self._climber(row, rung)) for row in ready}
+        worth = [row for row in ready if self._is_worth(row, gains[row["trial"]])]
+        if not worth:
+            return []
+        hoped = [self._hoped(row, gains[row["trial"]].upper) for row in worth]
+        ours = {row["trial"] for row in worth}
+        rivals = [*hoped, *(row for row in self._front.rows if row["trial"] not in ours)]
+        points = np.array([point(self._job.objectives, row, self._baseline) for row in rivals])
+        found = ranks(points, [self._violation(row) for row in rivals])[: len(worth)]
+        room = np.zeros(len(worth))
+        for rank in set(found.tolist()):
+            room[found == rank] = crowding(points[: len(worth)][found == rank])
+        means = [gains[row["trial"]].mean for row in worth]
+        order = sorted(range(len(worth)), key=lambda at: (found[at], -room[at], -means[at], worth[at]["trial"]))
+        return [(worth[at], int(found[at])) for at in order]
+
+    def _is_worth(self, row: Row, gain: Gain) -> bool:
+        """Training gains something, ends within the points that count, and costs meet their
+        bounds."""
+        drop = known(row, "accuracy_drop")
+        costs = excess(self._job.constraints.bounds(), row, self._baseline)
+        is_within = drop is not None and drop - gain.mean < POINTS
+        return gain.mean >= WORTH and is_within and all(value <= 0 for value in costs.values())
+
+    def _hoped(self, row: Row, gain: float) -> Row:
+        return {**row, "accuracy": row["accuracy"] + gain, "accuracy_drop": row["accuracy_drop"] - gain}
+
+    def _violation(self, row: Row) -> float:
+        found = excess(self._job.constraints.all_bounds(), row, self._baseline)
+        return sum(max(value, 0.0) for value in found.values())
+
+    # --- what rows teach --------------------------------------------------------------------------
+
+    def _learn(self, row: Row) -> None:
+        number, before = row["trial"], self._rows.get(row["trial"])
+        self._is_chosen = False
+        above = float(row.get("climbing_seconds", 0.0))
+        known_above = 0.0 if before is None else float(before.get("climbing_seconds", 0.0))
+        if before is None:
+            self._seconds[0].append(float(row.get("seconds", 0.0)) - above)
+        reached = int(row.get("reached", 0))
+        if reached and above > known_above:
+            self._seconds[reached].append(above - known_above)
+        self._front.discard(number)
+        self._front.add(row, number)
+        self._rows[number] = row
+        new = list(self._gained(row, 0 if before is None else int(before.get("reached", 0))))
+        if new:
+            self._seen += new
+            self._gains = Gains(self._seen)
+
+    def _gained(self, row: Row, above: int) -> Iterable[tuple[Climber, float]]:
+        """What trainings of rungs higher than ``above`` have gained."""
+        tried = accuracies(row)
+        for rung in range(above + 1, LAST_RUNG + 1):
+            below = [value for number, value in tried.items() if number < rung]
+            if rung in tried and below:
+                drop = self._baseline["accuracy"] - max(below)
+                yield self._climber({**row, "accuracy_drop": drop}, rung), tried[rung] - max(below)
+
+    def _climber(self, row: Row, rung: int) -> Climber:
+        drop = known(row, "accuracy_drop")
+        return Climber(drop or 0.0, known(row, "divergence"), str(row.get("family", "")), rung)

@@ -1,0 +1,46 @@
+"""What the rungs of a run were worth, for summary.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from autocompress.searching.climbing.rows import accuracies
+from autocompress.searching.climbing.states import LAST_RUNG
+
+LEAST_PAIRS = 3
+"""Fewer recipes have no order worth a figure."""
+
+
+def climbing_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """By rung above 0: how many recipes were trained, how many gained, points gained in the mean
+    (a recipe that gained nothing counts 0), and Spearman's correlation between the accuracies of
+    rung 0 and of this rung. Empty where nothing climbed.
+    """
+    tried = [accuracies(row) for row in rows]
+    found: dict[str, Any] = {}
+    for rung in range(1, LAST_RUNG + 1):
+        own = [values for values in tried if rung in values and 0 in values]
+        if not own:
+            continue
+        before = [max(value for number, value in values.items() if number < rung) for values in own]
+        gains = [max(0.0, values[rung] - below) for values, below in zip(own, before, strict=True)]
+        pairs = [values[0] for values in own], [values[rung] for values in own]
+        found[str(rung)] = {
+            "trained": len(own),
+            "gained": sum(gain > 0 for gain in gains),
+            "points": round(sum(gains) / len(gains), 3),
+            "spearman": _spearman(*pairs),
+        }
+    return found
+
+
+def _spearman(first: list[float], second: list[float]) -> float | None:
+    """None where there are too few pairs, or one side is constant."""
+    if len(first) < LEAST_PAIRS or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    value = float(spearmanr(first, second).statistic)
+    return round(value, 3) if math.isfinite(value) else None

@@ -1,0 +1,35 @@
+"""Recipes without training of their own, where rungs decide what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from autocompress.contract import Value
+from autocompress.contract.space import Chooser
+from autocompress.job import Job, limits_of
+from autocompress.recipes.choosers import Replay
+
+EPOCHS = "recover.epochs"
+
+
+def rungs_act(job: Job) -> bool:
+    """Whether recipes of ``job`` may climb."""
+    return job.search.rungs and job.budget.epochs > 0
+
+
+def epochs_are_drawn(job: Job) -> bool:
+    """Whether the sampler draws a recipe's own epochs: without rungs, or where the job names
+    them."""
+    return not rungs_act(job) or any(name in ("recover", EPOCHS) for name in limits_of(job).values)
+
+
+def untrained(values: Mapping[str, Value], compose: Callable[[Chooser], Any]) -> dict[str, Value]:
+    """The recipe without RECOVER; as it is where a method of it needs that, or the job asks for
+    it."""
+    if not values.get(EPOCHS):
+        return dict(values)
+    try:
+        return dict(compose(Replay({**values, EPOCHS: 0})).values)
+    except Exception:  # a plugin's fault must not end the search
+        return dict(values)

@@ -1,0 +1,395 @@
+"""Climbing: which recipes are trained further, what becomes of their rows, and a search that is
+killed between any two of its steps."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from climbing_toy import open_climbing_toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_search import offer_toy_device, toy_job
+
+from autocompress.job import Job
+from autocompress.objectives.fronts import Contenders
+from autocompress.report import view
+from autocompress.results import SearchResult, frame, read
+from autocompress.searching import run
+from autocompress.searching.climbing.climbing import ETA, Climbing, Promotion
+from autocompress.searching.climbing.gain import Climber, Gains
+from autocompress.searching.climbing.rows import begun, climbed
+from autocompress.searching.climbing.states import Standing, State
+from autocompress.searching.climbing.summary import climbing_summary
+from autocompress.searching.dispatch import Allowance, Dispatcher
+from autocompress.searching.ledger import Ledger
+from autocompress.searching.modelfiles import KeptModels
+from autocompress.searching.study import Asked, Study
+
+BASELINE = {"accuracy": 90.0, "size_bytes": 4000, "params": 1000, "macs": 5000, "energy_uj": 160000.0}
+
+
+def row_of(number: int, drop: float, latency: float, **other: Any) -> dict[str, Any]:
+    """The row of a recipe that can climb, on rung 0."""
+    costs = {"latency_ratio": latency, "latency_ms": latency, "size_bytes": 1000, "seconds": 1.0}
+    row = {"trial": number, "status": "complete", "reason": "", "rung": 0, "recipe": {}, "label": "", **costs}
+    row |= {"accuracy": 90.0 - drop, "accuracy_drop": drop, "family": "obs", "divergence": drop / 40}
+    return begun({**row, "artifact": f"artifacts/{number}", **other})
+
+
+def after(row: dict[str, Any], gain: float, rung: int = 1) -> dict[str, Any]:
+    """The row of the same recipe one rung higher."""
+    accuracy = row["accuracy"] + gain
+    artifact = f"artifacts/{row['trial']}-rung{rung}"
+    new = {**row, "accuracy": accuracy, "accuracy_drop": 90.0 - accuracy, "seconds": 5.0, "artifact": artifact}
+    return climbed(row, new, rung)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return toy_job(tmp_path_factory.mktemp("climbing"))
+
+
+LONG = {"trial": 99, "status": "failed", "reason": "hung", "seconds": 1e6, "rung": 0, "recipe": {}, "label": ""}
+"""A recipe that took so long that there is time for every training."""
+
+
+def climbing_of(job: Job, rows: list[dict[str, Any]], promoted: dict[int, int] | None = None) -> Climbing:
+    return Climbing(job, BASELINE, rows, promoted or {})
+
+
+def deep(count: int) -> list[dict[str, Any]]:
+    """So many recipes, each faster and worse than the one before."""
+    return [row_of(number, 1.0 + 0.4 * number, 0.5 * 0.9**number) for number in range(count)]
+
+
+# --- what training will gain ----------------------------------------------------------------------
+
+
+def test_the_prior_is_what_was_measured() -> None:
+    gains = Gains()
+    assert gains.predict(Climber(2.35, 0.056, "obs", 1)).mean == pytest.approx(0.7, abs=0.3)
+    assert gains.predict(Climber(0.25, 0.005, "obs", 1)).mean < 0.1
+    assert gains.predict(Climber(-0.5, 0.005, "obs", 1)).upper == 0
+    assert gains.predict(Climber(8.0, 0.3, "obs", 1)).mean > 2
+
+
+@given(
+    seen=st.lists(st.tuples(st.floats(0, 10), st.floats(1e-4, 1), st.floats(-2, 9), st.sampled_from("ab")), max_size=9),
+    drop=st.floats(-1, 20),
+    divergence=st.none() | st.floats(0, 3),
+)
+def test_no_gain_is_more_than_what_was_lost(
+    seen: list[tuple[float, float, float, str]], drop: float, divergence: float | None
+) -> None:
+    known = [(Climber(lost, kl, family, 1), gain) for lost, kl, gain, family in seen]
+    found = Gains(known).predict(Climber(drop, divergence, "a", 1))
+    assert 0 <= found.mean <= found.upper <= max(drop, 0)
+
+
+def test_recipes_that_climbed_correct_it_each_for_its_family() -> None:
+    of = lambda family: Climber(5.0, 0.1, family, 1)  # noqa: E731
+    before = Gains().predict(of("ghost"))
+    gains = Gains([(of("ghost"), 4.5)] * 6 + [(of("obs"), 0.2)] * 6)
+    assert gains.predict(of("ghost")).mean > before.mean > gains.predict(of("obs")).mean
+    assert gains.predict(of("ghost")).upper - gains.predict(of("ghost")).mean < before.upper - before.mean
+
+
+# --- who climbs -----------------------------------------------------------------------------------
+
+
+def test_one_in_four_climbs_and_one_of_each_family(job: Job) -> None:
+    climbing = climbing_of(job, [*deep(8), row_of(8, 4.5, 0.3, family="ghost"), LONG])
+    found: list[Promotion] = []
+    while (promotion := climbing.next(is_last=True, seconds=None)) is not None:
+        found.append(promotion)
+        climbing.promote(promotion)
+    assert len(found) == 9 // ETA + 1
+    assert {one.rung for one in found} == {1}
+    assert 8 in [one.number for one in found], "the only one of its family"
+
+
+def test_what_gains_nothing_or_misses_a_cost_does_not_climb(tmp_path: Path) -> None:
+    job = toy_job(tmp_path, constraints={"latency": "0.4x", "accuracy_drop": 2.0})
+    mild, slow = row_of(0, 0.1, 0.3), row_of(1, 4.0, 0.9)
+    lost, fits = row_of(2, 40.0, 0.01), row_of(3, 3.0, 0.2)
+    climbing = climbing_of(job, [mild, slow, lost, fits, LONG])
+    assert climbing.next(is_last=True, seconds=None) == Promotion(3, 1)
+
+
+def test_a_recipe_that_misses_the_accuracy_but_will_not_is_preferred(tmp_path: Path) -> None:
+    job = toy_job(tmp_path, constraints={"accuracy_drop": 0.5})
+    rows = [row_of(0, 9.5, 0.1), row_of(1, 1.0, 0.2), row_of(2, 8.0, 0.12), row_of(3, 9.0, 0.11)]
+    climbing = climbing_of(job, [*rows, LONG])
+    assert climbing.next(is_last=True, seconds=None) == Promotion(1, 1)
+
+
+def test_climbing_takes_its_share_of_the_time_and_no_more(job: Job) -> None:
+    climbing = climbing_of(job, deep(8))  # a second each; the first training is taken to last ten
+    assert climbing.next(is_last=False, seconds=None) is None
+    assert climbing.next(is_last=True, seconds=None) is None
+    climbing = climbing_of(job, deep(12))
+    assert climbing.next(is_last=False, seconds=None) is None
+    assert climbing.next(is_last=True, seconds=9.0) is None, "it would not end in time"
+    assert climbing.next(is_last=True, seconds=11.0) is not None
+    assert climbing_of(job, deep(24)).next(is_last=False, seconds=None) is not None
+
+
+def test_the_highest_rung_comes_first(job: Job) -> None:
+    rows = deep(16)
+    climbing = climbing_of(job, [*rows, LONG])
+    for _ in range(4):
+        promotion = climbing.next(is_last=True, seconds=None)
+        assert promotion is not None
+        climbing.promote(promotion)
+        climbing.add(after(climbing.row(promotion.number), 0.5))
+    found = climbing.next(is_last=True, seconds=None)
+    assert found is not None
+    assert found.rung == 2
+    climbing.promote(found)
+    climbing.add(after(climbing.row(found.number), 0.4, rung=2))
+    assert climbing.table[found.number].rung == 2
+    assert climbing.next(is_last=True, seconds=None) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_whatever_happens_no_rung_is_crowded_and_a_resume_agrees(job: Job, data: st.DataObject) -> None:
+    numbers = st.tuples(st.floats(0, 12), st.floats(0.02, 1.2), st.sampled_from(["obs", "ghost"]))
+    drawn = data.draw(st.lists(numbers, min_size=1, max_size=24))
+    rows = {n: row_of(n, drop, ratio, family=family) for n, (drop, ratio, family) in enumerate(drawn)}
+    climbing = climbing_of(job, [LONG])
+    promoted: dict[int, int] = {}
+    for row in list(rows.values()):
+        climbing.add(row)
+        promotion = climbing.next(is_last=True, seconds=None)
+        if promotion is None:
+            continue
+        promoted[promotion.number] = promotion.rung
+        climbing.promote(promotion)
+        assert climbing_of(job, list(rows.values()), promoted).table.waiting() == climbing.table.waiting()
+        gain = data.draw(st.floats(-1, 2))
+        rows[promotion.number] = after(rows[promotion.number], gain, promotion.rung)
+        climbing.add(rows[promotion.number])
+    for rung in (0, 1):
+        families = 2 if rung == 0 else 0
+        assert climbing.table.promotions(rung) <= climbing.table.reached(rung) // ETA + families
+    again = climbing_of(job, list(rows.values()), promoted)
+    assert all(again.table[n].resumed() == climbing.table[n].resumed() for n in rows)
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def test_a_rung_that_gains_is_the_row_and_one_that_does_not_leaves_it() -> None:
+    below = row_of(3, 4.0, 0.3)
+    better = after(below, 1.5)
+    assert (better["rung"], better["accuracy"], better["accuracy_rung0"]) == (1, 87.5, 86.0)
+    assert better["rungs"] == {"0": 86.0, "1": 87.5}
+    assert better["seconds"] == 6.0
+    worse = after(better, -0.2, rung=2)
+    assert (worse["rung"], worse["accuracy"], worse["artifact"]) == (1, 87.5, "artifacts/3-rung1")
+    assert worse["rungs"] == {"0": 86.0, "1": 87.5, "2": 87.3}
+    assert worse["reason"] == "rung 2 gave nothing (it has 87.3 %, and 87.5 % before it); the model of rung 1 stays"
+    broke = climbed(below, {"status": "failed", "reason": "train: the loss is nan", "seconds": 2.0}, 1)
+    assert broke["status"] == "complete"
+    assert (broke["rung"], broke["is_final"]) == (0, True)
+    assert "rung 1 gave nothing (train: the loss is nan); the model of rung 0 stays" in broke["reason"]
+
+
+def test_tables_and_files_take_the_row_of_the_higher_rung(job: Job, tmp_path: Path) -> None:
+    rows = [row_of(0, 1.0, 0.5), row_of(1, 4.0, 0.3)]
+    for row in [*rows, after(rows[1], 1.0)]:
+        (tmp_path / row["artifact"]).mkdir(parents=True)
+        (tmp_path / row["artifact"] / "model.onnx").write_text("x")
+    ledger, kept = Ledger(tmp_path, rows), KeptModels(tmp_path, job, BASELINE, rows)
+    higher = after(rows[1], 1.0)
+    ledger.add(higher)
+    kept.add(higher)
+    assert [row["accuracy"] for row in ledger.rows] == [89.0, 87.0]
+    assert [row["accuracy"] for row in kept.front] == [89.0, 87.0]
+    assert not (tmp_path / "artifacts/1/model.onnx").exists()
+    assert (tmp_path / "artifacts/1-rung1/model.onnx").exists()
+    contenders = Contenders(job.objectives, BASELINE, rows)
+    contenders.discard(1)
+    assert [row["trial"] for row in contenders.rows] == [0]
+
+
+# --- workers that are lost ------------------------------------------------------------------------
+
+
+class Driver:
+    """A dispatcher whose first pass is over, with one recipe that waits to climb."""
+
+    def __init__(self, folder: Path) -> None:
+        offer_toy_device()
+        job = toy_job(folder, sampler="random")
+        job.folder.mkdir()
+        self.study = Study(job.folder, job, BASELINE)
+        self.study.enqueue_proposals([])
+        self.opened = open_climbing_toy(job)
+        self.climbing = climbing_of(job, [LONG, *({**LONG, "trial": 90 + n, "seconds": 1.0} for n in range(3))])
+        self.rows: list[dict[str, Any]] = []
+        allowance = Allowance(2, None, trial_seconds=60.0)
+        note = lambda _: None  # noqa: E731
+        self.dispatcher = Dispatcher(
+            self.study, self.opened.compose, allowance, self.rows.append, note, None, self.climbing
+        )
+        self.number = self.hand_out("first").number
+        self.study.tell(self.number, row_of(self.number, 4.0, 0.3))
+        self.finish("first")
+
+    def hand_out(self, worker: str) -> Asked:
+        asked = self.dispatcher.hand_out(worker)
+        assert asked is not None
+        return asked
+
+    def finish(self, worker: str) -> None:
+        if (row := self.dispatcher.finished(worker)) is not None:
+            self.dispatcher.tell(row)
+
+
+def test_a_rung_whose_worker_is_lost_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    for attempt in range(3):
+        asked = driver.hand_out(f"worker {attempt}")
+        assert (asked.number, asked.rung) == (driver.number, 1)
+        driver.study.start(asked.number)
+        driver.dispatcher.lost(f"worker {attempt}", "the actor died")
+    row = driver.study.row(driver.number)
+    assert row is not None
+    assert (row["status"], row["rung"], row["accuracy"]) == ("complete", 0, 86.0)
+    assert "rung 1 gave nothing (the worker was lost" in row["reason"]
+    assert driver.rows[-1] == row
+    assert driver.climbing.table[driver.number] == Standing(State.ENDED, 0, 1)
+    assert driver.hand_out("other").rung == 0
+
+
+def test_a_worker_that_dies_after_its_row_of_a_rung_costs_nothing(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    asked = driver.hand_out("worker")
+    below = driver.study.row(asked.number)
+    assert below is not None
+    driver.study.amend(asked.number, after(below, 2.0))
+    driver.dispatcher.lost("worker", "the actor died")
+    assert (driver.rows[-1]["rung"], driver.rows[-1]["accuracy"]) == (1, 88.0)
+
+
+def test_a_training_that_hangs_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, now = Driver(tmp_path), [time.time()]
+    asked = driver.hand_out("worker")
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    driver.study.start(asked.number)
+    now[0] += 60.0
+    driver.dispatcher.lost("worker", "the actor died")
+    assert "time-out: it took longer than 1 minutes" in driver.rows[-1]["reason"]
+    assert driver.rows[-1]["status"] == "complete"
+
+
+def test_nothing_climbs_while_proposals_wait(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    driver.study.enqueue({"toy.width": 0.25, "toy.bits": 32, "toy.lr": 0.1})
+    asked = driver.hand_out("worker")
+    assert (asked.rung, asked.values["toy.width"]) == (0, 0.25)
+    assert driver.hand_out("other").rung == 1, "all trials are spent, and it climbs all the same"
+    assert driver.dispatcher.work_left == 2
+
+
+# --- searches -------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process is gone, at any place."""
+
+
+def climbing_job(folder: Path, **settings: Any) -> Job:
+    offer_toy_device()
+    given = {"budget": {"trials": 24, "epochs": 1}, "sampler": "random", "seed": 3}
+    return toy_job(folder, **given | settings)
+
+
+def search_or_resume(job: Job) -> SearchResult:
+    is_begun = (job.folder / "study.journal").exists()
+    return run.resume(job.folder, opener=open_climbing_toy) if is_begun else run.search(job, opener=open_climbing_toy)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("search_here")
+def test_a_search_climbs_after_its_first_pass(tmp_path: Path) -> None:
+    result = run.search(climbing_job(tmp_path), opener=open_climbing_toy)
+    trials = result.trials
+    assert len(trials) == 24, "a recipe is one row, whatever rung it reaches"
+    high = trials[trials["rung"] > 0]
+    assert 1 <= len(high) <= 24 // ETA + 1
+    assert (high["accuracy"] > high["accuracy_rung0"]).all()
+    assert trials[trials["recipe"].map(lambda r: r.get("toy.width") == 1.0)]["accuracy_rung0"].isna().all()
+    study = Study(result.folder, climbing_job(tmp_path), BASELINE)
+    for number in high["trial"]:
+        told = study.told_row(int(number))
+        assert told is not None
+        assert told["rung"] == 0, "the sampler knows one fidelity"
+    for _, row in result.models[result.models["rung"] > 0].iterrows():
+        assert (result.folder / row["artifact"] / "model.onnx").exists()
+        assert row["artifact"] == f"artifacts/{row['trial']}-rung{row['rung']}"
+    off = run.search(climbing_job(tmp_path, name="off", search={"rungs": False}), opener=open_climbing_toy)
+    assert (off.trials["rung"] == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("search_here")
+def test_a_training_that_breaks_leaves_the_model_below(tmp_path: Path) -> None:
+    job = climbing_job(tmp_path, space={"toy": {"fault": "nan"}})
+    result = run.search(job, opener=open_climbing_toy)
+    said = result.trials[result.trials["reason"].str.contains("gave nothing")]
+    assert len(said)
+    assert (said["rung"] == 0).all()
+    assert said["reason"].str.contains("the loss is not a number").all()
+    assert set(said["status"]) == {"complete"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("search_here")
+def test_a_search_that_is_killed_between_any_two_steps_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write to the study is a place to die at: before it, and after it."""
+    whole = run.search(climbing_job(tmp_path / "whole"), opener=open_climbing_toy)
+    job = climbing_job(tmp_path)
+    for name in ("promote", "amend"):
+        for is_before in (True, False):
+            own = getattr(Study, name)
+
+            def dying(study: Study, *a: Any, own: Any = own, is_before: bool = is_before) -> None:
+                if not is_before:
+                    own(study, *a)
+                raise Killed
+
+            monkeypatch.setattr(Study, name, dying)
+            with pytest.raises(Killed):
+                search_or_resume(job)
+            monkeypatch.setattr(Study, name, own)
+    result = run.resume(job.folder, opener=open_climbing_toy)
+    assert len(result.trials) == 24
+    assert result.trials["trial"].is_unique
+    assert (result.trials["rung"] > 0).sum() >= 2
+    assert set(result.trials["status"]) == set(whole.trials["status"])
+    lines = (job.folder / "toy" / "runs.txt").read_text().splitlines()
+    assert len(lines) >= 24 + 2
+    assert json.loads(lines[0])
+    again = run.resume(job.folder, opener=open_climbing_toy)
+    assert len(read(job.folder).trials) == len(again.trials) == 24
+
+
+def test_what_rungs_were_worth_is_in_the_summary_and_the_report() -> None:
+    rows = [after(row, gain) for row, gain in zip(deep(4), (1.0, 0.5, -0.5, 2.0), strict=True)]
+    found = climbing_summary([*rows, row_of(9, 1.0, 0.5), LONG])
+    assert set(found) == {"1"}
+    assert found["1"] == {"trained": 4, "gained": 3, "points": 0.875, "spearman": pytest.approx(0.4, abs=0.61)}
+    assert climbing_summary(rows[:2])["1"]["spearman"] is None
+    assert climbing_summary([]) == {}
+    shown = SearchResult(Path(), {}, frame([]), frame([]), {"rungs": {"1": {**found["1"], "spearman": 0.8}}})
+    assert view.rungs(shown) == [
+        "Rung 1: 4 recipes trained, 3 gained, 0.88 points in the mean; "
+        "rank correlation (Spearman) of accuracy on rung 0 and on rung 1: 0.80."
+    ]
