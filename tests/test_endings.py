@@ -213,11 +213,14 @@ def test_interrupted_recipes_come_before_everything_else(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
-        ({"latency": "0.01x"}, ["nothing here meets latency 0.01x: the lowest that can be reached is about 0.0338x"]),
+        (
+            {"latency": "0.01x"},
+            ["no recipe can meet latency 0.01x: the lowest value that can be reached is about 0.0338x"],
+        ),
         ({"latency": "0.2x"}, []),
         (
             {"macs": "2 k", "params": "10"},
-            ["nothing here meets params 10: the lowest that can be reached is about 125"],
+            ["no recipe can meet params 10: the lowest value that can be reached is about 125"],
         ),
         ({"accuracy_drop": 1.0}, []),
     ],
@@ -248,5 +251,5 @@ def test_a_search_says_what_cannot_be_met(tmp_path: Path) -> None:
     assert (one["quantity"], one["bound"], one["candidate"]) == ("latency", "0.01x", "all together")
     assert any("No recipe can meet latency 0.01x" in text for text in view.warnings(found))
     log = (found.folder / "log.txt").read_text()
-    assert log.index("nothing here meets latency 0.01x") < log.index("no more trials")
+    assert log.index("no recipe can meet latency 0.01x") < log.index("no more trials")
     assert json.loads((found.folder / "summary.json").read_text())["fastest_within_bar"] is None

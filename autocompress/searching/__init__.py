@@ -1,4 +1,4 @@
-"""The search: Optuna chooses recipes, Ray Tune places trials, the study on disk is the truth.
+"""The search: Optuna draws recipes, Ray Tune runs workers, and a study on disk has all results.
 
 ``study`` holds all recipes and results, ``sampling`` draws recipes with Optuna's samplers, and
 ``gates`` runs one trial. ``dispatch`` gives recipes to workers; ``trainable``, ``placement``,
@@ -25,25 +25,25 @@ def search(job: Path | str | None = None, *, observer: Observer | None = None, *
         trials=24)``
 
     Args:
-        job: path of a job file. None for a job that is given by ``settings`` alone.
-        observer: told of progress. None prints nothing.
+        job: path of a job file. None for a job that is only given by ``settings``.
+        observer: notified of progress. None prints nothing.
         **settings: keys of a job, which override those of the file. A key is named as in YAML
-        (``model``, ``data``, ``device``, ``space``, ...), or by its short form (``latency``,
-        ``accuracy_drop``, ``trials``, ``minutes``, ...). These are the names of the flags of
-        ``autocompress search``.
+            (``model``, ``data``, ``device``, ``space``, ...), or by its short form (``latency``,
+            ``accuracy_drop``, ``trials``, ``minutes``, ...). These are the names of the flags of
+            ``autocompress search``.
 
     Returns:
         The finished run. Its files are in ``results/<name>``. ``summary["ended"]`` says why it
-        ended; after Ctrl-C it is "interrupted", and the front is the one so far. Where no model
-        meets the constraints, ``best()`` raises UserError; where every trial failed, the front has
-        the baseline alone.
+        ended; after Ctrl-C it is "interrupted", and the front is the one so far. If no model meets
+        the constraints, ``best()`` raises UserError. If every trial failed, the front has only the
+        baseline.
 
     Raises:
         UserError: if the job cannot be carried out, the run exists already, or this machine cannot
             run Ray.
         KeyboardInterrupt: on Ctrl-C before the first trial, or on a second Ctrl-C.
         SystemExit: on SIGTERM, with code 75. ``resume`` continues the search. In a program that
-            handles SIGTERM itself, and in other threads than the main one, signals are left alone.
+            handles SIGTERM itself, and in threads other than the main one, signals are not handled.
     """
     # Imported here because importing Ray, torch and timm takes seconds.
     from autocompress.job import check_names, load_job
@@ -60,8 +60,8 @@ def resume(folder: Path | str, *, observer: Observer | None = None, **budget: An
 
     Args:
         folder: of the run, ``results/<name>``.
-        observer: told of progress. None prints nothing.
-        **budget: ``trials`` and ``minutes`` of the whole search, where they differ from the job's.
+        observer: notified of progress. None prints nothing.
+        **budget: ``trials`` and ``minutes`` of the whole search; by default those of the job.
 
     Returns:
         The finished run.

@@ -1,4 +1,4 @@
-"""Tables and proposals are made while Ray and its workers start."""
+"""Makes tables and proposals in a thread, while Ray and its workers start."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ log = logging.getLogger("autocompress.search")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a search learns of its network.
+    """Tables and recipes for a search.
 
     Attributes:
         proposed: recipes from tables; None where none can be made.
-        sensitivity: what low bits lose alone; empty where nobody asks.
-        points: starting points that need it.
+        sensitivity: the sensitivity table; empty where it is not needed.
+        points: starting points from it.
     """
 
     proposed: Proposed | None
@@ -40,7 +40,7 @@ class Prepared:
 
     @property
     def table_rows(self) -> list[dict[str, Any]]:
-        """What was measured of each part alone, as rows of ``tables.csv``."""
+        """The rows of ``tables.csv``."""
         bits = [
             {
                 "axis": f"{row.role} bits",
@@ -58,16 +58,16 @@ class Prepared:
 
 @dataclass
 class Background:
-    """A thread that prepares while the search goes on.
+    """A thread that makes tables and proposals while the search runs.
 
     Attributes:
-        opened: of the job; its pipeline is not used by the driver meanwhile.
-        wants_bits: fewer than 8 bits may gain something, so their sensitivity is measured even
-            where there are proposals.
-        measurer: of the job's devices.
-        baseline: the baseline's row.
-        tell: told of constraints that nothing can meet, as soon as they are known.
-        progress: told of what takes long.
+        opened: the opened job; the driver does not use its pipeline meanwhile.
+        wants_bits: whether fewer than 8 bits may help, so that sensitivity is measured even if
+            there are proposals.
+        measurer: with the devices of the job.
+        baseline: the row of the baseline.
+        tell: called with constraints that no recipe can meet, as soon as they are known.
+        progress: called with the progress of long steps.
         out_of_reach: these constraints.
     """
 
@@ -88,33 +88,30 @@ class Background:
         self._thread = threading.Thread(target=self._run, name="proposals", daemon=True)
 
     def start(self, first: Callable[[], None] | None = None, threads: int | None = None) -> None:
-        """Begins, with ``first`` before all else; torch takes ``threads``, as many as it has by
-        default."""
+        """Starts the thread, with ``first`` before all else, and ``threads`` of torch."""
         self._first, self._threads = first, threads
         self._thread.start()
 
     def wait_for_proposals(self, meanwhile: Callable[[], None]) -> None:
-        """Returns once proposals are made, or cannot be; calls ``meanwhile`` again and again."""
+        """Waits until proposals are made or have failed, and calls ``meanwhile`` repeatedly."""
         while self._thread.is_alive() and not self._has_proposed.wait(0.2):
             meanwhile()
 
     @property
     def is_running(self) -> bool:
-        """The thread was started and has not ended."""
+        """Whether the thread was started and has not ended."""
         return self._thread.is_alive()
 
     @property
     def is_done(self) -> bool:
-        """The thread was started and has ended."""
+        """Whether the thread was started and has ended."""
         return self._thread.ident is not None and not self._thread.is_alive()
 
     def ready(self, *, meanwhile: Callable[[], None] | None = None) -> Prepared | None:
-        """What was prepared; None while it is not there.
-
-        Where the thread was never started, nothing was prepared.
+        """The result; None while it is not finished. It is empty if the thread was never started.
 
         Args:
-            meanwhile: called again and again until it is there; without, nothing is waited for.
+            meanwhile: called repeatedly while waiting; None does not wait.
         """
         while meanwhile is not None and self._thread.is_alive():
             self._thread.join(timeout=0.2)  # in steps, so that signals are seen
@@ -139,8 +136,7 @@ class Background:
             log.exception("nothing could be prepared; the search goes on without proposals")
 
     def _look_how_far(self, pause: Callable[[], None]) -> None:
-        """Finds constraints that nothing can meet; a fault of a method only means that none is
-        found."""
+        """Finds constraints that no recipe can meet; an error of a method only means none."""
         try:
             self.out_of_reach = out_of_reach(self.opened, self.measurer, self.baseline, pause)
         except Exception:

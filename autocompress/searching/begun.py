@@ -1,10 +1,10 @@
-"""What a run was begun with, and whether a resume may go on with its rows.
+"""Records what a run began with, and checks that a resume can continue with its rows.
 
-Rows of one study must be comparable: the same question, the same libraries, and latencies of one
-machine class and one runtime version. The record is kept in the study; only what changes no row may
-be edited in job.yaml.
+Rows of one study must be comparable: the same job, the same libraries, and latencies of one class
+of machine and one runtime version. The record is stored in the study. In job.yaml, only keys that
+change no row may be edited.
 
-The digests of the images are kept beside it: they are known only once the data are loaded.
+Digests of the images are stored separately, because they are only known after loading the data.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from autocompress.training import versions
 EDITABLE = ("name", "results", "budget", "workers", "sampler", "recipes_from")
 """Keys of a job that may change between two runs of a search."""
 MOST_SHOWN = 60
-"""Characters of a value in an error."""
+"""Most characters of a value in an error."""
 
 
 def begun_with(job: Job, device: Device) -> dict[str, Any]:
-    """What the rows of a search depend on, as JSON: job, versions of libraries, machine.
+    """Everything on which the rows of a search depend, as JSON: job, library versions, machine.
 
     Args:
-        job: as job.yaml says it.
-        device: that the job names.
+        job: from job.yaml.
+        device: of the job.
     """
     asked = {key: value for key, value in job.model_dump(mode="json").items() if key not in EDITABLE}
     libraries = {**versions(), "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     machine = measured_with(device, job.device)
-    for known in ("device", "device_config", "session_options"):  # the job and "session_config" say them
+    for known in ("device", "device_config", "session_options"):  # the job and "session_config" have them
         machine.pop(known, None)
     return {"job": asked, "versions": libraries, "machine": machine}
 
@@ -50,32 +50,32 @@ def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, An
 
     Args:
         folder: of the run, for the error.
-        known: what the search began with (:func:`begun_with`).
-        now: the same for this process.
+        known: :func:`begun_with` of the first run.
+        now: :func:`begun_with` of this process.
 
     Raises:
-        UserError: naming what changed, in one sentence.
+        UserError: naming the changes, in one sentence.
     """
     asked = list(_differences(known.get("job", {}), now["job"]))
     around = [*_differences(known.get("machine", {}), now["machine"])]
     around += _differences(known.get("versions", {}), now["versions"])
     if asked:
         raise UserError(
-            f"{folder} cannot go on with another job: {_sentence(asked)}",
+            f"{folder} cannot be resumed with another job: {_sentence(asked)}",
             f"put it back in job.yaml, or start another search; only {', '.join(EDITABLE)} may change",
         )
     if around:
         raise UserError(
-            f"{folder} cannot go on here, its figures would not be comparable: {_sentence(around)}",
-            "resume it where it began and with the versions that it began with, or start another search",
+            f"{folder} cannot be resumed here, because results would not be comparable: {_sentence(around)}",
+            "resume it on the same kind of machine and with the same versions, or start another search",
         )
 
 
 def images_of(splits: Splits) -> dict[str, str]:
-    """The digests of the user's images, by role ("training", "validation", "test").
+    """The digests of the images of the user, by role ("training", "validation", "test").
 
-    Sealed test images are left out, since their digest cannot be had without opening them.
-    Validation images that the baseline labels are left out too: its key covers them.
+    Sealed test images are left out, because a digest would need to open them. Validation images
+    with labels of the baseline are left out too, because the key of the baseline has them.
     """
     roles = {"training": splits.train, "validation": splits.val, "test": splits.test}
     if splits.by_agreement:
@@ -84,16 +84,15 @@ def images_of(splits: Splits) -> dict[str, str]:
 
 
 def check_images(folder: Path, known: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Refuses to judge new rows on other images than the finished ones.
+    """Refuses to judge new rows on other images than the finished rows.
 
     Args:
         folder: of the run, for the error.
-        known: the digests that the search began with (:func:`images_of`); a role without an entry
-            is not compared.
-        now: the same for this process.
+        known: :func:`images_of` of the first run; a role without an entry is not compared.
+        now: :func:`images_of` of this process.
 
     Raises:
-        UserError: naming the roles that changed, in one sentence.
+        UserError: naming the changed roles, in one sentence.
     """
     changed = [role for role, digest in known.items() if now.get(role) != digest]
     if changed:
@@ -107,10 +106,10 @@ def check_images(folder: Path, known: Mapping[str, str], now: Mapping[str, str])
 def _differences(
     before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, before, after) of what changed.
+    """(dotted key, before, after) of each change.
 
-    Keys that only one of them has count only where they say something: a later version may add
-    some."""
+    A key in only one of them counts only if it has a value, because later versions add keys.
+    """
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key), after.get(key)
         was, is_now = ({} if value is None else value for value in (old, new))

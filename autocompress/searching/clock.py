@@ -1,5 +1,4 @@
-"""The one clock of a search: it runs from the start of the process, and stands while a baseline is
-trained."""
+"""The clock of a search: it begins with the process, and training a baseline does not count."""
 
 from __future__ import annotations
 
@@ -24,14 +23,14 @@ class Clock:
         self._zero = began
 
     def leave_out(self, seconds: float) -> None:
-        """These were spent on what does not count: training a baseline."""
+        """Subtracts seconds that do not count: training a baseline."""
         self._zero += seconds
 
     def go_on_from(self, seconds: float) -> None:
-        """Earlier runs have spent so many."""
+        """Adds seconds of earlier runs."""
         self._zero -= seconds
 
     @property
     def seconds(self) -> float:
-        """Spent so far."""
+        """Seconds so far."""
         return time.monotonic() - self._zero

@@ -1,4 +1,4 @@
-"""When a search proposes again: tables are corrected by the trials that were measured meanwhile."""
+"""Decides when a search makes new proposals from tables that are corrected with its trials."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from autocompress.results import Row
 from autocompress.searching.study import Study
 
 EVERY = 8
-"""New rows, at least, before tables are corrected again."""
+"""Fewest new rows before tables are corrected again."""
 SHARE = 0.05
-"""Of the time, at most, that this takes."""
+"""Largest share of the time for it."""
 log = logging.getLogger("autocompress.search")
 
 
@@ -25,8 +25,8 @@ class Corrections:
     Args:
         study: gets the recipes.
         proposed: the first proposals.
-        baseline: the baseline's row.
-        rows: those that are there already.
+        baseline: the row of the baseline.
+        rows: the rows so far.
     """
 
     def __init__(self, study: Study, proposed: Proposed, baseline: Row, rows: Sequence[Row]) -> None:
@@ -37,13 +37,13 @@ class Corrections:
         self._is_news, self._is_cut = bool(rows), False
 
     def add(self, row: Row) -> None:
-        """A trial has its row."""
+        """Adds the row of a trial."""
         self._rows.append(row)
         drop = known(row, "accuracy_drop")
         self._is_news |= row.get("status") == "complete" and drop is not None and drop <= 0
 
     def before_ask(self, is_waiting: bool) -> None:
-        """Has new proposals asked next, where enough was measured and nothing else waits."""
+        """Enqueues new proposals, if there are enough new rows and no recipe is waiting."""
         if is_waiting and self._is_news:
             is_waiting = not self._cut()
         new = len(self._rows) - self._used
@@ -64,10 +64,10 @@ class Corrections:
             self._study.enqueue_proposals(made.recipes)
 
     def _cut(self) -> bool:
-        """Drops the waiting proposals that cost more than a trial which loses nothing.
+        """Drops waiting proposals with higher costs than a trial without a loss of accuracy.
 
         Returns:
-            Whether none waits any more.
+            Whether no proposal is waiting any more.
         """
         self._is_news = False
         ratios = self._first.ratios
@@ -79,6 +79,6 @@ class Corrections:
             lambda values: is_beaten(ratios(values) or {}, best, self._first.error) if best else False
         )
         if dropped:
-            log.info("%d proposals are dropped: a trial that costs less loses nothing", dropped)
+            log.info("%d proposals are dropped: a cheaper trial has no loss of accuracy", dropped)
             self._is_cut = True
         return not self._study.is_waiting

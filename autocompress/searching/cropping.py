@@ -1,4 +1,4 @@
-"""What the tap crop alone is worth on the baseline: a step of its own in the summary."""
+"""Measures the effect of the tap crop alone on the baseline, for the summary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autocompress.searching.rundir import scratch_folder
 from autocompress.searching.searchable import SearchableJob
 
 SECONDS = 1.0
-"""Of latency measurement."""
+"""Seconds of latency measurement."""
 
 
 def crop_told(opened: SearchableJob, measurer: Measurer, folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The driver's own worker: a thread that tries recipes while worker processes start.
 
-A worker process needs many seconds until it has opened the job. The driver has opened it already,
-so it tries the first recipe, has tables and proposals made, and goes on with proposals until all
-workers are there. Recipes that train are left to the workers, which can be ended when they hang.
+A worker process needs many seconds to open the job. The driver has opened it already, so it tries
+the first recipe, makes tables and proposals, and continues with proposals until all workers have
+started. Recipes that train are left to the workers, which can be ended when they hang.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ from autocompress.searching.gates import Lock
 from autocompress.searching.study import Asked
 
 NAME = "driver"
-"""What the dispatcher knows this worker by."""
+"""The name of this worker for the dispatcher."""
 log = logging.getLogger("autocompress.search")
 
 
 class LetsTrace:
-    """The machine's lock for a thread of the driver: where a trial pauses, the driver's main thread
-    may trace, too."""
+    """The machine lock for a thread of the driver, which also lets the main thread trace."""
 
     def __init__(self) -> None:
         self._lock = MachineLock()
@@ -50,18 +49,18 @@ class LetsTrace:
 
 @dataclass
 class DriverWorker:
-    """Tries recipes in a thread. All methods are called in the driver's main thread.
+    """Tries recipes in a thread. All methods must be called in the main thread of the driver.
 
     Attributes:
         dispatcher: gives recipes and takes rows.
         background: makes tables and proposals, after the first recipe.
         attempt: makes the row of a recipe, under the given lock.
-        began: told the number of a trial before it begins.
-        tell: told the number and the row of a finished trial.
-        is_quick: whether a recipe trains nothing.
-        workers: worker processes that are expected.
-        threads: of torch, beside workers.
-        most_seconds: a trial that takes longer is given up, and so is this worker.
+        began: called with the number of a trial before it begins.
+        tell: called with the number and the row of a finished trial.
+        is_quick: whether a recipe has no training.
+        workers: number of expected worker processes.
+        threads: of torch, while workers run.
+        most_seconds: after this time a trial is given up, and this worker ends.
     """
 
     dispatcher: Dispatcher
@@ -80,15 +79,17 @@ class DriverWorker:
     _is_over: bool = False
 
     def start(self, *, with_recipe: bool, threads: int | None = None) -> None:
-        """Begins: ``with_recipe`` with the first recipe, then with tables and proposals, which take
-        ``threads``."""
+        """Starts with the first recipe (``with_recipe``), then tables and proposals.
+
+        These use ``threads`` of torch.
+        """
         asked = self.dispatcher.hand_out(NAME) if with_recipe else None
         if asked is not None:
             self._begin(asked)
         self.background.start(None if asked is None else partial(self._run, asked), threads)
 
     def turn(self) -> None:
-        """Tells a finished row and begins the next trial, where there is one; called often."""
+        """Reports a finished row and begins the next trial, if there is one; call it often."""
         if self._asked is not None:
             self._look(self._asked)
         elif not self._is_over and self.background.is_done:
@@ -107,7 +108,7 @@ class DriverWorker:
 
     @property
     def _has_died(self) -> bool:
-        """The thread ended without a row."""
+        """Whether the thread ended without a row."""
         alive = self.background.is_running or (self._thread is not None and self._thread.is_alive())
         return not alive and self._asked is not None and self._asked.number not in self._rows
 

@@ -1,6 +1,6 @@
 """Recipes of an earlier run that are tried first.
 
-Its figures may be of another device or other data, so they are measured again.
+Its results may be for another device or other data, so the recipes are measured again.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from autocompress.results import SearchResult, read
 from autocompress.searching.study import Compose
 
 SHARE = 0.5
-"""Of a search's trials, that recipes of an earlier run may take."""
+"""Largest share of the trials for recipes of an earlier run."""
 MOST_NAMED = 5
-"""Trials that no longer fit which a note names each."""
+"""Most trials that no longer fit which a note names."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier run gives.
+    """Recipes of an earlier run.
 
     Attributes:
         points: labels and values, those of its front first.
-        notes: what the user should know, a sentence each.
+        notes: for the user, one sentence each.
     """
 
     points: list[tuple[str, dict[str, Value]]]
@@ -68,7 +68,7 @@ def recipes_from(folder: Path, compose: Compose, trials: int) -> Earlier:
 
 
 def _trials(run: SearchResult) -> list[tuple[int, Mapping[str, Value]]]:
-    """Number and recipe of the front's trials, the most accurate first, and of the others."""
+    """Number and recipe of the trials of the front, the most accurate first, then of the others."""
     front = {int(row["trial"]): row["recipe"] for _, row in run.models.iterrows()}
     complete = run.trials[run.trials["status"] == "complete"]
     others = {int(row["trial"]): row["recipe"] for _, row in complete.iterrows() if int(row["trial"]) not in front}
@@ -76,12 +76,12 @@ def _trials(run: SearchResult) -> list[tuple[int, Mapping[str, Value]]]:
 
 
 def _fits(values: Mapping[str, Value], compose: Compose) -> tuple[str, str]:
-    """Why the recipe cannot be composed as it is, or an empty text; and its key."""
+    """The reason why the recipe cannot be composed unchanged, or an empty text; and its key."""
     try:
         recipe: Any = compose(Replay(values))
-    except Exception as error:  # whatever an old recipe breaks, a new one need not
+    except Exception as error:  # an old recipe may raise any error
         return " ".join(str(error).split()) or type(error).__name__, ""
-    for name in values:  # what it lacks, a later version added: it gets the default
+    for name in values:  # parameters of later versions get their defaults
         if name not in recipe.values:
             return f"'{name}' is no parameter of its recipe here", ""
         if recipe.values[name] != values[name]:

@@ -1,4 +1,4 @@
-"""How the GPUs of a machine are shared between workers."""
+"""Shares the GPUs of a machine between workers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ RAY_STEPS = 10_000
 
 
 def gpu_plan(gpus: int, workers: int) -> float:
-    """The share of a GPU that each worker asks Ray for.
+    """The share of a GPU for each worker, as a resource of Ray.
 
-    A trial computes on one GPU, so a worker never gets more than one. Where there are fewer GPUs
-    than workers, several workers share a GPU: ``ceil(workers / gpus)`` at most. All workers fit on
-    the GPUs at the same time.
+    A trial uses one GPU, so a worker never gets more than one. With fewer GPUs than workers, at
+    most ``ceil(workers / gpus)`` workers share a GPU. All workers fit on the GPUs at the same time.
 
     Args:
         gpus: number of GPUs, 0 or more.

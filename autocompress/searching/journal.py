@@ -1,4 +1,4 @@
-"""The journal of a study on disk: lines are whole or absent, and a full disk is waited for."""
+"""The journal of a study on disk: lines are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autocompress.files import is_full_disk, warn_once
 from autocompress.locks import FileLock
 
 WAIT_FOR_ROOM_S = 30.0
-"""How long a process waits for room on the disk before it gives up what it has to write."""
+"""Seconds to wait for room on a full disk before giving up."""
 LOOK_AGAIN_S = 1.0
 _CHUNK = 65536
 
@@ -24,12 +24,12 @@ _CHUNK = 65536
 class Journal(JournalFileBackend):
     """Optuna's journal file, with two differences.
 
-    Its lock is free at once when its process dies; Optuna's takes 30 s. And it does not break: a
-    line that a killed process or a full disk left half written would make the next one unreadable
-    too, and with it the study.
+    Its lock is freed at once when its process ends; Optuna's lock takes 30 s. And it cannot be
+    damaged: an incomplete line, from a killed process or a full disk, would make the next line and
+    so the study unreadable.
 
     Args:
-        file: of the journal. The lock lies beside it.
+        file: of the journal. The lock file is next to it.
     """
 
     def __init__(self, file: Path) -> None:
@@ -38,7 +38,7 @@ class Journal(JournalFileBackend):
         super().__init__(str(file), lock_obj=_OptunasLock(self._file_lock))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends a line for each log, all or none of them.
+        """Appends a line for each log: all of them, or none.
 
         Raises:
             OSError: if the disk stays full.
@@ -58,7 +58,7 @@ class Journal(JournalFileBackend):
 
 
 class _OptunasLock(JournalFileOpenLock):
-    """A file lock as Optuna takes one."""
+    """A file lock with the interface of Optuna."""
 
     def __init__(self, lock: FileLock) -> None:
         super().__init__(str(lock.path))
@@ -93,7 +93,7 @@ def _append(file: Path, data: bytes) -> None:
 
 
 def _end_of_lines(descriptor: int) -> int:
-    """Where the last whole line ends."""
+    """The end of the last complete line."""
     end = os.lseek(descriptor, 0, os.SEEK_END)
     while end > 0:
         start = max(0, end - _CHUNK)

@@ -1,6 +1,6 @@
 """A Ray cluster on this machine for one search.
 
-Its needs are checked first, and nothing of it stays behind.
+Its requirements are checked first, and all its files are removed.
 """
 
 from __future__ import annotations
@@ -32,35 +32,37 @@ from autocompress.errors import Terminated, UserError
 log = logging.getLogger("autocompress.search")
 
 PREFIX = "ac-ray-"
-"""Of the scratch folders; ``ls /tmp/ac-ray-*`` shows what a killed search left."""
+"""Prefix of scratch folders; ``ls /tmp/ac-ray-*`` shows those of killed searches."""
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
-"""Bytes in the path of a Unix socket."""
+"""Most bytes in the path of a Unix socket."""
 BELOW_SCRATCH = "/session_2026-11-29_16-43-07_706706_4194304/sockets/plasma_store"
-"""The longest socket path that Ray makes below its folder: time and process id are in it."""
+"""Longest path of a socket of Ray below its folder, with time and process id."""
 OBJECT_STORE_BYTES = 100 * 2**20
 LOG_BYTES = 50 * 2**20
-"""Room for Ray's logs and sockets."""
+"""Bytes for Ray's logs and sockets."""
 SHARED_MEMORY = Path("/dev/shm")
 LOOPBACK = "127.0.0.1"
 GONE_WITHIN_S = 1.0
 
 is_ending = False
-"""The process ends as soon as the search has saved its state: ``kill_all`` is called then, because
-Ray's own way of ending takes one to several seconds."""
+"""Seconds to wait for killed processes.
+
+``kill_all`` is called as soon as the search has saved its state, because ending Ray takes seconds.
+"""
 ABANDONED_AFTER_S = 60.0
-"""A scratch folder that is younger may belong to a cluster that is starting."""
+"""Age in seconds below which a scratch folder may belong to a cluster that is starting."""
 
 active: set[Path] = set()
-"""Scratch folders of this process's clusters."""
+"""Scratch folders of the clusters of this process."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where Ray may put its files.
+    """The folder for files of Ray.
 
     Attributes:
-        base: the folder in which the scratch folder is made.
-        store_in_scratch: the object store lies in the scratch folder, because shared memory is
+        base: the folder for the scratch folder.
+        store_in_scratch: the object store is in the scratch folder, because shared memory is
             missing or too small.
     """
 
@@ -69,14 +71,14 @@ class Place:
 
 
 def check() -> Place:
-    """Tests in milliseconds what Ray needs of the machine.
+    """Checks the requirements of Ray on the machine, in milliseconds.
 
-    Ray's sockets need a folder with a short path, and its processes talk over the loopback
-    interface. ``TMPDIR`` may be too long, missing or read-only: then ``XDG_RUNTIME_DIR``, ``/tmp``,
-    ``/var/tmp`` and ``/dev/shm`` are tried.
+    Ray's sockets need a folder with a short path, and its processes use the loopback interface. If
+    ``TMPDIR`` is too long, missing or read-only, ``XDG_RUNTIME_DIR``, ``/tmp``, ``/var/tmp`` and
+    ``/dev/shm`` are tried.
 
     Raises:
-        UserError: if one of these needs is not met.
+        UserError: if a requirement is not met.
     """
     _check_loopback()
     store_in_scratch = sys.platform == "linux" and not _has_room(SHARED_MEMORY, OBJECT_STORE_BYTES)
@@ -94,9 +96,9 @@ def check() -> Place:
 
 @contextmanager
 def cluster(workers: int) -> Iterator[None]:
-    """A cluster with one CPU for each worker and this machine's GPUs.
+    """A cluster with one CPU for each worker and the GPUs of this machine.
 
-    Only this machine can reach it.
+    Other machines cannot connect to it.
 
     Raises:
         UserError: if it cannot be started.
@@ -121,7 +123,7 @@ def cluster(workers: int) -> Iterator[None]:
 
 
 def processes(scratch: Path | None = None) -> list[psutil.Process]:
-    """The processes of a cluster that this process started, with everything that these started.
+    """The processes of a cluster that this process started, with all their children.
 
     Args:
         scratch: of the cluster; None for all clusters of this process.
@@ -136,7 +138,7 @@ def processes(scratch: Path | None = None) -> list[psutil.Process]:
 
 
 def kill(victims: list[psutil.Process], seconds: float = GONE_WITHIN_S) -> None:
-    """Kills processes at once and waits until they are gone, ``seconds`` at most."""
+    """Kills processes, and waits at most ``seconds`` until they have ended."""
     for process in victims:
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -146,7 +148,7 @@ def kill(victims: list[psutil.Process], seconds: float = GONE_WITHIN_S) -> None:
 def kill_all() -> None:
     """Kills all clusters of this process and removes their files.
 
-    Ray may end the process then, so end it first.
+    Ray may then end this process, so save everything first.
     """
     kill(processes(), seconds=0.1)
     for scratch in list(active):
@@ -183,7 +185,7 @@ def _start(scratch: Path, workers: int, place: Place) -> None:
 
 
 def _end(scratch: Path) -> None:
-    """Ends Ray; workers are killed first, since nobody wants their trials any more."""
+    """Ends Ray; workers are killed first, because their trials are no longer needed."""
     running = processes(scratch)
     kill([process for process in running if _is_worker(process)], seconds=0.0)
     ray.shutdown()
@@ -191,9 +193,9 @@ def _end(scratch: Path) -> None:
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    """Ray gives its workers titles.
+    """Whether a process is a worker, by its title.
 
-    Without its agents, which have such titles too, Ray ends the driver.
+    Agents have such titles too, but must not be killed, because Ray then ends the driver.
     """
     try:
         name = str(process.name())
@@ -206,8 +208,8 @@ def _is_worker(process: psutil.Process) -> bool:
 def _signal_handlers_kept() -> Iterator[Callable[[], None]]:
     """Keeps our signal handlers while Ray starts and ends.
 
-    Ray installs handlers that abort the process at SIGTERM, and leaves none when it ends. Gives
-    a function that restores ours, and calls it at the end.
+    Ray installs handlers that abort the process at SIGTERM, and removes all handlers when it ends.
+    Yields a function that restores ours, and calls it at the end.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -227,12 +229,11 @@ def _signal_handlers_kept() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _environment(scratch: Path) -> Iterator[None]:
-    """Ray's settings for the time of a cluster.
+    """Settings of Ray for the lifetime of a cluster.
 
-    The token with which Ray's processes recognise each other lies in the scratch folder: Ray's own
-    place for it is the home folder, which containers often lack. Ray listens on all interfaces,
-    unless it is told that this system has no clusters of several machines (its default on macOS and
-    Windows).
+    The authentication token of Ray's processes is in the scratch folder. Ray's default is the home
+    folder, which is often missing in containers. Ray listens on all interfaces, unless clusters of
+    several machines are disabled (its default on macOS and Windows).
     """
     token = scratch / "token"
     token.touch(mode=0o600)
@@ -268,9 +269,9 @@ def _candidates() -> list[Path]:
 
 
 def _fault_of(base: Path, needed: int) -> str | None:
-    """Why Ray's scratch folder cannot lie in ``base``, or None.
+    """The reason why Ray's scratch folder cannot be in ``base``, or None.
 
-    A folder and a socket are made there to find out.
+    A folder and a socket are made there for the check.
     """
     if not base.is_dir():
         return "no such folder"
@@ -290,7 +291,7 @@ def _fault_of(base: Path, needed: int) -> str | None:
 
 
 def _sweep(base: Path) -> None:
-    """Removes what this user's killed clusters left in ``base``."""
+    """Removes scratch folders of killed clusters of this user in ``base``."""
     for scratch in base.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if hasattr(os, "getuid") and scratch.stat().st_uid != os.getuid():
@@ -309,7 +310,7 @@ def _is_listening(path: Path) -> bool:
     except ConnectionRefusedError:
         return False
     except OSError:
-        return True  # who knows
+        return True  # unknown errors count as listening
     return True
 
 

@@ -1,4 +1,4 @@
-"""Costs of a trial: latency from one device, energy from another, always beside the baseline's."""
+"""Measures the costs of a trial relative to the baseline: latency and energy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autocompress.job import Constraints, DeviceConfig, Job
 from autocompress.objectives.bounds import is_borderline
 
 AGAIN = 2
-"""Times that a latency is measured again whose interval holds the bound."""
+"""Most repetitions of a latency measurement with the bound inside its interval."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Measurer:
     """Measures the costs of files.
 
     Attributes:
-        device: gives latency.
-        config: how.
-        energy_device: a cost model that gives energy, where the job wants it from another device.
+        device: for latency.
+        config: of the device.
+        energy_device: a cost model for energy, if energy comes from another device.
     """
 
     device: Device
@@ -34,7 +34,7 @@ class Measurer:
         """The devices that ``job`` names.
 
         Raises:
-            UserError: if the job asks for energy and nothing in it gives energy.
+            UserError: if the job asks for energy and none of its devices gives energy.
         """
         energy_device = None
         if job.energy_device is not None:
@@ -49,7 +49,7 @@ class Measurer:
 
     @property
     def deterministic(self) -> bool:
-        """The same file always costs the same."""
+        """Whether the same file always has the same costs."""
         return self.device.deterministic
 
     def measure(
@@ -61,7 +61,7 @@ class Measurer:
         again: float | None = None,
         constraints: Constraints | None = None,
     ) -> Measurement:
-        """Latency of ``candidate`` against ``baseline``, and energy where it is known."""
+        """Latency of ``candidate`` relative to ``baseline``, and energy where it is known."""
         measured = self.latency(candidate, baseline, seconds=seconds, again=again, constraints=constraints)
         if self.energy_device is None:
             return measured
@@ -79,11 +79,11 @@ class Measurer:
         constraints: Constraints | None = None,
         most: int = AGAIN,
     ) -> Measurement:
-        """Latency of ``candidate`` against ``baseline``, in about ``seconds``.
+        """Latency of ``candidate`` relative to ``baseline``, in about ``seconds``.
 
-        Where the bound of ``constraints`` on latency lies within the interval, it is measured
-        again, up to ``most`` times for ``again`` seconds (by default ``seconds``), and judged by
-        all measurements together.
+        If the bound of ``constraints`` on latency is inside the interval, it is measured again, up
+        to ``most`` times for ``again`` seconds (by default ``seconds``). All measurements are then
+        combined.
         """
         measured = self.once(candidate, baseline, seconds)
         if constraints is None or self.deterministic:
@@ -96,11 +96,11 @@ class Measurer:
         return measured
 
     def once(self, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement:
-        """One measurement on the device, whatever its interval."""
+        """A single measurement on the device."""
         return measure(self.device, candidate, baseline, self.config, seconds=seconds)
 
     def energy(self, deployable: Deployable) -> float | None:
-        """Microjoules an image of one file, where a device knows it without running it."""
+        """Microjoules per image of one file, if a device knows it without running the file."""
         device = self.energy_device or (self.device if self.device.deterministic else None)
         if device is None or "energy" not in device.measures:
             return None
@@ -110,10 +110,8 @@ class Measurer:
 def combined(one: Measurement, other: Measurement) -> Measurement:
     """Combines two measurements of one file, weighted by the inverse squares of their intervals.
 
-    Weights apply to the logarithms.
-
-    Where they differ by more than their intervals explain, the interval of both spans half their
-    distance at least.
+    Logarithms are averaged. If the measurements differ by more than their intervals explain, the
+    combined interval is at least half their distance.
     """
     halves = [max(math.log(each.ratio_high / each.ratio_low) / 2, 1e-6) for each in (one, other)]
     weights = [1 / half**2 for half in halves]

@@ -1,4 +1,4 @@
-"""Finishes the nearest miss, so that the front has a model where all trials ended early."""
+"""Finishes the nearest miss, so that the front has a model if all trials ended early."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autocompress.searching.searchable import SearchableJob
 from autocompress.searching.study import Study
 
 MOST_TRIES = 3
-"""Misses that are finished, one after another, where the nearest ones break."""
+"""Most misses that are tried, if the nearest ones fail."""
 log = logging.getLogger("autocompress.search")
 
 
@@ -30,13 +30,13 @@ def finish_nearest_miss(
     folder: Path,
     progress: Callable[[float, str], None] | None = None,
 ) -> Row | None:
-    """Runs the nearest miss again without gates, where no trial of ``study`` has an accuracy.
+    """Runs the nearest miss again without gates, if no trial of ``study`` has an accuracy.
 
     Its row is amended: it stays infeasible, but has an accuracy and an artifact. Its reason names
-    all that it misses, by the figures of its row.
+    all bounds that it misses.
 
     Returns:
-        The new row; None where there was nothing to do, or nothing that could be finished.
+        The new row; None if a trial has an accuracy, or no miss could be finished.
     """
     rows = study.rows()
     if front_rows(study.job.objectives, rows, study.baseline):
@@ -54,15 +54,14 @@ def finish_within_bar(
     folder: Path,
     progress: Callable[[float, str], None] | None = None,
 ) -> Row | None:
-    """Looks for the fastest model within the accuracy bar, where no trial meets all constraints.
+    """Looks for the fastest model within the accuracy bar, if no trial meets all constraints.
 
-    Trials that missed a bound on a cost ended before their accuracy was known.
-
-    Of those that train nothing, a few are finished: the middle one by latency, then one that is
-    faster where it is within the bar, else a slower one.
+    Trials that missed a bound on a cost ended before their accuracy was known. Of those without
+    training, a few are finished: first the middle one by latency. Then a faster one follows if it
+    is within the bar, else a slower one.
 
     Returns:
-        The fastest row within the bar, finished here or before; None where there is none.
+        The fastest row within the bar, finished here or before; None if there is none.
     """
     rows, bar = study.rows(), accuracy_bar(study.job)
     best = fastest_within(rows, bar)
@@ -86,7 +85,7 @@ def finish_within_bar(
 
 
 def _is_open(row: Row, limit: float) -> bool:
-    """Nobody knows its accuracy, and it is faster than that."""
+    """Whether the accuracy of ``row`` is unknown, and its latency is below ``limit``."""
     ratio = known(row, "latency_ratio")
     return known(row, "accuracy") is None and ratio is not None and ratio < min(limit, 1.0)
 
@@ -94,7 +93,7 @@ def _is_open(row: Row, limit: float) -> bool:
 def _trains(row: Row, opened: SearchableJob) -> bool:
     try:
         return opened.compose(Replay(row["recipe"])).trains
-    except Exception:  # a plugin's fault must not keep the search from closing
+    except Exception:  # an error of a plugin must not prevent closing the search
         return True
 
 
@@ -106,7 +105,7 @@ def _finished(
     folder: Path,
     progress: Callable[[float, str], None] | None,
 ) -> Row | None:
-    """The row of ``missed`` with an accuracy, kept in the study; None where it breaks."""
+    """The row of ``missed`` with an accuracy, stored in the study; None if it fails."""
     trial = Trial(opened, measurer, MachineLock(), missed["trial"], folder, study.baseline, progress, judge=False)
     row = trial.run(missed["recipe"], missed.get("label", ""))
     if row["status"] == "failed":

@@ -1,4 +1,4 @@
-"""Observers: what a search tells whoever watches it; the command line draws it."""
+"""Observers: the interface by which a search reports its progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autocompress.results import Row
 log = logging.getLogger("autocompress.search")
 
 PROGRESS_SECONDS = 0.25
-"""Between two words on how far a step is."""
+"""Seconds between two reports of the progress of a step."""
 
 
 class Observer(Protocol):
@@ -23,30 +23,30 @@ class Observer(Protocol):
         """The first trial is about to run; ``total`` is the budget, with trials of earlier runs."""
 
     def on_baseline(self, row: Row) -> None:
-        """The baseline's row is known."""
+        """The row of the baseline is known."""
 
     def on_trial(
         self, row: Row, front_rows: Sequence[Row], hypervolume: float, trials_done: int, seconds_left: float | None
     ) -> None:
-        """A trial has its row.
+        """A trial has finished.
 
         Args:
-            row: the columns of trials.csv and, beside them, ``label``.
+            row: the columns of trials.csv, and ``label``.
             front_rows: the front so far, the most accurate first.
             hypervolume: of that front.
-            trials_done: rows so far, of earlier runs too.
-            seconds_left: of the job's minutes; None where it has no such limit.
+            trials_done: rows so far, with those of earlier runs.
+            seconds_left: until the time limit of the job; None where it has none.
         """
 
     def on_note(self, text: str) -> None:
-        """Anything worth saying."""
+        """A note for the user."""
 
     def on_progress(self, fraction: float, text: str) -> None:
-        """How far (0 to 1) the step is that ``text`` names: training the baseline, for example."""
+        """Progress (0 to 1) of the step ``text``, for example training the baseline."""
 
 
 class Silent:
-    """The observer where nobody watches."""
+    """An observer that ignores everything."""
 
     def on_start(self, total: int) -> None:
         """Nothing."""
@@ -67,10 +67,10 @@ class Silent:
 
 
 class Unbreakable:
-    """Passes everything on to an observer that may fail to print.
+    """Forwards everything to an observer, and ignores errors of printing.
 
-    No search ends because a terminal is closed or cannot show a character. Other errors of an
-    observer are raised.
+    A search must not end because a terminal is closed or cannot show a character. Other errors of
+    an observer are raised.
     """
 
     def __init__(self, observer: Observer) -> None:
@@ -122,7 +122,7 @@ class Unbreakable:
 
 
 class Steps:
-    """Tells an observer of each step, and several times a second how far it is."""
+    """Reports the progress of steps to an observer, several times per second."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -130,7 +130,7 @@ class Steps:
         self._told = 0.0
 
     def __call__(self, fraction: float, text: str = "") -> None:
-        """The finished fraction, 0 to 1, of the step that ``text`` names."""
+        """Reports the finished fraction, 0 to 1, of the step ``text``."""
         is_new = bool(text) and text != self._last
         if is_new:
             self._last = text

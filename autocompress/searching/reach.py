@@ -1,4 +1,4 @@
-"""Constraints that nothing can meet, found before the search has spent its budget on them."""
+"""Finds constraints that no recipe can meet, early in a search."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from autocompress.searching.measurer import Measurer
 from autocompress.searching.searchable import SearchableJob
 
 ALONE = " alone"
-"""How the label of a starting point ends on which one method acts."""
+"""Suffix of the label of a starting point with one method."""
 MEASURED_S = 0.5
-"""Of latency, for each candidate."""
+"""Seconds of latency measurement for each candidate."""
 MOST_SECONDS = 20.0
-"""That this may take. A constraint that was not refuted by then counts as one that can be met."""
+"""Most seconds for this. A constraint that was not refuted by then counts as reachable."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class OutOfReach:
     """A constraint that not even the cheapest candidates meet.
 
     Attributes:
-        quantity: that is bounded.
-        bound: as the job writes it.
-        nearest: the lowest value that a candidate has, written in the same way.
-        candidate: which one that is.
+        quantity: the bounded quantity.
+        bound: as written in the job.
+        nearest: the lowest value of a candidate, written in the same way.
+        candidate: the label of that candidate.
     """
 
     quantity: str
@@ -45,12 +45,12 @@ class OutOfReach:
 
     def __str__(self) -> str:
         return (
-            f"nothing here meets {self.quantity} {self.bound}: the lowest that can be reached is about "
+            f"no recipe can meet {self.quantity} {self.bound}: the lowest value that can be reached is about "
             f"{self.nearest} ({self.candidate})"
         )
 
     def state(self) -> dict[str, Any]:
-        """As JSON, for the summary."""
+        """The entry of the summary, as JSON."""
         return asdict(self)
 
 
@@ -59,7 +59,7 @@ def out_of_reach(
 ) -> list[OutOfReach]:
     """The bounds on costs that no cheapest dry-run candidate meets.
 
-    What all methods together reach is asked first, so a job whose bounds can be met costs one
+    The candidate of all methods together is measured first, so that reachable bounds cost one
     candidate. Nothing is trained. ``pause`` is called often.
     """
     left = dict(opened.job.constraints.bounds())
@@ -98,8 +98,10 @@ def hopeless(
     labels: Sequence[str],
     pause: Callable[[], None] | None = None,
 ) -> dict[str, str]:
-    """Which of these starting points need not be tried, and the bound that each misses: they are of
-    one method alone, whose cheapest recipe misses it."""
+    """Starting points of single methods that cannot meet a bound, each with that bound.
+
+    The cheapest recipe of such a method misses the bound.
+    """
     bounds, found = opened.job.constraints.bounds(), dict[str, str]()
     ends = time.monotonic() + MOST_SECONDS
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +125,7 @@ def _is_met(name: str, bound: Bound, nearest: dict[str, tuple[float, str]]) -> b
 
 
 def _values(bounds: dict[str, Bound], row: Row, baseline: Row) -> dict[str, float]:
-    """What each bound is compared with, where that is known."""
+    """The values to compare with each bound, where known."""
     found = {name: bounded_value(name, bound, row, baseline) for name, bound in bounds.items()}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -136,7 +138,7 @@ def _costs(
     file: Path,
     pause: Callable[[], None] | None,
 ) -> Row:
-    """Costs of a recipe's structure; its latency at the low end of the interval."""
+    """Costs of the structure of a recipe, with its latency at the low end of the interval."""
     lock = MachineLock()
     with lock.shared():  # building and exporting load the machine as training does
         candidate = opened.candidate(opened.compose(Replay(values)), dry_run=True, pause=pause)

@@ -309,7 +309,7 @@ class _Run:
         limits += (
             "" if budget.minutes is None else f" or {budget.minutes:g} minutes, {self._seconds:.0f} s of them spent"
         )
-        return f"this search will cost: {', '.join([*parts, limits])}"
+        return f"estimate: {', '.join([*parts, limits])}"
 
     def _spend(self, allowance: Allowance, done: int) -> str:
         """Runs trials; returns why there are no more."""
@@ -319,7 +319,7 @@ class _Run:
             return "all trials are spent"
         if self._seconds_left() == 0:
             minutes = f"{self._job.budget.minutes:g} minutes, of which this run's preparation is a part"
-            self._observer.on_note(f"the search has had its {minutes}: no trial is begun")
+            self._observer.on_note(f"the limit of {minutes}, is reached: no trial is begun")
             return "the time is up"
         if why := self._endings.why:
             self._observer.on_note(f"{why}: no trial is begun")

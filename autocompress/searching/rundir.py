@@ -1,4 +1,4 @@
-"""The folder of a run: made once, driven by one process at a time, its log."""
+"""The folder of a run: creating it, its lock and its log."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LOG_FILE, ARTIFACTS, RAY = "log.txt", "artifacts", "ray"
 SCRATCH = Path(RAY) / "scratch"
 WORKERS_LOCK = "workers.lock"
 LEFT_BY_A_START = (JOB_FILE, STUDY_FILE, SENSITIVITY_FILE, TABLES_FILE, "structures")
-"""What a start that failed before the first trial may have left beside its log."""
+"""Files of a start that failed before the first trial, besides its log."""
 WORKERS_GO_WITHIN_S = 90.0
-"""So long the workers of a search that was killed may take to go; Ray ends them within seconds."""
+"""Seconds to wait for workers of a killed search, which Ray ends within seconds."""
 
 
 def create(job: Job, versions: dict[str, str]) -> Path:
@@ -34,10 +34,10 @@ def create(job: Job, versions: dict[str, str]) -> Path:
 
 @contextmanager
 def begun(job: Job, versions: dict[str, str]) -> Iterator[Path]:
-    """Makes ``results/<name>`` with job.yaml, and drives it meanwhile (:func:`driver`).
+    """Makes ``results/<name>`` with job.yaml, under the lock of its :func:`driver`.
 
-    A start that failed before the first trial leaves job.yaml and its log. The name is free again:
-    the next start writes to the same log and replaces the rest.
+    A start that failed before the first trial leaves job.yaml and its log. The name can be used
+    again: the next start appends to the log and replaces the rest.
 
     Raises:
         UserError: if the run exists already, another process is starting it, or the folder cannot
@@ -57,14 +57,14 @@ def begun(job: Job, versions: dict[str, str]) -> Iterator[Path]:
 
 
 def _refuse_existing(folder: Path) -> None:
-    """Refuses what is neither new, nor empty, nor what a failed start left."""
+    """Refuses a folder unless it is new, empty, or from a failed start."""
     if not folder.exists() and not folder.is_symlink():
         return
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     has_results = bool(names & {TRIALS_FILE, FRONT_FILE, ARTIFACTS})
     if names and (has_results or not (folder / RAY).is_dir()):
         raise UserError(
-            f"{folder} exists already", f"'autocompress resume {folder}' goes on with it, --name starts another"
+            f"{folder} exists already", f"'autocompress resume {folder}' continues it, --name starts another"
         )
 
 
@@ -101,7 +101,7 @@ def driver(folder: Path) -> Iterator[None]:
             raise UserError(f"another process is running the search in {folder}", "wait for it, or end it first")
         if not workers.acquire(seconds=WORKERS_GO_WITHIN_S):
             raise UserError(f"a worker of an earlier search in {folder} is still running", "end it first")
-        workers.release()  # from here on they are this search's own
+        workers.release()  # from here on, workers belong to this search
         _drop_unfinished(folder)
         try:
             yield
@@ -113,14 +113,14 @@ def driver(folder: Path) -> Iterator[None]:
 
 
 def _drop_unfinished(folder: Path) -> None:
-    """Removes what trials had under way. Called when none runs."""
+    """Removes unfinished files of trials. No trial may be running."""
     shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-    for half in (folder / ARTIFACTS).glob(".*"):  # an artifact gets its name when it is whole
+    for half in (folder / ARTIFACTS).glob(".*"):  # an artifact gets its name when it is complete
         shutil.rmtree(half, ignore_errors=True)
 
 
 def scratch_folder(folder: Path) -> Path:
-    """The folder for files of running trials, beside the results, where there is room."""
+    """The folder for files of running trials, next to the results, where there is room."""
     scratch = folder / SCRATCH
     scratch.mkdir(parents=True, exist_ok=True)
     return scratch
@@ -134,7 +134,7 @@ def hold_as_worker(folder: Path) -> FileLock:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that has no room left loses lines; it ends nothing."""
+    """A log that drops lines on a full disk instead of raising."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not is_full_disk(sys.exception() or RuntimeError()):
@@ -150,7 +150,7 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """Writes the engine's log, and an error that ends it, to ``log.txt``.
+    """Writes the log of the engine, and an error that ends the run, to ``log.txt``.
 
     Several processes may append to the file.
     """

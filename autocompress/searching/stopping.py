@@ -1,12 +1,12 @@
-"""What Ctrl-C, SIGTERM and a closed terminal do to a search.
+"""Handles Ctrl-C, SIGTERM and a closed terminal during a search.
 
 - Ctrl-C raises KeyboardInterrupt: the search is closed with the front so far.
-- SIGTERM raises Terminated: the search leaves what a resume needs, and ends without closing.
-- SIGHUP does nothing to a search on the command line: a closed terminal does not end it.
+- SIGTERM raises Terminated: the search ends without closing, and can be resumed.
+- SIGHUP is ignored on the command line, so that a closed terminal does not end the search.
 
-Python runs signal handlers between two bytecodes of the main thread, which may be inside a kernel
-for long. So a thread is told of signals too, and ends the process where the main thread does not do
-so in time.
+Python runs signal handlers between two bytecodes of the main thread, which may be inside a native
+function for long. So a thread also receives signals, and ends the process if the main thread does
+not do so in time.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from autocompress.errors import ExitCode, Terminated
 from autocompress.searching import localray
 
 ENDS_WITHIN_S = 1.8
-"""After SIGTERM the main thread has this long to end by itself."""
+"""Seconds after SIGTERM in which the main thread can end by itself."""
 LAST_WORDS_S = 0.2
-"""Saying how to go on may take this long."""
+"""Seconds for the last message."""
 
 _is_caught = False
 _is_terminated = False
@@ -38,14 +38,13 @@ _is_terminated = False
 def caught(*, ends_process: bool = False, last_words: Callable[[], None] | None = None) -> Iterator[None]:
     """Handles signals while a search runs.
 
-    Does nothing in another thread than the main one, or within itself.
+    It does nothing in other threads than the main one, or when nested.
 
     Args:
-        ends_process: the process has nothing else to do than this search. A second Ctrl-C then ends
-            it at once, and it outlives its terminal. In a program of the user's own Ctrl-C is left
-            to Python.
-        last_words: called where SIGTERM ends the process although the main thread is still busy (in
-            a kernel, or with the start of Ray) and can say nothing itself.
+        ends_process: the process only runs this search. A second Ctrl-C then ends it at once, and
+            it ignores SIGHUP. In a program of the user, Ctrl-C is left to Python.
+        last_words: called if SIGTERM ends the process while the main thread is busy (in a native
+            function, or starting Ray) and cannot print a message.
     """
     global _is_caught, _is_terminated
     if _is_caught or threading.current_thread() is not threading.main_thread():
@@ -83,12 +82,10 @@ def terminate(signal_number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def terminated_by_name() -> Iterator[None]:
-    """Ray turns every SystemExit that is raised while it waits into one with code 1.
-
-    This makes it Terminated again.
+    """Restores Terminated, because Ray turns a SystemExit while it waits into one with code 1.
 
     Raises:
-        Terminated: in the place of a SystemExit after SIGTERM.
+        Terminated: in place of a SystemExit after SIGTERM.
     """
     try:
         yield
@@ -99,20 +96,20 @@ def terminated_by_name() -> Iterator[None]:
 
 
 def _end_soon(signal_number: int, frame: FrameType | None) -> None:
-    """Handler of SIGTERM in a process that has nothing else to do."""
+    """Handler of SIGTERM in a process that only runs a search."""
     localray.is_ending = True
     terminate(signal_number, frame)
 
 
 def end_at_once(code: int) -> None:
-    """Kills this process's Ray, removes its files, and ends the process."""
+    """Kills Ray of this process, removes its files, and ends the process."""
     with contextlib.suppress(Exception):
         localray.kill_all()
     os._exit(code)
 
 
 class _Interrupt:
-    """Handler of Ctrl-C: the second one does not wait for anything."""
+    """Handler of Ctrl-C; the second Ctrl-C ends the process at once."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -127,8 +124,8 @@ class _Interrupt:
 
 def _on_time_out(last_words: Callable[[], None] | None) -> None:
     if last_words is not None:
-        # In a thread that is not waited for: the main thread may hold the lock of the log or of the
-        #     terminal.
+        # In a thread that is not joined, because the main thread may hold the lock of the log or of
+        # the terminal.
         speaker = threading.Thread(target=last_words, daemon=True)
         speaker.start()
         speaker.join(timeout=LAST_WORDS_S)
@@ -137,14 +134,14 @@ def _on_time_out(last_words: Callable[[], None] | None) -> None:
 
 @contextmanager
 def _watched(on_time_out: Callable[[], None] | None, ends_process: bool) -> Iterator[None]:
-    """A thread that hears of signals although the main thread is busy.
+    """A thread that receives signals while the main thread is busy.
 
-    Python writes their numbers to a socket.
+    Python writes the numbers of signals to a socket.
     """
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
     before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
-    if before != -1:  # an event loop of the user's listens already
+    if before != -1:  # an event loop of the user already receives signals
         signal.set_wakeup_fd(before)
         on_time_out, ends_process = None, False
     ended = threading.Event()

@@ -1,4 +1,4 @@
-"""Samplers: which of Optuna's proposes recipes, and how it is seeded."""
+"""Makes the Optuna sampler of a job: TPE, NSGA-II, GP or random, with its seed and settings."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from autocompress.job import Job
 
 
 def make_sampler(job: Job, told: int = 0) -> BaseSampler:
-    """The sampler that ``job`` names.
+    """The sampler of ``job``.
 
     Args:
         job: its sampler, seed, workers and budget are used.
-        told: trials that the study holds already. It shifts the seed, so that a resumed search does
-            not draw its first random recipes again; a new search (0) uses the job's seed itself.
+        told: number of trials in the study. It shifts the seed, so that a resumed search does not
+            draw its first random recipes again. A new search (0) uses the seed of the job.
     """
     seed = job.seed + told
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         if job.sampler == "tpe":
-            # Even one worker has a trial in flight while the next is asked; with several, the liar
-            # keeps them apart.
+            # With several workers, constant_liar keeps the recipes of running trials apart.
             return TPESampler(
                 multivariate=True,
                 group=True,
@@ -31,7 +30,7 @@ def make_sampler(job: Job, told: int = 0) -> BaseSampler:
                 seed=seed,
             )
         if job.sampler == "nsga2":
-            # Optuna's default of 50 would spend a budget of 60 trials on one random generation.
+            # Optuna's default of 50 would use almost all of 60 trials for one random generation.
             return NSGAIISampler(population_size=max(4, min(50, job.budget.trials // 5)), seed=seed)
         if job.sampler == "gp":
             return GPSampler(seed=seed)

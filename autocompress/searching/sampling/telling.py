@@ -1,8 +1,8 @@
-"""Telling: how a finished row is put to the sampler, so that it learns from misses.
+"""Translates a finished row to Optuna's ``tell``, so that the sampler learns from misses.
 
-Measured on toy searches of 120 trials, misses among the last 60: TPE, told PRUNED with constraints,
-22; told FAIL, 58. NSGA-II takes no notice of PRUNED (58) and learns a little from COMPLETE with a
-bad accuracy (49).
+Measured in toy searches of 120 trials, as the number of misses among the last 60 trials: TPE with
+PRUNED and constraints 22, TPE with FAIL 58. NSGA-II ignores PRUNED (58), and learns a little from
+COMPLETE with a bad accuracy (49).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from autocompress.objectives.figures import known, objective_values
 from autocompress.objectives.quantities import BY_NAME
 
 LEARNS_FROM_PRUNED = frozenset({"tpe", "random"})
-"""Samplers that take notice of pruned trials and of their constraints."""
+"""Samplers that use pruned trials and their constraints."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What Optuna is told.
+    """The arguments of Optuna's ``tell`` for a trial.
 
     Attributes:
         state: COMPLETE, PRUNED or FAIL.
-        values: one an objective where COMPLETE.
-        constraints: zero or less is met; empty where the trial broke.
+        values: one per objective where COMPLETE.
+        constraints: zero or less means met; empty where the trial failed.
     """
 
     state: TrialState
@@ -37,10 +37,9 @@ class Verdict:
 
 
 def told_constraints(job: Job, row: Mapping[str, Any]) -> dict[str, float]:
-    """All constraints of the job and, last, whether the recipe is valid, always in one order.
+    """All constraints of the job, then whether the recipe is valid, always in one order.
 
-    GP takes no trial that has fewer than another. A constraint that was not measured counts as
-    just met.
+    GP needs the same number for every trial. A constraint that was not measured counts as just met.
     """
     excesses = row.get("excess", {})
     told = {name: float(excesses.get(name, 0.0)) for name in job.constraints.all_bounds()}
@@ -48,12 +47,12 @@ def told_constraints(job: Job, row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def verdict(job: Job, row: Mapping[str, Any], baseline: Mapping[str, Any]) -> Verdict:
-    """How ``row`` is told to the job's sampler.
+    """The verdict on ``row`` for the sampler of the job.
 
-    A trial with an accuracy is COMPLETE, its constraints say whether it may be on the front. One
-    that left at a gate is PRUNED for samplers that learn from it, COMPLETE with the worst accuracy
-    for the others; costs that were not measured count as the baseline's. A halved trial is PRUNED.
-    Only what broke is FAIL.
+    A trial with an accuracy is COMPLETE, with constraints that say whether it may be on the front.
+    A trial that ended at a gate is PRUNED for samplers that learn from it. For others it is
+    COMPLETE with the worst accuracy, and with costs of the baseline where they were not measured. A
+    trial that was stopped at a rung is PRUNED. Only a failed trial is FAIL.
     """
     if row["status"] == "failed":
         return Verdict(TrialState.FAIL)
