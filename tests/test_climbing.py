@@ -339,6 +339,18 @@ def test_a_search_climbs_after_its_first_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_worker_processes_climb(tmp_path: Path) -> None:
+    result = run.search(climbing_job(tmp_path, workers=2), opener=open_climbing_toy)
+    assert len(result.trials) == 24
+    assert result.trials["trial"].is_unique
+    high = result.trials[result.trials["rung"] > 0]
+    assert len(high)
+    assert (high["accuracy"] > high["accuracy_rung0"]).all()
+    assert result.summary["rungs"]["1"]["gained"] >= 1
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("search_here")
 def test_a_training_that_breaks_leaves_the_model_below(tmp_path: Path) -> None:
     job = climbing_job(tmp_path, space={"toy": {"fault": "nan"}})
