@@ -123,7 +123,9 @@ class Search(RuleBasedStateMachine):
         self.busy.clear()
         self.unheard.clear()
         self.lost.clear()
-        self.table = RungTable({number: standing_of(kept) for number, kept in self.disk.items()})
+        self.table = RungTable()
+        for number, kept in self.disk.items():
+            self.table.put(number, standing_of(kept))
 
     # --- what always holds ------------------------------------------------------------------------
 
@@ -161,6 +163,12 @@ class Search(RuleBasedStateMachine):
     def fewer_are_promoted_than_were_there(self) -> None:
         for rung in range(LAST_RUNG):
             assert self.table.promotions(rung) <= self.table.reached(rung)
+            assert set(self.table.ready(rung)) == {
+                n for n in self.disk if (self.table[n].state, self.table[n].rung) == (State.KEPT, rung)
+            }
+        for rung in range(LAST_RUNG + 1):
+            own = [self.table[n] for n in self.disk if self.table[n].rung is not None]
+            assert self.table.reached(rung) == sum(one.reached is not None and one.reached >= rung for one in own)
         assert set(self.table.waiting()) == {n for n in self.disk if self.table[n].state is State.PROMOTED}
 
 

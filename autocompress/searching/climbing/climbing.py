@@ -11,8 +11,9 @@ give (the upper end of its interval) and costs are as they were measured.
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -48,6 +49,22 @@ class Promotion:
     rung: int
 
 
+@dataclass
+class _Seconds:
+    """Times of the recipes of a rung: their sum, and the median of the last ones."""
+
+    sum: float = 0.0
+    last: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_CANDIDATES))
+
+    def add(self, seconds: float) -> None:
+        self.sum += seconds
+        self.last.append(seconds)
+
+    @property
+    def median(self) -> float | None:
+        return statistics.median(self.last) if self.last else None
+
+
 class Climbing:
     """The recipes of a search between their rungs.
 
@@ -64,7 +81,8 @@ class Climbing:
         self._front: RowFront[Row] = RowFront(job.objectives, baseline)
         self._seen: list[tuple[Climber, float]] = []
         self._gains = Gains()
-        self._seconds: dict[int, list[float]] = {rung: [] for rung in range(LAST_RUNG + 1)}
+        self._seconds = {rung: _Seconds() for rung in range(LAST_RUNG + 1)}
+        self._families: set[str] = set()
         self._choice: Promotion | None = None
         self._is_chosen = False
         self.table = RungTable()
@@ -72,6 +90,7 @@ class Climbing:
             self.table.put(row["trial"], standing_of(kept_of(row, promoted.get(row["trial"]))))
             self._learn(row)
         self._unheld = self.table.waiting()
+        self._families |= {self._rows[number]["family"] for number in self._unheld}
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -92,6 +111,7 @@ class Climbing:
             self._unheld.remove(promotion.number)
         else:
             self.table.put(promotion.number, self.table[promotion.number].promoted())
+        self._families.add(self._rows[promotion.number]["family"])
         self._is_chosen = False
 
     def row(self, number: int) -> Row:
@@ -120,17 +140,17 @@ class Climbing:
 
     def expected_seconds(self, rung: int) -> float:
         """How long a training of ``rung`` takes, as far as that is known."""
-        if self._seconds[rung]:
-            return statistics.median(self._seconds[rung])
-        below = self._seconds[rung - 1] or self._seconds[0]
-        return UNKNOWN_TIMES * statistics.median(below) if below else 0.0
+        if (seen := self._seconds[rung].median) is not None:
+            return seen
+        below = self._seconds[rung - 1].median or self._seconds[0].median or 0.0
+        return UNKNOWN_TIMES * below
 
     def _has_time(self, rung: int, is_last: bool, seconds: float | None) -> bool:
         expected = self.expected_seconds(rung)
         under_way = sum(self.expected_seconds(self.table[number].tried) for number in self.table.waiting())
-        above = sum(sum(own) for number, own in self._seconds.items() if number) + under_way + expected
+        above = sum(own.sum for number, own in self._seconds.items() if number) + under_way + expected
         share = LAST_SHARE if is_last else SHARE
-        is_due = above <= share * (above + sum(self._seconds[0]))
+        is_due = above <= share * (above + self._seconds[0].sum)
         return is_due and (seconds is None or expected <= seconds)
 
     def _chosen(self) -> Promotion | None:
@@ -140,16 +160,11 @@ class Climbing:
             if self.table.promotions(rung) < self.table.reached(rung) // ETA:
                 best = next((row for row, rank in ordered if rank == 0), None)
             else:
-                tried = self._families() if rung == 0 else None
-                best = next((row for row, _ in ordered if tried is not None and row["family"] not in tried), None)
+                new = (row for row, _ in ordered if rung == 0 and row["family"] not in self._families)
+                best = next(new, None)
             if best is not None:
                 return Promotion(best["trial"], rung + 1)
         return None
-
-    def _families(self) -> set[str]:
-        """Those of which a recipe has been promoted."""
-        climbed = [number for number in self._rows if (self.table[number].reached or 0) >= 1]
-        return {self._rows[number]["family"] for number in [*climbed, *self.table.waiting()]}
 
     def _ordered(self, ready: list[Row], rung: int) -> list[tuple[Row, int]]:
         """The recipes that are worth the training, the most wanted first, with the rank of each
@@ -193,10 +208,12 @@ class Climbing:
         above = float(row.get("climbing_seconds", 0.0))
         known_above = 0.0 if before is None else float(before.get("climbing_seconds", 0.0))
         if before is None:
-            self._seconds[0].append(float(row.get("seconds", 0.0)) - above)
+            self._seconds[0].add(float(row.get("seconds", 0.0)) - above)
         reached = int(row.get("reached", 0))
+        if reached:
+            self._families.add(row["family"])
         if reached and above > known_above:
-            self._seconds[reached].append(above - known_above)
+            self._seconds[reached].add(above - known_above)
         self._front.discard(number)
         self._front.add(row, number)
         self._rows[number] = row

@@ -21,7 +21,6 @@ What is on disk gives the same table again (:func:`standing_of`), between any tw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -149,12 +148,14 @@ def standing_of(kept: Kept) -> Standing:
 class RungTable:
     """The standing of each recipe, by the number of its trial.
 
-    Args:
-        standings: those that are there already.
+    No question takes longer after more recipes.
     """
 
-    def __init__(self, standings: Mapping[int, Standing] | None = None) -> None:
-        self._standings = dict(standings or {})
+    def __init__(self) -> None:
+        self._standings: dict[int, Standing] = {}
+        self._waiting: dict[int, None] = {}
+        self._ready: dict[int, dict[int, None]] = {rung: {} for rung in range(LAST_RUNG)}
+        self._reached = dict.fromkeys(range(LAST_RUNG + 1), 0)
 
     def __getitem__(self, number: int) -> Standing:
         return self._standings[number]
@@ -170,27 +171,41 @@ class RungTable:
         """
         if number in self._standings:
             raise ValueError(f"trial {number} was asked before")
-        self._standings[number] = ASKED
+        self.put(number, ASKED)
 
     def put(self, number: int, standing: Standing) -> None:
         """A recipe has a new standing, as one of the events of the old one gives it."""
+        if (old := self._standings.get(number)) is not None:
+            self._count(old, -1)
+            self._waiting.pop(number, None)
+            for ready in self._ready.values():
+                ready.pop(number, None)
         self._standings[number] = standing
+        self._count(standing, 1)
+        if standing.state is State.PROMOTED:
+            self._waiting[number] = None
+        elif standing.state is State.KEPT and standing.rung is not None:
+            self._ready[standing.rung][number] = None
+
+    def _count(self, standing: Standing, sign: int) -> None:
+        if standing.rung is not None and standing.reached is not None:
+            for rung in range(standing.reached + 1):
+                self._reached[rung] += sign
 
     def reached(self, rung: int) -> int:
         """How many recipes with a model have tried ``rung`` to its end, those that broke there
         too."""
-        own = (one for one in self._standings.values() if one.rung is not None)
-        return sum(one.reached is not None and one.reached >= rung for one in own)
+        return self._reached[rung]
 
     def promotions(self, rung: int) -> int:
         """How many were promoted from ``rung``."""
-        waiting = sum(self[number].rung == rung for number in self.waiting())
+        waiting = sum(self[number].rung == rung for number in self._waiting)
         return self.reached(rung + 1) + waiting
 
     def ready(self, rung: int) -> list[int]:
-        """The recipes that can be promoted from ``rung``."""
-        return [number for number, one in self._standings.items() if (one.state, one.rung) == (State.KEPT, rung)]
+        """The recipes that can be promoted from ``rung``, those that came there last at the end."""
+        return list(self._ready[rung])
 
     def waiting(self) -> list[int]:
         """The recipes that are promoted and have no row of that rung yet."""
-        return [number for number, one in self._standings.items() if one.state is State.PROMOTED]
+        return list(self._waiting)
