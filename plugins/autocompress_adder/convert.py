@@ -1,5 +1,4 @@
-"""Convolutions become adder layers, from a plan that is JSON: one hand for ``apply`` and for
-``rebuild``.
+"""Replaces convolutions by adder layers, from a JSON plan, for ``apply`` and ``rebuild``.
 
 Which ones, and which of them must bring a batch normalisation, is answered from the traced graph
 alone, never from weights, so that a dry run gives the same structure as the real run.
@@ -23,10 +22,11 @@ LayerPlan = dict[str, Any]
 
 
 def eligible(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> list[str]:
-    """Names of the convolutions of ``model`` that can become adder layers, in network order: square
-    kernels, neither groups nor dilation, zeros around the image if any, neither stem nor classifier
-    nor inside a squeeze-and-excitation gate (section 4; the 1 x 1 convolutions of shortcuts are
-    among them).
+    """Names of the convolutions of ``model`` that can become adder layers, in network order.
+
+    They have square kernels, no groups, no dilation and zero padding. Stem, classifier and
+    squeeze-and-excitation gates are left out (section 4; the 1 x 1 convolutions of shortcuts are
+    included).
 
     Raises:
         UntraceableModel: if the model cannot be traced.
@@ -36,9 +36,7 @@ def eligible(model: nn.Module, input_size: tuple[int, int, int] | None = None) -
 
 
 def padding_of(conv: nn.Module) -> tuple[int, int] | None:
-    """(height, width) of the zeros around the image, None where ``conv`` is none that an adder
-    layer can stand for.
-    """
+    """(height, width) of the zero padding; None where ``conv`` cannot become an adder layer."""
     if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Conv2dSame):
         return None
     kernel = conv.kernel_size
@@ -53,9 +51,7 @@ def padding_of(conv: nn.Module) -> tuple[int, int] | None:
 
 
 def layer_plans(model: nn.Module, wanted: Iterable[str], input_size: tuple[int, int, int]) -> dict[str, LayerPlan]:
-    """What is to be done: eligible convolutions at the names ``wanted``, or inside what another
-    method put there.
-    """
+    """The plan: eligible convolutions at the names ``wanted``, or inside substituted modules."""
     network = facts(model, input_size, (AdderConv2d,))
     calls = Counter(str(node.target) for node in network.graph.graph.nodes if node.op == "call_module")
     prefixes = list(wanted)
@@ -74,9 +70,7 @@ def _normalises(norm: nn.Module) -> bool:
 
 
 def build(conv: nn.Module, plan: LayerPlan) -> AdderConv2d:
-    """The adder layer for ``conv`` with fresh weights N(0, 1) and the convolution's bias, on its
-    device.
-    """
+    """The adder layer for ``conv``, with weights from N(0, 1) and its bias, on its device."""
     padding = padding_of(conv)
     assert isinstance(conv, nn.Conv2d)
     assert padding is not None

@@ -26,8 +26,11 @@ NUMBERS = 1 << 20
 
 
 def adder(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int]) -> torch.Tensor:
-    """``-sum_k |P[m, k] - W[o, k]|`` (digest, section 1), ``(N, O, H', W')`` for ``x`` ``(N, C, H,
-    W)`` of fixed height and width; N may be free."""
+    """``-sum_k abs(P[m, k] - W[o, k])`` (section 1) with operators of ONNX.
+
+    ``x`` is ``(N, C, H, W)`` with fixed height and width, the result ``(N, O, H', W')``; N may be
+    free.
+    """
     high = (x.shape[2] + 2 * padding[0] - weight.shape[2]) // stride[0] + 1
     wide = (x.shape[3] + 2 * padding[1] - weight.shape[3]) // stride[1] + 1
     patches = _patches(x, weight.shape, stride, padding, (high, wide))  # (N, 1, L, K)
@@ -52,8 +55,10 @@ def _larger(patches: torch.Tensor, filters: torch.Tensor, size: int) -> torch.Te
 
 
 def chunk(filters: int, each: int) -> int:
-    """How many of so many filters come at a time, where each has ``each`` numbers in an image: as
-    many as there is room for, or fewer where as many chunks do with fewer."""
+    """The number of filters per chunk, where each filter has ``each`` numbers per image.
+
+    Chunks are as large as the memory bound allows, and of about equal size.
+    """
     chunks = -(-filters // max(NUMBERS // each, 1))
     return -(-filters // chunks)
 

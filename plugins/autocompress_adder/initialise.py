@@ -1,5 +1,4 @@
-"""Weights of adder layers from the trained convolutions that they replace (section 10 of the
-digest).
+"""Initialises adder layers from the trained convolutions that they replace (section 10).
 
     W_a = c * W_conv,     c = width * std(P) / std(W_conv) for each layer
 
@@ -70,8 +69,9 @@ def _deviation(powers: torch.Tensor) -> torch.Tensor:
 def initialise(
     layers: Mapping[str, AdderConv2d], model: nn.Module, batches: Batches, device: torch.device, *, width: float
 ) -> None:
-    """Fills the adder layers, by the names of the convolutions that still are in ``model``;
-    ``width`` as above.
+    """Initialises the adder layers, by names of the convolutions that are still in ``model``.
+
+    ``width`` is as above.
 
     A norm that a layer brings gets the moments of the convolution's outputs: what stands behind was
     trained on them.
@@ -100,9 +100,7 @@ def initialise(
 
 @torch.no_grad()
 def scale(layer: AdderConv2d, conv: nn.Module, deviation: float = 1.0) -> None:
-    """``W_a = deviation / std(W_conv) * W_conv``; a convolution that is zero everywhere gives
-    zeros.
-    """
+    """``W_a = deviation / std(W_conv) * W_conv``; zeros for a convolution of zeros."""
     assert isinstance(conv, nn.Conv2d)
     own = float(conv.weight.detach().double().std(correction=0))
     layer.weight.copy_(conv.weight * (deviation / own if own > 0 else 1.0))

@@ -28,8 +28,9 @@ from autocompress_adder.layer import AdderConv2d
 
 
 def cut_off(weight: torch.Tensor, low: torch.Tensor | float, high: torch.Tensor | float) -> torch.Tensor:
-    """``-sum |W - clip(W)|`` for each filter, ``(O,)``: what -sum |X - W| has beyond -sum |X -
-    clip(W)|.
+    """``-sum abs(W - clip(W))`` for each filter, ``(O,)``.
+
+    It is the difference of -sum abs(X - W) and -sum abs(X - clip(W)).
     """
     return -(weight - weight.clamp(low, high)).abs().flatten(1).sum(1)  # type: ignore[arg-type]
 

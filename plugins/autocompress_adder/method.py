@@ -178,8 +178,10 @@ def _all_norms_behind(model: nn.Module, context: Context) -> list[nn.Module]:
 
 
 def _norms_behind(model: nn.Module, params: Params, context: Context) -> list[str]:
-    """The norm behind the last adder layer of each stage, where student and teacher have it under
-    one name. A network whose norms are folded away has none."""
+    """The norms behind the last adder layers of stages with equal names in student and teacher.
+
+    A network with folded norms has none.
+    """
     layers, known = adder_layers(model), dict(context.teacher.named_modules()) if context.teacher is not None else {}
     try:
         network = facts(model, context.input_size, (AdderConv2d,))

@@ -1,5 +1,4 @@
-"""AdderNet's operators in torch (Chen et al., CVPR 2020): an adder layer to train, and one of
-integers to run.
+"""AdderNet's operators in torch (Chen et al., CVPR 2020), for training and for integers.
 
 ``P (M, K)`` are the patches of a batch of images, ``W (O, K)`` the filters, ``G (M, O)`` the
 gradient of the output. ``torch.export`` and ``torch.compile`` see each operator as one node. numba
@@ -25,8 +24,9 @@ from autocompress_adder.kernels import layout, select
 def adder2d(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], p: float = 1.0
 ) -> torch.Tensor:
-    """``Y[m, o] = -sum_k |P[m, k] - W[o, k]|**p`` (section 3.1, equation 2; ``p`` as in Winograd
-    AdderNet's schedule from l2 to l1).
+    """``Y[m, o] = -sum_k abs(P[m, k] - W[o, k])**p`` (section 3.1, equation 2).
+
+    ``p`` is as in Winograd AdderNet's schedule from l2 to l1.
 
     Whatever ``p``, the gradients are AdderNet's (section 3.2), as Winograd AdderNet keeps them too:
     a deliberate difference from the true ones, which they are at p = 2 up to the clip and a factor
@@ -80,9 +80,7 @@ def adder2d_backward(
     padding: Sequence[int],
     needed: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of ``x`` and ``weight`` that :func:`adder2d` states; an empty tensor for one
-    not ``needed``.
-    """
+    """The gradients of ``x`` and ``weight`` of :func:`adder2d`; empty if not ``needed``."""
     found = select.backward(gradient, x, weight, stride, padding, needed)
     return tuple(  # type: ignore[return-value]
         of.new_empty(0) if one is None else one.to(of.dtype) for one, of in zip(found, (x, weight), strict=True)
@@ -128,8 +126,9 @@ adder2d.register_autograd(_gradients, setup_context=_keep)
 def sad2d(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], pad_value: int
 ) -> torch.Tensor:
-    """``sum_k |P[m, k] - W[o, k]|`` of integers, exactly: minus the output of an adder layer in
-    steps of the scale that inputs and filters share. No gradient.
+    """``sum_k abs(P[m, k] - W[o, k])`` of integers, exact, without a gradient.
+
+    This is minus the output of an adder layer, in steps of the common scale of inputs and filters.
 
     Distances do not change where the same is added to both sides, so signed numbers may come with
     one zero point.

@@ -1,5 +1,4 @@
-"""When which layer of a network in training becomes an adder, and with which exponent (sections 7
-and 10).
+"""Schedule by which layers become adders in training, with their exponents (sections 7 and 10).
 
 Everything follows from the fraction of the steps that are done, so a paused training needs no
 memory of it, and from ``SETTLED`` on every layer is what is deployed.
@@ -20,9 +19,7 @@ SETTLED = 0.5
 
 @dataclass(frozen=True)
 class State:
-    """Of one layer at one step: still the convolution with its weight, or an adder with the
-    exponent ``p``.
-    """
+    """The state of one layer at one step: a convolution, or an adder with the exponent ``p``."""
 
     as_convolution: bool
     p: float

@@ -15,8 +15,9 @@ from autocompress_adder.layer import AdderConv2d
 
 
 class AdderSpec(LayerSpec):
-    """An adder layer is one operator of the graph, in float (:class:`AdderConv2d`), simulated and
-    hardened alike.
+    """An adder layer is one operator of the graph: in float, simulated and hardened.
+
+    The float layer is :class:`AdderConv2d`.
     """
 
     layer_type = AdderConv2d
@@ -30,9 +31,11 @@ class AdderSpec(LayerSpec):
     def operator_counts(
         self, layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
     ) -> dict[str, int]:
-        """Two additions for each tap and no multiplication (section 6): the difference, at the
-        operands' width, and its magnitude into a wide sum, as a convolution's products go (section
-        8)."""
+        """Two additions per tap and no multiplication (section 6).
+
+        The difference has the width of the operands. Its magnitude is accumulated, as products of a
+        convolution are (section 8).
+        """
         del input_shape
         assert isinstance(layer, AdderConv2d)
         positions = math.prod(output_shape[2:])

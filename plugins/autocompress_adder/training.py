@@ -88,8 +88,10 @@ class AdderTraining(Callback):
             layers[name].p, layers[name].as_convolution = state.p, state.as_convolution
 
     def loss(self, student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """``b * mean over stages of ||f_s - f_t||^2 / ||f_t - mean||^2``: features behind batch
-        normalisation, each stage's error in units of the teacher's variance."""
+        """``b * mean over stages of norm(f_s - f_t)^2 / norm(f_t - mean)^2``, behind norms.
+
+        The error of each stage is relative to the variance of the teacher.
+        """
         errors = [
             _relative_error(student[name], teacher[name])
             for name in self._taps
@@ -107,9 +109,7 @@ class AdderTraining(Callback):
                 scale_gradient(layer.weight.grad, self._eta)
 
     def on_end(self, model: nn.Module) -> None:
-        """Every layer is what is deployed; after a schedule, statistics that moved with it are
-        averaged anew.
-        """
+        """Sets the deployed state of all layers; after a schedule, averages statistics again."""
         for layer in adder_layers(model).values():
             layer.finish()
         if not self._turns.plain and self._context.transfer is not None:

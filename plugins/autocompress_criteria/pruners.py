@@ -1,6 +1,4 @@
-"""Magnitude, batch-norm scale and random: one number a channel, from the weights of the layer that
-writes it.
-"""
+"""Magnitude, batch-norm scale and random: one score per channel, from weights of its writer."""
 
 from __future__ import annotations
 

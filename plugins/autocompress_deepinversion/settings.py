@@ -15,8 +15,10 @@ PRESETS: tuple[Preset, ...] = ("plain", "adaptive")
 SCHEDULES: tuple[Schedule, ...] = ("cosine", "constant")
 
 SMALL = 64
-"""Images with no side above this many pixels are made with the settings published for CIFAR, larger
-ones with ImageNet's, and these see a pooled phase first."""
+"""Largest side in pixels for the settings published for CIFAR.
+
+Larger images use the settings for ImageNet, with a pooled phase first.
+"""
 POOL, POOLED_SHARE = 2, 2 / 3
 """The published runs spend 2000 of 3000 iterations at half the resolution."""
 

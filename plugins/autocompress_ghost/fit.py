@@ -19,9 +19,7 @@ from torch import nn
 
 RIDGE = 1e-4
 POSITIONS_PER_IMAGE = 256
-"""Positions beyond these are thinned out on a regular grid: neighbours in a map say nearly the
-same.
-"""
+"""Most positions; others are left out on a regular grid, because neighbours are similar."""
 
 
 class Covariance:
@@ -94,8 +92,9 @@ class NormalEquations:
         return self._b / self.count
 
     def centred(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A ``[g, d^2, d^2]``, b ``[g, d^2]`` and the target's variance ``(g,)``, means taken out,
-        per position.
+        """A ``[g, d^2, d^2]``, b ``[g, d^2]`` and target variance ``(g,)``, per position.
+
+        Means are subtracted.
         """
         mean, wanted = self._a / self.count * self.centre, self.target_mean * self.centre
         covariance = self._aa / self.count - mean[:, :, None] * mean[:, None, :]

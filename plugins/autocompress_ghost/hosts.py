@@ -90,9 +90,7 @@ def _behind_identities(node: fx.Node, model: nn.Module) -> fx.Node:
 def _foldable(
     facts: LayerFacts, calls: dict[str, list[fx.Node]], model: nn.Module
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Readers and the norms before them, or nothing where one of them would not survive a
-    permutation.
-    """
+    """Readers and the norms before them; empty where one of them cannot be permuted."""
     if not facts.consumers or not all(_takes_columns(model.get_submodule(c), facts) for c in facts.consumers):
         return (), ()
     norms = []

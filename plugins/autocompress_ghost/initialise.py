@@ -63,8 +63,7 @@ def _weight_grams(works: Mapping[str, Work]) -> dict[str, np.ndarray]:
 def _observed_grams(
     works: Mapping[str, Work], model: nn.Module, batches: Batches, device: torch.device
 ) -> dict[str, np.ndarray]:
-    """Covariance of the maps that will be fitted, each channel as large as the normalisation behind
-    makes it.
+    """Covariance of the maps to fit, with each channel scaled by the normalisation behind it.
 
     A little of W W^T is added: late layers have fewer positions to observe than channels, and what
     the images leave open the weights decide. Multiples of one row are multiples in both.
@@ -105,9 +104,7 @@ def _accumulate(equations: NormalEquations, work: Work, raw: torch.Tensor) -> No
 
 
 def weight_taps(work: Work) -> torch.Tensor:
-    """Data-free kernels ``[g, d^2]``: centre tap <W_j, W_i> / <W_i, W_i>, of W as the ghosts'
-    source is scaled.
-    """
+    """Data-free kernels ``[g, d^2]``: centre tap <W_j, W_i> / <W_i, W_i>, W scaled as sources."""
     rows = work.conv.weight.flatten(1).double()
     if work.activated:
         rows = rows * work.scale()[:, None]
@@ -145,8 +142,9 @@ def _write_offsets(work: Work, taps: torch.Tensor, equations: NormalEquations | 
 
 
 def _by_convolution(work: Work, values: torch.Tensor) -> list[torch.Tensor]:
-    """Values of all ghosts, divided among the s - 1 cheap convolutions; the last get fewer where
-    there is a surplus.
+    """The values of all ghosts, divided among the s - 1 cheap convolutions.
+
+    The last ones get fewer if there is a surplus.
     """
     m = len(work.kept)
     return [values[j * m : (j + 1) * m] for j in range(len(work.module.cheap))]

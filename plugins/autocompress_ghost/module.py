@@ -33,16 +33,15 @@ def intrinsic_count(channels: int, ratio: int) -> int:
 
 
 def weight_count(in_channels: int, channels: int, kernel: tuple[int, int], ratio: int, cheap_kernel: int) -> int:
-    """Weights of a bare module, also its multiply-adds per output position: m c k^2 + m (s - 1)
-    d^2.
-    """
+    """Weights of a bare module, and multiply-adds per output position: m c k^2 + m (s - 1) d^2."""
     m = intrinsic_count(channels, ratio)
     return m * in_channels * math.prod(kernel) + m * (ratio - 1) * cheap_kernel**2
 
 
 def compression_ratio(in_channels: int, channels: int, kernel: tuple[int, int], ratio: int, cheap_kernel: int) -> float:
-    """r_c, weights of the convolution over weights of the module (equation 5), with the true m;
-    about s where d ~ k.
+    """r_c: weights of the convolution over weights of the module (equation 5), with the true m.
+
+    It is about s where d ~ k.
     """
     original = channels * in_channels * math.prod(kernel)
     return original / weight_count(in_channels, channels, kernel, ratio, cheap_kernel)
@@ -114,9 +113,7 @@ class GhostConv2d(nn.Module):
         return maps.index_select(1, self.places) if self.restore else maps
 
     def reorder(self, order: Sequence[int] | torch.Tensor) -> None:
-        """Sets which of the host's channels each position stands for; a permutation of
-        ``range(out_channels)``.
-        """
+        """Sets the host channel of each position, a permutation of ``range(out_channels)``."""
         positions = torch.as_tensor(order, dtype=torch.int64, device=self.channels.device)
         self.channels.copy_(positions)
         self.places.copy_(torch.argsort(positions))
@@ -146,9 +143,7 @@ class GhostConv2d(nn.Module):
 
 
 def _after(norm: nn.BatchNorm2d | None, activation: nn.Module | None, channels: int) -> nn.Sequential:
-    """Normalisation and activation of an activated module; empty, and so absent from every graph,
-    in a bare one.
-    """
+    """Normalisation and activation of an activated module; empty in a bare one."""
     if norm is None:
         return nn.Sequential()
     own = nn.BatchNorm2d(channels, eps=norm.eps, momentum=norm.momentum)
@@ -166,9 +161,7 @@ class GhostSpec(LayerSpec):
         return layer.ghost_norms[-1] if layer.activated else None
 
     def channel_map(self, layer: nn.Module) -> torch.Tensor:
-        """In order where the module restores it, else as the concat has them; gaps where channels
-        were removed.
-        """
+        """Channels in order if the module restores it, else as in the concat; gaps if pruned."""
         assert isinstance(layer, GhostConv2d)
         channels = layer.channels.detach()
         return channels.sort().values if layer.restore else channels.clone()

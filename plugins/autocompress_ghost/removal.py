@@ -18,9 +18,7 @@ from autocompress_ghost.module import GhostConv2d
 
 
 class GhostPruner(BasePruningFunc):
-    """torch-pruning's view of a :class:`GhostConv2d`: one layer, whose outputs go in the sets that
-    ``units`` names.
-    """
+    """A :class:`GhostConv2d` for torch-pruning: one layer with tied outputs (``units``)."""
 
     def units(self, layer: nn.Module) -> list[list[int]]:
         """Outputs that go together, for each intrinsic map; ascending.

@@ -13,8 +13,9 @@ from autocompress_ghost.hosts import Host
 from autocompress_ghost.module import GhostConv2d
 
 LayerPlan = dict[str, Any]
-"""``ratio``, ``kernel``, ``variant``, ``takes_over`` and ``folded`` (module paths), ``norms``
-(permuted), ``order``.
+"""Keys: ``ratio``, ``kernel``, ``variant``, ``takes_over``, ``folded``, ``norms``, ``order``.
+
+``takes_over`` and ``folded`` are module paths, ``norms`` the permuted ones.
 """
 
 

@@ -52,8 +52,9 @@ class Work:
 
     @property
     def owner(self) -> torch.Tensor:
-        """For each ghost the index into ``kept`` of its intrinsic channel: position m + j m + i is
-        of intrinsic i.
+        """For each ghost, the index in ``kept`` of its intrinsic channel.
+
+        Position m + j m + i belongs to intrinsic i.
         """
         return torch.arange(len(self.ghosts), device=self.ghosts.device) % len(self.kept)
 

@@ -1,6 +1,4 @@
-"""The data source ``knowledge_within``: Gaussian noise, images of a class, images with the recorded
-statistics.
-"""
+"""Data source ``knowledge_within``: noise, images of a class, images with recorded statistics."""
 
 from __future__ import annotations
 

@@ -99,9 +99,7 @@ def _weights(
     moments: Mapping[str, Moments],
     context: Context,
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """What each output of each reader matters, ``[groups, outputs]``, and what the reader's error
-    is divided by.
-    """
+    """Importance of outputs of each reader, ``[groups, outputs]``, and divisor of its error."""
     model = context.model
     assert model is not None
     if weighting == "gradient":

@@ -40,9 +40,7 @@ BETAS = (0.5, 0.9)
 START = 0.5
 MIXINGS = ("pre_bn", "post_bn")
 LARGEST_BATCH, SMALLEST_BATCH, STEPS = 128, 32, 32
-"""A small data set is cut into about this many steps an epoch: Adam moves a beta by at most ``lr``
-a step.
-"""
+"""Steps per epoch for a small data set, because Adam moves a beta by at most ``lr`` per step."""
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,7 @@ class PatchGaussian:
 
 
 def to_patches(images: torch.Tensor, patch: int) -> torch.Tensor:
-    """``(N, C, H, W)`` -> ``(N, places, C * patch^2)``; edges are repeated where a side is no
-    multiple of that.
-    """
+    """``(N, C, H, W)`` to ``(N, places, C * patch^2)``; edges are repeated up to a multiple."""
     down, right = -images.shape[2] % patch, -images.shape[3] % patch
     padded = F.pad(images, (0, right, 0, down), mode="replicate") if down or right else images
     n, c, h, w = padded.shape

@@ -87,9 +87,7 @@ class Scop(Pruner):
         )
 
     def pairs(self, model: nn.Module, size: tuple[int, int, int]) -> dict[str, str | None]:
-        """Layers that get scores, each with its norm, in network order: those that write what a
-        mode may remove.
-        """
+        """Layers with scores, each with its norm, in network order: writers of couplings."""
         found: dict[str, str | None] = {}
         for mode in MODES:
             couplings = known_couplings(model, size, mode, self._layer_specs())

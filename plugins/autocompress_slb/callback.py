@@ -121,9 +121,7 @@ class SlbCallback(Callback):
             self._calibrate(model)
 
     def on_end(self, model: nn.Module) -> None:
-        """Calibrates the norms, if that is wanted at the end; what trains from here on trains the
-        arg-max.
-        """
+        """Calibrates the norms at the end, if wanted; further training uses the arg-max."""
         if self.settings.norm == "calibrate_end":
             self._calibrate(model)
         if self._two is not None:

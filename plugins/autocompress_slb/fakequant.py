@@ -52,9 +52,7 @@ class SlbFakeQuantizer(FakeQuantizer):
 
     folds_norm = False
     magnitude: torch.Tensor
-    """s, float32 ``(channels,)`` or a scalar: what the value 1 stands for; 0 until a weight was
-    seen.
-    """
+    """s, float32 ``(channels,)`` or scalar: weight of the value 1; 0 before the first weight."""
     integers: torch.Tensor
     values: torch.Tensor
 
@@ -95,9 +93,10 @@ class SlbFakeQuantizer(FakeQuantizer):
         self._behind = False
 
     def absorb(self, norm: nn.Module, bias: torch.Tensor | None = None) -> None:
-        """``scale`` "none": moves the magnitude into the long-term statistics of the batch norm
-        behind, and out of the layer's own ``bias``, so that weights are values of V and the outputs
-        in eval mode stay what they were.
+        """For ``scale`` "none": moves the magnitude into the statistics of the batch norm behind.
+
+        The ``bias`` of the layer is divided by it. Weights are then values of V, and outputs in
+        eval mode do not change.
         """
         mean, variance = norm.running_mean, norm.running_var
         assert isinstance(mean, torch.Tensor)
@@ -121,8 +120,9 @@ class SlbFakeQuantizer(FakeQuantizer):
 
     @property
     def scale(self) -> torch.Tensor:
-        """Of the odd integers, float32, of the shape of ``magnitude``: ``s / (m - 1)``; 0 until a
-        weight was seen.
+        """Scale of the odd integers, ``s / (m - 1)``, float32; 0 before the first weight.
+
+        It has the shape of ``magnitude``.
         """
         size = self.magnitude if self.log_scale is None else self.magnitude * self.log_scale.exp()
         return size / (2**self.bits - 1)

@@ -48,9 +48,7 @@ class Slb(Quantizer):
     min_epochs = 1
 
     least_depthwise_bits: ClassVar[int] = 4
-    """Depthwise weights are few and each matters: they do not go below, whatever their group asks
-    for.
-    """
+    """Fewest bits of depthwise weights, which are few and each important."""
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
         """Reasons against: no epochs, weights that are not finite, too little memory for 1 bit."""

@@ -65,7 +65,5 @@ class TemperatureSchedule:
         return self.first * float(self.last / self.first) ** done
 
     def is_hard(self, unit: int, units: int) -> bool:
-        """Whether training computes with the arg-max in ``unit``; never in the first, which would
-        leave no search.
-        """
+        """Whether training uses the arg-max in ``unit``; never in the first, to allow a search."""
         return self.hard_tail and unit > 1 and unit >= self.ends(units)[1]

@@ -13,9 +13,7 @@ from autocompress.quantization.scales import SMALLEST_SCALE, along
 from autocompress_slb.values import values
 
 COPIES = 5
-"""Tensors of the logits' shape in a training step: logits, gradient, AdamW's two moments,
-probabilities.
-"""
+"""Tensors per logit in a training step: logits, gradient, two moments of AdamW, probabilities."""
 
 
 def magnitude(weight: torch.Tensor, bits: int, axis: int | None) -> torch.Tensor:
@@ -38,8 +36,9 @@ def magnitude(weight: torch.Tensor, bits: int, axis: int | None) -> torch.Tensor
 def trained_logits(
     weight: torch.Tensor, magnitude: torch.Tensor, bits: int, axis: int | None, sharpness: float
 ) -> torch.Tensor:
-    """``A_i = -kappa (u - v_i)^2`` with ``u = W / magnitude``, float32 ``(m, *weight)``: arg-max is
-    the nearest value.
+    """``A_i = -kappa (u - v_i)^2`` with ``u = W / magnitude``, float32 ``(m, *weight)``.
+
+    The arg-max is the nearest value.
 
     ``kappa = sharpness / (v_2 - v_1)^2``, so that probabilities reach equally many neighbours at
     every width. At ``sharpness`` 2 they are Gaussians half a step wide: about the narrowest whose
@@ -52,9 +51,10 @@ def trained_logits(
 
 
 def random_logits(shape: tuple[int, ...], bits: int, generator: torch.Generator) -> torch.Tensor:
-    """He-normal logits, float32 ``(m, *shape)``, as the published code draws them: fan-out over the
-    weight's kernel and the values. Zeros would tie: every weight the lowest value, and no gradient
-    to tell them apart.
+    """He-normal logits, float32 ``(m, *shape)``, as in the published code.
+
+    The fan-out is over the kernel of the weight and the values. Zeros would tie: every weight would
+    have the lowest value, and there would be no gradient.
     """
     fan_out = shape[0] * math.prod(shape[2:]) * 2**bits
     return torch.randn(2**bits, *shape, generator=generator) * math.sqrt(2 / fan_out)
@@ -65,9 +65,7 @@ def random_logits(shape: tuple[int, ...], bits: int, generator: torch.Generator)
 
 
 def bytes_needed(sizes: Iterable[tuple[int, int]]) -> int:
-    """Bytes that training takes for weights of (elements, bits) each, beside what the float model
-    takes.
-    """
+    """Bytes for training weights of (elements, bits) each, in addition to the float model."""
     return sum(COPIES * 4 * 2**bits * elements for elements, bits in sizes)
 
 

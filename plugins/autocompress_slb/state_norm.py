@@ -82,8 +82,9 @@ def state_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> _StateBatchNorm:
 
 
 def norms_behind(model: nn.Module, layers: Collection[str]) -> list[str]:
-    """Names of the batch norms whose inputs depend on the weights of ``layers``: their own and all
-    that follow.
+    """Names of the batch norms with inputs that depend on weights of ``layers``.
+
+    These are their own norms and all norms that follow.
 
     In a traced network this is read off the graph; elsewhere all batch norms count.
     """
@@ -111,9 +112,10 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, norms: Iterable[BatchNormBase], batches: Iterable[torch.Tensor]) -> None:
-    """Sets the statistics of ``norms`` to those of ``batches``, images ``(N, C, H, W)``, with the
-    rest of ``model`` in eval mode, so weights discrete: the average of the batches' means and
-    variances. Parameters stay as they are.
+    """Sets the statistics of ``norms`` to those of ``batches``, images ``(N, C, H, W)``.
+
+    The rest of ``model`` is in eval mode, so weights are discrete. Statistics are averages of means
+    and variances over batches. Parameters are not changed.
     """
     norms, batches = list(norms), iter(batches)
     first = next(batches, None)

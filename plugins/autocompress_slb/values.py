@@ -25,14 +25,11 @@ from torch.autograd.function import once_differentiable
 MOST_BITS = 4
 """Logits take 2^b numbers a weight: 256 at 8 bits."""
 _CHUNK = 16384
-"""Weights treated together in the backward pass on a CPU, so that intermediate results stay in its
-cache.
-"""
+"""Weights per chunk in the backward pass on a CPU, so that results stay in its cache."""
 
 
 def odd_integers(bits: int) -> torch.Tensor:
-    """``-(m-1), -(m-3), .., m-1`` as int64 ``(m,)``: the values times ``m - 1``, which a file can
-    hold.
+    """``-(m-1), -(m-3), .., m-1`` as int64 ``(m,)``: the values times ``m - 1``, as for a file.
 
     Raises:
         ValueError: if ``bits`` is not 1 to 4.
@@ -49,8 +46,9 @@ def values(bits: int) -> torch.Tensor:
 
 
 def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """P of the shape of ``logits``, ``(m, *weight)``; 16-bit logits are widened first, since ``T
-    A`` reaches 1e7.
+    """P in the shape of ``logits``, ``(m, *weight)``.
+
+    16-bit logits are widened first, because ``T A`` reaches 1e7.
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -80,17 +78,16 @@ def best(logits: torch.Tensor) -> torch.Tensor:
 
 
 def nearest(u: torch.Tensor, bits: int) -> torch.Tensor:
-    """Index of the value nearest to ``u``, uint8: where ``-(u - v_i)^2`` is highest (the lower of
-    equals).
+    """Index of the value nearest to ``u``, uint8; the lower one of equal distances.
+
+    It is the arg-max of ``-(u - v_i)^2``.
     """
     last = 2**bits - 1
     return torch.ceil((u.float() + 1) * (last / 2) - 0.5).clamp_(0, last).to(torch.uint8)
 
 
 class _Expectation(torch.autograd.Function):
-    """Autograd through softmax and sum gives the same; this keeps P alone and takes a third of the
-    time.
-    """
+    """Softmax and sum with a backward pass that only stores P and takes a third of the time."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, values: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -9,8 +9,9 @@ from autocompress import models
 
 
 def head_weight(model: nn.Module) -> torch.Tensor:
-    """Rows w_k of the layer that gives the logits, ``(K, d)``: a linear layer, or a 1x1 convolution
-    laid flat. Of several heads (distilled transformers) the first.
+    """Rows w_k of the layer of logits, ``(K, d)``: a linear layer, or a flattened 1x1 convolution.
+
+    Of several heads (distilled transformers), the first.
 
     Raises:
         ValueError: saying why there is no such layer.

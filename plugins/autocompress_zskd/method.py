@@ -118,8 +118,7 @@ class Zskd(DataSource):
 
 
 def impressions(teacher: nn.Module, targets: torch.Tensor, params: Params, context: Context) -> torch.Tensor:
-    """One image for each row of ``targets`` ``(N, K)``: float32 ``(N, C, H, W)``, normalised, on
-    the CPU.
+    """One image per row of ``targets`` ``(N, K)``: float32 ``(N, C, H, W)``, normalised, CPU.
 
     Args:
         teacher: stays as it is.

@@ -19,8 +19,11 @@ __all__ = ["LeNet5", "SmallAlexNet"]
 SIZE = 32
 """Height and width of the images."""
 LRN_ALPHA = 5e-4
-"""The official network has alpha 1e-4 over five channels in TensorFlow, which sums the squares.
-torch divides alpha by the number of channels, so the same function has 5 * 1e-4 here."""
+"""The alpha of the official network, 1e-4 over five channels, for torch.
+
+TensorFlow sums the squares, while torch divides alpha by the number of channels, so the same
+function has 5 * 1e-4 here.
+"""
 
 
 def _check_size(size: int | Sequence[int]) -> None:
@@ -29,8 +32,9 @@ def _check_size(size: int | Sequence[int]) -> None:
 
 
 class LeNet5(nn.Module):
-    """Three 5x5 convolutions and two linear layers; 61,706 parameters by default, 35,820 with
-    widths 3 and 8.
+    """Three 5x5 convolutions and two linear layers, with 61,706 parameters by default.
+
+    Widths 3 and 8 give 35,820 parameters.
 
     Args:
         widths: channels of the first two convolutions (6, 16; half: 3, 8). The rest is the same in

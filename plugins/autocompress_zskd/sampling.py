@@ -14,9 +14,7 @@ import torch
 import torch.nn.functional as F
 
 EPSILON = 1e-4
-"""Added to each concentration: the least similar class has 0, which is no concentration (as in the
-official code).
-"""
+"""Added to each concentration, because the least similar class has 0, as in the official code."""
 FLAT = 1e-6
 """A row of similarities that spans less than this says nothing."""
 
@@ -28,8 +26,9 @@ def class_similarity(weight: torch.Tensor) -> torch.Tensor:
 
 
 def concentrations(similarity: torch.Tensor) -> torch.Tensor:
-    """alpha^k_j = (C(k, j) - min_j C(k, .)) / (max_j C(k, .) - min_j C(k, .)): each row of ``(K,
-    K)`` between 0 and 1.
+    """alpha^k_j = (C(k, j) - min_j C(k, .)) / (max_j C(k, .) - min_j C(k, .)), from 0 to 1.
+
+    Rows are those of ``(K, K)``.
 
     A row in which all classes are alike prefers none: it becomes ones.
     """
@@ -79,8 +78,9 @@ def shares(images: int, classes: int, betas: Sequence[float]) -> list[tuple[int,
 def all_soft_labels(
     weight: torch.Tensor, images: int, betas: Sequence[float], random: np.random.Generator
 ) -> torch.Tensor:
-    """Soft labels of a whole set, float32 ``(images, K)``, in random order: batches then have a bit
-    of everything.
+    """Soft labels of a whole set, float32 ``(images, K)``, in random order.
+
+    So each batch has several classes.
     """
     alpha = concentrations(class_similarity(weight)).cpu()
     parts = [soft_labels(alpha[k], beta, n, random) for k, beta, n in shares(images, len(alpha), betas)]

@@ -1,5 +1,4 @@
-"""The float forms around any kernel that takes patches as ``unfold`` gives them, and such kernels
-in plain PyTorch.
+"""Float operators with kernels on patches in the layout of ``unfold``, and plain PyTorch kernels.
 
 For CUDA, and for what the kernels of :mod:`cpu` are not for (float64). Patches are ``(N, K, L)``,
 filters ``(O, K)``. Nothing is held for all images at once, or for all places, filters and taps.
@@ -13,9 +12,7 @@ import torch
 from torch.nn import functional
 
 NUMBERS = 1 << 24
-"""At most so many patches' numbers, or differences, at once; those of one image, or of one place,
-if these are more.
-"""
+"""Most numbers of patches or differences at once, but at least one image or position."""
 
 Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From patches and filters to ``sum_k |P - W|**p``, ``(N, O, L)``."""

@@ -1,6 +1,4 @@
-"""The gradient of the patches in float32: ``gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1,
-1)``.
-"""
+"""Gradient of patches in float32: ``gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)``."""
 
 from __future__ import annotations
 

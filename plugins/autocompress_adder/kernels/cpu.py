@@ -70,8 +70,9 @@ def _everywhere(
     lanes: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """``(>= N * high * wide, O)``: the kernel on all patches; they are copied where their runs are
-    no whole vectors.
+    """The kernel for all patches, ``(>= N * high * wide, O)``.
+
+    Patches are copied where their runs are not a multiple of a vector.
     """
     places = shape.high * shape.wide
     found = torch.empty((len(images) * places + tile - 1, len(rows)), dtype=dtype)
@@ -106,9 +107,7 @@ def backward(
     padding: Sequence[int],
     needed: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of ``x`` and ``weight`` in float32 by AdderNet's two rules; None where it is not
-    ``needed``.
-    """
+    """Gradients of ``x`` and ``weight`` in float32 by AdderNet's rules; None if not ``needed``."""
     shape = layout.geometry(x, weight, stride, padding)
     images = layout.images(x, padding, torch.float32)
     slopes = gradient.detach().permute(0, 2, 3, 1).float().contiguous().flatten(0, 2)
@@ -138,9 +137,7 @@ def backward(
 def _fold(
     slope: torch.Tensor, panels: torch.Tensor, shape: layout.Geometry, patches: torch.Tensor, into: torch.Tensor
 ) -> None:
-    """Adds the clipped gradient of all patches of a chunk to that of its images; ``patches`` are
-    overwritten.
-    """
+    """Adds the clipped gradient of the patches of a chunk to its images; overwrites ``patches``."""
     rows = layout.raised(len(slope), clipped.ROWS)
     if rows > len(slope):
         slope = torch.cat([slope, slope.new_zeros(rows - len(slope), slope.shape[1])])

@@ -1,6 +1,4 @@
-"""Images and filters as the CPU kernels read them: channels last, so that a patch is a few runs of
-neighbours.
-"""
+"""Memory layout of images and filters for CPU kernels: channels last, so that runs are long."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ def geometry(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], paddi
 
 
 def images(x: torch.Tensor, padding: Sequence[int], dtype: torch.dtype, value: int = 0) -> torch.Tensor:
-    """``x (N, C, H, W)`` as ``(N, H + 2 ph, (W + 2 pw) * C)``, contiguous, with ``value`` around
-    it.
-    """
+    """``x (N, C, H, W)`` padded with ``value`` as ``(N, H + 2 ph, (W + 2 pw) * C)``, contiguous."""
     count, channels, high, wide = x.shape
     last = x.detach().permute(0, 2, 3, 1)
     if not any(padding):
@@ -93,18 +89,14 @@ def as_images(last: torch.Tensor, x: torch.Tensor, padding: Sequence[int]) -> to
 
 
 def as_outputs(rows: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, shape: Geometry) -> torch.Tensor:
-    """The first ``N * high * wide`` of rows ``(.., >= O)`` as ``(N, O, high, wide)`` in the memory
-    format of ``x``.
-    """
+    """The first ``N * high * wide`` rows as ``(N, O, high, wide)``, in the format of ``x``."""
     size, row = (x.shape[0], weight.shape[0], shape.high, shape.wide), rows.shape[1]
     found = rows.as_strided(size, (shape.high * shape.wide * row, 1, shape.wide * row, row))
     return found.contiguous(memory_format=memory_format(x))
 
 
 def as_filters(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The reverse of :func:`filters` for rows ``(O, K)``, in the shape and memory format of
-    ``weight``.
-    """
+    """The inverse of :func:`filters` for rows ``(O, K)``, in shape and format of ``weight``."""
     count, channels, high, wide = weight.shape
     return rows.view(count, high, wide, channels).permute(0, 3, 1, 2).contiguous(memory_format=memory_format(weight))
 

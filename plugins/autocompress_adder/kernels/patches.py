@@ -9,8 +9,7 @@ from numba import njit
 
 @njit(cache=True, nogil=True)
 def scatter(patches: Any, shape: Any, begin: int, end: int, into: Any) -> None:
-    """Adds patches into the images that they were gathered from, lines ``begin`` to ``end`` of all
-    images.
+    """Adds patches to the images from which they were gathered, for lines ``begin`` to ``end``.
 
     Every line is written by one caller: it collects from all patches that it is part of.
 

@@ -34,9 +34,7 @@ def size(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: 
 def adder2d(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], p: float = 1.0
 ) -> torch.Tensor:
-    """``Y[m, o] = -sum_k |P[m, k] - W[o, k]|**p`` (AdderNet, section 3.1; Winograd adder for
-    ``p``), as images.
-    """
+    """``Y[m, o] = -sum_k abs(P[m, k] - W[o, k])**p``, as images (AdderNet, section 3.1)."""
     distances = differences(x, weight, stride, padding).abs().pow(p).sum(3)
     return -distances.transpose(1, 2).reshape(len(x), len(weight), *size(x, weight, stride, padding))
 
@@ -60,8 +58,9 @@ def gradients(
 def sad2d(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], pad_value: int
 ) -> torch.Tensor:
-    """``sum_k |P[m, k] - W[o, k]|`` of uint8 images and filters as int32 images, padded with
-    ``pad_value``.
+    """``sum_k abs(P[m, k] - W[o, k])`` of uint8 images and filters, as int32 images.
+
+    The padding is ``pad_value``.
     """
     high, wide = padding
     padded = functional.pad(x.long(), (wide, wide, high, high), value=pad_value).double()

@@ -1,5 +1,6 @@
-"""The forward pass for ``1 < p < 2`` in float32: ``-sum_k |P[m, k] - W[o, k]|**p``, for schedules
-from l2 to l1.
+"""Forward pass for ``1 < p < 2`` in float32, for schedules from l2 to l1.
+
+It computes ``-sum_k abs(P[m, k] - W[o, k])**p``.
 
 There is no vector instruction for powers: ``a**p = 2**(p * log2(a))``, both with polynomials, some
 35 instructions for each vector where p = 1 takes 3.
@@ -29,9 +30,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def _fitted(of: Callable[[Any], Any], degree: int, low: float, high: float) -> list[float]:
-    """Coefficients from the constant on, of a polynomial as good as float32 between ``low`` and
-    ``high``.
-    """
+    """Coefficients, constant first, of a polynomial with float32 accuracy in a range."""
     fitted: list[float] = Chebyshev.interpolate(of, degree, [low, high]).convert(kind=Polynomial).coef.tolist()
     return fitted
 
@@ -78,8 +77,10 @@ _tile = compiled(
 
 @njit(cache=True, nogil=True)
 def distances(images: Any, filters: Any, shape: Any, begin: int, end: int, p: float, out: Any) -> None:
-    """``out[m, o] = -sum_k |P[m, k] - W[o, k]|**p`` for patches ``begin`` to ``end``; else as
-    :func:`distance.distances`. Numbers beyond about 1e19 overflow."""
+    """``out[m, o] = -sum_k abs(P[m, k] - W[o, k])**p`` for patches ``begin`` to ``end``.
+
+    Otherwise as :func:`distance.distances`. Numbers beyond about 1e19 overflow.
+    """
     flat, lines, line = images.reshape(-1), images.shape[1], images.shape[2]
     begins = np.empty(BLOCK, np.int64)
     for first in range(begin, end, BLOCK):

@@ -10,9 +10,7 @@ from numba import config
 
 @functools.cache
 def features() -> frozenset[str]:
-    """LLVM's names of instruction sets, such as ``avx2``; those of ``NUMBA_CPU_FEATURES`` where a
-    user limits numba.
-    """
+    """LLVM's names of instruction sets, such as ``avx2``, or those of ``NUMBA_CPU_FEATURES``."""
     limits: dict[str, str | None] = vars(config)  # numba makes these attributes from the environment
     if limits["CPU_NAME"] is None and limits["CPU_FEATURES"] is None:
         found = binding.get_host_cpu_features()
@@ -35,7 +33,9 @@ def lanes() -> int:
 
 @functools.cache
 def tile() -> tuple[int, int]:
-    """Rows of patches and of filters that are compared at a time: as many pairs as :func:`lanes`,
-    so that the sums of a tile end in one vector, and few enough that all of them stay in
-    registers."""
+    """Rows of patches and of filters in a tile.
+
+    There are as many pairs as :func:`lanes`, so that the sums of a tile end in one vector, and few
+    enough that all of them stay in registers.
+    """
     return {16: (4, 4), 8: (2, 4), 4: (2, 2)}[lanes()]

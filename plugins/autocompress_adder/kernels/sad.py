@@ -28,9 +28,7 @@ NEEDS = {
 }
 """By form, the quickest first: the instruction sets that it needs."""
 BYTES, ROWS, FILTERS = 64, 4, 4
-"""Runs of patches are whole vectors, filters come in fours whatever the form; a tile has at most so
-many patches.
-"""
+"""Most patches of a tile. Runs of patches are whole vectors, and filters come in fours."""
 
 
 @functools.cache
@@ -40,8 +38,9 @@ def forms() -> tuple[int, ...]:
 
 
 def _tile_of(form: int, rows: int, size: int, name: str) -> Tile | None:
-    """The tile of a form, ``rows`` by FILTERS; ``size`` bytes in a vector, ``name`` of the
-    instruction.
+    """The tile of a form, ``rows`` by FILTERS, with vectors of ``size`` bytes.
+
+    ``name`` is the instruction.
     """
     taps, wide = ir.VectorType(ir.IntType(8), size), ir.VectorType(ir.IntType(64), size // 8)
 
@@ -61,8 +60,7 @@ def _tile_of(form: int, rows: int, size: int, name: str) -> Tile | None:
 
 
 def _gathered_by_products() -> Tile | None:
-    """AVX-512's tile where sums grow by ``vpdpwssd``, products of 16-bit numbers with 1, in place
-    of an addition.
+    """AVX-512's tile with ``vpdpwssd`` (products of 16-bit numbers with 1) in place of additions.
 
     ``vpsadbw`` runs on one of the two units for vectors alone. Additions may go to either, and at
     times hold it up there; with products it was a tenth to a fifth quicker.
@@ -83,9 +81,7 @@ def _gathered_by_products() -> Tile | None:
 
 
 def _loop() -> Tile:
-    """The portable tile: what ``vpsadbw`` does for 16 bytes, in instructions that every processor
-    has.
-    """
+    """The portable tile: ``vpsadbw`` for 16 bytes, with instructions of every processor."""
     taps, sums = ir.VectorType(ir.IntType(8), 16), ir.VectorType(ir.IntType(32), 4)
 
     def halves(builder: ir.IRBuilder, vector: ir.Value, bits: int) -> ir.Value:

@@ -1,6 +1,4 @@
-"""Which kernel serves which tensors: numba on the CPU, Triton on CUDA where it is installed, else
-plain PyTorch.
-"""
+"""Chooses the kernel: numba on the CPU, Triton on CUDA if installed, else plain PyTorch."""
 
 from __future__ import annotations
 
@@ -68,9 +66,7 @@ def backward(
 def sad(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], pad_value: int
 ) -> torch.Tensor:
-    """``sum_k |P - W|`` of uint8 as int32, in the memory format of ``x``; computed on the CPU
-    wherever ``x`` lies.
-    """
+    """``sum_k abs(P - W)`` of uint8 as int32, in the format of ``x``; computed on the CPU."""
     if (empty := _nothing(x, weight, stride, padding, torch.int32)) is not None:
         return empty
     from autocompress_adder.kernels import cpu

@@ -32,8 +32,7 @@ _pools: list[ThreadPoolExecutor] = []
 
 
 def spread(kernel: Callable[[int, int], None], count: int, grain: int = 1, least: int = 1) -> None:
-    """Calls ``kernel(begin, end)`` until ``range(count)`` is done, on ``torch.get_num_threads()``
-    threads.
+    """Calls ``kernel(begin, end)`` for parts of ``range(count)`` on torch's number of threads.
 
     Args:
         kernel: compiled with ``nogil``; calls write to different places.
@@ -83,8 +82,7 @@ def _on_our_own(work: Callable[[], None], threads: int) -> None:
 
 @functools.cache
 def _openmp() -> Any:
-    """``GOMP_parallel(body, data, threads, flags)`` of the OpenMP that torch is linked with; None
-    where it has none.
+    """``GOMP_parallel(body, data, threads, flags)`` of torch's OpenMP; None where it has none.
 
     It is GNU's entry to a parallel region, which LLVM's and Intel's OpenMP on Linux also have.
     """

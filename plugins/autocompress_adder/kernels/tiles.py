@@ -1,5 +1,4 @@
-"""The inner loop of both forward kernels: a few patches against a few filters, all sums in
-registers.
+"""The inner loop of both forward kernels: a few patches and filters, with all sums in registers.
 
 A tile reads patches where they lie in the padded images: ``runs`` runs of ``length`` numbers,
 ``line`` apart. Each step of its loop loads one vector of each patch and filter, and uses each of
@@ -20,9 +19,7 @@ from numba.extending import intrinsic
 from autocompress_adder.kernels.vectors import INDEX, accumulators, everywhere, index, item_pointer, pick, totals
 
 BLOCK = 64
-"""Patches of one block: small enough that their part of the images stays in the cache while all
-filters pass.
-"""
+"""Patches of one block, so few that their part of the images stays in the cache."""
 
 
 class Tile(NamedTuple):
@@ -53,8 +50,7 @@ class Tile(NamedTuple):
 
 
 def compiled(tile: Tile | None, taps: Any, results: Any) -> Any:
-    """A tile as a function for numba's functions to call; on a processor that lacks it (None) it
-    does nothing.
+    """A tile as a function for numba; it does nothing on a processor that lacks it (None).
 
     It writes ``out[to + i, which + j]`` for the patches that begin at ``begins[row + i]`` and
     filters ``which + j``.
@@ -114,8 +110,7 @@ def _tile(builder: ir.IRBuilder, tile: Tile, arrays: Any, values: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def locate(shape: Any, first: int, end: int, lines: int, line: int, begins: Any) -> None:
-    """Where patches from ``first`` on begin in flat padded images; from ``end`` on the last one is
-    repeated.
+    """Start of each patch from ``first`` on in flat padded images; beyond ``end`` the last one.
 
     Args:
         shape: a :class:`layout.Geometry`.

@@ -1,5 +1,4 @@
-"""Words for code that numba emits itself: the few LLVM instructions that the kernels' inner loops
-consist of.
+"""LLVM instructions for the inner loops of the kernels, emitted with numba.
 
 numba leaves vectors to LLVM, which neither keeps a tile of sums in registers nor finds ``vpsadbw``.
 The tiles are therefore written as LLVM instructions on vectors; all else is plain numba.
