@@ -51,8 +51,7 @@ class Operators(_Section):
 
 
 class Preprocessing(_Section):
-    """How pictures are prepared for a file whose metadata do not say it, as in
-    ``preprocessing.json``."""
+    """Preprocessing of a file without metadata about it, as in ``preprocessing.json``."""
 
     mean: tuple[float, ...] = Field(strict=False, min_length=1)
     std: tuple[float, ...] = Field(strict=False, min_length=1)

@@ -157,8 +157,10 @@ def _fused(file: Path, limits: Limits) -> dict[str, int]:
 
 
 def nodes_of(file: Path) -> dict[str, int]:
-    """Number of nodes by ``name``, or ``domain::name`` where it is none of ONNX itself; those of
-    functions and of subgraphs are counted too."""
+    """Number of nodes by ``name``, or ``domain::name`` for operators that are not in ONNX.
+
+    Nodes of functions and of subgraphs are included.
+    """
     model = onnx.load(str(file), load_external_data=False)
     counts: Counter[str] = Counter()
     waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]

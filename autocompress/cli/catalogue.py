@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 STAGES = ("source", "prune", "repair", "recover", "bits", "qat")
 """Of a recipe, in order: the first words of the engine's own parameters."""
 EXAMPLE_MODEL, EXAMPLE_SIZE = "resnet10t", 32
-"""The model, and the pixels of its images, on which parameters are listed where the user names
-none: ranges may depend on them. Small images are quickly passed through it."""
+"""The model, and the image size in pixels, for listing parameters where the user names none.
+
+Ranges may depend on them. Small images need little time.
+"""
 
 
 def show(model_name: str | None, granularity: str, console: Console, plugins: Manager | None = None) -> None:

@@ -35,8 +35,9 @@ def export(
         int, typer.Option(help="Images on which the written script is tried; 0 for none.", min=0)
     ] = 500,
 ) -> None:
-    """Write one model of a run as a folder for others: the ONNX file, a model card, a script that
-    labels pictures without autocompress, and how pictures are prepared.
+    """Write one model of a run as a folder: ONNX file, model card, script and preprocessing.
+
+    The script labels pictures without autocompress.
 
     autocompress export results/demo --to demo-model
     """
@@ -69,8 +70,9 @@ def measure(
     seconds: Annotated[float, typer.Option(help="Of measuring, for each pair.", min=0.1, max=3600)] = 3.0,
     as_json: Json = False,
 ) -> None:
-    """Compare the latency of ONNX files, run in turns, as ratios with 95 % intervals. The files
-    need not come from autocompress.
+    """Compare the latency of ONNX files, run alternately, as ratios with 95 % intervals.
+
+    The files need not come from autocompress.
 
     autocompress measure float.onnx int8.onnx
     """
@@ -102,8 +104,9 @@ def check(
         bool, typer.Option("--markdown", help="Print a Markdown table, for the summary of a CI job.")
     ] = False,
 ) -> None:
-    """Check a model against a budget of accuracy, latency, size and operators, for continuous
-    integration. Exit codes: 0 met, 3 undecided for noise, 4 missed.
+    """Check a model against a budget of accuracy, latency, size and operators, for CI.
+
+    Exit codes: 0 met, 3 undecided because of noise, 4 missed.
 
     autocompress check model.onnx --budget budget.yaml --json
     """

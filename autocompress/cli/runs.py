@@ -19,8 +19,7 @@ def compare(
     ],
     as_json: Json = False,
 ) -> None:
-    """Compare runs on common axes: what each attains at equal loss of accuracy, whose front
-    dominates, and what differs in their jobs.
+    """Compare runs on common axes: costs at equal loss of accuracy, fronts, and their jobs.
 
     autocompress compare results/one results/other
     """

@@ -30,9 +30,7 @@ SHEET, FACTS = "contact_sheet.png", "synthesis.json"
 ON_SHEET = 64
 """Images on the contact sheet."""
 SCORED = 128
-"""Images that pass through the teacher together for the BNS score; the score is that of all of
-them.
-"""
+"""Images per batch for the BNS score, which is over all images."""
 Divergence = Literal["measured", "recorded"]
 """As in ``synthesis.terms_gaussian``, which would import torch."""
 OF_MODEL = "model_args."
@@ -69,8 +67,9 @@ def synthesize(
         ),
     ] = None,
 ) -> None:
-    """Make images from a trained model alone, one folder a class, with a contact sheet and their
-    quality.
+    """Make images from a trained model alone, one folder per class, with a contact sheet.
+
+    The quality of the images is printed.
 
     autocompress synthesize --model resnet18 --pretrained --method deepinversion --images 256 --out
     images
@@ -131,8 +130,9 @@ def similarity(
         ),
     ] = None,
 ) -> None:
-    """Say which data sets are like what a model was trained on, from its batch norms, without the
-    original data.
+    """Compare data sets with the training data of a model, from its batch norms.
+
+    The original data is not needed.
 
     autocompress similarity --model resnet18 --pretrained folder:photos folder:drawings
     """

@@ -40,8 +40,7 @@ def fail_waiting(study: Study, frozen: FrozenTrial) -> None:
 
 
 def attributes_of(study: Study) -> Mapping[str, Any]:
-    """The user attributes of ``study``, not copied: ``Study.user_attrs`` copies all of them each
-    time.
+    """The user attributes of ``study`` without a copy, which ``Study.user_attrs`` makes each time.
 
     Private: ``Study._storage`` and ``Study._study_id``.
     """

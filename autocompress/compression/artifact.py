@@ -58,8 +58,9 @@ def save(candidate: Candidate, deployable: Deployable, folder: Path, metrics: di
 
 
 def load_deployed(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
-    """As :func:`load`, but without the kernel taps that the file leaves out: it takes images of the
-    file's size alone.
+    """As :func:`load`, but without the kernel taps that the file leaves out.
+
+    The module then only takes images of the size of the file.
     """
     folder = Path(folder)
     model = load(folder, plugins)

@@ -52,9 +52,7 @@ class Candidate:
 
     @property
     def divergence(self) -> float | None:
-        """KL to the baseline after REPAIR, before anything is trained or quantized; None where
-        nothing was repaired.
-        """
+        """KL divergence from the baseline after REPAIR, before training; None without a repair."""
         told = [step["plan"] for step in self.plan["transforms"] if step.get("stage") == REPAIR]
         if not told or "divergence" not in told[-1]:
             return None

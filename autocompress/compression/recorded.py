@@ -1,6 +1,4 @@
-"""Which inputs of a baseline synthetic images do not show as the data did, by what its batch norms
-recorded.
-"""
+"""Finds inputs of a baseline for which synthetic images differ from the recorded statistics."""
 
 from __future__ import annotations
 
@@ -67,9 +65,7 @@ def _records(norm: nn.Module) -> bool:
 
 
 def _of_stream(model: nn.Module, coupling: Coupling, ratios: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The ratio of each channel, averaged over the norms that it passes, each weighted by what it
-    writes: the square of its gamma.
-    """
+    """The ratio of each channel: mean over its norms, weighted by the squares of their gammas."""
     total = torch.zeros(coupling.channels, dtype=torch.float64)
     weights = torch.zeros(coupling.channels, dtype=torch.float64)
     for name, index in coupling.norms.items():

@@ -30,8 +30,9 @@ HELD_OUT = 512
 HELD_OUT_SEED = 104_729
 """Added to the job's seed: held-out images are none of those that a recipe trains on."""
 ADAPTED_SHARE = 0.25
-"""Images that answer to a live student, as a part of the set that it began with: made anew in every
-such training.
+"""Share of images that adapt to the student in training, relative to the set at the beginning.
+
+They are made again in every such training.
 """
 MOST_IN_MEMORY = 2
 """Transfer sets that a process keeps at hand; the others are read from the store again."""

@@ -89,8 +89,7 @@ class Structural:
         *,
         untouched: bool,
     ) -> str | None:
-        """Content key of the two stages' result; None while nobody has asked the pruner for its
-        order, which is a part of it.
+        """Content key of the result of both stages; None while the pruner's order is not known.
 
         Args:
             asked, settings, pruner, entering, untouched: as for :meth:`run`.

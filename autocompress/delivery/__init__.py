@@ -1,5 +1,4 @@
-"""One model of a run as a folder that others can use: the file, a model card, a script that labels
-pictures, and how pictures are prepared.
+"""Writes one model of a run as a folder for others: file, model card, script and preprocessing.
 
 ``infer.py`` is that script. It is copied as it is, and imports nothing of this package.
 """

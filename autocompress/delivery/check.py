@@ -24,8 +24,7 @@ from autocompress.job import Job
 from autocompress.scoring import Scorer
 
 LEAST_EQUAL = 0.99
-"""Share of equal labels. The script runs pictures one by one and the search in batches, so the last
-bits of a float model's logits may differ."""
+"""Fewest equal labels, as a share. Logits of single pictures and of batches differ slightly."""
 NOISE_PICTURES = 16
 NOISE_SIZES = ((40, 60), (60, 40), (33, 120), (64, 64))
 """Heights and widths of pictures of noise."""
@@ -77,8 +76,7 @@ def check(folder: Path, job: Job, info: DataInfo, most: int) -> Check:
 
 
 def _judged(job: Job) -> tuple[Split | None, str, bool]:
-    """The images by which the run's figures were judged, what they are, and whether their labels
-    mean anything; None where they are not here any more."""
+    """The images that judged the run, their kind, and whether they have labels; None if missing."""
     if not {"val", "test"} & job.data.words.keys() and not job.data.is_unlabelled:
         return None, "", False
     has_weights = job.pretrained or job.checkpoint is not None
@@ -118,8 +116,10 @@ def _compared(
     *,
     is_whole: bool,
 ) -> Check:
-    """Compares the script's labels for ``pictures`` with those for ``images``, the same pictures as
-    the search prepares them."""
+    """Compares the labels of the script for ``pictures`` with those of the search for ``images``.
+
+    Both are the same pictures.
+    """
     deployable = Deployable(folder / "model.onnx", (images.shape[1], images.shape[2], images.shape[3]))
     ours = Scorer().predict(deployable, images).argmax(axis=1)
     told = _told(folder, pictures)

@@ -91,8 +91,7 @@ def resized_to(picture: Image.Image, told: dict[str, Any]) -> tuple[int, int]:
 
 
 def needs_exact() -> bool:
-    """Whether this is an x86-64 processor that does not say that it has VNNI: its fast int8 kernels
-    overflow."""
+    """Whether this x86-64 processor lacks VNNI, so that its fast int8 kernels overflow."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     try:

@@ -122,8 +122,7 @@ def deployable(file: Path, config: DeviceConfig) -> Deployable:
 def _image_size(
     file: Path, declared: Sequence[Any], own: Sequence[int] | None, wanted: int | None
 ) -> tuple[int, int, int]:
-    """(channels, height, width): what the file declares, then what was asked, then what the
-    metadata say."""
+    """(channels, height, width) from the file, else from the arguments, else from the metadata."""
     fallback = [own[0] if own else None, *([wanted] * 2 if wanted else own[1:] if own else [None] * 2)]
     sizes = [axis if isinstance(axis, int) else other for axis, other in zip(declared, fallback, strict=True)]
     if sizes[0] is None:

@@ -11,12 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 Clock = Callable[[], float]
-"""Seconds since some moment: ``time.perf_counter`` (wall time) or ``time.thread_time`` (time that
-this thread was on a processor, which other processes do not lengthen while it waits)."""
+"""A clock in seconds: ``time.perf_counter`` (wall time) or ``time.thread_time``.
+
+The latter is the processor time of this thread, which other processes do not lengthen.
+"""
 
 BLOCK_SECONDS = 0.025
-"""How long a function is run before it is the other's turn: short against the drift of a machine's
-speed (heat, neighbours), long enough for caches to be its own after the first runs."""
+"""Seconds of a block before the other function runs.
+
+It is short compared with changes of the speed of a machine (heat, other processes), and long enough
+for the caches.
+"""
 
 WARM_UP_RUNS = 2
 """Runs at the start of a block that are not counted: the other one's data is in the caches."""
@@ -25,14 +30,18 @@ FEWEST_PAIRS = 6
 """With fewer there is no 95 % interval of a median: 2 * 0.5^5 > 0.05."""
 
 DRIFT = 0.2
-"""Share of the variance between sittings that does not average out within a measurement: the
-machine's state moves more slowly than a measurement lasts. With five times as many runnable
-processes as processors, whole measurements of a ResNet-18 at 32 pixels scattered as much as the
-sittings of one (6 %). Coverage is measured by ``benchmarks/intervals.py``."""
+"""Share of the variance between sittings that does not average out within a measurement.
+
+The state of the machine changes more slowly than a measurement lasts. With five times as many
+runnable processes as processors, whole measurements of a ResNet-18 at 32 pixels scattered as much
+as the sittings of one (6 %). ``benchmarks/intervals.py`` measures the coverage.
+"""
 
 REPRODUCIBLE = 0.015
-"""Relative half-width of the narrowest interval: what a quiet measurement cannot see of another day
-(placement of memory, temperature)."""
+"""Relative half-width of the narrowest interval, for changes from day to day.
+
+Examples are the placement of memory and the temperature.
+"""
 
 FEWEST_SITTINGS = 3
 """With fewer, their scatter says next to nothing."""

@@ -23,8 +23,9 @@ class Options(BaseModel):
 
 
 class TorchEager(Device):
-    """Latency of the hardened module, whose integers torch simulates in float32: low bits gain
-    nothing here.
+    """Latency of the hardened module in torch, which simulates integers in float32.
+
+    So low bits gain nothing here.
     """
 
     name: ClassVar[str] = "torch-eager"

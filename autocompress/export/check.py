@@ -22,9 +22,7 @@ from autocompress.runtime import session_options
 AGREEMENT_IMAGES = 64
 """So many images are enough to see whether a file computes what its model does."""
 LEAST_AGREEMENT = 0.8
-"""Share of equal labels: codes flip at rounding edges, so honest low-bit models differ on some
-images.
-"""
+"""Fewest equal labels, as a share, because rounding can change labels of low-bit models."""
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 

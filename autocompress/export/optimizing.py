@@ -22,8 +22,11 @@ ROUNDS = 2
 
 
 def optimize(model: ir.Model) -> None:
-    """Folds constants, rewrites and merges in ``model``, in place: the passes of
-    ``onnxscript.optimizer.optimize_ir`` (onnxscript 0.7) in their order, with the same result."""
+    """Folds constants, rewrites and merges nodes in ``model``, in place.
+
+    These are the passes of ``onnxscript.optimizer.optimize_ir`` (onnxscript 0.7) in the same order,
+    with the same result.
+    """
     common.InlinePass()(model)
     for _ in range(ROUNDS):
         if not _round(model):

@@ -80,8 +80,7 @@ def _has_few_bits(layer: nn.Module) -> bool:
 
 
 def unpacking(integers: np.ndarray, bits: int, low: int, step: int, name: str = "weight") -> onnx.GraphProto:
-    """A graph without inputs whose one output ``name`` is ``integers`` again, int8, with ``bits``
-    stored of each.
+    """A graph without inputs and with output ``name``: ``integers``, int8, of ``bits`` each.
 
     Args:
         integers: at least one, any shape; each is ``low + index * step`` with ``0 <= index < 2 **
@@ -190,9 +189,7 @@ def _size(parts: Sequence[onnx.NodeProto | onnx.TensorProto]) -> int:
 
 
 def _indices(integers: np.ndarray, bits: int, low: int, step: int, name: str) -> np.ndarray:
-    """``(integers - low) / step`` as uint8; raises where one is no whole number from 0 to ``2 **
-    bits - 1``.
-    """
+    """``(integers - low) / step`` as uint8; raises unless these are from 0 to ``2 ** bits - 1``."""
     index, rest = np.divmod(integers.astype(np.int32) - low, step)
     if rest.any() or index.min() < 0 or index.max() >= 2**bits:
         raise TrialFailed(

@@ -23,9 +23,7 @@ def slim(proto: onnx.ModelProto) -> None:
 
 
 def _derive_bias_scales(graph: onnx.GraphProto) -> None:
-    """``bias_scale = input_scale * weight_scale`` as a node, where that is the stored vector to the
-    last bit.
-    """
+    """``bias_scale = input_scale * weight_scale`` as a node, if it equals the stored vector."""
     tensors, producers = _by_name(graph)
     layers = []
     for node in graph.node:
@@ -60,9 +58,7 @@ def _drop_zero_points(graph: onnx.GraphProto) -> None:
 
 
 def _input(node: onnx.NodeProto | None, number: int) -> str:
-    """Name of an input of ``node`` if it is a DequantizeLinear, which reads a tensor, its scale and
-    its zero point.
-    """
+    """Name of the data, scale or zero point of ``node``, if it is a DequantizeLinear."""
     if node is None or node.op_type != "DequantizeLinear" or len(node.input) <= number:
         return ""
     return node.input[number]

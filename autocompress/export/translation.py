@@ -48,9 +48,7 @@ def _dequantize(integers: Any, scale: Any, zero_point: Any = None, axis: int | N
 
 
 def _mean(x: Any, dim: Sequence[int] | None = None, keepdim: bool = False, dtype: int = -1) -> Any:
-    """A mean over height and width is GlobalAveragePool: it has a blocked float kernel and an
-    integer one.
-    """
+    """A mean over height and width as GlobalAveragePool, which has float and integer kernels."""
     if len(x.shape or ()) == 4 and dim is not None and sorted(d % 4 for d in dim) == [2, 3] and dtype in (-1, None):
         pooled = op.GlobalAveragePool(x)
         return pooled if keepdim else op.Squeeze(pooled, _constant([2, 3], np.int64))

@@ -22,8 +22,7 @@ SHORTCUTS: dict[str, str] = {
 """Short forms of keys inside sections: ``latency`` for ``constraints.latency``."""
 
 UnknownKeyHint = Callable[..., str]
-"""A hint for a key that is not known, from its path, its value and whether a file holds it
-(``in_file``)."""
+"""Makes a hint for an unknown key from its path, its value and whether it is in a file."""
 
 _WITHOUT_FLAG = frozenset({"model_args", "constraints", "budget", "baseline", "search"})
 """Keys of a job without a flag of their own: only a job file and ``--set`` can give them."""

@@ -64,8 +64,7 @@ class Front(Generic[Item]):
         return True
 
     def discard(self, number: int) -> None:
-        """Removes the point with that number, if the front holds it. What it dominated stays
-        away."""
+        """Removes the point ``number`` from the front. Points that it dominated do not return."""
         self._members = [member for member in self._members if member[1] != number]
 
     def __len__(self) -> int:

@@ -16,14 +16,15 @@ from autocompress.store import Store
 from autocompress.training import evaluate
 
 FITTED = 90.0
-"""Percent of its training images that a network labels rightly which was trained long enough: more
-steps would raise a lower figure, but for images that nobody can tell apart."""
+"""Training accuracy in percent below which a network counts as undertrained.
+
+Longer training usually raises a lower value.
+"""
 FITTED_IMAGES = 1_000
 
 
 def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, store: Store) -> tuple[str, ...]:
-    """Notes on the baseline: it is no better than chance, looks undertrained, or another
-    normalisation fits better.
+    """Notes on the baseline: at chance, undertrained, or another normalisation fits better.
 
     Args:
         job: of the baseline.
@@ -47,8 +48,7 @@ def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, stor
 
 
 def _on_training(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, store: Store) -> str:
-    """A note where a baseline that was trained here has not even learned its own training
-    images."""
+    """A note if a baseline that was trained here has not learned its training images."""
     some = splits.train.subset(FITTED_IMAGES, job.seed)
     key = digest("fitted", baseline.weights_key, some.digest)
     share = float(store.made(key, lambda: {"percent": evaluate(model, some)[0]})["percent"])

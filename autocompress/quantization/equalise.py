@@ -153,8 +153,9 @@ def _pairs(module: fx.GraphModule) -> list[_Pair]:
 
 
 def _only_layer_behind(layer: fx.Node) -> fx.Node | None:
-    """The layer that alone reads the channels of ``layer``, each multiplied by whatever it was
-    multiplied by here.
+    """The only layer that reads the channels of ``layer``, if operators in between are homogeneous.
+
+    These must scale each channel by the factor by which it was scaled before.
     """
     node, is_flat, is_pooled = layer, kind(layer) == "linear", False
     while len(node.users) == 1:
@@ -205,8 +206,9 @@ def _has_one_value_a_channel(node: fx.Node) -> bool:
 
 
 def _flattens(node: fx.Node) -> bool:
-    """``flatten(1)``, which makes ``(N, C)`` of ``(N, C, 1, 1)``; other reshapes may split the
-    channels.
+    """Whether the node is ``flatten(1)`` from ``(N, C, 1, 1)`` to ``(N, C)``.
+
+    Other reshapes may split the channels.
     """
     layer = module_of(node)
     if isinstance(layer, nn.Flatten):

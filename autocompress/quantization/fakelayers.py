@@ -25,8 +25,10 @@ from autocompress.quantization.folding import affine
 from autocompress.quantization.ops import fake_quant
 
 NormTreatment = Literal["corrected", "naive"]
-"""``corrected`` as above; ``naive`` scales the weights by the batch's sigma, so that they jitter
-(Fig. 14's ablation). Either freezes where the layer's norm is in eval mode."""
+"""Treatment of batch norm: ``corrected`` as above, or ``naive``, which scales by the batch sigma.
+
+With ``naive``, weights fluctuate (the ablation of Fig. 14). Both freeze in eval mode of the norm.
+"""
 INT32 = 2**31 - 1
 
 
@@ -37,9 +39,7 @@ class FakeLayer(nn.Module):
     bias: nn.Parameter | None
     weight_quantizer: FakeQuantizer
     norm: nn.BatchNorm1d | nn.BatchNorm2d | None
-    """The batch normalisation behind the layer while that trains; its statistics are the layer's
-    own business.
-    """
+    """The batch normalisation behind a layer in training; the layer updates its statistics."""
     norm_treatment: NormTreatment
     input_quantizer: FakeQuantizer | None = None
     """Of the tensor that the layer reads; not a child, the network holds it."""
@@ -154,9 +154,7 @@ def _scale_of(fake: FakeQuantizer | None) -> torch.Tensor | None:
 
 @torch.no_grad()
 def _update(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
-    """Moves the long-term statistics as torch's batch norm does: the variance with Bessel's
-    correction.
-    """
+    """Updates the long-term statistics as torch's batch norm: variance with Bessel's correction."""
     running_mean, running_var = cast(torch.Tensor, norm.running_mean), cast(torch.Tensor, norm.running_var)
     batches = cast(torch.Tensor, norm.num_batches_tracked)
     batches += 1

@@ -77,8 +77,10 @@ class Histogram(Observer):
 
 
 class Percentile(Histogram):
-    """Leaves out the share ``1 - percentile / 100`` of the values: half of it at each end, or all
-    of it above where nothing is negative."""
+    """Leaves out the share ``1 - percentile / 100`` of the values.
+
+    Half of it is left out at each end, or all of it above where no value is negative.
+    """
 
     def __init__(self, percentile: float = 99.99) -> None:
         super().__init__()
@@ -127,9 +129,10 @@ class MeanSquaredError(Histogram):
 
 
 class Entropy(Histogram):
-    """The threshold on ``|x|`` that keeps most of the distribution: smallest Kullback-Leibler
-    divergence between the clipped values and their quantized version (Migacz, "8-bit inference with
-    TensorRT", GTC 2017; the whitepaper names it as an alternative in section 2.5).
+    """The threshold on ``abs(x)`` with the smallest KL divergence of clipped and quantized values.
+
+    Migacz, "8-bit inference with TensorRT", GTC 2017; the whitepaper names it as an alternative in
+    section 2.5.
 
     Args:
         levels: the integers of the grid. Where both signs occur, half of them serve ``|x|``.
@@ -160,9 +163,10 @@ class Entropy(Histogram):
 
 
 def divergence(magnitude: torch.Tensor, bins: int, groups: int) -> float:
-    """Kullback-Leibler divergence from the first ``bins`` counts, with all that lies beyond put
-    into the last of them, to the same counts without it, averaged in ``groups`` groups over the
-    bins that are not empty.
+    """KL divergence between clipped counts and their average in ``groups`` groups.
+
+    The first distribution is the first ``bins`` counts, with all counts beyond added to the last
+    bin. The second is without these, averaged over the bins of each group that are not empty.
 
     Args:
         magnitude: counts of ``|x|``, float64.
@@ -186,8 +190,10 @@ def divergence(magnitude: torch.Tensor, bins: int, groups: int) -> float:
 
 
 def _exponent(largest: float, bins: int) -> int | None:
-    """The smallest exponent with which ``bins`` (a power of two) bins of ``2^exponent`` reach
-    beyond ``largest``; None where that is 0."""
+    """The smallest exponent for which ``bins`` bins of width ``2^exponent`` exceed ``largest``.
+
+    ``bins`` is a power of two. None where ``largest`` is 0.
+    """
     if largest <= 0.0:
         return None
     # largest = fraction * 2^e with fraction < 1. Below 2^-120 bins of float32 would have no width

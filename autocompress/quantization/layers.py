@@ -17,16 +17,18 @@ from autocompress.quantization.scales import SMALLEST_SCALE, along
 
 
 class _Hardened(nn.Module):
-    """Integers of a finished layer: ``weight`` int8, ``weight_scale``, and ``bias`` int32 with
-    scale ``bias_scale`` (``weight_scale`` times the input's scale), or a float ``bias`` where the
-    input is not quantized.
+    """Integers of a finished layer: ``weight`` int8 with ``weight_scale``, and ``bias``.
+
+    ``bias`` is int32 with ``bias_scale`` (``weight_scale`` times the scale of the input), or float
+    where the input is not quantized.
     """
 
     weight_bits: int
     weight_low: int
     weight_step: int
-    """The integers are ``weight_low + index * weight_step``, the index in ``weight_bits`` bits:
-    what the file packs.
+    """The integers are ``weight_low + index * weight_step``; the file stores the index.
+
+    An index has ``weight_bits`` bits.
     """
     input_bits: int
     """Of the tensor that the layer reads; 32 for float."""
@@ -131,8 +133,11 @@ def harden_layer(layer: FakeLayer, hardened: Hardened, input_scale: float | None
 
 
 def _with_norm(hardened: Hardened, norm: nn.Module) -> Hardened:
-    """The integers of a layer with the batch norm behind it in their scales: ``gamma / sigma`` of
-    each output channel, its sign in the integers, since a scale is positive."""
+    """The integers of a layer with the batch norm behind it folded into the scales.
+
+    The factor is ``gamma / sigma`` per output channel. Its sign goes into the integers, because a
+    scale is positive.
+    """
     assert hardened.integers is not None
     if bool((hardened.zero_point != 0).any()):
         raise ValueError("a batch norm goes into symmetric integers only")

@@ -103,16 +103,18 @@ class MovingAverage(_TwoEnds):
 
 
 def minmax(x: torch.Tensor, axis: int | None = None) -> Range:
-    """Smallest and largest value of ``x``: scalars, or ``(channels,)`` along ``axis``: the paper's
-    for weights.
+    """Smallest and largest value of ``x``: scalars, or ``(channels,)`` along ``axis``.
+
+    This is the choice of the paper for weights.
     """
     low, high = torch.aminmax(x) if axis is None else torch.aminmax(x.movedim(axis, 0).flatten(1), dim=1)
     return low, high
 
 
 def least_squares(x: torch.Tensor, levels: Levels, is_symmetric: bool, axis: int | None = None) -> Range:
-    """The shrunken version of the range of ``x`` (of each channel along ``axis``) whose grid gives
-    the smallest squared error; the whole range is among those tried.
+    """The shrunken range of ``x`` (per channel along ``axis``) with the smallest squared error.
+
+    The full range is one of the candidates.
 
     Returns:
         Ranges as :func:`minmax`.
@@ -140,8 +142,9 @@ def _best_rows(rows: torch.Tensor, levels: Levels, is_symmetric: bool) -> Range:
 def squared_error(
     rows: torch.Tensor, low: torch.Tensor, high: torch.Tensor, levels: Levels, is_symmetric: bool
 ) -> torch.Tensor:
-    """Squared error of each value of ``rows``, ``(n, values)`` or ``(1, values)``, under the grid
-    over the row's range.
+    """Squared error of each value of ``rows`` on the grid over the range of its row.
+
+    ``rows`` is ``(n, values)`` or ``(1, values)``.
 
     Args:
         low, high: ``(n,)``.
@@ -156,7 +159,9 @@ def squared_error(
 
 
 def shrunken(low: torch.Tensor, high: torch.Tensor, steps: int = 80, smallest: float = 0.2) -> Range:
-    """``steps`` versions of a range, or of each of several, from the whole down to ``smallest`` of
-    it: ``(steps, *low.shape)`` both."""
+    """``steps`` versions of one or several ranges, from the whole range to ``smallest`` of it.
+
+    Both ends are ``(steps, *low.shape)``.
+    """
     factors = along(torch.linspace(1.0, smallest, steps, dtype=low.dtype, device=low.device), low.ndim + 1, 0)
     return factors * low, factors * high

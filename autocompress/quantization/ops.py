@@ -15,9 +15,10 @@ import torch
 from autocompress.quantization.scales import along
 
 _HALF = 0.5 + 1e-4
-"""Half a step, and float32's error in counting up to 255 steps (about 6e-5). The zero point of an
-asymmetric grid is rounded, so that an end of the observed range may lie exactly half a step
-outside.
+"""Half a step, plus the error of float32 in 255 steps (about 6e-5).
+
+The zero point of an asymmetric grid is rounded, so an end of the observed range may be exactly half
+a step outside.
 """
 
 
@@ -29,8 +30,7 @@ outside.
 def fake_quant(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int, axis: int | None = None
 ) -> torch.Tensor:
-    """``(clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale`` (quant-whitepaper,
-    eq. 12-13).
+    """``(clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale``, eq. 12-13.
 
     Rounds half to even, as ONNX's QuantizeLinear does. The gradient of ``x`` passes straight
     through where the integer before clamping lies in ``low .. high``, and is zero elsewhere (eq.
@@ -115,8 +115,7 @@ def _(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> to
     schema="(Tensor x, float scale, int zero_point, int low, int high) -> Tensor",
 )
 def hard_sigmoid(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
-    """``clip(x + 3, 0, 6) / 6`` on the grid of :func:`round_trip`, where that grid ends at 0 and at
-    1.
+    """``clip(x + 3, 0, 6) / 6`` on the grid of :func:`round_trip` with ends 0 and 1.
 
     The runtime has no integer kernel for HardSigmoid. It has one for an addition; the grid's
     saturation is the cut-off, and reading the integers with a sixth of their step is the division.
@@ -147,8 +146,7 @@ def _(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> to
 def dequantize(
     integers: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None, axis: int | None = None
 ) -> torch.Tensor:
-    """``(integers - zero_point) * scale`` as float32: DequantizeLinear on an integer initializer in
-    the file.
+    """``(integers - zero_point) * scale`` as float32: DequantizeLinear of an initializer.
 
     Args:
         integers: int8 weights or int32 biases.

@@ -42,8 +42,9 @@ def unsigned_levels(bits: int) -> Levels:
 
 
 def signed_levels(bits: int, *, narrow: bool) -> Levels:
-    """``-2^(bits-1) .. 2^(bits-1) - 1`` (eq. 8); ``narrow`` leaves out the lowest, so that the grid
-    is symmetric (eq. 10): what weights use.
+    """``-2^(bits-1) .. 2^(bits-1) - 1`` (eq. 8), for weights.
+
+    ``narrow`` leaves out the lowest integer, so that the grid is symmetric (eq. 10).
 
     Raises:
         ValueError: if ``bits`` is not 2 to 8.
@@ -80,8 +81,7 @@ def affine(minimum: torch.Tensor, maximum: torch.Tensor, levels: Levels) -> tupl
 
 
 def symmetric(minimum: torch.Tensor, maximum: torch.Tensor, levels: Levels) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale of a grid whose zero sits still (section 2.2, eq. 7 to 11): in the middle of the levels
-    that are used.
+    """Scale of a symmetric grid, with zero in the middle (section 2.2, eq. 7 to 11).
 
     The paper does not write the scale out. Here it is ``max|x| / (2^(bits-1) - 1)`` for signed
     levels, narrow or not, so that nothing clips. For unsigned levels it is ``maximum / (2^bits -
@@ -120,9 +120,7 @@ def quantize(
 
 
 def along(values: torch.Tensor, dimensions: int, axis: int | None) -> torch.Tensor:
-    """``values`` viewed so that it broadcasts over a tensor of ``dimensions`` dimensions along
-    ``axis``.
-    """
+    """A view of ``values`` that broadcasts over ``dimensions`` dimensions along ``axis``."""
     if axis is None or values.ndim == 0:
         return values
     shape = [1] * dimensions

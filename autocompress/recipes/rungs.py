@@ -1,5 +1,4 @@
-"""Rungs: budgets of training that a recipe may be given after the search knows what repair alone
-makes of it.
+"""Rungs: training budgets for recipes, after the search knows their accuracy after repair.
 
 Rung 0 trains nothing. Each rung goes on from the network of the one below, so that a recipe which
 climbs is trained by all of them.
@@ -21,8 +20,7 @@ LEAST_STEPS = {1: 100, 2: 400}
 MOST_IMAGES = 200_000
 """No rung sees more, an image that it sees again counted again."""
 AFTER_REPAIR, WITHOUT_REPAIR = 5e-4, 2e-3
-"""Learning rates. A larger one undoes what repair has fitted: a quarter epoch at 1e-3 loses points
-after mild cuts."""
+"""Learning rates. Larger ones undo a repair: a quarter epoch at 1e-3 loses points."""
 DISTILL = 0.9
 """Weight of the baseline's answers, where there are labels too."""
 

@@ -15,8 +15,7 @@ MOST_REASONS = 5
 
 
 def brief(result: SearchResult) -> str:
-    """The page: what was found, the picture, the front with the latency first, recipes, warnings,
-    failures and where it was measured."""
+    """The page: result, picture, front, recipes, warnings, failures and machine."""
     models = view.front_models(result)
     name = escaped(result.job.get("name", result.folder.name))
     parts = [

@@ -21,8 +21,7 @@ NAME_WIDTH, VALUE_WIDTH = 24, 60
 
 
 def tables(comparison: Comparison) -> Group:
-    """All that there is to tell, for a terminal. Where there is little room, columns fold and no
-    figure is cut."""
+    """The full comparison for a terminal; columns fold in narrow terminals, figures stay whole."""
     names = [_name(run.name) for run in comparison.runs]
     parts: list[Any] = [_table("runs", ["", *names], _summary(comparison))]
     cost = BY_NAME[comparison.cost].short

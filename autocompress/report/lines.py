@@ -22,9 +22,7 @@ def figures(row: Row) -> tuple[str, str, str, str]:
 
 
 def trial_words(row: Row) -> str:
-    """A trial in a line: ``trial 7 complete: 97.20 %, −0.30, 0.41×, 1.2 MB; ghost ratio 2 in
-    layer3``.
-    """
+    """A trial as a line: ``trial 7 complete: 97.20 %, −0.30, 0.41×, 1.2 MB; ghost ratio 2``."""
     head = f"trial {row.get('trial')} {row.get('status')}"
     if row.get("status") != "complete":
         return f"{head}: {row.get('reason') or 'no reason given'}"

@@ -11,8 +11,7 @@ LONGEST = 200
 """Characters of a name or a cell; what is longer is cut."""
 _SPECIAL = re.compile(r"([\\`*_\[\]|#~$])")
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-"""Categories of characters that change how a line is shown and are not seen: control characters,
-and those that turn the direction of writing."""
+"""Unicode categories of invisible characters: control characters and writing directions."""
 
 
 def plain(value: Any, longest: int = LONGEST) -> str:

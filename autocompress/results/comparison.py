@@ -1,5 +1,4 @@
-"""Several runs on common axes: what each attains, what differs in their jobs, and whether their
-figures can be compared at all."""
+"""Compares several runs on common axes: fronts, jobs, and whether they are comparable."""
 
 from __future__ import annotations
 

@@ -52,9 +52,7 @@ class Layer:
         return _convolve(x[0], weight, self.groups)[None]
 
     def expected(self) -> np.ndarray:
-        """What an exact runtime gives: int32 sums for MatMulInteger, else uint8 on a grid of
-        ``STEP``.
-        """
+        """The exact result: int32 sums for MatMulInteger, else uint8 on a grid of ``STEP``."""
         return self.requantize(self.sums())
 
     def requantize(self, sums: np.ndarray) -> np.ndarray:
@@ -85,8 +83,10 @@ def _convolve(x: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
 
 @cache
 def extreme_layers() -> tuple[Layer, ...]:
-    """Layers with weights of -127 and 127 and inputs of 0 and 255: one for each kernel, with sizes
-    that are multiples of a vector and sizes that are not."""
+    """Layers with weights of -127 and 127 and inputs of 0 and 255, one for each kernel.
+
+    Sizes are multiples of a vector, and others.
+    """
     random = np.random.default_rng(0)
 
     def layer(operator: Operator, x: tuple[int, ...], weight: tuple[int, ...], groups: int = 1) -> Layer:

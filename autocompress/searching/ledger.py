@@ -1,5 +1,4 @@
-"""The rows that the driver has heard of, and trials.csv. What one more row costs does not grow with
-the number of rows."""
+"""The rows in the driver, and trials.csv; the cost per row does not grow with their number."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ class Ledger:
         self.save()
 
     def add(self, row: Row) -> None:
-        """Adds a row, or replaces that of a lower rung; the table follows at once, or with a row
-        that comes a little later."""
+        """Adds a row, or replaces the row of a lower rung; trials.csv follows within seconds."""
         at = bisect_left(self.rows, row["trial"], key=lambda one: one["trial"])
         if at < len(self.rows) and self.rows[at]["trial"] == row["trial"]:
             self.rows[at] = row

@@ -76,8 +76,7 @@ def artifact_folder(trial: int, rung: int = 0) -> Path:
 
 
 def rungs_below(row: Row) -> Iterator[Row]:
-    """Rows that name the artifacts of lower rungs of the same trial, if ``row`` has one of its
-    own."""
+    """Rows with artifacts of lower rungs of the same trial, if ``row`` has its own artifact."""
     for rung in range(int(row.get("rung") or 0) if row.get("artifact") else 0):
         yield {"artifact": artifact_folder(row["trial"], rung).as_posix()}
 

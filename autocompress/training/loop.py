@@ -201,8 +201,11 @@ class Training:
             callback.load_state_dict(own)
 
     def checkpoint(self) -> dict[str, Any]:
-        """All that is needed to go on between two steps: :meth:`state_dict`, the model's state, the
-        random numbers, and the losses of the epoch."""
+        """All values for continuing between two steps.
+
+        These are :meth:`state_dict`, the state of the model, random numbers, and the losses of the
+        epoch.
+        """
         losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
         random = self._random_state()
         return {**self.state_dict(), "model": self.model.state_dict(), "losses": losses, "random": random}

@@ -34,7 +34,7 @@ def intrinsic_rows(gram: np.ndarray, count: int) -> np.ndarray:
 
 
 def fit_errors(gram: np.ndarray, targets: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Squared errors of the best multiple, ``[targets, sources]``; zero for sources of zeros."""
+    """Squared errors of the best multiple (0 for a zero source), ``[targets, sources]``."""
     power = np.diag(gram)
     explained = np.zeros((len(targets), len(sources)))
     np.divide(gram[np.ix_(targets, sources)] ** 2, power[sources], out=explained, where=power[sources] > 0)

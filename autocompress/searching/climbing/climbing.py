@@ -1,5 +1,6 @@
-"""Climbing: which recipe is trained next, by asynchronous successive halving with several
-objectives.
+"""Decides which recipe is trained next: asynchronous successive halving (ASHA).
+
+There are several objectives.
 
 After Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020 (ASHA): a
 recipe is promoted when a worker is free for it, without waiting for the others of its rung. Of the
@@ -31,8 +32,7 @@ from autocompress.searching.climbing.states import LAST_RUNG, RungTable, standin
 ETA = 4
 """Of so many recipes on a rung, one is promoted."""
 SHARE, LAST_SHARE = 0.3, 0.5
-"""Of the workers' time, at most, that rungs above 0 take while there are other recipes to try, and
-when there are none."""
+"""Largest shares of the time of workers for rungs above 0, with and without other recipes."""
 WORTH = 0.2
 """Points that a training must be expected to gain."""
 UNKNOWN_TIMES = 10.0
@@ -167,8 +167,7 @@ class Climbing:
         return None
 
     def _ordered(self, ready: list[Row], rung: int) -> list[tuple[Row, int]]:
-        """The recipes that are worth the training, the most wanted first, with the rank of each
-        among them and the front."""
+        """The recipes for which training is useful, best first, with their ranks and the front."""
         gains = {row["trial"]: self._gains.predict(self._climber(row, rung)) for row in ready}
         worth = [row for row in ready if self._is_worth(row, gains[row["trial"]])]
         if not worth:
@@ -186,8 +185,7 @@ class Climbing:
         return [(worth[at], int(found[at])) for at in order]
 
     def _is_worth(self, row: Row, gain: Gain) -> bool:
-        """Training gains something, ends within the points that count, and costs meet their
-        bounds."""
+        """Whether training is expected to help, and costs meet their bounds."""
         drop = known(row, "accuracy_drop")
         costs = excess(self._job.constraints.bounds(), row, self._baseline)
         is_within = drop is not None and drop - gain.mean < POINTS

@@ -80,8 +80,10 @@ class Gains:
         self._mean = self._covariance @ pull
 
     def predict(self, climber: Climber) -> Gain:
-        """What ``climber`` will gain; no more than it has lost, and at the mean not less than
-        nothing, since a training that loses is not kept."""
+        """The predicted gain of ``climber``, at most its loss so far.
+
+        The mean is at least 0, because a training that loses accuracy is not kept.
+        """
         if climber.drop <= 0:
             return Gain(0.0, 0.0)
         row = self._features(climber)

@@ -193,8 +193,7 @@ class RungTable:
                 self._reached[rung] += sign
 
     def reached(self, rung: int) -> int:
-        """How many recipes with a model have tried ``rung`` to its end, those that broke there
-        too."""
+        """Number of recipes with a model that finished ``rung``, including failures there."""
         return self._reached[rung]
 
     def promotions(self, rung: int) -> int:

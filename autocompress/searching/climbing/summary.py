@@ -16,9 +16,11 @@ LEAST_PAIRS = 3
 
 
 def climbing_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """By rung above 0: how many recipes were trained, how many gained, points gained in the mean
-    (a recipe that gained nothing counts 0), and Spearman's correlation between the accuracies of
-    rung 0 and of this rung. Empty where nothing climbed.
+    """Statistics of each rung above 0; empty if there was no climb.
+
+    These are the number of trained recipes, the number with a gain, the mean gain in points (0 for
+    a recipe without a gain), and Spearman's correlation between the accuracies of rung 0 and of
+    this rung.
     """
     tried = [accuracies(row) for row in rows]
     found: dict[str, Any] = {}

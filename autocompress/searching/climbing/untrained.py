@@ -19,14 +19,12 @@ def rungs_act(job: Job) -> bool:
 
 
 def epochs_are_drawn(job: Job) -> bool:
-    """Whether the sampler draws a recipe's own epochs: without rungs, or where the job names
-    them."""
+    """Whether the sampler draws the epochs of recipes: without rungs, or if the job names them."""
     return not rungs_act(job) or any(name in ("recover", EPOCHS) for name in limits_of(job).values)
 
 
 def untrained(values: Mapping[str, Value], compose: Callable[[Chooser], Any]) -> dict[str, Value]:
-    """The recipe without RECOVER; as it is where a method of it needs that, or the job asks for
-    it."""
+    """The recipe without RECOVER, unless a method or the job needs it."""
     if not values.get(EPOCHS):
         return dict(values)
     try:
