@@ -67,6 +67,16 @@ def test_it_hands_out_what_the_budget_allows_and_no_more(job: Job) -> None:
     assert driver.dispatcher.why_ended == "all trials are spent"
 
 
+def test_it_knows_which_recipes_are_under_way(job: Job) -> None:
+    driver = Driver(job)
+    assert driver.dispatcher.under_way == []
+    asked = driver.hand_out("worker")
+    assert driver.dispatcher.under_way == [{"trial": asked.number, "label": asked.label}]
+    driver.work(asked)
+    driver.finish("worker")
+    assert driver.dispatcher.under_way == []
+
+
 def test_nothing_is_begun_that_would_hardly_end_in_time(job: Job) -> None:
     driver = Driver(job, deadline=time.time() + 30)
     driver.work(driver.hand_out("worker"), seconds=31.0)

@@ -181,6 +181,7 @@ def plugins(
 
 app.command()(models.check)
 app.command()(runs.compare)
+app.command()(runs.watch)
 app.command()(models.export)
 app.command()(models.measure)
 app.command()(synthesis.synthesize)
@@ -228,7 +229,10 @@ def _show(result: SearchResult, console: Console) -> None:
     from autocompress.report import datafree, view
     from autocompress.report.table import front_table
 
-    console.print(front_table(result))
+    if result.front.empty and not result.every_trial_failed:
+        _show_progress(result, console)
+        return
+    console.print(front_table(result, console.width))
     for sentence in (view.interruption(result), view.headline(result), view.fastest(result), view.tap_crop(result)):
         if sentence:
             console.print(sentence, markup=False, highlight=False)
@@ -237,3 +241,11 @@ def _show(result: SearchResult, console: Console) -> None:
     page = result.folder / "report.html"
     if page.exists():
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_progress(result: SearchResult, console: Console) -> None:
+    """Counts and the front so far of a search that is not over."""
+    from autocompress.cli.watch import Watched
+
+    console.print(f"{result.folder}:", markup=False, highlight=False, soft_wrap=True)
+    console.print(Watched(result.folder).picture(console.width))

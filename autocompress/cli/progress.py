@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -20,8 +21,8 @@ MOST_ROWS = 12
 """Rows of the front that a terminal shows while it searches."""
 LONG_STEP_S, SAY_EVERY_S = 5.0, 30.0
 """Steps that take longer are told of in a log, so often."""
-FIGURES_WIDTH = 60
-"""Columns of the terminal that the figures take."""
+FIGURES_WIDTH, LEAST_RECIPE = 60, 10
+"""Columns of the terminal that the figures take, and that a recipe needs."""
 
 
 class Lines:
@@ -179,16 +180,24 @@ def watching(console: Console) -> Iterator[Lines]:
 
 def front_table(rows: Sequence[Row], width: int, baseline: Row | None = None) -> Table:
     """The front so far: the baseline, where it is known, then the most accurate first."""
+    is_narrow = width < FIGURES_WIDTH + LEAST_RECIPE
     table = Table(title="front so far", title_justify="left")
+    if is_narrow:
+        table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
     accuracy = "accuracy" if baseline is None or baseline.get("agreement") is None else "agreement"
-    for heading in ("trial", accuracy, "change", "latency", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    # A column that may not wrap takes all the room it wants, and recipes want much.
-    table.add_column("recipe", no_wrap=True, overflow="ellipsis", max_width=max(10, width - FIGURES_WIDTH))
+    for heading in ("trial", accuracy, "change", "latency", *([] if is_narrow else ["size"])):
+        # Where there is too little room, figures go on in the next line: none is cut.
+        table.add_column(heading, justify="right", no_wrap=not is_narrow, overflow="fold")
+    if not is_narrow:
+        # A column that may not wrap takes all the room it wants, and recipes want much.
+        table.add_column("recipe", no_wrap=True, overflow="ellipsis", max_width=max(10, width - FIGURES_WIDTH))
+    shown = len(table.columns)
     if baseline is not None:
-        table.add_row("baseline", *map(Text, figures(baseline)), "uncompressed", style="dim")
+        cells = ("baseline", *figures(baseline), "uncompressed")
+        table.add_row(*map(Text, cells[:shown]), style="dim")
     for row in rows[:MOST_ROWS]:
-        table.add_row(*map(Text, (str(row.get("trial")), *figures(row), words.recipe(row.get("recipe") or {}))))
+        cells = (str(row.get("trial")), *figures(row), words.recipe(row.get("recipe") or {}))
+        table.add_row(*map(Text, cells[:shown]))
     if len(rows) > MOST_ROWS:
         table.caption = f"and {len(rows) - MOST_ROWS} more"
     return table

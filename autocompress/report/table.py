@@ -11,11 +11,20 @@ from rich.text import Text
 from autocompress.report import datafree, view, words
 from autocompress.results import SearchResult
 
+FULL_WIDTH = 78
+"""Columns of a terminal that all figures fit."""
+DECIDE = ("trial", "change", "latency", "95 %")
+"""What a narrow terminal shows."""
 
-def front_table(result: SearchResult) -> Group:
-    """The figures of the front and the recipes as text, for rich; it fits 80 columns.
+def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
+    """The figures of the front and the recipes as text, for rich.
 
     The baseline is first, then models by accuracy. The recommended model is bold.
+
+    Args:
+        result: the run.
+        width: columns of the terminal. All figures fit 80; with fewer, those that decide are shown
+            (change of accuracy, latency), and below 40 they go on in the next line.
     """
     models = view.front_models(result)
     # Text, here and below: rich would read [brackets] in a str as markup.
@@ -29,8 +38,9 @@ def front_table(result: SearchResult) -> Group:
     by_agreement = datafree.is_by_agreement(result)
     judged = "agree %" if by_agreement else "val %"
     headings = ["trial", judged, "test %", "change", "latency", "95 %", "ms", "size", "MACs"]
-    for heading in headings + ["energy"] * with_energy:
-        figures.add_column(heading, justify="right", no_wrap=True)
+    is_narrow = width < FULL_WIDTH
+    for heading in DECIDE if is_narrow else headings + ["energy"] * with_energy:
+        figures.add_column(heading, justify="right", overflow="fold")
     recipes = Table.grid(padding=(0, 2))
     recipes.add_column(justify="right", no_wrap=True)
     recipes.add_column(overflow="fold")
@@ -41,6 +51,8 @@ def front_table(result: SearchResult) -> Group:
             cells[3] = model.change
         cells += [model.latency_interval.replace(" to ", "–").replace("×", ""), model.latency_ms, model.size]
         cells += [model.macs] + [model.energy_ratio] * with_energy
+        if is_narrow:
+            cells = [cells[headings.index(heading)] for heading in DECIDE]
         figures.add_row(*(Text(cell.removesuffix(" %").removesuffix(" ms")) for cell in cells), style=style)
         if not model.is_baseline:
             misses = f"misses {model.misses}" if model.misses else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -9,19 +10,30 @@ import pandas as pd
 from autocompress.objectives.fronts import front_rows
 from autocompress.results.columns import FRONT_COLUMNS, frame
 from autocompress.results.run import SearchResult
+from autocompress.results.status import Status
 
 
-def models_so_far(result: SearchResult) -> pd.DataFrame:
+def models_so_far(result: SearchResult, status: Status | None = None) -> pd.DataFrame:
     """The front's models, the most accurate first; columns ``FRONT_COLUMNS``.
 
     They are those of front.csv, or, while there is none, those of the trials that no other finished
-    trial dominates, with the figures of their trials."""
+    trial dominates, with the figures of their trials.
+
+    Args:
+        result: the run.
+        status: how far it is; it knows the baseline before the run's files do.
+    """
     if len(result.front):
         return result.models
     rows = [_plain(row) for _, row in result.trials.iterrows()]
     objectives = [str(name) for name in result.job.get("objectives") or ("accuracy", "latency")]
-    found = front_rows(objectives, rows, result.summary.get("baseline") or {})
+    found = front_rows(objectives, rows, baseline_so_far(result, status) or {})
     return frame(found, FRONT_COLUMNS)
+
+
+def baseline_so_far(result: SearchResult, status: Status | None) -> Mapping[str, Any] | None:
+    """The baseline's row, with None where a figure is missing; None where it is not known yet."""
+    return result.summary.get("baseline") or (status.baseline if status else None)
 
 
 def _plain(row: pd.Series) -> dict[str, Any]:

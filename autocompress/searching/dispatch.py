@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from autocompress.files import is_full_disk
 from autocompress.results import Row
@@ -104,6 +105,11 @@ class Dispatcher:
     def no_worker_starts(self) -> bool:
         """Workers failed to start so often that no more should be started."""
         return self._failed_starts >= MOST_FAILED_STARTS
+
+    @property
+    def under_way(self) -> list[dict[str, Any]]:
+        """The recipes that are being tried: numbers of their trials, and labels."""
+        return [{"trial": asked.number, "label": asked.label} for asked in list(self._running.values())]
 
     @property
     def start_error(self) -> str:

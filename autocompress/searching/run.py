@@ -30,6 +30,7 @@ from autocompress.results import (
     write_sensitivity,
     write_tables,
 )
+from autocompress.results.status import OVER
 from autocompress.searching import placement, rundir, stopping
 from autocompress.searching.background import Background, Point
 from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
@@ -48,6 +49,7 @@ from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels
 from autocompress.searching.nearest import finish_nearest_miss, finish_within_bar
 from autocompress.searching.progress import Observer, Silent, Steps, Unbreakable
+from autocompress.searching.recorded import Recorded
 from autocompress.searching.searchable import Opener, SearchableJob, is_by_agreement
 from autocompress.searching.study import Asked, Study, read_begun
 from autocompress.searching.trainable import Settings, open_job
@@ -84,8 +86,14 @@ def search(
     validate(job, plugins)
     placement.check()
     job = anchored(resolved(job), plugins)
-    with stopping.caught(), rundir.begun(job, versions()) as folder, rundir.logged(folder), _full_disk_told(folder):
-        return _Run(job, folder, Unbreakable(observer or Silent()), opener, plugins, clock).go()
+    with (
+        stopping.caught(),
+        rundir.begun(job, versions()) as folder,
+        rundir.logged(folder),
+        _full_disk_told(folder),
+        Recorded(observer or Silent(), folder, job.workers) as recorded,
+    ):
+        return _Run(job, folder, recorded, opener, plugins, clock).go()
 
 
 def resume(
@@ -125,8 +133,14 @@ def resume(
     home = folder.resolve()  # it may have been moved or renamed since
     job = job.model_copy(update={"results": home.parent, "name": home.name})
     placement.check()
-    with stopping.caught(), rundir.driver(folder), rundir.logged(folder), _full_disk_told(folder):
-        return _Run(job, folder, Unbreakable(observer or Silent()), opener, plugins, clock).go()
+    with (
+        stopping.caught(),
+        rundir.driver(folder),
+        rundir.logged(folder),
+        _full_disk_told(folder),
+        Recorded(observer or Silent(), folder, job.workers) as recorded,
+    ):
+        return _Run(job, folder, recorded, opener, plugins, clock).go()
 
 
 def _full_disk_told(folder: Path) -> AbstractContextManager[None]:
@@ -148,12 +162,13 @@ class _Run:
     """The driver's side of a search, from the opened job to the finished folder."""
 
     def __init__(
-        self, job: Job, folder: Path, observer: Observer, opener: Opener, plugins: Manager, clock: Clock
+        self, job: Job, folder: Path, recorded: Recorded, opener: Opener, plugins: Manager, clock: Clock
     ) -> None:
         self._clock = clock
-        self._job, self._folder, self._observer, self._plugins = job, folder, observer, plugins
+        self._recorded, self._observer = recorded, Unbreakable(recorded)
+        self._job, self._folder, self._plugins = job, folder, plugins
         self._opener = opener
-        self._progress = Steps(observer)
+        self._progress = Steps(self._observer)
         # From the file, as a resume will find it: there spaces and paths are written out.
         begun = begun_with(load_job(folder / JOB_FILE), plugins.device(job.device.name))
         if (known := read_begun(folder)) is not None:  # before anything is trained
@@ -168,7 +183,7 @@ class _Run:
         self._study.keep_begun(begun)
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
-        told = self._observer.on_note, Steps(observer)
+        told = self._observer.on_note, Steps(self._observer)
         self._background = Background(self._opened, self._bits_pay, self._measurer, self._baseline, *told)
         self._corrections: Corrections | None = None
         self._first: Sequence[Point] = []
@@ -184,7 +199,6 @@ class _Run:
             return []
         found = recipes_from(self._job.recipes_from, self._opened.compose, self._job.budget.trials)
         for note in found.notes:
-            log.info(note)
             self._observer.on_note(note)
         return found.points
 
@@ -207,7 +221,6 @@ class _Run:
         self._study.proposed = made.proposed
         if made.proposed is not None:
             for note in made.proposed.notes:
-                log.info(note)
                 self._observer.on_note(note)
             self._corrections = Corrections(self._study, made.proposed, self._baseline, self._study.rows())
             self._study.before_ask = self._corrections.before_ask
@@ -274,7 +287,6 @@ class _Run:
         splits = self._opened.splits
         own = [f"data: {splits.describe()}"] if splits.synthetic or splits.unlabelled else []
         for note in own + list(splits.notes):
-            log.info(note)
             self._observer.on_note(note)
         self._observer.on_baseline(self._baseline)
         self._observer.on_start(self._job.budget.trials)
@@ -326,6 +338,7 @@ class _Run:
             return why
         told = self._on_row, self._observer.on_note
         dispatcher = Dispatcher(self._study, self._opened.compose, allowance, *told, self._endings, self._climbing)
+        self._recorded.under_way = lambda: dispatcher.under_way
         self._own_worker = self._worker_of(dispatcher, allowance)
         is_first = bool(self._first) and not self._study.is_proposed and not self._trains(self._first[0])
         # Where workers take all processors, starting them beside the tables makes both late.
@@ -392,6 +405,7 @@ class _Run:
         """
         from autocompress.report import write_report  # plots take a second to import
 
+        self._recorded.phase("closing", ended)
         unreachable = self._background.out_of_reach
         closing = Closing(self._opened, self._measurer, self._folder, self._baseline, out_of_reach=unreachable)
         try:
@@ -403,6 +417,7 @@ class _Run:
             closing.close_early(self._study.rows(), self._seconds, ended, self._plugins)
         self._study.spend(self._seconds)
         write_report(self._folder)
+        self._recorded.phase(OVER, ended)
         result = read(self._folder)
         self._plugins.tell("autocompress_search_finished", job=self._job, result=result)
         return result

@@ -1,0 +1,117 @@
+"""``autocompress watch``: a search, followed from another terminal."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autocompress.cli.models import say
+from autocompress.cli.progress import front_table
+from autocompress.report import live
+from autocompress.results import TRIALS_FILE, SearchResult, read
+from autocompress.results.sofar import baseline_so_far, models_so_far
+from autocompress.results.status import OVER, Status, read_status
+
+
+def follow(folder: Path, *, once: bool, every: float) -> None:
+    """Shows how far the search in ``folder`` is until it ends, or once.
+
+    Args:
+        folder: of the run.
+        once: look only once.
+        every: seconds between two looks.
+
+    Raises:
+        UserError: if ``folder`` is no run.
+    """
+    console = Console()
+    watched = Watched(folder)
+    if once or not watched.is_going_on:
+        console.print(watched.picture(console.width))
+        return
+    if not console.is_terminal:
+        _lines(watched, console, every)
+        return
+    with Live(watched.picture(console.width), console=console, auto_refresh=False) as screen:
+        while watched.is_going_on:
+            time.sleep(every)
+            watched.look()
+            screen.update(watched.picture(console.width), refresh=True)
+
+
+def _lines(watched: Watched, console: Console, every: float) -> None:
+    """A line for each change."""
+    last = ""
+    while True:
+        line = "; ".join(live.sentences(watched.result, watched.status))
+        if line != last:
+            say(console, line)
+            last = line
+        if not watched.is_going_on:
+            return
+        time.sleep(every)
+        watched.look()
+
+
+class Watched:
+    """What is known of a run; its table is read again when it has changed.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        UserError: if it is none, or a file of it is broken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: Any = None
+        self.result: SearchResult = read(folder)
+        self.status: Status | None = None
+        self.look()
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether there will be more to see."""
+        return self.status is not None and self.status.phase != OVER and self.status.is_running is not False
+
+    def look(self) -> None:
+        """Reads what has changed."""
+        self.status = read_status(self._folder)
+        now = _state(self._folder / TRIALS_FILE), self.is_going_on
+        if now != self._seen:
+            self._seen, self.result = now, read(self._folder)
+
+    def picture(self, width: int) -> Group:
+        """Bar, sentences and the front so far."""
+        parts: list[Any] = []
+        if self.status is not None and self.status.total and self.is_going_on:
+            bar = Table.grid()
+            bar.add_row(ProgressBar(total=self.status.total, completed=self.status.trials, width=min(width, 60)))
+            parts.append(bar)
+        parts += [Text(text) for text in live.sentences(self.result, self.status)]
+        models = models_so_far(self.result, self.status)
+        if len(models):
+            parts.append(front_table(plain_rows(models), width, baseline_so_far(self.result, self.status)))
+        return Group(*parts)
+
+
+def plain_rows(models: Any) -> list[dict[str, Any]]:
+    """A frame's rows with None where a figure is missing."""
+    known = models.astype(object).where(models.notna(), None)
+    return [dict(row) for row in known.to_dict("records")]
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size

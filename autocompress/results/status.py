@@ -1,0 +1,104 @@
+"""status.json: how far a search is, written by its driver and read by other processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from autocompress.errors import UserError
+from autocompress.files import write_json
+
+STATUS_FILE = "status.json"
+OVER, STOPPED = "over", "stopped"
+PHASES = ("preparing", "searching", "closing", OVER, STOPPED)
+"""Before the first recipe; while recipes are tried; while the front is measured again; after.
+A search that was cut short is stopped."""
+_SAME_PROCESS_S = 2.0
+"""Difference of two readings of when a process began."""
+
+
+def _began() -> float:
+    return psutil.Process().create_time()
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a search is.
+
+    Attributes:
+        phase: one of ``PHASES``.
+        step: what is being done, in words.
+        fraction: how far that is, 0 to 1; None where nobody can tell.
+        trials: rows so far, of earlier runs too.
+        total: the budget of trials; 0 before it is known.
+        front: models on the front so far.
+        hypervolume: of that front.
+        workers: processes that try recipes.
+        baseline: its row, once it is known.
+        under_way: recipes that are being tried: ``{"trial": number, "label": text}``.
+        seconds_left: until the search is expected to end; None where nobody can tell.
+        note: the last thing worth saying.
+        updated: seconds since the epoch.
+        pid, process_began, host: of the driver.
+    """
+
+    phase: str = "preparing"
+    step: str = ""
+    fraction: float | None = None
+    trials: int = 0
+    total: int = 0
+    front: int = 0
+    hypervolume: float = 0.0
+    workers: int = 0
+    baseline: Mapping[str, Any] | None = None
+    under_way: tuple[Mapping[str, Any], ...] = ()
+    seconds_left: float | None = None
+    note: str = ""
+    updated: float = field(default_factory=time.time)
+    pid: int = field(default_factory=os.getpid)
+    process_began: float = field(default_factory=_began)
+    host: str = field(default_factory=platform.node)
+
+    @property
+    def is_running(self) -> bool | None:
+        """Whether the driver lives; None where it runs on another machine."""
+        if self.phase in (OVER, STOPPED):
+            return False
+        if self.host != platform.node():
+            return None
+        try:
+            began = psutil.Process(self.pid).create_time()
+        except psutil.Error:
+            return False
+        return abs(began - self.process_began) < _SAME_PROCESS_S
+
+
+def write_status(folder: Path, status: Status) -> None:
+    """Writes status.json atomically."""
+    write_json(folder / STATUS_FILE, asdict(status))
+
+
+def read_status(folder: Path) -> Status | None:
+    """The status of the run in ``folder``; None for a run that has none (an earlier version's).
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    file = folder / STATUS_FILE
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        known = {one.name for one in fields(Status)}
+        values = {name: value for name, value in told.items() if name in known}
+        return Status(**{**values, "under_way": tuple(values.get("under_way", ()))})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read: {error}", "it must be as the search wrote it") from None

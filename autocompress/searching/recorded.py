@@ -1,0 +1,115 @@
+"""An observer that keeps status.json and log.txt up to date, whoever else watches."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from autocompress.files import kept_if_possible
+from autocompress.report.lines import baseline_words, trial_words
+from autocompress.results import COLUMNS, Row
+from autocompress.results.status import OVER, STOPPED, Status, write_status
+from autocompress.searching.progress import Observer
+
+log = logging.getLogger("autocompress.search")
+EVERY_S = 1.0
+"""The file is written at most so often, but for a new phase."""
+
+UnderWay = Callable[[], Sequence[Mapping[str, Any]]]
+
+
+class Recorded:
+    """Writes down what a search tells, then passes it on.
+
+    Args:
+        observer: who else watches.
+        folder: ``results/<name>``.
+        workers: processes that try recipes.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, observer: Observer, folder: Path, workers: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._observer, self._folder, self._clock = observer, folder, clock
+        self._status = Status(workers=workers)
+        self._not_before = -1.0
+        self._began = clock()
+        self._done_before: int | None = None
+        self.under_way: UnderWay = tuple
+        """Tells which recipes are being tried."""
+        self.phase("preparing")
+
+    def phase(self, name: str, step: str = "") -> None:
+        """The search is in another phase; the file says so at once."""
+        self._status = replace(self._status, phase=name, step=step, fraction=None, seconds_left=None)
+        self._write(at_once=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._status.phase != OVER:
+            self.phase(STOPPED)
+
+    def on_start(self, total: int) -> None:
+        """The first trial is about to run."""
+        self._began = self._clock()
+        self._status = replace(self._status, total=total)
+        self.phase("searching")
+        self._observer.on_start(total)
+
+    def on_baseline(self, row: Row) -> None:
+        """The baseline's row is known."""
+        log.info("baseline: %s", baseline_words(row))
+        self._status = replace(self._status, baseline={name: row.get(name) for name in COLUMNS})
+        self._observer.on_baseline(row)
+
+    def on_trial(
+        self, row: Row, front_rows: Sequence[Row], hypervolume: float, trials_done: int, seconds_left: float | None
+    ) -> None:
+        """A trial has its row."""
+        log.info("[%d/%d] %s", trials_done, self._status.total, trial_words(row))
+        self._status = replace(
+            self._status,
+            trials=trials_done,
+            front=len(front_rows),
+            hypervolume=hypervolume,
+            seconds_left=self._left(trials_done, seconds_left),
+        )
+        self._write()
+        self._observer.on_trial(row, front_rows, hypervolume, trials_done, seconds_left)
+
+    def on_note(self, text: str) -> None:
+        """Anything worth saying."""
+        log.info("%s", text)
+        self._status = replace(self._status, note=text)
+        self._write()
+        self._observer.on_note(text)
+
+    def on_progress(self, fraction: float, text: str) -> None:
+        """How far a step is."""
+        self._status = replace(self._status, step=text, fraction=round(fraction, 4))
+        self._write()
+        self._observer.on_progress(fraction, text)
+
+    def _left(self, trials_done: int, seconds_left: float | None) -> float:
+        """At the pace so far, and no more than the job's minutes leave."""
+        if self._done_before is None:
+            self._done_before = trials_done - 1
+        pace = (self._clock() - self._began) / max(1, trials_done - self._done_before)
+        expected = pace * max(0, self._status.total - trials_done)
+        return round(expected if seconds_left is None else min(expected, seconds_left), 1)
+
+    def _write(self, *, at_once: bool = False) -> None:
+        now = self._clock()
+        if not at_once and now < self._not_before:
+            return
+        self._not_before = now + EVERY_S
+        self._status = replace(self._status, under_way=tuple(self.under_way()), updated=time.time())
+        with kept_if_possible(self._folder):
+            write_status(self._folder, self._status)
