@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autocompress.checking import check
     from autocompress.compression.artifact import load
+    from autocompress.debugging import debug
     from autocompress.delivery import export_model
     from autocompress.devices import compare_files
     from autocompress.errors import UserError
@@ -37,6 +38,7 @@ __all__ = [
     "check",
     "compare",
     "compare_files",
+    "debug",
     "export_model",
     "load",
     "read",
@@ -52,6 +54,7 @@ _MODULE_OF = {
     "check": "autocompress.checking",
     "compare": "autocompress.results.comparison",
     "compare_files": "autocompress.devices",
+    "debug": "autocompress.debugging",
     "export_model": "autocompress.delivery",
     "load": "autocompress.compression.artifact",
     "read": "autocompress.results",

@@ -15,7 +15,7 @@ from autocompress.searching.study import Study
 
 PUBLIC = (
     *("Job", "SearchResult", "UserError", "__version__"),
-    *("check", "compare", "compare_files", "export_model", "load", "read", "resume", "search"),
+    *("check", "compare", "compare_files", "debug", "export_model", "load", "read", "resume", "search"),
 )
 
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from autocompress.cli import models, options, runs, synthesis
+from autocompress.cli import debugging, models, options, runs, synthesis
 from autocompress.errors import ExitCode, Terminated, UserError
 from autocompress.job import check_model_name, check_names, load_job
 from autocompress.memory import out_of_memory_told
@@ -182,6 +182,7 @@ def plugins(
 app.command()(models.check)
 app.command()(runs.compare)
 app.command()(runs.watch)
+app.command()(debugging.debug)
 app.command()(models.export)
 app.command()(models.measure)
 app.command()(synthesis.synthesize)

@@ -69,6 +69,14 @@ def teacher_key(model: nn.Module) -> str:
     return digest(weights_key(model), versions())
 
 
+def baseline_key(model: nn.Module) -> str:
+    """Content key of a baseline and its file.
+
+    Another exporter may write a faster file: the baseline must gain from it as candidates do.
+    """
+    return digest(teacher_key(model), OPSET, onnx.__version__, onnxscript.__version__)
+
+
 def measure_baseline(
     model: nn.Module,
     splits: Splits,
@@ -110,10 +118,7 @@ def export_baseline(model: nn.Module, folder: Path) -> Baseline:
     Raises:
         UserError: if it cannot be exported.
     """
-    own_key = teacher_key(model)
-    # The key has the exporter, because another version may write a faster file, for the baseline as
-    # for every candidate.
-    key = digest(own_key, OPSET, onnx.__version__, onnxscript.__version__)
+    key = baseline_key(model)
     file = folder / f"{key}.onnx"
     if not file.exists():
         with atomic(file) as temporary:
@@ -127,7 +132,7 @@ def export_baseline(model: nn.Module, folder: Path) -> Baseline:
         params=network.params,
         macs=network.macs,
         deployable=Deployable(file, size, operator_counts(model, size), lambda: model),
-        weights_key=own_key,
+        weights_key=teacher_key(model),
         key=key,
     )
 

@@ -95,6 +95,14 @@ def read_begun(folder: Path) -> dict[str, Any] | None:
     return studies[0].user_attrs.get(BEGUN) if studies else None
 
 
+def read_baseline_key(folder: Path) -> str | None:
+    """Key of the baseline that the search in ``folder`` began with; None where nothing says it."""
+    if not (folder / STUDY_FILE).exists():
+        return None
+    studies = _storage(folder).get_all_studies()
+    return studies[0].user_attrs.get("baseline_key") if studies else None
+
+
 class Study:
     """The trials of one search.
 

@@ -80,6 +80,7 @@ def train_baseline(
     *,
     device: torch.device | None = None,
     pause: Callable[[], None] | None = None,
+    only_kept: bool = False,
 ) -> nn.Module:
     """Trains ``model`` with the baseline settings of the job, or loads an earlier result.
 
@@ -90,7 +91,7 @@ def train_baseline(
     Raises:
         UserError: if there are no training images, or the training diverged: loss, weights or
             logits are not finite, or the loss is far above that of the untrained network. Nothing
-            is stored then.
+            is stored then. With ``only_kept``, if there is no earlier result.
     """
     settings = baseline_settings(job, len(splits.train))
     weights = "pretrained" if job.pretrained else "random"
@@ -101,6 +102,10 @@ def train_baseline(
     key = digest(models.architecture(model), weights, splits.train.digest, asked, job.seed, made_with)
     path = cache_folder("baselines") / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
     if not _loaded(model, path):
+        if only_kept:
+            raise UserError(
+                f"the trained baseline is not in {path.parent}", "set AUTOCOMPRESS_CACHE as the search had it"
+            )
         require_training_images(job, splits)
         _check_room(model, path.parent)
         checkpoint = Checkpoint.of(key)

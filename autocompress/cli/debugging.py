@@ -1,0 +1,85 @@
+"""``autocompress debug``: where a compressed network departs from its baseline."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from autocompress.cli.models import Json, Run, say
+
+if TYPE_CHECKING:
+    from autocompress.debugging import Debugged
+
+
+def debug(
+    run_folder: Run,
+    trial: Annotated[
+        int | None, typer.Option(help="Trial that has a model. Default: the recommended one.", show_default=False)
+    ] = None,
+    images: Annotated[int, typer.Option(help="Validation images that run through both networks.", min=1)] = 32,
+    as_json: Json = False,
+) -> None:
+    """Run the float and the compressed network side by side: how far each layer's output is off,
+    the first layer where they part, and lines for a job's space that leave the worst layers alone.
+
+    autocompress debug results/demo --trial 4
+    """
+    from autocompress.cli.progress import waiting
+    from autocompress.debugging import debug as debugged
+
+    console = Console()
+    with waiting(console) as progress:
+        found = debugged(run_folder, trial, images=images, progress=progress)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    console.print(_table(found))
+    for line in _sentences(found):
+        say(console, line)
+
+
+def _table(found: Debugged) -> Table:
+    from autocompress.report import words
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("layer", overflow="fold")
+    for heading in ("bits", "channels", "SNR, dB", "cosine", "KL here", "KL alone"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for one in found.layers:
+        cells = [
+            one.layer,
+            found.bits.get(one.layer, "float"),
+            str(one.kept) if one.kept == one.channels else f"{one.kept} of {one.channels}",
+            "exact" if one.snr_db == float("inf") else f"{one.snr_db:.1f}",
+            f"{one.cosine:.3f}",
+            f"{one.kl:.2g}",
+            words.MISSING if one.own_kl is None else f"{one.own_kl:.2g}",
+        ]
+        table.add_row(*map(Text, cells), style="bold" if one.layer == found.parted else "")
+    return table
+
+
+def _sentences(found: Debugged) -> list[str]:
+    told = [
+        f"trial {found.trial} on {found.images}: {found.equal:.1f} % get the baseline's label; KL of the logits "
+        f"{found.kl:.3g} nats",
+        "the networks never part: no layer's output is less than 10 dB above the difference"
+        if found.parted is None
+        else f"they part at {found.parted}: it is the first layer whose output is less than 10 dB above the difference",
+    ]
+    if found.others:
+        told.append(f"not compared, since they were replaced: {', '.join(found.others)}")
+    if found.exclusions:
+        told += [
+            "to leave the worst layers alone, add to the job:",
+            "space:",
+            *(f"  {one}" for one in found.exclusions),
+        ]
+    return told

@@ -1,0 +1,58 @@
+"""Which layers to leave alone, as lines for a job's ``space:``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autocompress.debugging.channels import Kept
+from autocompress.debugging.errors import LayerError
+
+SHARE = 0.8
+"""Of the summed divergence of single layers: the worst layers with so much of it are named."""
+MOST_LAYERS = 8
+NO_DIVERGENCE = 1e-6
+"""Nats; layers below lose nothing."""
+
+
+def exclusions(layers: Sequence[LayerError], kept: Mapping[str, Kept], plan: Mapping[str, Any]) -> list[str]:
+    """The lines, the worst layer first: weights of its group stay in float, the couplings that it
+    writes or reads keep their channels.
+
+    A layer counts by its own divergence, and by that so far where it cannot run alone.
+
+    Args:
+        layers: as compared.
+        kept: channels that are left, by layer.
+        plan: of the artifact.
+    """
+    lines: dict[str, list[str]] = {}
+    for error in _worst(layers):
+        for line in _lines(error.layer, kept[error.layer], plan):
+            lines.setdefault(line, []).append(f"{error.layer} {_weight(error):.3g}")
+    return [f"{line}  # nats: {', '.join(names)}" for line, names in lines.items()]
+
+
+def _weight(error: LayerError) -> float:
+    return error.kl if error.own_kl is None else error.own_kl
+
+
+def _worst(layers: Sequence[LayerError]) -> list[LayerError]:
+    ordered = sorted((one for one in layers if _weight(one) > NO_DIVERGENCE), key=_weight, reverse=True)
+    total, reached, found = sum(map(_weight, ordered)), 0.0, []
+    for one in ordered[:MOST_LAYERS]:
+        if reached >= SHARE * total:
+            break
+        reached += _weight(one)
+        found.append(one)
+    return found
+
+
+def _lines(layer: str, kept: Kept, plan: Mapping[str, Any]) -> list[str]:
+    quantized = ((plan.get("quantization") or {}).get("layers") or {}).get(layer)
+    lines = [] if quantized is None else [f"bits.weight.{quantized['group']}: none"]
+    for step in plan["transforms"]:
+        for coupling, channels in (step["plan"].get("keep") or {}).items() if step.get("stage") == "prune" else ():
+            if channels in (kept.outputs.tolist(), kept.inputs.tolist()):
+                lines.append(f"prune.keep.{coupling}: 1.0")
+    return lines

@@ -1,0 +1,83 @@
+"""Which channels of the baseline's layers a compressed network still has.
+
+A plan says which channels of a coupling stay, and couplings write many layers. So weights that hold
+the numbers of their channels go through the same removal, and are read afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from autocompress.compression.rebuilding import rebuild
+from autocompress.contract import Method, Plan
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Channels of a layer that are left.
+
+    Attributes:
+        outputs, inputs: their numbers in the baseline's layer, int64; inputs of a grouped
+            convolution are those of one group.
+    """
+
+    outputs: torch.Tensor
+    inputs: torch.Tensor
+
+
+def kept_channels(model: nn.Module, steps: Sequence[Plan], methods: Mapping[str, Method]) -> dict[str, Kept]:
+    """By name of each convolution and linear layer that is a part of the baseline's layer.
+
+    Layers that a method replaced are left out.
+
+    Args:
+        model: the baseline.
+        steps: of a plan, ``plan["transforms"]``.
+        methods: by name.
+    """
+    outputs = _numbers(model, steps, methods, axis=0)
+    inputs = _numbers(model, steps, methods, axis=1)
+    return {name: Kept(outputs[name], inputs[name]) for name in outputs if name in inputs}
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether it is a convolution or a linear layer of torch's own kind."""
+    return isinstance(module, nn.Conv2d | nn.Linear)
+
+
+def _numbers(
+    model: nn.Module, steps: Sequence[Plan], methods: Mapping[str, Method], axis: int
+) -> dict[str, torch.Tensor]:
+    """The numbers along one axis of each weight that are left after the steps."""
+    marked = copy.deepcopy(model)
+    names = [name for name, module in marked.named_modules() if is_layer(module)]
+    for name in names:
+        weight = _weight(marked, name)
+        shape = [-1 if position == axis else 1 for position in range(weight.ndim)]
+        numbers = torch.arange(weight.shape[axis], dtype=weight.dtype).view(shape)
+        weight.data = numbers.expand_as(weight).contiguous().clone()
+    changed = rebuild(marked, steps, methods)
+    there = {name for name, module in changed.named_modules() if is_layer(module)}
+    read = {name: _read(_weight(changed, name), axis) for name in names if name in there}
+    found = {name: numbers for name, numbers in read.items() if numbers is not None}
+    return {name: numbers for name, numbers in found.items() if int(numbers.max()) < _weight(model, name).shape[axis]}
+
+
+def _weight(model: nn.Module, name: str) -> torch.Tensor:
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
+
+
+def _read(weight: torch.Tensor, axis: int) -> torch.Tensor | None:
+    """The numbers along ``axis``; None where the weight does not hold such numbers."""
+    lines = weight.detach().transpose(0, axis).flatten(1)
+    numbers = lines[:, 0].round().to(torch.int64)
+    is_marked = bool((lines == numbers.to(lines.dtype)[:, None]).all()) and bool((numbers >= 0).all())
+    rises = bool((numbers.diff() > 0).all())
+    return numbers if is_marked and rises and len(numbers) else None

@@ -1,0 +1,212 @@
+"""Runs a float and a compressed network on the same images and compares what their layers give."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from autocompress.debugging.channels import Kept
+
+Progress = Callable[[float, str], None]
+PIXELS_TOGETHER = 16 * 64**2
+"""Pixels of the images that run together: the outputs of all layers are held."""
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """How far a layer's output is off, over all images, in the channels that are left.
+
+    Attributes:
+        layer: its name.
+        kept, channels: output channels that are left, and of the baseline.
+        snr_db: decibels of the float output's power above that of the difference.
+        cosine: of both outputs.
+        kl: Kullback-Leibler divergence of the class probabilities in nats, where the float network
+            goes on with the compressed network's output of this layer: the error of all layers so
+            far, as far as it passes through here.
+        own_kl: the same where this layer alone is the compressed network's, on float inputs; None
+            where it cannot be put into the float network. Its input's integers are left out.
+    """
+
+    layer: str
+    kept: int
+    channels: int
+    snr_db: float
+    cosine: float
+    kl: float
+    own_kl: float | None
+
+
+@dataclass
+class _Sums:
+    signal: float = 0.0
+    noise: float = 0.0
+    other: float = 0.0
+    product: float = 0.0
+    kl: float = 0.0
+    own_kl: float = 0.0
+    images: int = 0
+    runs_alone: bool = True
+
+    def error(self, layer: str, kept: int, channels: int) -> LayerError:
+        """The figures of the layer."""
+        scale = math.sqrt(self.signal * self.other)
+        snr = math.inf if not self.noise else 10 * math.log10(max(self.signal, 1e-300) / self.noise)
+        cosine = self.product / scale if scale else float(self.signal == self.other)
+        own = self.own_kl / self.images if self.runs_alone else None
+        return LayerError(layer, kept, channels, snr, cosine, self.kl / self.images, own)
+
+
+@dataclass
+class Compared:
+    """What both networks made of the images.
+
+    Attributes:
+        layers: in the order in which they run.
+        kl: of the logits, in nats.
+        equal: percent of images with the same label.
+        images: how many.
+    """
+
+    layers: list[LayerError]
+    kl: float
+    equal: float
+    images: int
+
+
+def compare_layers(
+    reference: fx.GraphModule,
+    compressed: fx.GraphModule,
+    kept: Mapping[str, Kept],
+    images: torch.Tensor,
+    progress: Progress | None = None,
+) -> Compared:
+    """Compares the layers that both networks have and call once.
+
+    Args:
+        reference: the float network with folded batch norms, eval.
+        compressed: eval; its layers have the same names.
+        kept: channels that are left, by layer.
+        images: float32 ``(N, C, H, W)``.
+        progress: told the finished fraction and a word.
+    """
+    names = [name for name in _called_once(reference) if name in kept and name in set(_called_once(compressed))]
+    sums = {name: _Sums() for name in names}
+    channels = {name: _channels(reference.get_submodule(name)) for name in names}
+    together = max(1, PIXELS_TOGETHER // (images.shape[2] * images.shape[3]))
+    divergence, equal = 0.0, 0
+    with torch.no_grad():
+        for start in range(0, len(images), together):
+            batch = images[start : start + together]
+            with _recorded(reference, names) as ours:
+                expected = reference(batch)
+            with _recorded(compressed, names) as theirs:
+                found = compressed(batch)
+            divergence += _kl(expected, found)
+            equal += int((expected.argmax(1) == found.argmax(1)).sum())
+            for number, name in enumerate(names):
+                one = _Layer(name, reference, compressed, kept[name])
+                one.add(sums[name], batch, expected, ours[name], theirs[name][1])
+                if progress is not None:
+                    progress((start + (number + 1) / len(names) * len(batch)) / len(images), f"layer {name}")
+    layers = [sums[name].error(name, len(kept[name].outputs), channels[name]) for name in names]
+    return Compared(layers, divergence / len(images), 100.0 * equal / len(images), len(images))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer of both networks."""
+
+    name: str
+    reference: nn.Module
+    compressed: nn.Module
+    kept: Kept
+
+    def add(
+        self,
+        sums: _Sums,
+        batch: torch.Tensor,
+        expected: torch.Tensor,
+        ours: tuple[torch.Tensor, torch.Tensor],
+        theirs: torch.Tensor,
+    ) -> None:
+        """Adds what a batch says: ``ours`` is the float layer's input and output, ``theirs`` the
+        compressed layer's output."""
+        own_input, own = ours
+        axis = 1 if own.ndim == 4 else own.ndim - 1
+        part = own.index_select(axis, self.kept.outputs).double()
+        other = theirs.double()
+        sums.signal += float(part.square().sum())
+        sums.other += float(other.square().sum())
+        sums.product += float((part * other).sum())
+        sums.noise += float((part - other).square().sum())
+        sums.images += len(batch)
+        sums.kl += _kl(expected, self._instead(batch, own.index_copy(axis, self.kept.outputs, theirs.to(own.dtype))))
+        alone = self._alone(own_input)
+        if alone is None or alone.shape != theirs.shape:
+            sums.runs_alone = False
+        else:
+            patched = own.index_copy(axis, self.kept.outputs, alone.to(own.dtype))
+            sums.own_kl += _kl(expected, self._instead(batch, patched))
+
+    def _alone(self, own_input: torch.Tensor) -> torch.Tensor | None:
+        """The compressed layer on the float layer's input."""
+        layer = self.compressed.get_submodule(self.name)
+        axis = 1 if own_input.ndim == 4 else own_input.ndim - 1
+        wanted = getattr(layer, "in_channels", None) or getattr(layer, "in_features", None)
+        if wanted == own_input.shape[axis]:
+            return torch.as_tensor(layer(own_input))
+        if wanted != len(self.kept.inputs):
+            return None
+        return torch.as_tensor(layer(own_input.index_select(axis, self.kept.inputs)))
+
+    def _instead(self, batch: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """The float network's logits with ``output`` in the place of this layer's."""
+        hook = self.reference.get_submodule(self.name).register_forward_hook(lambda *_: output)
+        try:
+            return torch.as_tensor(self.reference(batch))
+        finally:
+            hook.remove()
+
+
+def _kl(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Sum over images of KL(expected || found) of the class probabilities, in nats."""
+    target, other = F.log_softmax(expected.double(), 1), F.log_softmax(found.double(), 1)
+    return float(F.kl_div(other, target, reduction="sum", log_target=True))
+
+
+def _called_once(module: fx.GraphModule) -> list[str]:
+    calls = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_module")
+    return [name for name, count in calls.items() if count == 1]
+
+
+def _channels(layer: nn.Module) -> int:
+    found = getattr(layer, "out_channels", None) or getattr(layer, "out_features", None)
+    return int(found or 0)
+
+
+@contextmanager
+def _recorded(module: nn.Module, names: list[str]) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """Input and output of the named layers, once the module has run."""
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            # Copies: activations behind may work in place.
+            found[name] = inputs[0].clone(), output.clone()
+
+        return hook
+
+    hooks = [module.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield found
+    finally:
+        for one in hooks:
+            one.remove()

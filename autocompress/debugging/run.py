@@ -1,0 +1,188 @@
+"""Debugs one trial of a run: its artifact beside the baseline that the job names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from autocompress import data, models
+from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE, load
+from autocompress.compression.layertypes import layer_specs
+from autocompress.contract import Manager, Method, manager
+from autocompress.data import Split
+from autocompress.debugging.advice import exclusions
+from autocompress.debugging.channels import kept_channels
+from autocompress.debugging.errors import LayerError, compare_layers
+from autocompress.errors import UserError
+from autocompress.job import Job, load_job
+from autocompress.opened.baseline import baseline_key
+from autocompress.quantization.folding import fold_batch_norm
+from autocompress.results import JOB_FILE, read
+from autocompress.searching.study import read_baseline_key
+from autocompress.training import limit_threads, train_baseline
+
+IMAGES = 32
+PARTED_DB = 10.0
+"""Decibels below which a layer has parted from the baseline's: the difference has more than a tenth
+of the output's power."""
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Debugged:
+    """What was found.
+
+    Attributes:
+        trial: its number.
+        layers: those that both networks have, in the order in which they run.
+        others: layers of the baseline that the compressed network lacks or replaced.
+        bits: by layer, bits of weights and activations in words.
+        kl: divergence of the logits, in nats.
+        equal: percent of images with the same label.
+        images: how many, and what they are.
+        parted: the first layer whose output is less than ``PARTED_DB`` above the difference; None
+            where there is none.
+        exclusions: lines for a job's ``space:``.
+    """
+
+    trial: int
+    layers: Sequence[LayerError]
+    others: Sequence[str]
+    bits: dict[str, str]
+    kl: float
+    equal: float
+    images: str
+    parted: str | None
+    exclusions: Sequence[str]
+
+
+def debug(
+    run: str | Path, trial: int | None = None, *, images: int = IMAGES, progress: Progress | None = None
+) -> Debugged:
+    """Runs the baseline and the compressed network of a trial side by side on some images.
+
+    Both networks have their batch norms folded, so outputs of layers are those behind the norm and
+    before the activation. A baseline that the search trained comes from the cache folder.
+
+    Args:
+        run: ``results/<name>``.
+        trial: one that has a model; the recommended one by default.
+        images: of the validation split; noise where the job has none.
+        progress: told the finished fraction and a word.
+
+    Raises:
+        UserError: if ``run`` is no run, has no such model, or its data or weights are not here.
+    """
+    result = read(run)
+    number = _number(result.recommended() if trial is None else None, trial, result.folder)
+    folder = _artifact(result.folder, number)
+    compressed = load(folder)
+    plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    plugins = manager()
+    methods = {method.name: method for method in plugins.methods()}
+    limit_threads()
+    home = result.folder.resolve()  # it may have been moved or renamed since
+    job = load_job(home / JOB_FILE).model_copy(update={"results": home.parent, "name": home.name})
+    model, split = _baseline(job, plugins)
+    batch, of = _images(split, models.input_size(model), images)
+    kept = kept_channels(model, plan["transforms"], methods)
+    reference = _folded(model, methods)
+    found = compare_layers(reference, _folded(compressed, methods), kept, batch, progress)
+    return Debugged(
+        trial=number,
+        layers=found.layers,
+        others=_others(model, found.layers),
+        bits={name: _bits(told) for name, told in ((plan["quantization"] or {}).get("layers") or {}).items()},
+        kl=found.kl,
+        equal=found.equal,
+        images=f"{found.images} {of}",
+        parted=next((one.layer for one in found.layers if one.snr_db < PARTED_DB), None),
+        exclusions=exclusions(found.layers, kept, plan),
+    )
+
+
+def _number(best: Any, trial: int | None, folder: Path) -> int:
+    if trial is not None:
+        return trial
+    if best is None:
+        raise UserError(f"no model of {folder} meets what was asked", "name a trial: --trial N")
+    return int(best["trial"])
+
+
+def _artifact(folder: Path, trial: int) -> Path:
+    """The trial's artifact, which a running search may have too."""
+    found = folder / "artifacts" / str(trial)
+    if not (found / MODEL_FILE).is_file():
+        there = sorted(int(path.parent.name) for path in folder.glob(f"artifacts/*/{MODEL_FILE}"))
+        raise UserError(
+            f"trial {trial} has no model in {folder}", f"trials with a model: {', '.join(map(str, there)) or 'none'}"
+        )
+    return found
+
+
+def _check_weights(job: Job, model: nn.Module) -> None:
+    """Refuses a baseline that was trained again since: it is another one.
+
+    Raises:
+        UserError: if it was.
+    """
+    known = read_baseline_key(job.folder)
+    if known is not None and known != baseline_key(model):
+        raise UserError(
+            "the baseline in the cache folder is not the one that this run began with",
+            "set AUTOCOMPRESS_CACHE, and install the versions, as the search had them",
+        )
+
+
+def _baseline(job: Job, plugins: Manager) -> tuple[nn.Module, Split | None]:
+    """The float network, and the images that judge; None where the job has none."""
+    split: Split | None = None
+    if job.data.words:
+        has_weights = job.pretrained or job.checkpoint is not None
+        splits = data.load(job.data, plugins.datasets(), **models.preprocessing(job), has_weights=has_weights)
+        knows_classes = splits.info.num_classes > 0
+        model = models.create(job, splits.info if knows_classes else None)
+        splits = splits if knows_classes else splits.prepared(models.data_info(model))
+        if models.needs_training(job, splits.info):
+            model = train_baseline(job, model, splits, only_kept=True)
+            _check_weights(job, model)
+        split = splits.val if len(splits.val) else splits.test
+    else:
+        model = models.create(job, None)
+    return models.reparameterise(model).cpu().eval(), split
+
+
+def _images(split: Split | None, size: tuple[int, int, int], most: int) -> tuple[torch.Tensor, str]:
+    """Images ``(N, C, H, W)`` and what they are."""
+    if split is None or not len(split):
+        return torch.randn(most, *size, generator=torch.Generator().manual_seed(0)), "images of noise"
+    some = split.subset(most)
+    return torch.cat([batch for batch, _ in some.loader(64)]), "validation images"
+
+
+def _folded(model: nn.Module, methods: dict[str, Method]) -> fx.GraphModule:
+    """As a graph with folded batch norms; a hardened network is one already."""
+    return (
+        model if isinstance(model, fx.GraphModule) else fold_batch_norm(model, specs=layer_specs([*methods.values()]))
+    )
+
+
+def _others(model: nn.Module, layers: Sequence[LayerError]) -> list[str]:
+    known = {one.layer for one in layers}
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and name not in known
+    ]
+
+
+def _bits(told: dict[str, Any]) -> str:
+    weight, activation = told["weight_bits"], told["activation_bits"]
+    return f"int{weight}" if weight == activation else f"W{weight}A{activation}"
