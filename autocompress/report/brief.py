@@ -32,7 +32,7 @@ def brief(result: SearchResult) -> str:
 
 
 def _sentences(result: SearchResult) -> list[str]:
-    return [view.interruption(result), view.headline(result), view.fastest(result)]
+    return [view.interruption(result), view.headline(result), view.fastest(result), view.tap_crop(result)]
 
 
 def _front(models: list[view.FrontModel]) -> str:

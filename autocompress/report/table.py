@@ -16,6 +16,7 @@ FULL_WIDTH = 78
 DECIDE = ("trial", "change", "latency", "95 %")
 """What a narrow terminal shows."""
 
+
 def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
     """The figures of the front and the recipes as text, for rich.
 
