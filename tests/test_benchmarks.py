@@ -51,6 +51,10 @@ SMALL = {
         *("--models", "test_resnet", "--sizes", "32", "--rounds", "3", "--later", "2", "--seconds", "0.3"),
         *("--busy", "0", "1"),
     ],
+    "newcomer": [
+        *("--source", "digits", "--model", "test_resnet", "--baseline-epochs", "1", "--trials", "1"),
+        *("--minutes", "1"),
+    ],
     "papers_adder": [
         *("--data", "digits", "--epochs", "1", "--recovery-epochs", "1", "--seeds", "0"),
         *("--ways", "convolution, float32", "adder, float32", "adder, int8"),
