@@ -19,8 +19,10 @@ from autocompress.recipes.jobspace import JobSpace
 
 MOST_ROWS = 200
 """Number of latest rows that correct costs."""
+MOST_FIRST = 8
+"""Number of recipes that are proposed the first time: the sampler knows little yet."""
 MOST_RECIPES = 4
-"""Number of recipes that are proposed at once."""
+"""Number of recipes that are proposed later, each time."""
 Row = Mapping[str, Any]
 
 
@@ -58,7 +60,8 @@ class Reproposer:
             if tuple(sorted(_shares(values).items())) not in tried
             and not is_beaten(self._predicted(tables, values), best, margin=0.0)
         ]
-        return self.proposer.proposed(tables, recipes[:MOST_RECIPES])
+        most_recipes = MOST_FIRST if self._round == 1 else MOST_RECIPES
+        return self.proposer.proposed(tables, recipes[:most_recipes])
 
     def ratios(self, values: Mapping[str, Value]) -> Mapping[str, float] | None:
         """Predicted costs of the objectives for a recipe, as ratios to the baseline.

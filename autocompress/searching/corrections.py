@@ -16,6 +16,8 @@ EVERY = 8
 """Fewest new rows before tables are corrected again."""
 SHARE = 0.05
 """Largest share of the time for it."""
+SHARE_CUT = 0.2
+"""The same where waiting proposals were dropped and nothing good is left to try."""
 log = logging.getLogger("autocompress.search")
 
 
@@ -33,7 +35,7 @@ class Corrections:
         self._study, self._first, self._again, self._baseline = study, proposed, proposed.again, baseline
         self._rows = list(rows)
         self._used = 0
-        self._not_before = 0.0
+        self._ended, self._took = 0.0, 0.0
         self._is_news, self._is_cut = bool(rows), False
 
     def add(self, row: Row) -> None:
@@ -45,10 +47,11 @@ class Corrections:
     def before_ask(self, is_waiting: bool) -> None:
         """Enqueues new proposals, if there are enough new rows and no recipe is waiting."""
         if is_waiting and self._is_news:
-            is_waiting = not self._cut()
+            self._cut()
         new = len(self._rows) - self._used
-        is_due = new >= EVERY or self._is_cut
-        if is_waiting or self._again is None or not is_due or time.monotonic() < self._not_before:
+        is_due = self._is_cut or (new >= EVERY and not is_waiting)
+        pause = self._took / (SHARE_CUT if self._is_cut else SHARE)
+        if self._again is None or not is_due or time.monotonic() < self._ended + pause:
             return
         self._used, self._is_cut, began = len(self._rows), False, time.monotonic()
         try:
@@ -57,22 +60,19 @@ class Corrections:
             log.exception("nothing is proposed again")
             self._again = None
             return
-        self._not_before = time.monotonic() + (time.monotonic() - began) / SHARE
+        self._ended = time.monotonic()
+        self._took = self._ended - began
         if made is not None:
             log.info("%d proposals from tables that %d trials corrected", len(made.recipes), len(self._rows))
             self._study.proposed = made
-            self._study.enqueue_proposals(made.recipes)
+            self._study.enqueue_proposals(made.recipes, before_others=True)
 
-    def _cut(self) -> bool:
-        """Drops waiting proposals with higher costs than a trial without a loss of accuracy.
-
-        Returns:
-            Whether no proposal is waiting any more.
-        """
+    def _cut(self) -> None:
+        """Drops waiting proposals with higher costs than a trial without a loss of accuracy."""
         self._is_news = False
         ratios = self._first.ratios
         if ratios is None:
-            return False
+            return
         costs = [name for name in self._study.job.objectives if name != "accuracy"]
         best = lossless(self._rows, costs, self._baseline)
         dropped = self._study.drop_waiting(
@@ -81,4 +81,3 @@ class Corrections:
         if dropped:
             log.info("%d proposals are dropped: a cheaper trial has no loss of accuracy", dropped)
             self._is_cut = True
-        return not self._study.is_waiting

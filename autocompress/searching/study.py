@@ -189,13 +189,18 @@ class Study:
         """The proposals are enqueued."""
         return bool(self._study.user_attrs.get("proposed", False))
 
-    def enqueue_proposals(self, points: Sequence[tuple[str, Mapping[str, Value]]]) -> None:
-        """Has ``points``, labels and values, asked next.
+    def enqueue_proposals(
+        self, points: Sequence[tuple[str, Mapping[str, Value]]], *, before_others: bool = False
+    ) -> None:
+        """Has ``points``, labels and values, asked after what waits already, or before it.
 
         A search that was killed meanwhile repeats it, which costs nothing: recipes that were tried
         are told again."""
+        waiting = self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,)) if before_others else []
         for label, values in points:
             self.enqueue(values, label)
+        self._enqueue_again(waiting)
+        self._drop(waiting)
         self._study.set_user_attr("proposed", True)
 
     @property
@@ -420,12 +425,17 @@ class Study:
         recipe that waits twice costs nothing.
         """
         waiting = self._study.get_trials(deepcopy=True, states=(TrialState.WAITING,))
-        for trial in (*trials, *waiting):
+        self._enqueue_again(trials)
+        self._enqueue_again(waiting)
+        self._drop(waiting)
+
+    def _enqueue_again(self, trials: Iterable[FrozenTrial]) -> None:
+        """Enqueues the recipes of ``trials`` behind all that wait."""
+        for trial in trials:
             # The parameters hold one value for all that are tied; what was enqueued holds each.
             wanted = {**trial.params, **frozen_enqueued_values(trial)}
             if wanted:
                 self.enqueue(wanted, trial.user_attrs.get("label", ""))
-        self._drop(waiting)
 
     def _drop(self, waiting: Iterable[FrozenTrial]) -> None:
         """Settles waiting trials without asking them."""
