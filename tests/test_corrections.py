@@ -125,7 +125,7 @@ def test_proposals_dearer_than_a_trial_that_loses_nothing_are_dropped(tmp_path: 
     assert study.is_waiting
     corrections.add(row_of(2, {}, 0.4) | {"accuracy_drop": 0.0})
     labels = [one.label for _ in range(3) if (one := study.ask(opened.compose)) is not None]
-    assert labels == ["lower", "at 0.25", ""]
+    assert labels == ["at 0.25", "lower", ""]
     assert asked == [3], "they are replaced at once, and not by eight rows"
 
 

@@ -49,7 +49,7 @@ class Corrections:
         if is_waiting and self._is_news:
             self._cut()
         new = len(self._rows) - self._used
-        is_due = self._is_cut or (new >= EVERY and not is_waiting)
+        is_due = (self._is_cut and not self._proposals_wait()) or (new >= EVERY and not is_waiting)
         pause = self._took / (SHARE_CUT if self._is_cut else SHARE)
         if self._again is None or not is_due or time.monotonic() < self._ended + pause:
             return
@@ -66,6 +66,11 @@ class Corrections:
             log.info("%d proposals from tables that %d trials corrected", len(made.recipes), len(self._rows))
             self._study.proposed = made
             self._study.enqueue_proposals(made.recipes, before_others=True)
+
+    def _proposals_wait(self) -> bool:
+        """Whether a proposal is left to be asked, besides other starting points."""
+        ratios = self._first.ratios
+        return ratios is not None and any(ratios(values) is not None for values in self._study.waiting())
 
     def _cut(self) -> None:
         """Drops waiting proposals with higher costs than a trial without a loss of accuracy."""

@@ -208,6 +208,11 @@ class Study:
         """Whether a recipe is enqueued that was not asked yet."""
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
+    def waiting(self) -> list[dict[str, Value]]:
+        """The values of the recipes that wait."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return [dict(frozen_enqueued_values(trial)) for trial in trials]
+
     def drop_waiting(self, is_useless: Callable[[Mapping[str, Value]], bool]) -> int:
         """Settles the waiting recipes that ``is_useless`` says so of, by their values.
 

@@ -8,6 +8,7 @@ from torch import nn
 from autocompress import models
 from autocompress.contract import Context, TransferSet
 from autocompress.data import DataInfo, TensorSplit
+from autocompress.graph.kinds import NORM_TYPES
 from autocompress.job import Job, load_job
 
 CLASSES = 10
@@ -15,7 +16,11 @@ IMAGES = 64
 
 
 def example_model(name: str = "test_resnet", input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """A timm model with 10 classes, fixed random weights, and batch norms set on the images."""
+    """A timm model with 10 classes and fixed random weights; its batch norms saw the images.
+
+    Scales and shifts of norms are random. timm begins the last norm of a residual branch with
+    zeros, and a branch that gives zeros would hide what is done to it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.from_architecture(
@@ -30,6 +35,7 @@ def example_model(name: str = "test_resnet", input_size: tuple[int, int, int] = 
                 "reparameterized": False,
             }
         )
+    _wake(model)
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         return model.eval()
     model.train()
@@ -38,6 +44,17 @@ def example_model(name: str = "test_resnet", input_size: tuple[int, int, int] = 
         for _ in range(10):
             model(_images(input_size, seed=1))
     return model.eval()
+
+
+def _wake(model: nn.Module) -> None:
+    """Gives all norms scales around 1 and shifts around 0."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+            if isinstance(module, NORM_TYPES) and weight is not None and bias is not None:
+                weight.copy_(0.7 + 0.6 * torch.rand(weight.shape, generator=generator))
+                bias.copy_(0.2 * torch.randn(bias.shape, generator=generator))
 
 
 def example_job(model: str = "test_resnet") -> Job:

@@ -18,10 +18,11 @@ from autocompress.quantization.leaves import leaf_spec, leaf_types
 from autocompress.testing.rules import difference, require, shapes, through_json
 
 LARGEST_DIFFERENCE = 1e-3
-"""Tolerance between the simulated and the hardened network, relative to the largest logit.
-
-Both compute the same numbers in float32, but a value between two integers may be rounded to either.
-"""
+"""Largest difference between simulated and hardened layers in most images, in units of the largest
+logit."""
+ONE_STEP = 0.05
+"""The same in any image. Both compute the same numbers in float32, but a value at the edge of two
+integers may fall on either side, and that image differs by a step."""
 
 
 def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Tensor) -> None:
@@ -65,10 +66,12 @@ def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Ten
         require(bits == (8, 8), f"the hardened form of {name} must have weight_bits and input_bits; it has {bits}")
     with torch.no_grad():
         expected, found = network.eval()(images), hardened(images)
-    error = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
+    errors = (expected - found).abs().amax(1) / expected.abs().max().clamp(min=1e-12)
+    error, worst = float(errors.median()), float(errors.max())
     require(
-        error <= LARGEST_DIFFERENCE,
-        f"simulated and hardened leaf layers must be equal; the logits differ by {error:.2g} of the largest",
+        error <= LARGEST_DIFFERENCE and worst <= ONE_STEP,
+        "leaf layers must compute the same simulated and hardened; the logits differ by "
+        f"{error:.2g} of the largest in the median of images, {worst:.2g} at worst",
     )
     dry = harden(network, dry_run=True)
     rule = "the hardened structure must not depend on the grid"

@@ -6,23 +6,40 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from autocompress.contract import Params, Preparing
 from autocompress.store import pack, unpack
 from autocompress.testing.example import example_context
-from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
+from autocompress.testing.networks import check_untouched
+from autocompress.testing.rules import fingerprint, other_draws, require, same_tensors, through_json
 
 
 def prepared(method: Preparing, model: nn.Module, params: Params) -> Any:
     """The state for ``params``, after storing and loading it.
 
     Raises:
-        ContractViolation: if ``prepare`` changes the baseline, or its result cannot be stored.
+        ContractViolation: if ``prepare`` changes the baseline, returns what cannot be kept, or
+            draws random numbers that do not follow from ``context.seed``.
     """
-    baseline = copy.deepcopy(model)
-    context = replace(example_context(model, teacher=copy.deepcopy(model)), params=method.shared(params))
-    state = method.prepare(baseline, context)
-    require(same_tensors(fingerprint(baseline), fingerprint(model)), "prepare must not change the baseline")
+    packed = _packed(method, model, params, seed=1)
+    again = _packed(method, model, params, seed=2)
+    require(
+        same_tensors(packed[0], again[0]) and packed[1] == again[1],
+        "prepare must return the same again for one context.seed: draw from a generator that is seeded with it",
+    )
+    return unpack(*packed)
+
+
+def _packed(method: Preparing, model: nn.Module, params: Params, seed: int) -> tuple[dict[str, torch.Tensor], Any]:
+    """Tensors and JSON of what the method prepares, with the global generators at ``seed``."""
+    baseline, teacher = copy.deepcopy(model), copy.deepcopy(model)
+    context = replace(example_context(model, teacher=teacher), params=method.shared(params))
+    with other_draws(seed):
+        state = method.prepare(baseline, context)
+    for network, role in ((baseline, "the baseline"), (teacher, "context.teacher")):
+        require(same_tensors(fingerprint(network), fingerprint(model)), f"prepare must leave {role} as it is")
+        check_untouched(network, model, f"prepare must leave {role} as it is")
     tensors, record = pack(state)
-    return unpack(tensors, through_json(record, "the result of prepare, without its tensors,"))
+    return tensors, through_json(record, "what prepare returns, but for its tensors,")

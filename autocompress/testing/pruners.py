@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from autocompress.compression.repair import Images, Inputs
 from autocompress.contract import Context, Coupling, Params, Pruner, Space
 from autocompress.recipes.pruning import prunable
 from autocompress.testing.example import example_context, example_model
+from autocompress.testing.networks import check_untouched
 from autocompress.testing.preparing import prepared
-from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
+from autocompress.testing.rules import fingerprint, other_draws, require, same_tensors, through_json
 from autocompress.testing.spaces import ask, by_rule, named_recipes, random_recipes
 
 RANDOM_RECIPES = 1
@@ -67,9 +67,8 @@ def _check_point(method: Pruner, model: nn.Module, params: Params) -> None:
         try:
             coupling.check_order(order)
         except ValueError as error:
-            require(False, f"an order must be valid: {error}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(12345)  # random numbers must depend on context.seed, not on this
+            require(False, f"an order must be nested and respect blocks: {error}")
+    with other_draws(12345):  # every draw must come from context.seed, not from here
         again = _orders(method, model, couplings, params, state)
     require(again == orders, "the orders must be equal for equal context.seed")
     alone = _orders(method, model, couplings[:1], params, state)
@@ -89,8 +88,9 @@ def _orders(
     found: Mapping[str, Sequence[int]] = method.orders(couplings, given, context)
     require(given == params, "orders must not change params")
     for network, role in ((own, "context.model"), (teacher, "context.teacher")):
-        same = same_tensors(fingerprint(network), fingerprint(model)) and not network.training
-        require(same, f"orders must not change {role}")
+        rule = f"orders must leave {role} as it is"
+        require(same_tensors(fingerprint(network), fingerprint(model)), rule)
+        check_untouched(network, model, rule)
     return {name: [int(channel) for channel in order] for name, order in found.items()}
 
 

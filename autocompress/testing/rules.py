@@ -1,24 +1,86 @@
-"""The error for a broken rule, and comparisons for all checks."""
+"""How broken rules are reported, and the comparisons that the checks share."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from autocompress.graph import trace
 
+Found = TypeVar("Found")
+MOST_SHOWN = 20
+
 
 class ContractViolation(AssertionError):
-    """A method breaks a rule of the contract; the message is the rule."""
+    """Rules of the contract that a plugin breaks.
+
+    Attributes:
+        rules: one text for each broken rule, with a hint.
+    """
+
+    def __init__(self, *rules: str) -> None:
+        self.rules = list(dict.fromkeys(rules))
+        shown = self.rules[:MOST_SHOWN]
+        more = [f"and {len(self.rules) - MOST_SHOWN} more"] if len(self.rules) > MOST_SHOWN else []
+        super().__init__("\n".join([*shown, *more]))
 
 
 def require(holds: bool, rule: str) -> None:
     """Raises :class:`ContractViolation` with ``rule`` unless it ``holds``."""
     if not holds:
         raise ContractViolation(rule)
+
+
+class Report:
+    """Collects violations, so that an author sees all of them at once."""
+
+    def __init__(self) -> None:
+        self.rules: list[str] = []
+
+    def check(self, rule: Callable[..., Found], *arguments: Any) -> Found | None:
+        """Calls ``rule``.
+
+        Returns:
+            Its result; None where it found a violation, or where the plugin raised an error.
+        """
+        try:
+            return rule(*arguments)
+        except ContractViolation as violation:
+            self.rules += violation.rules
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            text = " ".join(str(error).split())
+            place = f"{frame.filename}:{frame.lineno}, {frame.name}"
+            self.rules.append(f"no method may raise {type(error).__name__} here: {text} ({place})")
+        return None
+
+    def end(self) -> None:
+        """Raises :class:`ContractViolation` with all rules that are broken, if any."""
+        if self.rules:
+            raise ContractViolation(*self.rules)
+
+
+@contextmanager
+def other_draws(seed: int) -> Iterator[None]:
+    """The global generators of torch, numpy and Python begin at ``seed``, and go on as before."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def through_json(value: Any, what: str) -> Any:
@@ -50,9 +112,17 @@ def shapes(model: nn.Module) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def operators(model: nn.Module, leaves: tuple[type, ...] = ()) -> list[tuple[str, str, str]]:
-    """The traced graph as text: the target of each node, with its constants."""
-    graph = trace(model, leaves).graph
-    return [(node.op, str(node.target), str(node.args) + str(node.kwargs)) for node in graph.nodes]
+    """The traced graph as text: what each node calls, with which constants.
+
+    A module is described by its type and its settings, so another activation or stride is seen.
+    """
+    module = trace(model, leaves)
+    found = []
+    for node in module.graph.nodes:
+        called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        settings = "" if called is None else f" {type(called).__name__}({called.extra_repr()})"
+        found.append((node.op, f"{node.target}{settings}", str(node.args) + str(node.kwargs)))
+    return found
 
 
 def difference(first: dict[str, Any], second: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ from autocompress import models
 from autocompress.contract import DataSource, Params, TransferSet
 from autocompress.data import Split
 from autocompress.testing.example import example_context, example_model
-from autocompress.testing.rules import fingerprint, require, same_tensors
+from autocompress.testing.networks import check_untouched
+from autocompress.testing.rules import fingerprint, other_draws, require, same_tensors
 from autocompress.testing.spaces import ask, by_rule
 
 
@@ -29,8 +30,14 @@ def check_source(method: DataSource, model: nn.Module | None = None, params: Par
     model = model if model is not None else example_model()
     params = params if params is not None else ask(method, model, by_rule("default"))[0]
     teacher = copy.deepcopy(model)
-    first, second = (method.apply(teacher, params, example_context(model, teacher=teacher)) for _ in range(2))
-    require(same_tensors(fingerprint(teacher), fingerprint(model)), "apply must not change the teacher")
+    made = []
+    for seed in (1, 2):
+        with other_draws(seed):  # every draw must come from context.seed, not from here
+            made.append(method.apply(teacher, params, example_context(model, teacher=teacher)))
+    first, second = made
+    rule = "apply must leave the teacher as it is"
+    require(same_tensors(fingerprint(teacher), fingerprint(model)), rule)
+    check_untouched(teacher, model, rule)
     require(isinstance(first, TransferSet), "apply must return a TransferSet")
     require(bool(first.digest) and first.digest == second.digest, "equal context.seed must give equal digests")
     _check_without_student(method, model, params, first)

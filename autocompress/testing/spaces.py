@@ -13,6 +13,7 @@ from autocompress.contract.space import Chooser
 from autocompress.errors import InvalidRecipe
 from autocompress.job import Job
 from autocompress.recipes.choosers import Policy
+from autocompress.testing.networks import other_weights
 from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
 
 RANDOM_RECIPES = 8
@@ -134,7 +135,14 @@ def check_space(method: Method, model: nn.Module) -> None:
             again == params and repeated.chosen == space.chosen,
             "search_space must return the same params for the same values",
         )
-    require(same_tensors(before, fingerprint(model)), "search_space and check must not change the model")
+    require(same_tensors(before, fingerprint(model)), "search_space and check must leave the model as it is")
+    _, asked = points[0]
+    _, other = ask(method, other_weights(model), by_rule("default"))
+    require(
+        asked.asked == other.asked,
+        "search_space must ask for the same parameters whatever the weights are: a recipe must fit every network of "
+        "one structure",
+    )
     if isinstance(method, Transform):
         require(
             not method.acts(copy.deepcopy(points[2][0])),

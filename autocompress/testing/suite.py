@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from autocompress.contract import DataSource, Method, Params, Pruner, Quantizer, Transform
@@ -9,10 +11,17 @@ from autocompress.job import Job
 from autocompress.testing.example import example_job, example_model
 from autocompress.testing.pruners import check_pruner
 from autocompress.testing.quantizers import check_quantizer
-from autocompress.testing.rules import ContractViolation
+from autocompress.testing.rules import Report
 from autocompress.testing.sources import check_source
 from autocompress.testing.spaces import check_identity, check_refusals, check_space
 from autocompress.testing.transforms import check_transform
+
+KINDS: tuple[tuple[type, Callable[..., None]], ...] = (
+    (Transform, check_transform),
+    (Pruner, check_pruner),
+    (Quantizer, check_quantizer),
+    (DataSource, check_source),
+)
 
 
 def check_method(
@@ -27,19 +36,17 @@ def check_method(
         params: one point of its space; the defaults by default.
 
     Raises:
-        ContractViolation: naming the rule that is broken.
+        ContractViolation: with every rule that is broken, and a hint for each.
     """
     model = model if model is not None else example_model()
-    check_identity(method)
-    check_refusals(method, model, job if job is not None else example_job())
-    check_space(method, model)
-    if isinstance(method, Transform):
-        check_transform(method, model, params)
-    elif isinstance(method, Pruner):
-        check_pruner(method, model, params)
-    elif isinstance(method, Quantizer):
-        check_quantizer(method, model, params)
-    elif isinstance(method, DataSource):
-        check_source(method, model, params)
+    report = Report()
+    report.check(check_identity, method)
+    report.check(check_refusals, method, model, job if job is not None else example_job())
+    report.check(check_space, method, model)
+    for kind, check in KINDS:
+        if isinstance(method, kind):
+            report.check(check, method, model, params)
+            break
     else:
-        raise ContractViolation("a method must be a Transform, a Pruner, a Quantizer or a DataSource")
+        report.rules.append("a method must be a Transform, a Pruner, a Quantizer or a DataSource")
+    report.end()

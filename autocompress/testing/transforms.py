@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,20 +15,73 @@ from autocompress.contract import Callback, Context, Params, Plan, Space, Stage,
 from autocompress.quantization.leaves import leaf_types
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.leaves import check_leaves
+from autocompress.testing.networks import check_mode, check_result, check_untouched, other_weights
 from autocompress.testing.preparing import prepared
 from autocompress.testing.rules import (
+    ContractViolation,
+    Report,
     difference,
     fingerprint,
     operators,
+    other_draws,
     require,
     same_tensors,
     shapes,
     through_json,
 )
-from autocompress.testing.spaces import Repeat, ask, by_rule, named_recipes, random_recipes
+from autocompress.testing.spaces import ask, by_rule, named_recipes, random_recipes
+from autocompress.testing.structures import check_cheapest, check_structural_flags
 
 RANDOM_RECIPES = 1
-"""Number of random points, in addition to the defaults and the cheapest."""
+"""Random points that are applied, besides the defaults and the cheapest."""
+LEAF_IMAGES = 15
+"""Images by which simulated and hardened layers are compared."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One recipe of a transform on one network.
+
+    Attributes:
+        method: the transform.
+        model: the network, which stays as it is.
+        params: what the space returned.
+        state: what ``prepare`` returned.
+    """
+
+    method: Transform
+    model: nn.Module
+    params: Params
+    state: Any
+
+    @property
+    def context(self) -> Context:
+        """Of a real run, with a teacher of its own."""
+        return replace(example_context(self.model, teacher=copy.deepcopy(self.model)), state=self.state)
+
+    @property
+    def dry_context(self) -> Context:
+        """Of a dry run."""
+        return replace(example_context(self.model, dry_run=True), state=self.state)
+
+    def apply(self, context: Context, model: nn.Module | None = None) -> tuple[nn.Module, Plan]:
+        """The result in eval mode, and the plan."""
+        result, plan = self.applied(context, model)
+        return result.eval(), plan
+
+    def applied(self, context: Context, model: nn.Module | None = None) -> tuple[nn.Module, Plan]:
+        """What ``apply`` returns for a copy of the network, or of ``model``."""
+        given = copy.deepcopy(self.params)
+        answer = self.method.apply(copy.deepcopy(self.model if model is None else model), given, context)
+        require(isinstance(answer, tuple) and len(answer) == 2, "apply must return (model, plan)")
+        result, plan = answer
+        require(isinstance(result, nn.Module) and isinstance(plan, dict), "apply must return a module and a dict")
+        require(given == self.params, "apply must leave params as they are")
+        return result, plan
+
+    def structure(self, model: nn.Module) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
+        """Shapes of all tensors, and the graph."""
+        return shapes(model), operators(model, leaf_types(self.method.layers))
 
 
 def check_transform(method: Transform, model: nn.Module | None = None, params: Params | None = None) -> None:
@@ -41,107 +94,143 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
             the defaults with each value that only a job can name.
 
     Raises:
-        ContractViolation: naming the rule that is broken.
+        ContractViolation: with every rule that is broken.
     """
     model = model if model is not None else example_model()
-    require(method.stage in tuple(Stage), "a transform must have a stage: SUBSTITUTE or PRUNE")
+    pristine = copy.deepcopy(method)
+    require(method.stage in tuple(Stage), "a transform must say its stage: SUBSTITUTE or PRUNE")
+    report = Report()
     if params is not None:
-        _check_point(method, model, params, prepared(method, model, params))
+        state = report.check(prepared, method, model, params)
+        _check_point(report, Point(method, model, params, state), pristine)
+        report.end()
         return
-    states: dict[str, Any] = {}
     points = [ask(method, model, by_rule(rule)) for rule in ("default", "cheapest")]
     points += list(random_recipes(method, model))[:RANDOM_RECIPES]
     points += list(named_recipes(method, model))
-    for point, space in points:
-        if method.acts(point):
-            shared = json.dumps(through_json(method.shared(copy.deepcopy(point)), "the result of shared"))
-            if shared not in states:
-                states[shared] = prepared(method, model, point)
-            state = states[shared]
-            _check_point(method, model, point, state)
-            _check_structural_flags(method, model, point, space, state)
+    states: dict[str, Any] = {}
+    acting = [(found, space) for found, space in points if method.acts(found)]
+    for found, space in acting:
+        shared = json.dumps(through_json(method.shared(copy.deepcopy(found)), "what shared returns"))
+        if shared not in states:
+            states[shared] = report.check(prepared, method, model, found)
+        point = Point(method, model, found, states[shared])
+        _check_point(report, point, pristine)
+        report.check(check_structural_flags, method, model, space, states[shared])
+    if acting:
+        report.check(check_cheapest, method, model, next(iter(states.values()), None))
+        report.check(_check_memory, method, model, acting, states)
+    report.end()
 
 
-def _check_point(method: Transform, model: nn.Module, params: Params, state: Any) -> None:
-    before = fingerprint(model)
-    teacher = copy.deepcopy(model)
-    context = replace(example_context(model, teacher=teacher), state=state)
-    result, plan = _apply(method, model, params, context)
-    require(
-        same_tensors(before, fingerprint(teacher)) and not teacher.training,
-        "apply must not change context.teacher",
-    )
-    through_json(plan, "the plan")
-    _check_outputs(model, result)
-    _check_seed(method, model, params, context, result, plan)
-    _check_dry_run(method, model, params, state, result)
-    _check_rebuild(method, model, result, plan)
-    _check_layers(method, result)
-    check_leaves(result, method.layers, _images(model))
-    _check_training(method, result, params, context)
-    _check_export(model, result)
+def _check_point(report: Report, point: Point, pristine: Transform) -> None:
+    before = fingerprint(point.model)
+    context = point.context
+    teacher = context.teacher
+    assert teacher is not None
+    found = report.check(point.applied, context)
+    rule = "apply must leave context.teacher as it is"
+    if not same_tensors(before, fingerprint(teacher)):
+        report.rules.append(rule)
+    report.check(check_untouched, teacher, point.model, rule)
+    if found is None:
+        return
+    result, plan = found
+    report.check(check_result, result, point.model, teacher)
+    result = result.eval()
+    for rule_of_point in (_check_outputs, _check_seed, _check_dry_run, _check_weights, _check_layers, _check_training):
+        report.check(rule_of_point, point, result, plan)
+    if report.check(through_json, plan, "the plan") is not None or not plan:
+        report.check(_check_rebuild, pristine, point, result, plan)
+    report.check(check_leaves, result, point.method.layers, _images(point.model, LEAF_IMAGES))
+    report.check(_check_export, point, result)
 
 
-def _apply(method: Transform, model: nn.Module, params: Params, context: Context) -> tuple[nn.Module, Plan]:
-    given = copy.deepcopy(params)
-    answer = method.apply(copy.deepcopy(model), given, context)
-    require(isinstance(answer, tuple) and len(answer) == 2, "apply must return (model, plan)")
-    result, plan = answer
-    require(isinstance(result, nn.Module) and isinstance(plan, dict), "apply must return a module and a dict")
-    require(given == params, "apply must not change params")
-    return result.eval(), plan
-
-
-def _check_outputs(model: nn.Module, result: nn.Module) -> None:
-    images = _images(model)
+def _check_outputs(point: Point, result: nn.Module, plan: Plan) -> None:
+    del plan
+    images = _images(point.model)
     with torch.no_grad():
-        expected, found = model(images), result(images)
-    require(
-        found.shape == expected.shape,
-        f"the output has shape {tuple(found.shape)}, not {tuple(expected.shape)}",
-    )
-    require(bool(found.isfinite().all()), "the output of the result has numbers that are not finite")
+        expected, found = point.model(images), result(images)
+    require(found.shape == expected.shape, f"the result gives {tuple(found.shape)}, not {tuple(expected.shape)}")
+    require(bool(found.isfinite().all()), "the result gives numbers that are not finite")
 
 
-def _check_seed(
-    method: Transform, model: nn.Module, params: Params, context: Context, result: nn.Module, plan: Plan
-) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(12345)  # random numbers must depend on context.seed, not on this
-        again, plan_again = _apply(method, model, params, context)
+def _check_seed(point: Point, result: nn.Module, plan: Plan) -> None:
+    with other_draws(12345):  # every draw must come from context.seed, not from here
+        again, plan_again = point.apply(point.context)
     require(
         same_tensors(fingerprint(result), fingerprint(again)) and plan == plan_again,
         "apply must give equal models and plans for equal context.seed",
     )
 
 
-def _check_dry_run(method: Transform, model: nn.Module, params: Params, state: Any, result: nn.Module) -> None:
-    dry, _ = _apply(method, model, params, replace(example_context(model, dry_run=True), state=state))
+def _check_dry_run(point: Point, result: nn.Module, plan: Plan) -> None:
+    del plan
+    dry, _ = point.apply(point.dry_context)
     rule = "a dry run (no data, no teacher, no training) must give the deployed structure of the real run"
-    require(shapes(dry) == shapes(result), f"{rule}; tensors differ: {difference(shapes(dry), shapes(result))}")
-    require(
-        operators(dry, leaf_types(method.layers)) == operators(result, leaf_types(method.layers)),
-        f"{rule}; the graphs differ",
-    )
+    _require_same(point, dry, result, rule)
 
 
-def _check_rebuild(method: Transform, model: nn.Module, result: nn.Module, plan: Plan) -> None:
-    rebuilt = method.rebuild(copy.deepcopy(model), through_json(plan, "the plan")).eval()
-    rule = "rebuild(baseline, plan) must give the structure of apply"
+def _check_weights(point: Point, result: nn.Module, plan: Plan) -> None:
+    """The structure follows from the recipe alone, unless the method says that it needs its state:
+    costs are measured before anything is trained."""
+    del plan
+    other, _ = point.apply(point.dry_context, other_weights(point.model))
+    rule = "the structure must follow from params, not from the values of weights"
+    _require_same(point, other, result, rule)
+    if point.state is None or point.method.structure_needs_state(point.params):
+        return
+    state = prepared(point.method, other_weights(point.model), point.params)
+    other, _ = replace(point, state=state).apply(replace(point.dry_context, state=state))
+    rule = "the structure must not depend on what prepare returned, unless structure_needs_state says so"
+    _require_same(point, other, result, rule)
+
+
+def _require_same(point: Point, found: nn.Module, expected: nn.Module, rule: str) -> None:
+    (own, graph), (wanted, wanted_graph) = point.structure(found), point.structure(expected)
+    require(own == wanted, f"{rule}; tensors differ: {difference(own, wanted)}")
+    require(graph == wanted_graph, f"{rule}; the graphs differ")
+
+
+def _check_rebuild(pristine: Transform, point: Point, result: nn.Module, plan: Plan) -> None:
+    """By a copy of the method that has seen nothing, as another process has it."""
+    method = copy.deepcopy(pristine)
+    rebuilt = method.rebuild(copy.deepcopy(point.model), through_json(plan, "the plan"))
+    rule = "rebuild(baseline, plan) must give the structure that apply gave"
+    check_mode(rebuilt, point.model, "rebuild must return a model in eval mode, as it was given one")
     require(shapes(rebuilt) == shapes(result), f"{rule}; tensors differ: {difference(shapes(rebuilt), shapes(result))}")
     rebuilt.load_state_dict(result.state_dict())
     with torch.no_grad():
-        same = torch.equal(rebuilt(_images(model)), result(_images(model)))
-    require(same, f"{rule}; outputs differ with equal weights, so the plan is incomplete")
+        same = torch.equal(rebuilt(_images(point.model)), result(_images(point.model)))
+    require(same, f"{rule}; with the same weights loaded the outputs differ, so the plan lacks something")
+    _require_same(point, rebuilt, result, rule)
+
+
+def _check_memory(
+    method: Transform, model: nn.Module, points: list[tuple[Params, Space]], states: dict[str, Any]
+) -> None:
+    """Rebuilds the first recipe after another one was applied: only the plan may decide."""
+    if len(points) < 2:
+        return
+    made = []
+    for params, _ in points[:2]:
+        state = states.get(json.dumps(method.shared(copy.deepcopy(params))))
+        made.append(
+            Point(method, model, params, state).apply(replace(example_context(model, dry_run=True), state=state))
+        )
+    (first, plan), _ = made
+    rebuilt = method.rebuild(copy.deepcopy(model), through_json(plan, "the plan"))
     require(
-        operators(rebuilt, leaf_types(method.layers)) == operators(result, leaf_types(method.layers)),
-        f"{rule}; the graphs differ",
+        shapes(rebuilt) == shapes(first),
+        "rebuild must follow its plan alone, and remember nothing of earlier calls; tensors differ: "
+        f"{difference(shapes(rebuilt), shapes(first))}",
     )
 
 
-def _check_layers(method: Transform, result: nn.Module) -> None:
+def _check_layers(point: Point, result: nn.Module, plan: Plan) -> None:
+    del plan
     for name, module in result.named_modules():
-        for spec in method.layers:
+        for spec in point.method.layers:
             if type(module) is not spec.layer_type:
                 continue
             channels = spec.channel_map(module)
@@ -151,9 +240,11 @@ def _check_layers(method: Transform, result: nn.Module) -> None:
             )
 
 
-def _check_training(method: Transform, result: nn.Module, params: Params, context: Context) -> None:
+def _check_training(point: Point, result: nn.Module, plan: Plan) -> None:
+    del plan
+    context = point.context
     student = copy.deepcopy(result).train()
-    callbacks = method.callbacks(student, params, context)
+    callbacks = point.method.callbacks(student, point.params, context)
     require(
         isinstance(callbacks, list) and all(isinstance(callback, Callback) for callback in callbacks),
         "callbacks must return a list of Callback",
@@ -165,38 +256,18 @@ def _check_training(method: Transform, result: nn.Module, params: Params, contex
     require(not silent, f"every parameter must get a gradient in training; these get none: {', '.join(silent[:3])}")
 
 
-def _check_export(model: nn.Module, result: nn.Module) -> None:
-    images = _images(model)
+def _check_export(point: Point, result: nn.Module) -> None:
+    images = _images(point.model)
     batch = torch.export.Dim("batch", min=1, max=64)
     try:
         program = torch.export.export(result, (images,), dynamic_shapes=({0: batch},))
-    except Exception as error:  # torch.export raises many types, and the author of the plugin needs the message
-        require(False, f"torch.export must take the result: {type(error).__name__}: {str(error)[:300]}")
-        return
+    except Exception as error:  # whatever torch.export raises, it is the plugin's author who must read it
+        text = f"torch.export must take the result: {type(error).__name__}: {str(error)[:300]}"
+        raise ContractViolation(text) from None
     with torch.no_grad():
         found, expected = program.module()(images[:2]), result(images[:2])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def _check_structural_flags(method: Transform, model: nn.Module, params: Params, space: Space, state: Any) -> None:
-    """Checks that parameters with ``structural=False`` do not change the structure.
-
-    Recipes that differ only in these share one latency measurement.
-    """
-    context = replace(example_context(model, dry_run=True), state=state)
-    expected, _ = _apply(method, model, params, context)
-    for name, parameter in space.asked.items():
-        others = [choice for choice in parameter.choices if choice != space.chosen[name]]
-        if parameter.structural or not others:
-            continue
-        changed, _ = ask(method, model, Repeat({**space.chosen, name: others[0]}))
-        found, _ = _apply(method, model, changed, context)
-        require(
-            shapes(found) == shapes(expected)
-            and operators(found, leaf_types(method.layers)) == operators(expected, leaf_types(method.layers)),
-            f"{name} has structural=False, but {others[0]!r} gives another structure",
-        )
-
-
-def _images(model: nn.Module) -> torch.Tensor:
-    return torch.randn(3, *models.input_size(model), generator=torch.Generator().manual_seed(7))
+def _images(model: nn.Module, count: int = 3) -> torch.Tensor:
+    return torch.randn(count, *models.input_size(model), generator=torch.Generator().manual_seed(7))

@@ -1,0 +1,158 @@
+"""Rules for networks that a plugin was given, and for those that it gives back."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from autocompress.testing.rules import Report, require
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+)
+OTHERWISE_IN_TRAINING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+SAME_DIRECTION = 1 - 1e-6
+"""Cosine of two weights from which on one is a multiple of the other."""
+RESCALED = 1e-3
+"""Relative change of length that counts as another scale."""
+
+
+def check_untouched(network: nn.Module, original: nn.Module, rule: str) -> None:
+    """Checks modes, gradients and hooks of a network that a plugin may only read."""
+    require(not any(module.training for module in network.modules()), f"{rule}: it is left in training mode")
+    require(_hooks(network) == _hooks(original), f"{rule}: hooks are left on it; remove each one that you register")
+    require(_trainable(network) == _trainable(original), f"{rule}: requires_grad of a parameter was changed")
+
+
+def check_mode(network: nn.Module, given: nn.Module, rule: str) -> None:
+    """Checks that no module of ``given``, and no layer that computes otherwise in training, is in
+    training mode. A new convolution may be.
+    """
+    types = {name: type(module) for name, module in given.named_modules()}
+    training = [
+        name or "the model itself"
+        for name, module in network.named_modules()
+        if module.training and (types.get(name) is type(module) or isinstance(module, OTHERWISE_IN_TRAINING))
+    ]
+    require(not training, f"{rule}; {', '.join(training[:3])} is in training mode: call eval()")
+
+
+def check_result(result: nn.Module, model: nn.Module, teacher: nn.Module) -> None:
+    """Checks modes, names, gradients, hooks and sharing of a network that a transform returns.
+
+    Args:
+        result: as the transform returned it.
+        model: the network that was given, as it was before.
+        teacher: of the context.
+
+    Raises:
+        ContractViolation: with every rule that is broken.
+    """
+    report = Report()
+    report.check(check_mode, result, model, "apply must return a model in eval mode")
+    for rule in (_check_gradients, _check_names, _check_scales):
+        report.check(rule, result, model)
+    report.check(_check_sharing, result, model, teacher)
+    report.end()
+
+
+def _check_gradients(result: nn.Module, model: nn.Module) -> None:
+    require(_hooks(result) <= _hooks(model), "apply must not leave hooks on the model that it returns")
+    own, given = _trainable(result), _trainable(model)
+    frozen = [name for name, trainable in own.items() if not trainable and given.get(name, False)]
+    require(not frozen, f"apply must not freeze parameters; requires_grad is False for {', '.join(frozen[:3])}")
+
+
+def _check_names(result: nn.Module, model: nn.Module) -> None:
+    """Groups of a recipe are found by module names, so these must stay."""
+    there = dict(result.named_modules())
+    missing = [name for name, module in model.named_modules() if name and any(module.children()) and name not in there]
+    require(
+        not missing,
+        f"apply must keep the names of blocks and stages; {', '.join(missing[:3])} is gone (replace a layer in place, "
+        "with model.set_submodule)",
+    )
+    require(type(result) is type(model), "apply must return the model that it was given, changed inside, not a wrapper")
+
+
+def _check_sharing(result: nn.Module, model: nn.Module, teacher: nn.Module) -> None:
+    mine = _places(result)
+    theirs = set(_places(teacher).values())
+    shared = [name for name, place in mine.items() if place in theirs]
+    require(
+        not shared, f"the result must not share tensors with context.teacher; {', '.join(shared[:3])} does: clone it"
+    )
+    seen: dict[int, str] = {}
+    tied = []
+    known = _ties(model)
+    for name, place in mine.items():
+        if place in seen and (seen[place], name) not in known:
+            tied.append(f"{seen[place]} and {name}")
+        seen.setdefault(place, name)
+    require(not tied, f"two parameters must not share one tensor: {', '.join(tied[:3])}")
+
+
+def _check_scales(result: nn.Module, model: nn.Module) -> None:
+    """Layers that were not touched keep the scale of their weights: a later stage's moments, and
+    the norms behind, rely on it."""
+    given, layers = dict(model.named_parameters()), dict(model.named_modules())
+    rescaled = []
+    for name, parameter in result.named_parameters():
+        before, layer = given.get(name), name.rpartition(".")[0]
+        if before is None or before.shape != parameter.shape or parameter.numel() < 16:
+            continue
+        if type(result.get_submodule(layer)) is not type(layers.get(layer)):
+            continue  # another layer in its place
+        one, other = before.detach().double().flatten(), parameter.detach().double().flatten()
+        lengths = one.norm(), other.norm()
+        if min(lengths) == 0 or torch.equal(one, other):
+            continue
+        if one @ other / (lengths[0] * lengths[1]) > SAME_DIRECTION and abs(lengths[1] / lengths[0] - 1) > RESCALED:
+            rescaled.append(name)
+    require(
+        not rescaled, f"apply must not rescale weights of layers that it leaves in place: {', '.join(rescaled[:3])}"
+    )
+
+
+def _hooks(network: nn.Module) -> int:
+    return sum(len(getattr(module, kind, ())) for module in network.modules() for kind in HOOKS)
+
+
+def _trainable(network: nn.Module) -> dict[str, bool]:
+    return {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+
+
+def _places(network: nn.Module) -> dict[str, int]:
+    """Where each tensor of a network begins in memory, by all of its names."""
+    named = network.named_parameters(remove_duplicate=False)
+    return {name: parameter.data_ptr() for name, parameter in named if parameter.numel()}
+
+
+def _ties(model: nn.Module) -> set[tuple[str, str]]:
+    """Pairs of names of one tensor."""
+    by_place: dict[int, list[str]] = {}
+    for name, place in _places(model).items():
+        by_place.setdefault(place, []).append(name)
+    return {(names[0], other) for names in by_place.values() for other in names[1:]}
+
+
+def other_weights(model: nn.Module, seed: int = 3) -> nn.Module:
+    """A copy of ``model`` in which every weight has another value, and channels other scales."""
+    changed = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(1 + 0.5 * torch.randn(parameter.shape, generator=generator))
+            scales = torch.randn(parameter.shape[:1], generator=generator).exp()
+            parameter.mul_(scales.reshape(-1, *[1] * (parameter.ndim - 1)) if parameter.ndim > 1 else 1)
+        for module in changed.modules():
+            if isinstance(mean := getattr(module, "running_mean", None), torch.Tensor):
+                mean.add_(0.1 * torch.randn(mean.shape, generator=generator))
+    return changed
