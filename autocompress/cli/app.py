@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from autocompress.cli import debugging, models, options, runs, synthesis
+from autocompress.cli import authoring, models, options, runs, synthesis
 from autocompress.errors import ExitCode, Terminated, UserError
 from autocompress.job import check_model_name, check_names, load_job
 from autocompress.memory import out_of_memory_told
@@ -76,6 +76,7 @@ def search(
     granularity: options.Granularity = None,
     sampler: options.Sampler = None,
     recipes_from: options.RecipesFrom = None,
+    plugins: options.Plugins = None,
     workers: options.Workers = None,
     seed: options.Seed = None,
     trials: options.Trials = None,
@@ -105,10 +106,10 @@ def search(
 
 def _search(job: Job, *, dry_run: bool) -> None:
     """Searches, or shows what a search would begin with."""
-    from autocompress.contract import manager
+    from autocompress.contract import manager_for
     from autocompress.job import validate, warnings
 
-    validate(job, manager())  # the search checks too, but only once Ray is imported
+    validate(job, manager_for(job))  # the search checks too, but only once Ray is imported
     console = Console()
     for warning in warnings(job):
         console.print(f"note: {warning}", style="yellow", markup=False, highlight=False)
@@ -179,6 +180,8 @@ def plugins(
     catalogue.show(model, granularity, Console())
 
 
+app.command()(authoring.new_plugin)
+app.command()(authoring.check_plugin)
 app.command()(models.check)
 app.command()(runs.compare)
 app.command()(runs.watch)

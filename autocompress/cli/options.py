@@ -62,6 +62,16 @@ RecipesFrom = Annotated[
         show_default=False,
     ),
 ]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        help="Python file with plugin hooks; may be given several times.",
+        rich_help_panel=_HOW,
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 Workers = Annotated[int | None, _flag("Number of trials that run at the same time.", _HOW)]
 Seed = Annotated[int | None, _flag("Random seed.", _HOW)]
 
@@ -106,7 +116,7 @@ def settings(flags: dict[str, Any], assignments: list[str] | None) -> dict[str, 
     Raises:
         UserError: for an assignment without a key or without ``=``.
     """
-    given = {key: value for key, value in flags.items() if value is not None}
+    given = {key: value for key, value in flags.items() if value is not None and value != []}
     for key in _LISTS:
         if key in given:
             given[key] = [name.strip() for name in given[key].split(",") if name.strip()]

@@ -6,7 +6,7 @@ from autocompress.contract.coupling import Coupling
 from autocompress.contract.device import FORMATS, Deployable, Device, LayerTimes, Measurement, OperatorCount
 from autocompress.contract.hookspecs import hookimpl
 from autocompress.contract.layers import LayerSpec
-from autocompress.contract.manager import Manager, manager
+from autocompress.contract.manager import Manager, manager, manager_for
 from autocompress.contract.methods import (
     DataSource,
     Method,
@@ -56,4 +56,5 @@ __all__ = [
     "coupling_scores",
     "hookimpl",
     "manager",
+    "manager_for",
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -19,6 +22,8 @@ from autocompress.contract.methods import DataSource, Method, Pruner, Quantizer,
 from autocompress.contract.registration import InvalidPlugin, check_hooks, check_item, check_offer, reason
 from autocompress.data import DatasetProvider
 from autocompress.errors import Terminated, UserError, did_you_mean
+from autocompress.files import digest
+from autocompress.job import Job
 from autocompress.job.modelnames import PLUGIN_GROUP
 
 _DISTRIBUTION = "autocompress"
@@ -66,6 +71,31 @@ class Manager:
         except InvalidPlugin as error:
             raise UserError(f"the plugin '{name or _name_of(plugin)}' cannot be used: {error}") from None
         self._offers.clear()
+
+    def add_file(self, path: Path) -> object:
+        """Adds the plugin in a Python file, unless it was added already.
+
+        Returns:
+            Its module.
+
+        Raises:
+            UserError: if it cannot be imported, or has no hook.
+        """
+        path = path.absolute()
+        name = f"autocompress_plugin_{path.stem}_{digest(str(path))[:8]}"
+        if (known := self._pluggy.get_plugin(name)) is not None:
+            return known
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"the plugin {path} is no Python file")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            del sys.modules[name]
+            raise UserError(f"the plugin {path} cannot be imported: {reason(error)}") from error
+        self.register(module, name)
+        return module
 
     def unregister(self, plugin: object) -> None:
         """Removes a plugin that :meth:`register` added."""
@@ -287,3 +317,15 @@ def _named(name: str, items: Sequence[Any], what: str) -> Any:
 def manager() -> Manager:
     """The manager of this process, with all installed and built-in plugins."""
     return Manager()
+
+
+def manager_for(job: Job) -> Manager:
+    """The manager of this process, with the plugin files that ``job`` names.
+
+    Raises:
+        UserError: if one of them cannot be used.
+    """
+    found = manager()
+    for path in job.plugins:
+        found.add_file(path)
+    return found

@@ -34,8 +34,9 @@ def check_names(job: Job) -> None:
     check_model_name(job)
     check_checkpoint(job)
     check_recipes_from(job)
+    check_plugins(job)
     limits = limits_of(job)
-    if "torch" in sys.modules or other_plugins():
+    if "torch" in sys.modules or job.plugins or other_plugins():
         return
     points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
     check_method_names(job, limits, sorted(point.name for point in points if point.name != BUILT_IN))
@@ -51,6 +52,13 @@ def check_checkpoint(job: Job) -> None:
     """Refuses a checkpoint that is not a file."""
     if job.checkpoint is not None and not job.checkpoint.is_file():
         raise job.source.error("checkpoint", f"names no file: {job.checkpoint}")
+
+
+def check_plugins(job: Job) -> None:
+    """Refuses a plugin that is not a Python file."""
+    for path in job.plugins:
+        if not path.is_file() or path.suffix != ".py":
+            raise job.source.error("plugins", f"names no Python file: {path}", "install packages with pip instead")
 
 
 def check_recipes_from(job: Job) -> None:

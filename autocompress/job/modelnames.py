@@ -76,7 +76,7 @@ def check_model_name(job: Job) -> None:
     Raises:
         UserError: with the closest names.
     """
-    if job.model.startswith(ELSEWHERE) or "timm" in sys.modules or other_plugins():
+    if job.model.startswith(ELSEWHERE) or "timm" in sys.modules or job.plugins or other_plugins():
         return
     names = model_names()
     if names is None:

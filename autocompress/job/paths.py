@@ -29,7 +29,7 @@ def absolute(path: str) -> str:
 
 
 def anchored(job: Job, plugins: Plugins) -> Job:
-    """``job`` with absolute paths of model, checkpoint, data sets, cost models and earlier run.
+    """``job`` with absolute paths of model, checkpoint, data, cost models, plugins and earlier run.
 
     ``results`` stays relative, because the folder of a run may be moved.
     """
@@ -43,6 +43,7 @@ def anchored(job: Job, plugins: Plugins) -> Job:
     changed: dict[str, Any] = {
         "data": job.data.model_copy(update=splits),
         "checkpoint": None if job.checkpoint is None else Path(absolute(str(job.checkpoint))),
+        "plugins": tuple(Path(absolute(str(path))) for path in job.plugins),
         "recipes_from": None if job.recipes_from is None else Path(absolute(str(job.recipes_from))),
         "device": job.device.model_copy(update={"name": _profile(job.device.name, COST_MODEL)}),
         "cost_model": None if job.cost_model is None else _profile(job.cost_model, ""),

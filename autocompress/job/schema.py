@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
@@ -39,6 +40,14 @@ Sampler = Literal["tpe", "nsga2", "gp", "random"]
 
 _Path = Annotated[Path, Field(strict=False)]
 _Names = Annotated[tuple[str, ...], Field(strict=False)]
+_Paths = Annotated[tuple[_Path, ...], Field(strict=False)]
+
+
+def _files_of(plugins: Any) -> Any:
+    """Imported modules among ``plugins`` as the files that they come from."""
+    if isinstance(plugins, list | tuple):
+        return [getattr(one, "__file__", one) if isinstance(one, ModuleType) else one for one in plugins]
+    return plugins
 
 
 def _bound(quantity: str) -> Any:
@@ -269,7 +278,8 @@ class Job(_Section):
 
     YAML keys, keyword arguments and command-line flags have these names.
 
-    ``recipes_from`` is the folder of another run, whose recipes are tried first.
+    ``recipes_from`` is the folder of another run, whose recipes are tried first. ``plugins`` are
+    Python files with hooks, which need not be installed.
 
     Make one with :func:`autocompress.job.load_job`, which raises UserError. The class itself raises
     ``pydantic.ValidationError``. Paths are relative to the working folder.
@@ -292,6 +302,7 @@ class Job(_Section):
     sampler: Sampler = "tpe"
     search: SearchConfig = SearchConfig()
     recipes_from: _Path | None = None
+    plugins: Annotated[_Paths, BeforeValidator(_files_of)] = ()
     workers: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)
     name: str = Field(default_factory=default_name)

@@ -11,6 +11,7 @@ from autocompress.errors import did_you_mean
 from autocompress.job.early import (
     check_checkpoint,
     check_method_names,
+    check_plugins,
     check_recipes_from,
     unknown_cost_model,
     unknown_device,
@@ -44,6 +45,7 @@ def validate(job: Job, manager: Plugins) -> None:
     _check_methods(job, manager)
     _check_device(job, manager)
     check_recipes_from(job)
+    check_plugins(job)
 
 
 def warnings(job: Job) -> list[str]:

@@ -33,7 +33,7 @@ from autocompress.contract import (
     Quantizer,
     Space,
     Value,
-    manager,
+    manager_for,
 )
 from autocompress.contract.space import Chooser
 from autocompress.data import Scored, Split, Splits, TensorSplit
@@ -116,7 +116,7 @@ class OpenedJob:
             UserError: for a job with unknown names.
         """
         limit_threads()
-        known = outline(job, plugins or manager())
+        known = outline(job, plugins or manager_for(job))
         limits, splits, model, installed = known.limits, known.splits, known.model, known.installed
         has_images, devices, device = known.has_images, known.devices, known.devices[0]
         lock, began = MachineLock(), time.monotonic()
@@ -183,7 +183,7 @@ class OpenedJob:
             UserError: as for :meth:`open`, for errors that are known without training.
         """
         limit_threads()
-        known = outline(job, plugins or manager(), preview=True)
+        known = outline(job, plugins or manager_for(job), preview=True)
         if known.splits is not None and models.needs_training(job, known.splits.info):
             require_training_images(job, known.splits)
         model, store = known.shape.cpu(), Store()

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from autocompress.contract import Manager, Pruner, Value, manager
+from autocompress.contract import Manager, Pruner, manager_for
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told
 from autocompress.job import Job, anchored, load_job, resolved, validate
@@ -82,7 +82,7 @@ def search(
         Terminated: on SIGTERM. It is a SystemExit with code 75.
     """
     clock = Clock(time.monotonic() if began is None else began)
-    plugins = manager()
+    plugins = manager_for(job)
     validate(job, plugins)
     placement.check()
     job = anchored(resolved(job), plugins)
@@ -128,7 +128,7 @@ def resume(
     if not (folder / JOB_FILE).is_file():
         raise UserError(f"{folder} is not a run: it has no {JOB_FILE}", "give the folder that a search wrote")
     job = load_job(folder / JOB_FILE, {"trials": trials, "minutes": minutes}, flags=True)  # errors name --trials
-    plugins = manager()
+    plugins = manager_for(job)
     validate(job, plugins)
     home = folder.resolve()  # it may have been moved or renamed since
     job = job.model_copy(update={"results": home.parent, "name": home.name})

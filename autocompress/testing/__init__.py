@@ -10,8 +10,10 @@ Example::
 Each check raises :class:`ContractViolation` with the broken rule as its message.
 """
 
+from autocompress.testing.datasets import check_dataset
 from autocompress.testing.devices import check_device
 from autocompress.testing.example import example_context, example_job, example_model
+from autocompress.testing.plugins import check_plugin
 from autocompress.testing.pruners import check_pruner
 from autocompress.testing.quantizers import check_quantizer
 from autocompress.testing.rules import ContractViolation
@@ -21,8 +23,10 @@ from autocompress.testing.transforms import check_transform
 
 __all__ = [
     "ContractViolation",
+    "check_dataset",
     "check_device",
     "check_method",
+    "check_plugin",
     "check_pruner",
     "check_quantizer",
     "check_source",

@@ -1,0 +1,103 @@
+"""Rules for data sets."""
+
+from __future__ import annotations
+
+import torch
+
+from autocompress.data import DataInfo, DatasetProvider, LoadOptions, Source, Split
+from autocompress.testing.rules import Report, require
+
+SAMPLE = 8
+"""Images of each split that are looked at."""
+
+
+def check_dataset(provider: DatasetProvider, spec: str | None = None) -> None:
+    """Loads a data set twice and checks what the engine relies on.
+
+    Args:
+        provider: of the data set.
+        spec: the word in a job; the provider's name by default.
+
+    Raises:
+        ContractViolation: with every rule that is broken.
+    """
+    spec = provider.name if spec is None else spec
+    report = Report()
+    report.check(_check_words, provider, spec)
+    loaded = [report.check(provider.open, spec, LoadOptions()) for _ in range(2)]
+    first, second = loaded
+    if isinstance(first, Source) and isinstance(second, Source):
+        report.check(_check_source, first)
+        for role in ("train", "val", "test"):
+            own, again = getattr(first, role), getattr(second, role)
+            if own is not None:
+                report.check(_check_labels, role, own, first.info)
+                report.check(_check_images, role, own, first.info)
+                report.check(_check_again, role, own, again)
+        report.check(_check_apart, first)
+    elif not report.rules:
+        report.rules.append("load must return a Source")
+    preview = report.check(provider.open, spec, LoadOptions(preview=True))
+    if isinstance(first, Source) and isinstance(preview, Source):
+        report.check(_check_preview, first, preview)
+    report.end()
+
+
+def _check_words(provider: DatasetProvider, spec: str) -> None:
+    require(bool(provider.name.strip()), "a data set must have a name")
+    require(provider.claims(spec) is True, f"claims must be True for the provider's own word, {spec!r}")
+    require(provider.claims("no such data set") is False, "claims must be False for words of other data sets")
+    require(isinstance(provider.anchored(spec), str), "anchored must return a text")
+
+
+def _check_source(source: Source) -> None:
+    there = [split for split in (source.train, source.val, source.test) if split is not None]
+    require(bool(there), "a data set must have a split")
+    info = source.info
+    require(isinstance(info, DataInfo), "info must be a DataInfo")
+    if source.labelled:
+        require(info.num_classes >= 2, "a labelled data set must have two classes or more")
+        require(len(info.class_names) == info.num_classes, "class_names must have one name for each class")
+    channels = len(info.mean) == len(info.std) == info.channels
+    require(channels and min(info.std) > 0, "mean and std must have one number for each channel, and std be above 0")
+    require(all(isinstance(note, str) and note for note in source.notes), "notes must be sentences")
+
+
+def _check_labels(role: str, split: Split, info: DataInfo) -> None:
+    require(isinstance(split, Split) and len(split) > 0, f"{role} must be a Split with images")
+    labels = split.labels()
+    require(labels.dtype == torch.int64 and len(labels) == len(split), f"labels of {role} must be int64, one an image")
+    fit = info.num_classes == 0 or bool((labels >= 0).all() and (labels < info.num_classes).all())
+    require(fit, f"labels of {role} must lie between 0 and the number of classes")
+
+
+def _check_images(role: str, split: Split, info: DataInfo) -> None:
+    images, _ = _some(split)
+    require(images.dtype == torch.float32, f"{role} must give float32 images")
+    require(bool(images.isfinite().all()), f"{role} must give finite numbers")
+    require(images.shape[1] == info.channels, f"{role} must give images of {info.channels} channels, as info says")
+
+
+def _check_again(role: str, split: Split, again: Split) -> None:
+    own, other = _some(split), _some(again)
+    same = torch.equal(own[0], other[0]) and torch.equal(own[1], other[1])
+    require(same, f"{role} must give the same images each time that it is loaded")
+    require(split.digest == again.digest, f"{role} must have the same digest each time that it is loaded")
+
+
+def _some(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    """A few images and their labels."""
+    return next(iter(split.subset(min(SAMPLE, len(split)), 0).loader(SAMPLE)))
+
+
+def _check_apart(source: Source) -> None:
+    digests = [split.digest for split in (source.train, source.val, source.test) if split is not None]
+    require(len(set(digests)) == len(digests), "no two splits may hold the same images")
+
+
+def _check_preview(whole: Source, preview: Source) -> None:
+    for role in ("train", "val", "test"):
+        one, other = getattr(whole, role), getattr(preview, role)
+        same = (one is None) == (other is None) and (one is None or len(one) == len(other))
+        require(same, f"a preview must have as many {role} images as the data set, though it may read few")
+    require(whole.info.num_classes == preview.info.num_classes, "a preview must have the classes of the data set")

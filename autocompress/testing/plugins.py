@@ -1,0 +1,49 @@
+"""All checks of one plugin: its hooks, and everything that they offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from autocompress.contract import Manager
+from autocompress.errors import UserError
+from autocompress.testing.datasets import check_dataset
+from autocompress.testing.devices import check_device
+from autocompress.testing.rules import ContractViolation, Report
+from autocompress.testing.suite import check_method
+
+
+def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
+    """Checks everything that a plugin offers.
+
+    Args:
+        plugin: a module or an object with hooks.
+        model: what methods and devices are tried on; the example model by default.
+
+    Returns:
+        What was checked, for example "method lowrank".
+
+    Raises:
+        ContractViolation: with every rule that is broken, and what breaks it.
+    """
+    alone = Manager(entry_points=False)
+    try:
+        alone.register(plugin)
+    except UserError as error:
+        raise ContractViolation(str(error)) from None
+    report, checked = Report(), list[str]()
+    offers: list[tuple[str, Any, Callable[[Any], object]]] = [
+        *(("method", method, lambda own: check_method(own, model)) for method in alone.methods()),
+        *(("device", device, lambda own: check_device(own, model)) for device in alone.devices()),
+        *(("data set", dataset, check_dataset) for dataset in alone.datasets()),
+    ]
+    report.rules += [broken.reason for broken in alone.broken]
+    for kind, item, check in offers:
+        checked.append(f"{kind} {item.name}")
+        own = Report()
+        own.check(check, item)
+        report.rules += [f"{checked[-1]}: {rule}" for rule in own.rules]
+    report.end()
+    return checked

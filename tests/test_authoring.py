@@ -1,0 +1,239 @@
+"""New plugins: what the scaffold writes conforms, and plugins in files take part without an
+installation.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+from typer.testing import CliRunner
+
+import autocompress
+from autocompress.authoring import KINDS, check_plugin, new_plugin
+from autocompress.cli.app import app
+from autocompress.contract import Manager, manager, manager_for
+from autocompress.errors import ExitCode, UserError
+from autocompress.job import load_job, validate
+from autocompress.testing import ContractViolation, check_dataset, example_model
+
+BROKEN = """
+from autocompress.contract import Coupling, Method, Pruner, hookimpl
+
+
+class Broken(Pruner):
+    name, version, reference = "broken", "1", "none"
+
+    def order(self, coupling, params, context):
+        return [0] * coupling.channels
+
+
+@hookimpl
+def autocompress_methods():
+    return [Broken()]
+"""
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return example_model()
+
+
+@pytest.fixture
+def pruner(tmp_path: Path) -> Path:
+    """The file of a new pruner."""
+    return new_plugin("norms", "pruner", tmp_path)[0]
+
+
+@pytest.fixture(autouse=True)
+def _manager_as_before() -> Any:
+    """Plugins of these tests are not there for others."""
+    known = set(manager()._pluggy.get_plugins())
+    yield
+    for plugin in set(manager()._pluggy.get_plugins()) - known:
+        manager().unregister(plugin)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_example_conforms(kind: str, model: nn.Module) -> None:
+    checked = check_plugin(importlib.import_module(f"autocompress.authoring.examples.{kind}"), model)
+    assert bool(checked) == (kind != "observer")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_example_is_at_most_seventy_lines(kind: str) -> None:
+    module = importlib.import_module(f"autocompress.authoring.examples.{kind}")
+    assert module.__file__ is not None
+    assert len(Path(module.__file__).read_text().splitlines()) <= 70
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_plugin_is_sound_python_under_its_name(kind: str, tmp_path: Path) -> None:
+    files = new_plugin("my_thing", kind, tmp_path)
+    assert {file.name for file in files} == {
+        "autocompress_my_thing.py",
+        "pyproject.toml",
+        "test_my_thing.py",
+        "tests.yml",
+        "README.md",
+    }
+    text = files[0].read_text()
+    assert "example" not in text.lower()
+    alone = Manager(entry_points=False)
+    alone.add_file(files[0])
+    names = [item.name for item in (*alone.methods(), *alone.devices(), *alone.datasets())]
+    assert names == ([] if kind == "observer" else ["my_thing"])
+
+
+def test_the_test_of_a_new_plugin_passes(pruner: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
+        cwd=pruner.parent,
+        env={
+            "PYTHONPATH": ":".join([str(pruner.parent), *sys.path]),
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(pruner.parent),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("My-Thing", "pruner", "cannot name a plugin"),
+        ("../evil", "pruner", "cannot name a plugin"),
+        ("thing", "prunner", "unknown kind 'prunner'"),
+    ],
+)
+def test_a_wrong_name_or_kind_is_refused(name: str, kind: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        new_plugin(name, kind, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plugin_is_not_overwritten(tmp_path: Path) -> None:
+    new_plugin("thing", "pruner", tmp_path)
+    with pytest.raises(UserError, match="exists already"):
+        new_plugin("thing", "device", tmp_path)
+
+
+def test_check_plugin_prints_what_was_checked_or_is_broken(pruner: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["check-plugin", str(pruner)])
+    assert (done.exit_code, done.output.strip()) == (0, "checked: method norms")
+    file = tmp_path / "broken.py"
+    file.write_text(BROKEN)
+    done = CliRunner().invoke(app, ["check-plugin", str(file)])
+    assert done.exit_code == ExitCode.WRONG_USE
+    assert "broken: method broken: an order must be nested" in done.output
+
+
+@pytest.mark.parametrize(("plugin", "words"), [("no_such", "no plugin 'no_such' is installed"), ("no.py", "no file")])
+def test_a_plugin_that_is_not_there(plugin: str, words: str) -> None:
+    done = CliRunner().invoke(app, ["check-plugin", plugin])
+    assert isinstance(done.exception, UserError)
+    assert words in str(done.exception)
+
+
+def test_a_plugin_without_a_hook_is_told() -> None:
+    with pytest.raises(ContractViolation, match="implements no hook"):
+        check_plugin(json)
+
+
+def test_a_job_may_name_plugin_files(pruner: Path) -> None:
+    job = load_job(model="test_resnet", data="digits", plugins=[str(pruner)], methods=["norms", "quantize"])
+    validate(job, manager_for(job))
+    assert manager_for(job).method("norms").name == "norms"
+    assert manager_for(job) is manager(), "a file is added once"
+    with pytest.raises(UserError, match="norms"):
+        validate(load_job(model="test_resnet", data="digits", methods=["nroms"]), manager())
+
+
+def test_a_job_may_name_imported_modules() -> None:
+    from autocompress.authoring.examples import dataset
+
+    job = load_job(model="test_resnet", data="digits", plugins=[dataset])
+    assert job.plugins == (Path(str(dataset.__file__)),)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, "names no Python file"), ("import nothing_there", "cannot be imported"), ("x = 1", "implements no hook")],
+)
+def test_a_plugin_file_that_cannot_be_used_is_one_sentence(text: str | None, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    if text is not None:
+        file.write_text(text)
+    job = load_job(model="test_resnet", data="digits", plugins=[file])
+    with pytest.raises(UserError, match=words) as caught:
+        validate(job, manager_for(job)) if text is not None else validate(job, manager())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("search_here")
+def test_a_pruner_and_an_observer_in_files_take_part_in_a_search(pruner: Path, tmp_path: Path) -> None:
+    observer = new_plugin("lines", "observer", tmp_path)[0]
+    found = autocompress.search(
+        model="test_resnet",
+        data="digits",
+        plugins=[pruner, observer],
+        methods=["norms"],
+        device="cost-model:bitops",
+        baseline={"epochs": 1},
+        search={"tables": False, "proposals": False},
+        trials=3,
+        epochs=1,
+        workers=1,
+        results=tmp_path,
+        name="own",
+    )
+    assert any(recipe.get("prune.method") == "norms" for recipe in found.trials["recipe"])
+    assert len((tmp_path / "own" / "lines.jsonl").read_text().splitlines()) == len(found.trials) + 1
+    assert str(pruner) in (tmp_path / "own" / "job.yaml").read_text()
+
+
+# --- data sets ------------------------------------------------------------------------------------
+
+
+def test_a_built_in_data_set_conforms() -> None:
+    check_dataset(next(one for one in manager().datasets() if one.name == "digits"))
+
+
+def test_mistakes_of_a_data_set_are_found() -> None:
+    from autocompress.authoring.examples.dataset import Example
+    from autocompress.data import DataInfo, Source, TensorSplit
+
+    class Bad(Example):
+        def claims(self, spec: str) -> bool:
+            return True
+
+        def load(self, spec: str) -> Source:
+            import torch
+
+            good = super().load(spec)
+            assert isinstance(good.train, TensorSplit)
+            info = DataInfo(2, 3, (16, 16), (0.5,) * 3, (0.25,) * 3, ("one",))
+            split = TensorSplit(torch.randint(0, 255, (40, 3, 16, 16)).to(torch.uint8), torch.full((40,), 5), info)
+            return Source(split, split, None, info)
+
+    with pytest.raises(ContractViolation) as caught:
+        check_dataset(Bad())
+    text = "\n".join(caught.value.rules)
+    for rule in (
+        "claims must be False",
+        "one name for each class",
+        "same images each time",
+        "lie between 0",
+        "no two splits",
+    ):
+        assert rule in text
