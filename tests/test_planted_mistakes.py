@@ -153,7 +153,7 @@ class PreparesAtRandom(Base):
 
 
 class DrawsFromNumpy(Base):
-    """for one context.seed"""
+    """equal models and plans for equal context.seed"""
 
     def after(self, model: nn.Module, plan: Plan, context: Context) -> nn.Module:
         with torch.no_grad():
@@ -165,7 +165,7 @@ class DrawsFromNumpy(Base):
 
 
 class HooksTheTeacher(Base):
-    """context.teacher as it is: hooks are left on it"""
+    """must not change context.teacher: hooks are left on it"""
 
     def after(self, model: nn.Module, plan: Plan, context: Context) -> nn.Module:
         if context.teacher is not None:
@@ -174,7 +174,7 @@ class HooksTheTeacher(Base):
 
 
 class FreezesTheTeacher(Base):
-    """context.teacher as it is: requires_grad of a parameter was changed"""
+    """must not change context.teacher: requires_grad of a parameter was changed"""
 
     def after(self, model: nn.Module, plan: Plan, context: Context) -> nn.Module:
         if context.teacher is not None:
@@ -183,7 +183,7 @@ class FreezesTheTeacher(Base):
 
 
 class TrainsTheTeacher(Base):
-    """context.teacher as it is: it is left in training mode"""
+    """must not change context.teacher: it is left in training mode"""
 
     def after(self, model: nn.Module, plan: Plan, context: Context) -> nn.Module:
         if context.teacher is not None:
@@ -282,7 +282,7 @@ CHOICES = ["half", "one half", "quarter", "none"]
 
 
 class ThirdChoiceIsStructural(Base):
-    """keep is declared structural=False, yet 'quarter' gives another structure"""
+    """keep has structural=False, yet 'quarter' gives another structure"""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         keep = space.categorical("keep", CHOICES, default="half", neutral="none", structural=False)
@@ -292,7 +292,7 @@ class ThirdChoiceIsStructural(Base):
 
 
 class IntegerIsStructural(Base):
-    """rank is declared structural=False"""
+    """rank has structural=False"""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         rank = space.integer("rank", 1, 10, default=5, neutral=10, structural=False)
@@ -301,7 +301,7 @@ class IntegerIsStructural(Base):
 
 
 class FloatIsStructural(Base):
-    """keep is declared structural=False"""
+    """keep has structural=False"""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         keep = space.float("keep", 0.1, 1.0, default=0.5, neutral=1.0, structural=False)
@@ -310,7 +310,7 @@ class FloatIsStructural(Base):
 
 
 class WrongCheapest(Base):
-    """its cheapest value is declared 0.5, yet 0.25 needs fewer multiply-adds"""
+    """its cheapest value is 0.5, yet 0.25 needs fewer multiply-adds"""
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         keep = space.categorical("keep", [0.5, 0.25, 1.0], default=0.5, cheapest=0.5, neutral=1.0)
@@ -418,7 +418,7 @@ class LeavesAHookBehind(FirstFirst):
 
 
 class OrdersAtRandom(FirstFirst):
-    """the orders must be the same again"""
+    """the orders must be equal for equal context.seed"""
 
     def order(self, coupling: Coupling, params: Params, context: Context) -> list[int]:
         return list(coupling.ranked(np.random.rand(coupling.channels).tolist()))

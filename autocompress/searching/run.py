@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from autocompress.contract import Manager, Pruner, manager_for
+from autocompress.contract import Manager, Pruner, Value, manager_for
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told
 from autocompress.job import Job, anchored, load_job, resolved, validate

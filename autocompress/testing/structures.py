@@ -36,7 +36,7 @@ def check_structural_flags(method: Transform, model: nn.Module, space: Space, st
         for value in _others(parameter, space.chosen[name]):
             found = _structure(method, model, {**space.chosen, name: value}, state)
             if found is not None and found != expected:
-                wrong.append(f"{name} is declared structural=False, yet {value!r} gives another structure")
+                wrong.append(f"{name} has structural=False, yet {value!r} gives another structure")
                 break
     if wrong:
         raise ContractViolation(*wrong)
@@ -63,7 +63,7 @@ def check_cheapest(method: Transform, model: nn.Module, state: Any) -> None:
             found = _costs(method, model, {**space.chosen, name: value}, state)
             if found is not None and found[0] < least[0] and found[1] < least[1]:
                 wrong.append(
-                    f"{name}: its cheapest value is declared {space.chosen[name]!r}, yet {value!r} needs fewer "
+                    f"{name}: its cheapest value is {space.chosen[name]!r}, yet {value!r} needs fewer "
                     f"multiply-adds ({found[0]:,} against {least[0]:,}) and parameters: correct cheapest="
                 )
                 break

@@ -98,7 +98,7 @@ def check_transform(method: Transform, model: nn.Module | None = None, params: P
     """
     model = model if model is not None else example_model()
     pristine = copy.deepcopy(method)
-    require(method.stage in tuple(Stage), "a transform must say its stage: SUBSTITUTE or PRUNE")
+    require(method.stage in tuple(Stage), "a transform must have a stage: SUBSTITUTE or PRUNE")
     report = Report()
     if params is not None:
         state = report.check(prepared, method, model, params)
@@ -129,7 +129,7 @@ def _check_point(report: Report, point: Point, pristine: Transform) -> None:
     teacher = context.teacher
     assert teacher is not None
     found = report.check(point.applied, context)
-    rule = "apply must leave context.teacher as it is"
+    rule = "apply must not change context.teacher"
     if not same_tensors(before, fingerprint(teacher)):
         report.rules.append(rule)
     report.check(check_untouched, teacher, point.model, rule)
@@ -151,8 +151,8 @@ def _check_outputs(point: Point, result: nn.Module, plan: Plan) -> None:
     images = _images(point.model)
     with torch.no_grad():
         expected, found = point.model(images), result(images)
-    require(found.shape == expected.shape, f"the result gives {tuple(found.shape)}, not {tuple(expected.shape)}")
-    require(bool(found.isfinite().all()), "the result gives numbers that are not finite")
+    require(found.shape == expected.shape, f"the output has shape {tuple(found.shape)}, not {tuple(expected.shape)}")
+    require(bool(found.isfinite().all()), "the output of the result has numbers that are not finite")
 
 
 def _check_seed(point: Point, result: nn.Module, plan: Plan) -> None:
