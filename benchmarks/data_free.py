@@ -1,5 +1,7 @@
-"""Compression without the training data against its targets: students from scratch, uses of the
-images, time; and the tables of the three papers from the same rows.
+"""Compression without the training data against its targets.
+
+Students from scratch, uses of the images, time; and the tables of the three papers from the same
+rows.
 
 Each part is written into one JSON as soon as it is done; rows lie in files beside it, and an
 interrupted run goes on where it was. Teachers may be run one by one, with budgets of their own:

@@ -105,8 +105,9 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def best(front: pd.DataFrame) -> dict[str, Any] | None:
-    """The fastest model that meets both of the demo's targets on the test split; None if there is
-    none.
+    """The fastest model that meets both of the demo's targets on the test split.
+
+    None if there is none.
     """
     meets = (front["latency_ratio"] <= TARGETS["latency_ratio"]) & (
         front["test_accuracy_drop"] <= TARGETS["test_accuracy_drop"]

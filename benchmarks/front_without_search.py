@@ -1,5 +1,4 @@
-"""A front of int8 models without any training and without a search, on the stages of autocompress
-in one process.
+"""Makes a front of int8 models without training and without a search, in one process.
 
 From a trained baseline: couplings, moments, orders, divergence tables, a latency model from
 profiled probes, an allocation for each budget, one-shot repair, QUANTIZE, export. Any scorer can
@@ -221,8 +220,9 @@ def order(
 
 
 def check(front: Front, count: int, held_out: int, folder: Path) -> dict[str, Any]:
-    """How well table and latency model predict: random allocations of random budgets, and held-out
-    width vectors.
+    """How well table and latency model predict.
+
+    Random allocations of random budgets, and held-out width vectors.
     """
     from scipy.stats import spearmanr
 

@@ -1,5 +1,6 @@
-"""AdderNet's comparisons on small backbones: accuracy, multiplications, additions and energy beside
-convolutions.
+"""AdderNet's comparisons on small backbones.
+
+Accuracy, multiplications, additions and energy beside convolutions.
 
 Chen et al., CVPR 2020, arXiv 1912.13200. Adder networks are made from the trained convolution
 network and recovered with distillation, by the plugin's defaults; energy is arithmetic on the 45 nm

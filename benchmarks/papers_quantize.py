@@ -1,5 +1,6 @@
-"""The whitepaper's comparisons on small backbones: bits, granularity and grid, batch norm while
-training.
+"""The whitepaper's comparisons on small backbones.
+
+Bits, granularity and grid, batch norm while training.
 
 R. Krishnamoorthi, arXiv 1806.08342, tables 2 to 6 and figure 14. One factor is varied at a time
 from the paper's own

@@ -1,5 +1,6 @@
-"""SCOP's comparisons on a small backbone: rates, knockoffs, where features are mixed, score epochs,
-criteria.
+"""SCOP's comparisons on a small backbone.
+
+Rates, knockoffs, where features are mixed, score epochs, criteria.
 
 Tang et al., NeurIPS 2020, arXiv 2010.10732. Channels go by the official scheme: the same rate in
 every convolution behind the stem, shortcuts and residual width kept. One factor is varied at a time
@@ -125,8 +126,9 @@ def claims() -> list[Claim]:
 
 
 class Maker:
-    """Prunes and recovers; the scores of the last row are kept for the next, which often has the
-    same.
+    """Prunes and recovers.
+
+    The scores of the last row are kept for the next, which often has the same.
     """
 
     def __init__(self) -> None:

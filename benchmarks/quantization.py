@@ -1,5 +1,6 @@
-"""Quantization against its targets: file size, rivals, latency, accuracy at low bits, granularity,
-cost of SLB.
+"""Quantization against its targets.
+
+File size, rivals, latency, accuracy at low bits, granularity, cost of SLB.
 
 Each part is written into one JSON as soon as it is done; parts may run one by one.
 

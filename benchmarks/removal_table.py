@@ -34,8 +34,9 @@ from autocompress.models.architecture import reparameterise
 
 TOLERANCE = 1e-5
 VISIBLE = 1e-4
-"""A removal that changes the outputs by less than this shows nothing either way; such a row does
-not count.
+"""A removal that changes the outputs by less than this shows nothing either way.
+
+Such a row does not count.
 """
 TARGETS = {"backbones": 40, "families": 20}
 SIZED = {"vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s32_224", "resmlp_12_224", "gmixer_12_224"}

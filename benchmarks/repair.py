@@ -1,5 +1,6 @@
-"""Repair without training: what refits are worth on whole networks, and what they cost
-(docs/repair.md).
+"""Repair without training.
+
+What refits are worth on whole networks, and what they cost (docs/repair.md).
 
     python benchmarks/repair.py [--parts uniform mobilenetv2 vit lite0 ghost moments] [--threads 2]
         [--model resnet18] [--data glyphs] [--seconds 150] [--out results/repair/repair.json]

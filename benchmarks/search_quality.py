@@ -1,5 +1,6 @@
-"""Hypervolume over wall clock: a search of autocompress against a sweep of Torch-Pruning with ONNX
-Runtime's int8.
+"""Hypervolume over wall clock.
+
+A search of autocompress against a sweep of Torch-Pruning with ONNX Runtime's int8.
 
 Both start from the same trained baseline and from images that are kept. The clock starts with each
 process, so start-up and preparation count; only the training of the baseline is outside. The
@@ -58,8 +59,10 @@ def arrays(split: Split, file: Path) -> None:
 
 
 def prepared(baseline: Trained, model: str, data: str, folder: Path) -> None:
-    """What both start from: images as they are kept once made, weights, the float file, and a
-    job."""
+    """What both start from.
+
+    Images as they are kept once made, weights, the float file, and a job.
+    """
     for role in ("train", "val", "test"):
         arrays(getattr(baseline.splits, role), folder / f"{role}.npz")
     weights = {name: tensor.contiguous() for name, tensor in baseline.model.state_dict().items()}
@@ -128,9 +131,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def front_at(folder: Path, seed: int, there: dict[str, float], seconds: float) -> list[str]:
-    """Trials that no other one of that time dominates by validation, at most 12, spread over
-    latency.
-    """
+    """At most 12 non-dominated trials by validation at that time, spread over latency."""
     trials = read_trials(folder / f"search-{seed}")
     own = trials[trials["trial"].astype(str).isin([trial for trial, at in there.items() if at <= seconds])]
     own = own.sort_values(["latency_ratio", "accuracy_drop"])
@@ -144,8 +145,9 @@ def front_at(folder: Path, seed: int, there: dict[str, float], seconds: float) -
 
 
 def scored(folder: Path, rivals: Path, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Rows of the neutral scorer by file: all in one interleaved run, since machines differ from
-    minute to minute.
+    """Rows of the neutral scorer by file.
+
+    All in one interleaved run, since machines differ from minute to minute.
     """
     out = folder / "scores.json"
     command = [sys.executable, str(rivals / "score.py"), str(folder / "base.onnx"), *map(str, files)]

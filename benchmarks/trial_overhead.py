@@ -1,5 +1,6 @@
-"""What a trial costs beside the recipe's own work: the search's share of the wall time, warm, a
-trial.
+"""What a trial costs beside the recipe's own work.
+
+The search's share of the wall time, warm, a trial.
 
 A short search runs with one worker. Of the wall time from row to row, training, exporting,
 measuring the latency and scoring the exported file (which is measuring too) are the recipe's own
@@ -38,8 +39,9 @@ from autocompress.searching.modelfiles import KeptModels
 from autocompress.searching.progress import Silent
 
 WORK = ("train", "export", "measure", "accuracy")
-"""Stages of a trial that are the recipe's own work; scoring the exported file counts as measuring
-it.
+"""Stages of a trial that are the recipe's own work.
+
+Scoring the exported file counts as measuring it.
 """
 CHECKS = ("candidate", "agreement")
 """Stages that the search adds so that no time is lost on a miss and no wrong file is scored."""
@@ -153,9 +155,7 @@ def gaps(at: list[float]) -> list[float]:
 
 
 def stages(row: dict[str, Any], wall: float) -> dict[str, Any]:
-    """Seconds of one trial by stage, and what is left over for the search itself, with and without
-    its checks.
-    """
+    """Seconds of one trial by stage, and the rest for the search, with and without checks."""
     spent = {name: row.get("stages", {}).get(name, 0.0) for name in (*WORK, *CHECKS)}
     own = wall - sum(spent[name] for name in WORK)
     search = own - sum(spent[name] for name in CHECKS)

@@ -34,8 +34,7 @@ CLUSTER_PROCESSORS = 2
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The user's cache folder of this test run, for all processes of pytest-xdist and all that
-    tests start.
+    """The cache folder of this test run, for all processes of pytest-xdist and their children.
 
     The first process that needs an entry (a trained baseline, synthetic images) makes it; the
     others wait for it. The machine's locks are this process's own: a measurement of one test need
@@ -56,9 +55,7 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency is measured for a tenth of the usual time, but in Ray's workers and in tests of
-    timing.
-    """
+    """Latency is measured for a tenth of the usual time, except on Ray and in tests of timing."""
     if request.node.get_closest_marker("timing") is None:
         for module, seconds in (("gates", "GATE_SECONDS"), ("closing", "FRONT_SECONDS")):
             if (loaded := sys.modules.get(f"autocompress.searching.{module}")) is not None:
@@ -82,8 +79,9 @@ def opened(cache: Path) -> OpenedJob:
 
 @pytest.fixture(scope="session")
 def teacher(cache: Path) -> Path:
-    """The checkpoint of a test_resnet that was trained a little on digits: what a job without data
-    begins with.
+    """The checkpoint of a test_resnet that was trained a little on digits.
+
+    What a job without data begins with.
     """
     from noise_source import make_teacher
 
@@ -148,8 +146,9 @@ def _cluster(cache: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def ray_cluster(_cluster: Cluster) -> None:
-    """A Ray cluster with two processors; searches of this test use it instead of starting one of
-    their own.
+    """A Ray cluster with two processors.
+
+    Searches of this test use it instead of starting one of their own.
 
     Its workers can import the files in ``tests``. They inherit the environment of the moment when
     the cluster was

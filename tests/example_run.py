@@ -1,5 +1,6 @@
-"""A run's folder as a search leaves it, made up but plausible: for the tests of what reads such
-folders.
+"""A run's folder as a search leaves it, made up but plausible.
+
+For the tests of what reads such folders.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ BASELINE = {
 
 
 def draw_trial(number: int, draw: np.random.Generator) -> dict[str, Any]:
-    """One row of trials.csv: cheaper recipes lose more, some trials miss a gate, are stopped or
-    fail.
+    """One row of trials.csv.
+
+    Cheaper recipes lose more, some trials miss a gate, are stopped or fail.
     """
     recipe: dict[str, Any] = {}
     work = 1.0

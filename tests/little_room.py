@@ -13,9 +13,7 @@ import pytest
 
 @contextmanager
 def no_file_larger_than(size: int) -> Iterator[None]:
-    """Within, a write beyond ``size`` bytes of a file fails, in part or as a whole, as on a full
-    disk.
-    """
+    """Context in which a write beyond ``size`` bytes of a file fails, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

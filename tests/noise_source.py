@@ -1,5 +1,6 @@
-"""Two small data sources, a trained teacher for them, and an opener: what the tests of data-free
-jobs share.
+"""Two small data sources, a trained teacher for them, and an opener.
+
+What the tests of data-free jobs share.
 """
 
 from __future__ import annotations
@@ -106,15 +107,18 @@ _PLUGIN = NoisePlugin()
 
 
 def plugins() -> Manager:
-    """The sources, and of what is installed only a few methods: the installed sources would take
-    minutes.
+    """The sources, and of what is installed only a few methods.
+
+    The installed sources would take minutes.
     """
     return Manager([autocompress.builtin, autocompress_ghost, autocompress_quantize, _PLUGIN], entry_points=False)
 
 
 def offer() -> None:
-    """Adds the sources to the process's manager, which checks the names in jobs; take them out
-    again with ``withdraw``: other tests list what is installed."""
+    """Adds the sources to the process's manager, which checks the names in jobs.
+
+    Take them out again with ``withdraw``: other tests list what is installed.
+    """
     manager().register(_PLUGIN)
 
 

@@ -1,6 +1,4 @@
-"""``flock`` as it fails on file systems that refuse it, for this process and for those that tests
-start.
-"""
+"""Makes ``flock`` fail, as on some file systems, for this process and for its children."""
 
 from __future__ import annotations
 

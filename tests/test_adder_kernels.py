@@ -1,5 +1,6 @@
-"""AdderNet's kernels against their plain definition, over shapes, strides and paddings; integers
-exactly.
+"""AdderNet's kernels against their plain definition, over shapes, strides and paddings.
+
+Integers exactly.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The adder layer: its operation and gradients as the digest states them, channels removed,
-integers, and its file.
+"""The adder layer.
+
+Its operation and gradients as the digest states them, channels removed, integers, and its file.
 """
 
 from __future__ import annotations
@@ -331,8 +332,9 @@ def test_filters_can_go() -> None:
 
 @pytest.mark.parametrize("most", [6, 3, 2, 4, 1])
 def test_the_file_agrees(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all filters at a time, in even chunks, in uneven ones, alone: one node whatever they
-    are.
+    """With all filters at a time, in even chunks, in uneven ones, alone.
+
+    One node whatever they are.
     """
     monkeypatch.setattr(exporting, "NUMBERS", 36 * 16 * most)
     model, file = OneLayer(layer(stride=2, norm=True)).eval(), tmp_path / "m.onnx"

@@ -1,5 +1,6 @@
-"""The transform ``adder``: what gives way, in which jobs, from which weights, and with the rest of
-the engine.
+"""The transform ``adder``.
+
+What gives way, in which jobs, from which weights, and with the rest of the engine.
 """
 
 from __future__ import annotations
@@ -291,9 +292,7 @@ def test_callbacks_compare_the_last_norm_of_each_stage(adder_model: nn.Module, m
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["bare", "bn-act"])
 def test_it_takes_what_ghost_provides(variant: str, model: nn.Module, tmp_path: Path) -> None:
-    """A ghost module's primary convolution becomes an adder layer, its cheap ones are depthwise and
-    stay.
-    """
+    """The primary convolution of a ghost module becomes an adder layer; depthwise ones stay."""
     methods = Manager().methods()
     names = [method.name for method in methods]
     assert names.index("ghost") < names.index("adder")

@@ -1,5 +1,6 @@
-"""AdderNet's operators in torch: the digest's checks, gradients, dtypes, formats, and that torch's
-tools see them.
+"""AdderNet's operators in torch.
+
+The digest's checks, gradients, dtypes, formats, and that torch's tools see them.
 """
 
 from __future__ import annotations

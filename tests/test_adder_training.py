@@ -1,5 +1,6 @@
-"""Training adder layers: the scaled gradient, whose optimizer updates what, schedules, features;
-and they learn.
+"""Training adder layers.
+
+The scaled gradient, whose optimizer updates what, schedules, features; and they learn.
 """
 
 from __future__ import annotations

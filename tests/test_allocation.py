@@ -1,5 +1,6 @@
-"""Allocation within budgets: against brute force, with bounds on several costs, and fast on real
-sizes.
+"""Allocation within budgets.
+
+Against brute force, with bounds on several costs, and fast on real sizes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ WIDTHS = (6, 5, 4, 3, 2, 1)
 def _problem(
     edges: Sequence[tuple[int, ...]], seed: int, parts: int = 4, choices: int = 6, extra: bool = False
 ) -> Problem:
-    """Parts with convex and not quite convex losses; each edge is a layer that costs the product of
-    its widths.
+    """Parts with convex and not quite convex losses.
+
+    Each edge is a layer that costs the product of its widths.
     """
     generator = np.random.default_rng(seed)
     own = tuple(Part(f"p{place}", "structure", tuple(range(choices, 0, -1))) for place in range(parts))

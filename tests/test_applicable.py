@@ -1,5 +1,6 @@
-"""Which methods act: reasons instead of tracebacks, whatever a plugin does, and before any time is
-spent.
+"""Which methods act.
+
+Reasons instead of tracebacks, whatever a plugin does, and before any time is spent.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Bad input, end to end through the real command: exit code 2, one line on stderr, no results left
-behind.
+"""Bad input, end to end through the real command.
+
+Exit code 2, one line on stderr, no results left behind.
 """
 
 from __future__ import annotations

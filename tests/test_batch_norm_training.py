@@ -1,6 +1,4 @@
-"""Batch norm while weights are fake-quantized (whitepaper section 3.2.2, eq. 22-31; checks 11 and
-12 of the digest).
-"""
+"""Batch norm while weights are fake-quantized (whitepaper 3.2.2, eq. 22-31)."""
 
 from __future__ import annotations
 
@@ -57,8 +55,9 @@ def convolution(network: QuantizedNetwork) -> FakeLayer:
 @given(groups=st.sampled_from([1, 3]), bias=st.booleans(), seed=st.integers(0, 100), batch=st.integers(2, 9))
 @settings(max_examples=20, deadline=None)
 def test_without_quantization_it_is_batch_norm_in_training(groups: int, bias: bool, seed: int, batch: int) -> None:
-    """Phase 1 equals batch norm with batch statistics: outputs, long-term statistics, and every
-    gradient.
+    """Phase 1 equals batch norm with batch statistics.
+
+    Outputs, long-term statistics, and every gradient.
     """
     plain = model(groups, bias, seed)
     layer = convolution(trainable(plain, enabled=False)).train()
@@ -88,8 +87,9 @@ def test_without_quantization_the_frozen_phase_is_batch_norm_in_evaluation() -> 
 
 
 def test_weights_are_quantized_as_the_long_term_statistics_scale_them() -> None:
-    """``w_corr = gamma W / sigma`` whatever the batch: with held statistics, two batches see the
-    same codes.
+    """``w_corr = gamma W / sigma`` whatever the batch.
+
+    With held statistics, two batches see the same codes.
     """
     network = trainable(model(), 4)
     layer = convolution(network).train()

@@ -1,5 +1,7 @@
-"""Batches that cannot work are refused before any training: of one image, where batch norm cannot
-learn from them, and of more images than the memory holds."""
+"""Batches that cannot work are refused before any training.
+
+Of one image, where batch norm cannot learn from them, and of more images than the memory holds.
+"""
 
 from __future__ import annotations
 

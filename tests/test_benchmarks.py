@@ -1,5 +1,6 @@
-"""Benchmarks: each runs, small, and writes its table; their figures are for people and are not
-judged here.
+"""Benchmarks: each runs, small, and writes its table.
+
+Their figures are for people and are not judged here.
 """
 
 from __future__ import annotations

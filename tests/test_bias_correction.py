@@ -30,9 +30,7 @@ SIZE = (3, 16, 16)
 
 
 class Net(nn.Module):
-    """A stem, a residual block with a depthwise layer, a layer with neither norm nor bias, a
-    classifier.
-    """
+    """A network: stem, residual block with a depthwise layer, a plain layer, classifier."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
-"""Quantities and bounds: one table for job, results and report; a bound is met in one way, with a
-tolerance."""
+"""Quantities and bounds.
+
+One table for job, results and report; a bound is met in one way, with a tolerance.
+"""
 
 from __future__ import annotations
 

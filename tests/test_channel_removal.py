@@ -1,5 +1,6 @@
-"""Channels truly removed: what goes together, that the rest computes the same, and why some
-channels stay.
+"""Channels truly removed.
+
+What goes together, that the rest computes the same, and why some channels stay.
 
 The checks of SCOP's digest, section 11: 5 (rates to counts), 6 (masked and sliced agree), 7
 (scatter), 10 (the official scheme's parameters and MACs).
@@ -143,8 +144,9 @@ def test_resnet50_by_the_official_scheme() -> None:
 
 
 class Basic(nn.Module):
-    """A block of CIFAR's ResNet, its shortcut without parameters: every second pixel, zeros for new
-    channels.
+    """A block of CIFAR's ResNet, its shortcut without parameters.
+
+    Every second pixel, zeros for new channels.
     """
 
     def __init__(self, inputs: int, width: int) -> None:

@@ -1,6 +1,4 @@
-"""Checkpoints: the user's own weights, in the forms that training scripts write, and nothing that
-runs code.
-"""
+"""Checkpoints of users in the forms of common training scripts; no file can run code."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The command line, mostly as a process of its own: what it prints, where, and with which exit
-code.
+"""The command line, mostly as a process of its own.
+
+What it prints, where, and with which exit code.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Climbing: which recipes are trained further, what becomes of their rows, and a search that is
-killed between any two of its steps."""
+"""Climbing: which recipes are trained further, and the results in their rows.
+
+A search is killed between any two of its steps.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Closing a search: a front in any case, the nearest miss where nothing meets the constraints,
-figures that agree.
+"""Closing a search.
+
+A front in any case, the nearest miss where nothing meets the constraints, figures that agree.
 """
 
 from __future__ import annotations

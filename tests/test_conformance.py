@@ -1,6 +1,4 @@
-"""The conformance suite passes for our methods and the example plugin, and names the rule that a
-broken one breaks.
-"""
+"""The conformance suite passes for our methods, and names the rule that a method breaks."""
 
 from __future__ import annotations
 

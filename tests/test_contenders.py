@@ -1,6 +1,4 @@
-"""Contenders: what is measured again at the end is the front, and what the noise of latency may
-hide behind it.
-"""
+"""Contenders: the front and models that noise may hide are measured again at the end."""
 
 from __future__ import annotations
 
@@ -105,8 +103,9 @@ def old_contenders(job: Job, rows: list[dict[str, Any]]) -> list[int]:
 def test_rows_that_arrive_one_by_one_leave_the_contenders_of_all_that_are_there(
     figures: list[tuple[int, int, int]], order: random.Random, before: int
 ) -> None:
-    """A row whose files were deleted is not there any more; the rows of an earlier run are there at
-    once.
+    """A row whose files were deleted is not there any more.
+
+    The rows of an earlier run are there at once.
     """
     job = toy_job(Path())
     rows = [row(n, float(accuracy), ratio / 20, noise / 40) for n, (accuracy, ratio, noise) in enumerate(figures)]

@@ -98,8 +98,10 @@ def test_a_fault_in_the_tables_ends_no_search(tmp_path: Path) -> None:
 
 
 def test_proposals_dearer_than_a_trial_that_loses_nothing_are_dropped(tmp_path: Path) -> None:
-    """Of three waiting recipes, predicted at 0.75, 0.5 and 0.25 of the latency, only the last one
-    can be better than a trial at 0.4 without a loss."""
+    """A trial at 0.4 of the latency without a loss makes all but one of three proposals useless.
+
+    They are predicted at 0.75, 0.5 and 0.25.
+    """
     job = toy_job(tmp_path)
     job.folder.mkdir()
     opened = open_toy(job)

@@ -56,8 +56,9 @@ EIGHT = layers(("multiply-add", 1_000_000, 8, 8))
 
 
 def test_the_45_nm_figures_add_up_as_published() -> None:
-    """Digest of AdderNet, section 8: pJ of a tap, one multiplication and one addition against two
-    additions.
+    """Digest of AdderNet, section 8.
+
+    PJ of a tap, one multiplication and one addition against two additions.
     """
     cost = PROFILES["45nm"].cost
 
@@ -76,8 +77,9 @@ def test_the_45_nm_figures_add_up_as_published() -> None:
 
 
 def test_the_paper_s_cycles_of_lenet_on_a_cpu() -> None:
-    """AdderNet, MNIST: 435 K multiplications and additions are 2.61 M cycles, 870 K additions 1.74
-    M.
+    """AdderNet, MNIST.
+
+    435 K multiplications and additions are 2.61 M cycles, 870 K additions 1.74 M.
     """
     device = model("via-nano")
     lenet, adder = layers(("multiply-add", 435_000, 32, 32)), layers(("add", 870_000, 32, 32))

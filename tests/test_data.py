@@ -1,6 +1,4 @@
-"""Data sets: splits that fit each other, batches that a seed repeats, and errors that say what to
-put right.
-"""
+"""Data sets: matching splits, repeatable batches, and errors that say what to correct."""
 
 from __future__ import annotations
 
@@ -138,8 +136,9 @@ def test_stratified_draw_keeps_each_class_in_proportion(labels: list[int], share
 
 
 def ranked_by_class(labels: torch.Tensor, n: int, seed: int) -> list[int]:
-    """The definition of a stratified draw, class by class: the lowest ranks within the class, as
-    fractions of it.
+    """The definition of a stratified draw, class by class.
+
+    The lowest ranks within the class, as fractions of it.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
     rank: dict[int, float] = {}

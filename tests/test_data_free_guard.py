@@ -1,5 +1,6 @@
-"""Sealed test images: nothing reads them before a search is closed, whatever a method or a source
-tries.
+"""Sealed test images.
+
+Nothing reads them before a search is closed, whatever a method or a source tries.
 """
 
 from __future__ import annotations

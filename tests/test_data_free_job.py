@@ -1,5 +1,6 @@
-"""Jobs without training data: what they may say, where their images come from, and what judges
-their candidates.
+"""Jobs without training data.
+
+What they may say, where their images come from, and what judges their candidates.
 """
 
 from __future__ import annotations
@@ -95,8 +96,9 @@ def test_a_recipe_names_its_source_first(free: OpenedJob) -> None:
 
 
 def test_images_do_not_decide_the_widths_of_a_pruner(free: OpenedJob) -> None:
-    """Its order of channels hangs on them, how many go does not: recipes of all sources share one
-    latency.
+    """Its order of channels hangs on them, how many go does not.
+
+    Recipes of all sources share one latency.
     """
     methods = [*[m for m in free.methods if isinstance(m, DataSource)], manager().method("scop")]
     space = JobSpace(free.model, methods, Limits(), "model", 1)

@@ -1,5 +1,6 @@
-"""Whole searches without training data: what their files and words say, and that test images wait
-for the end.
+"""Whole searches without training data.
+
+What their files and words say, and that test images wait for the end.
 """
 
 from __future__ import annotations

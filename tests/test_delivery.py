@@ -1,5 +1,7 @@
-"""Exporting a model: what the folder holds, that its script reproduces the reported accuracy
-without this package, and what is refused.
+"""Exporting a model.
+
+What the folder holds, that its script reproduces the reported accuracy without this package, and
+what is refused.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The contract of devices: what the engine does for all of them, and the check that any of them
-passes.
+"""The contract of devices.
+
+What the engine does for all of them, and the check that any of them passes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The dispatcher: how many recipes workers get, until when, and what becomes of a recipe whose
-worker is lost.
+"""The dispatcher.
+
+How many recipes workers get, until when, and what becomes of a recipe whose worker is lost.
 """
 
 from __future__ import annotations

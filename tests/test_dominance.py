@@ -1,5 +1,4 @@
-"""Dominance: ranks and fronts against a brute-force reading of the definition, with missing
-values."""
+"""Dominance: ranks and fronts against brute force, with missing values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Cross-layer equalisation (Nagel et al. 2019, section 4.1): the outputs stay, the ranges of the
-two sides meet.
-"""
+"""Cross-layer equalisation (Nagel et al. 2019, section 4.1): equal outputs, equal ranges."""
 
 from __future__ import annotations
 

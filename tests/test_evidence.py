@@ -1,5 +1,6 @@
-"""What decides the papers' tables: differences over seeds, verdicts, and rows that an interruption
-leaves.
+"""What decides the papers' tables.
+
+Differences over seeds, verdicts, and rows that an interruption leaves.
 """
 
 from __future__ import annotations

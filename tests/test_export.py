@@ -163,9 +163,7 @@ def test_float_models_export_too(model: nn.Module, images: torch.Tensor, tmp_pat
 
 @pytest.mark.slow
 class Sliced(nn.Module):
-    """Halves of one tensor, which a rewrite rule makes a Split, and a chain of shapes, which others
-    shorten.
-    """
+    """A network with halves of one tensor (a Split after rewriting) and a chain of shapes."""
 
     def __init__(self) -> None:
         super().__init__()

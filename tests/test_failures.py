@@ -1,5 +1,6 @@
-"""What breaks costs one trial, on Ray as it is: an exception, NaN, memory, a killed worker, a
-worker that hangs.
+"""What breaks costs one trial, on Ray as it is.
+
+An exception, NaN, memory, a killed worker, a worker that hangs.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def test_every_failure_is_one_row_and_the_search_goes_on(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_that_hangs_is_ended_and_another_takes_its_place(tmp_path: Path) -> None:
-    """All trials hang: on a busy machine, one that does not might take longer than so short a
-    limit.
+    """All trials hang.
+
+    On a busy machine, one that does not might take longer than so short a limit.
     """
     offer_toy_device()
     job = toy_job(tmp_path, space={"toy": {"fault": "hang"}}, budget={"trials": 2, "trial_minutes": 0.05})

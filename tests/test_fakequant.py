@@ -1,5 +1,6 @@
-"""UniformFakeQuantizer: states, gradient, ranges and what the file gets, through the contract's
-interface.
+"""UniformFakeQuantizer.
+
+States, gradient, ranges and what the file gets, through the contract's interface.
 """
 
 from __future__ import annotations
@@ -131,9 +132,7 @@ def _gradient(fake: UniformFakeQuantizer, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("is_symmetric", [True, False])
 def test_the_largest_weight_keeps_its_gradient(bits: int, per_channel: bool, is_symmetric: bool) -> None:
-    """A range from minimum to maximum leaves nothing outside, whatever float32 makes of its two
-    ends.
-    """
+    """A range from minimum to maximum contains all values, despite rounding in float32."""
     generator = torch.Generator().manual_seed(bits)
     channels = 1000 if per_channel else 2
     for _ in range(1 if per_channel else 300):
@@ -254,8 +253,9 @@ def test_symmetric_activations_have_their_zero_in_the_middle() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_sixteen_bit_tensors_take_the_levels_of_the_same_values_in_float32(dtype: torch.dtype) -> None:
-    """Autocast hands over such activations; the file's grid is that of a float32 step, which 16
-    bits do not hold.
+    """Autocast hands over such activations.
+
+    The file's grid is that of a float32 step, which 16 bits do not hold.
     """
     x, scale, zero = (torch.rand(4096) * 8 - 1).to(dtype), torch.tensor(0.0237), torch.tensor(37)
     wide, narrow = x.float().requires_grad_(), x.clone().requires_grad_()

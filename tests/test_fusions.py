@@ -22,8 +22,9 @@ SHALLOW: dict[str, dict[str, Any]] = {
 """Fewer blocks of the same kind, so that the export takes a second."""
 
 INTEGER_FRIENDLY = {"QuantizeLinear", "Transpose", "Reshape", "Squeeze"}
-"""The image's quantizer, the change of memory layout, the classifier's flatten: all that may be
-left of floats.
+"""The image's quantizer, the change of memory layout, the classifier's flatten.
+
+All that may be left of floats.
 """
 
 EXPECTED = {

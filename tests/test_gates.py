@@ -131,9 +131,7 @@ def test_recipes_of_one_structure_are_measured_once(tmp_path: Path) -> None:
 def test_a_structure_is_measured_again_where_the_runtime_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What structures/ keeps is a latency of one runtime, and of one processor (see
-    opened.keys).
-    """
+    """Latencies in structures/ are for one runtime and one processor (see opened.keys)."""
     RecordingMeasurer.measured = 0
     trial_of(tmp_path, number=0)[0].run(HALF)
     monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")

@@ -1,5 +1,6 @@
-"""Initialisation of ghost modules from trained convolutions: pairing, least squares, exactness
-(checks 5 and 6).
+"""Initialisation of ghost modules from trained convolutions.
+
+Pairing, least squares, exactness (checks 5 and 6).
 """
 
 from __future__ import annotations
@@ -55,9 +56,7 @@ def filled(kind: str, conv: nn.Conv2d, ratio: int, kernel: int = 3, **activated:
 @pytest.mark.parametrize("kind", ["lstsq", "subset"])
 @pytest.mark.parametrize("bias", [False, True])
 def test_multiples_are_exact(kind: str, ratio: int, bias: bool) -> None:
-    """Check 5: where filters are multiples of others the module is the convolution, whatever their
-    order.
-    """
+    """Check 5: with filters that are multiples of others, the module equals the convolution."""
     conv = ghostable(20, ratio, bias=bias)
     module = filled(kind, conv, ratio)
     images = next(batches())[0]
@@ -112,8 +111,9 @@ def test_order_is_a_permutation(n: int, ratio: int, seed: int) -> None:
 
 
 def test_one_row_of_each_family_is_intrinsic_even_beyond_the_rank() -> None:
-    """Twelve directions in five dimensions, two multiples of each: pivoted QR alone would be lost
-    after five.
+    """Twelve directions in five dimensions, two multiples of each.
+
+    Pivoted QR alone would be lost after five.
     """
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(12, 5))

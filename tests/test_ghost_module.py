@@ -1,5 +1,6 @@
-"""The ghost module: shapes, sizes, and which intrinsic map a ghost comes from (checks 1 to 4 of the
-paper's digest).
+"""The ghost module.
+
+Shapes, sizes, and which intrinsic map a ghost comes from (checks 1 to 4 of the paper's digest).
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Sizes that the paper publishes: VGG-16 and ResNet-56 on CIFAR-10, and GhostNet itself (checks 8
-and 10).
+"""Sizes that the paper publishes.
+
+VGG-16 and ResNet-56 on CIFAR-10, and GhostNet itself (checks 8 and 10).
 """
 
 from __future__ import annotations
@@ -105,9 +106,11 @@ def test_resnet56() -> None:
 
 @pytest.mark.parametrize(("ratio", "params", "macs", "printed"), [(2, 13.95, 2151.0, 2.2), (4, 8.15, 1181.9, 1.2)])
 def test_ghost_resnet50(ratio: int, params: float, macs: float, printed: float) -> None:
-    """The paper prints 13.0M and 6.5M parameters, which its own formula does not give: at s = 4 the
-    convolutions alone have 5.9M and the classifier 2.0M. Multiply-adds agree with the printed 2.2G
-    and 1.2G."""
+    """The paper prints 13.0M and 6.5M parameters, which its own formula does not give.
+
+    At s = 4 the convolutions alone have 5.9M and the classifier 2.0M. Multiply-adds agree with the
+    printed 2.2G and 1.2G.
+    """
     model = timm.create_model("resnet50").eval()
     expected = of_formula(model, ratio)
     found = size(ghosted(model, ratio, input_size=(3, 64, 64)), (3, 224, 224))
@@ -117,8 +120,7 @@ def test_ghost_resnet50(ratio: int, params: float, macs: float, printed: float) 
 
 
 def of_formula(model: nn.Module, ratio: int) -> float:
-    """Millions of parameters where each convolution but the first is a ghost module of 3 x 3 cheap
-    maps.
+    """Millions of parameters with ghost modules in place of all convolutions but the first.
 
     n filters of c x k x k become m c k^2 + m (s - 1) 9 with m = n / s.
     """
@@ -135,7 +137,8 @@ def of_formula(model: nn.Module, ratio: int) -> float:
     ("name", "params", "macs"), [("ghostnet_050", 2.6, 42), ("ghostnet_100", 5.2, 141.5), ("ghostnet_130", 7.3, 226)]
 )
 def test_ghostnet_itself(name: str, params: float, macs: float) -> None:
-    """timm's GhostNet, built of the paper's own modules: an independent check on how multiply-adds
-    are counted.
+    """timm's GhostNet, built of the paper's own modules.
+
+    An independent check on how multiply-adds are counted.
     """
     assert size(timm.create_model(name).eval(), (3, 224, 224)) == pytest.approx((params, macs), rel=0.01)

@@ -1,5 +1,8 @@
-"""The transform ``ghost`` on whole networks: what it selects, that nothing is lost on the way, what
-it leaves behind (checks 7, 9 and 11 of the paper's digest)."""
+"""The transform ``ghost`` on whole networks.
+
+What it selects, that nothing is lost on the way, what it leaves behind (checks 7, 9 and 11 of the
+paper's digest).
+"""
 
 from __future__ import annotations
 
@@ -104,9 +107,10 @@ def test_layers_that_would_not_shrink_at_this_kernel_stay(kernel: int) -> None:
 
 
 def make_ghostable(model: nn.Module, ratio: int, variant: str) -> nn.Module:
-    """Makes the filters of each layer multiples of ``ceil(n / s)`` of them, in shuffled order, so
-    that a ghost module can stand for it exactly; an activated one only where the normalisation
-    behind keeps multiples multiples.
+    """Makes the filters of each layer multiples of ``ceil(n / s)`` filters, in random order.
+
+    A ghost module can then equal it exactly. An activated module needs a normalisation that keeps
+    multiples.
     """
     model = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(3)
@@ -144,8 +148,9 @@ def make_ghostable(model: nn.Module, ratio: int, variant: str) -> nn.Module:
 def test_a_ghostable_network_keeps_its_function(
     architecture: str, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check 9: before and after are the same network, order and all; only then is the order of
-    channels right.
+    """Check 9: before and after are the same network, order and all.
+
+    Only then is the order of channels right.
     """
     monkeypatch.setattr("autocompress_ghost.method._recalibrate", lambda *_: None)
     ratio = 2
@@ -183,8 +188,9 @@ def test_a_bare_variant_keeps_the_hosts_norms_and_activations(resnet: nn.Module)
 
 
 def test_an_activated_variant_takes_them_over(resnet: nn.Module) -> None:
-    """At s = 2 two norms a module for the host's one; an activation only where one followed, none
-    before an add.
+    """At s = 2 two norms a module for the host's one.
+
+    An activation only where one followed, none before an add.
     """
     changed = ghosted(resnet, params_of(resnet, variant="bn-act"))
     found = modules(changed)

@@ -1,5 +1,6 @@
-"""Hard swish and hard sigmoid on integers: an addition that saturates, its integers read with a
-sixth of the step.
+"""Hard swish and hard sigmoid on integers.
+
+An addition that saturates, its integers read with a sixth of the step.
 """
 
 from __future__ import annotations
@@ -113,8 +114,9 @@ def test_it_is_rebuilt_from_its_plan() -> None:
 
 
 class _Wide(UniformFakeQuantizer):
-    """A quantizer whose grid ends at 2, past what a hard sigmoid gives: the grid is no cut-off
-    then.
+    """A quantizer whose grid ends at 2, past what a hard sigmoid gives.
+
+    The grid is no cut-off then.
     """
 
     def finish_observing(self) -> None:

@@ -1,5 +1,4 @@
-"""Hypervolume: against inclusion and exclusion, against counting a grid, and against the
-benchmarks' own scorer."""
+"""Hypervolume against inclusion-exclusion, a grid, and the scorer of the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Intervals: against scipy, against their own definition, and whether they cover what they promise
-to cover.
-"""
+"""Intervals against scipy and their definition, and their coverage."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The Knowledge Within: the divergence of Gaussians, the three schemes and their sum, and uses of
-the images.
+"""The Knowledge Within.
+
+The divergence of Gaussians, the three schemes and their sum, and uses of the images.
 """
 
 from __future__ import annotations
@@ -131,9 +132,7 @@ def test_the_distance_of_features_does_have_a_scale() -> None:
 @given(m=means, s=stds, shift=st.floats(-0.02, 0.02), spread=st.floats(-0.02, 0.02))
 @settings(max_examples=30, deadline=None)
 def test_small_deviations(divergence: Any, m: float, s: float, shift: float, spread: float) -> None:
-    """A shift of d standard deviations costs d^2 / 2, a relative error e of the standard deviation
-    about e^2.
-    """
+    """A shift of d deviations costs d^2 / 2, a relative error e of the deviation about e^2."""
     shifted = gaussian_divergence(norm(m, s, m + shift * s, s), divergence).item()
     assert shifted == pytest.approx(shift**2 / 2, rel=1e-6, abs=1e-12)
     spread_only = gaussian_divergence(norm(m, s, m, s * (1 + spread)), divergence).item()
@@ -374,8 +373,10 @@ def divergence(network: nn.Module) -> float:
 
 
 def test_fine_tuning_four_bits_on_the_images_does_not_lower_the_agreement() -> None:
-    """Nor does it in labels, of which 255 of 256 agree before: there a few flip either way, from
-    processor to processor, while the divergence halves."""
+    """Nor does it in labels, of which 255 of 256 agree before.
+
+    There a few flip either way, from processor to processor, while the divergence halves.
+    """
     network = quantized(4)
     images = made("bns+inception")
     calibrate(network, [images])

@@ -1,6 +1,4 @@
-"""The interval of a latency ratio holds later measurements, and what is borderline is measured
-again.
-"""
+"""Intervals of latency ratios contain later measurements; borderline files are repeated."""
 
 from __future__ import annotations
 
@@ -33,8 +31,10 @@ HALF = WHOLE | {"toy.width": 0.5}
 
 
 def simulated(random: np.random.Generator, between: float, within: float) -> list[list[float]]:
-    """Ratios of six sittings of six pairs about 1: what moves more slowly than a measurement, what
-    a sitting has, and blocks with a tail."""
+    """Ratios of six sittings of six pairs about 1.
+
+    What moves more slowly than a measurement, what a sitting has, and blocks with a tail.
+    """
     slow = 0.4 * between * random.standard_normal()
     sittings = slow + between * random.standard_normal((6, 1)) + within * random.standard_t(3, (6, 6))
     return np.exp(sittings).tolist()

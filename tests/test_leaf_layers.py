@@ -1,5 +1,8 @@
-"""Plugins' layers that the graph keeps whole: integers on the grid of their input, their norm
-inside, from the traced network to the file and back."""
+"""Plugins' layers that the graph keeps whole.
+
+Integers on the grid of their input, their norm inside, from the traced network to the file and
+back.
+"""
 
 from __future__ import annotations
 

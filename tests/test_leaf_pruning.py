@@ -1,5 +1,6 @@
-"""Networks with plugins' leaf layers: channels go through the plugin's pruner, and masked equals
-sliced.
+"""Networks with plugins' leaf layers.
+
+Channels go through the plugin's pruner, and masked equals sliced.
 """
 
 from __future__ import annotations

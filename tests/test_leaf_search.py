@@ -1,5 +1,8 @@
-"""Trials whose files a stock runtime runs slowly: the torch model is scored, the front's files in
-full, and it is said; energy comes from a cost model that knows the plugin's operations."""
+"""Trials whose files a stock runtime runs slowly.
+
+The torch model is scored, the front's files in full, and it is said; energy comes from a cost model
+that knows the plugin's operations.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What Ray needs of a machine: checked before anything expensive, worked around where that is
-possible.
+"""What Ray needs of a machine.
+
+Checked before anything expensive, worked around where that is possible.
 """
 
 from __future__ import annotations
@@ -182,9 +183,7 @@ def can_unshare() -> bool:
 
 @pytest.mark.slow
 def test_a_search_on_a_machine_that_lacks_much(tmp_path: Path) -> None:
-    """A long TMPDIR, no home folder that can be written, and, where the test may take it away, no
-    network.
-    """
+    """A long TMPDIR, no writable home folder and, where the test can do that, no network."""
     long = tmp_path / LONG
     long.mkdir()
     command = [sys.executable, str(TESTS / "toy_cli.py"), *SEARCH, "--trials", "2"]

@@ -1,5 +1,6 @@
-"""MachineLock among real processes: measurements are alone, trainings step aside, the dead hold
-nothing.
+"""MachineLock among real processes.
+
+Measurements are alone, trainings step aside, the dead hold nothing.
 """
 
 from __future__ import annotations

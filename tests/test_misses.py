@@ -1,5 +1,6 @@
-"""How a miss is told decides whether TPE learns from it: told of misses it makes few, told of
-failures many.
+"""How a miss is told decides whether TPE learns from it.
+
+Told of misses it makes few, told of failures many.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Under autocast, simulated integers stay on their grid: what trains on a GPU is what the file
-holds.
+"""Under autocast, simulated integers stay on their grid.
+
+What trains on a GPU is what the file holds.
 """
 
 from __future__ import annotations
@@ -123,8 +124,9 @@ def network(kind: str) -> QuantizedNetwork:
 @pytest.mark.parametrize("mode", ["train", "eval", "hardened"])
 @pytest.mark.parametrize("kind", ["uniform", "slb", "adder"])
 def test_a_network_of_integers_computes_as_in_float32(kind: str, mode: str) -> None:
-    """Also the layers between the quantizers: a convolution that rounds its inputs to 16 bits sees
-    other integers.
+    """Also the layers between the quantizers.
+
+    A convolution that rounds its inputs to 16 bits sees other integers.
     """
     model: nn.Module = network(kind)
     model = harden(model) if mode == "hardened" else model.train(mode == "train")  # type: ignore[arg-type]

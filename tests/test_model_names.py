@@ -32,8 +32,9 @@ def test_the_names_in_the_source_are_those_that_timm_registers() -> None:
 
 
 def told(model: str) -> str:
-    """What a fresh process says of ``model`` before timm is imported; empty where it has nothing
-    against it.
+    """What a fresh process says of ``model`` before timm is imported.
+
+    Empty where it has nothing against it.
     """
     code = (
         "import sys\n"

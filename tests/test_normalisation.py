@@ -80,9 +80,7 @@ def test_weights_that_know_nothing_fit_nothing(tmp_path: Path) -> None:
 
 
 def test_frozen_statistics_of_other_data_are_no_proof(tmp_path: Path) -> None:
-    """Batch norms that recorded images of another mean and contrast, and weights that were trained
-    behind them.
-    """
+    """Batch norms with statistics of other images, and weights that were trained behind them."""
     torch.manual_seed(0)
     model = TinyNet()
     with torch.no_grad():

@@ -1,5 +1,6 @@
-"""Printing never ends a command: closed terminals and pipes, full disks, and terminals with few
-characters.
+"""Printing never ends a command.
+
+Closed terminals and pipes, full disks, and terminals with few characters.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ open(sys.argv[1], "w").write("the end")
 
 
 def shell(line: str, folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess[bytes], bool]:
-    """Runs the script in a line of the shell, where it is ``$RUN``; gives whether it came to its
-    end.
+    """Runs the script in a line of the shell, where it is ``$RUN``.
+
+    Gives whether it came to its end.
     """
     (folder / "script.py").write_text(PRINTS_MUCH, encoding="utf-8")
     end = folder / "end.txt"
@@ -129,8 +131,9 @@ def test_other_errors_of_an_observer_are_told() -> None:
 
 
 def changed(folder: Path, **columns: Any) -> SearchResult:
-    """The run in ``folder`` with other values in all its trials; its front has the baseline and
-    those that complete.
+    """The run in ``folder`` with other values in all its trials.
+
+    Its front has the baseline and those that complete.
     """
     found = read(folder)
     rows = [{**row, **columns} for row in found.trials.to_dict("records")]

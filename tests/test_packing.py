@@ -1,5 +1,6 @@
-"""Weights below 8 bits: packed to their bits in the file, exact again when it is loaded, and fused
-as at 8 bits.
+"""Weights below 8 bits.
+
+Packed to their bits in the file, exact again when it is loaded, and fused as at 8 bits.
 """
 
 from __future__ import annotations
@@ -31,9 +32,7 @@ SIZE = (3, 12, 12)
 
 
 class OddIntegers(FakeQuantizer):
-    """Weights that have no zero, ``-(2^b - 1), ..., -1, 1, ..., 2^b - 1``, as searched low-bit
-    weights have them.
-    """
+    """Weights without zero, ``-(2^b - 1), ..., -1, 1, ..., 2^b - 1``, as in SLB."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -59,9 +58,7 @@ def odd(spec: TensorSpec) -> FakeQuantizer:
 
 
 class Zoo(nn.Module):
-    """Every kind of layer, with odd numbers of weights, and enough of them that 7 bits are a gain
-    over 8.
-    """
+    """Every kind of layer, with odd numbers of weights, and enough weights for 7 bits."""
 
     def __init__(self) -> None:
         super().__init__()

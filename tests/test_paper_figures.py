@@ -1,5 +1,6 @@
-"""Figures that papers print of whole networks: what SCOP removes, what AdderNet counts, and
-AdderNet's gradients.
+"""Figures that papers print of whole networks.
+
+What SCOP removes, what AdderNet counts, and AdderNet's gradients.
 """
 
 from __future__ import annotations
@@ -60,9 +61,7 @@ def test_what_a_rate_removes_by_the_papers_scheme(name: str, rate: float, params
 
 
 class Block(nn.Module):
-    """A basic block whose shortcut is a 1x1 convolution where the shape changes, as in the official
-    code.
-    """
+    """A basic block with a 1x1 convolution as shortcut, as in the official code."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -162,9 +161,10 @@ class ReferenceLayer(nn.Module):
 
 @pytest.mark.parametrize("init", ["normal", "scaled_conv"])
 def test_gradients_of_a_whole_network_are_the_papers(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNet-20 of adder layers in training mode, against plain torch in float64: logits, the
-    gradient of every parameter and of the images, and the filters' gradients as the adaptive
-    learning rate scales them.
+    """ResNet-20 of adder layers in training mode, against plain torch in float64.
+
+    Logits, the gradient of every parameter and of the images, and the filters' gradients as the
+    adaptive learning rate scales them.
 
     Softplus stands in for ReLU in both networks. The gradient of ReLU jumps at 0, so one activation
     whose sign differs between float32 and float64 changes the filters' gradients by 2 to 5 percent

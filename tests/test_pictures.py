@@ -1,5 +1,6 @@
-"""Picture files: every mode, depth and format becomes the grey or colour that it shows, or one
-sentence.
+"""Picture files.
+
+Every mode, depth and format becomes the grey or colour that it shows, or one sentence.
 """
 
 from __future__ import annotations
@@ -91,8 +92,9 @@ KINDS: dict[str, tuple[Callable[[], bytes], str, int]] = {
     "12 bits.pgm": (lambda: pnm(b"P5", (RAMP.astype(np.uint32) * 4095 // 255).astype(">u2"), 4095), "L", 1),
     "16 bits.ppm": (lambda: pnm(b"P6", COLOURS.astype(">u2") * 257, 65535), "RGB", 1),
 }
-"""Each kind of file: how it is made, what it becomes, and by how many levels of 255 that may
-differ.
+"""Each kind of file.
+
+How it is made, what it becomes, and by how many levels of 255 that may differ.
 """
 
 

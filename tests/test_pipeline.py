@@ -1,5 +1,6 @@
-"""The pipeline: one recipe gives one candidate, its stages are shared, and a dry run has the
-deployed structure.
+"""The pipeline.
+
+One recipe gives one candidate, its stages are shared, and a dry run has the deployed structure.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The engine that optimises pixels: it lowers what it is told to, leaves the teacher alone, and is
-repeatable.
+"""The engine that optimises pixels.
+
+It lowers what it is told to, leaves the teacher alone, and is repeatable.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""How images are prepared: as timm does for weights that come with a configuration, and told to
-whoever deploys.
+"""How images are prepared.
+
+As timm does for weights that come with a configuration, and told to whoever deploys.
 """
 
 from __future__ import annotations

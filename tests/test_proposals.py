@@ -1,6 +1,4 @@
-"""Tables, interpolation, costs and the latency model of proposals, on tiny networks and on
-functions that are known.
-"""
+"""Tables, interpolation, costs and the latency model, on tiny networks and known functions."""
 
 from __future__ import annotations
 
@@ -100,8 +98,9 @@ class Clock:
 
 
 class Network:
-    """Loses weight * error^2 a part, and more where a and b are cut together; a cell takes a
-    second.
+    """Loses weight * error^2 a part, and more where a and b are cut together.
+
+    A cell takes a second.
     """
 
     def __init__(self, clock: Clock, extra: float = 1.0) -> None:

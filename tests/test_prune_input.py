@@ -137,8 +137,9 @@ def test_what_would_remove_nothing_is_an_invalid_recipe(multiple: int) -> None:
 
 
 def test_substitution_that_leaves_nothing_to_remove_is_an_invalid_recipe() -> None:
-    """The recipe would remove channels of the baseline; the network that enters the stage has none
-    to give.
+    """The recipe would remove channels of the baseline.
+
+    The network that enters the stage has none to give.
     """
     model, other = Small(), Small()
     other.conv, other.fc = nn.Conv2d(8, 10, 1), nn.Identity()  # type: ignore[assignment]

@@ -1,5 +1,6 @@
-"""The engine's PRUNE: orders of channels, widths that follow from the recipe alone, and what the
-store keeps.
+"""The engine's PRUNE.
+
+Orders of channels, widths that follow from the recipe alone, and what the store keeps.
 """
 
 from __future__ import annotations
@@ -103,9 +104,7 @@ def test_keep_sets_are_nested_and_respect_blocks(data: st.DataObject, rate: floa
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_prefixes_take_equal_shares(data: st.DataObject) -> None:
-    """At every prefix blocks of one size have lost equally many channels, but for the one whose
-    turn it is.
-    """
+    """In every prefix, blocks of equal size have lost the same number of channels, up to one."""
     coupling = data.draw(couplings())
     order = coupling.interleaved(coupling.blocks)
     assert sorted(order) == list(range(coupling.channels))
@@ -234,8 +233,11 @@ def recipe_of(model: nn.Module, pruner: Pruner, keep: Any = 0.5, repair: Params 
 @pytest.mark.parametrize("architecture", ["test_resnet", pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["inner", "group"])
 def test_the_recipe_alone_decides_the_structure(architecture: str, mode: str, tmp_path: Path) -> None:
-    """Whichever pruner orders, dry or with data, refitted or not: the same shapes, and counts as
-    the recipe says. The second network has gates, so it is repaired front to back."""
+    """Whichever pruner orders, dry or with data, refitted or not.
+
+    The same shapes, and counts as the recipe says. The second network has gates, so it is repaired
+    front to back.
+    """
     model = example_model(architecture)
     pipeline = pipeline_of(model, tmp_path)
     found = []
@@ -279,8 +281,9 @@ def test_widths_are_multiples_of_what_the_runtime_likes(multiple: int) -> None:
 
 
 def test_masked_equals_sliced_where_nothing_is_refitted() -> None:
-    """The stage removes exactly what its plan says: a network with these channels at zero computes
-    the same.
+    """The stage removes exactly what its plan says.
+
+    A network with these channels at zero computes the same.
     """
     from autocompress.channels.removal import masked
 

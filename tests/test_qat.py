@@ -1,5 +1,6 @@
-"""Quantization-aware training: what starts and freezes when, what is kept, and what it is asked of
-the space.
+"""Quantization-aware training.
+
+What starts and freezes when, what is kept, and what it is asked of the space.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The plugin ``quantize``: found like any other, its space, its choices, and what its papers'
-options cost.
+"""The plugin ``quantize``.
+
+Found like any other, its space, its choices, and what its papers' options cost.
 """
 
 from __future__ import annotations
@@ -112,8 +113,9 @@ def test_depthwise_weights_stay_symmetric_per_channel(weight: torch.Tensor) -> N
 @pytest.mark.parametrize("granularity", Quantize.granularities)
 @pytest.mark.parametrize("estimator", WEIGHT_ESTIMATORS)
 def test_every_width_of_weights(weight: torch.Tensor, estimator: str, granularity: str, grid: str) -> None:
-    """What the file holds is what is simulated, in no more integers than the width has; a bit less
-    costs accuracy.
+    """What the file holds is what is simulated, in no more integers than the width has.
+
+    A bit less costs accuracy.
     """
     params = {**DEFAULTS, "weight_range": estimator, "weight_granularity": granularity, "weight_grid": grid}
     errors = []
@@ -183,9 +185,7 @@ def test_it_says_what_the_engine_is_to_do() -> None:
 @pytest.mark.parametrize("granularity", Quantize.granularities)
 @pytest.mark.parametrize("operator", ["conv", "depthwise", "linear"])
 def test_the_runtime_computes_what_torch_simulates(operator: str, granularity: str, grid: str) -> None:
-    """The integers, scales and zero points in a QDQ file, run by ONNX Runtime's own integer
-    kernels.
-    """
+    """Integers, scales and zero points of a QDQ file, run by ONNX Runtime's integer kernels."""
     torch.manual_seed(0)
     layer: nn.Module = {
         "conv": nn.Conv2d(8, 16, 3, bias=False),

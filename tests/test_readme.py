@@ -1,6 +1,4 @@
-"""README: its job file is a job, its plugin is a plugin that keeps the contract, and what it points
-to is there.
-"""
+"""README: its job file and its plugin are valid, and its links exist."""
 
 from __future__ import annotations
 
@@ -48,8 +46,9 @@ def test_the_plugin_keeps_the_contract() -> None:
 
 
 def targets(text: str) -> set[str]:
-    """The relative paths that links and images lead to, in Markdown or HTML, without anchors; code
-    is left out.
+    """The relative paths that links and images lead to, in Markdown or HTML, without anchors.
+
+    Code is left out.
     """
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     found = re.findall(r"\]\(\s*<?([^\s)>]+)", prose) + re.findall(r"(?:src|href)=\"([^\"]+)\"", prose)

@@ -1,6 +1,4 @@
-"""Recipes: composed define by run, replayed exactly, explored wholly, and invalid where methods do
-not go together.
-"""
+"""Recipes: composed define by run, replayed, explored, and invalid for some methods."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""Repair of whole networks: channels that another channel duplicates go without a trace, others
-leave less error than without repair."""
+"""Repair of whole networks.
+
+Channels that another channel duplicates go without a trace, others leave less error than without
+repair.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The engine's REPAIR behind PRUNE: what it refits, when it undoes that, and input that it cannot
-work with.
+"""The engine's REPAIR behind PRUNE.
+
+What it refits, when it undoes that, and input that it cannot work with.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def repaired(
 
 
 def held_out_of(count: int, seed: int = 0) -> torch.Tensor:
-    """Where the images lie that judge, as the stage draws them: the first third of a permutation by
-    the seed.
+    """Where the images lie that judge, as the stage draws them.
+
+    The first third of a permutation by the seed.
     """
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: count // 3]
 
@@ -154,8 +156,9 @@ def test_constant_images(fit: str, model: nn.Module, images: torch.Tensor) -> No
 
 
 def dead(model: nn.Module) -> nn.Module:
-    """The first channels of every inner layer give nothing: no weights, and running statistics of
-    nothing.
+    """The first channels of every inner layer give nothing.
+
+    No weights, and running statistics of nothing.
     """
     found = copy.deepcopy(model)
     with torch.no_grad():

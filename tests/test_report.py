@@ -47,8 +47,9 @@ def visible(page: str) -> str:
 
 
 def rendered(page: Path, profile: Path, script: str = "") -> str:
-    """The DOM that a browser makes of ``page``, after ``script`` ran in it; fails if a script of
-    the page fails.
+    """The DOM that a browser makes of ``page``, after ``script`` ran in it.
+
+    Fails if a script of the page fails.
     """
     if script:
         tail = f"<script>addEventListener('load', () => setTimeout(() => {{{script}}}, 50))</script></body>"

@@ -1,5 +1,6 @@
-"""Resume after SIGKILL: finished stays finished, nothing runs twice but what was cut short, and the
-budget is kept.
+"""Resume after SIGKILL.
+
+Finished stays finished, nothing runs twice but what was cut short, and the budget is kept.
 """
 
 from __future__ import annotations
@@ -217,9 +218,7 @@ def never(job: Job, progress: Any = None) -> OpenedToy:
     ],
 )
 def test_resume_refuses_another_question(tmp_path: Path, key: str, value: Any) -> None:
-    """Rows that answer different questions would stand in one table, ratios of one unit under those
-    of another.
-    """
+    """Rows of different jobs must not be in one table, with ratios in different units."""
     folder = begun(tmp_path)
     edit(folder, key, value)
     with pytest.raises(UserError, match=key.replace(".", r"\.")) as error:
@@ -290,8 +289,9 @@ def test_resume_refuses_other_versions(tmp_path: Path, changed: str, monkeypatch
 
 
 def test_resume_refuses_another_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A latency of another processor stands beside nothing that was measured here; a cost model's
-    does.
+    """A latency of another processor stands beside nothing that was measured here.
+
+    A cost model's does.
     """
     job, modelled = toy_job(tmp_path), manager().device("cost-model:bitops")
     measured_here, modelled_here = begun_with(job, OnnxRuntimeCpu()), begun_with(job, modelled)

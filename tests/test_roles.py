@@ -27,8 +27,10 @@ PARTS = {"train": 40, "val": 20, "test": 20}
 
 
 class Known(DatasetProvider):
-    """``known:NAME:SPLITS``: a data set whose images carry their number, so that a split's origin
-    can be read off."""
+    """``known:NAME:SPLITS``.
+
+    A data set whose images carry their number, so that a split's origin can be read off.
+    """
 
     name = "known:NAME:SPLITS"
 
@@ -170,8 +172,10 @@ def paint(folder: Path, count: int, level: int, seed: int) -> None:
 
 
 def make(root: Path, *parts: str) -> str:
-    """A folder with these split folders, or with classes right inside; 10 images a class in the
-    first, else 4."""
+    """A folder with these split folders, or with classes right inside.
+
+    10 images a class in the first, else 4.
+    """
     for number, part in enumerate(parts or ("",)):
         for name, level in (("dark", 60), ("light", 190)):
             paint(root / part / name, 4 if number else 10, level, seed=number)

@@ -1,5 +1,8 @@
-"""The table of a recipe's states, as a state machine: a search with a disk, a driver that may be
-killed between any two steps, and workers that may be lost."""
+"""The table of a recipe's states, as a state machine.
+
+A search with a disk, a driver that may be killed between any two steps, and workers that may be
+lost.
+"""
 
 from __future__ import annotations
 

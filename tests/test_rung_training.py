@@ -1,5 +1,7 @@
-"""The training of rungs: each goes on from the kept network of the one below, which is made again
-where it is gone."""
+"""The training of rungs.
+
+Each goes on from the kept network of the one below, which is made again where it is gone.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Our ONNX Runtime sessions compute integers exactly, and take the slow option for that only where
-it is needed.
-"""
+"""ONNX Runtime sessions compute integers exactly, with the slow option only where needed."""
 
 from __future__ import annotations
 
@@ -26,8 +24,9 @@ NAMES = [f"{layer.operator}-{'x'.join(map(str, layer.weight.shape))}-{i}" for i,
 
 
 def saturated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``a @ b`` as processors without VNNI have it: two neighbouring products are added in 16 bits
-    and cut off.
+    """``a @ b`` as processors without VNNI have it.
+
+    Two neighbouring products are added in 16 bits and cut off.
     """
     products = a.astype(np.int64)[:, :, None] * b.astype(np.int64)[None]
     if products.shape[1] % 2:
@@ -36,9 +35,7 @@ def saturated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class Processor:
-    """Runs layers exactly, but for the matrix products and pointwise convolutions that
-    ``overflows`` picks.
-    """
+    """Runs layers exactly, except those that ``overflows`` chooses."""
 
     def __init__(self, overflows: Sequence[int] = (), threads: int = 1, repaired: bool = True) -> None:
         self.overflows, self.threads, self.repaired = overflows, threads, repaired

@@ -1,5 +1,6 @@
-"""Uniform grids: the exact checks of the quantization whitepaper (arXiv 1806.08342), over ranges,
-widths and shapes.
+"""Uniform grids.
+
+The exact checks of the quantization whitepaper (arXiv 1806.08342), over ranges, widths and shapes.
 """
 
 from __future__ import annotations
@@ -137,8 +138,9 @@ def test_each_bit_is_worth_six_decibels_and_the_error_is_uniform() -> None:
 
 
 def test_per_channel_on_channels_of_different_size() -> None:
-    """32 channels, deviations from 0.01 to 10: at 8 bits 33.9 dB become 43.6, at 4 bits 12.0 become
-    18.6.
+    """32 channels, deviations from 0.01 to 10.
+
+    At 8 bits 33.9 dB become 43.6, at 4 bits 12.0 become 18.6.
     """
     weight = torch.randn(32, 512, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 1, 32)[:, None]
     for bits, whole_db, channel_db in ((8, 33.9, 43.6), (4, 12.0, 18.6)):

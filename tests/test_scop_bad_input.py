@@ -66,8 +66,9 @@ def test_odd_batches_and_a_last_batch_of_one(images: int) -> None:
 @pytest.mark.parametrize("kind", knockoffs.KINDS)
 @pytest.mark.parametrize("images", [0, 1])
 def test_too_few_images_for_a_control_group(images: int, kind: str) -> None:
-    """One image is its own only look-alike: every score would be 0, and the order of channels would
-    choose.
+    """One image is its own only look-alike.
+
+    Every score would be 0, and the order of channels would choose.
     """
     model = example_model()
     scop = Scop(replace(QUICK, knockoffs=kind))

@@ -1,5 +1,6 @@
-"""Control scales: the mixing, its gradient, and that nothing but beta changes (digest, checks 1, 2,
-3 and 8).
+"""Control scales.
+
+The mixing, its gradient, and that nothing but beta changes (digest, checks 1, 2, 3 and 8).
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ def images(n: int, channels: int = 2, size: int = 6, seed: int = 0) -> torch.Ten
 
 
 def alive() -> nn.Module:
-    """The example model with gammas that are not zero: timm starts the last norm of each block at
-    0, which would keep every gradient from the layers before it."""
+    """The example model with gammas that are not zero.
+
+    Timm starts the last norm of each block at 0, which would keep every gradient from the layers
+    before it.
+    """
     model = example_model()
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
@@ -85,8 +89,10 @@ def test_beta_one_leaves_the_network_as_it_is(mixing: str) -> None:
 
 
 def test_where_the_two_mixings_mix() -> None:
-    """pre_bn: the raw output, also of timm's norm with its activation inside; post_bn: behind the
-    norm, before the activation."""
+    """pre_bn: the raw output, also of timm's norm with its activation inside.
+
+    Post_bn: behind the norm, before the activation.
+    """
     for norm in (nn.BatchNorm2d(6), BatchNormAct2d(6)):
         net = nn.Sequential(nn.Conv2d(2, 6, 1), norm).eval()
         nn.init.uniform_(norm.weight, 0.5, 2)
@@ -207,9 +213,7 @@ def test_scales_are_drawn_by_seed() -> None:
 
 
 class Planted(nn.Module):
-    """Channel 0 alone carries the label, channel 1 is read with weight zero, channel 2 is read but
-    is only noise.
-    """
+    """Channel 0 has the label, channel 1 has weight zero, channel 2 is noise."""
 
     def __init__(self) -> None:
         super().__init__()

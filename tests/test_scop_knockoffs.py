@@ -1,5 +1,6 @@
-"""Knockoff data: second moments as they must be (digest, check 9), the range of the images, and
-every draw by seed.
+"""Knockoff data.
+
+Second moments as they must be (digest, check 9), the range of the images, and every draw by seed.
 """
 
 from __future__ import annotations

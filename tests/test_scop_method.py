@@ -136,9 +136,7 @@ def test_a_dry_run_knows_every_width(substituted: bool, mode: str, state: Any, r
 
 
 def test_layers_of_others_take_the_scores_of_what_they_stand_for(state: Any, resnet: nn.Module, scop: Scop) -> None:
-    """A ghost module's intrinsic map with its ghost has the mean of the scores of the channels that
-    they replace.
-    """
+    """An intrinsic map with its ghost has the mean of the scores of the replaced channels."""
     context = context_of(resnet, state=state)
     chooser = Replay({"ratio.model": 2, "kernel": 3, "variant": "bn-act", "init": "lstsq"})
     ghosted, _ = Ghost().apply(copy.deepcopy(resnet), Ghost().search_space(Space(chooser, "model"), resnet), context)

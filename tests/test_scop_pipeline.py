@@ -1,5 +1,6 @@
-"""SCOP in recipes: scored once, pruned, recovered, quantized, exported, and loaded again with no
-data.
+"""SCOP in recipes.
+
+Scored once, pruned, recovered, quantized, exported, and loaded again with no data.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def test_it_acts_on_ghost_modules(opened: OpenedJob) -> None:
 
 @pytest.mark.slow
 def test_a_job_can_name_the_papers_own_scheme(opened: OpenedJob, tmp_path: Path) -> None:
-    """Mode "scatter": the last convolution of each block is pruned, residual streams keep their
-    width.
+    """Mode "scatter".
+
+    The last convolution of each block is pruned, residual streams keep their width.
     """
     del opened  # its baseline is this one's
     job = load_job(

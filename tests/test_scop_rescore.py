@@ -1,5 +1,6 @@
-"""A substituted network that is scored itself: after a recovery, by its own layers, and with widths
-known before.
+"""A substituted network that is scored itself.
+
+After a recovery, by its own layers, and with widths known before.
 """
 
 from __future__ import annotations

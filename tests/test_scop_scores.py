@@ -84,8 +84,10 @@ def test_a_part_belongs_to_the_layer_it_was_made_for() -> None:
 
 
 def test_scores_reach_a_ghost_module_through_its_channel_map() -> None:
-    """A channel of the coupling is an intrinsic map with its ghosts; it gets the mean of the
-    original channels that they stand for, whatever their order."""
+    """A channel of the coupling is an intrinsic map with its ghosts.
+
+    It gets the mean of the original channels that they stand for, whatever their order.
+    """
     model = example_model()
     chooser = Replay({"ratio.model": 2, "kernel": 3, "variant": "bn-act", "init": "lstsq"})
     params = Ghost().search_space(Space(chooser, "model"), model)

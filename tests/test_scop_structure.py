@@ -1,6 +1,4 @@
-"""What couplings depend on, and what is left alone where the dependency graph or the control group
-loses its way.
-"""
+"""The key of couplings, and channels that are kept because they cannot be judged."""
 
 from __future__ import annotations
 
@@ -78,9 +76,7 @@ def ghosted(model: nn.Module, order: Sequence[int]) -> nn.Module:
 
 
 def test_a_dry_run_does_not_decide_for_a_real_one_in_another_order_of_channels() -> None:
-    """What the depthwise convolution reads is in the host's order, and which maps go together
-    depends on the fit.
-    """
+    """The depthwise convolution reads the order of the host; the fit decides the pairs."""
     model, order = Deep(), torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
     dry, real = example_context(model, dry_run=True), example_context(model, teacher=model)
     widths = [
@@ -159,9 +155,7 @@ def test_a_prelu_of_one_slope_is_an_activation_like_any_other() -> None:
 
 @pytest.mark.parametrize(("channels", "each", "kept"), [(3, 192, 2), (8, 2, 4), (8, 1, 8), (12, 4, 6)])
 def test_a_multiple_is_asked_of_what_is_written(channels: int, each: int, kept: int) -> None:
-    """Heads of 64 (queries, keys and values) and intrinsic maps with a ghost are no single
-    channels.
-    """
+    """Heads of 64 and intrinsic maps with a ghost are not single channels."""
     index = tuple(tuple(range(i * each, (i + 1) * each)) for i in range(channels))
     coupling = Coupling("a", channels, (Part("a", "out", index, channels * each),), blocks=(tuple(range(channels)),))
     assert coupling.kept(0.5, 8) == [kept]

@@ -1,5 +1,6 @@
-"""A whole search on Ray with the toy job: the files that it leaves, its front, its budget, and
-how it refuses.
+"""A whole search on Ray with the toy job.
+
+The files that it leaves, its front, its budget, and how it refuses.
 """
 
 from __future__ import annotations
@@ -217,8 +218,9 @@ def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
 
 
 def start_toy_search(folder: Path, trials: int, seconds: float, **settings: Any) -> subprocess.Popen[bytes]:
-    """A search in a process of its own, on a Ray cluster of its own; each trial trains for
-    ``seconds``.
+    """A search in a process of its own, on a Ray cluster of its own.
+
+    Each trial trains for ``seconds``.
     """
     # A shell ignores SIGINT for what it starts in the background, and children inherit that.
     script = (

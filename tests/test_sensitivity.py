@@ -1,5 +1,6 @@
-"""Sensitivity tables: losses are those of a network with one group quantized; what is made of them
-is valid.
+"""Sensitivity tables.
+
+Losses are those of a network with one group quantized; what is made of them is valid.
 """
 
 from __future__ import annotations
@@ -89,8 +90,9 @@ def widths(role: Any, *bits: int, group: str = GROUP) -> list[Width]:
 def quantized_alone(
     model: nn.Module, images: torch.Tensor, role: str, bits: int, context: Context
 ) -> tuple[float, float]:
-    """Loss and agreement the long way: everything has its fake-quantizer, and only one group's are
-    switched on.
+    """Loss and agreement the long way.
+
+    Everything has its fake-quantizer, and only one group's are switched on.
     """
     groups = {name: GroupBits("quantize", bits, "quantize", bits) for name in ("stem", "layer1", GROUP, "layer3")}
     groups |= {name: GroupBits("quantize", bits, "quantize", bits) for name in ("layer4", "head")}
@@ -128,9 +130,7 @@ def test_a_row_is_the_loss_of_one_group_quantized_alone(
 
 
 def test_rows_do_not_depend_on_each_other(model: nn.Module, context: Context) -> None:
-    """What is computed once for many rows must be what each alone would compute, in whatever order
-    they come.
-    """
+    """Shared computation of rows gives the same values as each row alone, in any order."""
     wanted = [
         *widths("activation", 3, group="layer4"),
         *widths("weight", 3),

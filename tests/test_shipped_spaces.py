@@ -1,5 +1,6 @@
-"""Every job and space that is shipped fits the methods that are installed: no key and no value is
-refused.
+"""Every job and space that is shipped fits the methods that are installed.
+
+No key and no value is refused.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Similarity of data to what a model was trained on: over all images together, ranked as it should,
-told where not.
+"""Similarity of data to what a model was trained on.
+
+Over all images together, ranked as it should, told where not.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ def test_data_are_ranked_by_how_like_the_training_data_they_are() -> None:
 
 
 def test_real_digits_come_before_blurred_ones_and_these_before_noise() -> None:
-    """With the authors' direction of the divergence; the other one hardly tells blurred digits from
-    noise.
+    """With the authors' direction of the divergence.
+
+    The other one hardly tells blurred digits from noise.
     """
     teacher, real, _ = digits_teacher()
     new = held_out()[:256]
@@ -66,8 +68,9 @@ def test_real_digits_come_before_blurred_ones_and_these_before_noise() -> None:
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5), shift=st.sampled_from([0.0, 100.0]))
 @settings(max_examples=20, deadline=None)
 def test_statistics_are_those_of_all_images_together(sizes: list[int], shift: float) -> None:
-    """Not averages over batches: those of single images would have next to no variance between
-    images in them.
+    """Not averages over batches.
+
+    Those of single images would have next to no variance between images in them.
     """
     torch.manual_seed(0)
     teacher = untrained()

@@ -1,6 +1,4 @@
-"""State batch normalisation in both forms (digest, section 10, 12 and 13), and which norms it
-concerns.
-"""
+"""State batch normalisation in both forms, and the norms that it affects."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ from autocompress_slb.state_norm import StateBatchNorm2d, calibrate, norms_behin
 
 
 def network(bits: int = 2, **options: Any) -> nn.Sequential:
-    """A float stem with its norm, two searched convolutions with theirs inside, a norm of its own,
-    a classifier.
-    """
+    """A float stem with a norm, two searched convolutions with norms, a norm, a classifier."""
     torch.manual_seed(0)
 
     def searched(name: str, inputs: int) -> nn.Module:

@@ -1,5 +1,6 @@
-"""The plugin ``slb``: found like any other, conforming, its refusals, and whole networks trained
-through the engine.
+"""The plugin ``slb``.
+
+Found like any other, conforming, its refusals, and whole networks trained through the engine.
 """
 
 from __future__ import annotations
@@ -278,8 +279,9 @@ def test_memory_of_the_search_is_at_most_five_times_the_float_models() -> None:
 
 
 def test_a_student_finds_its_teachers_signs() -> None:
-    """1 bit, random data, annealing: more than 95 % of a convolution's signs (digest, section 10,
-    18).
+    """1 bit, random data, annealing.
+
+    More than 95 % of a convolution's signs (digest, section 10, 18).
     """
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randint(0, 2, (6, 4, 3, 3), generator=generator) * 2.0 - 1

@@ -109,8 +109,9 @@ def test_one_bit_is_an_annealed_tanh(temperature: float) -> None:
 
 @given(BITS, st.floats(0.1, 50), st.booleans())
 def test_the_gradient_is_the_exact_one(bits: int, temperature: float, far: bool) -> None:
-    """T P (V - W_c) by hand, and what autograd says to softmax and sum; no window outside of which
-    it is cut off.
+    """T P (V - W_c) by hand, and what autograd says to softmax and sum.
+
+    No window outside of which it is cut off.
     """
     logits = (random_logits(bits) * (5 if far else 1)).reshape(2**bits, 10, 20).requires_grad_()
     slope = torch.randn(10, 20, dtype=torch.float64)

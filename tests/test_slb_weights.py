@@ -1,5 +1,6 @@
-"""SLB's weight quantizer: warm start, training form, hard form, scales, state (digest, section 10:
-9, 10, 15, 17).
+"""SLB's weight quantizer.
+
+Warm start, training form, hard form, scales, state (digest, section 10: 9, 10, 15, 17).
 """
 
 from __future__ import annotations
@@ -123,8 +124,9 @@ def test_when_hard_the_search_is_over_and_the_norm_goes_on() -> None:
 
 
 def test_the_arg_max_follows_the_trainers_optimizer() -> None:
-    """Also where it was asked for before: a fused optimizer changes the logits without counting
-    that as a change.
+    """Also where it was asked for before.
+
+    A fused optimizer changes the logits without counting that as a change.
     """
     layer = searched(2)
     fake = start(layer)

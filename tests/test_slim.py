@@ -1,5 +1,6 @@
-"""What the file does not say because a runtime knows it: smaller, and not a bit different in what
-it computes.
+"""What the file does not say because a runtime knows it.
+
+Smaller, and not a bit different in what it computes.
 """
 
 from __future__ import annotations
@@ -118,9 +119,7 @@ def test_a_zero_point_that_says_something_stays(tensors: dict[str, np.ndarray]) 
 
 
 def test_a_scale_is_not_made_of_itself(tensors: dict[str, np.ndarray]) -> None:
-    """Where the input's scale is 1, the exporter keeps one tensor for the weight's scale and the
-    bias's.
-    """
+    """With an input scale of 1, the exporter shares one tensor for weight and bias scales."""
     tensors["xs"] = np.array(1, np.float32)
     del tensors["bs"]
     model = layer(tensors, bias_scale="ws")

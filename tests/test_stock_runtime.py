@@ -1,5 +1,6 @@
-"""Low-bit artifacts in a stock onnxruntime: a process that can import neither autocompress nor
-torch.
+"""Low-bit artifacts in a stock onnxruntime.
+
+A process that can import neither autocompress nor torch.
 """
 
 from __future__ import annotations

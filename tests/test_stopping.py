@@ -1,6 +1,4 @@
-"""Ctrl-C, SIGTERM, closed terminals and exit codes, with the command line as a process of its own
-on the toy job.
-"""
+"""Ctrl-C, SIGTERM, closed terminals and exit codes of the command line, on the toy job."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The study: what was asked and told lasts, no recipe is tried twice, and what a crash cut short is
-tried again.
-"""
+"""The study keeps all results, tries no recipe twice, and repeats trials after a crash."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""``autocompress synthesize`` and ``autocompress similarity``: what they write and print, and what
-they refuse.
+"""``autocompress synthesize`` and ``autocompress similarity``.
+
+What they write and print, and what they refuse.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ Command = Callable[..., str]
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs a command in this process, in an empty folder; gives what it prints, or the error where
-    ``code`` is 2.
+    """Runs a command in this process, in an empty folder.
+
+    Gives what it prints, or the error where ``code`` is 2.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -51,9 +53,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
 
 def save(folder: Path, name: str, normed: bool = True, channels: int = 1) -> Path:
-    """A checkpoint of ``name`` for images (grey ones) of 32x32 and 10 classes, untrained but for
-    its batch norms.
-    """
+    """A checkpoint of ``name`` for grey images of 32x32 and 10 classes, with set batch norms."""
     job = load_job(model=name, data="digits", seed=1)
     info = DataInfo(10, channels, (32, 32), (MEAN,) * channels, (STD,) * channels, tuple("0123456789"))
     model = models.create(job, info)

@@ -1,5 +1,6 @@
-"""Terms of objectives on pixels have their papers' exact values; statistics are those of what batch
-norms read.
+"""Terms of objectives on pixels have their papers' exact values.
+
+Statistics are those of what batch norms read.
 """
 
 from __future__ import annotations

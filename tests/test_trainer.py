@@ -1,6 +1,4 @@
-"""The trainer: learns, repeats by seed, pauses without a trace, and keeps the promises of
-contract/callback.py.
-"""
+"""The trainer: it learns, repeats by seed, can pause, and follows contract/callback.py."""
 
 from __future__ import annotations
 
@@ -225,8 +223,9 @@ def test_a_tap_that_is_not_there_is_an_error(few: data.Split) -> None:
 
 
 def test_a_pause_leaves_no_trace(few: data.Split) -> None:
-    """Stopped after an epoch, stored, and continued in fresh objects: the same weights as without
-    the stop.
+    """Stopped after an epoch, stored, and continued in fresh objects.
+
+    The same weights as without the stop.
     """
     settings = TrainSettings(epochs=3, batch_size=32)
     whole, parts, recorder = network(), network(), Recorder()
@@ -250,8 +249,9 @@ def test_a_pause_leaves_no_trace(few: data.Split) -> None:
 
 
 def test_distillation_follows_the_teacher(splits: Splits) -> None:
-    """A teacher that permutes the labels; with weight 1 the student learns its answers, not the
-    labels.
+    """A teacher that permutes the labels.
+
+    With weight 1 the student learns its answers, not the labels.
     """
     few = splits.train.subset(512)
     permuted = few.relabelled((few.labels() + 3) % 10)

@@ -1,6 +1,4 @@
-"""No two layers of a file read one integer tensor, which ONNX Runtime refuses on processors without
-VNNI.
-"""
+"""No two layers of a file share an integer tensor, which fails without VNNI."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ def depthwise() -> nn.Conv2d:
 
 
 class Twins(nn.Module):
-    """Two convolutions of the same weights, and two linear layers of different weights but the same
-    width.
-    """
+    """Two convolutions with equal weights, and two linear layers with equal widths."""
 
     def __init__(self) -> None:
         super().__init__()

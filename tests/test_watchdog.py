@@ -1,5 +1,6 @@
-"""The watchdog: what hangs is ended, also while its clock stands, and what goes on meanwhile is not
-charged.
+"""The watchdog.
+
+What hangs is ended, also while its clock stands, and what goes on meanwhile is not charged.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Exact statements of the quantization whitepaper (arXiv 1806.08342) about whole layers and
-networks.
+"""Exact statements of the quantization whitepaper (arXiv 1806.08342) about networks.
 
 Those about grids are in test_scales, about observers in test_observers, about one fake-quantizer in
 test_fakequant, about batch norm while training in test_batch_norm_training, about training in
@@ -159,9 +158,11 @@ def test_dead_channels_stay_dead_through_a_network() -> None:
 
 
 def uneven_network() -> nn.Module:
-    """As in a MobileNet: a depthwise layer whose inputs differ in size, which its norm makes equal
-    again. So the folded weights of both layers differ from channel to channel by a factor of a
-    thousand, and all channels matter alike.
+    """As in a MobileNet.
+
+    A depthwise layer whose inputs differ in size, which its norm makes equal again. So the folded
+    weights of both layers differ from channel to channel by a factor of a thousand, and all
+    channels matter alike.
     """
     layers: list[nn.Module] = []
     for before, behind, groups in ((3, 16, 1), (16, 16, 16), (16, 16, 1)):
@@ -176,9 +177,10 @@ def uneven_network() -> nn.Module:
 
 
 def test_one_scale_a_layer_loses_what_folded_norms_spread() -> None:
-    """Table 2 (weights alone) and appendix A: at 8 bits a scale a channel loses little and a scale
-    a layer nearly all, since folded norms make channels differ by a factor of a thousand; at 4 bits
-    a scale a channel is not enough.
+    """Table 2 (weights alone) and appendix A.
+
+    At 8 bits a scale a channel loses little and a scale a layer nearly all, since folded norms make
+    channels differ by a factor of a thousand; at 4 bits a scale a channel is not enough.
     """
     model, images = uneven_network(), torch.rand(16, *SIZE)
     ratio = {}

@@ -1,5 +1,6 @@
-"""ZSKD as a data source: images that the teacher answers with sampled soft labels, and what a
-student learns.
+"""ZSKD as a data source.
+
+Images that the teacher answers with sampled soft labels, and what a student learns.
 """
 
 from __future__ import annotations
@@ -190,8 +191,10 @@ def test_it_needs_a_linear_head_and_no_batch_norm() -> None:
 @given(tau=st.sampled_from([20.0, 50.0, 100.0]), seed=st.integers(0, 20))
 @settings(max_examples=10, deadline=None)
 def test_the_square_of_the_temperature_keeps_the_gradient(tau: float, seed: int) -> None:
-    """At a high temperature the gradient on the logits no longer depends on it; at S = T there is
-    none, and the loss as the paper writes it, a cross-entropy, is tau^2 H(t)."""
+    """At a high temperature the gradient on the logits no longer depends on it.
+
+    At S = T there is none, and the loss as the paper writes it, a cross-entropy, is tau^2 H(t).
+    """
     generator = torch.Generator().manual_seed(seed)
     teacher, student = torch.randn(2, 8, 10, generator=generator)
 
@@ -287,8 +290,9 @@ def test_the_networks_of_the_paper(name: str, parameters: int, channels: int) ->
 
 @pytest.mark.parametrize("name", ["alexnet_cifar", "alexnet_cifar_half"])
 def test_response_normalisation_is_that_of_the_official_network(name: str) -> None:
-    """TensorFlow's, with depth_radius 2, alpha 1e-4, beta 0.75, bias 1: x / (1 + alpha sum
-    x^2)^beta.
+    """TensorFlow's, with depth_radius 2, alpha 1e-4, beta 0.75, bias 1.
+
+    X / (1 + alpha sum x^2)^beta.
     """
     norms = [m for m in timm.create_model(name).modules() if isinstance(m, nn.LocalResponseNorm)]
     assert len(norms) == 2

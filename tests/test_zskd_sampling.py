@@ -1,5 +1,6 @@
-"""ZSKD's soft labels: class similarity, concentrations, Dirichlet draws, equal shares, and the
-layer behind them.
+"""ZSKD's soft labels.
+
+Class similarity, concentrations, Dirichlet draws, equal shares, and the layer behind them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The command line with the toy job in the place of the opened job: ``python toy_cli.py search
---model ...``.
+"""The command line with the toy job in the place of the opened job.
+
+``python toy_cli.py search --model ...``.
 
 ``TOY_OPENING``, ``TOY_CLOSING``: what opening the job and scoring the test split do first.
 ``sleep`` waits in Python, ``moment`` not for long, ``block`` in C, where no signal handler of

@@ -1,5 +1,4 @@
-"""A toy leaf layer, ``y = -sum |x - w|``, with all that a plugin says of one, and the transform
-that puts it in.
+"""A toy leaf layer, ``y = -sum abs(x - w)``, with its LayerSpec and transform.
 
 It is what a plugin author would write, in plain torch and no faster than that.
 """
@@ -35,8 +34,9 @@ MOST = 127
 
 
 class Distance(nn.Module):
-    """``(N, C, H, W)`` to ``(N, O, H', W')``: minus the L1 distance of patches, padded with zeros,
-    to filters.
+    """``(N, C, H, W)`` to ``(N, O, H', W')``.
+
+    Minus the L1 distance of patches, padded with zeros, to filters.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0) -> None:
@@ -238,8 +238,9 @@ class ToyPlugin:
 
 
 class Block(nn.Module):
-    """A residual network whose blocks are distances: stem, two distances with norms, addition,
-    classifier.
+    """A residual network whose blocks are distances.
+
+    Stem, two distances with norms, addition, classifier.
     """
 
     def __init__(self, channels: int = 8) -> None:

@@ -1,5 +1,6 @@
-"""A small job for tests of the search: an analytic model, a hundred images, a device that only
-computes.
+"""A small job for tests of the search.
+
+An analytic model, a hundred images, a device that only computes.
 
 It has all that ``searching.searchable.SearchableJob`` asks for, and a device that a plugin offers.
 In the job's space, ``toy.fault`` (``space: {toy: {fault: [none, raise]}}``) makes

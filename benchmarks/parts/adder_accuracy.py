@@ -1,5 +1,6 @@
-"""Adder networks beside their convolution twins: accuracy, operations, and energy on a 45 nm
-profile.
+"""Adder networks beside their convolution twins.
+
+Accuracy, operations, and energy on a 45 nm profile.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ def open_network(network: Network, data: str, recovery_epochs: int) -> OpenedJob
 
 
 def recipe_of(opened: OpenedJob, way: Way, values: Mapping[str, Value] | None = None) -> Recipe:
-    """The row's recipe: RECOVER with its defaults where layers were replaced, 4 bits trained, 8
-    bits not.
+    """The row's recipe.
+
+    RECOVER with its defaults where layers were replaced, 4 bits trained, 8 bits not.
     """
     rules = {"quantize": "default"}
     if way.adder:

@@ -1,5 +1,6 @@
-"""What a step of training costs in an adder network over its convolution twin: time, interleaved,
-and memory.
+"""What a step of training costs in an adder network over its convolution twin.
+
+Time, interleaved, and memory.
 """
 
 from __future__ import annotations
@@ -109,9 +110,7 @@ def _peak(kind: str, depth: int, data_name: str, batch: int) -> int:
 
 
 def grown(kind: str, depth: int, data_name: str, threads: int, batch: int) -> int:
-    """Peak of this process's memory in a training, less what it had before the first step, in
-    bytes.
-    """
+    """Peak memory of this process in a training, minus that before the first step, in bytes."""
     torch.set_num_threads(threads)
     training, _ = training_of(kind, depth, data_name, 1, batch)
     before = psutil.Process().memory_info().rss

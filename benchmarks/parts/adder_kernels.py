@@ -1,5 +1,6 @@
-"""AdderNet's CPU kernels on ResNet-18's layers: float32 against ``torch.cdist``, integers against a
-convolution.
+"""AdderNet's CPU kernels on ResNet-18's layers.
+
+Float32 against ``torch.cdist``, integers against a convolution.
 
 Rivals take turns, a round each; ratios are medians over rounds of one run with bootstrap intervals.
 The rival in float32 is what PyTorch offers without a kernel: patches, ``torch.cdist(p=1)``, and a
@@ -24,14 +25,16 @@ from autocompress_adder.ops import adder2d, adder2d_backward, sad2d
 
 TARGETS = {"forward": 8.0, "forward_and_backward": 8.0, "integers": 1.5}
 CHUNK = 1 << 18
-"""Differences that the rival's backward pass holds at once: the quickest of 2**16 to 2**22 nearly
-everywhere.
+"""Differences that the rival's backward pass holds at once.
+
+The quickest of 2**16 to 2**22 nearly everywhere.
 """
 
 
 class Layer(NamedTuple):
-    """An adder layer of ResNet-18: channels, columns of a 224-pixel input, filters, their size,
-    stride, how often.
+    """An adder layer of ResNet-18.
+
+    Channels, columns of a 224-pixel input, filters, their size, stride, how often.
     """
 
     channels: int
@@ -63,8 +66,9 @@ LAYERS = (
     Layer(256, 14, 512, 1, 2, 1),
     Layer(512, 7, 512, 3, 1, 3),
 )
-"""All but the stem, which stays a convolution; with each also its count, for the sum over the
-network.
+"""All but the stem, which stays a convolution.
+
+With each also its count, for the sum over the network.
 """
 
 

@@ -1,6 +1,4 @@
-"""A whole adder network in uint8, by the plugin's kernels in PyTorch, against convolution twins in
-ONNX Runtime.
-"""
+"""A whole uint8 adder network by the plugin against convolutions in ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""8-bit accuracy after training, against quantize_static and NNCF: same model, data and calibration
-images.
+"""8-bit accuracy after training, against quantize_static and NNCF.
+
+Same model, data and calibration images.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ def _row(
 
 
 def calibration_images(opened: OpenedJob, params: dict[str, Any]) -> np.ndarray:
-    """The images that QUANTIZE observes ranges on, as the model takes them: float32 ``(N, C, H,
-    W)``.
+    """The images that QUANTIZE observes ranges on, as the model takes them.
+
+    Float32 ``(N, C, H, W)``.
     """
     method = next(method for method in opened.methods if method.name == "quantize")
     assert isinstance(method, Quantizer)

@@ -1,5 +1,7 @@
-"""Tables of the three papers on data-free compression: rows that other parts have made, each
-paper's own beside them, and a contact sheet of the images."""
+"""Tables of the three papers on data-free compression.
+
+Rows that other parts have made, each paper's own beside them, and a contact sheet of the images.
+"""
 
 from __future__ import annotations
 

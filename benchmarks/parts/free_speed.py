@@ -1,6 +1,4 @@
-"""What an iteration of DeepInversion costs beside a plain forward and input-gradient pass,
-interleaved.
-"""
+"""Time of an iteration of DeepInversion and of plain passes, interleaved."""
 
 from __future__ import annotations
 

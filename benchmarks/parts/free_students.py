@@ -1,5 +1,6 @@
-"""Students trained from scratch on images that a source made of the teacher alone; accuracies on
-real images.
+"""Students trained from scratch on images that a source made of the teacher alone.
+
+Accuracies on real images.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ REAL = "real images, unlabelled"
 
 @dataclass(frozen=True)
 class Way:
-    """How a transfer set is made: by a source with parameters, or None for the real training
-    images.
+    """How a transfer set is made.
+
+    By a source with parameters, or None for the real training images.
     """
 
     source: str | None
@@ -61,8 +63,9 @@ FLOORS: Mapping[tuple[str, str], Mapping[str, float]] = {
     ("digits", "resnet18"): {"deepinversion": 90.0, "knowledge_within, bns+inception": 85.0},
     ("digits", LENET): {"zskd": 85.0},
 }
-"""Percent of the teacher's accuracy, by data and teacher; ZSKD's is that of LeNet-5, as in its
-paper.
+"""Percent of the teacher's accuracy, by data and teacher.
+
+ZSKD's is that of LeNet-5, as in its paper.
 """
 CLAIMS = (
     Claim("adaptive at least as good as plain", "deepinversion, adaptive", "deepinversion"),
@@ -117,9 +120,7 @@ def run(
 
 
 def part(before: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The part: what was found before of other teachers, which may have had budgets of their own,
-    and what is now.
-    """
+    """The part: earlier results of other teachers, maybe with other budgets, and new ones."""
     data = list({(one["data"], one["teacher"]): one for one in (*before, *found)}.values())
     met = all(row["met"] for one in data for row in one["rows"] if row["met"] is not None)
     return {"data": data, "met": met}

@@ -1,5 +1,7 @@
-"""What else synthetic images are for: ranges, training with quantization, recovery of a pruned
-network; each against real images."""
+"""What else synthetic images are for.
+
+Ranges, training with quantization, recovery of a pruned network; each against real images.
+"""
 
 from __future__ import annotations
 

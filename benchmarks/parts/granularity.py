@@ -1,5 +1,6 @@
-"""One scale a layer against one a channel on a MobileNet: the collapse, and its repair by training
-(tables 2 to 4).
+"""One scale a layer against one a channel on a MobileNet.
+
+The collapse, and its repair by training (tables 2 to 4).
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""SCOP against other criteria at the same share of the MACs and the same recovery; accuracies in
-torch.
+"""SCOP against other criteria at the same share of the MACs and the same recovery.
+
+Accuracies in torch.
 """
 
 from __future__ import annotations

@@ -25,8 +25,9 @@ FIRST, RATES = 0.3, (0.2, 0.4, 0.5, 0.6)
 
 
 def run(name: str, data: str, images: int, rounds: int) -> dict[str, Any]:
-    """A score epoch and a float training epoch on the same images take turns; then rates, one after
-    the other.
+    """A score epoch and a float training epoch on the same images take turns.
+
+    Then rates, one after the other.
 
     Knockoffs, fitted anew, are part of the score epoch. The weights are random: they change no
     cost.

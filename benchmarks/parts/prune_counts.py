@@ -1,6 +1,4 @@
-"""What a rate takes from ResNet-50 and CIFAR's ResNet-56 by the official scheme (digest, section
-7).
-"""
+"""Counts of ResNet-50 and CIFAR's ResNet-56 at a rate by the official scheme."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ PRINTED = 0.05
 
 
 def run(names: Sequence[str] = tuple(TARGETS)) -> dict[str, Any]:
-    """One row a network: every convolution behind the stem loses floor(rate * width) channels,
-    shortcuts keep theirs.
+    """One row a network.
+
+    Every convolution behind the stem loses floor(rate * width) channels, shortcuts keep theirs.
 
     Args:
         names: of ``TARGETS``.

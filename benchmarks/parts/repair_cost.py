@@ -18,8 +18,9 @@ IMAGES = 256
 
 
 def resnet50(out: Path, command: str, images: int = IMAGES, pixels: int = 224) -> None:
-    """Moments of every layer that reads channels which can be removed; weights are random, which
-    costs the same.
+    """Moments of every layer that reads channels which can be removed.
+
+    Weights are random, which costs the same.
     """
     size = (3, pixels, pixels)
     rows = Rows(out, {"model": "resnet50", "images": images, "command": command, **environment()})

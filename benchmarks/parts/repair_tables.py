@@ -58,9 +58,7 @@ def uniform(asked: Asked, model: str, cuts: Sequence[str] = CUTS) -> None:
 
 
 def mobilenetv2(asked: Asked) -> None:
-    """A depthwise network at 15, 30 and 50 % of its multiply-adds, with and without a quarter
-    epoch.
-    """
+    """A depthwise network at 15, 30 and 50 % of the MACs, with and without a quarter epoch."""
     name = "mobilenetv2_050"
     opened, rows = _opened(name, asked, int(SLOW[name]["epochs"]))
     for share in (0.5,) if asked.small else (0.85, 0.7, 0.5):
@@ -72,8 +70,10 @@ def mobilenetv2(asked: Asked) -> None:
 
 
 def vit(asked: Asked) -> None:
-    """A small vision transformer: heads and MLP at 80 % of the multiply-adds; the class token
-    always among the positions that are drawn, or as rarely as any other.
+    """A small vision transformer.
+
+    Heads and MLP at 80 % of the multiply-adds; the class token always among the positions that are
+    drawn, or as rarely as any other.
     """
     args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "depth": 2 if asked.small else 6}
     opened, rows = _opened("vit_tiny_patch16_224", asked, 20, args)

@@ -26,8 +26,9 @@ CHOICES = ("quantize:8", "quantize:4", "quantize:2", "slb:2", "slb:1")
 
 
 def run(model_name: str, size: int, classes: int, seconds: float, threads: int = 1) -> dict[str, Any]:
-    """Files of one backbone with random weights: the deployed structure needs no training (a dry
-    run).
+    """Files of one backbone with random weights.
+
+    The deployed structure needs no training (a dry run).
 
     Args:
         model_name: in timm.

@@ -27,8 +27,9 @@ STEPS = 4
 
 @dataclass
 class Clock(Callback):
-    """Times whole steps, without the loading of images: from the first callback to the end of the
-    optimizer's step.
+    """Times whole steps, without the loading of images.
+
+    From the first callback to the end of the optimizer's step.
     """
 
     steps: list[float] = field(default_factory=list)
@@ -47,8 +48,7 @@ class Clock(Callback):
 
 
 def run(model: str, data: str, bits: int, rounds: int) -> dict[str, Any]:
-    """Float, SLB with activations of 8 bits (as QUANTIZE trains it, judged), and SLB with float
-    activations.
+    """Float, SLB with 8-bit activations (as in QUANTIZE), and SLB with float activations.
 
     Args:
         model, data: with random weights.
@@ -95,8 +95,7 @@ def run(model: str, data: str, bits: int, rounds: int) -> dict[str, Any]:
 
 
 def occupied(training: Training) -> dict[str, int]:
-    """Bytes of parameters (logits among them, and the float weights that they stand for), gradients
-    and optimizer state, right after a step."""
+    """Bytes of parameters with logits, gradients and optimizer state, after a step."""
     parameters = list(training.model.parameters())
     state = [value for of_one in training.optimizer.state.values() for value in of_one.values()]
     return {

@@ -13,8 +13,9 @@ from autocompress.models.architecture import describe
 
 
 class Basic(nn.Module):
-    """A block of CIFAR's ResNet, its shortcut without parameters: every second pixel, zeros for new
-    channels.
+    """A block of CIFAR's ResNet, its shortcut without parameters.
+
+    Every second pixel, zeros for new channels.
     """
 
     def __init__(self, inputs: int, width: int) -> None:

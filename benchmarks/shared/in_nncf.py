@@ -1,5 +1,6 @@
-"""Runs in NNCF's own environment, where autocompress is not installed: quantizes an ONNX file after
-training.
+"""Runs in NNCF's own environment, where autocompress is not installed.
+
+Quantizes an ONNX file after training.
 
 python in_nncf.py MODEL.onnx IMAGES.npz OUT.onnx PRESET
 """

@@ -1,5 +1,6 @@
-"""What the paper orders, and whether it comes out here: kept, reversed or undecided, on the same
-images.
+"""What the paper orders, and whether it comes out here.
+
+Kept, reversed or undecided, on the same images.
 """
 
 from __future__ import annotations
@@ -39,8 +40,7 @@ class Claim:
 
 
 def difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Difference:
-    """Accuracy of ``first`` minus that of ``second`` in points, paired by image and averaged over
-    the seeds.
+    """Accuracy of ``first`` minus that of ``second`` in points, paired, averaged over seeds.
 
     The interval is that over images of the mean over seeds; as in Bonett and Price's (2012)
     adjustment, one more image is counted for either side. For one seed it is

@@ -1,5 +1,6 @@
-"""Tables of a paper's comparisons: rows over seeds, orders with their verdicts, as JSON and as
-Markdown.
+"""Tables of a paper's comparisons.
+
+Rows over seeds, orders with their verdicts, as JSON and as Markdown.
 """
 
 from __future__ import annotations
@@ -110,9 +111,7 @@ def options(
 def run(
     title: str, studies: Sequence[Study], chosen: argparse.Namespace, notes: Sequence[str], way: Way | None = None
 ) -> None:
-    """Makes all rows, one after the other, and writes ``chosen.out`` (JSON) and the Markdown beside
-    it.
-    """
+    """Makes all rows in order, and writes ``chosen.out`` (JSON) and the Markdown file."""
     way = way or Way()
     torch.set_num_threads(chosen.threads)
     if chosen.fresh:

@@ -1,5 +1,6 @@
-"""Networks with channels removed, a share of the MACs left: by the engine, and by Torch-Pruning
-itself.
+"""Networks with channels removed, a share of the MACs left.
+
+By the engine, and by Torch-Pruning itself.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def context_of(
 
 
 def uniform(pruner: Pruner, model: nn.Module, rate: float, mode: str, multiple: int = 1) -> Pruning:
-    """What a recipe would ask: the same rate in all layers, which may lie between the steps of the
-    space.
+    """What a recipe would ask.
+
+    The same rate in all layers, which may lie between the steps of the space.
 
     Args:
         pruner: that orders the channels, with its parameters by default.
@@ -103,8 +105,9 @@ def left(model: nn.Module, rate: float, mode: str, multiple: int = 1) -> tuple[f
 
 
 def nearest(share_of: Callable[[float], float], target: float) -> tuple[float, float]:
-    """The rate whose share of the MACs comes nearest to ``target``, and that share; by halving, as
-    shares fall.
+    """The rate whose share of the MACs comes nearest to ``target``, and that share.
+
+    By halving, as shares fall.
     """
     low, high = 0.0, LARGEST_RATE
     found = (0.0, 1.0)
@@ -117,8 +120,9 @@ def nearest(share_of: Callable[[float], float], target: float) -> tuple[float, f
 
 
 def removed(pruner: Pruner, model: nn.Module, asked: Pruning, context: Context) -> nn.Module:
-    """A copy without the channels: nothing is refitted, norms are recalibrated, and it is not yet
-    recovered.
+    """A copy without the channels.
+
+    Nothing is refitted, norms are recalibrated, and it is not yet recovered.
 
     Args:
         pruner: that ``asked`` names; ``context.state`` holds its state.
@@ -138,8 +142,7 @@ def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
 
 
 class TorchPruning:
-    """Torch-Pruning's own pruner with its group magnitude, on the layers that the engine prunes in
-    a mode.
+    """Torch-Pruning's pruner with group magnitude, on the layers that the engine prunes.
 
     Args:
         model: the float model, in eval mode; not changed.
@@ -153,8 +156,9 @@ class TorchPruning:
         self._alone = [layer for coupling in every if coupling.name in whole for layer in coupling.producers]
 
     def __call__(self, rate: float) -> nn.Module:
-        """A copy pruned at one rate for all layers, in eval mode on the CPU; its norms are not
-        recalibrated.
+        """A copy pruned at one rate for all layers, in eval mode on the CPU.
+
+        Its norms are not recalibrated.
         """
         model = copy.deepcopy(self._model).cpu().eval().requires_grad_(True)
         modules: dict[str, Any] = dict(model.named_modules())

@@ -1,6 +1,4 @@
-"""Candidates of one baseline through the engine's PRUNE and REPAIR, at any share of its
-multiply-adds.
-"""
+"""Candidates of one baseline by PRUNE and REPAIR, at any share of its multiply-adds."""
 
 from __future__ import annotations
 
@@ -65,8 +63,7 @@ class SearchableJob:
         return logits(self.baseline.model, self.baseline.splits.val)
 
     def widths(self, share: float, mode: str, multiple: int = 1, heads: float | None = None) -> Mapping[str, float]:
-        """Shares of channels, equal for all couplings of ``mode``, that leave ``share`` of the
-        multiply-adds.
+        """Equal shares of channels of ``mode`` that leave ``share`` of the multiply-adds.
 
         ``heads`` is the share of attention heads that stay; None: as of all channels.
         """
@@ -147,9 +144,7 @@ class SearchableJob:
         return recover(model, {"epochs": 1, "lr": lr, "distill": 0.5}, context, [])
 
     def judged(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy in percent, KL to the baseline, and agreement with it in percent, on the
-        validation split.
-        """
+        """Accuracy in percent, KL to the baseline, and agreement in percent, on validation."""
         val = self.baseline.splits.val
         own = logits(model.eval(), val)
         kl = repair.kl_of(own, self.teacher_logits)

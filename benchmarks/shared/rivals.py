@@ -1,5 +1,6 @@
-"""Other people's quantizers after training, each in its own environment: files from the same float
-file and images.
+"""Other people's quantizers after training, each in its own environment.
+
+Files from the same float file and images.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class Images(CalibrationDataReader):
 
 
 def by_quantize_static(source: Path, images: np.ndarray, out: Path) -> None:
-    """ONNX Runtime's: uint8 activations, int8 weights a channel, QDQ, ranges by its default
-    (min-max).
+    """ONNX Runtime's.
+
+    Uint8 activations, int8 weights a channel, QDQ, ranges by its default (min-max).
     """
     prepared = out.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)

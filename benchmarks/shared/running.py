@@ -1,5 +1,6 @@
-"""A benchmark of several parts: each is run, written beside those that are there, and shown as soon
-as it is done.
+"""A benchmark of several parts.
+
+Each is run, written beside those that are there, and shown as soon as it is done.
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ def run_parts(
     runs: Callable[[argparse.Namespace], Mapping[str, Callable[[], dict[str, Any]]]],
     lines: Lines,
 ) -> None:
-    """Runs ``chosen.parts`` in order on ``chosen.threads``, prints their tables and writes
-    ``chosen.out``.
-    """
+    """Runs ``chosen.parts`` in order, prints their tables and writes ``chosen.out``."""
     logging.disable(logging.WARNING)
     torch.set_num_threads(chosen.threads)
     todo = runs(chosen)

@@ -82,8 +82,7 @@ class Setting:
 def simulate(
     baseline: Trained, setting: Setting, *, seed: int, images: int | None, transfer: TransferSet | None = None
 ) -> np.ndarray:
-    """Quantizes a copy of the baseline's model and says which test images it labels rightly, bool
-    ``(images,)``.
+    """Quantizes a copy of the baseline; whether each test image is correct, bool ``(images,)``.
 
     Args:
         baseline: float.

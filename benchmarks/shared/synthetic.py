@@ -1,5 +1,6 @@
-"""Transfer sets that a data source makes of a benchmark's teacher; made once and kept in the cache
-folder.
+"""Transfer sets that a data source makes of a benchmark's teacher.
+
+Made once and kept in the cache folder.
 """
 
 from __future__ import annotations
