@@ -19,7 +19,7 @@ from rich.console import Console
 from autocompress import results
 from autocompress.errors import UserError
 from autocompress.report import front_table, view, words, write_report
-from autocompress.report.chart import chart_data
+from autocompress.report.chartdata import chart_data
 from autocompress.report.importance import explained, importance
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from autocompress.files import write_text
 from autocompress.report import datafree, view, words
 from autocompress.report.brief import BRIEF_FILE, brief
-from autocompress.report.chart import chart_data
+from autocompress.report.chartdata import chart_data
 from autocompress.report.heat import heat_table, width_table
 from autocompress.results import JOB_FILE, SearchResult, read
 
@@ -33,7 +33,7 @@ def write_report(folder: str | Path) -> Path:
         UserError: if the folder is not a run.
     """
     # Here, because importing matplotlib takes a second, and tables for the terminal do not need it.
-    from autocompress.report.plot import write_plot
+    from autocompress.report.png import write_plot
 
     result = read(folder)
     write_plot(result, result.folder / PLOT_FILE)
