@@ -33,6 +33,14 @@ def autocompress_datasets() -> list[DatasetProvider]:  # type: ignore[empty-body
 
 
 @hookspec
+def autocompress_search_started(job: Job) -> None:
+    """The first trial of this process is about to run; a resume starts a search too.
+
+    For loggers; an error here is logged and stops nothing.
+    """
+
+
+@hookspec
 def autocompress_trial_finished(job: Job, trial: dict[str, Any]) -> None:
     """Called for each finished trial with its row (the columns of trials.csv).
 

@@ -290,6 +290,7 @@ class _Run:
             self._observer.on_note(note)
         self._observer.on_baseline(self._baseline)
         self._observer.on_start(self._job.budget.trials)
+        self._plugins.tell("autocompress_search_started", job=self._job)
         if not rows:
             self._observer.on_note(self._forecast())
         left = self._seconds_left()

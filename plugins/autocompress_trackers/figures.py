@@ -1,0 +1,69 @@
+"""What trackers are sent: figures of a row, parameters of a recipe, settings of a job, files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autocompress.job import Job
+
+FIGURES = (
+    "accuracy",
+    "accuracy_drop",
+    "agreement",
+    "latency_ms",
+    "latency_ratio",
+    "size_bytes",
+    "params",
+    "macs",
+    "energy_uj",
+    "seconds",
+)
+"""Columns of trials.csv that are sent."""
+FILES = ("report.html", "report.md", "front.png", "front.csv", "trials.csv", "summary.json", "job.yaml")
+"""Files of a run's folder that are sent at the end."""
+
+
+def figures(row: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a row that are known."""
+    found = {name: _number(row.get(name)) for name in FIGURES}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def settings(job: Job) -> dict[str, Any]:
+    """The job, flat: ``device.threads: 1``."""
+    return _flat(job.model_dump(mode="json"))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def summary(result: Any) -> dict[str, float]:
+    """Figures of a finished run: hypervolume, models, and those of the recommended model."""
+    found = {"front_models": float(len(result.models))}
+    if (hypervolume := _number(result.summary.get("hypervolume"))) is not None:
+        found["hypervolume"] = hypervolume
+    best = result.recommended()
+    return found | ({} if best is None else {f"best_{name}": value for name, value in figures(best).items()})
+
+
+def files(folder: Path) -> list[Path]:
+    """The files that are there."""
+    return [folder / name for name in FILES if (folder / name).is_file()]
