@@ -186,6 +186,20 @@ def test_the_front_of_a_run_is_whole_at_forty_columns(tmp_path: Path, commands: 
         assert f"{abs(row['test_accuracy_drop']):.2f}" in out
 
 
+def test_hostile_names_of_finished_runs_reach_no_terminal(tmp_path: Path, commands: Commands) -> None:
+    run = write_run(tmp_path / "run", name=f"\x1b[2J{HOSTILE}")
+    out = commands("show", run)
+    assert "the front" in out
+    rows = [{"trial": number, "status": "failed", "reason": f"\x1b]0;title\x07{HOSTILE}"} for number in range(2)]
+    write_trials(run, rows)
+    failed = commands("show", run)
+    assert "Every trial failed" in failed
+    for text in (out, failed):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert len(text) < 30_000
+
+
 def test_hostile_notes_reach_no_terminal(running: Path, commands: Commands) -> None:
     write_status(running, replace(LIVING, note=f"\x1b[2J{HOSTILE}", under_way=({"trial": 1, "label": HOSTILE},)))
     out = commands("show", running)
@@ -231,6 +245,24 @@ def test_watch_draws_on_a_terminal_and_survives_its_closing(running: Path) -> No
         watching.kill()
     assert b"Traceback" not in errors
     assert watching.returncode in (0, -signal.SIGHUP, 128 + signal.SIGHUP)
+
+
+@pytest.mark.slow
+def test_watch_ends_when_nobody_reads_its_pipe_any_more(running: Path) -> None:
+    command = [sys.executable, "-m", "autocompress.cli", "watch", str(running), "--every", "0.1"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert watching.stdout is not None
+        assert b"searching" in watching.stdout.readline()
+        watching.stdout.close()  # as `watch | head -1` does
+        for number in range(600):
+            write_status(running, replace(LIVING, trials=number))  # something to say
+            if watching.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert watching.poll() == 0
+    finally:
+        watching.kill()
 
 
 @pytest.mark.timing

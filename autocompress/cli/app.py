@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from autocompress.results import SearchResult
 
 log = logging.getLogger("autocompress.cli")
+MOST_SAID = 2000
+"""Characters of a sentence on a run; reasons of failed trials may be long."""
 
 
 class _Commands(TyperGroup):
@@ -231,6 +233,7 @@ def exit_code(result: SearchResult) -> ExitCode:
 
 def _show(result: SearchResult, console: Console) -> None:
     from autocompress.report import datafree, view
+    from autocompress.report.markdown import plain
     from autocompress.report.table import front_table
 
     if result.front.empty and not result.every_trial_failed:
@@ -239,7 +242,7 @@ def _show(result: SearchResult, console: Console) -> None:
     console.print(front_table(result, console.width))
     for sentence in (view.interruption(result), view.headline(result), view.fastest(result), view.tap_crop(result)):
         if sentence:
-            console.print(sentence, markup=False, highlight=False)
+            console.print(plain(sentence, MOST_SAID), markup=False, highlight=False)
     if told := datafree.images_text(result):
         console.print(told, markup=False, highlight=False)
     page = result.folder / "report.html"

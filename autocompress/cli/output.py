@@ -45,6 +45,11 @@ def protect() -> None:
     sys.stderr = _protected(sys.stderr, 2)
 
 
+def is_broken() -> bool:
+    """Whether nobody reads standard output any more: its pipe or terminal was closed."""
+    return isinstance(sys.stdout, _Unbreakable) and sys.stdout.is_broken
+
+
 def _protected(stream: TextIO | None, descriptor: int) -> TextIO:
     if stream is None:  # it was closed before Python began
         return Path(os.devnull).open("w", encoding="utf-8", errors=ERROR_HANDLER)
@@ -95,6 +100,7 @@ class _Unbreakable(io.TextIOBase):
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream
+        self.is_broken = False
 
     def write(self, text: str) -> int:
         """Writes ``text`` if that is possible."""
@@ -113,6 +119,7 @@ class _Unbreakable(io.TextIOBase):
 
     def _give_up(self) -> None:
         """Points the descriptor to the null device, so that Python's last flush raises nothing."""
+        self.is_broken = True
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

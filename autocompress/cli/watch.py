@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.cli import output
 from autocompress.cli.models import say
 from autocompress.cli.progress import front_table
 from autocompress.report import live
@@ -40,7 +41,7 @@ def follow(folder: Path, *, once: bool, every: float) -> None:
         _lines(watched, console, every)
         return
     with Live(watched.picture(console.width), console=console, auto_refresh=False) as screen:
-        while watched.is_going_on:
+        while watched.is_going_on and not output.is_broken():
             time.sleep(every)
             watched.look()
             screen.update(watched.picture(console.width), refresh=True)
@@ -54,7 +55,7 @@ def _lines(watched: Watched, console: Console, every: float) -> None:
         if line != last:
             say(console, line)
             last = line
-        if not watched.is_going_on:
+        if not watched.is_going_on or output.is_broken():
             return
         time.sleep(every)
         watched.look()

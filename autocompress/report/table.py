@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.report import datafree, view, words
+from autocompress.report.markdown import plain
 from autocompress.results import SearchResult
 
 FULL_WIDTH = 78
@@ -29,7 +30,7 @@ def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
     """
     models = view.front_models(result)
     # Text, here and below: rich would read [brackets] in a str as markup.
-    title = Text(f"{result.job.get('name', result.folder.name)}: the front", style="bold")
+    title = Text(f"{plain(result.job.get('name', result.folder.name))}: the front", style="bold")
     if not models:
         return Group(title, Text("none yet", style="dim"))
     with_energy = any(model.energy_ratio != words.MISSING for model in models)
