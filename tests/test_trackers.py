@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -160,12 +161,15 @@ def test_mlflow(job: Job, finished: SearchResult, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_weights_and_biases_offline(job: Job, finished: SearchResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
+    wandb = pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv(trackers.VARIABLE, "wandb")
     job.folder.mkdir(parents=True, exist_ok=True)
     send(job, finished)
+    wandb.teardown()  # its service writes the file in a process of its own
     (file,) = job.folder.glob("wandb/offline-run-*/run-*.wandb")
-    content = file.read_bytes()
-    assert b"latency_ratio" in content
-    assert b"hypervolume" in content
+    deadline = time.monotonic() + 60
+    while b"hypervolume" not in file.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert b"latency_ratio" in file.read_bytes()
+    assert b"hypervolume" in file.read_bytes()
