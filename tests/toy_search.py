@@ -175,6 +175,9 @@ class OpenedToy:
     def float_layers(self) -> list[str]:
         return ["norm"]
 
+    def placement(self) -> list[dict[str, Any]]:
+        return []
+
     def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
         del sensitivity
         whole: dict[str, Value] = {"toy.width": 1.0, "toy.bits": 32, "toy.lr": 0.1, "toy.fault": "none"}

@@ -15,7 +15,7 @@ from autocompress.memory import out_of_memory_told
 from autocompress.opened.feasibility import UNCOMPRESSED, CheapestCandidate, feasibility
 from autocompress.opened.job import OpenedJob
 from autocompress.recipes.parameters import space_size
-from autocompress.report import words
+from autocompress.report import paying, words
 from autocompress.searching.measurer import Measurer
 
 MEASURED_S = 0.5
@@ -42,6 +42,7 @@ def show(job: Job, console: Console) -> None:
     with out_of_memory_told(f"batches of {job.device.batch}"):
         rows = feasibility(opened, Measurer.of(job, opened.device).measure, MEASURED_S)
     lines.append(f"baseline: {_baseline_cost(opened, rows)}")
+    lines += paying.lines(opened.placement())
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not rows:

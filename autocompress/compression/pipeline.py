@@ -36,6 +36,7 @@ from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 from autocompress.training import Checkpoint, recover
 from autocompress.training.recovery import VERSION as RECOVER_VERSION
+from autocompress.tuning import MeasuredCosts
 
 WORTH_KEEPING_S = 1.0
 """A stage that is made faster than this is made again rather than kept."""
@@ -60,6 +61,7 @@ class Pipeline:
         sources: what makes the images where a recipe names a data source.
         table: what the device computes on integers.
         crops: whether files leave out kernel taps that only ever meet padding.
+        costs: where it is faster in integers; None puts integers wherever the table allows them.
     """
 
     baseline: nn.Module
@@ -73,6 +75,7 @@ class Pipeline:
     sources: Sources | None = None
     table: PlacementTable = ONNX_RUNTIME
     crops: bool = True
+    costs: MeasuredCosts | None = None
 
     def __post_init__(self) -> None:
         self._inputs = Inputs(
@@ -329,7 +332,15 @@ class Pipeline:
             return hardened, found[1]["quantization"]
         specs = layer_specs(self.methods)
         hardened, plan = precision.quantize(
-            model, bits, recipe, self._inputs.by_name, context, pause=pause, specs=specs, table=self.table
+            model,
+            bits,
+            recipe,
+            self._inputs.by_name,
+            context,
+            pause=pause,
+            specs=specs,
+            table=self.table,
+            choose=None if self.costs is None else self.costs.floats,
         )
         if trained:
             self.store.misses += 1
@@ -343,7 +354,8 @@ class Pipeline:
         quantizers = {name: [self._inputs.by_name[name].version, params] for name, params in recipe.quantizers.items()}
         of_training = [qat.VERSION, RECOVER_VERSION]  # the loop is RECOVER's, whether or not RECOVER trains here
         table = [own] if (own := self.table.record()) else []
-        return digest(before, "quantize", *of_training, self.granularity, bits, quantizers, recipe.qat, *table)
+        costs = [] if self.costs is None else [self.costs.key]
+        return digest(before, "quantize", *of_training, self.granularity, bits, quantizers, recipe.qat, *table, *costs)
 
     # --- what stages are given --------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from autocompress.graph import NetworkFacts
 from autocompress.quantization import hardening, network
 from autocompress.quantization.bias_correction import correct_bias
 from autocompress.quantization.placement import ONNX_RUNTIME, LayerBits
+from autocompress.quantization.regions import Choose
 from autocompress.recipes.recipe import Recipe
 
 EXEMPT_BITS = 8
@@ -73,11 +74,12 @@ def quantize(
     pause: Callable[[], None] | None = None,
     specs: Sequence[LayerSpec] = (),
     table: PlacementTable = ONNX_RUNTIME,
+    choose: Choose | None = None,
 ) -> tuple[nn.Module, Plan]:
     """The deployable network and its plan: placed, calibrated, trained if asked, and hardened.
 
     ``specs`` are those of the layer types that plugins brought into ``model``; ``table`` is that of
-    the device.
+    the device; ``choose`` says which layers compute in float.
 
     Raises:
         TrialFailed: if ranges or the loss are not finite, or the calibration images are none or
@@ -101,6 +103,7 @@ def quantize(
         equalise=not context.dry_run and any(method.equalises(params) for method, params in acting),
         specs=specs,
         table=table,
+        choose=choose,
     )
     images: list[torch.Tensor] = []
     if not context.dry_run:

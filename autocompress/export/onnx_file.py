@@ -12,6 +12,8 @@ from torch import fx, nn
 
 from autocompress.contract import LayerSpec
 from autocompress.export.exporter import to_onnx
+from autocompress.export.floatweights import fold_at_load
+from autocompress.export.naming import name_transposed
 from autocompress.export.packing import pack_weights
 from autocompress.export.slim import slim
 from autocompress.export.unshare import unshare
@@ -52,8 +54,11 @@ def export(
     with evaluating(deployable), _plain_pools(deployable):
         proto = to_onnx(deployable, blank_images(deployable, input_size, batch=2))
     _strip(proto)
+    name_transposed(proto, deployable)
     slim(proto)
-    pack_weights(proto, deployable, copies=unshare(proto))
+    copies = unshare(proto)
+    fold_at_load(proto)
+    pack_weights(proto, deployable, copies=copies)
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=value)
     with atomic(Path(path)) as temporary:

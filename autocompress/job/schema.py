@@ -234,6 +234,8 @@ class SearchConfig(_Section):
     ``crop``: leave kernel taps that only ever meet padding out of candidates' files; this changes
     no output.
     ``rungs``: train promising recipes further.
+    ``placement``: measure each layer's latency in float and in int8 on the device; layers where
+    int8 is slower stay in float.
     """
 
     tables: bool = True
@@ -241,6 +243,7 @@ class SearchConfig(_Section):
     repair: bool = True
     crop: bool = True
     rungs: bool = True
+    placement: bool = True
 
 
 class BaselineConfig(_Section):

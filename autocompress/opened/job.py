@@ -48,6 +48,7 @@ from autocompress.opened.applicable import applicable, require_images
 from autocompress.opened.baseline import Baseline, cropped_baseline, export_baseline, measure_baseline, teacher_key
 from autocompress.opened.keys import measured_with
 from autocompress.opened.outline import outline, space_of
+from autocompress.opened.placing import measured_costs, placement_rows
 from autocompress.opened.remarks import remarks
 from autocompress.opened.transfer import user_data
 from autocompress.proposals.jobtables import TableMaker
@@ -161,6 +162,7 @@ class OpenedJob:
             sources=sources,
             table=device.placement,
             crops=job.search.crop,
+            costs=measured_costs(job, device, model, methods, store, progress),
         )
         with lock.shared():
             params_of = partial(_default_params, job, model, limits)
@@ -200,6 +202,7 @@ class OpenedJob:
             store=store,
             table=known.devices[0].placement,
             crops=job.search.crop,
+            costs=measured_costs(job, known.devices[0], model, known.methods, store),
         )
         splits = known.splits or _no_images(model)
         device = known.devices[0]
@@ -283,6 +286,10 @@ class OpenedJob:
         everywhere = {group.name: widest for group in models.groups(self.model, self.job.granularity)}
         recipe = Recipe(values={}, bits=everywhere, quantizers={uniform.name: known[uniform.name]})
         return list(self.candidate(recipe, dry_run=True).float_layers)
+
+    def placement(self) -> list[dict[str, Any]]:
+        """Where integers pay in the baseline; see :func:`placement_rows`."""
+        return placement_rows(self.job, self.device, self.model, self.methods, self.pipeline.costs)
 
     def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
         """Recipes to try first.

@@ -99,7 +99,8 @@ def _assemble(network: QuantizedNetwork, grids: Mapping[str, Grid], weights: Map
     layers = {}
     for name, hardened in weights.items():
         call = next(n for n in module.graph.nodes if n.target == name)
-        source = _grid_behind(call.args[0])
+        in_float = network.config[name].in_float if name in network.config else False
+        source = None if in_float else _grid_behind(call.args[0])
         layer = harden_layer(module.get_submodule(name), hardened, source.scale if source else None)  # type: ignore[arg-type]
         layer.input_bits = 32 if source is None else source.bits
         layers[name] = layer

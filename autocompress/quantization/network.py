@@ -21,6 +21,7 @@ from autocompress.quantization.folding import fold, fold_batch_norm
 from autocompress.quantization.leaves import integer_leaves, leaf_spec, simulate
 from autocompress.quantization.lowering import lower
 from autocompress.quantization.placement import ONNX_RUNTIME, LayerBits, Placement, place
+from autocompress.quantization.regions import Choose, Regions, regions_of
 
 MakeFake = Callable[[str, TensorSpec], FakeQuantizer]
 FAKES = "quantizers"
@@ -84,6 +85,7 @@ def quantize(
     equalise: bool = False,
     specs: Sequence[LayerSpec] = (),
     table: PlacementTable = ONNX_RUNTIME,
+    choose: Choose | None = None,
 ) -> QuantizedNetwork:
     """A copy of ``model`` with fake-quantizers where the runtime has integers.
 
@@ -102,6 +104,8 @@ def quantize(
             behind them along, also where nothing trains: their weights must stay on the grid of
             their input.
         table: of the device that runs the network.
+        choose: gives the layers that compute in float, from the regions of the network; all that
+            ``config`` names compute on integers by default.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
@@ -116,6 +120,9 @@ def quantize(
         equalise_layers(module)
     propagate_shapes(module, input_size)
     placement = place(module, config, specs, table)
+    if choose is not None and placement.weights:
+        config = _in_float(config, choose(regions_of(module, config, placement)))
+        placement = place(module, config, specs, table)
     _fold_the_rest(module, {*placement.weights, *whole})
     for layer, point in placement.weights.items():
         plain = module.get_submodule(layer)
@@ -145,6 +152,31 @@ def quantize(
     )
     network.eval()
     return network
+
+
+def _in_float(config: Mapping[str, LayerBits], layers: Collection[str]) -> dict[str, LayerBits]:
+    return {name: replace(bits, in_float=bits.in_float or name in layers) for name, bits in config.items()}
+
+
+def network_regions(
+    model: nn.Module,
+    config: Mapping[str, LayerBits],
+    input_size: tuple[int, int, int],
+    specs: Sequence[LayerSpec] = (),
+    table: PlacementTable = ONNX_RUNTIME,
+) -> Regions:
+    """The regions of ``model`` as :func:`quantize` sees them with integers wherever ``config`` asks
+    for bits.
+
+    Raises:
+        UntraceableModel: if ``model`` cannot be traced.
+    """
+    leaves = integer_leaves(model, config, specs)
+    module = fold_batch_norm(model, set(leaves), specs)
+    whole = {str(node.target) for node in module.graph.nodes if leaf_spec(module_of(node), specs) is not None}
+    lower(module, whole - set(integer_leaves(module, config, specs)))
+    propagate_shapes(module, input_size)
+    return regions_of(module, config, place(module, config, specs, table))
 
 
 def _fold_the_rest(module: fx.GraphModule, settled: Collection[str]) -> None:

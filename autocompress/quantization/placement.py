@@ -39,6 +39,8 @@ class LayerBits:
             layer produce.
         activation_quantizer: method for those tensors; None for the weight's.
         group: the layer's group of parameters (``Space.groups``).
+        in_float: the layer and what follows it up to the next layer compute in float, because
+            integers do not pay there. Its weights stay integers in the file.
     """
 
     weight_quantizer: str | None
@@ -46,6 +48,7 @@ class LayerBits:
     activation_bits: int = 8
     activation_quantizer: str | None = None
     group: str = ""
+    in_float: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,9 @@ class _Placer:
 
     def _visit(self, node: fx.Node) -> None:
         what = kind(node)
-        if self._runs_on_integers(node, what):
+        if self._is_in_float(node, what):
+            self._quantize_weight(node)
+        elif self._runs_on_integers(node, what):
             self._active.add(node)
             self._quantize_inputs(node)
             if what in LAYERS:
@@ -187,9 +192,15 @@ class _Placer:
         elif self._moves(node) and node.args[0] in self._on_grid:
             self._on_grid[node] = self._on_grid[node.args[0]]  # type: ignore[index]
 
+    def _is_in_float(self, node: fx.Node, what: str) -> bool:
+        """Whether a layer with integer weights computes in float."""
+        bits = self._owner[node]
+        named = str(node.target) in self._config  # no norm that became a convolution
+        return what in LAYERS and named and bits is not None and bits.weight_quantizer is not None and bits.in_float
+
     def _runs_on_integers(self, node: fx.Node, what: str) -> bool:
         bits = self._owner[node]
-        if bits is None or bits.weight_quantizer is None:
+        if bits is None or bits.weight_quantizer is None or (bits.in_float and not self._is_leaf(node)):
             return False
         if what in LAYERS or self._is_leaf(node):
             return True

@@ -15,6 +15,7 @@ from autocompress.report import datafree, view, words
 from autocompress.report.brief import BRIEF_FILE, brief
 from autocompress.report.chartdata import chart_data
 from autocompress.report.heat import heat_table, width_table
+from autocompress.report.paying import by_group, headline
 from autocompress.results import JOB_FILE, SearchResult, read
 
 REPORT_FILE, PLOT_FILE = "report.html", "front.png"
@@ -71,6 +72,8 @@ def render(result: SearchResult) -> str:
         hypervolume=result.summary.get("hypervolume"),
         heat=heat_table(result),
         cut_heat=width_table(result),
+        paying=by_group(rows := result.summary.get("placement") or []),
+        paying_headline=headline(rows) if rows else "",
         unquantized=result.summary.get("float_layers") or [],
         cache=result.summary.get("cache") or {},
         images=result.summary.get("images") or {},

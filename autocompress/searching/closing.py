@@ -290,6 +290,7 @@ class Closing:
             "environment": environments[0] if environments else {},
             "float_layers": self.opened.float_layers(),
             "tap_crop": dict(self._crop),
+            "placement": self.opened.placement(),
             "nearest_miss": None if missed is None else _only(COLUMNS, with_artifact(self.folder, missed)),
             "rungs": climbing_summary(rows),
             "out_of_reach": [found.state() for found in self.out_of_reach],

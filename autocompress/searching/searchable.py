@@ -65,6 +65,9 @@ class SearchableJob(Protocol):
     def float_layers(self) -> list[str]:
         """The baseline's layers that stay in float however the bits are chosen."""
 
+    def placement(self) -> list[dict[str, Any]]:
+        """For each layer of the baseline, whether integers pay; empty where nobody measured it."""
+
     def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
         """Labels and values of the recipes worth trying first."""
 

@@ -1,0 +1,106 @@
+"""Which regions compute in float: a minimum cut of the network, exact for costs that add up.
+
+The time of a placement is taken as the sum of what each region takes in the form that it has, and
+of what each tensor takes that passes from integers to float or back. A choice of two forms with
+such costs is a minimum cut between a source (integers) and a sink (float): D. M. Greig, B. T.
+Porteous, A. H. Seheult: "Exact maximum a posteriori estimation for binary images", J. Royal
+Statistical Society B 51(2), 1989.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+from autocompress.quantization.regions import Crossing, Region, Regions
+
+UNITS = 1e8
+"""Steps of the whole network's time: capacities are integers of 32 bits."""
+LEAST = 1e-9
+"""Seconds of a network at least: less is no time at all."""
+NEVER = 1.5e9
+"""A capacity above any sum of times."""
+
+
+class RegionCosts(Protocol):
+    """Seconds of regions and of tensors that change their form."""
+
+    def region(self, region: Region) -> tuple[float, float]:
+        """(in float, in integers)."""
+
+    def crossing(self, crossing: Crossing) -> tuple[float, float]:
+        """(from float to integers, from integers to float)."""
+
+
+def cheapest_floats(regions: Regions, costs: RegionCosts) -> frozenset[str]:
+    """The layers whose regions compute in float in the placement that costs the least.
+
+    Where both forms cost the same, a region computes on integers.
+    """
+    times = {region.layer: costs.region(region) for region in regions.regions}
+    changes = [costs.crossing(crossing) for crossing in regions.crossings]
+    if not times:
+        return frozenset()
+    total = sum(max(pair) for pair in (*times.values(), *changes))
+    graph = _Graph(UNITS / max(total, LEAST))
+    for region in regions.regions:
+        in_float, in_integers = times[region.layer]
+        graph.add(_SOURCE, region.layer, in_float if region.can_be_float else None)
+        graph.add(region.layer, _SINK, in_integers if region.can_be_integer else None)
+    for number, (crossing, (enter, leave)) in enumerate(zip(regions.crossings, changes, strict=True)):
+        left, entered = f"{number}>float", f"{number}>integers"
+        graph.add(crossing.source, left, leave)
+        graph.add(entered, crossing.source, enter)
+        for reader in crossing.readers:
+            graph.add(left, reader, None)
+            graph.add(reader, entered, None)
+    integers = graph.reaches_sink()
+    return frozenset(layer for layer in times if layer not in integers)
+
+
+def placement_time(regions: Regions, costs: RegionCosts, floats: frozenset[str]) -> float:
+    """Seconds of the placement in which ``floats`` compute in float."""
+    found = sum(costs.region(region)[0 if region.layer in floats else 1] for region in regions.regions)
+    for crossing in regions.crossings:
+        enter, leave = costs.crossing(crossing)
+        read_as_float = [reader in floats for reader in crossing.readers]
+        if crossing.source in floats:
+            found += enter * (not all(read_as_float))
+        else:
+            found += leave * any(read_as_float)
+    return found
+
+
+_SOURCE, _SINK = "source>", "sink>"
+
+
+class _Graph:
+    """A flow network of named nodes; a capacity of None is never cut."""
+
+    def __init__(self, units: float) -> None:
+        self._units = units
+        self._places: dict[str, int] = {_SOURCE: 0, _SINK: 1}
+        self._edges: dict[tuple[int, int], float] = {}
+
+    def add(self, start: str, end: str, seconds: float | None) -> None:
+        edge = self._place(start), self._place(end)
+        capacity = NEVER if seconds is None else max(round(seconds * self._units), 0)
+        self._edges[edge] = min(self._edges.get(edge, 0) + capacity, NEVER)
+
+    def reaches_sink(self) -> set[str]:
+        """The nodes on the source's side of the cut that is nearest to the sink."""
+        size = len(self._places)
+        rows, columns = np.array(list(self._edges)).T
+        values = np.array(list(self._edges.values()), np.int32)
+        capacities: Any = csr_array((values, (rows, columns)), shape=(size, size))
+        flow = maximum_flow(capacities, 0, 1).flow
+        residual = (capacities - flow).T.tocsr()  # backwards: what can still reach the sink
+        residual.eliminate_zeros()
+        found = set(breadth_first_order(residual, 1, return_predecessors=False).tolist())
+        return {name for name, place in self._places.items() if place not in found}
+
+    def _place(self, name: str) -> int:
+        return self._places.setdefault(name, len(self._places))

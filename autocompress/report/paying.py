@@ -1,0 +1,82 @@
+"""Where integers pay: the layers of the baseline in float and in integers, by group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class GroupPaying:
+    """The layers of one group.
+
+    Attributes:
+        group: name.
+        float_us, integer_us: microseconds of its layers in each form.
+        form: what they compute in, in words.
+        layers: their rows (``layer``, ``operator``, ``float_us``, ``integer_us``, ``computes``).
+    """
+
+    group: str
+    float_us: float
+    integer_us: float
+    form: str
+    layers: Sequence[Row]
+
+    @property
+    def gain(self) -> float:
+        """Time in integers as a share of that in float."""
+        return self.integer_us / self.float_us if self.float_us else 1.0
+
+
+def by_group(rows: Sequence[Row]) -> list[GroupPaying]:
+    """Groups in the order of the network, from the rows of ``summary["placement"]``."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(row["group"]), []).append(row)
+    return [
+        GroupPaying(
+            group,
+            sum(float(row["float_us"]) for row in own),
+            sum(float(row["integer_us"]) for row in own),
+            _form(own),
+            own,
+        )
+        for group, own in groups.items()
+    ]
+
+
+def lines(rows: Sequence[Row]) -> list[str]:
+    """A headline and a line a group, for a terminal; empty where nothing was measured."""
+    if not rows:
+        return []
+    return [f"integers on this device: {headline(rows)}"] + [
+        f"  {found.group}: {_ms(found.float_us)} in float, {_ms(found.integer_us)} in integers; {found.form}"
+        for found in by_group(rows)
+    ]
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """How many layers compute in integers, in words."""
+    count = sum(row["computes"] == "integers" for row in rows)
+    if count == len(rows):
+        return "they pay in every layer"
+    if count == 0:
+        return "they pay in no layer, so 8 bits make the file smaller and not faster"
+    return f"they pay in {count} of {len(rows)} layers; the others compute in float with integer weights"
+
+
+def _form(rows: Sequence[Row]) -> str:
+    in_float = [row["layer"] for row in rows if row["computes"] == "float"]
+    if not in_float:
+        return "integers"
+    if len(in_float) == len(rows):
+        return "float"
+    return f"{len(in_float)} of {len(rows)} layers in float"
+
+
+def _ms(microseconds: float) -> str:
+    return f"{microseconds / 1e3:.3f} ms"

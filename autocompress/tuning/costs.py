@@ -1,0 +1,139 @@
+"""Measured times of regions and of changes between integers and float, for any network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import nnls
+
+from autocompress.files import digest
+from autocompress.quantization.cutting import cheapest_floats
+from autocompress.quantization.regions import Crossing, Pattern, Region, Regions
+
+FIXED, EACH = 5e-6, 2e-10
+"""Seconds that a change of form takes about, for a tensor and for each of its values."""
+Verdict = Literal["cut", "integers", "float"]
+"""Which regions compute in float: those of the cut, none, or all."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Seconds that a tensor takes to change its form: ``fixed + each * values``.
+
+    Attributes:
+        enter: (fixed, each) from float to integers.
+        leave: (fixed, each) from integers to float.
+    """
+
+    enter: tuple[float, float] = (0.0, 0.0)
+    leave: tuple[float, float] = (0.0, 0.0)
+
+    @classmethod
+    def fitted(cls, values: Sequence[int], enter: Sequence[float], leave: Sequence[float]) -> Change:
+        """Least squares, weighted by what such a tensor takes about, no coefficient below 0."""
+        return cls(_line(values, enter), _line(values, leave))
+
+
+def _line(values: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
+    weights = 1.0 / (FIXED + EACH * np.asarray(values, float))
+    columns = np.stack([np.ones(len(values)), np.asarray(values, float)], axis=1)
+    scale = np.array([FIXED, EACH])
+    found, _ = nnls(columns * scale * weights[:, None], np.asarray(seconds, float) * weights)
+    return float(found[0] * scale[0]), float(found[1] * scale[1])
+
+
+@dataclass(frozen=True)
+class MeasuredCosts:
+    """What the placement of a job is chosen with; it stays the same as long as the job is open.
+
+    Attributes:
+        patterns: what was timed.
+        seconds: for each of ``patterns``, in float and in integers.
+        maps: of tensors of convolutions.
+        rows: of other tensors.
+        verdict: what whole files of the network showed.
+        weight: of the changes against the regions, as whole files showed it.
+    """
+
+    patterns: Sequence[Pattern]
+    seconds: Sequence[tuple[float, float]]
+    maps: Change = field(default_factory=Change)
+    rows: Change = field(default_factory=Change)
+    verdict: Verdict = "cut"
+    weight: float = 1.0
+
+    def floats(self, regions: Regions) -> frozenset[str]:
+        """The layers of a network that compute in float."""
+        if self.verdict == "integers":
+            return frozenset()
+        if self.verdict == "float":
+            return frozenset(region.layer for region in regions.regions if region.can_be_float)
+        return cheapest_floats(regions, self)
+
+    def region(self, region: Region) -> tuple[float, float]:
+        """Seconds (in float, in integers): as timed, or those of the most similar pattern.
+
+        A pattern that was not timed takes the time of one with the same operators and the nearest
+        amount of work, in proportion to the work. Where there is none, both times are 0.
+        """
+        pattern = region.pattern
+        if (known := self._by_key.get(pattern.key)) is not None:
+            return known
+        for candidates in (self._by_kind.get(pattern.kind), self._by_family.get(pattern.family)):
+            if candidates:
+                place = min(candidates, key=lambda place: abs(math.log(self._work(place) / pattern.work)))
+                factor = pattern.work / self._work(place)
+                in_float, in_integers = self.seconds[place]
+                return in_float * factor, in_integers * factor
+        return 0.0, 0.0
+
+    def crossing(self, crossing: Crossing) -> tuple[float, float]:
+        """Seconds (from float to integers, from integers to float), times ``weight``.
+
+        A tensor that an integer network writes as floats, too, changes its form in any case.
+        """
+        if not crossing.on_grid:
+            return 0.0, 0.0
+        change, values = self.maps if crossing.is_map else self.rows, math.prod(crossing.shape)
+        fixed, each = change.enter
+        again, every = change.leave
+        return self.weight * (fixed + each * values), self.weight * (again + every * values)
+
+    def judged(self, verdict: Verdict, weight: float = 1.0) -> MeasuredCosts:
+        """The same times with another verdict."""
+        return replace(self, verdict=verdict, weight=weight)
+
+    @cached_property
+    def key(self) -> str:
+        """Content key, for what hangs on the placement."""
+        pairs = sorted(zip([pattern.key for pattern in self.patterns], self.seconds, strict=True))
+        told = [[key, *seconds] for key, seconds in pairs]
+        changes = [[*change.enter, *change.leave] for change in (self.maps, self.rows)]
+        return digest("placement", told, changes, self.verdict, self.weight)
+
+    @cached_property
+    def _by_key(self) -> Mapping[str, tuple[float, float]]:
+        return {pattern.key: seconds for pattern, seconds in zip(self.patterns, self.seconds, strict=True)}
+
+    @cached_property
+    def _by_kind(self) -> Mapping[tuple[object, ...], list[int]]:
+        return self._grouped([pattern.kind for pattern in self.patterns])
+
+    @cached_property
+    def _by_family(self) -> Mapping[tuple[object, ...], list[int]]:
+        return self._grouped([pattern.family for pattern in self.patterns])
+
+    def _work(self, place: int) -> float:
+        return max(self.patterns[place].work, 1.0)
+
+    @staticmethod
+    def _grouped(names: Sequence[tuple[object, ...]]) -> dict[tuple[object, ...], list[int]]:
+        found: dict[tuple[object, ...], list[int]] = {}
+        for place, name in enumerate(names):
+            found.setdefault(name, []).append(place)
+        return found

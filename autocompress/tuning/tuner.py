@@ -1,0 +1,149 @@
+"""The tuner: measured costs of a network's regions, from the store or from the device."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autocompress.contract import Device
+from autocompress.devices import measure
+from autocompress.files import digest
+from autocompress.job import DeviceConfig
+from autocompress.quantization.cutting import placement_time
+from autocompress.quantization.regions import Pattern, Regions
+from autocompress.store import Store
+from autocompress.tuning.costs import Change, MeasuredCosts, Verdict
+from autocompress.tuning.files import Network
+from autocompress.tuning.timing import time_changes, time_regions
+
+VERSION = "2"
+WEIGHTS = (1.0, 2.0)
+"""Of the changes, whose cuts are tried as whole files."""
+SECONDS = 1.0
+"""That a whole file is measured beside the integer file."""
+HOPELESS = 1.2
+"""A placement that should take so many times what float or integers take is not tried."""
+LEAST_GAIN = 0.01
+"""Share of the time by which a mixed file must beat the integer one: less may be noise."""
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """Finds out where integers pay on a device, once for each pattern.
+
+    Attributes:
+        device: that runs the files.
+        config: how it runs them.
+        where: what times depend on beside the pattern, as JSON values: device, its options, runtime
+            and processor.
+        store: where times are kept.
+        progress: told what is done.
+    """
+
+    device: Device
+    config: DeviceConfig
+    where: Mapping[str, Any]
+    store: Store
+    progress: Progress | None = None
+
+    def costs(self, network: Network, *, judge: bool = True) -> MeasuredCosts | None:
+        """The costs of ``network``; None where the device cannot tell where time goes.
+
+        What was timed before is not timed again: with all patterns known this takes as long as the
+        network takes to trace. Else float and integer file are profiled.
+
+        Args:
+            network: the float network.
+            judge: the placements that the costs give are timed as whole files beside the integer
+                file and the float file, and the fastest one is the verdict, which is kept too.
+
+        Raises:
+            UntraceableModel: if ``network`` cannot be traced.
+            TrialFailed: if the runtime cannot load a file.
+        """
+        regions = network.regions()
+        patterns = list(dict.fromkeys(region.pattern for region in regions.regions))
+        if not patterns or self.device.deterministic:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            known = self._patterns(network, regions, patterns, Path(folder))
+            changes = None if known is None else self._changes(network, Path(folder))
+            if known is None or changes is None:
+                return None
+            costs = MeasuredCosts(list(known), list(known.values()), *changes)
+            return self._judged(network, regions, costs, Path(folder)) if judge else costs
+
+    def _patterns(
+        self, network: Network, regions: Regions, patterns: Sequence[Pattern], folder: Path
+    ) -> dict[Pattern, tuple[float, float]] | None:
+        keys = {pattern: self._key("region", pattern.key) for pattern in patterns}
+        found = {pattern: self._kept(key) for pattern, key in keys.items()}
+        if any(seconds is None for seconds in found.values()):
+            self._tell(0.0, "layers in float and in integers are timed")
+            timed = time_regions(self.device, self.config, network, regions, folder)
+            if timed is None:
+                return None
+            for pattern, seconds in timed.items():
+                if found[pattern] is None:
+                    found[pattern] = seconds
+                    self.store.put(keys[pattern], {}, {"seconds": list(seconds)})
+        return {pattern: (seconds[0], seconds[1]) for pattern, seconds in found.items() if seconds is not None}
+
+    def _changes(self, network: Network, folder: Path) -> tuple[Change, Change] | None:
+        key = self._key("changes", network.table.record())
+        if (kept := self._kept(key)) is None:
+            self._tell(0.3, "changes between float and integers are timed")
+            timed = time_changes(self.device, self.config, network.table, folder)
+            if timed is None:
+                return None
+            kept = [asdict(change) for change in timed]
+            self.store.put(key, {}, {"seconds": kept})
+        maps, rows = (Change(tuple(change["enter"]), tuple(change["leave"])) for change in kept)
+        return maps, rows
+
+    def _judged(self, network: Network, regions: Regions, costs: MeasuredCosts, folder: Path) -> MeasuredCosts:
+        key = self._key("verdict", costs.key, [region.pattern.key for region in regions.regions])
+        if (kept := self._kept(key)) is None:
+            verdict, weight = self._verdict(network, regions, costs, folder)
+            kept = [verdict, weight]
+            self.store.put(key, {}, {"seconds": kept})
+        return costs.judged(*kept)
+
+    def _verdict(self, network: Network, regions: Regions, costs: MeasuredCosts, folder: Path) -> tuple[Verdict, float]:
+        """The fastest of whole files: integers, float, and the cuts for some weights of changes."""
+        integers = network.in_integers(folder / "integers.onnx")
+        tried: dict[frozenset[str], tuple[Verdict, float]] = {frozenset(): ("integers", 1.0)}
+        everything = costs.judged("float").floats(regions)
+        candidates: list[tuple[Verdict, float]] = [*(("cut", weight) for weight in WEIGHTS), ("float", 1.0)]
+        least_expected = min(placement_time(regions, costs, floats) for floats in (frozenset[str](), everything))
+        best: tuple[Verdict, float] = ("integers", 1.0)
+        least = 1.0 - LEAST_GAIN
+        for number, (verdict, weight) in enumerate(candidates):
+            floats = costs.judged(verdict, weight).floats(regions)
+            if floats in tried:
+                continue
+            tried[floats] = verdict, weight
+            if placement_time(regions, costs, floats) > HOPELESS * least_expected:
+                continue
+            self._tell(0.4 + 0.1 * number, "whole files are timed beside the integer file")
+            file = folder / "mixed.onnx"
+            mixed = network.in_float(file) if floats == everything else network.in_integers(file, floats)
+            found = measure(self.device, mixed, integers, self.config, seconds=SECONDS)
+            if found.latency_ratio < least:
+                best, least = (verdict, weight), found.latency_ratio
+        return best
+
+    def _key(self, *parts: Any) -> str:
+        return digest("where integers pay", VERSION, self.where, *parts)
+
+    def _kept(self, key: str) -> Any:
+        found = self.store.get(key) if self.store.has(key) else None
+        return None if found is None else found[1]["seconds"]
+
+    def _tell(self, share: float, text: str) -> None:
+        if self.progress is not None:
+            self.progress(share, text)

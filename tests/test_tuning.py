@@ -1,0 +1,217 @@
+"""Where integers pay: costs from a device, kept, extended to other shapes, and judged by files."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import timm
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress.contract import Deployable, Device, LayerTimes, Manager, hookimpl
+from autocompress.job import DeviceConfig, load_job
+from autocompress.opened.job import OpenedJob
+from autocompress.quantization.regions import Crossing, Pattern, Region
+from autocompress.recipes.choosers import Policy
+from autocompress.report import paying as shown
+from autocompress.store import Store
+from autocompress.tuning import Change, MeasuredCosts, Tuner, paying
+from autocompress.tuning.files import Network
+
+SIZE = (3, 32, 32)
+
+
+class Slow(Device):
+    """Says that depthwise layers are slow on integers, and spins as it says.
+
+    A file takes 4 ms, 1 ms less for layers in float if these are the depthwise ones.
+    """
+
+    name = "slow-depthwise"
+    asked = 0
+    can_tell = True
+    float_pays = True
+
+    def layer_times(
+        self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
+    ) -> list[LayerTimes] | None:
+        type(self).asked += 1
+        if not self.can_tell:
+            return None
+        found = []
+        for deployable in deployables:
+            graph = onnx.load(str(deployable.file)).graph
+            in_integers = any(node.op_type == "QuantizeLinear" for node in graph.node)
+            times = {layer: (9e-5 if in_integers else 5e-5) if "dw" in layer else 1e-5 for layer in layers}
+            if not in_integers:
+                times |= {layer: 5e-5 for layer in layers if "dw" not in layer}
+            found.append(LayerTimes(times, 1e-3))
+        return found
+
+    def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
+        graph = onnx.load(str(deployable.file)).graph
+        in_float = any(node.op_type == "Cast" for node in graph.node)
+        seconds = 2e-3 if in_float == self.float_pays else 4e-3
+
+        def run() -> None:
+            end = time.thread_time() + seconds
+            while time.thread_time() < end:
+                pass
+
+        return run
+
+
+class NoFloat(Slow):
+    name = "no-float"
+    float_pays = False
+
+
+class Silent(Slow):
+    name = "silent"
+    can_tell = False
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return Network(timm.create_model("test_efficientnet", num_classes=10).eval(), SIZE)
+
+
+@pytest.fixture(autouse=True)
+def _few_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One network of each kind is enough for times that a device makes up."""
+    monkeypatch.setattr("autocompress.tuning.timing.MAPS", ((8, 8),))
+    monkeypatch.setattr("autocompress.tuning.timing.ROWS", ((8, 8),))
+
+
+def tuner(device: Device, folder: Path) -> Tuner:
+    return Tuner(device, DeviceConfig(name=device.name), {"processor": "any"}, Store(folder))
+
+
+@pytest.mark.slow
+def test_patterns_are_timed_once(network: Network, tmp_path: Path) -> None:
+    Slow.asked = 0
+    costs = tuner(Slow(), tmp_path).costs(network, judge=False)
+    assert costs is not None
+    first = Slow.asked
+    assert first > 1
+    again = tuner(Slow(), tmp_path).costs(network, judge=False)
+    assert again is not None
+    assert Slow.asked == first
+    assert again.key == costs.key
+    elsewhere = replace(tuner(Slow(), tmp_path), where={"processor": "another"})
+    elsewhere.costs(network, judge=False)
+    assert Slow.asked == 2 * first
+
+
+def test_the_slow_layers_compute_in_float_and_rows_say_so(network: Network, tmp_path: Path) -> None:
+    costs = tuner(Slow(), tmp_path).costs(network, judge=False)
+    assert costs is not None
+    free = replace(costs, maps=Change(), rows=Change())
+    floats = free.floats(network.regions())
+    assert floats == {layer for layer in network.config if "dw" in layer}
+    rows = paying(network.regions(), free)
+    assert [row.layer for row in rows] == list(network.config)
+    assert {row.computes for row in rows if "dw" in row.layer} == {"float"}
+    assert all(row.integer_us > row.float_us for row in rows if row.computes == "float")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "verdict"), [(Slow(), "cut"), (NoFloat(), "integers")])
+def test_whole_files_are_the_judges(
+    device: Slow, verdict: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autocompress.tuning.tuner.SECONDS", 0.1)
+    monkeypatch.setattr("autocompress.tuning.tuner.time_changes", lambda *_: (Change(), Change()))
+    costs = tuner(device, tmp_path).costs(network)
+    assert costs is not None
+    assert costs.verdict == verdict
+    assert bool(costs.floats(network.regions())) == (verdict == "cut")
+
+
+def test_a_device_that_cannot_tell_gets_integers(network: Network, tmp_path: Path) -> None:
+    assert tuner(Silent(), tmp_path).costs(network) is None
+
+
+CONV = Pattern("conv", (32, 8, 8), (32, 8, 8), (3, 3), macs=589824)
+WIDE = replace(CONV, inputs=(64, 8, 8), outputs=(64, 8, 8), macs=2359296)
+
+
+def test_an_unknown_width_takes_the_time_of_the_nearest_known_one() -> None:
+    costs = MeasuredCosts([CONV, WIDE], [(2e-5, 1e-5), (8e-5, 9e-5)])
+    assert costs.region(Region("a", CONV)) == (2e-5, 1e-5)
+    narrower = replace(CONV, inputs=(16, 8, 8), outputs=(16, 8, 8), macs=147456)
+    in_float, in_integers = costs.region(Region("a", narrower))
+    assert in_float == pytest.approx(2 * in_integers)
+    assert in_float == pytest.approx(2e-5 * narrower.work / CONV.work)
+    odd = replace(CONV, inputs=(33, 8, 8), macs=608256)
+    assert costs.region(Region("a", odd))[0] == pytest.approx(2e-5, rel=0.1), "no other kind is known"
+    assert costs.region(Region("a", replace(CONV, operator="linear"))) == (0.0, 0.0)
+
+
+def test_changes_cost_by_form_and_size() -> None:
+    costs = MeasuredCosts([], [], Change((1e-6, 1e-9), (2e-6, 2e-9)), Change((3e-6, 0.0), (0.0, 0.0)), weight=2.0)
+    assert costs.crossing(Crossing("a", frozenset({"b"}), (10, 10))) == pytest.approx((2.2e-6, 4.4e-6))
+    assert costs.crossing(Crossing("a", frozenset({"b"}), (10,), is_map=False)) == pytest.approx((6e-6, 0.0))
+    assert costs.crossing(Crossing("a", frozenset({"b"}), (10,), on_grid=False)) == (0.0, 0.0)
+
+
+@given(st.floats(0, 1e-5), st.floats(0, 1e-9))
+def test_a_line_is_found_again(fixed: float, each: float) -> None:
+    sizes = (10_000, 50_000, 200_000)
+    found = Change.fitted(sizes, [fixed + each * size for size in sizes], [0.0] * 3)
+    for size in sizes:
+        assert math.isclose(found.enter[0] + found.enter[1] * size, fixed + each * size, rel_tol=1e-3, abs_tol=1e-10)
+    assert found.leave == (0.0, 0.0)
+
+
+class Plugin:
+    @hookimpl
+    def autocompress_devices(self) -> Sequence[Device]:
+        return [Slow()]
+
+
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> OpenedJob:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
+    monkeypatch.setenv("AUTOCOMPRESS_PLACEMENT", "on")
+    monkeypatch.setattr("autocompress.tuning.tuner.SECONDS", 0.1)
+    monkeypatch.setattr("autocompress.tuning.tuner.time_changes", lambda *_: (Change(), Change()))
+    plugins = Manager()
+    plugins.register(Plugin(), "slow")
+    model = {"model": "test_efficientnet", "data": "digits", "methods": ["quantize"], "device": "slow-depthwise"}
+    return OpenedJob.dry(load_job(settings={**model, **settings}), plugins)
+
+
+@pytest.mark.slow
+def test_recipes_of_a_job_leave_slow_layers_in_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = opened(tmp_path, monkeypatch)
+    recipe = job.compose(Policy({"bits": "default", "quantize": "default"}))
+    plan = job.candidate(recipe, dry_run=True).plan["quantization"]
+    floats = {layer for layer, bits in plan["layers"].items() if bits["in_float"]}
+    assert floats == {layer for layer in plan["layers"] if "dw" in layer}
+    rows = job.placement()
+    assert {row["layer"] for row in rows if row["computes"] == "float"} == floats
+    assert [found.group for found in shown.by_group(rows)][:2] == ["stem", "blocks.0"]
+    told = shown.lines(rows)
+    assert told[0].endswith(f"{len(rows) - len(floats)} of {len(rows)} layers; {shown.headline(rows).split('; ')[1]}")
+    assert len(told) == 1 + len(shown.by_group(rows))
+
+
+def test_a_job_can_switch_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = opened(tmp_path, monkeypatch, search={"placement": False})
+    assert job.placement() == []
+    assert job.pipeline.costs is None
+
+
+@pytest.mark.slow
+def test_what_trains_is_kept_by_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = opened(tmp_path, monkeypatch)
+    recipe = job.compose(Policy({"bits": "default", "quantize": "default"}))
+    other = replace(job.pipeline, costs=None)
+    assert job.pipeline._quantize_key(recipe) != other._quantize_key(recipe)
