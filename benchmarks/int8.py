@@ -35,6 +35,7 @@ from autocompress.devices.machine import machine
 from autocompress.devices.timing import block
 from autocompress.export import INPUT, export, open_session, operator_histogram
 from autocompress.files import write_json
+from autocompress.models import reparameterise
 from autocompress.quantization import LayerBits, calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.runtime import session_config
@@ -56,7 +57,7 @@ def files(name: str, size: int, folder: Path) -> dict[str, Path]:
     """Writes the float file, ours, and quantize_static's of one backbone."""
     torch.manual_seed(0)
     arguments: dict[str, Any] = {"img_size": size} if "vit" in name else {}
-    model = timm.create_model(name, **arguments).eval()
+    model = reparameterise(timm.create_model(name, **arguments)).eval()
     images = torch.randn(8, 3, size, size)
     paths = {kind: folder / f"{kind}.onnx" for kind in ("fp32", "int8", "quantize_static")}
     export(model, paths["fp32"], (3, size, size))

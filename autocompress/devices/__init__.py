@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from autocompress.devices.cost_model import CostModel, cost_models
     from autocompress.devices.measuring import layer_times, measure
     from autocompress.devices.onnxruntime_cpu import OnnxRuntimeCpu
+    from autocompress.devices.openvino_cpu import OpenVinoCpu
     from autocompress.devices.torch_eager import TorchEager
 
 __all__ = [
     "Compared",
     "CostModel",
     "OnnxRuntimeCpu",
+    "OpenVinoCpu",
     "TorchEager",
     "compare_files",
     "cost_models",
@@ -27,6 +29,7 @@ _FILES = {
     "Compared": "comparing",
     "CostModel": "cost_model",
     "OnnxRuntimeCpu": "onnxruntime_cpu",
+    "OpenVinoCpu": "openvino_cpu",
     "TorchEager": "torch_eager",
     "compare_files": "comparing",
     "cost_models": "cost_model",

@@ -9,10 +9,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -45,12 +45,42 @@ class _Sitting:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """How files are run."""
+class Run:
+    """How files are run.
+
+    Attributes:
+        input_size: (channels, height, width) where a file leaves them open.
+        threads, batch: of a run.
+    """
 
     input_size: tuple[int, int, int]
     threads: int
     batch: int
+
+
+class Profiler(Protocol):
+    """A runtime that runs files and says where their time goes."""
+
+    def runner(self, file: bytes, run: Run) -> Callable[[], object]:
+        """A function that runs one batch of random images once."""
+
+    def profiled(self, files: Sequence[bytes], run: Run, seconds: float) -> list[dict[str, float]]:
+        """Seconds of each layer of each file, from runs in turn with the profiler on.
+
+        Nodes are named ``<layer>MARK...``; each file runs for about ``seconds``.
+        """
+
+
+class OnnxRuntimeProfiler:
+    """ONNX Runtime's own profiler."""
+
+    def runner(self, file: bytes, run: Run) -> Callable[[], object]:
+        """A session."""
+        return _opened(file, run)
+
+    def profiled(self, files: Sequence[bytes], run: Run, seconds: float) -> list[dict[str, float]]:
+        """Sessions that write a profile each."""
+        return _profiled(files, run, seconds)
 
 
 def layer_times(
@@ -63,6 +93,7 @@ def layer_times(
     threads: int = 1,
     batch: int = 1,
     seconds: float = 0.3,
+    profiler: Profiler | None = None,
 ) -> list[LayerTimes]:
     """Profiles files that :func:`autocompress.export.export` wrote.
 
@@ -78,13 +109,14 @@ def layer_times(
         reference_seconds: what a run of the reference takes, as a call before said; by default the
         shortest time seen. threads, batch: of a run.
         seconds: about so long each file is measured.
+        profiler: of the runtime; ONNX Runtime's by default.
 
     Raises:
         TrialFailed: if the runtime cannot load a file, or no node of it belongs to a layer.
     """
-    run = _Run(input_size, threads, batch)
+    run, runtime = Run(input_size, threads, batch), profiler or OnnxRuntimeProfiler()
     named = [_named(file, layers).SerializeToString() for file in (reference or files[0], *files)]
-    sittings = [_sit(named[1:], named[0], run, seconds / SITTINGS) for _ in range(SITTINGS)]
+    sittings = [_sit(named[1:], named[0], run, seconds / SITTINGS, runtime) for _ in range(SITTINGS)]
     found = list(zip(*sittings, strict=True))
     every = [sitting for own in found for sitting in own]
     quiet = reference_seconds or min(sitting.reference for sitting in every)
@@ -92,17 +124,17 @@ def layer_times(
     return [_summary(own, quiet, quiet * slower) for own in found]
 
 
-def _sit(files: Sequence[bytes], reference: bytes, run: _Run, seconds: float) -> list[_Sitting]:
+def _sit(files: Sequence[bytes], reference: bytes, run: Run, seconds: float, runtime: Profiler) -> list[_Sitting]:
     """Each file beside the reference. Opening a session takes longer than the runs, so the
     reference is opened once for all files."""
     clock = time.thread_time if run.threads == 1 else time.perf_counter
-    beside = _opened(reference, run)
+    beside = runtime.runner(reference, run)
     timed = []
     for file in files:
         pairs = Pairs()
-        time_pairs(_opened(file, run), beside, pairs, seconds / 2, clock)
+        time_pairs(runtime.runner(file, run), beside, pairs, seconds / 2, clock)
         timed.append(pairs)
-    *profiles, other = _profiled([*files, reference], run, seconds / 2)
+    *profiles, other = runtime.profiled([*files, reference], run, seconds / 2)
     whole = sum(other.values())
     return [
         _Sitting(statistics.median(pairs.ratios), statistics.median(pairs.second), own, whole)
@@ -119,7 +151,7 @@ def _summary(sittings: Sequence[_Sitting], reference: float, profiled: float) ->
     return LayerTimes(layers, statistics.median(sitting.ratio for sitting in sittings) * reference)
 
 
-def _opened(file: bytes, run: _Run, profile: Path | None = None) -> _Runner:
+def _opened(file: bytes, run: Run, profile: Path | None = None) -> _Runner:
     options = session_options(run.threads)
     if profile is not None:
         options.enable_profiling = True
@@ -145,7 +177,7 @@ class _Runner:
         self.runs += 1
 
 
-def _profiled(files: Sequence[bytes], run: _Run, seconds: float) -> list[dict[str, float]]:
+def _profiled(files: Sequence[bytes], run: Run, seconds: float) -> list[dict[str, float]]:
     """Seconds of each layer of each file, from runs in turn with the profiler.
 
     Each file runs for about ``seconds``.
@@ -162,17 +194,31 @@ def _profiled(files: Sequence[bytes], run: _Run, seconds: float) -> list[dict[st
 
 
 def _by_layer(events: Sequence[Mapping[str, Any]], runs: int) -> dict[str, float]:
-    """Mean seconds of each layer over the faster runs of each node."""
+    """:func:`charged` for the events of a profile."""
     kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-    each = len(kernels) // runs
-    if each * runs != len(kernels):
+    return charged([(str(kernel["name"]), kernel["dur"] * 1e-6) for kernel in kernels], runs)
+
+
+def charged(nodes: Sequence[tuple[str, float]], runs: int, fastest: float = FASTEST) -> dict[str, float]:
+    """Mean seconds of each layer over the faster runs of each node.
+
+    Args:
+        nodes: (name, seconds) of every node in every run, run after run.
+        runs: how many.
+        fastest: share of the runs of a node that count.
+
+    Raises:
+        TrialFailed: if the runs differ in their nodes.
+    """
+    each = len(nodes) // runs
+    if each * runs != len(nodes):
         raise TrialFailed("the profile of a file does not hold the same operators in every run")
     found: dict[str, float] = {}
     current, early = "", 0.0
     for place in range(each):
-        durations = sorted(kernel["dur"] for kernel in kernels[place::each])
-        mean = statistics.fmean(durations[: max(1, round(len(durations) * FASTEST))]) * 1e-6
-        name, is_layer, _ = kernels[place]["name"].partition(MARK)
+        durations = sorted(seconds for _, seconds in nodes[place::each])
+        mean = statistics.fmean(durations[: max(1, round(len(durations) * fastest))])
+        name, is_layer, _ = nodes[place][0].partition(MARK)
         if is_layer:
             current = name
         if current:

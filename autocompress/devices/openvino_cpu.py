@@ -1,0 +1,113 @@
+"""The exported file in OpenVINO on this machine's processor."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from autocompress.contract import Deployable, Device, LayerTimes, PlacementTable
+from autocompress.devices.machine import too_many_threads
+from autocompress.errors import TrialFailed
+from autocompress.job import DeviceConfig
+
+MISSING = "OpenVINO is not installed: pip install 'autocompress[openvino]'"
+
+
+class Options(BaseModel):
+    """How OpenVINO computes floats: ``bf16`` and ``f16`` gain where a processor has such units."""
+
+    model_config = ConfigDict(extra="forbid")
+    precision: Literal["f32", "bf16", "f16"] = "f32"
+
+
+class OpenVinoCpu(Device):
+    """A compiled model with one stream, and threads as asked.
+
+    The file is ONNX Runtime's, with quantizers between its operators: OpenVINO reads them. What is
+    constant is computed before (``constants``), so that packed weights are unpacked once.
+    """
+
+    name: ClassVar[str] = "openvino-cpu"
+    Options = Options
+    placement: ClassVar[PlacementTable] = PlacementTable()
+    channel_multiple: ClassVar[int] = 16
+
+    def check(self, config: DeviceConfig) -> list[str]:
+        """It needs the extra, and as many processors as threads."""
+        if importlib.util.find_spec("openvino") is None:
+            return [MISSING]
+        return too_many_threads(config.threads)
+
+    def describe(self) -> str:
+        """One line for lists."""
+        return "the exported file in OpenVINO on this machine's processor (extra 'openvino')"
+
+    def environment(self, config: DeviceConfig) -> dict[str, Any]:
+        """Version and precision."""
+        import openvino
+
+        return {"openvino": openvino.__version__, "precision": Options.model_validate(config.options).precision}
+
+    def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
+        """A new compiled model of the file."""
+        from autocompress.devices.constants import with_constants
+
+        try:
+            model = with_constants(deployable.file)
+        except Exception as error:  # onnx and its runtime have exceptions of many kinds
+            raise TrialFailed(f"'{deployable.file}' cannot be read: {_first_line(error)}") from error
+        return CompiledRunner(model, images, config)
+
+    def layer_times(
+        self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
+    ) -> list[LayerTimes]:
+        """By OpenVINO's own counters."""
+        from autocompress.devices.openvino_profiler import OpenVinoProfiler
+        from autocompress.devices.profiling import layer_times
+
+        size = deployables[0].input_size
+        if config.input_size is not None:
+            size = (size[0], config.input_size, config.input_size)
+        files = [deployable.file for deployable in deployables]
+        profiler = OpenVinoProfiler(config)
+        return layer_times(files, layers, size, threads=config.threads, batch=config.batch, profiler=profiler)
+
+
+class CompiledRunner:
+    """A compiled model that runs one batch when it is called."""
+
+    def __init__(self, model: bytes, images: np.ndarray, config: DeviceConfig, *, counts: bool = False) -> None:
+        import openvino
+
+        asked = {
+            "INFERENCE_NUM_THREADS": config.threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": Options.model_validate(config.options).precision,
+            "ENABLE_CPU_PINNING": False,  # pinned threads of two models would share a processor
+            "PERF_COUNT": counts,
+        }
+        try:
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(model), "CPU", asked)
+            self.request = compiled.create_infer_request()
+        except Exception as error:  # OpenVINO's exceptions are RuntimeErrors with many lines
+            raise TrialFailed(f"OpenVINO {openvino.__version__} cannot load a file: {_first_line(error)}") from error
+        self._images, self.runs = images, 0
+
+    def __call__(self) -> None:
+        self.request.infer([self._images], share_inputs=True)
+        self.runs += 1
+
+    def nodes(self) -> list[tuple[str, float]]:
+        """(name, seconds) of every operator of the last run."""
+        return [(node.node_name, node.real_time.total_seconds()) for node in self.request.profiling_info]
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
