@@ -168,4 +168,4 @@ def test_the_rule_that_a_device_breaks_is_named(device: Device, rule: str) -> No
 
 def test_both_local_devices_are_offered() -> None:
     names = [device.name for device in Manager().devices()]
-    assert names[:2] == ["onnxruntime-cpu", "torch-eager"]
+    assert names[:3] == ["onnxruntime-cpu", "openvino-cpu", "torch-eager"]

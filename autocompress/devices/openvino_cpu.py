@@ -73,7 +73,7 @@ class OpenVinoCpu(Device):
         if config.input_size is not None:
             size = (size[0], config.input_size, config.input_size)
         files = [deployable.file for deployable in deployables]
-        profiler = OpenVinoProfiler(config)
+        profiler = OpenVinoProfiler(config, layers)
         return layer_times(files, layers, size, threads=config.threads, batch=config.batch, profiler=profiler)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from autocompress.devices.constants import with_constants
 from autocompress.devices.openvino_cpu import CompiledRunner
-from autocompress.devices.profiling import Run, charged
+from autocompress.devices.profiling import MARK, Run, charged
 from autocompress.job import DeviceConfig
 
 CHUNK = 8
@@ -20,10 +20,15 @@ FASTEST = 0.34
 
 
 class OpenVinoProfiler:
-    """Runs and profiles files for ``profiling.layer_times``."""
+    """Runs and profiles files for ``profiling.layer_times``.
 
-    def __init__(self, config: DeviceConfig) -> None:
-        self._config = config
+    Args:
+        config: how files are run.
+        layers: names of the layers.
+    """
+
+    def __init__(self, config: DeviceConfig, layers: Collection[str]) -> None:
+        self._config, self._layers = config, frozenset(layers)
 
     def runner(self, file: bytes, run: Run) -> Callable[[], object]:
         """A compiled model."""
@@ -47,7 +52,13 @@ class OpenVinoProfiler:
                 now = runner.nodes()
                 chunks[place] += _between(before[place], now, earlier, runner.runs)
                 before[place] = now
-        return [charged(own, CHUNKS, FASTEST) for own in chunks]
+        return [charged([(self._known(name), t) for name, t in own], CHUNKS, FASTEST) for own in chunks]
+
+    def _known(self, name: str) -> str:
+        """The name of an operator, empty where it does not begin with a layer: OpenVINO calls what
+        changes a layout after what it reads and what reads it.
+        """
+        return name if name.partition(MARK)[0] in self._layers else ""
 
     def _opened(self, file: bytes, run: Run, *, counts: bool = False) -> CompiledRunner:
         images = np.random.default_rng(0).standard_normal((run.batch, *run.input_size), dtype=np.float32)

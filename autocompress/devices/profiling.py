@@ -241,14 +241,15 @@ def _named(file: Path, layers: Collection[str]) -> onnx.ModelProto:
     owners = _owners(graph, set(layers))
     if not owners:
         raise TrialFailed(f"no operator of '{file}' belongs to a layer")
-    final = {value.name for value in graph.output}
     renamed: dict[str, str] = {}
     for place, node in enumerate(graph.node):
         node.name = f"{owners[place]}{MARK}{place}" if place in owners else ""
         node.input[:] = [renamed.get(name, name) for name in node.input]
         for number, name in enumerate(node.output):
-            if place in owners and name not in final:
+            if place in owners:
                 renamed[name] = node.output[number] = f"{owners[place]}{MARK}{place}/{number}"
+    for value in graph.output:
+        value.name = renamed.get(value.name, value.name)
     return proto
 
 
