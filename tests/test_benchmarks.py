@@ -71,6 +71,7 @@ SMALL = {
     ],
     "papers_scop": ["--rows", "gaussian, rate 0.35", "gaussian, rate 0.5", "random, rate 0.5", *TABLE],
     "papers_slb": ["--rows", "W2A32", "W1A32", "linear", *TABLE],
+    "placement": ["--models", "test_resnet", "--size", "32", "--seconds", "0.5", "--devices", "onnxruntime-cpu"],
     "pruning": [
         *("--counts-models", "cifar-resnet56", "--models", "test_resnet", "--data", "digits", "--epochs", "1"),
         *("--recovery-epochs", "1", "--images", "64", "--seeds", "0", "--latency-model", "test_resnet"),

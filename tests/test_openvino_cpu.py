@@ -101,7 +101,7 @@ def test_a_file_that_it_refuses_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     images = np.zeros((1, *SIZE), np.float32)
-    with pytest.raises(TrialFailed, match="broken.onnx"):
+    with pytest.raises(TrialFailed, match=r"broken\.onnx"):
         OpenVinoCpu().open(Deployable(broken, SIZE), images, CONFIG)
     node = onnx.helper.make_node("NoSuchOperator", ["image"], ["logits"], domain="nobody")
     value = [onnx.helper.make_tensor_value_info(name, 1, ["n", *SIZE]) for name in ("image", "logits")]
@@ -110,7 +110,7 @@ def test_a_file_that_it_refuses_is_named(tmp_path: Path) -> None:
         opset_imports=[onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("nobody", 1)],
     )
     broken.write_bytes(strange.SerializeToString())
-    with pytest.raises(TrialFailed, match=f"OpenVINO {openvino.__version__[:4]}"):
+    with pytest.raises(TrialFailed, match=rf"OpenVINO {openvino.__version__[:4]}"):
         OpenVinoCpu().open(Deployable(broken, SIZE), images, CONFIG)
 
 
