@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from autocompress.contract import Device, hookimpl
 from autocompress.data import DatasetProvider, builtin_providers
-from autocompress.devices import OnnxRuntimeCpu, OpenVinoCpu, TorchEager, cost_models
+from autocompress.devices import OnnxRuntimeCpu, OpenVinoCpu, Ssh, TorchEager, cost_models
 
 
 @hookimpl
 def autocompress_devices() -> list[Device]:
     """ONNX Runtime, OpenVINO and torch on this machine, and a cost model for each profile."""
-    return [OnnxRuntimeCpu(), OpenVinoCpu(), TorchEager(), *cost_models()]
+    return [OnnxRuntimeCpu(), OpenVinoCpu(), TorchEager(), Ssh(), *cost_models()]
 
 
 @hookimpl

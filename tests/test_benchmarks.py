@@ -35,6 +35,7 @@ SMALL = {
         *("--speed-model", "test_resnet", "--speed-images", "8", "--speed-iterations", "2", "--rounds", "2"),
     ],
     "demo": ["--job", "job.yaml"],
+    "few_bits": ["--rows", "1", "4", "--shapes", "64x32", "--seconds", "0.1"],
     "front_without_search": [
         *("--model", "test_resnet", "--data", "digits", "--baseline-epochs", "1", "--count", "1", "--check", "2"),
         *("--table-seconds", "1", "--probes", "3", "--held-out", "1"),

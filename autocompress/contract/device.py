@@ -218,6 +218,29 @@ class Device(ABC):
         """
         raise NotImplementedError(f"'{self.name}' runs no models")
 
+    def time_elsewhere(
+        self, candidate: Deployable, baseline: Deployable, config: DeviceConfig, seconds: float, sittings: int
+    ) -> Sequence[tuple[Sequence[float], Sequence[float]]] | None:
+        """Times both models where they run, for a device that is not local.
+
+        The engine computes ratio, interval and noise flag from the result.
+
+        Args:
+            candidate, baseline: run in turn, in short blocks.
+            config: how they are run.
+            seconds: about so long all sittings take together.
+            sittings: how often both models are opened anew.
+
+        Returns:
+            For each sitting, seconds of a run in each block of the candidate and of the baseline.
+            None where the engine is to time what :meth:`open` gives.
+
+        Raises:
+            TrialFailed: if the other machine does not answer, or cannot load a model.
+        """
+        del candidate, baseline, config, seconds, sittings
+        return None
+
     def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
         """Costs of ``candidate`` and ``baseline``. Only called for ``deterministic`` devices.
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from autocompress.devices.measuring import layer_times, measure
     from autocompress.devices.onnxruntime_cpu import OnnxRuntimeCpu
     from autocompress.devices.openvino_cpu import OpenVinoCpu
+    from autocompress.devices.ssh import Ssh
     from autocompress.devices.torch_eager import TorchEager
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "CostModel",
     "OnnxRuntimeCpu",
     "OpenVinoCpu",
+    "Ssh",
     "TorchEager",
     "compare_files",
     "cost_models",
@@ -30,6 +32,7 @@ _FILES = {
     "CostModel": "cost_model",
     "OnnxRuntimeCpu": "onnxruntime_cpu",
     "OpenVinoCpu": "openvino_cpu",
+    "Ssh": "ssh",
     "TorchEager": "torch_eager",
     "compare_files": "comparing",
     "cost_models": "cost_model",

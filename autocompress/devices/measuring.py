@@ -62,6 +62,9 @@ def measure(
         for wanted in device.formats:
             deployable.convert(wanted)  # before the lock is taken
     count = max(SITTINGS, math.ceil(seconds / EXCLUSIVE_SECONDS))
+    if not device.is_local and (elsewhere := device.time_elsewhere(candidate, baseline, config, seconds, count)):
+        clock = time.thread_time if device.is_in_thread(config) else time.perf_counter
+        return _measurement([Pairs(list(own), list(other)) for own, other in elsewhere], device, config, clock)
     share, most = seconds / count, PATIENCE * max(seconds, 1.0)
     clock = time.thread_time if device.is_in_thread(config) else time.perf_counter
     sittings: list[Pairs] = []

@@ -115,7 +115,7 @@ def layer_times(
         TrialFailed: if the runtime cannot load a file, or no node of it belongs to a layer.
     """
     run, runtime = Run(input_size, threads, batch), profiler or OnnxRuntimeProfiler()
-    named = [_named(file, layers).SerializeToString() for file in (reference or files[0], *files)]
+    named = [named_bytes(file, layers) for file in (reference or files[0], *files)]
     sittings = [_sit(named[1:], named[0], run, seconds / SITTINGS, runtime) for _ in range(SITTINGS)]
     found = list(zip(*sittings, strict=True))
     every = [sitting for own in found for sitting in own]
@@ -227,6 +227,15 @@ def charged(nodes: Sequence[tuple[str, float]], runs: int, fastest: float = FAST
         else:
             early += mean  # in front of the first layer: charged to it
     return found
+
+
+def named_bytes(file: Path, layers: Collection[str]) -> bytes:
+    """The file with every node named after the layer that it is charged to (:func:`charged`).
+
+    Raises:
+        TrialFailed: if no node belongs to a layer.
+    """
+    return _named(file, layers).SerializeToString()
 
 
 def _named(file: Path, layers: Collection[str]) -> onnx.ModelProto:

@@ -15,10 +15,12 @@ from autocompress.job.yamlfile import read_yaml
 
 BUILT_IN = "builtin"
 """The entry point of the built-in devices and data sets. It has no method."""
-LOCAL = (str(DeviceConfig.model_fields["name"].default), "torch-eager")
+LOCAL = (str(DeviceConfig.model_fields["name"].default), "openvino-cpu", "torch-eager")
 """The built-in devices, without cost models."""
 JOB_FILE = "job.yaml"
 """The file that every folder of a run has."""
+REMOTE = "ssh:"
+"""Prefix of the names of devices on other machines."""
 PROFILES = Path(__file__).parents[1] / "devices" / "profiles"
 
 
@@ -42,8 +44,11 @@ def check_names(job: Job) -> None:
     check_method_names(job, limits, sorted(point.name for point in points if point.name != BUILT_IN))
     modelled = [COST_MODEL + path.stem for path in sorted(PROFILES.glob("*.yaml"))]
     devices = [*LOCAL, *modelled]
-    if job.device.name not in devices and not _is_profile(job.device.name):
+    if not _is_device(job.device.name, devices):
         raise unknown_device(job, devices)
+    for config in job.also:
+        if not _is_device(config.name, devices):
+            raise unknown_also(job, config.name, devices)
     if job.energy_device not in (None, *devices) and not _is_profile(str(job.energy_device)):
         raise unknown_cost_model(job, devices)
 
@@ -83,11 +88,20 @@ def unknown_device(job: Job, known: Iterable[str]) -> Exception:
     return job.source.error(key, f"names no device: '{job.device.name}'", did_you_mean(job.device.name, known))
 
 
+def unknown_also(job: Job, name: str, known: Iterable[str]) -> Exception:
+    """The error for another device that does not exist."""
+    return job.source.error("also", f"names no device: '{name}'", did_you_mean(name, known))
+
+
 def unknown_cost_model(job: Job, devices: Iterable[str]) -> Exception:
     """The error for a cost model that is not among ``devices``."""
     profiles = [name.removeprefix(COST_MODEL) for name in devices if name.startswith(COST_MODEL)]
     hint = did_you_mean(str(job.cost_model), profiles) or "no cost model is installed"
     return job.source.error("cost_model", f"names no cost model: '{job.cost_model}'", hint)
+
+
+def _is_device(name: str, devices: Iterable[str]) -> bool:
+    return name in devices or name.startswith(REMOTE) or _is_profile(name)
 
 
 def _is_profile(device: str) -> bool:

@@ -281,6 +281,8 @@ class Job(_Section):
 
     YAML keys, keyword arguments and command-line flags have these names.
 
+    The front is measured on the devices in ``also``, too, when the search ends.
+
     ``recipes_from`` is the folder of another run, whose recipes are tried first. ``plugins`` are
     Python files with hooks, which need not be installed.
 
@@ -294,6 +296,7 @@ class Job(_Section):
     checkpoint: _Path | None = None
     data: DataConfig
     device: DeviceConfig = DeviceConfig()
+    also: Annotated[tuple[DeviceConfig, ...], Field(strict=False)] = ()
     cost_model: str | None = None
     objectives: Annotated[tuple[Objective, ...], Field(strict=False, min_length=1)] = ("accuracy", "latency")
     constraints: Constraints = Constraints()

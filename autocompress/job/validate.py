@@ -13,11 +13,12 @@ from autocompress.job.early import (
     check_method_names,
     check_plugins,
     check_recipes_from,
+    unknown_also,
     unknown_cost_model,
     unknown_device,
 )
 from autocompress.job.modelnames import ELSEWHERE, check_model_name, unknown_model, unknown_weights
-from autocompress.job.schema import COST_MODEL, Job
+from autocompress.job.schema import COST_MODEL, DeviceConfig, Job
 from autocompress.job.spaces import limits_of
 
 
@@ -104,6 +105,7 @@ def _check_device(job: Job, manager: Plugins) -> None:
         hint = f"to get energy from it, write cost_model: {device.name.removeprefix(COST_MODEL)}"
         raise job.source.error("device", f"cannot be '{device.name}', which does not measure latency", hint)
     _check_options(job, device)
+    _check_also(job, devices)
     reasons = device.check(job.device)
     if reasons:
         raise job.source.error("device", f"cannot be used here: {'; '.join(reasons)}")
@@ -122,13 +124,26 @@ def _check_device(job: Job, manager: Plugins) -> None:
         _check_measured(job, quantity, gives)
 
 
-def _check_options(job: Job, device: Any) -> None:
+def _check_also(job: Job, devices: Sequence[Any]) -> None:
+    """Refuses other devices that do not exist or cannot be used now."""
+    for config in job.also:
+        device = _named(config.name, devices)
+        if device is None:
+            raise unknown_also(job, config.name, [device.name for device in devices])
+        if "latency" not in device.measures:
+            raise job.source.error("also", f"cannot have '{device.name}', which does not measure latency")
+        _check_options(job, device, config, "also")
+        if reasons := device.check(config):
+            raise job.source.error("also", f"cannot have '{device.name}' here: {'; '.join(reasons)}")
+
+
+def _check_options(job: Job, device: Any, config: DeviceConfig | None = None, key: str = "device") -> None:
     """Refuses options that the device does not have."""
     try:
-        device.Options.model_validate(job.device.options)
+        device.Options.model_validate((config or job.device).options)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(["device.options", *map(str, first["loc"])])
+        key = ".".join([f"{key}.options", *map(str, first["loc"])])
         known = ", ".join(device.Options.model_fields) or "none"
         hint = f"options of '{device.name}': {known}"
         unknown = first["type"] == "extra_forbidden"

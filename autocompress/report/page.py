@@ -72,6 +72,7 @@ def render(result: SearchResult) -> str:
         hypervolume=result.summary.get("hypervolume"),
         heat=heat_table(result),
         cut_heat=width_table(result),
+        also=result.summary.get("also") or [],
         paying=by_group(rows := result.summary.get("placement") or []),
         paying_headline=headline(rows) if rows else "",
         unquantized=result.summary.get("float_layers") or [],

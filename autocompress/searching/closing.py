@@ -35,6 +35,7 @@ from autocompress.results import (
 )
 from autocompress.searching.climbing.summary import climbing_summary
 from autocompress.searching.cropping import crop_told
+from autocompress.searching.elsewhere import measured_also
 from autocompress.searching.gates import TORCH_MODEL, Lock
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels, accuracy_bar, drop_files, still_there, with_artifact
@@ -80,6 +81,7 @@ class Closing:
     out_of_reach: Sequence[OutOfReach] = ()
     _whole: np.ndarray | None = None
     _crop: Mapping[str, Any] = field(default_factory=dict)
+    _also: Sequence[dict[str, Any]] = ()
 
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
         """Writes front.csv, trials.csv and summary.json; returns the summary.
@@ -127,6 +129,7 @@ class Closing:
                 self._keep_metrics(self.folder / row["artifact"], row, interval, row["latency"]["noisy"])
         self._settle_baseline(again)
         self._crop = crop_told(self.opened, self.measurer, self.folder)
+        self._also = measured_also(self.opened.job, front, self._file, self.opened.baseline.deployable, plugins)
         shown = {row["trial"] for row in named}
         drop_files(self.folder, (row for row in rows if row["trial"] not in shown))
         # The second measurement is the longer one: the table, and the report from it, show that one
@@ -291,6 +294,7 @@ class Closing:
             "float_layers": self.opened.float_layers(),
             "tap_crop": dict(self._crop),
             "placement": self.opened.placement(),
+            "also": list(self._also),
             "nearest_miss": None if missed is None else _only(COLUMNS, with_artifact(self.folder, missed)),
             "rungs": climbing_summary(rows),
             "out_of_reach": [found.state() for found in self.out_of_reach],
