@@ -195,3 +195,17 @@ def test_blocks_alternate_and_end_in_time() -> None:
     turns = [name for name, before in zip(order, ["", *order], strict=False) if name != before]
     assert set(turns) == {"a", "b"}
     assert turns[:4] == ["a", "b", "a", "b"]  # a b, b a, a b: the first of a pair changes
+
+
+def test_options_reach_the_session_and_a_missing_provider_is_named(tmp_path: Path) -> None:
+    model = save_network(tmp_path / "model.onnx")
+    plain = DeviceConfig(options={"graph": "none", "provider_options": {}})
+    OnnxRuntimeCpu().open(model, np.zeros((1, *SIZE), np.float32), plain)()
+    told = OnnxRuntimeCpu().environment(plain)["session_options"]
+    assert (told["graph_optimization"], told["provider"]) == ("none", "CPUExecutionProvider")
+    assert "provider_options" not in OnnxRuntimeCpu().environment(DeviceConfig())["session_options"]
+    assert OnnxRuntimeCpu().layer_times([model], ["head"], plain) is None
+    missing = DeviceConfig(options={"provider": "NoSuchProvider"})
+    (reason,) = OnnxRuntimeCpu().check(missing)
+    assert reason.startswith("ONNX Runtime has no provider 'NoSuchProvider' here; it has ")
+    assert not OnnxRuntimeCpu().is_in_thread(missing)

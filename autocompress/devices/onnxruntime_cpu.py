@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from autocompress.contract import Deployable, Device, LayerTimes
 from autocompress.devices import sessions
@@ -14,40 +15,71 @@ from autocompress.job import DeviceConfig
 from autocompress.runtime import runtime_version, session_config
 
 
+class Options(BaseModel):
+    """How sessions are made.
+
+    ``graph`` is the level of graph optimisations. ``provider`` is an execution provider of the
+    installed ONNX Runtime, with its ``provider_options``. What the provider cannot run stays on the
+    processor.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    graph: sessions.Level = "all"
+    provider: str = sessions.PROCESSOR
+    provider_options: dict[str, str] = Field(default_factory=dict)
+
+
 class OnnxRuntimeCpu(Device):
-    """Sessions with a fixed number of threads and all graph optimisations."""
+    """Sessions with a fixed number of threads, all graph optimisations by default."""
 
     name: ClassVar[str] = "onnxruntime-cpu"
+    Options = Options
 
     def check(self, config: DeviceConfig) -> list[str]:
-        """More threads than processors would measure the scheduler."""
+        """More threads than processors would measure the scheduler; a provider must be there."""
+        provider = Options.model_validate(config.options).provider
+        if provider != sessions.PROCESSOR and provider not in (known := sessions.providers()):
+            return [f"ONNX Runtime has no provider '{provider}' here; it has {', '.join(known)}"]
         return too_many_threads(config.threads)
 
     def environment(self, config: DeviceConfig) -> dict[str, Any]:
         """Runtime version and the session options in force."""
-        del config
+        asked = Options.model_validate(config.options)
         return {
             "runtime": runtime_version(),
             "session_options": {
-                "provider": "CPUExecutionProvider",
+                "provider": asked.provider,
+                **({"provider_options": asked.provider_options} if asked.provider_options else {}),
                 "execution_mode": "sequential",
                 "inter_op_threads": 1,
-                "graph_optimization": "all",
+                "graph_optimization": asked.graph,
                 **session_config(),
             },
         }
 
+    def is_in_thread(self, config: DeviceConfig) -> bool:
+        """With one thread on the processor; another provider may have threads of its own."""
+        return config.threads == 1 and Options.model_validate(config.options).provider == sessions.PROCESSOR
+
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
         """A new session of the file."""
-        loaded = sessions.load(deployable.file, config.threads)
+        asked = Options.model_validate(config.options)
+        loaded = sessions.load(
+            deployable.file, config.threads, level=asked.graph, provider=(asked.provider, asked.provider_options)
+        )
         shape = sessions.input_shape(loaded, len(images), images.shape[1:])
         feed = {loaded.get_inputs()[0].name: np.resize(images, shape)}  # a file may fix its batch
         return lambda: loaded.run(None, feed)
 
     def layer_times(
         self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
-    ) -> list[LayerTimes]:
-        """By ONNX Runtime's profiler, in some tenths of a second a file."""
+    ) -> list[LayerTimes] | None:
+        """By ONNX Runtime's profiler, in some tenths of a second a file.
+
+        None with other options than the defaults: it profiles sessions of these.
+        """
+        if Options.model_validate(config.options) != Options():
+            return None
         from autocompress.devices.profiling import layer_times  # imports onnx; listing devices does not need it
 
         size = deployables[0].input_size

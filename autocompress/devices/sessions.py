@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,10 +15,26 @@ from autocompress.runtime import session_options
 if TYPE_CHECKING:
     import onnxruntime
 
+PROCESSOR = "CPUExecutionProvider"
+Level = Literal["all", "extended", "basic", "none"]
+LEVELS: Mapping[Level, str] = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
+"""ONNX Runtime's names of the levels."""
 KEPT = 3
 """The baseline's, which every measurement uses, the candidate's, and one more."""
 
 _kept: OrderedDict[tuple[Any, ...], onnxruntime.InferenceSession] = OrderedDict()
+
+
+def providers() -> list[str]:
+    """The execution providers of the installed ONNX Runtime."""
+    import onnxruntime  # late: as in runtime/options.py
+
+    return list(onnxruntime.get_available_providers())
 
 
 def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -41,8 +58,16 @@ def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     return _kept[key]
 
 
-def load(file: Path, threads: int) -> onnxruntime.InferenceSession:
+def load(
+    file: Path, threads: int, *, level: Level = "all", provider: tuple[str, Mapping[str, str]] = (PROCESSOR, {})
+) -> onnxruntime.InferenceSession:
     """A new session of ``file``, which is not kept.
+
+    Args:
+        file: ONNX.
+        threads: within an operator.
+        level: of the graph optimisations.
+        provider: name and options of the execution provider; the processor stands behind it.
 
     Raises:
         TrialFailed: if the file cannot be loaded.
@@ -50,7 +75,11 @@ def load(file: Path, threads: int) -> onnxruntime.InferenceSession:
     import onnxruntime  # late: as in runtime/options.py
 
     try:
-        return onnxruntime.InferenceSession(str(file), session_options(threads), providers=["CPUExecutionProvider"])
+        options = session_options(threads)
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[level])
+        name, own = provider
+        behind = [] if name == PROCESSOR else [PROCESSOR]
+        return onnxruntime.InferenceSession(str(file), options, providers=[(name, dict(own)), *behind])
     except Exception as error:  # the runtime's own exceptions have no common base
         reason = str(error).strip().splitlines()[0]
         raise TrialFailed(f"ONNX Runtime {onnxruntime.__version__} cannot load '{file}': {reason}") from error
