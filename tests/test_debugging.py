@@ -125,7 +125,8 @@ def test_the_figures_do_not_hang_on_how_many_images_run_together(monkeypatch: py
     assert parts.layers[-1].snr_db == pytest.approx(whole.layers[-1].snr_db, abs=1e-3)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, phases=(Phase.generate,))
+@pytest.mark.slow
+@settings(max_examples=5, deadline=None, derandomize=True, phases=(Phase.generate,))
 @given(st.data())
 def test_channels_that_are_left_are_those_of_the_plan(choices: st.DataObject) -> None:
     model = create_model("test_resnet").eval()

@@ -265,6 +265,23 @@ def test_watch_ends_when_nobody_reads_its_pipe_any_more(running: Path) -> None:
         watching.kill()
 
 
+@pytest.mark.slow
+def test_show_loads_no_more_than_it_needs(tmp_path: Path) -> None:
+    """scipy alone would take half a second."""
+    run = write_run(tmp_path / "run")
+    code = (
+        "import sys\n"
+        "from autocompress.cli import main\n"
+        f"sys.argv = ['autocompress', 'show', {str(run)!r}]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert "pandas" in loaded
+    assert not {"scipy.stats", "torch", "ray", "matplotlib", "onnxruntime"} & set(loaded)
+
+
 @pytest.mark.timing
 def test_show_of_a_running_search_takes_less_than_a_second(running: Path, commands: Commands) -> None:
     commands("show", running)

@@ -295,6 +295,8 @@ def test_names_with_brackets_survive_the_terminal(tmp_path: Path) -> None:
         ({"ghost.ratio.a": "none", "ghost.ratio.b": 2}, "ghost ratio 2 in b"),
         ({"ghost.ratio.a": "none", "ghost.kernel": 3}, "uncompressed"),
         ({"quantize.observer": "mse"}, "quantize observer mse"),
+        ({"bits.weight.a": "q:4", "qat.epochs": 0}, "int4 everywhere"),
+        ({"bits.weight.a": "q:4", "qat.epochs": 2, "qat.lr": 0.1}, "int4 everywhere; 2 epochs of training in low bits"),
         (
             {"bits.weight.stem": "none", "bits.weight.a": "q:8", "bits.activation.a": 8, "bits.weight.b": "q:8"},
             "int8 everywhere but stem (float)",

@@ -137,6 +137,7 @@ def test_tensorboard(job: Job, finished: SearchResult, monkeypatch: pytest.Monke
     assert ("search/hypervolume", TRIALS) in sent
 
 
+@pytest.mark.slow
 def test_mlflow(job: Job, finished: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="the extra 'mlflow' is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")

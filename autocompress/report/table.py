@@ -28,7 +28,7 @@ def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
         width: columns of the terminal. All figures fit 80; with fewer, those that decide are shown
             (change of accuracy, latency), and below 40 they go on in the next line.
     """
-    models = view.front_models(result)
+    models = view.front_models(result, intervals_of_accuracy=False)  # scipy takes half a second to import
     # Text, here and below: rich would read [brackets] in a str as markup.
     title = Text(f"{plain(result.job.get('name', result.folder.name))}: the front", style="bold")
     if not models:

@@ -49,21 +49,26 @@ class FrontModel:
     recommended: bool
 
 
-def front_models(result: SearchResult) -> list[FrontModel]:
-    """The rows of the front for the page, the baseline first, then by accuracy."""
+def front_models(result: SearchResult, *, intervals_of_accuracy: bool = True) -> list[FrontModel]:
+    """The rows of the front for the page, the baseline first, then by accuracy.
+
+    Args:
+        result: the run.
+        intervals_of_accuracy: with intervals of accuracies, which only the page shows.
+    """
     chosen = result.recommended()
     chosen_trial = None if chosen is None else chosen["trial"]
     table = result.front
     models = result.models.sort_values("accuracy", ascending=False, kind="stable")
     rows = [table.iloc[0]] if len(table) else []
     rows += [row for _, row in models.iterrows()]
-    return [_front_model(result, row, chosen_trial) for row in rows]
+    images = (result.summary.get("images") or {}) if intervals_of_accuracy else {}
+    return [_front_model(result, row, chosen_trial, images) for row in rows]
 
 
-def _front_model(result: SearchResult, row: pd.Series, chosen: Any) -> FrontModel:
+def _front_model(result: SearchResult, row: pd.Series, chosen: Any, images: Mapping[str, int]) -> FrontModel:
     folder = _artifact_folder(result.folder, row["artifact"])
     metrics = _metrics(folder)
-    images = result.summary.get("images") or {}
     is_baseline = bool(pd.isna(row["trial"]))
     return FrontModel(
         trial="baseline" if is_baseline else str(row["trial"]),

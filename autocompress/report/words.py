@@ -132,17 +132,19 @@ def recipe(values: Mapping[str, Any]) -> str:
 
     It only uses the names (``method.parameter.group``, ``prune.keep.layer``,
     ``bits.weight.group``), so it depends on no method. Values ``none``, 0 and a ratio of 1 are left
-    out, and so are settings of quantizers, pruners and repair. Of recovery only the epochs are
-    shown, and of a data source only its name. Pages show the complete recipe next to the text.
+    out, and so are settings of quantizers, pruners and repair. Of recovery and of training in low
+    bits only the epochs are shown, and of a data source only its name. Pages show the complete
+    recipe next to the text.
     """
     parts = _methods(values)
     if pruned := _pruned(values):
         parts.append(pruned)
     if bits := _bits(values):
         parts.append(bits)
-    epochs = values.get("recover.epochs")
-    if isinstance(epochs, int | float) and epochs:
-        parts.append(f"{epochs:g} epoch{'' if epochs == 1 else 's'} of recovery")
+    for name, what in (("recover.epochs", "recovery"), ("qat.epochs", "training in low bits")):
+        epochs = values.get(name)
+        if isinstance(epochs, int | float) and epochs:
+            parts.append(f"{epochs:g} epoch{'' if epochs == 1 else 's'} of {what}")
     source = values.get("source")
     return "; ".join([*parts, f"images by {source}"] if parts and source else parts) or "uncompressed"
 
@@ -152,7 +154,7 @@ def _methods(values: Mapping[str, Any]) -> list[str]:
     for name, value in values.items():
         method, _, rest = name.partition(".")
         parameter, _, group = rest.partition(".")
-        others = ("bits", "recover", "prune", "repair", values.get("source"), values.get("prune.method"))
+        others = ("bits", "recover", "qat", "prune", "repair", values.get("source"), values.get("prune.method"))
         if parameter and method not in others and method not in _quantizers(values):
             methods.setdefault(method, {}).setdefault(parameter, {})[group] = value
     return [text for method, parameters in methods.items() if (text := _method(method, parameters))]
