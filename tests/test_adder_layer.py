@@ -203,7 +203,7 @@ def reads(layer: AdderConv2d, fake: UniformFakeQuantizer) -> AdderConv2d:
 
 
 def grid_of(fake: UniformFakeQuantizer) -> Grid:
-    return Grid(float(fake.scale), int(fake.zero_point), fake.levels.low, fake.levels.high)
+    return Grid(float(fake.scale), int(fake.zero_point), fake.codes.low, fake.codes.high)
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4])
@@ -270,7 +270,7 @@ def test_weights_that_the_grid_cuts_off_train_too() -> None:
     y = simulation(fake(x))
     g = torch.randn_like(y)
     y.backward(g)
-    held = fake_quant(adder.weight.detach(), fake.scale, fake.zero_point, fake.levels.low, fake.levels.high)
+    held = fake_quant(adder.weight.detach(), fake.scale, fake.zero_point, fake.codes.low, fake.codes.high)
     patches = F.unfold(fake(x), 3)  # (N, K, L)
     by_rule = torch.einsum("nol,nkl->ok", g.flatten(2), patches) - g.sum((0, 2, 3))[:, None] * held.flatten(1)
     assert adder.weight.grad is not None

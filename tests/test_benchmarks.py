@@ -84,6 +84,10 @@ SMALL = {
         *("--mobilenet", "test_resnet", "--epochs", "1", "--qat-epochs", "1", "--repair-epochs", "1"),
         *("--images", "64", "--seeds", "0", "--rounds", "2", "--seconds", "0.5", "--widths", "slb:2"),
     ],
+    "rounding": [
+        *("--model", "test_resnet", "--data", "digits", "--epochs", "1", "--images", "64"),
+        *("--widths", "quantize:3", "slb:1"),
+    ],
     "removal_table": ["--models", "test_resnet", "--size", "32"],
     "trial_overhead": ["--model", "test_resnet", "--methods", "quantize", "--trials", "2"],
 }

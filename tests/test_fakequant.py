@@ -112,7 +112,7 @@ def test_the_gradient_is_one_inside_and_zero_outside(
     x = (5 * torch.randn(500, generator=random)).requires_grad_()
     fake(x).sum().backward()
     integers = (x.detach() / fake.scale).round() + fake.zero_point  # as torch's own fake_quantize masks
-    assert torch.equal(x.grad, ((integers >= fake.levels.low) & (integers <= fake.levels.high)).float())
+    assert torch.equal(x.grad, ((integers >= fake.codes.low) & (integers <= fake.codes.high)).float())
     weight = torch.randn(6, 3, 3, 3, generator=random)
     of_weight = observed(UniformFakeQuantizer(weight_spec(bits), per_channel=per_channel), weight)
     weight = (2 * weight).requires_grad_()
@@ -171,7 +171,7 @@ def test_the_gradient_is_that_of_torch(bits: int) -> None:
     fake = observed(UniformFakeQuantizer(weight_spec(bits, 64), estimator="mse"), weight)
     theirs = (1.5 * weight).requires_grad_()
     torch.fake_quantize_per_channel_affine(
-        theirs, fake.scale, fake.zero_point, 0, fake.levels.low, fake.levels.high
+        theirs, fake.scale, fake.zero_point, 0, fake.codes.low, fake.codes.high
     ).sum().backward()
     assert theirs.grad is not None
     assert torch.equal(_gradient(fake, 1.5 * weight), theirs.grad)

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "weight_range": "minmax",
     "activation_range": "ema_minmax",
     "calibration_images": 256,
+    "rounding": "auto",
     "equalise": False,
     "bias_correction": True,
 }

@@ -91,8 +91,8 @@ def test_a_moving_average_range_always_holds_zero(size: float, offset: float, is
     fake(x)
     fake.observing = False
     fake.finish_observing()
-    low = (fake.levels.low - fake.zero_point) * fake.scale
-    high = (fake.levels.high - fake.zero_point) * fake.scale
+    low = (fake.codes.low - fake.zero_point) * fake.scale
+    high = (fake.codes.high - fake.zero_point) * fake.scale
     assert float(low) <= 0.0 <= float(high)
     assert float(fake(torch.zeros(1))) == 0.0
     assert float(low) <= float(x.min()) + 0.51 * float(fake.scale)

@@ -23,15 +23,21 @@ from autocompress.contract import (
 )
 from autocompress.errors import TrialFailed
 from autocompress.graph import NetworkFacts
-from autocompress.quantization import hardening, network
+from autocompress.quantization import hardening, network, rounding
 from autocompress.quantization.bias_correction import correct_bias
 from autocompress.quantization.placement import ONNX_RUNTIME, LayerBits
 from autocompress.quantization.regions import Choose
 from autocompress.recipes.recipe import Recipe
+from autocompress.repair import Rounding
 
 EXEMPT_BITS = 8
 """The stem and the classifier are exempt from low bits: they run at 8, not in float."""
 CALIBRATION_BATCH = 64
+ROUNDING_IMAGES = 512
+"""Whose moments decide how weights are rounded, all layers at once."""
+IN_ORDER_BITS, IN_ORDER_IMAGES, LEAST_IN_ORDER = 2, 2048, 512
+"""At so few bits layers are rounded one after the other; this fits more numbers, so it takes more
+images, and is not done with too few."""
 
 
 def assign(network_facts: NetworkFacts, baseline: nn.Module, granularity: str, recipe: Recipe) -> dict[str, LayerBits]:
@@ -111,6 +117,7 @@ def quantize(
         images = [batch.to(context.device) for batch in _calibration_images(context, wanted)]
         _check_images(images)
         quantized.to(context.device)
+        _round(quantized, methods, recipe, context, trains=trains)
     network.calibrate(quantized, images)
     if trains:
         callbacks: list[Callback] = []
@@ -121,6 +128,45 @@ def quantize(
         correct_bias(quantized, images)
     hardened = hardening.harden(quantized.cpu(), harden, dry_run=context.dry_run)
     return hardened, hardening.plan(hardened)
+
+
+def _round(
+    quantized: network.QuantizedNetwork,
+    methods: Mapping[str, Method],
+    recipe: Recipe,
+    context: Context,
+    *,
+    trains: bool,
+) -> None:
+    """Puts weights on levels that change outputs least, where their quantizer says so.
+
+    Layers go one after the other where some have so few bits that each must make up for those in
+    front of it. Where the network trains, only quantizers that start from such levels get them.
+    """
+    wanted: dict[str, Rounding] = {}
+    for name, layer in quantized.layers().items():
+        quantizer, fake = quantized.placement.weights[name].quantizer, layer.weight_quantizer
+        if not trains or fake.starts_from_rounding:
+            bits = fake.spec.bits
+            wanted[name] = _quantizer(methods, quantizer).rounding(recipe.quantizers[quantizer], bits)
+    how = rounding.offered(quantized, wanted)
+    if not how:
+        return
+    fakes = quantized.weight_fakes()
+    is_deep = any(each == "descent" and fakes[name].spec.bits <= IN_ORDER_BITS for name, each in how.items())
+    if is_deep and not trains:
+        batches = _batches(context, rounding.most_images(quantized, IN_ORDER_IMAGES))
+        if sum(map(len, batches)) >= LEAST_IN_ORDER:
+            rounding.round_in_order(quantized, how, batches, seed=context.seed)
+            return
+    rounding.round_layers(quantized, how, _batches(context, ROUNDING_IMAGES), seed=context.seed)
+
+
+def _batches(context: Context, wanted: int) -> list[torch.Tensor]:
+    assert context.transfer is not None
+    split = context.transfer.train
+    split = split.subset(min(wanted, len(split)), context.seed)
+    return [images.to(context.device) for images, _ in split.loader(CALIBRATION_BATCH)]
 
 
 def trained(recipe: Recipe) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 
 from autocompress.contract.layers import LayerSpec
 from autocompress.contract.tensors import FakeQuantizer, Hardened, TensorSpec
+from autocompress.repair.rounding import Rounding
 
 if TYPE_CHECKING:
     from autocompress.contract.callback import Callback
@@ -222,6 +223,14 @@ class Quantizer(Method):
         """
         del params
         return False
+
+    def rounding(self, params: Params, bits: int) -> Rounding:
+        """How a weight of ``bits`` is put on its levels where nothing is trained.
+
+        ``FakeQuantizer.levels`` says which levels these are.
+        """
+        del params, bits
+        return "nearest"
 
     def harden(self, fake: FakeQuantizer, weight: Any = None) -> Hardened:
         """Integers, scale and zero point of a finished fake-quantizer.

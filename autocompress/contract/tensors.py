@@ -133,3 +133,49 @@ class FakeQuantizer(nn.Module, ABC):
 
     def finish_observing(self) -> None:
         """Computes scale and zero point from the observed range; called once after calibration."""
+
+    # -- rounding that the engine chooses
+    # ----------------------------------------------------------------------------------------------
+
+    @property
+    def starts_from_rounding(self) -> bool:
+        """Whether training begins with the levels that the engine chose (``Quantizer.rounding``),
+        in place of the float weight.
+        """
+        return False
+
+    def levels(self) -> torch.Tensor | None:
+        """The values that a weight may take in units of its scale: ascending, evenly spaced,
+        float32 ``(m,)``.
+
+        None where the engine cannot choose among them: activations, zero points."""
+        return None
+
+    def round_to(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """``weight`` on its nearest levels at ``scale``, which broadcasts against it.
+
+        Raises:
+            ValueError: where there are no levels.
+        """
+        levels = self.levels()
+        if levels is None:
+            raise ValueError(f"'{self.spec.name}' has no levels to round to")
+        step = levels[1] - levels[0]
+        index = ((weight / scale - levels[0]) / step).round().clamp(0, len(levels) - 1)
+        return (levels[0] + step * index) * scale
+
+    def settle(self, scale: torch.Tensor) -> None:
+        """Takes the scale of a weight that was put on :meth:`levels`; calibration leaves it.
+
+        Args:
+            scale: float32, one for each output channel, or a scalar.
+
+        Raises:
+            ValueError: where there are no levels.
+        """
+        raise ValueError(f"'{self.spec.name}' has no levels, and takes no scale of shape {tuple(scale.shape)}")
+
+    @property
+    def shares_scale(self) -> bool:
+        """Whether all output channels have one scale."""
+        return False

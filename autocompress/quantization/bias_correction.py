@@ -117,7 +117,7 @@ class _Corrector(fx.Interpreter):
         error = (self._wanted[str(n.target)] - _mean(layer, output)).to(output.dtype)
         if not bool(error.isfinite().all()):
             raise TrialFailed(f"the outputs of '{n.target}' are not finite")
-        _add_to_bias(layer, error)
+        add_to_bias(layer, error)
         # Computed again, so that what follows sees the bias as it is rounded.
         return super().run_node(n)
 
@@ -128,7 +128,8 @@ def _mean(layer: FakeLayer, output: torch.Tensor) -> torch.Tensor:
     return output.mean([d for d in range(output.ndim) if d != axis], dtype=torch.float64)
 
 
-def _add_to_bias(layer: FakeLayer, error: torch.Tensor) -> None:
+def add_to_bias(layer: FakeLayer, error: torch.Tensor) -> None:
+    """Adds a constant a channel to what the layer gives, in place."""
     if layer.norm is not None:  # its offset is the layer's, wherever the norm acts
         layer.norm.bias.add_(error)
     elif layer.bias is None:

@@ -65,12 +65,13 @@ class UniformFakeQuantizer(FakeQuantizer):
         self.estimator: Estimator = estimator or ("minmax" if self.is_weight else "ema_minmax")
         if self.estimator not in (WEIGHT_ESTIMATORS if self.is_weight else ACTIVATION_ESTIMATORS):
             raise ValueError(f"'{self.estimator}' estimates no range of a {spec.role}")
-        self.levels = (
+        self.codes = (
             signed_levels(spec.bits, narrow=self.is_symmetric) if self.is_weight else unsigned_levels(spec.bits)
         )
         self._images_left = images
         self._weight: torch.Tensor | None = None  # the last one seen while observing
         self._fitted = not self.is_weight
+        self._settled = False  # the engine chose the scale
         self._tracked = 0
         self.observer = None if self.is_weight else self._make_observer()
         shape = () if self.axis is None else (spec.shape[self.axis],)
@@ -88,9 +89,9 @@ class UniformFakeQuantizer(FakeQuantizer):
             case "percentile":
                 return Percentile()
             case "mse":
-                return MeanSquaredError(self.levels, self.is_symmetric)
+                return MeanSquaredError(self.codes, self.is_symmetric)
             case "entropy":
-                return Entropy(self.levels)
+                return Entropy(self.codes)
 
     # --- ranges -----------------------------------------------------------------------------------
 
@@ -103,6 +104,23 @@ class UniformFakeQuantizer(FakeQuantizer):
             self._images_left -= len(x)
         self.observer.observe(x)
 
+    def levels(self) -> torch.Tensor | None:
+        """The integers of a symmetric weight; None for others, whose zero may lie anywhere."""
+        if not self.is_weight or not self.is_symmetric:
+            return None
+        return torch.arange(self.codes.low, self.codes.high + 1, dtype=torch.float32)
+
+    def settle(self, scale: torch.Tensor) -> None:
+        """Takes ``scale`` as it is."""
+        self.scale.copy_(scale.reshape(-1)[0] if self.scale.ndim == 0 else scale)
+        self.zero_point.zero_()
+        self._fitted = self._settled = True
+
+    @property
+    def shares_scale(self) -> bool:
+        """As it was made."""
+        return self.axis is None
+
     def finish_observing(self) -> None:
         """Makes scale and zero point of what was observed; without observations they stay.
 
@@ -110,7 +128,8 @@ class UniformFakeQuantizer(FakeQuantizer):
             TrialFailed: if a value was not finite.
         """
         if self._weight is not None:
-            self._fit(self._weight)
+            if not self._settled:
+                self._fit(self._weight)
             self._weight = None
         elif self.observer is not None and self.observer.seen:
             self._set_range(*self.observer.range())
@@ -134,7 +153,7 @@ class UniformFakeQuantizer(FakeQuantizer):
 
     def _weight_range(self, weight: torch.Tensor) -> Range:
         if self.estimator == "mse":
-            return least_squares(weight, self.levels, self.is_symmetric, self.axis)
+            return least_squares(weight, self.codes, self.is_symmetric, self.axis)
         return minmax(weight, self.axis)
 
     def _set_range(self, low: torch.Tensor, high: torch.Tensor) -> None:
@@ -142,7 +161,7 @@ class UniformFakeQuantizer(FakeQuantizer):
             raise TrialFailed(f"the values of '{self.spec.name}' are not finite")
         if self.spec.nonnegative:
             low = low.clamp(min=0.0)
-        scale, zero_point = (symmetric if self.is_symmetric else affine)(low, high, self.levels)
+        scale, zero_point = (symmetric if self.is_symmetric else affine)(low, high, self.codes)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
 
@@ -167,7 +186,7 @@ class UniformFakeQuantizer(FakeQuantizer):
         if not self.enabled:
             return x
         self._require_range(x)
-        levels = self.levels
+        levels = self.codes
         quantized: torch.Tensor = fake_quant(x, self.scale, self.zero_point, levels.low, levels.high, self.axis)
         return quantized
 
@@ -183,13 +202,13 @@ class UniformFakeQuantizer(FakeQuantizer):
                 raise ValueError(f"'{self.spec.name}' is a weight: its integers need the float tensor")
             self._require_range(weight)
             with torch.no_grad():
-                codes = quantize(weight.detach().float(), self.scale, self.zero_point, self.levels, self.axis)
+                codes = quantize(weight.detach().float(), self.scale, self.zero_point, self.codes, self.axis)
             integers = codes.to(torch.int8)
         return Hardened(
             scale=self.scale.detach().clone(),
             zero_point=self.zero_point.detach().clone(),
-            low=self.levels.low,
-            high=self.levels.high,
+            low=self.codes.low,
+            high=self.codes.high,
             bits=self.spec.bits,
             integers=integers,
             channel_axis=self.axis,

@@ -7,6 +7,7 @@
 - :mod:`.elimination` orders channels by the error after a refit.
 - :mod:`.curves` computes that error for every width.
 - :mod:`.rescaling` corrects moments on images that differ from the data.
+- :mod:`.rounding` puts weights on few levels.
 """
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
@@ -18,15 +19,19 @@ from autocompress.repair.moments import RIDGES, Moments, gather
 from autocompress.repair.oneshot import repair
 from autocompress.repair.refit import choose_ridge, output_error, refit
 from autocompress.repair.rescaling import correction, rescaled, variance_ratios
+from autocompress.repair.rounding import ROUNDINGS, Levels, Rounding, rounded
 from autocompress.repair.sequential import Lockstep, Report
 
 __all__ = [
     "RIDGES",
+    "ROUNDINGS",
     "Columns",
+    "Levels",
     "Lockstep",
     "Moments",
     "Reader",
     "Report",
+    "Rounding",
     "choose_ridge",
     "correction",
     "curve",
@@ -40,5 +45,6 @@ __all__ = [
     "refit",
     "repair",
     "rescaled",
+    "rounded",
     "variance_ratios",
 ]

@@ -12,7 +12,7 @@ added to a shortcut, y also compensates for the change of the shortcut from r to
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -139,6 +139,9 @@ class Lockstep:
         seed: for drawing positions.
         positions: most output positions per image.
         first: number of first positions of a token layer that are always drawn.
+        settle: given a layer's path, its fitted weight matrix and the moments of its own input,
+            returns the weights that are deployed; every layer is then fitted. None deploys the
+            fitted weights.
     """
 
     original: fx.GraphModule
@@ -149,6 +152,7 @@ class Lockstep:
     seed: int = 0
     positions: int | None = POSITIONS
     first: int = 0
+    settle: Callable[[str, torch.Tensor, Moments], torch.Tensor] | None = None
 
     @torch.no_grad()
     def repair(self, batches: Sequence[torch.Tensor], layers: Sequence[str]) -> Report:
@@ -200,7 +204,7 @@ class Lockstep:
             extra = self._made_up(name, here, there)
             changed = changed or any(bool(more.any()) for more in extra)
             outputs = [y + more for y, more in zip(outputs, extra, strict=True)]
-        if not changed:
+        if not changed and self.settle is None:
             return
         columns = Columns.of(layer, inputs[0].shape[1:])
         fitted, held_out = self._sums(name, layer, columns, inputs, outputs)
@@ -214,6 +218,7 @@ class Lockstep:
         ridge *= STRONGER if name in self.unlike else 1
         new = fit(matrix, moments, cross, ridge) if gain > 0 else matrix
         (state.report.refitted if gain > 0 else state.report.undone).append(name)
+        new = new if self.settle is None else self.settle(name, new, moments)
         columns.write(layer, new)
         self._set_constant(name, (mean - (new @ moments.mean[:, :, None])[:, :, 0]).flatten())
 

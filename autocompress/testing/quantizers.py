@@ -45,6 +45,7 @@ def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: P
         weight = tensor if spec.role == "weight" else None
         _check_hardened(method.harden(fake, weight), spec, tensor, quantized, where)
         _check_state(method.apply(spec, params, context), fake, tensor, where)
+        _check_levels(method, method.apply(spec, params, context), tensor, where)
 
 
 def _tensors(method: Quantizer) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
@@ -145,6 +146,28 @@ def _check_hardened(
         torch.allclose(restored, quantized, rtol=1e-4, atol=float(scale.max()) * 1e-3),
         f"{where}: (integers - zero point) * scale must be the result of forward, so that file and model agree",
     )
+
+
+def _check_levels(method: Quantizer, fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:
+    """What the engine put on the levels of a quantizer stays there, through calibration too."""
+    levels = fake.levels()
+    if levels is None:
+        return
+    steps = levels.diff()
+    require(
+        len(levels) > 1 and bool((steps > 0).all()) and torch.allclose(steps, steps[:1].expand_as(steps)),
+        f"{where}: levels must be ascending and evenly spaced",
+    )
+    scale = tensor.flatten(1).abs().amax(1).clamp(min=1e-3) / levels[-1]
+    scale = scale.amax().expand_as(scale) if fake.shares_scale else scale
+    rounded = fake.round_to(tensor, scale.reshape(-1, *[1] * (tensor.ndim - 1)))
+    fake.settle(scale)
+    _observe(fake, rounded, where)
+    with torch.no_grad():
+        same = torch.allclose(fake.eval()(rounded), rounded, rtol=1e-4, atol=float(scale.max()) * 1e-3)
+    require(same, f"{where}: a weight on the levels of a settled scale must stay what it is")
+    integers = method.harden(fake, rounded).integers
+    require(integers is not None, f"{where}: a weight on its levels must be hardened to integers")
 
 
 def _check_state(fresh: FakeQuantizer, fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:

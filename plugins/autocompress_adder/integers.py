@@ -122,11 +122,11 @@ def _grid_of(fake: FakeQuantizer | None) -> tuple[torch.Tensor, torch.Tensor, in
     """Scale, zero point and the ends of the integers; None where the tensor is in float now."""
     if fake is None or fake.observing or not fake.enabled:
         return None
-    scale, levels = getattr(fake, "scale", None), getattr(fake, "levels", None)
-    if not isinstance(scale, torch.Tensor) or levels is None:  # another plugin's: what every quantizer can say
+    scale, codes = getattr(fake, "scale", None), getattr(fake, "codes", None)
+    if not isinstance(scale, torch.Tensor) or codes is None:  # another plugin's: what every quantizer can say
         grid = fake.harden()
         return grid.scale.detach(), grid.zero_point.detach(), grid.low, grid.high
     zero_point = getattr(fake, "zero_point", None)  # quantizers of what cannot be negative have none
     if not isinstance(zero_point, torch.Tensor):
         zero_point = torch.zeros_like(scale, dtype=torch.int32)
-    return scale.detach(), zero_point, levels.low, levels.high
+    return scale.detach(), zero_point, codes.low, codes.high

@@ -31,7 +31,7 @@ class _Unsigned(FakeQuantizer):
         super().__init__(spec)
         if not spec.nonnegative:
             raise ValueError(f"'{spec.name}' can be negative, and this quantizer would cut that off")
-        self.levels = unsigned_levels(spec.bits)
+        self.codes = unsigned_levels(spec.bits)
 
     @property
     def scale(self) -> torch.Tensor:
@@ -42,7 +42,7 @@ class _Unsigned(FakeQuantizer):
         """What the file holds."""
         del weight
         scale = self.scale.detach().clone()
-        return Hardened(scale, torch.zeros_like(scale, dtype=torch.int32), 0, self.levels.high, self.spec.bits)
+        return Hardened(scale, torch.zeros_like(scale, dtype=torch.int32), 0, self.codes.high, self.spec.bits)
 
 
 class DoReFaFakeQuantizer(_Unsigned):
@@ -50,7 +50,7 @@ class DoReFaFakeQuantizer(_Unsigned):
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__(spec)
-        self.register_buffer("step", torch.tensor(1.0 / self.levels.high), persistent=False)
+        self.register_buffer("step", torch.tensor(1.0 / self.codes.high), persistent=False)
         self.register_buffer("zero", torch.tensor(0, dtype=torch.int32), persistent=False)
 
     @property
@@ -65,7 +65,7 @@ class DoReFaFakeQuantizer(_Unsigned):
         # and torch's clamp has none at the ends themselves.
         inside = (x >= 0) & (x <= 1)
         clipped = torch.where(inside, x, x.detach().clamp(0, 1))
-        result: torch.Tensor = fake_quant(clipped, self.step, self.zero, 0, self.levels.high)
+        result: torch.Tensor = fake_quant(clipped, self.step, self.zero, 0, self.codes.high)
         return result
 
 
@@ -83,13 +83,13 @@ class PactFakeQuantizer(_Unsigned):
     def __init__(self, spec: TensorSpec, images: int = 256) -> None:
         super().__init__(spec)
         self.alpha = nn.Parameter(torch.tensor(6.0))
-        self.observer = MeanSquaredError(self.levels)
+        self.observer = MeanSquaredError(self.codes)
         self._images_left = images
 
     @property
     def scale(self) -> torch.Tensor:
         """alpha / n."""
-        return self.alpha.detach().clamp(min=SMALLEST_ALPHA) / self.levels.high
+        return self.alpha.detach().clamp(min=SMALLEST_ALPHA) / self.codes.high
 
     def finish_observing(self) -> None:
         """Sets alpha.
@@ -114,7 +114,7 @@ class PactFakeQuantizer(_Unsigned):
             return x
         if not self.enabled:
             return x
-        result: torch.Tensor = _Pact.apply(x, self.alpha, self.scale, self.levels.high)
+        result: torch.Tensor = _Pact.apply(x, self.alpha, self.scale, self.codes.high)
         return result
 
 

@@ -70,6 +70,7 @@ class SlbFakeQuantizer(FakeQuantizer):
         self.log_scale = nn.Parameter(torch.zeros(shape)) if learned else None
         self.logits: nn.Parameter | None = None
         self._behind = False
+        self._settled = False  # the engine chose the magnitude
         self._found: tuple[int, torch.Tensor] | None = None
 
     # -- the search
@@ -81,7 +82,7 @@ class SlbFakeQuantizer(FakeQuantizer):
             self._fit(weight)
         settings = self.settings
         with torch.no_grad():
-            if settings.init == "from_trained":
+            if settings.init != "he_normal":
                 logits = start.trained_logits(weight, self.magnitude, self.bits, self.axis, settings.sharpness)
             else:
                 generator = torch.Generator().manual_seed(self.seed)
@@ -115,6 +116,28 @@ class SlbFakeQuantizer(FakeQuantizer):
     def _fit(self, weight: torch.Tensor) -> None:
         self.magnitude.copy_(start.magnitude(weight, self.bits, self.axis))
 
+    # -- rounding that the engine chooses
+    # ----------------------------------------------------------------------------------------------
+
+    def levels(self) -> torch.Tensor | None:
+        """The odd integers."""
+        return self.integers.cpu()
+
+    def settle(self, scale: torch.Tensor) -> None:
+        """Makes the magnitude follow from the scale of the odd integers."""
+        self.magnitude.copy_(scale.reshape(self.magnitude.shape) * (2**self.bits - 1))
+        self._settled = True
+
+    @property
+    def shares_scale(self) -> bool:
+        """Where the weight has no channels."""
+        return self.axis is None
+
+    @property
+    def starts_from_rounding(self) -> bool:
+        """As the settings say."""
+        return self.settings.init == "rounded"
+
     # -- the weight
     # ----------------------------------------------------------------------------------------------
 
@@ -130,7 +153,8 @@ class SlbFakeQuantizer(FakeQuantizer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The weight; ``x``, the float weight, counts only where there are no logits."""
         if self.observing:
-            self._fit(x)
+            if not self._settled:
+                self._fit(x)
             return x
         if not self.enabled:
             self._behind = self._behind or (self.training and self.logits is not None)

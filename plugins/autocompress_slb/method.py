@@ -11,6 +11,7 @@ from autocompress import models
 from autocompress.contract import Callback, Context, FakeQuantizer, Params, Quantizer, Space, TensorSpec
 from autocompress.errors import InvalidRecipe
 from autocompress.quantization.fakequant import UniformFakeQuantizer
+from autocompress.repair import Rounding
 from autocompress_slb import start
 from autocompress_slb.activations import DoReFaFakeQuantizer, PactFakeQuantizer
 from autocompress_slb.callback import SlbCallback
@@ -88,6 +89,11 @@ class Slb(Quantizer):
     def calibration_images(self, params: Params) -> int:
         """On which ranges of activations are observed."""
         return Settings.of(params).calibration_images
+
+    def rounding(self, params: Params, bits: int) -> Rounding:
+        """Where nothing is trained, and where the search starts from it (``init: rounded``)."""
+        del params, bits
+        return "descent"
 
     def callbacks(self, model: nn.Module, params: Params, context: Context) -> list[Callback]:
         """Temperature, parameter groups and batch norms of the layers that search."""

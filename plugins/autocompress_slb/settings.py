@@ -9,11 +9,11 @@ from typing import Any, Literal
 from autocompress_slb.schedule import Kind, TemperatureSchedule
 
 Norm = Literal["calibrate_each_epoch", "two_statistics", "calibrate_end", "none"]
-Init = Literal["from_trained", "he_normal"]
+Init = Literal["from_trained", "rounded", "he_normal"]
 Scale = Literal["none", "fixed", "learned"]
 Activation = Literal["pact", "dorefa", "uniform"]
 NORMS: tuple[Norm, ...] = ("calibrate_each_epoch", "two_statistics", "calibrate_end", "none")
-INITS: tuple[Init, ...] = ("from_trained", "he_normal")
+INITS: tuple[Init, ...] = ("from_trained", "rounded", "he_normal")
 SCALES: tuple[Scale, ...] = ("none", "fixed", "learned")
 ACTIVATIONS: tuple[Activation, ...] = ("pact", "dorefa", "uniform")
 
@@ -27,7 +27,9 @@ class Settings:
         every: the temperature moves each "step" (paper) or "epoch" (released recipe).
         norm: how batch norms get the statistics of the discrete weights, see ``state_norm``; "none"
             leaves them those of the expectation, as an ablation.
-        init: logits from the trained weights, or random (He-normal, as in the published code).
+        init: logits from the trained weights, from these put on the values that change each
+            layer's outputs least (docs/rounding.md), or random (He-normal, as in the published
+            code).
         sharpness: of the start from trained weights; ``kappa = sharpness / (v_2 - v_1)^2``, see
             ``start``.
         scale: what multiplies the values, see ``fakequant``.
