@@ -1,4 +1,4 @@
-"""What the pipeline gives for a recipe."""
+"""The result of the pipeline for a recipe."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Candidate:
 
     Attributes:
         model: deployable torch module in eval mode on the CPU; hardened where QUANTIZE acted.
-        plan: what was done, as JSON: enough to build ``model``'s structure again without data.
-        recipe: what was asked.
-        operators: operations by layer and width, for cost models; the tap crop takes none away.
-        params, macs: of the float network after the transforms (quantizing changes neither); macs
-        for one image.
-        float_layers: names of layers that QUANTIZE was to take and could not; empty for a float
-            candidate.
-        slow: why a stock runtime runs its file slowly (``LayerSpec.slow_in_file``); empty where it
-            does not.
-        estimated: transforms whose structure follows from prepared state, which a dry run did not
-            have: the real structure may differ.
-        cache_hits, cache_misses: stages found in the store, and made.
+        plan: the applied steps as JSON. It suffices to build the structure of ``model`` again
+            without data.
+        recipe: the recipe that was applied.
+        operators: number of operations by layer and width, for cost models; the tap crop does not
+            change them.
+        params, macs: of the float network after the transforms (quantization changes neither); macs
+            for one image.
+        float_layers: names of layers that QUANTIZE could not quantize; empty for a float candidate.
+        slow: why a standard runtime is slow with the file (``LayerSpec.slow_in_file``), else empty.
+        estimated: transforms that a dry run applied without their prepared state. The real
+            structure may differ.
+        cache_hits, cache_misses: stages read from the store, and stages computed.
         seconds: by stage.
-        crop: kernel taps that its file leaves out, since they only ever meet padding; params and
-            macs count them.
+        crop: kernel taps that the file leaves out because they only read padding; params and macs
+            count them.
     """
 
     model: nn.Module
@@ -53,7 +53,7 @@ class Candidate:
     @property
     def divergence(self) -> float | None:
         """KL divergence from the baseline after REPAIR, before training; None without a repair."""
-        told = [step["plan"] for step in self.plan["transforms"] if step.get("stage") == REPAIR]
-        if not told or "divergence" not in told[-1]:
+        repairs = [step["plan"] for step in self.plan["transforms"] if step.get("stage") == REPAIR]
+        if not repairs or "divergence" not in repairs[-1]:
             return None
-        return float(min(told[-1]["divergence"]))
+        return float(min(repairs[-1]["divergence"]))

@@ -4,10 +4,10 @@ The whitepaper's treatment of batch normalisation (Krishnamoorthi 2018, arXiv 18
 3.2.2, eq. 22-31). Per output channel: ``mu_B``, ``sigma_B`` statistics of the batch, ``mu``,
 ``sigma`` long-term ones, ``Q`` the quantizer:
 
-    W_Q  = Q(gamma / sigma * W)                                 always scaled by the long-term sigma
-    (eq. 23) y    = conv(W_Q, x) not frozen:  out = y / c + beta - gamma * mu_B / sigma_B,   c =
-    sigma_B / sigma (eq. 22, 24-27)
-    frozen:      out = y     + beta - gamma * mu / sigma        (eq. 28-31, the two biases added up)
+    W_Q = Q(gamma / sigma * W)                       always scaled by the long-term sigma (eq. 23)
+    y   = conv(W_Q, x)
+    not frozen:  out = y / c + beta - gamma * mu_B / sigma_B,  c = sigma_B / sigma (eq. 22, 24-27)
+    frozen:      out = y + beta - gamma * mu / sigma         (eq. 28-31, the two biases added up)
 
 Without quantization the first is batch norm in training, the second batch norm in evaluation.
 """

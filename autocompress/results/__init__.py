@@ -7,11 +7,13 @@ are an interface.
 
 ``summary.json``, every key optional::
 
-    hypervolume, seconds: numbers                 trials: {complete, stopped, infeasible, failed:
-        counts}
+    hypervolume, seconds: numbers
+    trials: {complete, stopped, infeasible, failed: counts}
     ended: why the search ended, as text
-    cache: {hits, misses}                         images: {train, val, test: counts}
-    baseline: a row                               environment: {machine, threads, runtime, ...}
+    cache: {hits, misses}
+    images: {train, val, test: counts}
+    baseline: a row
+    environment: {machine, threads, runtime, ...}
     nearest_miss: a row with "reason", or null
     out_of_reach: constraints that not even the cheapest candidates meet, each {quantity, bound,
         nearest, candidate}

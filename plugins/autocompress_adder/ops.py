@@ -28,23 +28,22 @@ def adder2d(
 
     ``p`` is as in Winograd AdderNet's schedule from l2 to l1.
 
-    Whatever ``p``, the gradients are AdderNet's (section 3.2), as Winograd AdderNet keeps them too:
-    a deliberate difference from the true ones, which they are at p = 2 up to the clip and a factor
-    of 2.
+    For every ``p`` the gradients are AdderNet's (section 3.2), as in Winograd AdderNet. They differ
+    from the true gradients on purpose; at p = 2 they equal them up to the clip and a factor of 2.
 
-        gW[o, k] = sum_m G[m, o] * (P[m, k] - W[o, k])              full precision, not the sign
-        (equation 5) gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   HardTanh (equations
-        6 and 7)
+        gW[o, k] = sum_m G[m, o] * (P[m, k] - W[o, k])              full precision, no sign (eq. 5)
+        gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   HardTanh (eq. 6 and 7)
 
-    They have no gradients themselves. Sums are made in float32 where inputs have 16 bits, and then
-    rounded: better give float32 filters, then the output is float32 too. Its mean is far from 0
-    (about -K), and its scatter is what counts.
+    Second derivatives do not exist. 16-bit inputs are summed in float32, and the sum is rounded to
+    16 bits. With float32 filters the output stays float32, which is better: its mean is far from 0
+    (about -K), and only its deviations from the mean carry information.
 
     Args:
         x: ``(N, C, H, W)``, any float dtype.
         weight: ``(O, C, height, width)``, any float dtype. torch's channels-last format is
-        quickest. stride, padding: down and along. Padding is 0, and compared with the filters like
-        any other number.
+            quickest.
+        stride, padding: vertical and horizontal. The padding is 0, and the filters are compared
+            with it as with any other number.
         p: from 1 to 2.
 
     Returns:
@@ -130,14 +129,15 @@ def sad2d(
 
     This is minus the output of an adder layer, in steps of the common scale of inputs and filters.
 
-    Distances do not change where the same is added to both sides, so signed numbers may come with
-    one zero point.
+    Adding the same number to both sides does not change a distance. Signed numbers can therefore be
+    given as uint8 with one zero point.
 
     Args:
         x: uint8 ``(N, C, H, W)``.
-        weight: uint8 ``(O, C, height, width)``. Channels last is quickest, and not copied where K
-        fits whole vectors. stride, padding: down and along.
-        pad_value: what the padding holds, 0 to 255: the zero point.
+        weight: uint8 ``(O, C, height, width)``. Channels last is quickest. It is not copied where
+            K is a multiple of the vector length.
+        stride, padding: vertical and horizontal.
+        pad_value: value of the padding, 0 to 255: the zero point.
 
     Returns:
         int32 ``(N, O, H', W')``, in the memory format of ``x``. K may be 8,421,504 at most.

@@ -1,21 +1,19 @@
 """What happens to adder layers while a network trains (sections 3, 5, 10 and 11 of the digest).
 
-The batch normalisation behind an adder layer divides by a large deviation, so the gradient of its
-filters is tiny, and of another size in each layer. AdderNet therefore gives each layer's gradient
-one length:
+The batch normalisation behind an adder layer divides by a large deviation. The gradient of its
+filters is therefore tiny, and its size differs between layers. AdderNet rescales it per layer:
 
-    dF_l = gamma * alpha_l * grad(F_l),     alpha_l = eta * sqrt(k_l) / ||grad(F_l)||_2,     k_l =
-    numel(F_l)
+    dF_l    = gamma * alpha_l * grad(F_l)
+    alpha_l = eta * sqrt(k_l) / ||grad(F_l)||_2,   k_l = numel(F_l)
 
-so the root mean square of the scaled gradient is eta. The paper's code does so within the backward
-pass; here it is done between backward and step, where the gradient is whole and unscaled: gradients
-that several backward passes accumulate are scaled once, together, and the scale of the loss cancels
-for the filters alone.
+so that the root mean square of the scaled gradient is eta. The code of the paper rescales within
+the backward pass. Here it happens between backward and step, on the whole, unscaled gradient: the
+sum of several backward passes is scaled once, and the scale of the loss cancels for the filters.
 
-Adam would divide eta out again: the filters are updated by SGD with momentum (Nesterov's, unlike
-the paper: the engine has no other), whatever trains the rest. Weight decay comes behind, as in the
-paper. The filters' gradients take no part in the clipping of gradients: it would undo the rule, and
-their length, sqrt(k) eta, would leave nothing of the others'.
+Adam would divide eta out again, so SGD with momentum updates the filters, whatever optimiser trains
+the rest. The momentum is Nesterov's, unlike the paper's, since the engine has no other. Weight
+decay is added after the scaling, as in the paper. Gradient clipping leaves the filters out: it
+would undo the rule, and the norm of their gradients, sqrt(k) eta, would shrink all the others.
 """
 
 from __future__ import annotations

@@ -9,12 +9,10 @@ from autocompress_deepinversion.settings import Settings
 def objective(settings: Settings, has_student: bool) -> Objective:
     """Weight and term by name.
 
-    min over x of  L_CE(T(x), y) + R(x), where                                   (DeepDream's loss;
-    T the teacher) R = alpha_tv R_TV + alpha_l2 R_l2
-    (R_prior)
-      + alpha_f R_feature                                                        (R_DI,
-      DeepInversion) + alpha_c R_compete
-      (R_ADI, Adaptive DeepInversion)
+        min over x of  L_CE(T(x), y) + R(x),  T the teacher         the loss of DeepDream
+        R = alpha_tv R_TV + alpha_l2 R_l2                           R_prior
+          + alpha_f R_feature                                       R_DI, DeepInversion
+          + alpha_c R_compete                                       R_ADI, Adaptive DeepInversion
 
     R_feature = sum_l ||mean_l(x) - E[mean_l | real]||_2 + ||var_l(x) - E[var_l | real]||_2, with
     the expectations that batch norms recorded; R_compete = 1 - JS(p_T, p_S), both at temperature 3.

@@ -2,11 +2,10 @@
 
 For ghost j of intrinsic i, with P_i the d^2 shifted copies of the map Y_i,
 
-    min_theta || Y_j - theta . P_i ||^2      =>      (A + ridge I) theta = b,     A = P_i P_i^T,  b
-    = P_i Y_j.
+    min_theta || Y_j - theta . P_i ||^2
+    (A + ridge I) theta = b,   A = P_i P_i^T,  b = P_i Y_j
 
-Means are taken out first where a normalisation behind (recalibrated afterwards) or a bias takes
-care of them.
+Means are subtracted first where the bias or a recalibrated normalisation behind restores them.
 """
 
 from __future__ import annotations

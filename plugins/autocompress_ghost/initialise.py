@@ -1,9 +1,10 @@
 """Initialises ghost modules from the trained convolutions that they replace (section 7).
 
-random   fresh weights, as in the paper, which trains from scratch
-subset   intrinsic filters are rows of W; a ghost's centre tap is <W_j, W_i> / <W_i, W_i>, its other
-taps 0 lstsq    the same, rows and owners chosen on calibration images, ghosts fitted there by least
-squares
+random  fresh weights, as in the paper, which trains from scratch
+subset  intrinsic filters are rows of W; the centre tap of a ghost is <W_j, W_i> / <W_i, W_i>,
+        its other taps are 0
+lstsq   rows and owners are chosen on calibration images, and ghosts are fitted there by least
+        squares
 """
 
 from __future__ import annotations

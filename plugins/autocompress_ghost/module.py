@@ -1,17 +1,18 @@
 """The ghost module (GhostNet; digest, section 2; equations 2 and 3 of the paper).
 
-    Y'   = X * f'                                  f' [m, c, k, k], m = ceil(n / s)
-    intrinsic maps, eq. 2 y_ij = Phi_ij(y'_i)   i = 1..m, j = 1..s       Phi_is the identity, the
-    others d x d       ghost maps, eq. 3 Y    = first n channels of concat(Y', ghosts)
-    m * s >= n
+    Y'   = X * f'                          intrinsic maps, f' [m, c, k, k], m = ceil(n / s)  (eq. 2)
+    y_ij = Phi_ij(y'_i)                    ghost maps, i = 1..m, j = 1..s                    (eq. 3)
+    Y    = first n of concat(Y', ghosts)   m * s >= n
 
-Everything is written with plain torch operators, so that the traced graph, the quantizer and the
-exporter see convolutions, a concat and, where channels must be put back in order, a gather.
+Phi_is is the identity, the other Phi_ij are d x d.
+
+Everything is written with plain torch operators. The traced graph, the quantizer and the exporter
+therefore see convolutions, a concat and, where channels must be put back in order, a gather.
 
 Phi is s - 1 depthwise convolutions, one for each j. The reference code has one grouped convolution
-with s - 1 filters a group, the same function in another channel order; but runtimes have fast
-kernels for one filter a channel only. For three modules with s = 4 on 64 channels of 28 x 28, ONNX
-Runtime takes 2.03 ms in int8 of that kind, 0.30 ms of this.
+with s - 1 filters per group: the same function in another order of channels. Runtimes have fast
+kernels for one filter per channel only. For three modules with s = 4 on 64 channels of 28 x 28 in
+int8, ONNX Runtime takes 2.03 ms with the grouped convolution and 0.30 ms with the depthwise ones.
 """
 
 from __future__ import annotations

@@ -38,27 +38,28 @@ SHIFT = 16
 class KnowledgeWithin(DataSource):
     """Makes images by one of the paper's three schemes, or by two of them together:
 
-        gaussian        x ~ N(0, I), normalised. Nothing is optimised.
-        inception       L_I = mean CE(M(x), y) + lambda_p P(x), y balanced labels, P(x) = mean ||x -
-        G * x||^2 bns             L_BNS = mean over layers, mean over channels of KL(N(m, v) || N(r,
-        w)); m and v are measured,
-                        r and w recorded. The normalised images against N(0, 1) are one more layer.
-        bns+inception   L_BNS + gamma mean CE(M(x), y) + lambda_p P(x)
+        gaussian       x ~ N(0, I), normalised. Nothing is optimised.
+        inception      L_I = mean CE(M(x), y) + lambda_p P(x), with balanced labels y and
+                       P(x) = mean ||x - G * x||^2
+        bns            L_BNS = mean over layers, mean over channels of KL(N(m, v) || N(r, w)), with
+                       m and v measured, r and w recorded. The normalised images against N(0, 1)
+                       are one more layer.
+        bns+inception  L_BNS + gamma mean CE(M(x), y) + lambda_p P(x)
 
     The direction of the divergence, the layer of the images, the order of averaging and the kernel
     of G (5x5, sigma 1, padded with zeros) are those of the authors' code
-    (amishacorns/quantized.pytorch, ``Generator_m.py``). Our own
-    choices: cross-entropy as the class term (the authors' is exp(-4e-4 mean logit)), gamma and
-    lambda_p, 500 iterations (theirs 1,000), Adam with learning rate 0.1 falling to 0 by half a
-    cosine, small shifts of the views, and pixels clamped to what an image can be (but not those of
-    the Gaussian scheme). No figure of the paper's tables is quoted here.
+    (amishacorns/quantized.pytorch, ``Generator_m.py``). Our own choices are cross-entropy as the
+    class term (the authors' is exp(-4e-4 mean logit)), gamma and lambda_p, 500 iterations (theirs
+    are 1,000), Adam with learning rate 0.1 falling to 0 by half a cosine, small shifts of the
+    views, and clamping of the pixels to the range of an image (except in the scheme "gaussian"). No
+    figure of the paper's tables is quoted here.
 
     Noise leaves statistics inside the network unlike the recorded ones, so a student that learns
     from the scheme "gaussian" must keep its batch norms: the set demands ``freeze_batch_norm``, as
     in the authors' training.
 
-    Soft targets are not stored: training augments images, and asks the teacher about what the
-        student sees.
+    Soft targets are not stored. Training augments images and computes the teacher's answers for the
+    augmented ones.
 
     Parameters (``knowledge_within.`` before each):
         preset: "bns+inception", "bns" or "gaussian"; on a model without batch norm "inception" or

@@ -1,22 +1,22 @@
 """Uniform quantization of the whitepaper, with ranges found after or during training.
 
 R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: a whitepaper",
-arXiv 1806.08342. What the paper says, and where it stands:
+arXiv 1806.08342. Sections of the paper and where each is implemented:
 
-    section 2.1, eq. 1-3     affine grids: scale and zero point of a range that contains 0
-    quantization/scales.py section 2.2, eq. 7-11    symmetric grids, weights without the lowest
-    integer              quantization/scales.py section 2.3              stochastic rounding: the
-    paper advises against it                not here section 2.4, eq. 12-15   simulated quantization
-    and its straight-through gradient         quantization/ops.py section 2.4, eq. 16-17   float
-    master weights                                             quantization/fakelayers.py section
-    2.5              ranges: weights min/max, activations a moving average
-    quantization/observers.py section 3.1              weights per channel or per layer, activations
-    per layer          here section 3.2              training with simulated quantization: delay,
-    freezing            compression/qat.py section 3.2.1, eq. 20-21 batch norm folded first; one
-    fake-quantizer per fused operator   quantization/folding.py,
-                                                                                              quantization/placement.py
-    section 3.2.2, eq. 22-31 batch norm while training: correction, freezing
-    quantization/fakelayers.py
+    2.1, eq. 1-3      affine grids: scale and zero point of a range that contains 0
+                      (quantization/scales.py)
+    2.2, eq. 7-11     symmetric grids, weights without the lowest integer (quantization/scales.py)
+    2.3               stochastic rounding: left out, as the paper advises against it
+    2.4, eq. 12-15    simulated quantization and its straight-through gradient
+                      (quantization/ops.py)
+    2.4, eq. 16-17    float master weights (quantization/fakelayers.py)
+    2.5               ranges: weights min/max, activations a moving average
+                      (quantization/observers.py)
+    3.1               weights per channel or per layer, activations per layer (here)
+    3.2               training with simulated quantization: delay, freezing (compression/qat.py)
+    3.2.1, eq. 20-21  batch norm folded first; one fake-quantizer per fused operator
+                      (quantization/folding.py, quantization/placement.py)
+    3.2.2, eq. 22-31  batch norm while training: correction, freezing (quantization/fakelayers.py)
 
 Two repairs for quantization after training are not the whitepaper's but of Nagel et al. 2019 (arXiv
 1906.04721): quantization/equalise.py and quantization/bias_correction.py.

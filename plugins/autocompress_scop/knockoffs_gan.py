@@ -114,12 +114,11 @@ class ConditionalGan:
 
         x', x~' = x, x~ with the patches of a random mask m swapped
         D minimises  BCE(D(x', x~'), m)
-        G minimises  BCE(D(x', x~'), 1/2) + |cov(x~) - S|^2 / |S|^2 + |cov(x, x~) - (S - diag s)|^2
-        / |S|^2
-                       + |mean(x~) - mean(x)|^2 / tr S
+        G minimises  BCE(D(x', x~'), 1/2) + |cov(x~) - S|^2 / |S|^2
+                       + |cov(x, x~) - (S - diag s)|^2 / |S|^2 + |mean(x~) - mean(x)|^2 / tr S
 
-    S and s are those of the Gaussian knockoffs on patches of 4: without the second cross term x~ =
-    x would be a perfect answer, and one of no use.
+    S and s are those of the Gaussian knockoffs on patches of 4. Without the term of cov(x, x~),
+    x~ = x would minimise the loss, and such knockoffs are useless.
 
     Args:
         split: real images.

@@ -1,10 +1,14 @@
 """Quantizers of nonnegative activations: DoReFa (the paper's) and PACT (of its code).
 
-DoReFa (Zhou et al., arXiv 1606.06160), k bits, n = 2^k - 1:     x_q = round(n clip(x, 0, 1)) / n
-    gradient: 1 inside [0, 1], 0 outside.
-PACT (Choi et al., arXiv 1805.06085), alpha learned:     x_q = round(clip(x, 0, alpha) n / alpha)
-alpha / n
-    gradient: dx = 1 where 0 <= x < alpha, else 0; dalpha = sum of 1 where x >= alpha.
+DoReFa (Zhou et al., arXiv 1606.06160) with k bits, n = 2^k - 1:
+
+    x_q = round(n clip(x, 0, 1)) / n
+    gradient: 1 inside [0, 1], 0 outside
+
+PACT (Choi et al., arXiv 1805.06085) with a learned alpha:
+
+    x_q = round(clip(x, 0, alpha) n / alpha) alpha / n
+    gradient: dx = 1 where 0 <= x < alpha, else 0; dalpha = sum of 1 where x >= alpha
 """
 
 from __future__ import annotations

@@ -4,16 +4,16 @@ While training, a norm sees ``y_c = conv(W_c, x)``; deployed, it sees ``y_q = co
 other means and variances. Each state has its statistics; gamma and beta are shared and learn from
 the continuous state alone:
 
-    s_c = gamma (y_c - mu_c) / sqrt(var_c + eps) + beta         s_q = gamma (y_q - mu_q) /
-    sqrt(var_q + eps) + beta
+    s_c = gamma (y_c - mu_c) / sqrt(var_c + eps) + beta
+    s_q = gamma (y_q - mu_q) / sqrt(var_q + eps) + beta
 
-Two ways to ``mu_q``, ``var_q``: a second, discrete forward pass of every batch (the paper's,
-``two_statistics``), or passes over calibration images now and then (the released recipe's,
-``calibrate``). In both it is a pass of the whole network, so that a norm sees the inputs that it
-will be deployed with.
+``mu_q`` and ``var_q`` come from a second, discrete forward pass of every batch (the paper's way,
+``two_statistics``) or from occasional passes over calibration images (the way of the released
+recipe, ``calibrate``). Both are passes of the whole network, so that a norm sees the same inputs as
+after deployment.
 
-Not only the norms behind searched layers need them: everything that follows a discrete weight sees
-other inputs. The norms in front of the first searched layer do not, and stay as they are
+Not only the norms behind searched layers need them, since everything behind a discrete weight sees
+other inputs. Only the norms in front of the first searched layer stay as they are
 (``norms_behind``).
 """
 

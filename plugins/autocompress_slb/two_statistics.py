@@ -18,10 +18,10 @@ from autocompress_slb.state_norm import State, _StateBatchNorm, norms_behind, st
 class TwoStatistics:
     """Gives the norms behind searched layers their two statistics, until ``close``.
 
-    Before each training forward of ``model`` the same batch passes once with the arg-max weights
-    and without gradient: the whole network, since a layer's inputs are discrete as well when it is
-    deployed. Norms whose layer computes with their statistics itself (whitepaper) stay what they
-    are; their long-term statistics stand still in the other pass.
+    Before each training forward of ``model``, the same batch passes through the whole network once
+    with the arg-max weights and without gradient. The whole network is needed because the inputs of
+    a deployed layer are discrete too. A norm is not replaced where its layer folds it
+    (whitepaper); its running statistics do not change in the training pass.
 
     Args:
         model: its norms are replaced, in place.
@@ -30,7 +30,7 @@ class TwoStatistics:
 
     def __init__(self, model: nn.Module, layers: list[str]) -> None:
         self.are_one = False
-        """Behind the hard tail both states are the same: one pass does for both."""
+        """True in the hard tail: both states are then the same, and one pass is enough."""
         self._norms: list[BatchNormBase] = []
         self._momenta: list[float | None] = []
         for name in norms_behind(model, layers):
@@ -47,7 +47,7 @@ class TwoStatistics:
         self._handle = model.register_forward_pre_hook(self._hook())
 
     def close(self) -> None:
-        """Back to one pass; running statistics are the discrete ones."""
+        """Goes back to one pass; the norms then use the discrete statistics."""
         self._handle.remove()
         self._set("discrete")
 

@@ -28,13 +28,12 @@ BETAS = {"mixed": (1.0, 0.1), "even": (1.0,), "sharp": (0.1,)}
 class Zskd(DataSource):
     """Makes images from the teacher's weights alone (Nayak et al., section 3; digest, 3 and 4):
 
-        y ~ Dir(beta alpha^k + epsilon)                               for each class k and scale
-        beta, equally often x = argmin_x  - sum_j y_j log softmax(T(x) / tau)_j           from noise
-        U(0, 1), in raw pixels
+        y ~ Dir(beta alpha^k + epsilon)                      each class k and beta equally often
+        x = argmin_x  - sum_j y_j log softmax(T(x) / tau)_j  from noise U(0, 1), in raw pixels
 
-    It needs no batch norm, only a linear last layer, so transformers are open to it. There is no
-    image prior: images look like noise, and quality falls with resolution and with the number of
-    classes.
+    It needs no batch norm, only a linear last layer, so it also works for transformers. There
+    is no image prior: images look like noise, and quality falls with resolution and with the number
+    of classes.
 
     Deliberate differences from the official code: beta has an effect (see ``sampling``); pixels are
     clamped to [0, 1] instead of rescaled by the extremes of the whole batch; each batch has fresh

@@ -37,8 +37,9 @@ class LeNet5(nn.Module):
     Widths 3 and 8 give 35,820 parameters.
 
     Args:
-        widths: channels of the first two convolutions (6, 16; half: 3, 8). The rest is the same in
-        both. num_classes, in_chans, img_size: as in timm; there is one image size only.
+        widths: channels of the first two convolutions (6, 16; half: 3, 8). The rest does not
+            change.
+        num_classes, in_chans, img_size: as in timm; there is one image size only.
     """
 
     def __init__(

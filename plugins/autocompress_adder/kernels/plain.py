@@ -44,9 +44,8 @@ def gradients(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of ``x`` and of ``weight`` by AdderNet's two rules (section 3.2), whatever ``p``:
 
-    gW[o, k] = sum_m G[m, o] * (P[m, k] - W[o, k])              the full-precision gradient of a
-    filter gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   the clipped gradient of an
-    input
+    gW[o, k] = sum_m G[m, o] * (P[m, k] - W[o, k])              full precision, of the filters
+    gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   clipped, of the input
     """
     apart = differences(x, weight, stride, padding)
     each = gradient.flatten(2).transpose(1, 2).unsqueeze(3)
