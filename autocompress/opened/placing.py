@@ -36,7 +36,9 @@ def measured_costs(
 
     That is so where the job or the environment switches timing off, where no method quantizes
     activations, where the device is a cost model or cannot tell where time goes, and where timing
-    fails: a search can do without.
+    fails: a search can do without. Networks without grouped convolutions are not timed: integers
+    paid in every layer of those that were measured (results/placement), and timing takes seconds
+    before the first trial.
 
     Args:
         job: of the search.
@@ -48,7 +50,7 @@ def measured_costs(
     """
     quantizes = any(isinstance(method, Quantizer) and method.activation_bits for method in methods)
     is_off = not job.search.placement or os.environ.get(SWITCH) == "off"
-    if is_off or device.deterministic or not quantizes:
+    if is_off or device.deterministic or not quantizes or not _has_grouped(model):
         return None
     tuner = Tuner(device, job.device, measured_with(device, job.device), store, progress)
     try:
@@ -80,6 +82,11 @@ def placement_rows(
         }
         for row in paying(regions, costs)
     ]
+
+
+def _has_grouped(model: nn.Module) -> bool:
+    """Whether it has grouped convolutions, depthwise ones among them."""
+    return any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules())
 
 
 def _network(model: nn.Module, methods: Sequence[Method], device: Device) -> Network:
