@@ -24,7 +24,7 @@ SHORTCUTS: dict[str, str] = {
 UnknownKeyHint = Callable[..., str]
 """Makes a hint for an unknown key from its path, its value and whether it is in a file."""
 
-_WITHOUT_FLAG = frozenset({"model_args", "constraints", "budget", "baseline", "search"})
+_WITHOUT_FLAG = frozenset({"also", "model_args", "constraints", "budget", "baseline", "search"})
 """Keys of a job without a flag of their own: only a job file and ``--set`` can give them."""
 
 

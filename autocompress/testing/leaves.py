@@ -70,7 +70,7 @@ def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Ten
     error, worst = float(errors.median()), float(errors.max())
     require(
         error <= LARGEST_DIFFERENCE and worst <= ONE_STEP,
-        "leaf layers must compute the same simulated and hardened; the logits differ by "
+        "simulated and hardened leaf layers must be equal; the logits differ by "
         f"{error:.2g} of the largest in the median of images, {worst:.2g} at worst",
     )
     dry = harden(network, dry_run=True)
