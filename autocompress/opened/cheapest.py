@@ -21,6 +21,8 @@ from autocompress.errors import InvalidRecipe
 from autocompress.processors import usable_processors
 from autocompress.recipes.choosers import Replay
 
+MOST_WAITED = 60.0
+"""Seconds to wait for the helper, once this process has nothing left to build."""
 Point = tuple[str, dict[str, Value]]
 """Label and values of a recipe."""
 log = logging.getLogger("autocompress")
@@ -101,8 +103,12 @@ def build_cheapest(opened: Builder, folder: Path) -> list[Built]:
 
 
 def _may_fork(device: Device) -> bool:
-    """Whether a forked process can build: no other threads, and a device of files."""
-    is_alone = threading.active_count() == 1
+    """Whether a forked process can build: no other threads, and a device of files.
+
+    The thread that tqdm starts only sleeps, and holds no lock of ours.
+    """
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    is_alone = all(thread.name == "tqdm_monitor" for thread in others)
     return sys.platform == "linux" and is_alone and usable_processors() > 1 and device.formats == {"onnx"}
 
 
@@ -118,7 +124,7 @@ def _by_two(work: Work, count: int) -> dict[int, Built | None]:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     waiting, filled = os.pipe()
-    os.write(filled, bytes(range(count)))
+    os.write(filled, bytes(reversed(range(count))))  # the last one, of all methods together, takes longest
     os.close(filled)
 
     def places() -> Iterator[int]:
@@ -130,9 +136,11 @@ def _by_two(work: Work, count: int) -> dict[int, Built | None]:
     sender.close()
     found = dict(work(places()))
     try:
-        found |= dict(receiver.recv())
+        if receiver.poll(MOST_WAITED):
+            found |= dict(receiver.recv())
     except EOFError:  # it ended or failed; this process will see the same error
         log.debug("the process that helps to build candidates has failed")
+    helper.kill()  # it has sent everything, or hangs
     helper.join()
     os.close(waiting)
     return found
