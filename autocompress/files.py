@@ -264,3 +264,14 @@ def _plain(value: Any, where: str) -> Any:
 
 def _at(where: str) -> str:
     return f" at '{where}'" if where else ""
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys: ``device.threads``. Empty mappings are values."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flattened(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

@@ -10,9 +10,6 @@ from types import ModuleType
 from autocompress.contract import Manager
 from autocompress.errors import UserError, did_you_mean
 from autocompress.job.modelnames import PLUGIN_GROUP
-from autocompress.testing import check_plugin
-
-__all__ = ["check_plugin", "module_of"]
 
 
 def module_of(plugin: str) -> object:

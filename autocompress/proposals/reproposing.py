@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from autocompress.contract import Value
@@ -68,9 +69,15 @@ class Reproposer:
 
         None where the recipe differs from the neutral one in more than widths.
         """
-        space = self.proposer.maker.recipes.space
-        neutral, own = _structure(space, self.tables.neutral), _structure(space, values)
-        return self._predicted(self.tables, values) or None if own == neutral is not None else None
+        return self._predicted(self.tables, values) or None if self._differs_in_widths(values) else None
+
+    @cached_property
+    def _neutral(self) -> dict[str, Value] | None:
+        return _structure(self.proposer.maker.recipes.space, self.tables.neutral)
+
+    def _differs_in_widths(self, values: Mapping[str, Value]) -> bool:
+        """Whether a recipe differs from the neutral one in nothing that costs but its widths."""
+        return self._neutral is not None and _structure(self.proposer.maker.recipes.space, values) == self._neutral
 
     def _predicted(self, tables: Tables, values: Mapping[str, Value]) -> Mapping[str, float]:
         indices = tables.indices(_shares(values))
@@ -101,14 +108,12 @@ class Reproposer:
 
         Parameters that do not change costs may differ too.
         """
-        space = self.proposer.maker.recipes.space
-        neutral = _structure(space, self.tables.neutral)
         for row in rows:
             own = _shares(row["recipe"])
             indices = self.tables.indices(own)
             if known(row, "latency_ratio") is None or indices is None:
                 continue
-            if neutral is not None and _structure(space, row["recipe"]) == neutral:
+            if self._differs_in_widths(row["recipe"]):
                 yield indices, row
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from autocompress.errors import UserError
+from autocompress.files import flattened
 from autocompress.objectives.dominance import dominates
 from autocompress.objectives.figures import ratio
 from autocompress.objectives.hypervolume import speed_hypervolume
@@ -171,17 +172,9 @@ def _told(result: SearchResult) -> dict[str, Any]:
     """Job, versions and machine of a run, flat."""
     job = {key: value for key, value in result.job.items() if key not in UNTOLD}
     environment = {"environment": result.summary.get("environment") or {}}
-    return _flat({**job, **environment}) | {f"version.{name}": text for name, text in versions(result.folder).items()}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return flattened({**job, **environment}) | {
+        f"version.{name}": text for name, text in versions(result.folder).items()
+    }
 
 
 def versions(folder: Path) -> dict[str, str]:

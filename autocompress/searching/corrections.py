@@ -49,9 +49,10 @@ class Corrections:
         if is_waiting and self._is_news:
             self._cut()
         new = len(self._rows) - self._used
-        is_due = (self._is_cut and not self._proposals_wait()) or (new >= EVERY and not is_waiting)
         pause = self._took / (SHARE_CUT if self._is_cut else SHARE)
-        if self._again is None or not is_due or time.monotonic() < self._ended + pause:
+        if self._again is None or time.monotonic() < self._ended + pause:
+            return
+        if not ((new >= EVERY and not is_waiting) or (self._is_cut and not self._proposals_wait())):
             return
         self._used, self._is_cut, began = len(self._rows), False, time.monotonic()
         try:

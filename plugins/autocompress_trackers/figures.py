@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autocompress.files import flattened
 from autocompress.job import Job
 
 FIGURES = (
@@ -42,17 +43,7 @@ def _number(value: Any) -> float | None:
 
 def settings(job: Job) -> dict[str, Any]:
     """The job, flat: ``device.threads: 1``."""
-    return _flat(job.model_dump(mode="json"))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
+    return flattened(job.model_dump(mode="json"))
 
 
 def summary(result: Any) -> dict[str, float]:
