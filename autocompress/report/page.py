@@ -12,14 +12,17 @@ from markupsafe import Markup
 
 from autocompress.files import write_text
 from autocompress.report import datafree, view, words
+from autocompress.report.answer import answer
 from autocompress.report.brief import BRIEF_FILE, brief
 from autocompress.report.chartdata import chart_data
 from autocompress.report.heat import heat_table, width_table
 from autocompress.report.paying import by_group, headline
+from autocompress.report.picture import picture
+from autocompress.report.trades import trade_rows
 from autocompress.results import JOB_FILE, SearchResult, read
 
 REPORT_FILE, PLOT_FILE = "report.html", "front.png"
-SCRIPTS = ("base.js", "scatter.js", "parallel.js", "progress.js", "trials.js")
+SCRIPTS = ("base.js", "scatter.js", "parallel.js", "progress.js", "trials.js", "answer.js")
 
 
 def write_report(folder: str | Path) -> Path:
@@ -47,6 +50,7 @@ def write_report(folder: str | Path) -> Path:
 def render(result: SearchResult) -> str:
     """The page as one HTML text, with styles, scripts and data."""
     plugins = result.summary.get("plugins") or {}
+    front = view.front_models(result)
     return _template().render(
         name=str(result.job.get("name", result.folder.name)),
         job=result.job,
@@ -59,10 +63,16 @@ def render(result: SearchResult) -> str:
         fastest=view.fastest(result),
         tap_crop=view.tap_crop(result),
         interruption=view.interruption(result),
-        best=next((model for model in view.front_models(result) if model.recommended), None),
+        answer=answer(result),
+        best=next((model for model in front if model.recommended), None),
+        cost=words.of_quantity(result.cost),
+        cheapest=words.superlative(result.cost),
+        picture=picture(result),
+        trades=trade_rows(result),
+        allowed_drop=result.limits.get("accuracy_drop"),
         wishes=view.wishes(result),
         warnings=view.warnings(result),
-        front=view.front_models(result),
+        front=front,
         with_energy=len(result.front) > 0 and bool(result.front["energy_uj"].notna().any()),
         with_limits=bool(result.limits),
         counts=view.counts(result),

@@ -29,6 +29,7 @@ class FrontModel:
     test_accuracy: str
     test_interval: str
     change: str
+    change_interval: str
     test_change: str
     test_change_interval: str
     latency: str
@@ -78,6 +79,7 @@ def _front_model(result: SearchResult, row: pd.Series, chosen: Any, images: Mapp
         test_accuracy=words.percent(row["test_accuracy"]),
         test_interval=_wilson(row["test_accuracy"], images.get("test")),
         change="" if is_baseline else words.points(-row["accuracy_drop"]),
+        change_interval=_change_interval(metrics.get("accuracy_drop_interval")),
         test_change="" if is_baseline else words.points(-row["test_accuracy_drop"]),
         test_change_interval=_change_interval(metrics.get("test_accuracy_drop_interval")),
         latency=words.ratio(row["latency_ratio"]),
@@ -168,7 +170,8 @@ def fastest(result: SearchResult) -> str:
     best = result.recommended()
     if best is not None and best["trial"] == row.get("trial"):
         return f"It is the fastest model found that loses at most {words.drop(row['points'])}."
-    reason = f"; {row['reason']}" if row.get("reason") else ""
+    missed = row.get("reason") if row.get("status") != "complete" else ""  # else it tells of a rung
+    reason = f"; {missed}" if missed else ""
     return (
         f"The fastest model that loses at most {words.drop(row['points'])} is trial {row['trial']}: "
         f"{words.ratio(row['latency_ratio'])} the latency, {words.points(-row['accuracy_drop'])} points{reason}."

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
-from autocompress.objectives.quantities import of_column
+from autocompress.objectives.quantities import BY_NAME, of_column
 
 MISSING = "–"
 _WEIGHT_BITS = "bits.weight."
@@ -55,9 +55,36 @@ def ratio(value: Any) -> str:
     return f"{number:.3f}×" if number < 0.1 else f"{number:.2f}×"
 
 
+_SUPERLATIVES = {"latency": "fastest", "size": "smallest", "energy": "least energy", "macs": "fewest MACs"}
+
+
+def superlative(cost: str) -> str:
+    """The name of the model that costs least: ``fastest``."""
+    return _SUPERLATIVES.get(cost, "cheapest")
+
+
+def gain(cost: str, share: float | None) -> str:
+    """A cost against the baseline's in words: ``10.6 times as fast``, ``0.25× the size``."""
+    what = of_quantity(cost)
+    if _is_missing(share) or not share:
+        return f"{what} unknown"
+    if cost != "latency":
+        return f"{ratio(share)} the {what}"
+    speed = 1 / share
+    return f"{speed:.0f} times as fast" if speed >= 99.5 else f"{speed:.3g} times as fast"
+
+
+def of_quantity(name: str) -> str:
+    """A quantity in a sentence: ``latency``, ``MACs``."""
+    return BY_NAME[name].short if name in BY_NAME else name
+
+
 def milliseconds(value: Any) -> str:
-    """A latency with three digits: ``1.34 ms``."""
-    return MISSING if _is_missing(value) else f"{_digits(float(value))} ms"
+    """A latency with three digits: ``1.34 ms``, ``0.045 ms``."""
+    if _is_missing(value):
+        return MISSING
+    number = float(value)
+    return f"{number:.3f} ms" if abs(number) < 0.9995 else f"{_digits(number)} ms"
 
 
 def microjoules(value: Any) -> str:

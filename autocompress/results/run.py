@@ -14,6 +14,8 @@ import yaml
 
 from autocompress.errors import UserError, did_you_mean
 from autocompress.objectives.bounds import by_column, met
+from autocompress.objectives.choosing import TRADE, cheapest_by_drop, cost_objective, named_choices
+from autocompress.objectives.fronts import USUAL_BAR
 from autocompress.objectives.quantities import BY_NAME, objective_columns, of_column
 from autocompress.objectives.spelling import Bound, parse_bound
 from autocompress.results.columns import (
@@ -130,21 +132,40 @@ class SearchResult:
             if not (pd.notna(row.get(column)) and met(of_column(column), float(row[column]), limit))
         ]
 
+    def choices(self) -> dict[str, pd.Series]:
+        """Rows of ``front`` by the names of :mod:`objectives.choosing`; empty where none fits.
+
+        A model fits that meets the constraints. Where the job has no bound on the drop, it must
+        also lose at most one point, if any such model is there.
+        """
+        models = self.models
+        fits = [not self.missed(row) for _, row in models.iterrows()]
+        models = models[pd.Series(fits, index=models.index, dtype=bool)]
+        if "accuracy_drop" not in self.limits:
+            usual = met(BY_NAME["accuracy_drop"], models["accuracy_drop"].astype("float64"), USUAL_BAR)
+            models = models[usual] if usual.any() else models.sort_values("accuracy_drop", kind="stable").head(1)
+        named = named_choices(_mappings(models), cast("Mapping[str, Any]", self.baseline), self.cost)
+        return {name: models.iloc[index] for name, index in named.items()}
+
+    @property
+    def cost(self) -> str:
+        """The quantity by which models are called cheap: the first cost objective of the job."""
+        return cost_objective(self.job.get("objectives") or ())
+
+    def cheapest_by_drop(self) -> pd.DataFrame:
+        """The rows of ``front`` that are the cheapest for some allowed drop, the most accurate
+        first: of those that lose at most so many points, the last one is the cheapest.
+        """
+        models = self.models
+        found = cheapest_by_drop(_mappings(models), cast("Mapping[str, Any]", self.baseline), self.cost)
+        return models.iloc[found].reset_index(drop=True)
+
     def recommended(self) -> pd.Series | None:
         """The recommended model, as a row of ``front``; None where none meets the constraints.
 
-        It is the cheapest model that meets them. Where the job has no bound on the drop, it must
-        also lose at most one point. If there is no such model, it is the most accurate one that
-        meets the constraints.
+        It is the best trade of cost for accuracy among the models that :meth:`choices` names.
         """
-        models = self.models
-        if models.empty:
-            return None
-        try:
-            return self.best()
-        except UserError:
-            meeting = models[[not self.missed(row) for _, row in models.iterrows()]]
-            return None if meeting.empty else meeting.sort_values("accuracy_drop", kind="stable").iloc[0]
+        return self.choices().get(TRADE)
 
     @property
     def is_interrupted(self) -> bool:
@@ -171,6 +192,10 @@ class SearchResult:
     def _table(self) -> pd.DataFrame:
         columns = ["trial", "accuracy", "test_accuracy", "accuracy_drop", "latency_ratio", "size_ratio", "artifact"]
         return self.front[columns]
+
+
+def _mappings(table: pd.DataFrame) -> list[Mapping[str, Any]]:
+    return cast("list[Mapping[str, Any]]", table.to_dict("records"))
 
 
 def _limits(job: Mapping[str, Any], baseline: Mapping[str, Any] | pd.Series) -> dict[str, float]:

@@ -1,0 +1,88 @@
+"""Which model of a front is named: the best trade, the cheapest, the most accurate.
+
+The rule is here alone. Reports and commands ask for its answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from autocompress.objectives.figures import Figures, known, ratio
+from autocompress.objectives.quantities import BY_NAME, POINTS
+
+TRADE, CHEAPEST, ACCURATE = "best trade", "cheapest", "most accurate"
+"""Names of the three choices."""
+
+
+def cost_objective(objectives: Sequence[str]) -> str:
+    """The first cost among ``objectives``; latency where there is none."""
+    costs = [name for name in objectives if name in BY_NAME and not BY_NAME[name].higher_is_better]
+    return costs[0] if costs else "latency"
+
+
+def trade(drop: float | None, share: float | None) -> float:
+    """What a model is worth as a trade: (10 - points lost) x log2(1 / share of the cost).
+
+    It is the hypervolume that the model has alone, without a limit to the speed-up. A gain of
+    accuracy counts as no loss. A model at twice the speed pays a point of loss where it gains
+    8 % more speed; at eight times the speed, 26 %. At 10 points and at the cost of the baseline
+    it is 0, as it is where a figure is missing.
+
+    Args:
+        drop: points of accuracy below the baseline.
+        share: cost divided by the baseline's.
+    """
+    if drop is None or share is None or not share > 0:
+        return 0.0
+    return max(POINTS - max(drop, 0.0), 0.0) * max(-math.log2(share), 0.0)
+
+
+def named_choices(rows: Sequence[Figures], baseline: Figures, cost: str) -> dict[str, int]:
+    """The index of the row that each name stands for; empty without rows.
+
+    Ties go to the more accurate row, then to the cheaper one, then to the first. A row without a
+    cost is the cheapest only where no row has one.
+
+    Args:
+        rows: models that are all acceptable.
+        baseline: the baseline's row.
+        cost: name of the quantity that they cost.
+    """
+    if not rows:
+        return {}
+    drops = [known(row, "accuracy_drop") for row in rows]
+    shares = [ratio(cost, row, baseline) for row in rows]
+    lost = [math.inf if drop is None else drop for drop in drops]
+    spent = [math.inf if share is None else share for share in shares]
+    worth = [trade(drop, share) for drop, share in zip(drops, shares, strict=True)]
+    every = range(len(rows))
+    return {
+        TRADE: min(every, key=lambda index: (-worth[index], lost[index], spent[index])),
+        CHEAPEST: min(every, key=lambda index: (spent[index], lost[index])),
+        ACCURATE: min(every, key=lambda index: (lost[index], spent[index])),
+    }
+
+
+def cheapest_by_drop(rows: Sequence[Figures], baseline: Figures, cost: str) -> list[int]:
+    """Indices of the rows that are the cheapest for some allowed drop, the most accurate first.
+
+    Of the rows that lose at most so many points, the cheapest is the last one here that does. Rows
+    without a drop or a cost are left out.
+
+    Args:
+        rows: models.
+        baseline: the baseline's row.
+        cost: name of the quantity that they cost.
+    """
+    known_rows = [
+        (drop, share, index)
+        for index, row in enumerate(rows)
+        if (drop := known(row, "accuracy_drop")) is not None and (share := ratio(cost, row, baseline)) is not None
+    ]
+    found, least = [], math.inf
+    for _, share, index in sorted(known_rows):
+        if share < least:
+            found.append(index)
+            least = share
+    return found

@@ -1,0 +1,53 @@
+"""The cheapest model for each drop of accuracy that is allowed: the slider and its table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autocompress.report import words
+from autocompress.report.answer import cost_share
+from autocompress.results import SearchResult
+
+
+@dataclass(frozen=True)
+class TradeRow:
+    """A model that is the cheapest from some allowed drop on.
+
+    Attributes:
+        drop: points below the baseline; the model is the cheapest where so many may be lost.
+        allowed: the same in words.
+        trial: its number.
+        gain: its cost in words: "10.6 times as fast".
+        cost: its cost against the baseline's.
+        change, test_change: of accuracy, in points.
+        size: of its file.
+        fits: it meets the constraints of the job.
+    """
+
+    drop: float
+    allowed: str
+    trial: int
+    gain: str
+    cost: str
+    change: str
+    test_change: str
+    size: str
+    fits: bool
+
+
+def trade_rows(result: SearchResult) -> list[TradeRow]:
+    """The rows, the most accurate model first; empty where accuracy and cost are not known."""
+    return [
+        TradeRow(
+            drop=max(round(float(row["accuracy_drop"]), 4), 0.0),
+            allowed=words.drop(round(max(float(row["accuracy_drop"]), 0.0), 2)),
+            trial=int(row["trial"]),
+            gain=words.gain(result.cost, cost_share(result, row, result.cost)),
+            cost=words.ratio(cost_share(result, row, result.cost)),
+            change=words.points(-row["accuracy_drop"]),
+            test_change=words.points(-row["test_accuracy_drop"]),
+            size=words.size(row["size_bytes"]),
+            fits=not result.missed(row),
+        )
+        for _, row in result.cheapest_by_drop().iterrows()
+    ]
