@@ -6,6 +6,7 @@ import gzip
 import os
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from PIL import Image
 
 from autocompress import data
 from autocompress.data import DataInfo, TensorSplit, stratified
+from autocompress.data.pictures import DatasetSplit
+from autocompress.data.processes import Readers
 from autocompress.errors import UserError
 from autocompress.files import cache_folder
 from autocompress.job import DataConfig
@@ -222,10 +225,9 @@ def test_folder_pictures_become_normalised_batches(folder: Path) -> None:
 
 
 def test_worker_processes_change_nothing(folder: Path) -> None:
-    train = data.load(DataConfig(train=f"folder:{folder}")).train.subset(12)
+    train = cast(DatasetSplit, data.load(DataConfig(train=f"folder:{folder}")).train.subset(12))
     alone, _ = batches(train.loader(4, shuffle=True, seed=1, augment=True))
-    train.num_workers = 1  # type: ignore[attr-defined]
-    helped, _ = batches(train.loader(4, shuffle=True, seed=1, augment=True))
+    helped, _ = batches(train.read_by(Readers(1)).loader(4, shuffle=True, seed=1, augment=True))
     assert torch.equal(alone, helped)
 
 

@@ -61,6 +61,8 @@ def search(
     data: options.Data = None,
     pretrained: options.Pretrained = None,
     checkpoint: options.Checkpoint = None,
+    train_images: options.TrainImages = None,
+    val_images: options.ValImages = None,
     accuracy_drop: options.AccuracyDrop = None,
     latency: options.Latency = None,
     size: options.Size = None,

@@ -10,7 +10,7 @@ from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import DataInfo
 from autocompress.data.splitnames import role_of, roles_within
 from autocompress.errors import UserError
-from autocompress.job import absolute
+from autocompress.job import absolute, below
 
 PREFIX = "folder:"
 
@@ -29,6 +29,9 @@ class Folder(DatasetProvider):
 
     def anchored(self, spec: str) -> str:
         return PREFIX + absolute(spec.removeprefix(PREFIX))
+
+    def rooted(self, spec: str, root: Path | None) -> str:
+        return PREFIX + below(root, spec.removeprefix(PREFIX))
 
     def load(self, spec: str) -> Source:
         return self.open(spec, LoadOptions())

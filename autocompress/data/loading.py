@@ -11,6 +11,8 @@ from autocompress.data.digits import Digits
 from autocompress.data.folder import Folder
 from autocompress.data.glyphs import Glyphs
 from autocompress.data.overlap import copies_note
+from autocompress.data.pictures import DatasetSplit
+from autocompress.data.processes import Readers
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.roles import Roles
 from autocompress.data.split import DataInfo, Splits
@@ -33,6 +35,7 @@ def load(
     seed: int = 0,
     has_weights: bool = False,
     preview: bool = False,
+    trials: int = 1,
     **wanted: Any,
 ) -> Splits:
     """Loads the three splits of a job; :class:`Roles` says which images each role gets.
@@ -46,6 +49,7 @@ def load(
         seed: for splits that are drawn from other splits.
         has_weights: the weights were trained elsewhere, maybe on these training images.
         preview: few images are read; see :class:`LoadOptions`.
+        trials: of the job at the same time, which share the processors.
         **wanted: requirements of the model on its images, the fields of :class:`Wanted`; by default
             the data decide.
 
@@ -54,9 +58,9 @@ def load(
             each other.
     """
     providers = builtin_providers() if providers is None else providers
-    words = config.words
-    if not words:
+    if not config.words:
         raise UserError("the job names no data", "accuracy needs images: give data, or at least {val: ...}")
+    words = {role: _provider(word, providers).rooted(word, config.root) for role, word in config.words.items()}
     sources = {}
     for word in dict.fromkeys(words.values()):
         options = LoadOptions(train=word == words.get("train"), exif=config.exif, preview=preview)
@@ -69,6 +73,12 @@ def load(
     splits = roles.assign()
     copies = None if preview else copies_note(splits)
     train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))
+    train = train if config.train_images is None else train.subset(config.train_images, seed)
+    if not preview:
+        readers = Readers.of(config.workers, trials)
+        train, val, test = (
+            split.read_by(readers) if isinstance(split, DatasetSplit) else split for split in (train, val, test)
+        )
     judging = val if config.val_images is None else val.subset(config.val_images, seed)
     whole, notes = None if judging is val else val, (*roles.notes, *((copies,) if copies else ()))
     unlabelled = len(labelled) < len(sources)

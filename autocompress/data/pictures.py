@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
-from autocompress.data.preprocessing import augmentation, evaluation
+from autocompress.data.batches import Origin, Pictures, Reading, Request
+from autocompress.data.preprocessing import normalised
+from autocompress.data.processes import HERE, Readers, answers
 from autocompress.data.split import Batch, DataInfo, Loader, Split
 from autocompress.files import digest
-
-
-class Pictures(Protocol):
-    """A list of pictures. Equal ``key`` means equal pictures."""
-
-    key: str
-
-    def __len__(self) -> int: ...
-
-    def picture(self, index: int) -> Image.Image:
-        """One picture of mode L or RGB, in any size.
-
-        Raises:
-            UserError: if it cannot be read.
-        """
-        ...
 
 
 class DatasetSplit(Split):
@@ -42,7 +26,10 @@ class DatasetSplit(Split):
         labels: int64, one for each of ``indices``.
         info: size, mean and std that the loader gives.
         indices: positions in ``pictures``; None for all.
-        num_workers: processes that read; with 0, this process reads.
+        readers: the processes that read.
+        origin: the split from which this one is taken, whose decoded images are kept; None to keep
+            nothing.
+        slots: positions in ``origin``.
     """
 
     def __init__(
@@ -51,13 +38,15 @@ class DatasetSplit(Split):
         labels: torch.Tensor,
         info: DataInfo,
         indices: torch.Tensor | None = None,
-        num_workers: int = 0,
+        readers: Readers = HERE,
+        origin: Origin | None = None,
+        slots: torch.Tensor | None = None,
     ) -> None:
         self.pictures = pictures
         self._labels = labels.to(torch.int64)
         self.info = info
         self.indices = torch.arange(len(pictures)) if indices is None else indices
-        self.num_workers = num_workers
+        self.readers, self.origin, self.slots = readers, origin, slots
         if len(self._labels) != len(self.indices):
             raise ValueError(f"{len(self.indices)} pictures and {len(self._labels)} labels do not fit")
 
@@ -69,10 +58,12 @@ class DatasetSplit(Split):
 
     @cached_property
     def digest(self) -> str:
-        return digest(self.pictures.key, self.indices.tolist(), self._labels.tolist(), self.info.preprocessing)
+        indices, labels = self.indices.contiguous().numpy().tobytes(), self._labels.contiguous().numpy().tobytes()
+        return digest(self.pictures.key, indices, labels, self.info.preprocessing)
 
     def take(self, indices: torch.Tensor) -> Self:
-        return self._with(labels=self._labels[indices], indices=self.indices[indices])
+        slots = None if self.slots is None else self.slots[indices]
+        return self._with(labels=self._labels[indices], indices=self.indices[indices], slots=slots)
 
     def relabelled(self, labels: torch.Tensor) -> Self:
         return self._with(labels=labels)
@@ -80,62 +71,62 @@ class DatasetSplit(Split):
     def prepared(self, info: DataInfo) -> Self:
         return self._with(info=info)
 
+    def read_by(self, readers: Readers) -> Self:
+        """The same images, read by ``readers``; decoded ones are kept where there is room."""
+        origin = Origin(self.pictures, self.indices.numpy())
+        return self._with(readers=readers, origin=origin, slots=torch.arange(len(self)))
+
     def _with(self, **changes: Any) -> Self:
         now = {"pictures": self.pictures, "labels": self._labels, "info": self.info, "indices": self.indices}
-        return type(self)(**{**now, "num_workers": self.num_workers, **changes})
+        now |= {"readers": self.readers, "origin": self.origin, "slots": self.slots}
+        return type(self)(**{**now, **changes})
 
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int = 0, augment: bool = False, drop_last: bool = False
     ) -> Loader[DatasetSplit]:
         return _PictureLoader(self, batch_size, shuffle, seed, augment, drop_last)
 
+    @cached_property
+    def reading(self) -> Reading:
+        """Reads the pictures; what it keeps is that of ``origin``."""
+        return Reading(self.origin or Origin(self.pictures, np.zeros(0, np.int64)), self.info)
+
 
 class _PictureLoader(Loader[DatasetSplit]):
     def __iter__(self) -> Iterator[Batch]:
-        change = (augmentation if self.augment else evaluation)(self.split.info)
-        dataset = _Transformed(self.split, change, self.seed)
-        yield from DataLoader(
-            dataset,
-            self.batch_size,
-            shuffle=self.shuffle,
-            drop_last=self.drop_last,
-            num_workers=self.split.num_workers,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        return self.on(torch.device("cpu"))
 
+    def on(self, device: torch.device) -> Iterator[Batch]:
+        split = self.split
+        order = self._order()
+        requests = [self._request(positions) for positions in order.split(self.batch_size)][: len(self)]
+        labels = (split.labels()[positions] for positions in order.split(self.batch_size))
+        found = answers(split.reading, requests, self._readers())
+        for images, wanted in zip(found, labels, strict=False):  # drop_last leaves labels over
+            yield normalised(images.to(device, non_blocking=True), split.info), wanted
 
-class _Transformed(Dataset[tuple[torch.Tensor, int]]):
-    """Seeds the transform of each image, so that the number of processes changes nothing."""
+    def _order(self) -> torch.Tensor:
+        """Positions in the split, in the order of the loader: that of torch's own for this seed."""
+        if not self.shuffle:
+            return torch.arange(len(self.split))
+        generator = torch.Generator().manual_seed(self.seed)
+        torch.empty((), dtype=torch.int64).random_(generator=generator)
+        return torch.randperm(len(self.split), generator=generator)
 
-    def __init__(self, split: DatasetSplit, change: Callable[[Image.Image], torch.Tensor], seed: int) -> None:
-        self.split, self.change, self.seed = split, change, seed
-        self.mode = "L" if split.info.channels == 1 else "RGB"
+    def _request(self, positions: torch.Tensor) -> Request:
+        split = self.split
+        slots = np.zeros(len(positions), np.int64) if split.slots is None else split.slots[positions].numpy()
+        start = self.seed * 1_000_003 % 2**32
+        seeds = (start + positions.numpy()) % 2**32 if self.augment else None
+        return Request(split.indices[positions].numpy(), slots, seeds)
 
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
-        image = self.split.pictures.picture(int(self.split.indices[position])).convert(self.mode)
-        with _seeded(self.seed * 1_000_003 + position):
-            return self.change(image), int(self.split.labels()[position])
-
-
-class _seeded:
-    """Seeds the random generators that timm's transforms use, and restores them afterwards."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed % 2**32
-
-    def __enter__(self) -> None:
-        self.before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        random.seed(self.seed)
-        np.random.seed(self.seed)
-        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed CUDA's generators too
-
-    def __exit__(self, *_error: object) -> None:
-        random.setstate(self.before[0])
-        np.random.set_state(self.before[1])
-        torch.set_rng_state(self.before[2])
+    def _readers(self) -> Readers:
+        """No processes where all images are kept as they are wanted."""
+        split = self.split
+        if self.augment or split.origin is None or split.slots is None or not split.readers.count:
+            return split.readers
+        kept = split.origin.prepared(split.info)
+        return HERE if kept is not None and kept.has(split.slots.numpy()).all() else split.readers
 
 
 def sampled(pictures: Pictures, most: int = 256) -> list[Image.Image]:

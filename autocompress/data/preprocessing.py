@@ -24,8 +24,16 @@ def evaluation(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
     return _timm(info, normalize=True)
 
 
-def augmentation(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
-    """timm's training transform for ``info``: random resized crop, flip and colour jitter."""
+def evaluated_pixels(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
+    """:func:`evaluation` without normalisation: a picture to uint8 ``(C, H, W)``."""
+    return _timm(info, normalize=False)
+
+
+def augmented_pixels(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
+    """timm's training transform for ``info``: random resized crop, flip and colour jitter.
+
+    Gives uint8 ``(C, H, W)``.
+    """
     from timm.data import create_transform
 
     return create_transform(
@@ -36,8 +44,21 @@ def augmentation(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
         scale=(0.5, 1.0),
         color_jitter=0.2 if info.channels == 3 else 0.0,
         interpolation=info.interpolation,
-        normalize=True,
+        normalize=False,
     )
+
+
+def normalised(pixels: torch.Tensor, info: DataInfo) -> torch.Tensor:
+    """Images ``(N, C, H, W)`` as float32, normalised as timm's transforms do it, to the last bit.
+
+    uint8 images are normalised on their device; float32 images are normalised already.
+    """
+    if pixels.dtype != torch.uint8:
+        return pixels
+    mean, std, white = (
+        torch.tensor(values, device=pixels.device).view(1, -1, 1, 1) for values in (info.mean, info.std, (255.0,))
+    )
+    return pixels.float().div_(white).sub_(mean).div_(std)
 
 
 def resized(images: torch.Tensor, info: DataInfo) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from autocompress.data.split import DataInfo, Split
@@ -63,6 +64,14 @@ class DatasetProvider(ABC):
 
         Override it where a spec names a path.
         """
+        return spec
+
+    def rooted(self, spec: str, root: Path | None) -> str:
+        """``spec`` with relative paths that begin at ``root``, the job's ``data.root``.
+
+        Override it where a spec names a path.
+        """
+        del root
         return spec
 
     @abstractmethod

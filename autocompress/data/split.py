@@ -73,6 +73,11 @@ class Loader(ABC, Generic[AnySplit]):
     def __iter__(self) -> Iterator[Batch]:
         """Images float32 ``(N, C, H, W)`` and labels int64 ``(N,)``, batch by batch."""
 
+    def on(self, device: torch.device) -> Iterator[Batch]:
+        """The batches with their images on ``device``; labels stay on the CPU."""
+        for images, labels in self:
+            yield images.to(device, non_blocking=True), labels
+
     def __len__(self) -> int:
         """Number of batches."""
         n = len(self.split)

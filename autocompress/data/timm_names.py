@@ -16,7 +16,7 @@ from autocompress.data.splitnames import NAMES, role_of
 from autocompress.data.torchvision_layout import lacking, layout
 from autocompress.errors import UserError
 from autocompress.files import cache_folder
-from autocompress.job import absolute
+from autocompress.job import absolute, below
 
 log = logging.getLogger("autocompress")
 
@@ -44,6 +44,10 @@ class TimmNames(DatasetProvider):
     def anchored(self, spec: str) -> str:
         name, _, root = spec.partition("@")
         return f"{name}@{absolute(root)}" if root and ":" not in root else spec  # wds/ takes addresses and pipes
+
+    def rooted(self, spec: str, root: Path | None) -> str:
+        name, _, place = spec.partition("@")
+        return spec if root is None or ":" in place else f"{name}@{below(root, place)}"
 
     def load(self, spec: str) -> Source:
         return self.open(spec, LoadOptions())

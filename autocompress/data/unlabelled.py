@@ -13,7 +13,7 @@ from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
 from autocompress.files import digest
-from autocompress.job import absolute
+from autocompress.job import absolute, below
 from autocompress.job.schema import UNLABELLED
 
 HELD_OUT = 0.2
@@ -35,6 +35,9 @@ class Unlabelled(DatasetProvider):
 
     def anchored(self, spec: str) -> str:
         return UNLABELLED + absolute(spec.removeprefix(UNLABELLED))
+
+    def rooted(self, spec: str, root: Path | None) -> str:
+        return UNLABELLED + below(root, spec.removeprefix(UNLABELLED))
 
     def load(self, spec: str) -> Source:
         return self.open(spec, LoadOptions())

@@ -6,7 +6,7 @@ Imports neither torch nor timm.
 from autocompress.job.early import check_names
 from autocompress.job.load import SHORTCUTS, load_job
 from autocompress.job.modelnames import check_model_name
-from autocompress.job.paths import absolute, anchored
+from autocompress.job.paths import absolute, anchored, below
 from autocompress.job.schema import (
     BaselineConfig,
     Budget,
@@ -39,6 +39,7 @@ __all__ = [
     "Source",
     "absolute",
     "anchored",
+    "below",
     "check_model_name",
     "check_names",
     "find_space",

@@ -19,6 +19,7 @@ SHORTCUTS: dict[str, str] = {
     for section in ("constraints", "budget")
     for key in SECTIONS[section].model_fields
 } | {key: f"device.{key}" for key in ("threads", "batch", "input_size")}  # fmt: skip
+SHORTCUTS |= {key: f"data.{key}" for key in ("train_images", "val_images")}
 """Short forms of keys inside sections: ``latency`` for ``constraints.latency``."""
 
 UnknownKeyHint = Callable[..., str]

@@ -28,6 +28,11 @@ def absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (Path keeps the '..')
 
 
+def below(root: Path | None, path: str) -> str:
+    """``path``, from ``root`` where it is relative and there is one."""
+    return path if root is None else str(root.expanduser() / Path(path).expanduser())
+
+
 def anchored(job: Job, plugins: Plugins) -> Job:
     """``job`` with absolute paths of model, checkpoint, data, cost models, plugins and earlier run.
 
@@ -37,11 +42,11 @@ def anchored(job: Job, plugins: Plugins) -> Job:
 
     def data(spec: str | None) -> str | None:
         provider = None if spec is None else next((one for one in providers if one.claims(spec)), None)
-        return spec if provider is None else provider.anchored(spec)
+        return spec if provider is None else provider.anchored(provider.rooted(spec, job.data.root))
 
     splits = {split: data(getattr(job.data, split)) for split in ("train", "val", "test")}
     changed: dict[str, Any] = {
-        "data": job.data.model_copy(update=splits),
+        "data": job.data.model_copy(update={**splits, "root": None}),
         "checkpoint": None if job.checkpoint is None else Path(absolute(str(job.checkpoint))),
         "plugins": tuple(Path(absolute(str(path))) for path in job.plugins),
         "recipes_from": None if job.recipes_from is None else Path(absolute(str(job.recipes_from))),

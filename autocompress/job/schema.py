@@ -85,6 +85,12 @@ class DataConfig(_Section):
 
     ``val_images`` is the number of validation images that judge trials, drawn evenly from the
     classes. At the end, the models of the front are scored on all validation images.
+    ``train_images`` is the number of training images that are used, drawn in the same way.
+
+    ``workers`` is the number of processes that read pictures; with "auto", the machine decides.
+
+    ``root`` is a folder: relative paths of data sets begin there, and so do timm's data sets
+    without a folder of their own.
 
     Pictures without labels (``unlabelled:PATH``) can be named for ``train`` only. Without ``val``,
     candidates are judged by agreement with the baseline on a held-out part of these pictures.
@@ -97,6 +103,9 @@ class DataConfig(_Section):
     test: str | None = None
     exif: bool = False
     val_images: int | None = Field(default=None, ge=1)
+    train_images: int | None = Field(default=None, ge=2)
+    workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
+    root: _Path | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -126,9 +135,7 @@ class DataConfig(_Section):
     def spelled(self) -> str | dict[str, Any] | None:
         """The section as a job file writes it: one word where it stands for all splits."""
         names: dict[str, Any] = {role: self.words.get(role) for role in SPLITS}
-        options = ({"exif": True} if self.exif else {}) | (
-            {} if self.val_images is None else {"val_images": self.val_images}
-        )
+        options = self.model_dump(mode="json", exclude=set(SPLITS), exclude_defaults=True)
         if options:
             return names | options
         return self.train if self.train == self.val == self.test else names
@@ -355,6 +362,8 @@ class Job(_Section):
             raise HintedError(text, "set 'pretrained' or 'checkpoint'", "data")
         if self.data.val_images is not None and not has_labels and self.data.val is None:
             raise HintedError("needs validation images", "name them for 'val'", "data.val_images")
+        if self.data.train_images is not None and self.data.is_free:
+            raise HintedError("needs training images", "name them for 'train'", "data.train_images")
         return self
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ def begun_with(job: Job, device: Device) -> dict[str, Any]:
         device: of the job.
     """
     asked = {key: value for key, value in job.model_dump(mode="json").items() if key not in EDITABLE}
+    asked["data"].pop("workers")  # the same batches, whoever reads them
     libraries = {**versions(), "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     machine = measured_with(device, job.device)
     for known in ("device", "device_config", "session_options"):  # the job and "session_config" have them

@@ -30,8 +30,8 @@ def logits(
     device = torch.device(device) if device is not None else device_of(model)
     found = []
     with evaluating(model.to(device)):
-        for images, _ in split.loader(batch_size):
-            found.append(model(images.to(device)).float().cpu())
+        for images, _ in split.loader(batch_size).on(device):
+            found.append(model(images).float().cpu())
             if pause is not None:
                 pause()
     return torch.cat(found) if found else torch.zeros(0, split.num_classes)
@@ -97,8 +97,8 @@ def recalibrate_batch_norm(
             norm.momentum = None  # None is the plain average over batches
             norm.train()
         try:
-            for batch, _ in chosen.loader(batch_size, shuffle=True, seed=seed, drop_last=True):
-                model(batch.to(device))
+            for batch, _ in chosen.loader(batch_size, shuffle=True, seed=seed, drop_last=True).on(device):
+                model(batch)
                 used += len(batch)
                 if pause is not None:
                     pause()

@@ -257,11 +257,11 @@ class Training:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), tapped(self.model, self.teacher, self._taps) as features:
             torch.manual_seed((self.seed * 7_919 + epoch) % 2**63)
-            for images, positions in islice(self._loader(epoch), done, self.steps_per_epoch):
+            for images, positions in islice(self._loader(epoch).on(self.device), done, self.steps_per_epoch):
                 if self.finished:
                     break
                 self._take_up_random()
-                self._losses.append(self._run_step(images.to(self.device), positions, labels[positions], features))
+                self._losses.append(self._run_step(images, positions, labels[positions], features))
                 if self.progress is not None:
                     self.progress(self.step / self.total_steps, f"epoch {epoch + 1}")
                 if self._checkpoint is not None and self.step % self.steps_per_epoch:

@@ -1,0 +1,194 @@
+"""Reads batches of pictures: what is kept is copied, the rest is decoded and prepared.
+
+An image depends on the picture and its seed alone, so neither the number of processes that read
+nor what is kept changes a batch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from autocompress.data.keeping import Kept
+from autocompress.data.preprocessing import augmented_pixels, evaluated_pixels
+from autocompress.data.split import DataInfo
+from autocompress.errors import UserError
+from autocompress.files import digest
+
+
+class Pictures(Protocol):
+    """A list of pictures. Equal ``key`` means equal pictures."""
+
+    key: str
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int) -> Image.Image:
+        """One picture of mode L or RGB, in any size.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """The pictures of one batch.
+
+    Attributes:
+        indices: positions in the list of pictures.
+        slots: positions in the images that are kept.
+        seeds: of the augmentation of each; None for evaluation.
+        by_pipe: the answer is an array, for machines with little shared memory.
+    """
+
+    indices: np.ndarray
+    slots: np.ndarray
+    seeds: np.ndarray | None
+    by_pipe: bool = False
+
+
+@dataclass
+class Origin:
+    """The pictures of a split, from which other splits may take some; decoded ones may be kept.
+
+    Attributes:
+        pictures: the list.
+        indices: positions in it, int64.
+    """
+
+    pictures: Pictures
+    indices: np.ndarray
+    _kept: dict[str, Kept | None] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Content key of the pictures."""
+        return digest("pictures", self.pictures.key, self.indices.tobytes())
+
+    def prepared(self, info: DataInfo) -> Kept | None:
+        """Images prepared for evaluation; None where there is no room."""
+        return self._found(f"prepared {info.preprocessing}", lambda: info.input_size)
+
+    def decoded(self, channels: int) -> Kept | None:
+        """Pictures as they are, ``(height, width, channels)``; None where sizes vary or there is
+        no room.
+        """
+        return self._found(f"decoded {channels}", lambda: self._shape(channels))
+
+    def _shape(self, channels: int) -> tuple[int, ...] | None:
+        ends = {pixels(self.pictures.picture(int(index)), channels).shape for index in self.indices[[0, -1]]}
+        return ends.pop() if len(ends) == 1 else None
+
+    def _found(self, what: str, shape: Callable[[], tuple[int, ...] | None]) -> Kept | None:
+        if what not in self._kept:
+            one = shape() if len(self.indices) else None
+            kept = None if one is None else Kept(digest(self.key, what), (len(self.indices), *one))
+            self._kept[what] = kept if kept is not None and kept.is_kept else None
+        return self._kept[what]
+
+
+class Reading(Dataset[Any]):
+    """Answers requests, in this process or in one that reads for it.
+
+    Args:
+        origin: the pictures.
+        info: how images are prepared.
+    """
+
+    def __init__(self, origin: Origin, info: DataInfo) -> None:
+        self.origin, self.info = origin, info
+        self.evaluated, self.augmented = evaluated_pixels(info), augmented_pixels(info)
+
+    def __getitem__(self, request: Request) -> torch.Tensor | np.ndarray | tuple[str, str]:
+        """Images ``(N, C, H, W)``; the message and hint of an error for the user."""
+        try:
+            found = self.read(request)
+        except UserError as error:
+            return error.message, error.hint
+        return found.numpy() if request.by_pipe else found
+
+    def read(self, request: Request) -> torch.Tensor:
+        """Images ``(N, C, H, W)``: uint8, or float32 that is normalised already.
+
+        Raises:
+            UserError: naming a picture that cannot be read.
+        """
+        if request.seeds is None:
+            return self._evaluated(request)
+        decoded = self.origin.decoded(self.info.channels)
+        found = []
+        for index, slot, seed in zip(request.indices, request.slots, request.seeds, strict=True):
+            image = self._picture(int(index), int(slot), decoded)
+            seeded(int(seed))
+            found.append(self.augmented(image))
+        return torch.stack(found)
+
+    def _evaluated(self, request: Request) -> torch.Tensor:
+        prepared = self.origin.prepared(self.info)
+        has = np.zeros(len(request.slots), bool) if prepared is None else prepared.has(request.slots)
+        if prepared is not None and has.all():
+            return torch.from_numpy(prepared.read(request.slots))
+        found = torch.empty((len(has), *self.info.input_size), dtype=torch.uint8)
+        for number, (index, slot) in enumerate(zip(request.indices, request.slots, strict=True)):
+            if prepared is not None and has[number]:
+                found[number] = torch.from_numpy(prepared.read(slot))
+                continue
+            found[number] = self.evaluated(self._picture(int(index), int(slot), None))
+            if prepared is not None:
+                prepared.write(int(slot), found[number].numpy())
+        return found
+
+    def _picture(self, index: int, slot: int, decoded: Kept | None) -> Image.Image:
+        """A picture in the mode of the images."""
+        place = np.array([slot])
+        if decoded is not None and decoded.has(place)[0]:
+            return Image.fromarray(_flat(decoded.read(place)[0]))
+        image = self.origin.pictures.picture(index).convert(mode_of(self.info.channels))
+        if decoded is not None:
+            decoded.write(slot, pixels(image, self.info.channels))
+        return image
+
+
+def mode_of(channels: int) -> str:
+    """Pillow's mode of images of 1 or 3 channels."""
+    return "L" if channels == 1 else "RGB"
+
+
+def pixels(image: Image.Image, channels: int) -> np.ndarray:
+    """A picture as uint8 ``(height, width, channels)``."""
+    array = np.asarray(image.convert(mode_of(channels)))
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return array[:, :, 0] if array.shape[2] == 1 else array
+
+
+def seeded(seed: int) -> None:
+    """Seeds the random generators that timm's transforms use."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA's generators too
+
+
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Context after which the random generators of this process are as they were before."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])

@@ -1,0 +1,224 @@
+"""Processes that read pictures for this one: they stay for the next epoch, and for other splits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from autocompress.data.batches import Reading, Request, random_kept
+from autocompress.errors import UserError
+from autocompress.processors import usable_processors
+
+log = logging.getLogger("autocompress")
+
+MOST = 8
+"""Most processes where the job leaves their number to the machine."""
+AHEAD = 2
+"""Batches that each process reads ahead."""
+POOLS = 2
+"""Lists of pictures whose processes stay: the training images, and other images."""
+WORTH_S = 2.0
+"""Work of this many seconds is worth the start of processes."""
+SHARED_MEMORY = "/dev/shm"
+
+Answer = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Readers:
+    """How many processes read pictures.
+
+    Attributes:
+        count: of the processes; 0 to read in this process.
+        waits: they start only where enough work is left.
+    """
+
+    count: int = 0
+    waits: bool = False
+
+    @classmethod
+    def of(cls, asked: int | str, trials: int = 1) -> Readers:
+        """Of a job.
+
+        Args:
+            asked: a number, or "auto": the processors that are left beside the trials.
+            trials: of the job at the same time.
+        """
+        if isinstance(asked, int):
+            return cls(asked)
+        return cls(max(0, min(usable_processors() // trials - 1, MOST)), waits=True)
+
+
+HERE = Readers()
+
+
+class _Requests(Sampler[Request]):
+    """The requests of the iteration that begins next."""
+
+    def __init__(self) -> None:
+        self.next: Sequence[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.next)
+
+    def __len__(self) -> int:
+        return len(self.next)
+
+
+@dataclass
+class _Pool:
+    """Processes for one list of pictures. One iteration at a time."""
+
+    reading: Reading
+    count: int
+    busy: bool = False
+    requests: _Requests = field(default_factory=_Requests)
+
+    def __post_init__(self) -> None:
+        # Processes that are forked have all that this one imported; after CUDA's first use a fork
+        # is broken.
+        context = "forkserver" if torch.cuda.is_initialized() else "fork" if hasattr(os, "fork") else "spawn"
+        if context == "forkserver":
+            get_context(context).set_forkserver_preload(["autocompress.data.batches", "timm.data"])
+        with _as_many_as_asked():
+            self.loader: DataLoader[Any] = DataLoader(
+                self.reading,
+                batch_size=None,
+                sampler=self.requests,
+                num_workers=self.count,
+                prefetch_factor=AHEAD,
+                persistent_workers=True,
+                pin_memory=torch.cuda.is_initialized(),
+                collate_fn=_as_it_is,
+                worker_init_fn=_begin,
+                multiprocessing_context=context,
+            )
+
+    def answers(self, requests: Sequence[Request]) -> Iterator[Any]:
+        """The answers, in order.
+
+        Raises:
+            RuntimeError: if a process ends.
+        """
+        self.requests.next, self.busy = requests, True
+        try:
+            with _as_many_as_asked():
+                found = iter(self.loader)
+            yield from found
+        finally:
+            self.busy = False
+
+
+_pools: OrderedDict[Any, _Pool] = OrderedDict()
+
+
+def answers(reading: Reading, requests: Sequence[Request], readers: Readers) -> Iterator[Answer]:
+    """The images of each request, uint8 or float32 ``(N, C, H, W)``, in order.
+
+    Where a process ends, or all are busy with another iteration, this process reads.
+
+    Raises:
+        UserError: naming a picture that cannot be read.
+    """
+    done, count = 0, readers.count if len(requests) > 1 else 0
+    if count and readers.waits:
+        began = time.monotonic()
+        first = _here(reading, requests[0])
+        count = count if (time.monotonic() - began) * (len(requests) - 1) > WORTH_S else 0
+        yield first
+        done = 1
+    pool = _pool(reading, readers.count) if count else None
+    if pool is not None:
+        try:
+            for answer in pool.answers(_sent(requests[done:], reading, count)):
+                yield _checked(answer)
+                done += 1
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            _drop(pool)
+            log.warning("a process that reads pictures ended (%s); this process reads on", str(error).splitlines()[0])
+    for request in requests[done:]:
+        yield _here(reading, request)
+
+
+def _here(reading: Reading, request: Request) -> Answer:
+    with random_kept():
+        return reading.read(request)
+
+
+def _checked(answer: Any) -> Answer:
+    if isinstance(answer, tuple):
+        raise UserError(*answer)
+    return answer if isinstance(answer, torch.Tensor) else torch.from_numpy(answer)
+
+
+def _sent(requests: Sequence[Request], reading: Reading, count: int) -> Sequence[Request]:
+    """The requests; their answers go through pipes where shared memory is too small for them."""
+    if not requests:
+        return requests
+    channels, height, width = reading.info.input_size
+    largest = 4 * len(requests[0].indices) * channels * height * width
+    if largest * (count * AHEAD + 2) <= shared_memory():
+        return requests
+    return [Request(one.indices, one.slots, one.seeds, by_pipe=True) for one in requests]
+
+
+def shared_memory() -> int:
+    """Free bytes of shared memory; 0 where there is none."""
+    try:
+        facts = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return 0
+    return facts.f_bavail * facts.f_frsize
+
+
+def _pool(reading: Reading, count: int) -> _Pool | None:
+    """The processes for ``reading``, started if needed; None where they are busy."""
+    key = reading.origin.pictures.key, reading.info, count, os.getpid()
+    pool = _pools.get(key)
+    if pool is not None and pool.reading.origin is reading.origin:
+        _pools.move_to_end(key)
+        return None if pool.busy else pool
+    if pool is not None and pool.busy:
+        return None
+    _pools[key] = pool = _Pool(reading, count)
+    while len(_pools) > POOLS:
+        _pools.popitem(last=False)
+    return pool
+
+
+def _drop(pool: _Pool) -> None:
+    for key in [key for key, one in _pools.items() if one is pool]:
+        del _pools[key]
+
+
+@contextmanager
+def _as_many_as_asked() -> Iterator[None]:
+    """Context without torch's warning of more processes than processors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+def _begin(_number: int) -> None:
+    """The start of a process: signals are for the process that reads in."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

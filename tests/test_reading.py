@@ -1,0 +1,170 @@
+"""Batches are the same however many processes read them, and whatever is kept of the pictures."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autocompress import data
+from autocompress.data import processes
+from autocompress.data.pictures import DatasetSplit
+from autocompress.data.processes import Readers
+from autocompress.errors import UserError
+from autocompress.job import DataConfig
+
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """48 pictures of noise in two classes, and a cache of their own."""
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
+    draw = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(24):
+            noise = draw.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "photos" / name / f"{number}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture(autouse=True)
+def _no_processes_stay() -> Iterator[None]:
+    yield
+    processes._pools.clear()
+
+
+def training(folder: Path, workers: int = 0) -> DatasetSplit:
+    """The 38 training images, of the model's size."""
+    config = DataConfig(train=f"folder:{folder}", workers=workers)
+    split = data.load(config, default_size=16, input_size=16).train
+    assert isinstance(split, DatasetSplit)
+    assert split.readers.count == workers
+    return split
+
+
+def read(split: DatasetSplit, **how: Any) -> Batches:
+    return list(split.loader(8, **how))
+
+
+def equal(one: Batches, other: Batches) -> bool:
+    pairs = zip(one, other, strict=True)
+    return len(one) > 2 and all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in pairs)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_processes_gives_the_same_batches(folder: Path, workers: int) -> None:
+    alone, helped = training(folder), training(folder, workers)
+    for seed in (0, 2**62):  # of two epochs, read by the same processes
+        how = {"shuffle": True, "seed": seed, "augment": True, "drop_last": seed == 0}
+        assert equal(read(alone, **how), read(helped, **how))
+    assert equal(read(alone), read(helped.relabelled(helped.labels())))
+    assert len(processes._pools) == 1
+
+
+def test_the_order_is_the_one_that_torch_draws(folder: Path) -> None:
+    split = training(folder)
+    numbered = split.relabelled(torch.arange(len(split)))
+    found = [labels.tolist() for _, labels in read(numbered, shuffle=True, seed=5)]
+    generator = torch.Generator().manual_seed(5)
+    loader = torch.utils.data.DataLoader(range(len(split)), 8, shuffle=True, generator=generator)  # type: ignore[arg-type]
+    assert found == [batch.tolist() for batch in loader]
+
+
+def test_pictures_that_were_read_are_not_opened_again(folder: Path) -> None:
+    split = training(folder)
+    before, changed = read(split), read(split, augment=True, seed=3)
+    other = training(folder)  # as another process opens the same folder
+    for index in split.indices[1:-1].tolist():  # the others tell the size
+        split.pictures.files[index].unlink()  # type: ignore[attr-defined]
+    assert equal(before, read(other))
+    assert equal(changed, read(other, augment=True, seed=3))
+    part = other.take(torch.arange(0, 38, 2)).take(torch.arange(17))
+    assert torch.equal(torch.cat([images for images, _ in read(part)]), torch.cat([i for i, _ in before])[:34:2])
+
+
+def test_what_is_kept_and_damaged_is_decoded_again(folder: Path, tmp_path: Path) -> None:
+    before = read(training(folder))
+    (kept,) = (tmp_path / "cache" / "pictures").iterdir()
+    with kept.open("r+b") as file:
+        file.seek(4 * 38 + 100)
+        file.write(b"0123456789")
+    assert equal(before, read(training(folder)))
+
+
+@pytest.mark.parametrize("room", ["0", "0.00001"])
+def test_without_room_nothing_is_kept_and_nothing_changes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    before = read(training(folder))
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "other"))
+    monkeypatch.setenv("AUTOCOMPRESS_PICTURES_GB", room)
+    assert equal(before, read(training(folder)))
+    pictures = tmp_path / "other" / "pictures"
+    assert not pictures.exists() or not list(pictures.iterdir())
+
+
+def test_a_disk_that_refuses_is_survived(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    assert len(read(training(folder))) == 5
+
+
+def test_without_shared_memory_batches_go_through_pipes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = read(training(folder), augment=True)
+    monkeypatch.setattr(processes, "SHARED_MEMORY", str(folder / "missing"))
+    assert equal(before, read(training(folder, 1), augment=True))
+
+
+def test_a_process_that_is_killed_is_replaced_by_this_one(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    split = training(folder, 1)
+    before = read(training(folder), augment=True)
+    found: Batches = []
+    for batch in split.loader(8, augment=True):
+        found.append(batch)
+        if len(found) == 1:
+            (pool,) = processes._pools.values()
+            (worker,) = pool.loader._iterator._workers  # type: ignore[union-attr]
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.join()
+    assert equal(before, found)
+    assert "reads on" in caplog.text
+
+
+def test_two_passes_at_once_are_kept_apart(folder: Path) -> None:
+    alone, split = training(folder), training(folder, 1)
+    pairs = list(zip(split.loader(8, augment=True), split.loader(8, augment=True, seed=1), strict=True))
+    assert equal(read(alone, augment=True), [one for one, _ in pairs])
+    assert equal(read(alone, augment=True, seed=1), [other for _, other in pairs])
+
+
+def test_an_unreadable_picture_is_named_by_the_process_that_reads(folder: Path) -> None:
+    split = training(folder, 1)
+    broken = folder / "a" / "3.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"a/3\.png cannot be read"):
+        read(split, augment=True)
+
+
+def test_the_machine_decides_how_many_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "usable_processors", lambda: 16)
+    assert Readers.of("auto", 2) == Readers(7, waits=True)
+    assert Readers.of("auto", 1).count == 8
+    assert Readers.of("auto", 16).count == 0
+    assert Readers.of(3, 16) == Readers(3)
+
+
+def test_little_work_starts_no_process(folder: Path) -> None:
+    split = training(folder).read_by(Readers(2, waits=True))
+    assert equal(read(training(folder)), read(split))
+    assert not processes._pools
