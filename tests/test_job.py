@@ -216,3 +216,32 @@ def test_a_seed_that_cannot_repeat_a_search_is_told_to_who_set_it(file: Path) ->
 def test_reading_a_job_needs_neither_torch_nor_timm() -> None:
     code = "import sys, autocompress.job, autocompress.cli; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_workers_of_a_cluster_are_the_workers_of_the_job(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("model: resnet18\ndata: digits\ncluster: {address: head:6379, workers: 8, memory: 4 GB}\n")
+    job = load_job(file)
+    assert (job.workers, job.cluster.address, job.cluster.memory_bytes) == (8, "head:6379", 4_000_000_000)
+    assert load_job(file, {"workers": 3, "address": "auto"}, flags=True).workers == 3, "a flag overrides the file"
+    file.write_text(job.to_yaml())
+    assert load_job(file) == job
+    assert load_job(model="resnet18", data="digits").cluster.is_local
+
+
+@pytest.mark.parametrize(
+    ("cluster", "sentence"),
+    [
+        ({"address": "head"}, "'cluster.address' cannot be 'head' (write local, auto, or HOST:PORT"),
+        ({"address": "head:70000"}, "'cluster.address' cannot be 'head:70000'"),
+        ({"address": "ray://head:10001"}, "start the search on a node of the cluster"),
+        ({"memory": "0.5x"}, "'cluster.memory' cannot be a ratio (write an amount such as 4 GB)"),
+        ({"cpus": -1}, "'cluster.cpus' must be at least 0, not -1"),
+        ({"workers": 3}, "'cluster.workers' is 3, but 'workers' is 2 (give one of them)"),
+    ],
+)
+def test_a_cluster_that_is_none_is_one_sentence(cluster: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_job(model="resnet18", data="digits", cluster=cluster, workers=2)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)

@@ -82,6 +82,7 @@ def search(
     recipes_from: options.RecipesFrom = None,
     plugins: options.Plugins = None,
     workers: options.Workers = None,
+    address: options.Address = None,
     seed: options.Seed = None,
     trials: options.Trials = None,
     minutes: options.Minutes = None,

@@ -77,6 +77,10 @@ Plugins = Annotated[
     ),
 ]
 Workers = Annotated[int | None, _flag("Number of trials that run at the same time.", _HOW)]
+Address = Annotated[
+    str | None,
+    _flag("Ray cluster whose nodes run the workers: HOST:PORT of its head, auto, or local.", _HOW, "ADDRESS"),
+]
 Seed = Annotated[int | None, _flag("Random seed.", _HOW)]
 
 Trials = Annotated[int | None, _flag("Maximum number of trials.", _SPEND)]

@@ -3,6 +3,7 @@
 Imports neither torch nor timm.
 """
 
+from autocompress.job.cluster import AUTO, LOCAL, ClusterConfig
 from autocompress.job.early import check_names
 from autocompress.job.load import SHORTCUTS, load_job
 from autocompress.job.modelnames import check_model_name
@@ -24,10 +25,13 @@ from autocompress.job.validate import validate, warnings
 from autocompress.objectives.spelling import Bound
 
 __all__ = [
+    "AUTO",
+    "LOCAL",
     "SHORTCUTS",
     "BaselineConfig",
     "Bound",
     "Budget",
+    "ClusterConfig",
     "Constraints",
     "DataConfig",
     "DeviceConfig",

@@ -19,13 +19,13 @@ SHORTCUTS: dict[str, str] = {
     for section in ("constraints", "budget")
     for key in SECTIONS[section].model_fields
 } | {key: f"device.{key}" for key in ("threads", "batch", "input_size")}  # fmt: skip
-SHORTCUTS |= {key: f"data.{key}" for key in ("train_images", "val_images")}
+SHORTCUTS |= {key: f"data.{key}" for key in ("train_images", "val_images")} | {"address": "cluster.address"}
 """Short forms of keys inside sections: ``latency`` for ``constraints.latency``."""
 
 UnknownKeyHint = Callable[..., str]
 """Makes a hint for an unknown key from its path, its value and whether it is in a file."""
 
-_WITHOUT_FLAG = frozenset({"also", "model_args", "constraints", "budget", "baseline", "search"})
+_WITHOUT_FLAG = frozenset({"also", "model_args", "constraints", "budget", "baseline", "search", "cluster"})
 """Keys of a job without a flag of their own: only a job file and ``--set`` can give them."""
 
 
@@ -55,6 +55,8 @@ def load_job(
     dotted = _dotted(given)
     if flags:
         source = Source(source.file, source.places, {full: _flag(key) for key, full in dotted.items()})
+    if "workers" in dotted and isinstance(values.get("cluster"), Mapping):  # the same key in another place
+        values = {**values, "cluster": {key: one for key, one in values["cluster"].items() if key != "workers"}}
     for key, full in dotted.items():
         if full.startswith("space.") and isinstance(values.get("space"), str):
             hint = "write a space file of your own, or give every limit with --set space.NAME"

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     PlainSerializer,
@@ -25,6 +23,8 @@ from pydantic import (
 )
 
 from autocompress.errors import HintedError
+from autocompress.job.cluster import ClusterConfig, workers_moved
+from autocompress.job.section import Section as _Section
 from autocompress.job.source import Source
 from autocompress.objectives.quantities import BOUNDED, BY_NAME, OBJECTIVES
 from autocompress.objectives.spelling import Bound, parse_bound, positive, spell_bound
@@ -61,10 +61,6 @@ def _bound(quantity: str) -> Any:
         PlainSerializer(partial(spell_bound, quantity), when_used="json"),
     ]
     return (kind, None)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 SPLITS = ("train", "val", "test")
@@ -317,11 +313,17 @@ class Job(_Section):
     recipes_from: _Path | None = None
     plugins: Annotated[_Paths, BeforeValidator(_files_of)] = ()
     workers: int = Field(default=2, ge=1)
+    cluster: ClusterConfig = ClusterConfig()
     seed: int = Field(default=0, ge=0)
     name: str = Field(default_factory=default_name)
     results: _Path = Path("results")
 
     _source: Source = PrivateAttr(default_factory=Source)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _workers_of_cluster(cls, given: Any) -> Any:
+        return workers_moved(given)
 
     @property
     def energy_device(self) -> str | None:

@@ -28,6 +28,11 @@ def images_between_pauses(input_size: tuple[int, int, int]) -> int:
     return min(max(1, PIXELS_BETWEEN_PAUSES // (input_size[1] * input_size[2])), LOADED_TOGETHER)
 
 
+def worker_threads(job: Job) -> int:
+    """Threads of torch and of the scorer in each worker of a search."""
+    return max(1, usable_processors() // job.workers) if job.cluster.is_local else job.cluster.threads
+
+
 @dataclass(frozen=True)
 class Scorer:
     """Runs exported files in ONNX Runtime on the processor of this machine.
@@ -43,8 +48,11 @@ class Scorer:
 
     @classmethod
     def of(cls, job: Job) -> Scorer:
-        """The scorer of a search: each worker gets an equal share of the processors."""
-        return cls(max(1, usable_processors() // job.workers))
+        """The scorer of a search: each worker gets an equal share of the processors.
+
+        On a cluster it gets the processors that the job names for a worker.
+        """
+        return cls(worker_threads(job))
 
     def predict(self, deployable: Deployable, images: np.ndarray) -> np.ndarray:
         """Logits float32 ``(N, classes)`` of the file for float32 images ``(N, C, H, W)``.

@@ -24,7 +24,7 @@ from autocompress.job import Job
 from autocompress.opened.keys import measured_with
 from autocompress.training import versions
 
-EDITABLE = ("name", "results", "budget", "workers", "sampler", "recipes_from")
+EDITABLE = ("name", "results", "budget", "workers", "cluster", "sampler", "recipes_from")
 """Keys of a job that may change between two runs of a search."""
 MOST_SHOWN = 60
 """Most characters of a value in an error."""
