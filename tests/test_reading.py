@@ -38,6 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_processes_stay() -> Iterator[None]:
+    processes._pools.clear()
     yield
     processes._pools.clear()
 

@@ -32,6 +32,11 @@ class Pictures(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def changed(self) -> str:
+        """A sentence about what changed since the list was made; empty where nothing is known."""
+        ...
+
     def picture(self, index: int) -> Image.Image:
         """One picture of mode L or RGB, in any size.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autocompress.data.listing import Listing, contents, holds_pictures, subfolders
+from autocompress.data import listings
+from autocompress.data.listing import Listing
 from autocompress.data.pictures import measured, notes_on, sampled
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
+from autocompress.data.scanning import contents, holds_pictures, subfolders
 from autocompress.data.split import DataInfo
 from autocompress.data.splitnames import role_of, roles_within
 from autocompress.errors import UserError
@@ -43,27 +45,26 @@ class Folder(DatasetProvider):
         folders = split_folders(root)
         held_out = {role: folders[role] for role in ("val", "test") if role in folders}
         for place in folders.values() or [root]:
-            refuse_splits_as_classes(place)
+            if not listings.is_kept(place):
+                refuse_splits_as_classes(place)
         with_training = options.train or not held_out
         if "train" in folders or not folders:
             training = folders.get("train", root)
             classes = tuple(path.name for path in subfolders(training))
-            listings = {"train": Listing.read(training, exif=options.exif)} if with_training else {}
+            found = {"train": Listing.read(training, exif=options.exif)} if with_training else {}
         else:
             classes = tuple(sorted({path.name for folder in held_out.values() for path in subfolders(folder)}))
-            listings = {}
+            found = {}
         if len(classes) == 1:
             place = folders.get("train", root)
             raise UserError(f"{place} has one class only, '{classes[0]}'", "a classifier needs at least two")
-        listings |= {role: Listing.read(folder, classes, options.exif) for role, folder in held_out.items()}
-        for listing in listings.values() if not options.preview else ():
+        found |= {role: Listing.read(folder, classes, options.exif) for role, folder in held_out.items()}
+        for listing in found.values() if not options.preview else ():
             listing.verify()
-        first = next(iter(listings.values()))
+        first = next(iter(found.values()))
         images = sampled(first)
         info = measured(images, DataInfo(len(classes), 3, (224, 224), (), (), classes))
-        train, val, test = (
-            listings[role].split(info) if role in listings else None for role in ("train", "val", "test")
-        )
+        train, val, test = (found[role].split(info) if role in found else None for role in ("train", "val", "test"))
         notes = (*_notes(root, folders, classes, options), *notes_on(images))
         return Source(train, val, test, info, notes)
 

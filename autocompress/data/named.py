@@ -46,8 +46,10 @@ class Named:
         self.classes = _class_names(dataset, self.labels)
         self.files = _files(self.dataset)
         facts = None if self.files is None else [path.stat() for path in self.files]
-        self.identities = None if facts is None else [(stat.st_dev, stat.st_ino) for stat in facts]
-        self.sizes = None if facts is None else [stat.st_size for stat in facts]
+        self.identities = self.sizes = None
+        if facts is not None:
+            self.identities = np.array([(stat.st_dev, stat.st_ino) for stat in facts]).astype(np.int64)
+            self.sizes = np.array([stat.st_size for stat in facts], np.int64)
         self.reader = getattr(self.dataset, "reader", None)
         self.key = digest(spec, split, VERSION, exif, labels, *self._content(facts))
 
@@ -69,6 +71,11 @@ class Named:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def changed(self) -> str:
+        """Nothing is known of changes while the job runs."""
+        return ""
 
     def verify(self) -> None:
         """Decodes every picture that is a file, unless this was done before.

@@ -3,46 +3,56 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from autocompress.data.pictures import DatasetSplit
 from autocompress.data.split import Split
 from autocompress.errors import UserError
 
-Identity = tuple[int, int]
-"""Device and inode of a file: equal for all paths, symbolic links and hard links to it."""
-
 
 @runtime_checkable
 class FilePictures(Protocol):
-    """Pictures that are one file each. All lists are None for other pictures."""
+    """Pictures that are one file each. All lists are None for other pictures.
+
+    Attributes:
+        files: the paths.
+        identities: device and inode, equal for all paths and links to a file, int64 ``(N, 2)``.
+        sizes: in bytes, int64.
+    """
 
     files: Sequence[Path] | None
-    identities: Sequence[Identity] | None
-    sizes: Sequence[int] | None
+    identities: np.ndarray | None
+    sizes: np.ndarray | None
 
 
 MOST_READ = 256 * 1024**2
 """Bytes of files that are compared by content."""
 
 
-def _paths(split: Split) -> dict[Identity, Path]:
-    """A path for each file that ``split`` reads; empty where the images are not files."""
+def _read(split: Split) -> tuple[FilePictures, np.ndarray] | None:
+    """The files that ``split`` reads: a list, and positions in it; None where they are no files."""
     if not isinstance(split, DatasetSplit) or not isinstance(split.pictures, FilePictures):
-        return {}
-    files, identities = split.pictures.files, split.pictures.identities
-    if files is None or identities is None:
-        return {}
-    return {identities[i]: files[i] for i in split.indices.tolist()}
+        return None
+    pictures = split.pictures
+    return None if pictures.files is None or pictures.identities is None else (pictures, split.indices.numpy())
+
+
+def _identities(split: Split) -> np.ndarray:
+    """One value for each file that ``split`` reads; empty where the images are not files."""
+    read = _read(split)
+    pairs = np.zeros((0, 2), np.int64) if read is None else np.asarray(read[0].identities)[read[1]]
+    return np.ascontiguousarray(pairs, np.int64).view([("device", np.int64), ("inode", np.int64)]).reshape(-1)
 
 
 def same_files(one: Split, other: Split) -> bool:
     """Whether both read exactly the same files. False where the images are not files."""
-    mine = _paths(one)
-    return bool(mine) and mine.keys() == _paths(other).keys()
+    mine, others = np.unique(_identities(one)), np.unique(_identities(other))
+    return len(mine) > 0 and np.array_equal(mine, others)
 
 
 def refuse_shared_files(splits: Mapping[str, Split]) -> None:
@@ -56,20 +66,29 @@ def refuse_shared_files(splits: Mapping[str, Split]) -> None:
     Raises:
         UserError: if two roles share files; names one file and the number of files.
     """
-    paths = {role: _paths(split) for role, split in splits.items()}
+    identities = {role: _identities(split) for role, split in splits.items()}
     for (role, one), (other_role, other) in combinations(splits.items(), 2):
         if isinstance(one, DatasetSplit) and isinstance(other, DatasetSplit) and one.pictures is other.pictures:
             continue
-        mine, others = paths[role], paths[other_role]
-        shared = [identity for identity in mine if identity in others]
-        if shared:
+        mine, others = identities[role], identities[other_role]
+        shared = np.flatnonzero(np.isin(mine, others))
+        if len(shared):
             count = f"{len(shared):,} image{'s' if len(shared) > 1 else ''}"
-            first, second = mine[shared[0]], others[shared[0]]
+            first = _path(one, int(shared[0]))
+            second = _path(other, int(np.flatnonzero(others == mine[shared[0]])[0]))
             example = f": {first} and {second} are one file" if first != second else f", such as {first}"
             raise UserError(
                 f"'{role}' and '{other_role}' share {count}{example}",
                 "each image may have one role: remove the links, or name other images",
             )
+
+
+def _path(split: Split, position: int) -> Path:
+    """The path of the file at a position of a split that reads files."""
+    read = _read(split)
+    assert read is not None
+    assert read[0].files is not None
+    return read[0].files[int(read[1][position])]
 
 
 def copies_note(splits: Mapping[str, Split]) -> str | None:
@@ -83,20 +102,23 @@ def copies_note(splits: Mapping[str, Split]) -> str | None:
     """
     if "train" not in splits:
         return None
-    training: dict[int, list[Path]] = {}
-    for size, path in _sizes(splits["train"]):
-        training.setdefault(size, []).append(path)
+    training = _sizes(splits["train"])
+    held_out = {role: _sizes(splits[role]) for role in ("val", "test") if role in splits}
+    order = np.argsort(training, kind="stable")
     contents: dict[int, dict[bytes, Path]] = {}
     budget, found = MOST_READ, dict[str, list[tuple[Path, Path]]]()
-    for role in ("val", "test"):
-        for size, path in _sizes(splits[role]) if role in splits else ():
-            twins = training.get(size, [])
-            cost = size * (1 if size in contents else 1 + len(twins))
-            if not twins or cost > budget:
+    for role, sizes in held_out.items():
+        for position in np.flatnonzero(np.isin(sizes, training)).tolist():
+            size = int(sizes[position])
+            first, last = np.searchsorted(training[order], [size, size + 1])
+            cost = size * (1 if size in contents else 1 + int(last - first))
+            if cost > budget:
                 continue
             budget -= cost
             if size not in contents:
+                twins = [_path(splits["train"], int(index)) for index in order[first:last]]
                 contents[size] = {_content(twin): twin for twin in twins}
+            path = _path(splits[role], position)
             if (twin := contents[size].get(_content(path))) is not None:
                 found.setdefault(role, []).append((path, twin))
     if not found:
@@ -109,15 +131,10 @@ def copies_note(splits: Mapping[str, Split]) -> str | None:
     )
 
 
-def _sizes(split: Split) -> Iterator[tuple[int, Path]]:
-    """Size and path of each file that ``split`` reads, in its order."""
-    if not isinstance(split, DatasetSplit) or not isinstance(split.pictures, FilePictures):
-        return
-    files, sizes = split.pictures.files, split.pictures.sizes
-    if files is None or sizes is None:
-        return
-    for i in split.indices.tolist():
-        yield sizes[i], files[i]
+def _sizes(split: Split) -> np.ndarray:
+    """The size of each file that ``split`` reads, in its order; empty where they are no files."""
+    read = _read(split)
+    return np.zeros(0, np.int64) if read is None else np.asarray(read[0].sizes)[read[1]]
 
 
 def _content(path: Path) -> bytes:

@@ -15,6 +15,7 @@ from autocompress.data.batches import Origin, Pictures, Reading, Request
 from autocompress.data.preprocessing import normalised
 from autocompress.data.processes import HERE, Readers, answers
 from autocompress.data.split import Batch, DataInfo, Loader, Split
+from autocompress.errors import UserError
 from autocompress.files import digest
 
 
@@ -98,6 +99,8 @@ class _PictureLoader(Loader[DatasetSplit]):
 
     def on(self, device: torch.device) -> Iterator[Batch]:
         split = self.split
+        if split.pictures.changed:
+            raise UserError(split.pictures.changed, "start again, so that the folder is listed anew")
         order = self._order()
         requests = [self._request(positions) for positions in order.split(self.batch_size)][: len(self)]
         labels = (split.labels()[positions] for positions in order.split(self.batch_size))

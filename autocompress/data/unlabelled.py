@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from autocompress.data.listing import SUFFIXES, Listing, pictures_in, without_duplicates
+from autocompress.data.listing import Listing, without_duplicates
 from autocompress.data.pictures import measured, notes_on, sampled
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
+from autocompress.data.scanning import SUFFIXES, pictures_in
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
 from autocompress.files import digest
@@ -46,10 +47,10 @@ class Unlabelled(DatasetProvider):
         root = Path(spec.removeprefix(UNLABELLED)).expanduser()
         if not root.is_dir():
             raise UserError(f"there is no folder {root}", "data: {train: unlabelled:PATH} needs a folder of pictures")
-        files = without_duplicates({"": pictures_in(root)})
-        if not any(files.values()):
+        files = without_duplicates(root, [pictures_in(root, root)])
+        if not len(files):
             raise UserError(f"{root} holds no pictures", f"known: {', '.join(sorted(SUFFIXES))}")
-        listing = Listing(root, list(files.values()), (), options.exif)
+        listing = Listing(root, files, (), options.exif)
         if len(listing) < LEAST:
             raise UserError(f"{root} holds only {len(listing)} pictures", f"give at least {LEAST}")
         if not options.preview:

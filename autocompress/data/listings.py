@@ -1,0 +1,185 @@
+"""Listings of large folders, kept in the cache: opening a folder again reads no folder of it.
+
+A kept listing counts as long as no folder below has changed, by its time of change. That says
+nothing about files that are written again in place, so the sizes and times of all files are
+compared in the background, once an hour at most. A job that runs is told if they differ.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from autocompress.data.files import ARRAYS, Files
+from autocompress.files import atomic_folder, cache_folder, digest, kept_if_possible
+
+log = logging.getLogger("autocompress")
+
+VERSION = 1
+FOLDER = "listings"
+LEAST = 10_000
+"""Fewest files of a listing that is kept; fewer are listed anew each time."""
+SETTLED_S = 2.0
+"""A folder that changed within this time before it was listed may change again unnoticed: file
+systems round times.
+"""
+RECHECKED_S = 3600.0
+RECORD, CHECKED = "listing.json", "checked"
+
+FolderFacts = tuple[str, int, int, int]
+"""Path, time of change (nanoseconds), device and inode."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A kept listing."""
+
+    files: Files
+    classes: tuple[str, ...]
+    key: str
+    watch: Watch
+
+
+@dataclass
+class Watch:
+    """Compares a kept listing with its folder in the background.
+
+    Attributes:
+        root: of the listing.
+        home: of the kept listing.
+        found: a sentence about the first file that changed; empty where none did.
+    """
+
+    root: Path
+    home: Path
+    files: Files = field(repr=False)
+    found: str = ""
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"root": self.root, "home": self.home, "files": self.files, "found": self.found}
+
+    def start(self) -> None:
+        """Compares in a thread, unless some process did so within the hour."""
+        mark = self.home / CHECKED
+        with suppress(OSError):
+            if time.time() - mark.stat().st_mtime < RECHECKED_S:
+                return
+        with kept_if_possible(self.home):
+            mark.touch()  # first, so that the workers of a search do not all compare
+            os.utime(mark)
+        Thread(target=self.compare, name="listing", daemon=True).start()
+
+    def compare(self) -> None:
+        """Compares size and time of every file; drops the kept listing where one differs."""
+        step, rest = 1000, 0.0
+        for start in range(0, len(self.files), step):
+            began = time.monotonic()
+            for index in range(start, min(start + step, len(self.files))):
+                if not self._is_same(index):
+                    self.found = f"{self.root / self.files.name(index)} has changed since its folder was listed"
+                    shutil.rmtree(self.home, ignore_errors=True)
+                    log.warning("%s; start again, so that the folder is listed anew", self.found)
+                    return
+            rest = time.monotonic() - began
+            time.sleep(min(rest, 0.1))  # the job itself goes first
+
+    def _is_same(self, index: int) -> bool:
+        try:
+            facts = (self.root / self.files.name(index)).stat()
+        except OSError:
+            return False
+        return (facts.st_size, facts.st_mtime_ns) == (int(self.files.sizes[index]), int(self.files.modified[index]))
+
+
+def now() -> int:
+    """Nanoseconds since 1970."""
+    return time.time_ns()
+
+
+def is_kept(root: Path) -> bool:
+    """Whether a listing of ``root`` is kept and none of its folders has changed since."""
+    return _record(_home(root, None)) is not None
+
+
+def kept(root: Path, classes: tuple[str, ...] | None) -> Known | None:
+    """The kept listing of ``root``; None where there is none, or a folder has changed.
+
+    Args:
+        root: a folder of class folders.
+        classes: the classes that the listing must have; None for those that were found.
+    """
+    home = _home(root, classes)
+    if (record := _record(home)) is None:
+        return None
+    try:
+        files = Files(*(np.load(home / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS))
+    except (OSError, ValueError):
+        return None
+    watch = Watch(root, home, files)
+    watch.start()
+    return Known(files, tuple(record["classes"]), record["key"], watch)
+
+
+def keep(
+    root: Path,
+    asked: tuple[str, ...] | None,
+    classes: tuple[str, ...],
+    files: Files,
+    folders: Iterable[FolderFacts],
+    began: int,
+) -> str:
+    """Keeps a listing where it is large and its folders were at rest; returns the key of its files.
+
+    Args:
+        root: of the listing.
+        asked: the classes that it must have; None for those that were found.
+        classes: of the listing.
+        files: of the listing.
+        folders: every folder that was read, without ``root``.
+        began: when the listing began (:func:`now`).
+    """
+    key = files.key
+    if len(files) < LEAST:
+        return key
+    top = root.stat()
+    facts = [(str(root), top.st_mtime_ns, top.st_dev, top.st_ino), *folders]
+    if max(one[1] for one in facts) > began - SETTLED_S * 1e9:
+        return key
+    home = _home(root, asked)
+    shutil.rmtree(home, ignore_errors=True)
+    with kept_if_possible(home.parent), atomic_folder(home) as temporary:
+        for name in ARRAYS:
+            np.save(temporary / f"{name}.npy", getattr(files, name))
+        record = {"classes": classes, "folders": facts, "key": key}
+        (temporary / RECORD).write_text(json.dumps(record), encoding="utf-8")
+        (temporary / CHECKED).touch()
+    return key
+
+
+def _record(home: Path) -> dict[str, Any] | None:
+    """What is written about a kept listing; None where there is none, or a folder has changed."""
+    try:
+        record = json.loads((home / RECORD).read_text(encoding="utf-8"))
+        return record if all(_is_unchanged(*facts) for facts in record["folders"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _home(root: Path, classes: tuple[str, ...] | None) -> Path:
+    return cache_folder(FOLDER) / digest("listing", VERSION, str(root.absolute()), classes)
+
+
+def _is_unchanged(place: str, modified: int, device: int, inode: int) -> bool:
+    facts = os.stat(place)  # noqa: PTH116
+    return (facts.st_mtime_ns, facts.st_dev, facts.st_ino) == (modified, device, inode)
