@@ -88,7 +88,7 @@ class Listing:
             raise UserError(f"{root} holds no images", f"known: {', '.join(sorted(SUFFIXES))}")
         files = without_duplicates(root, scanned)
         key = listings.keep(root, classes, wanted, files, [facts for one in scanned for facts in one.folders], began)
-        return cls(root, files, wanted, exif, None, key)
+        return cls(root, listings.mapped(root, classes) or files, wanted, exif, None, key)
 
     @property
     def changed(self) -> str:

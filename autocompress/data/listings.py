@@ -120,15 +120,20 @@ def kept(root: Path, classes: tuple[str, ...] | None) -> Known | None:
         classes: the classes that the listing must have; None for those that were found.
     """
     home = _home(root, classes)
-    if (record := _record(home)) is None:
-        return None
-    try:
-        files = Files(*(np.load(home / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS))
-    except (OSError, ValueError):
+    if (record := _record(home)) is None or (files := mapped(root, classes)) is None:
         return None
     watch = Watch(root, home, files)
     watch.start()
     return Known(files, tuple(record["classes"]), record["key"], watch)
+
+
+def mapped(root: Path, classes: tuple[str, ...] | None) -> Files | None:
+    """The files of a kept listing, mapped from disk, also where a folder has changed."""
+    home = _home(root, classes)
+    try:
+        return Files(*(np.load(home / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS))
+    except (OSError, ValueError):
+        return None
 
 
 def keep(
@@ -149,15 +154,14 @@ def keep(
         folders: every folder that was read, without ``root``.
         began: when the listing began (:func:`now`).
     """
-    key = files.key
+    key, home = files.key, _home(root, asked)
+    shutil.rmtree(home, ignore_errors=True)  # of how the folder was before
     if len(files) < LEAST:
         return key
     top = root.stat()
     facts = [(str(root), top.st_mtime_ns, top.st_dev, top.st_ino), *folders]
     if max(one[1] for one in facts) > began - SETTLED_S * 1e9:
         return key
-    home = _home(root, asked)
-    shutil.rmtree(home, ignore_errors=True)
     with kept_if_possible(home.parent), atomic_folder(home) as temporary:
         for name in ARRAYS:
             np.save(temporary / f"{name}.npy", getattr(files, name))
