@@ -26,15 +26,29 @@ from autocompress.files import digest
 
 
 class Pictures(Protocol):
-    """A list of pictures. Equal ``key`` means equal pictures."""
+    """A list of pictures.
+
+    Attributes:
+        key: equal keys mean equal pictures.
+        place: where the pictures are, in words.
+    """
 
     key: str
+    place: str
 
     def __len__(self) -> int: ...
 
     @property
     def changed(self) -> str:
         """A sentence about what changed since the list was made; empty where nothing is known."""
+        ...
+
+    def check(self, index: int) -> None:
+        """Decodes one picture to its last byte.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
         ...
 
     def picture(self, index: int) -> Image.Image:

@@ -59,10 +59,7 @@ class Folder(DatasetProvider):
             place = folders.get("train", root)
             raise UserError(f"{place} has one class only, '{classes[0]}'", "a classifier needs at least two")
         found |= {role: Listing.read(folder, classes, options.exif) for role, folder in held_out.items()}
-        for listing in found.values() if not options.preview else ():
-            listing.verify()
-        first = next(iter(found.values()))
-        images = sampled(first)
+        images = sampled(next(iter(found.values())), options.skips)
         info = measured(images, DataInfo(len(classes), 3, (224, 224), (), (), classes))
         train, val, test = (found[role].split(info) if role in found else None for role in ("train", "val", "test"))
         notes = (*_notes(root, folders, classes, options), *notes_on(images))

@@ -12,7 +12,7 @@ from PIL import Image
 from autocompress.data import listings
 from autocompress.data.files import Files, Paths, repeated
 from autocompress.data.pictures import DatasetSplit
-from autocompress.data.reading import VERSION, check_picture, open_picture, verify
+from autocompress.data.reading import VERSION, check_picture, open_picture
 from autocompress.data.scanning import SUFFIXES, Scanned, pictures_in, subfolders
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
@@ -32,6 +32,7 @@ class Listing:
 
     Attributes:
         files: the path of each file.
+        place: the folder, without links.
         identities: device and inode of each file, int64 ``(N, 2)``.
         sizes: in bytes, of each file, int64.
         key: changes with names, sizes and times of the files, and with how they are read.
@@ -48,7 +49,7 @@ class Listing:
         key: str | None = None,
     ) -> None:
         self.root, self.classes, self.exif, self.watch = root, classes, exif, watch
-        self.files = Paths(root, found)
+        self.files, self.place = Paths(root, found), str(root.resolve())
         self.identities, self.sizes = found.identities, found.sizes
         self.labels = torch.from_numpy(np.array(found.labels))
         self.key = digest("folder", VERSION, exif, key or found.key)
@@ -98,16 +99,12 @@ class Listing:
     def __len__(self) -> int:
         return len(self.files)
 
-    def verify(self) -> None:
-        """Decodes every file, unless this was done before.
+    def check(self, index: int) -> None:
+        """Decodes one file to its last byte.
 
         Raises:
-            UserError: naming a file that cannot be read.
+            UserError: if it cannot be read.
         """
-        log.debug("verifying %d images in %s", len(self), self.root)
-        verify(self._check, len(self), self.key, str(self.root.resolve()))
-
-    def _check(self, index: int) -> None:
         check_picture(self.files[index], str(self.files[index]), self.exif)
 
     def picture(self, index: int) -> Image.Image:

@@ -14,10 +14,11 @@ from autocompress.data.overlap import copies_note
 from autocompress.data.pictures import DatasetSplit
 from autocompress.data.processes import Readers
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
-from autocompress.data.roles import Roles
+from autocompress.data.roles import WORDS, Roles
 from autocompress.data.split import DataInfo, Splits
 from autocompress.data.timm_names import TimmNames
 from autocompress.data.unlabelled import Unlabelled
+from autocompress.data.unreadable import without_unreadable
 from autocompress.data.wanted import Wanted
 from autocompress.errors import UserError, did_you_mean
 from autocompress.job import DataConfig
@@ -63,24 +64,28 @@ def load(
     words = {role: _provider(word, providers).rooted(word, config.root) for role, word in config.words.items()}
     sources = {}
     for word in dict.fromkeys(words.values()):
-        options = LoadOptions(train=word == words.get("train"), exif=config.exif, preview=preview)
+        options = LoadOptions(word == words.get("train"), config.exif, preview, skips=config.skip_unreadable > 0)
         sources[word] = _provider(word, providers).open(word, options)
     labelled = {word: source for word, source in sources.items() if source.labelled}
     first = next(iter(labelled.values()), sources[next(iter(words.values()))])
     _check_classes({word: source.info for word, source in labelled.items()})
     info = replace(Wanted(**wanted).applied(first.info), exif=config.exif)
     roles = Roles(_unite(words, sources, info), sources, info, seed, has_weights)
-    splits = roles.assign()
+    splits, faults = roles.assign(), []
+    if config.train_images is not None:
+        splits["train"] = splits["train"].subset(config.train_images, seed)
+    for role in splits if not preview else ():
+        splits[role], fault = without_unreadable(splits[role], WORDS[role], config.skip_unreadable)
+        faults += [] if fault is None else [fault]
     copies = None if preview else copies_note(splits)
     train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))
-    train = train if config.train_images is None else train.subset(config.train_images, seed)
     if not preview:
         readers = Readers.of(config.workers, trials)
         train, val, test = (
             split.read_by(readers) if isinstance(split, DatasetSplit) else split for split in (train, val, test)
         )
     judging = val if config.val_images is None else val.subset(config.val_images, seed)
-    whole, notes = None if judging is val else val, (*roles.notes, *((copies,) if copies else ()))
+    whole, notes = None if judging is val else val, (*roles.notes, *faults, *((copies,) if copies else ()))
     unlabelled = len(labelled) < len(sources)
     by_agreement = unlabelled and "val" not in words
     return Splits(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from autocompress.compat.datasets import fingerprint_of
 from autocompress.data.pictures import DatasetSplit
-from autocompress.data.reading import VERSION, check_picture, faults_of, open_picture, plain, verify
+from autocompress.data.reading import VERSION, check_picture, faults_of, open_picture, plain
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
 from autocompress.files import digest
@@ -37,7 +37,8 @@ class Named:
     """
 
     def __init__(self, spec: str, split: str, dataset: Any, exif: bool) -> None:
-        self.name, self.exif = f"'{spec}', split '{split}'", exif
+        self.name = self.place = f"'{spec}', split '{split}'"
+        self.exif = exif
         self.dataset = dataset
         if spec.lower().startswith(STREAMED):
             self.dataset = _in_memory(self.name, dataset)
@@ -77,20 +78,16 @@ class Named:
         """Nothing is known of changes while the job runs."""
         return ""
 
-    def verify(self) -> None:
-        """Decodes every picture that is a file, unless this was done before.
+    def check(self, index: int) -> None:
+        """Decodes one picture to its last byte, where it is a file.
 
         Raises:
-            UserError: naming a picture that cannot be read.
+            UserError: if it cannot be read.
         """
-        if self.files is not None or self.reader is not None:
-            verify(self._check, len(self), self.key, self.name)
-
-    def _check(self, index: int) -> None:
         if self.files is not None:
             check_picture(self.files[index], str(self.files[index]), self.exif)
-        else:
-            with faults_of(self._name_of(index)), self.reader[index][0] as file:  # type: ignore[index]
+        elif self.reader is not None:
+            with faults_of(self._name_of(index)), self.reader[index][0] as file:
                 check_picture(file, self._name_of(index), self.exif)
 
     def picture(self, index: int) -> Image.Image:

@@ -132,10 +132,30 @@ class _PictureLoader(Loader[DatasetSplit]):
         return HERE if kept is not None and kept.has(split.slots.numpy()).all() else split.readers
 
 
-def sampled(pictures: Pictures, most: int = 256) -> list[Image.Image]:
-    """At most ``most`` of the pictures, spread evenly; always the same ones."""
+def sampled(pictures: Pictures, skips: bool = False, most: int = 256) -> list[Image.Image]:
+    """At most ``most`` of the pictures, spread evenly; always the same ones.
+
+    Args:
+        pictures: the list.
+        skips: pictures that cannot be read are left out, as long as one can be.
+        most: how many.
+
+    Raises:
+        UserError: naming a picture that cannot be read.
+    """
     step = max(len(pictures) // most, 1)
-    return [pictures.picture(i) for i in range(0, len(pictures), step)][:most]
+    found: list[Image.Image] = []
+    last: UserError | None = None
+    for index in range(0, len(pictures), step)[:most]:
+        try:
+            found.append(pictures.picture(index))
+        except UserError as error:
+            if not skips:
+                raise
+            last = error
+    if last is not None and not found:
+        raise last
+    return found
 
 
 def notes_on(images: Sequence[Image.Image]) -> tuple[str, ...]:

@@ -42,11 +42,13 @@ class LoadOptions:
         exif: pictures are turned upright by their EXIF orientation.
         preview: for a dry run, which uses no pixels. Only the number of images, the labels, the
             classes and the size have to be correct, so a provider may read few images.
+        skips: pictures that cannot be read may be left out; the engine checks all of them later.
     """
 
     train: bool = True
     exif: bool = False
     preview: bool = False
+    skips: bool = False
 
 
 class DatasetProvider(ABC):

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-import PIL
 from PIL import ExifTags, Image
 
 from autocompress.errors import UserError
-from autocompress.files import cache_folder, digest, kept_if_possible, write_json
-from autocompress.processors import usable_processors
 
 VERSION = 2
 """Version of the rules in this file; part of the content key of all pictures."""
-
-READERS = 4
-"""Threads that verify images; Pillow releases the GIL while it decodes."""
 
 GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
@@ -108,7 +101,10 @@ def faults_of(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
-        raise UserError(f"the image {name} cannot be read: {reason.splitlines()[0]}", "replace or remove it") from error
+        raise UserError(
+            f"the image {name} cannot be read: {reason.splitlines()[0]}",
+            "replace or remove it, or set data.skip_unreadable",
+        ) from error
 
 
 def plain(image: Image.Image) -> Image.Image:
@@ -161,38 +157,3 @@ def _highest(image: Image.Image) -> int:
 def _tag(image: Image.Image, number: int) -> int:
     value = image.tag_v2.get(number, 16 if number == BITS_PER_SAMPLE else 1)  # type: ignore[attr-defined]
     return int(value[0] if isinstance(value, tuple) else value)
-
-
-def verify(check: Callable[[int], None], count: int, key: str, place: str) -> bool:
-    """Calls ``check`` for each position below ``count``, unless that succeeded before.
-
-    A broken test image is thus found before a search and not at its end. Success is recorded in the
-    cache folder.
-
-    Args:
-        check: raises for an image that cannot be read.
-        count: of images.
-        key: content key of the images.
-        place: where they are, in words.
-
-    Returns:
-        Whether the images were decoded now.
-
-    Raises:
-        UserError: what ``check`` raises.
-    """
-    mark = cache_folder("verified") / f"{digest('verified', VERSION, PIL.__version__, place, key)}.json"
-    if mark.exists():
-        return False
-
-    def check_all(positions: range) -> None:
-        for position in positions:
-            check(position)
-
-    parts = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
-    with ThreadPoolExecutor(min(READERS, usable_processors())) as pool:
-        for _ in pool.map(check_all, parts):
-            pass  # raises the first error; checks that have not begun are cancelled
-    with kept_if_possible(mark.parent):
-        write_json(mark, {"place": place, "images": count})
-    return True

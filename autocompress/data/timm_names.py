@@ -74,9 +74,7 @@ class TimmNames(DatasetProvider):
             parts["train"] = _open(spec, names.get("train", "train"), options.exif)
             notes = (f"'{spec}' has training images only, but the job takes them as held-out ones",)
         first = next(iter(parts.values()))
-        for part in parts.values():
-            part.verify()
-        images = sampled(first)
+        images = sampled(first, options.skips)
         info = measured(images, DataInfo(len(first.classes), 3, (224, 224), (), (), first.classes))
         train, val, test = (parts[role].split(info) if role in parts else None for role in ("train", "val", "test"))
         return Source(train, val, test, info, (*notes, *notes_on(images)))

@@ -53,9 +53,7 @@ class Unlabelled(DatasetProvider):
         listing = Listing(root, files, (), options.exif)
         if len(listing) < LEAST:
             raise UserError(f"{root} holds only {len(listing)} pictures", f"give at least {LEAST}")
-        if not options.preview:
-            listing.verify()
-        images = sampled(listing)
+        images = sampled(listing, options.skips)
         info = measured(images, DataInfo(0, 3, (224, 224), (), (), ()))
         every, (held_out, others) = listing.split(info), _apart([file.relative_to(root) for file in listing.files])
         return Source(every.take(others), every.take(held_out), None, info, notes_on(images), labelled=False)

@@ -85,6 +85,8 @@ class DataConfig(_Section):
 
     ``workers`` is the number of processes that read pictures; with "auto", the machine decides.
 
+    ``skip_unreadable`` is the share of pictures that may be left out because they cannot be read.
+
     ``root`` is a folder: relative paths of data sets begin there, and so do timm's data sets
     without a folder of their own.
 
@@ -101,6 +103,7 @@ class DataConfig(_Section):
     val_images: int | None = Field(default=None, ge=1)
     train_images: int | None = Field(default=None, ge=2)
     workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
+    skip_unreadable: float = Field(default=0.0, ge=0, le=0.5)
     root: _Path | None = None
 
     @model_validator(mode="before")
