@@ -46,3 +46,11 @@ def attributes_of(study: Study) -> Mapping[str, Any]:
     """
     found: Mapping[str, Any] = study._storage.get_study_user_attrs(study._study_id)
     return found
+
+
+def trial_id(frozen: FrozenTrial) -> int:
+    """The number of a trial in its storage, which may hold several studies.
+
+    Private: ``_trial_id``.
+    """
+    return int(frozen._trial_id)

@@ -83,6 +83,11 @@ class FileLock:
         assert backend is not None
         backend.free(remove=remove)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._is_held
+
     @contextmanager
     def held(self, kind: Kind = "exclusive", *, pause: Callable[[], None] | None = None) -> Iterator[None]:
         """Holds the lock; waits for it without a limit."""

@@ -6,10 +6,12 @@ import errno
 import json
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from autocompress.files import is_full_disk, warn_once
@@ -34,8 +36,57 @@ class Journal(JournalFileBackend):
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._together = 0
+        self._pending: list[dict[str, Any]] = []
         self._file_lock = FileLock(file.with_suffix(".lock"))
         super().__init__(str(file), lock_obj=_OptunasLock(self._file_lock))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Writes what is appended meanwhile at once, at the end; one wait for the disk, not twenty.
+
+        Nobody else can write meanwhile. In one thread at a time; may be nested.
+
+        Raises:
+            OSError: if the disk stays full. Nothing of it is written then, and the storage that
+                made it must be opened again.
+        """
+        if not self._together:
+            self._file_lock.acquire()
+        self._together += 1
+        try:
+            yield
+        finally:
+            self._together -= 1
+            if not self._together:
+                try:
+                    self._write_pending()
+                finally:
+                    self._pending = []
+                    self._file_lock.release()
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """The logs from a number on, with those that are still to be written."""
+        if not self._pending:
+            yield from super().read_logs(log_number_from)
+            return
+        if log_number_from <= self._written:
+            yield from super().read_logs(log_number_from)
+        yield from self._pending[max(0, log_number_from - self._written) :]
+
+    @property
+    def _written(self) -> int:
+        """How many logs the file has, as far as it was read."""
+        return max(self._log_number_offset)
+
+    def _write_pending(self) -> None:
+        """Writes what waits, and forgets where earlier logs begin: nobody reads them again."""
+        count = self._written
+        end = self._log_number_offset[count]
+        if self._pending:
+            end += self._write(self._pending)
+            count += len(self._pending)
+        self._log_number_offset = {0: 0, count: end}
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Appends a line for each log: all of them, or none.
@@ -43,18 +94,38 @@ class Journal(JournalFileBackend):
         Raises:
             OSError: if the disk stays full.
         """
+        if self._together:
+            self._pending += json.loads(json.dumps(logs))  # as they will be read
+        else:
+            self._write(logs)
+
+    def _write(self, logs: list[dict[str, Any]]) -> int:
+        """Writes logs, and returns how many bytes they take."""
         data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         deadline = time.monotonic() + WAIT_FOR_ROOM_S
         while True:
             try:
-                with self._file_lock.held():
+                with nullcontext() if self._file_lock.is_held else self._file_lock.held():
                     _append(self._file, data)
-                return
+                return len(data)
             except OSError as error:
                 if not is_full_disk(error) or time.monotonic() > deadline:
                     raise
                 warn_once(self._file, "waits for room on the disk", error)
             time.sleep(LOOK_AGAIN_S)
+
+
+class FileStorage(JournalStorage):
+    """Optuna's storage in a journal file.
+
+    Args:
+        file: of the journal.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.journal = Journal(file)
+        super().__init__(self.journal)
 
 
 class _OptunasLock(JournalFileOpenLock):

@@ -20,7 +20,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import RandomSampler
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.compat.optuna import attributes_of, fail_waiting, frozen_enqueued_values, running_trial
@@ -32,10 +32,11 @@ from autocompress.objectives.figures import directions
 from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
 from autocompress.searching.climbing.untrained import EPOCHS, epochs_are_drawn
-from autocompress.searching.journal import Journal
+from autocompress.searching.journal import FileStorage
 from autocompress.searching.sampling.chooser import OptunaChooser
-from autocompress.searching.sampling.samplers import make_sampler
+from autocompress.searching.sampling.samplers import SEE_THE_LAST, make_sampler
 from autocompress.searching.sampling.telling import Verdict, verdict
+from autocompress.searching.windowed import WINDOW, Windowed
 
 STUDY_FILE = "study.journal"
 STUDY_NAME = "autocompress"
@@ -63,7 +64,7 @@ class Asked:
     rung: int = 0
 
 
-def _storage(folder: Path) -> JournalStorage:
+def _storage(folder: Path) -> FileStorage:
     """The journal of the run in ``folder``.
 
     Raises:
@@ -71,12 +72,12 @@ def _storage(folder: Path) -> JournalStorage:
     """
     file = (folder / STUDY_FILE).absolute()
     try:
-        return JournalStorage(Journal(file))
+        return FileStorage(file)
     except (ValueError, KeyError) as error:
         raise UserError(f"the study {file} is damaged: {error}", "bring back a copy of it") from error
 
 
-def _name_in(storage: JournalStorage) -> str:
+def _name_in(storage: BaseStorage) -> str:
     """The name of the one study in the journal.
 
     It does not depend on the job, whose name may be edited.
@@ -117,10 +118,11 @@ class Study:
         self.job = job
         self.baseline = baseline
         storage = _storage(folder)
-        self._study = optuna.create_study(
-            storage=storage, study_name=_name_in(storage), directions=directions(job.objectives), load_if_exists=True
-        )
-        trials = self._study.get_trials(deepcopy=False)
+        self._trials = Windowed(storage, WINDOW if job.sampler in SEE_THE_LAST else None)
+        name, sought = _name_in(storage), directions(job.objectives)
+        self._study = optuna.create_study(storage=self._trials, study_name=name, directions=sought, load_if_exists=True)
+        self._id = storage.get_study_id_from_name(name)
+        trials = self._trials.everything(self._id)
         self._study.sampler = make_sampler(job, told=sum(trial.state.is_finished() for trial in trials))
         self._choices: dict[str, BaseDistribution] = {
             name: distribution
@@ -146,17 +148,16 @@ class Study:
     def rows(self) -> list[Row]:
         """The row of every trial that was run, in the order of their numbers; repeats have none."""
         found = attributes_of(self._study)
-        trials = self._study.get_trials(deepcopy=False)
-        return [self._amended_row(trial, found) for trial in trials if _has_row(trial)]
+        return [self._amended_row(trial, found) for trial in self._trials.everything(self._id) if _has_row(trial)]
 
     def row(self, number: int) -> Row | None:
         """The row of one trial, or None while it has none."""
-        trial = self._study.get_trials(deepcopy=False)[number]
+        trial = self._trials.of(self._id, number)
         return self._amended_row(trial, attributes_of(self._study)) if _has_row(trial) else None
 
     def told_row(self, number: int) -> Row | None:
         """The row of one trial as the sampler was told it: of rung 0; None while it has none."""
-        found: Row | None = self._study.get_trials(deepcopy=False)[number].user_attrs.get("row")
+        found: Row | None = self._trials.of(self._id, number).user_attrs.get("row")
         return found
 
     def started_at(self, number: int) -> float | None:
@@ -171,7 +172,7 @@ class Study:
     @property
     def is_new(self) -> bool:
         """Whether starting points are still to be enqueued and no recipe was asked."""
-        asked = any("recipe_key" in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
+        asked = any("recipe_key" in trial.user_attrs for trial in self._trials.everything(self._id))
         return not (asked or self._study.user_attrs.get("prepared", False))
 
     def enqueue_starting_points(self, points: Sequence[tuple[str, Mapping[str, Value]]]) -> None:
@@ -298,7 +299,7 @@ class Study:
         for draw in range(RE_ASKS + RANDOM_RE_ASKS):
             if self.before_ask is not None:
                 self.before_ask(self.is_waiting)
-            with self._random() if draw >= RE_ASKS else nullcontext():
+            with self._trials.together(), self._random() if draw >= RE_ASKS else nullcontext():
                 trial = self._study.ask()
                 asked, twin = self._draw(trial, compose)
             if twin is None:
@@ -329,7 +330,7 @@ class Study:
         return asked, twin
 
     def _random(self) -> _Sampler:
-        return _Sampler(self._study, RandomSampler(seed=self.job.seed + len(self._study.get_trials(deepcopy=False))))
+        return _Sampler(self._study, RandomSampler(seed=self.job.seed + self._trials.get_n_trials(self._id)))
 
     # --- telling ----------------------------------------------------------------------------------
 
@@ -357,7 +358,7 @@ class Study:
             self._study.set_user_attr(f"{name}:{number}", value)
 
     def _noted(self, number: int, name: str) -> float | None:
-        trial = self._study.get_trials(deepcopy=False)[number]
+        trial = self._trials.of(self._id, number)
         found = trial.user_attrs.get(name) if not trial.state.is_finished() else None
         return attributes_of(self._study).get(f"{name}:{number}", found)
 
@@ -368,15 +369,17 @@ class Study:
         """
         if not self._is_running(number):
             return
-        self._trial(number).set_user_attr("row", row)
-        self._tell(number, verdict(self.job, row, self.baseline))
+        with self._trials.together():
+            self._trial(number).set_user_attr("row", row)
+            self._tell(number, verdict(self.job, row, self.baseline))
 
     def tell_followers(self, number: int) -> None:
         """Tells those that drew the recipe of ``number`` while it ran."""
         row = self.told_row(number)
-        for follower in self._followers.pop(number, []):
-            if row is not None:
-                self._tell(follower, verdict(self.job, row, self.baseline))
+        with self._trials.together():
+            for follower in self._followers.pop(number, []):
+                if row is not None:
+                    self._tell(follower, verdict(self.job, row, self.baseline))
 
     def _tell(self, number: int, told: Verdict) -> None:
         trial = self._trial(number)
@@ -386,11 +389,10 @@ class Study:
         self._study.tell(number, told.values, told.state, skip_if_finished=True)
 
     def _trial(self, number: int) -> Trial:
-        frozen = self._study.get_trials(deepcopy=False)[number]
-        return running_trial(self._study, frozen)
+        return running_trial(self._study, self._trials.of(self._id, number))
 
     def _is_running(self, number: int) -> bool:
-        return self._study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING
+        return self._trials.of(self._id, number).state == TrialState.RUNNING
 
     # --- after a crash or an interruption ---------------------------------------------------------
 
@@ -403,6 +405,7 @@ class Study:
         Returns:
             How many recipes will be tried again.
         """
+        self._trials.everything(self._id)  # what workers told, too
         again: dict[str, FrozenTrial] = {}
         lost: list[FrozenTrial] = []
         for trial in self._study.get_trials(deepcopy=True, states=(TrialState.RUNNING,)):

@@ -1,0 +1,126 @@
+"""Samplers see the last trials and the front of a long study; everything else sees all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from autocompress.searching.journal import FileStorage
+from autocompress.searching.windowed import Windowed
+
+DIRECTIONS = ["maximize", "minimize"]
+
+
+def study_in(storage: optuna.storages.BaseStorage, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    return optuna.create_study(storage=storage, study_name="s", directions=DIRECTIONS, sampler=sampler)
+
+
+def tell(study: optuna.Study, first: float, second: float, excess: float = 0.0) -> int:
+    trial = study.ask()
+    trial.set_constraint("c", excess)
+    study.tell(trial, [first, second])
+    return trial.number
+
+
+def test_the_window_holds_the_last_trials_the_front_and_what_is_open() -> None:
+    study = study_in(windowed := Windowed(InMemoryStorage(), most=3), RandomSampler(seed=0))
+    best = tell(study, 9.0, 1.0)
+    cheap = tell(study, 1.0, 0.1)
+    missed = tell(study, 99.0, 0.0, excess=0.5)
+    running = study.ask().number
+    study.enqueue_trial({"x": 1.0})
+    later = [tell(study, 2.0, 5.0 + step) for step in range(4)]
+    # The enqueued trial was the first of these.
+    assert [trial.number for trial in study.get_trials()] == [best, cheap, running, *later[1:]]
+    assert [trial.number for trial in study.get_trials(states=(TrialState.RUNNING,))] == [running]
+    everything = windowed.everything(study._study_id)
+    assert [trial.number for trial in everything] == [best, cheap, missed, running, *later]
+    assert windowed.of(study._study_id, missed).values == [99.0, 0.0]
+    assert windowed.get_n_trials(study._study_id) == 8
+
+
+def test_tpe_draws_as_without_a_window_while_the_study_is_short(tmp_path: Path) -> None:
+    drawn = []
+    for storage in (InMemoryStorage(), Windowed(FileStorage(tmp_path / "study.journal"), most=40)):
+        study = study_in(storage, TPESampler(multivariate=True, group=True, constant_liar=True, seed=3))
+        values = []
+        for _ in range(25):
+            trial = study.ask()
+            x, y = trial.suggest_float("x", 0, 1), trial.suggest_categorical("y", ["a", "b"])
+            values.append((x, y))
+            study.tell(trial, [x, 1 - x])
+        drawn.append(values)
+    assert drawn[0] == drawn[1]
+
+
+def test_results_that_another_process_tells_are_seen_when_they_are_looked_up(tmp_path: Path) -> None:
+    study = study_in(windowed := Windowed(FileStorage(tmp_path / "j"), most=5), RandomSampler(seed=0))
+    number = study.ask().number
+    optuna.load_study(study_name="s", storage=FileStorage(tmp_path / "j")).tell(number, [1.0, 2.0])
+    assert windowed.of(study._study_id, number).state == TrialState.COMPLETE
+    assert study.get_trials(states=(TrialState.RUNNING,)) == []
+
+
+def test_changes_that_are_made_together_reach_the_file_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "study.journal"
+    study = study_in(windowed := Windowed(FileStorage(file)), RandomSampler(seed=0))
+    before = file.read_bytes()
+    with windowed.together():
+        trial = study.ask()
+        x = trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("row", {"a": (1, 2)})
+        study.tell(trial, [x, 1.0])
+        assert file.read_bytes() == before
+        # What was not written yet is seen as it will be read.
+        assert study.get_trials()[0].user_attrs == {"row": {"a": [1, 2]}}
+    lines = file.read_bytes()[len(before) :].splitlines()
+    assert len(lines) == 4, "asked, drawn, noted, told"
+    assert all(json.loads(line) for line in lines)
+    tell(study, 3.0, 4.0)
+    found = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(file))))
+    assert [one.values for one in found.get_trials()] == [[x, 1.0], [3.0, 4.0]]
+
+
+def test_another_writer_waits_until_changes_are_written(tmp_path: Path) -> None:
+    file = tmp_path / "study.journal"
+    windowed = Windowed(FileStorage(file))
+    study = study_in(windowed, RandomSampler(seed=0))
+    other = optuna.load_study(study_name="s", storage=FileStorage(file))
+    first = tell(other, 1.0, 1.0)
+    with windowed.together():
+        second = tell(study, 2.0, 2.0)
+        assert not FileStorage(file).journal._file_lock.acquire(seconds=0)
+    third = tell(other, 3.0, 3.0)
+    assert [first, second, third] == [0, 1, 2]
+    for storage in (windowed.inner, FileStorage(file)):
+        assert [trial.values[0] for trial in storage.get_all_trials(0)] == [1.0, 2.0, 3.0]
+
+
+def refuse(file: Path, data: bytes) -> None:
+    raise PermissionError
+
+
+def test_what_a_full_disk_does_not_take_never_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "study.journal"
+    windowed = Windowed(FileStorage(file))
+    study = study_in(windowed, RandomSampler(seed=0))
+
+    def tell_together() -> None:
+        with windowed.together():
+            tell(study, 1.0, 1.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("autocompress.searching.journal._append", refuse)
+        with pytest.raises(PermissionError):
+            tell_together()
+    assert study.get_trials() == FileStorage(file).get_all_trials(0) == []
+    tell_together()
+    tell(study, 2.0, 2.0)
+    assert [trial.values[0] for trial in FileStorage(file).get_all_trials(0)] == [1.0, 2.0]
