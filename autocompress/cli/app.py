@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from autocompress.cli import authoring, debugging, models, options, runs, synthesis
+from autocompress.cli import authoring, debugging, models, options, runs, submitting, synthesis
 from autocompress.errors import ExitCode, Terminated, UserError
 from autocompress.job import check_model_name, check_names, load_job
 from autocompress.memory import out_of_memory_told
@@ -47,6 +47,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_NO_KEYS = ("job_file", "assignments", "dry_run", "restartable")
+"""Parameters of ``search`` that are no keys of a job."""
 Run = Annotated[Path, typer.Argument(help="Folder of a run, results/NAME.", metavar="RUN", show_default=False)]
 Runs = Annotated[
     list[Path],
@@ -94,19 +96,35 @@ def search(
     results: options.Results = None,
     assignments: options.Assignments = None,
     dry_run: options.DryRun = False,
+    restartable: options.Restartable = False,
 ) -> None:
     """Search for compressed models that trade accuracy against cost.
 
     The job is given by a file, by flags, or by both: autocompress search --model resnet18 --data
     digits --latency 0.5x
     """
-    flags = {key: value for key, value in locals().items() if key not in ("job_file", "assignments", "dry_run")}
+    flags = {key: value for key, value in locals().items() if key not in _NO_KEYS}
     given = options.settings(flags, assignments)
     if job_file is None and not given:
         raise UserError("there is nothing to search", "give a job file, or --model and --data")
     job = load_job(job_file, given, flags=True)
     check_names(job)  # at once: what follows imports torch and timm
-    _search(job, dry_run=dry_run)
+    if restartable and not dry_run:
+        _search_again(job)
+    else:
+        _search(job, dry_run=dry_run)
+
+
+def _search_again(job: Job) -> None:
+    """Searches, or resumes where the run exists; a search that is over counts as done."""
+    try:
+        if (job.folder / "job.yaml").is_file():
+            resume(job.folder, job.budget.trials, job.budget.minutes)
+        else:
+            _search(job, dry_run=False)
+    except typer.Exit as ended:
+        is_over = ended.exit_code == ExitCode.NO_MODEL_FITS
+        raise typer.Exit(ExitCode.DONE if is_over else ended.exit_code) from None
 
 
 def _search(job: Job, *, dry_run: bool) -> None:
@@ -193,6 +211,7 @@ app.command()(runs.watch)
 app.command()(debugging.debug)
 app.command()(models.export)
 app.command()(models.measure)
+app.command()(submitting.submit)
 app.command()(synthesis.synthesize)
 app.command()(synthesis.similarity)
 

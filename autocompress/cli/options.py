@@ -115,6 +115,15 @@ DryRun = Annotated[
     ),
 ]
 
+Restartable = Annotated[
+    bool,
+    typer.Option(
+        "--restartable",
+        help="For batch systems, which start a lost search again: resume the run if it exists, and exit with 0 even "
+        "if no model fits.",
+    ),
+]
+
 _LISTS = ("objectives", "methods")
 
 

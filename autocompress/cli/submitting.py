@@ -1,0 +1,89 @@
+"""Commands that send a job to a cluster: submit, and what follows a job that was sent."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autocompress.errors import UserError
+
+_WHAT, _KUBERNETES, _SLURM = "What it needs", "Kubernetes", "Slurm"
+
+
+class Kind(StrEnum):
+    """What ``--print`` writes."""
+
+    KUBERAY = "kuberay"
+    SLURM = "slurm"
+
+
+def _option(help_text: str, panel: str = _WHAT, metavar: str | None = None, **more: Any) -> Any:
+    return typer.Option(help=help_text, rich_help_panel=panel, metavar=metavar, **more)
+
+
+JobFile = Annotated[Path, typer.Argument(help="Job file (YAML).", metavar="JOB.yaml", show_default=False)]
+Printed = Annotated[
+    Kind | None, typer.Option("--print", help="Print a RayJob or a batch script, and send nothing.", show_default=False)
+]
+Workers = Annotated[int | None, _option("Trials at the same time, a pod or node each. Default: the job's.", min=1)]
+Cpus = Annotated[int, _option("Processors of each worker.", min=1)]
+Memory = Annotated[int, _option("Memory of each worker.", metavar="GIB", min=1)]
+Gpus = Annotated[int, _option("GPUs of each worker.", min=0)]
+Results = Annotated[str, _option("Folder that all nodes share, or URL. Default: the job's.", show_default=False)]
+Cache = Annotated[str, _option("The same for the cache. Default: a folder in --results.", show_default=False)]
+Image = Annotated[str, _option("Container image with autocompress.", _KUBERNETES, show_default=False)]
+Claim = Annotated[str, _option("Volume claim that holds --results.", _KUBERNETES, show_default=False)]
+Secret = Annotated[str, _option("Secret whose keys become environment variables.", _KUBERNETES, show_default=False)]
+Time = Annotated[str, _option("Time limit, as sbatch takes it.", _SLURM, show_default=False)]
+Setup = Annotated[
+    str, _option("A line of shell for the start of the script: 'module load python'.", _SLURM, show_default=False)
+]
+
+
+def submit(
+    job_file: JobFile,
+    printed: Printed = None,
+    workers: Workers = None,
+    cpus: Cpus = 4,
+    memory: Memory = 8,
+    gpus: Gpus = 0,
+    results: Results = "",
+    cache: Cache = "",
+    image: Image = "",
+    claim: Claim = "",
+    secret: Secret = "",
+    time: Time = "",
+    setup: Setup = "",
+) -> None:
+    """Write what a batch system needs to run a search on several nodes.
+
+    autocompress submit job.yaml --print kuberay --image REGISTRY/autocompress --results s3://runs
+
+    autocompress submit job.yaml --print slurm --results /shared/results
+    """
+    from autocompress.contract import manager_for
+    from autocompress.job import anchored, load_job, validate
+    from autocompress.submission import kuberay, slurm
+    from autocompress.submission.order import order_of
+
+    if printed is None:
+        raise UserError("nothing says where to send the job", "give --print kuberay or --print slurm")
+    job = load_job(job_file)
+    plugins = manager_for(job)
+    validate(job, plugins)
+    order = order_of(
+        anchored(job, plugins),
+        results=results,
+        cache=cache,
+        workers=workers or job.workers,
+        cpus=cpus,
+        memory=memory,
+        gpus=gpus,
+    )
+    if printed is Kind.KUBERAY:
+        print(kuberay.manifest(order, image=image, claim=claim, secret=secret), end="")
+    else:
+        print(slurm.script(order, job_file=job_file.absolute(), time=time, setup=setup), end="")

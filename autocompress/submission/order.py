@@ -1,0 +1,97 @@
+"""What is asked of a cluster for one job, checked, and independent of the kind of cluster."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from autocompress.errors import UserError
+from autocompress.job import Job
+from autocompress.job.schema import COST_MODEL
+
+DEVICE = "device"
+"""Resource of the nodes that measure, where the job names no other."""
+URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/]+(/\S*)?")
+_NO_CREDENTIALS = re.compile(r"[a-z0-9+.-]+://[^/@]*:[^/@]*@")
+RETRIES = 3
+"""Times that a batch system starts a search again that was lost with its nodes."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job and what it needs.
+
+    Attributes:
+        job: with ``results`` as the nodes see them.
+        results: folder on storage that all nodes share, or URL, without an end slash.
+        cache: the same for the cache.
+        workers: trials at the same time, each on a pod or node of its own.
+        cpus: processors of each of them.
+        memory: of each of them, in GiB.
+        gpus: of each of them.
+    """
+
+    job: Job
+    results: str
+    cache: str
+    workers: int
+    cpus: int = 4
+    memory: int = 8
+    gpus: int = 0
+
+    @property
+    def measures(self) -> bool:
+        """Whether nodes must measure; a cost model computes."""
+        return not self.job.device.name.startswith(COST_MODEL)
+
+    @property
+    def run(self) -> str:
+        """The folder or URL of the run."""
+        return f"{self.results}/{self.job.name}"
+
+
+def order_of(job: Job, *, results: str, cache: str, workers: int, cpus: int, memory: int, gpus: int) -> Order:
+    """An order with checked places; ``results`` and ``cache`` may be empty.
+
+    Raises:
+        UserError: if results or cache are where other nodes cannot see them.
+    """
+    place = shared_place(results or str(job.results), "results")
+    cached = shared_place(cache, "cache") if cache else f"{place}/.cache"  # no run has such a name
+    changed = job.model_copy(update={"results": Path(place) if place.startswith("/") else place, "workers": workers})
+    changed._source = job.source
+    return Order(changed, place, cached, workers, cpus, memory, gpus)
+
+
+def shared_place(given: str, what: str) -> str:
+    """A place that every node can name: a URL, or an absolute path without ``..``.
+
+    Raises:
+        UserError: for another one.
+    """
+    if URL.fullmatch(given):
+        if _NO_CREDENTIALS.match(given):
+            raise UserError(f"the URL of --{what} holds a password", "give credentials by the environment of the nodes")
+        return given.rstrip("/")
+    path = PurePosixPath(given)
+    if not path.is_absolute() or ".." in path.parts or not given.isprintable():
+        raise UserError(
+            f"--{what} {given} is no place that all nodes of a cluster see",
+            f"give a URL, or an absolute path on storage that they share: --{what} /shared/{what}",
+        )
+    return str(path)
+
+
+def command(job_file: str, address: str, program: Sequence[str] = ("autocompress",)) -> list[str]:
+    """The words of the command that runs the search, or goes on with it, on a node of the cluster.
+
+    They need no shell: job servers quote in ways of their own.
+
+    Args:
+        job_file: of the job, on the node.
+        address: of the cluster: ``auto`` or ``HOST:PORT``.
+        program: how the node calls this program.
+    """
+    return [*program, "search", job_file, "--restartable", "--address", address]

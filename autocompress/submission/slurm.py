@@ -1,0 +1,109 @@
+"""A batch script for Slurm: Ray on all nodes of the allocation, the search on the first one."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from autocompress.errors import ExitCode, UserError
+from autocompress.submission.order import DEVICE, Order, command
+
+PORT = 6379
+START_S = 300
+"""Seconds that nodes wait for each other."""
+NOTICE_S = 120
+"""Seconds before the time limit at which the search is told to stop."""
+TERMINATED_BY_SIGNAL = 143
+"""Exit code of a process that SIGTERM ended."""
+_SCRIPT = """\
+#!/bin/bash
+{options}
+# Start: sbatch THIS_FILE    follow: tail -f {log}
+set -euo pipefail
+{setup}
+# Each allocation has a Ray of its own: token, files, and sockets, whose path must be short.
+umask 077
+private={run}.slurm-$SLURM_JOB_ID
+mkdir -p "$private"
+trap 'rm -rf "$private"' EXIT
+head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > "$private/token"
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$private/token"
+export RAY_TMPDIR="/tmp/ac-$SLURM_JOB_ID"
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT={start}
+export RAY_USAGE_STATS_ENABLED=0
+export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"
+export AUTOCOMPRESS_CACHE={cache}
+
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
+head=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --all-ip-addresses | cut -d ' ' -f 1)
+srun --ntasks-per-node=1 mkdir -p "$RAY_TMPDIR"
+code=0
+srun --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 \\
+  ray symmetric-run --address "$head:{port}" --min-nodes "$SLURM_JOB_NUM_NODES" \\
+  --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus={gpus} {resources}--disable-usage-stats \\
+  -- env RAY_ADDRESS="$head:{port}" {search} || code=$?
+srun --ntasks-per-node=1 rm -rf "$RAY_TMPDIR" || true
+if [ $code -eq {stopped} ] || [ $code -eq {terminated} ]; then
+  scontrol requeue "$SLURM_JOB_ID"  # its time was up: the next allocation goes on with it
+fi
+exit $code
+"""
+
+
+def script(order: Order, *, job_file: Path, time: str = "", setup: str = "") -> str:
+    """The batch script.
+
+    Args:
+        order: what runs; each worker has a node.
+        job_file: absolute, on storage that the nodes share.
+        time: limit, as ``sbatch --time`` takes it; empty: the partition's.
+        setup: a line of shell that makes ``autocompress`` and ``ray`` available on a node.
+
+    Raises:
+        UserError: if the nodes share no folder, or Slurm cannot read a value.
+    """
+    if not order.results.startswith("/"):
+        raise UserError(
+            "--print slurm needs --results on a folder that the nodes share", "token and logs are kept there too"
+        )
+    resources = f"--resources={shlex.quote(json.dumps({DEVICE: 1}))} " if order.measures else ""
+    return _SCRIPT.format(
+        options="\n".join(f"#SBATCH --{option}" for option in _options(order, time)),
+        log=_log(order, "*"),
+        setup=setup,
+        run=shlex.quote(f"{order.results}/.{order.job.name}"),
+        start=START_S,
+        cache=shlex.quote(order.cache),
+        port=PORT,
+        gpus=order.gpus,
+        resources=resources,
+        search=shlex.join(command(str(job_file), "auto")),
+        stopped=int(ExitCode.TERMINATED),
+        terminated=TERMINATED_BY_SIGNAL,
+    )
+
+
+def _options(order: Order, time: str) -> list[str]:
+    values: Mapping[str, object] = {
+        "job-name": order.job.name,
+        "nodes": order.workers,
+        "ntasks-per-node": 1,
+        "cpus-per-task": order.cpus,
+        "mem": f"{order.memory}G",
+        **({"gpus-per-node": order.gpus} if order.gpus else {}),
+        **({"time": time} if time else {}),
+        "output": _log(order, "%j"),
+        "open-mode": "append",
+        "signal": f"TERM@{NOTICE_S}",
+    }
+    for name, value in values.items():
+        text = str(value)
+        if not text.isprintable() or any(mark in text for mark in " \"'#"):
+            raise UserError(f"Slurm cannot read {name} {text!r}", "leave out blanks, quotes and '#'")
+    return [*(f"{name}={value}" for name, value in values.items()), "exclusive", "requeue"]
+
+
+def _log(order: Order, number: str) -> str:
+    return f"{order.results}/{order.job.name}.slurm-{number}.log"
