@@ -17,7 +17,7 @@ from cli_here import Commands
 from autocompress.job import load_job
 
 SCHEMA = Path(__file__).parent.parent.parent / "shared" / "cluster" / "rayjob.schema.json.gz"
-JOB = "model: resnet18\ndata: digits\nname: My_Run.1\nworkers: 3\nbaseline: {epochs: 1}\n"
+JOB = "model: resnet18\ndata: digits\nname: My_Run.1\nworkers: 3\ncluster: {cpus: 4}\nbaseline: {epochs: 1}\n"
 PLUGIN = """from autocompress.contract import hookimpl
 
 
@@ -88,6 +88,7 @@ def test_a_manifest_holds_the_job_and_its_plugins(commands: Commands, tmp_path: 
     (tmp_path / "sent.yaml").write_text(config["data"]["job.yaml"])
     job = load_job("sent.yaml")
     assert (job.workers, str(job.folder)) == (8, "/data/runs/My_Run.1")
+    assert (job.cluster.cpus, job.cluster.gpus, job.cluster.device_nodes) == (4.0, None, "device")
     words = ray_job["spec"]["entrypoint"].split()
     mounted = {mount["name"]: mount["mountPath"] for mount in container(groups(ray_job)["workers"])["volumeMounts"]}
     assert [str(path) for path in job.plugins] == [f"{mounted['job']}/mine.py"]

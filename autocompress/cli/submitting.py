@@ -29,9 +29,9 @@ Printed = Annotated[
     Kind | None, typer.Option("--print", help="Print a RayJob or a batch script, and send nothing.", show_default=False)
 ]
 Workers = Annotated[int | None, _option("Trials at the same time, a pod or node each. Default: the job's.", min=1)]
-Cpus = Annotated[int, _option("Processors of each worker.", min=1)]
-Memory = Annotated[int, _option("Memory of each worker.", metavar="GIB", min=1)]
-Gpus = Annotated[int, _option("GPUs of each worker.", min=0)]
+Cpus = Annotated[int | None, _option("Processors of each worker. Default: the job's.", min=1)]
+Memory = Annotated[int | None, _option("Memory of each worker. Default: the job's, or 8.", metavar="GIB", min=1)]
+Gpus = Annotated[int | None, _option("GPUs of each worker. Default: the job's.", min=0)]
 Results = Annotated[str, _option("Folder that all nodes share, or URL. Default: the job's.", show_default=False)]
 Cache = Annotated[str, _option("The same for the cache. Default: a folder in --results.", show_default=False)]
 Image = Annotated[str, _option("Container image with autocompress.", _KUBERNETES, show_default=False)]
@@ -47,9 +47,9 @@ def submit(
     job_file: JobFile,
     printed: Printed = None,
     workers: Workers = None,
-    cpus: Cpus = 4,
-    memory: Memory = 8,
-    gpus: Gpus = 0,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    gpus: Gpus = None,
     results: Results = "",
     cache: Cache = "",
     image: Image = "",
@@ -78,7 +78,7 @@ def submit(
         anchored(job, plugins),
         results=results,
         cache=cache,
-        workers=workers or job.workers,
+        workers=workers,
         cpus=cpus,
         memory=memory,
         gpus=gpus,

@@ -20,6 +20,8 @@ from autocompress.searching.study import Asked, Compose, Study
 
 log = logging.getLogger("autocompress.search")
 
+TYPICAL = 256
+"""The last trials, which say how long one takes."""
 MOST_FAILED_STARTS = 3
 """Workers that may fail to start one after another before no more are started."""
 
@@ -76,7 +78,7 @@ class Dispatcher:
         self.workers_seen = 0
         """Worker processes that were there so far."""
         self._start_error = ""
-        self._seconds: list[float] = []
+        self._seconds: deque[float] = deque(maxlen=TYPICAL)
         self._why_ended = ""
         self._is_closed = False
         self._is_enough = False
@@ -243,9 +245,10 @@ class Dispatcher:
 
     def _deadline_is_near(self) -> bool:
         """A trial that would hardly end in time is not begun."""
-        deadline = self._allowance.deadline
+        if (deadline := self._allowance.deadline) is None:
+            return False
         typical = statistics.median(self._seconds) if self._seconds else 0.0
-        return deadline is not None and time.time() + typical > deadline
+        return time.time() + typical > deadline
 
     def _note(self, row: Row) -> None:
         """Learns from a row before the next recipe is handed out."""

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from autocompress.errors import UserError
-from autocompress.submission.order import DEVICE, RETRIES, Order, command
+from autocompress.submission.order import RETRIES, Order, command
 
 JOB_FOLDER = "/autocompress/job"
 """Where pods see the job and its plugins."""
@@ -135,8 +135,8 @@ class _Pods:
         """Groups of workers; the pod that measures is one of its own, without a GPU."""
         order = self._order
         groups = [self._group("workers", order.workers, order.gpus, {})]
-        if order.measures:
-            groups.append(self._group("device", 1, 0, {DEVICE: 1}))
+        if order.device:
+            groups.append(self._group("device", 1, 0, {order.device: 1}))
         return groups
 
     def _group(self, name: str, count: int, gpus: int, resources: Mapping[str, int]) -> dict[str, Any]:

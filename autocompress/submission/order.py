@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ DEVICE = "device"
 """Resource of the nodes that measure, where the job names no other."""
 URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/]+(/\S*)?")
 _NO_CREDENTIALS = re.compile(r"[a-z0-9+.-]+://[^/@]*:[^/@]*@")
+MEMORY = 8
+"""GiB of a worker, where the job names no other."""
 RETRIES = 3
 """Times that a batch system starts a search again that was lost with its nodes."""
 
@@ -37,14 +40,14 @@ class Order:
     results: str
     cache: str
     workers: int
-    cpus: int = 4
-    memory: int = 8
-    gpus: int = 0
+    cpus: int
+    memory: int
+    gpus: int
 
     @property
-    def measures(self) -> bool:
-        """Whether nodes must measure; a cost model computes."""
-        return not self.job.device.name.startswith(COST_MODEL)
+    def device(self) -> str:
+        """Resource of the nodes that measure; empty where a cost model computes."""
+        return self.job.cluster.device_nodes or ""
 
     @property
     def run(self) -> str:
@@ -52,15 +55,32 @@ class Order:
         return f"{self.results}/{self.job.name}"
 
 
-def order_of(job: Job, *, results: str, cache: str, workers: int, cpus: int, memory: int, gpus: int) -> Order:
-    """An order with checked places; ``results`` and ``cache`` may be empty.
+def order_of(
+    job: Job,
+    *,
+    results: str = "",
+    cache: str = "",
+    workers: int | None = None,
+    cpus: int | None = None,
+    memory: int | None = None,
+    gpus: int | None = None,
+) -> Order:
+    """An order with checked places. What is not given is taken from the job.
 
     Raises:
         UserError: if results or cache are where other nodes cannot see them.
     """
     place = shared_place(results or str(job.results), "results")
     cached = shared_place(cache, "cache") if cache else f"{place}/.cache"  # no run has such a name
-    changed = job.model_copy(update={"results": Path(place) if place.startswith("/") else place, "workers": workers})
+    asked = job.cluster
+    workers = workers or job.workers
+    cpus = cpus or max(1, math.ceil(asked.cpus))
+    gpus = math.ceil(asked.gpus or 0) if gpus is None else gpus
+    memory = memory or math.ceil(asked.memory_bytes / 2**30) or MEMORY
+    is_measured = not job.device.name.startswith(COST_MODEL)
+    device = (asked.device_nodes or DEVICE) if is_measured else None
+    cluster = asked.model_copy(update={"cpus": float(cpus), "gpus": float(gpus) or None, "device_nodes": device})
+    changed = job.model_copy(update={"results": Path(place), "workers": workers, "cluster": cluster})
     changed._source = job.source
     return Order(changed, place, cached, workers, cpus, memory, gpus)
 

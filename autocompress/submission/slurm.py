@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autocompress.errors import ExitCode, UserError
-from autocompress.submission.order import DEVICE, Order, command
+from autocompress.submission.order import Order, command
 
 PORT = 6379
 START_S = 300
@@ -68,7 +68,7 @@ def script(order: Order, *, job_file: Path, time: str = "", setup: str = "") -> 
         raise UserError(
             "--print slurm needs --results on a folder that the nodes share", "token and logs are kept there too"
         )
-    resources = f"--resources={shlex.quote(json.dumps({DEVICE: 1}))} " if order.measures else ""
+    resources = f"--resources={shlex.quote(json.dumps({order.device: 1}))} " if order.device else ""
     return _SCRIPT.format(
         options="\n".join(f"#SBATCH --{option}" for option in _options(order, time)),
         log=_log(order, "*"),

@@ -9,8 +9,8 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 
 from autocompress.job import Job
 
-SEE_THE_LAST = frozenset({"tpe", "gp"})
-"""Samplers that learn from the last trials and the front; NSGA-II needs its generations."""
+SEE_THE_LAST = frozenset({"tpe", "gp", "random"})
+"""Samplers for which the last trials and the front are enough; NSGA-II needs its generations."""
 
 
 def make_sampler(job: Job, told: int = 0) -> BaseSampler:
