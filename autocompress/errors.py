@@ -75,6 +75,10 @@ class TrialFailed(Exception):
     """A trial failed (NaN, time-out, a wrong export). The message is the row's reason."""
 
 
+class TooLittleMemory(TrialFailed):
+    """A network cannot be trained here, even on the smallest batch."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint with the closest known names, or all of them.
 

@@ -98,6 +98,10 @@ def test_a_running_trial_is_found_again() -> None:
     assert study.trials[0].user_attrs == {"seen": 1}
 
 
+def test_torch_tells_whether_bfloat16_is_native() -> None:
+    assert compat_torch.has_native_bfloat16() in (True, False)
+
+
 def test_the_version_of_a_tensor_counts_changes_in_place() -> None:
     """A new result has none."""
     tensor = torch.zeros(2)

@@ -42,7 +42,7 @@ def sources_of(opened: OpenedJob, folder: Path) -> Sources:
     """The opened job's sources with an empty store."""
     assert opened.pipeline.sources is not None
     old = opened.pipeline.sources
-    return Sources(old.teacher, old.teacher_key, old.methods, dict(old.defaults), Store(folder), 0, old.device)
+    return Sources(old.teacher, old.teacher_key, old.methods, dict(old.defaults), Store(folder), 0, old.compute)
 
 
 # --- the job --------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_a_source_that_cannot_make_images_is_left_out(free: OpenedJob, tmp_path:
     sources = sources_of(free, tmp_path)
     own = {method.name: method for method in (Breaks(), Repeats(), NotANumber(), Blobs())}
     defaults = dict.fromkeys(own, sources.defaults["blobs"])
-    broken = Sources(sources.teacher, sources.teacher_key, own, defaults, Store(tmp_path), 0, sources.device)
+    broken = Sources(sources.teacher, sources.teacher_key, own, defaults, Store(tmp_path), 0, sources.compute)
     failed = broken.prepare()
     assert list(broken.methods) == list(broken.defaults) == ["blobs"]
     assert failed["breaks"] == "it could not make images: ValueError: no statistics"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from autocompress import runtime
+from autocompress.compute import Compute
 from autocompress.contract import manager
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.devices import OnnxRuntimeCpu
@@ -27,22 +28,22 @@ from autocompress.testing import example_model
 from autocompress.training import computed_with, versions
 
 MACHINE = keys.machine()
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CUDA = torch.device("cuda")
 
 
 def test_the_kind_of_device_and_its_precision_are_in_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    new = computed_with(CUDA)
+    new = computed_with(Compute.on(CUDA))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    old = computed_with(CUDA)
-    assert len({digest(found) for found in (computed_with(CPU), new, old)}) == 3
-    assert (computed_with(CPU)["precision"], new["precision"]) == ("float32", "torch.bfloat16 mixed")
+    old = computed_with(Compute.on(CUDA))
+    assert len({digest(found) for found in (computed_with(Compute()), new, old)}) == 3
+    assert (computed_with(Compute())["precision"], new["precision"]) == ("float32", "torch.bfloat16 mixed")
 
 
 def test_our_own_version_is_in_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = computed_with(CPU)
+    before = computed_with(Compute())
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0" if name == "autocompress" else "1")
-    assert digest(computed_with(CPU)) != digest(before)
+    assert digest(computed_with(Compute())) != digest(before)
     assert set(versions()) >= {"autocompress", "torch", "torchvision", "timm", "numpy"}
 
 

@@ -30,6 +30,7 @@ from autocompress import models
 from autocompress.compression import artifact
 from autocompress.compression.pipeline import Pipeline
 from autocompress.compression.qat import QuantizationSchedule
+from autocompress.compute import Compute
 from autocompress.contract import Deployable, Grid, LayerSpec, Manager, OperatorCount, Space
 from autocompress.data import DataInfo, TensorSplit
 from autocompress.export import check_agreement, custom_operators, export
@@ -312,7 +313,7 @@ def test_an_artifact_comes_back(qat: dict[str, Any], tmp_path: Path) -> None:
     manager = toy_manager(SlowSubstitute())
     methods = [method for method in manager.methods() if method.name in ("distance", "quantize")]
     store = Store(tmp_path / "store")
-    pipeline = Pipeline(baseline, "leaves", methods, context.transfer, "stage", 0, torch.device("cpu"), store)
+    pipeline = Pipeline(baseline, "leaves", methods, context.transfer, "stage", 0, Compute(), store)
     recipe = recipe_of(baseline, manager, qat)
     candidate, dry = pipeline.run(recipe), pipeline.run(recipe, dry_run=True)
     assert candidate.slow == dry.slow == "distances have no kernel there"

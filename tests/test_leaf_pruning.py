@@ -17,6 +17,7 @@ from toy_leaf import Distance, DistancePruner, DistanceSpec, Substitute, WholeSp
 from autocompress.channels.couplings import couplings
 from autocompress.channels.removal import masked, remove
 from autocompress.compression.pipeline import Pipeline
+from autocompress.compute import Compute
 from autocompress.contract import Coupling, LayerSpec, coupling_scores
 from autocompress.graph import facts
 from autocompress.recipes.recipe import Recipe
@@ -118,9 +119,7 @@ def test_the_stage_prunes_what_a_method_substituted(tmp_path: Path) -> None:
     baseline = example_model()
     context = example_context(baseline, teacher=baseline)
     methods = [Substitute(), Magnitude()]
-    pipeline = Pipeline(
-        baseline, "leaf pruning", methods, context.transfer, "stage", 0, torch.device("cpu"), Store(tmp_path)
-    )
+    pipeline = Pipeline(baseline, "leaf pruning", methods, context.transfer, "stage", 0, Compute(), Store(tmp_path))
     names = Substitute().search_space(_Defaults(), baseline)["layers"]
     recipe = Recipe(
         values={},

@@ -23,6 +23,7 @@ from torch import nn
 
 from autocompress.compression.pipeline import Pipeline
 from autocompress.compression.rebuilding import rebuild
+from autocompress.compute import Compute
 from autocompress.contract import Context, Coupling, Params, Pruner, coupling_scores, manager
 from autocompress.contract.coupling import Part, counts
 from autocompress.errors import InvalidRecipe, UserError
@@ -223,7 +224,7 @@ def test_a_wrong_order_names_pruner_and_coupling(orders: Any, told: str) -> None
 def pipeline_of(model: nn.Module, folder: Path, pruners: Sequence[Pruner] | None = None) -> Pipeline:
     chosen = [Obs(), Scop(), Magnitude()] if pruners is None else list(pruners)
     context = example_context(model, teacher=model)
-    return Pipeline(model, "example", chosen, context.transfer, "stage", 0, torch.device("cpu"), Store(folder))
+    return Pipeline(model, "example", chosen, context.transfer, "stage", 0, Compute(), Store(folder))
 
 
 def recipe_of(model: nn.Module, pruner: Pruner, keep: Any = 0.5, repair: Params = WITHOUT, **limits: Any) -> Recipe:

@@ -22,6 +22,7 @@ from autocompress.compression import answers
 from autocompress.compression.answers import with_logits
 from autocompress.compression.artifact import load
 from autocompress.compression.pipeline import Pipeline
+from autocompress.compute import Compute
 from autocompress.devices.lock import MachineLock
 from autocompress.opened.job import OpenedJob
 from autocompress.recipes import rungs
@@ -165,8 +166,8 @@ def test_the_baseline_answers_each_image_once(
 
     def asked(images: int, classes: int = 10) -> Any:
         del classes
-        device = torch.device("cpu")
-        return with_logits(opened.model, "baseline", transfer, images, store, device, seed=0)
+        compute = Compute()
+        return with_logits(opened.model, "baseline", transfer, images, store, compute, seed=0)
 
     made = asked(100)
     assert made.soft_targets.shape == (100, 10)
@@ -179,7 +180,7 @@ def test_the_baseline_answers_each_image_once(
     monkeypatch.setattr(answers, "MOST_BYTES", 100)
     assert asked(100) is transfer, "too many to keep"
     own = replace(transfer, soft_targets=torch.zeros(len(transfer.train), 10))
-    assert with_logits(opened.model, "baseline", own, 10, store, torch.device("cpu"), seed=0) is own
+    assert with_logits(opened.model, "baseline", own, 10, store, Compute(), seed=0) is own
 
 
 # --- a trial that climbs --------------------------------------------------------------------------

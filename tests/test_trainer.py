@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autocompress import data, models
+from autocompress.compute import Compute
 from autocompress.contract import Callback
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import TrialFailed, UserError
@@ -440,8 +442,8 @@ def test_it_learns_on_cuda(splits: Splits) -> None:
     train(
         model,
         splits.train,
-        TrainSettings(3, 3e-3, batch_size=32, channels_last=True),
-        device="cuda",
+        TrainSettings(3, 3e-3, batch_size=32),
+        compute=replace(Compute.on("cuda"), channels_last=True),
         callbacks=[recorder],
     )
     assert evaluate(model, splits.val)[0] > 85

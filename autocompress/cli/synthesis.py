@@ -236,14 +236,14 @@ def _made(source: DataSource, teacher: nn.Module, params: Params, job: Job, imag
     from autocompress import models
     from autocompress.cli.progress import waiting
     from autocompress.contract import Context
-    from autocompress.training import default_device
+    from autocompress.training import compute_of
 
-    device = default_device()
+    compute = compute_of(job.compute)
     with waiting(console) as progress:
         context = Context(
             input_size=models.input_size(teacher),
-            teacher=teacher.to(device),
-            device=device,
+            teacher=teacher.to(compute.device),
+            compute=compute,
             seed=job.seed,
             images=images,
             progress=progress,

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 
-__all__ = ["BatchNormBase", "version_of"]
+__all__ = ["BatchNormBase", "has_native_bfloat16", "version_of"]
 # BatchNormBase: the base class of batch norms of one, two and three dimensions.
+
+
+def has_native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16.
+
+    Private: ``torch.cpu._is_avx512_bf16_supported``.
+    """
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def version_of(tensor: Tensor) -> int:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from autocompress.compute import Compute
 from autocompress.contract import TransferSet
 from autocompress.data import Split
 from autocompress.files import digest
@@ -27,7 +28,7 @@ def answered(
     model_key: str,
     split: AnySplit,
     store: Store,
-    device: torch.device,
+    compute: Compute,
     pause: Callable[[], None] | None = None,
 ) -> AnySplit:
     """``split`` with the answers of ``model`` for labels; they are made once and kept.
@@ -37,12 +38,12 @@ def answered(
         model_key: content key of its weights and architecture.
         split: whose labels mean nothing.
         store: where the answers are kept.
-        device: where torch computes.
+        compute: where and how torch computes.
         pause: called between batches.
     """
-    key = digest("held out", VERSION, model_key, split.digest, computed_with(device))
+    key = digest("held out", VERSION, model_key, split.digest, computed_with(compute))
     if (found := store.get(key) if store.has(key) else None) is None:
-        answers = logits(copy.deepcopy(model), split, device, pause=pause).argmax(1)
+        answers = logits(copy.deepcopy(model), split, compute.device, pause=pause).argmax(1)
         store.put(key, {"labels": answers}, {})
         found = {"labels": answers}, {}
     return split.relabelled(found[0]["labels"])
@@ -54,7 +55,7 @@ def with_logits(
     transfer: TransferSet,
     images: int,
     store: Store,
-    device: torch.device,
+    compute: Compute,
     seed: int,
     pause: Callable[[], None] | None = None,
 ) -> TransferSet:
@@ -69,7 +70,7 @@ def with_logits(
         transfer: of the recipe.
         images: that the training will see.
         store: where logits are kept.
-        device: where torch computes.
+        compute: where and how torch computes.
         seed: of the draw.
         pause: called between batches.
     """
@@ -77,9 +78,9 @@ def with_logits(
     if transfer.soft_targets is not None or 4 * count * transfer.train.num_classes > MOST_BYTES:
         return transfer
     train = transfer.train.subset(count, seed)
-    key = digest("logits", VERSION, model_key, train.digest, computed_with(device))
+    key = digest("logits", VERSION, model_key, train.digest, computed_with(compute))
 
     def make() -> torch.Tensor:
-        return logits(copy.deepcopy(model), train, device, pause=pause)
+        return logits(copy.deepcopy(model), train, compute.device, pause=pause)
 
     return replace(transfer, train=train, soft_targets=store.made(key, make, pause))

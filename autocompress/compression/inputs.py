@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from autocompress import models
 from autocompress.compression.answers import with_logits
 from autocompress.compression.sources import Sources
+from autocompress.compute import Compute
 from autocompress.contract import Callback, Context, Method, Params, Preparing, Pruner, TransferSet, Transform
 from autocompress.files import digest
 from autocompress.recipes.recipe import Recipe
@@ -25,7 +25,7 @@ class Inputs:
     """What the stages of recipes on one baseline are given.
 
     Attributes:
-        baseline, baseline_key, methods, transfer, seed, device, store, sources: of the pipeline.
+        baseline, baseline_key, methods, transfer, seed, compute, store, sources: of the pipeline.
     """
 
     baseline: nn.Module
@@ -33,7 +33,7 @@ class Inputs:
     methods: Sequence[Method]
     transfer: TransferSet | None
     seed: int
-    device: torch.device
+    compute: Compute
     store: Store
     sources: Sources | None = None
 
@@ -47,7 +47,7 @@ class Inputs:
         # Of a source that adapts, the images that recovery begins with are only a part.
         more = [] if recipe.source is None or self.sources is None else self.sources.adapting(recipe.source)
         images = transfer.digest if transfer else None
-        return digest(self.baseline_key, images, self.seed, computed_with(self.device), *more)
+        return digest(self.baseline_key, images, self.seed, computed_with(self.compute), *more)
 
     def transfer_set(
         self,
@@ -64,7 +64,7 @@ class Inputs:
         """``context`` with the baseline's logits on the images to train on, at most ``images``."""
         assert context.transfer is not None
         transfer = with_logits(
-            self.baseline, self.baseline_key, context.transfer, images, self.store, self.device, self.seed, pause
+            self.baseline, self.baseline_key, context.transfer, images, self.store, self.compute, self.seed, pause
         )
         return replace(context, transfer=transfer)
 
@@ -138,7 +138,7 @@ class Inputs:
         images = context.transfer or self.transfer
         transfer = images.digest if images else None
         made_by = [method.name, method.version, *([shared] if shared else [])]
-        key = digest("prepared", *made_by, self.baseline_key, transfer, self.seed, computed_with(self.device))
+        key = digest("prepared", *made_by, self.baseline_key, transfer, self.seed, computed_with(self.compute))
         if key not in self._states:
             if context.dry_run and (not self.store.has(key) or self.store.get(key) is None):
                 if not shared or self.transfer_set(recipe) is None:
@@ -169,7 +169,7 @@ class Inputs:
         """What methods may use in a run of ``recipe``."""
         context = Context(
             input_size=models.input_size(self.baseline),
-            device=torch.device("cpu") if dry_run else self.device,
+            compute=Compute() if dry_run else self.compute,
             seed=self.seed,
             dry_run=dry_run,
         )
@@ -181,4 +181,4 @@ class Inputs:
             return context
         transfer = self.transfer_set(recipe, progress, pause)
         assert transfer is not None, "a run that is not dry needs data"
-        return replace(context, transfer=transfer, teacher=copy.deepcopy(self.baseline).to(self.device).eval())
+        return replace(context, transfer=transfer, teacher=copy.deepcopy(self.baseline).to(self.compute.device).eval())

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-import torch
 from torch import fx, nn
 
 from autocompress import models
@@ -19,6 +18,7 @@ from autocompress.compression.layertypes import layer_specs, leaves, slow_in_fil
 from autocompress.compression.rebuilding import rebuild
 from autocompress.compression.sources import Sources
 from autocompress.compression.structural import OfBaseline, Structural
+from autocompress.compute import Compute
 from autocompress.contract import (
     Context,
     Method,
@@ -56,7 +56,7 @@ class Pipeline:
             None where only dry runs are wanted.
         granularity: of the job.
         seed: of the job.
-        device: where torch computes.
+        compute: where and how torch computes.
         store: where stage results are kept.
         sources: what makes the images where a recipe names a data source.
         table: what the device computes on integers.
@@ -70,7 +70,7 @@ class Pipeline:
     transfer: TransferSet | None
     granularity: str
     seed: int
-    device: torch.device
+    compute: Compute
     store: Store
     sources: Sources | None = None
     table: PlacementTable = ONNX_RUNTIME
@@ -84,7 +84,7 @@ class Pipeline:
             self.methods,
             self.transfer,
             self.seed,
-            self.device,
+            self.compute,
             self.store,
             self.sources,
         )
@@ -310,7 +310,7 @@ class Pipeline:
             recipe.repair,
             self._inputs.pruner(recipe),
             self.transfer_set(recipe),
-            self.device,
+            self.compute,
             self._entering(recipe),
             untouched=not recipe.transforms,
         )

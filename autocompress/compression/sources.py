@@ -16,6 +16,7 @@ from torch import nn
 
 from autocompress import models, watchdog
 from autocompress.compression.answers import answered
+from autocompress.compute import Compute
 from autocompress.contract import Context, DataSource, Params, TransferSet
 from autocompress.data import DataInfo, Split, TensorSplit
 from autocompress.errors import TrialFailed
@@ -51,7 +52,7 @@ class Sources:
         defaults: their parameters in the default recipe; the first source is the default one.
         store: where sets are kept.
         seed: of the job.
-        device: where torch computes.
+        compute: where and how torch computes.
     """
 
     teacher: nn.Module
@@ -60,7 +61,7 @@ class Sources:
     defaults: dict[str, Params]
     store: Store
     seed: int
-    device: torch.device
+    compute: Compute
     _sets: dict[str, TransferSet] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,7 +98,7 @@ class Sources:
         seed = self.seed if seed is None else seed
         params = self.methods[name].without_student(params)
         about = [name, self.methods[name].version, params, images, seed]
-        key = digest("transfer set", VERSION, self.teacher_key, about, computed_with(self.device))
+        key = digest("transfer set", VERSION, self.teacher_key, about, computed_with(self.compute))
         if (known := self._sets.pop(key, None)) is None:
             if (found := self._found(key)) is None:
                 found = self._kept(
@@ -198,7 +199,7 @@ class Sources:
         share = min(self._share, *(len(part) for part in parts))
         images = torch.cat([images_of(part.subset(share, self.seed)) for part in parts])
         unlabelled = TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), info)
-        return answered(self.teacher, self.teacher_key, unlabelled, self.store, self.device, pause)
+        return answered(self.teacher, self.teacher_key, unlabelled, self.store, self.compute, pause)
 
     def _held_out_of(
         self, name: str, progress: Progress | None = None, pause: Callable[[], None] | None = None
@@ -223,17 +224,16 @@ class Sources:
                 progress(fraction, f"making images: {name}")
 
         told(0.0)
-        teacher = copy.deepcopy(self.teacher).to(self.device).eval().requires_grad_(False)
+        teacher = copy.deepcopy(self.teacher).to(self.compute.device).eval().requires_grad_(False)
         context = Context(
             input_size=models.input_size(self.teacher),
             teacher=teacher,
-            device=self.device,
+            compute=self.compute,
             seed=seed,
             images=images,
             progress=told,
         )
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=self.compute.random_devices):
             torch.manual_seed(seed)
             made = self.methods[name].apply(teacher, params, context, student)
         _check(made, context.input_size)

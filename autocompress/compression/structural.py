@@ -20,6 +20,7 @@ from autocompress.compression import prune, repair
 from autocompress.compression.prune import Cut
 from autocompress.compression.recorded import Scales, unlike
 from autocompress.compression.repair import Images, Inputs
+from autocompress.compute import Compute
 from autocompress.contract import Context, Coupling, LayerSpec, Params, Plan, Pruner, TransferSet
 from autocompress.errors import TrialFailed
 from autocompress.files import digest
@@ -84,7 +85,7 @@ class Structural:
         settings: Params,
         pruner: Pruner | None,
         transfer: TransferSet | None,
-        device: torch.device,
+        compute: Compute,
         entering: str,
         *,
         untouched: bool,
@@ -94,14 +95,14 @@ class Structural:
         Args:
             asked, settings, pruner, entering, untouched: as for :meth:`run`.
             transfer: images of the recipe.
-            device: where torch computes.
+            compute: where and how torch computes.
         """
         about: list[Any] = [entering, "prune and repair", repair.VERSION, settings]
         if asked is None or pruner is None:
             return digest(*about)
         assert transfer is not None
-        images = self._images_of(settings, transfer, device)
-        orders = self._found_orders(self._orders_key(asked, pruner, images, device, "" if untouched else entering))
+        images = self._images_of(settings, transfer, compute.device)
+        orders = self._found_orders(self._orders_key(asked, pruner, images, compute, "" if untouched else entering))
         if orders is None:
             return None
         return digest(*about, prune.VERSION, pruner.version, asked.record(), images.key, orders)
@@ -239,7 +240,7 @@ class Structural:
         """
         images = self.images(settings, context)
         orders, inputs = self.baseline_orders(asked, settings, pruner, context)
-        key = self._orders_key(asked, pruner, images, context.device)
+        key = self._orders_key(asked, pruner, images, context.compute)
         return OfBaseline(orders, inputs(inputs.layers), images, key)
 
     def baseline_orders(
@@ -273,7 +274,7 @@ class Structural:
         asking = prunable(self.baseline, asked.mode) if of_baseline else prune.losing(every, self.baseline, asked)
         if not of_baseline and not entering:
             return prune.orders_of(pruner, asking, asked.params, context)
-        key = self._orders_key(asked, pruner, inputs.images, context.device, "" if of_baseline else entering)
+        key = self._orders_key(asked, pruner, inputs.images, context.compute, "" if of_baseline else entering)
         if (known := self._found_orders(key)) is None:
 
             def make() -> Any:
@@ -288,13 +289,11 @@ class Structural:
             self._orders[key] = unpack(found[0], found[1]["state"])["orders"]
         return self._orders.get(key)
 
-    def _orders_key(
-        self, asked: Pruning, pruner: Pruner, images: Images, device: torch.device, entering: str = ""
-    ) -> str:
+    def _orders_key(self, asked: Pruning, pruner: Pruner, images: Images, compute: Compute, entering: str = "") -> str:
         """``entering`` is the key of a network that is not the baseline."""
         own = [pruner.name, pruner.version, asked.params, asked.mode]
         network: list[Any] = [entering, asked.record()] if entering else [self.baseline_key]
-        return digest("orders", prune.VERSION, *own, *network, images.key, computed_with(device))
+        return digest("orders", prune.VERSION, *own, *network, images.key, computed_with(compute))
 
     def _inputs(self, model: nn.Module, images: Images, context: Context, untouched: bool) -> Inputs:
         """Moments of the network that enters; those of the baseline are kept."""
@@ -305,7 +304,7 @@ class Structural:
                 network = self._facts_of(model, context, untouched)
                 inputs.scales = partial(unlike, model, network, every, images.batches, context.pause)
             return inputs
-        key = digest("moments", repair.VERSION, self.baseline_key, images.key, computed_with(context.device))
+        key = digest("moments", repair.VERSION, self.baseline_key, images.key, computed_with(context.compute))
         if key not in self._moments:
             teacher = copy.deepcopy(model).eval()
             readers = _readers(fixed_couplings(self.baseline, self._size, "group"))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autocompress.compute import Compute
 from autocompress.contract.callback import Callback
 from autocompress.data import Split
 from autocompress.errors import InvalidRecipe
@@ -67,7 +68,7 @@ class Context:
         transfer: the images of the recipe's data source; None in a dry run, and for data sources.
         teacher: the baseline in eval mode, on ``device``; None in a dry run.
         input_size: (channels, height, width) of one image.
-        device: where torch computes.
+        compute: where and how torch computes; pass it on to ``training``.
         seed: of this stage; use it for every random draw.
         params: for ``prepare``: the result of ``shared``.
         state: the result of ``prepare``, else None.
@@ -85,7 +86,7 @@ class Context:
     input_size: tuple[int, int, int]
     transfer: TransferSet | None = None
     teacher: nn.Module | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    compute: Compute = field(default_factory=Compute)
     seed: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     state: Any = None
@@ -96,3 +97,8 @@ class Context:
     pause: Callable[[], None] = _no_pause
     callbacks: Callable[[nn.Module], Sequence[Callback]] = _no_callbacks
     dry_run: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors are: the device of ``compute``."""
+        return self.compute.device

@@ -14,6 +14,7 @@ from torch import fx, nn
 from autocompress import data, models
 from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE, load
 from autocompress.compression.layertypes import layer_specs
+from autocompress.compute import Compute, compute_of
 from autocompress.contract import Manager, Method, manager
 from autocompress.data import Split
 from autocompress.debugging.advice import exclusions
@@ -24,7 +25,8 @@ from autocompress.job import Job, load_job
 from autocompress.opened.baseline import baseline_key
 from autocompress.quantization.folding import fold_batch_norm
 from autocompress.results import JOB_FILE, read
-from autocompress.searching.study import read_baseline_key
+from autocompress.searching.begun import as_begun
+from autocompress.searching.study import read_baseline_key, read_begun
 from autocompress.training import limit_threads, train_baseline
 
 IMAGES = 32
@@ -87,10 +89,12 @@ def debug(
     plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
     plugins = manager()
     methods = {method.name: method for method in plugins.methods()}
-    limit_threads()
     home = result.folder.resolve()  # it may have been moved or renamed since
     job = load_job(home / JOB_FILE).model_copy(update={"results": home.parent, "name": home.name})
-    model, split = _baseline(job, plugins)
+    job = as_begun(job, read_begun(home))
+    compute = compute_of(job.compute)
+    limit_threads(compute.threads)
+    model, split = _baseline(job, plugins, compute)
     batch, of = _images(split, models.input_size(model), images)
     kept = kept_channels(model, plan["transforms"], methods)
     reference = _folded(model, methods)
@@ -141,7 +145,7 @@ def _check_weights(job: Job, model: nn.Module) -> None:
         )
 
 
-def _baseline(job: Job, plugins: Manager) -> tuple[nn.Module, Split | None]:
+def _baseline(job: Job, plugins: Manager, compute: Compute) -> tuple[nn.Module, Split | None]:
     """The float network, and the images that judge; None where the job has none."""
     split: Split | None = None
     if job.data.words:
@@ -151,7 +155,7 @@ def _baseline(job: Job, plugins: Manager) -> tuple[nn.Module, Split | None]:
         model = models.create(job, splits.info if knows_classes else None)
         splits = splits if knows_classes else splits.prepared(models.data_info(model))
         if models.needs_training(job, splits.info):
-            model = train_baseline(job, model, splits, only_kept=True)
+            model = train_baseline(job, model, splits, compute=compute, only_kept=True)
             _check_weights(job, model)
         split = splits.val if len(splits.val) else splits.test
     else:

@@ -11,6 +11,7 @@ from autocompress.job.paths import absolute, anchored, below
 from autocompress.job.schema import (
     BaselineConfig,
     Budget,
+    ComputeConfig,
     Constraints,
     DataConfig,
     DeviceConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "Bound",
     "Budget",
     "ClusterConfig",
+    "ComputeConfig",
     "Constraints",
     "DataConfig",
     "DeviceConfig",

@@ -252,17 +252,38 @@ class SearchConfig(_Section):
     placement: bool = True
 
 
+class ComputeConfig(_Section):
+    """Where and how torch computes: trainings, repairs, moments and images of data sources.
+
+    ``device`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``precision`` of ``auto`` is float32 on
+    a processor and 16 bits on a GPU that computes them natively. ``channels_last`` is the memory
+    format of trainings; ``auto`` times a step in both and keeps the faster. ``compile`` compiles
+    networks before they are trained. ``threads`` are those of torch on the processor.
+    """
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    channels_last: Literal["auto"] | bool = "auto"
+    compile: bool = False
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+
+
 class BaselineConfig(_Section):
     """How the baseline is trained where there is neither ``pretrained`` nor ``checkpoint``.
 
     It makes at least ``steps`` steps: a small data set has few an epoch. Where ``epochs`` is given
     and ``steps`` is not, the epochs alone count.
+
+    ``accumulate`` adds up the gradients of so many batches for one step. ``ema`` is the decay of a
+    moving average of the weights, 0.999 for example, which is the baseline then; 0 for none.
     """
 
     epochs: int = Field(default=12, ge=0)
     steps: int = Field(default=600, ge=0)
     batch_size: int = Field(default=128, ge=1)
     lr: float = Field(default=2e-3, gt=0)
+    accumulate: int = Field(default=1, ge=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -311,6 +332,7 @@ class Job(_Section):
     granularity: Granularity = "stage"
     budget: Budget = Budget()
     baseline: BaselineConfig = BaselineConfig()
+    compute: ComputeConfig = ComputeConfig()
     sampler: Sampler = "tpe"
     search: SearchConfig = SearchConfig()
     recipes_from: _Path | None = None

@@ -109,7 +109,8 @@ def _may_fork(device: Device) -> bool:
     """
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     is_alone = all(thread.name == "tqdm_monitor" for thread in others)
-    return sys.platform == "linux" and is_alone and usable_processors() > 1 and device.formats == {"onnx"}
+    can_fork = sys.platform == "linux" and not torch.cuda.is_initialized()  # a fork of CUDA's state is broken
+    return can_fork and is_alone and usable_processors() > 1 and device.formats == {"onnx"}
 
 
 Work = Callable[[Iterator[int]], Iterator[tuple[int, Built | None]]]

@@ -21,6 +21,7 @@ from autocompress.compression.candidate import Candidate
 from autocompress.compression.layertypes import layer_specs
 from autocompress.compression.pipeline import Pipeline
 from autocompress.compression.sources import Sources
+from autocompress.compute import Compute, compute_of
 from autocompress.contract import (
     Context,
     DataSource,
@@ -46,6 +47,7 @@ from autocompress.memory import out_of_memory_told
 from autocompress.opened.agreement import judged_by_agreement
 from autocompress.opened.applicable import applicable, require_images
 from autocompress.opened.baseline import Baseline, cropped_baseline, export_baseline, measure_baseline, teacher_key
+from autocompress.opened.computing import decided
 from autocompress.opened.keys import measured_with
 from autocompress.opened.outline import outline, space_of
 from autocompress.opened.placing import measured_costs, placement_rows
@@ -65,7 +67,6 @@ from autocompress.sensitivity.table import Sensitivity, Setting
 from autocompress.store import Store
 from autocompress.training import (
     batch_size,
-    default_device,
     evaluate,
     limit_threads,
     require_training_images,
@@ -83,7 +84,7 @@ class OpenedJob:
     """A job, its data, its baseline and the methods that apply to it.
 
     Attributes:
-        job: the validated job.
+        job: the validated job, with its memory format decided.
         model: the float baseline, eval, on the CPU; never changed.
         splits: of the data.
         baseline: with which candidates are compared.
@@ -116,24 +117,28 @@ class OpenedJob:
         Raises:
             UserError: for a job with unknown names.
         """
-        limit_threads()
+        compute = compute_of(job.compute)  # first: what it refuses needs nothing else
+        limit_threads(compute.threads)
         known = outline(job, plugins or manager_for(job))
         limits, splits, model, installed = known.limits, known.splits, known.model, known.installed
         has_images, devices, device = known.has_images, known.devices, known.devices[0]
-        lock, began = MachineLock(), time.monotonic()
+        store = Store(pinning=True)  # entries from before the first trial are needed until the last
+        lock = MachineLock()
+        with lock.shared():
+            job, compute = decided(job, model, store, lock.breathe)
+        began = time.monotonic()
         if splits is not None and models.needs_training(job, splits.info):
             with lock.shared():
-                model = train_baseline(job, model, splits, progress, pause=lock.breathe)
+                model = train_baseline(job, model, splits, progress, compute=compute, pause=lock.breathe)
         training_seconds = time.monotonic() - began
         model = models.reparameterise(model).cpu().eval()
-        store = Store(pinning=True)  # entries from before the first trial are needed until the last
         methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images, devices=devices)
         sources = None
         space = space_of(job, model, methods, limits, splits, device)
         if defaults := space.sources():
             named = {method.name: method for method in methods if isinstance(method, DataSource)}
             chosen = {name: named[name] for name in defaults}
-            sources = Sources(model, teacher_key(model), chosen, defaults, store, job.seed, default_device())
+            sources = Sources(model, teacher_key(model), chosen, defaults, store, job.seed, compute)
             with lock.shared():
                 failed = {name: [reason] for name, reason in sources.prepare(progress, lock.breathe).items()}
             methods, refused = [method for method in methods if method.name not in failed], refused | failed
@@ -146,7 +151,7 @@ class OpenedJob:
         if sources is not None:
             splits = replace(splits, synthetic=sources.counts())
         with lock.shared():
-            splits, baseline = _measured(job, model, splits, sources, store, lock.breathe)
+            splits, baseline = _measured(job, model, splits, sources, store, compute, lock.breathe)
         transfer = user_data(splits, job.seed)
         if sources is not None:
             transfer = sources.transfer_set(*next(iter(sources.defaults.items())))
@@ -157,7 +162,7 @@ class OpenedJob:
             transfer=transfer,
             granularity=job.granularity,
             seed=job.seed,
-            device=default_device(),
+            compute=compute,
             store=store,
             sources=sources,
             table=device.placement,
@@ -184,7 +189,8 @@ class OpenedJob:
         Raises:
             UserError: as for :meth:`open`, for errors that are known without training.
         """
-        limit_threads()
+        compute = compute_of(job.compute)
+        limit_threads(compute.threads)
         known = outline(job, plugins or manager_for(job), preview=True)
         if known.splits is not None and models.needs_training(job, known.splits.info):
             require_training_images(job, known.splits)
@@ -198,7 +204,7 @@ class OpenedJob:
             transfer=None,
             granularity=job.granularity,
             seed=job.seed,
-            device=default_device(),
+            compute=compute,
             store=store,
             table=known.devices[0].placement,
             crops=job.search.crop,
@@ -252,9 +258,9 @@ class OpenedJob:
             return []
         by_name = {method.name: method for method in self.methods}
         setting = Setting(by_name, params, self.job.granularity, self.device.placement)
-        teacher = copy.deepcopy(self.model).to(self.pipeline.device)
+        teacher = copy.deepcopy(self.model).to(self.pipeline.compute.device)
         context = Context(
-            models.input_size(self.model), transfer, teacher, device=self.pipeline.device, seed=self.job.seed
+            models.input_size(self.model), transfer, teacher, compute=self.pipeline.compute, seed=self.job.seed
         )
         lock, key = MachineLock(), self.baseline.weights_key
         try:
@@ -382,7 +388,7 @@ class OpenedJob:
     def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
         """The same for the torch model on validation, for a candidate with a slow file."""
         batch = images_between_pauses(models.input_size(self.model))
-        found = evaluate(candidate.model, self.splits.val, default_device(), batch, pause)
+        found = evaluate(candidate.model, self.splits.val, self.pipeline.compute.device, batch, pause)
         candidate.model.cpu()
         return found
 
@@ -423,6 +429,7 @@ def _measured(
     splits: Splits,
     sources: Sources | None,
     store: Store,
+    compute: Compute,
     pause: Callable[[], None],
 ) -> tuple[Splits, Baseline]:
     """The splits with the images that judge candidates, and the baseline measured on these."""
@@ -431,7 +438,7 @@ def _measured(
     if sources is not None and not len(splits.val):
         held_out = sources.held_out(splits.info, pause)
     elif splits.by_agreement:
-        held_out = answered(model, teacher_key(model), splits.val, store, default_device(), pause)
+        held_out = answered(model, teacher_key(model), splits.val, store, compute, pause)
     if held_out is None:
         baseline = measure_baseline(model, splits, *scored)
     else:

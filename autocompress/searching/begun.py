@@ -39,11 +39,33 @@ def begun_with(job: Job, device: Device) -> dict[str, Any]:
     """
     asked = {key: value for key, value in job.model_dump(mode="json").items() if key not in EDITABLE}
     asked["data"].pop("workers")  # the same batches, whoever reads them
+    asked["compute"] = job.compute.model_dump(mode="json", exclude_defaults=True)  # runs of earlier versions
+    if job.baseline.accumulate == 1:  # have no such keys
+        del asked["baseline"]["accumulate"]
     libraries = {**versions(), "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     machine = measured_with(device, job.device)
     for known in ("device", "device_config", "session_options"):  # the job and "session_config" have them
         machine.pop(known, None)
     return {"job": asked, "versions": libraries, "machine": machine}
+
+
+def decided_with(job: Job) -> dict[str, Any]:
+    """What the driver has decided by measuring, as JSON: the memory format of trainings."""
+    return {"channels_last": job.compute.channels_last}
+
+
+def as_begun(job: Job, known: Mapping[str, Any] | None) -> Job:
+    """``job`` with what the first run has decided.
+
+    Args:
+        job: from job.yaml.
+        known: :func:`begun_with` and :func:`decided_with` of the first run; None where there is
+            none.
+    """
+    last = (known or {}).get("channels_last")
+    if not isinstance(last, bool) or job.compute.channels_last != "auto":
+        return job
+    return job.model_copy(update={"compute": job.compute.model_copy(update={"channels_last": last})})
 
 
 def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:

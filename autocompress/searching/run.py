@@ -33,7 +33,7 @@ from autocompress.results import (
 from autocompress.results.status import OVER
 from autocompress.searching import placement, rundir, stopping
 from autocompress.searching.background import Background, Point
-from autocompress.searching.begun import begun_with, check_images, check_resumable, images_of
+from autocompress.searching.begun import as_begun, begun_with, check_images, check_resumable, decided_with, images_of
 from autocompress.searching.climbing.climbing import Climbing
 from autocompress.searching.climbing.untrained import rungs_act, untrained
 from autocompress.searching.clock import Clock
@@ -173,7 +173,8 @@ class _Run:
         begun = begun_with(load_job(folder / JOB_FILE), plugins.device(job.device.name))
         if (known := read_begun(folder)) is not None:  # before anything is trained
             check_resumable(folder, known, begun)
-        self._opened = opener(job, self._progress)
+        self._opened = opener(as_begun(job, known), self._progress)
+        begun |= decided_with(self._opened.job)
         clock.leave_out(self._opened.training_seconds)
         self._measurer = Measurer.of(job, self._opened.device, plugins)
         self._baseline = baseline_row(self._opened, self._measurer)
@@ -374,11 +375,12 @@ class _Run:
     @property
     def _threads(self) -> int:
         """Of torch, in each worker."""
-        return max(1, usable_processors() // self._job.workers)
+        asked = self._job.compute.threads
+        return asked if asked != "auto" else max(1, usable_processors() // self._job.workers)
 
     def _settings(self, deadline: float | None) -> Settings:
         return Settings(
-            job=self._job,
+            job=self._opened.job,  # with what the driver has decided for all
             folder=self._folder.resolve(),
             baseline=self._baseline,
             threads=self._threads,

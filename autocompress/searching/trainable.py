@@ -16,6 +16,7 @@ import torch
 from ray import tune
 
 from autocompress import watchdog
+from autocompress.compute import give_memory_back
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import TrialFailed, UserError
@@ -161,7 +162,7 @@ class Worker:
             self.study.amend(number, row)
         else:
             self.study.tell(number, row)
-        gc.collect()  # traced models are circles: without it those of several trials would pile up
+        give_memory_back()  # traced models are circles: without it those of several trials would pile up
         return row
 
     def _tried(self, state: WorkerState, number: int, values: dict[str, Any], label: str, rung: int) -> Row:

@@ -57,7 +57,7 @@ def kept(
     used = {name: [setting.methods[name].version, params] for name, params in setting.params.items()}
     about = [context.transfer.digest, context.seed, setting.granularity, used, [asdict(width) for width in widths]]
     about += [own] if (own := setting.table.record()) else []
-    key = digest("sensitivity", VERSION, model_key, computed_with(context.device), *about)
+    key = digest("sensitivity", VERSION, model_key, computed_with(context.compute), *about)
     found = store.get(key) if store.has(key) else None
     if found is not None:
         return [Sensitivity(**row) for row in found[1]["rows"]]

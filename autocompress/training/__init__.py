@@ -7,23 +7,25 @@
 - ``checkpoint``: saved trainings, which continue after a kill.
 - ``trainer``: trains a model, or a baseline that is stored.
 - ``recovery``: trains a compressed model.
+- ``layout``: memory formats, and which is faster.
 - ``evaluation``: logits, accuracy, and recalibration of batch norms.
 - ``computing``: versions and settings of torch for content keys.
 - ``threads``: the number of threads of torch.
 """
 
 import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half of the time
+from autocompress.compute import Compute, compute_of, default_device, half_precision
 from autocompress.training.checkpoint import Checkpoint
-from autocompress.training.computing import computed_with, half_precision, versions
+from autocompress.training.computing import computed_with, versions
 from autocompress.training.evaluation import evaluate, logits, recalibrate_batch_norm
-from autocompress.training.loop import Progress, Training, TrainResult, TrainSettings
+from autocompress.training.loop import Training
 from autocompress.training.losses import SoftTargets, answers_of, distillation
 from autocompress.training.optimizing import clipped_parameters, make_optimizer, parameter_groups
 from autocompress.training.recovery import batch_size, recover
+from autocompress.training.settings import Progress, TrainResult, TrainSettings
 from autocompress.training.threads import limit_threads
 from autocompress.training.trainer import (
     baseline_settings,
-    default_device,
     require_training_images,
     train,
     train_baseline,
@@ -31,6 +33,7 @@ from autocompress.training.trainer import (
 
 __all__ = [
     "Checkpoint",
+    "Compute",
     "Progress",
     "SoftTargets",
     "TrainResult",
@@ -40,6 +43,7 @@ __all__ = [
     "baseline_settings",
     "batch_size",
     "clipped_parameters",
+    "compute_of",
     "computed_with",
     "default_device",
     "distillation",

@@ -3,76 +3,39 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from autocompress.compat.torch import BatchNormBase
+from autocompress.compute import Compute, give_memory_back
 from autocompress.contract import Callback
 from autocompress.data import Loader, Split
-from autocompress.errors import TrialFailed
+from autocompress.errors import TooLittleMemory, TrialFailed
+from autocompress.memory import is_out_of_memory
 from autocompress.models import device_of
 from autocompress.training.checkpoint import Checkpoint
-from autocompress.training.computing import half_precision
+from autocompress.training.layout import laid_out_as_parameters, to_memory_format
 from autocompress.training.losses import Answers, SoftTargets, answers_of, distillation
 from autocompress.training.optimizing import (
-    Schedule,
     clipped_parameters,
     make_optimizer,
     parameter_groups,
     schedule,
 )
+from autocompress.training.settings import Progress, TrainResult, TrainSettings
 from autocompress.training.taps import Features, tapped
 
-Progress = Callable[[float, str], None]
-"""Called with the finished fraction, 0 to 1, and a text."""
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """Settings of a training.
-
-    Attributes:
-        epochs: passes over the split; a fraction ends within an epoch.
-        least_steps: so many steps at least, on small splits over more epochs than ``epochs``.
-        lr: the highest learning rate.
-        distill: weight of the targets of the teacher, 0 to 1; 0 without a teacher.
-        temperature: of the distillation (Hinton et al., 2015).
-        clip: largest gradient norm; 0 for no clipping.
-        augment: images are augmented.
-        label_smoothing: of the cross-entropy.
-        channels_last: memory layout; faster on CUDA.
-    """
-
-    epochs: float = 1.0
-    lr: float = 2e-3
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    schedule: Schedule = "one_cycle"
-    batch_size: int = 128
-    weight_decay: float = 0.05
-    distill: float = 0.0
-    temperature: float = 4.0
-    clip: float = 1.0
-    augment: bool = True
-    label_smoothing: float = 0.0
-    channels_last: bool = False
-    least_steps: int = 0
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Result of a training: steps, mean loss of the last epoch (NaN without a step), seconds."""
-
-    steps: int
-    loss: float
-    seconds: float
+CHECKED_EVERY = 50
+"""Steps between two looks at the loss on CUDA."""
+log = logging.getLogger("autocompress")
 
 
 class Training:
@@ -82,12 +45,14 @@ class Training:
     interrupted.
 
     Args:
-        model: trained in place; moved to ``device``.
+        model: trained in place; moved to the device of ``compute``.
         split: the training images.
         settings: of the training.
         teacher: gives targets where ``settings.distill`` > 0, and features to callbacks.
         callbacks: of all methods that were applied.
-        device: where torch computes; None for the device of the model.
+        compute: where and how torch computes; None: see ``device``.
+        device: where torch computes, if ``compute`` does not say it; None for the device of the
+            model.
         seed: of order, augmentation and dropout.
         progress: called with the finished fraction and a text.
         pause: called between batches; may wait for a measurement on this machine.
@@ -106,6 +71,7 @@ class Training:
         *,
         teacher: nn.Module | None = None,
         callbacks: Sequence[Callback] = (),
+        compute: Compute | None = None,
         device: torch.device | str | None = None,
         seed: int = 0,
         progress: Progress | None = None,
@@ -117,7 +83,8 @@ class Training:
     ) -> None:
         if not labelled and teacher is None and soft_targets is None:
             raise ValueError("without labels, a teacher or soft targets are needed")
-        self.device = torch.device(device) if device is not None else device_of(model)
+        self.compute = compute or Compute.on(device_of(model) if device is None else device)
+        self.device = self.compute.device
         self.model = model.to(self.device)
         self.split, self.settings, self.callbacks, self.seed = split, settings, list(callbacks), seed
         self._taps = list(dict.fromkeys(name for callback in self.callbacks for name in callback.taps()))
@@ -125,8 +92,8 @@ class Training:
         self.progress, self.pause, self.freeze_batch_norm = progress, pause, freeze_batch_norm
         self.soft_targets, self.labelled = soft_targets, labelled
         self._are_probabilities = soft_targets is not None and soft_targets.are_probabilities
-        if settings.channels_last:
-            model.to(memory_format=torch.channels_last)
+        if self.compute.channels_last:
+            to_memory_format(model, torch.channels_last)
         self.steps_per_epoch = max(len(self._loader(0)), 1)
         self.total_steps = max(round(settings.epochs * self.steps_per_epoch), settings.least_steps) if len(split) else 0
         self.step = 0
@@ -138,9 +105,11 @@ class Training:
         self.optimizer = make_optimizer(settings.optimizer, groups, settings.lr)
         self._lrs = [group["lr"] for group in self.optimizer.param_groups]
         self._factor = schedule(settings.schedule, self.total_steps)
-        self._half = half_precision(self.device)
-        scales = self._half is torch.float16
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model) if self.compute.compile else model
+        scales = self.compute.half is torch.float16
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
+        self._parts = settings.accumulate
+        self._average = ModelEmaV3(model, decay=settings.ema, use_warmup=True) if settings.ema else None
         self._checkpoint = checkpoint
         self._losses: list[torch.Tensor] = []
         self._random: list[torch.Tensor] | None = None
@@ -168,8 +137,12 @@ class Training:
             self._run_epoch(self.epoch)
         if self.finished and not self._ended:
             self._ended = True
+            if self._average is not None:
+                self.model.load_state_dict(self._average.module.state_dict())
             for callback in self.callbacks:
                 callback.on_end(self.model)
+            if self.compute.channels_last:  # what follows must not depend on how this was computed
+                to_memory_format(self.model, torch.contiguous_format)
         return TrainResult(self.step - first, self.loss, time.monotonic() - started)
 
     def draw_from(self, split: Split, soft_targets: SoftTargets | None) -> None:
@@ -183,8 +156,11 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values for :meth:`load_state_dict`, without the state of the model."""
+        average = {} if self._average is None else {"average": self._average.module.state_dict()}
         return {
+            **average,
             "step": self.step,
+            "parts": self._parts,
             "loss": self.loss,
             "ended": self._ended,
             "optimizer": self.optimizer.state_dict(),
@@ -195,7 +171,11 @@ class Training:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the result of :meth:`state_dict`."""
         self.step, self.loss, self._ended = state["step"], state["loss"], state["ended"]
+        self._parts = state["parts"]
+        if self._average is not None:
+            self._average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        laid_out_as_parameters(self.optimizer)
         self._scaler.load_state_dict(state["scaler"])
         for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(own)
@@ -230,20 +210,20 @@ class Training:
 
     def _random_state(self) -> list[torch.Tensor]:
         own = [torch.get_rng_state()]
-        return [*own, torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else own
+        return [*own, torch.cuda.get_rng_state(self.device)] if self.compute.is_cuda else own
 
     def _take_up_random(self) -> None:
         """Random numbers go on as they did before a checkpoint."""
         state, self._random = self._random, None
         if state is not None:
             torch.set_rng_state(state[0])
-            if self.device.type == "cuda":
+            if self.compute.is_cuda:
                 torch.cuda.set_rng_state(state[1], self.device)
 
     def _loader(self, epoch: int) -> Loader[Split]:
         # Labels are replaced by positions, by which soft targets are found.
         numbered = self.split.relabelled(torch.arange(len(self.split)))
-        size = min(self.settings.batch_size, max(len(self.split), 1))
+        size = min(self.settings.batch_size * self.settings.accumulate, max(len(self.split), 1))
         seed = (self.seed * 1_000_003 + epoch) % 2**63
         return numbered.loader(size, shuffle=True, seed=seed, augment=self.settings.augment, drop_last=True)
 
@@ -254,8 +234,8 @@ class Training:
                 if isinstance(module, BatchNormBase):
                     module.eval()
         labels, done = self.split.labels(), self.step % self.steps_per_epoch  # more than 0 after a checkpoint
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), tapped(self.model, self.teacher, self._taps) as features:
+        random = torch.random.fork_rng(devices=self.compute.random_devices)
+        with random, tapped(self.model, self.teacher, self._taps) as features:
             torch.manual_seed((self.seed * 7_919 + epoch) % 2**63)
             for images, positions in islice(self._loader(epoch).on(self.device), done, self.steps_per_epoch):
                 if self.finished:
@@ -283,20 +263,10 @@ class Training:
             group["lr"] = lr * self._factor(self.step)
         for callback in self.callbacks:
             callback.before_step(self.model, self.step)
-        if self.settings.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with nullcontext() if self._half is None else torch.autocast(self.device.type, self._half):
-            answers = self._answers(images, positions)
-            outputs = self.model(images)
-        hard = labels.to(self.device) if self.labelled else None
-        loss = distillation(outputs.float(), hard, answers, self.settings.distill, self.settings.label_smoothing)
-        for callback in self.callbacks:
-            extra = callback.loss(features.student, features.teacher)
-            loss = loss if extra is None else loss + extra
-        if self.device.type == "cpu":  # on CUDA this would wait for every step; there the mean of the epoch is checked
-            _check_finite(float(loss.detach()), self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        loss = self._add_up_gradients(images, positions, labels, features)
+        # On CUDA, looking at the loss waits for all that was started.
+        if not self.compute.is_cuda or self.step % CHECKED_EVERY == CHECKED_EVERY - 1:
+            _check_finite(float(loss), self.step)
         self._scaler.unscale_(self.optimizer)
         for callback in self.callbacks:
             callback.after_backward(self.model, self.optimizer, self.step)
@@ -304,8 +274,64 @@ class Training:
             nn.utils.clip_grad_norm_(clipped_parameters(self.model, self.optimizer), self.settings.clip)
         self._scaler.step(self.optimizer)
         self._scaler.update()
+        if self._average is not None:
+            self._average.update(self.model, self.step)
         self.step += 1
-        return loss.detach()
+        return loss
+
+    def _add_up_gradients(
+        self, images: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, features: Features
+    ) -> torch.Tensor:
+        """Gradients of a batch, part by part; smaller parts where memory does not suffice.
+
+        Returns:
+            The mean loss of the batch.
+
+        Raises:
+            TooLittleMemory: if the smallest part is too large.
+        """
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                loss = torch.zeros((), device=self.device)
+                for some in _parts(min(self._parts, len(images)), images, positions, labels):
+                    share = len(some[0]) / len(images)
+                    part = self._loss(*some, features)
+                    self._scaler.scale(part * share).backward()
+                    loss += part.detach() * share
+                return loss
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                fault = str(error).partition("\n")[0]
+            # After the handler: a traceback would hold the tensors of the failed part.
+            self._halve(len(images), fault)
+
+    def _halve(self, count: int, fault: str) -> None:
+        """Computes a batch of ``count`` images in twice as many parts from now on."""
+        give_memory_back()
+        least = 2 if any(isinstance(module, BatchNormBase) for module in self.model.modules()) else 1
+        if count // (2 * self._parts) < least:
+            images = f"{least} images" if least > 1 else "one image"
+            raise TooLittleMemory(f"there is too little memory to train on {images} at a time: {fault}")
+        self._parts *= 2
+        log.warning("too little memory for %d images at a time; batches are computed in %d parts", count, self._parts)
+
+    def _loss(
+        self, images: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, features: Features
+    ) -> torch.Tensor:
+        """The loss of some images, scalar, with that of all callbacks."""
+        form = torch.channels_last if self.compute.channels_last else torch.preserve_format
+        images = images.to(self.device, non_blocking=True, memory_format=form)
+        with self.compute.autocast():
+            answers = self._answers(images, positions)
+            outputs = self._forward(images)
+        hard = labels.to(self.device) if self.labelled else None
+        loss = distillation(outputs.float(), hard, answers, self.settings.distill, self.settings.label_smoothing)
+        for callback in self.callbacks:
+            extra = callback.loss(features.student, features.teacher)
+            loss = loss if extra is None else loss + extra
+        return loss
 
     @torch.no_grad()
     def _answers(self, images: torch.Tensor, positions: torch.Tensor) -> Answers | None:
@@ -322,6 +348,13 @@ class Training:
             if self._are_probabilities:
                 return Answers(found.clamp_min(1e-8).log(), self.soft_targets.temperature)
         return None if found is None else answers_of(found, temperature)
+
+
+def _parts(
+    count: int, images: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """A batch in ``count`` parts of about equal length."""
+    return zip(*(tensor.tensor_split(count) for tensor in (images, positions, labels)), strict=True)
 
 
 def _check_finite(loss: float, step: int) -> None:

@@ -9,8 +9,9 @@ from torch import nn
 from autocompress.contract import Callback, Context, Params, TransferSet
 from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.joining import joined
-from autocompress.training.loop import Training, TrainSettings
+from autocompress.training.loop import Training
 from autocompress.training.losses import SoftTargets
+from autocompress.training.settings import TrainSettings
 
 VERSION = "2"
 BATCH_SIZE = 128
@@ -62,7 +63,7 @@ def recover(
         settings,
         teacher=context.teacher,
         callbacks=callbacks,
-        device=context.device,
+        compute=context.compute,
         seed=context.seed,
         progress=context.progress,
         pause=pause,

@@ -17,12 +17,18 @@ GAIN = 0.9
 ROUNDS = 3
 
 
-def limit_threads() -> None:
+def limit_threads(asked: int | None = None) -> None:
     """Limits torch's threads to the processors of this process, and to one if that is faster.
 
     In containers torch sees the processors of the machine. A number from the environment
     (``OMP_NUM_THREADS``) is kept.
+
+    Args:
+        asked: so many threads are used instead.
     """
+    if asked is not None:
+        torch.set_num_threads(asked)
+        return
     threads = min(torch.get_num_threads(), usable_processors())
     if threads > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = useful_threads(threads)

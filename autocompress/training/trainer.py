@@ -19,21 +19,25 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compat.torch import BatchNormBase
+from autocompress.compute import Compute, default_device
 from autocompress.data import Split, Splits
-from autocompress.errors import TrialFailed, UserError
+from autocompress.errors import TooLittleMemory, TrialFailed, UserError
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
 from autocompress.store import save_tensors
 from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.computing import computed_with
 from autocompress.training.evaluation import logits
-from autocompress.training.loop import Progress, Training, TrainResult, TrainSettings
+from autocompress.training.loop import Training
 from autocompress.training.recovery import SMALLEST_BATCH, STEPS
+from autocompress.training.settings import Progress, TrainResult, TrainSettings
 
 log = logging.getLogger("autocompress")
 
 VERSION = 1
 """Version of this training, part of the key of stored baselines."""
+ADDED = ("least_steps", "accumulate", "ema")
+"""Settings that earlier keys do not have; they are in a key where they are not the default."""
 DIVERGED = 2.0
 """A baseline has diverged if its loss exceeds two losses by this factor.
 
@@ -50,11 +54,6 @@ def train(model: nn.Module, split: Split, settings: TrainSettings, **options: An
     return Training(model, split, settings, **options).run()
 
 
-def default_device() -> torch.device:
-    """CUDA if available, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def baseline_settings(job: Job, images: int | None = None) -> TrainSettings:
     """Settings for training a baseline without weights.
 
@@ -65,9 +64,15 @@ def baseline_settings(job: Job, images: int | None = None) -> TrainSettings:
     """
     own = job.baseline
     settings = TrainSettings(
-        epochs=own.epochs, lr=own.lr, batch_size=own.batch_size, label_smoothing=0.1, least_steps=own.steps
+        epochs=own.epochs,
+        lr=own.lr,
+        batch_size=own.batch_size,
+        label_smoothing=0.1,
+        least_steps=own.steps,
+        accumulate=own.accumulate,
+        ema=own.ema,
     )
-    if images is None or own.epochs * images >= own.steps * own.batch_size:
+    if images is None or own.epochs * images >= own.steps * own.batch_size * own.accumulate:
         return replace(settings, least_steps=0)
     return replace(settings, batch_size=min(own.batch_size, max(SMALLEST_BATCH, images // STEPS)))
 
@@ -78,7 +83,7 @@ def train_baseline(
     splits: Splits,
     progress: Progress | None = None,
     *,
-    device: torch.device | None = None,
+    compute: Compute | None = None,
     pause: Callable[[], None] | None = None,
     only_kept: bool = False,
 ) -> nn.Module:
@@ -86,7 +91,7 @@ def train_baseline(
 
     The result is in eval mode, on the CPU, and reparameterised where timm supports that. It is
     stored in the cache folder. The key has everything that decides the result: architecture,
-    training images, settings, seed, library versions, the kind of device and its precision.
+    training images, settings, seed, library versions, and the way of computing.
 
     Raises:
         UserError: if there are no training images, or the training diverged: loss, weights or
@@ -96,9 +101,10 @@ def train_baseline(
     settings = baseline_settings(job, len(splits.train))
     weights = "pretrained" if job.pretrained else "random"
     silenced = [] if job.pretrained else models.silence_residual_branches(model)
-    device = device or default_device()
-    made_with = [computed_with(device), VERSION, silenced]
-    asked = {name: value for name, value in asdict(settings).items() if name != "least_steps" or value}
+    compute = compute or Compute.on(default_device())
+    made_with = [computed_with(compute), VERSION, silenced]
+    usual = asdict(TrainSettings())
+    asked = {name: value for name, value in asdict(settings).items() if name not in ADDED or value != usual[name]}
     key = digest(models.architecture(model), weights, splits.train.digest, asked, job.seed, made_with)
     path = cache_folder("baselines") / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
     if not _loaded(model, path):
@@ -110,13 +116,13 @@ def train_baseline(
         _check_room(model, path.parent)
         checkpoint = Checkpoint.of(key)
         trains = bool(settings.epochs or settings.least_steps)
-        untrained = _loss_by_batch_statistics(model.to(device), splits.train) if trains else 0.0
+        untrained = _loss_by_batch_statistics(model.to(compute.device), splits.train) if trains else 0.0
         try:
             train(
                 model,
                 splits.train,
                 settings,
-                device=device,
+                compute=compute,
                 seed=job.seed,
                 progress=progress,
                 pause=pause,
@@ -125,6 +131,11 @@ def train_baseline(
             _check_trained(model, splits.train)
             if trains:
                 _check_converged(model, splits.train, untrained)
+        except TooLittleMemory as error:
+            raise UserError(
+                f"the baseline '{job.model}' cannot be trained here: {error}",
+                "lower the size of the images, or set compute.device to cpu",
+            ) from None
         except TrialFailed as error:
             checkpoint.drop()
             raise UserError(

@@ -19,6 +19,7 @@ from torch import nn
 
 import int8
 from autocompress import data
+from autocompress.compute import Compute
 from autocompress.contract import Context, Transform, manager
 from autocompress.data import Split, Splits
 from autocompress.job import load_job
@@ -79,7 +80,7 @@ def training_of(kind: str, depth: int, data_name: str, rounds: int, batch: int) 
         params = params_of(method, model, {})
         transfer = user_data(splits, 0)
         teacher = copy.deepcopy(model)
-        context = Context(splits.info.input_size, transfer, teacher, device=default_device())
+        context = Context(splits.info.input_size, transfer, teacher, compute=Compute.on(default_device()))
         model, _ = method.apply(model, params, context)
         callbacks += method.callbacks(model, params, context)
     settings = TrainSettings(epochs=rounds, batch_size=batch)

@@ -9,6 +9,7 @@ from typing import Any
 import int8
 from autocompress import models
 from autocompress.compression.pipeline import Pipeline
+from autocompress.compute import Compute
 from autocompress.contract import Quantizer, manager
 from autocompress.export import export, operator_histogram
 from autocompress.job import Limits, load_job
@@ -42,7 +43,7 @@ def run(model_name: str, size: int, classes: int, seconds: float, threads: int =
     found = manager().methods()
     methods = [method for method in found if isinstance(method, Quantizer) and method.name in QUANTIZERS]
     space = JobSpace(model, methods, Limits(), "model", epochs=1)
-    pipeline = Pipeline(model, weights_key(model), methods, None, "model", 0, default_device(), Store())
+    pipeline = Pipeline(model, weights_key(model), methods, None, "model", 0, Compute.on(default_device()), Store())
     image = models.input_size(model)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

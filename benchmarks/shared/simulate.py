@@ -14,6 +14,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import qat
+from autocompress.compute import Compute
 from autocompress.contract import (
     Context,
     FakeQuantizer,
@@ -120,7 +121,7 @@ def prepared(
         input_size=models.input_size(model),
         transfer=transfer,
         teacher=model,
-        device=default_device(),
+        compute=Compute.on(default_device()),
         seed=seed,
     )
 

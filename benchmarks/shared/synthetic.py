@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autocompress import models
+from autocompress.compute import Compute
 from autocompress.contract import Context, DataSource, TransferSet, Value, manager
 from autocompress.data import TensorSplit
 from autocompress.files import atomic, cache_folder, digest
@@ -49,7 +50,7 @@ def made(
     """
     source = source_named(name)
     params = params_of(source, teacher, values)
-    context = Context(models.input_size(teacher), device=default_device(), seed=seed)
+    context = Context(models.input_size(teacher), compute=Compute.on(default_device()), seed=seed)
     if student is not None:
         return source.apply(_on(teacher, context), params, context, student)
     key = digest("benchmark", name, source.version, params, seed, weights_key(teacher))

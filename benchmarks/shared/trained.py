@@ -17,7 +17,7 @@ from autocompress.job import Job, load_job
 from autocompress.opened.job import OpenedJob
 from autocompress.recipes.choosers import Replay
 from autocompress.recipes.recipe import Recipe
-from autocompress.training import default_device, train_baseline, versions
+from autocompress.training import train_baseline, versions
 
 QUANTIZERS = ("quantize", "slb")
 SLOW = {"mobilenetv2_050": {"epochs": 20, "lr": 4e-3, "batch_size": 64}, "lenet5": {"epochs": 40}}
@@ -71,7 +71,7 @@ def baseline_of(name: str, epochs: int) -> dict[str, float]:
 def trained(job: Job) -> Trained:
     """The job's baseline; trained once and kept in the cache folder."""
     splits = data.load(job.data, manager().datasets(), **models.preprocessing(job))
-    return Trained(job, train_baseline(job, models.create(job, splits.info), splits, device=default_device()), splits)
+    return Trained(job, train_baseline(job, models.create(job, splits.info), splits), splits)
 
 
 class Written:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -149,7 +150,7 @@ class DeepInversion(DataSource):
                     teacher,
                     start,
                     objective(settings, student is not None),
-                    settings.pixels(info),
+                    replace(settings.pixels(info), autocast=context.compute.half is torch.bfloat16),
                     targets=labels[-1],
                     student=student,
                     seed=int(torch.randint(2**62, (), generator=generator)),

@@ -171,6 +171,7 @@ class KnowledgeWithin(DataSource):
             lr=params["lr"],
             jitter=min(info.size) // SHIFT,
             bounds=pixel_bounds(info.mean, info.std),
+            autocast=context.compute.half is torch.bfloat16,
         )
         images: list[torch.Tensor] = []
         done = 0

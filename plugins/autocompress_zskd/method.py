@@ -134,6 +134,7 @@ def impressions(teacher: nn.Module, targets: torch.Tensor, params: Params, conte
         warmup=0,
         bounds=((0.0,) * info.channels, (1.0,) * info.channels),
         normalise=(info.mean, info.std),
+        autocast=context.compute.half is torch.bfloat16,
     )
     images: list[torch.Tensor] = []
     done = 0

@@ -1,0 +1,140 @@
+"""Compute: where and how torch computes a job (docs/compute.md)."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from autocompress.compat.torch import has_native_bfloat16
+from autocompress.errors import UserError
+from autocompress.job import ComputeConfig
+
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how torch computes. One is made from a job and passed to all that uses torch.
+
+    Attributes:
+        device: of the tensors.
+        half: the 16-bit type of mixed precision; None for float32.
+        channels_last: convolutions are trained in the memory format NHWC.
+        compile: networks are compiled (``torch.compile``) where they are trained.
+        threads: of torch on the processor; None: chosen (``training.threads``).
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    half: torch.dtype | None = None
+    channels_last: bool = False
+    compile: bool = False
+    threads: int | None = None
+
+    @classmethod
+    def on(cls, device: torch.device | str) -> Compute:
+        """On ``device``, with the precision that suits it."""
+        own = torch.device(device)
+        return cls(own, half_precision(own))
+
+    def at(self, device: torch.device | str) -> Compute:
+        """The same on another device, with the precision that suits that."""
+        own = torch.device(device)
+        return self if own == self.device else replace(self, device=own, half=half_precision(own))
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def random_devices(self) -> list[torch.device]:
+        """The devices besides the processor that draw random numbers, for ``fork_rng``."""
+        return [self.device] if self.is_cuda else []
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision for a forward pass; nothing for float32."""
+        return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
+
+    def record(self) -> dict[str, Any]:
+        """Everything that decides results, as JSON. Threads change their last bits only."""
+        told: dict[str, Any] = {
+            "device": self.device.type,
+            "precision": "float32" if self.half is None else f"{self.half} mixed",
+        }
+        told |= {"channels_last": True} if self.channels_last else {}
+        return told | ({"compile": True} if self.compile else {})
+
+
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """The 16-bit type of mixed precision on ``device``; None for float32 (CPU).
+
+    bfloat16 on GPUs with native support, else float16. Older GPUs (T4, V100) emulate bfloat16,
+    which is slower than float32.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def compute_of(config: ComputeConfig) -> Compute:
+    """What a job asks for, with ``auto`` decided for this machine.
+
+    ``channels_last: auto`` is False here; ``opened.computing`` measures it.
+
+    Raises:
+        UserError: if this machine has no such device, or the device no such precision.
+    """
+    device = _device(config.device)
+    half = half_precision(device) if config.precision == "auto" else PRECISIONS[config.precision]
+    if half is not None and config.precision != "auto":
+        _check_native(device, half, config.precision)
+    return Compute(
+        device,
+        half,
+        channels_last=config.channels_last is True,
+        compile=config.compile,
+        threads=None if config.threads == "auto" else config.threads,
+    )
+
+
+def give_memory_back() -> None:
+    """Gives memory of the GPU that no tensor uses back to other processes."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def default_device() -> torch.device:
+    """CUDA if available, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _device(asked: str) -> torch.device:
+    if asked == "auto":
+        return default_device()
+    device = torch.device(asked)
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise UserError(f"'compute.device' is '{asked}', but torch finds no GPU here", "set compute.device to auto")
+    if device.index is not None and device.index >= count:
+        known = "cuda:0 is the only GPU" if count == 1 else f"the GPUs are cuda:0 to cuda:{count - 1}"
+        raise UserError(f"'compute.device' is '{asked}', but {known} here", "set compute.device to auto")
+    return device
+
+
+def _check_native(device: torch.device, half: torch.dtype, asked: str) -> None:
+    """Refuses 16 bits that the device only emulates: they are slower than float32."""
+    if device.type == "cuda":
+        if half is torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+            name = torch.cuda.get_device_name(device)
+            raise UserError(f"'compute.precision' is bf16, which {name} only emulates", "set it to fp16, or to auto")
+        return
+    if half is torch.float16 or not has_native_bfloat16():
+        raise UserError(
+            f"'compute.precision' is {asked}, which this processor only emulates", "set it to float32, or to auto"
+        )

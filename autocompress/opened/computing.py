@@ -1,0 +1,47 @@
+"""Where and how torch computes an opened job: what the job says, or what was found to be faster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import nn
+
+from autocompress.compute import Compute, compute_of
+from autocompress.job import Job
+from autocompress.store import Store
+from autocompress.training.layout import is_faster_last
+
+SWITCH = "AUTOCOMPRESS_CHANNELS_LAST"
+"""Environment variable: ``off`` times no memory format, and ``auto`` is the default one. Tests set
+it, since which one is faster is another matter on every machine."""
+log = logging.getLogger("autocompress")
+
+
+def decided(job: Job, model: nn.Module, store: Store, pause: Callable[[], None] | None = None) -> tuple[Job, Compute]:
+    """``job`` with its memory format decided, and its compute.
+
+    The driver of a search decides and gives the job to its workers, so that all compute alike.
+
+    Args:
+        job: with ``compute.channels_last`` true, false or auto.
+        model: the network; not changed.
+        store: keeps what was measured.
+        pause: called while another process measures.
+
+    Raises:
+        UserError: if this machine cannot compute as the job asks.
+    """
+    compute = compute_of(job.compute)
+    if job.compute.channels_last != "auto":
+        return job, compute
+    found, trains = False, job.budget.epochs > 0 or not (job.pretrained or job.checkpoint)
+    if trains and os.environ.get(SWITCH) != "off":
+        try:
+            found = is_faster_last(model, compute, store, pause)
+        except Exception as error:  # a network may have no step without its callbacks, or too little memory
+            log.warning("no memory format was timed: %s: %s", type(error).__name__, error)
+    config = job.compute.model_copy(update={"channels_last": found})
+    return job.model_copy(update={"compute": config}), replace(compute, channels_last=found)
