@@ -85,7 +85,7 @@ Seed = Annotated[int | None, _flag("Random seed.", _HOW)]
 
 Trials = Annotated[int | None, _flag("Maximum number of trials.", _SPEND)]
 Minutes = Annotated[float | None, _flag("Maximum duration of the search, in minutes.", _SPEND)]
-Epochs = Annotated[int | None, _flag("Maximum number of training epochs per trial.", _SPEND)]
+Epochs = Annotated[float | None, _flag("Maximum number of training epochs per trial.", _SPEND)]
 TrialMinutes = Annotated[float | None, _flag("Maximum duration of one trial, in minutes.", _SPEND)]
 Stall = Annotated[
     int | None, _flag("End after so many finished trials without a gain in hypervolume.", _SPEND, "TRIALS")

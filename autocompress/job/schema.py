@@ -39,6 +39,12 @@ Granularity = Literal["model", "stage", "block"]
 Sampler = Literal["tpe", "nsga2", "gp", "random"]
 
 _Path = Annotated[Path, Field(strict=False)]
+_Epochs = Annotated[
+    float,
+    AfterValidator(lambda epochs: int(epochs) if epochs == int(epochs) else epochs),
+    PlainSerializer(lambda epochs: epochs),  # "3" and not "3.0"
+]
+"""A number of epochs; a whole one is an int."""
 _Names = Annotated[tuple[str, ...], Field(strict=False)]
 _Paths = Annotated[tuple[_Path, ...], Field(strict=False)]
 
@@ -213,7 +219,8 @@ else:
 class Budget(_Section):
     """Limits of the search.
 
-    ``epochs`` is the largest number of recovery epochs of one trial.
+    ``epochs`` is the largest number of recovery epochs of one trial. With a fraction, recipes have
+    quarters of it.
 
     ``minutes`` count from the start of the process, after a resume too. Training the baseline does
     not count. ``trial_minutes`` ends a hung trial; making images that several trials share does not
@@ -227,7 +234,7 @@ class Budget(_Section):
     minutes: float | None = Field(default=None, gt=0)
     stall: int | None = Field(default=None, ge=1)
     until_met: bool = False
-    epochs: int = Field(default=2, ge=0)
+    epochs: _Epochs = Field(default=2, ge=0)
     trial_minutes: float = Field(default=30, gt=0)
 
 
@@ -278,7 +285,7 @@ class BaselineConfig(_Section):
     moving average of the weights, 0.999 for example, which is the baseline then; 0 for none.
     """
 
-    epochs: int = Field(default=12, ge=0)
+    epochs: _Epochs = Field(default=12, ge=0)
     steps: int = Field(default=600, ge=0)
     batch_size: int = Field(default=128, ge=1)
     lr: float = Field(default=2e-3, gt=0)

@@ -90,7 +90,7 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     return Outline(limits, devices, installed, splits, model, shape, methods, refused, space)
 
 
-def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) -> int:
+def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) -> float:
     """Most recovery epochs of a recipe; 0 where there are no training images."""
     has_source = any(isinstance(method, DataSource) for method in methods)
     return job.budget.epochs if has_source or (splits is not None and len(splits.train) > 0) else 0

@@ -145,7 +145,7 @@ class Proposer:
         deep = [own for own in allocations if WORTH_TRAINING < own.divergence <= MOST_DIVERGENCE]
         for allocation in sorted(deep, key=lambda own: own.divergence):
             shares = tables.shares(allocation.indices)
-            recipe = self.maker.recipes.recipe({**shares, "recover.epochs": 1})
+            recipe = self.maker.recipes.recipe({**shares, "recover.epochs": min(1, self.maker.job.budget.epochs)})
             if recipe is not None and recipe.recover.get("epochs"):
                 yield "proposal, with an epoch of training", dict(recipe.values)
 

@@ -37,7 +37,7 @@ class JobSpace:
     methods: Sequence[Method]
     limits: Limits
     granularity: str
-    epochs: int
+    epochs: float
     multiple: int = DEFAULT_MULTIPLE
     labelled: bool = True
 

@@ -84,7 +84,7 @@ def compose(
     space: Space,
     model: nn.Module,
     methods: Sequence[Method],
-    epochs: int,
+    epochs: float,
     multiple: int = DEFAULT_MULTIPLE,
     *,
     labelled: bool = True,

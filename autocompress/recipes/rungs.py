@@ -26,7 +26,7 @@ DISTILL = 0.5
 less on a ResNet-10-T (docs/rungs.md)."""
 
 
-def can_climb(recipe: Recipe, epochs: int) -> bool:
+def can_climb(recipe: Recipe, epochs: float) -> bool:
     """Whether a rung can train the recipe.
 
     Something was removed or replaced, and the recipe itself asks for no training.

@@ -8,6 +8,8 @@ from autocompress.contract import Method, Params, Quantizer, Space
 from autocompress.errors import InvalidRecipe
 
 FITS = ("auto", "one-shot", "sequential", "none")
+QUARTERS = 4
+"""Parts of a budget of epochs that is a fraction."""
 LEAST_IMAGES = 32
 """Fewest images for refitting."""
 
@@ -27,7 +29,7 @@ def repair_space(space: Space) -> Params:
 
 
 def recover_space(
-    space: Space, acting: Sequence[Method], most_epochs: int, *, labelled: bool = True, refitted: bool = False
+    space: Space, acting: Sequence[Method], most_epochs: float, *, labelled: bool = True, refitted: bool = False
 ) -> Params:
     """Epochs, learning rate and weight of distillation.
 
@@ -45,7 +47,7 @@ def recover_space(
         InvalidRecipe: if a method needs more epochs than the budget has.
     """
     least = _least_epochs(acting, most_epochs, "recovery")
-    epochs = space.integer("epochs", least, most_epochs, default=most_epochs, structural=False)
+    epochs = _epochs(space, least, most_epochs, default=most_epochs)
     if epochs == 0:
         return {"epochs": 0}
     return {
@@ -62,13 +64,23 @@ def _distillation(space: Space, *, labelled: bool) -> float:
     return float(space.categorical("distill", [0.0, 0.5, 0.9], default=0.5, structural=False))
 
 
-def _least_epochs(acting: Sequence[Method], most_epochs: int, what: str) -> int:
+def _epochs(space: Space, least: float, most: float, *, default: float, neutral: float | None = None) -> float:
+    """A number of epochs: a whole one, or quarters of a budget that is a fraction."""
+    if isinstance(least, int) and isinstance(most, int):
+        whole = None if neutral is None else int(neutral)
+        return space.integer("epochs", least, most, default=int(default), neutral=whole, structural=False)
+    step = most / QUARTERS
+    return space.float("epochs", least, most, default=default, neutral=neutral, step=step, structural=False)
+
+
+def _least_epochs(acting: Sequence[Method], most_epochs: float, what: str) -> float:
     """The fewest epochs of ``what`` (a word for the message) that all of ``acting`` need.
 
     Raises:
         InvalidRecipe: if these are more than ``most_epochs``.
     """
-    least = max([method.min_epochs for method in acting] + [1 for method in acting if method.needs_training] + [0])
+    one = 1 if isinstance(most_epochs, int) else most_epochs / QUARTERS
+    least = max([0, *(method.min_epochs for method in acting), *(one for method in acting if method.needs_training)])
     if least > most_epochs:
         demanding = max(acting, key=lambda method: method.min_epochs)
         raise InvalidRecipe(f"{demanding.name} needs {least} epochs of {what}, the job's budget has {most_epochs}")
@@ -76,7 +88,7 @@ def _least_epochs(acting: Sequence[Method], most_epochs: int, what: str) -> int:
 
 
 def qat_space(
-    space: Space, acting: Sequence[Quantizer], most_epochs: int, *, is_low: bool, labelled: bool = True
+    space: Space, acting: Sequence[Quantizer], most_epochs: float, *, is_low: bool, labelled: bool = True
 ) -> Params:
     """Epochs, learning rate, weight of distillation, and the steps at which states freeze.
 
@@ -93,9 +105,7 @@ def qat_space(
         InvalidRecipe: if a quantizer needs more epochs than the budget has.
     """
     least = _least_epochs(acting, most_epochs, "training")
-    epochs = space.integer(
-        "epochs", least, most_epochs, default=most_epochs if is_low else least, neutral=least, structural=False
-    )
+    epochs = _epochs(space, least, most_epochs, default=most_epochs if is_low else least, neutral=least)
     if epochs == 0:
         return {"epochs": 0}
     return {

@@ -95,7 +95,8 @@ class Training:
         if self.compute.channels_last:
             to_memory_format(model, torch.channels_last)
         self.steps_per_epoch = max(len(self._loader(0)), 1)
-        self.total_steps = max(round(settings.epochs * self.steps_per_epoch), settings.least_steps) if len(split) else 0
+        wanted = max(round(settings.epochs * self.steps_per_epoch), settings.least_steps, int(settings.epochs > 0))
+        self.total_steps = wanted if len(split) else 0
         self.step = 0
         self.loss = float("nan")
         self._ended = False

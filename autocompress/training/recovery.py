@@ -72,7 +72,7 @@ def recover(
         labelled=transfer.labelled,
         checkpoint=checkpoint,
     )
-    if again is not None and (half := params["epochs"] // 2):
+    if again is not None and (half := int(params["epochs"]) // 2):
         training.run(until=half)
         transfer = joined(transfer, again(model))
         training.draw_from(transfer.train, _soft(transfer))
