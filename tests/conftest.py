@@ -57,11 +57,15 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency is measured for a tenth of the usual time, except on Ray and in tests of timing."""
+    """Latency is measured for a tenth of the usual time, except on Ray and in tests of timing.
+
+    Searches explain nothing when they are over.
+    """
     if request.node.get_closest_marker("timing") is None:
-        for module, seconds in (("gates", "GATE_SECONDS"), ("closing", "FRONT_SECONDS")):
+        short = [("gates", "GATE_SECONDS", 0.2), ("closing", "FRONT_SECONDS", 0.2), ("closing", "SHARE", 0.0)]
+        for module, name, value in short:
             if (loaded := sys.modules.get(f"autocompress.searching.{module}")) is not None:
-                monkeypatch.setattr(loaded, seconds, 0.2)
+                monkeypatch.setattr(loaded, name, value)
 
 
 @pytest.fixture(scope="session")

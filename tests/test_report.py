@@ -423,3 +423,13 @@ def test_the_browser_takes_an_empty_run(tmp_path: Path, trials: int) -> None:
     dom = rendered(write_report(tmp_path), tmp_path / "profile")
     assert f"{trials} of {trials}</span>" in dom
     assert "Nothing was measured." in dom
+
+
+@needs_browser
+def test_the_slider_chooses_a_model(run: Path, tmp_path: Path) -> None:
+    first = results.read(run).cheapest_by_drop().iloc[0]
+    lost = max(float(first["accuracy_drop"]), 0.0)
+    script = f'byId("allowed").value = {lost + 0.01}; byId("allowed").dispatchEvent(new Event("input"));'
+    dom = rendered(run / "report.html", tmp_path / "profile", script)
+    assert re.search(rf'<p id="allowed-told"[^>]*>Trial {first["trial"]}: [\d.]+ times as fast, ', dom)
+    assert len(re.findall(r'<tr data-trial="\d+" data-drop="[\d.]+" class="chosen">', dom)) == 1

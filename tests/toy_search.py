@@ -202,6 +202,14 @@ class OpenedToy:
         lost = 6 * (1 - width) + 12 / bits + abs(np.log10(float(recipe.values["toy.lr"])) + 1) * 8
         return ToyCandidate(recipe, int(BASELINE_ACCURACY - lost + 12 / 32), int(1000 * width), int(5000 * width**2))
 
+    def stages(self, values: Mapping[str, Value], rung: int) -> list[tuple[str, Any]]:
+        del values, rung
+        return []
+
+    def layers(self, artifact: Path) -> list[dict[str, Any]]:
+        del artifact
+        return []
+
     def export(self, candidate: ToyCandidate, file: Path) -> Deployable:
         bits = int(candidate.recipe.values["toy.bits"])
         costs = {"latency": candidate.latency, "energy": float(candidate.macs * bits), "correct": candidate.correct}

@@ -67,8 +67,8 @@ def named_choices(rows: Sequence[Figures], baseline: Figures, cost: str) -> dict
 def cheapest_by_drop(rows: Sequence[Figures], baseline: Figures, cost: str) -> list[int]:
     """Indices of the rows that are the cheapest for some allowed drop, the most accurate first.
 
-    Of the rows that lose at most so many points, the cheapest is the last one here that does. Rows
-    without a drop or a cost are left out.
+    Of the rows that lose at most so many points, the cheapest is the last one here that does. A
+    gain of accuracy counts as no loss. Rows without a drop or a cost are left out.
 
     Args:
         rows: models.
@@ -76,7 +76,7 @@ def cheapest_by_drop(rows: Sequence[Figures], baseline: Figures, cost: str) -> l
         cost: name of the quantity that they cost.
     """
     known_rows = [
-        (drop, share, index)
+        (max(drop, 0.0), share, index)
         for index, row in enumerate(rows)
         if (drop := known(row, "accuracy_drop")) is not None and (share := ratio(cost, row, baseline)) is not None
     ]

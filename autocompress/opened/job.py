@@ -49,6 +49,7 @@ from autocompress.opened.applicable import applicable, require_images
 from autocompress.opened.baseline import Baseline, cropped_baseline, export_baseline, measure_baseline, teacher_key
 from autocompress.opened.computing import decided
 from autocompress.opened.keys import measured_with
+from autocompress.opened.layers import layer_rows
 from autocompress.opened.outline import outline, space_of
 from autocompress.opened.placing import measured_costs, placement_rows
 from autocompress.opened.remarks import remarks
@@ -56,7 +57,7 @@ from autocompress.opened.transfer import user_data
 from autocompress.proposals.jobtables import TableMaker
 from autocompress.proposals.proposer import Proposed, Proposer
 from autocompress.proposals.shares import ShareRecipes
-from autocompress.recipes import rungs
+from autocompress.recipes import ablation, rungs
 from autocompress.recipes.bits import GroupBits
 from autocompress.recipes.choosers import Policy, Replay
 from autocompress.recipes.jobspace import JobSpace
@@ -350,6 +351,16 @@ class OpenedJob:
         images = len(transfer.train)
         batch = min(batch_size(images), images)
         return rungs.at_rung(recipe, rung, images=images, batch=batch, epochs=epochs, labelled=transfer.labelled)
+
+    def stages(self, values: Mapping[str, Value], rung: int) -> Sequence[tuple[str, Recipe]]:
+        """The recipe cut short after each of its stages; see :func:`ablation.stages`."""
+        recipe = self.compose(Replay(values))
+        return ablation.stages(self.at_rung(recipe, rung) or recipe)
+
+    def layers(self, artifact: Path) -> list[dict[str, Any]]:
+        """What became of each layer of the baseline; see :func:`layer_rows`."""
+        base, granularity = self.baseline.deployable, self.job.granularity
+        return layer_rows(self.model, base, artifact, self.methods, granularity, self.device, self.job.device)
 
     def export(self, candidate: Candidate, file: Path) -> Deployable:
         """Writes the ONNX file of the candidate, without kernel taps that only read padding.

@@ -18,6 +18,8 @@ from autocompress.report.chartdata import chart_data
 from autocompress.report.heat import heat_table, width_table
 from autocompress.report.paying import by_group, headline
 from autocompress.report.picture import picture
+from autocompress.report.steps import steps
+from autocompress.report.strip import strip
 from autocompress.report.trades import trade_rows
 from autocompress.results import JOB_FILE, SearchResult, read
 
@@ -69,6 +71,8 @@ def render(result: SearchResult) -> str:
         cheapest=words.superlative(result.cost),
         picture=picture(result),
         trades=trade_rows(result),
+        steps=steps(result),
+        strip=strip(result),
         allowed_drop=result.limits.get("accuracy_drop"),
         wishes=view.wishes(result),
         warnings=view.warnings(result),

@@ -32,6 +32,12 @@ are an interface.
         macs: counts; size_ratio, latency_ratio, latency_ratio_low, latency_ratio_high}; empty where
         no tap is left out
 
+    explained: of the recommended model {trial, limit: most seconds that this may take, missing: why
+        steps are missing; steps after each stage of its recipe: [{stage, accuracy, accuracy_drop,
+        latency_ratio, latency_ratio_low, latency_ratio_high, size_ratio}]; layers: [{layer, group,
+        operator, became, weight_bits, activation_bits, computes; and as pairs before and after:
+        channels, params, macs, us}]}
+
 ``artifacts/<trial>/metrics.json`` may hold ``float_layers`` (layers that compute in float while
 others are quantized), ``noisy`` (bool), ``accuracy_of`` (what was scored on validation: "file", or
 "torch model" where a standard runtime is slow with the file; ``note`` has the reason), ``tap_crop``

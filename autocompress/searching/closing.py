@@ -30,12 +30,14 @@ from autocompress.results import (
     STATUSES,
     SUMMARY_FILE,
     Row,
+    read,
     write_front,
     write_trials,
 )
 from autocompress.searching.climbing.summary import climbing_summary
 from autocompress.searching.cropping import crop_told
 from autocompress.searching.elsewhere import measured_also
+from autocompress.searching.explaining import LEAST_SECONDS, MOST_SECONDS, SHARE, Explainer
 from autocompress.searching.gates import TORCH_MODEL, Lock
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels, accuracy_bar, drop_files, still_there, with_artifact
@@ -134,7 +136,26 @@ class Closing:
         drop_files(self.folder, (row for row in rows if row["trial"] not in shown))
         # The second measurement is the longer one: the table, and the report from it, show that one
         #     where there is one.
-        return self._write(rows, front, {row["trial"]: row for row in again}, fastest, seconds, ended, plugins)
+        summary = self._write(rows, front, {row["trial"]: row for row in again}, fastest, seconds, ended, plugins)
+        return self._explained(rows, again, summary, seconds)
+
+    def _explained(self, rows: Sequence[Row], again: Sequence[Row], summary: Row, seconds: float) -> dict[str, Any]:
+        """Adds what the stages of the recommended recipe do, once the run's files are there.
+
+        Accuracies are on the images that judged trials.
+        """
+        most = min(MOST_SECONDS, SHARE * seconds)
+        is_wanted = self.opened.job.search.explain and most >= LEAST_SECONDS
+        best = read(self.folder).recommended() if is_wanted else None
+        if best is None:
+            return summary
+        chosen = next(row for row in again if row["trial"] == best["trial"])
+        judged = next(row for row in rows if row["trial"] == best["trial"])
+        row = {**chosen, **{name: judged[name] for name in ("accuracy", "accuracy_drop")}}
+        explainer = Explainer(self.opened, self.measurer, self.lock, self.folder, self.baseline, most)
+        summary = {**summary, "explained": explainer.told(row)}
+        write_json(self.folder / SUMMARY_FILE, summary)
+        return summary
 
     def _write(
         self,

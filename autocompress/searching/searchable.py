@@ -81,6 +81,12 @@ class SearchableJob(Protocol):
     ) -> Candidate:
         """The model that ``recipe`` gives."""
 
+    def stages(self, values: Mapping[str, Value], rung: int) -> Sequence[tuple[str, Recipe]]:
+        """(stage, recipe up to it) of the recipe ``values`` as trained on ``rung``."""
+
+    def layers(self, artifact: Path) -> list[dict[str, Any]]:
+        """What became of each layer of the baseline in an artifact."""
+
     def export(self, candidate: Candidate, file: Path) -> Deployable:
         """Writes the candidate's file."""
 

@@ -15,9 +15,9 @@
       byId("allowed-points").textContent = points;
       slider.setAttribute("aria-valuetext", points);
       for (const row of rows) row.classList.toggle("chosen", row === fits[fits.length - 1]);
-      const row = fits[fits.length - 1], cells = row ? row.children : [];
+      const row = fits[fits.length - 1], cell = (name) => row.querySelector(`.${name}`).textContent;
       byId("allowed-told").textContent = row
-        ? `Trial ${row.dataset.trial}: ${row.querySelector(".gain").textContent}, ${cells[4].textContent} points, ${cells[6].textContent}`
+        ? `Trial ${row.dataset.trial}: ${cell("gain")}, ${cell("change")} points, ${cell("size")}`
         : "No model loses so little.";
     }
     slider.addEventListener("input", choose);

@@ -61,7 +61,7 @@
     const visible = data.points.filter((point) => !hidden.has(point.kind));
     const full = visible.filter((point) => usable(point[chosen.x], xAxis) && usable(point[chosen.y], yAxis));
     const rail = visible.filter((point) => usable(point[chosen.x], xAxis) && !usable(point[chosen.y], yAxis));
-    const svg = draw("svg", { width, height, role: "img", "aria-label": `${yAxis.label} over ${xAxis.label}; the same figures are in the table below` }, container);
+    const svg = draw("svg", { width, height, role: "group", "aria-label": `${yAxis.label} over ${xAxis.label}; the same figures are in the table below` }, container);
     if (!full.length) { draw("text", { x: left, y: top + 30 }, svg, "No trial has both figures yet."); return; }
 
     const everything = byId("everything").checked;

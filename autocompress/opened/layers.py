@@ -1,0 +1,101 @@
+"""What was done to each layer of the baseline, from an artifact: width, bits, form, time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autocompress import models
+from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE
+from autocompress.compression.layertypes import leaves
+from autocompress.compression.rebuilding import rebuild
+from autocompress.contract import Deployable, Device, LayerTimes, Method
+from autocompress.devices import layer_times
+from autocompress.graph import LayerFacts, facts
+from autocompress.job import DeviceConfig
+
+
+def layer_rows(
+    model: nn.Module,
+    baseline: Deployable,
+    artifact: Path,
+    methods: Sequence[Method],
+    granularity: str,
+    device: Device,
+    config: DeviceConfig,
+) -> list[dict[str, Any]]:
+    """A row for each layer of the baseline, in the order in which layers run.
+
+    Each has ``layer``, ``group``, ``operator`` and ``became`` (the type that took its place, else
+    empty), ``channels`` and ``params`` as pairs [before, after], ``macs`` likewise, ``weight_bits``
+    and ``activation_bits`` (None in float), ``computes`` ("integers" or "float") and ``us``
+    (microseconds with what follows it, before and after; None where the device cannot tell).
+
+    Args:
+        model: the baseline.
+        baseline: its file.
+        artifact: the folder of a candidate.
+        methods: those of its plan.
+        granularity: of the groups.
+        device: profiles both files.
+        config: of the device.
+    """
+    plan = json.loads((artifact / PLAN_FILE).read_text(encoding="utf-8"))
+    changed = rebuild(model, plan["transforms"], {method.name: method for method in methods})
+    size = models.input_size(model)
+    before, after = (facts(one, size, leaves(methods)).layers for one in (model, changed))
+    files = [baseline, Deployable(artifact / MODEL_FILE, baseline.input_size)]
+    names = [*before, *(name for name in after if name not in before)]
+    times = layer_times(device, files, names, config)
+    groups = models.groups(model, granularity)
+    bits = (plan["quantization"] or {}).get("layers") or {}
+    return [
+        {
+            **_row(layer, _parts(name, after), changed),
+            "group": models.group_of(name, groups),
+            **_form(_parts(name, after), bits),
+            "us": None if times is None else _times(name, _parts(name, after), times),
+        }
+        for name, layer in before.items()
+    ]
+
+
+def _parts(name: str, after: Mapping[str, LayerFacts]) -> list[LayerFacts]:
+    """The layers that a layer of the baseline became."""
+    return [layer for other, layer in after.items() if other == name or other.startswith(f"{name}.")]
+
+
+def _row(layer: LayerFacts, parts: Sequence[LayerFacts], changed: nn.Module) -> dict[str, Any]:
+    is_same = [part.name for part in parts] == [layer.name] and parts[0].kind == layer.kind
+    replaced = None if is_same or not parts else changed.get_submodule(layer.name)
+    width = parts[0].out_channels if is_same else getattr(replaced, "out_channels", 0)
+    return {
+        "layer": layer.name,
+        "operator": "depthwise" if layer.groups == layer.in_channels > 1 else layer.kind,
+        "became": "" if is_same else "nothing" if replaced is None else type(replaced).__name__,
+        "channels": [layer.out_channels, int(width) if isinstance(width, int) else 0],
+        "params": [layer.params, sum(part.params for part in parts)],
+        "macs": [layer.macs, sum(part.macs for part in parts)],
+    }
+
+
+def _form(parts: Sequence[LayerFacts], bits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    told = [bits[part.name] for part in parts if part.name in bits]
+    if not told:
+        return {"weight_bits": None, "activation_bits": None, "computes": "float"}
+    return {
+        "weight_bits": told[0]["weight_bits"],
+        "activation_bits": told[0]["activation_bits"],
+        "computes": "float" if all(one.get("in_float") for one in told) else "integers",
+    }
+
+
+def _times(name: str, parts: Sequence[LayerFacts], times: Sequence[LayerTimes]) -> list[float | None]:
+    own = [times[0].layers.get(name)]
+    known = [times[1].layers[part.name] for part in parts if part.name in times[1].layers]
+    found = [*own, sum(known) if known else None]
+    return [None if seconds is None else round(1e6 * seconds, 2) for seconds in found]

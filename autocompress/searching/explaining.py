@@ -1,0 +1,121 @@
+"""What each stage of a recipe costs and gains, and what became of each layer: after a search."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autocompress.contract import Deployable
+from autocompress.results import Row
+from autocompress.searching.gates import Lock
+from autocompress.searching.measurer import Measurer
+from autocompress.searching.rundir import scratch_folder
+from autocompress.searching.searchable import SearchableJob
+
+SHARE, LEAST_SECONDS, MOST_SECONDS = 0.1, 1.0, 30.0
+"""It takes at most this share of the search, and so many seconds; fewer are enough for nothing."""
+SECONDS = 1.0
+"""Of latency measurement for each file."""
+log = logging.getLogger("autocompress.search")
+
+
+class _TimeIsUp(Exception):
+    """There is no time left for the rest."""
+
+
+@dataclass
+class Explainer:
+    """Measures the steps of one model of a run.
+
+    Args:
+        opened: of the job.
+        measurer: its devices.
+        lock: of the machine.
+        folder: of the run.
+        baseline: the baseline's row.
+        seconds: most that it takes.
+    """
+
+    opened: SearchableJob
+    measurer: Measurer
+    lock: Lock
+    folder: Path
+    baseline: Mapping[str, Any]
+    seconds: float
+
+    def told(self, row: Row) -> dict[str, Any]:
+        """The steps and the layers of ``row``, as JSON values.
+
+        ``trial``; ``limit`` (seconds); ``steps``, each with ``stage``, ``accuracy``,
+        ``accuracy_drop``, ``latency_ratio``, ``latency_ratio_low``, ``latency_ratio_high`` and
+        ``size_ratio``; ``missing`` (why steps are missing, else empty); ``layers`` (see
+        :func:`opened.layers.layer_rows`). Whatever breaks here costs the run nothing.
+        """
+        found: dict[str, Any] = {"trial": row["trial"], "limit": round(self.seconds, 1), "steps": [], "missing": ""}
+        ends = time.monotonic() + self.seconds
+        try:
+            for stage, step in self._steps(row, ends):
+                found["steps"].append({"stage": stage, **step})
+        except _TimeIsUp:
+            found["missing"] = f"there were {self.seconds:.0f} s for all steps"
+        except Exception as error:
+            log.warning("the steps of trial %s were not measured: %s: %s", row["trial"], type(error).__name__, error)
+            found["missing"] = f"{type(error).__name__}: {error}"
+        return {**found, "layers": self._layers(row)}
+
+    def _steps(self, row: Row, ends: float) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The figures after each stage; those of the last one are the row's own."""
+
+        def pause() -> None:
+            self.lock.breathe()
+            if time.monotonic() > ends:
+                raise _TimeIsUp
+
+        stages = self.opened.stages(row["recipe"], row["rung"])
+        costs: dict[str, Any] = {}
+        size: tuple[int, int] | None = None
+        for stage, recipe in stages[:-1]:
+            pause()
+            with tempfile.TemporaryDirectory(dir=scratch_folder(self.folder)) as scratch:
+                with self.lock.shared():
+                    candidate = self.opened.candidate(recipe, pause=pause)
+                    file = self.opened.export(candidate, Path(scratch) / "step.onnx")
+                    score = self.opened.model_accuracy(candidate, pause) if candidate.slow else None
+                    accuracy, _ = self.opened.accuracy(file, "val", pause) if score is None else score
+                if size != (candidate.params, candidate.macs):
+                    size, costs = (candidate.params, candidate.macs), self._costs(file)
+            drop = self.opened.baseline.accuracy - accuracy
+            yield stage, {"accuracy": float(accuracy), "accuracy_drop": float(drop), **costs}
+        if stages:
+            latency = row.get("latency") or {}
+            yield (
+                stages[-1][0],
+                {
+                    **{name: row.get(name) for name in ("accuracy", "accuracy_drop", "latency_ratio")},
+                    "latency_ratio_low": latency.get("ratio_low"),
+                    "latency_ratio_high": latency.get("ratio_high"),
+                    "size_ratio": row["size_bytes"] / self.baseline["size_bytes"],
+                },
+            )
+
+    def _costs(self, file: Deployable) -> dict[str, Any]:
+        """Latency and size against the baseline's."""
+        measured = self.measurer.once(file, self.opened.baseline.deployable, SECONDS)
+        return {
+            "latency_ratio": measured.latency_ratio,
+            "latency_ratio_low": measured.ratio_low,
+            "latency_ratio_high": measured.ratio_high,
+            "size_ratio": file.file.stat().st_size / self.baseline["size_bytes"],
+        }
+
+    def _layers(self, row: Row) -> list[dict[str, Any]]:
+        try:
+            return self.opened.layers(self.folder / row["artifact"])
+        except Exception as error:
+            log.warning("the layers of trial %s are not told: %s: %s", row["trial"], type(error).__name__, error)
+            return []
