@@ -21,7 +21,14 @@ from autocompress.objectives.fronts import Contenders
 from autocompress.report import view
 from autocompress.results import SearchResult, frame, read
 from autocompress.searching import run
-from autocompress.searching.climbing.climbing import ETA, Climbing, Promotion
+from autocompress.searching.climbing.climbing import (
+    ETA,
+    FIRST_PASS,
+    TIMES_SCORING,
+    UNKNOWN_TIMES,
+    Climbing,
+    Promotion,
+)
 from autocompress.searching.climbing.gain import Climber, Gains
 from autocompress.searching.climbing.rows import begun, climbed
 from autocompress.searching.climbing.states import Standing, State
@@ -127,6 +134,13 @@ def test_a_recipe_that_misses_the_accuracy_but_will_not_is_preferred(tmp_path: P
     rows = [row_of(0, 9.5, 0.1), row_of(1, 1.0, 0.2), row_of(2, 8.0, 0.12), row_of(3, 9.0, 0.11)]
     climbing = climbing_of(job, [*rows, LONG])
     assert climbing.next(is_last=True, seconds=None) == Promotion(1, 1)
+
+
+def test_scoring_tells_how_long_the_first_training_takes(job: Job) -> None:
+    rows = [{**row, "stages": {"accuracy": 0.1}} for row in deep(8)]  # a second each
+    climbing = Climbing(job, BASELINE, rows, {}, {1: 5.0})
+    assert climbing.expected_seconds(1) == pytest.approx(1 + TIMES_SCORING * 0.1 * 5)
+    assert climbing_of(job, rows).expected_seconds(1) == pytest.approx(UNKNOWN_TIMES)
 
 
 def test_climbing_takes_its_share_of_the_time_and_no_more(job: Job) -> None:
@@ -291,13 +305,22 @@ def test_a_training_that_hangs_is_not_tried_again(tmp_path: Path, monkeypatch: p
     assert driver.rows[-1]["status"] == "complete"
 
 
-def test_nothing_climbs_while_proposals_wait(tmp_path: Path) -> None:
+def test_nothing_climbs_before_the_first_proposals_were_tried(tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     driver.study.enqueue({"toy.width": 0.25, "toy.bits": 32, "toy.lr": 0.1})
     asked = driver.hand_out("worker")
     assert (asked.rung, asked.values["toy.width"]) == (0, 0.25)
     assert driver.hand_out("other").rung == 1, "all trials are spent, and it climbs all the same"
     assert driver.dispatcher.work_left == 2
+
+
+def test_it_climbs_beside_further_proposals(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    for number in range(20, 20 + FIRST_PASS):
+        driver.climbing.add(row_of(number, 0.0, 0.5))
+    driver.study.enqueue({"toy.width": 0.25, "toy.bits": 32, "toy.lr": 0.1})
+    assert driver.hand_out("worker").rung == 1
+    assert driver.hand_out("other").rung == 0
 
 
 # --- searches -------------------------------------------------------------------------------------

@@ -205,3 +205,18 @@ def test_probes_that_fail_leave_multiply_adds(opened: OpenedJob, monkeypatch: py
     assert made is not None
     assert len(made.recipes) > 8
     assert any("proportional to multiply-adds" in note for note in made.notes)
+
+
+@pytest.mark.slow
+def test_a_forked_process_builds_the_probes(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autocompress.proposals import jobtables, probes
+
+    monkeypatch.setattr(jobtables, "PROBES_VERSION", "another version of a test's own")
+    monkeypatch.setattr(jobtables, "may_fork", lambda: True)
+    job = replace(opened)
+    job.begin_proposals()
+    monkeypatch.setattr(probes.ProbeBuilder, "build", lambda *_: pytest.fail("this process builds a probe"))
+    made = job.proposals()
+    assert made is not None
+    assert not made.notes
+    assert len(made.recipes) > 8

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from autocompress import models
+from autocompress import forking, models
 from autocompress.cli import dryrun
 from autocompress.contract import Deployable, Measurement
 from autocompress.data import TensorSplit
@@ -62,7 +62,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     def stepped(*_: Any) -> None:
         seen.steps += 1
 
-    monkeypatch.setattr(cheapest, "_may_fork", lambda device: False)  # a copy of this process is not watched
+    monkeypatch.setattr(forking, "may_fork", lambda: False)  # a copy of this process is not watched
     monkeypatch.setattr(TensorSplit, "batch", read)
     monkeypatch.setattr(Scorer, "predict", scored)
     monkeypatch.setattr(Image, "open", decoded)
@@ -130,7 +130,7 @@ def test_two_processes_build_what_one_does(helper: str, tmp_path: Path, monkeypa
         monkeypatch.setattr(cheapest, "_help", lambda *_: os._exit(1))
     built = {}
     for may_fork in (False, True):
-        monkeypatch.setattr(cheapest, "_may_fork", lambda device, told=may_fork: told)
+        monkeypatch.setattr(forking, "may_fork", lambda told=may_fork: told)
         folder = tmp_path / str(may_fork)
         folder.mkdir()
         built[may_fork] = cheapest.build_cheapest(opened, folder)

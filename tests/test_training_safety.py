@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress import models
+from autocompress import forking, models
 from autocompress.compute import Compute, give_memory_back
-from autocompress.contract import Callback, manager
+from autocompress.contract import Callback
 from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.errors import TooLittleMemory, TrialFailed, UserError
 from autocompress.job import load_job
-from autocompress.opened import cheapest
 from autocompress.training import Training, TrainSettings, train_baseline
 from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.loop import CHECKED_EVERY
@@ -175,9 +174,8 @@ def test_memory_is_given_back_where_a_gpu_is_used(is_used: bool, calls: int, mon
 
 
 def test_nothing_is_forked_after_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = manager().device("onnxruntime-cpu")
-    monkeypatch.setattr(cheapest, "usable_processors", lambda: 4)
-    monkeypatch.setattr(cheapest.threading, "enumerate", lambda: [])
-    before = cheapest._may_fork(device)
+    monkeypatch.setattr(forking, "usable_processors", lambda: 4)
+    monkeypatch.setattr(forking.threading, "enumerate", lambda: [])
+    before = forking.may_fork()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    assert (before, cheapest._may_fork(device)) == (True, False)
+    assert (before, forking.may_fork()) == (True, False)

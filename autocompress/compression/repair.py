@@ -31,7 +31,7 @@ from autocompress.repair.moments import prefix_tokens
 from autocompress.repair.shifts import ensure_bias
 from autocompress.training import logits
 
-VERSION = "2"
+VERSION = "3"
 HELD_OUT = 256
 """Images on which a repaired network must not be worse than before; at most a third of all."""
 DEEP = 0.25

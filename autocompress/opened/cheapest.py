@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
+from autocompress import forking
 from autocompress.contract import Deployable, Device, Value
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
-from autocompress.processors import usable_processors
 from autocompress.recipes.choosers import Replay
 
 MOST_WAITED = 60.0
@@ -96,21 +92,10 @@ def build_cheapest(opened: Builder, folder: Path) -> list[Built]:
         for place in places:
             yield place, build(opened, points[place], folder / f"{place}.onnx")
 
-    if len(points) > 2 and _may_fork(opened.device):
+    if len(points) > 2 and opened.device.formats == {"onnx"} and forking.may_fork():
         found |= _by_two(own, len(points))
     found |= dict(own(place for place in range(len(points)) if place not in found))
     return [built for _, built in sorted(found.items()) if built is not None]
-
-
-def _may_fork(device: Device) -> bool:
-    """Whether a forked process can build: no other threads, and a device of files.
-
-    The thread that tqdm starts only sleeps, and holds no lock of ours.
-    """
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    is_alone = all(thread.name == "tqdm_monitor" for thread in others)
-    can_fork = sys.platform == "linux" and not torch.cuda.is_initialized()  # a fork of CUDA's state is broken
-    return can_fork and is_alone and usable_processors() > 1 and device.formats == {"onnx"}
 
 
 Work = Callable[[Iterator[int]], Iterator[tuple[int, Built | None]]]
@@ -148,8 +133,8 @@ def _by_two(work: Work, count: int) -> dict[int, Built | None]:
 
 
 def _help(work: Work, places: Callable[[], Iterator[int]], sender: Connection) -> None:
-    """Runs in the forked process, with one thread, because OpenMP's threads do not exist there."""
-    torch.set_num_threads(1)
+    """Runs in the forked process."""
+    forking.settle()
     made: Sequence[tuple[int, Built | None]] = list(work(places()))
     sender.send([(place, built and replace(built, deployable=_without_module(built))) for place, built in made])
 

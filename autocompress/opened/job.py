@@ -107,6 +107,7 @@ class OpenedJob:
     pipeline: Pipeline
     limits: Limits
     training_seconds: float = 0.0
+    _begun: TableMaker | None = None
 
     @classmethod
     @out_of_memory_told()
@@ -316,11 +317,8 @@ class OpenedJob:
         """
         if not self.job.search.tables:
             return None
-        measured_by = measured_with(self.device, self.job.device)
-        base, lock = self.baseline.deployable, MachineLock()
-        recipes = ShareRecipes(self.space)
-        maker = TableMaker(self.job, recipes, self.pipeline, self.device, base, self.export, measured_by, lock)
-        maker.breathe = _both(lock.breathe, pause)
+        maker = self._begun or self._table_maker()
+        maker.breathe = _both(maker.lock.breathe, pause)
         if progress is not None:
             maker.progress = progress
         try:
@@ -328,6 +326,23 @@ class OpenedJob:
         except Exception as error:
             log.warning("no proposals: %s: %s", type(error).__name__, error, exc_info=error)
             return None
+        finally:
+            maker.end()
+
+    def begin_proposals(self) -> None:
+        """Begins what proposals need in a forked process; see :meth:`TableMaker.begin`."""
+        if not self.job.search.tables:
+            return
+        self._begun = self._table_maker()
+        try:
+            self._begun.begin()
+        except Exception as error:  # :meth:`proposals` says what is wrong, if it is wrong there too
+            log.info("probes are not begun early: %s: %s", type(error).__name__, error)
+
+    def _table_maker(self) -> TableMaker:
+        measured_by = measured_with(self.device, self.job.device)
+        base, recipes = self.baseline.deployable, ShareRecipes(self.space)
+        return TableMaker(self.job, recipes, self.pipeline, self.device, base, self.export, measured_by, MachineLock())
 
     # --- candidates -------------------------------------------------------------------------------
 

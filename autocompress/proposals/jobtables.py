@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autocompress import models, proposals
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.pipeline import Pipeline
@@ -21,19 +19,29 @@ from autocompress.devices import layer_times
 from autocompress.devices.lock import MachineLock
 from autocompress.export import tap_crop
 from autocompress.files import digest
+from autocompress.forking import may_fork
 from autocompress.graph import NetworkFacts, facts
 from autocompress.job import Job
-from autocompress.proposals import Correction, LatencyModel, Layer, Part, Problem, Profile, RemovedChannels, Table
+from autocompress.proposals import (
+    Correction,
+    LatencyModel,
+    Layer,
+    Part,
+    Problem,
+    Profile,
+    RemovedChannels,
+    Table,
+    probes,
+)
+from autocompress.proposals.costed import CostedLayers, work
+from autocompress.proposals.probes import BegunProbes, ProbeBuilder
 from autocompress.proposals.shares import KEEP, ShareRecipes
 from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.recipes.recipe import Recipe
 
 VERSION = "1"
 """Version of the tables, part of their key."""
-PROBES_VERSION = "1"
-PROBES = 5
-WEIGHT_WORK = 8
-"""Multiply-adds that count for reading a weight when probes are chosen."""
+PROBES_VERSION = "2"
 MOST_DIVERGENCE = 0.25
 """Largest KL divergence from the baseline of a proposal, in nats."""
 SHARE = 0.2
@@ -134,6 +142,7 @@ class TableMaker:
         progress: called with the progress of long steps.
         breathe: called often, while the lock is held shared or not held.
         notes: for the user, about the tables.
+        begun: probes that a forked process builds; None where this process does.
     """
 
     job: Job
@@ -147,6 +156,38 @@ class TableMaker:
     progress: Progress = _silent
     breathe: Callable[[], None] = _nothing
     notes: list[str] = field(default_factory=list)
+    begun: BegunProbes | None = None
+
+    def begin(self) -> None:
+        """Lets a forked process build the probes, where that is safe and they are not profiled yet.
+
+        It must be called in the main thread, before other threads work.
+        """
+        default, neutral = self.recipes.default, self.recipes.neutral
+        is_able = self.device.formats == {"onnx"} and may_fork()
+        if not is_able or default is None or default.prune is None or neutral is None:
+            return
+        if self.pipeline.transfer_set(default) is None:
+            return
+        model, pruning = self.pipeline.baseline, default.prune
+        couplings = prunable(model, pruning.mode)
+        parts = self.recipes.parts(couplings, pruning.multiple)
+        if not parts:
+            return
+        network = facts(model, models.input_size(model))
+        widths = CostedLayers.of(self._layers_of_files(network, couplings), parts, couplings, pruning.multiple)
+        points = probes.points(parts, widths.factors(work))
+        if not self.pipeline.store.has(self._probes_key(neutral, parts, points)):
+            self.begun = BegunProbes.begun(self._builder, parts, points)
+
+    def end(self) -> None:
+        """Removes the files of the probes."""
+        if self.begun is not None:
+            self.begun.end()
+
+    @property
+    def _builder(self) -> ProbeBuilder:
+        return ProbeBuilder(self.recipes, self.pipeline, self.export)
 
     def tables(self) -> Tables | None:
         """Measures losses of couplings and costs of widths, once per baseline and machine.
@@ -176,7 +217,7 @@ class TableMaker:
         with self.lock.shared():
             table = Table.from_state(self.pipeline.store.made(key, make, self.breathe)["table"])
         divergences = {part.key: table.divergences(part) for part in parts}
-        costs, fixed, errors = self._costs(neutral, network, couplings, parts, pruning, divergences)
+        costs, fixed, errors = self._costs(neutral, network, couplings, parts, pruning)
         groups = models.groups(model, self.job.granularity)
         return self._tables(
             Problem(tuple(parts), divergences, costs, fixed),
@@ -252,91 +293,77 @@ class TableMaker:
         couplings: Sequence[Coupling],
         parts: Sequence[Part],
         pruning: Pruning,
-        divergences: Mapping[str, np.ndarray],
     ) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
         """Factors, constants and errors of each cost; latency comes first."""
-        layers = proposals.layers_of(network, couplings)
-        of_files = self._layers_of_files(network, layers)
-        by_name = {coupling.name: coupling for coupling in couplings}
-        kept = {part.name: proposals.kept_shares(part, by_name[part.name], pruning.multiple) for part in parts}
+        widths = CostedLayers.of(proposals.layers_of(network, couplings), parts, couplings, pruning.multiple)
+        of_files = replace(widths, layers=self._layers_of_files(network, couplings))
         bits = 8.0 if neutral.bits else 32.0
-        formulas = {
-            "macs": proposals.macs,
-            "params": proposals.parameters,
-            "energy": proposals.macs,
-        }
-        costs = {name: proposals.factors(layers, parts, kept, cost) for name, cost in formulas.items()}
-        costs["size"] = proposals.factors(of_files, parts, kept, proposals.size_bytes(bits))
+        formulas = {"macs": proposals.macs, "params": proposals.parameters, "energy": proposals.macs}
+        costs = {name: widths.factors(cost) for name, cost in formulas.items()}
+        costs["size"] = of_files.factors(proposals.size_bytes(bits))
         fixed = dict.fromkeys(costs, 0.0)
-        work = proposals.factors(of_files, parts, kept, lambda widths: widths.macs + WEIGHT_WORK * widths.weights)
-        points = proposals.probe_points(
-            Problem(tuple(parts), divergences, {"work": work}, {}), "work", PROBES, most_divergence=MOST_DIVERGENCE
-        )
-        profiles = self._profiles(neutral, network, of_files, parts, kept, points)
+        profiles = self._profiles(neutral, network, of_files, probes.points(parts, of_files.factors(work)))
         if len(profiles) < 2:
             self.notes.append("latency could not be profiled, so predictions take it as proportional to multiply-adds")
             whole = sum(float(factor.table[(0,) * factor.table.ndim]) for factor in costs["macs"])
             shares = [replace(factor, table=factor.table / whole) for factor in costs["macs"]]
             return {"latency": shares, **costs}, {"latency": 0.0, **fixed}, {}
-        fitted = LatencyModel.fit(of_files, profiles)
-        factors, rest = fitted.factors(of_files, parts, kept)
+        fitted = LatencyModel.fit(of_files.layers, profiles)
+        factors, rest = fitted.factors(of_files.layers, parts, of_files.kept)
         return {"latency": factors, **costs}, {"latency": rest, **fixed}, {"latency": fitted.error}
 
-    def _layers_of_files(self, network: NetworkFacts, layers: Sequence[Layer]) -> list[Layer]:
-        """``layers`` with the kernel taps that candidates' files have."""
+    def _layers_of_files(self, network: NetworkFacts, couplings: Sequence[Coupling]) -> list[Layer]:
+        """The layers with the kernel taps that candidates' files have."""
+        layers = proposals.layers_of(network, couplings)
         crop = tap_crop(network, self.pipeline.baseline).layers if self.job.search.crop else {}
         return [replace(layer, taps=crop[layer.name].taps) if layer.name in crop else layer for layer in layers]
 
     def _profiles(
-        self,
-        neutral: Recipe,
-        network: NetworkFacts,
-        layers: Sequence[Layer],
-        parts: Sequence[Part],
-        kept: Mapping[str, Sequence[float]],
-        points: Sequence[Sequence[int]],
+        self, neutral: Recipe, network: NetworkFacts, widths: CostedLayers, points: Sequence[Sequence[int]]
     ) -> list[Profile]:
-        """Layer times of a few networks of other widths, with meaningless weights.
+        """Layer times of the probes.
 
         Times are shares of the latency of the baseline, because they are measured together.
         """
+        parts, kept = widths.parts, widths.kept
 
         def make() -> Any:
             with tempfile.TemporaryDirectory() as folder:
-                files, built = [self.baseline], list[Sequence[int]]()
-                for number, indices in enumerate(points):
-                    self.progress(number / len(points), "profiling the latency of channel widths")
-                    with self.lock.shared():
-                        probe = self._probe(parts, indices, Path(folder) / f"probe{number}.onnx")
-                        files, built = files + probe, built + [indices] * len(probe)
-                        self.breathe()
+                built = self._built(parts, points, Path(folder))
+                files = [self.baseline, *(file for _, file in built)]
                 times = layer_times(self.device, files, list(network.layers), self.job.device) or []
             whole = times[0].total if times else 1.0
             found = []
-            for indices, own in zip(built, times[1:], strict=False):
+            for (indices, _), own in zip(built, times[1:], strict=False):
                 shares = {part.name: kept[part.name][at] for part, at in zip(parts, indices, strict=True)}
                 seconds = {name: value / whole for name, value in own.layers.items()}
-                found.append([proposals.layer_widths(layers, shares), seconds, own.total / whole])
+                found.append([proposals.layer_widths(widths.layers, shares), seconds, own.total / whole])
             return {"profiles": found}
 
-        own = [list(part.choices) for part in parts]
-        asked = [dict(neutral.values), own, [list(point) for point in points], self.job.search.crop]
-        key = digest("probes", PROBES_VERSION, self.pipeline.baseline_key, asked, self.costs_key)
         return [
-            Profile({name: (pair[0], pair[1]) for name, pair in widths.items()}, seconds, total)
-            for widths, seconds, total in self.pipeline.store.made(key, make, self.breathe)["profiles"]
+            Profile({name: (pair[0], pair[1]) for name, pair in own.items()}, seconds, total)
+            for own, seconds, total in self.pipeline.store.made(
+                self._probes_key(neutral, parts, points), make, self.breathe
+            )["profiles"]
         ]
 
-    def _probe(self, parts: Sequence[Part], indices: Sequence[int], file: Path) -> list[Deployable]:
-        shares = {KEEP + part.name: float(part.choices[at]) for part, at in zip(parts, indices, strict=True)}
-        recipe = self.recipes.recipe(shares)
-        if recipe is None:
-            return []
-        try:
-            return [self.export(self.pipeline.run(recipe, dry_run=True), file)]
-        except Exception as error:  # other probes may succeed
-            log.warning("a probe cannot be built: %s: %s", type(error).__name__, error)
-            return []
+    def _built(self, parts: Sequence[Part], points: Sequence[Sequence[int]], folder: Path) -> probes.Built:
+        """The files of the probes, from the forked process if there is one."""
+        text = "profiling the latency of channel widths"
+        self.progress(0.0, text)
+        if self.begun is not None and (known := self.begun.built(parts, points, self.breathe)):
+            return known
+
+        def tell(number: int) -> None:
+            self.breathe()
+            self.progress(number / len(points), text)
+
+        return self._builder.build(parts, points, folder, self.lock, tell)
+
+    def _probes_key(self, neutral: Recipe, parts: Sequence[Part], points: Sequence[Sequence[int]]) -> str:
+        own = [list(part.choices) for part in parts]
+        asked = [dict(neutral.values), own, [list(point) for point in points], self.job.search.crop]
+        return digest("probes", PROBES_VERSION, self.pipeline.baseline_key, asked, self.costs_key)
 
 
 def table_seconds(job: Job) -> float:

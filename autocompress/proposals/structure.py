@@ -130,6 +130,7 @@ class RemovedChannels:
         self.model = copy.deepcopy(model).eval()
         self.couplings = {coupling.name: coupling for coupling in couplings if coupling.name in orders}
         self._orders, self._moments, self._multiple = orders, moments, multiple
+        self._in_float32 = {name: own.in_float32() for name, own in moments.items()}
         self._norms = {name: layer.norm for name, layer in network.layers.items()}
         self._divergence = divergence
         self._batches = list(batches)
@@ -200,7 +201,7 @@ class RemovedChannels:
         added = [module for module in touched if getattr(module, "bias", 0) is None]
         try:
             if self._repaired:
-                repair(self.model, lost, self._moments, self._norms)
+                repair(self.model, lost, self._in_float32, self._norms)
             yield
         finally:
             for module in added:

@@ -54,6 +54,15 @@ def steps_of(rung: int, images: int, batch: int, epochs: float) -> int:
     return max(1, min(steps, MOST_IMAGES // batch))
 
 
+def images_of(rung: int, images: int, batch: int, epochs: float) -> int:
+    """Images that a rung trains on, an image that it sees again counted again.
+
+    Args:
+        rung, images, batch, epochs: as in :func:`steps_of`.
+    """
+    return batch * steps_of(rung, images, batch, epochs)
+
+
 def at_rung(recipe: Recipe, rung: int, *, images: int, batch: int, epochs: float, labelled: bool) -> Recipe:
     """The recipe as rung ``rung`` makes it: its values stay, and training is added.
 

@@ -51,6 +51,10 @@ class Moments:
     ridge: float = DEFAULT_RIDGE
     rescaled: bool = False
 
+    def in_float32(self) -> Moments:
+        """The same with G in float32: refits with it take half the time and lose some digits."""
+        return self if self.covariance is None else replace(self, covariance=self.covariance.float())
+
     @property
     def scale(self) -> torch.Tensor:
         """Mean diagonal of G for each group, float64 ``[groups]``."""

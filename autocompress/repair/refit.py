@@ -22,6 +22,9 @@ from torch import nn
 from autocompress.files import digest
 from autocompress.repair.moments import DEFAULT_RIDGE, NOTHING, RIDGES, Moments, factor
 
+RIDGE_OUTPUTS = 64
+"""Outputs of a layer, drawn, on which lambda is chosen: the others rarely choose another one."""
+
 
 def refit(
     matrix: torch.Tensor, moments: Moments, kept: torch.Tensor, ridge: float | None = None
@@ -30,7 +33,8 @@ def refit(
 
     Args:
         matrix: W, float64 ``[groups, outputs, width]``.
-        moments: of the input of the layer.
+        moments: of the input of the layer. With G in float32 (:meth:`Moments.in_float32`), the
+            equations are solved in float32.
         kept: bool ``[groups, width]``, True for the columns in S.
         ridge: lambda; None for that of ``moments``.
 
@@ -58,8 +62,8 @@ def _change(
         covariance = moments.covariance[group]
         system = covariance[left[:, None], left]
         system.diagonal().add_(ridge)
-        cross = weight[:, gone] @ covariance[gone[:, None], left]
-        return torch.cholesky_solve(cross.T, factor(system)).T
+        cross = weight[:, gone].to(covariance) @ covariance[gone[:, None], left]
+        return torch.cholesky_solve(cross.T, factor(system)).T.to(weight)
     assert moments.samples is not None
     samples = moments.samples[group]
     inside = samples[:, left].double()
@@ -96,6 +100,7 @@ def choose_ridge(layer: nn.Module, whole: Moments, fit: Moments, held_out: Momen
         return DEFAULT_RIDGE
     matrix = columns.weight(layer).to(whole.mean.device)
     generator = torch.Generator().manual_seed(int(digest("ridge", list(matrix.shape))[:15], 16))
+    matrix = matrix[:, torch.randperm(matrix.shape[1], generator=generator)[:RIDGE_OUTPUTS]]
     stays = torch.rand((columns.groups, columns.inputs), generator=generator).argsort(1) < (columns.inputs + 1) // 2
     kept = stays.repeat_interleave(len(columns.taps), dim=1)
     errors = {}

@@ -204,9 +204,11 @@ class Dispatcher:
         return None if row is None or int(row.get("reached", 0)) < asked.rung else row
 
     def _promotion(self) -> Promotion | None:
-        """The recipe that should be trained now, if no proposal waits to be tried first."""
-        is_first_pass = not self._why_ended and (self._study.is_waiting or not self._study.is_proposed)
-        if self._climbing is None or self._is_closed or is_first_pass:
+        """The recipe that should be trained now; None where others should be tried first."""
+        if self._climbing is None or self._is_closed:
+            return None
+        is_early = self._climbing.is_first_pass and self._study.is_waiting
+        if not self._why_ended and (is_early or not self._study.is_proposed):
             return None
         deadline = self._allowance.deadline
         left = None if deadline is None else deadline - time.time()

@@ -18,7 +18,8 @@ from autocompress.job import Job, anchored, load_job, resolved, validate
 from autocompress.objectives.fronts import front_hypervolume
 from autocompress.opened.feasibility import UNCOMPRESSED
 from autocompress.processors import usable_processors
-from autocompress.proposals.jobtables import PROBES, table_seconds
+from autocompress.proposals import probes
+from autocompress.proposals.jobtables import table_seconds
 from autocompress.recipes.choosers import Replay
 from autocompress.results import (
     BASELINE,
@@ -35,7 +36,7 @@ from autocompress.searching import placement, rundir, stopping
 from autocompress.searching.background import Background, Point
 from autocompress.searching.begun import as_begun, begun_with, check_images, check_resumable, decided_with, images_of
 from autocompress.searching.climbing.climbing import Climbing
-from autocompress.searching.climbing.untrained import rungs_act, untrained
+from autocompress.searching.climbing.untrained import rung_effort, rungs_act, untrained
 from autocompress.searching.clock import Clock
 from autocompress.searching.closing import Closing
 from autocompress.searching.corrections import Corrections
@@ -284,8 +285,9 @@ class _Run:
         self._endings = Endings(self._job, self._baseline, rows)
         promoted = self._study.promoted()
         climbs = rungs_act(self._job)
-        self._climbing = Climbing(self._job, self._baseline, rows, promoted) if climbs else None
         splits = self._opened.splits
+        effort = rung_effort(splits, self._job)
+        self._climbing = Climbing(self._job, self._baseline, rows, promoted, effort) if climbs else None
         own = [f"data: {splits.describe()}"] if splits.synthetic or splits.unlabelled else []
         for note in own + list(splits.notes):
             self._observer.on_note(note)
@@ -317,7 +319,7 @@ class _Run:
         budget, parts = self._job.budget, []
         if any(isinstance(method, Pruner) for method in self._opened.methods) and self._job.search.tables:
             parts.append(
-                f"tables in at most {table_seconds(self._job):.0f} s and {PROBES} probes beside the first trials"
+                f"tables in at most {table_seconds(self._job):.0f} s and {probes.COUNT} probes beside the first trials"
             )
         limits = f"at most {budget.trials} trials"
         limits += (
@@ -346,6 +348,8 @@ class _Run:
         # Where workers take all processors, starting them beside the tables makes both late.
         is_crowded = usable_processors() <= self._job.workers
         threads = None if is_crowded else max(1, usable_processors() - self._job.workers)
+        if not self._study.is_proposed:
+            self._opened.begin_proposals()  # it forks, so no thread of ours works yet
         self._own_worker.start(with_recipe=is_first, threads=threads)
         self._study.before_ask = self._take_proposals
         if is_crowded:

@@ -35,8 +35,13 @@ SHARE, LAST_SHARE = 0.3, 0.5
 """Largest shares of the time of workers for rungs above 0, with and without other recipes."""
 WORTH = 0.2
 """Points that a training must be expected to gain."""
+TIMES_SCORING = 10.0
+"""Time to train on an image, as a multiple of the time to score one: three float passes for one of
+integers. It predicts how long a rung lasts before one has been seen."""
 UNKNOWN_TIMES = 10.0
-"""How much longer a rung is taken to last than the recipes of rung 0, before one has been seen."""
+"""The same as a multiple of a recipe of rung 0, where scoring tells nothing."""
+FIRST_PASS = 12
+"""Recipes that are tried before any is trained: as many as there are budgets of proposals."""
 MOST_CANDIDATES = 256
 """The last recipes of a rung, that are compared."""
 
@@ -73,10 +78,19 @@ class Climbing:
         baseline: the baseline's row.
         rows: those that are there already.
         promoted: the highest rung that each was promoted to, by number.
+        effort: for each rung, the images that it trains on per image that a recipe is scored on.
     """
 
-    def __init__(self, job: Job, baseline: Row, rows: Iterable[Row], promoted: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        baseline: Row,
+        rows: Iterable[Row],
+        promoted: Mapping[int, int],
+        effort: Mapping[int, float] | None = None,
+    ) -> None:
         self._job, self._baseline = job, baseline
+        self._effort, self._scoring = effort or {}, _Seconds()
         self._rows: dict[int, Row] = {}
         self._front: RowFront[Row] = RowFront(job.objectives, baseline)
         self._seen: list[tuple[Climber, float]] = []
@@ -138,12 +152,19 @@ class Climbing:
             return None
         return self._choice
 
+    @property
+    def is_first_pass(self) -> bool:
+        """Whether recipes that wait should be tried before any is trained."""
+        return self.table.reached(0) < FIRST_PASS
+
     def expected_seconds(self, rung: int) -> float:
         """How long a training of ``rung`` takes, as far as that is known."""
         if (seen := self._seconds[rung].median) is not None:
             return seen
-        below = self._seconds[rung - 1].median or self._seconds[0].median or 0.0
-        return UNKNOWN_TIMES * below
+        plain = self._seconds[0].median or 0.0
+        if rung in self._effort and (scoring := self._scoring.median) is not None:
+            return plain + TIMES_SCORING * scoring * self._effort[rung]
+        return UNKNOWN_TIMES * (self._seconds[rung - 1].median or plain)
 
     def _has_time(self, rung: int, is_last: bool, seconds: float | None) -> bool:
         expected = self.expected_seconds(rung)
@@ -207,6 +228,8 @@ class Climbing:
         known_above = 0.0 if before is None else float(before.get("climbing_seconds", 0.0))
         if before is None:
             self._seconds[0].add(float(row.get("seconds", 0.0)) - above)
+            if "accuracy" in row.get("stages", {}):
+                self._scoring.add(row["stages"]["accuracy"])
         reached = int(row.get("reached", 0))
         if reached:
             self._families.add(row["family"])

@@ -1,4 +1,4 @@
-"""Recipes without training of their own, where rungs decide what is trained."""
+"""Recipes without training of their own, where rungs decide what is trained, and its cost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 
 from autocompress.contract import Value
 from autocompress.contract.space import Chooser
+from autocompress.data import Splits
 from autocompress.job import Job, limits_of
+from autocompress.recipes import rungs
 from autocompress.recipes.choosers import Replay
+from autocompress.training.recovery import batch_size
 
 EPOCHS = "recover.epochs"
 
@@ -16,6 +19,19 @@ EPOCHS = "recover.epochs"
 def rungs_act(job: Job) -> bool:
     """Whether recipes of ``job`` may climb."""
     return job.search.rungs and job.budget.epochs > 0
+
+
+def rung_effort(splits: Splits, job: Job) -> dict[int, float]:
+    """For each rung, the images that it trains on per image that a recipe is scored on.
+
+    It is empty where the training images are not known yet.
+    """
+    if splits.synthetic or not len(splits.train) or not len(splits.val):
+        return {}
+    images = len(splits.train)
+    batch = min(batch_size(images), images)
+    numbers = range(1, rungs.LAST + 1)
+    return {rung: rungs.images_of(rung, images, batch, job.budget.epochs) / len(splits.val) for rung in numbers}
 
 
 def epochs_are_drawn(job: Job) -> bool:

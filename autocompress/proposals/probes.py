@@ -1,0 +1,136 @@
+"""Builds the probes: networks of other widths, whose profiles tell what a width costs.
+
+Their weights mean nothing, so they need no table. A forked process can build them while moments and
+tables are made.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from autocompress.compression.candidate import Candidate
+from autocompress.compression.pipeline import Pipeline
+from autocompress.contract import Deployable
+from autocompress.devices.lock import MachineLock
+from autocompress.forking import Forked
+from autocompress.proposals.allocation import Problem
+from autocompress.proposals.budgets import probe_points
+from autocompress.proposals.choices import Part
+from autocompress.proposals.factors import Factor
+from autocompress.proposals.shares import KEEP, ShareRecipes
+
+COUNT = 5
+MOST_DIVERGENCE = 4.0
+"""Of a probe by :func:`prior`: a third of the channels of every coupling."""
+MOST_WAITED = 60.0
+"""Seconds to wait for the forked process; then this process builds the probes."""
+Point = Sequence[int]
+"""The choice of each part, as its index."""
+Built = list[tuple[Point, Deployable]]
+log = logging.getLogger("autocompress.proposals")
+
+
+def prior(part: Part) -> np.ndarray:
+    """Divergence of each choice of a coupling before anything is measured.
+
+    It rises with the share of removed to kept channels, squared, and is the same for all couplings.
+    """
+    kept = np.array([float(share) for share in part.choices])
+    return ((1 - kept) / kept) ** 2
+
+
+def points(parts: Sequence[Part], work: Sequence[Factor]) -> list[tuple[int, ...]]:
+    """The widths of the probes, spread over ``work``, a cost that is known without measuring."""
+    divergences = {part.key: prior(part) / len(parts) for part in parts}
+    problem = Problem(tuple(parts), divergences, {"work": list(work)}, {})
+    return probe_points(problem, "work", COUNT, most_divergence=MOST_DIVERGENCE)
+
+
+@dataclass
+class ProbeBuilder:
+    """Builds probes as files.
+
+    Attributes:
+        recipes: makes recipes from shares of channels.
+        pipeline: makes a candidate from a recipe.
+        export: writes the file of a candidate.
+    """
+
+    recipes: ShareRecipes
+    pipeline: Pipeline
+    export: Callable[[Candidate, Path], Deployable]
+
+    def build(
+        self,
+        parts: Sequence[Part],
+        points: Sequence[Point],
+        folder: Path,
+        lock: MachineLock,
+        tell: Callable[[int], None] | None = None,
+    ) -> Built:
+        """The files of those probes that can be built, in ``folder``.
+
+        ``tell`` is called with the number of each.
+        """
+        found: Built = []
+        for number, indices in enumerate(points):
+            if tell is not None:
+                tell(number)
+            shares = {KEEP + part.name: float(part.choices[at]) for part, at in zip(parts, indices, strict=True)}
+            with lock.shared():
+                recipe = self.recipes.recipe(shares)
+                if recipe is None:
+                    continue
+                try:
+                    candidate = self.pipeline.run(recipe, dry_run=True, pause=lock.breathe)
+                    found.append((indices, self.export(candidate, folder / f"probe{number}.onnx")))
+                except Exception as error:  # other probes may succeed
+                    log.warning("a probe cannot be built: %s: %s", type(error).__name__, error)
+        return found
+
+
+@dataclass
+class BegunProbes:
+    """Probes that a forked process builds.
+
+    Attributes:
+        asked: the shares of each probe by coupling.
+    """
+
+    asked: list[Mapping[str, float]]
+    _folder: tempfile.TemporaryDirectory[str]
+    _forked: Forked[Built]
+
+    @classmethod
+    def begun(cls, builder: ProbeBuilder, parts: Sequence[Part], points: Sequence[Point]) -> BegunProbes:
+        """Forks; see :func:`forking.may_fork`."""
+        folder = tempfile.TemporaryDirectory()
+
+        def work() -> Built:
+            made = builder.build(parts, points, Path(folder.name), MachineLock())
+            return [(point, replace(file, module=None)) for point, file in made]  # a module cannot be sent
+
+        return cls(asked_of(parts, points), folder, Forked.started(work))
+
+    def built(self, parts: Sequence[Part], points: Sequence[Point], breathe: Callable[[], None]) -> Built | None:
+        """The files of these probes; None if they are not those that were begun, or it failed."""
+        if asked_of(parts, points) != self.asked:
+            self._forked.end()
+            return None
+        return self._forked.result(MOST_WAITED, breathe)
+
+    def end(self) -> None:
+        """Removes the files."""
+        self._forked.end()
+        self._folder.cleanup()
+
+
+def asked_of(parts: Sequence[Part], points: Sequence[Point]) -> list[Mapping[str, float]]:
+    """The shares of each probe by coupling."""
+    return [{part.name: float(part.choices[at]) for part, at in zip(parts, point, strict=True)} for point in points]
