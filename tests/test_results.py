@@ -136,7 +136,6 @@ def test_read_gives_the_whole_run(run: Path) -> None:
     assert result.baseline["accuracy"] == BASELINE["accuracy"]
     assert result.summary["cache"] == {"hits": 41, "misses": 73}
     assert "60 trials" in repr(result)
-    assert "artifacts/" in result._repr_html_()
 
 
 def test_a_run_that_goes_on_is_read_too(run: Path, tmp_path: Path) -> None:
@@ -169,6 +168,18 @@ def test_best_is_the_cheapest_that_fits(run: Path) -> None:
     assert result.best(latency_ratio=0.3)["accuracy"] == fitting["accuracy"].max()
     assert result.best("size_bytes", accuracy=0)["size_bytes"] == result.models["size_bytes"].min()
     assert result.best()["trial"] == result.best(accuracy_drop=1.0, latency_ratio=0.5)["trial"]
+
+
+def test_best_takes_bounds_as_a_job_writes_them(run: Path) -> None:
+    result = read(run)
+    asked = result.best(latency="0.2x", accuracy_drop=1.0)
+    assert asked["trial"] == result.best(latency_ratio=0.2, accuracy_drop=1.0)["trial"]
+    small = result.best(size="20 MB")
+    assert small["trial"] == result.best(size_bytes=20e6)["trial"]
+    with pytest.raises(UserError, match="latency has no unit: 4"):
+        result.best(latency="4")
+    with pytest.raises(UserError, match=r"'latensy' cannot be bounded by '0.5x' \(did you mean 'latency'"):
+        result.best(latensy="0.5x")
 
 
 def test_best_says_what_cannot_be(run: Path) -> None:

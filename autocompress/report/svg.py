@@ -75,6 +75,10 @@ def drawing(width: int, height: int, label: str, parts: Iterable[Markup], class_
     return Markup(head) + Markup("").join(parts) + Markup("</svg>")
 
 
+WAYS = ((-9, -7, "end"), (9, 19, "start"), (0, -14, "middle"), (0, 24, "middle"), (-11, 4, "end"), (11, 4, "start"))
+"""Where a label may stand beside its mark; a front's line passes neither of the first two places."""
+
+
 def placed(
     spots: Sequence[tuple[float, float, str]], left: float, right: float, taken: Sequence[tuple[float, float]] = ()
 ) -> list[tuple[float, float, str, str]]:
@@ -90,7 +94,7 @@ def placed(
     for x, y, text in spots:
         long = 7.8 * len(text)
         ways = []
-        for dx, dy, anchor in ((0, -14, "middle"), (-11, 4, "end"), (11, 4, "start"), (0, 22, "middle")):
+        for dx, dy, anchor in WAYS:
             start = x + dx - (long if anchor == "end" else long / 2 if anchor == "middle" else 0)
             box = (start, y + dy - 11, start + long, y + dy + 3)
             if left <= box[0] and box[2] <= right:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from typing import Any, cast
 import pandas as pd
 import yaml
 
-from autocompress.errors import UserError, did_you_mean
+from autocompress.errors import HintedError, UserError, did_you_mean
 from autocompress.objectives.bounds import by_column, met
 from autocompress.objectives.choosing import TRADE, cheapest_by_drop, cost_objective, named_choices
 from autocompress.objectives.fronts import USUAL_BAR
-from autocompress.objectives.quantities import BY_NAME, objective_columns, of_column
+from autocompress.objectives.quantities import BOUNDED, BY_NAME, objective_columns, of_column
 from autocompress.objectives.spelling import Bound, parse_bound
 from autocompress.results.columns import (
     BASELINE,
@@ -90,20 +90,38 @@ class SearchResult:
             raise UserError(f"trial {trial} has no artifact in {self.folder}", f"trials on the front: {known}")
         return self.folder / str(found.iloc[0])
 
-    def best(self, minimize: str | None = None, **limits: float) -> pd.Series:
+    def best(self, minimize: str | None = None, **limits: float | str) -> pd.Series:
         """The best model of the front within limits, as a row of ``front``.
 
         Args:
             minimize: the column to minimise. By default the most accurate model if only costs are
                 limited, else the cheapest by the first cost objective of the job.
             **limits: upper bounds by column (``accuracy_drop=1.0, latency_ratio=0.5``);
-                ``accuracy``, ``agreement`` and ``test_accuracy`` are lower bounds. Default: the
-                constraints of the job, and at most one point of drop.
+                ``accuracy``, ``agreement`` and ``test_accuracy`` are lower bounds. Texts are the
+                constraints of a job: ``latency="0.5x", size="2 MB"``. Default: the constraints of
+                the job, and at most one point of drop.
 
         Raises:
             UserError: if a name is not a column of numbers, or no model meets the limits.
         """
-        limits = limits or {"accuracy_drop": 1.0, **self.limits}
+        return self._best(minimize, self._by_column(limits) or {"accuracy_drop": 1.0, **self.limits})
+
+    def _by_column(self, limits: Mapping[str, float | str]) -> dict[str, float]:
+        """Bounds as a job writes them become upper bounds on columns; numbers stay."""
+        found = {}
+        for name, value in limits.items():
+            if not isinstance(value, str):
+                found[name] = float(value)
+            elif name not in BY_NAME or not BY_NAME[name].units:
+                raise UserError(f"'{name}' cannot be bounded by '{value}'", did_you_mean(name, BOUNDED))
+            else:
+                try:
+                    found |= _limits({"constraints": {name: value}}, self.baseline)
+                except HintedError as error:
+                    raise UserError(f"{name} {error}", error.hint) from None
+        return found
+
+    def _best(self, minimize: str | None, limits: Mapping[str, float]) -> pd.Series:
         costs = objective_columns([name for name in self.job.get("objectives", ()) if name != "accuracy"])
         only_costs = not any("accuracy" in column for column in limits)
         minimize = minimize or ("accuracy_drop" if only_costs else [*costs, "latency_ratio"][0])
@@ -182,7 +200,9 @@ class SearchResult:
         return self._head() if self.front.empty else f"{self._head()}\n{table}"
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self._head())}</b>{self._table().to_html(index=False, float_format='{:.4g}'.format)}"
+        # By name: the report reads results, and results need no report.
+        text: str = importlib.import_module("autocompress.report.notebook").run_html(self)
+        return text
 
     def _head(self) -> str:
         counts = self.trials["status"].value_counts()
