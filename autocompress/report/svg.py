@@ -76,7 +76,7 @@ def drawing(width: int, height: int, label: str, parts: Iterable[Markup], class_
 
 
 WAYS = ((-9, -7, "end"), (9, 19, "start"), (0, -14, "middle"), (0, 24, "middle"), (-11, 4, "end"), (11, 4, "start"))
-"""Where a label may stand beside its mark; a front's line passes neither of the first two places."""
+"""Where a label may stand beside its mark; a front's line passes neither of the first two."""
 
 
 def placed(
