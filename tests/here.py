@@ -33,11 +33,11 @@ def search_here(monkeypatch: pytest.MonkeyPatch) -> None:
         background.ready(meanwhile=lambda: None)
 
     monkeypatch.setattr(Background, "start", start_and_wait)
-    monkeypatch.setattr(placement, "check", lambda: None)
+    monkeypatch.setattr(placement, "check", lambda job: None)
     monkeypatch.setattr(placement, "run", _run)
 
 
-def _run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None]) -> None:
+def _run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cluster: None = None) -> None:
     folder, threads = Path.cwd(), torch.get_num_threads()
     worker = Worker.of(settings)
     for _ in range(settings.job.workers):
@@ -45,13 +45,10 @@ def _run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None]) -
     try:
         turn()
         while (asked := dispatcher.hand_out(NAME)) is not None:
-            worker.study.start(asked.number)
-            worker.run(asked.number, asked.values, asked.label, asked.rung)
-            if (row := dispatcher.finished(NAME)) is not None:
-                dispatcher.tell(row)
+            row = worker.run(asked)
+            dispatcher.finished(NAME, row)
+            dispatcher.tell(row)
     finally:
         os.chdir(folder)
         torch.set_num_threads(threads)
         gc.unfreeze()  # a worker's process would end here
-        if worker.held is not None:
-            worker.held.release()

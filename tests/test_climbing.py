@@ -36,6 +36,7 @@ from autocompress.searching.climbing.summary import climbing_summary
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.ledger import Ledger
 from autocompress.searching.modelfiles import KeptModels
+from autocompress.searching.spool import Spool
 from autocompress.searching.study import Asked, Study
 
 BASELINE = {"accuracy": 90.0, "size_bytes": 4000, "params": 1000, "macs": 5000, "energy_uj": 160000.0}
@@ -251,21 +252,21 @@ class Driver:
         self.rows: list[dict[str, Any]] = []
         allowance = Allowance(2, None, trial_seconds=60.0)
         note = lambda _: None  # noqa: E731
+        self.spool = Spool(folder / "toy")
         self.dispatcher = Dispatcher(
-            self.study, self.opened.compose, allowance, self.rows.append, note, None, self.climbing
+            self.study, self.opened.compose, allowance, self.spool, self.rows.append, note, None, self.climbing
         )
         self.number = self.hand_out("first").number
-        self.study.tell(self.number, row_of(self.number, 4.0, 0.3))
-        self.finish("first")
+        self.finish("first", row_of(self.number, 4.0, 0.3))
 
     def hand_out(self, worker: str) -> Asked:
         asked = self.dispatcher.hand_out(worker)
         assert asked is not None
         return asked
 
-    def finish(self, worker: str) -> None:
-        if (row := self.dispatcher.finished(worker)) is not None:
-            self.dispatcher.tell(row)
+    def finish(self, worker: str, row: dict[str, Any]) -> None:
+        self.dispatcher.finished(worker, row)
+        self.dispatcher.tell(row)
 
 
 def test_a_rung_whose_worker_is_lost_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
@@ -273,7 +274,6 @@ def test_a_rung_whose_worker_is_lost_is_tried_again_and_then_given_up(tmp_path: 
     for attempt in range(3):
         asked = driver.hand_out(f"worker {attempt}")
         assert (asked.number, asked.rung) == (driver.number, 1)
-        driver.study.start(asked.number)
         driver.dispatcher.lost(f"worker {attempt}", "the actor died")
     row = driver.study.row(driver.number)
     assert row is not None
@@ -287,18 +287,16 @@ def test_a_rung_whose_worker_is_lost_is_tried_again_and_then_given_up(tmp_path: 
 def test_a_worker_that_dies_after_its_row_of_a_rung_costs_nothing(tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     asked = driver.hand_out("worker")
-    below = driver.study.row(asked.number)
-    assert below is not None
-    driver.study.amend(asked.number, after(below, 2.0))
+    assert asked.below is not None
+    driver.spool.write(asked.number, asked.attempt, after(asked.below, 2.0))
     driver.dispatcher.lost("worker", "the actor died")
     assert (driver.rows[-1]["rung"], driver.rows[-1]["accuracy"]) == (1, 88.0)
 
 
 def test_a_training_that_hangs_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver, now = Driver(tmp_path), [time.time()]
-    asked = driver.hand_out("worker")
     monkeypatch.setattr(time, "time", lambda: now[0])
-    driver.study.start(asked.number)
+    driver.hand_out("worker")
     now[0] += 60.0
     driver.dispatcher.lost("worker", "the actor died")
     assert "time-out: it took longer than 1 minutes" in driver.rows[-1]["reason"]
@@ -393,7 +391,7 @@ def test_a_search_that_is_killed_between_any_two_steps_goes_on(tmp_path: Path, m
     """Each write to the study is a place to die at: before it, and after it."""
     whole = run.search(climbing_job(tmp_path / "whole"), opener=open_climbing_toy)
     job = climbing_job(tmp_path)
-    for name in ("promote", "amend"):
+    for name in ("promote", "amend", "keep"):
         for is_before in (True, False):
             own = getattr(Study, name)
 

@@ -25,10 +25,14 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = ("onnxscript", "optuna", "ray", "timm", "torch", "torch-pruning", "torchvision")
 NAMES = [
     ("onnxscript.rewriter", "_DEFAULT_REWRITE_RULES"),
+    ("ray._private.services", "find_bootstrap_address"),
+    ("ray._private.state", "available_resources_per_node"),
+    ("ray._private.state", "state.get_draining_nodes"),
     ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER"),
     ("ray._private.ray_constants", "ENABLE_RAY_CLUSTERS_ENV_VAR"),
     ("ray._raylet", "AuthenticationTokenLoader.instance"),
     ("ray._raylet", "Config.initialize"),
+    ("ray._raylet", "GcsClient"),
     ("timm.models._hub", "load_model_config_from_hf"),
     ("timm.models._hub", "load_model_config_from_path"),
     ("torch", "Tensor._version"),

@@ -13,8 +13,10 @@ import pytest
 from toy_search import OpenedToy, open_toy, toy_job
 
 from autocompress.job import Job
+from autocompress.searching.asked import Asked
 from autocompress.searching.dispatch import MOST_FAILED_STARTS, Allowance, Dispatcher
-from autocompress.searching.study import Asked, Study
+from autocompress.searching.spool import Spool
+from autocompress.searching.study import Study
 
 BASELINE = {"accuracy": 90.0, "size_bytes": 4000, "params": 1000, "macs": 5000, "energy_uj": 160000.0}
 
@@ -25,13 +27,16 @@ class Driver:
     def __init__(self, job: Job, trials: int = 5, deadline: float | None = None) -> None:
         job.folder.mkdir(exist_ok=True)
         self.study = Study(job.folder, job, BASELINE)
+        self.spool = Spool(job.folder)
         self.opened: OpenedToy = open_toy(job)
         self.rows: list[dict[str, Any]] = []
+        self.made: dict[str, Any] | None = None
         self.notes: list[str] = []
         self.dispatcher = Dispatcher(
             self.study,
             self.opened.compose,
             Allowance(trials, deadline, trial_seconds=60.0),
+            self.spool,
             self.rows.append,
             self.notes.append,
         )
@@ -42,12 +47,18 @@ class Driver:
         return asked
 
     def work(self, asked: Asked, seconds: float = 1.0) -> None:
-        """What a worker does: the row is in the study before the driver hears of it."""
+        """What a worker does: the row is in the spool before the driver hears of it."""
         done = {"trial": asked.number, "status": "complete", "seconds": seconds, "recipe": asked.values}
-        self.study.tell(asked.number, done | {"accuracy": 88.0, "accuracy_drop": 2.0, "latency_ratio": 0.5})
+        done |= {"accuracy": 88.0, "accuracy_drop": 2.0, "latency_ratio": 0.5}
+        self.spool.write(asked.number, asked.attempt, done)
+        self.made = done
 
     def finish(self, worker: str) -> None:
-        if (row := self.dispatcher.finished(worker)) is not None:
+        """The worker sends the row that it made, or none."""
+        row, self.made = self.made, None
+        self.dispatcher.finished(worker, row)
+        if row is not None:
+            assert row["trial"] not in dict(self.spool.waiting())
             self.dispatcher.tell(row)
 
 
@@ -92,7 +103,6 @@ def test_a_recipe_whose_worker_is_lost_is_tried_again_twice_before_anything_else
     other = driver.hand_out("other")
     first = driver.hand_out("worker 0")
     for attempt in range(2):
-        driver.study.start(first.number)
         driver.dispatcher.lost(f"worker {attempt}", "ActorDiedError: the worker process has died")
         assert driver.rows == []
         assert driver.hand_out(f"worker {attempt + 1}") == first
@@ -141,7 +151,7 @@ def test_a_worker_that_dies_after_its_last_word_costs_nothing(job: Job) -> None:
 def test_a_trial_that_hung_is_not_tried_again(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     driver, now = Driver(job), [1000.0]
     monkeypatch.setattr(time, "time", lambda: now[0])
-    driver.study.start(driver.hand_out("worker").number)
+    driver.hand_out("worker")
     now[0] += 60.0
     driver.dispatcher.lost("worker", "the actor died")
     assert [row["reason"] for row in driver.rows] == ["time-out: it took longer than 1 minutes"]
@@ -189,11 +199,11 @@ def test_a_trial_is_not_charged_for_images_that_are_made(job: Job, monkeypatch: 
         "in the middle": [(True, 30.0)],
     }.items():
         while len(driver.rows) == len(reasons):
-            number = driver.hand_out(name).number
-            driver.study.start(number)
+            asked = driver.hand_out(name)
+            clock = driver.spool.clock(asked.number, asked.attempt)
             now[0] += 10
             for is_held, seconds in steps:
-                driver.study.hold(number, is_held)
+                clock(is_held)
                 now[0] += seconds
             driver.dispatcher.lost(name, "the actor died")
         reasons[name] = (driver.rows[-1]["reason"].partition(":")[0], driver.rows[-1]["seconds"])
@@ -202,3 +212,40 @@ def test_a_trial_is_not_charged_for_images_that_are_made(job: Job, monkeypatch: 
         "hangs later": ("time-out", 71.0),
         "in the middle": ("the worker was lost while images were made", 10.0),
     }
+
+
+def test_losses_on_nodes_that_are_gone_do_not_count(job: Job) -> None:
+    driver = Driver(job)
+    driver.dispatcher.is_node_gone = {"gone"}.__contains__
+    first = driver.hand_out("worker")
+    for attempt in range(4):
+        driver.dispatcher.lost("worker", "the node died", "gone")
+        assert driver.hand_out("worker") == first, attempt
+    for _ in range(3):
+        assert driver.rows == []
+        driver.dispatcher.lost("worker", "the actor died", "here")
+        driver.hand_out("worker")
+    (row,) = driver.rows
+    assert row["reason"].endswith("(7 times)")
+
+
+def test_a_row_is_kept_once_however_often_it_is_told(job: Job) -> None:
+    driver = Driver(job)
+    asked = driver.hand_out("worker")
+    driver.work(asked)
+    (number, row) = next(driver.spool.waiting())
+    driver.finish("worker")
+    driver.study.keep(number, {**row, "accuracy": 1.0})
+    assert driver.study.rows() == [row]
+
+
+def test_what_is_no_row_is_left_out_of_the_spool(job: Job) -> None:
+    driver = Driver(job)
+    asked = driver.hand_out("worker")
+    driver.work(asked)
+    folder = job.folder / "spool"
+    for name, text in {"7.1.json": "{", "8.1.json": "[]", "9.1.json": '{"trial": 3}', "notes.json": "{}"}.items():
+        (folder / name).write_text(text)
+    assert [number for number, _ in driver.spool.waiting()] == [asked.number]
+    driver.spool.clear()
+    assert list(driver.spool.waiting()) == []

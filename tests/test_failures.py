@@ -17,6 +17,7 @@ from autocompress.contract import Context, Params, Plan, Space, Stage, Transform
 from autocompress.contract.space import Chooser
 from autocompress.job import Job
 from autocompress.searching import run
+from autocompress.searching.spool import Spool
 from autocompress.searching.study import Study
 from autocompress.searching.trainable import Settings, Worker
 
@@ -100,8 +101,8 @@ def test_a_worker_that_cannot_open_the_job_says_why(tmp_path: Path) -> None:
     assert asked is not None
     (job.folder / "ray").mkdir()
     settings = Settings(job, job.folder, {"accuracy": 90.0}, threads=1, cwd=Path.cwd(), methods={}, opener=closed)
-    Worker(settings, study).run(asked.number, asked.values, "")
-    (row,) = study.rows()
+    row = Worker(settings, Spool(job.folder)).run(asked)
+    assert list(Spool(job.folder).waiting()) == [(asked.number, row)]
     assert row["status"] == "failed"
     assert row["reason"] == "the worker could not open the job: RuntimeError: no room for toy None"
 
@@ -144,7 +145,7 @@ def test_a_worker_with_other_methods_than_the_driver_says_what_differs(tmp_path:
         settings = Settings(
             job, job.folder, {"accuracy": 90.0}, 1, Path.cwd(), methods, opener=lambda job, own=own: own
         )
-        reasons.append(Worker(settings, study).run(asked.number, asked.values, "")["reason"])
+        reasons.append(Worker(settings, Spool(job.folder)).run(asked)["reason"])
     start = "the worker could not open the job: "
     assert reasons[:3] == [
         f"{start}the driver has the method 'scop', this worker has not: it could not prepare: RuntimeError: no memory",

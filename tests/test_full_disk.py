@@ -25,6 +25,7 @@ from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
+from autocompress.searching.spool import Spool
 from autocompress.searching.study import STUDY_FILE, Study
 from autocompress.store import Store
 from autocompress.training import train_baseline
@@ -61,7 +62,6 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
         asked = made.ask(opened.compose)
         assert asked is not None
         assert asked.number == number
-        made.start(number)
     made.tell(0, {**ROW, "trial": 0})
     return made
 
@@ -119,7 +119,7 @@ def test_a_study_that_cannot_be_read_is_one_sentence(study: Study) -> None:
 
 def test_a_worker_that_found_no_room_for_its_row_costs_no_recipe(study: Study) -> None:
     allowance = Allowance(trials=5, deadline=None, trial_seconds=60.0)
-    dispatcher = Dispatcher(study, open_toy(study.job).compose, allowance, lambda _: None)
+    dispatcher = Dispatcher(study, open_toy(study.job).compose, allowance, Spool(study.job.folder), lambda _: None)
     taken = dispatcher.hand_out("worker 1")
     assert taken is not None
     dispatcher.lost("worker 1", "Traceback: ...\nOSError: [Errno 28] No space left on device: 'study.journal'")

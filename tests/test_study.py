@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 from toy_search import OpenedToy, open_toy, toy_job
 
 from autocompress.job import Job
-from autocompress.searching.study import Asked, Study
+from autocompress.searching.asked import Asked
+from autocompress.searching.study import Study
 
 BASELINE = {"accuracy": 90.0, "size_bytes": 4000, "params": 1000, "macs": 5000, "energy_uj": 160000.0}
 
@@ -132,7 +133,6 @@ def test_a_recipe_that_cannot_be_built_has_its_row_at_once(study: Study, opened:
 def test_what_was_running_is_tried_again(job: Job, study: Study, opened: OpenedToy) -> None:
     done, cut = ask(study, opened), ask(study, opened)
     study.tell(done.number, row(done))
-    study.start(cut.number)
     found = again(job)
     assert found.recover() == 1
     assert states(found)[cut.number] == TrialState.FAIL

@@ -131,6 +131,7 @@ class OpenedToy:
     refused: dict[str, list[str]] = field(default_factory=dict)
     device: Device = field(default_factory=ToyDevice)
     training_seconds: float = 0.0
+    prepared: tuple[str, ...] = ()
     splits: Splits = field(default_factory=lambda: toy_splits())
 
     def __post_init__(self) -> None:

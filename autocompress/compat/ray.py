@@ -41,3 +41,48 @@ def read_authentication() -> None:
     native: Any = _raylet  # compiled, and without type hints
     native.Config.initialize("")
     native.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def address_of_this_machine() -> str | None:
+    """HOST:PORT of the cluster that ``ray start`` last started on this machine; None without one.
+
+    Private: ``ray._private.services``.
+    """
+    from ray._private import services
+
+    return services.find_bootstrap_address(None)
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are about to leave the cluster.
+
+    Private: ``ray._private.state``.
+    """
+    from ray._private import state
+
+    return set(state.state.get_draining_nodes())
+
+
+def available_by_node() -> dict[str, dict[str, float]]:
+    """What is free on each node, by its id and the name of the resource.
+
+    Private: ``ray._private.state``.
+    """
+    from ray._private import state
+
+    return {node: dict(free) for node, free in state.available_resources_per_node().items()}
+
+
+def ask_head(address: str, seconds: float) -> None:
+    """Asks the head of a cluster for its nodes, which needs the right token.
+
+    ``ray.init`` takes half a minute to fail, and does not say why. Private: ``ray._raylet``.
+
+    Raises:
+        ray.exceptions.AuthenticationError: if the token is wrong or missing.
+        ray.exceptions.RpcError: if what answers is no head of a cluster.
+    """
+    from ray import _raylet
+
+    native: Any = _raylet
+    native.GcsClient(address=address).get_all_node_info(timeout=seconds)

@@ -219,6 +219,11 @@ class OpenedJob:
         return opened
 
     @property
+    def prepared(self) -> list[str]:
+        """Keys of the entries of the store that opening the job needed."""
+        return sorted(self.pipeline.store.pinned)
+
+    @property
     def scorer(self) -> Scorer:
         """Computes accuracy."""
         return Scorer.of(self.job)

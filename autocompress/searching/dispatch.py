@@ -7,16 +7,18 @@ import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autocompress.files import is_full_disk
 from autocompress.results import Row
+from autocompress.searching.asked import Asked
 from autocompress.searching.climbing.climbing import Climbing, Promotion
 from autocompress.searching.climbing.rows import stayed
 from autocompress.searching.climbing.states import MOST_ATTEMPTS
 from autocompress.searching.endings import Endings
-from autocompress.searching.study import Asked, Compose, Study
+from autocompress.searching.spool import Spool
+from autocompress.searching.study import Compose, Study
 
 log = logging.getLogger("autocompress.search")
 
@@ -24,6 +26,8 @@ TYPICAL = 256
 """The last trials, which say how long one takes."""
 MOST_FAILED_STARTS = 3
 """Workers that may fail to start one after another before no more are started."""
+MOST_LOSSES = 10
+"""How often a rung of a recipe is tried, losses that were the fault of a node too."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,24 @@ class Allowance:
     trial_seconds: float
 
 
+@dataclass(frozen=True)
+class _UnderWay:
+    """A recipe that a worker has, and since when (seconds since the epoch)."""
+
+    asked: Asked
+    since: float
+
+
 class Dispatcher:
     """Hands recipes to workers.
 
     A recipe is asked for when a worker is free for it, so the sampler knows all rows.
 
     Args:
-        study: where recipes come from and rows are.
+        study: where recipes come from and rows go.
         compose: runs the space with a chooser.
         allowance: of this run.
+        spool: where workers leave their rows.
         on_row: called in the driver with each new row.
         on_note: called with what the user should know.
         endings: judge when there is enough; None for a search that ends with its allowance.
@@ -62,17 +75,20 @@ class Dispatcher:
         study: Study,
         compose: Compose,
         allowance: Allowance,
+        spool: Spool,
         on_row: Callable[[Row], None],
         on_note: Callable[[str], None] = log.info,
         endings: Endings | None = None,
         climbing: Climbing | None = None,
     ) -> None:
-        self._study, self._compose, self._allowance = study, compose, allowance
+        self._study, self._compose, self._allowance, self._spool = study, compose, allowance, spool
         self._on_row, self._on_note = on_row, on_note
         self._endings, self._climbing = endings, climbing
-        self._running: dict[str, Asked] = {}
+        self._running: dict[str, _UnderWay] = {}
         self._again: deque[Asked] = deque()
-        self._attempts: Counter[tuple[int, int]] = Counter()
+        self._handed_out: Counter[int] = Counter()
+        self._losses: dict[tuple[int, int], list[str]] = {}
+        """Nodes on which a rung of a recipe lost its worker, by number and rung."""
         self._issued = 0
         self._failed_starts = 0
         self.workers_seen = 0
@@ -82,6 +98,8 @@ class Dispatcher:
         self._why_ended = ""
         self._is_closed = False
         self._is_enough = False
+        self.is_node_gone: Callable[[str], bool] = frozenset[str]().__contains__
+        """Whether a node has left the cluster, or is about to: losses there are not counted."""
 
     # --- what Ray asks ----------------------------------------------------------------------------
 
@@ -111,7 +129,8 @@ class Dispatcher:
     @property
     def under_way(self) -> list[dict[str, Any]]:
         """The recipes that are being tried: numbers of their trials, and labels."""
-        return [{"trial": asked.number, "label": asked.label} for asked in list(self._running.values())]
+        running = [one.asked for one in list(self._running.values())]
+        return [{"trial": asked.number, "label": asked.label} for asked in running]
 
     @property
     def start_error(self) -> str:
@@ -127,7 +146,7 @@ class Dispatcher:
 
     def give_back(self, worker: str) -> None:
         """``worker`` will not try its recipe: another one gets it next."""
-        self._again.append(self._running.pop(worker))
+        self._again.append(self._running.pop(worker).asked)
 
     def hand_out(self, worker: str) -> Asked | None:
         """The next recipe for ``worker``, lost ones first.
@@ -144,18 +163,23 @@ class Dispatcher:
         else:
             asked = self._promoted() or self._next()
             asked = asked or self._promoted()  # what can climb waits for recipes that were never tried
-        if asked is not None:
-            self._running[worker] = asked
+        if asked is None:
+            return None
+        self._handed_out[asked.number] += 1
+        below = self._study.row(asked.number) if asked.rung else None
+        asked = replace(asked, below=below, attempt=self._handed_out[asked.number])
+        self._running[worker] = _UnderWay(asked, time.time())
         return asked
 
-    def finished(self, worker: str) -> Row | None:
-        """``worker`` is done with its recipe: the row is in the study.
+    def finished(self, worker: str, row: Row | None) -> Row | None:
+        """``worker`` is done with its recipe, which gave ``row``; the study has it now.
 
-        Returns it; None where the worker did not take the recipe up, because the time was over."""
-        asked = self._running.pop(worker)
-        row = self._row_of(asked)
+        None where the worker did not take the recipe up, because the time was over. Call
+        :meth:`tell` with a row once the worker has its next recipe.
+        """
+        asked = self._running.pop(worker).asked
         if row is not None:
-            self._note(row)
+            self._keep(asked, row)
         return row
 
     def tell(self, row: Row) -> None:
@@ -163,45 +187,53 @@ class Dispatcher:
         self._study.tell_followers(row["trial"])
         self._on_row(row)
 
-    def lost(self, worker: str, error: str) -> None:
-        """``worker`` is gone, ``error`` is Ray's text.
+    def lost(self, worker: str, error: str, node: str = "") -> None:
+        """``worker`` is gone, ``error`` is Ray's text, ``node`` where it was.
 
         Its recipe is tried again, unless its row is there, it took too long, or it lost its worker
-        ``MOST_ATTEMPTS`` times: then it gets a failed row."""
-        asked = self._running.pop(worker, None)
-        if asked is None:
-            self._failed_starts += 1
+        ``MOST_ATTEMPTS`` times: then it gets a failed row. Losses on nodes that are gone do not
+        count, up to ``MOST_LOSSES``.
+        """
+        under_way = self._running.pop(worker, None)
+        if under_way is None:
+            self._failed_starts += not self.is_node_gone(node)
             self._start_error = _last_line(error)
             log.warning("a worker could not start:\n%s", error)
             return
+        asked = under_way.asked
         if is_full_disk(RuntimeError(error)):  # it only found no room to tell its row
             log.warning("trial %d: there was no room left for its row; a resume tries it again", asked.number)
             return
-        row = self._row_of(asked)
+        row = self._spool.row(asked.number, asked.attempt)
         if row is None:
-            self._attempts[asked.number, asked.rung] += 1
-            reason, seconds, is_hung = self._why_lost(asked, error)
-            tries = self._attempts[asked.number, asked.rung]
-            log.warning("trial %d, attempt %d: %s\n%s", asked.number, tries, reason, error)
-            if not is_hung and tries < MOST_ATTEMPTS:
-                self._study.take_back(asked.number)
-                self._again.append(asked)
-                self._on_note(f"trial {asked.number}: {reason}; it is tried again ({tries} of {MOST_ATTEMPTS - 1})")
-                return
-            row = self._failed(asked, reason if tries == 1 else f"{reason} ({tries} times)", seconds)
-            if asked.rung:
-                self._study.amend(asked.number, row)
-            else:
-                self._study.tell(asked.number, row)
-        self._note(row)
-        self.tell(row)
+            row = self._try_again(under_way, error, node)
+        if row is not None:
+            self._keep(asked, row)
+            self.tell(row)
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _row_of(self, asked: Asked) -> Row | None:
-        """The row that a worker was to make; None while it is not there."""
-        row = self._study.row(asked.number)
-        return None if row is None or int(row.get("reached", 0)) < asked.rung else row
+    def _try_again(self, lost: _UnderWay, error: str, node: str) -> Row | None:
+        """Puts a lost recipe before all others; or gives its failed row."""
+        asked = lost.asked
+        losses = self._losses.setdefault((asked.number, asked.rung), [])
+        losses.append(node)
+        own = sum(not self.is_node_gone(one) for one in losses)  # a node's end may be known later
+        reason, seconds, is_hung = self._why_lost(lost, error)
+        log.warning("trial %d, attempt %d: %s\n%s", asked.number, asked.attempt, reason, error)
+        if is_hung or own >= MOST_ATTEMPTS or len(losses) >= MOST_LOSSES:
+            return self._failed(asked, reason if len(losses) == 1 else f"{reason} ({len(losses)} times)", seconds)
+        self._spool.drop(asked.number, asked.attempt)
+        self._again.append(asked)
+        which = f"({own} of {MOST_ATTEMPTS - 1})" if own else "on another node"
+        self._on_note(f"trial {asked.number}: {reason}; it is tried again {which}")
+        return None
+
+    def _keep(self, asked: Asked, row: Row) -> None:
+        """Puts a row into the study, and learns from it before the next recipe is handed out."""
+        self._study.keep(asked.number, row)
+        self._spool.drop(asked.number, asked.attempt)
+        self._note(row)
 
     def _promotion(self) -> Promotion | None:
         """The recipe that should be trained now; None where others should be tried first."""
@@ -274,24 +306,23 @@ class Dispatcher:
             self._why_ended = why
             log.info("no more trials: %s", why)
 
-    def _why_lost(self, asked: Asked, error: str) -> tuple[str, float, bool]:
+    def _why_lost(self, lost: _UnderWay, error: str) -> tuple[str, float, bool]:
         """Why a trial was lost, how long it ran, and whether it hung (it is then not repeated)."""
-        limit = self._allowance.trial_seconds
-        started, held = self._study.started_at(asked.number), self._study.held_since(asked.number)
-        seconds = 0.0 if started is None else (held or time.time()) - started
+        limit, now = self._allowance.trial_seconds, time.time()
+        worked = self._spool.worked(lost.asked.number, lost.asked.attempt)
+        seconds = now - lost.since if worked is None else worked.seconds + (not worked.is_held) * (now - worked.at)
         if "OutOfMemoryError" in error:
             return "the worker was lost: Ray ended it because the machine ran out of memory", seconds, False
-        if held is not None:  # the trial's own time says nothing of what happened there
+        if worked is not None and worked.is_held:  # the trial's own time says nothing of what happened there
             reason = "the worker was lost while images were made: it was killed, ran out of memory, crashed or hung"
-            return reason, seconds, time.time() - held >= limit
+            return reason, seconds, now - worked.at >= limit
         if seconds >= limit:
             return f"time-out: it took longer than {limit / 60:g} minutes", seconds, True
         return "the worker was lost: it was killed, ran out of memory or crashed", seconds, False
 
     def _failed(self, asked: Asked, reason: str, seconds: float) -> Row:
-        below = self._study.row(asked.number) if asked.rung else None
-        if below is not None:
-            return stayed(below, asked.rung, reason, round(seconds, 3))
+        if asked.below is not None:
+            return stayed(asked.below, asked.rung, reason, round(seconds, 3))
         return {
             "trial": asked.number,
             "status": "failed",

@@ -21,10 +21,10 @@ import torch
 from autocompress.devices.lock import MachineLock
 from autocompress.graph import let_trace, without_tracing
 from autocompress.results import Row
+from autocompress.searching.asked import Asked
 from autocompress.searching.background import Background
 from autocompress.searching.dispatch import Dispatcher
 from autocompress.searching.gates import Lock
-from autocompress.searching.study import Asked
 
 NAME = "driver"
 """The name of this worker for the dispatcher."""
@@ -55,8 +55,6 @@ class DriverWorker:
         dispatcher: gives recipes and takes rows.
         background: makes tables and proposals, after the first recipe.
         attempt: makes the row of a recipe, under the given lock.
-        began: called with the number of a trial before it begins.
-        tell: called with the number and the row of a finished trial.
         is_quick: whether a recipe has no training.
         workers: number of expected worker processes.
         threads: of torch, while workers run.
@@ -66,8 +64,6 @@ class DriverWorker:
     dispatcher: Dispatcher
     background: Background
     attempt: Callable[[Asked, Lock], Row]
-    began: Callable[[int], None]
-    tell: Callable[[int, Row], None]
     is_quick: Callable[[Asked], bool]
     workers: int
     threads: int
@@ -98,9 +94,8 @@ class DriverWorker:
     def _look(self, asked: Asked) -> None:
         if (row := self._rows.pop(asked.number, None)) is not None:
             self._asked = None
-            self.tell(asked.number, row)
-            if (told := self.dispatcher.finished(NAME)) is not None:
-                self.dispatcher.tell(told)
+            self.dispatcher.finished(NAME, row)
+            self.dispatcher.tell(row)
         elif time.monotonic() - self._since > self.most_seconds or self._has_died:
             log.warning("trial %d: the driver gives it up", asked.number)
             self._asked, self._is_over = None, True
@@ -129,7 +124,6 @@ class DriverWorker:
 
     def _begin(self, asked: Asked) -> None:
         self._asked, self._since = asked, time.monotonic()
-        self.began(asked.number)
 
     # --- in the thread ----------------------------------------------------------------------------
 

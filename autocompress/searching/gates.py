@@ -25,7 +25,6 @@ from autocompress.errors import InvalidRecipe, TrialFailed
 from autocompress.files import digest, is_full_disk, kept_if_possible, write_json
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.intervals import paired_difference
-from autocompress.opened.keys import measured_with
 from autocompress.recipes.choosers import Replay
 from autocompress.recipes.recipe import Recipe
 from autocompress.results import Row
@@ -169,8 +168,7 @@ class Trial:
         """Where costs of the recipe's structure are kept.
 
         They hold for one machine class and runtime version, and against one baseline."""
-        measured_by = measured_with(self.opened.device, self.opened.job.device)
-        key = digest(recipe.structural_key, measured_by, self.opened.baseline.key)
+        key = digest(recipe.structural_key, self.measurer.measured_with(), self.opened.baseline.key)
         return self.folder / "structures" / f"{key}.json"
 
     def _built(self, recipe: Recipe, file: Path, *, dry_run: bool = False) -> tuple[Candidate, Deployable]:

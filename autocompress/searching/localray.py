@@ -10,13 +10,11 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ import psutil
 import ray
 import torch
 
+from autocompress.cluster.signals import handlers_kept
 from autocompress.compat import ray as compat
 from autocompress.errors import Terminated, UserError
 
@@ -108,7 +107,7 @@ def cluster(workers: int) -> Iterator[None]:
     scratch = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place.base))  # only this user may enter it
     active.add(scratch)
     try:
-        with _environment(scratch), _signal_handlers_kept() as put_back:
+        with _environment(scratch), handlers_kept() as put_back:
             try:
                 _start(scratch, workers, place)
                 put_back()
@@ -202,29 +201,6 @@ def _is_worker(process: psutil.Process) -> bool:
     except psutil.Error:
         return False
     return name.startswith("ray::") and "Agent" not in name
-
-
-@contextmanager
-def _signal_handlers_kept() -> Iterator[Callable[[], None]]:
-    """Keeps our signal handlers while Ray starts and ends.
-
-    Ray installs handlers that abort the process at SIGTERM, and removes all handlers when it ends.
-    Yields a function that restores ours, and calls it at the end.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)
-
-    try:
-        yield put_back
-    finally:
-        put_back()
 
 
 @contextmanager

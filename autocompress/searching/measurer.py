@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from autocompress.contract import Deployable, Device, Manager, Measurement, manager
 from autocompress.devices import measure
 from autocompress.errors import UserError
 from autocompress.job import Constraints, DeviceConfig, Job
 from autocompress.objectives.bounds import is_borderline
+from autocompress.opened.keys import measured_with
 
 AGAIN = 2
 """Most repetitions of a latency measurement with the bound inside its interval."""
@@ -51,6 +53,10 @@ class Measurer:
     def deterministic(self) -> bool:
         """Whether the same file always has the same costs."""
         return self.device.deterministic
+
+    def measured_with(self) -> dict[str, Any]:
+        """On what latencies depend, as JSON; see ``opened.keys.measured_with``."""
+        return measured_with(self.device, self.config)
 
     def measure(
         self,

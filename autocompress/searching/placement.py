@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -18,10 +19,12 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.search import Searcher
 
 from autocompress.errors import UserError
-from autocompress.searching import localray, stopping
+from autocompress.job import Job
+from autocompress.searching import localray, site, stopping
 from autocompress.searching.dispatch import Dispatcher
 from autocompress.searching.gpus import gpu_plan
-from autocompress.searching.trainable import Settings, Task, WorkerProcess
+from autocompress.searching.site import Site
+from autocompress.searching.trainable import Settings, WorkerProcess
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -35,25 +38,28 @@ SETTINGS = {
 """Ray's settings for a search. What the user's environment sets already stays."""
 
 
-def check() -> None:
-    """Tests what Ray needs of this machine, before anything expensive is done.
+def check(job: Job) -> None:
+    """Tests what Ray needs of this machine or of the job's cluster, before anything expensive.
 
     A cluster to which this process is connected already needs nothing.
 
     Raises:
         UserError: if one of its needs is not met.
     """
-    if not ray.is_initialized():
+    if not job.cluster.is_local:
+        site.check(job)
+    elif not ray.is_initialized():
         localray.check()
 
 
-def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None]) -> None:
+def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cluster: Site | None = None) -> None:
     """Runs recipes on workers until the dispatcher has no more.
 
     Args:
         dispatcher: gives recipes and takes rows.
         settings: of the workers.
         turn: called often in this thread, for what else the driver does.
+        cluster: where workers go; None starts Ray on this machine.
 
     Raises:
         UserError: if Ray cannot be started here, or no worker can.
@@ -65,28 +71,36 @@ def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None]) ->
         os.environ.setdefault(name, value)
     # So many processes start at a time. Recipes are not asked ahead: they do not belong to Tune's
     # trials.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)
+    # On a cluster, some may wait for a node that was lost.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers if cluster is None else 4 * workers)
     with ExitStack() as stack:
         if not ray.is_initialized():
             stack.enter_context(localray.cluster(workers))
         stack.enter_context(_quiet())
         crew = _Crew(dispatcher)
         stack.callback(crew.end)
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        trainable = tune.with_resources(
-            tune.with_parameters(WorkerProcess, settings=settings), {"cpu": 1, "gpu": gpu_plan(gpus, workers)}
-        )
+        if cluster is None:
+            gpus = int(ray.cluster_resources().get("GPU", 0))
+            request: Any = {"cpu": 1, "gpu": gpu_plan(gpus, workers)}
+        else:
+            dispatcher.is_node_gone = cluster.nodes.is_gone
+            request = site.placement_of
+        trainable = tune.with_resources(tune.with_parameters(WorkerProcess, settings=settings), request)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=_Places(dispatcher, workers),
+                search_alg=_Places(dispatcher, workers, cluster),
                 num_samples=-1,
                 max_concurrent_trials=None,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
-                name="ray", storage_path=str(settings.folder), verbose=0, callbacks=[crew], stop=_Over(dispatcher, turn)
+                name="ray",
+                storage_path=str(settings.folder),
+                verbose=0,
+                callbacks=[crew],
+                stop=_Over(dispatcher, turn, cluster),
             ),
         )
         with stopping.terminated_by_name():
@@ -105,9 +119,9 @@ class _Unsaved:
 class _Places(_Unsaved, Searcher):
     """What Tune takes for the search algorithm: it asks for as many workers as can be busy."""
 
-    def __init__(self, dispatcher: Dispatcher, workers: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, workers: int, cluster: Site | None) -> None:
         super().__init__()
-        self._dispatcher, self._workers = dispatcher, workers
+        self._dispatcher, self._workers, self._cluster = dispatcher, workers, cluster
         self._alive: set[str] = set()
         self._count = 0
 
@@ -120,16 +134,22 @@ class _Places(_Unsaved, Searcher):
         """A place for one more worker; None while there are enough; FINISHED at the end."""
         if self._dispatcher.is_over:
             return Searcher.FINISHED
-        if self._dispatcher.no_worker_starts or len(self._alive) >= min(self._workers, self._dispatcher.work_left):
+        alive = len(self._alive) if self._cluster is None else self._cluster.slots.alive
+        if self._dispatcher.no_worker_starts or alive >= min(self._workers, self._dispatcher.work_left):
+            return None
+        place = {} if self._cluster is None else self._cluster.take(trial_id)
+        if place is None:
             return None
         self._alive.add(trial_id)
         self._count += 1
-        return {"worker": self._count}
+        return {"worker": self._count, **place}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The worker is gone."""
         del result, error
         self._alive.discard(trial_id)
+        if self._cluster is not None:
+            self._cluster.slots.free(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Keeps nothing."""
@@ -174,7 +194,7 @@ class _Crew(_Unsaved, tune.Callback):
         del iteration, trials, info
         if result["done"]:
             return
-        row = self._dispatcher.finished(trial.trial_id)
+        row = self._dispatcher.finished(trial.trial_id, json.loads(result["row"]) if result["row"] else None)
         self._send(trial.trial_id)
         if row is not None:
             self._dispatcher.tell(row)
@@ -189,12 +209,11 @@ class _Crew(_Unsaved, tune.Callback):
         del iteration, trials, info
         self._actors.pop(trial.trial_id, None)
         file = Path(trial.error_file or "")
-        self._dispatcher.lost(trial.trial_id, file.read_text(encoding="utf-8") if file.is_file() else "")
+        error = file.read_text(encoding="utf-8") if file.is_file() else ""
+        self._dispatcher.lost(trial.trial_id, error, trial.config.get("node", ""))
 
     def _send(self, worker: str) -> None:
-        asked = self._dispatcher.hand_out(worker)
-        task = None if asked is None else Task(asked.number, asked.values, asked.label, asked.rung)
-        self._actors[worker].take.remote(task)
+        self._actors[worker].take.remote(self._dispatcher.hand_out(worker))
 
     def end(self) -> None:
         """Kills the workers that are left; after an interrupt they are within a trial."""
@@ -206,8 +225,8 @@ class _Crew(_Unsaved, tune.Callback):
 class _Over(_Unsaved, tune.Stopper):
     """Ends the search, so that nobody waits for a worker that is still starting."""
 
-    def __init__(self, dispatcher: Dispatcher, turn: Callable[[], None]) -> None:
-        self._dispatcher, self._turn = dispatcher, turn
+    def __init__(self, dispatcher: Dispatcher, turn: Callable[[], None], cluster: Site | None) -> None:
+        self._dispatcher, self._turn, self._cluster = dispatcher, turn, cluster
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         del trial_id, result
@@ -216,6 +235,8 @@ class _Over(_Unsaved, tune.Stopper):
     def stop_all(self) -> bool:
         """Whether no recipe is being tried, and none will be; Tune asks in each of its steps."""
         self._turn()
+        if self._cluster is not None:
+            self._cluster.turn()
         return self._dispatcher.is_over
 
 

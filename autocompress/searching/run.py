@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from autocompress.cluster.handing import handed_out
 from autocompress.contract import Manager, Pruner, Value, manager_for
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told
@@ -32,7 +35,9 @@ from autocompress.results import (
     write_tables,
 )
 from autocompress.results.status import OVER
-from autocompress.searching import placement, rundir, stopping
+from autocompress.scoring import worker_threads
+from autocompress.searching import placement, rundir, site, stopping
+from autocompress.searching.asked import Asked
 from autocompress.searching.background import Background, Point
 from autocompress.searching.begun import as_begun, begun_with, check_images, check_resumable, decided_with, images_of
 from autocompress.searching.climbing.climbing import Climbing
@@ -52,10 +57,13 @@ from autocompress.searching.nearest import finish_nearest_miss, finish_within_ba
 from autocompress.searching.progress import Observer, Silent, Steps, Unbreakable
 from autocompress.searching.recorded import Recorded
 from autocompress.searching.searchable import Opener, SearchableJob, is_by_agreement
-from autocompress.searching.study import Asked, Study, read_begun
+from autocompress.searching.site import Site
+from autocompress.searching.spool import Spool
+from autocompress.searching.study import Study, read_begun
 from autocompress.searching.trainable import Settings, open_job
 
 log = logging.getLogger("autocompress.search")
+OWN_VARIABLES = "AUTOCOMPRESS_"
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
 
@@ -85,7 +93,7 @@ def search(
     clock = Clock(time.monotonic() if began is None else began)
     plugins = manager_for(job)
     validate(job, plugins)
-    placement.check()
+    placement.check(job)
     job = anchored(resolved(job), plugins)
     with (
         stopping.caught(),
@@ -93,8 +101,9 @@ def search(
         rundir.logged(folder),
         _full_disk_told(folder),
         Recorded(observer or Silent(), folder, job.workers) as recorded,
+        site.connected(job, folder, plugins.device(job.device.name), recorded.on_note) as cluster,
     ):
-        return _Run(job, folder, recorded, opener, plugins, clock).go()
+        return _Run(job, folder, recorded, opener, plugins, clock, cluster).go()
 
 
 def resume(
@@ -133,15 +142,16 @@ def resume(
     validate(job, plugins)
     home = folder.resolve()  # it may have been moved or renamed since
     job = job.model_copy(update={"results": home.parent, "name": home.name})
-    placement.check()
+    placement.check(job)
     with (
         stopping.caught(),
         rundir.driver(folder),
         rundir.logged(folder),
         _full_disk_told(folder),
         Recorded(observer or Silent(), folder, job.workers) as recorded,
+        site.connected(job, folder, plugins.device(job.device.name), recorded.on_note) as cluster,
     ):
-        return _Run(job, folder, recorded, opener, plugins, clock).go()
+        return _Run(job, folder, recorded, opener, plugins, clock, cluster).go()
 
 
 def _full_disk_told(folder: Path) -> AbstractContextManager[None]:
@@ -163,9 +173,16 @@ class _Run:
     """The driver's side of a search, from the opened job to the finished folder."""
 
     def __init__(
-        self, job: Job, folder: Path, recorded: Recorded, opener: Opener, plugins: Manager, clock: Clock
+        self,
+        job: Job,
+        folder: Path,
+        recorded: Recorded,
+        opener: Opener,
+        plugins: Manager,
+        clock: Clock,
+        cluster: Site | None,
     ) -> None:
-        self._clock = clock
+        self._clock, self._cluster = clock, cluster
         self._recorded, self._observer = recorded, Unbreakable(recorded)
         self._job, self._folder, self._plugins = job, folder, plugins
         self._opener = opener
@@ -183,6 +200,10 @@ class _Run:
         self._check_images()  # first: other training images give another baseline too
         self._check_baseline()
         self._study.keep_begun(begun)
+        self._spool = Spool(folder)
+        for number, row in self._spool.waiting():  # finished, but not told by a driver that was killed
+            self._study.keep(number, row)
+        self._spool.clear()
         if again := self._study.recover():
             log.info("%d recipes that were under way are tried again", again)
         told = self._observer.on_note, Steps(self._observer)
@@ -341,12 +362,13 @@ class _Run:
             self._observer.on_note(f"{why}: no trial is begun")
             return why
         told = self._on_row, self._observer.on_note
-        dispatcher = Dispatcher(self._study, self._opened.compose, allowance, *told, self._endings, self._climbing)
+        recipes = self._study, self._opened.compose, allowance, self._spool
+        dispatcher = Dispatcher(*recipes, *told, self._endings, self._climbing)
         self._recorded.under_way = lambda: dispatcher.under_way
         self._own_worker = self._worker_of(dispatcher, allowance)
         is_first = bool(self._first) and not self._study.is_proposed and not self._trains(self._first[0])
         # Where workers take all processors, starting them beside the tables makes both late.
-        is_crowded = usable_processors() <= self._job.workers
+        is_crowded = self._cluster is None and usable_processors() <= self._job.workers
         threads = None if is_crowded else max(1, usable_processors() - self._job.workers)
         if not self._study.is_proposed:
             self._opened.begin_proposals()  # it forks, so no thread of ours works yet
@@ -354,7 +376,7 @@ class _Run:
         self._study.before_ask = self._take_proposals
         if is_crowded:
             self._background.wait_for_proposals(self._own_worker.turn)
-        placement.run(dispatcher, self._settings(allowance.deadline), self._own_worker.turn)
+        placement.run(dispatcher, self._settings(allowance.deadline), self._own_worker.turn, self._cluster)
         return dispatcher.why_ended
 
     def _worker_of(self, dispatcher: Dispatcher, allowance: Allowance) -> DriverWorker:
@@ -368,8 +390,6 @@ class _Run:
             dispatcher,
             self._background,
             attempt,
-            began=self._study.start,
-            tell=self._study.tell,
             is_quick=lambda asked: not asked.rung and not self._trains((asked.label, asked.values)),
             workers=self._job.workers,
             threads=self._threads,
@@ -380,9 +400,17 @@ class _Run:
     def _threads(self) -> int:
         """Of torch, in each worker."""
         asked = self._job.compute.threads
-        return asked if asked != "auto" else max(1, usable_processors() // self._job.workers)
+        return asked if asked != "auto" else worker_threads(self._job)
 
     def _settings(self, deadline: float | None) -> Settings:
+        cluster: dict[str, Any] = {}
+        if self._cluster is not None:
+            cluster = {
+                "handed": handed_out(self._opened.baseline.deployable.file, self._opened.prepared),
+                "stations": self._cluster.stations,
+                "measured_by": self._measurer.measured_with(),
+                "environment": {name: value for name, value in os.environ.items() if name.startswith(OWN_VARIABLES)},
+            }
         return Settings(
             job=self._opened.job,  # with what the driver has decided for all
             folder=self._folder.resolve(),
@@ -392,6 +420,7 @@ class _Run:
             deadline=deadline,
             methods={method.name: method.version for method in self._opened.methods},
             opener=self._opener,
+            **cluster,
         )
 
     def _on_row(self, row: Row) -> None:

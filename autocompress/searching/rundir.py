@@ -14,16 +14,14 @@ from autocompress.files import is_full_disk, write_text
 from autocompress.job import Job
 from autocompress.locks import FileLock
 from autocompress.results import FRONT_FILE, JOB_FILE, SENSITIVITY_FILE, TABLES_FILE, TRIALS_FILE
+from autocompress.searching.spool import SPOOL
 from autocompress.searching.study import STUDY_FILE
 
 log = logging.getLogger("autocompress.search")
 LOG_FILE, ARTIFACTS, RAY = "log.txt", "artifacts", "ray"
 SCRATCH = Path(RAY) / "scratch"
-WORKERS_LOCK = "workers.lock"
-LEFT_BY_A_START = (JOB_FILE, STUDY_FILE, SENSITIVITY_FILE, TABLES_FILE, "structures")
+LEFT_BY_A_START = (JOB_FILE, STUDY_FILE, SENSITIVITY_FILE, TABLES_FILE, SPOOL, "structures")
 """Files of a start that failed before the first trial, besides its log."""
-WORKERS_GO_WITHIN_S = 90.0
-"""Seconds to wait for workers of a killed search, which Ray ends within seconds."""
 
 
 def create(job: Job, versions: dict[str, str]) -> Path:
@@ -87,21 +85,19 @@ def _remove(path: Path) -> None:
 def driver(folder: Path) -> Iterator[None]:
     """Holds the lock of the process that drives the search in ``folder``.
 
-    It waits for workers of a killed search, and removes their unfinished files.
+    Unfinished files of a killed search are removed. Ray ends its workers within a second; what such
+    a worker still writes is of trials that nobody waits for.
 
     Raises:
         UserError: if another process drives it, or the folder cannot be written.
     """
-    own, workers = FileLock(folder / RAY / "driver.lock"), FileLock(folder / RAY / WORKERS_LOCK)
+    own = FileLock(folder / RAY / "driver.lock")
     try:
         with _written(folder):
             (folder / RAY).mkdir(exist_ok=True)
             is_alone = own.acquire(seconds=0) or own.acquire(seconds=own.worth_waiting())
         if not is_alone:
             raise UserError(f"another process is running the search in {folder}", "wait for it, or end it first")
-        if not workers.acquire(seconds=WORKERS_GO_WITHIN_S):
-            raise UserError(f"a worker of an earlier search in {folder} is still running", "end it first")
-        workers.release()  # from here on, workers belong to this search
         _drop_unfinished(folder)
         try:
             yield
@@ -109,7 +105,6 @@ def driver(folder: Path) -> Iterator[None]:
             _drop_unfinished(folder)
     finally:
         own.close()
-        workers.close()
 
 
 def _drop_unfinished(folder: Path) -> None:
@@ -124,13 +119,6 @@ def scratch_folder(folder: Path) -> Path:
     scratch = folder / SCRATCH
     scratch.mkdir(parents=True, exist_ok=True)
     return scratch
-
-
-def hold_as_worker(folder: Path) -> FileLock:
-    """Marks this process as a worker of ``folder``, until it ends or releases the lock."""
-    lock = FileLock(folder / RAY / WORKERS_LOCK)
-    lock.acquire("shared")
-    return lock
 
 
 class _LogFile(logging.FileHandler):

@@ -39,6 +39,10 @@ class SearchableJob(Protocol):
         """That training the baseline took in this process."""
 
     @property
+    def prepared(self) -> Sequence[str]:
+        """Keys of the entries of the store that opening it needed."""
+
+    @property
     def device(self) -> Device: ...
     @property
     def splits(self) -> Splits: ...

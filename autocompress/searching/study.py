@@ -2,18 +2,15 @@
 
 With trials.csv, written from it, the only truth.
 
-Optuna's journal file holds it (``optuna-dashboard study.journal`` shows a run). Several processes
-write to it: the driver asks, and each worker tells its own trial before Ray hears of it, so that no
-death of a process loses a finished trial.
+Optuna's journal file holds it (``optuna-dashboard study.journal`` shows a run). Only the driver
+writes to it: workers send their rows (see ``searching.spool``).
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from autocompress.job import Job
 from autocompress.objectives.figures import directions
 from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
+from autocompress.searching.asked import Asked
 from autocompress.searching.climbing.untrained import EPOCHS, epochs_are_drawn
 from autocompress.searching.journal import FileStorage
 from autocompress.searching.sampling.chooser import OptunaChooser
@@ -52,16 +50,6 @@ RANDOM_RE_ASKS = 100
 
 Compose = Callable[[Chooser], Any]
 log = logging.getLogger("autocompress.search")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A recipe to try: its number in the study, its values, its label (else ""), and the rung."""
-
-    number: int
-    values: dict[str, Value]
-    label: str
-    rung: int = 0
 
 
 def _storage(folder: Path) -> FileStorage:
@@ -159,15 +147,6 @@ class Study:
         """The row of one trial as the sampler was told it: of rung 0; None while it has none."""
         found: Row | None = self._trials.of(self._id, number).user_attrs.get("row")
         return found
-
-    def started_at(self, number: int) -> float | None:
-        """When a worker began the trial's rung (seconds since the epoch), plus the time it was
-        held."""
-        return self._noted(number, "started")
-
-    def held_since(self, number: int) -> float | None:
-        """Since when the trial waits for what is not its own work; None where it does not."""
-        return self._noted(number, "held")
 
     @property
     def is_new(self) -> bool:
@@ -272,7 +251,6 @@ class Study:
 
     def promote(self, number: int, rung: int) -> None:
         """Records that a recipe is to be trained at ``rung``, before a worker gets it."""
-        self.take_back(number)
         self._study.set_user_attr(f"{PROMOTED}{number}", rung)
 
     def promoted(self) -> dict[int, int]:
@@ -334,33 +312,13 @@ class Study:
 
     # --- telling ----------------------------------------------------------------------------------
 
-    def start(self, number: int) -> None:
-        """A worker takes the trial up, or a higher rung of it."""
-        self._note(number, "started", time.time())
-
-    def take_back(self, number: int) -> None:
-        """The trial has lost its worker and waits for another one."""
-        for name in ("started", "held"):
-            self._note(number, name, None)
-
-    def hold(self, number: int, is_held: bool) -> None:
-        """The trial's clock stops, while images that trials share are made, or goes on."""
-        started, held = self.started_at(number), self.held_since(number)
-        if not is_held and started is not None and held is not None:
-            self._note(number, "started", started + time.time() - held)
-        self._note(number, "held", time.time() if is_held else None)
-
-    def _note(self, number: int, name: str, value: float | None) -> None:
-        """Notes something of what is being tried; beside the trials where a higher rung is."""
-        if self._is_running(number):
-            self._trial(number).set_user_attr(name, value)
-        elif self._noted(number, name) != value:
-            self._study.set_user_attr(f"{name}:{number}", value)
-
-    def _noted(self, number: int, name: str) -> float | None:
-        trial = self._trials.of(self._id, number)
-        found = trial.user_attrs.get(name) if not trial.state.is_finished() else None
-        return attributes_of(self._study).get(f"{name}:{number}", found)
+    def keep(self, number: int, row: Row) -> None:
+        """Keeps a row that a worker made, of the trial or of a higher rung of it; twice is once."""
+        reached = int(row.get("reached", 0))
+        if not reached:
+            self.tell(number, row)
+        elif (known := self.row(number)) is not None and int(known.get("reached", 0)) < reached:
+            self.amend(number, row)
 
     def tell(self, number: int, row: Row) -> None:
         """Keeps a trial's row and tells the sampler.

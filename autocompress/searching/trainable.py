@@ -1,35 +1,41 @@
-"""A worker process under Ray: takes a recipe, runs its trial, and tells the study."""
+"""A worker process under Ray: takes a recipe, runs its trial, and sends the row."""
 
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
+from ray.actor import ActorHandle
 
 from autocompress import watchdog
+from autocompress.cluster.handing import Handed, taken
 from autocompress.compute import give_memory_back
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
+from autocompress.devices.machine import machine
 from autocompress.errors import TrialFailed, UserError
 from autocompress.job import Job
-from autocompress.locks import FileLock
+from autocompress.locks.place import machine_id
 from autocompress.opened.job import OpenedJob
 from autocompress.results import Row
 from autocompress.searching import rundir
+from autocompress.searching.asked import Asked
 from autocompress.searching.climbing.rows import climbed
 from autocompress.searching.gates import Lock, Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.searchable import Opener, SearchableJob
-from autocompress.searching.study import Study
+from autocompress.searching.spool import Spool
+from autocompress.searching.stations import RemoteMeasurer, rotated
 
 log = logging.getLogger("autocompress.search")
 
@@ -53,6 +59,10 @@ class Settings:
             recipes.
         deadline: no trial is taken up after it (seconds since the epoch); None: no limit.
         opener: opens the job, once a process.
+        handed: what the driver made when it opened the job; None where workers share its cache.
+        stations: measurers by machine; empty where each worker measures on its own machine.
+        measured_by: on what latencies depend, where there are stations.
+        environment: variables of the driver for processes that lack them.
     """
 
     job: Job
@@ -63,16 +73,10 @@ class Settings:
     methods: Mapping[str, str]
     deadline: float | None = None
     opener: Opener = open_job
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the driver sends to a worker: a recipe, its number, label and rung."""
-
-    number: int
-    values: dict[str, Any]
-    label: str
-    rung: int = 0
+    handed: Handed | None = None
+    stations: Mapping[str, ActorHandle] = field(default_factory=dict)
+    measured_by: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -90,14 +94,24 @@ class WorkerState:
         Raises:
             TrialFailed: if the methods that act here are not those of the driver.
         """
-        opened = settings.opener(settings.job)
+        with taken(settings.handed):
+            opened = settings.opener(settings.job)
         if differences := method_differences(settings.methods, opened):
             raise TrialFailed("; ".join(differences))
         let_go(opened.splits.test)  # a worker has no business with them
-        state = cls(opened, Measurer.of(settings.job, opened.device), MachineLock())
+        state = cls(opened, _measurer(settings, opened), MachineLock())
         gc.collect()
         gc.freeze()  # what lasts is not looked through again after every trial (0.3 s)
         return state
+
+
+def _measurer(settings: Settings, opened: SearchableJob) -> Measurer:
+    """Measures on this machine; where others have the job's device, on one of these."""
+    own = Measurer.of(settings.job, opened.device)
+    if not settings.stations or machine_id() in settings.stations:
+        return own
+    stations = rotated(list(settings.stations.values()), os.getpid())
+    return RemoteMeasurer(own.device, own.config, own.energy_device, stations, settings.measured_by)
 
 
 def method_differences(expected: Mapping[str, str], opened: SearchableJob) -> list[str]:
@@ -122,54 +136,56 @@ def method_differences(expected: Mapping[str, str], opened: SearchableJob) -> li
 
 @dataclass
 class Worker:
-    """A worker process of one search.
+    """A worker process of one search. It knows nothing of the study.
 
     Attributes:
         settings: of the search.
-        study: where rows go.
+        spool: where rows are kept until the driver has told the study.
         state: opened with the first trial, so that its time limit covers it.
-        held: tells a later driver that this worker lives.
     """
 
     settings: Settings
-    study: Study
+    spool: Spool
     state: WorkerState | None = None
-    held: FileLock | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Worker:
         """The worker that this process is."""
-        os.chdir(settings.cwd)  # paths in a job are relative to where the search was started
+        for name, value in settings.environment.items():
+            os.environ.setdefault(name, value)
+        if settings.cwd.is_dir():  # not on every node of a cluster, where all paths are absolute
+            os.chdir(settings.cwd)  # paths in a job are relative to where the search was started
         torch.set_num_threads(settings.threads)
-        held = rundir.hold_as_worker(settings.folder)
-        return cls(settings, Study(settings.folder, settings.job, settings.baseline), held=held)
+        return cls(settings, Spool(settings.folder))
 
-    def run(self, number: int, values: dict[str, Any], label: str, rung: int = 0) -> Row:
-        """Runs a trial, or trains it to a higher rung, and tells the study; returns the row."""
+    def run(self, asked: Asked) -> Row:
+        """Runs a trial, or trains it to a higher rung; its row is in the spool."""
         try:
             self.state = self.state or WorkerState.of(self.settings)
         except Exception as error:  # the driver could open the job, this process cannot: say why
-            log.exception("trial %d: the worker could not open the job", number)
-            kind = "" if isinstance(error, TrialFailed | UserError) else f"{type(error).__name__}: "
-            reason = f"the worker could not open the job: {kind}{error}"
-            row: Row = {"trial": number, "status": "failed", "reason": reason, "seconds": 0.0, "rung": 0}
-            row |= {"recipe": values, "label": label}
-            below = self.study.row(number) if rung else None
-            row = row if below is None else climbed(below, row, rung)
+            log.exception("trial %d: the worker could not open the job", asked.number)
+            row = _not_opened(asked, error)
         else:
-            row = self._tried(self.state, number, values, label, rung)
-        if rung:
-            self.study.amend(number, row)
-        else:
-            self.study.tell(number, row)
+            row = self._tried(self.state, asked)
+        if not self.settings.job.cluster.is_local:
+            row |= {"node": platform.node(), "processor": machine()["processor"]}
+        self.spool.write(asked.number, asked.attempt, row)
         give_memory_back()  # traced models are circles: without it those of several trials would pile up
         return row
 
-    def _tried(self, state: WorkerState, number: int, values: dict[str, Any], label: str, rung: int) -> Row:
+    def _tried(self, state: WorkerState, asked: Asked) -> Row:
         folder, baseline = self.settings.folder, self.settings.baseline
-        trial = Trial(state.opened, state.measurer, state.lock, number, folder, baseline)
-        below = self.study.row(number) if rung else None
-        return trial.run(values, label) if below is None else trial.climb(below, rung)
+        trial = Trial(state.opened, state.measurer, state.lock, asked.number, folder, baseline)
+        return trial.run(asked.values, asked.label) if asked.below is None else trial.climb(asked.below, asked.rung)
+
+
+def _not_opened(asked: Asked, error: Exception) -> Row:
+    """The row of a recipe whose worker could not open the job."""
+    kind = "" if isinstance(error, TrialFailed | UserError) else f"{type(error).__name__}: "
+    reason = f"the worker could not open the job: {kind}{error}"
+    row: Row = {"trial": asked.number, "status": "failed", "reason": reason, "seconds": 0.0, "rung": 0}
+    row |= {"recipe": asked.values, "label": asked.label}
+    return row if asked.below is None else climbed(asked.below, row, asked.rung)
 
 
 class WorkerProcess(tune.Trainable):
@@ -185,31 +201,29 @@ class WorkerProcess(tune.Trainable):
         del config
         assert settings is not None
         self._worker = Worker.of(settings)
-        self._task: Task | None = None
+        self._asked: Asked | None = None
 
-    def take(self, task: Task | None) -> None:
+    def take(self, asked: Asked | None) -> None:
         """The recipe of the next step; None ends the worker."""
-        self._task = task
+        self._asked = asked
 
     def step(self) -> dict[str, Any]:
-        """Runs one recipe: its row is in the study when this returns."""
-        task, self._task = self._task, None
-        if task is None:
+        """Runs one recipe; the row is text, because Tune keeps statistics of all numbers."""
+        asked, self._asked = self._asked, None
+        if asked is None:
             return {"done": True}
         deadline = self._worker.settings.deadline
-        if deadline is None or time.time() < deadline:
-            self._run(task)
-        return {"done": False, "trial": task.number}
+        row = self._run(asked) if deadline is None or time.time() < deadline else None
+        return {"done": False, "trial": asked.number, "row": "" if row is None else json.dumps(row)}
 
-    def _run(self, task: Task) -> None:
+    def _run(self, asked: Asked) -> Row:
         folder, budget = self._worker.settings.folder, self._worker.settings.job.budget
         with (folder / rundir.LOG_FILE).open("a", encoding="utf-8") as dump, rundir.logged(folder):
             # Ends even a kernel that never returns; the driver then finds no row and writes the
             # failed one.
-            held = partial(self._worker.study.hold, task.number)
-            self._worker.study.start(task.number)  # before the watchdog: a trial that it ends had its whole time
-            with watchdog.watched(60.0 * budget.trial_minutes, dump, held):
-                self._worker.run(task.number, task.values, task.label, task.rung)
+            clock = self._worker.spool.clock(asked.number, asked.attempt)
+            with watchdog.watched(60.0 * budget.trial_minutes, dump, clock):
+                return self._worker.run(asked)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing is kept: the study and the stage cache are the truth."""

@@ -26,6 +26,11 @@ class Pins:
         self._keys: set[str] = set()
         self._lock: FileLock | None = None
 
+    @property
+    def own(self) -> frozenset[str]:
+        """The keys of this object."""
+        return frozenset(self._keys)
+
     def add(self, key: str) -> None:
         """Pins the entry ``key`` for the lifetime of this object.
 

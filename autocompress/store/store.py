@@ -60,6 +60,11 @@ class Store:
     def __post_init__(self) -> None:
         self._pins = Pins(self.folder)
 
+    @property
+    def pinned(self) -> frozenset[str]:
+        """The keys that this object pins."""
+        return self._pins.own
+
     def has(self, key: str) -> bool:
         """Whether an entry exists; it may be damaged."""
         return os.path.isfile(self.folder / key / RECORD)  # noqa: PTH113 (Path.is_file raises where it may not look)

@@ -25,6 +25,7 @@ from autocompress.errors import TooLittleMemory, TrialFailed, UserError
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
 from autocompress.store import save_tensors
+from autocompress.training import handed
 from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.computing import computed_with
 from autocompress.training.evaluation import logits
@@ -91,7 +92,8 @@ def train_baseline(
 
     The result is in eval mode, on the CPU, and reparameterised where timm supports that. It is
     stored in the cache folder. The key has everything that decides the result: architecture,
-    training images, settings, seed, library versions, and the way of computing.
+    training images, settings, seed, library versions, and the way of computing. Weights that
+    another process has trained (``training.handed``) are taken as they are.
 
     Raises:
         UserError: if there are no training images, or the training diverged: loss, weights or
@@ -106,7 +108,8 @@ def train_baseline(
     usual = asdict(TrainSettings())
     asked = {name: value for name, value in asdict(settings).items() if name not in ADDED or value != usual[name]}
     key = digest(models.architecture(model), weights, splits.train.digest, asked, job.seed, made_with)
-    path = cache_folder("baselines") / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
+    path = handed.given() or cache_folder("baselines") / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
+    handed.keep(path)
     if not _loaded(model, path):
         if only_kept:
             raise UserError(

@@ -1,0 +1,127 @@
+"""Connects to a Ray cluster that is there already."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+
+from autocompress.cluster.signals import handlers_kept
+from autocompress.compat import ray as compat
+from autocompress.errors import Terminated, UserError
+from autocompress.job import AUTO, ClusterConfig
+
+ANSWERS_WITHIN_S = 5.0
+"""Seconds in which the head of a cluster must accept a connection."""
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""How a client of gRPC begins: the preface and empty settings."""
+HTTP2_SETTINGS = b"\4"
+"""The fourth byte of the answer: the type of its first frame."""
+START = "start one with 'ray start --head', or leave the address out to search on this machine"
+log = logging.getLogger("autocompress.search")
+
+
+def address_of(config: ClusterConfig) -> str:
+    """HOST:PORT of the cluster that a job names.
+
+    ``auto`` is the cluster in ``RAY_ADDRESS``, or the one that ``ray start`` last started here.
+    Ray itself would take any cluster that it finds among the processes of the machine.
+
+    Raises:
+        UserError: if ``auto`` finds none.
+    """
+    if config.address != AUTO:
+        return config.address
+    found = os.environ.get("RAY_ADDRESS") or compat.address_of_this_machine()
+    if not found or found == AUTO:
+        raise UserError("'cluster.address: auto' finds no Ray cluster", START)
+    if "://" in found:
+        raise UserError(f"RAY_ADDRESS is {found}, which is no HOST:PORT", "set it to HOST:PORT of the cluster's head")
+    return found
+
+
+def check_answers(address: str) -> None:
+    """Checks that the head of a cluster answers at HOST:PORT, and takes the token of this process.
+
+    Raises:
+        UserError: if it does not.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN_S) as connection:
+            connection.sendall(HTTP2_PREFACE)
+            # Ray's client ends this process where something else answers.
+            if connection.recv(4)[3:] != HTTP2_SETTINGS:
+                raise ConnectionError("what answers there is no head of a cluster")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"no Ray cluster answers at {address}: {why}", START) from None
+    compat.read_authentication()
+    try:
+        compat.ask_head(address, ANSWERS_WITHIN_S)
+    except Exception as error:
+        raise _told(address, error) from None
+
+
+@contextmanager
+def attached(address: str, is_ending: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """This process is a driver of the cluster at HOST:PORT.
+
+    Args:
+        address: of its head.
+        is_ending: whether the process ends at once, so that it need not disconnect.
+
+    Raises:
+        UserError: if it cannot connect: wrong token, other versions, no node on this machine.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    with handlers_kept() as put_back:
+        try:
+            _connect(address)
+            put_back()
+            yield
+        finally:
+            if not is_ending():
+                ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except SystemExit as error:  # from Ray's own handler of SIGTERM
+        raise Terminated from error
+    except Exception as error:
+        log.info("cannot connect to %s", address, exc_info=True)
+        raise _told(address, error) from error
+
+
+def _told(address: str, error: Exception) -> UserError:
+    """Why a connection failed, as one sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(lines)
+    if isinstance(error, ray.exceptions.AuthenticationError):
+        is_missing = "currently 'disabled'" in text
+        what = "asks for a token, and this process has none" if is_missing else "refuses the token of this process"
+        return UserError(
+            f"the cluster at {address} {what}",
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file with the token of its head",
+        )
+    if "Version mismatch" in text:
+        return UserError(
+            f"the cluster at {address} runs other versions than this process: {text.partition(': ')[2]}",
+            "install the same versions of Ray and Python, down to the patch",
+        )
+    if "No node info found" in text or "node to connect" in text:
+        return UserError(
+            f"this machine is no node of the cluster at {address}",
+            f"run 'ray start --address={address}' here first, or start the search on a node of the cluster",
+        )
+    return UserError(f"cannot connect to the cluster at {address}: {lines[0]}", "log.txt has the whole message")

@@ -1,0 +1,166 @@
+"""The cluster of a search: its nodes, which of them get work, and the measurers on its devices."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.tune import PlacementGroupFactory
+
+from autocompress.cluster.admitting import Admission, question_of
+from autocompress.cluster.attaching import address_of, attached, check_answers
+from autocompress.cluster.nodes import Nodes
+from autocompress.cluster.resources import check_request, fits, worker_request
+from autocompress.cluster.slots import Slots
+from autocompress.compat import ray as compat
+from autocompress.contract import Device
+from autocompress.errors import UserError
+from autocompress.job import Job
+from autocompress.searching import localray
+from autocompress.searching.gpus import gpu_plan
+from autocompress.searching.stations import start_stations
+
+LOOKS_EVERY_S = 3.0
+"""Seconds between two looks for nodes that joined."""
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the entry point of a submitted job."""
+log = logging.getLogger("autocompress.search")
+
+
+@dataclass
+class Site:
+    """The nodes of a search on a cluster.
+
+    Attributes:
+        nodes: of the cluster.
+        admission: which of them get work.
+        slots: where the next worker goes.
+        stations: measurers by machine; empty where each worker measures on its own machine.
+    """
+
+    nodes: Nodes
+    admission: Admission
+    slots: Slots
+    stations: Mapping[str, ActorHandle] = field(default_factory=dict)
+    _looked: float = 0.0
+
+    def turn(self) -> None:
+        """Looks for nodes that joined; call it often."""
+        if time.monotonic() - self._looked > LOOKS_EVERY_S:
+            self._looked = time.monotonic()
+            self.admission.look()
+
+    def take(self, worker: str) -> dict[str, Any] | None:
+        """The next place for a worker, for :func:`placement_of`; None where there is none."""
+        node = self.slots.take(worker)
+        if node is None:
+            return None
+        request = self.slots.request or _next_to_nothing(self.nodes.alive[node].resources)
+        return {"node": node, "request": dict(request)}
+
+
+def placement_of(place: Mapping[str, Any]) -> PlacementGroupFactory:
+    """Ray's request for a worker in a place that :meth:`Site.take` gave."""
+    return PlacementGroupFactory([place["request"]], bundle_label_selector=[{"ray.io/node-id": place["node"]}])
+
+
+def check(job: Job) -> None:
+    """Checks that the cluster of a job answers, before anything expensive is done.
+
+    Raises:
+        UserError: if it does not.
+    """
+    if not ray.is_initialized():
+        check_answers(address_of(job.cluster))
+
+
+@contextmanager
+def connected(job: Job, folder: Path, device: Device, note: Callable[[str], None]) -> Iterator[Site | None]:
+    """Connects to the cluster of a job, and probes its nodes; None for a local search.
+
+    Args:
+        job: of the search.
+        folder: ``results/<name>``.
+        device: of the job.
+        note: told of what the user should know.
+
+    Raises:
+        UserError: if it cannot connect, no node has what a worker takes, or no node can work.
+    """
+    if job.cluster.is_local:
+        yield None
+        return
+    with attached(address_of(job.cluster), lambda: localray.is_ending):
+        nodes = Nodes()
+        try:
+            request = worker_request(job.cluster, gpu_plan(int(ray.cluster_resources().get("GPU", 0)), job.workers))
+            check_request(request, job.cluster.device_nodes, nodes.alive.values())
+            measures_itself = not device.deterministic and device.is_local and job.cluster.device_nodes is None
+            with question_of(job, folder) as question:
+                admission = Admission(nodes, question, note, same_processor=measures_itself)
+                admission.begin()
+                slots = Slots(nodes, admission, _relieved(request, nodes, admission, note))
+                yield Site(nodes, admission, slots, _stations(job, device, nodes, admission))
+        finally:
+            nodes.stop()
+
+
+def _stations(job: Job, device: Device, nodes: Nodes, admission: Admission) -> dict[str, ActorHandle]:
+    """Measurers on the nodes with the job's device, all of the driver's class of processor.
+
+    Raises:
+        UserError: if no such node has it.
+    """
+    resource = job.cluster.device_nodes
+    if resource is None or device.deterministic or not device.is_local:
+        return {}
+    chosen: dict[str, str] = {}
+    others = []
+    for name, facts in admission.facts.items():
+        node = nodes.alive.get(name)
+        if node is None or not node.resources.get(resource):
+            continue
+        if facts.processor == admission.own.processor:
+            chosen.setdefault(facts.machine, name)
+        else:
+            others.append(str(node))
+    if not chosen:
+        what = f"{', '.join(others)} have other processors than the driver" if others else "none of them can work"
+        raise UserError(
+            f"no node with the resource '{resource}' can measure for this search: {what}",
+            f"start the search on a node that has it; a submitted job asks for a share of '{resource}'",
+        )
+    return start_stations(job, device, chosen)
+
+
+def _relieved(
+    request: dict[str, float], nodes: Nodes, admission: Admission, note: Callable[[str], None]
+) -> dict[str, float]:
+    """The request, without processors where this job's own entry point has taken them all.
+
+    Ray would wait for ever, and say nothing.
+    """
+    free = compat.available_by_node()
+    admitted = [node for node in nodes.alive.values() if node.id in admission.facts]
+    if any(fits(request, free.get(node.id, {})) for node in admitted):
+        return request
+    rest = {name: amount for name, amount in request.items() if name != "CPU"}
+    if SUBMITTED in os.environ and any(fits(rest, free.get(node.id, {})) for node in admitted):
+        note("the entry point of this job has taken all processors; workers run beside it, and ask Ray for none")
+        return rest
+    note("all processors of the cluster are taken by other jobs; workers start when some are free")
+    return request
+
+
+def _next_to_nothing(resources: Mapping[str, float]) -> dict[str, float]:
+    """What any node has room for: Ray places nothing that asks for nothing."""
+    own = next(name for name in resources if name.startswith("node:") and not name.startswith("node:__"))
+    return {own: 0.001}

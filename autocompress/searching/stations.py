@@ -1,0 +1,152 @@
+"""Measuring on the nodes that have the job's device, for workers on other nodes."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from autocompress.contract import Deployable, Device, Measurement, OperatorCount, manager_for
+from autocompress.devices import measure
+from autocompress.errors import TrialFailed, UserError
+from autocompress.job import Job
+from autocompress.searching.measurer import Measurer
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A file on its way to a station.
+
+    Attributes:
+        key: of its content; a station keeps files of baselines by it.
+        content: None where the station should have it.
+    """
+
+    key: str
+    content: bytes | None
+    input_size: tuple[int, int, int]
+    operators: tuple[OperatorCount, ...]
+
+
+class Station:
+    """The measurer of one machine; an actor of Ray. The engine's machine lock holds there too.
+
+    Args:
+        job: of the search.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._device = job, manager_for(job).device(job.device.name)
+        self._folder = tempfile.TemporaryDirectory(prefix="autocompress-station-")
+
+    def check(self) -> list[str]:
+        """Reasons why the device cannot be used here."""
+        return self._device.check(self._job.device)
+
+    def measure(self, candidate: Sent, baseline: Sent, seconds: float) -> Measurement | str:
+        """Costs of a file relative to the baseline; why there are none; "" without the baseline."""
+        home = Path(self._folder.name)
+        kept = home / f"{baseline.key}.onnx"
+        if not kept.exists():
+            if baseline.content is None:
+                return ""
+            kept.write_bytes(baseline.content)
+        assert candidate.content is not None
+        with tempfile.TemporaryDirectory(dir=home) as scratch:
+            file = Path(scratch) / "candidate.onnx"
+            file.write_bytes(candidate.content)
+            both = [
+                Deployable(path, one.input_size, one.operators) for path, one in ((file, candidate), (kept, baseline))
+            ]
+            try:
+                return measure(self._device, both[0], both[1], self._job.device, seconds=seconds)
+            except TrialFailed as failed:
+                return str(failed) or "it cannot be measured"
+
+
+def start_stations(job: Job, device: Device, nodes: Mapping[str, str]) -> dict[str, ActorHandle]:
+    """A station on each machine, by the key of the machine.
+
+    Args:
+        job: of the search.
+        device: of the job.
+        nodes: the node for the station of each machine.
+
+    Raises:
+        UserError: if the device runs no files, or can be used on none of the nodes.
+    """
+    if "onnx" not in device.formats:
+        raise UserError(
+            f"the device '{device.name}' runs torch modules, which are not sent between nodes",
+            "leave 'cluster.device_nodes' out, so that each worker measures its own",
+        )
+    actor: Any = ray.remote(num_cpus=0)(Station)
+    found: dict[str, Any] = {
+        machine: actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(job)
+        for machine, node in nodes.items()
+    }
+    reasons: dict[str, list[str]] = {machine: ray.get(station.check.remote()) for machine, station in found.items()}
+    usable = {machine: station for machine, station in found.items() if not reasons[machine]}
+    if not usable:
+        (first, *_) = [why for one in reasons.values() for why in one] or ["there is none"]
+        raise UserError(f"the device '{device.name}' cannot be used on any node with the resource of the job: {first}")
+    return usable
+
+
+@dataclass(frozen=True)
+class RemoteMeasurer(Measurer):
+    """Measures on a station; a worker uses the first that answers.
+
+    Attributes:
+        stations: of the cluster.
+        measured_by: on what latencies of the stations depend (``opened.keys.measured_with``).
+    """
+
+    stations: Sequence[ActorHandle] = ()
+    measured_by: Mapping[str, Any] = field(default_factory=dict)
+
+    def measured_with(self) -> dict[str, Any]:
+        """On what latencies depend: the stations, not this machine."""
+        return dict(self.measured_by)
+
+    def once(self, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement:
+        """A single measurement on a station.
+
+        Raises:
+            TrialFailed: if the device cannot load a model, or no station is left.
+        """
+        lost = ""
+        for station in self.stations:
+            try:
+                found = _measured(station, candidate, baseline, seconds)
+            except ray.exceptions.RayActorError as error:
+                lost = str(error).splitlines()[0]
+                continue
+            if isinstance(found, str):
+                raise TrialFailed(found)
+            return found
+        raise TrialFailed(f"no node with the device answers: {lost}")
+
+
+def rotated(stations: Sequence[ActorHandle], by: int) -> list[ActorHandle]:
+    """``stations`` from another one on, so that workers share them evenly."""
+    endless: Iterator[ActorHandle] = itertools.cycle(stations)
+    return list(itertools.islice(endless, by % max(1, len(stations)), by % max(1, len(stations)) + len(stations)))
+
+
+def _measured(station: Any, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement | str:
+    """Sends the baseline only where the station lacks it."""
+    own = Sent("", candidate.file.read_bytes(), candidate.input_size, tuple(candidate.operators))
+    known = Sent(baseline.file.stem, None, baseline.input_size, tuple(baseline.operators))
+    found: Measurement | str = ray.get(station.measure.remote(own, known, seconds))
+    if found != "":
+        return found
+    whole = Sent(known.key, baseline.file.read_bytes(), known.input_size, known.operators)
+    return ray.get(station.measure.remote(own, whole, seconds))
