@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
 from autocompress import data
+from autocompress.data import named
 from autocompress.errors import UserError
 from autocompress.job import DataConfig
 
@@ -216,6 +218,7 @@ def test_a_broken_picture_of_hugging_face_is_not_replaced_by_the_next(tmp_path: 
 
 def shards(root: Path, broken: bool = False) -> Path:
     """A folder as the package 'webdataset' reads it."""
+    pytest.importorskip("webdataset", reason="the package 'webdataset' is not installed: wds/ is not read")
     root.mkdir()
     splits = {}
     for split, count in (("train", 12), ("test", 4)):
@@ -234,8 +237,50 @@ def shards(root: Path, broken: bool = False) -> Path:
 
 
 def test_splits_of_webdataset(tmp_path: Path) -> None:
-    pytest.importorskip("webdataset", reason="the package 'webdataset' is not installed: wds/ is not read")
     splits = load(train=f"wds/x@{shards(tmp_path / 'set')}")
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [11, 1, 4]
-    with pytest.raises(UserError, match=r"1 of the 4 images of 'wds/x@.*', split 'test' cannot be read"):
+    with pytest.raises(UserError, match=r"the image 2\.png of .*test\.tar cannot be read"):
         load(train=f"wds/x@{shards(tmp_path / 'broken', broken=True)}")
+
+
+def test_shards_give_what_timm_reads_of_them(tmp_path: Path) -> None:
+    root = shards(tmp_path / "set")
+    split = load(test=f"wds/x@{root}").test
+    theirs = list(timm.data.create_dataset("wds/x", root=str(root), split="test", input_img_mode=""))
+    assert split.labels().tolist() == [int(label) for _, label in theirs]
+    ours = [split.pictures.picture(index) for index in range(4)]  # type: ignore[attr-defined]
+    assert all(np.array_equal(one, other) for one, (other, _) in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("fault", ["cut", "label"])
+def test_a_damaged_shard_is_named(tmp_path: Path, fault: str) -> None:
+    root = shards(tmp_path / "set")
+    file = root / "test.tar"
+    content = file.read_bytes()
+    file.write_bytes(content[:-11000] if fault == "cut" else content.replace(b"3.cls", b"3.txt", 1))
+    told = r"test\.tar cannot be read|1 of .*" if fault == "cut" else r"the picture 3 of .*test\.tar has no label"
+    with pytest.raises(UserError, match=told):
+        load(train=f"wds/x@{root}")
+
+
+def test_shards_with_labels_elsewhere_are_streamed(tmp_path: Path) -> None:
+    root = shards(tmp_path / "set")
+    info = json.loads((root / "_info.json").read_text())
+    info["splits"]["test"]["alt_label"] = "kind"
+    (root / "_info.json").write_text(json.dumps(info))
+    with tarfile.open(root / "test.tar", "w") as archive:
+        for number in range(4):
+            stream = io.BytesIO()
+            picture(60 + 120 * (number % 2)).save(stream, "PNG")
+            for suffix, part in (("png", stream.getvalue()), ("json", json.dumps({"kind": number % 2}).encode())):
+                entry = tarfile.TarInfo(f"{number}.{suffix}")
+                entry.size = len(part)
+                archive.addfile(entry, io.BytesIO(part))
+    assert load(test=f"wds/x@{root}").test.labels().tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.usefixtures("hugging_face_is_here")
+def test_a_stream_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named, "SHARE_OF_MEMORY", 0.0)
+    with pytest.raises(UserError, match="is streamed, and its images need more memory"):
+        load(train=f"hfids/{hugging_face(tmp_path / 'set')}")

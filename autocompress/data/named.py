@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -19,8 +20,8 @@ from autocompress.errors import UserError
 from autocompress.files import digest
 
 STREAMED = ("hfids/", "tfds/", "wds/")
-MOST_STREAMED = 100_000
-"""Most images of a streamed data set, which is kept in memory."""
+SHARE_OF_MEMORY = 0.5
+"""A streamed data set is kept in memory, up to this share of what is free."""
 
 
 class Named:
@@ -130,15 +131,27 @@ def _in_memory(name: str, stream: Any) -> list[tuple[Any, int]]:
         UserError: if there are too many, or one cannot be read.
     """
     items: list[tuple[Any, int]] = []
+    room = SHARE_OF_MEMORY * psutil.virtual_memory().available
     for item in _numbered(name, stream):
         items.append((item[0], int(item[1])))
-        if len(items) > MOST_STREAMED:
-            raise UserError(f"{name} streams more than {MOST_STREAMED:,} images", "use hfds/ or a folder instead")
+        room -= _bytes(item[0])
+        if room < 0:
+            raise UserError(
+                f"{name} is streamed, and its images need more memory than half of what is free: {len(items):,} fit",
+                "use hfds/, a folder, or shards on this machine",
+            )
     expected = len(stream)
     if expected > len(items):  # webdataset leaves out unreadable images
         missing = expected - len(items)
         raise UserError(f"{missing:,} of the {expected:,} images of {name} cannot be read", "replace or remove them")
     return items
+
+
+def _bytes(image: Any) -> int:
+    """Memory of an image."""
+    if isinstance(image, Image.Image):
+        return image.width * image.height * len(image.getbands())
+    return int(np.asarray(image).nbytes)
 
 
 def _numbered(name: str, stream: Any) -> Iterator[Any]:

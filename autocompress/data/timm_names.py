@@ -11,6 +11,7 @@ from autocompress.data.folder import Folder
 from autocompress.data.named import Named
 from autocompress.data.pictures import measured, notes_on, sampled
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
+from autocompress.data.shards import Shards, shards_of
 from autocompress.data.split import DataInfo
 from autocompress.data.splitnames import NAMES, role_of
 from autocompress.data.torchvision_layout import lacking, layout
@@ -28,6 +29,7 @@ READ_AS_IT_IS = ("torch/", "wds/")
 DEFAULT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 UNKNOWN_SPLIT = re.compile(r"(unknown|bad|no) split|split \S+ not found", re.IGNORECASE)
 """Messages of the libraries for a missing split."""
+Opened = Named | Shards
 
 
 class TimmNames(DatasetProvider):
@@ -63,7 +65,7 @@ class TimmNames(DatasetProvider):
         if is_read and not Path(root).expanduser().exists():
             raise UserError(f"'{spec}': there is no folder {root}")
         names = _split_names(name)
-        parts: dict[str, Named] = {}
+        parts: dict[str, Opened] = {}
         if options.train:
             parts["train"] = _open(spec, names.get("train", "train"), options.exif)
         for role in ("val", "test"):
@@ -103,7 +105,7 @@ def _split_names(name: str) -> dict[str, str]:
     return {role: split for split in reversed(found) if (role := role_of(split)) is not None}
 
 
-def _open(spec: str, split: str, exif: bool) -> Named:
+def _open(spec: str, split: str, exif: bool) -> Opened:
     """Opens the split; downloads it if necessary.
 
     Raises:
@@ -115,7 +117,7 @@ def _open(spec: str, split: str, exif: bool) -> Named:
     return found
 
 
-def _find(spec: str, split: str, exif: bool) -> Named | None:
+def _find(spec: str, split: str, exif: bool) -> Opened | None:
     """Opens a held-out split; None where there is no such split, or it has no labels.
 
     Raises:
@@ -132,7 +134,7 @@ def _find(spec: str, split: str, exif: bool) -> Named | None:
     return found
 
 
-def _try(spec: str, split: str, exif: bool) -> Named | Exception:
+def _try(spec: str, split: str, exif: bool) -> Opened | Exception:
     """The split, or the exception of the library."""
     from timm.data import create_dataset
 
@@ -146,6 +148,10 @@ def _try(spec: str, split: str, exif: bool) -> Named | Exception:
         # is set; the other libraries keep the stored mode, so grey pictures stay grey.
         mode = "RGB" if spec.lower().startswith("tfds/") else ""
         dataset = create_dataset(name, root=folder, split=split, download=not root, input_img_mode=mode)
+        if spec.lower().startswith("wds/"):
+            shards = shards_of(f"'{spec}', split '{split}'", dataset, exif)
+            if shards is not None:
+                return shards
         return Named(spec, split, dataset, exif)
     except UserError:
         raise
