@@ -102,6 +102,18 @@ def test_a_running_trial_is_found_again() -> None:
     assert study.trials[0].user_attrs == {"seen": 1}
 
 
+def test_gradients_are_computed_by_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    engine = getattr(*compat_torch.BACKWARD_ENGINE)
+    monkeypatch.setattr(
+        *compat_torch.BACKWARD_ENGINE, lambda *args, **more: (calls.append(1), engine(*args, **more))[1]
+    )
+    x = torch.ones(2, requires_grad=True)
+    x.sum().backward()
+    torch.autograd.grad(x.sum(), x)
+    assert len(calls) == 2
+
+
 def test_torch_tells_whether_bfloat16_is_native() -> None:
     assert compat_torch.has_native_bfloat16() in (True, False)
 

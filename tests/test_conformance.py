@@ -364,7 +364,9 @@ class Noise(DataSource):
         assert context.transfer is not None
         split = TensorSplit(images, torch.zeros(len(images), dtype=torch.int64), context.transfer.train.info)
         with torch.no_grad():
-            return TransferSet(split, split, split.digest, soft_targets=teacher(images), labelled=False)
+            return TransferSet(
+                split, split, split.digest, soft_targets=teacher(images.to(context.device)).cpu(), labelled=False
+            )
 
     def seed(self, context: Context) -> int:
         return context.seed

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 
-__all__ = ["BatchNormBase", "has_native_bfloat16", "version_of"]
+__all__ = ["BACKWARD_ENGINE", "BatchNormBase", "has_native_bfloat16", "version_of"]
 # BatchNormBase: the base class of batch norms of one, two and three dimensions.
+
+BACKWARD_ENGINE = (torch.autograd, "_engine_run_backward")
+"""Module and name of what computes gradients for ``backward`` and ``grad``."""
 
 
 def has_native_bfloat16() -> bool:

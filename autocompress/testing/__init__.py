@@ -13,7 +13,9 @@ Each check raises :class:`ContractViolation` with the broken rule as its message
 from autocompress.testing.datasets import check_dataset
 from autocompress.testing.devices import check_device
 from autocompress.testing.example import example_context, example_job, example_model
+from autocompress.testing.gpu import check_gpu
 from autocompress.testing.plugins import check_plugin
+from autocompress.testing.pretended import DeviceMismatch, is_on_gpu, pretended_gpu
 from autocompress.testing.pruners import check_pruner
 from autocompress.testing.quantizers import check_quantizer
 from autocompress.testing.rules import ContractViolation
@@ -23,8 +25,10 @@ from autocompress.testing.transforms import check_transform
 
 __all__ = [
     "ContractViolation",
+    "DeviceMismatch",
     "check_dataset",
     "check_device",
+    "check_gpu",
     "check_method",
     "check_plugin",
     "check_pruner",
@@ -34,4 +38,6 @@ __all__ = [
     "example_context",
     "example_job",
     "example_model",
+    "is_on_gpu",
+    "pretended_gpu",
 ]

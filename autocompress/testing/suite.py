@@ -9,6 +9,7 @@ from torch import nn
 from autocompress.contract import DataSource, Method, Params, Pruner, Quantizer, Transform
 from autocompress.job import Job
 from autocompress.testing.example import example_job, example_model
+from autocompress.testing.gpu import check_gpu
 from autocompress.testing.pruners import check_pruner
 from autocompress.testing.quantizers import check_quantizer
 from autocompress.testing.rules import Report
@@ -46,6 +47,7 @@ def check_method(
     for kind, check in KINDS:
         if isinstance(method, kind):
             report.check(check, method, model, params)
+            report.check(check_gpu, method, model, params)
             break
     else:
         report.rules.append("a method must be a Transform, a Pruner, a Quantizer or a DataSource")

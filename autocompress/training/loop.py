@@ -11,7 +11,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from autocompress.compat.torch import BatchNormBase
@@ -27,6 +26,7 @@ from autocompress.training.losses import Answers, SoftTargets, answers_of, disti
 from autocompress.training.optimizing import (
     clipped_parameters,
     make_optimizer,
+    moving_average,
     parameter_groups,
     schedule,
 )
@@ -110,7 +110,7 @@ class Training:
         scales = self.compute.half is torch.float16
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
         self._parts = settings.accumulate
-        self._average = ModelEmaV3(model, decay=settings.ema, use_warmup=True) if settings.ema else None
+        self._average = moving_average(model, settings.ema) if settings.ema else None
         self._checkpoint = checkpoint
         self._losses: list[torch.Tensor] = []
         self._random: list[torch.Tensor] | None = None
@@ -157,7 +157,7 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values for :meth:`load_state_dict`, without the state of the model."""
-        average = {} if self._average is None else {"average": self._average.module.state_dict()}
+        average = {} if self._average is None else {"average": self._average.state_dict()}
         return {
             **average,
             "step": self.step,
@@ -174,7 +174,7 @@ class Training:
         self.step, self.loss, self._ended = state["step"], state["loss"], state["ended"]
         self._parts = state["parts"]
         if self._average is not None:
-            self._average.module.load_state_dict(state["average"])
+            self._average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         laid_out_as_parameters(self.optimizer)
         self._scaler.load_state_dict(state["scaler"])
@@ -276,7 +276,7 @@ class Training:
         self._scaler.step(self.optimizer)
         self._scaler.update()
         if self._average is not None:
-            self._average.update(self.model, self.step)
+            self._average.update_parameters(self.model)
         self.step += 1
         return loss
 

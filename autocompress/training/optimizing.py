@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from autocompress.contract import Callback
 
@@ -94,6 +95,21 @@ def clipped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
     """The parameters for gradient clipping: all without ``clip`` False."""
     exempt = {id(p) for group in optimizer.param_groups if not group.get("clip", True) for p in group["params"]}
     return [parameter for parameter in model.parameters() if id(parameter) not in exempt]
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of ``model`` that follows it: parameters and statistics are averaged exponentially.
+
+    In the first steps n the decay is (1 + n) / (10 + n), so that weights from the start count
+    little.
+    """
+
+    def average(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        if not mean.is_floating_point():
+            return value
+        return mean.lerp(value, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return AveragedModel(model, avg_fn=average, use_buffers=True)
 
 
 def schedule(name: Schedule, total_steps: int) -> Callable[[int], float]:
