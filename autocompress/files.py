@@ -24,6 +24,7 @@ from autocompress.errors import UserError
 
 log = logging.getLogger("autocompress")
 _warned: set[tuple[Path, str]] = set()
+CACHE, LOCAL_CACHE = "AUTOCOMPRESS_CACHE", "AUTOCOMPRESS_CACHE_LOCAL"
 NOT_KEPT = "cannot be written, so results are not kept for later use"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of writing that say that the disk, a quota or the largest file size is reached."""
@@ -39,13 +40,15 @@ _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF
 def cache_folder(*parts: str) -> Path:
     """The user's cache folder, or a folder below it; made if missing.
 
-    ``AUTOCOMPRESS_CACHE`` moves it. Folders below it get the same permissions, so that several
-    users can share a cache.
+    ``AUTOCOMPRESS_CACHE`` moves it. Where that is a URL, the folder is the local tier of a cache on
+    shared storage, which ``AUTOCOMPRESS_CACHE_LOCAL`` moves. Folders below it get the same
+    permissions, so that several users can share a cache.
 
     Raises:
         UserError: if the folder, or the cache folder itself, cannot be made or written.
     """
-    folder = Path(os.environ.get("AUTOCOMPRESS_CACHE") or platformdirs.user_cache_dir("autocompress"))
+    named = os.environ.get(LOCAL_CACHE) if cache_url() is not None else os.environ.get(CACHE)
+    folder = Path(named or platformdirs.user_cache_dir("autocompress"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _require_writable(folder)
@@ -55,6 +58,12 @@ def cache_folder(*parts: str) -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"the cache folder {folder} cannot be written: {reason}", "set AUTOCOMPRESS_CACHE") from None
+
+
+def cache_url() -> str | None:
+    """The URL that ``AUTOCOMPRESS_CACHE`` names; None where it names a folder, or nothing."""
+    named = os.environ.get(CACHE, "")
+    return named if "://" in named else None
 
 
 def check_cache() -> None:

@@ -103,7 +103,7 @@ def test_a_manifest_holds_the_job_and_its_plugins(commands: Commands, tmp_path: 
         (("--print", "kuberay", "--results", "s3://runs"), "--print kuberay needs --image"),
         (KUBERAY, "--results results is no place that all nodes of a cluster see"),
         ((*KUBERAY, "--results", "/a/../b"), "--results /a/../b is no place"),
-        ((*KUBERAY, "--results", "s3://key:word@runs"), "the URL of --results holds a password"),
+        ((*KUBERAY, "--results", "s3://key:word@runs"), "--results holds a password"),
         ((*KUBERAY, "--results", "/runs"), "pods have no storage for /runs (name a volume claim"),
         ((*KUBERAY, "--results", "/runs", "--claim", "c", "--cache", "/other"), "cannot hold both"),
         (("--print", "slurm", "--results", "s3://runs"), "needs --results on a folder that the nodes share"),

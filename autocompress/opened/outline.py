@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,9 @@ from autocompress.job import Job, Limits, limits_of
 from autocompress.opened.applicable import applicable, require_images
 from autocompress.opened.batches import check_batches, check_measured_batch
 from autocompress.recipes.jobspace import JobSpace
+from autocompress.store import check_shared_cache
+
+log = logging.getLogger("autocompress")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
             search, or the cache folder cannot be written.
     """
     check_cache()
+    if note := check_shared_cache():
+        log.warning(note)
     limits = limits_of(job)
     device = plugins.device(job.device.name)
     if reasons := device.check(job.device):

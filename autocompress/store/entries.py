@@ -48,10 +48,15 @@ def read_entry(entry: Path, key: str) -> tuple[dict[str, torch.Tensor], Any]:
         raise
     except safetensors.SafetensorError as error:
         raise Damaged(f"{TENSORS}: {error}") from error
-    return tensors, _record(text, key, tensors)
+    return tensors, parsed_record(text, key, tensors)
 
 
-def _record(text: bytes, key: str, tensors: Iterable[str]) -> Any:
+def parsed_record(text: bytes, key: str, tensors: Iterable[str]) -> Any:
+    """The record in the text of :func:`record_text`.
+
+    Raises:
+        Damaged: if it is not that of the entry ``key`` with these tensors.
+    """
     try:
         told = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -24,6 +24,7 @@ from autocompress.files import atomic_folder, cache_folder, kept_if_possible, sh
 from autocompress.locks import FileLock
 from autocompress.store.entries import RECORD, TENSORS, Damaged, read_entry, record_text
 from autocompress.store.pins import PINS, Pins
+from autocompress.store.tier import Tier, shared_tier
 
 __all__ = ["RECORD", "TENSORS", "Store", "pack", "save_tensors", "unpack"]
 
@@ -49,6 +50,7 @@ class Store:
         pinning: entries that are read or written while this is set are pinned for the lifetime of
             this object.
         hits, misses: of this object, for the report.
+        tier: the cache on a URL behind this one, where ``AUTOCOMPRESS_CACHE`` names it.
     """
 
     folder: Path = field(default_factory=lambda: cache_folder("stages"))
@@ -56,6 +58,7 @@ class Store:
     pinning: bool = False
     hits: int = 0
     misses: int = 0
+    tier: Tier | None = field(default_factory=shared_tier)
 
     def __post_init__(self) -> None:
         self._pins = Pins(self.folder)
@@ -67,11 +70,18 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether an entry exists; it may be damaged."""
+        return self._is_here(key) or (self.tier is not None and self.tier.has(key))
+
+    def _is_here(self, key: str) -> bool:
         return os.path.isfile(self.folder / key / RECORD)  # noqa: PTH113 (Path.is_file raises where it may not look)
 
     def get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
         """Tensors and record of an entry; None where it is missing or damaged."""
         entry = self.folder / key
+        if self.tier is not None and not self._is_here(key) and (found := self.tier.get(key)) is not None:
+            self._keep(key, record_text(key, found[0], found[1]), found[0])
+            self.hits += 1
+            return found
         self._pin(key)
         identity = _identity(entry)
         try:
@@ -90,13 +100,19 @@ class Store:
 
     def put(self, key: str, tensors: dict[str, torch.Tensor], record: Any) -> None:
         """Writes an entry, unless it exists; then removes entries over the limit."""
+        if self._is_here(key):
+            return
+        text = record_text(key, tensors, record)
+        self._keep(key, text, tensors)
+        if self.tier is not None:
+            self.tier.put(key, tensors, text)
+
+    def _keep(self, key: str, text: str, tensors: dict[str, torch.Tensor]) -> None:
+        """Writes an entry on the local disk."""
         entry = self.folder / key
         identity = _identity(entry)
-        if self.has(key):
-            return
-        if identity is not None:
+        if identity is not None and not self._is_here(key):
             self._discard(entry, identity, f"it has no {RECORD}")
-        text = record_text(key, tensors, record)
         self._pin(key)
         with kept_if_possible(self.folder):
             with atomic_folder(entry) as temporary:

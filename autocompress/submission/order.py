@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,11 +10,10 @@ from pathlib import Path, PurePosixPath
 from autocompress.errors import UserError
 from autocompress.job import Job
 from autocompress.job.schema import COST_MODEL
+from autocompress.remote.urls import checked_url, is_url
 
 DEVICE = "device"
 """Resource of the nodes that measure, where the job names no other."""
-URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/]+(/\S*)?")
-_NO_CREDENTIALS = re.compile(r"[a-z0-9+.-]+://[^/@]*:[^/@]*@")
 MEMORY = 8
 """GiB of a worker, where the job names no other."""
 RETRIES = 3
@@ -91,10 +89,11 @@ def shared_place(given: str, what: str) -> str:
     Raises:
         UserError: for another one.
     """
-    if URL.fullmatch(given):
-        if _NO_CREDENTIALS.match(given):
-            raise UserError(f"the URL of --{what} holds a password", "give credentials by the environment of the nodes")
-        return given.rstrip("/")
+    if is_url(given):
+        try:
+            return checked_url(given)
+        except ValueError as error:
+            raise UserError(f"--{what} {error}") from None
     path = PurePosixPath(given)
     if not path.is_absolute() or ".." in path.parts or not given.isprintable():
         raise UserError(

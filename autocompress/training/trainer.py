@@ -24,7 +24,7 @@ from autocompress.data import Split, Splits
 from autocompress.errors import TooLittleMemory, TrialFailed, UserError
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
-from autocompress.store import save_tensors
+from autocompress.store import save_tensors, shared_tier
 from autocompress.training import handed
 from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.computing import computed_with
@@ -110,6 +110,9 @@ def train_baseline(
     key = digest(models.architecture(model), weights, splits.train.digest, asked, job.seed, made_with)
     path = handed.given() or cache_folder("baselines") / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
     handed.keep(path)
+    shared, name = shared_tier(), f"baselines/{key}.safetensors"
+    if shared is not None and not path.exists():
+        shared.fetch(name, path)
     if not _loaded(model, path):
         if only_kept:
             raise UserError(
@@ -148,6 +151,8 @@ def train_baseline(
             ) from None
         with full_disk_told(path.parent, "make room, or set AUTOCOMPRESS_CACHE"), atomic(path) as temporary:
             save_tensors(model.state_dict(), temporary)
+        if shared is not None:
+            shared.offer(name, path)
         checkpoint.drop()
     return models.reparameterise(model.cpu()).eval()
 

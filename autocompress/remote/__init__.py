@@ -1,0 +1,9 @@
+"""Storage behind URLs, by fsspec: objects that are put once, and whole.
+
+``urls`` checks the spelling and imports nothing. ``objects`` reads and writes.
+"""
+
+from autocompress.remote.objects import Objects, RemoteError
+from autocompress.remote.urls import checked_url, is_url, joined
+
+__all__ = ["Objects", "RemoteError", "checked_url", "is_url", "joined"]

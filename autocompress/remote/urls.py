@@ -1,0 +1,32 @@
+"""How URLs of storage are spelled: ``s3://bucket/prefix``."""
+
+from __future__ import annotations
+
+import re
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
+_WHOLE = re.compile(r"[a-z][a-z0-9+.-]*://[^\s?#]+")
+_PASSWORD = re.compile(r"[a-z0-9+.-]+://[^/@]*:[^/@]*@")
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` names storage by a URL, and no folder."""
+    return _SCHEME.match(text) is not None
+
+
+def checked_url(text: str) -> str:
+    """A URL without a slash at its end.
+
+    Raises:
+        ValueError: saying what is wrong, without the URL itself where it holds a password.
+    """
+    if _PASSWORD.match(text):
+        raise ValueError("holds a password: give credentials by the environment")
+    if not _WHOLE.fullmatch(text) or not text.isprintable() or ".." in text.split("/"):
+        raise ValueError(f"cannot be {text!r}: write it like s3://bucket/prefix")
+    return text.rstrip("/")
+
+
+def joined(url: str, name: str) -> str:
+    """The URL of ``name`` below ``url``."""
+    return f"{url.rstrip('/')}/{name}"
