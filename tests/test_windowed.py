@@ -7,18 +7,19 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.samplers import RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from autocompress.compat.optuna import RememberingTPE
 from autocompress.searching.journal import FileStorage
 from autocompress.searching.windowed import Windowed
 
 DIRECTIONS = ["maximize", "minimize"]
 
 
-def study_in(storage: optuna.storages.BaseStorage, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+def study_in(storage: optuna.storages.BaseStorage, sampler: BaseSampler) -> optuna.Study:
     return optuna.create_study(storage=storage, study_name="s", directions=DIRECTIONS, sampler=sampler)
 
 
@@ -56,6 +57,31 @@ def test_tpe_draws_as_without_a_window_while_the_study_is_short(tmp_path: Path) 
             x, y = trial.suggest_float("x", 0, 1), trial.suggest_categorical("y", ["a", "b"])
             values.append((x, y))
             study.tell(trial, [x, 1 - x])
+        drawn.append(values)
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_tpe_that_remembers_trials_draws_as_optunas(is_apart: bool) -> None:
+    drawn = []
+    for sampler in (TPESampler, RememberingTPE):
+        study = study_in(
+            InMemoryStorage(),
+            sampler(multivariate=True, group=True, constant_liar=is_apart, seed=5, n_startup_trials=4),
+        )
+        running, values = [], []
+        for step in range(40):
+            if step == 20:
+                study.enqueue_trial({"x": 0.5, "y": "b"})
+            trial = study.ask()
+            y = trial.suggest_categorical("y", ["a", "b", "c"])
+            x = trial.suggest_float("x", 0, 1) if y != "c" else trial.suggest_int("z", 1, 5)
+            values.append((x, y))
+            running.append((trial, x))
+            if step % 3:
+                told, x = running.pop(0)
+                state = TrialState.PRUNED if step % 7 == 0 else TrialState.COMPLETE
+                study.tell(told, None if state == TrialState.PRUNED else [x, 1 - x], state=state)
         drawn.append(values)
     assert drawn[0] == drawn[1]
 

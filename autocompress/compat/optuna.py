@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -54,3 +57,40 @@ def trial_id(frozen: FrozenTrial) -> int:
     Private: ``_trial_id``.
     """
     return int(frozen._trial_id)
+
+
+class RememberingTPE(TPESampler):
+    """TPE that reads the values of each trial once; it draws the same.
+
+    Optuna reads all of them whenever it draws: most of its time with 2,000 trials.
+    Private: ``TPESampler._get_internal_repr``.
+    """
+
+    MOST = 20_000
+    """Trials that are remembered."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._remembered: dict[tuple[str, ...], dict[tuple[int, bool], tuple[float, ...]]] = {}
+
+    def _get_internal_repr(
+        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
+    ) -> dict[str, np.ndarray]:
+        names = tuple(search_space)
+        known = self._remembered.setdefault(names, {})
+        if len(known) > self.MOST:
+            known.clear()
+        rows: list[tuple[float, ...]] = []
+        for trial in trials:
+            # What was drawn for a running trial counts as its value, until it is over.
+            is_over = trial.state.is_finished()
+            row = known.get((trial.number, is_over))
+            if row is None:
+                found = super()._get_internal_repr([trial], search_space, study)
+                row = tuple(float(found[name][0]) for name in names if len(found[name]))
+                if row or is_over:
+                    known[trial.number, is_over] = row
+            if row:
+                rows.append(row)
+        values = np.array(rows).reshape(len(rows), len(names))
+        return {name: values[:, at] for at, name in enumerate(names)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 
+from autocompress.compat.optuna import RememberingTPE
 from autocompress.job import Job
 
 SEE_THE_LAST = frozenset({"tpe", "gp", "random"})
@@ -26,7 +27,7 @@ def make_sampler(job: Job, told: int = 0) -> BaseSampler:
         warnings.simplefilter("ignore", ExperimentalWarning)
         if job.sampler == "tpe":
             # With several workers, constant_liar keeps the recipes of running trials apart.
-            return TPESampler(
+            return RememberingTPE(
                 multivariate=True,
                 group=True,
                 constant_liar=job.workers > 1,
