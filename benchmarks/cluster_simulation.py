@@ -35,6 +35,7 @@ from autocompress.contract.space import Chooser, Parameter, Value
 from autocompress.files import digest, write_json
 from autocompress.job import Job, load_job
 from autocompress.objectives.fronts import front_hypervolume
+from autocompress.searching.asked import Asked
 from autocompress.searching.climbing.climbing import Climbing
 from autocompress.searching.climbing.rows import climbed
 from autocompress.searching.dispatch import Allowance, Dispatcher
@@ -42,7 +43,8 @@ from autocompress.searching.endings import Endings
 from autocompress.searching.journal import Journal
 from autocompress.searching.ledger import Ledger
 from autocompress.searching.modelfiles import KeptModels
-from autocompress.searching.study import Asked, Study
+from autocompress.searching.spool import Spool
+from autocompress.searching.study import Study
 from autocompress.searching.windowed import Windowed
 
 RECORDED = Path(__file__).parent.parent / "results" / "reference" / "demo" / "trials.csv"
@@ -186,7 +188,13 @@ class Driver:
         self.study.enqueue_proposals([])
         allowance = Allowance(trials=10**9, deadline=None, trial_seconds=1800.0)
         self.dispatcher = Dispatcher(
-            self.study, self.table.compose, allowance, self.on_row, endings=endings, climbing=climbing
+            self.study,
+            self.table.compose,
+            allowance,
+            Spool(self.folder),
+            self.on_row,
+            endings=endings,
+            climbing=climbing,
         )
         self.clock = 0.0
         self.draw = np.random.default_rng(self.done)
@@ -206,7 +214,6 @@ class Driver:
         """The worker's next recipe; it answers when the recorded row says."""
         asked = self.dispatcher.hand_out(str(worker))
         assert asked is not None
-        self.study.start(asked.number)
         seconds = float(self.table.rows[asked.number % len(self.table.rows)]["seconds"])
         lasts = seconds * float(self.draw.lognormal(0.0, 0.3)) * (3.0 if asked.rung else 1.0)
         heapq.heappush(self.under_way, (self.clock + lasts, worker, asked))
@@ -216,15 +223,10 @@ class Driver:
         self.clock, worker, asked = heapq.heappop(self.under_way)
         with self.meter.part("workers"):
             row = self.table.row(asked, self.draw)
-            below = self.study.row(asked.number) if asked.rung else None
-            if below is not None:
+            if (below := asked.below) is not None:
                 better = {**below, "accuracy": below["accuracy"] + 0.3, "accuracy_drop": below["accuracy_drop"] - 0.3}
                 row = climbed(below, better, asked.rung)
-        if asked.rung:
-            self.study.amend(asked.number, row)
-        else:
-            self.study.tell(asked.number, row)
-        told = self.dispatcher.finished(str(worker))
+        told = self.dispatcher.finished(str(worker), row)
         self.send(worker)
         if told is not None:
             self.dispatcher.tell(told)

@@ -14,7 +14,7 @@ from shared_storage import KINDS, storage
 from autocompress.errors import UserError
 from autocompress.files import cache_folder
 from autocompress.remote import Objects, RemoteError, checked_url
-from autocompress.store import Store, check_shared_cache, shared_tier, tier
+from autocompress.store import Store, check_shared_cache, fetch_shared, offer_shared, shared_tier, tier
 
 TENSORS = {"w": torch.arange(6.0).reshape(2, 3), "half": torch.ones(2, dtype=torch.float16)}
 RECORD = {"seconds": 1.5, "names": ["a", "b"]}
@@ -184,3 +184,14 @@ def test_a_cache_in_a_folder_has_no_tier(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
     assert Store().tier is None
     assert cache_folder() == tmp_path / "cache"
+
+
+def test_a_baseline_that_one_machine_trained_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", f"file://{tmp_path}/shared")
+    (file := tmp_path / "one.safetensors").write_bytes(b"weights")
+    offer_shared("baselines/key.safetensors", file)
+    assert fetch_shared("baselines/key.safetensors", tmp_path / "two" / "file.safetensors")
+    assert (tmp_path / "two" / "file.safetensors").read_bytes() == b"weights"
+    assert not fetch_shared("baselines/other.safetensors", tmp_path / "three")

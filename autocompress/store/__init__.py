@@ -6,6 +6,17 @@
 """
 
 from autocompress.store.store import RECORD, TENSORS, Store, pack, save_tensors, unpack
-from autocompress.store.tier import check_shared_cache, shared_tier
+from autocompress.store.tier import check_shared_cache, fetch_shared, offer_shared, shared_tier
 
-__all__ = ["RECORD", "TENSORS", "Store", "check_shared_cache", "pack", "save_tensors", "shared_tier", "unpack"]
+__all__ = [
+    "RECORD",
+    "TENSORS",
+    "Store",
+    "check_shared_cache",
+    "fetch_shared",
+    "offer_shared",
+    "pack",
+    "save_tensors",
+    "shared_tier",
+    "unpack",
+]

@@ -103,6 +103,18 @@ class Tier:
             return None
 
 
+def fetch_shared(name: str, file: Path) -> bool:
+    """Copies a file from the cache on a URL, where there is one; whether it did."""
+    found = shared_tier()
+    return found is not None and found.fetch(name, file)
+
+
+def offer_shared(name: str, file: Path) -> None:
+    """Stores a file in the cache on a URL, where there is one."""
+    if (found := shared_tier()) is not None:
+        found.offer(name, file)
+
+
 def read_object(file: Path, key: str) -> tuple[dict[str, torch.Tensor], Any]:
     """Tensors and record of a fetched entry.
 

@@ -24,7 +24,7 @@ from autocompress.data import Split, Splits
 from autocompress.errors import TooLittleMemory, TrialFailed, UserError
 from autocompress.files import atomic, cache_folder, digest, full_disk_told
 from autocompress.job import Job
-from autocompress.store import save_tensors, shared_tier
+from autocompress.store import fetch_shared, offer_shared, save_tensors
 from autocompress.training import handed
 from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.computing import computed_with
@@ -108,11 +108,7 @@ def train_baseline(
     usual = asdict(TrainSettings())
     asked = {name: value for name, value in asdict(settings).items() if name not in ADDED or value != usual[name]}
     key = digest(models.architecture(model), weights, splits.train.digest, asked, job.seed, made_with)
-    path = handed.given() or cache_folder("baselines") / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
-    handed.keep(path)
-    shared, name = shared_tier(), f"baselines/{key}.safetensors"
-    if shared is not None and not path.exists():
-        shared.fetch(name, path)
+    path = _place_of(job, key)
     if not _loaded(model, path):
         if only_kept:
             raise UserError(
@@ -151,10 +147,22 @@ def train_baseline(
             ) from None
         with full_disk_told(path.parent, "make room, or set AUTOCOMPRESS_CACHE"), atomic(path) as temporary:
             save_tensors(model.state_dict(), temporary)
-        if shared is not None:
-            shared.offer(name, path)
+        offer_shared(_shared_name(key), path)
         checkpoint.drop()
     return models.reparameterise(model.cpu()).eval()
+
+
+def _place_of(job: Job, key: str) -> Path:
+    """Where the trained baseline is, or will be; it may have come from the shared cache."""
+    path = handed.given() or cache_folder("baselines") / f"{job.model.replace('/', '-')}-{key[:16]}.safetensors"
+    handed.keep(path)
+    if not path.exists():
+        fetch_shared(_shared_name(key), path)
+    return path
+
+
+def _shared_name(key: str) -> str:
+    return f"baselines/{key}.safetensors"
 
 
 def _check_room(model: nn.Module, folder: Path) -> None:
