@@ -7,16 +7,17 @@ process would first import torch for seconds.
 from __future__ import annotations
 
 import ctypes
-import logging
 import multiprocessing
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 
@@ -25,8 +26,9 @@ from autocompress.processors import usable_processors
 SLEEPERS = ("tqdm_monitor", "signals")
 """Threads that only sleep and hold no lock: tqdm's, and the one that hears signals."""
 PR_SET_PDEATHSIG = 1
-Result = TypeVar("Result")
-log = logging.getLogger("autocompress")
+SIZE = 2
+"""Bytes of a number in a pipe."""
+Send = Callable[[Any], None]
 
 
 def may_fork() -> bool:
@@ -53,15 +55,19 @@ def settle() -> None:
 
 
 @dataclass
-class Forked(Generic[Result]):
-    """A forked process that makes one result."""
+class Forked:
+    """A forked process that sends messages to this one."""
 
     _process: BaseProcess
     _receiver: Connection
 
     @classmethod
-    def started(cls, work: Callable[[], Result]) -> Forked[Result]:
-        """Starts ``work`` in a forked process; see :func:`may_fork`. Its result is sent back."""
+    def started(cls, work: Callable[[Send], None]) -> Forked:
+        """Starts ``work`` in a forked process; see :func:`may_fork`.
+
+        Args:
+            work: gets a function that sends a message, which must be picklable.
+        """
         context = multiprocessing.get_context("fork")
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(work, sender), daemon=True)
@@ -69,25 +75,23 @@ class Forked(Generic[Result]):
         sender.close()
         return cls(process, receiver)
 
-    def result(self, most_seconds: float, meanwhile: Callable[[], None] | None = None) -> Result | None:
-        """The result; None where the process failed or takes longer. It has ended afterwards.
+    def messages(self, most_seconds: float, meanwhile: Callable[[], None] | None = None) -> Iterator[Any]:
+        """What it sends, until it ends.
 
         Args:
-            most_seconds: that are waited.
+            most_seconds: that are waited for each message.
             meanwhile: called every tenth of a second.
         """
-        found: Result | None = None
+        end = time.monotonic() + most_seconds
         try:
-            for _ in range(max(1, round(most_seconds / 0.1))):
+            while time.monotonic() < end:
                 if self._receiver.poll(0.1):
-                    found = self._receiver.recv()
-                    break
-                if meanwhile is not None:
+                    yield self._receiver.recv()
+                    end = time.monotonic() + most_seconds
+                elif meanwhile is not None:
                     meanwhile()
         except (EOFError, OSError):
-            log.debug("a forked process has failed")
-        self.end()
-        return found
+            return
 
     def end(self) -> None:
         """Ends the process, whatever it does."""
@@ -96,6 +100,31 @@ class Forked(Generic[Result]):
         self._receiver.close()
 
 
-def _work(work: Callable[[], Any], sender: Connection) -> None:
+class Claims:
+    """Numbers that processes share out among themselves: each goes to the one that asks first.
+
+    They lie in a pipe, so there is no lock that a process could hold when it dies. Make it before
+    forking.
+    """
+
+    def __init__(self) -> None:
+        self._waiting, self._filled = os.pipe()
+
+    def fill(self, count: int) -> None:
+        """Offers all numbers below ``count``, at most 32,000. It is called once, by one process."""
+        os.write(self._filled, b"".join(number.to_bytes(SIZE, "little") for number in range(count)))
+        os.close(self._filled)
+
+    def taken(self) -> Iterator[int]:
+        """Numbers for this process; waits while nothing was filled in."""
+        while data := os.read(self._waiting, SIZE):
+            yield int.from_bytes(data, "little")
+
+    def only_take(self) -> None:
+        """Must be called in a process that does not fill, else nobody sees the end."""
+        os.close(self._filled)
+
+
+def _work(work: Callable[[Send], None], sender: Connection) -> None:
     settle()
-    sender.send(work())
+    work(sender.send)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,9 +194,9 @@ def test_proposals_for_other_objectives(opened: OpenedJob, objectives: tuple[str
 
 @pytest.mark.slow
 def test_probes_that_fail_leave_multiply_adds(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autocompress.proposals import jobtables
+    from autocompress.proposals import tablemaker
 
-    monkeypatch.setattr(jobtables, "PROBES_VERSION", "a test's own, so that no probe is kept")
+    monkeypatch.setattr(tablemaker, "PROBES_VERSION", "a test's own, so that no probe is kept")
 
     def fails(*_: Any, **__: Any) -> None:
         raise TrialFailed("no such operator")
@@ -208,15 +209,23 @@ def test_probes_that_fail_leave_multiply_adds(opened: OpenedJob, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_a_forked_process_builds_the_probes(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autocompress.proposals import jobtables, probes
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_table_by_two_processes_is_that_of_one(
+    opened: OpenedJob, dies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autocompress.proposals import helping, tablemaker
 
-    monkeypatch.setattr(jobtables, "PROBES_VERSION", "another version of a test's own")
-    monkeypatch.setattr(jobtables, "may_fork", lambda: True)
+    monkeypatch.setattr(tablemaker, "PROBES_VERSION", f"a third version of a test's own, {dies}")
+    monkeypatch.setattr(tablemaker, "VERSION", f"a version of a test's own, {dies}")
+    monkeypatch.setattr(tablemaker, "may_fork", lambda: True)
     job = replace(opened)
+    if dies:
+        monkeypatch.setattr(helping, "MachineLock", lambda: os._exit(1))  # only the forked process calls it
     job.begin_proposals()
-    monkeypatch.setattr(probes.ProbeBuilder, "build", lambda *_: pytest.fail("this process builds a probe"))
     made = job.proposals()
+    monkeypatch.setattr(tablemaker, "VERSION", f"another version, {dies}")
+    alone = opened.proposals()
     assert made is not None
-    assert not made.notes
-    assert len(made.recipes) > 8
+    assert alone is not None
+    measured = {(row["name"], row["choice"]): row["divergence"] for row in made.rows}
+    assert measured == {(row["name"], row["choice"]): row["divergence"] for row in alone.rows}

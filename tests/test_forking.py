@@ -1,4 +1,4 @@
-"""Work in a forked process: its result comes back, and it ends with its parent."""
+"""Work in a forked process: its messages come back, and it ends with its parent."""
 
 import os
 import signal
@@ -11,37 +11,58 @@ import psutil
 import pytest
 
 from autocompress import forking
-from autocompress.forking import Forked
+from autocompress.forking import Claims, Forked, Send
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
 
 
-def test_a_result_comes_back_from_another_process() -> None:
-    number, value = Forked.started(lambda: (os.getpid(), "built")).result(30) or (0, "")
-    assert value == "built"
-    assert number != os.getpid()
+def test_messages_come_from_another_process_until_it_ends() -> None:
+    def work(send: Send) -> None:
+        send(os.getpid())
+        send("built")
+
+    forked = Forked.started(work)
+    number, text = forked.messages(30)
+    assert (text, number != os.getpid()) == ("built", True)
+    forked.end()
     assert not psutil.pid_exists(number)
 
 
-def test_a_process_that_fails_or_hangs_gives_none() -> None:
-    assert Forked.started(lambda: os._exit(1)).result(30) is None
+def test_a_process_that_fails_or_hangs_sends_nothing() -> None:
+    assert not list(Forked.started(lambda _: os._exit(1)).messages(30))
     calls: list[int] = []
-    assert Forked.started(lambda: time.sleep(60)).result(0.3, lambda: calls.append(1)) is None
-    assert len(calls) == 3
+    forked = Forked.started(lambda _: time.sleep(60))
+    assert not list(forked.messages(0.35, lambda: calls.append(1)))
+    forked.end()
+    assert len(calls) >= 2
 
 
 def test_ctrl_c_is_the_parents_business() -> None:
-    def interrupted() -> str:
+    def interrupted(send: Send) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        return "still here"
+        send("still here")
 
-    assert Forked.started(interrupted).result(30) == "still here"
+    assert list(Forked.started(interrupted).messages(30)) == ["still here"]
+
+
+def test_each_number_goes_to_one_process() -> None:
+    claims = Claims()
+
+    def work(send: Send) -> None:
+        claims.only_take()
+        for number in claims.taken():
+            send(number)
+
+    forked = Forked.started(work)
+    claims.fill(1000)
+    own = list(claims.taken())
+    assert sorted([*own, *forked.messages(30)]) == list(range(1000))
 
 
 def test_it_ends_when_its_parent_is_killed() -> None:
     script = (
         "import time\nfrom autocompress.forking import Forked\n"
-        "forked = Forked.started(lambda: time.sleep(60))\n"
+        "forked = Forked.started(lambda send: time.sleep(60))\n"
         "print(forked._process.pid, flush=True)\ntime.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:

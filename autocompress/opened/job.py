@@ -54,9 +54,9 @@ from autocompress.opened.outline import outline, space_of
 from autocompress.opened.placing import measured_costs, placement_rows
 from autocompress.opened.remarks import remarks
 from autocompress.opened.transfer import user_data
-from autocompress.proposals.jobtables import TableMaker
 from autocompress.proposals.proposer import Proposed, Proposer
 from autocompress.proposals.shares import ShareRecipes
+from autocompress.proposals.tablemaker import TableMaker
 from autocompress.recipes import ablation, rungs
 from autocompress.recipes.bits import GroupBits
 from autocompress.recipes.choosers import Policy, Replay

@@ -1,15 +1,13 @@
 """Builds the probes: networks of other widths, whose profiles tell what a width costs.
 
-Their weights mean nothing, so they need no table. A forked process can build them while moments and
-tables are made.
+Their weights mean nothing, so they need no table.
 """
 
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from autocompress.compression.candidate import Candidate
 from autocompress.compression.pipeline import Pipeline
 from autocompress.contract import Deployable
 from autocompress.devices.lock import MachineLock
-from autocompress.forking import Forked
 from autocompress.proposals.allocation import Problem
 from autocompress.proposals.budgets import probe_points
 from autocompress.proposals.choices import Part
@@ -28,8 +25,6 @@ from autocompress.proposals.shares import KEEP, ShareRecipes
 COUNT = 5
 MOST_DIVERGENCE = 4.0
 """Of a probe by :func:`prior`: a third of the channels of every coupling."""
-MOST_WAITED = 60.0
-"""Seconds to wait for the forked process; then this process builds the probes."""
 Point = Sequence[int]
 """The choice of each part, as its index."""
 Built = list[tuple[Point, Deployable]]
@@ -93,44 +88,3 @@ class ProbeBuilder:
                 except Exception as error:  # other probes may succeed
                     log.warning("a probe cannot be built: %s: %s", type(error).__name__, error)
         return found
-
-
-@dataclass
-class BegunProbes:
-    """Probes that a forked process builds.
-
-    Attributes:
-        asked: the shares of each probe by coupling.
-    """
-
-    asked: list[Mapping[str, float]]
-    _folder: tempfile.TemporaryDirectory[str]
-    _forked: Forked[Built]
-
-    @classmethod
-    def begun(cls, builder: ProbeBuilder, parts: Sequence[Part], points: Sequence[Point]) -> BegunProbes:
-        """Forks; see :func:`forking.may_fork`."""
-        folder = tempfile.TemporaryDirectory()
-
-        def work() -> Built:
-            made = builder.build(parts, points, Path(folder.name), MachineLock())
-            return [(point, replace(file, module=None)) for point, file in made]  # a module cannot be sent
-
-        return cls(asked_of(parts, points), folder, Forked.started(work))
-
-    def built(self, parts: Sequence[Part], points: Sequence[Point], breathe: Callable[[], None]) -> Built | None:
-        """The files of these probes; None if they are not those that were begun, or it failed."""
-        if asked_of(parts, points) != self.asked:
-            self._forked.end()
-            return None
-        return self._forked.result(MOST_WAITED, breathe)
-
-    def end(self) -> None:
-        """Removes the files."""
-        self._forked.end()
-        self._folder.cleanup()
-
-
-def asked_of(parts: Sequence[Part], points: Sequence[Point]) -> list[Mapping[str, float]]:
-    """The shares of each probe by coupling."""
-    return [{part.name: float(part.choices[at]) for part, at in zip(parts, point, strict=True)} for point in points]

@@ -10,7 +10,8 @@ import numpy as np
 
 from autocompress import proposals
 from autocompress.contract import Value
-from autocompress.proposals.jobtables import MOST_DIVERGENCE, TableMaker, Tables
+from autocompress.proposals.jobtables import MOST_DIVERGENCE, Tables
+from autocompress.proposals.tablemaker import TableMaker
 
 BETWEEN = 5
 """Additional budgets each time that proposals are made again, so that budgets differ."""

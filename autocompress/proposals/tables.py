@@ -201,6 +201,32 @@ def measure(
     return table()
 
 
+def planned(parts: Sequence[Part]) -> list[dict[str, int]]:
+    """The selections that :func:`measure` asks for while none fails, in its order."""
+    found: list[dict[str, int]] = []
+    singles: list[list[dict[str, int]]] = [
+        [
+            {part.key: at}
+            for place in places
+            for part in parts
+            for at in ([part.at(place)] if part.ordered else range(1, len(part.choices)))
+            if at
+        ]
+        for places in (FIRST, LATER)
+    ]
+    pairs = [{a.key: a.at(PAIR), b.key: b.at(PAIR)} for a, b in _neighbours(parts)]
+    for selection in [*singles[0], *pairs, *singles[1]]:
+        if selection not in found:
+            found.append(selection)
+    return found
+
+
+def _neighbours(parts: Sequence[Part]) -> Iterator[tuple[Part, Part]]:
+    """Each ordered part and the next one of its axis."""
+    for axis in dict.fromkeys(part.axis for part in parts):
+        yield from itertools.pairwise(part for part in parts if part.axis == axis and part.ordered)
+
+
 class _Work:
     def __init__(
         self, parts: Sequence[Part], divergence: Measure, deadline: float, clock: Callable[[], float], known: Table
@@ -236,22 +262,18 @@ class _Work:
 
     def couples(self) -> Iterator[None]:
         """Measures each part together with the next one of its axis, one pair per step."""
-        for axis in dict.fromkeys(part.axis for part in self.parts):
-            own = [part for part in self.parts if part.axis == axis and part.ordered]
-            for first, second in itertools.pairwise(own):
-                at, other = first.at(PAIR), second.at(PAIR)
-                alone = [
-                    self.cells.get((part.key, part.choices[place])) for part, place in ((first, at), (second, other))
-                ]
-                if None in alone or (first.name, second.name) in self.pairs:
-                    continue
-                added = sum(cell.divergence for cell in alone if cell is not None)
-                choices = (first.choices[at], second.choices[other])
-                value = self._timed({first.key: at, second.key: other}, first, choices[0])
-                if value is not None:
-                    names = (first.name, second.name)
-                    self.pairs[names] = Pair(axis, names, choices, value, added)
-                yield
+        for first, second in _neighbours(self.parts):
+            at, other = first.at(PAIR), second.at(PAIR)
+            alone = [self.cells.get((part.key, part.choices[place])) for part, place in ((first, at), (second, other))]
+            if None in alone or (first.name, second.name) in self.pairs:
+                continue
+            added = sum(cell.divergence for cell in alone if cell is not None)
+            choices = (first.choices[at], second.choices[other])
+            value = self._timed({first.key: at, second.key: other}, first, choices[0])
+            if value is not None:
+                names = (first.name, second.name)
+                self.pairs[names] = Pair(first.axis, names, choices, value, added)
+            yield
 
     def _failed(self, part: Part, choice: Choice) -> bool:
         return any((f.axis, f.name, f.choice) == (part.axis, part.name, choice) for f in self.failures)

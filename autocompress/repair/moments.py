@@ -51,6 +51,11 @@ class Moments:
     ridge: float = DEFAULT_RIDGE
     rescaled: bool = False
 
+    @property
+    def bytes(self) -> int:
+        """Memory of its matrices."""
+        return sum(own.nbytes for own in (self.covariance, self.samples) if own is not None)
+
     def in_float32(self) -> Moments:
         """The same with G in float32: refits with it take half the time and lose some digits."""
         return self if self.covariance is None else replace(self, covariance=self.covariance.float())

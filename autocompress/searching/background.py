@@ -69,6 +69,7 @@ class Background:
         tell: called with constraints that no recipe can meet, as soon as they are known.
         progress: called with the progress of long steps.
         out_of_reach: these constraints.
+        has_recipes: whether there are proposals.
     """
 
     opened: SearchableJob
@@ -78,6 +79,7 @@ class Background:
     tell: Callable[[str], None]
     progress: Callable[[float, str], None] | None = None
     out_of_reach: Sequence[OutOfReach] = ()
+    has_recipes: bool = False
     _prepared: Prepared | None = None
     _first: Callable[[], None] | None = None
     _threads: int | None = None
@@ -127,6 +129,7 @@ class Background:
                     self._first()
                 self._look_how_far(let_trace)
                 proposed = self.opened.proposals(self.progress, pause=let_trace)
+                self.has_recipes = proposed is not None and bool(proposed.recipes)
                 self._has_proposed.set()
                 needs_bits = proposed is None or self.wants_bits
                 sensitivity = self.opened.sensitivity(self.progress, pause=let_trace) if needs_bits else []

@@ -28,6 +28,7 @@ from autocompress.searching.gates import Lock
 
 NAME = "driver"
 """The name of this worker for the dispatcher."""
+MOST_ALONE = 20.0
 log = logging.getLogger("autocompress.search")
 
 
@@ -73,6 +74,7 @@ class DriverWorker:
     _rows: dict[int, Row] = field(default_factory=dict)
     _thread: threading.Thread | None = None
     _is_over: bool = False
+    _tried: int = 0
 
     def start(self, *, with_recipe: bool, threads: int | None = None) -> None:
         """Starts with the first recipe (``with_recipe``), then tables and proposals.
@@ -84,6 +86,13 @@ class DriverWorker:
             self._begin(asked)
         self.background.start(None if asked is None else partial(self._run, asked), threads)
 
+    def alone(self, count: int) -> None:
+        """Tries ``count`` recipes before workers start, for at most ``MOST_ALONE`` seconds."""
+        goal, end = self._tried + count, time.monotonic() + MOST_ALONE
+        while self._tried < goal and not self._is_over and time.monotonic() < end:
+            self.turn()
+            time.sleep(0.05)
+
     def turn(self) -> None:
         """Reports a finished row and begins the next trial, if there is one; call it often."""
         if self._asked is not None:
@@ -94,6 +103,7 @@ class DriverWorker:
     def _look(self, asked: Asked) -> None:
         if (row := self._rows.pop(asked.number, None)) is not None:
             self._asked = None
+            self._tried += 1
             self.dispatcher.finished(NAME, row)
             self.dispatcher.tell(row)
         elif time.monotonic() - self._since > self.most_seconds or self._has_died:

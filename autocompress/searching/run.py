@@ -22,7 +22,7 @@ from autocompress.objectives.fronts import front_hypervolume
 from autocompress.opened.feasibility import UNCOMPRESSED
 from autocompress.processors import usable_processors
 from autocompress.proposals import probes
-from autocompress.proposals.jobtables import table_seconds
+from autocompress.proposals.tablemaker import table_seconds
 from autocompress.recipes.choosers import Replay
 from autocompress.results import (
     BASELINE,
@@ -63,6 +63,9 @@ from autocompress.searching.study import Study, read_begun
 from autocompress.searching.trainable import Settings, open_job
 
 log = logging.getLogger("autocompress.search")
+FIRST_ALONE = 4
+"""Proposals that the driver tries before workers start, where these would take all processors: a
+starting worker makes a trial beside it twice as long."""
 OWN_VARIABLES = "AUTOCOMPRESS_"
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
@@ -376,6 +379,8 @@ class _Run:
         self._study.before_ask = self._take_proposals
         if is_crowded:
             self._background.wait_for_proposals(self._own_worker.turn)
+            if self._background.has_recipes:
+                self._own_worker.alone(FIRST_ALONE)
         placement.run(dispatcher, self._settings(allowance.deadline), self._own_worker.turn, self._cluster)
         return dispatcher.why_ended
 

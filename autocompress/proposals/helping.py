@@ -1,0 +1,129 @@
+"""A forked process that helps to make tables: it builds the probes, then measures cells.
+
+A search with a worker for each processor starts these after its first proposals, so until then a
+processor is free. The process sees the baseline as it was when it was forked, and takes orders and
+moments from the store.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from autocompress.devices.lock import MachineLock
+from autocompress.forking import Claims, Forked, Send
+from autocompress.proposals.choices import Part, Selection
+from autocompress.proposals.probes import Built, Point, ProbeBuilder
+
+MOST_WAITED = 60.0
+"""Seconds to wait for a message; then this process does the work itself."""
+Measure = Callable[[Selection], float]
+"""Divergence of a selection."""
+
+
+@dataclass
+class Helper:
+    """The forked process, as this process sees it.
+
+    Attributes:
+        asked: the shares of each probe by coupling.
+    """
+
+    asked: list[Mapping[str, float]]
+    _folder: tempfile.TemporaryDirectory[str]
+    _claims: Claims
+    _forked: Forked
+    _probes: Built | None = None
+    _cells: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def started(
+        cls,
+        builder: ProbeBuilder,
+        parts: Sequence[Part],
+        points: Sequence[Point],
+        measures: Callable[[Callable[[], None]], tuple[list[Selection], Measure]],
+    ) -> Helper:
+        """Forks; see :func:`forking.may_fork`.
+
+        Args:
+            builder, parts, points: of the probes.
+            measures: returns the cells in their order and what measures one. It is called in the
+                forked process once cells are offered, with what gives way to measurements.
+        """
+        folder, claims = tempfile.TemporaryDirectory(), Claims()
+
+        def work(send: Send) -> None:
+            claims.only_take()
+            made = builder.build(parts, points, Path(folder.name), MachineLock())
+            send([(point, replace(file, module=None)) for point, file in made])  # a module cannot be sent
+            lock, cells = MachineLock(), None
+            for number in claims.taken():
+                with lock.shared():
+                    cells = cells or measures(lock.breathe)
+                    send((number, cells[1](cells[0][number])))
+
+        return cls(asked_of(parts, points), folder, claims, Forked.started(work))
+
+    def offer(self, count: int) -> None:
+        """Lets the forked process begin with so many cells; with none, it ends."""
+        self._claims.fill(count)
+
+    def cells(self, selections: Sequence[Selection], measure: Measure, deadline: float) -> list[float | None]:
+        """Divergences of cells, measured by both processes.
+
+        Args:
+            selections: those of ``measures``, which were offered.
+            measure: of this process.
+            deadline: by ``time.monotonic``; this process begins no cell after it.
+
+        Returns:
+            A number for each cell; None for a cell that was not measured, or could not be.
+        """
+        found: list[float | None] = [None] * len(selections)
+        for number in self._claims.taken():
+            if time.monotonic() < deadline:
+                found[number] = _tried(measure, selections[number])
+        self._listen(until_probes=False)
+        for number, value in self._cells.items():
+            found[number] = value
+        return found
+
+    def probes(self, parts: Sequence[Part], points: Sequence[Point], meanwhile: Callable[[], None]) -> Built | None:
+        """The files of these probes; None if others were begun, or the process failed."""
+        if asked_of(parts, points) != self.asked:
+            return None
+        if self._probes is None:
+            self._listen(until_probes=True, meanwhile=meanwhile)
+        return self._probes
+
+    def _listen(self, *, until_probes: bool, meanwhile: Callable[[], None] | None = None) -> None:
+        """Takes messages, until the process ends or the probes are there."""
+        for message in self._forked.messages(MOST_WAITED, meanwhile):
+            if isinstance(message, list):
+                self._probes = message
+                if until_probes:
+                    return
+            else:
+                number, value = message
+                self._cells[number] = value
+
+    def end(self) -> None:
+        """Ends the process, and removes the files."""
+        self._forked.end()
+        self._folder.cleanup()
+
+
+def _tried(measure: Measure, selection: Selection) -> float | None:
+    try:
+        return measure(selection)
+    except Exception:  # whoever asks for this cell again sees the error
+        return None
+
+
+def asked_of(parts: Sequence[Part], points: Sequence[Point]) -> list[Mapping[str, float]]:
+    """The shares of each probe by coupling."""
+    return [{part.name: float(part.choices[at]) for part, at in zip(parts, point, strict=True)} for point in points]

@@ -1,0 +1,335 @@
+"""Measures the tables of a job: losses of couplings at each width, and costs of widths."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from autocompress import models, proposals
+from autocompress.compression.candidate import Candidate
+from autocompress.compression.pipeline import Pipeline
+from autocompress.compression.structural import OfBaseline
+from autocompress.contract import Coupling, Deployable, Device
+from autocompress.devices import layer_times
+from autocompress.devices.lock import MachineLock
+from autocompress.export import tap_crop
+from autocompress.files import digest
+from autocompress.forking import may_fork
+from autocompress.graph import NetworkFacts, facts
+from autocompress.job import Job
+from autocompress.proposals import (
+    LatencyModel,
+    Layer,
+    Part,
+    Problem,
+    Profile,
+    RemovedChannels,
+    Selection,
+    Table,
+    probes,
+)
+from autocompress.proposals.costed import CostedLayers, work
+from autocompress.proposals.helping import Helper
+from autocompress.proposals.jobtables import Tables
+from autocompress.proposals.probes import ProbeBuilder
+from autocompress.proposals.shares import ShareRecipes
+from autocompress.proposals.tables import planned
+from autocompress.recipes.pruning import Pruning, prunable
+from autocompress.recipes.recipe import Recipe
+
+VERSION = "1"
+"""Version of the tables, part of their key."""
+PROBES_VERSION = "2"
+SHARE = 0.2
+"""Largest share of the minutes of the search for tables."""
+MOST_SECONDS = 30.0
+"""Most seconds for tables where the search has no limit."""
+COPIES = 4
+"""Moments must fit so often into free memory for a helper, which holds a copy, to measure."""
+BATCH = 256
+"""Images per batch for tables."""
+Progress = Callable[[float, str], None]
+log = logging.getLogger("autocompress.proposals")
+
+
+def _nothing() -> None:
+    """The default of ``breathe``."""
+
+
+def _silent(done: float, text: str) -> None:
+    """The default of ``progress``."""
+
+
+@dataclass
+class TableMaker:
+    """Measures the tables of a job.
+
+    Attributes:
+        job: of the search.
+        recipes: makes recipes from shares of channels.
+        pipeline: makes a candidate from a recipe.
+        device: measures latency.
+        baseline: the file of the baseline.
+        export: writes the file of a candidate.
+        costs_key: everything that decides costs on this machine.
+        lock: the machine lock. Computing holds it shared and gives way to measurements.
+        progress: called with the progress of long steps.
+        breathe: called often, while the lock is held shared or not held.
+        notes: for the user, about the tables.
+        helper: a forked process that builds probes and measures cells; None where none helps.
+    """
+
+    job: Job
+    recipes: ShareRecipes
+    pipeline: Pipeline
+    device: Device
+    baseline: Deployable
+    export: Callable[[Candidate, Path], Deployable]
+    costs_key: Any
+    lock: MachineLock
+    progress: Progress = _silent
+    breathe: Callable[[], None] = _nothing
+    notes: list[str] = field(default_factory=list)
+    helper: Helper | None = None
+
+    def begin(self) -> None:
+        """Starts a helper where that is safe, and the probes are not profiled yet.
+
+        It must be called in the main thread, before other threads work.
+        """
+        default, neutral = self.recipes.default, self.recipes.neutral
+        is_able = self.device.formats == {"onnx"} and may_fork()
+        if not is_able or default is None or default.prune is None or neutral is None:
+            return
+        if self.pipeline.transfer_set(default) is None:
+            return
+        model, pruning = self.pipeline.baseline, default.prune
+        couplings = prunable(model, pruning.mode)
+        parts = self.recipes.parts(couplings, pruning.multiple)
+        if not parts:
+            return
+        network = facts(model, models.input_size(model))
+        widths = CostedLayers.of(self._layers_of_files(network, couplings), parts, couplings, pruning.multiple)
+        points = probes.points(parts, widths.factors(work))
+        if not self.pipeline.store.has(self._probes_key(neutral, parts, points)):
+
+            def measures(breathe: Callable[[], None]) -> tuple[list[Selection], Callable[[Selection], float]]:
+                known = self.pipeline.of_baseline(default, None, breathe)
+                couplings, parts = self._parts(known, pruning)
+                removed = self._removed(known, network, couplings, pruning)
+                return list(planned(parts)), lambda selection: removed.measure(removed.keep(parts, selection))
+
+            self.helper = Helper.started(self._builder, parts, points, measures)
+
+    def end(self) -> None:
+        """Ends the helper."""
+        if self.helper is not None:
+            self.helper.end()
+
+    @property
+    def _builder(self) -> ProbeBuilder:
+        return ProbeBuilder(self.recipes, self.pipeline, self.export)
+
+    def tables(self) -> Tables | None:
+        """Measures losses of couplings and costs of widths, once per baseline and machine.
+
+        None where no pruner acts, or there are no images.
+        """
+        default, neutral = self.recipes.default, self.recipes.neutral
+        if default is None or default.prune is None or neutral is None or self.pipeline.transfer_set(default) is None:
+            return None
+        self.progress(0.0, "collecting input statistics of the layers")
+        with self.lock.shared():
+            known = self.pipeline.of_baseline(default, self.progress, self.breathe)
+        if not known.images.enough or not len(known.images.held_out):
+            return None
+        model, pruning = self.pipeline.baseline, default.prune
+        couplings, parts = self._parts(known, pruning)
+        if not parts:
+            return None
+        network = facts(model, models.input_size(model))
+        own = [] if self.job.search.repair else ["unrepaired"]
+        key = digest("tables", VERSION, known.key, pruning.multiple, [list(part.choices) for part in parts], *own)
+
+        def make() -> Any:
+            return {"table": self._measured(known, network, couplings, parts, pruning).state()}
+
+        with self.lock.shared():
+            table = Table.from_state(self.pipeline.store.made(key, make, self.breathe)["table"])
+        divergences = {part.key: table.divergences(part) for part in parts}
+        costs, fixed, errors = self._costs(neutral, network, couplings, parts, pruning)
+        groups = models.groups(model, self.job.granularity)
+        return self._tables(
+            Problem(tuple(parts), divergences, costs, fixed),
+            table,
+            neutral,
+            {part.name: models.group_of(part.name, groups) for part in parts},
+            errors,
+        )
+
+    def _tables(
+        self,
+        problem: Problem,
+        table: Table,
+        neutral: Recipe,
+        groups: Mapping[str, str],
+        errors: Mapping[str, float],
+    ) -> Tables:
+        full = {name: problem.cost(name, problem.neutral()) for name in problem.costs}
+        # Latency is relative to the baseline already, and the file of the baseline exists.
+        amounts = {"macs": full["macs"], "params": full["params"], "size": float(self.baseline.file.stat().st_size)}
+        wanted = [name for name in self.job.objectives if name in problem.costs]
+        return Tables(
+            problem,
+            table,
+            neutral.values,
+            groups,
+            errors,
+            {**amounts, "latency": 1.0},
+            amounts,
+            first=wanted[0] if wanted else "latency",
+        )
+
+    def _parts(self, known: OfBaseline, pruning: Pruning) -> tuple[list[Coupling], list[Part]]:
+        """The couplings with an order, and a part for each that has a choice."""
+        couplings = [c for c in prunable(self.pipeline.baseline, pruning.mode) if c.name in known.orders]
+        return couplings, self.recipes.parts(couplings, pruning.multiple)
+
+    def _removed(
+        self, known: OfBaseline, network: NetworkFacts, couplings: Sequence[Coupling], pruning: Pruning
+    ) -> RemovedChannels:
+        return RemovedChannels(
+            self.pipeline.baseline,
+            network,
+            couplings,
+            known.orders,
+            known.moments,
+            [images for images, _ in known.images.held_out.loader(BATCH)],
+            multiple=pruning.multiple,
+            repaired=self.job.search.repair,
+        )
+
+    def _measured(
+        self,
+        known: OfBaseline,
+        network: NetworkFacts,
+        couplings: Sequence[Coupling],
+        parts: Sequence[Part],
+        pruning: Pruning,
+    ) -> Table:
+        selections, ahead = planned(parts), list[float | None]()
+        if self.helper is not None:
+            is_room = psutil.virtual_memory().available > COPIES * sum(own.bytes for own in known.moments.values())
+            self.helper.offer(len(selections) if is_room else 0)
+        removed = self._removed(known, network, couplings, pruning)
+
+        def measure(selection: Selection) -> float:
+            self.breathe()
+            self.progress(min(1.0, (time.monotonic() - began) / seconds), text)
+            return removed.measure(removed.keep(parts, selection))
+
+        def measured(selection: Selection) -> float:
+            known = ahead[selections.index(dict(selection))] if ahead and dict(selection) in selections else None
+            return measure(selection) if known is None else known
+
+        seconds, began = table_seconds(self.job), time.monotonic()
+        text = "measuring channel importance"
+        self.progress(0.0, text)
+        errors = {part.key: removed.errors(part).tolist() for part in parts}
+        if self.helper is not None:
+            ahead += self.helper.cells(selections, measure, began + seconds)
+        return proposals.measure(parts, measured, errors=errors, deadline=began + seconds)
+
+    # --- costs ------------------------------------------------------------------------------------
+
+    def _costs(
+        self,
+        neutral: Recipe,
+        network: NetworkFacts,
+        couplings: Sequence[Coupling],
+        parts: Sequence[Part],
+        pruning: Pruning,
+    ) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
+        """Factors, constants and errors of each cost; latency comes first."""
+        widths = CostedLayers.of(proposals.layers_of(network, couplings), parts, couplings, pruning.multiple)
+        of_files = replace(widths, layers=self._layers_of_files(network, couplings))
+        bits = 8.0 if neutral.bits else 32.0
+        formulas = {"macs": proposals.macs, "params": proposals.parameters, "energy": proposals.macs}
+        costs = {name: widths.factors(cost) for name, cost in formulas.items()}
+        costs["size"] = of_files.factors(proposals.size_bytes(bits))
+        fixed = dict.fromkeys(costs, 0.0)
+        profiles = self._profiles(neutral, network, of_files, probes.points(parts, of_files.factors(work)))
+        if len(profiles) < 2:
+            self.notes.append("latency could not be profiled, so predictions take it as proportional to multiply-adds")
+            whole = sum(float(factor.table[(0,) * factor.table.ndim]) for factor in costs["macs"])
+            shares = [replace(factor, table=factor.table / whole) for factor in costs["macs"]]
+            return {"latency": shares, **costs}, {"latency": 0.0, **fixed}, {}
+        fitted = LatencyModel.fit(of_files.layers, profiles)
+        factors, rest = fitted.factors(of_files.layers, parts, of_files.kept)
+        return {"latency": factors, **costs}, {"latency": rest, **fixed}, {"latency": fitted.error}
+
+    def _layers_of_files(self, network: NetworkFacts, couplings: Sequence[Coupling]) -> list[Layer]:
+        """The layers with the kernel taps that candidates' files have."""
+        layers = proposals.layers_of(network, couplings)
+        crop = tap_crop(network, self.pipeline.baseline).layers if self.job.search.crop else {}
+        return [replace(layer, taps=crop[layer.name].taps) if layer.name in crop else layer for layer in layers]
+
+    def _profiles(
+        self, neutral: Recipe, network: NetworkFacts, widths: CostedLayers, points: Sequence[Sequence[int]]
+    ) -> list[Profile]:
+        """Layer times of the probes.
+
+        Times are shares of the latency of the baseline, because they are measured together.
+        """
+        parts, kept = widths.parts, widths.kept
+
+        def make() -> Any:
+            with tempfile.TemporaryDirectory() as folder:
+                built = self._built(parts, points, Path(folder))
+                files = [self.baseline, *(file for _, file in built)]
+                times = layer_times(self.device, files, list(network.layers), self.job.device) or []
+            whole = times[0].total if times else 1.0
+            found = []
+            for (indices, _), own in zip(built, times[1:], strict=False):
+                shares = {part.name: kept[part.name][at] for part, at in zip(parts, indices, strict=True)}
+                seconds = {name: value / whole for name, value in own.layers.items()}
+                found.append([proposals.layer_widths(widths.layers, shares), seconds, own.total / whole])
+            return {"profiles": found}
+
+        return [
+            Profile({name: (pair[0], pair[1]) for name, pair in own.items()}, seconds, total)
+            for own, seconds, total in self.pipeline.store.made(
+                self._probes_key(neutral, parts, points), make, self.breathe
+            )["profiles"]
+        ]
+
+    def _built(self, parts: Sequence[Part], points: Sequence[Sequence[int]], folder: Path) -> probes.Built:
+        """The files of the probes, from the forked process if there is one."""
+        text = "profiling the latency of channel widths"
+        self.progress(0.0, text)
+        if self.helper is not None and (known := self.helper.probes(parts, points, self.breathe)):
+            return known
+
+        def tell(number: int) -> None:
+            self.breathe()
+            self.progress(number / len(points), text)
+
+        return self._builder.build(parts, points, folder, self.lock, tell)
+
+    def _probes_key(self, neutral: Recipe, parts: Sequence[Part], points: Sequence[Sequence[int]]) -> str:
+        own = [list(part.choices) for part in parts]
+        asked = [dict(neutral.values), own, [list(point) for point in points], self.job.search.crop]
+        return digest("probes", PROBES_VERSION, self.pipeline.baseline_key, asked, self.costs_key)
+
+
+def table_seconds(job: Job) -> float:
+    """The time limit for tables in seconds."""
+    minutes = job.budget.minutes
+    return MOST_SECONDS if minutes is None else min(MOST_SECONDS, SHARE * 60 * minutes)
