@@ -72,11 +72,13 @@ def test_it_ends_when_its_parent_is_killed() -> None:
         child.wait(10)  # raises TimeoutExpired while it lives
 
 
-def test_no_fork_beside_a_thread_that_works() -> None:
-    assert forking.may_fork() == (len(os.sched_getaffinity(0)) > 1)
-    is_over = threading.Event()
-    for name, expected in (("signals", forking.may_fork()), ("worker", False)):
-        thread = threading.Thread(target=is_over.wait, name=name)
-        thread.start()
+def test_no_fork_beside_a_thread_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forking, "usable_processors", lambda: 2)
+    for name, expected in (("signals", True), ("tqdm_monitor", True), ("worker", False)):
+        there = [threading.main_thread(), threading.Thread(name=name)]
+        monkeypatch.setattr(threading, "enumerate", lambda own=there: own)
         assert forking.may_fork() == expected
-    is_over.set()
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
+    assert forking.may_fork()
+    monkeypatch.setattr(forking, "usable_processors", lambda: 1)
+    assert not forking.may_fork()
