@@ -6,9 +6,7 @@ nor what is kept changes a batch.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -20,6 +18,7 @@ from torch.utils.data import Dataset
 
 from autocompress.data.keeping import Kept
 from autocompress.data.preprocessing import augmented_pixels, evaluated_pixels
+from autocompress.data.randomness import seeded
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
 from autocompress.files import digest
@@ -192,22 +191,3 @@ def pixels(image: Image.Image, channels: int) -> np.ndarray:
 
 def _flat(array: np.ndarray) -> np.ndarray:
     return array[:, :, 0] if array.shape[2] == 1 else array
-
-
-def seeded(seed: int) -> None:
-    """Seeds the random generators that timm's transforms use."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA's generators too
-
-
-@contextmanager
-def random_kept() -> Iterator[None]:
-    """Context after which the random generators of this process are as they were before."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])

@@ -12,6 +12,7 @@ from autocompress.data.folder import Folder
 from autocompress.data.glyphs import Glyphs
 from autocompress.data.overlap import copies_note
 from autocompress.data.pictures import DatasetSplit
+from autocompress.data.preprocessing import augmented_pixels
 from autocompress.data.processes import Readers
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.roles import WORDS, Roles
@@ -21,7 +22,7 @@ from autocompress.data.unlabelled import Unlabelled
 from autocompress.data.unreadable import without_unreadable
 from autocompress.data.wanted import Wanted
 from autocompress.errors import UserError, did_you_mean
-from autocompress.job import DataConfig
+from autocompress.job import AugmentConfig, DataConfig
 
 
 def builtin_providers() -> list[DatasetProvider]:
@@ -37,6 +38,7 @@ def load(
     has_weights: bool = False,
     preview: bool = False,
     trials: int = 1,
+    augment: AugmentConfig | None = None,
     **wanted: Any,
 ) -> Splits:
     """Loads the three splits of a job; :class:`Roles` says which images each role gets.
@@ -51,6 +53,7 @@ def load(
         has_weights: the weights were trained elsewhere, maybe on these training images.
         preview: few images are read; see :class:`LoadOptions`.
         trials: of the job at the same time, which share the processors.
+        augment: how training images are augmented; None for the way of the data set.
         **wanted: requirements of the model on its images, the fields of :class:`Wanted`; by default
             the data decide.
 
@@ -84,6 +87,9 @@ def load(
         train, val, test = (
             split.read_by(readers) if isinstance(split, DatasetSplit) else split for split in (train, val, test)
         )
+    if augment is not None:
+        train = train.prepared(replace(info, augment=augment))
+        augmented_pixels(train.info)  # an unknown policy is an error now
     judging = val if config.val_images is None else val.subset(config.val_images, seed)
     whole, notes = None if judging is val else val, (*roles.notes, *faults, *((copies,) if copies else ()))
     unlabelled = len(labelled) < len(sources)

@@ -60,7 +60,7 @@ class DatasetSplit(Split):
     @cached_property
     def digest(self) -> str:
         indices, labels = self.indices.contiguous().numpy().tobytes(), self._labels.contiguous().numpy().tobytes()
-        return digest(self.pictures.key, indices, labels, self.info.preprocessing)
+        return digest(self.pictures.key, indices, labels, self.info.in_keys)
 
     def take(self, indices: torch.Tensor) -> Self:
         slots = None if self.slots is None else self.slots[indices]

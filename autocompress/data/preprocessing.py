@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from autocompress.data.split import DataInfo
+from autocompress.errors import UserError
+from autocompress.job import AugmentConfig
 
 CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -30,22 +31,34 @@ def evaluated_pixels(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
 
 
 def augmented_pixels(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
-    """timm's training transform for ``info``: random resized crop, flip and colour jitter.
+    """timm's training transform for ``info``: random resized crop, flip, and what the job asks.
 
-    Gives uint8 ``(C, H, W)``.
+    Gives uint8 ``(C, H, W)``; with random erasing, float32 that is normalised.
+
+    Raises:
+        UserError: if timm does not know the policy of the job.
     """
     from timm.data import create_transform
 
-    return create_transform(
-        info.input_size,
-        is_training=True,
-        mean=info.mean,
-        std=info.std,
-        scale=(0.5, 1.0),
-        color_jitter=0.2 if info.channels == 3 else 0.0,
-        interpolation=info.interpolation,
-        normalize=False,
-    )
+    own = info.augment or AugmentConfig()
+    try:
+        return create_transform(
+            info.input_size,
+            is_training=True,
+            mean=info.mean,
+            std=info.std,
+            scale=(own.scale, 1.0),
+            hflip=own.hflip,
+            vflip=own.vflip,
+            color_jitter=own.color_jitter if info.channels == 3 else 0.0,
+            auto_augment=own.auto,
+            re_prob=own.re_prob,
+            re_mode="pixel",
+            interpolation=info.interpolation,
+            normalize=own.re_prob > 0,
+        )
+    except (AssertionError, KeyError, ValueError, IndexError) as error:
+        raise UserError(f"timm knows no augmentation '{own.auto}'", "see 'augment' in docs/data.md") from error
 
 
 def normalised(pixels: torch.Tensor, info: DataInfo) -> torch.Tensor:
@@ -72,7 +85,7 @@ def resized(images: torch.Tensor, info: DataInfo) -> torch.Tensor:
     if images.shape[1] not in (1, 3):
         raise ValueError(f"images of {images.shape[1]} channels cannot be resized as pictures")
     change = _timm(info, normalize=False)
-    pictures = (Image.fromarray(_pixels(image)) for image in images)
+    pictures = (as_picture(image) for image in images)
     made = [change(picture) for picture in pictures]
     return torch.stack(made) if made else images.new_zeros((0, *info.input_size))
 
@@ -136,10 +149,10 @@ def _timm(info: DataInfo, *, normalize: bool) -> Any:
     )
 
 
-def _pixels(image: torch.Tensor) -> np.ndarray:
-    """A uint8 image ``(C, H, W)`` of 1 or 3 channels as Pillow takes it."""
+def as_picture(image: torch.Tensor) -> Image.Image:
+    """A uint8 image ``(C, H, W)`` of 1 or 3 channels as a picture."""
     array = image.permute(1, 2, 0).contiguous().numpy()
-    return array[:, :, 0] if array.shape[2] == 1 else array
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def _list(values: Sequence[float]) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from autocompress.data.batches import Reading, Request, random_kept
+from autocompress.data.batches import Reading, Request
+from autocompress.data.randomness import random_kept
 from autocompress.errors import UserError
 from autocompress.processors import usable_processors
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 import torch
 
 from autocompress.files import digest
+from autocompress.job import AugmentConfig
 
 AnySplit = TypeVar("AnySplit", bound="Split", covariant=True)
 
@@ -33,6 +34,7 @@ class DataInfo:
         crop_mode: "center", "squash" or "border", as in timm's evaluation transform.
         interpolation: for resizing: "bilinear", "bicubic" and so on.
         exif: pictures are turned upright by their EXIF orientation when they are read.
+        augment: how training images are augmented; None for the way of the data set.
     """
 
     num_classes: int
@@ -46,6 +48,7 @@ class DataInfo:
     crop_mode: str = "center"
     interpolation: str = "bilinear"
     exif: bool = False
+    augment: AugmentConfig | None = None
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -54,8 +57,13 @@ class DataInfo:
 
     @property
     def preprocessing(self) -> tuple[Any, ...]:
-        """How an image is prepared, as JSON; part of the content key of every split."""
+        """How an image is prepared, as JSON."""
         return self.input_size, self.mean, self.std, self.crop_pct, self.crop_mode, self.interpolation
+
+    @property
+    def in_keys(self) -> tuple[Any, ...]:
+        """What content keys of splits have of this."""
+        return self.preprocessing if self.augment is None else (*self.preprocessing, self.augment.model_dump())
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,8 @@ class Splits:
 
     def prepared(self, info: DataInfo) -> Splits:
         """The same images, resized and normalised as ``info`` says."""
-        train, val, test = (split.prepared(info) for split in (self.train, self.val, self.test))
+        train = self.train.prepared(replace(info, augment=self.train.info.augment))
+        val, test = (split.prepared(info) for split in (self.val, self.test))
         whole = None if self.whole_val is None else self.whole_val.prepared(info)
         return replace(self, train=train, val=val, test=test, whole_val=whole, info=info)
 

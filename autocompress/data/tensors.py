@@ -10,7 +10,8 @@ from typing import Self
 import torch
 
 from autocompress.data.augment import jitter
-from autocompress.data.preprocessing import recoloured, resized
+from autocompress.data.preprocessing import as_picture, augmented_pixels, normalised, recoloured, resized
+from autocompress.data.randomness import random_kept, seeded
 from autocompress.data.split import Batch, DataInfo, Loader, Split
 from autocompress.files import digest
 
@@ -43,7 +44,7 @@ class TensorSplit(Split):
     @cached_property
     def digest(self) -> str:
         images = self.images.contiguous()
-        about = [str(images.dtype), list(images.shape), self.info.preprocessing]
+        about = [str(images.dtype), list(images.shape), self.info.in_keys]
         return digest(images.numpy().tobytes(), self._labels.tolist(), *about)
 
     def take(self, indices: torch.Tensor) -> Self:
@@ -71,6 +72,18 @@ class TensorSplit(Split):
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.info.mean, self.info.std))
         return (images - mean) / std
 
+    def augmented(self, indices: torch.Tensor, seed: int) -> torch.Tensor:
+        """The images at ``indices``, augmented as the job asks, normalised."""
+        change = augmented_pixels(self.info)
+        found = []
+        with random_kept():
+            for index, image in zip(
+                indices.tolist(), recoloured(self.images[indices], self.info.channels), strict=True
+            ):
+                seeded((seed * 1_000_003 + index) % 2**32)
+                found.append(change(as_picture(image)))
+        return normalised(torch.stack(found), self.info)
+
     @classmethod
     def empty(cls, info: DataInfo) -> TensorSplit:
         """A split without images."""
@@ -84,9 +97,13 @@ class _TensorLoader(Loader[TensorSplit]):
         n = len(self.split)
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
         labels = self.split.labels()
+        asked = self.split.info.augment if self.split.images.dtype == torch.uint8 else None
         for number in range(len(self)):
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield self.split.batch(indices, generator if self.augment else None), labels[indices]
+            if self.augment and asked is not None:
+                yield self.split.augmented(indices, self.seed), labels[indices]
+            else:
+                yield self.split.batch(indices, generator if self.augment else None), labels[indices]
 
 
 def measured(images: torch.Tensor, info: DataInfo) -> DataInfo:

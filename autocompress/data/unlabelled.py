@@ -15,7 +15,7 @@ from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
 from autocompress.files import digest
 from autocompress.job import absolute, below
-from autocompress.job.schema import UNLABELLED
+from autocompress.job.images import UNLABELLED
 
 HELD_OUT = 0.2
 """Share of the pictures that is held out: candidates are compared with the baseline there."""

@@ -5,6 +5,7 @@ Imports neither torch nor timm.
 
 from autocompress.job.cluster import AUTO, LOCAL, ClusterConfig
 from autocompress.job.early import check_names
+from autocompress.job.images import AugmentConfig, DataConfig
 from autocompress.job.load import SHORTCUTS, load_job
 from autocompress.job.modelnames import check_model_name
 from autocompress.job.paths import absolute, anchored, below
@@ -13,7 +14,6 @@ from autocompress.job.schema import (
     Budget,
     ComputeConfig,
     Constraints,
-    DataConfig,
     DeviceConfig,
     Granularity,
     Job,
@@ -29,6 +29,7 @@ __all__ = [
     "AUTO",
     "LOCAL",
     "SHORTCUTS",
+    "AugmentConfig",
     "BaselineConfig",
     "Bound",
     "Budget",

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from autocompress.errors import UserError, did_you_mean
-from autocompress.job.schema import SPLITS, Job
+from autocompress.job.images import SPLITS
+from autocompress.job.schema import Job
 from autocompress.job.source import Source
 from autocompress.job.unknownkeys import SECTIONS, where_it_belongs
 from autocompress.job.yamlfile import read_yaml
@@ -25,7 +26,7 @@ SHORTCUTS |= {key: f"data.{key}" for key in ("train_images", "val_images")} | {"
 UnknownKeyHint = Callable[..., str]
 """Makes a hint for an unknown key from its path, its value and whether it is in a file."""
 
-_WITHOUT_FLAG = frozenset({"also", "model_args", "constraints", "budget", "baseline", "search", "cluster"})
+_WITHOUT_FLAG = frozenset({"also", "model_args", "constraints", "budget", "baseline", "search", "augment", "cluster"})
 """Keys of a job without a flag of their own: only a job file and ``--set`` can give them."""
 
 

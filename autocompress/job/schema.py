@@ -24,6 +24,7 @@ from pydantic import (
 
 from autocompress.errors import HintedError
 from autocompress.job.cluster import ClusterConfig, workers_moved
+from autocompress.job.images import AugmentConfig, DataConfig
 from autocompress.job.section import Section as _Section
 from autocompress.job.source import Source
 from autocompress.objectives.quantities import BOUNDED, BY_NAME, OBJECTIVES
@@ -67,98 +68,6 @@ def _bound(quantity: str) -> Any:
         PlainSerializer(partial(spell_bound, quantity), when_used="json"),
     ]
     return (kind, None)
-
-
-SPLITS = ("train", "val", "test")
-"""The keys of ``data`` that name images."""
-UNLABELLED = "unlabelled:"
-"""Prefix of a data set of pictures without labels."""
-
-
-class DataConfig(_Section):
-    """Where images come from: a name for each split.
-
-    One name in a job stands for all three; all None is no data.
-
-    Without ``train`` a job compresses without training data: data sources make images from the
-    baseline. Candidates are then judged on the labelled images of ``val``; half of these are the
-    test images where ``test`` is not named. Without ``val`` too, candidates are judged by agreement
-    with the baseline on synthetic images, and ``test`` is read at the end only.
-
-    ``val_images`` is the number of validation images that judge trials, drawn evenly from the
-    classes. At the end, the models of the front are scored on all validation images.
-    ``train_images`` is the number of training images that are used, drawn in the same way.
-
-    ``workers`` is the number of processes that read pictures; with "auto", the machine decides.
-
-    ``skip_unreadable`` is the share of pictures that may be left out because they cannot be read.
-
-    ``root`` is a folder: relative paths of data sets begin there, and so do timm's data sets
-    without a folder of their own.
-
-    Pictures without labels (``unlabelled:PATH``) can be named for ``train`` only. Without ``val``,
-    candidates are judged by agreement with the baseline on a held-out part of these pictures.
-
-    ``exif`` turns pictures upright by their EXIF orientation, which timm and torchvision ignore.
-    """
-
-    train: str | None = None
-    val: str | None = None
-    test: str | None = None
-    exif: bool = False
-    val_images: int | None = Field(default=None, ge=1)
-    train_images: int | None = Field(default=None, ge=2)
-    workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
-    skip_unreadable: float = Field(default=0.0, ge=0, le=0.5)
-    root: _Path | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, given: Any) -> Any:
-        if given is None or given == "none":
-            return {}
-        if isinstance(given, Mapping):
-            return {split: None if word == "none" else word for split, word in given.items()}
-        if isinstance(given, str) and given.startswith(UNLABELLED):
-            return {"train": given}
-        return {"train": given, "val": given, "test": given} if isinstance(given, str) else given
-
-    @field_validator("val", "test")
-    @classmethod
-    def _check_labels(cls, given: str | None) -> str | None:
-        if given is not None and given.startswith(UNLABELLED):
-            raise HintedError(
-                f"cannot be '{given}'", "pictures without labels train and calibrate: name them for 'train'"
-            )
-        return given
-
-    @property
-    def words(self) -> dict[str, str]:
-        """The word of the job for each split that it names."""
-        return {role: word for role in SPLITS if (word := getattr(self, role)) is not None}
-
-    def spelled(self) -> str | dict[str, Any] | None:
-        """The section as a job file writes it: one word where it stands for all splits."""
-        names: dict[str, Any] = {role: self.words.get(role) for role in SPLITS}
-        options = self.model_dump(mode="json", exclude=set(SPLITS), exclude_defaults=True)
-        if options:
-            return names | options
-        return self.train if self.train == self.val == self.test else names
-
-    @property
-    def is_free(self) -> bool:
-        """There are no images to train on: the job is data-free."""
-        return self.train is None
-
-    @property
-    def is_unlabelled(self) -> bool:
-        """The images to train on have no labels."""
-        return self.train is not None and self.train.startswith(UNLABELLED)
-
-    @property
-    def name(self) -> str:
-        """One word for all splits, for titles: ``glyphs``, or ``no-data``."""
-        return self.train or self.val or self.test or "no-data"
 
 
 class DeviceConfig(_Section):
@@ -343,6 +252,7 @@ class Job(_Section):
     budget: Budget = Budget()
     baseline: BaselineConfig = BaselineConfig()
     compute: ComputeConfig = ComputeConfig()
+    augment: AugmentConfig | None = None
     sampler: Sampler = "tpe"
     search: SearchConfig = SearchConfig()
     recipes_from: _Path | None = None

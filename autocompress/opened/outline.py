@@ -130,7 +130,13 @@ def _load(job: Job, plugins: Manager, preview: bool) -> Splits | None:
     has_weights = job.pretrained or job.checkpoint is not None
     asked = models.preprocessing(job)
     splits = data.load(
-        job.data, plugins.datasets(), **asked, has_weights=has_weights, preview=preview, trials=job.workers
+        job.data,
+        plugins.datasets(),
+        **asked,
+        has_weights=has_weights,
+        preview=preview,
+        trials=job.workers,
+        augment=job.augment,
     )
     is_sealed = job.data.is_free or (splits.by_agreement and len(splits.test))
     return replace(splits, test=Sealed(splits.test)) if is_sealed else splits

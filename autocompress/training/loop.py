@@ -23,6 +23,7 @@ from autocompress.models import device_of
 from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.layout import laid_out_as_parameters, to_memory_format
 from autocompress.training.losses import Answers, SoftTargets, answers_of, distillation
+from autocompress.training.mixing import Mixing
 from autocompress.training.optimizing import (
     clipped_parameters,
     make_optimizer,
@@ -235,6 +236,8 @@ class Training:
                 if isinstance(module, BatchNormBase):
                     module.eval()
         labels, done = self.split.labels(), self.step % self.steps_per_epoch  # more than 0 after a checkpoint
+        mixes = self.labelled and self.soft_targets is None and self.settings.augment
+        mixing = Mixing.of(self.split, self.seed) if mixes else None
         random = torch.random.fork_rng(devices=self.compute.random_devices)
         with random, tapped(self.model, self.teacher, self._taps) as features:
             torch.manual_seed((self.seed * 7_919 + epoch) % 2**63)
@@ -242,7 +245,10 @@ class Training:
                 if self.finished:
                     break
                 self._take_up_random()
-                self._losses.append(self._run_step(images, positions, labels[positions], features))
+                wanted = labels[positions]
+                if mixing is not None:
+                    images, wanted = mixing(images, wanted, self.step)
+                self._losses.append(self._run_step(images, positions, wanted, features))
                 if self.progress is not None:
                     self.progress(self.step / self.total_steps, f"epoch {epoch + 1}")
                 if self._checkpoint is not None and self.step % self.steps_per_epoch:

@@ -54,7 +54,8 @@ def distillation(
 
     Args:
         outputs: logits of the student, float32 ``(N, classes)``.
-        labels: int64 ``(N,)``; None uses only the teacher.
+        labels: int64 ``(N,)``, or shares of the classes, float32 ``(N, classes)``; None uses only
+            the teacher.
         answers: of the teacher; None uses only the labels.
         weight: of the teacher, 0 to 1.
         label_smoothing: of the cross-entropy.

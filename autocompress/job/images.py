@@ -1,0 +1,124 @@
+"""Sections of a job about images: where they come from, and how training images are augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from autocompress.errors import HintedError
+from autocompress.job.section import Section
+
+SPLITS = ("train", "val", "test")
+"""The keys of ``data`` that name images."""
+UNLABELLED = "unlabelled:"
+"""Prefix of a data set of pictures without labels."""
+
+
+class DataConfig(Section):
+    """Where images come from: a name for each split.
+
+    One name in a job stands for all three; all None is no data.
+
+    Without ``train`` a job compresses without training data: data sources make images from the
+    baseline. Candidates are then judged on the labelled images of ``val``; half of these are the
+    test images where ``test`` is not named. Without ``val`` too, candidates are judged by agreement
+    with the baseline on synthetic images, and ``test`` is read at the end only.
+
+    ``val_images`` is the number of validation images that judge trials, drawn evenly from the
+    classes. At the end, the models of the front are scored on all validation images.
+    ``train_images`` is the number of training images that are used, drawn in the same way.
+
+    ``workers`` is the number of processes that read pictures; with "auto", the machine decides.
+
+    ``skip_unreadable`` is the share of pictures that may be left out because they cannot be read.
+
+    ``root`` is a folder: relative paths of data sets begin there, and so do timm's data sets
+    without a folder of their own.
+
+    Pictures without labels (``unlabelled:PATH``) can be named for ``train`` only. Without ``val``,
+    candidates are judged by agreement with the baseline on a held-out part of these pictures.
+
+    ``exif`` turns pictures upright by their EXIF orientation, which timm and torchvision ignore.
+    """
+
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    exif: bool = False
+    val_images: int | None = Field(default=None, ge=1)
+    train_images: int | None = Field(default=None, ge=2)
+    workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
+    skip_unreadable: float = Field(default=0.0, ge=0, le=0.5)
+    root: Annotated[Path, Field(strict=False)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        if given is None or given == "none":
+            return {}
+        if isinstance(given, Mapping):
+            return {split: None if word == "none" else word for split, word in given.items()}
+        if isinstance(given, str) and given.startswith(UNLABELLED):
+            return {"train": given}
+        return {"train": given, "val": given, "test": given} if isinstance(given, str) else given
+
+    @field_validator("val", "test")
+    @classmethod
+    def _check_labels(cls, given: str | None) -> str | None:
+        if given is not None and given.startswith(UNLABELLED):
+            raise HintedError(
+                f"cannot be '{given}'", "pictures without labels train and calibrate: name them for 'train'"
+            )
+        return given
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The word of the job for each split that it names."""
+        return {role: word for role in SPLITS if (word := getattr(self, role)) is not None}
+
+    def spelled(self) -> str | dict[str, Any] | None:
+        """The section as a job file writes it: one word where it stands for all splits."""
+        names: dict[str, Any] = {role: self.words.get(role) for role in SPLITS}
+        options = self.model_dump(mode="json", exclude=set(SPLITS), exclude_defaults=True)
+        if options:
+            return names | options
+        return self.train if self.train == self.val == self.test else names
+
+    @property
+    def is_free(self) -> bool:
+        """There are no images to train on: the job is data-free."""
+        return self.train is None
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """The images to train on have no labels."""
+        return self.train is not None and self.train.startswith(UNLABELLED)
+
+    @property
+    def name(self) -> str:
+        """One word for all splits, for titles: ``glyphs``, or ``no-data``."""
+        return self.train or self.val or self.test or "no-data"
+
+
+class AugmentConfig(Section):
+    """How training images are augmented, by timm's names.
+
+    ``auto`` is a policy, such as ``rand-m9-mstd0.5``, ``augmix-m3-w3`` or ``original``. ``mixup``
+    and ``cutmix`` are alpha of the beta distribution by which images of a batch are mixed; 0 for
+    none. ``re_prob`` is the probability of erasing a rectangle. ``hflip`` and ``vflip`` are
+    probabilities of flips. ``color_jitter`` is the largest relative change of brightness, contrast
+    and saturation; timm leaves it out beside most policies. ``scale`` is the smallest share of a
+    picture's area that a crop has.
+    """
+
+    auto: str | None = None
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+    re_prob: float = Field(default=0.0, ge=0, le=1)
+    hflip: float = Field(default=0.5, ge=0, le=1)
+    vflip: float = Field(default=0.0, ge=0, le=1)
+    color_jitter: float = Field(default=0.2, ge=0, le=1)
+    scale: float = Field(default=0.5, gt=0, le=1)
