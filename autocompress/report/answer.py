@@ -13,6 +13,7 @@ import pandas as pd
 from autocompress.objectives.choosing import ACCURATE, CHEAPEST, TRADE
 from autocompress.objectives.quantities import BY_NAME
 from autocompress.report import datafree, view, words
+from autocompress.report.story import story
 from autocompress.results import SearchResult
 
 
@@ -58,6 +59,8 @@ class Answer:
         trial: its number.
         speed: in words: "10.6 times as fast as the baseline".
         change: of accuracy in words: "no accuracy lost".
+        story: (what, how) of its recipe, in words for everybody.
+        recipe: (parameter, value) of all of it.
         figures: with intervals.
         others: models within the constraints that are the cheapest or the most accurate.
         export, try_it: commands; empty where its files are not here.
@@ -66,6 +69,8 @@ class Answer:
     trial: int
     speed: str
     change: str
+    story: list[tuple[str, str]]
+    recipe: list[tuple[str, str]]
     figures: list[Figure]
     others: list[Other]
     export: str
@@ -89,6 +94,8 @@ def answer(result: SearchResult) -> Answer | None:
         trial=int(best["trial"]),
         speed=words.gain(cost.name, share),
         change=_change(result, best),
+        story=story(best["recipe"]),
+        recipe=view.flat(best["recipe"]),
         figures=_figures(result, model, front[0]),
         others=_others(result, chosen, cost.name),
         export=f"autocompress export {shlex.quote(folder)} --trial {model.trial} --to {words_of}" if has_files else "",

@@ -163,11 +163,11 @@ def recipe(values: Mapping[str, Any]) -> str:
     bits only the epochs are shown, and of a data source only its name. Pages show the complete
     recipe next to the text.
     """
-    parts = _methods(values)
+    parts = operators(values)
     if pruned := _pruned(values):
         parts.append(pruned)
-    if bits := _bits(values):
-        parts.append(bits)
+    if widths := bits(values):
+        parts.append(widths)
     for name, what in (("recover.epochs", "recovery"), ("qat.epochs", "training in low bits")):
         epochs = values.get(name)
         if isinstance(epochs, int | float) and epochs:
@@ -176,7 +176,8 @@ def recipe(values: Mapping[str, Any]) -> str:
     return "; ".join([*parts, f"images by {source}"] if parts and source else parts) or "uncompressed"
 
 
-def _methods(values: Mapping[str, Any]) -> list[str]:
+def operators(values: Mapping[str, Any]) -> list[str]:
+    """What transforms do: ``ghost ratio 2 in layer3``, an entry a method."""
     methods: dict[str, dict[str, dict[str, Any]]] = {}
     for name, value in values.items():
         method, _, rest = name.partition(".")
@@ -210,7 +211,7 @@ def _method(method: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _pruned(values: Mapping[str, Any]) -> str:
     """``obs keeps 0.5 of the channels everywhere (inner)``, or a range where shares differ."""
-    shares = [float(value) for name, value in values.items() if name.startswith(_KEEP)]
+    shares = kept_shares(values)
     if not shares or min(shares) >= 1:
         return ""
     fewer = [share for share in shares if share < 1]
@@ -220,12 +221,18 @@ def _pruned(values: Mapping[str, Any]) -> str:
     return f"{values['prune.method']} keeps {kept} of the channels {where} ({values['prune.mode']})"
 
 
+def kept_shares(values: Mapping[str, Any]) -> list[float]:
+    """The share of channels that each place keeps, 0 to 1."""
+    return [float(value) for name, value in values.items() if name.startswith(_KEEP)]
+
+
 def _quantizers(values: Mapping[str, Any]) -> set[str]:
     chosen = {str(value) for name, value in values.items() if name.startswith(_WEIGHT_BITS)}
     return {value.partition(":")[0] for value in chosen if value != "none"}
 
 
-def _bits(values: Mapping[str, Any]) -> str:
+def bits(values: Mapping[str, Any]) -> str:
+    """Widths of numbers: ``int8 everywhere but stem (float)``; empty where all are float."""
     prefix = _WEIGHT_BITS
     chosen = {name.removeprefix(prefix): str(value) for name, value in values.items() if name.startswith(prefix)}
     quantizers = _quantizers(values)

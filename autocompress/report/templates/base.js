@@ -1,6 +1,7 @@
 "use strict";
 // What all charts share: the data, elements, number formats, scales, the tooltip and highlighting across the page.
 const data = JSON.parse(document.getElementById("data").textContent);
+document.body.classList.remove("plain");
 const byId = (id) => document.getElementById(id);
 
 function element(tag, attributes, parent, text) {

@@ -1,0 +1,50 @@
+"""A recipe for readers who know no method: what was done to operators, channels and numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from autocompress.report import words
+
+
+def story(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what, how) of everything that the recipe does, in the order of the pipeline.
+
+    Like :func:`words.recipe`, it knows only names of parameters and no method.
+    """
+    told = [("Operators", "; ".join(words.operators(values))), ("Channels", _channels(values))]
+    if told[0][1] or told[1][1]:
+        told.append(("Training", _training(values)))
+    told.append(("Numbers", _numbers(values)))
+    if values.get("source"):
+        told.append(("Images", f"made by {values['source']}, because there were none to train on"))
+    return [(what, how) for what, how in told if how]
+
+
+def _channels(values: Mapping[str, Any]) -> str:
+    shares = words.kept_shares(values)
+    fewer = [share for share in shares if share < 1]
+    if not fewer:
+        return ""
+    low, high = (f"{100 * share:.0f} %" for share in (min(fewer), max(fewer)))
+    kept = low if low == high else f"{low} to {high}"
+    where = "everywhere" if len(fewer) == len(shares) else f"in {len(fewer)} of {len(shares)} places"
+    return f"{kept} of them are kept {where}, those that {values.get('prune.method', 'the pruner')} needs most"
+
+
+def _training(values: Mapping[str, Any]) -> str:
+    epochs = [values.get(name) for name in ("recover.epochs", "qat.epochs")]
+    spent = sum(count for count in epochs if isinstance(count, int | float) and not isinstance(count, bool))
+    refitted = values.get("repair.fit", "none") != "none"
+    if spent:
+        text = f"{spent:g} epoch{'' if spent == 1 else 's'}, with the baseline as the teacher"
+        return f"{text}, after weights were refitted" if refitted else text
+    return "none in the recipe; the weights were refitted in closed form" if refitted else ""
+
+
+def _numbers(values: Mapping[str, Any]) -> str:
+    """Bits in words: ``8-bit integers everywhere but stem (float)``."""
+    text = re.sub(r"\bint(\d+)\b", r"\1-bit integers", words.bits(values))
+    return re.sub(r"\bW(\d+)A(\d+)\b", r"\1-bit weights and \2-bit activations", text)
