@@ -4,13 +4,14 @@
 - :mod:`.structure`: measures the loss of couplings.
 - :mod:`.tables`: measures and interpolates tables within a time limit.
 - :mod:`.factors` and :mod:`.latency`: costs of choices.
-- :mod:`.allocation`: finds the best choices within a budget; :mod:`.budgets` for a dozen budgets.
+- :mod:`.problem`: what is allocated. :mod:`.allocation` finds the best choices within a budget,
+  with :mod:`.minimising`; :mod:`.budgets` does so for a dozen budgets.
 - :mod:`.correction` and :mod:`.measured`: correct predictions with results of trials.
 
 Optuna's samplers are in ``autocompress.searching.sampling``.
 """
 
-from autocompress.proposals.allocation import Allocation, Problem, allocate
+from autocompress.proposals.allocation import Allocation, allocate
 from autocompress.proposals.budgets import COUNT, Proposal, draw_tilts, probe_points, propose, smallest
 from autocompress.proposals.choices import Choice, Part, Selection
 from autocompress.proposals.correction import Correction
@@ -30,6 +31,7 @@ from autocompress.proposals.factors import (
 from autocompress.proposals.interpolation import interpolate
 from autocompress.proposals.latency import LatencyModel, Profile
 from autocompress.proposals.measured import with_measured
+from autocompress.proposals.problem import Problem
 from autocompress.proposals.structure import (
     SIXTEENTHS,
     RemovedChannels,

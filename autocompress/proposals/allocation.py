@@ -15,14 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from autocompress.proposals.choices import Part
-from autocompress.proposals.factors import Factor
+from autocompress.proposals.minimising import Elimination, descended, elimination_order
+from autocompress.proposals.problem import Problem
 
-LARGEST_TABLE = 2**18
 BISECTIONS = 24
 LOWEST_PRICE, HIGHEST_PRICE = -30.0, 30.0
 """Range of the logarithm of the price of the full cost, in units of divergence."""
@@ -35,9 +33,9 @@ MOST_HELD = 32
 """With more parts, no part is held: prices alone come close enough to the bound."""
 MOST_MOVES = 20_000
 """Second parts that are tried for swaps."""
+SWEEPS = 20
 IMPROVED = 2
 """Number of selections that are improved by moves and swaps."""
-SWEEPS = 20
 
 
 @dataclass(frozen=True)
@@ -55,84 +53,6 @@ class Allocation:
     divergence: float
     costs: Mapping[str, float]
     feasible: bool
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Parts, the divergences of their choices, and the costs of combinations of choices.
-
-    Attributes:
-        parts: the parts of the network.
-        divergences: by part key, float64 ``[choices]``; infinite or NaN for a choice that is
-            excluded. The neutral choice is never excluded.
-        costs: by name, the factors of each cost; the cost is the sum of their entries.
-        fixed: by name, a constant that is added to each cost.
-    """
-
-    parts: tuple[Part, ...]
-    divergences: Mapping[str, np.ndarray]
-    costs: Mapping[str, Sequence[Factor]]
-    fixed: Mapping[str, float]
-
-    @cached_property
-    def place(self) -> dict[str, int]:
-        """Position of each part by key."""
-        return {part.key: place for place, part in enumerate(self.parts)}
-
-    @cached_property
-    def losses(self) -> list[np.ndarray]:
-        """Divergences in the order of the parts, infinite for excluded choices."""
-        found = []
-        for part in self.parts:
-            loss = np.array(self.divergences[part.key], dtype=float)
-            loss[~np.isfinite(loss)] = np.inf
-            loss[0] = 0.0
-            found.append(loss)
-        return found
-
-    @cached_property
-    def scopes(self) -> dict[str, list[tuple[tuple[int, ...], np.ndarray]]]:
-        """Factors of each cost over positions of parts; factors over the same parts are summed."""
-        found: dict[str, list[tuple[tuple[int, ...], np.ndarray]]] = {}
-        for name, factors in self.costs.items():
-            merged: dict[tuple[int, ...], np.ndarray] = {}
-            for factor in factors:
-                axes = [self.place[key] for key in factor.parts]
-                order = np.argsort(axes)
-                scope = tuple(axes[axis] for axis in order)
-                table = factor.table.transpose(order)
-                merged[scope] = merged[scope] + table if scope in merged else table
-            found[name] = list(merged.items())
-        return found
-
-    @cached_property
-    def touching(self) -> dict[str, list[list[int]]]:
-        """For each cost and part, the positions of the factors that depend on it."""
-        return {
-            name: [[at for at, (scope, _) in enumerate(own) if place in scope] for place in range(len(self.parts))]
-            for name, own in self.scopes.items()
-        }
-
-    def cost(self, name: str, indices: Sequence[int]) -> float:
-        """One cost of a selection."""
-        total = sum(float(table[tuple(indices[axis] for axis in scope)]) for scope, table in self.scopes[name])
-        return total + self.fixed.get(name, 0.0)
-
-    def divergence(self, indices: Sequence[int]) -> float:
-        """Sum of the divergences of a selection."""
-        return float(sum(loss[index] for loss, index in zip(self.losses, indices, strict=True)))
-
-    def neutral(self) -> tuple[int, ...]:
-        """The selection of neutral choices."""
-        return (0,) * len(self.parts)
-
-    def moved(self, name: str, indices: Sequence[int], place: int) -> np.ndarray:
-        """The terms of a cost that depend on one part, for each of its choices."""
-        total = np.zeros(len(self.parts[place].choices))
-        for at in self.touching[name][place]:
-            scope, table = self.scopes[name][at]
-            total = total + table[tuple(slice(None) if axis == place else indices[axis] for axis in scope)]
-        return total
 
 
 def allocate(
@@ -170,9 +90,9 @@ class _Search:
         neutral = problem.neutral()
         self.full = {name: max(problem.cost(name, neutral), 1e-30) for name in problem.costs}
         self.scopes = [scope for name in bounds for scope, _ in problem.scopes[name]]
-        order = _elimination_order(problem, list(bounds))
+        order = elimination_order(problem, list(bounds))
         self.elimination = (
-            None if order is None else _Elimination(self.scopes, [len(part.choices) for part in problem.parts], order)
+            None if order is None else Elimination(self.scopes, [len(part.choices) for part in problem.parts], order)
         )
         self.last = list(problem.neutral())
         self.moves = 0
@@ -267,7 +187,7 @@ class _Search:
         if self.elimination is not None:
             return self.elimination.minimum(losses, tables)
         factors = list(zip(self.scopes, tables, strict=True))
-        self.last = _descended(losses, factors, self.last)  # prices change little between calls
+        self.last = descended(losses, factors, self.last)  # prices change little between calls
         return self.last
 
     def cheapest(self) -> list[int]:
@@ -399,82 +319,3 @@ def cheapest(problem: Problem, name: str) -> Allocation:
     best = _Search(problem, problem.losses, {name: 0.0}).cheapest()
     costs = {every: problem.cost(every, best) for every in problem.costs}
     return Allocation(tuple(best), problem.divergence(best), costs, feasible=True)
-
-
-def _elimination_order(problem: Problem, names: Sequence[str]) -> list[int] | None:
-    """The order of parts with the smallest tables; None where a table exceeds the limit."""
-    sizes = [len(part.choices) for part in problem.parts]
-    scopes = [set(scope) for name in names for scope, _ in problem.scopes[name]]
-    neighbours = {place: set().union(*[s for s in scopes if place in s], {place}) for place in range(len(sizes))}
-    order: list[int] = []
-    while neighbours:
-        table = {place: float(np.prod([sizes[other] for other in around])) for place, around in neighbours.items()}
-        place = min(table, key=lambda place: (table[place], place))
-        if table[place] > LARGEST_TABLE:
-            return None
-        around = neighbours.pop(place) - {place}
-        for other in around:
-            neighbours[other] = (neighbours[other] | around) - {place}
-        order.append(place)
-    return order
-
-
-class _Elimination:
-    """Min-sum elimination in one order: everything that does not depend on values of tables.
-
-    Args:
-        scopes: of the factors, in the order of their tables.
-        sizes: number of choices of each part.
-        order: of the elimination.
-    """
-
-    def __init__(self, scopes: Sequence[tuple[int, ...]], sizes: Sequence[int], order: Sequence[int]) -> None:
-        count = len(sizes)
-        left = [((place,), place) for place in range(count)] + [(own, count + at) for at, own in enumerate(scopes)]
-        self._count = count
-        self._steps: list[tuple[int, list[tuple[int, tuple[int, ...]]], int, tuple[int, ...]]] = []
-        for step, place in enumerate(order):
-            mine = [factor for factor in left if place in factor[0]]
-            left = [factor for factor in left if place not in factor[0]]
-            scope = tuple(sorted(set().union(*[set(own) for own, _ in mine])))
-            rest = tuple(other for other in scope if other != place)
-            # each table gets a dimension for every part in the scope of the step
-            shaped = [(slot, tuple(sizes[axis] if axis in own else 1 for axis in scope)) for own, slot in mine]
-            self._steps.append((place, shaped, scope.index(place), rest))
-            left.append((rest, count + len(scopes) + step))
-
-    def minimum(self, losses: Sequence[np.ndarray], tables: Sequence[np.ndarray]) -> list[int]:
-        """The choices with the exact minimum of a sum of tables."""
-        slots = [*losses, *tables]
-        best: list[np.ndarray] = []
-        for _, ((slot, shape), *others), axis, _ in self._steps:
-            total = slots[slot].reshape(shape)
-            for other, own_shape in others:
-                total = total + slots[other].reshape(own_shape)
-            best.append(total.argmin(axis))
-            slots.append(total.min(axis))
-        chosen = [0] * self._count
-        for (place, _, _, rest), at in zip(reversed(self._steps), reversed(best), strict=True):
-            chosen[place] = int(at[tuple(chosen[other] for other in rest)])
-        return chosen
-
-
-def _descended(
-    losses: Sequence[np.ndarray], factors: Sequence[tuple[tuple[int, ...], np.ndarray]], start: Sequence[int]
-) -> list[int]:
-    """A local minimum near ``start``: each part takes its best choice until none changes."""
-    touching: list[list[tuple[tuple[int, ...], np.ndarray]]] = [[] for _ in losses]
-    for factor in factors:
-        for place in factor[0]:
-            touching[place].append(factor)
-    at = [place if np.isfinite(loss[place]) else 0 for place, loss in zip(start, losses, strict=True)]
-    for _ in range(SWEEPS):
-        before = list(at)
-        for place, loss in enumerate(losses):
-            total = loss.copy()
-            for scope, table in touching[place]:
-                total += table[tuple(slice(None) if axis == place else at[axis] for axis in scope)]
-            at[place] = int(total.argmin())
-        if at == before:
-            break
-    return at

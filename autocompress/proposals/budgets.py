@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autocompress.proposals.allocation import Allocation, Problem, allocate, cheapest
+from autocompress.proposals.allocation import Allocation, allocate, cheapest
 from autocompress.proposals.choices import Choice
+from autocompress.proposals.problem import Problem
 
 COUNT = 12
 SMALLEST = 1 / 32

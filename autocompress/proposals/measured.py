@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from autocompress.proposals.allocation import Problem
 from autocompress.proposals.factors import Factor
+from autocompress.proposals.problem import Problem
 
 PRIOR = 0.01
 """Squared ratio of the error of a measurement to the prior error of the slope: 3 % to 30 %."""

@@ -16,10 +16,10 @@ from autocompress.compression.candidate import Candidate
 from autocompress.compression.pipeline import Pipeline
 from autocompress.contract import Deployable
 from autocompress.devices.lock import MachineLock
-from autocompress.proposals.allocation import Problem
 from autocompress.proposals.budgets import probe_points
 from autocompress.proposals.choices import Part
 from autocompress.proposals.factors import Factor
+from autocompress.proposals.problem import Problem
 from autocompress.proposals.shares import KEEP, ShareRecipes
 
 COUNT = 5

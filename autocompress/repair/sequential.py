@@ -1,12 +1,8 @@
 """Sequential repair: layers are fitted front to back to the outputs of the original network.
 
-Let x be the input of a layer in the compressed network, and y its output in the original network:
-
-    W' = W + (C - W G) (G + lambda s I)^-1,   b' = b - W' a          (1)
-
-where a = E[x], b = E[y], G is the covariance of x, and C = E[(y - b)(x - a)^T]. Where the output is
-added to a shortcut, y also compensates for the change of the shortcut from r to r': (r - r') sigma
-/ gamma is added to y.
+Let x be the input of a layer in the compressed network, and y its output in the original network. A
+layer is fitted to them by equation (1) of :mod:`.pairs`. Where the output is added to a shortcut, y
+also compensates for the change of the shortcut from r to r': (r - r') sigma / gamma is added to y.
 """
 
 from __future__ import annotations
@@ -14,102 +10,20 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from autocompress.graph.kinds import kind
 from autocompress.repair.columns import POSITIONS, Columns, has_columns
-from autocompress.repair.moments import RIDGES, Moments, Sums, dual, factor, position_generator
+from autocompress.repair.moments import RIDGES, Moments, position_generator
+from autocompress.repair.pairs import DualPairs, PairSums, fit
 from autocompress.repair.rescaling import STRONGER
 from autocompress.repair.shifts import ensure_bias, norm_scale
 
 SMALLEST_SCALE = 1e-3
 """Channels with a smaller scale of the norm do not compensate for their shortcut."""
-
-
-class PairSums(Sums):
-    """Sums over samples of x and of y."""
-
-    def __init__(self, shift: torch.Tensor, outputs: torch.Tensor) -> None:
-        super().__init__(shift)
-        self.output_shift = outputs
-        self.output_first = torch.zeros_like(outputs)
-        self.cross = torch.zeros((*outputs.shape, shift.shape[1]), dtype=torch.float64)
-
-    def add_pair(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Samples ``[groups, samples, width]`` of x and ``[groups, samples, outputs]`` of y."""
-        self.add(x)
-        centred = y - self.output_shift[:, None].to(y)
-        self.output_first += centred.sum(1, dtype=torch.float64).cpu()
-        self.cross += (centred.transpose(1, 2) @ (x - self.shift[:, None].to(x))).cpu()
-
-    def merged(self, other: Self) -> Self:
-        """Sums over both; the shifts are the same."""
-        both = super().merged(other)
-        both.output_first, both.cross = self.output_first + other.output_first, self.cross + other.cross
-        return both
-
-    def targets(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """b ``[groups, outputs]`` and C ``[groups, outputs, width]``."""
-        offset, own = self.output_first / self.count, self.first / self.count
-        return self.output_shift + offset, self.cross / self.count - offset[:, :, None] * own[:, None, :]
-
-
-class DualPairs:
-    """Samples of x and y, for layers with more columns than samples."""
-
-    def __init__(self) -> None:
-        self.x: list[torch.Tensor] = []
-        self.y: list[torch.Tensor] = []
-
-    @property
-    def count(self) -> int:
-        """Number of samples."""
-        return sum(x.shape[1] for x in self.x)
-
-    def add_pair(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """As :meth:`PairSums.add_pair`."""
-        self.x.append(x.float().cpu())
-        self.y.append(y.float().cpu())
-
-    def merged(self, other: DualPairs) -> DualPairs:
-        """The samples of both."""
-        both = DualPairs()
-        both.x, both.y = self.x + other.x, self.y + other.y
-        return both
-
-    def targets(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """b ``[groups, outputs]`` and C ``[groups, outputs, width]``."""
-        x, y = torch.cat(self.x, 1).double(), torch.cat(self.y, 1).double()
-        mean = y.mean(1)
-        return mean, (y - mean[:, None]).transpose(1, 2) @ (x - x.mean(1, keepdim=True)) / self.count
-
-    def moments(self, columns: Columns) -> Moments:
-        """a and G of x."""
-        return dual(columns, self.x)
-
-
-def fit(matrix: torch.Tensor, moments: Moments, cross: torch.Tensor, ridge: float) -> torch.Tensor:
-    """W' of equation (1), float64 ``[groups, outputs, width]``.
-
-    In the dual form, G = X^T X / n with one sample per row of X. With s' = lambda s, Woodbury's
-    identity gives M (G + s' I)^-1 = (M - M X^T (X X^T + n s' I)^-1 X) / s'.
-    """
-    strength = (ridge * moments.scale).clamp(min=1e-30)
-    if moments.covariance is None:
-        assert moments.samples is not None
-        samples = moments.samples.double()
-        missing = cross - (matrix @ samples.transpose(1, 2)) @ samples / moments.count
-        system = samples @ samples.transpose(1, 2)
-        system.diagonal(dim1=1, dim2=2).add_(moments.count * strength[:, None])
-        inside = torch.cholesky_solve(samples @ missing.transpose(1, 2), factor(system)).transpose(1, 2)
-        return matrix + (missing - inside @ samples) / strength[:, None, None]
-    system = moments.covariance.clone()
-    system.diagonal(dim1=1, dim2=2).add_(strength[:, None])
-    missing = cross - matrix @ moments.covariance
-    return matrix + torch.cholesky_solve(missing.transpose(1, 2), factor(system)).transpose(1, 2)
 
 
 @dataclass
