@@ -76,7 +76,7 @@ def test_every_common_key_has_a_flag() -> None:
     (search,) = (command.callback for command in app.registered_commands if command.callback.__name__ == "search")
     flags = set(inspect.signature(search).parameters)
     nested = {"constraints", "budget"}  # their keys have flags of their own
-    rare = {"also", "baseline", "cluster", "model_args", "search"}  # --set reaches them
+    rare = {"also", "augment", "baseline", "cluster", "compute", "model_args", "search"}  # --set reaches them
     assert set(SHORTCUTS) | (set(Job.model_fields) - nested - rare) <= flags
 
 

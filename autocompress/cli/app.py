@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from autocompress.cli import authoring, debugging, models, options, runs, submitting, synthesis
+from autocompress.cli import authoring, debugging, models, options, runs, submitting, supervising, synthesis
 from autocompress.errors import ExitCode, Terminated, UserError
 from autocompress.job import check_model_name, check_names, load_job
 from autocompress.memory import out_of_memory_told
@@ -109,6 +109,9 @@ def search(
         raise UserError("there is nothing to search", "give a job file, or --model and --data")
     job = load_job(job_file, given, flags=True)
     check_names(job)  # at once: what follows imports torch and timm
+    supervising.end_with_parent()
+    if not dry_run and supervising.is_needed(job.cluster):
+        raise typer.Exit(supervising.drive(job.folder, job.cluster, sys.argv[1:] if restartable else None))
     if restartable and not dry_run:
         _search_again(job)
     else:
@@ -155,6 +158,9 @@ def _search(job: Job, *, dry_run: bool) -> None:
 @app.command()
 def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minutes = None) -> None:
     """Continue a search that was stopped, or extend the budget of one. Finished trials are kept."""
+    supervising.end_with_parent()
+    if (file := run_folder / "job.yaml").is_file() and supervising.is_needed(load_job(file).cluster):
+        raise typer.Exit(supervising.drive(run_folder, load_job(file).cluster, sys.argv[1:]))
     from autocompress.cli.progress import watching
     from autocompress.searching import run, stopping
     from autocompress.searching.clock import process_began

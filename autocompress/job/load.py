@@ -26,7 +26,9 @@ SHORTCUTS |= {key: f"data.{key}" for key in ("train_images", "val_images")} | {"
 UnknownKeyHint = Callable[..., str]
 """Makes a hint for an unknown key from its path, its value and whether it is in a file."""
 
-_WITHOUT_FLAG = frozenset({"also", "model_args", "constraints", "budget", "baseline", "search", "augment", "cluster"})
+_WITHOUT_FLAG = frozenset(
+    {"also", "model_args", "constraints", "budget", "baseline", "search", "augment", "cluster", "compute"}
+)
 """Keys of a job without a flag of their own: only a job file and ``--set`` can give them."""
 
 

@@ -1,0 +1,295 @@
+"""What a search on a cluster decides without one: places, probes, refusals, what is handed out."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import ray
+
+from autocompress.cli import supervising
+from autocompress.cluster import attaching, probing
+from autocompress.cluster.admitting import Admission
+from autocompress.cluster.handing import handed_out, taken
+from autocompress.cluster.nodes import Node, Nodes
+from autocompress.cluster.probing import Facts, Question
+from autocompress.cluster.resources import check_request, fits, worker_request
+from autocompress.cluster.slots import Slots
+from autocompress.compat import ray as compat
+from autocompress.errors import TrialFailed, UserError
+from autocompress.files import cache_folder
+from autocompress.job import ClusterConfig, load_job
+from autocompress.locks.place import machine_id
+from autocompress.opened.job import OpenedJob
+from autocompress.searching.measurer import Measurer
+from autocompress.searching.stations import RemoteMeasurer, rotated, start_stations
+from autocompress.store import Store
+from autocompress.training import handed
+
+# --- places ---------------------------------------------------------------------------------------
+
+
+class Known:
+    """Nodes without a cluster."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.alive = {node.id: node for node in nodes}
+        self.facts = dict.fromkeys(self.alive)
+
+    def is_gone(self, node: str) -> bool:
+        return node not in self.alive
+
+
+def node(name: str, **resources: float) -> Node:
+    return Node(name, f"host-{name}", {"CPU": 1.0} | resources)
+
+
+def slots(known: Known, request: Mapping[str, float]) -> Slots:
+    return Slots(cast(Nodes, known), cast(Admission, known), request)
+
+
+def test_workers_go_where_most_places_are_free() -> None:
+    known = Known(node("a", CPU=2), node("b", CPU=4))
+    places = slots(known, {"CPU": 1.0})
+    assert [places.take(str(number)) for number in range(7)] == ["b", "b", "a", "b", "a", "b", None]
+    places.free("2")
+    assert places.take("again") == "a"
+    del known.alive["b"]
+    assert places.alive == 2
+    assert places.take("more") is None
+    del known.facts["a"]
+    places.free("again")
+    assert places.take("more") is None, "a node that was not probed gets no work"
+
+
+def test_workers_that_take_nothing_are_spread() -> None:
+    places = slots(Known(node("a"), node("b")), {})
+    assert {places.take("1"), places.take("2")} == {"a", "b"}
+
+
+def test_what_a_worker_takes() -> None:
+    assert worker_request(ClusterConfig(cpus=2), gpu_share=0.5) == {"CPU": 2.0, "GPU": 0.5}
+    asked = ClusterConfig.model_validate({"cpus": 0, "gpus": 1, "memory": "2 GB"})
+    assert worker_request(asked, gpu_share=0.5) == {"GPU": 1.0, "memory": 2e9}
+    assert fits({"CPU": 0.1}, {"CPU": 0.3}) == 3
+    assert fits({"GPU": 1.0}, {"CPU": 4.0}) == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "device_nodes", "sentence"),
+    [
+        ({"CPU": 1.0}, "board", "no node of the cluster has the resource 'board'"),
+        ({"CPU": 9.0}, None, "a worker takes 9 processors, and no node of the cluster has more than 4"),
+        ({"GPU": 1.0}, None, "a worker takes 1 GPUs, and no node of the cluster has more than 0 (lower cluster.gpus)"),
+        ({"CPU": 4.0, "memory": 8e9}, None, "no node of the cluster has all that a worker takes"),
+    ],
+)
+def test_what_no_node_has_is_refused(request_: dict[str, float], device_nodes: str | None, sentence: str) -> None:
+    nodes = [node("a", CPU=4, memory=1e9), node("b", CPU=2, memory=8e9)]
+    check_request({"CPU": 4.0}, None, nodes)
+    with pytest.raises(UserError) as error:
+        check_request(request_, device_nodes, nodes)
+    assert sentence in str(error.value)
+
+
+# --- probes ---------------------------------------------------------------------------------------
+
+OWN = Facts({"python": "3.11.2", "torch": "2.10"}, {"processor": "X", "features": ["avx2"]}, "machine", clock=1000.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, ""),
+        ({"fault": "it does not see /results/demo"}, "it does not see /results/demo"),
+        ({"versions": {"python": "3.11.2", "torch": "2.9"}}, "it has torch 2.9, and the driver 2.10"),
+        ({"versions": {"python": "3.11.2"}}, "it has no torch, and the driver has 2.10"),
+        ({"clock": 1100.0}, "its clock is 100 s off"),
+        (
+            {"processor": {"processor": "Y", "features": []}},
+            "its processor is Y with no known features, the driver's is X with avx2, and their latencies cannot be "
+            "compared",
+        ),
+    ],
+)
+def test_how_a_node_differs(change: dict[str, Any], why: str) -> None:
+    assert probing.differences(OWN, replace(OWN, **change), same_processor=True) == why
+
+
+def test_another_processor_does_where_no_worker_measures() -> None:
+    other = replace(OWN, processor={"processor": "Y"})
+    assert probing.differences(OWN, other, same_processor=False) == ""
+
+
+def test_a_node_says_what_it_does_not_see(tmp_path: Path) -> None:
+    nonce = tmp_path / "demo" / "ray" / "nonce"
+    question = Question(nonce, "secret", (str(tmp_path),))
+    assert probing.answer(question).fault == f"it does not see {tmp_path / 'demo'}"
+    nonce.parent.mkdir(parents=True)
+    nonce.write_text("other")
+    assert probing.answer(question).fault == f"its {tmp_path / 'demo'} is another folder than the driver's"
+    nonce.write_text("secret")
+    facts = probing.answer(question)
+    assert facts.fault == ""
+    assert probing.differences(probing.own_facts(), facts, same_processor=True) == ""
+    assert probing.answer(replace(question, paths=("/gone",))).fault == "it does not see /gone"
+    assert [path.name for path in nonce.parent.iterdir()] == ["nonce"]
+
+
+def test_the_paths_that_a_node_must_see(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").touch()
+    job = load_job(
+        model="resnet18",
+        data={"train": f"folder:{tmp_path}", "val": "torch/cifar10@/gone", "test": "wds/x@https://host/x"},
+        checkpoint=tmp_path / "weights.pt",
+    )
+    assert probing.paths_of(job) == (str(tmp_path), str(tmp_path / "weights.pt"))
+
+
+# --- connecting -----------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(compat, "address_of_this_machine", lambda: None)
+    with pytest.raises(UserError, match=r"'cluster\.address: auto' finds no Ray cluster"):
+        attaching.address_of(ClusterConfig(address="auto"))
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(UserError, match="RAY_ADDRESS is ray://head:10001, which is no HOST:PORT"):
+        attaching.address_of(ClusterConfig(address="auto"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(UserError, match=f"no Ray cluster answers at 127.0.0.1:{port}: Connection refused"):
+        attaching.check_answers(f"127.0.0.1:{port}")
+
+
+def test_another_server_is_no_cluster() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(UserError, match="what answers there is no head of a cluster"):
+            attaching.check_answers(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+# --- what is handed out ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_cache_that_lacks_the_baseline_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "driver"))
+    settings: dict[str, Any] = {"baseline": {"epochs": 0}, "methods": ["magnitude"], "device": "cost-model:bitops"}
+    job = load_job(model="test_resnet", data="digits", **settings)
+    opened = OpenedJob.open(job)
+    given = handed_out(opened.baseline.deployable.file, opened.prepared)
+    assert opened.prepared
+    assert given.weights is not None
+
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "worker"))
+    with taken(given):
+        found = handed.given()
+        assert found is not None
+        assert found.parent == cache_folder("baselines") == tmp_path / "worker" / "baselines"
+        assert all(Store().has(key) for key in opened.prepared)
+        times = {file: file.stat().st_mtime_ns for file in found.parent.iterdir()}
+        other = OpenedJob.open(load_job(model="test_resnet", data="digits", seed=7, **settings))
+    assert other.baseline.key == opened.baseline.key, "no other is trained, though the seed asks for one"
+    assert {file: file.stat().st_mtime_ns for file in found.parent.iterdir()} == times
+    assert handed.given() is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_station_measures_for_workers_elsewhere(opened: OpenedJob) -> None:
+    here = ray.get_runtime_context().get_node_id()
+    stations = start_stations(opened.job, opened.device, {machine_id(): here})
+    own = Measurer.of(opened.job, opened.device)
+    handles = rotated(list(stations.values()), 3)
+    remote = RemoteMeasurer(own.device, own.config, own.energy_device, handles, own.measured_with())
+    baseline = opened.baseline.deployable
+    for _ in range(2):  # the second time without sending the baseline
+        measured = remote.latency(baseline, baseline, seconds=0.2)
+        assert 0.5 < measured.latency_ratio < 2
+        assert measured.environment["processor"]
+    assert remote.measured_with() == own.measured_with()
+    ray.kill(handles[0])
+    with pytest.raises(TrialFailed, match="no node with the device answers"):
+        remote.once(baseline, baseline, 0.1)
+
+
+def test_a_device_that_runs_torch_modules_has_no_stations(opened: OpenedJob) -> None:
+    torch_device = type("TorchOnly", (), {"name": "torch-only", "formats": frozenset({"torch"})})()
+    with pytest.raises(UserError, match="runs torch modules, which are not sent between nodes"):
+        start_stations(opened.job, torch_device, {"machine": "node"})
+
+
+def test_stations_are_shared_evenly() -> None:
+    names = cast("list[Any]", ["a", "b", "c"])
+    assert [rotated(names, by) for by in (0, 1, 5)] == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
+
+
+def test_given_weights_end_with_their_block() -> None:
+    with handed.weights_given(Path("a")):
+        assert handed.given() == Path("a")
+        with handed.weights_given(None):
+            assert handed.given() is None
+        assert handed.given() == Path("a")
+    assert handed.given() is None
+
+
+# --- supervising ----------------------------------------------------------------------------------
+
+DRIVER = """
+import json, os, signal, sys
+from pathlib import Path
+folder, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
+folder.mkdir(exist_ok=True)
+log = folder / "runs.txt"
+log.open("a").write(json.dumps(sys.argv[3:]) + "\\n")
+assert os.environ["AUTOCOMPRESS_DRIVER"]
+(folder / "job.yaml").touch()
+step = plan[len(log.read_text().splitlines()) - 1]
+(folder / "status.json").write_text(json.dumps({"phase": step["phase"], "trials": step.get("trials", 0)}))
+if step["end"] < 0:
+    os.kill(os.getpid(), -step["end"])
+os._exit(step["end"])
+"""
+LOST = {"phase": "searching", "end": -9}
+
+
+@pytest.mark.parametrize(
+    ("plan", "code", "runs"),
+    [
+        ([{"phase": "over", "end": 0}], 0, 1),
+        ([LOST, {"phase": "searching", "end": 1}, {"phase": "over", "end": 4}], 4, 3),
+        ([{"phase": "stopped", "end": 1}], 1, 1),
+        ([{"phase": "stopped", "end": 75}], 75, 1),
+        ([LOST] * 9, -9, supervising.MOST_ENDS),
+        ([{**LOST, "trials": done} for done in range(1, 8)] + [{"phase": "over", "end": 0}], 0, 8),
+    ],
+)
+def test_a_lost_driver_is_started_again(
+    tmp_path: Path, plan: list[dict[str, Any]], code: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = [sys.executable, "-c", DRIVER, str(tmp_path / "demo"), json.dumps(plan)]
+    monkeypatch.setattr(sys, "orig_argv", [*program, "search", "job.yaml"])
+    monkeypatch.setattr(sys, "argv", ["autocompress", "search", "job.yaml"])
+    monkeypatch.setattr(supervising, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert supervising.drive(tmp_path / "demo", ClusterConfig(address="auto")) == code
+    told = [json.loads(line) for line in (tmp_path / "demo" / "runs.txt").read_text().splitlines()]
+    assert told == [["search", "job.yaml"], *[["resume", str(tmp_path / "demo")]] * (runs - 1)]
