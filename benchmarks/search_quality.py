@@ -9,10 +9,11 @@ by validation, at most 12. All files are scored by the neutral scorer on the tes
 
     python benchmarks/search_quality.py [--rivals FOLDER] [--model resnet18] [--data glyphs]
     [--epochs 12] [--seeds 0]
-        [--space joint] [--without proposals] [--out results/search/resnet18-glyphs.json]
+        [--space joint] [--without rungs proposals] [--out results/search/resnet18-glyphs.json]
 
 FOLDER holds tp_sweep.py and score.py. Without it, hypervolume is that of a search's own figures on
-the validation split. Measure on a quiet machine.
+the validation split. With ``--without``, further searches of the first seed have a switch off. A
+picture of hypervolume over time is written beside the JSON. Measure on a quiet machine.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 from safetensors.torch import save_file
@@ -45,6 +50,9 @@ from autocompress.results import read_trials
 from shared.trained import Trained, environment, job_of, trained
 
 TIMES = {"T/2": 0.5, "T": 1.0, "2T": 2.0}
+CURVE = tuple(step / 8 for step in range(2, 25))
+"""Times at which hypervolume is drawn, in T."""
+SWITCHES = ("tables", "proposals", "repair", "rungs", "crop")
 MOST_FILES = 12
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 60.0
@@ -91,21 +99,26 @@ def rival(folder: Path, rivals: Path, model: str) -> float:
     return time.perf_counter() - started
 
 
-def searched(folder: Path, seconds: float, space: str, seed: int) -> dict[str, float]:
-    """Runs a search for ``seconds``, keeps each trial's file, and returns when it was there."""
-    name, kept = f"search-{seed}", folder / f"kept-{seed}"
+def searched(folder: Path, seconds: float, space: str, search: str) -> dict[str, float]:
+    """Runs a search for ``seconds``, keeps each trial's file, and returns when it was there.
+
+    ``search`` is a seed, or a seed and a switch that is off: ``0-without-rungs``.
+    """
+    name, kept = f"search-{search}", folder / f"kept-{search}"
     kept.mkdir()
+    seed, _, switch = search.partition("-without-")
     job = json.loads((folder / "job.yaml").read_text(encoding="utf-8"))
-    job |= {"space": space, "seed": seed, "name": name, "results": str(folder), "budget": {"trials": 1000}}
+    job |= {"space": space, "seed": int(seed), "name": name, "results": str(folder), "budget": {"trials": 1000}}
+    job |= {"search": {switch: False}} if switch else {}
     (folder / "search.yaml").write_text(json.dumps(job), encoding="utf-8")
     command = [sys.executable, "-m", "autocompress.cli", "search", str(folder / "search.yaml")]
-    cache = folder / f"cache-{seed}"
+    cache = folder / f"cache-{search}"
     (folder / "data").mkdir(exist_ok=True)
     shutil.copytree(folder / "data", cache / "data")
     environment_ = {**os.environ, "AUTOCOMPRESS_CACHE": str(cache)}
     found: dict[str, float] = {}
     started = time.perf_counter()
-    with (folder / f"search-{seed}.log").open("w") as log:
+    with (folder / f"search-{search}.log").open("w") as log:
         process = subprocess.Popen(command, env=environment_, stdout=log, stderr=log)
         while process.poll() is None and (now := time.perf_counter() - started) < seconds:
             for file in (folder / name / "artifacts").glob("*/model.onnx"):
@@ -130,9 +143,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def front_at(folder: Path, seed: int, there: dict[str, float], seconds: float) -> list[str]:
+def front_at(folder: Path, search: str, there: dict[str, float], seconds: float) -> list[str]:
     """At most 12 non-dominated trials by validation at that time, spread over latency."""
-    trials = read_trials(folder / f"search-{seed}")
+    trials = read_trials(folder / f"search-{search}")
     own = trials[trials["trial"].astype(str).isin([trial for trial, at in there.items() if at <= seconds])]
     own = own.sort_values(["latency_ratio", "accuracy_drop"])
     front, best = [], float("inf")
@@ -156,11 +169,11 @@ def scored(folder: Path, rivals: Path, files: Sequence[Path]) -> dict[str, dict[
     return {row["file"]: row for row in json.loads(out.read_text(encoding="utf-8"))[1:]}
 
 
-def own_figures(folder: Path, seed: int, trials: Sequence[str]) -> dict[str, dict[str, Any]]:
+def own_figures(folder: Path, search: str, trials: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The same of a search's own figures, on the validation split."""
-    table = read_trials(folder / f"search-{seed}")
+    table = read_trials(folder / f"search-{search}")
     return {
-        str(kept_file(folder, seed, str(row.trial))): {
+        str(kept_file(folder, search, str(row.trial))): {
             "drop": float(row.accuracy_drop),
             "ratio": float(row.latency_ratio),
         }
@@ -169,9 +182,9 @@ def own_figures(folder: Path, seed: int, trials: Sequence[str]) -> dict[str, dic
     }
 
 
-def kept_file(folder: Path, seed: int, trial: str) -> Path:
+def kept_file(folder: Path, search: str, trial: str) -> Path:
     """Where the file of a trial is kept."""
-    return folder / f"kept-{seed}" / f"{trial}.onnx"
+    return folder / f"kept-{search}" / f"{trial}.onnx"
 
 
 def part(files: Sequence[Path], rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -193,6 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", default="glyphs")
     parser.add_argument("--epochs", type=int, default=12, help="of the baseline's training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--without", choices=SWITCHES, nargs="*", default=[], help="also searches without these")
     parser.add_argument("--space", default="joint")
     parser.add_argument("--times", type=float, default=2.0, help="how long a search runs, in T")
     parser.add_argument("--out", type=Path, default=Path("results/search/resnet18-glyphs.json"))
@@ -206,41 +220,65 @@ def main(arguments: list[str] | None = None) -> None:
         told |= {"load_before": load, "environment": environment()}
         told |= {"model": asked.model, "data": asked.data, "space": asked.space}
         seconds = asked.seconds if asked.rivals is None else rival(folder, asked.rivals, asked.model)
-        searches = {seed: searched(folder, asked.times * seconds, asked.space, seed) for seed in asked.seeds}
+        names = [*map(str, asked.seeds), *(f"{asked.seeds[0]}-without-{switch}" for switch in asked.without)]
+        searches = {name: searched(folder, asked.times * seconds, asked.space, name) for name in names}
         times = {name: share for name, share in TIMES.items() if share <= asked.times}
+        shares = sorted({*times.values(), *(share for share in CURVE if share <= asked.times)})
         fronts = {
-            (seed, name): [kept_file(folder, seed, trial) for trial in front_at(folder, seed, there, share * seconds)]
-            for seed, there in searches.items()
-            for name, share in times.items()
+            (name, share): [kept_file(folder, name, trial) for trial in front_at(folder, name, there, share * seconds)]
+            for name, there in searches.items()
+            for share in shares
         }
         sweep = sorted((folder / "rival").glob("*.onnx"))
         if asked.rivals is None:
-            rows = {k: v for seed, there in searches.items() for k, v in own_figures(folder, seed, list(there)).items()}
+            rows = {k: v for name, there in searches.items() for k, v in own_figures(folder, name, list(there)).items()}
         else:
             files = dict.fromkeys([*sweep, *(file for front in fronts.values() for file in front)])
             rows = scored(folder, asked.rivals, list(files))
         told["T"] = round(seconds, 1)
         told["rival"] = part(sweep, rows) if asked.rivals is not None else None
         told["searches"] = {
-            str(seed): {
+            search: {
                 "first_trial": min(there.values(), default=None),
                 "trials": {name: sum(at <= share * seconds for at in there.values()) for name, share in times.items()},
-                "at": {name: part(fronts[seed, name], rows) for name in times},
+                "at": {name: part(fronts[search, share], rows) for name, share in times.items()},
+                "curve": [[share, part(fronts[search, share], rows)["hypervolume"]] for share in shares],
             }
-            for seed, there in searches.items()
+            for search, there in searches.items()
         }
         write_json(asked.out, told)
+        drawn(told, asked.out.with_suffix(".png"))
         show(told)
+
+
+def drawn(told: dict[str, Any], file: Path) -> None:
+    """A picture of hypervolume over time."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    for search, found in told["searches"].items():
+        shares, volumes = zip(*found["curve"], strict=True)
+        seed, _, switch = search.partition("-without-")
+        label = f"without {switch}" if switch else f"autocompress, seed {seed}"
+        axes.step(
+            [share * told["T"] for share in shares], volumes, where="post", label=label, ls=":" if switch else "-"
+        )
+    if told["rival"] is not None:
+        axes.plot(told["T"], told["rival"]["hypervolume"], "kD", label="Torch-Pruning and int8")
+    axes.set(xlabel="seconds from process start", ylabel="hypervolume, neutral scorer", ylim=(0, None))
+    axes.set_title(f"{told['model']} on {told['data']}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
 
 
 def show(told: dict[str, Any]) -> None:
     """The table for people."""
     rival_volume = None if told["rival"] is None else told["rival"]["hypervolume"]
     print(f"T {told['T']:.0f} s, rival {rival_volume}")
-    for seed, search in told["searches"].items():
-        for name, at in search["at"].items():
+    for search, found in told["searches"].items():
+        for name, at in found["at"].items():
             over = "" if not rival_volume else f" = {at['hypervolume'] / rival_volume:.2f} R"
-            print(f"seed {seed}, {name}: {at['hypervolume']:.3f}{over}, {search['trials'][name]} trials", flush=True)
+            print(f"seed {search}, {name}: {at['hypervolume']:.3f}{over}, {found['trials'][name]} trials", flush=True)
 
 
 if __name__ == "__main__":
