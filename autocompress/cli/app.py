@@ -120,9 +120,12 @@ def search(
 
 def _search_again(job: Job) -> None:
     """Searches, or resumes where the run exists; a search that is over counts as done."""
+    from autocompress.searching.mirror import has_begun
+
     try:
-        if (job.folder / "job.yaml").is_file():
-            resume(job.folder, job.budget.trials, job.budget.minutes)
+        if has_begun(job):
+            place = job.folder if job.run_url is None else Path(job.run_url)
+            resume(place, job.budget.trials, job.budget.minutes)
         else:
             _search(job, dry_run=False)
     except typer.Exit as ended:

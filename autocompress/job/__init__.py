@@ -19,6 +19,7 @@ from autocompress.job.schema import (
     Job,
     Objective,
     Sampler,
+    folder_of,
 )
 from autocompress.job.source import Source
 from autocompress.job.spaces import Limits, find_space, limits_of, reject_unmatched, resolved, space_names
@@ -50,6 +51,7 @@ __all__ = [
     "check_model_name",
     "check_names",
     "find_space",
+    "folder_of",
     "limits_of",
     "load_job",
     "reject_unmatched",

@@ -23,12 +23,14 @@ from pydantic import (
 )
 
 from autocompress.errors import HintedError
+from autocompress.files import cache_folder, digest
 from autocompress.job.cluster import ClusterConfig, workers_moved
 from autocompress.job.images import AugmentConfig, DataConfig
 from autocompress.job.section import Section as _Section
 from autocompress.job.source import Source
 from autocompress.objectives.quantities import BOUNDED, BY_NAME, OBJECTIVES
 from autocompress.objectives.spelling import Bound, parse_bound, positive, spell_bound
+from autocompress.remote.urls import checked_url, joined, url_of
 
 if TYPE_CHECKING:
     Objective = str
@@ -39,6 +41,21 @@ else:
 Granularity = Literal["model", "stage", "block"]
 Sampler = Literal["tpe", "nsga2", "gp", "random"]
 
+
+def _place(results: Path) -> Path:
+    """Results on a URL (which stays one in a path, with a slash less) must be spelled well."""
+    if (url := url_of(results)) is not None:
+        try:
+            checked_url(url)
+        except ValueError as error:
+            raise HintedError(str(error)) from None
+    return results
+
+
+def _spelled(results: Path) -> str:
+    return url_of(results) or str(results)
+
+
 _Path = Annotated[Path, Field(strict=False)]
 _Epochs = Annotated[
     float,
@@ -46,6 +63,7 @@ _Epochs = Annotated[
     PlainSerializer(lambda epochs: epochs),  # "3" and not "3.0"
 ]
 """A number of epochs; a whole one is an int."""
+_Results = Annotated[Path, Field(strict=False), AfterValidator(_place), PlainSerializer(_spelled, when_used="json")]
 _Names = Annotated[tuple[str, ...], Field(strict=False)]
 _Paths = Annotated[tuple[_Path, ...], Field(strict=False)]
 
@@ -218,6 +236,11 @@ def default_name(values: dict[str, Any]) -> str:
     return re.sub(r"[^\w.-]+", "-", f"{values['model']}-{data}").strip("-.")
 
 
+def folder_of(results_url: str, name: str) -> Path:
+    """The folder on this machine that stands for a run on a URL."""
+    return cache_folder("runs", digest(results_url)[:12]) / name
+
+
 COST_MODEL = "cost-model:"
 """Prefix of the device name of a cost model; the key ``cost_model`` of a job has the rest."""
 
@@ -261,7 +284,7 @@ class Job(_Section):
     cluster: ClusterConfig = ClusterConfig()
     seed: int = Field(default=0, ge=0)
     name: str = Field(default_factory=default_name)
-    results: _Path = Path("results")
+    results: _Results = Path("results")
 
     _source: Source = PrivateAttr(default_factory=Source)
 
@@ -326,8 +349,19 @@ class Job(_Section):
         return self._source
 
     @property
+    def run_url(self) -> str | None:
+        """The URL of the run, where its results are on one."""
+        url = url_of(self.results)
+        return None if url is None else joined(url, self.name)
+
+    @property
     def folder(self) -> Path:
-        """The folder of the run: ``<results>/<name>``."""
+        """The folder of the run: ``<results>/<name>``.
+
+        Where results are on a URL, a folder of the cache stands for it on this machine.
+        """
+        if (url := url_of(self.results)) is not None:
+            return folder_of(url, self.name)
         return self.results / self.name
 
     def to_yaml(self, versions: Mapping[str, str] | None = None) -> str:

@@ -4,6 +4,6 @@
 """
 
 from autocompress.remote.objects import Objects, RemoteError
-from autocompress.remote.urls import checked_url, is_url, joined
+from autocompress.remote.urls import checked_url, is_url, joined, url_of
 
-__all__ = ["Objects", "RemoteError", "checked_url", "is_url", "joined"]
+__all__ = ["Objects", "RemoteError", "checked_url", "is_url", "joined", "url_of"]

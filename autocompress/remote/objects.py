@@ -134,14 +134,25 @@ class Objects:
         """Whether there is such an object."""
         return self._called(lambda: bool(self._files.exists(self._path(name))), f"{self.url} does not answer")
 
-    def names(self, folder: str) -> list[str]:
-        """The names of all objects below ``folder``, sorted."""
+    def names(self, folder: str = "") -> list[str]:
+        """The names of all objects below ``folder``, sorted; without it, of all."""
 
         def find() -> list[str]:
-            found = self._files.find(self._path(folder))
+            found = self._files.find(self._path(folder) if folder else self._root)
             return sorted(str(path).removeprefix(self._root).lstrip("/") for path in found)
 
         return self._called(find, f"{folder} cannot be listed in {self.url}")
+
+    def read_all(self, folder: str) -> dict[str, bytes]:
+        """The objects directly below ``folder`` by name."""
+        root = self._path(folder)
+
+        def cat() -> dict[str, bytes]:
+            paths = self._files.find(root, maxdepth=1)
+            found = self._files.cat(paths) if paths else {}
+            return {str(path).rpartition("/")[2]: bytes(data) for path, data in found.items()}
+
+        return self._called(cat, f"{folder} cannot be read from {self.url}")
 
     def remove(self, name: str) -> None:
         """Removes an object; nothing happens where there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
 _WHOLE = re.compile(r"[a-z][a-z0-9+.-]*://[^\s?#]+")
@@ -30,3 +31,15 @@ def checked_url(text: str) -> str:
 def joined(url: str, name: str) -> str:
     """The URL of ``name`` below ``url``."""
     return f"{url.rstrip('/')}/{name}"
+
+
+_COLLAPSED = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)")
+_LOCAL = ("file", "local")
+
+
+def url_of(path: Path) -> str | None:
+    """The URL that was made a path (``s3:/bucket/prefix``); None for a path of its own right."""
+    found = _COLLAPSED.fullmatch(path.as_posix())
+    if found is None:
+        return None
+    return f"{found[1]}://{'/' if found[1] in _LOCAL else ''}{found[2]}"

@@ -52,6 +52,7 @@ from autocompress.searching.endings import Endings
 from autocompress.searching.gates import Lock, Trial
 from autocompress.searching.ledger import Ledger
 from autocompress.searching.measurer import Measurer
+from autocompress.searching.mirror import Mirror, mirrored, resumed
 from autocompress.searching.modelfiles import KeptModels
 from autocompress.searching.nearest import finish_nearest_miss, finish_within_bar
 from autocompress.searching.progress import Observer, Silent, Steps, Unbreakable
@@ -100,13 +101,16 @@ def search(
     job = anchored(resolved(job), plugins)
     with (
         stopping.caught(),
+        mirrored(job) as mirror,
         rundir.begun(job, versions()) as folder,
         rundir.logged(folder),
         _full_disk_told(folder),
         Recorded(observer or Silent(), folder, job.workers) as recorded,
         site.connected(job, folder, plugins.device(job.device.name), recorded.on_note) as cluster,
     ):
-        return _Run(job, folder, recorded, opener, plugins, clock, cluster).go()
+        if mirror is not None:
+            mirror.begin()
+        return _Run(job, folder, recorded, opener, plugins, clock, cluster, mirror).go()
 
 
 def resume(
@@ -123,7 +127,7 @@ def resume(
     Finished trials stay, trials under way are tried again, and spent trials and minutes count.
 
     Args:
-        folder: ``results/<name>``.
+        folder: ``results/<name>``, or its URL.
         trials, minutes: a new budget for the whole search, where it shall be another than the
         job's.
         observer: is told how it goes.
@@ -137,24 +141,31 @@ def resume(
         KeyboardInterrupt, Terminated: as :func:`search`.
     """
     clock = Clock(time.monotonic() if began is None else began)
-    folder = Path(folder)
-    if not (folder / JOB_FILE).is_file():
-        raise UserError(f"{folder} is not a run: it has no {JOB_FILE}", "give the folder that a search wrote")
-    job = load_job(folder / JOB_FILE, {"trials": trials, "minutes": minutes}, flags=True)  # errors name --trials
+    with stopping.caught(), resumed(Path(folder)) as (home, mirror):
+        if not (home / JOB_FILE).is_file():
+            raise UserError(f"{folder} is not a run: it has no {JOB_FILE}", "give the folder that a search wrote")
+        job = load_job(home / JOB_FILE, {"trials": trials, "minutes": minutes}, flags=True)  # errors name --trials
+        if mirror is None:
+            place = home.resolve()  # it may have been moved or renamed since
+            job = job.model_copy(update={"results": place.parent, "name": place.name})
+        return _go_on(job, home, mirror, clock, observer, opener)
+
+
+def _go_on(
+    job: Job, folder: Path, mirror: Mirror | None, clock: Clock, observer: Observer | None, opener: Opener
+) -> SearchResult:
+    """Resumes the run in ``folder``."""
     plugins = manager_for(job)
     validate(job, plugins)
-    home = folder.resolve()  # it may have been moved or renamed since
-    job = job.model_copy(update={"results": home.parent, "name": home.name})
     placement.check(job)
     with (
-        stopping.caught(),
         rundir.driver(folder),
         rundir.logged(folder),
         _full_disk_told(folder),
         Recorded(observer or Silent(), folder, job.workers) as recorded,
         site.connected(job, folder, plugins.device(job.device.name), recorded.on_note) as cluster,
     ):
-        return _Run(job, folder, recorded, opener, plugins, clock, cluster).go()
+        return _Run(job, folder, recorded, opener, plugins, clock, cluster, mirror).go()
 
 
 def _full_disk_told(folder: Path) -> AbstractContextManager[None]:
@@ -184,8 +195,9 @@ class _Run:
         plugins: Manager,
         clock: Clock,
         cluster: Site | None,
+        mirror: Mirror | None,
     ) -> None:
-        self._clock, self._cluster = clock, cluster
+        self._clock, self._cluster, self._mirror = clock, cluster, mirror
         self._recorded, self._observer = recorded, Unbreakable(recorded)
         self._job, self._folder, self._plugins = job, folder, plugins
         self._opener = opener
@@ -435,6 +447,8 @@ class _Run:
             self._corrections.add(row)
         front = self._kept.front
         self._ledger.add(row)
+        if self._mirror is not None:
+            self._mirror.keep(row)
         self._plugins.tell("autocompress_trial_finished", job=self._job, trial=row)
         done = len(self._ledger.rows)
         self._observer.on_trial(row, front, front_hypervolume(front) or 0.0, done, self._seconds_left())
@@ -459,6 +473,8 @@ class _Run:
         self._study.spend(self._seconds)
         write_report(self._folder)
         self._recorded.phase(OVER, ended)
+        if self._mirror is not None:
+            self._mirror.finish()
         result = read(self._folder)
         self._plugins.tell("autocompress_search_finished", job=self._job, result=result)
         return result

@@ -1,0 +1,288 @@
+"""A run whose results are on a URL: the folder of the run on the local disk, and objects.
+
+The truth is the study's journal, in pieces: one object for each finished trial, numbered, put once
+and never removed. So the number is a fence: of two drivers that go on with one run, one cannot put
+its next piece, and ends. A driver on another machine makes the journal of the pieces again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from autocompress.errors import UserError
+from autocompress.files import warn_once, write_json
+from autocompress.job import Job, folder_of
+from autocompress.remote import Objects, RemoteError, url_of
+from autocompress.results import JOB_FILE, Row
+from autocompress.searching.study import STUDY_FILE
+
+PIECES, DRIVER, STATE = "journal", "driver.json", "mirror.json"
+BEATS_EVERY_S, LEASE_S = 10.0, 30.0
+"""A driver shows so often that it lives; without a sign for so long, another one may take over."""
+ENDS_WITHIN_S = 1.0
+"""Seconds for a last piece when the driver is told to end."""
+SENT_WITHIN_S = 300.0
+"""Seconds that a finished search tries to send its results."""
+LOCAL = ("ray", "spool", "driver.lock", "study.lock", STUDY_FILE, STATE)
+"""Names in the folder of a run that stay on this machine."""
+log = logging.getLogger("autocompress.search")
+
+
+class Mirror:
+    """The objects of a run, and its folder.
+
+    Args:
+        url: of the run: ``<results>/<name>``.
+        folder: of the run, on the local disk.
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url, self.folder = url, folder
+        self._objects = Objects(url)
+        self._owner = uuid.uuid4().hex
+        self._ended = threading.Event()
+        self._sent: dict[str, tuple[int, int]] = {}
+
+    # --- one driver -------------------------------------------------------------------------------
+
+    def claim(self, wait_s: float | None = None) -> None:
+        """Becomes the driver of the run.
+
+        Args:
+            wait_s: for a sign of a driver that did not end by itself; ``LEASE_S`` by default.
+
+        Raises:
+            UserError: if another one lives, or storage cannot be used.
+        """
+        wait_s = LEASE_S if wait_s is None else wait_s
+        with self._told():
+            before = self._objects.read(DRIVER)
+            if before is not None and not json.loads(before).get("done"):
+                log.info(
+                    "the last driver of %s did not end by itself: waiting %.0f s for a sign of it", self.url, wait_s
+                )
+                deadline = time.monotonic() + wait_s
+                while time.monotonic() < deadline:
+                    time.sleep(min(1.0, wait_s / 4))
+                    if self._objects.read(DRIVER) != before:
+                        raise UserError(
+                            f"another process is running the search in {self.url}", "wait for it, or end it"
+                        )
+            self._sign(done=False)
+        threading.Thread(target=self._live, daemon=True, name="lease").start()
+
+    def _sign(self, *, done: bool) -> None:
+        sign = {"owner": self._owner, "at": time.time(), "done": done}
+        self._objects.put_bytes(DRIVER, json.dumps(sign).encode(), replace=True)
+
+    def _live(self) -> None:
+        while not self._ended.wait(BEATS_EVERY_S):
+            try:
+                self._sign(done=False)
+            except RemoteError as error:
+                warn_once(Path(self.url), "does not take signs of life", error)
+
+    # --- the study --------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        """Whether a search has begun there."""
+        with self._told():
+            return self._objects.exists(JOB_FILE)
+
+    def fetch(self) -> None:
+        """Makes the folder what the objects say, unless it goes on from them already.
+
+        Raises:
+            UserError: if storage cannot be used.
+        """
+        with self._told():
+            pieces = self._objects.read_all(PIECES)
+            count, size = self._state()
+            journal = self.folder / STUDY_FILE
+            is_newer = count == len(pieces) and journal.exists() and journal.stat().st_size >= size
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._objects.fetch(JOB_FILE, self.folder / JOB_FILE)
+            if not is_newer and pieces:
+                log.info("the study is made again of %d pieces of %s", len(pieces), self.url)
+                journal.write_bytes(b"".join(pieces[name] for name in sorted(pieces)))
+                self._keep_state(len(pieces), journal.stat().st_size)
+            for name in self._objects.names("artifacts"):
+                if not (file := self.folder / name).exists():
+                    self._objects.fetch(name, file)
+
+    def push(self) -> None:
+        """Sends what the study has learned since the last piece.
+
+        Storage that is away is not waited for: the next piece has it.
+
+        Raises:
+            UserError: if another driver goes on with the run.
+        """
+        count, size = self._state()
+        with (self.folder / STUDY_FILE).open("rb") as file:
+            file.seek(size)
+            piece = file.read()
+        piece = piece[: piece.rfind(b"\n") + 1]
+        if not piece:
+            return
+        try:
+            is_mine = self._objects.put_bytes(f"{PIECES}/{count:08d}", piece)
+            # After an error, nobody knows whether the object was made all the same.
+            is_mine = is_mine or self._objects.read(f"{PIECES}/{count:08d}") == piece
+        except RemoteError as error:
+            warn_once(Path(self.url), "is away: results stay on this machine until it is back", error)
+            return
+        if not is_mine:
+            raise UserError(f"another process goes on with the search in {self.url}", "this one ends")
+        self._keep_state(count + 1, size + len(piece))
+
+    def _state(self) -> tuple[int, int]:
+        """How many pieces there are, and how much of the journal they hold."""
+        try:
+            found: dict[str, Any] = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+            return int(found["pieces"]), int(found["bytes"])
+        except (OSError, ValueError, KeyError):
+            return 0, 0
+
+    def _keep_state(self, pieces: int, size: int) -> None:
+        write_json(self.folder / STATE, {"pieces": pieces, "bytes": size, "url": self.url})
+
+    # --- the other files --------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Sends the job: from now on the run exists.
+
+        Raises:
+            UserError: if storage cannot be used.
+        """
+        with self._told():
+            self._objects.put_bytes(JOB_FILE, (self.folder / JOB_FILE).read_bytes(), replace=True)
+
+    def keep(self, row: Row) -> None:
+        """Sends a row that the study has, and the files of its artifact.
+
+        Raises:
+            UserError: see :meth:`push`.
+        """
+        self.push()
+        if not (artifact := str(row.get("artifact") or "")):
+            return
+        try:
+            for file in sorted((self.folder / artifact).glob("*")):
+                self._objects.put(f"{artifact}/{file.name}", file)
+        except RemoteError as error:
+            warn_once(Path(self.url), "is away: artifacts are sent at the end", error)
+
+    def finish(self) -> None:
+        """Sends everything that is in the folder, and gives the run free.
+
+        Raises:
+            UserError: if that does not succeed in time.
+        """
+        deadline = time.monotonic() + SENT_WITHIN_S
+        while True:
+            self.push()
+            try:
+                self._send_files()
+                break
+            except RemoteError as error:
+                if time.monotonic() > deadline:
+                    raise UserError(f"results cannot be sent: {error}", f"they are in {self.folder}") from None
+            time.sleep(1.0)
+        self.release()
+
+    def _send_files(self) -> None:
+        for file in sorted(self.folder.rglob("*")):
+            name = file.relative_to(self.folder).as_posix()
+            if not file.is_file() or name.split("/")[0] in LOCAL or file.name.startswith("."):
+                continue
+            mark = (file.stat().st_size, file.stat().st_mtime_ns)
+            if self._sent.get(name) != mark:
+                self._objects.put_bytes(name, file.read_bytes(), replace=True)
+                self._sent[name] = mark
+
+    def release(self) -> None:
+        """Lets another driver go on at once."""
+        if not self._ended.is_set():
+            self._ended.set()
+            quick = Mirror(self.url, self.folder)
+            quick._objects, quick._owner = Objects(self.url, ENDS_WITHIN_S), self._owner
+            try:
+                quick.push()
+                quick._sign(done=True)
+            except (RemoteError, UserError, OSError) as error:
+                log.warning("%s is not told that this driver ends: %s", self.url, error)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except RemoteError as error:
+            raise UserError(f"the results cannot be used: {error}", "choose another --results") from None
+
+
+def has_begun(job: Job) -> bool:
+    """Whether there is a run of this job, in its folder or on its URL."""
+    if job.run_url is None:
+        return (job.folder / JOB_FILE).is_file()
+    return Mirror(job.run_url, job.folder).exists
+
+
+@contextmanager
+def mirrored(job: Job) -> Iterator[Mirror | None]:
+    """The claimed mirror of a new run; None where results are in a folder.
+
+    Raises:
+        UserError: if the run exists already, another process drives it, or storage cannot be used.
+    """
+    if job.run_url is None:
+        yield None
+        return
+    mirror = Mirror(job.run_url, job.folder)
+    if mirror.exists:
+        raise UserError(f"{mirror.url} exists already", f"'autocompress resume {mirror.url}' continues it")
+    mirror.claim()
+    try:
+        yield mirror
+    finally:
+        mirror.release()
+
+
+@contextmanager
+def resumed(place: Path) -> Iterator[tuple[Path, Mirror | None]]:
+    """The folder of a run, made of its objects where ``place`` is a URL or stands for one.
+
+    Raises:
+        UserError: if there is no run, another process drives it, or storage cannot be used.
+    """
+    url = url_of(place) or _url_in(place)
+    if url is None:
+        yield place, None
+        return
+    results, _, name = url.rpartition("/")
+    mirror = Mirror(url, folder_of(results, name))
+    if not mirror.exists:
+        raise UserError(f"{url} is not a run: it has no {JOB_FILE}", "give the URL that a search wrote")
+    mirror.claim()
+    try:
+        mirror.fetch()
+        yield mirror.folder, mirror
+    finally:
+        mirror.release()
+
+
+def _url_in(folder: Path) -> str | None:
+    """The URL of which a folder is the mirror."""
+    try:
+        return str(json.loads((folder / STATE).read_text(encoding="utf-8"))["url"])
+    except (OSError, ValueError, KeyError):
+        return None
