@@ -21,6 +21,7 @@ from autocompress.errors import UserError
 from autocompress.report import front_table, view, words, write_report
 from autocompress.report.chartdata import chart_data
 from autocompress.report.importance import explained, importance
+from autocompress.report.png import write_plot
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: the charts of the page are not drawn")
@@ -111,6 +112,13 @@ def test_the_picture_is_written(run: Path) -> None:
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
     assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["long " * 2000, "costs $\\frac$ \u202e\n"])
+def test_the_picture_bears_any_name(tmp_path: Path, name: str) -> None:
+    write_plot(results.read(write_run(tmp_path, trials=20, name=name)), tmp_path / "front.png")
+    assert (tmp_path / "front.png").stat().st_size > 10_000
 
 
 def test_what_users_wrote_is_escaped(tmp_path: Path) -> None:

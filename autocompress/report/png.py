@@ -17,8 +17,11 @@ from autocompress.files import atomic
 from autocompress.objectives.dominance import non_dominated
 from autocompress.objectives.quantities import objective_columns, of_column
 from autocompress.report import datafree, words
+from autocompress.report.markdown import plain
 from autocompress.results import SearchResult
 
+LONGEST_TITLE = 60
+"""Characters that fit above the picture."""
 FRONT_COLOUR, BASELINE_COLOUR, OTHER_COLOUR, LIMIT_COLOUR = "#0b5cad", "#b34700", "#9aa3ad", "#2f7d4f"
 
 
@@ -64,7 +67,8 @@ def _draw(axes: Axes, result: SearchResult, column: str) -> None:
     _zoom(axes, result, models)
     axes.set_xlabel(_axis_label(column))
     axes.set_ylabel("agreement with the baseline, %" if datafree.is_by_agreement(result) else "validation accuracy, %")
-    axes.set_title(str(result.job.get("name", result.folder.name)), loc="left", fontweight="bold")
+    title = plain(result.job.get("name", result.folder.name), LONGEST_TITLE)
+    axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
     axes.grid(color="#e4e7ea", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
