@@ -10,6 +10,7 @@ from typing import Any
 from autocompress.data.digits import Digits
 from autocompress.data.folder import Folder
 from autocompress.data.glyphs import Glyphs
+from autocompress.data.idx import Idx
 from autocompress.data.overlap import copies_note
 from autocompress.data.pictures import DatasetSplit
 from autocompress.data.preprocessing import augmented_pixels
@@ -27,7 +28,7 @@ from autocompress.job import AugmentConfig, DataConfig
 
 def builtin_providers() -> list[DatasetProvider]:
     """The data sets that come with the engine."""
-    return [Digits(), Glyphs(), Folder(), Unlabelled(), TimmNames()]
+    return [Digits(), Glyphs(), Folder(), Unlabelled(), Idx(), TimmNames()]
 
 
 def load(
