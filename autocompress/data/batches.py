@@ -172,7 +172,9 @@ class Reading(Dataset[Any]):
         place = np.array([slot])
         if decoded is not None and decoded.has(place)[0]:
             return Image.fromarray(_flat(decoded.read(place)[0]))
-        image = self.origin.pictures.picture(index).convert(mode_of(self.info.channels))
+        image = self.origin.pictures.picture(index)
+        if image.mode != (mode := mode_of(self.info.channels)):
+            image = image.convert(mode)
         if decoded is not None:
             decoded.write(slot, pixels(image, self.info.channels))
         return image
