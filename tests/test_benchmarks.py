@@ -27,6 +27,7 @@ SMALL = {
         *("--depth", "8", "--cost-rounds", "2", "--cost-batch", "16"),
         *("--whole-model", "test_resnet", "--whole-size", "32", "--whole-rounds", "2"),
     ],
+    "data": ["--pictures", "40", "--rounds", "1", "--entries", "1000", "--workers", "1"],
     "data_free": [
         *("--threads", "1", "--teachers", "digits=test_resnet", "digits=lenet5"),
         *("--ways", "deepinversion", "noise", "--epochs", "1"),
