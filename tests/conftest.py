@@ -62,7 +62,7 @@ def _short_measurements(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     Searches explain nothing when they are over.
     """
     if request.node.get_closest_marker("timing") is None:
-        short = [("gates", "GATE_SECONDS", 0.2), ("closing", "FRONT_SECONDS", 0.2), ("closing", "SHARE", 0.0)]
+        short = [("gates", "GATE_SECONDS", 0.2), ("closing", "FRONT_SECONDS", 0.2), ("explaining", "SHARE", 0.0)]
         for module, name, value in short:
             if (loaded := sys.modules.get(f"autocompress.searching.{module}")) is not None:
                 monkeypatch.setattr(loaded, name, value)

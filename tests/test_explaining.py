@@ -164,7 +164,7 @@ def closed(folder: Path, seconds: float, **search: bool) -> dict[str, Any]:
 
 
 def test_a_search_explains_the_model_that_it_recommends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autocompress.searching.closing.SHARE", 0.1)
+    monkeypatch.setattr("autocompress.searching.explaining.SHARE", 0.1)
     told = closed(tmp_path / "a", 100.0)["explained"]
     assert (told["trial"], told["limit"], told["layers"]) == (0, 10.0, [])
     assert [(step["stage"], step["latency_ratio"]) for step in told["steps"]] == [("channels", 0.5), ("bits", 0.2)]

@@ -37,7 +37,7 @@ from autocompress.results import (
 from autocompress.searching.climbing.summary import climbing_summary
 from autocompress.searching.cropping import crop_told
 from autocompress.searching.elsewhere import measured_also
-from autocompress.searching.explaining import LEAST_SECONDS, MOST_SECONDS, SHARE, Explainer
+from autocompress.searching.explaining import Explainer, allowed
 from autocompress.searching.gates import TORCH_MODEL, Lock
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.modelfiles import KeptModels, accuracy_bar, drop_files, still_there, with_artifact
@@ -144,9 +144,8 @@ class Closing:
 
         Accuracies are on the images that judged trials.
         """
-        most = min(MOST_SECONDS, SHARE * seconds)
-        is_wanted = self.opened.job.search.explain and most >= LEAST_SECONDS
-        best = read(self.folder).recommended() if is_wanted else None
+        most = allowed(seconds) if self.opened.job.search.explain else 0.0
+        best = read(self.folder).recommended() if most else None
         if best is None:
             return summary
         chosen = next(row for row in again if row["trial"] == best["trial"])

@@ -24,6 +24,12 @@ SECONDS = 1.0
 log = logging.getLogger("autocompress.search")
 
 
+def allowed(seconds: float) -> float:
+    """Seconds that may be spent after a search of so many; 0 where they are enough for nothing."""
+    most = min(MOST_SECONDS, SHARE * seconds)
+    return most if most >= LEAST_SECONDS else 0.0
+
+
 class _TimeIsUp(Exception):
     """There is no time left for the rest."""
 

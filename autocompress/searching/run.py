@@ -49,6 +49,7 @@ from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.driver_worker import DriverWorker
 from autocompress.searching.earlier import recipes_from
 from autocompress.searching.endings import Endings
+from autocompress.searching.explaining import allowed
 from autocompress.searching.gates import Lock, Trial
 from autocompress.searching.ledger import Ledger
 from autocompress.searching.measurer import Measurer
@@ -484,7 +485,9 @@ class _Run:
         home = self._folder.resolve()
         finish_nearest_miss(self._study, self._opened, self._measurer, home, self._progress)
         finish_within_bar(self._study, self._opened, self._measurer, home, self._progress)
-        self._observer.on_note(f"{ended}; measuring the front again")
+        explains = allowed(self._seconds) if self._job.search.explain else 0.0
+        then = f", then the steps of the recommended recipe (at most {explains:.0f} s)" if explains else ""
+        self._observer.on_note(f"{ended}; measuring the front again{then}")
         closing.close(self._study.rows(), self._seconds, ended, self._plugins)
 
 
