@@ -18,7 +18,7 @@ from autocompress.recipes.parameters import space_size
 from autocompress.report import paying, words
 from autocompress.searching.measurer import Measurer
 
-MEASURED_S = 0.5
+MEASURED_S = 0.3
 """Seconds of latency measurement for each candidate."""
 WIDEST = 200
 """Columns that a table may take in a pipe."""

@@ -128,8 +128,8 @@ class Space:
         return inner
 
     def groups(self, model: nn.Module) -> list[str]:
-        """Names of the groups of ``model`` at the granularity of the job, in network order."""
-        return [group.name for group in models.groups(model, self.granularity)]
+        """Names of the groups of a baseline at the granularity of the job, in network order."""
+        return [group.name for group in models.fixed_groups(model, self.granularity)]
 
     def categorical(
         self,

@@ -12,7 +12,7 @@ from autocompress.models.architecture import (
 from autocompress.models.checkpoints import Checkpoint, read_checkpoint
 from autocompress.models.creation import create, needs_training
 from autocompress.models.forward import trains_on_one_image
-from autocompress.models.groups import Group, group_of, groups
+from autocompress.models.groups import Group, fixed_groups, group_of, groups
 from autocompress.models.health import faulty_tensor
 from autocompress.models.parts import classifier, device_of, eligible_convolutions, stem
 from autocompress.models.preprocessing import preprocessing
@@ -28,6 +28,7 @@ __all__ = [
     "device_of",
     "eligible_convolutions",
     "faulty_tensor",
+    "fixed_groups",
     "from_architecture",
     "group_of",
     "groups",

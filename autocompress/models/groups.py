@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -53,6 +54,9 @@ class _Unit:
         return any(name == self.name or name.startswith(f"{self.name}.") for name in names)
 
 
+_fixed: WeakKeyDictionary[nn.Module, dict[str, list[Group]]] = WeakKeyDictionary()
+
+
 def groups(model: nn.Module, granularity: str = "stage") -> list[Group]:
     """Divides ``model`` into groups, in network order. Each layer belongs to exactly one.
 
@@ -75,6 +79,14 @@ def groups(model: nn.Module, granularity: str = "stage") -> list[Group]:
     ends = [("stem", units[:first]), ("head", units[last:])]
     named = [Group(name, tuple(unit.name for unit in part)) for name, part in ends]
     return [group for group in (named[0], *found, named[1]) if group.prefixes]
+
+
+def fixed_groups(model: nn.Module, granularity: str) -> list[Group]:
+    """The groups of a baseline, cached by identity, because a baseline never changes."""
+    known = _fixed.setdefault(model, {})
+    if granularity not in known:
+        known[granularity] = groups(model, granularity)
+    return known[granularity]
 
 
 def group_of(layer_name: str, groups: Sequence[Group]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -60,15 +62,28 @@ def feasibility(opened: OpenedJob, measure: Measure, seconds: float = 1.0) -> li
         seconds: of latency measurement for each.
     """
     base = opened.baseline
-    itself = measure(base.deployable, base.deployable, seconds=seconds)
-    # The ratio of a file to itself is 1, without measuring.
-    itself = replace(itself, latency_ratio=1.0, ratio_low=1.0, ratio_high=1.0)
-    rows = [_row(opened, UNCOMPRESSED, base, base.deployable, itself, itself.energy_uj)]
     with tempfile.TemporaryDirectory() as folder:
-        for built in build_cheapest(opened, Path(folder)):
-            measured = measure(built.deployable, base.deployable, seconds=seconds)
-            rows.append(_row(opened, built.label, built, built.deployable, measured, itself.energy_uj))
-    return rows
+        found = [
+            (built, measure(built.deployable, base.deployable, seconds=seconds))
+            for built in build_cheapest(opened, Path(folder))
+        ]
+        itself = _itself(measure, base, seconds, [measured for _, measured in found])
+        rows = [_row(opened, UNCOMPRESSED, base, base.deployable, itself, itself.energy_uj)]
+        return rows + [
+            _row(opened, built.label, built, built.deployable, measured, itself.energy_uj) for built, measured in found
+        ]
+
+
+def _itself(measure: Measure, base: Baseline, seconds: float, others: Sequence[Measurement]) -> Measurement:
+    """The costs of the baseline, whose ratio to itself is 1, without measuring.
+
+    It ran beside each of ``others``, so only its energy may be unknown.
+    """
+    if not others or others[0].energy_uj is not None:
+        itself = measure(base.deployable, base.deployable, seconds=seconds)
+    else:
+        itself = replace(others[0], latency_ms=statistics.median(other.baseline_ms for other in others))
+    return replace(itself, latency_ratio=1.0, ratio_low=1.0, ratio_high=1.0)
 
 
 def _row(

@@ -109,7 +109,7 @@ def prune_space(
     )
     multiple = own.categorical("multiple", sorted({*MULTIPLES, of_device}), default=of_device, cheapest=1)
     every = prunable(model, mode)
-    groups = models.groups(model, space.granularity)
+    groups = models.fixed_groups(model, space.granularity)
     keep = {
         coupling.name: own.float(
             f"keep.{coupling.name}",

@@ -92,7 +92,7 @@ class Adder(Transform):
         ]
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        groups = models.groups(model, space.granularity)
+        groups = models.fixed_groups(model, space.granularity)
         members: dict[str, list[str]] = {}
         for name in self._convolutions(model):
             members.setdefault(models.group_of(name, groups), []).append(name)
