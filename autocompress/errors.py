@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every command. The table in README explains them."""
+    """Exit codes of every command. The table in docs/commands.md explains them."""
 
     DONE = 0
     WRONG_USE = 2

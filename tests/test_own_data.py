@@ -1,4 +1,4 @@
-"""README's "Your own data": its job and every command, on a small folder and network."""
+"""docs/data.md, "Your own data": its job and every command, on a small folder and network."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from autocompress import data
 from autocompress.job import DataConfig
 from autocompress.training import TrainSettings, train
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("## Your own data")[2].partition("\n## ")[0]
+PAGE = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("## Your own data")[2].partition("\n## ")[0]
 SMALLER = {
     "model": "test_resnet",
     "methods": ["magnitude", "quantize"],
@@ -57,7 +57,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("search_here")
-def test_every_command_of_the_readme(photos: Path, commands: Commands) -> None:
+def test_every_command_of_the_section(photos: Path, commands: Commands) -> None:
     (text,) = re.findall(r"```yaml\n(# photos\.yaml\n.*?)```", SECTION, flags=re.DOTALL)
     job = yaml.safe_load(text) | SMALLER
     job["data"] |= {"val_images": 8, "skip_unreadable": 0.2}

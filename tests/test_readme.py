@@ -1,4 +1,4 @@
-"""README: its job file and its plugin are valid, and its links exist."""
+"""README and docs: the job file and the plugin are valid, commands and links exist."""
 
 from __future__ import annotations
 
@@ -15,12 +15,28 @@ from autocompress.testing import check_method
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
+PAGES = ["README.md", "results/README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
+MOST_LINES = 150
 
 
-def block(language: str, first_line: str) -> str:
-    (found,) = [code for kind, code in BLOCKS if kind == language and code.startswith(first_line)]
+def block(page: str, language: str, first_line: str) -> str:
+    blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    (found,) = [code for kind, code in blocks if kind == language and code.startswith(first_line)]
     return found
+
+
+def test_it_is_short() -> None:
+    assert len(TEXT.splitlines()) <= MOST_LINES, "details belong to docs/"
+
+
+def test_its_commands_are_there() -> None:
+    from typer.main import get_command
+
+    from autocompress.cli.app import app
+
+    named = set(re.findall(r"^    autocompress ([a-z-]+)", TEXT, flags=re.MULTILINE))
+    assert len(named) >= 8
+    assert named <= set(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_it_shows_the_two_commands() -> None:
@@ -30,16 +46,16 @@ def test_it_shows_the_two_commands() -> None:
 
 def test_the_job_file_is_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("job.yaml").write_text(block("yaml", "# job.yaml"))
+    Path("job.yaml").write_text(block("README.md", "yaml", "# job.yaml"))
     job = load_job("job.yaml")
     assert set(yaml.safe_load(Path("job.yaml").read_text())) <= set(type(job).model_fields)
 
 
 def test_the_plugin_keeps_the_contract() -> None:
-    code = block("python", "# lowrank.py")
+    code = block("docs/plugins.md", "python", "# lowrank.py")
     assert len([line for line in code.splitlines() if line.strip()]) <= 42
     plugin = ModuleType("lowrank")
-    exec(compile(code, "README.md", "exec"), plugin.__dict__)
+    exec(compile(code, "plugins.md", "exec"), plugin.__dict__)
     manager = Manager(entry_points=False)
     manager.register(plugin)
     check_method(manager.method("lowrank"))
@@ -57,7 +73,7 @@ def targets(text: str) -> set[str]:
     return paths - {""}
 
 
-@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_what_it_points_to_is_there(page: str) -> None:
     file = ROOT / page
     text = file.read_text(encoding="utf-8")
