@@ -28,6 +28,7 @@ from autocompress.files import cache_folder
 from autocompress.job import ClusterConfig, load_job
 from autocompress.locks.place import machine_id
 from autocompress.opened.job import OpenedJob
+from autocompress.searching import site
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.stations import RemoteMeasurer, rotated, start_stations
 from autocompress.store import Store
@@ -97,6 +98,26 @@ def test_what_no_node_has_is_refused(request_: dict[str, float], device_nodes: s
     with pytest.raises(UserError) as error:
         check_request(request_, device_nodes, nodes)
     assert sentence in str(error.value)
+
+
+def test_workers_run_beside_an_entry_point_that_has_taken_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    known, free = Known(node("a", GPU=1.0)), {"a": {"GPU": 1.0}}
+    monkeypatch.setattr(compat, "available_by_node", lambda: free)
+
+    def relieved() -> dict[str, float]:
+        asked = {"CPU": 1.0, "GPU": 0.5}
+        return site.relieved(asked, cast(Nodes, known), cast(Admission, known), notes.append)
+
+    monkeypatch.delenv(site.SUBMITTED, raising=False)
+    assert relieved() == {"CPU": 1.0, "GPU": 0.5}
+    assert notes.pop() == "all processors of the cluster are taken by other jobs; workers start when some are free"
+    monkeypatch.setenv(site.SUBMITTED, "{}")
+    assert relieved() == {"GPU": 0.5}
+    assert "the entry point of this job has taken all processors" in notes.pop()
+    free["a"]["CPU"] = 1.0
+    assert relieved() == {"CPU": 1.0, "GPU": 0.5}
+    assert notes == []
 
 
 # --- probes ---------------------------------------------------------------------------------------

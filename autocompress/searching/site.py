@@ -107,7 +107,7 @@ def connected(job: Job, folder: Path, device: Device, note: Callable[[str], None
             with question_of(job, folder) as question:
                 admission = Admission(nodes, question, note, same_processor=measures_itself)
                 admission.begin()
-                slots = Slots(nodes, admission, _relieved(request, nodes, admission, note))
+                slots = Slots(nodes, admission, relieved(request, nodes, admission, note))
                 yield Site(nodes, admission, slots, _stations(job, device, nodes, admission))
         finally:
             nodes.stop()
@@ -141,7 +141,7 @@ def _stations(job: Job, device: Device, nodes: Nodes, admission: Admission) -> d
     return start_stations(job, device, chosen)
 
 
-def _relieved(
+def relieved(
     request: dict[str, float], nodes: Nodes, admission: Admission, note: Callable[[str], None]
 ) -> dict[str, float]:
     """The request, without processors where this job's own entry point has taken them all.

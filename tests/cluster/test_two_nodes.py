@@ -16,11 +16,13 @@ from typing import Any
 import psutil
 import pytest
 from toy_search import offer_toy_device, toy_job
-from two_nodes import TwoNodes
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from autocompress import results
 from autocompress.errors import UserError
 from autocompress.searching import run
+from shared.two_nodes import TwoNodes
 
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]

@@ -98,6 +98,30 @@ class TwoNodes:
                 one.kill()
         process.wait()
 
+    def wait(self, seconds: float = 60.0) -> None:
+        """Returns once the head answers.
+
+        Raises:
+            TimeoutError: if it does not.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            time.sleep(0.1)
+        raise TimeoutError(self.log("head"))
+
+    def start_again(self) -> None:
+        """Starts nodes again that ended, as who runs a cluster does."""
+        for name, process in list(self.nodes.items()):
+            if process.poll() is not None:
+                del self.nodes[name]
+                if name == "head":
+                    self.start_head()
+                else:
+                    self.start(name)
+
     def log(self, name: str) -> str:
         """What a node said."""
         return (self.folder / f"{name}.log").read_text(errors="replace")

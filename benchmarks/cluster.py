@@ -1,0 +1,289 @@
+"""A search on two nodes of Ray, both on this machine: its speed, and the deaths that it survives.
+
+- ``speed``: trials an hour with two nodes of one processor each, against one such node. Latency is
+  a cost model's, because real measurements on one machine are one after the other. Each recipe
+  trains for an epoch.
+- ``faults``: at a random moment of each run a random process gets SIGKILL: a worker, a node, the
+  driver, or the head. Nodes that end are started again, as a batch system does. A run is right if
+  the command ends by itself, no finished trial is lost, none is counted twice, and the front is
+  that of an undisturbed run. All runs try the same 24 recipes, all that the space has.
+
+    python benchmarks/cluster.py [--parts speed faults] [--runs 20] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from autocompress.files import write_text
+from autocompress.job import load_job
+from autocompress.results import SearchResult, read
+from shared.running import run_parts
+from shared.two_nodes import TwoNodes
+
+TARGET = 1.8
+"""Two nodes against one."""
+VICTIMS = ("worker", "node", "driver", "head")
+WARM = 3
+"""Rows that are left out of the speed: workers are still starting."""
+ALL_RECIPES = {
+    "quantize.weight_granularity": ["per_channel", "per_tensor"],
+    "quantize.weight_range": ["minmax", "mse"],
+    "quantize.activation_range": ["ema_minmax", "minmax", "mse"],
+    "quantize.calibration_images": [64, 256],
+    "quantize.weight_grid": "symmetric",
+    "quantize.depthwise_bits": "8",
+    "quantize.equalise": False,
+    "quantize.bias_correction": True,
+    "bits.weight.model": "quantize:8",
+    "bits.activation.model": 8,
+}
+"""The space of 24 recipes."""
+MOST_S = 600.0
+"""Seconds after which a run counts as one that does not end."""
+
+
+def write_job(file: Path, trials: int, qat_epochs: int) -> None:
+    """The job of all runs."""
+    job = load_job(
+        model="test_resnet",
+        data="digits",
+        methods=["quantize"],
+        device="cost-model:bitops",
+        space={**ALL_RECIPES, "qat.epochs": qat_epochs},
+        granularity="model",
+        sampler="random",
+        budget={"trials": trials},
+        baseline={"epochs": 4, "steps": 0},
+        search={"tables": False, "proposals": False, "repair": False, "rungs": False},
+        name="run",
+    )
+    write_text(file, job.to_yaml())
+
+
+def start(job: Path, home: Path, nodes: TwoNodes, cache: Path, workers: int) -> subprocess.Popen[bytes]:
+    """The command as a user gives it."""
+    flags = ["--address", nodes.address, "--workers", str(workers), "--results", str(home)]
+    with (home / "said.txt").open("wb") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "autocompress.cli", "search", str(job), *flags],
+            env={**nodes.environment, "AUTOCOMPRESS_CACHE": str(cache)},
+            stdout=said,
+            stderr=said,
+        )
+
+
+def finished(folder: Path) -> list[float]:
+    """When each trial had its row, in seconds since the epoch."""
+    file = folder / "log.txt"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    times = [line[:23] for line in lines if re.search(r"\[\d+/\d+\] trial ", line)]
+    return [datetime.strptime(one, "%Y-%m-%d %H:%M:%S,%f").timestamp() for one in times]
+
+
+@contextlib.contextmanager
+def a_cluster(second: bool) -> Any:
+    """The nodes of a run, and the folder of its files."""
+    with tempfile.TemporaryDirectory(prefix="cluster-", dir="/tmp") as folder:
+        home = Path(folder)
+        nodes = TwoNodes({"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "OMP_NUM_THREADS": "1"})
+        try:
+            nodes.start_head()
+            if second:
+                nodes.start("second")
+            nodes.wait()
+            yield nodes, home
+        finally:
+            nodes.stop()
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+def speed(trials: int, most_nodes: int) -> dict[str, Any]:
+    """Trials an hour by number of nodes."""
+    rows = [one_speed(trials, count) for count in range(1, most_nodes + 1)]
+    ratio = rows[-1]["trials_per_hour"] / rows[0]["trials_per_hour"]
+    return {"rows": rows, "ratio": round(ratio, 3), "target": TARGET, "met": ratio >= TARGET}
+
+
+def one_speed(trials: int, count: int) -> dict[str, Any]:
+    with a_cluster(second=count > 1) as (nodes, home):
+        write_job(home / "job.yaml", trials, qat_epochs=1)
+        began, busy = time.monotonic(), psutil.getloadavg()[0]
+        process = start(home / "job.yaml", home, nodes, home / "cache", workers=count)
+        code = process.wait(timeout=MOST_S)
+        times = finished(home / "run")
+        assert code in (0, 4), (home / "said.txt").read_text()
+        warm = min(WARM, len(times) - 2)
+        return {
+            "nodes": count,
+            "trials": len(times),
+            "trials_per_hour": round(3600.0 * (len(times) - 1 - warm) / (times[-1] - times[warm]), 1),
+            "seconds_in_all": round(time.monotonic() - began, 1),
+            "load_before": round(busy, 2),
+        }
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+def faults(runs: int, seed: int) -> dict[str, Any]:
+    """Runs in which a process is killed, beside an undisturbed one."""
+    draw = random.Random(seed)
+    with a_cluster(second=True) as (nodes, home):
+        undisturbed, _ = one_run(nodes, home / "undisturbed", home / "cache", None, 0)
+        wanted = front_of(undisturbed)
+        rows = []
+        for number in range(runs):
+            victim, after = VICTIMS[number % len(VICTIMS)], draw.randrange(1, 20)
+            folder = home / f"{number}"
+            shutil.copytree(home / "cache" / "baselines", folder / "cache" / "baselines")
+            result, row = one_run(nodes, folder, folder / "cache", victim, after)
+            row |= {"same_front": front_of(result) == wanted}
+            rows.append(row | {"right": is_right(row)})
+            print(rows[-1], flush=True)
+            shutil.rmtree(folder)
+    return {
+        "rows": rows,
+        "runs": runs,
+        "right": sum(row["right"] for row in rows),
+        "met": all(r["right"] for r in rows),
+    }
+
+
+def is_right(row: Mapping[str, Any]) -> bool:
+    """Whether a run survived."""
+    return row["code"] in (0, 4) and row["rows"] == row["recipes"] == 24 and not row["lost"] and bool(row["same_front"])
+
+
+def one_run(
+    nodes: TwoNodes, folder: Path, cache: Path, victim: str | None, after: int
+) -> tuple[SearchResult, dict[str, Any]]:
+    """A search; ``victim`` is killed once ``after`` trials are finished."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_job(folder / "job.yaml", 100, qat_epochs=0)  # more than there are recipes
+    began, killed, before = time.monotonic(), victim is None, frozenset[int]()
+    process = start(folder / "job.yaml", folder, nodes, cache, workers=2)
+    while process.poll() is None and time.monotonic() - began < MOST_S:
+        nodes.start_again()
+        if not killed and len(finished(folder / "run")) >= after:
+            before = frozenset(read(folder / "run").trials["trial"])
+            killed = kill(victim or "", process, nodes)
+        time.sleep(0.05)
+    process.kill()
+    assert killed, (folder / "said.txt").read_text()
+    assert process.returncode != 2, (folder / "said.txt").read_text()
+    result = read(folder / "run")
+    numbers = list(result.trials["trial"])
+    recipes = {str(sorted(recipe.items())) for recipe in result.trials["recipe"]}
+    return result, {
+        "victim": victim,
+        "after": after,
+        "code": process.returncode,
+        "rows": len(numbers),
+        "recipes": len(recipes),
+        "lost": len(before - set(numbers)),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def kill(victim: str, process: subprocess.Popen[bytes], nodes: TwoNodes) -> bool:
+    """Sends SIGKILL; False where there is no such process yet."""
+    if victim == "driver":
+        for child in psutil.Process(process.pid).children():
+            child.kill()
+            return True
+        return False
+    if victim in ("node", "head"):
+        name = "second" if victim == "node" else "head"
+        if name not in nodes.nodes:
+            return False
+        nodes.kill(name)
+        if victim == "head":
+            nodes.start_head()
+        else:
+            nodes.start(name)
+        return True
+    for one in nodes.nodes.values():
+        for child in psutil.Process(one.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if child.name().startswith("ray::Worker"):
+                    child.kill()
+                    return True
+    return False
+
+
+def front_of(result: SearchResult) -> list[tuple[str, float, float]]:
+    """The models of the front: recipe, accuracy and latency ratio."""
+    return sorted(
+        (str(sorted(one.recipe.items())), round(one.accuracy, 6), round(one.latency_ratio, 6))
+        for one in result.models.itertuples()
+    )
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def speed_lines(part: dict[str, Any]) -> list[str]:
+    """For people."""
+    told = [
+        f"{row['nodes']} nodes: {row['trials_per_hour']:.0f} trials an hour, {row['trials']} trials in "
+        f"{row['seconds_in_all']:.0f} s with the start; load before {row['load_before']}"
+        for row in part["rows"]
+    ]
+    return [*told, f"two nodes against one: {part['ratio']:.2f} (wanted {part['target']})"]
+
+
+def fault_lines(part: dict[str, Any]) -> list[str]:
+    """For people."""
+    return [
+        *(
+            f"{row['victim']:7} after {row['after']:2} rows: exit code {row['code']}, {row['rows']} rows, "
+            f"{row['lost']} lost, same front {row['same_front']}, {row['seconds']:.0f} s"
+            for row in part["rows"]
+        ),
+        f"{part['right']} of {part['runs']} runs are right",
+    ]
+
+
+LINES = {"speed": speed_lines, "faults": fault_lines}
+
+
+def main() -> None:
+    """Runs the parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
+    parser.add_argument("--trials", type=int, default=24, help="of the speed")
+    parser.add_argument("--most-nodes", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("results/cluster/cluster.json"))
+    run_parts(
+        parser.parse_args(),
+        lambda chosen: {
+            "speed": lambda: speed(chosen.trials, chosen.most_nodes),
+            "faults": lambda: faults(chosen.runs, chosen.seed),
+        },
+        LINES,
+    )
+
+
+if __name__ == "__main__":
+    main()
