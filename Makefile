@@ -9,7 +9,7 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 TOGETHER := --numprocesses $(PROCESSES) --dist worksteal
 
-.PHONY: demo test quick lint check format clean
+.PHONY: demo test quick gpu lint check format clean
 
 # A demo that was cut short goes on; remove results/demo for a new one.
 demo: $(READY)
@@ -34,6 +34,11 @@ check: $(READY)
 # For use while programming: under four minutes on two cores.
 quick: $(READY)
 	$(PYTEST) $(TOGETHER) -m "not slow and not timing"
+
+# On a machine with a GPU: at most ten minutes.
+gpu: $(READY)
+	$(PYTEST) -m cuda
+	$(BIN)/python benchmarks/gpu.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from autocompress.compat.torch import has_native_bfloat16
-from autocompress.errors import UserError
+from autocompress.errors import TrialFailed, UserError
 from autocompress.job import ComputeConfig
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -88,6 +88,8 @@ def compute_of(config: ComputeConfig) -> Compute:
         UserError: if this machine has no such device, or the device no such precision.
     """
     device = _device(config.device)
+    if device.type == "cuda":
+        _in_float32()
     half = half_precision(device) if config.precision == "auto" else PRECISIONS[config.precision]
     if half is not None and config.precision != "auto":
         _check_native(device, half, config.precision)
@@ -101,10 +103,18 @@ def compute_of(config: ComputeConfig) -> Compute:
 
 
 def give_memory_back() -> None:
-    """Gives memory of the GPU that no tensor uses back to other processes."""
+    """Gives memory of the GPU that no tensor uses back to other processes.
+
+    Raises:
+        TrialFailed: if the GPU fails, because this process can then not use it any more.
+    """
     gc.collect()
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise TrialFailed(f"the GPU cannot be used by this process any more: {reason}") from error
 
 
 def default_device() -> torch.device:
@@ -125,6 +135,12 @@ def _device(asked: str) -> torch.device:
         known = "cuda:0 is the only GPU" if count == 1 else f"the GPUs are cuda:0 to cuda:{count - 1}"
         raise UserError(f"'compute.device' is '{asked}', but {known} here", "set compute.device to auto")
     return device
+
+
+def _in_float32() -> None:
+    """Switches TF32 off: its 10 bits of mantissa round what float32 of a CPU does not."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def _check_native(device: torch.device, half: torch.dtype, asked: str) -> None:

@@ -342,7 +342,7 @@ def test_a_processor_with_less() -> None:
     assert _python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="+avx,+avx2,+fma") == "kernels\n"
 
 
-@pytest.mark.gpu
+@pytest.mark.cuda
 def test_triton() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")

@@ -251,7 +251,7 @@ def test_a_compiled_module_trains() -> None:
     assert torch.equal(block.weight.grad, wanted[2])
 
 
-@pytest.mark.gpu
+@pytest.mark.cuda
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
 def test_on_cuda(p: float) -> None:
     if not torch.cuda.is_available():

@@ -38,6 +38,7 @@ SMALL = {
     "cluster": ["--parts", "speed", "--trials", "5", "--most-nodes", "1"],
     "cluster_simulation": ["--workers", "20", "--trials", "60", "--every", "30", "--folder", "simulated"],
     "demo": ["--job", "job.yaml"],
+    "compute": ["--models", "test_resnet:32", "--rounds", "2"],
     "few_bits": ["--rows", "1", "4", "--shapes", "64x32", "--seconds", "0.1"],
     "front_without_search": [
         *("--model", "test_resnet", "--data", "digits", "--baseline-epochs", "1", "--count", "1", "--check", "2"),
@@ -49,6 +50,10 @@ SMALL = {
     ],
     "search_quality": [
         *("--model", "test_resnet", "--data", "digits", "--epochs", "1", "--seconds", "12", "--times", "1"),
+    ],
+    "gpu": [
+        *("--device", "cpu", "--model", "test_resnet", "--size", "32", "--batch", "8", "--images", "32"),
+        *("--rounds", "2", "--workers", "0"),
     ],
     "glyphs": ["--model", "test_resnet", "--epochs", "1", "--images", "256"],
     "int8": ["--models", "test_resnet", "--sizes", "32", "64", "--seconds", "1"],

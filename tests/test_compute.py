@@ -20,11 +20,12 @@ from autocompress.errors import UserError
 from autocompress.files import digest
 from autocompress.job import ComputeConfig, Job, load_job
 from autocompress.opened.computing import SWITCH, decided
+from autocompress.opened.job import OpenedJob
 from autocompress.searching import run
 from autocompress.searching.begun import as_begun, begun_with
 from autocompress.store import Store
-from autocompress.testing import example_model
-from autocompress.training import Training, TrainSettings, computed_with, layout
+from autocompress.testing import example_model, pretended_gpu
+from autocompress.training import Training, TrainSettings, computed_with, evaluate, layout, logits, predictions
 from autocompress.training.checkpoint import Checkpoint
 
 LAST = replace(Compute(), channels_last=True)
@@ -200,3 +201,39 @@ def test_runs_of_earlier_versions_can_be_resumed(tmp_path: Path) -> None:
     job = toy_job(tmp_path)
     assert as_begun(job, {"job": {}}) is job
     assert not begun_with(job, ToyDevice())["job"]["compute"], "a key that they do not know has no value"
+
+
+def test_on_a_gpu_trials_score_the_torch_model_and_the_front_the_file(
+    opened: OpenedJob,
+) -> None:
+    few = opened.splits.val.subset(24)
+    splits = replace(opened.splits, val=few, whole_val=few, test=few)
+    file = opened.baseline.deployable
+    with pretended_gpu() as gpu:
+        there = replace(opened, splits=splits, pipeline=replace(opened.pipeline, compute=gpu.compute))
+        seen: list[str] = []
+        handle = opened.model.register_forward_pre_hook(lambda _, given: seen.append(given[0].device.type))
+        try:
+            judged = there.accuracy(file, "val")
+            assert set(seen) == {"cuda"}
+            seen.clear()
+            front = [there.accuracy(file, "whole_val"), there.accuracy(file, "test")]
+            assert not seen
+        finally:
+            handle.remove()
+        assert next(opened.model.parameters()).device.type == "cpu"
+    assert all((judged[1] == one[1]).all() for one in front)
+
+
+def test_predictions_keep_no_logits_and_count_what_is_not_finite_as_wrong() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            outputs = x.flatten(1)[:, :4].clone()
+            outputs[0, 2] = float("nan")
+            return outputs
+
+    some = split()
+    found = predictions(Broken(), some, batch_size=16)
+    assert (found == -1).sum() == 4
+    assert torch.equal(found[1:16], logits(Broken(), some, batch_size=16)[1:16].argmax(1))
+    assert not evaluate(Broken(), some, batch_size=16)[1][::16].any()

@@ -15,6 +15,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression.pipeline import Pipeline
+from autocompress.compute import Compute
 from autocompress.contract import Context, DataSource, Space, TransferSet, manager
 from autocompress.job import Limits
 from autocompress.recipes.choosers import Replay
@@ -49,19 +50,38 @@ def transfer_of(model: nn.Module) -> TransferSet:
     return replace(transfer, train=few, calibration=few)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_stage_computes_on_the_gpu(name: str, model: nn.Module, tmp_path: Path) -> None:
+def candidate_of(name: str, model: nn.Module, compute: Compute, folder: Path) -> nn.Module:
+    """The network that a recipe gives."""
     rules, values = RECIPES[name]
     methods = manager().methods()
     space = JobSpace(model, methods, Limits(values=values), "model", 1, 1, True)
     policy = space.policy(rules)
     assert policy is not None
     recipe = space.compose(Replay(policy))
-    with pretended_gpu() as gpu:
-        pipeline = Pipeline(model, "key", methods, transfer_of(model), "model", 0, gpu.compute, Store(tmp_path))
-        candidate = pipeline.run(recipe)
-        assert not any(is_on_gpu(tensor) for tensor in candidate.model.state_dict().values()), "it leaves the GPU"
     assert bool(recipe.transforms) or recipe.prune is not None or bool(recipe.bits)
+    return Pipeline(model, "key", methods, transfer_of(model), "model", 0, compute, Store(folder)).run(recipe).model
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_stage_computes_on_the_gpu(name: str, model: nn.Module, tmp_path: Path) -> None:
+    with pretended_gpu() as gpu:
+        candidate = candidate_of(name, model, gpu.compute, tmp_path)
+        assert not any(is_on_gpu(tensor) for tensor in candidate.state_dict().values()), "it leaves the GPU"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_stage_computes_on_a_real_gpu(name: str, model: nn.Module, tmp_path: Path) -> None:
+    images = transfer_of(model).train.loader(32)
+    batch, _ = next(iter(images))
+    there = candidate_of(name, model, Compute.on("cuda"), tmp_path / "gpu")
+    here = candidate_of(name, model, Compute(), tmp_path / "cpu")
+    assert all(tensor.device.type == "cpu" for tensor in there.state_dict().values())
+    with torch.no_grad():
+        outputs, expected = there(batch), here(batch)
+    assert outputs.isfinite().all()
+    assert (outputs.argmax(1) == expected.argmax(1)).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("name", ["deepinversion", "knowledge_within", "zskd"])

@@ -435,7 +435,7 @@ def test_merged_branches_come_after_training(splits: Splits, tmp_path: Path, mon
     assert same(model, again)
 
 
-@pytest.mark.gpu
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_it_learns_on_cuda(splits: Splits) -> None:
     model, recorder = network(), Recorder()

@@ -173,6 +173,16 @@ def test_memory_is_given_back_where_a_gpu_is_used(is_used: bool, calls: int, mon
     assert len(found) == calls
 
 
+def test_a_gpu_that_vanished_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", gone)
+    with pytest.raises(TrialFailed, match="cannot be used by this process any more: CUDA error: unspecified launch"):
+        give_memory_back()
+
+
 def test_nothing_is_forked_after_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forking, "usable_processors", lambda: 4)
     monkeypatch.setattr(forking.threading, "enumerate", lambda: [])

@@ -30,6 +30,8 @@ TOLERANCE = 1e-9
 
 Rounding of float64 stays below 1e-11 through 200 layers.
 """
+SMALL = 96
+"""Side in pixels of the images of a network for images at least twice as large."""
 RATE = 0.5
 SEED = 0
 
@@ -79,10 +81,27 @@ class _Trial:
         self.generator = torch.Generator().manual_seed(SEED)
         self.model = copy.deepcopy(model).double().eval()
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        images = torch.randn((3, *input_size), generator=self.generator, dtype=torch.float64).to(device)
-        self.image, self.other = images[:1], images[1:2]
         randomise(self.model, self.generator)
-        settle(self.model, images[1:])
+        images = self._settled(input_size, device)
+        self.image, self.other = images[:1], images[1:2]
+
+    def _settled(self, size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+        """Three images on which the statistics of the norms are set.
+
+        Channels are wired in the same way whatever the size of images, so that large images are
+        replaced by small ones, where the network takes such.
+        """
+        small = (size[0], *(min(side, SMALL) if side >= 2 * SMALL else side for side in size[1:]))
+        for own in dict.fromkeys([small, size]):
+            images = torch.randn((3, *own), generator=self.generator, dtype=torch.float64).to(device)
+            try:
+                settle(self.model, images[1:])
+            except Exception:  # a forward function may raise any type
+                if own == size:
+                    raise
+                continue
+            return images
+        raise AssertionError("the last size returns or raises")
 
     def wrong(self, couplings: Sequence[Coupling]) -> str:
         """A fault where zeros in the inputs of the readers and removal give other outputs."""

@@ -15,7 +15,7 @@ from autocompress.contract import TransferSet
 from autocompress.data import Split
 from autocompress.files import digest
 from autocompress.store import Store
-from autocompress.training import computed_with, logits
+from autocompress.training import computed_with, logits, predictions
 
 VERSION = "1"
 MOST_BYTES = 256_000_000
@@ -43,7 +43,7 @@ def answered(
     """
     key = digest("held out", VERSION, model_key, split.digest, computed_with(compute))
     if (found := store.get(key) if store.has(key) else None) is None:
-        answers = logits(copy.deepcopy(model), split, compute.device, pause=pause).argmax(1)
+        answers = predictions(copy.deepcopy(model), split, compute.device, pause=pause)
         store.put(key, {"labels": answers}, {})
         found = {"labels": answers}, {}
     return split.relabelled(found[0]["labels"])

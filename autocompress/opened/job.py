@@ -407,8 +407,14 @@ class OpenedJob:
     ) -> tuple[float, np.ndarray]:
         """Accuracy of the file in percent, and whether each image is correct, bool ``(N,)``.
 
+        On a GPU, its torch model is scored on the images that judge trials: a runtime on the
+        processor is slower by far. Trials compare the labels of both on some images
+        (:meth:`agreement`), and the front's files are scored in the runtime.
+
         ``pause`` is called between images.
         """
+        if split == "val" and self.pipeline.compute.is_cuda and deployable.module is not None:
+            return self._scored(deployable.model(), pause)
         splits = self.splits
         chosen = splits.test if split == "test" else splits.val
         if split == "whole_val" and splits.whole_val is not None:
@@ -418,9 +424,13 @@ class OpenedJob:
 
     def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
         """The same for the torch model on validation, for a candidate with a slow file."""
+        return self._scored(candidate.model, pause)
+
+    def _scored(self, model: nn.Module, pause: Callable[[], None] | None) -> tuple[float, np.ndarray]:
+        """Accuracy of a torch model on validation, in float32, on the GPU if there is one."""
         batch = images_between_pauses(models.input_size(self.model))
-        found = evaluate(candidate.model, self.splits.val, self.pipeline.compute.device, batch, pause)
-        candidate.model.cpu()
+        found = evaluate(model, self.splits.val, self.pipeline.compute.device, batch, pause)
+        model.cpu()
         return found
 
     def agreement(
@@ -465,6 +475,8 @@ def _measured(
 ) -> tuple[Splits, Baseline]:
     """The splits with the images that judge candidates, and the baseline measured on these."""
     scored = Scorer.of(job), store, cache_folder("baselines"), pause
+    if compute.is_cuda and splits.whole_val is None and len(splits.val):
+        splits = replace(splits, whole_val=splits.val)  # trials score torch models, and the front files
     held_out: Split | None = None
     if sources is not None and not len(splits.val):
         held_out = sources.held_out(splits.info, pause)

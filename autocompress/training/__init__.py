@@ -17,7 +17,7 @@ import autocompress.compat.torch_compiler  # noqa: F401  # imports timm, in half
 from autocompress.compute import Compute, compute_of, default_device, half_precision
 from autocompress.training.checkpoint import Checkpoint
 from autocompress.training.computing import computed_with, versions
-from autocompress.training.evaluation import evaluate, logits, recalibrate_batch_norm
+from autocompress.training.evaluation import evaluate, logits, predictions, recalibrate_batch_norm
 from autocompress.training.loop import Training
 from autocompress.training.losses import SoftTargets, answers_of, distillation
 from autocompress.training.optimizing import clipped_parameters, make_optimizer, parameter_groups
@@ -53,6 +53,7 @@ __all__ = [
     "logits",
     "make_optimizer",
     "parameter_groups",
+    "predictions",
     "recalibrate_batch_norm",
     "recover",
     "require_training_images",

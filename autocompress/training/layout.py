@@ -83,7 +83,7 @@ def is_faster_last(
 
 def _times(model: nn.Module, compute: Compute, clock: Callable[[], float]) -> list[float]:
     """Seconds of a training step in each of ``FORMATS``, the fastest of some that alternate."""
-    steps = [_step(model, compute, form) for form in FORMATS]
+    steps = [training_step(model, compute, form) for form in FORMATS]
     found: list[list[float]] = [[], []]
     started = clock()
     for done in range(1 + ROUNDS):
@@ -96,8 +96,8 @@ def _times(model: nn.Module, compute: Compute, clock: Callable[[], float]) -> li
     return [min(own[1:]) for own in found]  # the first round is warm-up
 
 
-def _step(model: nn.Module, compute: Compute, form: torch.memory_format) -> Callable[[], None]:
-    """A step of a copy of ``model`` on images of noise, without an optimizer."""
+def training_step(model: nn.Module, compute: Compute, form: torch.memory_format) -> Callable[[], None]:
+    """A training step of a copy of ``model`` on images of noise, without an optimizer."""
     twin, size = copy.deepcopy(model).to(compute.device).train(), models.input_size(model)
     to_memory_format(twin, form)
     count = max(2, min(MOST_IMAGES, PIXELS // (size[1] * size[2])))
