@@ -27,6 +27,7 @@ def test_it_lies_beside_the_picture(tmp_path: Path) -> None:
     assert "![accuracy against cost](front.png)" in text
     assert (run / "front.png").is_file()
     assert "Plugin 'acme' is broken" in text
+    assert f"\nautocompress export {run} --trial {best['trial']} --to run-model\n" in text
 
 
 @pytest.mark.parametrize("state", ["running", "empty", "one trial", "all failed", "interrupted"])

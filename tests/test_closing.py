@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from autocompress import data, results
 from autocompress.contract import manager
 from autocompress.devices.lock import MachineLock
 from autocompress.job import DataConfig
-from autocompress.report import write_report
+from autocompress.report import view, write_report
 from autocompress.results import Row
 from autocompress.searching.closing import Closing, save_trials
 from autocompress.searching.gates import Trial
@@ -70,6 +71,15 @@ def test_the_front_is_scored_on_images_that_the_search_never_saw(tmp_path: Path)
     metrics = json.loads((found.artifact(0) / "metrics.json").read_text())
     low, high = metrics["test_accuracy_drop_interval"]
     assert low <= model["test_accuracy_drop"] <= high
+
+
+def test_a_report_needs_no_models(tmp_path: Path) -> None:
+    found, _ = close(tmp_path, [EIGHT_BIT])
+    before = view.front_models(found)[1]
+    shutil.rmtree(found.folder / "artifacts")
+    after = view.front_models(results.read(found.folder))[1]
+    assert (after.test_change_interval, after.noisy) == (before.test_change_interval, before.noisy)
+    assert " to " in after.test_change_interval
 
 
 def test_where_nothing_meets_the_constraints_there_is_a_front_and_the_nearest_miss(tmp_path: Path) -> None:

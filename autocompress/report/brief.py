@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from autocompress.report import datafree, view, words
+from autocompress.report.answer import answer
 from autocompress.report.markdown import escaped, fenced, plain, table
 from autocompress.results import SearchResult
 
@@ -21,6 +22,7 @@ def brief(result: SearchResult) -> str:
     parts = [
         f"# {name}: {escaped(result.job.get('model'))} on {escaped(datafree.data_name(result))}\n",
         *(f"{escaped(text, 1000)}\n" for text in _sentences(result) if text),
+        *_use(result),
         "![accuracy against cost](front.png)\n",
         _front(models) if models else "",
         _recipes(models),
@@ -33,6 +35,12 @@ def brief(result: SearchResult) -> str:
 
 def _sentences(result: SearchResult) -> list[str]:
     return [view.interruption(result), view.headline(result), view.fastest(result), view.tap_crop(result)]
+
+
+def _use(result: SearchResult) -> list[str]:
+    """The command that exports the recommended model, where its files are here."""
+    found = answer(result)
+    return [fenced(found.export, "sh")] if found and found.export else []
 
 
 def _front(models: list[view.FrontModel]) -> str:

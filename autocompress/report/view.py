@@ -69,7 +69,8 @@ def front_models(result: SearchResult, *, intervals_of_accuracy: bool = True) ->
 
 def _front_model(result: SearchResult, row: pd.Series, chosen: Any, images: Mapping[str, int]) -> FrontModel:
     folder = _artifact_folder(result.folder, row["artifact"])
-    metrics = _metrics(folder)
+    repeated = (result.summary.get("metrics") or {}).get(str(row["trial"])) or {}
+    metrics = {**repeated, **_metrics(folder)}
     is_baseline = bool(pd.isna(row["trial"]))
     return FrontModel(
         trial="baseline" if is_baseline else str(row["trial"]),

@@ -32,6 +32,7 @@ are an interface.
         macs: counts; size_ratio, latency_ratio, latency_ratio_low, latency_ratio_high}; empty where
         no tap is left out
 
+    metrics: by trial of the front, what a report shows of its metrics.json (``SHOWN_METRICS``)
     explained: of the recommended model {trial, limit: most seconds that this may take, missing: why
         steps are missing; steps after each stage of its recipe: [{stage, accuracy, accuracy_drop,
         latency_ratio, latency_ratio_low, latency_ratio_high, size_ratio}]; layers: [{layer, group,
@@ -54,6 +55,7 @@ from autocompress.results.columns import (
     FRONT_COLUMNS,
     INTERRUPTED,
     SENSITIVITY_COLUMNS,
+    SHOWN_METRICS,
     STATUSES,
     TABLE_COLUMNS,
     Row,
@@ -84,6 +86,7 @@ __all__ = [
     "JOB_FILE",
     "SENSITIVITY_COLUMNS",
     "SENSITIVITY_FILE",
+    "SHOWN_METRICS",
     "STATUSES",
     "SUMMARY_FILE",
     "TABLES_FILE",

@@ -16,6 +16,8 @@ STATUSES = ("complete", "stopped", "infeasible", "failed")
 """Status of a trial: ``stopped`` at a rung, ``infeasible`` by a gate or a bound, ``failed``."""
 INTERRUPTED = "interrupted"
 """``ended`` in the summary after Ctrl-C: the front was not measured again or tested."""
+SHOWN_METRICS = ("noisy", "float_layers", "tap_crop", "accuracy_drop_interval", "test_accuracy_drop_interval")
+"""Keys of an artifact's metrics.json that a report shows; the summary repeats them."""
 BASELINE = "baseline"
 """Status of the first row of front.csv, which has no trial number."""
 

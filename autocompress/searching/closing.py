@@ -27,6 +27,7 @@ from autocompress.results import (
     BASELINE,
     COLUMNS,
     FRONT_COLUMNS,
+    SHOWN_METRICS,
     STATUSES,
     SUMMARY_FILE,
     Row,
@@ -176,6 +177,8 @@ class Closing:
         rows = [final.get(row["trial"], row) for row in rows]
         save_trials(self.folder, rows)
         summary = self._summary(rows, front, seconds, ended, plugins)
+        there = [row for row in front if row.get("artifact")]
+        summary["metrics"] = {str(row["trial"]): _shown_metrics(self.folder / row["artifact"]) for row in there}
         summary["fastest_within_bar"] = None
         if fastest is not None:
             told = _only(FRONT_COLUMNS, with_artifact(self.folder, fastest))
@@ -324,6 +327,13 @@ class Closing:
                 "broken": {broken.name: broken.reason for broken in plugins.broken},
             },
         }
+
+
+def _shown_metrics(artifact: Path) -> dict[str, Any]:
+    """What the report shows of an artifact's metrics, so that it needs no models."""
+    file = artifact / METRICS_FILE
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {name: known[name] for name in SHOWN_METRICS if name in known}
 
 
 def _synthetic(splits: Splits) -> dict[str, Any]:
