@@ -170,8 +170,9 @@ class OpenedToy:
         del progress
         return [Sensitivity("model", "weight", "toy", bits, 1.0 / bits, 100.0 - 10 / bits) for bits in (8, 4, 2)]
 
-    def begin_proposals(self) -> None:
+    def begin_proposals(self) -> bool:
         """A toy needs nothing."""
+        return False
 
     def proposals(self, progress: Any = None, pause: Any = None) -> None:
         return None

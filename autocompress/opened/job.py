@@ -334,15 +334,20 @@ class OpenedJob:
         finally:
             maker.end()
 
-    def begin_proposals(self) -> None:
-        """Begins what proposals need in a forked process; see :meth:`TableMaker.begin`."""
+    def begin_proposals(self) -> bool:
+        """Begins what proposals need in a forked process; see :meth:`TableMaker.begin`.
+
+        Returns:
+            Whether there is such a process.
+        """
         if not self.job.search.tables:
-            return
+            return False
         self._begun = self._table_maker()
         try:
             self._begun.begin()
         except Exception as error:  # :meth:`proposals` says what is wrong, if it is wrong there too
             log.info("probes are not begun early: %s: %s", type(error).__name__, error)
+        return self._begun.helper is not None
 
     def _table_maker(self) -> TableMaker:
         measured_by = measured_with(self.device, self.job.device)

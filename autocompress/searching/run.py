@@ -385,9 +385,10 @@ class _Run:
         is_first = bool(self._first) and not self._study.is_proposed and not self._trains(self._first[0])
         # Where workers take all processors, starting them beside the tables makes both late.
         is_crowded = self._cluster is None and usable_processors() <= self._job.workers
-        threads = None if is_crowded else max(1, usable_processors() - self._job.workers)
-        if not self._study.is_proposed:
-            self._opened.begin_proposals()  # it forks, so no thread of ours works yet
+        busy = 0 if is_crowded else self._job.workers
+        if not self._study.is_proposed and self._opened.begin_proposals():  # it forks: no thread of ours works yet
+            busy += 1
+        threads = max(1, min(torch.get_num_threads(), usable_processors() - busy))
         self._own_worker.start(with_recipe=is_first, threads=threads)
         self._study.before_ask = self._take_proposals
         if is_crowded:

@@ -61,8 +61,8 @@ class SearchableJob(Protocol):
     ) -> list[Sensitivity]:
         """What each width that the space offers loses alone; empty where no group has a choice."""
 
-    def begin_proposals(self) -> None:
-        """Begins what :meth:`proposals` needs, before any thread works."""
+    def begin_proposals(self) -> bool:
+        """Begins what :meth:`proposals` needs, before any thread works; whether a process helps."""
 
     def proposals(
         self, progress: Callable[[float, str], None] | None = None, pause: Callable[[], None] | None = None
