@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autocompress.cluster.handing import handed_out
 from autocompress.contract import Manager, Pruner, Value, manager_for
 from autocompress.errors import Terminated, UserError
