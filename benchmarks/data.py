@@ -7,9 +7,11 @@ whenever it is read, which is how batches were made before decoded pictures were
 ``listing``: a folder of empty files in 1,000 class folders, opened twice, each in a process of its
 own; memory is what opening adds to a process that has imported all it needs.
 
+``lite0``: EfficientNet-Lite0's input tensors and logits beside timm's, which are to be equal.
+
 Ratios are medians over rounds that run in turn, with the lowest and the highest.
 
-    python benchmarks/data.py [--parts loader kept listing] [--entries 1000000] [--out FILE]
+    python benchmarks/data.py [--parts loader kept listing lite0] [--weights FILE.pth] [--out FILE]
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from autocompress.data.randomness import random_kept, seeded
 from autocompress.data.split import DataInfo, stratified
 from autocompress.files import write_json
 from int8 import environment
+from parts.lite_inputs import compared
 
 TARGETS = {"loader": 0.95, "kept": 5.0, "first_s": 60.0, "second_s": 3.0, "megabytes": 200.0}
 CLASSES = 1000
@@ -208,6 +211,13 @@ def listing_rows(asked: argparse.Namespace, home: Path) -> dict[str, Any]:
     return {"entries": asked.entries, **found}
 
 
+def lite0_rows(asked: argparse.Namespace, home: Path) -> dict[str, Any]:
+    """Equal tensors and logits."""
+    found = compared(home / "lite0", asked.weights)
+    print(found, flush=True)
+    return found
+
+
 def table(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = ["| processes | pass | images a second | timm's | ratio |", "|---|---|---|---|---|"]
@@ -224,12 +234,17 @@ def table(found: dict[str, Any]) -> str:
         lines += [
             f"| {name} | {listing[name]['seconds']} | {listing[name]['megabytes']} |" for name in ("first", "second")
         ]
+    if lite := found.get("lite0"):
+        what = f"EfficientNet-Lite0, {lite['weights']} weights, {lite['pictures']} pictures"
+        lines += ["", f"| {what} | equal to timm's |", "|---|---|"]
+        lines += [f"| inputs | {lite['equal_inputs']} |", f"| logits | {lite['equal_logits']} |"]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="*", default=["loader", "kept", "listing"])
+    parser.add_argument("--parts", nargs="*", default=["loader", "kept", "listing", "lite0"])
+    parser.add_argument("--weights", type=Path, help="of EfficientNet-Lite0; random ones without it")
     parser.add_argument("--workers", nargs="*", type=int, default=[1, 2, 4])
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -241,7 +256,7 @@ def main() -> None:
         write_json(asked.out, opened(asked.open))
         return
     torch.set_num_threads(1)
-    rows = {"loader": loader_rows, "kept": kept_rows, "listing": listing_rows}
+    rows = {"loader": loader_rows, "kept": kept_rows, "listing": listing_rows, "lite0": lite0_rows}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AUTOCOMPRESS_CACHE"] = str(Path(folder) / "cache")
         found: dict[str, Any] = {part: rows[part](asked, Path(folder)) for part in asked.parts}
