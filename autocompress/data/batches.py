@@ -6,7 +6,7 @@ nor what is kept changes a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -126,7 +126,12 @@ class Reading(Dataset[Any]):
 
     def __init__(self, origin: Origin, info: DataInfo) -> None:
         self.origin, self.info = origin, info
-        self.evaluated, self.augmented = evaluated_pixels(info), augmented_pixels(info)
+        self.evaluated = evaluated_pixels(info)
+
+    @cached_property
+    def augmented(self) -> Callable[[Image.Image], torch.Tensor]:
+        """The transform of training images; making it may compile, so one process makes it."""
+        return augmented_pixels(self.info)
 
     def __getitem__(self, request: Request) -> torch.Tensor | np.ndarray | tuple[str, str]:
         """Images ``(N, C, H, W)``; the message and hint of an error for the user."""
@@ -144,13 +149,25 @@ class Reading(Dataset[Any]):
         """
         if request.seeds is None:
             return self._evaluated(request)
-        decoded = self.origin.decoded(self.info.channels)
         found = []
-        for index, slot, seed in zip(request.indices, request.slots, request.seeds, strict=True):
-            image = self._picture(int(index), int(slot), decoded)
+        for image, seed in zip(self._decoded(request), request.seeds, strict=True):
             seeded(int(seed))
             found.append(self.augmented(image))
         return torch.stack(found)
+
+    def _decoded(self, request: Request) -> Iterator[Image.Image]:
+        """The pictures as they are, in the mode of the images."""
+        decoded = self.origin.decoded(self.info.channels)
+        has = np.zeros(len(request.slots), bool) if decoded is None else decoded.has(request.slots)
+        kept = iter(() if decoded is None else decoded.read(request.slots[has]))
+        for index, slot, is_kept in zip(request.indices.tolist(), request.slots.tolist(), has.tolist(), strict=True):
+            if is_kept:
+                yield Image.fromarray(_flat(next(kept)))
+                continue
+            image = self._picture(index)
+            if decoded is not None:
+                decoded.write(slot, pixels(image, self.info.channels))
+            yield image
 
     def _evaluated(self, request: Request) -> torch.Tensor:
         prepared = self.origin.prepared(self.info)
@@ -162,22 +179,15 @@ class Reading(Dataset[Any]):
             if prepared is not None and has[number]:
                 found[number] = torch.from_numpy(prepared.read(slot))
                 continue
-            found[number] = self.evaluated(self._picture(int(index), int(slot), None))
+            found[number] = self.evaluated(self._picture(int(index)))
             if prepared is not None:
                 prepared.write(int(slot), found[number].numpy())
         return found
 
-    def _picture(self, index: int, slot: int, decoded: Kept | None) -> Image.Image:
+    def _picture(self, index: int) -> Image.Image:
         """A picture in the mode of the images."""
-        place = np.array([slot])
-        if decoded is not None and decoded.has(place)[0]:
-            return Image.fromarray(_flat(decoded.read(place)[0]))
-        image = self.origin.pictures.picture(index)
-        if image.mode != (mode := mode_of(self.info.channels)):
-            image = image.convert(mode)
-        if decoded is not None:
-            decoded.write(slot, pixels(image, self.info.channels))
-        return image
+        image, mode = self.origin.pictures.picture(index), mode_of(self.info.channels)
+        return image if image.mode == mode else image.convert(mode)
 
 
 def mode_of(channels: int) -> str:

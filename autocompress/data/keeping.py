@@ -75,7 +75,8 @@ class Kept:
             if path is None:
                 return None
             sums = np.memmap(path, np.uint32, "r+", 0, (count,))
-            return np.memmap(path, np.uint8, "r+", 4 * count, self.shape), sums
+            # As plain arrays: the class memmap takes longer for each access.
+            return np.asarray(np.memmap(path, np.uint8, "r+", 4 * count, self.shape)), np.asarray(sums)
         except OSError as error:
             warn_once(Path(FOLDER), "cannot be kept, so each picture is decoded whenever it is read", error)
             return None

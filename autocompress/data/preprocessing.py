@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from autocompress.data.jitter import quickened
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
 from autocompress.job import AugmentConfig
@@ -42,7 +43,7 @@ def augmented_pixels(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
 
     own = info.augment or AugmentConfig()
     try:
-        return create_transform(
+        made = create_transform(
             info.input_size,
             is_training=True,
             mean=info.mean,
@@ -59,6 +60,7 @@ def augmented_pixels(info: DataInfo) -> Callable[[Image.Image], torch.Tensor]:
         )
     except (AssertionError, KeyError, ValueError, IndexError) as error:
         raise UserError(f"timm knows no augmentation '{own.auto}'", "see 'augment' in docs/data.md") from error
+    return quickened(made) if info.channels == 3 else made
 
 
 def normalised(pixels: torch.Tensor, info: DataInfo) -> torch.Tensor:

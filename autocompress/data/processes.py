@@ -133,6 +133,8 @@ def answers(reading: Reading, requests: Sequence[Request], readers: Readers) -> 
     Raises:
         UserError: naming a picture that cannot be read.
     """
+    if requests and requests[0].seeds is not None:
+        _ = reading.augmented  # before processes are forked, which then have it
     done, count = 0, readers.count if len(requests) > 1 else 0
     if count and readers.waits:
         began = time.monotonic()
