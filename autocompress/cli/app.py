@@ -221,6 +221,7 @@ app.command()(debugging.debug)
 app.command()(models.export)
 app.command()(models.measure)
 app.command()(submitting.submit)
+app.add_typer(submitting.cluster)
 app.command()(synthesis.synthesize)
 app.command()(synthesis.similarity)
 

@@ -10,7 +10,7 @@ import typer
 
 from autocompress.errors import UserError
 
-_WHAT, _KUBERNETES, _SLURM = "What it needs", "Kubernetes", "Slurm"
+_WHAT, _RAY, _KUBERNETES, _SLURM = "What it needs", "A cluster of Ray", "Kubernetes", "Slurm"
 
 
 class Kind(StrEnum):
@@ -28,6 +28,13 @@ JobFile = Annotated[Path, typer.Argument(help="Job file (YAML).", metavar="JOB.y
 Printed = Annotated[
     Kind | None, typer.Option("--print", help="Print a RayJob or a batch script, and send nothing.", show_default=False)
 ]
+Address = Annotated[
+    str | None, _option("Send the job to the job server at this address: http://HEAD:8265.", _RAY, show_default=False)
+]
+Token = Annotated[
+    Path | None, _option("File with the cluster's token. Default: RAY_AUTH_TOKEN_PATH.", _RAY, show_default=False)
+]
+Python = Annotated[str, _option("Python on the nodes, by name or by path.", _RAY)]
 Workers = Annotated[int | None, _option("Trials at the same time, a pod or node each. Default: the job's.", min=1)]
 Cpus = Annotated[int | None, _option("Processors of each worker. Default: the job's.", min=1)]
 Memory = Annotated[int | None, _option("Memory of each worker. Default: the job's, or 8.", metavar="GIB", min=1)]
@@ -46,6 +53,9 @@ Setup = Annotated[
 def submit(
     job_file: JobFile,
     printed: Printed = None,
+    address: Address = None,
+    token: Token = None,
+    python: Python = "python",
     workers: Workers = None,
     cpus: Cpus = None,
     memory: Memory = None,
@@ -58,7 +68,9 @@ def submit(
     time: Time = "",
     setup: Setup = "",
 ) -> None:
-    """Write what a batch system needs to run a search on several nodes.
+    """Send a job to a cluster of Ray, or write what a batch system needs to run it.
+
+    autocompress submit job.yaml --address http://HEAD:8265 --results /shared/results
 
     autocompress submit job.yaml --print kuberay --image REGISTRY/autocompress --results s3://runs
 
@@ -69,8 +81,8 @@ def submit(
     from autocompress.submission import kuberay, slurm
     from autocompress.submission.order import order_of
 
-    if printed is None:
-        raise UserError("nothing says where to send the job", "give --print kuberay or --print slurm")
+    if (printed is None) == (address is None):
+        raise UserError("nothing says where to send the job", "give --address http://HEAD:8265 or --print KIND")
     job = load_job(job_file)
     plugins = manager_for(job)
     validate(job, plugins)
@@ -85,5 +97,102 @@ def submit(
     )
     if printed is Kind.KUBERAY:
         print(kuberay.manifest(order, image=image, claim=claim, secret=secret), end="")
-    else:
+    elif printed is Kind.SLURM:
         print(slurm.script(order, job_file=job_file.absolute(), time=time, setup=setup), end="")
+    else:
+        from autocompress.submission.jobserver import JobServer
+
+        sent = JobServer(address or "", token).submit(order, python)
+        print(f"sent as {sent.id}; results: {order.run}")
+        print(f"'autocompress cluster logs {sent.run} --follow --address {address}' follows it")
+
+
+cluster = typer.Typer(
+    name="cluster", help="Follow jobs that were sent to a cluster of Ray.", no_args_is_help=True, add_completion=False
+)
+Name = Annotated[str, typer.Argument(help="Name of the run.", metavar="NAME", show_default=False)]
+Server = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        help="Address of the job server: http://HEAD:8265.",
+        envvar="RAY_API_SERVER_ADDRESS",
+        show_default=False,
+    ),
+]
+TokenFile = Annotated[
+    Path | None, typer.Option("--token", help="File with the token. Default: RAY_AUTH_TOKEN_PATH.", show_default=False)
+]
+
+
+@cluster.command()
+def status(
+    address: Server,
+    name: Annotated[str, typer.Argument(help="Name of a run.", metavar="[NAME]", show_default=False)] = "",
+    token: TokenFile = None,
+) -> None:
+    """Show the jobs on a cluster, or those of one run."""
+    from autocompress.submission.jobserver import JobServer
+
+    server = JobServer(address, token)
+    for job in server.jobs(name) if name else server.jobs():
+        print(f"{job.id}  {job.status.lower()}  {job.results}/{job.run}  {job.message}".rstrip())
+
+
+@cluster.command()
+def logs(
+    name: Name,
+    address: Server,
+    token: TokenFile = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print until the job ends.")] = False,
+) -> None:
+    """Print what a job has printed."""
+    from autocompress.submission.jobserver import JobServer
+
+    server = JobServer(address, token)
+    job = server.latest(name)
+    if not follow:
+        print(server.logs(job), end="")
+        return
+    for text in server.follow(job):
+        print(text, end="", flush=True)
+    if (ended := server.latest(name)).status != "SUCCEEDED":
+        raise UserError(f"{ended.id} {ended.status.lower()}: {ended.message}"[:300])
+
+
+@cluster.command()
+def stop(name: Name, address: Server, token: TokenFile = None) -> None:
+    """Stop a job. Its run can be sent again, and goes on."""
+    from autocompress.submission.jobserver import JobServer
+
+    server = JobServer(address, token)
+    job = server.stop(server.latest(name))
+    print(f"{job.id} {job.status.lower()}; 'autocompress submit' with the same job goes on")
+
+
+@cluster.command()
+def fetch(
+    place: Annotated[
+        str, typer.Argument(help="Name of a run, or its URL or folder.", metavar="NAME|URL", show_default=False)
+    ],
+    to: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("results"),
+    address: Annotated[
+        str,
+        typer.Option(
+            help="Address of the job server, for a name.", envvar="RAY_API_SERVER_ADDRESS", show_default=False
+        ),
+    ] = "",
+    token: TokenFile = None,
+) -> None:
+    """Copy the results of a run from shared storage."""
+    from autocompress.submission.fetching import fetch
+
+    if "/" not in place:
+        from autocompress.submission.jobserver import JobServer
+
+        if not address:
+            raise UserError(f"nothing says where the run '{place}' is", "give --address, or its URL")
+        job = JobServer(address, token).latest(place)
+        place = f"{job.results}/{job.run}"
+    folder = fetch(place, to)
+    print(f"fetched to {folder}; 'autocompress show {folder}' prints its front")

@@ -13,6 +13,7 @@ import yaml
 
 from autocompress.errors import UserError
 from autocompress.submission.order import RETRIES, Order, command
+from autocompress.submission.sending import read_plugin
 
 JOB_FOLDER = "/autocompress/job"
 """Where pods see the job and its plugins."""
@@ -97,19 +98,6 @@ def _files(order: Order) -> dict[str, str]:
             "put the plugins into the image",
         )
     return files
-
-
-def read_plugin(path: Path) -> str:
-    """The text of a plugin's file.
-
-    Raises:
-        UserError: if it cannot be read, or is a folder.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UserError(f"the plugin {path} cannot be sent: {why}", "name a Python file") from None
 
 
 def _mounts(order: Order, claim: str) -> Mapping[str, str]:

@@ -1,0 +1,83 @@
+"""What is sent with a job: the job, its plugins, and autocompress as it is installed here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from autocompress.errors import UserError
+from autocompress.files import digest
+from autocompress.remote import is_url
+from autocompress.submission.order import Order
+from autocompress.submission.sending import read_plugin
+
+NAME = "autocompress"
+MOST_BYTES = 100 * 2**20
+"""Ray takes no larger working directory."""
+_PACKAGE = Path(__file__).parent.parent
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyo")
+
+
+def packed(order: Order, folder: Path) -> Path:
+    """Fills ``folder``; returns where the nodes will see the plugins of the job.
+
+    Ray puts the folder on the path of Python, on each node: packages lie in it as a wheel has them.
+
+    Raises:
+        UserError: if it is too large to be sent, or plugins cannot be.
+    """
+    for package in _packages():
+        shutil.copytree(package, folder / package.name, ignore=_LEFT_OUT)
+    spaces = _PACKAGE.parent / "search_spaces"
+    if spaces.is_dir() and not (folder / NAME / "search_spaces").exists():  # a source tree
+        shutil.copytree(spaces, folder / NAME / "search_spaces", ignore=_LEFT_OUT)
+    _write_metadata(folder)
+    place = _with_plugins(order, folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if size > MOST_BYTES:
+        raise UserError(
+            f"the job and its plugins have {size / 2**20:.0f} MiB, more than Ray takes (100 MiB)",
+            "put data on storage that the nodes share",
+        )
+    return place
+
+
+def _packages() -> Iterator[Path]:
+    """Folders of autocompress and of the packages that it comes with."""
+    yield _PACKAGE
+    modules = {point.value.partition(":")[0] for point in importlib.metadata.distribution(NAME).entry_points}
+    for name in sorted({module.partition(".")[0] for module in modules} - {NAME}):
+        found = importlib.util.find_spec(name)
+        for place in (found.submodule_search_locations or ()) if found is not None else ():
+            yield Path(place)
+
+
+def _write_metadata(folder: Path) -> None:
+    """What says to Python that autocompress is installed, and which methods it has."""
+    found = importlib.metadata.distribution(NAME)
+    info = folder / f"{NAME}-{found.version}.dist-info"
+    info.mkdir()
+    for name in ("METADATA", "entry_points.txt"):
+        (info / name).write_text(found.read_text(name) or "", encoding="utf-8")
+
+
+def _with_plugins(order: Order, folder: Path) -> Path:
+    """Adds plugins and the job, which names them where a later resume finds them too."""
+    texts = {path.name: read_plugin(path) for path in order.job.plugins}
+    if len(texts) < len(order.job.plugins):
+        raise UserError("two plugins of the job have the same file name", "rename one of them")
+    if texts and is_url(order.results):
+        raise UserError(
+            "plugins cannot be sent with a run whose results are on a URL",
+            "install them on the nodes, or put the results into a folder that the nodes share",
+        )
+    place = Path(order.results) / ".plugins" / digest(texts)[:12]
+    (folder / "plugins").mkdir()
+    for name, text in texts.items():
+        (folder / "plugins" / name).write_text(text, encoding="utf-8")
+    sent = order.job.model_copy(update={"plugins": tuple(place / name for name in texts)})
+    (folder / "job.yaml").write_text(sent.to_yaml(), encoding="utf-8")
+    return place
