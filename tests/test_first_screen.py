@@ -67,6 +67,20 @@ def test_figures_have_their_intervals(tmp_path: Path) -> None:
     assert re.match(r"[+−]?\d\.\d\d \([+−]?\d\.\d\d to ", figures["Test accuracy, 3,000 images"].note)
 
 
+def test_the_command_names_the_folder_from_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_with(tmp_path / "a run", [*PAIRS])
+    monkeypatch.chdir(tmp_path)
+    found = answer(run)
+    assert found is not None
+    assert found.export == "autocompress export 'a run' --trial 0 --to 'a run-model'"
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    found = answer(run)
+    assert found is not None
+    assert f"'{tmp_path / 'a run'}' --trial 0" in found.export
+
+
 def test_a_model_without_files_has_no_command(tmp_path: Path) -> None:
     run = run_with(tmp_path, [*PAIRS])
     (tmp_path / "artifacts" / "0" / "model.onnx").unlink()

@@ -171,5 +171,8 @@ def _others(result: SearchResult, chosen: dict[str, pd.Series], cost: str) -> li
 
 def _shown(folder: Path) -> str:
     """The folder as a command names it: below the working directory without it."""
-    inside = os.path.relpath(folder) if folder.is_absolute() else str(folder)
+    try:
+        inside = os.path.relpath(folder) if folder.is_absolute() else str(folder)
+    except (OSError, ValueError):  # no working directory any more, or another drive
+        return str(folder)
     return str(folder) if inside.startswith("..") else inside
