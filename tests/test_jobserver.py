@@ -129,6 +129,9 @@ def head() -> Iterator[Head]:
         **{"node-ip-address": "127.0.0.1", "dashboard-host": "127.0.0.1", "temp-dir": folder / "ray"},
         **{"num-cpus": 1, "num-gpus": 0, "object-store-memory": 100 * 2**20, "include-dashboard": "true"},
         **{"min-worker-port": 0, "max-worker-port": 0},
+        # By default these are the same for all clusters of a machine: the second one takes no jobs.
+        **{name: free_port() for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")},
+        "metrics-export-port": free_port(),
     }
     words = ["--head", "--block", "--disable-usage-stats", *(f"--{name}={value}" for name, value in options.items())]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
