@@ -191,6 +191,31 @@ def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyP
         attaching.check_answers(f"127.0.0.1:{port}")
 
 
+@pytest.mark.parametrize(
+    ("cause", "sentence"),
+    [
+        (
+            "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.2\nThis has 3.12",
+            "the cluster at head:6379 runs other versions than this process: The cluster was started with: Ray: 2.60.0 "
+            "Python: 3.11.2 This has 3.12 (install the same versions",
+        ),
+        ("No node info found matching attributes: '198.18.7.1'", "this machine is no node of the cluster at head:6379"),
+        ("it is full", "cannot connect to the cluster at head:6379: Failed to connect to Ray cluster"),
+    ],
+)
+def test_why_a_connection_failed_is_one_sentence(monkeypatch: pytest.MonkeyPatch, cause: str, sentence: str) -> None:
+    def init(**_: Any) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster") from RuntimeError(cause)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(UserError) as error, attaching.attached("head:6379"):
+        pass
+    assert str(error.value).startswith(sentence)
+    assert "\n" not in str(error.value)
+
+
 def test_another_server_is_no_cluster() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -105,7 +105,7 @@ def _connect(address: str) -> None:
 
 def _told(address: str, error: Exception) -> UserError:
     """Why a connection failed, as one sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip() for one in _chain(error) for line in str(one).splitlines() if line.strip()]
     text = " ".join(lines)
     if isinstance(error, ray.exceptions.AuthenticationError):
         is_missing = "currently 'disabled'" in text
@@ -115,8 +115,9 @@ def _told(address: str, error: Exception) -> UserError:
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file with the token of its head",
         )
     if "Version mismatch" in text:
+        which = text.partition("Version mismatch: ")[2]
         return UserError(
-            f"the cluster at {address} runs other versions than this process: {text.partition(': ')[2]}",
+            f"the cluster at {address} runs other versions than this process: {which}",
             "install the same versions of Ray and Python, down to the patch",
         )
     if "No node info found" in text or "node to connect" in text:
@@ -124,4 +125,14 @@ def _told(address: str, error: Exception) -> UserError:
             f"this machine is no node of the cluster at {address}",
             f"run 'ray start --address={address}' here first, or start the search on a node of the cluster",
         )
-    return UserError(f"cannot connect to the cluster at {address}: {lines[0]}", "log.txt has the whole message")
+    return UserError(
+        f"cannot connect to the cluster at {address}: {lines[0] if lines else type(error).__name__}",
+        "log.txt has the whole message",
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and its causes: what Ray raises last does not say why."""
+    while error is not None:
+        yield error
+        error = error.__cause__
