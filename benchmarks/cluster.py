@@ -229,12 +229,9 @@ def kill(victim: str, process: subprocess.Popen[bytes], nodes: TwoNodes) -> bool
     return False
 
 
-def front_of(result: SearchResult) -> list[tuple[str, float, float]]:
-    """The models of the front: recipe, accuracy and latency ratio."""
-    return sorted(
-        (str(sorted(one.recipe.items())), round(one.accuracy, 6), round(one.latency_ratio, 6))
-        for one in result.models.itertuples()
-    )
+def front_of(result: SearchResult) -> list[tuple[float, float]]:
+    """Accuracy and latency ratio of the front's models; of equal models the first one is kept."""
+    return sorted({(round(one.accuracy, 6), round(one.latency_ratio, 6)) for one in result.models.itertuples()})
 
 
 # --- tables ---------------------------------------------------------------------------------------
