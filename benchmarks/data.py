@@ -213,7 +213,7 @@ def listing_rows(asked: argparse.Namespace, home: Path) -> dict[str, Any]:
 
 def lite0_rows(asked: argparse.Namespace, home: Path) -> dict[str, Any]:
     """Equal tensors and logits."""
-    found = compared(home / "lite0", asked.weights)
+    found = compared(home / "lite0", asked.weights, count=min(60, max(40, asked.pictures)))
     print(found, flush=True)
     return found
 

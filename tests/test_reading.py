@@ -157,12 +157,30 @@ def test_an_unreadable_picture_is_named_by_the_process_that_reads(folder: Path) 
         read(split, augment=True)
 
 
+@pytest.mark.slow
+def test_after_cudas_first_use_processes_are_not_forked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = read(training(folder), augment=True)
+    split = training(folder, 1)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert equal(before, read(split, augment=True))
+    (pool,) = processes._pools.values()
+    assert pool.loader.multiprocessing_context.get_start_method() == "forkserver"  # type: ignore[union-attr]
+
+
 def test_the_machine_decides_how_many_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "usable_processors", lambda: 16)
     assert Readers.of("auto", 2) == Readers(7, waits=True)
     assert Readers.of("auto", 1).count == 8
     assert Readers.of("auto", 16).count == 0
     assert Readers.of(3, 16) == Readers(3)
+
+
+def test_a_pass_may_begin_later(folder: Path) -> None:
+    for split in (training(folder), data.load(DataConfig(train="digits")).train.take(torch.arange(38))):
+        whole = list(split.loader(8, shuffle=True, seed=1, augment=True))
+        rest = list(split.loader(8, shuffle=True, seed=1, augment=True).on(torch.device("cpu"), first=2))
+        assert len(rest) == 3
+        assert equal(whole[2:], rest)
 
 
 def test_little_work_starts_no_process(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import overload
 
@@ -47,7 +48,7 @@ class Files:
     def key(self) -> str:
         """A digest of names, sizes, times and classes."""
         parts = (self.names, self.ends, self.sizes, self.modified, self.labels)
-        return digest(*(np.ascontiguousarray(part).tobytes() for part in parts))
+        return digest(*(blake2b(np.ascontiguousarray(part).data, digest_size=16).hexdigest() for part in parts))
 
     def at(self, mask: np.ndarray) -> Files:
         """The files where ``mask`` is True."""

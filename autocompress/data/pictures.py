@@ -97,15 +97,16 @@ class _PictureLoader(Loader[DatasetSplit]):
     def __iter__(self) -> Iterator[Batch]:
         return self.on(torch.device("cpu"))
 
-    def on(self, device: torch.device) -> Iterator[Batch]:
+    def on(self, device: torch.device, first: int = 0) -> Iterator[Batch]:
         split = self.split
         if split.pictures.changed:
             raise UserError(split.pictures.changed, "start again, so that the folder is listed anew")
         order = self._order()
-        requests = [self._request(positions) for positions in order.split(self.batch_size)][: len(self)]
-        labels = (split.labels()[positions] for positions in order.split(self.batch_size))
+        parts = order.split(self.batch_size)[first : len(self)]
+        requests = [self._request(positions) for positions in parts]
+        labels = (split.labels()[positions] for positions in parts)
         found = answers(split.reading, requests, self._readers())
-        for images, wanted in zip(found, labels, strict=False):  # drop_last leaves labels over
+        for images, wanted in zip(found, labels, strict=True):
             yield normalised(images.to(device, non_blocking=True), split.info), wanted
 
     def _order(self) -> torch.Tensor:

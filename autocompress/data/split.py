@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Generic, Literal, Self, TypeVar
 
 import torch
@@ -81,9 +82,9 @@ class Loader(ABC, Generic[AnySplit]):
     def __iter__(self) -> Iterator[Batch]:
         """Images float32 ``(N, C, H, W)`` and labels int64 ``(N,)``, batch by batch."""
 
-    def on(self, device: torch.device) -> Iterator[Batch]:
-        """The batches with their images on ``device``; labels stay on the CPU."""
-        for images, labels in self:
+    def on(self, device: torch.device, first: int = 0) -> Iterator[Batch]:
+        """The batches from number ``first`` on, with images on ``device`` and labels on the CPU."""
+        for images, labels in islice(self, first, None):
             yield images.to(device, non_blocking=True), labels
 
     def __len__(self) -> int:

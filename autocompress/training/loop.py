@@ -241,7 +241,7 @@ class Training:
         random = torch.random.fork_rng(devices=self.compute.random_devices)
         with random, tapped(self.model, self.teacher, self._taps) as features:
             torch.manual_seed((self.seed * 7_919 + epoch) % 2**63)
-            for images, positions in islice(self._loader(epoch).on(self.device), done, self.steps_per_epoch):
+            for images, positions in islice(self._loader(epoch).on(self.device, done), self.steps_per_epoch - done):
                 if self.finished:
                     break
                 self._take_up_random()
