@@ -47,6 +47,14 @@ def test_the_window_holds_the_last_trials_the_front_and_what_is_open() -> None:
     assert windowed.get_n_trials(study._study_id) == 8
 
 
+def test_of_many_running_trials_samplers_see_the_last() -> None:
+    study = study_in(Windowed(InMemoryStorage(), most=3, running=2), RandomSampler(seed=0))
+    done = tell(study, 1.0, 1.0)
+    running = [study.ask().number for _ in range(4)]
+    assert [trial.number for trial in study.get_trials()] == [done, *running[2:]]
+    assert [trial.number for trial in study.get_trials(states=(TrialState.RUNNING,))] == running
+
+
 def test_tpe_draws_as_without_a_window_while_the_study_is_short(tmp_path: Path) -> None:
     drawn = []
     for storage in (InMemoryStorage(), Windowed(FileStorage(tmp_path / "study.journal"), most=40)):

@@ -23,6 +23,8 @@ from autocompress.searching.journal import FileStorage
 
 WINDOW = 1000
 """Finished trials that samplers see, beside the front and what is not finished."""
+RUNNING = 250
+"""Running trials that samplers see beside finished ones: the last."""
 _OPEN = frozenset({TrialState.RUNNING, TrialState.WAITING})
 
 
@@ -35,10 +37,11 @@ class Windowed(BaseStorage):
     Args:
         inner: holds everything.
         most: finished trials in the window; None: all.
+        running: running trials in the window.
     """
 
-    def __init__(self, inner: BaseStorage, most: int | None = WINDOW) -> None:
-        self.inner, self._most = inner, most
+    def __init__(self, inner: BaseStorage, most: int | None = WINDOW, running: int = RUNNING) -> None:
+        self.inner, self._most, self._running = inner, most, running
         self._begin()
 
     def _begin(self) -> None:
@@ -95,6 +98,9 @@ class Windowed(BaseStorage):
         self._stale.clear()
         shown = dict(self._open)
         if states is None or any(state in states for state in TrialState if state not in _OPEN):
+            running = [number for number, trial in sorted(shown.items()) if trial.state == TrialState.RUNNING]
+            for number in running[: -self._running]:
+                del shown[number]
             shown |= {trial.number: trial for trial in (*self._front.items, *self._recent)}
         found = [shown[number] for number in sorted(shown) if states is None or shown[number].state in states]
         return copy.deepcopy(found) if deepcopy else found
