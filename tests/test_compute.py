@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -21,6 +24,7 @@ from autocompress.files import digest
 from autocompress.job import ComputeConfig, Job, load_job
 from autocompress.opened.computing import SWITCH, decided
 from autocompress.opened.job import OpenedJob
+from autocompress.opened.memory_notes import memory_notes, moments_bytes
 from autocompress.searching import run
 from autocompress.searching.begun import as_begun, begun_with
 from autocompress.store import Store
@@ -154,7 +158,7 @@ def test_the_faster_format_is_kept_and_later_runs_use_it(tmp_path: Path) -> None
     assert layout.is_faster_last(model, Compute(), store, clock=lambda: next(times))
     never = iter(())
     assert layout.is_faster_last(model, Compute(), store, clock=lambda: next(never)), "kept by class of machine"
-    little = iter([0.0] + [0.0, 1.0, 1.0, 1.95] * 2 + [9.0])
+    little = iter([0.0] + [0.0, 1.0, 1.0, 1.97] * 2 + [9.0])
     other = Store(tmp_path / "other")
     assert not layout.is_faster_last(model, Compute(), other, clock=lambda: next(little)), "less than noise"
 
@@ -237,3 +241,33 @@ def test_predictions_keep_no_logits_and_count_what_is_not_finite_as_wrong() -> N
     assert (found == -1).sum() == 4
     assert torch.equal(found[1:16], logits(Broken(), some, batch_size=16)[1:16].argmax(1))
     assert not evaluate(Broken(), some, batch_size=16)[1][::16].any()
+
+
+def test_a_compiled_network_is_trained_through_its_compiled_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def compiled(model: nn.Module) -> Any:
+        def run(x: torch.Tensor) -> torch.Tensor:
+            calls.append(len(x))
+            return model(x)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    plain, _ = trained(Compute())
+    own, _ = trained(Compute(compile=True))
+    assert calls == [16] * 11
+    assert all(torch.equal(tensor, own.state_dict()[name]) for name, tensor in plain.state_dict().items())
+
+
+def test_large_moments_are_estimated_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(tmp_path)
+    assert memory_notes(job, example_model()) == ()
+    wide = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 3, groups=2), nn.Linear(10, 4), nn.Linear(9000, 2))
+    assert moments_bytes(wide) == 8 * 2 * 36**2 + 8 * 10**2 + 4 * 8192 * 9000, "all but the layer that reads the image"
+    wide.append(nn.Linear(8000, 2))
+    assert re.fullmatch(r"estimate: the moments of the layers take 0.8 GB in each of 3 .*", memory_notes(job, wide)[0])
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1e9))
+    assert "1.0 GB are free: lower workers" in memory_notes(job, wide)[0]
+    off = job.model_copy(update={"search": job.search.model_copy(update={"repair": False})})
+    assert memory_notes(off, wide) == ()

@@ -50,6 +50,7 @@ from autocompress.opened.baseline import Baseline, cropped_baseline, export_base
 from autocompress.opened.computing import decided
 from autocompress.opened.keys import measured_with
 from autocompress.opened.layers import layer_rows
+from autocompress.opened.memory_notes import memory_notes
 from autocompress.opened.outline import outline, space_of
 from autocompress.opened.placing import measured_costs, placement_rows
 from autocompress.opened.remarks import remarks
@@ -491,7 +492,8 @@ def _measured(
         baseline = measure_baseline(model, splits, *scored)
     else:
         splits, baseline = judged_by_agreement(model, splits, held_out, *scored)
-    return replace(splits, notes=(*splits.notes, *remarks(job, model, splits, baseline, store))), baseline
+    notes = (*splits.notes, *remarks(job, model, splits, baseline, store), *memory_notes(job, model))
+    return replace(splits, notes=notes), baseline
 
 
 def _default_params(job: Job, model: nn.Module, limits: Limits, method: Method) -> Params:

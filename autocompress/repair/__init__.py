@@ -15,7 +15,7 @@ from autocompress.repair.columns import Columns, has_columns
 from autocompress.repair.curves import curve
 from autocompress.repair.elimination import Reader, eliminate, inverses, readers
 from autocompress.repair.importance import gradient_energy
-from autocompress.repair.moments import RIDGES, Moments, gather
+from autocompress.repair.moments import MOST_COLUMNS, RIDGES, Moments, gather
 from autocompress.repair.oneshot import repair
 from autocompress.repair.refit import choose_ridge, output_error, refit
 from autocompress.repair.rescaling import correction, rescaled, variance_ratios
@@ -23,6 +23,7 @@ from autocompress.repair.rounding import ROUNDINGS, Levels, Rounding, rounded
 from autocompress.repair.sequential import Lockstep, Report
 
 __all__ = [
+    "MOST_COLUMNS",
     "RIDGES",
     "ROUNDINGS",
     "Columns",
