@@ -28,6 +28,8 @@ SLEEPERS = ("tqdm_monitor", "signals")
 PR_SET_PDEATHSIG = 1
 SIZE = 2
 """Bytes of a number in a pipe."""
+END = b"\xff\xff"
+"""What lies in a pipe after the last number."""
 Send = Callable[[Any], None]
 
 
@@ -104,7 +106,8 @@ class Claims:
     """Numbers that processes share out among themselves: each goes to the one that asks first.
 
     They lie in a pipe, so there is no lock that a process could hold when it dies. Make it before
-    forking.
+    forking. Other processes that are forked meanwhile have the pipe open too, so its end is a mark
+    in it.
     """
 
     def __init__(self) -> None:
@@ -112,16 +115,17 @@ class Claims:
 
     def fill(self, count: int) -> None:
         """Offers all numbers below ``count``, at most 32,000. It is called once, by one process."""
-        os.write(self._filled, b"".join(number.to_bytes(SIZE, "little") for number in range(count)))
-        os.close(self._filled)
+        os.write(self._filled, b"".join(number.to_bytes(SIZE, "little") for number in range(count)) + END)
 
     def taken(self) -> Iterator[int]:
         """Numbers for this process; waits while nothing was filled in."""
-        while data := os.read(self._waiting, SIZE):
+        while (data := os.read(self._waiting, SIZE)) != END:
             yield int.from_bytes(data, "little")
+        os.write(self._filled, END)  # for the others
 
-    def only_take(self) -> None:
-        """Must be called in a process that does not fill, else nobody sees the end."""
+    def close(self) -> None:
+        """Must be called once no process takes any more; not in forked ones, which end."""
+        os.close(self._waiting)
         os.close(self._filled)
 
 

@@ -49,7 +49,6 @@ def test_each_number_goes_to_one_process() -> None:
     claims = Claims()
 
     def work(send: Send) -> None:
-        claims.only_take()
         for number in claims.taken():
             send(number)
 
@@ -57,6 +56,24 @@ def test_each_number_goes_to_one_process() -> None:
     claims.fill(1000)
     own = list(claims.taken())
     assert sorted([*own, *forked.messages(30)]) == list(range(1000))
+
+
+def test_numbers_end_although_another_process_holds_the_pipe() -> None:
+    claims = Claims()
+    bystander = Forked.started(lambda _: time.sleep(60))
+
+    def work(send: Send) -> None:
+        send(len(list(claims.taken())))
+
+    forked = Forked.started(work)
+    try:
+        claims.fill(3)
+        (others,) = forked.messages(5)  # in a pipe that never ends, nothing would come
+        assert others + len(list(claims.taken())) == 3
+    finally:
+        forked.end()
+        bystander.end()
+        claims.close()
 
 
 def test_it_ends_when_its_parent_is_killed() -> None:

@@ -57,7 +57,6 @@ class Helper:
         folder, claims = tempfile.TemporaryDirectory(), Claims()
 
         def work(send: Send) -> None:
-            claims.only_take()
             made = builder.build(parts, points, Path(folder.name), MachineLock())
             send([(point, replace(file, module=None)) for point, file in made])  # a module cannot be sent
             lock, cells = MachineLock(), None
@@ -114,6 +113,7 @@ class Helper:
     def end(self) -> None:
         """Ends the process, and removes the files."""
         self._forked.end()
+        self._claims.close()
         self._folder.cleanup()
 
 
