@@ -14,7 +14,7 @@ from toy_search import OpenedToy, open_toy, toy_job
 
 from autocompress.job import Job
 from autocompress.searching.asked import Asked
-from autocompress.searching.dispatch import MOST_FAILED_STARTS, Allowance, Dispatcher
+from autocompress.searching.dispatch import MOST_FAILED_STARTS, NODES_KNOWN_AFTER_S, Allowance, Dispatcher
 from autocompress.searching.spool import Spool
 from autocompress.searching.study import Study
 
@@ -179,6 +179,28 @@ def test_workers_that_cannot_start_end_the_search(job: Job) -> None:
     assert driver.dispatcher.is_over
     assert driver.dispatcher.start_error == "ImportError: no such thing"
     assert driver.rows == []
+
+
+def test_starts_that_fail_with_their_node_do_not_end_the_search(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, gone, now = Driver(job), set[str](), [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    driver.dispatcher.is_node_gone = gone.__contains__
+
+    def fail(node: str) -> None:
+        for _ in range(MOST_FAILED_STARTS):
+            driver.dispatcher.lost("worker", "the node died", node)
+        assert driver.dispatcher.is_start_in_doubt
+        assert not driver.dispatcher.is_over, "its node may be gone, and that is not known yet"
+
+    fail("dying")
+    gone.add("dying")
+    now[0] += NODES_KNOWN_AFTER_S
+    assert not driver.dispatcher.is_start_in_doubt
+    assert not driver.dispatcher.is_over
+    fail("there")
+    now[0] += NODES_KNOWN_AFTER_S
+    assert driver.dispatcher.is_over
+    assert driver.dispatcher.why_ended == "no worker starts any more: the node died"
 
 
 def test_what_the_deadline_stopped_has_no_row_and_is_tried_again(job: Job) -> None:

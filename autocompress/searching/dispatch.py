@@ -26,6 +26,8 @@ TYPICAL = 256
 """The last trials, which say how long one takes."""
 MOST_FAILED_STARTS = 3
 """Workers that may fail to start one after another before no more are started."""
+NODES_KNOWN_AFTER_S = 6.0
+"""Seconds after a failed start until a node that ended is known to be gone: then it does not count."""
 MOST_LOSSES = 10
 """How often a rung of a recipe is tried, losses that were the fault of a node too."""
 
@@ -90,7 +92,9 @@ class Dispatcher:
         self._losses: dict[tuple[int, int], list[str]] = {}
         """Nodes on which a rung of a recipe lost its worker, by number and rung."""
         self._issued = 0
-        self._failed_starts = 0
+        self._failed_starts: list[str] = []
+        """Nodes on which workers failed to start, one after another."""
+        self._failed_at = 0.0
         self.workers_seen = 0
         """Worker processes that were there so far."""
         self._start_error = ""
@@ -114,7 +118,9 @@ class Dispatcher:
     def why_ended(self) -> str:
         """Why no more recipes are handed out; empty while they are."""
         spent = self._issued >= self._allowance.trials
-        return self._why_ended or ("all trials are spent" if spent else "")
+        if self._why_ended or not (spent or self.no_worker_starts):
+            return self._why_ended
+        return "all trials are spent" if spent else f"no worker starts any more: {self._start_error}"
 
     @property
     def is_over(self) -> bool:
@@ -122,9 +128,18 @@ class Dispatcher:
         return self._is_enough or self.work_left == 0 or (self.no_worker_starts and not self._running)
 
     @property
+    def is_start_in_doubt(self) -> bool:
+        """Workers failed to start so often that no more should be started now."""
+        return sum(not self.is_node_gone(node) for node in self._failed_starts) >= MOST_FAILED_STARTS
+
+    @property
     def no_worker_starts(self) -> bool:
-        """Workers failed to start so often that no more should be started."""
-        return self._failed_starts >= MOST_FAILED_STARTS
+        """The same, and no node is about to be found gone: no worker will start."""
+        is_known = (
+            not self._failed_starts or not self._failed_starts[-1]
+        )  # on this machine there is nothing to wait for
+        is_known = is_known or time.monotonic() - self._failed_at >= NODES_KNOWN_AFTER_S
+        return is_known and self.is_start_in_doubt
 
     @property
     def under_way(self) -> list[dict[str, Any]]:
@@ -141,7 +156,7 @@ class Dispatcher:
 
     def started(self) -> None:
         """A worker is there."""
-        self._failed_starts = 0
+        self._failed_starts.clear()
         self.workers_seen += 1
 
     def give_back(self, worker: str) -> None:
@@ -196,7 +211,8 @@ class Dispatcher:
         """
         under_way = self._running.pop(worker, None)
         if under_way is None:
-            self._failed_starts += not self.is_node_gone(node)
+            self._failed_starts.append(node)
+            self._failed_at = time.monotonic()
             self._start_error = _last_line(error)
             log.warning("a worker could not start:\n%s", error)
             return

@@ -62,7 +62,7 @@ def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cl
         cluster: where workers go; None starts Ray on this machine.
 
     Raises:
-        UserError: if Ray cannot be started here, or no worker can.
+        UserError: if Ray cannot be started here, or no worker ever could.
         KeyboardInterrupt: on Ctrl-C. The workers are gone then.
         Terminated: on SIGTERM.
     """
@@ -105,7 +105,7 @@ def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cl
         )
         with stopping.terminated_by_name():
             tuner.fit()
-    if dispatcher.no_worker_starts:
+    if dispatcher.no_worker_starts and not dispatcher.workers_seen:  # else there are rows, and a front
         raise UserError(f"no worker process can start: {dispatcher.start_error}", f"see {settings.folder / 'log.txt'}")
 
 
@@ -135,7 +135,7 @@ class _Places(_Unsaved, Searcher):
         if self._dispatcher.is_over:
             return Searcher.FINISHED
         alive = len(self._alive) if self._cluster is None else self._cluster.slots.alive
-        if self._dispatcher.no_worker_starts or alive >= min(self._workers, self._dispatcher.work_left):
+        if self._dispatcher.is_start_in_doubt or alive >= min(self._workers, self._dispatcher.work_left):
             return None
         place = {} if self._cluster is None else self._cluster.take(trial_id)
         if place is None:
