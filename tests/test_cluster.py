@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import sys
 import threading
@@ -324,6 +325,8 @@ LOST = {"phase": "searching", "end": -9}
         ([LOST, {"phase": "searching", "end": 1}, {"phase": "over", "end": 4}], 4, 3),
         ([{"phase": "stopped", "end": 1}], 1, 1),
         ([{"phase": "stopped", "end": 75}], 75, 1),
+        ([{"phase": "searching", "end": 2}], 2, 1),
+        ([LOST, *[{"phase": "searching", "end": 2}] * 7, {"phase": "over", "end": 0}], 0, 9),
         ([LOST] * 9, -9, supervising.MOST_ENDS),
         ([{**LOST, "trials": done} for done in range(1, 8)] + [{"phase": "over", "end": 0}], 0, 8),
     ],
@@ -335,7 +338,33 @@ def test_a_lost_driver_is_started_again(
     monkeypatch.setattr(sys, "orig_argv", [*program, "search", "job.yaml"])
     monkeypatch.setattr(sys, "argv", ["autocompress", "search", "job.yaml"])
     monkeypatch.setattr(supervising, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(supervising, "TRY_AGAIN_S", 0.01)
+    monkeypatch.setattr(compat, "address_of_this_machine", lambda: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert supervising.drive(tmp_path / "demo", ClusterConfig(address="auto")) == code
     told = [json.loads(line) for line in (tmp_path / "demo" / "runs.txt").read_text().splitlines()]
     assert told == [["search", "job.yaml"], *[["resume", str(tmp_path / "demo")]] * (runs - 1)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_no_driver_is_started_after_a_signal(
+    tmp_path: Path, number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver is too young to have a say: the signal ends it."""
+    script = (
+        "import os, signal, sys, time\nfrom pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "folder = Path(sys.argv[1])\nfolder.mkdir(exist_ok=True)\n(folder / 'job.yaml').touch()\n"
+        "with (folder / 'runs.txt').open('a') as log:\n    log.write(os.environ['RAY_ADDRESS'] + ' ')\n"
+        "os.kill(os.getppid(), int(sys.argv[2]))\ntime.sleep(20)\n"
+    )
+    program = [sys.executable, "-S", "-c", script, str(tmp_path / "demo"), str(int(number))]
+    monkeypatch.setattr(sys, "orig_argv", [*program, "search"])
+    monkeypatch.setattr(sys, "argv", ["autocompress", "search"])
+    monkeypatch.setattr(supervising, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(compat, "address_of_this_machine", lambda: "127.0.0.1:6379")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = signal.getsignal(number)
+    assert supervising.drive(tmp_path / "demo", ClusterConfig(address="auto")) == code
+    assert (tmp_path / "demo" / "runs.txt").read_text() == "127.0.0.1:6379 "
+    assert signal.getsignal(number) == before

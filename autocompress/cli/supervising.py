@@ -14,11 +14,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from autocompress.errors import ExitCode, UserError
 from autocompress.job import AUTO, ClusterConfig
 
 IS_DRIVER = "AUTOCOMPRESS_DRIVER"
@@ -28,6 +30,8 @@ MOST_ENDS = 5
 HEAD_BACK_WITHIN_S = 600.0
 """Seconds to wait for the head of the cluster."""
 LOOK_AGAIN_S = 2.0
+TRY_AGAIN_S = 10.0
+"""Seconds until a child is started again that found the head, but not yet what the job needs."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -52,14 +56,26 @@ def drive(folder: Path, cluster: ClusterConfig, again: Sequence[str] | None = No
         again: arguments of the command that goes on; by default ``resume FOLDER``.
 
     Returns:
-        The exit code of the last child.
+        The exit code of the last child; after a signal that it did not survive, 75 or 130.
     """
+    with _signals() as signals:
+        return _driven(folder, _address_of(cluster), again, signals)
+
+
+def _driven(folder: Path, address: str, again: Sequence[str] | None, signals: _Signals) -> int:
     given = sys.argv[1:]
     program = [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(given)]]
-    command, ends = [*program, *given], 0
+    command, ends, tries_until = [*program, *given], 0, 0.0
+    environment = {**os.environ, IS_DRIVER: "1"} | ({"RAY_ADDRESS": address} if address else {})
     while True:
         before = _trials(folder)
-        code = _ran(command)
+        code = _ran(command, environment, signals)
+        if signals.last is not None:
+            return _ended_by(signals.last) if code < 0 else code
+        if code == ExitCode.WRONG_USE and time.monotonic() < tries_until:
+            _say("the cluster is not ready yet; the search tries again to go on")
+            time.sleep(TRY_AGAIN_S)
+            continue
         if not _was_lost(code, folder):
             return code
         ends = 1 if _trials(folder) > before else ends + 1
@@ -67,34 +83,58 @@ def drive(folder: Path, cluster: ClusterConfig, again: Sequence[str] | None = No
             _say(f"the driver was lost {ends} times in a row; 'autocompress resume {folder}' continues")
             return code
         _say("the driver was lost; the search goes on when the head of the cluster answers")
-        if not _answers(cluster):
+        tries_until = time.monotonic() + HEAD_BACK_WITHIN_S
+        if not _answers(address, tries_until, signals):
             _say(f"the head of the cluster does not answer; 'autocompress resume {folder}' continues")
-            return code
+            return code if signals.last is None else _ended_by(signals.last)
         command = [*program, *(again or ("resume", str(folder)))]
 
 
-def _ran(command: Sequence[str]) -> int:
-    """Runs the driver, and passes signals on to it."""
-    # A process group of its own, so that Ctrl-C reaches it once: through this process.
-    child = subprocess.Popen(command, env={**os.environ, IS_DRIVER: "1"}, process_group=0)
-    with _passed_on(child):
-        return child.wait()
+@dataclass
+class _Signals:
+    """Signals to this process go to its child; after one, no child is started."""
+
+    child: subprocess.Popen[bytes] | None = None
+    last: int | None = None
+
+    def take(self, number: int, frame: FrameType | None = None) -> None:
+        """The handler."""
+        del frame
+        self.last = number
+        if self.child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.child.send_signal(number)
 
 
 @contextmanager
-def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        del frame
-        with contextlib.suppress(ProcessLookupError):
-            child.send_signal(number)
-
+def _signals() -> Iterator[_Signals]:
+    found = _Signals()
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {getattr(signal, name): signal.signal(getattr(signal, name), pass_on) for name in names}
+    before = {getattr(signal, name): signal.signal(getattr(signal, name), found.take) for name in names}
     try:
-        yield
+        yield found
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ran(command: Sequence[str], environment: Mapping[str, str], signals: _Signals) -> int:
+    """Runs the driver, and passes signals on to it; -1 where a signal came before."""
+    if signals.last is not None:
+        return -1
+    # A process group of its own, so that Ctrl-C reaches it once: through this process.
+    child = subprocess.Popen(command, env=environment, process_group=0)
+    signals.child = child
+    try:
+        if signals.last is not None:  # it came while the child was made
+            signals.take(signals.last)
+        return child.wait()
+    finally:
+        signals.child = None
+
+
+def _ended_by(number: int) -> int:
+    return ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
 
 
 def _was_lost(code: int, folder: Path) -> bool:
@@ -117,19 +157,34 @@ def _trials(folder: Path) -> int:
     return 0 if status is None else status.trials
 
 
-def _answers(cluster: ClusterConfig) -> bool:
-    """Waits until something listens at the head's address."""
-    address = os.environ.get("RAY_ADDRESS", "") if cluster.address == AUTO else cluster.address
+def _address_of(cluster: ClusterConfig) -> str:
+    """The head's address, as the first child will find it; "" where that has to say what is wrong.
+
+    ``auto`` must mean the same cluster after a loss, and Ray then knows of none.
+    """
+    if cluster.address != AUTO:
+        return cluster.address
+    from autocompress.cluster.attaching import address_of  # imports Ray
+
+    try:
+        return address_of(cluster)
+    except UserError:
+        return ""
+
+
+def _answers(address: str, until: float, signals: _Signals) -> bool:
+    """Waits until something listens at the head's address; False after ``until`` or a signal."""
     host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + HEAD_BACK_WITHIN_S
     while True:
         time.sleep(LOOK_AGAIN_S)
+        if signals.last is not None:
+            return False
         if not host:
             return True
         with contextlib.suppress(OSError, ValueError):
             socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_AGAIN_S).close()
             return True
-        if time.monotonic() > deadline:
+        if time.monotonic() > until:
             return False
 
 
