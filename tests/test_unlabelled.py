@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from autocompress.data.digits import Digits
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, Job, load_job, validate
 from autocompress.job.paths import anchored
-from autocompress.opened.job import OpenedJob
+from autocompress.opened.job import OpenedJob, _measured
 from autocompress.recipes.choosers import Policy
 from autocompress.report import view
 from autocompress.report.page import render
 from autocompress.searching import run
 from autocompress.searching.searchable import SearchableJob
+from autocompress.testing import pretended_gpu
 
 COUNT = 100
 
@@ -184,6 +186,15 @@ def test_a_classifier_for_other_classes_cannot_be_trained(pictures: Path, classe
 
 
 # --- the opened job -------------------------------------------------------------------------------
+
+
+def test_on_a_gpu_the_front_is_judged_by_the_same_answers(opened_job: OpenedJob) -> None:
+    job, model, store, answered = opened_job.job, opened_job.model, opened_job.pipeline.store, opened_job.splits
+    before = answered.val.relabelled(torch.zeros(len(answered.val), dtype=torch.int64))
+    with pretended_gpu() as gpu:
+        splits, _ = _measured(job, model, replace(answered, val=before), None, store, gpu.compute, lambda: None)
+    assert splits.whole_val is splits.val
+    assert torch.equal(splits.val.labels(), answered.val.labels())
 
 
 def test_candidates_are_judged_by_the_baselines_own_answers(opened_job: OpenedJob) -> None:

@@ -43,7 +43,7 @@ def judged_by_agreement(
     Raises:
         UserError: if file and torch model differ more often than rounding explains.
     """
-    splits = replace(splits, val=held_out, by_agreement=True)
+    splits = replace(splits, val=held_out, whole_val=None, by_agreement=True)
     baseline = measure_baseline(model, splits, scorer, store, folder, pause)
     sure = torch.from_numpy(baseline.correct)
     if not bool(sure.all()):

@@ -481,8 +481,6 @@ def _measured(
 ) -> tuple[Splits, Baseline]:
     """The splits with the images that judge candidates, and the baseline measured on these."""
     scored = Scorer.of(job), store, cache_folder("baselines"), pause
-    if compute.is_cuda and splits.whole_val is None and len(splits.val):
-        splits = replace(splits, whole_val=splits.val)  # trials score torch models, and the front files
     held_out: Split | None = None
     if sources is not None and not len(splits.val):
         held_out = sources.held_out(splits.info, pause)
@@ -492,6 +490,8 @@ def _measured(
         baseline = measure_baseline(model, splits, *scored)
     else:
         splits, baseline = judged_by_agreement(model, splits, held_out, *scored)
+    if compute.is_cuda and splits.whole_val is None and len(splits.val):
+        splits = replace(splits, whole_val=splits.val)  # trials score torch models, and the front files
     notes = (*splits.notes, *remarks(job, model, splits, baseline, store), *memory_notes(job, model))
     return replace(splits, notes=notes), baseline
 
