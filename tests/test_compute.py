@@ -203,7 +203,8 @@ def test_a_resume_computes_as_the_first_run_did(tmp_path: Path) -> None:
 
 def test_runs_of_earlier_versions_can_be_resumed(tmp_path: Path) -> None:
     job = toy_job(tmp_path)
-    assert as_begun(job, {"job": {}}) is job
+    assert as_begun(job, None) is job
+    assert as_begun(job, {"job": {}}).compute.channels_last is False, "they computed in one memory format"
     assert not begun_with(job, ToyDevice())["job"]["compute"], "a key that they do not know has no value"
 
 

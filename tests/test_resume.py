@@ -148,8 +148,9 @@ def test_resume_refuses_other_images(tmp_path: Path, role: str, word: str) -> No
     assert run.resume(job.folder, opener=with_images).summary["ended"] == "the time is up"
 
 
-def test_resume_of_a_run_that_did_not_record_its_images(tmp_path: Path) -> None:
-    """An earlier version began it: the first resume records them."""
+@pytest.mark.parametrize("recorded", ["nothing", "other digests"])
+def test_resume_of_a_run_that_an_earlier_version_began(tmp_path: Path, recorded: str) -> None:
+    """It recorded no images, or other digests of them: the first resume records them."""
 
     def with_images(job: Job, progress: Any = None) -> OpenedToy:
         opened = open_toy(job, progress)
@@ -161,15 +162,17 @@ def test_resume_of_a_run_that_did_not_record_its_images(tmp_path: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if '"images"' not in line]
     assert len(lines) == len(file.read_text().splitlines()) - 1
     file.write_text("\n".join(lines) + "\n")
+    if recorded == "other digests":
+        Study(folder, toy_job(tmp_path), {}).keep_images({"training": "a", "validation": "b", "test": "c"})
     assert run.resume(folder, opener=with_images).summary["ended"] == "the time is up"
-    assert '"validation"' in file.read_text()
+    assert (Study(folder, toy_job(tmp_path), {}).images or {})["validation"] not in ("", "b")
 
 
 def test_the_digest_of_sealed_images_is_not_asked_for(tmp_path: Path) -> None:
     splits = data.load(DataConfig(train=f"folder:{coloured_folder(tmp_path)}"))
-    assert set(images_of(splits)) == {"training", "validation", "test"}
+    assert set(images_of(splits)) == {"version", "training", "validation", "test"}
     sealed = Sealed(splits.test)
-    assert set(images_of(replace(splits, test=sealed))) == {"training", "validation"}
+    assert set(images_of(replace(splits, test=sealed))) == {"version", "training", "validation"}
     assert not sealed.refused
     assert not sealed.openings
 
@@ -324,6 +327,14 @@ def test_a_key_that_a_later_version_adds_is_no_difference(tmp_path: Path) -> Non
     now = begun_with(toy_job(tmp_path), OnnxRuntimeCpu())
     later = {**now, "job": {**now["job"], "compute": {"device": None}, "extras": {}}}
     check_resumable(tmp_path, now, later)
+
+
+def test_a_run_of_a_version_that_explained_nothing_is_resumed(tmp_path: Path) -> None:
+    now = begun_with(toy_job(tmp_path), OnnxRuntimeCpu())
+    search = {key: value for key, value in now["job"]["search"].items() if key != "explain"}
+    assert "explain" in now["job"]["search"]
+    check_resumable(tmp_path, {**now, "job": {**now["job"], "search": search}}, now)
+    check_resumable(tmp_path, {**now, "job": {**now["job"], "search": {**search, "explain": False}}}, now)
 
 
 def test_files_that_a_killed_search_left_are_removed(tmp_path: Path) -> None:

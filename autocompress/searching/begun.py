@@ -26,6 +26,10 @@ from autocompress.training import versions
 
 EDITABLE = ("name", "results", "budget", "workers", "cluster", "sampler", "recipes_from")
 """Keys of a job that may change between two runs of a search."""
+IMAGES_VERSION = "2"
+"""Version of the digests of images. A record of another version counts as none."""
+AFTER_THE_ROWS = ("search.explain",)
+"""Keys within a section that may change as well: what they ask for begins after the last row."""
 MOST_SHOWN = 60
 """Most characters of a value in an error."""
 
@@ -62,8 +66,10 @@ def as_begun(job: Job, known: Mapping[str, Any] | None) -> Job:
         known: :func:`begun_with` and :func:`decided_with` of the first run; None where there is
             none.
     """
-    last = (known or {}).get("channels_last")
-    if not isinstance(last, bool) or job.compute.channels_last != "auto":
+    if known is None or job.compute.channels_last != "auto":
+        return job
+    last = known.get("channels_last", False)  # earlier versions had no other format, and did not record it
+    if not isinstance(last, bool):
         return job
     return job.model_copy(update={"compute": job.compute.model_copy(update={"channels_last": last})})
 
@@ -79,7 +85,7 @@ def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, An
     Raises:
         UserError: naming the changes, in one sentence.
     """
-    asked = list(_differences(known.get("job", {}), now["job"]))
+    asked = [one for one in _differences(known.get("job", {}), now["job"]) if one[0] not in AFTER_THE_ROWS]
     around = [*_differences(known.get("machine", {}), now["machine"])]
     around += _differences(known.get("versions", {}), now["versions"])
     if asked:
@@ -97,13 +103,16 @@ def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, An
 def images_of(splits: Splits) -> dict[str, str]:
     """The digests of the images of the user, by role ("training", "validation", "test").
 
+    "version" has the version of the digests: those of two versions say nothing about each other.
+
     Sealed test images are left out, because a digest would need to open them. Validation images
     with labels of the baseline are left out too, because the key of the baseline has them.
     """
     roles = {"training": splits.train, "validation": splits.val, "test": splits.test}
     if splits.by_agreement:
         del roles["validation"]
-    return {role: split.digest for role, split in roles.items() if len(split) and not isinstance(split, Sealed)}
+    digests = {role: split.digest for role, split in roles.items() if len(split) and not isinstance(split, Sealed)}
+    return {"version": IMAGES_VERSION, **digests}
 
 
 def check_images(folder: Path, known: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -111,7 +120,8 @@ def check_images(folder: Path, known: Mapping[str, str], now: Mapping[str, str])
 
     Args:
         folder: of the run, for the error.
-        known: :func:`images_of` of the first run; a role without an entry is not compared.
+        known: :func:`images_of` of the first run, with the same version; a role without an entry is
+            not compared.
         now: :func:`images_of` of this process.
 
     Raises:

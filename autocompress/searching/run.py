@@ -287,10 +287,11 @@ class _Run:
     def _check_images(self) -> None:
         """Refuses to go on with rows that were judged on other images.
 
-        The first run records which they are; so does the first resume of a run that an earlier
-        version began."""
+        The first run records which they are; so does the first resume of a run that a version with
+        other digests began."""
         now = images_of(self._opened.splits)
-        if (known := self._study.images) is None:
+        known = self._study.images
+        if known is None or known.get("version") != now["version"]:
             self._study.keep_images(now)
         else:
             check_images(self._folder, known, now)
