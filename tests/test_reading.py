@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from autocompress import data
-from autocompress.data import processes
+from autocompress.data import batches, processes
 from autocompress.data.pictures import DatasetSplit
 from autocompress.data.processes import Readers
 from autocompress.errors import UserError
@@ -92,6 +92,13 @@ def test_pictures_that_were_read_are_not_opened_again(folder: Path) -> None:
     assert torch.equal(torch.cat([images for images, _ in read(part)]), torch.cat([i for i, _ in before])[:34:2])
 
 
+def test_images_of_other_libraries_are_not_taken(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, changed in enumerate(("torch", "Pillow", "timm", "torchvision")):
+        monkeypatch.setattr(batches, "version", lambda name, changed=changed: "9" if name == changed else "1")
+        read(training(folder))
+        assert len(list((tmp_path / "cache" / "pictures").iterdir())) == 1 + number
+
+
 def test_what_is_kept_and_damaged_is_decoded_again(folder: Path, tmp_path: Path) -> None:
     before = read(training(folder))
     (kept,) = (tmp_path / "cache" / "pictures").iterdir()
@@ -127,7 +134,12 @@ def test_without_shared_memory_batches_go_through_pipes(folder: Path, monkeypatc
     assert equal(before, read(training(folder, 1), augment=True))
 
 
-def test_a_process_that_is_killed_is_replaced_by_this_one(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_that_is_killed_is_replaced_by_this_one(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(waits, "__defaults__", (0.2,))  # seconds until torch looks for the process
+    before_all = signal.getsignal(signal.SIGCHLD)
     split = training(folder, 1)
     before = read(training(folder), augment=True)
     found: Batches = []
@@ -137,9 +149,26 @@ def test_a_process_that_is_killed_is_replaced_by_this_one(folder: Path, caplog: 
             (pool,) = processes._pools.values()
             (worker,) = pool.loader._iterator._workers  # type: ignore[union-attr]
             os.kill(worker.pid, signal.SIGKILL)
-            worker.join()
+            assert signal.getsignal(signal.SIGCHLD) is before_all, "no error reaches what this process does meanwhile"
     assert equal(before, found)
     assert "reads on" in caplog.text
+
+
+def test_random_numbers_of_a_training_do_not_depend_on_who_reads(folder: Path) -> None:
+    split, before = training(folder, 1), torch.get_rng_state()
+    read(split, augment=True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_and_validation_images_of_one_folder_keep_their_processes(folder: Path) -> None:
+    splits = data.load(DataConfig(train=f"folder:{folder}", workers=1), default_size=16, input_size=16)
+    pids = []
+    for _ in range(2):
+        for split in (splits.train, splits.val):
+            list(split.loader(2, augment=True))
+            pids.append([pool.loader._iterator._workers[0].pid for pool in processes._pools.values()])  # type: ignore[union-attr]
+    assert pids[1] == pids[3]
+    assert len(set(pids[3])) == 2
 
 
 def test_two_passes_at_once_are_kept_apart(folder: Path) -> None:

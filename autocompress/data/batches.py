@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,9 @@ from autocompress.data.randomness import seeded
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
 from autocompress.files import digest
+
+LIBRARIES = ("Pillow", "timm", "torchvision")
+"""They decode and resize: images that are kept are those of their versions."""
 
 
 class Pictures(Protocol):
@@ -111,7 +115,8 @@ class Origin:
     def _found(self, what: str, shape: Callable[[], tuple[int, ...] | None]) -> Kept | None:
         if what not in self._kept:
             one = shape() if len(self.indices) else None
-            kept = None if one is None else Kept(digest(self.key, what), (len(self.indices), *one))
+            key = digest(self.key, what, [version(name) for name in LIBRARIES])
+            kept = None if one is None else Kept(key, (len(self.indices), *one))
             self._kept[what] = kept if kept is not None and kept.is_kept else None
         return self._kept[what]
 

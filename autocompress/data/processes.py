@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 import warnings
 from collections import OrderedDict
@@ -105,6 +106,7 @@ class _Pool:
                 collate_fn=_as_it_is,
                 worker_init_fn=_begin,
                 multiprocessing_context=context,
+                generator=torch.Generator(),  # its first iteration draws, and not from torch's own: dropout follows
             )
 
     def answers(self, requests: Sequence[Request]) -> Iterator[Any]:
@@ -115,7 +117,7 @@ class _Pool:
         """
         self.requests.next, self.busy = requests, True
         try:
-            with _as_many_as_asked():
+            with _as_many_as_asked(), _signals_kept():
                 found = iter(self.loader)
             yield from found
         finally:
@@ -190,13 +192,10 @@ def shared_memory() -> int:
 
 def _pool(reading: Reading, count: int) -> _Pool | None:
     """The processes for ``reading``, started if needed; None where they are busy."""
-    key = reading.origin.pictures.key, reading.info, count, os.getpid()
-    pool = _pools.get(key)
-    if pool is not None and pool.reading.origin is reading.origin:
+    key = reading.origin.key, reading.origin.pictures.place, reading.info, count, os.getpid()
+    if (pool := _pools.get(key)) is not None:
         _pools.move_to_end(key)
         return None if pool.busy else pool
-    if pool is not None and pool.busy:
-        return None
     _pools[key] = pool = _Pool(reading, count)
     while len(_pools) > POOLS:
         _pools.popitem(last=False)
@@ -214,6 +213,21 @@ def _as_many_as_asked() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         yield
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Context after which torch handles no SIGCHLD.
+
+    Its handler raises wherever this process is when a process ends. Whoever waits for an answer
+    of that process is told without it.
+    """
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _as_it_is(answer: Any) -> Any:
