@@ -6,13 +6,14 @@ import os
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from autocompress import data
-from autocompress.data import Split
+from autocompress.data import Split, overlap
 from autocompress.data.splitnames import NAMES, role_of
 from autocompress.errors import UserError
 from autocompress.job import DataConfig
@@ -288,6 +289,23 @@ def test_pictures_may_lie_in_folders_that_are_named_like_pictures(tmp_path: Path
     paint(root / "dark" / "scan.png", 3, 60)
     (root / "light" / "notes.txt").write_text("no picture")
     assert len(all_files(load(root))) == 23
+
+
+def test_many_files_of_few_sizes_are_compared_without_another_pass_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counted(np.ndarray):
+        gathered = 0
+
+        def __getitem__(self, index: Any) -> Any:
+            Counted.gathered += isinstance(index, np.ndarray) and index.dtype != bool
+            return super().__getitem__(index)
+
+    sizes = overlap._sizes
+    splits = load(classes(tmp_path, 20))
+    monkeypatch.setattr(overlap, "_sizes", lambda split: sizes(split).view(Counted))
+    assert overlap.copies_note({"train": splits.train, "val": splits.val, "test": splits.test}) is None
+    assert Counted.gathered <= 3
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA"])

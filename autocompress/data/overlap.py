@@ -105,12 +105,17 @@ def copies_note(splits: Mapping[str, Split]) -> str | None:
     training = _sizes(splits["train"])
     held_out = {role: _sizes(splits[role]) for role in ("val", "test") if role in splits}
     order = np.argsort(training, kind="stable")
+    ordered = training[order]
     contents: dict[int, dict[bytes, Path]] = {}
     budget, found = MOST_READ, dict[str, list[tuple[Path, Path]]]()
     for role, sizes in held_out.items():
-        for position in np.flatnonzero(np.isin(sizes, training)).tolist():
+        shared = np.flatnonzero(np.isin(sizes, training))
+        least = int(sizes[shared].min(initial=MOST_READ))
+        for position in shared.tolist():
+            if budget < least:
+                break
             size = int(sizes[position])
-            first, last = np.searchsorted(training[order], [size, size + 1])
+            first, last = np.searchsorted(ordered, [size, size + 1])
             cost = size * (1 if size in contents else 1 + int(last - first))
             if cost > budget:
                 continue
