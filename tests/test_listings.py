@@ -15,6 +15,7 @@ from autocompress.data import listing, listings
 from autocompress.data.files import Files, repeated
 from autocompress.data.listing import Listing
 from autocompress.errors import UserError
+from autocompress.files import cache_folder
 from autocompress.job import DataConfig
 
 OLD = 1_600_000_000
@@ -98,6 +99,43 @@ def test_a_listing_is_compared_once_an_hour(root: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(listings, "RECHECKED_S", 0.0)
     found = Listing.read(root)
     assert begun == [found.watch]
+    Listing.read(root)
+    assert len(begun) == 1, "it is under way"
+
+
+def test_a_comparison_that_ended_with_its_process_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Listing.read(root)
+    (home,) = (path for path in cache_folder("listings").iterdir() if path.is_dir())
+    os.utime(home / listings.CHECKED, (OLD, OLD))
+    compare, begun = listings.Watch.compare, list[listings.Watch]()
+    monkeypatch.setattr(listings.Watch, "compare", lambda watch: begun.append(watch))
+    Listing.read(root)  # and its process ends
+    os.utime(home / listings.COMPARING, (OLD, OLD))
+    Listing.read(root)
+    assert len(begun) == 2
+    compare(begun[1])
+    os.utime(home / listings.COMPARING, (OLD, OLD))
+    Listing.read(root)
+    assert len(begun) == 2, "this one has ended, within the hour"
+
+
+def test_every_process_is_told_of_a_change(root: Path) -> None:
+    Listing.read(root)
+    one, other = Listing.read(root), Listing.read(root)
+    before = (root / "b" / "5.png").read_bytes(), (root / "b" / "5.png").stat().st_mtime_ns
+    (root / "b" / "5.png").write_bytes(b"something else")
+    assert other.watch is not None
+    assert one.watch is not None
+    assert not one.changed
+    other.watch.compare()
+    assert "b/5.png has changed" in one.changed
+    assert not Listing.read(root).changed, "it is listed anew"
+    (root / "b" / "5.png").write_bytes(before[0])
+    os.utime(root / "b" / "5.png", ns=(before[1], before[1]))
+    aged(root)
+    listings.shutil.rmtree(one.watch.home, ignore_errors=True)
+    Listing.read(root)
+    assert not Listing.read(root).changed, "the files are as they were"
 
 
 def test_small_folders_are_listed_each_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 A kept listing counts as long as no folder below has changed, by its time of change. That says
 nothing about files that are written again in place, so the sizes and times of all files are
-compared in the background, once an hour at most. A job that runs is told if they differ.
+compared in the background, once an hour at most. All jobs that read the listing are told if they
+differ, by a file beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from autocompress.data.files import ARRAYS, Files
-from autocompress.files import atomic_folder, cache_folder, digest, kept_if_possible
+from autocompress.files import atomic_folder, cache_folder, digest, kept_if_possible, write_text
 
 log = logging.getLogger("autocompress")
 
@@ -35,7 +36,9 @@ SETTLED_S = 2.0
 systems round times.
 """
 RECHECKED_S = 3600.0
-RECORD, CHECKED = "listing.json", "checked"
+UNDER_WAY_S = 60.0
+"""A comparison that has said nothing for so long has ended with its process."""
+RECORD, CHECKED, COMPARING = "listing.json", "checked", "comparing"
 
 FolderFacts = tuple[str, int, int, int]
 """Path, time of change (nanoseconds), device and inode."""
@@ -58,26 +61,30 @@ class Watch:
     Attributes:
         root: of the listing.
         home: of the kept listing.
-        found: a sentence about the first file that changed; empty where none did.
+        key: of its files.
     """
 
     root: Path
     home: Path
+    key: str
     files: Files = field(repr=False)
-    found: str = ""
+    _found: str = ""
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"root": self.root, "home": self.home, "files": self.files, "found": self.found}
+    @property
+    def found(self) -> str:
+        """A sentence about the first file that changed, whichever process saw it; empty where none
+        did.
+        """
+        if not self._found:
+            with suppress(OSError, ValueError):
+                self._found = _finding(self.home, self.key).read_text(encoding="utf-8")
+        return self._found
 
     def start(self) -> None:
-        """Compares in a thread, unless some process did so within the hour."""
-        mark = self.home / CHECKED
-        with suppress(OSError):
-            if time.time() - mark.stat().st_mtime < RECHECKED_S:
-                return
-        with kept_if_possible(self.home):
-            mark.touch()  # first, so that the workers of a search do not all compare
-            os.utime(mark)
+        """Compares in a thread, unless some process did so within the hour, or does so now."""
+        if _is_younger(self.home / CHECKED, RECHECKED_S) or _is_younger(self.home / COMPARING, UNDER_WAY_S):
+            return
+        self._mark(COMPARING)
         Thread(target=self.compare, name="listing", daemon=True).start()
 
     def compare(self) -> None:
@@ -85,14 +92,26 @@ class Watch:
         step, rest = 1000, 0.0
         for start in range(0, len(self.files), step):
             began = time.monotonic()
+            self._mark(COMPARING)
             for index in range(start, min(start + step, len(self.files))):
                 if not self._is_same(index):
-                    self.found = f"{self.root / self.files.name(index)} has changed since its folder was listed"
-                    shutil.rmtree(self.home, ignore_errors=True)
-                    log.warning("%s; start again, so that the folder is listed anew", self.found)
+                    self._tell(f"{self.root / self.files.name(index)} has changed since its folder was listed")
                     return
             rest = time.monotonic() - began
             time.sleep(min(rest, 0.1))  # the job itself goes first
+        self._mark(CHECKED)  # last: a process that ends before has compared nothing
+
+    def _tell(self, finding: str) -> None:
+        self._found = finding
+        with kept_if_possible(self.home.parent):
+            write_text(_finding(self.home, self.key), finding)
+        shutil.rmtree(self.home, ignore_errors=True)
+        log.warning("%s; start again, so that the folder is listed anew", finding)
+
+    def _mark(self, name: str) -> None:
+        with suppress(OSError):
+            (self.home / name).touch()
+            os.utime(self.home / name)
 
     def _is_same(self, index: int) -> bool:
         try:
@@ -122,7 +141,7 @@ def kept(root: Path, classes: tuple[str, ...] | None) -> Known | None:
     home = _home(root, classes)
     if (record := _record(home)) is None or (files := mapped(root, classes)) is None:
         return None
-    watch = Watch(root, home, files)
+    watch = Watch(root, home, record["key"], files)
     watch.start()
     return Known(files, tuple(record["classes"]), record["key"], watch)
 
@@ -156,6 +175,8 @@ def keep(
     """
     key, home = files.key, _home(root, asked)
     shutil.rmtree(home, ignore_errors=True)  # of how the folder was before
+    with suppress(OSError):
+        _finding(home, key).unlink()  # the files are again as they were
     if len(files) < LEAST:
         return key
     top = root.stat()
@@ -182,6 +203,18 @@ def _record(home: Path) -> dict[str, Any] | None:
 
 def _home(root: Path, classes: tuple[str, ...] | None) -> Path:
     return cache_folder(FOLDER) / digest("listing", VERSION, str(root.absolute()), classes)
+
+
+def _finding(home: Path, key: str) -> Path:
+    """The file that says what changed since the files of ``key`` were listed."""
+    return home.with_name(f"{home.name}-{key[:16]}.changed")
+
+
+def _is_younger(mark: Path, seconds: float) -> bool:
+    try:
+        return time.time() - mark.stat().st_mtime < seconds
+    except OSError:
+        return False
 
 
 def _is_unchanged(place: str, modified: int, device: int, inode: int) -> bool:
