@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from autocompress import data
-from autocompress.data import unreadable
+from autocompress.data import listing, reading, unreadable
 from autocompress.data.listing import Listing
 from autocompress.data.pictures import DatasetSplit
 from autocompress.errors import UserError
@@ -76,6 +76,22 @@ def test_what_was_found_is_remembered(folder: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Listing, "check", refuse)
     assert load(folder, skip_unreadable=0.2).digest == first.digest
+
+
+@pytest.mark.parametrize("fault", [OSError(116, "Stale file handle"), MemoryError("no memory")])
+def test_a_fault_that_passes_is_not_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+    real = reading.check_picture
+
+    def check(file: Path, name: str, exif: bool = False) -> None:
+        if name.endswith("a/10.png"):
+            with reading.faults_of(name):
+                raise fault
+        real(file, name, exif)
+
+    with monkeypatch.context() as context:
+        context.setattr(listing, "check_picture", check)
+        assert "a/10.png" not in names(load(folder, skip_unreadable=0.2))
+    assert "a/10.png" in names(load(folder, skip_unreadable=0.2))
 
 
 def test_only_the_pictures_that_are_used_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,10 +35,18 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Fault:
-    """A picture that cannot be read: its position in the split, and the sentence about it."""
+    """A picture that cannot be read.
+
+    Attributes:
+        position: in the split.
+        message: the sentence about it.
+        passes: it says nothing about the picture: a server that does not answer, or too many open
+            files.
+    """
 
     position: int
     message: str
+    passes: bool = False
 
 
 def without_unreadable(split: Split, role: str, share: float) -> tuple[Split, str | None]:
@@ -102,6 +110,8 @@ def _faults(pictures: Pictures, indices: np.ndarray, *, at_once: bool) -> list[F
             if found and at_once:
                 pool.shutdown(cancel_futures=True)
                 return found
+    if any(one.passes for one in found):
+        return found
     with kept_if_possible(mark.parent):
         write_json(mark, {"place": pictures.place, "images": len(indices), "faults": [vars(one) for one in found]})
     return found
@@ -112,7 +122,12 @@ def _checked(pictures: Pictures, indices: np.ndarray, part: range) -> Iterator[F
         try:
             pictures.check(int(indices[position]))
         except UserError as error:
-            yield Fault(position, error.message)
+            yield Fault(position, error.message, _passes(error.__cause__))
+
+
+def _passes(cause: BaseException | None) -> bool:
+    """Whether the same picture may be read another time. Pillow's own errors have no number."""
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
 
 
 def _recorded(mark: Path) -> list[Fault] | None:
