@@ -137,6 +137,18 @@ def test_layers_without_times_and_in_float_are_told_apart() -> None:
     assert str(found.widths).count("kept in-float") == 2
 
 
+def test_a_layer_that_became_another_is_not_called_unchanged() -> None:
+    layer = {"group": "g", "operator": "conv", "became": "", "channels": [8, 8], "params": [9, 9], "macs": [1, 1]}
+    layer |= {"weight_bits": None, "activation_bits": None, "computes": "float", "us": [4.0, 1.0]}
+    changed = [{"became": "Ghost", "channels": [8, 0]}, {"params": [9, 5]}, {"macs": [4, 1]}]
+    rows = [{**layer, **other, "layer": str(number)} for number, other in enumerate(({}, *changed))]
+    run = results.SearchResult.__new__(results.SearchResult)
+    object.__setattr__(run, "summary", {"explained": {"trial": 1, "layers": rows}})
+    found = strip(run)
+    assert found is not None
+    assert "25% of it is in layers that no step changed" in found.slowest
+
+
 class StagedToy(OpenedToy):
     """A toy job whose recipes have stages."""
 

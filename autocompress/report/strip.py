@@ -101,6 +101,12 @@ def _kind(layer: Row) -> str:
     return "low" if layer["weight_bits"] < 8 else "int8"
 
 
+def _is_untouched(layer: Row) -> bool:
+    """Whether a layer is as it was in the baseline."""
+    same = all(layer[name][0] == layer[name][1] for name in ("params", "macs"))
+    return same and not layer["became"] and layer["weight_bits"] is None and _share(layer) == 1
+
+
 def _frame(layers: Sequence[Row], title: str) -> tuple[float, list[Markup]]:
     """The width of a layer's column, and what both strips have: a title and the groups."""
     column = WIDTH / len(layers)
@@ -158,7 +164,7 @@ def _slowest(layers: Sequence[Row]) -> str:
         return ""
     first = sorted(after, key=lambda pair: -pair[0])[:SLOWEST]
     named = words.join(f"{layer['layer']} ({time / whole:.0%})" for time, layer in first)
-    untouched = [time for time, layer in after if _share(layer) == 1 and _kind(layer) == "in-float"]
+    untouched = [time for time, layer in after if _is_untouched(layer)]
     text = f"It takes the most time in {named}."
     if untouched:
         text += f" {sum(untouched) / whole:.0%} of it is in layers that no step changed."
