@@ -119,6 +119,16 @@ def test_gradients_of_several_batches_make_one_step() -> None:
     assert close(added, large)
 
 
+def test_few_images_are_not_divided_into_parts_that_batch_norm_refuses() -> None:
+    model = nn.Sequential(Small(64), nn.BatchNorm1d(4))
+    training = Training(model, split(5), TrainSettings(epochs=1, batch_size=2, accumulate=4))
+    training.run()
+    assert set(model[0].seen) == {2, 3}
+    short = nn.Sequential(Small(2), nn.BatchNorm1d(4))
+    with pytest.raises(TooLittleMemory, match="train on 2 images at a time"):
+        Training(short, split(5), TrainSettings(epochs=1, batch_size=2, accumulate=4)).run()
+
+
 def test_averaged_weights_lie_within_and_survive_a_kill(tmp_path: Path) -> None:
     settings = TrainSettings(epochs=6, batch_size=16, lr=0.02)
     last = trained(Small(64), settings)[0]

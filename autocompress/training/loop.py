@@ -301,7 +301,7 @@ class Training:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 loss = torch.zeros((), device=self.device)
-                for some in _parts(min(self._parts, len(images)), images, positions, labels):
+                for some in _parts(self._parts_of(len(images)), images, positions, labels):
                     share = len(some[0]) / len(images)
                     part = self._loss(*some, features)
                     self._scaler.scale(part * share).backward()
@@ -314,14 +314,23 @@ class Training:
             # After the handler: a traceback would hold the tensors of the failed part.
             self._halve(len(images), fault)
 
+    def _parts_of(self, count: int) -> int:
+        """Parts of a batch of ``count`` images: no part is smaller than it may be."""
+        return min(self._parts, max(count // self._least_of_a_part, 1))
+
+    @property
+    def _least_of_a_part(self) -> int:
+        """Fewest images of a part: batch norm has no statistics of one value."""
+        return 2 if any(isinstance(module, BatchNormBase) for module in self.model.modules()) else 1
+
     def _halve(self, count: int, fault: str) -> None:
         """Computes a batch of ``count`` images in twice as many parts from now on."""
         give_memory_back()
-        least = 2 if any(isinstance(module, BatchNormBase) for module in self.model.modules()) else 1
-        if count // (2 * self._parts) < least:
+        least, parts = self._least_of_a_part, 2 * self._parts_of(count)
+        if count // parts < least:
             images = f"{least} images" if least > 1 else "one image"
             raise TooLittleMemory(f"there is too little memory to train on {images} at a time: {fault}")
-        self._parts *= 2
+        self._parts = parts
         log.warning("too little memory for %d images at a time; batches are computed in %d parts", count, self._parts)
 
     def _loss(
