@@ -71,6 +71,12 @@ def test_files_that_do_not_fit_are_named(folder: Path, name: str, content: bytes
     (folder / f"{name}.gz").write_bytes(b"no gzip")
     with pytest.raises(UserError, match=r"ubyte\.gz cannot be read"):
         load(folder)
+    (folder / f"{name}.gz").write_bytes(gzip.compress(b"some bytes")[:10] + b"\xff" * 20)  # zlib.error
+    with pytest.raises(UserError, match=r"ubyte\.gz cannot be read"):
+        load(folder)
+    (folder / f"{name}.gz").write_bytes(gzip.compress(b"some bytes"))
+    with pytest.raises(UserError, match=r"ubyte\.gz is no idx file"):
+        load(folder)
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -69,16 +70,18 @@ def _read(path: Path, dimensions: int) -> np.ndarray:
         UserError: if it is missing or damaged.
     """
     packed = path.with_name(f"{path.name}.gz")
+    file = path if path.exists() else packed
     try:
-        content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+        content = file.read_bytes()
+        content = gzip.decompress(content) if file is packed else content
     except FileNotFoundError:
         raise UserError(
             f"there is no file {path}, nor {packed.name}", "data: idx:PATH needs a folder of idx files"
         ) from None
-    except (OSError, EOFError) as error:
-        raise UserError(f"{packed} cannot be read: {error}", "replace it") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file} cannot be read: {error}", "replace it") from error
     head = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:head], ">u4").tolist()) if len(content) >= head else ()
     if content[:4] != bytes((0, 0, UBYTE, dimensions)) or len(content) - head != np.prod(shape, dtype=np.int64):
-        raise UserError(f"{path} is no idx file of {dimensions} dimension{'s' if dimensions > 1 else ''}", "replace it")
+        raise UserError(f"{file} is no idx file of {dimensions} dimension{'s' if dimensions > 1 else ''}", "replace it")
     return np.frombuffer(bytearray(content), np.uint8, offset=head).reshape(shape)
