@@ -27,7 +27,7 @@ TYPICAL = 256
 MOST_FAILED_STARTS = 3
 """Workers that may fail to start one after another before no more are started."""
 NODES_KNOWN_AFTER_S = 6.0
-"""Seconds after a failed start until a node that ended is known to be gone: then it does not count."""
+"""Seconds after a failed start until a node that ended is known to be gone, and does not count."""
 MOST_LOSSES = 10
 """How often a rung of a recipe is tried, losses that were the fault of a node too."""
 
