@@ -14,6 +14,8 @@ from typing import Any, cast
 
 import pytest
 import ray
+from ray.dashboard.modules.job.common import JobInfoStorageClient
+from ray.experimental import internal_kv
 
 from autocompress.cli import supervising
 from autocompress.cluster import attaching, probing
@@ -114,11 +116,26 @@ def test_workers_run_beside_an_entry_point_that_has_taken_all_processors(monkeyp
     assert relieved() == {"CPU": 1.0, "GPU": 0.5}
     assert notes.pop() == "all processors of the cluster are taken by other jobs; workers start when some are free"
     monkeypatch.setenv(site.SUBMITTED, "{}")
+    for entry in (("", 0.0), ("a", 0.0), ("a", 0.5), ("other", 1.0)):  # other jobs have taken some
+        monkeypatch.setattr(compat, "entry_point", lambda _, entry=entry: entry)
+        assert relieved() == {"CPU": 1.0, "GPU": 0.5}
+        assert "taken by other jobs" in notes.pop()
+    monkeypatch.setattr(compat, "entry_point", lambda _: ("a", 1.0))
     assert relieved() == {"GPU": 0.5}
     assert "the entry point of this job has taken all processors" in notes.pop()
     free["a"]["CPU"] = 1.0
     assert relieved() == {"CPU": 1.0, "GPU": 0.5}
     assert notes == []
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_the_entry_point_of_a_job_has_reserved() -> None:
+    config = json.dumps({"runtime_env": {}, "metadata": {"job_submission_id": "demo"}})
+    assert compat.entry_point(config) == ("", 0.0)
+    assert compat.entry_point("{}") == ("", 0.0)
+    known = json.dumps({"entrypoint_num_cpus": 2, "driver_node_id": "node"})
+    internal_kv._internal_kv_put(JobInfoStorageClient.JOB_DATA_KEY.format(job_id="demo"), known, namespace="job")
+    assert compat.entry_point(config) == ("node", 2.0)
 
 
 # --- probes ---------------------------------------------------------------------------------------

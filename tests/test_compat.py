@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = ("onnxscript", "optuna", "ray", "timm", "torch", "torch-pruning", "torchvision")
 NAMES = [
     ("onnxscript.rewriter", "_DEFAULT_REWRITE_RULES"),
+    ("ray.experimental.internal_kv", "_internal_kv_get"),
     ("ray._private.services", "find_bootstrap_address"),
     ("ray._private.state", "available_resources_per_node"),
     ("ray._private.state", "state.get_draining_nodes"),

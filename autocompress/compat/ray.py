@@ -5,6 +5,7 @@ Ray is imported on the first call.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 
@@ -71,6 +72,23 @@ def available_by_node() -> dict[str, dict[str, float]]:
     from ray._private import state
 
     return {node: dict(free) for node, free in state.available_resources_per_node().items()}
+
+
+def entry_point(config: str) -> tuple[str, float]:
+    """Id of the node of a submitted job's entry point, and how many processors it has reserved.
+
+    ("", 0) where Ray does not know the job. Private: ``ray.experimental.internal_kv``, and the key
+    of ``ray.dashboard.modules.job.common``.
+
+    Args:
+        config: what Ray has put into ``RAY_JOB_CONFIG_JSON_ENV_VAR``.
+    """
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    name = (json.loads(config).get("metadata") or {}).get("job_submission_id", "")
+    found = _internal_kv_get(f"_ray_internal_job_info_{name}", namespace="job")
+    known = json.loads(found) if found else {}
+    return known.get("driver_node_id") or "", float(known.get("entrypoint_num_cpus") or 0.0)
 
 
 def ask_head(address: str, seconds: float) -> None:

@@ -144,7 +144,7 @@ def _stations(job: Job, device: Device, nodes: Nodes, admission: Admission) -> d
 def relieved(
     request: dict[str, float], nodes: Nodes, admission: Admission, note: Callable[[str], None]
 ) -> dict[str, float]:
-    """The request, without processors where this job's own entry point has taken them all.
+    """The request, without processors where only this job's own entry point leaves too few.
 
     Ray would wait for ever, and say nothing.
     """
@@ -152,10 +152,12 @@ def relieved(
     admitted = [node for node in nodes.alive.values() if node.id in admission.facts]
     if any(fits(request, free.get(node.id, {})) for node in admitted):
         return request
-    rest = {name: amount for name, amount in request.items() if name != "CPU"}
-    if SUBMITTED in os.environ and any(fits(rest, free.get(node.id, {})) for node in admitted):
-        note("the entry point of this job has taken all processors; workers run beside it, and ask Ray for none")
-        return rest
+    if SUBMITTED in os.environ:
+        home, own = compat.entry_point(os.environ[SUBMITTED])
+        there = free.get(home, {})
+        if own and home in admission.facts and fits(request, {**there, "CPU": there.get("CPU", 0.0) + own}):
+            note("the entry point of this job has taken all processors; workers run beside it, and ask Ray for none")
+            return {name: amount for name, amount in request.items() if name != "CPU"}
     note("all processors of the cluster are taken by other jobs; workers start when some are free")
     return request
 
