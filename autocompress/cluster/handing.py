@@ -55,10 +55,13 @@ def handed_out(baseline_file: Path, keys: Iterable[str]) -> Handed:
 
 @contextmanager
 def taken(given: Handed | None) -> Iterator[None]:
-    """Puts what is missing into the cache of this machine; within the block no baseline is trained.
+    """Puts what is missing into the cache of this machine.
+
+    Within the block, a baseline that the driver trained is read and not trained again.
 
     Raises:
-        UserError: if the cache cannot be written.
+        UserError: if the folder of the cache cannot be made or written.
+        OSError: if there is no room in it.
     """
     if given is None:
         yield

@@ -363,7 +363,7 @@ class Study:
         Returns:
             How many recipes will be tried again.
         """
-        self._trials.everything(self._id)  # what workers told, too
+        self._trials.everything(self._id)  # as the file has them
         again: dict[str, FrozenTrial] = {}
         lost: list[FrozenTrial] = []
         for trial in self._study.get_trials(deepcopy=True, states=(TrialState.RUNNING,)):

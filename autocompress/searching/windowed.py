@@ -31,7 +31,7 @@ _OPEN = frozenset({TrialState.RUNNING, TrialState.WAITING})
 class Windowed(BaseStorage):
     """The storage of one study, with an index of its trials by number.
 
-    One process asks, and so makes new trials. If others tell their results, these are seen when the
+    Only the driver of a search asks and tells. What it changes past this index is seen when the
     trial is looked up.
 
     Args:
