@@ -71,7 +71,7 @@ def _driven(folder: Path, address: str, again: Sequence[str] | None, signals: _S
         before = _trials(folder)
         code = _ran(command, environment, signals)
         if signals.last is not None:
-            return _ended_by(signals.last) if code < 0 else code
+            return _ended_by(signals.last) if code < 0 or _was_lost(code, folder) else code
         if code == ExitCode.WRONG_USE and time.monotonic() < tries_until:
             _say("the cluster is not ready yet; the search tries again to go on")
             time.sleep(TRY_AGAIN_S)
