@@ -68,6 +68,7 @@ def test_the_longest_socket_fits(short_folder: Path) -> None:
     assert localray._fault_of(too_long, 0) == "its path is too long"
 
 
+@pytest.mark.usefixtures("own_cluster")
 def test_without_any_folder_it_says_why_and_nothing_was_done(
     short_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
