@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,11 +38,6 @@ class Compute:
         """On ``device``, with the precision that suits it."""
         own = torch.device(device)
         return cls(own, half_precision(own))
-
-    def at(self, device: torch.device | str) -> Compute:
-        """The same on another device, with the precision that suits that."""
-        own = torch.device(device)
-        return self if own == self.device else replace(self, device=own, half=half_precision(own))
 
     @property
     def is_cuda(self) -> bool:

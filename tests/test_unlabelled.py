@@ -19,7 +19,8 @@ from autocompress.data.digits import Digits
 from autocompress.errors import UserError
 from autocompress.job import DataConfig, Job, load_job, validate
 from autocompress.job.paths import anchored
-from autocompress.opened.job import OpenedJob, _measured
+from autocompress.opened.job import OpenedJob
+from autocompress.opened.opening import measured
 from autocompress.recipes.choosers import Policy
 from autocompress.report import view
 from autocompress.report.page import render
@@ -192,7 +193,7 @@ def test_on_a_gpu_the_front_is_judged_by_the_same_answers(opened_job: OpenedJob)
     job, model, store, answered = opened_job.job, opened_job.model, opened_job.pipeline.store, opened_job.splits
     before = answered.val.relabelled(torch.zeros(len(answered.val), dtype=torch.int64))
     with pretended_gpu() as gpu:
-        splits, _ = _measured(job, model, replace(answered, val=before), None, store, gpu.compute, lambda: None)
+        splits, _ = measured(job, model, replace(answered, val=before), None, store, gpu.compute, lambda: None)
     assert splits.whole_val is splits.val
     assert torch.equal(splits.val.labels(), answered.val.labels())
 

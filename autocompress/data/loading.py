@@ -17,7 +17,7 @@ from autocompress.data.preprocessing import augmented_pixels
 from autocompress.data.processes import Readers
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.roles import WORDS, Roles
-from autocompress.data.split import DataInfo, Splits
+from autocompress.data.split import DataInfo, Split, Splits
 from autocompress.data.timm_names import TimmNames
 from autocompress.data.unlabelled import Unlabelled
 from autocompress.data.unreadable import without_unreadable
@@ -66,10 +66,7 @@ def load(
     if not config.words:
         raise UserError("the job names no data", "accuracy needs images: give data, or at least {val: ...}")
     words = {role: _provider(word, providers).rooted(word, config.root) for role, word in config.words.items()}
-    sources = {}
-    for word in dict.fromkeys(words.values()):
-        options = LoadOptions(word == words.get("train"), config.exif, preview, skips=config.skip_unreadable > 0)
-        sources[word] = _provider(word, providers).open(word, options)
+    sources = _opened(words, config, providers, preview)
     labelled = {word: source for word, source in sources.items() if source.labelled}
     first = next(iter(labelled.values()), sources[next(iter(words.values()))])
     _check_classes({word: source.info for word, source in labelled.items()})
@@ -82,12 +79,8 @@ def load(
         splits[role], fault = without_unreadable(splits[role], WORDS[role], config.skip_unreadable)
         faults += [] if fault is None else [fault]
     copies = None if preview else copies_note(splits)
-    train, val, test = (splits[role].prepared(info) for role in ("train", "val", "test"))
-    if not preview:
-        readers = Readers.of(config.workers, trials)
-        train, val, test = (
-            split.read_by(readers) if isinstance(split, DatasetSplit) else split for split in (train, val, test)
-        )
+    readers = None if preview else Readers.of(config.workers, trials)
+    train, val, test = (_read_by(splits[role].prepared(info), readers) for role in ("train", "val", "test"))
     if augment is not None:
         train = train.prepared(replace(info, augment=augment))
         augmented_pixels(train.info)  # an unknown policy is an error now
@@ -98,6 +91,21 @@ def load(
     return Splits(
         train, judging, test, info, whole_val=whole, unlabelled=unlabelled, by_agreement=by_agreement, notes=notes
     )
+
+
+def _opened(
+    words: Mapping[str, str], config: DataConfig, providers: Sequence[DatasetProvider], preview: bool
+) -> dict[str, Source]:
+    """The data sets of the job, by word."""
+    sources = {}
+    for word in dict.fromkeys(words.values()):
+        options = LoadOptions(word == words.get("train"), config.exif, preview, skips=config.skip_unreadable > 0)
+        sources[word] = _provider(word, providers).open(word, options)
+    return sources
+
+
+def _read_by(split: Split, readers: Readers | None) -> Split:
+    return split.read_by(readers) if readers is not None and isinstance(split, DatasetSplit) else split
 
 
 def _provider(word: str, providers: Sequence[DatasetProvider]) -> DatasetProvider:

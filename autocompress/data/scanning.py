@@ -31,13 +31,11 @@ class Scanned:
 
     Attributes:
         files: sorted by path.
-        is_link: a file is a symbolic link, or was reached through one, bool.
         behind_link: a file was reached through a symbolic link to a folder, bool.
         folders: path, time of change (nanoseconds), device and inode of every folder that was read.
     """
 
     files: Files
-    is_link: np.ndarray
     behind_link: np.ndarray
     folders: list[tuple[str, int, int, int]]
 
@@ -105,7 +103,7 @@ def pictures_in(folder: Path, root: Path, label: int = 0) -> Scanned:
     real = Path(os.path.realpath(folder))
     seen = {(facts.st_dev, facts.st_ino) for facts in (path.stat() for path in (real, *real.parents))}
     names: list[str] = []
-    facts, links = array("q"), bytearray()
+    facts, behind = array("q"), bytearray()
     folders: list[tuple[str, int, int, int]] = []
     waiting = [(str(folder), folder.is_symlink())]
     start = len(os.path.join(root, ""))  # noqa: PTH118 (Path drops the slash)
@@ -122,7 +120,7 @@ def pictures_in(folder: Path, root: Path, label: int = 0) -> Scanned:
                 stat = _facts(entry)
                 names.append(entry.path[start:])
                 facts.extend((stat.st_size, stat.st_mtime_ns, stat.st_dev, _signed(stat.st_ino)))
-                links.append((entry.is_symlink() or behind_link) + 2 * behind_link)
+                behind.append(behind_link)
         for entry in sorted(inner, key=lambda one: one.name):
             stat = _facts(entry)
             if (stat.st_dev, stat.st_ino) not in seen:
@@ -131,9 +129,8 @@ def pictures_in(folder: Path, root: Path, label: int = 0) -> Scanned:
     # Paths are ordered by their parts, as Path does it: "a/b" comes before "a.b".
     order = sorted(range(len(names)), key=lambda number: names[number].split("/"))
     table = np.frombuffer(facts, np.int64).reshape(-1, 4)[order]
-    flags = np.frombuffer(bytes(links), np.uint8)[order]
     files = Files.of([names[number] for number in order], table, label)
-    return Scanned(files, flags % 2 == 1, flags >= 2, folders)
+    return Scanned(files, np.frombuffer(bytes(behind), np.bool_)[order], folders)
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,69 +14,58 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression import artifact
-from autocompress.compression.answers import answered
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.layertypes import layer_specs
 from autocompress.compression.pipeline import Pipeline
-from autocompress.compression.sources import Sources
-from autocompress.compute import Compute, compute_of
+from autocompress.compute import compute_of
 from autocompress.contract import (
-    Context,
-    DataSource,
     Deployable,
     Device,
     Manager,
     Method,
     Parameter,
-    Params,
     Quantizer,
-    Space,
     Value,
     manager_for,
 )
 from autocompress.contract.space import Chooser
-from autocompress.data import Scored, Split, Splits, TensorSplit
+from autocompress.data import Scored, Splits
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe, TrialFailed
-from autocompress.export import AGREEMENT_IMAGES, Agreement, TapCrop, check_agreement, cropped, custom_operators, export
+from autocompress.export import Agreement, TapCrop, cropped, custom_operators, export
 from autocompress.files import cache_folder
 from autocompress.job import Job, Limits
 from autocompress.memory import out_of_memory_told
-from autocompress.opened.agreement import judged_by_agreement
-from autocompress.opened.applicable import applicable, require_images
-from autocompress.opened.baseline import Baseline, cropped_baseline, export_baseline, measure_baseline, teacher_key
+from autocompress.opened import tables
+from autocompress.opened.baseline import Baseline, cropped_baseline, export_baseline
 from autocompress.opened.computing import decided
+from autocompress.opened.judging import Judge
 from autocompress.opened.keys import measured_with
 from autocompress.opened.layers import layer_rows
-from autocompress.opened.memory_notes import memory_notes
+from autocompress.opened.opening import default_params, measured, no_images, with_sources
 from autocompress.opened.outline import outline, space_of
 from autocompress.opened.placing import measured_costs, placement_rows
-from autocompress.opened.remarks import remarks
 from autocompress.opened.transfer import user_data
-from autocompress.proposals.proposer import Proposed, Proposer
+from autocompress.proposals.proposer import Proposed
 from autocompress.proposals.shares import ShareRecipes
 from autocompress.proposals.tablemaker import TableMaker
 from autocompress.recipes import ablation, rungs
 from autocompress.recipes.bits import GroupBits
 from autocompress.recipes.choosers import Policy, Replay
 from autocompress.recipes.jobspace import JobSpace
-from autocompress.recipes.recipe import Recipe, params_of
-from autocompress.scoring import Scorer, images_between_pauses
-from autocompress.sensitivity import mixedbits, probing
-from autocompress.sensitivity.table import Sensitivity, Setting
+from autocompress.recipes.recipe import Recipe
+from autocompress.scoring import Scorer
+from autocompress.sensitivity import mixedbits
+from autocompress.sensitivity.table import Sensitivity
 from autocompress.store import Store
 from autocompress.training import (
     batch_size,
-    evaluate,
     limit_threads,
     require_training_images,
     train_baseline,
 )
 
 Progress = Callable[[float, str], None]
-SLOW_BATCH = 8
-"""Images per batch for a file that runs slowly."""
-log = logging.getLogger("autocompress.compression")
 
 
 @dataclass
@@ -123,8 +110,7 @@ class OpenedJob:
         compute = compute_of(job.compute)  # first: what it refuses needs nothing else
         limit_threads(compute.threads)
         known = outline(job, plugins or manager_for(job))
-        limits, splits, model, installed = known.limits, known.splits, known.model, known.installed
-        has_images, devices, device = known.has_images, known.devices, known.devices[0]
+        limits, splits, model, device = known.limits, known.splits, known.model, known.devices[0]
         store = Store(pinning=True)  # entries from before the first trial are needed until the last
         lock = MachineLock()
         with lock.shared():
@@ -135,26 +121,12 @@ class OpenedJob:
                 model = train_baseline(job, model, splits, progress, compute=compute, pause=lock.breathe)
         training_seconds = time.monotonic() - began
         model = models.reparameterise(model).cpu().eval()
-        methods, refused = applicable(installed, model, job, limits.methods, has_images=has_images, devices=devices)
-        sources = None
-        space = space_of(job, model, methods, limits, splits, device)
-        if defaults := space.sources():
-            named = {method.name: method for method in methods if isinstance(method, DataSource)}
-            chosen = {name: named[name] for name in defaults}
-            sources = Sources(model, teacher_key(model), chosen, defaults, store, job.seed, compute)
-            with lock.shared():
-                failed = {name: [reason] for name, reason in sources.prepare(progress, lock.breathe).items()}
-            methods, refused = [method for method in methods if method.name not in failed], refused | failed
-            if not sources.defaults:
-                require_images(job, splits, methods, refused)
-                others = [method for method in installed if not isinstance(method, DataSource)]
-                methods, unfit = applicable(others, model, job, limits.methods, has_images=has_images, devices=devices)
-                sources, refused = None, refused | unfit
-        splits = splits or _no_images(model)
+        sources, methods, refused = with_sources(known, job, model, store, compute, lock, progress)
+        splits = splits or no_images(model)
         if sources is not None:
             splits = replace(splits, synthetic=sources.counts())
         with lock.shared():
-            splits, baseline = _measured(job, model, splits, sources, store, compute, lock.breathe)
+            splits, baseline = measured(job, model, splits, sources, store, compute, lock.breathe)
         transfer = user_data(splits, job.seed)
         if sources is not None:
             transfer = sources.transfer_set(*next(iter(sources.defaults.items())))
@@ -173,8 +145,7 @@ class OpenedJob:
             costs=measured_costs(job, device, model, methods, store, progress),
         )
         with lock.shared():
-            params_of = partial(_default_params, job, model, limits)
-            unprepared = pipeline.prepare(progress, params_of, lock.breathe)
+            unprepared = pipeline.prepare(progress, partial(default_params, job, model, limits), lock.breathe)
         methods = [method for method in methods if method.name not in unprepared]
         refused |= {name: [reason] for name, reason in unprepared.items()}
         store.pinning = False
@@ -213,7 +184,7 @@ class OpenedJob:
             crops=job.search.crop,
             costs=measured_costs(job, known.devices[0], model, known.methods, store),
         )
-        splits = known.splits or _no_images(model)
+        splits = known.splits or no_images(model)
         device = known.devices[0]
         opened = cls(job, model, splits, baseline, known.methods, known.refused, device, pipeline, known.limits)
         opened.space = known.space  # the same space, with its parameters known already
@@ -255,37 +226,8 @@ class OpenedJob:
     def sensitivity(
         self, progress: Progress | None = None, pause: Callable[[], None] | None = None
     ) -> list[Sensitivity]:
-        """The sensitivity table (:func:`probing.kept`).
-
-        Empty where no group has a choice of bits, or where there are no images. ``pause`` is called
-        often.
-        """
-        widths, params = mixedbits.offered(self.space)
-        transfer = self.pipeline.transfer
-        if not widths or transfer is None or not len(transfer.calibration):
-            return []
-        by_name = {method.name: method for method in self.methods}
-        setting = Setting(by_name, params, self.job.granularity, self.device.placement)
-        teacher = copy.deepcopy(self.model).to(self.pipeline.compute.device)
-        context = Context(
-            models.input_size(self.model), transfer, teacher, compute=self.pipeline.compute, seed=self.job.seed
-        )
-        lock, key = MachineLock(), self.baseline.weights_key
-        try:
-            with lock.shared():
-                return probing.kept(
-                    self.pipeline.store,
-                    key,
-                    self.model,
-                    widths,
-                    setting,
-                    context,
-                    progress=progress,
-                    pause=_both(lock.breathe, pause),
-                )
-        except Exception as error:  # the table is optional
-            log.warning("no sensitivity table: %s: %s", type(error).__name__, error)
-            return []
+        """The sensitivity table; see :func:`tables.sensitivity`."""
+        return tables.sensitivity(self.space, self.pipeline, self.methods, progress, pause)
 
     def float_layers(self) -> list[str]:
         """The layers of the baseline that cannot be quantized, in network order."""
@@ -323,17 +265,7 @@ class OpenedJob:
         """
         if not self.job.search.tables:
             return None
-        maker = self._begun or self._table_maker()
-        maker.breathe = _both(maker.lock.breathe, pause)
-        if progress is not None:
-            maker.progress = progress
-        try:
-            return Proposer(maker).propose()
-        except Exception as error:
-            log.warning("no proposals: %s: %s", type(error).__name__, error, exc_info=error)
-            return None
-        finally:
-            maker.end()
+        return tables.propose(self._begun or self._table_maker(), progress, pause)
 
     def begin_proposals(self) -> bool:
         """Begins what proposals need in a forked process; see :meth:`TableMaker.begin`.
@@ -344,11 +276,7 @@ class OpenedJob:
         if not self.job.search.tables:
             return False
         self._begun = self._table_maker()
-        try:
-            self._begun.begin()
-        except Exception as error:  # :meth:`proposals` says what is wrong, if it is wrong there too
-            log.info("probes are not begun early: %s: %s", type(error).__name__, error)
-        return self._begun.helper is not None
+        return tables.begin(self._begun)
 
     def _table_maker(self) -> TableMaker:
         measured_by = measured_with(self.device, self.job.device)
@@ -419,25 +347,11 @@ class OpenedJob:
 
         ``pause`` is called between images.
         """
-        if split == "val" and self.pipeline.compute.is_cuda and deployable.module is not None:
-            return self._scored(deployable.model(), pause)
-        splits = self.splits
-        chosen = splits.test if split == "test" else splits.val
-        if split == "whole_val" and splits.whole_val is not None:
-            chosen = splits.whole_val
-        correct = self.scorer.score(deployable, chosen, pause=pause)
-        return 100.0 * float(correct.mean()), correct
+        return self._judge.accuracy(deployable, split, pause)
 
     def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
         """The same for the torch model on validation, for a candidate with a slow file."""
-        return self._scored(candidate.model, pause)
-
-    def _scored(self, model: nn.Module, pause: Callable[[], None] | None) -> tuple[float, np.ndarray]:
-        """Accuracy of a torch model on validation, in float32, on the GPU if there is one."""
-        batch = images_between_pauses(models.input_size(self.model))
-        found = evaluate(model, self.splits.val, self.pipeline.compute.device, batch, pause)
-        model.cpu()
-        return found
+        return self._judge.model_accuracy(candidate.model, pause)
 
     def agreement(
         self, candidate: Candidate, deployable: Deployable, pause: Callable[[], None] | None = None
@@ -446,66 +360,14 @@ class OpenedJob:
 
         ``pause`` is called between batches.
         """
-        some = self.splits.val.subset(AGREEMENT_IMAGES, self.job.seed)
-        images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
-        # A slow file also needs much memory per image.
-        batch = SLOW_BATCH if candidate.slow else images_between_pauses(deployable.input_size)
-        return check_agreement(deployable.file, candidate.model, images, batch_size=batch, pause=pause)
+        return self._judge.agreement(candidate, deployable, pause)
+
+    @property
+    def _judge(self) -> Judge:
+        return Judge(self.job, models.input_size(self.model), self.splits, self.pipeline.compute)
 
     def save_artifact(
         self, candidate: Candidate, deployable: Deployable, folder: Path, metrics: dict[str, Any]
     ) -> None:
         """Writes the files of the artifact; see :func:`artifact.save`."""
         artifact.save(candidate, deployable, folder, metrics)
-
-
-def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:
-    """A function that calls both."""
-
-    def call() -> None:
-        first()
-        if second is not None:
-            second()
-
-    return call
-
-
-def _measured(
-    job: Job,
-    model: nn.Module,
-    splits: Splits,
-    sources: Sources | None,
-    store: Store,
-    compute: Compute,
-    pause: Callable[[], None],
-) -> tuple[Splits, Baseline]:
-    """The splits with the images that judge candidates, and the baseline measured on these."""
-    scored = Scorer.of(job), store, cache_folder("baselines"), pause
-    held_out: Split | None = None
-    if sources is not None and not len(splits.val):
-        held_out = sources.held_out(splits.info, pause)
-    elif splits.by_agreement:
-        held_out = answered(model, teacher_key(model), splits.val, store, compute, pause)
-    if held_out is None:
-        baseline = measure_baseline(model, splits, *scored)
-    else:
-        splits, baseline = judged_by_agreement(model, splits, held_out, *scored)
-    if compute.is_cuda and splits.whole_val is None and len(splits.val):
-        splits = replace(splits, whole_val=splits.val)  # trials score torch models, and the front files
-    notes = (*splits.notes, *remarks(job, model, splits, baseline, store), *memory_notes(job, model))
-    return replace(splits, notes=notes), baseline
-
-
-def _default_params(job: Job, model: nn.Module, limits: Limits, method: Method) -> Params:
-    """The default parameters of the method, with the limits of the user."""
-    try:
-        return params_of(method, Space(Replay({}), job.granularity, limits.values), model)
-    except InvalidRecipe:
-        return {}
-
-
-def _no_images(model: nn.Module) -> Splits:
-    """Three empty splits, for a job that names no data."""
-    info = models.data_info(model)
-    none = TensorSplit.empty(info)
-    return Splits(none, none, none, info)

@@ -117,39 +117,41 @@ def train_baseline(
         require_training_images(job, splits)
         _check_room(model, path.parent)
         checkpoint = Checkpoint.of(key)
-        trains = bool(settings.epochs or settings.least_steps)
-        untrained = _loss_by_batch_statistics(model.to(compute.device), splits.train) if trains else 0.0
-        try:
-            train(
-                model,
-                splits.train,
-                settings,
-                compute=compute,
-                seed=job.seed,
-                progress=progress,
-                pause=pause,
-                checkpoint=checkpoint,
-            )
-            _check_trained(model, splits.train)
-            if trains:
-                _check_converged(model, splits.train, untrained)
-        except TooLittleMemory as error:
-            raise UserError(
-                f"the baseline '{job.model}' cannot be trained here: {error}",
-                "lower the size of the images, or set compute.device to cpu",
-            ) from None
-        except TrialFailed as error:
-            checkpoint.drop()
-            raise UserError(
-                f"the training of the baseline '{job.model}' diverged: {error}",
-                f"lower 'baseline.lr', which is {settings.lr:g}, or raise 'baseline.epochs', which is "
-                f"{settings.epochs:g}",
-            ) from None
+        how: dict[str, Any] = {"compute": compute, "seed": job.seed, "progress": progress, "pause": pause}
+        _train_checked(job, model, splits.train, settings, checkpoint, **how)
         with full_disk_told(path.parent, "make room, or set AUTOCOMPRESS_CACHE"), atomic(path) as temporary:
             save_tensors(model.state_dict(), temporary)
         offer_shared(_shared_name(key), path)
         checkpoint.drop()
     return models.reparameterise(model.cpu()).eval()
+
+
+def _train_checked(
+    job: Job, model: nn.Module, split: Split, settings: TrainSettings, checkpoint: Checkpoint, **options: Any
+) -> None:
+    """Trains a baseline; ``options`` are those of :class:`Training`, with ``compute``.
+
+    Raises:
+        UserError: if memory does not suffice, or the training diverged.
+    """
+    trains = bool(settings.epochs or settings.least_steps)
+    untrained = _loss_by_batch_statistics(model.to(options["compute"].device), split) if trains else 0.0
+    try:
+        train(model, split, settings, checkpoint=checkpoint, **options)
+        _check_trained(model, split)
+        if trains:
+            _check_converged(model, split, untrained)
+    except TooLittleMemory as error:
+        raise UserError(
+            f"the baseline '{job.model}' cannot be trained here: {error}",
+            "lower the size of the images, or set compute.device to cpu",
+        ) from None
+    except TrialFailed as error:
+        checkpoint.drop()
+        raise UserError(
+            f"the training of the baseline '{job.model}' diverged: {error}",
+            f"lower 'baseline.lr', which is {settings.lr:g}, or raise 'baseline.epochs', which is {settings.epochs:g}",
+        ) from None
 
 
 def _place_of(job: Job, key: str) -> Path:

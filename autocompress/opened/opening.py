@@ -1,0 +1,121 @@
+"""Steps of opening a job: its data sources, and the baseline measured on what judges candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import nn
+
+from autocompress import models
+from autocompress.compression.answers import answered
+from autocompress.compression.sources import Sources
+from autocompress.compute import Compute
+from autocompress.contract import DataSource, Method, Params, Space
+from autocompress.data import Split, Splits, TensorSplit
+from autocompress.devices.lock import MachineLock
+from autocompress.errors import InvalidRecipe
+from autocompress.files import cache_folder
+from autocompress.job import Job, Limits
+from autocompress.opened.agreement import judged_by_agreement
+from autocompress.opened.applicable import applicable, require_images
+from autocompress.opened.baseline import Baseline, measure_baseline, teacher_key
+from autocompress.opened.memory_notes import memory_notes
+from autocompress.opened.outline import Outline, space_of
+from autocompress.opened.remarks import remarks
+from autocompress.recipes.choosers import Replay
+from autocompress.recipes.recipe import params_of
+from autocompress.scoring import Scorer
+from autocompress.store import Store
+
+Progress = Callable[[float, str], None]
+
+
+def with_sources(
+    known: Outline,
+    job: Job,
+    model: nn.Module,
+    store: Store,
+    compute: Compute,
+    lock: MachineLock,
+    progress: Progress | None = None,
+) -> tuple[Sources | None, list[Method], dict[str, list[str]]]:
+    """Prepares the data sources of the job, and finds the methods that apply.
+
+    Args:
+        known: the outline of the job.
+        job: of the search.
+        model: the baseline, eval, on the CPU.
+        store: keeps what is prepared.
+        compute: where and how torch computes.
+        lock: of the machine; other processes may measure while this one waits.
+        progress: called with the finished fraction and a text.
+
+    Returns:
+        The sources, None where there are none; the methods that act; by name of the others, the
+        reasons.
+
+    Raises:
+        UserError: if no source can be prepared and nothing is left without one.
+    """
+
+    def chosen(among: list[Method]) -> tuple[list[Method], dict[str, list[str]]]:
+        wanted = known.limits.methods
+        return applicable(among, model, job, wanted, has_images=known.has_images, devices=known.devices)
+
+    methods, refused = chosen(list(known.installed))
+    defaults = space_of(job, model, methods, known.limits, known.splits, known.devices[0]).sources()
+    if not defaults:
+        return None, methods, refused
+    named = {method.name: method for method in methods if isinstance(method, DataSource)}
+    asked = {name: named[name] for name in defaults}
+    sources = Sources(model, teacher_key(model), asked, defaults, store, job.seed, compute)
+    with lock.shared():
+        failed = {name: [reason] for name, reason in sources.prepare(progress, lock.breathe).items()}
+    methods, refused = [method for method in methods if method.name not in failed], refused | failed
+    if sources.defaults:
+        return sources, methods, refused
+    require_images(job, known.splits, methods, refused)
+    methods, unfit = chosen([method for method in known.installed if not isinstance(method, DataSource)])
+    return None, methods, refused | unfit
+
+
+def measured(
+    job: Job,
+    model: nn.Module,
+    splits: Splits,
+    sources: Sources | None,
+    store: Store,
+    compute: Compute,
+    pause: Callable[[], None],
+) -> tuple[Splits, Baseline]:
+    """The splits with the images that judge candidates, and the baseline measured on these."""
+    scored = Scorer.of(job), store, cache_folder("baselines"), pause
+    held_out: Split | None = None
+    if sources is not None and not len(splits.val):
+        held_out = sources.held_out(splits.info, pause)
+    elif splits.by_agreement:
+        held_out = answered(model, teacher_key(model), splits.val, store, compute, pause)
+    if held_out is None:
+        baseline = measure_baseline(model, splits, *scored)
+    else:
+        splits, baseline = judged_by_agreement(model, splits, held_out, *scored)
+    if compute.is_cuda and splits.whole_val is None and len(splits.val):
+        splits = replace(splits, whole_val=splits.val)  # trials score torch models, and the front files
+    notes = (*splits.notes, *remarks(job, model, splits, baseline, store), *memory_notes(job, model))
+    return replace(splits, notes=notes), baseline
+
+
+def default_params(job: Job, model: nn.Module, limits: Limits, method: Method) -> Params:
+    """The default parameters of the method, with the limits of the user."""
+    try:
+        return params_of(method, Space(Replay({}), job.granularity, limits.values), model)
+    except InvalidRecipe:
+        return {}
+
+
+def no_images(model: nn.Module) -> Splits:
+    """Three empty splits, for a job that names no data."""
+    info = models.data_info(model)
+    none = TensorSplit.empty(info)
+    return Splits(none, none, none, info)

@@ -1,0 +1,97 @@
+"""The tables of an opened job: sensitivity to bits, and proposals.
+
+A search goes on without them.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+
+from autocompress import models
+from autocompress.compression.pipeline import Pipeline
+from autocompress.contract import Context, Method
+from autocompress.devices.lock import MachineLock
+from autocompress.proposals.proposer import Proposed, Proposer
+from autocompress.proposals.tablemaker import TableMaker
+from autocompress.recipes.jobspace import JobSpace
+from autocompress.sensitivity import mixedbits, probing
+from autocompress.sensitivity.table import Sensitivity, Setting
+
+Progress = Callable[[float, str], None]
+log = logging.getLogger("autocompress.compression")
+
+
+def sensitivity(
+    space: JobSpace,
+    pipeline: Pipeline,
+    methods: Sequence[Method],
+    progress: Progress | None = None,
+    pause: Callable[[], None] | None = None,
+) -> list[Sensitivity]:
+    """The sensitivity table (:func:`probing.kept`).
+
+    Empty after an error, where no group has a choice of bits, or where there are no images.
+
+    Args:
+        space: of the recipes.
+        pipeline: of the job, with its baseline.
+        methods: those that act.
+        progress: called with the finished fraction and a text.
+        pause: called often.
+    """
+    widths, params = mixedbits.offered(space)
+    transfer, model = pipeline.transfer, pipeline.baseline
+    if not widths or transfer is None or not len(transfer.calibration):
+        return []
+    setting = Setting({method.name: method for method in methods}, params, pipeline.granularity, pipeline.table)
+    teacher = copy.deepcopy(model).to(pipeline.compute.device)
+    context = Context(models.input_size(model), transfer, teacher, compute=pipeline.compute, seed=pipeline.seed)
+    lock, key = MachineLock(), pipeline.baseline_key
+    breathe = both(lock.breathe, pause)
+    try:
+        with lock.shared():
+            return probing.kept(pipeline.store, key, model, widths, setting, context, progress=progress, pause=breathe)
+    except Exception as error:  # the table is optional
+        log.warning("no sensitivity table: %s: %s", type(error).__name__, error)
+        return []
+
+
+def begin(maker: TableMaker) -> bool:
+    """Begins what proposals need in a forked process; whether there is such a process."""
+    try:
+        maker.begin()
+    except Exception as error:  # :func:`propose` says what is wrong, if it is wrong there too
+        log.info("probes are not begun early: %s: %s", type(error).__name__, error)
+    return maker.helper is not None
+
+
+def propose(
+    maker: TableMaker, progress: Progress | None = None, pause: Callable[[], None] | None = None
+) -> Proposed | None:
+    """Recipes from measured tables; None after an error.
+
+    ``pause`` is called often. ``maker`` is ended.
+    """
+    maker.breathe = both(maker.lock.breathe, pause)
+    if progress is not None:
+        maker.progress = progress
+    try:
+        return Proposer(maker).propose()
+    except Exception as error:
+        log.warning("no proposals: %s: %s", type(error).__name__, error, exc_info=error)
+        return None
+    finally:
+        maker.end()
+
+
+def both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:
+    """A function that calls both."""
+
+    def call() -> None:
+        first()
+        if second is not None:
+            second()
+
+    return call
