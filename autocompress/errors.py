@@ -75,6 +75,10 @@ class TrialFailed(Exception):
     """A trial failed (NaN, time-out, a wrong export). The message is the row's reason."""
 
 
+class NotOpened(Exception):
+    """A worker could not open the job. It ends, and another one gets its recipe."""
+
+
 class TooLittleMemory(TrialFailed):
     """A network cannot be trained here, even on the smallest batch."""
 

@@ -25,6 +25,7 @@ from autocompress.errors import UserError
 log = logging.getLogger("autocompress")
 _warned: set[tuple[Path, str]] = set()
 CACHE, LOCAL_CACHE = "AUTOCOMPRESS_CACHE", "AUTOCOMPRESS_CACHE_LOCAL"
+OWN_VARIABLES = "AUTOCOMPRESS_"
 NOT_KEPT = "cannot be written, so results are not kept for later use"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of writing that say that the disk, a quota or the largest file size is reached."""
@@ -58,6 +59,11 @@ def cache_folder(*parts: str) -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"the cache folder {folder} cannot be written: {reason}", "set AUTOCOMPRESS_CACHE") from None
+
+
+def own_variables() -> dict[str, str]:
+    """The variables that autocompress reads, for its processes on other nodes."""
+    return {name: value for name, value in os.environ.items() if name.startswith(OWN_VARIABLES)}
 
 
 def cache_url() -> str | None:

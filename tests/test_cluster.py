@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import socket
 import sys
@@ -180,6 +182,44 @@ def test_a_node_says_what_it_does_not_see(tmp_path: Path) -> None:
     assert probing.differences(probing.own_facts(), facts, same_processor=True) == ""
     assert probing.answer(replace(question, paths=("/gone",))).fault == "it does not see /gone"
     assert [path.name for path in nonce.parent.iterdir()] == ["nonce"]
+
+
+def test_a_node_with_a_cache_that_cannot_be_written_gets_no_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "nonce").write_text("secret")
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", "")
+    monkeypatch.delenv("AUTOCOMPRESS_CACHE")
+    question = Question(tmp_path / "ray" / "nonce", "secret", (), {"AUTOCOMPRESS_CACHE": str(tmp_path / "cache")})
+    assert probing.answer(question).fault == ""
+    assert not list((tmp_path / "cache").glob(".*"))
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert probing.answer(question).fault == "its cache folder cannot be written: No space left on device"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "file"))
+    expected = f"the cache folder {tmp_path / 'file'} cannot be written: File exists"
+    assert probing.answer(question).fault == expected
+
+
+def test_a_node_whose_workers_cannot_open_the_job_gets_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, notes = Known(node("a"), node("b")), list[str]()
+    admission = Admission(cast(Nodes, known), Question(Path("nonce"), ""), notes.append, same_processor=False)
+    monkeypatch.setattr(probing, "ask", lambda nodes, _: {one.id: one.id for one in nodes})
+    monkeypatch.setattr(probing, "read", lambda reference, wait_s: probing.own_facts())
+    admission.begin()
+    places = Slots(cast(Nodes, known), admission, {"CPU": 1.0})
+    assert admission.refuse("a", "no room")
+    assert [places.take("1"), places.take("2")] == ["b", None]
+    admission.look()
+    assert places.take("2") is None, "it is not probed again"
+    assert not admission.refuse("b", "no room")
+    assert notes == [f"node host-{name} ({name}) gets no more work: no room" for name in "ab"]
 
 
 def test_the_paths_that_a_node_must_see(tmp_path: Path) -> None:

@@ -203,6 +203,25 @@ def test_starts_that_fail_with_their_node_do_not_end_the_search(job: Job, monkey
     assert driver.dispatcher.why_ended == "no worker starts any more: the node died"
 
 
+def test_a_recipe_whose_worker_cannot_open_the_job_goes_to_another_one(job: Job) -> None:
+    driver = Driver(job)
+    first = driver.hand_out("good")
+    for refusals in range(1, MOST_FAILED_STARTS + 1):
+        driver.dispatcher.started()
+        asked = driver.hand_out("worker")
+        assert driver.dispatcher.refused("worker", "no room", "node") == (refusals == MOST_FAILED_STARTS)
+    assert driver.rows == []
+    assert driver.dispatcher.workers_seen == 0
+    driver.dispatcher.start_no_more()
+    assert not driver.dispatcher.is_over, "one still works"
+    driver.work(first)
+    driver.finish("good")
+    assert driver.hand_out("good").values == asked.values
+    driver.dispatcher.give_back("good")
+    assert driver.dispatcher.is_over
+    assert driver.dispatcher.why_ended == "no worker starts any more: no room"
+
+
 def test_what_the_deadline_stopped_has_no_row_and_is_tried_again(job: Job) -> None:
     driver = Driver(job)
     driver.hand_out("worker")

@@ -14,7 +14,7 @@ from autocompress.cluster import probing
 from autocompress.cluster.nodes import Node, Nodes
 from autocompress.cluster.probing import Facts, Question
 from autocompress.errors import UserError
-from autocompress.files import write_text
+from autocompress.files import own_variables, write_text
 from autocompress.job import Job
 
 ANSWERS_WITHIN_S = 120.0
@@ -28,7 +28,7 @@ def question_of(job: Job, folder: Path) -> Iterator[Question]:
     nonce = folder.resolve() / "ray" / f"nonce-{secret[:8]}"
     write_text(nonce, secret)
     try:
-        yield Question(nonce, secret, probing.paths_of(job))
+        yield Question(nonce, secret, probing.paths_of(job), own_variables())
     finally:
         with contextlib.suppress(OSError):
             nonce.unlink(missing_ok=True)
@@ -80,6 +80,18 @@ class Admission:
             if found is not None:
                 del self._asked[name]
                 self._judge(node, found)
+
+    def refuse(self, node: str, why: str) -> bool:
+        """Gives no more work to a node that got some.
+
+        Returns:
+            Whether another node that is there gets work.
+        """
+        if self.facts.pop(node, None) is not None:
+            shown = self._nodes.alive.get(node, node)
+            self.refused[node] = f"node {shown}: {why}"
+            self._note(f"node {shown} gets no more work: {why}")
+        return any(other in self.facts for other in self._nodes.alive)
 
     def _is_known(self, node: str) -> bool:
         return node in self.facts or node in self.refused or node in self._asked

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autocompress.cluster.nodes import Node
 from autocompress.devices.machine import machine
+from autocompress.errors import UserError
+from autocompress.files import cache_folder, check_cache
 from autocompress.job import Job
 from autocompress.locks.place import machine_id
 
@@ -33,6 +37,8 @@ LIBRARIES = (
     "onnxruntime",
     "optuna",
 )
+PROBE_BYTES = 64 * 2**10
+"""Written into the cache of a node: in a full one there is no room for them."""
 CLOCKS_APART_S = 30.0
 """Seconds that the clock of a node may be off: deadlines are times of day."""
 
@@ -45,11 +51,13 @@ class Question:
         nonce: a file that the driver wrote into the folder of the run.
         secret: its content.
         paths: of the job, which the driver sees.
+        environment: variables of the driver for processes that lack them; they may move the cache.
     """
 
     nonce: Path
     secret: str
     paths: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ def own_facts() -> Facts:
 
 def answer(question: Question) -> Facts:
     """The facts of the node on which this runs, and whether it sees the files of the run."""
+    for name, value in question.environment.items():
+        os.environ.setdefault(name, value)
     facts = own_facts()
     return Facts(facts.versions, facts.processor, facts.machine, _fault(question), time.time())
 
@@ -157,6 +167,20 @@ def _fault(question: Question) -> str:
     for path in question.paths:
         if not Path(path).exists():
             return f"it does not see {path}"
+    return _fault_of_cache()
+
+
+def _fault_of_cache() -> str:
+    """Why workers could not write to the cache there; empty where they can."""
+    try:
+        check_cache()
+        with tempfile.NamedTemporaryFile(dir=cache_folder(), prefix=".probe-", buffering=0) as file:
+            file.write(os.urandom(PROBE_BYTES))
+            os.fsync(file.fileno())
+    except UserError as error:
+        return error.message
+    except OSError as error:
+        return f"its cache folder cannot be written: {error.strerror or error}"
     return ""
 
 

@@ -95,8 +95,11 @@ class Dispatcher:
         self._failed_starts: list[str] = []
         """Nodes on which workers failed to start, one after another."""
         self._failed_at = 0.0
+        self._refusals: Counter[str] = Counter()
+        """Workers that could not open the job, by node."""
+        self._starts_no_more = False
         self.workers_seen = 0
-        """Worker processes that were there so far."""
+        """Worker processes that were there so far, and could open the job as far as is known."""
         self._start_error = ""
         self._seconds: deque[float] = deque(maxlen=TYPICAL)
         self._why_ended = ""
@@ -130,7 +133,8 @@ class Dispatcher:
     @property
     def is_start_in_doubt(self) -> bool:
         """Workers failed to start so often that no more should be started now."""
-        return sum(not self.is_node_gone(node) for node in self._failed_starts) >= MOST_FAILED_STARTS
+        failed = sum(not self.is_node_gone(node) for node in self._failed_starts)
+        return self._starts_no_more or failed >= MOST_FAILED_STARTS
 
     @property
     def no_worker_starts(self) -> bool:
@@ -139,7 +143,7 @@ class Dispatcher:
             not self._failed_starts or not self._failed_starts[-1]
         )  # on this machine there is nothing to wait for
         is_known = is_known or time.monotonic() - self._failed_at >= NODES_KNOWN_AFTER_S
-        return is_known and self.is_start_in_doubt
+        return self._starts_no_more or (is_known and self.is_start_in_doubt)
 
     @property
     def under_way(self) -> list[dict[str, Any]]:
@@ -162,6 +166,25 @@ class Dispatcher:
     def give_back(self, worker: str) -> None:
         """``worker`` will not try its recipe: another one gets it next."""
         self._again.append(self._running.pop(worker).asked)
+
+    def refused(self, worker: str, why: str, node: str = "") -> bool:
+        """``worker`` could not open the job and ends: another one gets its recipe next.
+
+        Returns:
+            Whether that happened so often on ``node`` that no more should be started there.
+        """
+        asked = self._running.pop(worker).asked
+        self._spool.drop(asked.number, asked.attempt)
+        self._again.append(asked)
+        self._refusals[node] += 1
+        self.workers_seen -= 1
+        self._start_error = why
+        self._on_note(f"trial {asked.number}: {why}; another worker gets it")
+        return self._refusals[node] >= MOST_FAILED_STARTS
+
+    def start_no_more(self) -> None:
+        """No worker can open the job: the search ends with those that work already."""
+        self._starts_no_more = True
 
     def hand_out(self, worker: str) -> Asked | None:
         """The next recipe for ``worker``, lost ones first.

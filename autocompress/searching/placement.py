@@ -77,7 +77,7 @@ def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cl
         if not ray.is_initialized():
             stack.enter_context(localray.cluster(workers))
         stack.enter_context(_quiet())
-        crew = _Crew(dispatcher)
+        crew = _Crew(dispatcher, cluster)
         stack.callback(crew.end)
         if cluster is None:
             gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -171,8 +171,8 @@ class _Places(_Unsaved, Searcher):
 class _Crew(_Unsaved, tune.Callback):
     """Gives each worker its next recipe. Tune schedules a step right after each of these events."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, dispatcher: Dispatcher, cluster: Site | None) -> None:
+        self._dispatcher, self._cluster = dispatcher, cluster
         self._actors: dict[str, ActorHandle] = {}
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
@@ -192,6 +192,8 @@ class _Crew(_Unsaved, tune.Callback):
         It gets the next one before the driver looks at the row.
         """
         del iteration, trials, info
+        if why := result.get("refused"):
+            self._refused(trial, why)
         if result["done"]:
             return
         row = self._dispatcher.finished(trial.trial_id, json.loads(result["row"]) if result["row"] else None)
@@ -211,6 +213,14 @@ class _Crew(_Unsaved, tune.Callback):
         file = Path(trial.error_file or "")
         error = file.read_text(encoding="utf-8") if file.is_file() else ""
         self._dispatcher.lost(trial.trial_id, error, trial.config.get("node", ""))
+
+    def _refused(self, trial: RayTrial, why: str) -> None:
+        """The worker could not open the job; a node where several cannot gets no more of them."""
+        node = trial.config.get("node", "")
+        if not self._dispatcher.refused(trial.trial_id, why, node):
+            return
+        if self._cluster is None or not self._cluster.admission.refuse(node, why):
+            self._dispatcher.start_no_more()
 
     def _send(self, worker: str) -> None:
         self._actors[worker].take.remote(self._dispatcher.hand_out(worker))

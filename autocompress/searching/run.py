@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import torch
 from autocompress.cluster.handing import handed_out
 from autocompress.contract import Manager, Pruner, Value, manager_for
 from autocompress.errors import Terminated, UserError
-from autocompress.files import full_disk_told
+from autocompress.files import full_disk_told, own_variables
 from autocompress.job import Job, anchored, load_job, resolved, validate
 from autocompress.objectives.fronts import front_hypervolume
 from autocompress.opened.feasibility import UNCOMPRESSED
@@ -70,7 +69,6 @@ log = logging.getLogger("autocompress.search")
 FIRST_ALONE = 4
 """Proposals that the driver tries before workers start, where these would take all processors: a
 starting worker makes a trial beside it twice as long."""
-OWN_VARIABLES = "AUTOCOMPRESS_"
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
 
@@ -431,7 +429,7 @@ class _Run:
                 "handed": handed_out(self._opened.baseline.deployable.file, self._opened.prepared),
                 "stations": self._cluster.stations,
                 "measured_by": self._measurer.measured_with(),
-                "environment": {name: value for name, value in os.environ.items() if name.startswith(OWN_VARIABLES)},
+                "environment": own_variables(),
             }
         return Settings(
             job=self._opened.job,  # with what the driver has decided for all

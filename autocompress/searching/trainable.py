@@ -23,14 +23,13 @@ from autocompress.compute import give_memory_back
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
 from autocompress.devices.machine import machine
-from autocompress.errors import TrialFailed, UserError
+from autocompress.errors import NotOpened, TrialFailed, UserError
 from autocompress.job import Job
 from autocompress.locks.place import machine_id
 from autocompress.opened.job import OpenedJob
 from autocompress.results import Row
 from autocompress.searching import rundir
 from autocompress.searching.asked import Asked
-from autocompress.searching.climbing.rows import climbed
 from autocompress.searching.gates import Lock, Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.searchable import Opener, SearchableJob
@@ -159,14 +158,18 @@ class Worker:
         return cls(settings, Spool(settings.folder))
 
     def run(self, asked: Asked) -> Row:
-        """Runs a trial, or trains it to a higher rung; its row is in the spool."""
+        """Runs a trial, or trains it to a higher rung; its row is in the spool.
+
+        Raises:
+            NotOpened: if this process cannot open the job; then there is no row.
+        """
         try:
             self.state = self.state or WorkerState.of(self.settings)
         except Exception as error:  # the driver could open the job, this process cannot: say why
             log.exception("trial %d: the worker could not open the job", asked.number)
-            row = _not_opened(asked, error)
-        else:
-            row = self._tried(self.state, asked)
+            kind = "" if isinstance(error, TrialFailed | UserError) else f"{type(error).__name__}: "
+            raise NotOpened(f"the worker could not open the job: {kind}{error}") from error
+        row = self._tried(self.state, asked)
         if not self.settings.job.cluster.is_local:
             row |= {"node": platform.node(), "processor": machine()["processor"]}
         self.spool.write(asked.number, asked.attempt, row)
@@ -177,15 +180,6 @@ class Worker:
         folder, baseline = self.settings.folder, self.settings.baseline
         trial = Trial(state.opened, state.measurer, state.lock, asked.number, folder, baseline)
         return trial.run(asked.values, asked.label) if asked.below is None else trial.climb(asked.below, asked.rung)
-
-
-def _not_opened(asked: Asked, error: Exception) -> Row:
-    """The row of a recipe whose worker could not open the job."""
-    kind = "" if isinstance(error, TrialFailed | UserError) else f"{type(error).__name__}: "
-    reason = f"the worker could not open the job: {kind}{error}"
-    row: Row = {"trial": asked.number, "status": "failed", "reason": reason, "seconds": 0.0, "rung": 0}
-    row |= {"recipe": asked.values, "label": asked.label}
-    return row if asked.below is None else climbed(asked.below, row, asked.rung)
 
 
 class WorkerProcess(tune.Trainable):
@@ -213,7 +207,10 @@ class WorkerProcess(tune.Trainable):
         if asked is None:
             return {"done": True}
         deadline = self._worker.settings.deadline
-        row = self._run(asked) if deadline is None or time.time() < deadline else None
+        try:
+            row = self._run(asked) if deadline is None or time.time() < deadline else None
+        except NotOpened as error:
+            return {"done": True, "refused": str(error)}
         return {"done": False, "trial": asked.number, "row": "" if row is None else json.dumps(row)}
 
     def _run(self, asked: Asked) -> Row:
