@@ -75,8 +75,8 @@ class TrialFailed(Exception):
     """A trial failed (NaN, time-out, a wrong export). The message is the row's reason."""
 
 
-class NotOpened(Exception):
-    """A worker could not open the job. It ends, and another one gets its recipe."""
+class CannotWork(Exception):
+    """A worker cannot open the job, or cannot measure. It ends, and another one gets its recipe."""
 
 
 class TooLittleMemory(TrialFailed):

@@ -28,12 +28,13 @@ from autocompress.cluster.probing import Facts, Question
 from autocompress.cluster.resources import check_request, fits, worker_request
 from autocompress.cluster.slots import Slots
 from autocompress.compat import ray as compat
-from autocompress.errors import TrialFailed, UserError
+from autocompress.errors import CannotWork, UserError
 from autocompress.files import cache_folder
 from autocompress.job import ClusterConfig, load_job
 from autocompress.locks.place import machine_id
 from autocompress.opened.job import OpenedJob
 from autocompress.searching import site
+from autocompress.searching import stations as stations_module
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.stations import RemoteMeasurer, rotated, start_stations
 from autocompress.store import Store
@@ -318,7 +319,7 @@ def test_a_cache_that_lacks_the_baseline_gets_it(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_station_measures_for_workers_elsewhere(opened: OpenedJob) -> None:
+def test_a_station_measures_for_workers_elsewhere(opened: OpenedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     here = ray.get_runtime_context().get_node_id()
     stations = start_stations(opened.job, opened.device, {machine_id(): here})
     own = Measurer.of(opened.job, opened.device)
@@ -330,8 +331,11 @@ def test_a_station_measures_for_workers_elsewhere(opened: OpenedJob) -> None:
         assert 0.5 < measured.latency_ratio < 2
         assert measured.environment["processor"]
     assert remote.measured_with() == own.measured_with()
+    ray.kill(handles[0], no_restart=False)
+    assert 0.5 < remote.latency(baseline, baseline, seconds=0.2).latency_ratio < 2, "it is started again"
     ray.kill(handles[0])
-    with pytest.raises(TrialFailed, match="no node with the device answers"):
+    monkeypatch.setattr(stations_module, "BACK_WITHIN_S", 0.0)
+    with pytest.raises(CannotWork, match="no node with the device answers"):
         remote.once(baseline, baseline, 0.1)
 
 
@@ -339,6 +343,12 @@ def test_a_device_that_runs_torch_modules_has_no_stations(opened: OpenedJob) -> 
     torch_device = type("TorchOnly", (), {"name": "torch-only", "formats": frozenset({"torch"})})()
     with pytest.raises(UserError, match="runs torch modules, which are not sent between nodes"):
         start_stations(opened.job, torch_device, {"machine": "node"})
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_stations_that_cannot_start_are_one_sentence(opened: OpenedJob) -> None:
+    with pytest.raises(UserError, match="cannot be used on any node with the resource of the job: its measurer cannot"):
+        start_stations(opened.job, opened.device, {"machine": "0" * 56})
 
 
 def test_stations_are_shared_evenly() -> None:

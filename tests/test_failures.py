@@ -15,7 +15,7 @@ from toy_search import open_toy as open_plain
 
 from autocompress.contract import Context, Params, Plan, Space, Stage, Transform, Value
 from autocompress.contract.space import Chooser
-from autocompress.errors import NotOpened
+from autocompress.errors import CannotWork
 from autocompress.job import Job
 from autocompress.searching import run
 from autocompress.searching.spool import Spool
@@ -102,7 +102,7 @@ def test_a_worker_that_cannot_open_the_job_says_why(tmp_path: Path) -> None:
     assert asked is not None
     (job.folder / "ray").mkdir()
     settings = Settings(job, job.folder, {"accuracy": 90.0}, threads=1, cwd=Path.cwd(), methods={}, opener=closed)
-    with pytest.raises(NotOpened, match="the worker could not open the job: RuntimeError: no room for toy None"):
+    with pytest.raises(CannotWork, match="the worker could not open the job: RuntimeError: no room for toy None"):
         Worker(settings, Spool(job.folder)).run(asked)
     assert not list(Spool(job.folder).waiting()), "another worker tries it"
 
@@ -147,7 +147,7 @@ def test_a_worker_with_other_methods_than_the_driver_says_what_differs(tmp_path:
         )
         try:
             reasons.append(Worker(settings, Spool(job.folder)).run(asked)["reason"])
-        except NotOpened as error:
+        except CannotWork as error:
             reasons.append(str(error))
     start = "the worker could not open the job: "
     assert reasons[:3] == [

@@ -168,7 +168,7 @@ class Dispatcher:
         self._again.append(self._running.pop(worker).asked)
 
     def refused(self, worker: str, why: str, node: str = "") -> bool:
-        """``worker`` could not open the job and ends: another one gets its recipe next.
+        """``worker`` cannot open the job, or cannot measure, and ends: another one gets its recipe.
 
         Returns:
             Whether that happened so often on ``node`` that no more should be started there.

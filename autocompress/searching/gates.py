@@ -21,7 +21,7 @@ import torch
 
 from autocompress.compression.candidate import Candidate
 from autocompress.contract import Deployable, Measurement, Value
-from autocompress.errors import InvalidRecipe, TrialFailed
+from autocompress.errors import CannotWork, InvalidRecipe, TrialFailed
 from autocompress.files import digest, is_full_disk, kept_if_possible, write_json
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.intervals import paired_difference
@@ -96,7 +96,7 @@ class Trial:
 
         The row has the columns of trials.csv, and ``label``, ``excess`` (distance from each
         constraint), ``stages`` (seconds), cache counts, and what the latency was measured
-        on. Only what ends the process (KeyboardInterrupt) is raised.
+        on. Only what ends the process (KeyboardInterrupt, CannotWork) is raised.
         """
         started = time.perf_counter()
         self.row = {"trial": self.number, "rung": self.rung, "recipe": dict(values), "label": label}
@@ -106,6 +106,8 @@ class Trial:
             self._settle()
         except _Miss as miss:
             self._settle(miss.names)
+        except CannotWork:  # says nothing of the recipe
+            raise
         except InvalidRecipe as error:
             self.row |= {"status": "infeasible", "reason": str(error), "excess": {"valid": 1.0}}
         except TrialFailed as error:

@@ -42,11 +42,12 @@ LOG_BYTES = 50 * 2**20
 SHARED_MEMORY = Path("/dev/shm")
 LOOPBACK = "127.0.0.1"
 GONE_WITHIN_S = 1.0
+"""Seconds to wait for killed processes."""
 
 is_ending = False
-"""Seconds to wait for killed processes.
+"""Whether this process ends without ending Ray in order, which takes seconds.
 
-``kill_all`` is called as soon as the search has saved its state, because ending Ray takes seconds.
+``kill_all`` is called as soon as the search has saved its state.
 """
 ABANDONED_AFTER_S = 60.0
 """Age in seconds below which a scratch folder may belong to a cluster that is starting."""

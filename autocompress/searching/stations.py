@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autocompress.contract import Deployable, Device, Measurement, OperatorCount, manager_for
 from autocompress.devices import measure
-from autocompress.errors import TrialFailed, UserError
+from autocompress.errors import CannotWork, TrialFailed, UserError
 from autocompress.job import Job
 from autocompress.searching.measurer import Measurer
+
+BACK_WITHIN_S = 60.0
+"""Seconds in which one of the stations must answer; Ray starts a lost one again."""
+LOOK_AGAIN_S = 1.0
+GONE = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Sent:
 
 class Station:
     """The measurer of one machine; an actor of Ray. The engine's machine lock holds there too.
+
+    Ray starts it again where its process dies, for those that know it already.
 
     Args:
         job: of the search.
@@ -87,17 +95,30 @@ def start_stations(job: Job, device: Device, nodes: Mapping[str, str]) -> dict[s
             f"the device '{device.name}' runs torch modules, which are not sent between nodes",
             "leave 'cluster.device_nodes' out, so that each worker measures its own",
         )
-    actor: Any = ray.remote(num_cpus=0)(Station)
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Station)
     found: dict[str, Any] = {
         machine: actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(job)
         for machine, node in nodes.items()
     }
-    reasons: dict[str, list[str]] = {machine: ray.get(station.check.remote()) for machine, station in found.items()}
+    asked = {machine: station.check.remote() for machine, station in found.items()}
+    reasons: dict[str, list[str]] = {machine: _reasons(answer) for machine, answer in asked.items()}
     usable = {machine: station for machine, station in found.items() if not reasons[machine]}
     if not usable:
         (first, *_) = [why for one in reasons.values() for why in one] or ["there is none"]
         raise UserError(f"the device '{device.name}' cannot be used on any node with the resource of the job: {first}")
     return usable
+
+
+def _reasons(answer: Any) -> list[str]:
+    """Why a station cannot be used."""
+    try:
+        return list(ray.get(answer))
+    except GONE as error:
+        return [f"its measurer cannot start: {_first_line(error)}"]
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @dataclass(frozen=True)
@@ -120,19 +141,23 @@ class RemoteMeasurer(Measurer):
         """A single measurement on a station.
 
         Raises:
-            TrialFailed: if the device cannot load a model, or no station is left.
+            TrialFailed: if the device cannot load a model.
+            CannotWork: if no station answers, and none comes back.
         """
-        lost = ""
-        for station in self.stations:
-            try:
-                found = _measured(station, candidate, baseline, seconds)
-            except ray.exceptions.RayActorError as error:
-                lost = str(error).splitlines()[0]
-                continue
-            if isinstance(found, str):
-                raise TrialFailed(found)
-            return found
-        raise TrialFailed(f"no node with the device answers: {lost}")
+        lost, deadline = "", time.monotonic() + BACK_WITHIN_S
+        while True:
+            for station in self.stations:
+                try:
+                    found = _measured(station, candidate, baseline, seconds)
+                except GONE as error:
+                    lost = _first_line(error)
+                    continue
+                if isinstance(found, str):
+                    raise TrialFailed(found)
+                return found
+            if time.monotonic() > deadline:
+                raise CannotWork(f"no node with the device answers: {lost}")
+            time.sleep(LOOK_AGAIN_S)
 
 
 def rotated(stations: Sequence[ActorHandle], by: int) -> list[ActorHandle]:

@@ -23,7 +23,7 @@ from autocompress.compute import give_memory_back
 from autocompress.data import let_go
 from autocompress.devices.lock import MachineLock
 from autocompress.devices.machine import machine
-from autocompress.errors import NotOpened, TrialFailed, UserError
+from autocompress.errors import CannotWork, TrialFailed, UserError
 from autocompress.job import Job
 from autocompress.locks.place import machine_id
 from autocompress.opened.job import OpenedJob
@@ -161,14 +161,15 @@ class Worker:
         """Runs a trial, or trains it to a higher rung; its row is in the spool.
 
         Raises:
-            NotOpened: if this process cannot open the job; then there is no row.
+            CannotWork: if this process cannot open the job, or no device answers it; then there is
+                no row.
         """
         try:
             self.state = self.state or WorkerState.of(self.settings)
         except Exception as error:  # the driver could open the job, this process cannot: say why
             log.exception("trial %d: the worker could not open the job", asked.number)
             kind = "" if isinstance(error, TrialFailed | UserError) else f"{type(error).__name__}: "
-            raise NotOpened(f"the worker could not open the job: {kind}{error}") from error
+            raise CannotWork(f"the worker could not open the job: {kind}{error}") from error
         row = self._tried(self.state, asked)
         if not self.settings.job.cluster.is_local:
             row |= {"node": platform.node(), "processor": machine()["processor"]}
@@ -209,7 +210,7 @@ class WorkerProcess(tune.Trainable):
         deadline = self._worker.settings.deadline
         try:
             row = self._run(asked) if deadline is None or time.time() < deadline else None
-        except NotOpened as error:
+        except CannotWork as error:
             return {"done": True, "refused": str(error)}
         return {"done": False, "trial": asked.number, "row": "" if row is None else json.dumps(row)}
 
