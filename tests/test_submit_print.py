@@ -6,6 +6,7 @@ import gzip
 import json
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import yaml
 from cli_here import Commands
 
-from autocompress.job import load_job
+from autocompress.cli import app, supervising
+from autocompress.job import Job, load_job
 
 SCHEMA = Path(__file__).parent.parent.parent / "shared" / "cluster" / "rayjob.schema.json.gz"
 JOB = "model: resnet18\ndata: digits\nname: My_Run.1\nworkers: 3\ncluster: {cpus: 4}\nbaseline: {epochs: 1}\n"
@@ -156,9 +158,21 @@ def stubs(folder: Path, exit_code: int) -> dict[str, str]:
     }
 
 
+def searched(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Job:
+    """The job that ``autocompress WORDS`` searches for."""
+    jobs: list[Job] = []
+    monkeypatch.setattr(supervising, "is_needed", lambda cluster: False)
+    monkeypatch.setattr(sys.modules["autocompress.cli.app"], "_search_again", jobs.append)
+    app(words, standalone_mode=False)
+    return jobs[0]
+
+
 @pytest.mark.parametrize(("exit_code", "is_queued_again"), [(0, False), (5, False), (75, True), (143, True)])
-def test_a_batch_script_runs(commands: Commands, tmp_path: Path, exit_code: int, is_queued_again: bool) -> None:
-    text = commands("submit", "job.yaml", "--print", "slurm", "--results", tmp_path, "--gpus", "1")
+def test_a_batch_script_runs(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int, is_queued_again: bool
+) -> None:
+    asked = ("--results", tmp_path, "--gpus", "1", "--workers", "2", "--cpus", "6", "--memory", "16")
+    text = commands("submit", "job.yaml", "--print", "slurm", *asked)
     environment = stubs(tmp_path / "bin", exit_code)
     done = subprocess.run(["bash"], input=text, text=True, env=environment, check=False)
     assert done.returncode == exit_code
@@ -168,6 +182,10 @@ def test_a_batch_script_runs(commands: Commands, tmp_path: Path, exit_code: int,
     entry = words[words.index("--") + 1 :]
     assert entry[:2] == ["env", "RAY_ADDRESS=10.1.2.3:6379"]
     assert entry[2:5] == ["autocompress", "search", str(tmp_path / "job.yaml")]
+    job = searched(entry[3:], monkeypatch)
+    assert (str(job.results), job.workers) == (str(tmp_path), 2)
+    assert (job.cluster.cpus, job.cluster.gpus, job.cluster.memory_bytes) == (6.0, 1.0, 16 * 2**30)
+    assert f"--memory={16 * 2**30}" in words, "a node offers what its worker takes"
     assert (tmp_path / "bin" / "said").exists() == is_queued_again
     # The token is long, private, on no command line, and gone at the end.
     token = (tmp_path / "bin" / "said.token").read_text()

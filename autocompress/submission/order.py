@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from autocompress.errors import UserError
 from autocompress.job import Job
 from autocompress.job.schema import COST_MODEL
+from autocompress.objectives.spelling import Bound
 from autocompress.remote.urls import checked_url, is_url
 
 DEVICE = "device"
@@ -74,10 +75,12 @@ def order_of(
     workers = workers or job.workers
     cpus = cpus or max(1, math.ceil(asked.cpus))
     gpus = math.ceil(asked.gpus or 0) if gpus is None else gpus
+    reserved = asked.memory if memory is None else Bound(value=memory * 2.0**30, relative=False)
     memory = memory or math.ceil(asked.memory_bytes / 2**30) or MEMORY
     is_measured = not job.device.name.startswith(COST_MODEL)
     device = (asked.device_nodes or DEVICE) if is_measured else None
-    cluster = asked.model_copy(update={"cpus": float(cpus), "gpus": float(gpus) or None, "device_nodes": device})
+    takes = {"cpus": float(cpus), "gpus": float(gpus) or None, "memory": reserved}
+    cluster = asked.model_copy(update={**takes, "device_nodes": device})
     changed = job.model_copy(update={"results": Path(place), "workers": workers, "cluster": cluster})
     changed._source = job.source
     return Order(changed, place, cached, workers, cpus, memory, gpus)

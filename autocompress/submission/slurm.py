@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autocompress.errors import ExitCode, UserError
+from autocompress.objectives.spelling import spell_bound
 from autocompress.submission.order import Order, command
 
 PORT = 6379
@@ -42,7 +43,7 @@ srun --ntasks-per-node=1 mkdir -p "$RAY_TMPDIR"
 code=0
 srun --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 \\
   ray symmetric-run --address "$head:{port}" --min-nodes "$SLURM_JOB_NUM_NODES" \\
-  --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus={gpus} {resources}--disable-usage-stats \\
+  --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus={gpus} --memory={memory} {resources}--disable-usage-stats \\
   -- env RAY_ADDRESS="$head:{port}" {search} || code=$?
 srun --ntasks-per-node=1 rm -rf "$RAY_TMPDIR" || true
 if [ $code -eq {stopped} ] || [ $code -eq {terminated} ]; then
@@ -79,10 +80,20 @@ def script(order: Order, *, job_file: Path, time: str = "", setup: str = "") -> 
         port=PORT,
         gpus=order.gpus,
         resources=resources,
-        search=shlex.join(command(str(job_file), "auto")),
+        memory=order.memory * 2**30,
+        search=shlex.join([*command(str(job_file), "auto"), *_changes(order)]),
         stopped=int(ExitCode.TERMINATED),
         terminated=TERMINATED_BY_SIGNAL,
     )
+
+
+def _changes(order: Order) -> list[str]:
+    """The words that make the job of the file the one of the order."""
+    values: dict[str, object] = {"cpus": order.cpus, "gpus": order.gpus}
+    if memory := spell_bound("size", order.job.cluster.memory):
+        values["memory"] = memory
+    assigned = [f"--set=cluster.{key}={value}" for key, value in values.items()]
+    return [f"--results={order.results}", f"--workers={order.workers}", *assigned]
 
 
 def _options(order: Order, time: str) -> list[str]:
