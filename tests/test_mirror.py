@@ -187,9 +187,28 @@ def test_a_piece_whose_answer_was_lost_is_not_sent_twice(place: str, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(Objects, "put_bytes", put_without_answer)
         first.push()
+    Study(job.folder, job, {"accuracy": 90.0}).spend(2.0)
     first.push()
     pieces = Objects(first.url).read_all("journal")
     assert b"".join(pieces[name] for name in sorted(pieces)) == (job.folder / "study.journal").read_bytes()
+
+
+def test_what_a_driver_that_lost_the_run_left_is_not_gone_on_with(place: str, tmp_path: Path) -> None:
+    job = job_on(place)
+    first = begun(job)
+    first.release()
+    again = Mirror(first.url, tmp_path / "two")
+    Objects(first.url).put_bytes("artifacts/0/model.onnx", b"of the run")
+    for left in ("spool/0.1.json", "artifacts/0/model.onnx", "structures/0"):
+        (again.folder / left).parent.mkdir(parents=True, exist_ok=True)
+        (again.folder / left).write_text("of another trial")
+    again.fetch()
+    assert (again.folder / "artifacts" / "0" / "model.onnx").read_text() == "of the run"
+    assert not (again.folder / "spool").exists()
+    assert not (again.folder / "structures").exists()
+    (again.folder / "spool").mkdir()
+    again.fetch()
+    assert (again.folder / "spool").exists(), "the folder is the newer one"
 
 
 def test_what_is_no_run_or_cannot_be_written_is_one_sentence(place: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 import time
 import uuid
@@ -22,6 +23,7 @@ from autocompress.files import warn_once, write_json
 from autocompress.job import Job, folder_of
 from autocompress.remote import Objects, RemoteError, url_of
 from autocompress.results import JOB_FILE, Row
+from autocompress.searching.spool import SPOOL
 from autocompress.searching.study import STUDY_FILE
 
 PIECES, DRIVER, STATE = "journal", "driver.json", "mirror.json"
@@ -31,7 +33,7 @@ ENDS_WITHIN_S = 1.0
 """Seconds for a last piece when the driver is told to end."""
 SENT_WITHIN_S = 300.0
 """Seconds that a finished search tries to send its results."""
-LOCAL = ("ray", "spool", "driver.lock", "study.lock", STUDY_FILE, STATE)
+LOCAL = ("ray", SPOOL, "driver.lock", "study.lock", STUDY_FILE, STATE)
 """Names in the folder of a run that stay on this machine."""
 log = logging.getLogger("autocompress.search")
 
@@ -113,6 +115,8 @@ class Mirror:
             self._objects.fetch(JOB_FILE, self.folder / JOB_FILE)
             if not is_newer and pieces:
                 log.info("the study is made again of %d pieces of %s", len(pieces), self.url)
+                for name in (SPOOL, "artifacts", "structures"):  # of a driver that lost the run
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
                 journal.write_bytes(b"".join(pieces[name] for name in sorted(pieces)))
                 self._keep_state(len(pieces), journal.stat().st_size)
             for name in self._objects.names("artifacts"):
@@ -134,16 +138,23 @@ class Mirror:
         piece = piece[: piece.rfind(b"\n") + 1]
         if not piece:
             return
+        rest = False
         try:
             is_mine = self._objects.put_bytes(f"{PIECES}/{count:08d}", piece)
-            # After an error, nobody knows whether the object was made all the same.
-            is_mine = is_mine or self._objects.read(f"{PIECES}/{count:08d}") == piece
+            if not is_mine:
+                # After an error, nobody knows whether an object was made all the same. Then it
+                # holds what was to be sent at that time, and this piece goes on from there.
+                stored = self._objects.read(f"{PIECES}/{count:08d}") or b""
+                is_mine = stored != b"" and piece.startswith(stored)
+                piece, rest = stored, len(piece) > len(stored)
         except RemoteError as error:
             warn_once(Path(self.url), "is away: results stay on this machine until it is back", error)
             return
         if not is_mine:
             raise UserError(f"another process goes on with the search in {self.url}", "this one ends")
         self._keep_state(count + 1, size + len(piece))
+        if rest:
+            self.push()
 
     def _state(self) -> tuple[int, int]:
         """How many pieces there are, and how much of the journal they hold."""
