@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from shared_storage import KINDS, storage
 
+from autocompress.cluster.handing import handed_out
 from autocompress.errors import UserError
 from autocompress.files import cache_folder
 from autocompress.remote import Objects, RemoteError, checked_url
@@ -132,6 +134,29 @@ def test_storage_that_fails_during_a_search_costs_one_warning(
     store.tier._not_before = 0.0
     store.put("third", TENSORS, RECORD)
     assert (broken / "cache" / "stages" / "third.safetensors").exists()
+
+
+def test_a_full_disk_for_temporary_files_costs_one_warning(
+    tmp_path: Path, machine: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", f"file://{tmp_path}/storage")
+    store = machine("one")
+    monkeypatch.setattr("autocompress.files._warned", set())
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+        store.put("key", TENSORS, RECORD)
+        assert store.get("another") is None
+    assert is_entry(store.get("key"))
+    assert "the shared cache cannot be" in caplog.text
+
+
+def test_what_only_storage_has_is_not_handed_out(
+    tmp_path: Path, machine: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", f"file://{tmp_path}/storage")
+    machine("one").put("key", TENSORS, RECORD)
+    machine("other")
+    assert handed_out(tmp_path / "baseline.onnx", ["key"]).entries == {}
 
 
 def test_storage_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Hands what the driver made, when it opened the job, to workers whose cache lacks it.
 
 By content key, through Ray's object store: weights and file of the baseline, and the entries of
-the store. Where all nodes share a cache folder, nothing is sent.
+the store. Where all nodes share a cache folder, nothing is sent. Entries that are only in the cache
+on a URL are read there by each node.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def handed_out(baseline_file: Path, keys: Iterable[str]) -> Handed:
     return Handed(
         (weights.name, ray.put(weights.read_bytes())) if weights is not None and there else None,
         {baseline_file.name: ray.put(baseline_file.read_bytes())} if in_cache else {},
-        {key: ray.put(_contents(store.folder / key)) for key in keys if store.has(key)},
+        {key: ray.put(_contents(store.folder / key)) for key in keys if store.is_here(key)},
     )
 
 

@@ -70,15 +70,16 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether an entry exists; it may be damaged."""
-        return self._is_here(key) or (self.tier is not None and self.tier.has(key))
+        return self.is_here(key) or (self.tier is not None and self.tier.has(key))
 
-    def _is_here(self, key: str) -> bool:
+    def is_here(self, key: str) -> bool:
+        """Whether the folder on the local disk has an entry; it may be damaged."""
         return os.path.isfile(self.folder / key / RECORD)  # noqa: PTH113 (Path.is_file raises where it may not look)
 
     def get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
         """Tensors and record of an entry; None where it is missing or damaged."""
         entry = self.folder / key
-        if self.tier is not None and not self._is_here(key) and (found := self.tier.get(key)) is not None:
+        if self.tier is not None and not self.is_here(key) and (found := self.tier.get(key)) is not None:
             self._keep(key, record_text(key, found[0], found[1]), found[0])
             self.hits += 1
             return found
@@ -100,7 +101,7 @@ class Store:
 
     def put(self, key: str, tensors: dict[str, torch.Tensor], record: Any) -> None:
         """Writes an entry, unless it exists; then removes entries over the limit."""
-        if self._is_here(key):
+        if self.is_here(key):
             return
         text = record_text(key, tensors, record)
         self._keep(key, text, tensors)
@@ -111,7 +112,7 @@ class Store:
         """Writes an entry on the local disk."""
         entry = self.folder / key
         identity = _identity(entry)
-        if identity is not None and not self._is_here(key):
+        if identity is not None and not self.is_here(key):
             self._discard(entry, identity, f"it has no {RECORD}")
         self._pin(key)
         with kept_if_possible(self.folder):

@@ -65,6 +65,9 @@ class Tier:
 
     def get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
         """Tensors and record of an entry. A damaged one is removed, so that it is made again."""
+        return self._tried(lambda: self._get(key), "cannot be read")
+
+    def _get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
         with tempfile.TemporaryDirectory(prefix="ac-entry-") as folder:
             file = Path(folder) / "entry.safetensors"
             if not self._tried(lambda: self.objects.fetch(_name(key), file), "cannot be read"):
@@ -78,11 +81,14 @@ class Tier:
 
     def put(self, key: str, tensors: Mapping[str, torch.Tensor], record_text: str) -> None:
         """Stores an entry, unless there is one."""
+        self._tried(lambda: self._put(key, tensors, record_text), "cannot be written")
+
+    def _put(self, key: str, tensors: Mapping[str, torch.Tensor], record_text: str) -> None:
         with tempfile.TemporaryDirectory(prefix="ac-entry-") as folder:
             file = Path(folder) / "entry.safetensors"
             own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
             safetensors.torch.save_file(own, file, metadata={ENTRY: record_text})
-            self._tried(lambda: self.objects.put(_name(key), file), "cannot be written")
+            self.objects.put(_name(key), file)
 
     def fetch(self, name: str, file: Path) -> bool:
         """Copies a file of the cache to ``file``; False where there is none, or no answer."""
@@ -97,9 +103,9 @@ class Tier:
             return None
         try:
             return call()
-        except RemoteError as error:
+        except (OSError, safetensors.SafetensorError) as error:  # of storage, or of temporary files
             self._not_before = time.monotonic() + PAUSE_S
-            warn_once(Path("the shared cache"), what, error)
+            warn_once(Path("the shared cache"), what, OSError(str(error)))
             return None
 
 
