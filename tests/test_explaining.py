@@ -26,7 +26,7 @@ from autocompress.searching.closing import Closing
 from autocompress.searching.explaining import Explainer
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.run import baseline_row
+from autocompress.searching.run import baseline_row, search
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +173,27 @@ def closed(folder: Path, seconds: float, **search: bool) -> dict[str, Any]:
     Closing(opened, measurer, job.folder, base, lock).close([row], seconds, "all trials are spent", manager())
     found: dict[str, Any] = json.loads((job.folder / "summary.json").read_text())
     return found
+
+
+class InterruptedToy(StagedToy):
+    """Ctrl-C while its layers are told."""
+
+    def layers(self, artifact: Path) -> list[dict[str, Any]]:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("search_here")
+def test_ctrl_c_while_steps_are_explained_leaves_a_finished_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autocompress.searching.explaining.SHARE", 1e3)
+    offer_toy_device()
+    job = toy_job(tmp_path, budget={"trials": 2}, search={"rungs": False, "tables": False})
+    found = search(job, opener=lambda job, *_: InterruptedToy(job, job.folder / "toy"))
+    assert not found.is_interrupted
+    assert "explained" not in found.summary
+    assert found.models["test_accuracy"].notna().all(), "it is measured again, and was scored on the test split"
+    assert (found.folder / "report.html").exists()
 
 
 def test_a_search_explains_the_model_that_it_recommends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

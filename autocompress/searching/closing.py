@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,7 @@ from autocompress.searching.modelfiles import KeptModels, accuracy_bar, drop_fil
 from autocompress.searching.reach import OutOfReach
 from autocompress.searching.searchable import SearchableJob
 
+log = logging.getLogger("autocompress.search")
 FRONT_SECONDS = 3.0
 """Of latency measurement for each model of the front."""
 
@@ -153,7 +155,12 @@ class Closing:
         judged = next(row for row in rows if row["trial"] == best["trial"])
         row = {**chosen, **{name: judged[name] for name in ("accuracy", "accuracy_drop")}}
         explainer = Explainer(self.opened, self.measurer, self.lock, self.folder, self.baseline, most)
-        summary = {**summary, "explained": explainer.told(row)}
+        try:
+            told = explainer.told(row)
+        except KeyboardInterrupt:
+            log.info("interrupted: the steps of the recommended recipe are left out, all else is there")
+            return summary
+        summary = {**summary, "explained": told}
         write_json(self.folder / SUMMARY_FILE, summary)
         return summary
 
