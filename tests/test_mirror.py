@@ -11,6 +11,7 @@ import pytest
 from shared_storage import KINDS, storage
 from toy_search import offer_toy_device, open_toy, toy_job
 
+from autocompress.cli import app
 from autocompress.errors import Terminated, UserError
 from autocompress.job import Job, load_job
 from autocompress.remote import Objects, RemoteError
@@ -99,6 +100,38 @@ def test_a_search_that_was_stopped_goes_on_on_another_machine(
     assert len(run.resume(Path(job.run_url or ""), opener=open_toy).trials) == 5
     with pytest.raises(UserError, match=r"exists already \('autocompress resume"):
         run.search(job, opener=open_toy)
+
+
+@pytest.mark.usefixtures("search_here")
+def test_a_search_that_was_stopped_before_its_first_row_goes_on_with_its_url(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_on(place, budget={"trials": 2})
+
+    def stopped(*_: Any, **__: Any) -> Any:
+        raise Terminated
+
+    with pytest.raises(Terminated):
+        run.search(job, opener=stopped)
+    remote = Objects(job.run_url or "")
+    assert json.loads(remote.read("driver.json") or b"")["done"], "the next driver waits for no sign of this one"
+    assert len(run.resume(job.folder, opener=open_toy).trials) == 2
+    assert {"front.csv", "trials.csv"} <= set(remote.names())
+    on_another_machine(monkeypatch, tmp_path)
+    assert len(run.resume(Path(job.run_url or ""), opener=open_toy).trials) == 2
+
+
+def test_the_way_to_go_on_names_the_url(place: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def stopped(job: Job, **_: Any) -> Any:
+        job.folder.mkdir(parents=True)
+        (job.folder / "job.yaml").write_text(job.to_yaml())
+        raise Terminated
+
+    monkeypatch.setattr(run, "search", stopped)
+    words = ["search", "--model", "resnet18", "--data", "digits", "--name", "x", "--results", place]
+    with pytest.raises(Terminated):
+        app(words, standalone_mode=False)
+    assert f"stopped; 'autocompress resume {place}/x' continues" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("search_here")

@@ -111,7 +111,7 @@ def search(
     check_names(job)  # at once: what follows imports torch and timm
     supervising.end_with_parent()
     if not dry_run and supervising.is_needed(job.cluster):
-        raise typer.Exit(supervising.drive(job.folder, job.cluster, sys.argv[1:] if restartable else None))
+        raise typer.Exit(supervising.drive(job.folder, job.cluster, sys.argv[1:] if restartable else None, job.run_url))
     if restartable and not dry_run:
         _search_again(job)
     else:
@@ -152,8 +152,8 @@ def _search(job: Job, *, dry_run: bool) -> None:
     from autocompress.searching import run, stopping
     from autocompress.searching.clock import process_began
 
-    signals = stopping.caught(ends_process=True, last_words=partial(_last_words, job.folder))
-    with signals, _told(job.folder), out_of_memory_told(), watching(console) as observer:
+    signals = stopping.caught(ends_process=True, last_words=partial(_last_words, job.folder, job.run_url))
+    with signals, _told(job.folder, job.run_url), out_of_memory_told(), watching(console) as observer:
         result = run.search(job, observer=observer, began=process_began())
     _end(result, console)
 
@@ -227,25 +227,26 @@ app.command()(synthesis.similarity)
 
 
 @contextmanager
-def _told(run_folder: Path) -> Iterator[None]:
+def _told(run_folder: Path, url: str | None = None) -> Iterator[None]:
     """Says how to continue where a search is stopped before it is closed."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stopped:
-        _say_how_to_go_on(run_folder, "interrupted" if isinstance(stopped, KeyboardInterrupt) else "stopped")
+        how = "interrupted" if isinstance(stopped, KeyboardInterrupt) else "stopped"
+        _say_how_to_go_on(run_folder, how, url)
         raise
 
 
-def _say_how_to_go_on(run_folder: Path, how: str) -> bool:
+def _say_how_to_go_on(run_folder: Path, how: str, url: str | None) -> bool:
     if is_run := (run_folder / "job.yaml").is_file():
-        print(f"{how}; 'autocompress resume {run_folder}' continues", file=sys.stderr, flush=True)
+        print(f"{how}; 'autocompress resume {url or run_folder}' continues", file=sys.stderr, flush=True)
     return is_run
 
 
-def _last_words(run_folder: Path) -> None:
+def _last_words(run_folder: Path, url: str | None = None) -> None:
     """What the search itself would say and log after SIGTERM, were it not too busy."""
-    if _say_how_to_go_on(run_folder, "stopped"):
-        log.info("stopped by SIGTERM; 'autocompress resume %s' continues", run_folder)
+    if _say_how_to_go_on(run_folder, "stopped", url):
+        log.info("stopped by SIGTERM; 'autocompress resume %s' continues", url or run_folder)
 
 
 def _end(result: SearchResult, console: Console) -> None:

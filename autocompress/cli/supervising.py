@@ -47,22 +47,23 @@ def end_with_parent() -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def drive(folder: Path, cluster: ClusterConfig, again: Sequence[str] | None = None) -> int:
+def drive(folder: Path, cluster: ClusterConfig, again: Sequence[str] | None = None, url: str | None = None) -> int:
     """Runs this command in a child process; resumes the run where the child is lost.
 
     Args:
         folder: ``results/<name>``.
         cluster: of the job.
         again: arguments of the command that goes on; by default ``resume FOLDER``.
+        url: of the run, where it has one.
 
     Returns:
         The exit code of the last child; after a signal that it did not survive, 75 or 130.
     """
     with _signals() as signals:
-        return _driven(folder, _address_of(cluster), again, signals)
+        return _driven(folder, _address_of(cluster), again, signals, url)
 
 
-def _driven(folder: Path, address: str, again: Sequence[str] | None, signals: _Signals) -> int:
+def _driven(folder: Path, address: str, again: Sequence[str] | None, signals: _Signals, url: str | None = None) -> int:
     given = sys.argv[1:]
     program = [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(given)]]
     command, ends, tries_until = [*program, *given], 0, 0.0
@@ -80,12 +81,12 @@ def _driven(folder: Path, address: str, again: Sequence[str] | None, signals: _S
             return code
         ends = 1 if _trials(folder) > before else ends + 1
         if ends >= MOST_ENDS:
-            _say(f"the driver was lost {ends} times in a row; 'autocompress resume {folder}' continues")
+            _say(f"the driver was lost {ends} times in a row; 'autocompress resume {url or folder}' continues")
             return code
         _say("the driver was lost; the search goes on when the head of the cluster answers")
         tries_until = time.monotonic() + HEAD_BACK_WITHIN_S
         if not _answers(address, tries_until, signals):
-            _say(f"the head of the cluster does not answer; 'autocompress resume {folder}' continues")
+            _say(f"the head of the cluster does not answer; 'autocompress resume {url or folder}' continues")
             return code if signals.last is None else _ended_by(signals.last)
         command = [*program, *(again or ("resume", str(folder)))]
 

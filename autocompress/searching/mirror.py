@@ -131,6 +131,8 @@ class Mirror:
         Raises:
             UserError: if another driver goes on with the run.
         """
+        if not (self.folder / STUDY_FILE).exists():
+            return  # the baseline is still being made
         count, size = self._state()
         with (self.folder / STUDY_FILE).open("rb") as file:
             file.seek(size)
@@ -170,11 +172,12 @@ class Mirror:
     # --- the other files --------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Sends the job: from now on the run exists.
+        """Sends the job: from now on the run exists, and the folder knows its URL.
 
         Raises:
             UserError: if storage cannot be used.
         """
+        self._keep_state(0, 0)
         with self._told():
             self._objects.put_bytes(JOB_FILE, (self.folder / JOB_FILE).read_bytes(), replace=True)
 
