@@ -27,6 +27,7 @@ PLUGIN = """from autocompress.contract import hookimpl
 def autocompress_search_started(job):
     pass
 """
+ON_A_URL = ("--results", "s3://runs", "--claim", "disk")
 KUBERAY = ("--print", "kuberay", "--image", "registry.example/autocompress:1")
 
 
@@ -55,12 +56,12 @@ def container(group: dict[str, Any]) -> dict[str, Any]:
 def test_a_manifest_is_a_valid_ray_job(commands: Commands, options: tuple[str, ...]) -> None:
     if not SCHEMA.exists():
         pytest.skip(f"{SCHEMA} is not here: manifests are not checked against KubeRay's schema")
-    _, ray_job = manifests(commands("submit", "job.yaml", *KUBERAY, "--results", "s3://runs", *options))
+    _, ray_job = manifests(commands("submit", "job.yaml", *KUBERAY, *ON_A_URL, *options))
     jsonschema.Draft202012Validator(json.loads(gzip.decompress(SCHEMA.read_bytes()))).validate(ray_job)
 
 
 def test_a_manifest_asks_for_workers_and_for_one_pod_that_measures(commands: Commands) -> None:
-    _, ray_job = manifests(commands("submit", "job.yaml", *KUBERAY, "--results", "s3://runs", "--gpus", "1"))
+    _, ray_job = manifests(commands("submit", "job.yaml", *KUBERAY, *ON_A_URL, "--gpus", "1"))
     assert ray_job["metadata"]["name"] == "my-run-1"
     spec = ray_job["spec"]
     assert (spec["backoffLimit"], spec["rayClusterSpec"]["authOptions"]["mode"]) == (3, "token")
@@ -74,9 +75,19 @@ def test_a_manifest_asks_for_workers_and_for_one_pod_that_measures(commands: Com
     assert "resources" not in workers["rayStartParams"]
 
 
+def test_pods_share_the_folder_of_a_run_on_a_url(commands: Commands) -> None:
+    _, ray_job = manifests(commands("submit", "job.yaml", *KUBERAY, *ON_A_URL))
+    head = ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]
+    for group in (head, *groups(ray_job).values()):
+        local = {entry["name"]: entry["value"] for entry in container(group)["env"]}["AUTOCOMPRESS_CACHE_LOCAL"]
+        assert {"name": "results", "mountPath": local} in container(group)["volumeMounts"]
+        (volume,) = [one for one in group["template"]["spec"]["volumes"] if one["name"] == "results"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "disk"}
+
+
 def test_a_cost_model_needs_no_pod_that_measures(commands: Commands) -> None:
     Path("job.yaml").write_text(JOB + "device: cost-model:bitops\n")
-    _, ray_job = manifests(commands("submit", "job.yaml", *KUBERAY, "--results", "s3://runs"))
+    _, ray_job = manifests(commands("submit", "job.yaml", *KUBERAY, *ON_A_URL))
     assert set(groups(ray_job)) == {"workers"}
 
 
@@ -106,6 +117,7 @@ def test_a_manifest_holds_the_job_and_its_plugins(commands: Commands, tmp_path: 
         (KUBERAY, "--results results is no place that all nodes of a cluster see"),
         ((*KUBERAY, "--results", "/a/../b"), "--results /a/../b is no place"),
         ((*KUBERAY, "--results", "s3://key:word@runs"), "--results holds a password"),
+        ((*KUBERAY, "--results", "s3://runs"), "workers on other pods need the folder of the run"),
         ((*KUBERAY, "--results", "/runs"), "pods have no storage for /runs (name a volume claim"),
         ((*KUBERAY, "--results", "/runs", "--claim", "c", "--cache", "/other"), "cannot hold both"),
         (("--print", "slurm", "--results", "s3://runs"), "needs --results on a folder that the nodes share"),
@@ -123,7 +135,7 @@ def test_plugins_that_would_hide_each_other_are_refused(commands: Commands) -> N
         Path(folder).mkdir()
         Path(folder, "mine.py").write_text(PLUGIN)
     Path("job.yaml").write_text(JOB + "plugins: [one/mine.py, two/mine.py]\n")
-    told = commands("submit", "job.yaml", *KUBERAY, "--results", "s3://runs", code=2)
+    told = commands("submit", "job.yaml", *KUBERAY, *ON_A_URL, code=2)
     assert told.startswith("two plugins of the job are called mine.py")
 
 

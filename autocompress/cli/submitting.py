@@ -42,7 +42,10 @@ Gpus = Annotated[int | None, _option("GPUs of each worker. Default: the job's.",
 Results = Annotated[str, _option("Folder that all nodes share, or URL. Default: the job's.", show_default=False)]
 Cache = Annotated[str, _option("The same for the cache. Default: a folder in --results.", show_default=False)]
 Image = Annotated[str, _option("Container image with autocompress.", _KUBERNETES, show_default=False)]
-Claim = Annotated[str, _option("Volume claim that holds --results.", _KUBERNETES, show_default=False)]
+Claim = Annotated[
+    str,
+    _option("Volume claim, shared by all pods, for --results.", _KUBERNETES, show_default=False),
+]
 Secret = Annotated[str, _option("Secret whose keys become environment variables.", _KUBERNETES, show_default=False)]
 Time = Annotated[str, _option("Time limit, as sbatch takes it.", _SLURM, show_default=False)]
 Setup = Annotated[
@@ -72,7 +75,7 @@ def submit(
 
     autocompress submit job.yaml --address http://HEAD:8265 --results /shared/results
 
-    autocompress submit job.yaml --print kuberay --image REGISTRY/autocompress --results s3://runs
+    autocompress submit job.yaml --print kuberay --image IMAGE --results s3://runs --claim DISK
 
     autocompress submit job.yaml --print slurm --results /shared/results
     """

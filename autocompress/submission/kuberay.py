@@ -12,12 +12,15 @@ from typing import Any
 import yaml
 
 from autocompress.errors import UserError
+from autocompress.files import LOCAL_CACHE
 from autocompress.submission.order import RETRIES, Order, command
 from autocompress.submission.sending import read_plugin
 
 JOB_FOLDER = "/autocompress/job"
 """Where pods see the job and its plugins."""
 LOCKS_FOLDER = "/autocompress/locks"
+LOCAL_FOLDER = "/autocompress/local"
+"""Where pods share the folder of a run whose results and cache are on URLs."""
 MOST_CONFIG_BYTES = 1_000_000
 """Kubernetes refuses larger config maps (1 MiB)."""
 LONGEST_NAME = 47
@@ -32,7 +35,8 @@ def manifest(order: Order, *, image: str, claim: str = "", secret: str = "") -> 
     Args:
         order: what runs.
         image: of containers, with autocompress, its dependencies and this version of Ray.
-        claim: persistent volume claim that holds results and cache, where these are paths.
+        claim: persistent volume claim that all pods share: for results and cache where these are
+            paths, else for the folder of the run.
         secret: secret with credentials of the storage; its keys become environment variables.
 
     Raises:
@@ -101,12 +105,17 @@ def _files(order: Order) -> dict[str, str]:
 
 
 def _mounts(order: Order, claim: str) -> Mapping[str, str]:
-    """Paths in the pods by claim."""
+    """Paths in the pods by claim. Results on a URL need one too, for the run's folder."""
     paths = [place for place in (order.results, order.cache) if place.startswith("/")]
+    if not paths:
+        if not claim:
+            raise UserError(
+                "workers on other pods need the folder of the run, also where results are on a URL",
+                "name a volume claim that the pods share with --claim",
+            )
+        return {claim: LOCAL_FOLDER}
     if paths and not claim:
-        raise UserError(
-            f"pods have no storage for {paths[0]}", "name a volume claim that they share with --claim, or give URLs"
-        )
+        raise UserError(f"pods have no storage for {paths[0]}", "name a volume claim that they share with --claim")
     own = [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
     if len(own) > 1:
         raise UserError("one volume claim cannot hold both --results and --cache", f"give --cache {own[0]}/.cache")
@@ -153,6 +162,7 @@ class _Pods:
             "resources": {"requests": amounts, "limits": dict(amounts)},
             "env": [
                 {"name": "AUTOCOMPRESS_CACHE", "value": order.cache},
+                *({"name": LOCAL_CACHE, "value": path} for path in self._mounts.values() if path == LOCAL_FOLDER),
                 {"name": "AUTOCOMPRESS_LOCKS", "value": LOCKS_FOLDER},
                 {"name": "OMP_NUM_THREADS", "value": str(order.cpus)},
             ],
