@@ -21,6 +21,7 @@ from autocompress.channels.couplings import couplings
 from autocompress.channels.removal import remove
 from autocompress.compression import prune
 from autocompress.compression.structural import LEAST_RECALIBRATION, RECALIBRATION_PIXELS, Structural
+from autocompress.compute import Compute
 from autocompress.contract import Context, Params, Pruner, Space, TransferSet
 from autocompress.errors import InvalidRecipe
 from autocompress.graph import facts
@@ -65,7 +66,7 @@ def context_of(
         input_size=models.input_size(baseline.model),
         transfer=transfer if images is None else replace(transfer, train=train.subset(min(images, len(train)), seed)),
         teacher=copy.deepcopy(baseline.model).to(device).eval(),
-        device=device,
+        compute=Compute.on(device),
         seed=seed,
     )
 
