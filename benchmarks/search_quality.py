@@ -144,15 +144,25 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def front_at(folder: Path, search: str, there: dict[str, float], seconds: float) -> list[str]:
-    """At most 12 non-dominated trials by validation at that time, spread over latency."""
-    trials = read_trials(folder / f"search-{search}")
-    own = trials[trials["trial"].astype(str).isin([trial for trial, at in there.items() if at <= seconds])]
-    own = own.sort_values(["latency_ratio", "accuracy_drop"])
+    """At most 12 non-dominated models by validation at that time, spread over latency.
+
+    A trained model (``12-rung1``) has the figures of its row; the model below it has the accuracy
+    that the row keeps of rung 0.
+    """
+    trials = {str(row.trial): row for row in read_trials(folder / f"search-{search}").itertuples()}
+    own = []
+    for name in (name for name, at in there.items() if at <= seconds):
+        trial, _, rung = name.partition("-rung")
+        row: Any = trials.get(trial)
+        if row is not None and int(rung or 0) == int(row.rung):
+            own.append((row.latency_ratio, row.accuracy_drop, name))
+        elif row is not None and not rung:
+            own.append((row.latency_ratio, row.accuracy_drop + row.accuracy - row.accuracy_rung0, name))
     front, best = [], float("inf")
-    for row in own.itertuples():
-        if row.accuracy_drop < best:
-            front.append(str(row.trial))
-            best = row.accuracy_drop
+    for _, drop, name in sorted(own):
+        if drop < best:
+            front.append(name)
+            best = drop
     places = np.linspace(0, len(front) - 1, min(MOST_FILES, len(front))).round().astype(int)
     return [front[at] for at in dict.fromkeys(places.tolist())]
 
