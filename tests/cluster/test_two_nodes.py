@@ -82,7 +82,8 @@ class Run:
         """Processes that trained and live."""
         return {one["pid"] for one in self.tried() if psutil.pid_exists(one["pid"])} - {self.driver.pid}
 
-    def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 150) -> Any:
+        """Waits; a busy machine needs a minute to start a worker on both nodes."""
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline, f"{what}: {self.log()}"
