@@ -7,17 +7,16 @@ from pathlib import Path
 from autocompress.data import listings
 from autocompress.data.listing import Listing
 from autocompress.data.pictures import measured, notes_on, sampled
-from autocompress.data.provider import DatasetProvider, LoadOptions, Source
+from autocompress.data.provider import AtPath, LoadOptions, Source
 from autocompress.data.scanning import contents, holds_pictures, subfolders
 from autocompress.data.split import DataInfo
 from autocompress.data.splitnames import role_of, roles_within
 from autocompress.errors import UserError
-from autocompress.job import absolute, below
 
 PREFIX = "folder:"
 
 
-class Folder(DatasetProvider):
+class Folder(AtPath):
     """Class folders in ``PATH/train``, ``PATH/val`` and ``PATH/test``, or right under ``PATH``.
 
     Other common names of splits are known too. Classes directly under ``PATH`` are split by the
@@ -25,21 +24,13 @@ class Folder(DatasetProvider):
     """
 
     name = "folder:PATH"
-
-    def claims(self, spec: str) -> bool:
-        return spec.startswith(PREFIX)
-
-    def anchored(self, spec: str) -> str:
-        return PREFIX + absolute(spec.removeprefix(PREFIX))
-
-    def rooted(self, spec: str, root: Path | None) -> str:
-        return PREFIX + below(root, spec.removeprefix(PREFIX))
+    prefix = PREFIX
 
     def load(self, spec: str) -> Source:
         return self.open(spec, LoadOptions())
 
     def open(self, spec: str, options: LoadOptions) -> Source:
-        root = Path(spec.removeprefix(PREFIX)).expanduser()
+        root = self.path(spec)
         if not root.is_dir():
             raise UserError(f"there is no folder {root}", "data: folder:PATH needs a folder of class folders")
         folders = split_folders(root)

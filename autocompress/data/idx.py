@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autocompress.data.provider import DatasetProvider, Source
+from autocompress.data.provider import AtPath, Source
 from autocompress.data.split import DataInfo
 from autocompress.data.tensors import TensorSplit, measured
 from autocompress.errors import UserError
-from autocompress.job import absolute, below
 
 PREFIX = "idx:"
 TRAIN, TEST = "train", "t10k"
@@ -21,25 +20,17 @@ UBYTE = 8
 """The type of unsigned bytes in the third byte of a file."""
 
 
-class Idx(DatasetProvider):
+class Idx(AtPath):
     """Files of images and labels for training (``train-...``) and for the test (``t10k-...``).
 
     Grey images of one size, with numbers as names of classes. The files may be packed.
     """
 
     name = "idx:PATH"
-
-    def claims(self, spec: str) -> bool:
-        return spec.startswith(PREFIX)
-
-    def anchored(self, spec: str) -> str:
-        return PREFIX + absolute(spec.removeprefix(PREFIX))
-
-    def rooted(self, spec: str, root: Path | None) -> str:
-        return PREFIX + below(root, spec.removeprefix(PREFIX))
+    prefix = PREFIX
 
     def load(self, spec: str) -> Source:
-        folder = Path(spec.removeprefix(PREFIX)).expanduser()
+        folder = self.path(spec)
         images, labels = _part(folder, TRAIN)
         held_out = _part(folder, TEST)
         names = tuple(str(number) for number in range(int(max(labels.max(), held_out[1].max())) + 1))

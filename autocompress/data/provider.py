@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from autocompress.data.split import DataInfo, Split
 from autocompress.errors import UserError
+from autocompress.job import absolute, below
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,22 @@ class DatasetProvider(ABC):
         if options.exif:
             raise UserError(f"the data set '{spec}' does not support 'data.exif'", "leave it out")
         return self.load(spec)
+
+
+class AtPath(DatasetProvider):
+    """Loads data sets that a job names by a prefix and a path."""
+
+    prefix: ClassVar[str]
+
+    def claims(self, spec: str) -> bool:
+        return spec.startswith(self.prefix)
+
+    def anchored(self, spec: str) -> str:
+        return self.prefix + absolute(spec.removeprefix(self.prefix))
+
+    def rooted(self, spec: str, root: Path | None) -> str:
+        return self.prefix + below(root, spec.removeprefix(self.prefix))
+
+    def path(self, spec: str) -> Path:
+        """The path in ``spec``."""
+        return Path(spec.removeprefix(self.prefix)).expanduser()

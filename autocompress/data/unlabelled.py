@@ -9,12 +9,11 @@ import torch
 
 from autocompress.data.listing import Listing, without_duplicates
 from autocompress.data.pictures import measured, notes_on, sampled
-from autocompress.data.provider import DatasetProvider, LoadOptions, Source
+from autocompress.data.provider import AtPath, LoadOptions, Source
 from autocompress.data.scanning import SUFFIXES, pictures_in
 from autocompress.data.split import DataInfo
 from autocompress.errors import UserError
 from autocompress.files import digest
-from autocompress.job import absolute, below
 from autocompress.job.images import UNLABELLED
 
 HELD_OUT = 0.2
@@ -23,28 +22,20 @@ LEAST = 40
 """Fewest pictures of such a job: 32 for refitting and 8 for comparing."""
 
 
-class Unlabelled(DatasetProvider):
+class Unlabelled(AtPath):
     """All pictures below ``PATH``, in folders of any name.
 
     A fixed fifth of them is held out as validation split. All labels are 0 and have no meaning.
     """
 
     name = "unlabelled:PATH"
-
-    def claims(self, spec: str) -> bool:
-        return spec.startswith(UNLABELLED)
-
-    def anchored(self, spec: str) -> str:
-        return UNLABELLED + absolute(spec.removeprefix(UNLABELLED))
-
-    def rooted(self, spec: str, root: Path | None) -> str:
-        return UNLABELLED + below(root, spec.removeprefix(UNLABELLED))
+    prefix = UNLABELLED
 
     def load(self, spec: str) -> Source:
         return self.open(spec, LoadOptions())
 
     def open(self, spec: str, options: LoadOptions) -> Source:
-        root = Path(spec.removeprefix(UNLABELLED)).expanduser()
+        root = self.path(spec)
         if not root.is_dir():
             raise UserError(f"there is no folder {root}", "data: {train: unlabelled:PATH} needs a folder of pictures")
         files = without_duplicates(root, [pictures_in(root, root)])
