@@ -95,6 +95,14 @@ class Forked:
         except (EOFError, OSError):
             return
 
+    def arrived(self) -> Iterator[Any]:
+        """What it has sent so far, without waiting: it waits itself while its pipe is full."""
+        try:
+            while self._receiver.poll():
+                yield self._receiver.recv()
+        except (EOFError, OSError):
+            return
+
     def end(self) -> None:
         """Ends the process, whatever it does."""
         self._process.kill()

@@ -37,6 +37,21 @@ def test_a_process_that_fails_or_hangs_sends_nothing() -> None:
     assert len(calls) >= 2
 
 
+def test_what_has_arrived_is_taken_without_waiting() -> None:
+    def work(send: Send) -> None:
+        for _ in range(3):
+            send(bytes(100_000))
+        time.sleep(60)
+
+    forked = Forked.started(work)
+    found: list[bytes] = []
+    deadline = time.monotonic() + 30
+    while len(found) < 3 and time.monotonic() < deadline:  # a pipe holds fewer: it waits in between
+        found += forked.arrived()
+    forked.end()
+    assert [len(message) for message in found] == [100_000] * 3
+
+
 def test_ctrl_c_is_the_parents_business() -> None:
     def interrupted(send: Send) -> None:
         os.kill(os.getpid(), signal.SIGINT)

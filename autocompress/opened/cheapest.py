@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,13 +11,13 @@ from autocompress import forking
 from autocompress.contract import Deployable, Device, Value
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import InvalidRecipe
+from autocompress.forking import Claims, Forked, Send
 from autocompress.recipes.choosers import Replay
 
 MOST_WAITED = 60.0
 """Seconds to wait for the helper, once this process has nothing left to build."""
 Point = tuple[str, dict[str, Value]]
 """Label and values of a recipe."""
-log = logging.getLogger("autocompress")
 
 
 class Builder(Protocol):
@@ -104,39 +100,26 @@ Work = Callable[[Iterator[int]], Iterator[tuple[int, Built | None]]]
 def _by_two(work: Work, count: int) -> dict[int, Built | None]:
     """Calls ``work`` for all numbers below ``count``, here and in a forked process.
 
-    Both read the next number from a pipe. So there is no lock that a process could hold when it
-    dies. Numbers of a failed process are left out.
+    Numbers of a failed process are left out.
     """
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    waiting, filled = os.pipe()
-    os.write(filled, bytes(reversed(range(count))))  # the last one, of all methods together, takes longest
-    os.close(filled)
+    claims = Claims()
 
     def places() -> Iterator[int]:
-        while taken := os.read(waiting, 1):
-            yield taken[0]
+        return (count - 1 - number for number in claims.taken())  # the last one, of all methods, takes longest
 
-    helper = context.Process(target=_help, args=(work, places, sender), daemon=True)
-    helper.start()
-    sender.close()
+    claims.fill(count)
+    helper = Forked.started(lambda send: _help(work, places(), send))
     found = dict(work(places()))
-    try:
-        if receiver.poll(MOST_WAITED):
-            found |= dict(receiver.recv())
-    except EOFError:  # it ended or failed; this process will see the same error
-        log.debug("the process that helps to build candidates has failed")
-    helper.kill()  # it has sent everything, or hangs
-    helper.join()
-    os.close(waiting)
+    for made in helper.messages(MOST_WAITED):
+        found |= dict(made)
+    helper.end()  # it has sent everything, or hangs
+    claims.close()
     return found
 
 
-def _help(work: Work, places: Callable[[], Iterator[int]], sender: Connection) -> None:
+def _help(work: Work, places: Iterator[int], send: Send) -> None:
     """Runs in the forked process."""
-    forking.settle()
-    made: Sequence[tuple[int, Built | None]] = list(work(places()))
-    sender.send([(place, built and replace(built, deployable=_without_module(built))) for place, built in made])
+    send([(place, built and replace(built, deployable=_without_module(built))) for place, built in work(places)])
 
 
 def _without_module(built: Built) -> Deployable:

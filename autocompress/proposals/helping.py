@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from autocompress.devices.lock import MachineLock
 from autocompress.forking import Claims, Forked, Send
@@ -84,6 +85,8 @@ class Helper:
         """
         found: list[float | None] = [None] * len(selections)
         for number in self._claims.taken():
+            for message in self._forked.arrived():
+                self._take(message)
             if time.monotonic() < deadline:
                 found[number] = _tried(measure, selections[number])
         self._listen(until_probes=False)
@@ -102,13 +105,17 @@ class Helper:
     def _listen(self, *, until_probes: bool, meanwhile: Callable[[], None] | None = None) -> None:
         """Takes messages, until the process ends or the probes are there."""
         for message in self._forked.messages(MOST_WAITED, meanwhile):
-            if isinstance(message, list):
-                self._probes = message
-                if until_probes:
-                    return
-            else:
-                number, value = message
-                self._cells[number] = value
+            self._take(message)
+            if until_probes and self._probes is not None:
+                return
+
+    def _take(self, message: Any) -> None:
+        """Keeps the probes, or a cell."""
+        if isinstance(message, list):
+            self._probes = message
+        else:
+            number, value = message
+            self._cells[number] = value
 
     def end(self) -> None:
         """Ends the process, and removes the files."""
