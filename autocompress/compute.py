@@ -17,7 +17,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bflo
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how torch computes. One is made from a job and passed to all that uses torch.
+    """Where and how torch computes; made once from a job and passed to all code that uses torch.
 
     Attributes:
         device: of the tensors.
@@ -54,7 +54,8 @@ class Compute:
         return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
 
     def record(self) -> dict[str, Any]:
-        """Everything that decides results, as JSON. Threads change their last bits only."""
+        """The settings that change results, as JSON. The number of threads only changes the last
+        bits."""
         told: dict[str, Any] = {
             "device": self.device.type,
             "precision": "float32" if self.half is None else f"{self.half} mixed",
@@ -133,7 +134,7 @@ def _device(asked: str) -> torch.device:
 
 
 def _in_float32() -> None:
-    """Switches TF32 off: its 10 bits of mantissa round what float32 of a CPU does not."""
+    """Switches TF32 off, whose 10 bits of mantissa are less precise than float32 on a CPU."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 

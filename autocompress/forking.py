@@ -24,19 +24,19 @@ import torch
 from autocompress.processors import usable_processors
 
 SLEEPERS = ("tqdm_monitor", "signals")
-"""Threads that only sleep and hold no lock: tqdm's, and the one that hears signals."""
+"""Threads that only sleep and hold no lock: tqdm's, and the one that receives signals."""
 PR_SET_PDEATHSIG = 1
 SIZE = 2
 """Bytes of a number in a pipe."""
 END = b"\xff\xff"
-"""What lies in a pipe after the last number."""
+"""The mark after the last number in a pipe."""
 Send = Callable[[Any], None]
 
 
 def may_fork() -> bool:
     """Whether a forked process can compute here: no other thread works, and a processor is free.
 
-    After CUDA was used, a forked process cannot use it, and might have to.
+    It is False once CUDA was used: a forked process could not use CUDA, and might need it.
     """
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     is_alone = all(thread.name in SLEEPERS for thread in others)
@@ -78,7 +78,7 @@ class Forked:
         return cls(process, receiver)
 
     def messages(self, most_seconds: float, meanwhile: Callable[[], None] | None = None) -> Iterator[Any]:
-        """What it sends, until it ends.
+        """Yields the messages of the process until it ends.
 
         Args:
             most_seconds: that are waited for each message.
@@ -111,11 +111,11 @@ class Forked:
 
 
 class Claims:
-    """Numbers that processes share out among themselves: each goes to the one that asks first.
+    """Numbers that several processes take from one pipe; each number is taken once.
 
-    They lie in a pipe, so there is no lock that a process could hold when it dies. Make it before
-    forking. Other processes that are forked meanwhile have the pipe open too, so its end is a mark
-    in it.
+    A pipe needs no lock, which a process could hold when it dies. Make the object before forking.
+    Other processes that are forked meanwhile have the pipe open too, so the pipe never closes and
+    its end is a mark in it.
     """
 
     def __init__(self) -> None:

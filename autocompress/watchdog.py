@@ -78,8 +78,8 @@ def watched(seconds: float, file: TextIO, told: Callable[[bool], None] = lambda 
 def paused() -> Iterator[Callable[[], None]]:
     """Pauses the clock, if there is one, for work that several processes share.
 
-    Yields a function that must be called while the work goes on. If it is not called for as long as
-    the limit, the process ends.
+    Yields a function that must be called again and again while the work makes progress. If it is
+    not called for as long as the limit, the process ends.
     """
     watch = _watch
     if watch is None or watch.is_paused:

@@ -232,7 +232,7 @@ def test_stages_hang_on_the_images_of_their_recipe(free: OpenedJob) -> None:
         transfer = free.pipeline.transfer_set(recipe)
         assert transfer is not None
         digests.add(transfer.digest)
-        keys.add(free.pipeline._quantize_key(recipe))
+        keys.add(free.pipeline.keys.of_quantize(recipe))
         candidate = free.candidate(recipe)
         assert candidate.plan["quantization"] is not None
     assert len(digests) == 2, "the hard ones begin with the same images as the soft ones"

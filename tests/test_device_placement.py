@@ -70,7 +70,7 @@ def test_what_trains_is_kept_by_table() -> None:
     own = opened("no-additions")
     recipe = own.compose(Policy(INTEGERS))
     other = replace(own.pipeline, table=PlacementTable())
-    assert own.pipeline._quantize_key(recipe) != other._quantize_key(recipe)
+    assert own.pipeline.keys.of_quantize(recipe) != other.keys.of_quantize(recipe)
 
 
 class UnknownOperator(NoAdditions):

@@ -75,7 +75,7 @@ def error_of(text: str, tmp_path: Path, **flags: Any) -> str:
         ("a: !!python/object:os.system {}\n", "not valid YAML"),
         ("a: &loop [*loop]\n", "job.yaml:3: a value cannot contain itself"),
         ("name: 2024-13-45\n", "a value cannot be read"),
-        ("1: 2\n", "a key that is no word: 1 (put it in quotes)"),
+        ("1: 2\n", "a key that is not text: 1 (put it in quotes)"),
         ("space: jiont\n", "job.yaml:3: 'space' cannot be found: there is no space 'jiont' (did you mean 'joint'"),
         ("space: there/is.yaml\n", "job.yaml:3: 'space' cannot be found: there is no space 'there/is.yaml'"),
         (

@@ -71,11 +71,11 @@ def test_one_recovered_model_serves_every_bit_width(opened: OpenedJob, tmp_path:
 
 def test_the_key_of_a_stage_holds_all_that_it_depends_on(opened: OpenedJob) -> None:
     recipe = opened.compose(Policy(JOINT))
-    keys = opened.pipeline._stage_keys(recipe)
+    keys = opened.pipeline.keys.of_stages(recipe)
     other = replace(opened.pipeline, seed=opened.pipeline.seed + 1)
-    assert set(keys).isdisjoint(other._stage_keys(recipe))
+    assert set(keys).isdisjoint(other.keys.of_stages(recipe))
     other = replace(opened.pipeline, baseline_key="another")
-    assert set(keys).isdisjoint(other._stage_keys(recipe))
+    assert set(keys).isdisjoint(other.keys.of_stages(recipe))
 
 
 def test_file_and_torch_model_give_the_same_labels(opened: OpenedJob, tmp_path: Path) -> None:
@@ -192,12 +192,12 @@ def test_what_is_pruned_is_kept_under_the_order_that_was_told(
         space = JobSpace(opened.model, methods, Limits({"repair.fit": "none"}), "model", 0)
         recipe = space.compose(Policy(rules))
         pipeline = replace(opened.pipeline, methods=methods, store=Store(tmp_path / folder))
-        assert len(pipeline._stage_keys(recipe)) == len(behind), "nobody has asked for the order yet"
+        assert len(pipeline.keys.of_stages(recipe)) == len(behind), "nobody has asked for the order yet"
         pipeline.run(recipe)
         asked = pruner.asked
-        keys[folder] = pipeline._stage_keys(recipe)
+        keys[folder] = pipeline.keys.of_stages(recipe)
         fresh = replace(pipeline)  # another process
-        assert fresh._stage_keys(recipe) == keys[folder]
+        assert fresh.keys.of_stages(recipe) == keys[folder]
         assert pruner.asked == asked, "the order is kept"
     assert keys["one"] == keys["again"]
     assert keys["one"][:-1] == keys["other"][:-1]

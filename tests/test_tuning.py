@@ -214,4 +214,4 @@ def test_what_trains_is_kept_by_costs(tmp_path: Path, monkeypatch: pytest.Monkey
     job = opened(tmp_path, monkeypatch)
     recipe = job.compose(Policy({"bits": "default", "quantize": "default"}))
     other = replace(job.pipeline, costs=None)
-    assert job.pipeline._quantize_key(recipe) != other._quantize_key(recipe)
+    assert job.pipeline.keys.of_quantize(recipe) != other.keys.of_quantize(recipe)

@@ -1,4 +1,4 @@
-"""What the baseline says of images, computed once and kept: labels, or logits to learn from."""
+"""Outputs of the baseline for images, computed once and kept: labels, or logits to learn from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autocompress.training import computed_with, logits, predictions
 
 VERSION = "1"
 MOST_BYTES = 256_000_000
-"""Of logits that are kept. Where there are more, the baseline answers batch by batch."""
+"""Most bytes of logits to keep. If there are more, the baseline runs on each batch."""
 AnySplit = TypeVar("AnySplit", bound=Split)
 
 
@@ -31,13 +31,13 @@ def answered(
     compute: Compute,
     pause: Callable[[], None] | None = None,
 ) -> AnySplit:
-    """``split`` with the answers of ``model`` for labels; they are made once and kept.
+    """``split`` with the labels that ``model`` predicts; they are computed once and kept.
 
     Args:
         model: the float baseline; not changed.
         model_key: content key of its weights and architecture.
-        split: whose labels mean nothing.
-        store: where the answers are kept.
+        split: images; their labels are not used.
+        store: where the labels are kept.
         compute: where and how torch computes.
         pause: called between batches.
     """
@@ -61,14 +61,14 @@ def with_logits(
 ) -> TransferSet:
     """``transfer`` with at most ``images`` images to train on and the logits of ``model`` on each.
 
-    They suit a training that does not augment. Where a data source gives targets of its own, or
-    the logits take more than ``MOST_BYTES``, the set stays as it is.
+    They are for a training without augmentation. If a data source gives its own targets, or the
+    logits take more than ``MOST_BYTES``, ``transfer`` is returned unchanged.
 
     Args:
         model: the float baseline; not changed.
         model_key: content key of its weights and architecture.
         transfer: of the recipe.
-        images: that the training will see.
+        images: number of images that the training will use.
         store: where logits are kept.
         compute: where and how torch computes.
         seed: of the draw.

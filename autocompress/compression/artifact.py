@@ -28,13 +28,13 @@ RECIPE_FILE, PLAN_FILE, METRICS_FILE = "recipe.json", "plan.json", "metrics.json
 
 
 def metadata(model: nn.Module) -> dict[str, str]:
-    """What the ONNX file says of itself, as JSON texts.
+    """The metadata of the ONNX file: JSON texts by name.
 
     input_size, mean, std, crop_pct, crop_mode and interpolation are those of timm's evaluation
-    transform; ``exif`` says whether pictures are turned upright before that by their EXIF
-    orientation; ``preprocessing`` says the same as a list of steps. Beside them stand
+    transform. ``exif`` says whether pictures are turned upright before that by their EXIF
+    orientation. ``preprocessing`` says the same as a list of steps. The others are
     ``class_names``; ``session_config``, the session options with which the file's integers are
-    exact on every processor, and ``session_config_when``, on which processors these are needed.
+    exact on every processor; and ``session_config_when``, the processors that need these options.
     """
     facts = models.architecture(model)
     names = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation", "exif")
@@ -45,7 +45,7 @@ def metadata(model: nn.Module) -> dict[str, str]:
 
 
 def save(candidate: Candidate, deployable: Deployable, folder: Path, metrics: dict[str, Any]) -> None:
-    """Writes the artifact's five files to ``folder``, all or none of them."""
+    """Writes the artifact's five files to ``folder``: all, or none after an error."""
     with atomic_folder(folder) as temporary:
         (temporary / MODEL_FILE).write_bytes(deployable.file.read_bytes())
         save_tensors(candidate.model.state_dict(), temporary / WEIGHTS_FILE)

@@ -44,7 +44,7 @@ class Inputs:
     def first_key(self, recipe: Recipe) -> str:
         """Content key before any stage: the baseline, the images, the seed and what computes."""
         transfer = self.transfer_set(recipe)
-        # Of a source that adapts, the images that recovery begins with are only a part.
+        # A source that adapts to the student gives more images during recovery.
         more = [] if recipe.source is None or self.sources is None else self.sources.adapting(recipe.source)
         images = transfer.digest if transfer else None
         return digest(self.baseline_key, images, self.seed, computed_with(self.compute), *more)
@@ -69,11 +69,11 @@ class Inputs:
         return replace(context, transfer=transfer)
 
     def adapter(self, recipe: Recipe, pause: Callable[[], None] | None) -> Callable[[nn.Module], TransferSet] | None:
-        """What gives images that answer to a student; None where the source does not adapt."""
+        """Makes images for a student in training; None where the source does not adapt."""
         return None if recipe.source is None or self.sources is None else self.sources.adapter(recipe.source, pause)
 
     def pruner(self, recipe: Recipe) -> Pruner | None:
-        """The pruner of ``recipe``; None where no channel goes."""
+        """The pruner of ``recipe``; None where no channel is removed."""
         if recipe.prune is None:
             return None
         pruner = self.by_name[recipe.prune.method]
@@ -81,7 +81,7 @@ class Inputs:
         return pruner
 
     def callbacks(self, transforms: Sequence[tuple[str, Params]], context: Context, model: nn.Module) -> list[Callback]:
-        """What ``transforms`` want to do while ``model`` trains."""
+        """The callbacks of ``transforms`` for the training of ``model``."""
         return [
             callback for name, params in transforms for callback in self.by_name[name].callbacks(model, params, context)
         ]
@@ -92,18 +92,17 @@ class Inputs:
         params_of: Callable[[Method], Params] | None = None,
         pause: Callable[[], None] | None = None,
     ) -> dict[str, str]:
-        """Lets each transform prepare what its recipes share, for each data source.
+        """Calls ``prepare`` of each method for each data source; recipes share the result.
 
-        What is kept in the store is not prepared again.
+        Nothing is prepared again that the store has.
 
         Args:
-            progress: told of what takes long.
-            params_of: a method's parameters in the recipe to prepare for; by default nothing is
-                said.
+            progress: called during long work.
+            params_of: a method's parameters in the recipe to prepare for; none by default.
             pause: called between the images of a data source.
 
         Returns:
-            Why, by name, for the methods that could not; they are no longer part of the pipeline.
+            The reason for each method that failed; these are no longer part of the pipeline.
         """
         sources = [None] if self.sources is None else list(self.sources.defaults.items())
         failed: dict[str, str] = {}
@@ -132,8 +131,8 @@ class Inputs:
             return None
         shared = method.shared(params)
         if context.dry_run and recipe.source is not None and self.sources is not None:
-            # Scores decide the structure, so a dry run too needs those of its source, the first
-            # that names it so.
+            # Scores decide the structure. So a dry run also needs the scores on images of its
+            # source, and makes these images if it is the first to name the source.
             context = self.context(False, context.progress, recipe, pause)
         images = context.transfer or self.transfer
         transfer = images.digest if images else None
@@ -143,8 +142,8 @@ class Inputs:
             if context.dry_run and (not self.store.has(key) or self.store.get(key) is None):
                 if not shared or self.transfer_set(recipe) is None:
                     return None
-                # What is prepared may decide the structure, and only the default recipe's is there
-                # from the start.
+                # The prepared state may decide the structure. At the start, only the state of the
+                # default recipe was made.
                 context = self.context(False, context.progress, recipe, pause)
 
             def make() -> Any:

@@ -16,11 +16,11 @@ def layer_specs(methods: Sequence[Method]) -> list[LayerSpec]:
 
 
 def leaves(methods: Sequence[Method]) -> tuple[type[nn.Module], ...]:
-    """Those of them that the traced graph keeps whole."""
+    """The layer types of ``methods`` that the traced graph keeps whole."""
     return leaf_types(layer_specs(methods))
 
 
 def slow_in_file(model: nn.Module, specs: Sequence[LayerSpec]) -> str:
-    """Why a stock runtime would run ``model`` slowly; empty where nothing in it says so."""
+    """Why a stock runtime would run ``model`` slowly; empty if no layer type says so."""
     reasons = [spec.slow_in_file for spec in specs if any(isinstance(m, spec.layer_type) for m in model.modules())]
     return "; ".join(dict.fromkeys(reason for reason in reasons if reason))

@@ -1,22 +1,23 @@
-"""The pipeline: one recipe -> one candidate, stage by stage. Results of stages are kept."""
+"""The pipeline makes a candidate from a recipe, stage by stage. Results of stages are kept."""
 
 from __future__ import annotations
 
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import fx, nn
 
 from autocompress import models
-from autocompress.compression import precision, qat
+from autocompress.compression import precision
 from autocompress.compression.candidate import Candidate
 from autocompress.compression.inputs import Inputs
 from autocompress.compression.layertypes import layer_specs, leaves, slow_in_file
 from autocompress.compression.rebuilding import rebuild
 from autocompress.compression.sources import Sources
+from autocompress.compression.stagekeys import StageKeys, is_structural
 from autocompress.compression.structural import OfBaseline, Structural
 from autocompress.compute import Compute
 from autocompress.contract import (
@@ -28,18 +29,16 @@ from autocompress.contract import (
     TransferSet,
 )
 from autocompress.export import TapCrop, tap_crop
-from autocompress.files import digest
 from autocompress.graph import facts
 from autocompress.quantization import LayerBits, float_layers, hardening, operator_counts
 from autocompress.quantization.placement import ONNX_RUNTIME
 from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 from autocompress.training import Checkpoint, recover
-from autocompress.training.recovery import VERSION as RECOVER_VERSION
 from autocompress.tuning import MeasuredCosts
 
 WORTH_KEEPING_S = 1.0
-"""A stage that is made faster than this is made again rather than kept."""
+"""A stage that takes less time is computed again, not kept."""
 
 
 @dataclass
@@ -51,17 +50,18 @@ class Pipeline:
     Attributes:
         baseline: the float model in eval mode; never changed.
         baseline_key: content key of its weights and architecture.
-        methods: those that apply, in the manager's order.
+        methods: those that apply, in the order of the plugin manager.
         transfer: images to score, calibrate and train on, for recipes that name no data source;
             None where only dry runs are wanted.
         granularity: of the job.
         seed: of the job.
         compute: where and how torch computes.
         store: where stage results are kept.
-        sources: what makes the images where a recipe names a data source.
+        sources: make the images where a recipe names a data source.
         table: what the device computes on integers.
         crops: whether files leave out kernel taps that only ever meet padding.
-        costs: where it is faster in integers; None puts integers wherever the table allows them.
+        costs: where the device is faster with integers; None uses integers wherever the table
+            allows.
     """
 
     baseline: nn.Module
@@ -91,8 +91,9 @@ class Pipeline:
         self._structural = Structural(
             self.baseline, self.baseline_key, layer_specs(self.methods), self.store, self.seed
         )
+        self.keys = StageKeys(self._inputs, self._structural, self.granularity, self.table, self.costs)
 
-    # --- the one way through ----------------------------------------------------------------------
+    # --- a run ------------------------------------------------------------------------------------
 
     def run(
         self,
@@ -104,8 +105,8 @@ class Pipeline:
     ) -> Candidate:
         """Makes the candidate of ``recipe``.
 
-        With ``dry_run`` there is no data and no training: the weights mean nothing, the structure
-        is the deployed one.
+        With ``dry_run`` there is no data and no training. The candidate has the deployed structure,
+        and its weights mean nothing.
 
         Raises:
             InvalidRecipe: if it cannot be built.
@@ -142,7 +143,7 @@ class Pipeline:
         )
 
     def _estimated(self, recipe: Recipe, context: Context) -> tuple[str, ...]:
-        """The transforms of a dry run that would need state and have none."""
+        """The transforms of a dry run that need prepared state and have none."""
         acting = (
             [(self._inputs.transform(name), params) for name, params in recipe.transforms] if context.dry_run else []
         )
@@ -159,7 +160,8 @@ class Pipeline:
         stages = self._stages(_Work(recipe, context, seconds, pause))
         if not context.dry_run:
             self._ask_order(recipe, context, pause)
-        keys = [] if context.dry_run else self._stage_keys(recipe)  # they hang on images, which a dry run may not need
+        # Keys contain the digest of the images, and a dry run may have none.
+        keys = [] if context.dry_run else self.keys.of_stages(recipe)
         done, model, steps = self._resumed(keys)
         model = (copy.deepcopy(self.baseline) if model is None else model).to(context.device).eval()
         for index, stage in enumerate(stages):
@@ -172,14 +174,14 @@ class Pipeline:
             model.eval()
             steps = [*steps, *more]
             if not context.dry_run and (stage.kept or time.perf_counter() - started > WORTH_KEEPING_S):
-                keys = keys if index < len(keys) else self._stage_keys(recipe)
+                keys = keys if index < len(keys) else self.keys.of_stages(recipe)
                 self.store.put(keys[index], model.state_dict(), {"steps": steps})
                 if stage.kept:
                     Checkpoint.of(keys[index]).drop()
         return model.cpu().eval(), steps
 
     def _resumed(self, keys: Sequence[str]) -> tuple[int, nn.Module | None, list[Plan]]:
-        """The last stage in the store: how many stages, the network, and the steps of its plan."""
+        """The last stage in the store: the number of stages, the network, the steps of its plan."""
         for count in range(len(keys), 0, -1):
             if self.store.has(keys[count - 1]) and (found := self.store.get(keys[count - 1])) is not None:
                 steps = list(found[1]["steps"])
@@ -189,10 +191,10 @@ class Pipeline:
         return 0, None, []
 
     def _stages(self, work: _Work) -> list[_Stage]:
-        """What happens to the network before QUANTIZE, in order."""
+        """The stages before QUANTIZE, in order."""
         recipe = work.recipe
         stages = [_Stage(partial(self._run_transform, work, index)) for index in range(len(recipe.transforms))]
-        if _is_structural(recipe):
+        if is_structural(recipe):
             stages.append(_Stage(partial(self._run_structural, work)))
         if recipe.recover.get("epochs") and not work.context.dry_run:
             stages.append(_Stage(partial(self._run_recover, work), kept=True))
@@ -222,17 +224,18 @@ class Pipeline:
             context = replace(
                 context, state=state, callbacks=partial(self._inputs.callbacks, recipe.transforms, context)
             )
-        entering = self._entering(recipe)
+        entering = self.keys.entering_prune(recipe)
         return self._structural.run(
             model, recipe.prune, recipe.repair, pruner, context, work.seconds, untouched=untouched, entering=entering
         )
 
     def _ask_order(self, recipe: Recipe, context: Context, pause: Callable[[], None] | None) -> None:
-        """The baseline's order of channels, on which the key of what PRUNE leaves hangs. That of a
-        network which a transform has changed is asked for when that network is there.
+        """Asks the pruner for the baseline's order of channels, which the key of PRUNE needs.
+
+        The order of a network that a transform has changed is asked for when that network is made.
         """
         pruner, asked = self._inputs.pruner(recipe), recipe.prune
-        if pruner is None or asked is None or recipe.transforms or self._structural_key(recipe) is not None:
+        if pruner is None or asked is None or recipe.transforms or self.keys.of_structural(recipe) is not None:
             return
         state = self._inputs.prepared(pruner, asked.params, context, recipe, pause)
         self._structural.baseline_orders(asked, recipe.repair, pruner, replace(context, state=state))
@@ -243,19 +246,19 @@ class Pipeline:
             self._inputs.callbacks(recipe.transforms, context, model),
             self._inputs.adapter(recipe, work.pause),
         )
-        key = self._stage_keys(replace(recipe, rungs=()))[-1]
+        key = self.keys.of_stages(replace(recipe, rungs=()))[-1]
         checkpoint = Checkpoint.of(key) if again is None else None
         model = recover(model, recipe.recover, context, callbacks, pause=work.pause, again=again, checkpoint=checkpoint)
         work.seconds["recover"] = time.perf_counter() - started
         return model, []
 
     def _run_rung(self, work: _Work, index: int, model: nn.Module) -> tuple[nn.Module, list[Plan]]:
-        """The training of rung ``index + 1``, from the network of the rung below."""
+        """Trains for rung ``index + 1``, from the network of the rung below."""
         started, recipe, context, params = time.perf_counter(), work.recipe, work.context, work.recipe.rungs[index]
         callbacks = self._inputs.callbacks(recipe.transforms, context, model)
         if not params["augment"]:
             context = self._inputs.with_logits(context, params["least_steps"] * params["batch_size"], work.pause)
-        key = self._stage_keys(replace(recipe, rungs=recipe.rungs[: index + 1]))[-1]
+        key = self.keys.of_stages(replace(recipe, rungs=recipe.rungs[: index + 1]))[-1]
         model = recover(model, params, context, callbacks, pause=work.pause, checkpoint=Checkpoint.of(key))
         work.seconds[f"rung {index + 1}"] = time.perf_counter() - started
         return model, []
@@ -270,51 +273,6 @@ class Pipeline:
         state = self._inputs.prepared(pruner, recipe.prune.params, context, recipe, pause)
         return self._structural.of_baseline(recipe.prune, recipe.repair, pruner, replace(context, state=state))
 
-    def _stage_keys(self, recipe: Recipe) -> list[str]:
-        """Chained content keys.
-
-        One for each transform, one for PRUNE and REPAIR together, one for RECOVER where it trains,
-        and one for each rung above 0. They end before PRUNE as long as its pruner was not asked for
-        an order.
-        """
-        keys = self._transform_keys(recipe)
-        key = self._entering(recipe)
-        if _is_structural(recipe):
-            if (found := self._structural_key(recipe)) is None:
-                return keys
-            key = found
-            keys.append(key)
-        if recipe.recover.get("epochs"):
-            key = digest(key, "recover", RECOVER_VERSION, recipe.recover)
-            keys.append(key)
-        for params in recipe.rungs:
-            key = digest(key, "rung", RECOVER_VERSION, params)
-            keys.append(key)
-        return keys
-
-    def _transform_keys(self, recipe: Recipe) -> list[str]:
-        key, keys = self._inputs.first_key(recipe), []
-        for name, params in recipe.transforms:
-            key = digest(key, name, self._inputs.by_name[name].version, params)
-            keys.append(key)
-        return keys
-
-    def _entering(self, recipe: Recipe) -> str:
-        """Content key of the network that enters PRUNE."""
-        return (self._transform_keys(recipe) or [self._inputs.first_key(recipe)])[-1]
-
-    def _structural_key(self, recipe: Recipe) -> str | None:
-        """Content key of what PRUNE and REPAIR leave; None while no order is known."""
-        return self._structural.key(
-            recipe.prune,
-            recipe.repair,
-            self._inputs.pruner(recipe),
-            self.transfer_set(recipe),
-            self.compute,
-            self._entering(recipe),
-            untouched=not recipe.transforms,
-        )
-
     def _quantized(
         self,
         model: nn.Module,
@@ -323,14 +281,14 @@ class Pipeline:
         context: Context,
         pause: Callable[[], None] | None,
     ) -> tuple[nn.Module, Plan]:
-        """QUANTIZE; kept where it trained, as hardened weights and their plan."""
+        """QUANTIZE. If it trains, its hardened weights and plan are kept."""
         trained = precision.trained(recipe) and not context.dry_run
-        key = self._quantize_key(recipe) if trained else ""
+        key = self.keys.of_quantize(recipe) if trained else ""
+        specs = layer_specs(self.methods)
         if trained and self.store.has(key) and (found := self.store.get(key)) is not None:
-            hardened: nn.Module = hardening.rebuild(model, found[1]["quantization"], layer_specs(self.methods))
+            hardened: nn.Module = hardening.rebuild(model, found[1]["quantization"], specs)
             hardened.load_state_dict(found[0])
             return hardened, found[1]["quantization"]
-        specs = layer_specs(self.methods)
         hardened, plan = precision.quantize(
             model,
             bits,
@@ -346,16 +304,6 @@ class Pipeline:
             self.store.misses += 1
             self.store.put(key, hardened.state_dict(), {"quantization": plan})
         return hardened, plan
-
-    def _quantize_key(self, recipe: Recipe) -> str:
-        before = (self._stage_keys(recipe) or [self._inputs.first_key(recipe)])[-1]
-        assert not _is_structural(recipe) or self._structural_key(recipe) is not None, "what was run has an order"
-        bits = {group: asdict(chosen) for group, chosen in recipe.bits.items()}
-        quantizers = {name: [self._inputs.by_name[name].version, params] for name, params in recipe.quantizers.items()}
-        of_training = [qat.VERSION, RECOVER_VERSION]  # the loop is RECOVER's, whether or not RECOVER trains here
-        table = [own] if (own := self.table.record()) else []
-        costs = [] if self.costs is None else [self.costs.key]
-        return digest(before, "quantize", *of_training, self.granularity, bits, quantizers, recipe.qat, *table, *costs)
 
     # --- what stages are given --------------------------------------------------------------------
 
@@ -374,10 +322,10 @@ class Pipeline:
         params_of: Callable[[Method], Params] | None = None,
         pause: Callable[[], None] | None = None,
     ) -> dict[str, str]:
-        """Has every transform prepare what its recipes share; see :meth:`Inputs.prepare`.
+        """Prepares every method; see :meth:`Inputs.prepare`.
 
         Returns:
-            Why, by name, for the methods that could not; they are no longer part of the pipeline.
+            The reason for each method that failed; these are no longer part of the pipeline.
         """
         failed = self._inputs.prepare(progress, params_of, pause)
         self.methods = self._inputs.methods
@@ -386,10 +334,10 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class _Work:
-    """One way of a recipe through the stages.
+    """One run of a recipe.
 
     Attributes:
-        recipe: what is asked.
+        recipe: the recipe.
         context: what methods may use.
         seconds: time by stage is added to it.
         pause: called between batches.
@@ -406,14 +354,9 @@ class _Stage:
     """One stage of a recipe.
 
     Attributes:
-        run: given the network, returns it changed, and the steps that its plan gets.
-        kept: its result goes into the store however fast it was made.
+        run: takes a network, and returns the changed network and the steps for its plan.
+        kept: the result is kept even if it was made quickly.
     """
 
     run: Callable[[nn.Module], tuple[nn.Module, list[Plan]]]
     kept: bool = False
-
-
-def _is_structural(recipe: Recipe) -> bool:
-    """Whether PRUNE or REPAIR has anything to do."""
-    return recipe.prune is not None or recipe.repair.get("fit", "none") != "none"

@@ -31,13 +31,13 @@ from autocompress.recipes.recipe import Recipe
 from autocompress.repair import Rounding
 
 EXEMPT_BITS = 8
-"""The stem and the classifier are exempt from low bits: they run at 8, not in float."""
+"""Bits of the stem and the classifier, which have no choice of bits."""
 CALIBRATION_BATCH = 64
 ROUNDING_IMAGES = 512
-"""Whose moments decide how weights are rounded, all layers at once."""
+"""Images for the moments by which weights are rounded, all layers at once."""
 IN_ORDER_BITS, IN_ORDER_IMAGES, LEAST_IN_ORDER = 2, 2048, 512
-"""At so few bits layers are rounded one after the other; this fits more numbers, so it takes more
-images, and is not done with too few."""
+"""At 2 bits and fewer, layers are rounded one after the other. This fits more numbers, so it uses
+up to 2048 images, and it is not done with fewer than 512."""
 
 
 def assign(network_facts: NetworkFacts, baseline: nn.Module, granularity: str, recipe: Recipe) -> dict[str, LayerBits]:
@@ -45,7 +45,7 @@ def assign(network_facts: NetworkFacts, baseline: nn.Module, granularity: str, r
 
     Layers of float groups are absent.
 
-    Groups are prefixes of the baseline's module names; a replaced module keeps its name, so its
+    Groups are prefixes of the baseline's module names. A replaced module keeps its name, so its
     inner layers still belong to the group.
     """
     if not recipe.bits:
@@ -138,10 +138,11 @@ def _round(
     *,
     trains: bool,
 ) -> None:
-    """Puts weights on levels that change outputs least, where their quantizer says so.
+    """Rounds weights so that outputs change least, where their quantizer asks for it.
 
-    Layers go one after the other where some have so few bits that each must make up for those in
-    front of it. Where the network trains, only quantizers that start from such levels get them.
+    If some layers have 2 bits or fewer, layers are rounded one after the other, and each
+    compensates for those before it. If the network trains, only quantizers that start from such
+    levels get them.
     """
     wanted: dict[str, Rounding] = {}
     for name, layer in quantized.layers().items():
@@ -181,9 +182,9 @@ def _quantizer(methods: Mapping[str, Method], name: str) -> Quantizer:
 
 
 def _check_images(images: list[torch.Tensor]) -> None:
-    """Nothing, or one colour, has no ranges to choose.
+    """Refuses images from which no ranges can be chosen: none at all, or a single colour.
 
-    (Values that are not finite show while ranges are observed.)
+    Values that are not finite are found while ranges are observed.
     """
     if not images:
         raise TrialFailed("the calibration set holds no images")

@@ -1,4 +1,4 @@
-"""PRUNE: channels removed in the order of one pruner, as a recipe asks."""
+"""PRUNE: removes channels in the order that the recipe's pruner gives."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Cut:
     """A removal that is decided and not yet made.
 
     Attributes:
-        couplings: of the network, in the mode.
-        keep: by coupling, the channels that stay, ascending; couplings that stay whole are absent.
+        couplings: of the network, in ``mode``.
+        keep: for each coupling that loses channels, the channels that stay, ascending.
         mode: of the couplings.
     """
 
@@ -40,7 +40,7 @@ class Cut:
 
 
 def affected(model: nn.Module, baseline: nn.Module, asked: Pruning, specs: Sequence[LayerSpec]) -> list[Coupling]:
-    """Every coupling of ``model`` in the recipe's mode, those that stay whole too.
+    """All couplings of ``model`` in the recipe's mode, also those that lose no channel.
 
     Args:
         model: the network that enters the stage.
@@ -49,12 +49,12 @@ def affected(model: nn.Module, baseline: nn.Module, asked: Pruning, specs: Seque
         specs: of the layer types that plugins bring.
 
     Raises:
-        InvalidRecipe: if the network cannot be traced, or nothing of it would go.
+        InvalidRecipe: if the network cannot be traced, or would lose no channel.
     """
     size = models.input_size(baseline)
     try:
         every = known_couplings(model, size, asked.mode, specs)
-    except UntraceableModel as error:  # a transform was here first
+    except UntraceableModel as error:  # a transform has changed it
         raise InvalidRecipe(str(error)) from error
     if not _widths(every, baseline, asked):
         raise InvalidRecipe(f"no layer loses a channel at these widths, rounded to multiples of {asked.multiple}")
@@ -99,10 +99,10 @@ def _widths(every: Sequence[Coupling], baseline: nn.Module, asked: Pruning) -> d
 
 
 def orders_of(pruner: Pruner, couplings: Sequence[Coupling], params: Params, context: Context) -> dict[str, list[int]]:
-    """What the pruner says of ``couplings``, checked.
+    """The pruner's orders of the channels of ``couplings``, checked.
 
     Raises:
-        InvalidRecipe: if an order is missing, or is none of its coupling's channels.
+        InvalidRecipe: if an order is missing, or is no permutation of the coupling's channels.
     """
     told = pruner.orders(couplings, params, context)
     found: dict[str, list[int]] = {}

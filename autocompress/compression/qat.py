@@ -1,7 +1,8 @@
 """Quantization-aware training of the network of fake-quantizers (whitepaper, sections 3.2 and 5).
 
-Float master weights, integers simulated in every forward pass, gradients straight through inside
-the ranges and zero outside. ``quantization/fakelayers.py`` has what batch norm does meanwhile.
+Weights are kept in float, and integers are simulated in every forward pass. Gradients pass
+straight through inside the ranges, and are zero outside. ``quantization/fakelayers.py`` has the
+treatment of batch norm.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ VERSION = "1"
 class QuantizationSchedule(Callback):
     """Switches the states of a network of fake-quantizers as training goes on.
 
-    Quantization starts after ``delay``, statistics of batch norm freeze at ``norm_freeze``
-    (from the start where ``norm`` is "frozen"), and ranges freeze at ``range_freeze``.
+    Quantization starts after ``delay``. Statistics of batch norm freeze at ``norm_freeze``, or at
+    the start where ``norm`` is "frozen". Ranges freeze at ``range_freeze``.
 
     Layers whose quantizer does not fold the norm (``FakeQuantizer.folds_norm``) are left to their
     own method.
@@ -51,16 +52,16 @@ class QuantizationSchedule(Callback):
             fake.enabled, fake.tracking = done >= self._params["delay"], moving
         for layer in layers:
             fake = layer.weight_quantizer
-            # Statistics that still move scale the weight: its range must follow them.
+            # Statistics that are not frozen scale the weight, so its range must follow them.
             fake.enabled, fake.tracking = done >= self._params["delay"], moving or not is_frozen
             if layer.norm is not None and is_frozen:
                 layer.norm.eval()
-        # Norms of plugins' layers go on: their outputs may move further than they spread (those of
-        # an adder layer lie about its number of taps below zero), and frozen statistics would be
-        # wrong at once.
+        # Norms of plugins' layers are not frozen. The mean of such an output may change by more
+        # than its spread (an adder layer has outputs far below zero), so frozen statistics would
+        # be wrong at once.
 
     def on_end(self, model: nn.Module) -> None:
-        """Everything quantizes, nothing moves."""
+        """Switches quantization on everywhere and freezes all ranges and statistics."""
         network = _network(model)
         for fake in [*network.weight_fakes().values(), *network.activation_fakes().values()]:
             fake.enabled, fake.tracking = True, False

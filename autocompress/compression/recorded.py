@@ -13,7 +13,7 @@ from autocompress.graph.kinds import NORM_TYPES
 from autocompress.repair.rescaling import correction, variance_ratios
 
 Scales = dict[str, torch.Tensor]
-"""By layer, what each of its input channels must be multiplied with, float64 ``[inputs]``."""
+"""The factor for each input channel of each layer, float64 ``[inputs]`` by layer."""
 
 
 def unlike(
@@ -33,7 +33,8 @@ def unlike(
         pause: called between batches.
 
     Returns:
-        Layers all of whose inputs are as recorded, and layers of which no norm tells, are left out.
+        The factors by layer. A layer is left out if all its inputs vary as recorded, or if no norm
+        recorded them.
     """
     norms = {name for coupling in every for name in coupling.norms if _records(model.get_submodule(name))}
     norms |= {

@@ -1,6 +1,6 @@
-"""REPAIR: layers are refitted from moments of their inputs (docs/repair.md).
+"""REPAIR: refits layers from moments of their inputs (docs/repair.md).
 
-The stage stands between the transforms and RECOVER.
+The stage is between the transforms and RECOVER.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from autocompress.training import logits
 
 VERSION = "3"
 HELD_OUT = 256
-"""Images on which a repaired network must not be worse than before; at most a third of all."""
+"""Images on which a repaired network must not be worse; at most a third of all images."""
 DEEP = 0.25
 """Networks with fewer of the baseline's MACs than this are repaired sequentially."""
 BATCH = 64
@@ -44,10 +44,10 @@ class Images:
     """The images of a repair: some to fit on, others to judge by.
 
     Attributes:
-        split: that both are drawn from.
+        split: from which both are drawn.
         count: images to fit on.
         seed: of the draw.
-        device: where they go.
+        device: where the images are put.
         source: content key of the transfer set that ``split`` is a part of.
         synthetic: a data source made them.
     """
@@ -73,12 +73,12 @@ class Images:
 
     @property
     def to_fit(self) -> Split:
-        """Moments are taken on these."""
+        """The images for the moments."""
         return self._drawn[0]
 
     @property
     def held_out(self) -> Split:
-        """No moments see these."""
+        """The images that are not used for moments."""
         return self._drawn[1]
 
     def batches(self) -> list[torch.Tensor]:
@@ -87,7 +87,7 @@ class Images:
 
     @property
     def enough(self) -> bool:
-        """Whether there are as many as a refit needs."""
+        """Whether there are enough images for a refit."""
         return len(self.to_fit) >= LEAST_IMAGES
 
 
@@ -96,15 +96,15 @@ class Inputs:
     """Moments of the inputs of a network's layers, gathered when they are first asked for.
 
     Attributes:
-        model: the network that is going to be repaired, in eval mode; not changed.
-        layers: that may be asked for; all of them are gathered together.
-        images: to take them on.
+        model: the network to repair, in eval mode; not changed.
+        layers: whose moments may be asked for; they are gathered together.
+        images: for the moments.
         pause: called between batches.
         of_baseline: the network is the baseline itself.
         scales: for synthetic images, what the inputs of some layers must be multiplied with
             (:func:`recorded.unlike`); None for images that are as the data.
-        keep: given what gathers the moments of all ``layers``, returns them, perhaps from where
-            they are kept.
+        keep: called with a function that gathers the moments of all ``layers``; returns these
+        moments, perhaps from the store.
     """
 
     model: nn.Module
@@ -117,7 +117,7 @@ class Inputs:
     _known: dict[str, Moments] | None = None
 
     def __call__(self, layers: Sequence[str]) -> Mapping[str, Moments]:
-        """Moments of ``layers``; those that have no columns, or never run, are left out."""
+        """Moments of ``layers``; layers without columns and layers that never run are left out."""
         if self._known is None:
             self._known = (
                 self._gather(self.layers) if self.keep is None else self.keep(partial(self._gather, self.layers))
@@ -148,13 +148,12 @@ def _fit(model: nn.Module, names: Iterable[str]) -> list[str]:
 
 
 def is_sequential(fit: str, network: NetworkFacts, cut: Cut | None, baseline_macs: int) -> bool:
-    """Whether a compressed network is repaired front to back. That depends on its structure alone.
+    """Whether a compressed network is repaired front to back; depends on its structure only.
 
     Args:
         fit: of the recipe.
         network: that enters PRUNE.
-        cut: what it loses; None where nothing is pruned: then nothing but a sequential repair is
-            possible.
+        cut: what it loses; None where nothing is pruned, and only a sequential repair is possible.
         baseline_macs: of the baseline.
     """
     if cut is None:
@@ -167,7 +166,7 @@ def is_sequential(fit: str, network: NetworkFacts, cut: Cut | None, baseline_mac
 
 
 def macs_left(network: NetworkFacts, cut: Cut) -> float:
-    """Multiply-adds of the network after the cut; products of activations count as before."""
+    """Multiply-adds after the cut; products of activations count as before the cut."""
     lost, kept = lost_inputs(cut.couplings, cut.keep), kept_outputs(cut.couplings, cut.keep)
     total = float(network.other_macs)
     for name, layer in network.layers.items():
@@ -192,7 +191,7 @@ def add_biases(model: nn.Module, layers: Sequence[str], network: Mapping[str, La
 
 
 def rebuild(model: nn.Module, plan: Plan) -> nn.Module:
-    """The structure that a repair leaves; changed in place."""
+    """Gives ``model`` the structure that it has after a repair, in place."""
     for name in plan["biases"]:
         ensure_bias(model, name, None)
     return model
@@ -200,7 +199,7 @@ def rebuild(model: nn.Module, plan: Plan) -> nn.Module:
 
 @contextmanager
 def _numbers_told() -> Iterator[None]:
-    """Fails the trial where the room ``repair`` refuses images, activations or weights.
+    """Turns errors of ``autocompress.repair`` about images and numbers into a failed trial.
 
     Raises:
         TrialFailed: for NaN and infinite values, and where there is no image.
@@ -217,11 +216,11 @@ def _numbers_told() -> Iterator[None]:
 def one_shot(
     model: nn.Module, cut: Cut, network: NetworkFacts, inputs: Callable[[Sequence[str]], Mapping[str, Moments]]
 ) -> list[str]:
-    """Refits each reader of channels that are going to be removed, in place, before they are.
+    """Refits each reader of channels that will be removed, in place, before they are removed.
 
     Args:
         model: the network that enters PRUNE.
-        cut: what it is going to lose.
+        cut: what it will lose.
         network: facts about it.
         inputs: gives moments of its layers.
 
@@ -253,16 +252,16 @@ def sequential(
         context: of the stage.
         images: to fit on.
         leaves: layer types that stay whole in the graph.
-        unlike: layers whose inputs the images do not show as the data did.
+        unlike: layers whose inputs have other statistics on the images than on the data.
 
     Returns:
-        The refitted layers, and those whose new weights were worse on held-out images and that keep
-        their own.
+        The refitted layers, and the layers that keep their old weights because the new ones were
+        worse on held-out images.
     """
     network = facts(model, context.input_size, leaves)
     whole = facts(original, context.input_size, leaves)
     shared = [name for name in network.layers if name in whole.layers]
-    names = _fit(original, _fit(model, shared))  # of both: removal unties weights
+    names = _fit(original, _fit(model, shared))  # of both networks, because removal unties shared weights
     kept = {} if cut is None else kept_outputs(cut.couplings, cut.keep)
     with evaluating(model), evaluating(original):
         lockstep = Lockstep(

@@ -1,7 +1,4 @@
-"""Images of recipes in jobs without training data.
-
-Data sources make each transfer set once, and it is kept.
-"""
+"""Images for recipes in jobs without training data: each transfer set is made once and kept."""
 
 from __future__ import annotations
 
@@ -27,16 +24,16 @@ from autocompress.training.joining import images_of
 
 VERSION = "1"
 HELD_OUT = 512
-"""Synthetic images by which candidates are compared with the baseline, of all sources together."""
+"""Synthetic images, of all sources together, on which candidates are compared with the baseline."""
 HELD_OUT_SEED = 104_729
-"""Added to the job's seed: held-out images are none of those that a recipe trains on."""
+"""Added to the job's seed, so that no recipe trains on held-out images."""
 ADAPTED_SHARE = 0.25
-"""Share of images that adapt to the student in training, relative to the set at the beginning.
+"""Images that are made for the student in training, as a share of the set at the beginning.
 
-They are made again in every such training.
+They are made anew in each training.
 """
 MOST_IN_MEMORY = 2
-"""Transfer sets that a process keeps at hand; the others are read from the store again."""
+"""Transfer sets that a process keeps in memory; others are read from the store again."""
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress.compression")
 
@@ -48,7 +45,7 @@ class Sources:
     Attributes:
         teacher: the float baseline, eval, on the CPU; never changed.
         teacher_key: content key of its weights and architecture.
-        methods: the sources that act, by name.
+        methods: the active sources, by name.
         defaults: their parameters in the default recipe; the first source is the default one.
         store: where sets are kept.
         seed: of the job.
@@ -65,7 +62,7 @@ class Sources:
     _sets: dict[str, TransferSet] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Of the sources that began: one that fails later changes no other's share, and so no key.
+        # All sources count, also those that fail later: shares and keys of the others stay.
         self._share = HELD_OUT // max(1, len(self.defaults))
 
     def transfer_set(
@@ -89,11 +86,11 @@ class Sources:
             params: of the source.
             progress: told the finished fraction.
             pause: called while it is made, and while another process makes it.
-            images: so many are enough; None for as many as ``params`` say.
-            seed: None for the job's.
+            images: number of images that suffices; None for the number in ``params``.
+            seed: None for the seed of the job.
 
         Raises:
-            TrialFailed: if what the source gives is no use.
+            TrialFailed: if the result of the source is unusable.
         """
         seed = self.seed if seed is None else seed
         params = self.methods[name].without_student(params)
@@ -105,7 +102,7 @@ class Sources:
                     key, pause, lambda breathe: self._made(name, params, progress, breathe, images, seed)
                 )
             known = _unpacked(*found)
-        self._sets[key] = known  # the last used comes last
+        self._sets[key] = known  # sorted by last use
         for old in list(self._sets)[:-MOST_IN_MEMORY]:
             del self._sets[old]
         return known
@@ -116,7 +113,7 @@ class Sources:
     def _kept(
         self, key: str, pause: Callable[[], None] | None, make: Callable[[Callable[[], None]], TransferSet]
     ) -> tuple[dict[str, torch.Tensor], Any]:
-        """The set ``key``, by ``make`` or by another process that is at it already."""
+        """The set ``key``, made by ``make`` or by another process that is already making it."""
         with watchdog.paused() as alive:
 
             def breathe() -> None:
@@ -140,7 +137,7 @@ class Sources:
     def adapter(
         self, source: tuple[str, Params], pause: Callable[[], None] | None = None
     ) -> Callable[[nn.Module], TransferSet] | None:
-        """Makes images for a student, where the recipe's source adapts to one.
+        """Makes images for a student, where the source of the recipe adapts to it.
 
         These images are not kept.
         """
@@ -149,8 +146,7 @@ class Sources:
             return None
 
         def again(student: nn.Module) -> TransferSet:
-            # A copy: whatever the source does to it, the student goes on as it was, in its own
-            #     mode.
+            # A copy, so that the source cannot change the student or its mode.
             twin = copy.deepcopy(student).eval()
             images = max(1, round(ADAPTED_SHARE * len(self.transfer_set(name, params, pause=pause).train)))
             return self._made(name, params, None, pause, images, self.seed, twin)
@@ -158,12 +154,12 @@ class Sources:
         return again
 
     def prepare(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> dict[str, str]:
-        """Lets each source make its images with its defaults, and its held-out images.
+        """Has each source make its images with its default parameters, and its held-out images.
 
-        Those that are kept are not made again.
+        Images in the store are not made again.
 
         Returns:
-            Why, by name, for the sources that could not; they are no longer part of this.
+            The reason for each source that failed; these are no longer part of this object.
         """
         failed: dict[str, str] = {}
         for name in list(self.defaults):
@@ -182,7 +178,7 @@ class Sources:
         return failed
 
     def counts(self) -> dict[str, int]:
-        """By source, how many images it makes with its default parameters."""
+        """The number of images that each source makes with its default parameters."""
         return {name: len(self.transfer_set(name, params).train) for name, params in self.defaults.items()}
 
     def held_out(self, info: DataInfo, pause: Callable[[], None] | None = None) -> TensorSplit:
@@ -237,11 +233,11 @@ class Sources:
             torch.manual_seed(seed)
             made = self.methods[name].apply(teacher, params, context, student)
         _check(made, context.input_size)
-        return replace(made, labelled=False, synthetic=True)  # labels are the source's wishes, not the truth
+        return replace(made, labelled=False, synthetic=True)  # labels are what the source aimed at, not the truth
 
 
 def _check(made: TransferSet, input_size: tuple[int, int, int]) -> None:
-    """Refuses what nothing could be trained on."""
+    """Refuses a transfer set that cannot be trained on."""
     if not isinstance(made, TransferSet):
         raise TrialFailed(f"a data source must give a TransferSet, not a {type(made).__name__}")
     for split in (made.train, made.calibration):
@@ -275,7 +271,7 @@ def _packed(made: TransferSet) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     }
     tensors, record = pack(state)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    # The content's own key: made anew elsewhere, the last bits of the images may differ.
+    # The digest of the content itself: another machine may make images with other last bits.
     content = digest(record, *(tensor.numpy().tobytes() for _, tensor in sorted(tensors.items())))
     return tensors, {"transfer": record, "digest": content}
 

@@ -1,4 +1,4 @@
-"""PRUNE and REPAIR of one recipe: both need the network as it was before channels went."""
+"""PRUNE and REPAIR of one recipe: both need the network before channels are removed."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from autocompress.store import Store, unpack
 from autocompress.training import computed_with, logits, recalibrate_batch_norm
 
 RECALIBRATION_PIXELS = 512 * 32 * 32
-"""Statistics average over places as well as over images: larger images need fewer of them."""
+"""Pixels of the images for recalibration: of larger images, fewer are needed."""
 LEAST_RECALIBRATION = 64
 PRUNE, REPAIR = "prune", "repair"
 
 
 @dataclass(frozen=True)
 class OfBaseline:
-    """What the stages know of the baseline itself.
+    """Orders and moments of the baseline.
 
     Attributes:
-        orders: by coupling of one mode, its channels, the least needed first.
-        moments: by layer that reads them.
-        images: moments were taken on some of them, and not on those held out.
+        orders: for each coupling of one mode, its channels, least needed first.
+        moments: for each layer that reads channels.
+        images: for the moments, and held out from them.
         key: content key of all this.
     """
 
@@ -112,7 +112,7 @@ class Structural:
     def dry(
         self, model: nn.Module, asked: Pruning | None, settings: Params, context: Context, *, untouched: bool
     ) -> nn.Module:
-        """The structure that the stages leave; weights mean nothing.
+        """The structure after both stages; its weights mean nothing.
 
         Arguments as for :meth:`run`.
         """
@@ -142,7 +142,7 @@ class Structural:
             model: the network that enters PRUNE, on ``context.device``; changed.
             asked: None where nothing is pruned.
             settings: of REPAIR.
-            pruner: that orders the channels.
+            pruner: orders the channels.
             context: with images, and the pruner's state.
             seconds: time by stage is added to it.
             untouched: ``model`` is still the baseline.
@@ -225,7 +225,7 @@ class Structural:
     # --- parts ------------------------------------------------------------------------------------
 
     def images(self, settings: Params, context: Context) -> Images:
-        """Those that a repair with ``settings`` uses."""
+        """The images for a repair with ``settings``."""
         assert context.transfer is not None
         return self._images_of(settings, context.transfer, context.device)
 
@@ -234,7 +234,7 @@ class Structural:
         return Images(transfer.calibration, count, self.seed, device, transfer.digest, synthetic=transfer.synthetic)
 
     def of_baseline(self, asked: Pruning, settings: Params, pruner: Pruner, context: Context) -> OfBaseline:
-        """Orders and moments of the baseline, made or from the store.
+        """Orders and moments of the baseline, from the store or newly made.
 
         Arguments as for :meth:`run`.
         """
@@ -246,7 +246,7 @@ class Structural:
     def baseline_orders(
         self, asked: Pruning, settings: Params, pruner: Pruner, context: Context
     ) -> tuple[dict[str, list[int]], Inputs]:
-        """Orders of the baseline's couplings, made or from the store; what gives its moments."""
+        """Orders of the baseline's couplings, and what gathers its moments; kept."""
         model = copy.deepcopy(self.baseline).to(context.device)
         inputs = self._inputs(model, self.images(settings, context), context, untouched=True)
         every = self._every_of_baseline(asked.mode)
@@ -284,19 +284,19 @@ class Structural:
         return known
 
     def _found_orders(self, key: str) -> dict[str, list[int]] | None:
-        """Orders that were asked for before, here or by another process."""
+        """Orders that this or another process has asked for before."""
         if key not in self._orders and self.store.has(key) and (found := self.store.get(key)) is not None:
             self._orders[key] = unpack(found[0], found[1]["state"])["orders"]
         return self._orders.get(key)
 
     def _orders_key(self, asked: Pruning, pruner: Pruner, images: Images, compute: Compute, entering: str = "") -> str:
-        """``entering`` is the key of a network that is not the baseline."""
+        """``entering`` is the key of a transformed network; empty for the baseline."""
         own = [pruner.name, pruner.version, asked.params, asked.mode]
         network: list[Any] = [entering, asked.record()] if entering else [self.baseline_key]
         return digest("orders", prune.VERSION, *own, *network, images.key, computed_with(compute))
 
     def _inputs(self, model: nn.Module, images: Images, context: Context, untouched: bool) -> Inputs:
-        """Moments of the network that enters; those of the baseline are kept."""
+        """Moments of the network that enters the stages; those of the baseline are kept."""
         if not untouched:
             every = known_couplings(model, self._size, "group", self.specs)
             inputs = Inputs(model, _readers(every), images, context.pause)
@@ -319,7 +319,7 @@ class Structural:
         return self._moments[key]
 
     def _unlike(self, images: Images, context: Context) -> Scales:
-        """Which inputs of the baseline the images do not show as the data did."""
+        """Which inputs of the baseline have other statistics on the images than on the data."""
         if not images.synthetic:
             return {}
         every = fixed_couplings(self.baseline, self._size, "group")
@@ -336,7 +336,7 @@ class Structural:
         return repair.is_sequential(settings["fit"], network, cut, self._baseline_facts.macs)
 
     def _biased(self, network: NetworkFacts, cut: Cut | None, settings: Params) -> list[str]:
-        """The layers that a refit may give a constant to."""
+        """The layers to which a refit may add a constant."""
         if cut is None or self._is_sequential(network, cut, settings):
             return list(network.layers)
         return list(lost_inputs(cut.couplings, cut.keep))
@@ -364,7 +364,7 @@ class Structural:
         return context.teacher
 
     def _divergence(self, model: nn.Module, images: Images, context: Context) -> float:
-        """KL of the baseline's answers to the model's, on images that no moments saw."""
+        """KL divergence of the model from the baseline, on images that no moments were taken of."""
         if images.key not in self._logits:
             self._logits[images.key] = logits(self._teacher(context), images.held_out, context.device)
         return repair.divergence(model, self._logits[images.key], images.held_out, context.device)
@@ -383,10 +383,10 @@ class Structural:
 
 
 def _readers(every: Sequence[Coupling]) -> list[str]:
-    """The layers that read channels which could be removed."""
+    """The layers that read removable channels."""
     return list(dict.fromkeys(name for coupling in every if coupling.prunable for name in coupling.consumers))
 
 
 def rebuild(model: nn.Module, step: Mapping[str, Any], specs: Sequence[LayerSpec]) -> nn.Module:
-    """The structure of a step of PRUNE or REPAIR, on the network that entered it, with no data."""
+    """Applies the structure of a PRUNE or REPAIR step to the network before it, without data."""
     return repair.rebuild(model, step["plan"]) if step["stage"] == REPAIR else prune.rebuild(model, step["plan"], specs)

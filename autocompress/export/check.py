@@ -1,4 +1,4 @@
-"""Whether a file does what the torch model does, and which operators the runtime makes of it."""
+"""Checks that a file computes what its torch model does, and lists the operators that run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from autocompress.graph.trace import evaluating
 from autocompress.runtime import session_options
 
 AGREEMENT_IMAGES = 64
-"""So many images are enough to see whether a file computes what its model does."""
+"""Number of images for comparing a file with its model."""
 LEAST_AGREEMENT = 0.8
-"""Fewest equal labels, as a share, because rounding can change labels of low-bit models."""
+"""Smallest share of equal labels. It is below 1, because rounding can change labels at low bits."""
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 
@@ -31,8 +31,8 @@ class Agreement:
     """How a file compares with the torch model on the same images.
 
     Attributes:
-        labels: fraction of images with the same label, 0 to 1. This is the test: codes flip at
-            rounding edges, so single logits of a low-bit model may differ honestly.
+        labels: share of images with the same label, 0 to 1. Labels are compared, because single
+            logits of a low-bit model may differ where values are rounded differently.
         images: how many were compared.
         mean_error, max_error: absolute difference of logits, in units of the largest absolute logit
         of the torch model.
@@ -45,7 +45,7 @@ class Agreement:
 
     @property
     def fault(self) -> str:
-        """Why file and model cannot be accepted; empty where they can."""
+        """The reason to refuse file and model; empty if they agree."""
         if not math.isfinite(self.max_error):  # both may give the same label to every NaN
             return "the model's outputs are not finite numbers"
         if self.labels < LEAST_AGREEMENT:
@@ -68,7 +68,7 @@ def check_agreement(
         model: the torch model: float, fake-quantized or hardened.
         images: float32, normalised.
         batch_size: images a run.
-        pause: called between runs; a measurement on this machine may go first there.
+        pause: called between runs; may wait for a measurement on this machine.
     """
     session = open_session(file)
     ours, theirs = [], []
@@ -98,8 +98,7 @@ def open_session(file: Path, threads: int = 1, optimized: Path | None = None) ->
 def operator_histogram(file: Path, threads: int = 1) -> dict[str, int]:
     """Operators of the graph that ONNX Runtime runs after fusions, with counts, by frequency.
 
-    A fusion that is lost shows here without any timing: an int8 network has no ``Conv``, only
-    ``QLinearConv``.
+    It shows lost fusions without timing: an int8 network has no ``Conv``, only ``QLinearConv``.
     """
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"

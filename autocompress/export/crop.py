@@ -1,10 +1,10 @@
-"""The tap crop: kernel taps that only ever meet padding are left out of a file.
+"""The tap crop leaves out kernel taps that only read padding from a file.
 
-A file has one size of image. Where maps are small, some taps of a convolution read zeros at every
+A file has one size of image. If maps are small, some taps of a convolution read zeros at every
 output position: of a 3x3 kernel on a 1x1 map, all but the middle one. Such a tap adds nothing, so a
-shorter kernel with less padding gives the same outputs, in integers too: a quantized zero pads
-quantized inputs. This is no compression. It loses nothing, and only the file has it: the torch
-module that an artifact gives back takes images of other sizes, too.
+smaller kernel with less padding gives the same outputs. This holds for integers too, because
+quantized inputs are padded with the quantized zero. The tap crop is no compression and loses
+nothing. It is only in the file. The torch module of an artifact also takes images of other sizes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from autocompress.quantization.layers import HardenedConv2d
 
 @dataclass(frozen=True)
 class LayerCrop:
-    """What is left of one layer's kernel.
+    """The remaining kernel of one layer.
 
     Attributes:
         rows, places: first and last tap that stay, along height and along width.
         padding: (height, width) of the shorter kernel.
-        weights: that go.
-        macs: multiply-adds for one image that go.
+        weights: number of weights left out.
+        macs: multiply-adds for one image that are left out.
     """
 
     rows: tuple[int, int]
@@ -49,28 +49,28 @@ class LayerCrop:
 
     @property
     def taps(self) -> int:
-        """Taps that stay."""
+        """Number of taps that stay."""
         return (self.rows[1] - self.rows[0] + 1) * (self.places[1] - self.places[0] + 1)
 
 
 @dataclass(frozen=True)
 class TapCrop:
-    """What the tap crop of a network leaves out.
+    """The tap crop of a network.
 
     Attributes:
-        layers: by name; those that lose taps.
+        layers: the layers that lose taps, by name.
     """
 
     layers: Mapping[str, LayerCrop] = field(default_factory=dict)
 
     @property
     def weights(self) -> int:
-        """Weights that go."""
+        """Number of weights left out."""
         return sum(layer.weights for layer in self.layers.values())
 
     @property
     def macs(self) -> int:
-        """Multiply-adds for one image that go."""
+        """Multiply-adds for one image that are left out."""
         return sum(layer.macs for layer in self.layers.values())
 
     def record(self) -> dict[str, Any]:
@@ -83,19 +83,19 @@ class TapCrop:
         return cls({name: LayerCrop.of(layer) for name, layer in record.items()})
 
     def told(self) -> dict[str, int]:
-        """What a report says: layers, weights and multiply-adds."""
+        """A text for reports: layers, weights and multiply-adds."""
         return {"layers": len(self.layers), "weights": self.weights, "macs": self.macs}
 
 
 def tap_crop(network: NetworkFacts, model: nn.Module) -> TapCrop:
-    """What the tap crop leaves out of ``model``.
+    """The tap crop of ``model``.
 
-    A layer that meets maps of several sizes keeps its kernel, and so does one of a type derived
-    from a convolution, since nobody knows what it computes.
+    A layer keeps its kernel if it reads maps of several sizes, or if its type is derived from a
+    convolution, because such a type may compute something else.
 
     Args:
         network: facts about the float network at the input size.
-        model: that is going to be exported, float or hardened.
+        model: to be exported, float or hardened.
     """
     calls: dict[str, set[tuple[int, ...]]] = {}
     modules = dict(model.named_modules())
@@ -113,9 +113,9 @@ def tap_crop(network: NetworkFacts, model: nn.Module) -> TapCrop:
 
 
 def cropped(model: nn.Module, crop: TapCrop) -> nn.Module:
-    """A copy of ``model`` without these taps; the model itself where there are none.
+    """A copy of ``model`` without these taps; ``model`` itself if there are none.
 
-    Its layers are those of ``model`` but for the shorter kernels.
+    The copy shares the layers of ``model``, except those with smaller kernels.
     """
     if not crop.layers:
         return model

@@ -1,9 +1,9 @@
-"""torch.export and the dynamo ONNX exporter, without what a flat eval-mode graph does not need.
+"""torch.export and the dynamo ONNX exporter, without steps that our graphs do not need.
 
-The public entry point loads its table of operators anew and traces the whole program a second time,
-to break operators up that it has no translation for: three quarters of the time of an export. Both
-are skipped where every operator of the program has a translation. Anything unexpected takes the
-public way.
+``torch.onnx.export`` loads its table of operators anew, and traces the whole program a second time
+to decompose operators that have no translation. Both take three quarters of the time of an export.
+They are skipped if every operator of the program has a translation. If anything unexpected happens,
+``torch.onnx.export`` is used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def to_onnx(model: nn.Module, images: torch.Tensor, *, fast: bool = True) -> onn
     Args:
         model: takes one batch of images, gives one batch of logits.
         images: an example batch of at least 2, ``(N, C, H, W)``.
-        fast: False takes the public way at once.
+        fast: False uses ``torch.onnx.export`` at once.
     """
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet(), torch.no_grad():
@@ -59,7 +59,7 @@ def _public(program: torch.export.ExportedProgram) -> onnx.ModelProto:
 
 
 def _direct(program: torch.export.ExportedProgram) -> onnx.ModelProto | None:
-    """The translation alone; None where an operator has none, or torch's internals are new."""
+    """Only translates; None if an operator has no translation, or torch's internals are unknown."""
     try:
         registry = _registry()
         nodes = program.graph_module.graph.nodes
@@ -82,7 +82,7 @@ def _registry() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter reports every step; what matters is raised."""
+    """Silences the exporter, which reports every step; errors are still raised."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,7 +1,7 @@
-"""Integer weights of layers that compute in float: made floats once, when a runtime loads the file.
+"""Turns integer weights of layers that compute in float into floats when a runtime loads a file.
 
-A runtime leaves a DequantizeLinear as it is where no integer operator takes it in, and would run it
-at every call. Cast and Mul of constants are folded at load.
+If no integer operator absorbs a DequantizeLinear, a runtime would compute it at every run. Cast and
+Mul of constants are folded at load.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from autocompress.export.unshare import LAYERS
 
 
 def fold_at_load(proto: onnx.ModelProto) -> list[str]:
-    """Writes ``(weight - zero point) * scale`` as operators that a runtime folds, in place.
+    """Replaces DequantizeLinear of such weights, in place, by operators that a runtime folds.
 
     Args:
-        proto: of a hardened model; each layer dequantizes a weight of its own (``unshare``). A
-            layer computes in float where its bias is none of integers.
+        proto: of a hardened model, in which each layer dequantizes its own weight
+            (:mod:`.unshare`). A layer computes in float if its bias is not made of integers.
 
     Returns:
         Names of the weights.

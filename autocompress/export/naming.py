@@ -1,4 +1,4 @@
-"""Names of weights that the exporter stores transposed: profiles find their layers by these."""
+"""Names for weights that the exporter stores transposed, by which profiles find their layers."""
 
 from __future__ import annotations
 

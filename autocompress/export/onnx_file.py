@@ -1,4 +1,4 @@
-"""Torch model to ONNX file: one room, for float and hardened models alike."""
+"""Writes float and hardened torch models as ONNX files."""
 
 from __future__ import annotations
 
@@ -36,16 +36,15 @@ def export(
     The input ``image`` is float32 ``(batch, channels, height, width)`` with a free batch axis,
     normalised; the output is ``logits`` ``(batch, classes)``.
 
-    Weights below 8 bits are packed, as ``packing`` says.
+    Weights below 8 bits are packed (see :mod:`.packing`).
 
     Args:
         model: float or hardened; exported in eval mode, batch norm folded. It is not changed.
         path: of the file.
         input_size: (channels, height, width).
-        metadata: what a reader must know (mean, std, input size, class names), kept in the file's
-            metadata.
-        specs: of the layer types that plugins brought. Leaf layers are exported as they compute
-            while torch is exporting (``torch.compiler.is_exporting()``), with plain operators.
+        metadata: for the metadata of the file, by name: mean, std, input size, class names.
+        specs: of the layer types of plugins. Leaf layers compute with plain operators while torch
+            exports them (``torch.compiler.is_exporting()``).
 
     Raises:
         TrialFailed: if a layer's integers do not fit its bits.
@@ -66,10 +65,10 @@ def export(
 
 
 def _flat(model: nn.Module, specs: Sequence[LayerSpec]) -> nn.Module:
-    """A folded float model without in-place operators, so that the exporter has less to do.
+    """The float model with folded norms and without in-place operators, which exports faster.
 
-    Every runtime would do the same when it loads the file. A model that cannot be traced is
-    exported as it is.
+    Every runtime would fold norms when it loads the file. A model that cannot be traced is returned
+    unchanged.
     """
     if isinstance(model, fx.GraphModule):
         return model
@@ -99,8 +98,9 @@ def _strip_graph(graph: onnx.GraphProto) -> None:
 
 @contextlib.contextmanager
 def _plain_pools(model: nn.Module) -> Iterator[None]:
-    """Global pooling as a mean: torch decomposes the module into strided views where memory is
-    channels-last.
+    """Computes global pooling as a mean.
+
+    torch decomposes the module into strided views if the memory format is channels-last.
     """
     pools = [m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d) and m.output_size in (1, (1, 1))]
     try:

@@ -1,8 +1,8 @@
 """onnxscript's optimizer, which tries each rewrite rule only where it can match.
 
 onnxscript tries all of its forty rules at every node of a graph. The rule for two slices of one
-tensor then compares the node with every other one, whatever it is. In a graph of a thousand nodes
-that is a third of the time of an export.
+tensor compares every node with every other node. In a graph of a thousand nodes, this takes a third
+of the time of an export.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnxscript.optimizer import fold_constants_ir
 from autocompress.compat.onnxscript import operator_of, rewrite_rules
 
 ROUNDS = 2
-"""Of folding and rewriting, as many as onnxscript makes."""
+"""Rounds of folding and rewriting, as in onnxscript."""
 
 
 def optimize(model: ir.Model) -> None:
@@ -62,10 +62,10 @@ def _rules() -> Any:
 
 
 class _RuleOfOperator:
-    """A rewrite rule that looks at a node's operator first.
+    """A rewrite rule that compares the operator of a node first.
 
-    A rule is tried at the node that its pattern ends in; of several, at the first. Another operator
-    there cannot match.
+    A rule is tried at the last node of its pattern (the first one if there are several). If the
+    operators differ there, the rule cannot match.
     """
 
     def __init__(self, rule: Any) -> None:
@@ -76,7 +76,7 @@ class _RuleOfOperator:
         return getattr(self._rule, name)
 
     def try_rewrite(self, model: ir.Model, graph: Any, node: ir.Node, **options: Any) -> Any:
-        """What the rule makes of ``node``; None where it does not match."""
+        """The replacement of ``node``; None if the rule does not match."""
         if self._operator is not None and (node.domain, node.op_type) != self._operator:
             return None
         return self._rule.try_rewrite(model, graph, node, **options)

@@ -1,10 +1,10 @@
 """Weights below 8 bits: packed in the file, unpacked once when a runtime loads it.
 
-What is stored of an integer is ``index = (integer - low) / step``, in as many bits as the layer
-has. The graph gets the operators that make int8 of it; all they read is constant, so a runtime
-folds them at load and then fuses the layer as at 8 bits. Four bits are a tensor type of ONNX
-(``Cast``); one and two bits lie in uint8 (``BitShift``, ``BitwiseAnd``); other widths are put
-together from planes of 4, 2 and 1 bits (``BitwiseOr``).
+An integer is stored as ``index = (integer - low) / step``, in the bits of its layer. The graph gets
+operators that turn the index into int8. They only read constants, so a runtime folds them at load,
+and then fuses the layer as at 8 bits. Four bits are a tensor type of ONNX (``Cast``). One and two
+bits are packed into uint8 (``BitShift``, ``BitwiseAnd``). Other widths are composed of planes of 4,
+2 and 1 bits (``BitwiseOr``).
 """
 
 from __future__ import annotations
@@ -32,28 +32,26 @@ The first plane holds the lowest bits.
 def pack_weights(proto: onnx.ModelProto, model: nn.Module, copies: Mapping[str, str] | None = None) -> list[str]:
     """Packs the weights of ``model``'s hardened layers that have less than 8 bits, in place.
 
-    Plugins' hardened layers are among them where ``weight`` is a buffer of uint8: codes from 0 on.
+    Hardened layers of plugins are packed too if ``weight`` is a buffer of uint8, with codes from 0.
 
-    A weight so small that the operators would take more bytes than they save stays as int8.
+    A small weight stays int8 if the operators would take more bytes than packing saves.
 
     Args:
         proto: exported from ``model``; weights are int8 or uint8 initializers under their names in
             ``model``.
-        model: hardened; in another there is nothing to pack.
-        copies: names of initializers that are copies, and the names in ``model`` of what they are
-            copies of.
+        model: hardened; other models have nothing to pack.
+        copies: names of copied initializers, and the names of their originals in ``model``.
 
     Returns:
-        Names of the initializers that are packed now: values of the same names and types, of nodes
-        in the graph.
+        Names of the packed initializers. The graph has values of the same names and types, computed
+        by nodes.
 
     Raises:
-        TrialFailed: if a layer's integers are not those that its bits, lowest integer and step
-            allow.
+        TrialFailed: if a layer's integers do not fit its bits, lowest integer and step.
     """
     layers = {f"{name}.weight": layer for name, layer in model.named_modules() if _has_few_bits(layer)}
     graph, constants, packed = proto.graph, dict[str, onnx.TensorProto](), dict[str, _Unpacking]()
-    # Large ones first: they bring the constants, and small ones find them there.
+    # Large weights first: they add the constants, which small weights then share.
     for tensor in sorted(graph.initializer, key=lambda tensor: -len(tensor.raw_data)):
         if layer := layers.get((copies or {}).get(tensor.name, tensor.name)):
             own = _Unpacking(tensor.name, len(packed))
@@ -80,7 +78,7 @@ def _has_few_bits(layer: nn.Module) -> bool:
 
 
 def unpacking(integers: np.ndarray, bits: int, low: int, step: int, name: str = "weight") -> onnx.GraphProto:
-    """A graph without inputs and with output ``name``: ``integers``, int8, of ``bits`` each.
+    """A graph without inputs; its output ``name`` is ``integers``, int8, of ``bits`` bits each.
 
     Args:
         integers: at least one, any shape; each is ``low + index * step`` with ``0 <= index < 2 **
@@ -90,7 +88,7 @@ def unpacking(integers: np.ndarray, bits: int, low: int, step: int, name: str = 
         name: of the output.
 
     Raises:
-        TrialFailed: if the integers are not such.
+        TrialFailed: if the integers do not have this form.
     """
     own = _Unpacking(name, 0)
     own.build(integers, bits, low, step)
@@ -102,8 +100,8 @@ def unpacking(integers: np.ndarray, bits: int, low: int, step: int, name: str = 
 class _Unpacking:
     """The tensors and nodes of one weight.
 
-    Constants are named by their values, so that layers share them, and what lies between the nodes
-    by ``number``, which is short and no name of a module."""
+    Constants are named by their values, so that layers share them. Values between the nodes are
+    named by ``number``, which is short and never the name of a module."""
 
     name: str
     number: int
@@ -118,7 +116,7 @@ class _Unpacking:
             self._cast(self._nibbles(integers, TensorProto.UINT4, bits), wanted, self.name)
             return
         if bits == 4 and wanted == TensorProto.INT8 and integers.min() >= -8 and integers.max() <= 7:
-            # The tensor type's own integers: nothing to add.
+            # The tensor type has these integers, so nothing is added.
             self._cast(self._nibbles(integers, TensorProto.INT4, bits), TensorProto.INT8, self.name)
             return
         index, position = "", 0
@@ -130,7 +128,7 @@ class _Unpacking:
                     plane = self._node("BitwiseOr", index, shifted)
                 index, position = plane, position + width
                 rest = rest >> width
-        # In int32: not every runtime multiplies and adds int8.
+        # In int32, because some runtimes do not multiply or add int8.
         value = self._cast(index, TensorProto.INT32)
         if step != 1:
             value = self._node("Mul", value, self._constant(step, np.int32))
@@ -184,7 +182,7 @@ class _Unpacking:
 
 
 def _size(parts: Sequence[onnx.NodeProto | onnx.TensorProto]) -> int:
-    """Bytes of ``parts`` in the file, where each has a tag and a length before it."""
+    """Bytes of ``parts`` in the file; each part has a tag and a length before it."""
     return sum(part.ByteSize() + 1 + max(1, -(-part.ByteSize().bit_length() // 7)) for part in parts)
 
 

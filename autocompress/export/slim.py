@@ -1,4 +1,4 @@
-"""Removes bytes that a runtime does not need: a tenth of a small network at few bits."""
+"""Removes bytes that no runtime needs: a tenth of the file of a small network at few bits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from autocompress.export.exporter import OPSET
 
 
 def slim(proto: onnx.ModelProto) -> None:
-    """Removes from ``proto``, in place, what a runtime knows or computes at loading.
+    """Removes from ``proto``, in place, what a runtime knows or computes when it loads the file.
 
-    The scales of biases become products of the scales they are made of, zero points of zero go from
-    convolutions, and nodes lose their names and the attributes that have their default.
+    Scales of biases become products of two other scales. Zero points of zero are removed from
+    convolutions. Nodes lose their names, and attributes that have their default values.
     """
     _derive_bias_scales(proto.graph)
     _drop_zero_points(proto.graph)
@@ -30,8 +30,8 @@ def _derive_bias_scales(graph: onnx.GraphProto) -> None:
         scales = [_input(producers.get(name), 1) for name in node.input]
         if node.op_type in ("Conv", "Gemm") and len(scales) == 3 and all(name in tensors for name in scales):
             layers.append(scales)
-    # The exporter keeps equal tensors once: what serves as another scale too must not be made of
-    #     such.
+    # The exporter stores equal tensors once. A tensor that is also another scale must not become
+    # a product of scales.
     factors = {name for scales in layers for name in scales[:2]}
     derived: dict[str, onnx.NodeProto] = {}
     for of_input, of_weight, of_bias in layers:
@@ -44,7 +44,7 @@ def _derive_bias_scales(graph: onnx.GraphProto) -> None:
 
 
 def _drop_zero_points(graph: onnx.GraphProto) -> None:
-    """From the weights of convolutions only: a Gemm without them stays in float in ONNX Runtime."""
+    """Only for weights of convolutions: without it, ONNX Runtime computes a Gemm in float."""
     tensors, producers = _by_name(graph)
     dropped = set()
     for node in graph.node:

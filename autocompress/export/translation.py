@@ -1,4 +1,4 @@
-"""ONNX forms of our own operators, and better ones for a few of torch's."""
+"""ONNX forms of our own operators, and better forms of a few operators of torch."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def _round_trip(x: Any, scale: float, zero_point: int, low: int, high: int) -> A
 def _hard_sigmoid(x: Any, scale: float, zero_point: int, low: int, high: int) -> Any:
     step, zero = _constant(scale, np.float32), _constant(zero_point, np.uint8)
     three = op.DequantizeLinear(_constant(255, np.uint8), _constant(3 / 255, np.float32), _constant(0, np.uint8))
-    # Written with six times the step and read with the step: the runtime takes each operator's
-    # scales as they stand.
+    # Quantized with six times the step and dequantized with the step; the runtime uses the
+    # scales of each operator as they are.
     integers = op.QuantizeLinear(op.Add(x, three), _constant(6 * np.float32(scale), np.float32), zero)
     return op.DequantizeLinear(_saturated(integers, low, high), step, zero)
 
 
 def _saturated(integers: Any, low: int, high: int) -> Any:
-    # uint8 alone saturates at 255; fewer bits need the bounds said. The runtime fuses them, unlike
-    # a float Clip.
+    # uint8 saturates at 255; fewer bits need explicit bounds. The runtime fuses integer bounds,
+    # but not a float Clip.
     if high < 255:
         integers = op.Min(integers, _constant(high, np.uint8))
     if low > 0:
@@ -90,8 +90,8 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def direct_table() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """And what the public way breaks up before it translates.
+    """The translations above, and those of operators that ``torch.onnx.export`` would decompose.
 
-    These raise where they do not apply.
+    These raise if they do not apply.
     """
     return {**translation_table(), torch.ops.aten.batch_norm.default: _batch_norm}

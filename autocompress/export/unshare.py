@@ -1,12 +1,11 @@
 """Gives each layer its own integer weights and zero points.
 
-The exporter keeps equal tensors once, which the kernels of some processors refuse.
+The exporter stores equal tensors once, and ONNX Runtime refuses such files on some processors.
 
-On x86-64 without VNNI, ONNX Runtime's exact kernels (``autocompress.runtime.EXACT``) take uint8
-weights. It makes such a copy of the int8 tensors of each layer, names it after the tensor and
-refuses the file where a name comes a second
-time: where two layers read one weight (norms that were not trained yet), or one zero point (linear
-layers of the same width, as in every transformer).
+On x86-64 without VNNI, its exact kernels (``autocompress.runtime.EXACT``) take uint8 weights. The
+runtime makes uint8 copies of the int8 tensors of each layer, and names them after the tensors. It
+refuses the file if a name occurs twice. That happens if two layers read one weight (norms before
+training), or one zero point (linear layers of the same width, as in every transformer).
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ LAYERS = ("Conv", "Gemm", "MatMul")
 
 
 def unshare(proto: onnx.ModelProto) -> dict[str, str]:
-    """Copies, in place, what a layer's weight is dequantized from and a layer before it reads too.
+    """Copies, in place, the tensors of a layer's weight that an earlier layer reads too.
 
     Returns:
-        The name of each new initializer, and of the one that it is a copy of.
+        The name of each new initializer, and the name of its original.
     """
     graph = proto.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT8}

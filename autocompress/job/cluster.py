@@ -32,7 +32,7 @@ _Memory = Annotated[
 
 
 class ClusterConfig(Section):
-    """Where workers run: on this machine, or on the nodes of a Ray cluster that is there already.
+    """Where workers run: on this machine, or on the nodes of a Ray cluster that is already running.
 
     ``address`` is ``local``, ``auto`` (the cluster that ``RAY_ADDRESS`` names, or the one of this
     machine), or HOST:PORT of its head. The other keys count on a cluster only.
@@ -41,7 +41,7 @@ class ClusterConfig(Section):
     shared evenly. ``device_nodes`` names a resource of Ray: only nodes that have it measure
     latency.
 
-    In a job file, ``cluster.workers`` is another place for ``workers``, their number in total.
+    In a job file, ``cluster.workers`` means the same as ``workers``: their number in total.
     """
 
     address: str = LOCAL
@@ -71,7 +71,7 @@ class ClusterConfig(Section):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that a worker takes; 0 where the job does not say."""
+        """Bytes that a worker takes; 0 if the job does not say."""
         return 0 if self.memory is None else int(self.memory.value)
 
     @property
@@ -84,7 +84,7 @@ def workers_moved(given: Any) -> Any:
     """The values of a job with ``cluster.workers`` as its ``workers``.
 
     Raises:
-        HintedError: if both are there and differ.
+        HintedError: if both keys are set and differ.
     """
     section = given.get("cluster") if isinstance(given, Mapping) else None
     if not isinstance(section, Mapping) or section.get("workers") is None:

@@ -25,10 +25,10 @@ PROFILES = Path(__file__).parents[1] / "devices" / "profiles"
 
 
 def check_names(job: Job) -> None:
-    """Refuses names of models, files, methods and devices that do not exist; torch is not imported.
+    """Refuses models, files, methods and devices that do not exist; torch is not imported.
 
-    Other plugins may offer methods and devices. Where some are installed, or torch is imported
-    already, :func:`autocompress.job.validate` checks these names.
+    Other plugins may offer methods and devices. If some are installed, or if torch is imported
+    already, :func:`autocompress.job.validate` checks these names instead.
 
     Raises:
         UserError: naming file, line and key, with the closest known names.

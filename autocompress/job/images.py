@@ -20,12 +20,12 @@ UNLABELLED = "unlabelled:"
 class DataConfig(Section):
     """Where images come from: a name for each split.
 
-    One name in a job stands for all three; all None is no data.
+    A single name in a job stands for all three splits. If all are None, there is no data.
 
-    Without ``train`` a job compresses without training data: data sources make images from the
-    baseline. Candidates are then judged on the labelled images of ``val``; half of these are the
-    test images where ``test`` is not named. Without ``val`` too, candidates are judged by agreement
-    with the baseline on synthetic images, and ``test`` is read at the end only.
+    Without ``train``, data sources make the training images from the baseline. Candidates are then
+    judged on the labelled images of ``val``; without ``test``, half of these are the test images.
+    Without ``train`` and ``val``, candidates are judged by agreement with the baseline on synthetic
+    images, and ``test`` is only read at the end.
 
     ``val_images`` is the number of validation images that judge trials, drawn evenly from the
     classes. At the end, the models of the front are scored on all validation images.
@@ -76,11 +76,11 @@ class DataConfig(Section):
 
     @property
     def words(self) -> dict[str, str]:
-        """The word of the job for each split that it names."""
+        """The name of the data set for each split that the job names."""
         return {role: word for role in SPLITS if (word := getattr(self, role)) is not None}
 
     def spelled(self) -> str | dict[str, Any] | None:
-        """The section as a job file writes it: one word where it stands for all splits."""
+        """The section as a job file has it: one name if it is the same for all splits."""
         names: dict[str, Any] = {role: self.words.get(role) for role in SPLITS}
         options = self.model_dump(mode="json", exclude=set(SPLITS), exclude_defaults=True)
         if options:
@@ -89,17 +89,17 @@ class DataConfig(Section):
 
     @property
     def is_free(self) -> bool:
-        """There are no images to train on: the job is data-free."""
+        """Whether the job is data-free: it has no images to train on."""
         return self.train is None
 
     @property
     def is_unlabelled(self) -> bool:
-        """The images to train on have no labels."""
+        """Whether the images to train on have no labels."""
         return self.train is not None and self.train.startswith(UNLABELLED)
 
     @property
     def name(self) -> str:
-        """One word for all splits, for titles: ``glyphs``, or ``no-data``."""
+        """One name for all splits, for titles: ``glyphs``, or ``no-data``."""
         return self.train or self.val or self.test or "no-data"
 
 
@@ -107,8 +107,8 @@ class AugmentConfig(Section):
     """How training images are augmented, by timm's names.
 
     ``auto`` is a policy, such as ``rand-m9-mstd0.5``, ``augmix-m3-w3`` or ``original``. ``mixup``
-    and ``cutmix`` are alpha of the beta distribution by which images of a batch are mixed; 0 for
-    none. ``re_prob`` is the probability of erasing a rectangle. ``hflip`` and ``vflip`` are
+    and ``cutmix`` are alpha of the beta distribution by which images of a batch are mixed; 0 means
+    no mixing. ``re_prob`` is the probability of erasing a rectangle. ``hflip`` and ``vflip`` are
     probabilities of flips. ``color_jitter`` is the largest relative change of brightness, contrast
     and saturation; timm leaves it out beside most policies. ``scale`` is the smallest share of a
     picture's area that a crop has.

@@ -1,4 +1,4 @@
-"""Makes a Job from a YAML file, keyword arguments and flags; errors name what the user wrote."""
+"""Makes a Job from a YAML file, keyword arguments and flags; errors name file, line and key."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _explain(problem: Mapping[str, Any], source: Source, whole: str, hint: Unkno
     if kind in ("too_short", "string_too_short"):
         return "must not be empty", ""
     if kind == "invalid_key":
-        return f"has a key that is no word: {problem['loc'][-1]}", "put it in quotes"
+        return f"has a key that is not text: {problem['loc'][-1]}", "put it in quotes"
     for prefix, words in _TYPES.items():
         if kind.startswith(prefix):
             quotes = "put it in quotes" if prefix == "string" and isinstance(value, int | float) else ""

@@ -33,8 +33,8 @@ class ModelNames:
     Attributes:
         architectures: current names, as they are defined.
         deprecated: former names that timm still knows.
-        weights: all ``architecture.tag`` of a model, or none where timm computes the tags. Some of
-            these weights have no file.
+        weights: all ``architecture.tag`` of a model; none if timm computes the tags. Some of these
+            weights have no file.
     """
 
     architectures: tuple[str, ...]
@@ -44,7 +44,7 @@ class ModelNames:
 
 @cache
 def model_names() -> ModelNames | None:
-    """The names in the source of the installed timm; None where the source has another form."""
+    """The names in the source of the installed timm; None if the source has another form."""
     spec = importlib.util.find_spec("timm")  # does not import it
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -70,8 +70,8 @@ def model_names() -> ModelNames | None:
 def check_model_name(job: Job) -> None:
     """Refuses a model that timm certainly does not have, without importing timm.
 
-    Checks nothing where timm is imported already, or where other plugins are installed, which may
-    add models to timm's registry. :func:`autocompress.job.validate` then asks timm.
+    It checks nothing if timm is imported already, or if other plugins are installed, which may add
+    models to timm's registry. :func:`autocompress.job.validate` then asks timm.
 
     Raises:
         UserError: with the closest names.

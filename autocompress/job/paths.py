@@ -17,7 +17,7 @@ MODEL_FILES = frozenset({"checkpoint_path", "file"})
 
 
 class Plugins(Protocol):
-    """The part of ``contract.Manager`` that is needed here, which this room may not import."""
+    """The part of ``contract.Manager`` that is needed here; this package may not import it."""
 
     def datasets(self) -> Sequence[Any]:
         """All data set providers."""
@@ -29,7 +29,7 @@ def absolute(path: str) -> str:
 
 
 def below(root: Path | None, path: str) -> str:
-    """``path``, from ``root`` where it is relative and there is one."""
+    """``path``, relative to ``root`` if there is one and ``path`` is relative."""
     return path if root is None else str(root.expanduser() / Path(path).expanduser())
 
 

@@ -43,7 +43,7 @@ Sampler = Literal["tpe", "nsga2", "gp", "random"]
 
 
 def _place(results: Path) -> Path:
-    """Results on a URL (which stays one in a path, with a slash less) must be spelled well."""
+    """Checks the URL of results; as a path, it has lost a slash."""
     if (url := url_of(results)) is not None:
         try:
             checked_url(url)
@@ -62,7 +62,7 @@ _Epochs = Annotated[
     AfterValidator(lambda epochs: int(epochs) if epochs == int(epochs) else epochs),
     PlainSerializer(lambda epochs: epochs),  # "3" and not "3.0"
 ]
-"""A number of epochs; a whole one is an int."""
+"""A number of epochs; a whole number is an int."""
 _Results = Annotated[Path, Field(strict=False), AfterValidator(_place), PlainSerializer(_spelled, when_used="json")]
 _Names = Annotated[tuple[str, ...], Field(strict=False)]
 _Paths = Annotated[tuple[_Path, ...], Field(strict=False)]
@@ -76,7 +76,7 @@ def _files_of(plugins: Any) -> Any:
 
 
 def _bound(quantity: str) -> Any:
-    """The field of a bound, written in the units of ``quantity`` or as a number of points."""
+    """The type of a bound: in the units of ``quantity``, or a number of percentage points."""
     if not BY_NAME[quantity].units:
         return (float | None, Field(default=None, ge=0, le=100))
     kind = Annotated[
@@ -146,8 +146,8 @@ else:
 class Budget(_Section):
     """Limits of the search.
 
-    ``epochs`` is the largest number of recovery epochs of one trial. With a fraction, recipes have
-    quarters of it.
+    ``epochs`` is the largest number of recovery epochs of one trial. If it is a fraction, recipes
+    have quarters of it.
 
     ``minutes`` count from the start of the process, after a resume too. Training the baseline does
     not count. ``trial_minutes`` ends a hung trial; making images that several trials share does not
@@ -171,8 +171,8 @@ class SearchConfig(_Section):
     ``tables``: measure what the network loses when each coupling alone is narrowed. ``proposals``:
     make the first recipes from the tables; without it, only the sampler uses the tables.
     ``repair``: refit layers without training.
-    ``crop``: leave kernel taps that only ever meet padding out of candidates' files; this changes
-    no output.
+    ``crop``: leave out kernel taps that only read padding from candidates' files; outputs do not
+    change.
     ``rungs``: train promising recipes further.
     ``placement``: measure each layer's latency in float and in int8 on the device; layers where
     int8 is slower stay in float.
@@ -190,7 +190,7 @@ class SearchConfig(_Section):
 
 
 class ComputeConfig(_Section):
-    """Where and how torch computes: trainings, repairs, moments and images of data sources.
+    """Where and how torch computes trainings, repairs, moments and images of data sources.
 
     ``device`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``precision`` of ``auto`` is float32 on
     a processor and 16 bits on a GPU that computes them natively. ``channels_last`` is the memory
@@ -206,13 +206,14 @@ class ComputeConfig(_Section):
 
 
 class BaselineConfig(_Section):
-    """How the baseline is trained where there is neither ``pretrained`` nor ``checkpoint``.
+    """How the baseline is trained if there is neither ``pretrained`` nor ``checkpoint``.
 
-    It makes at least ``steps`` steps: a small data set has few an epoch. Where ``epochs`` is given
-    and ``steps`` is not, the epochs alone count.
+    It makes at least ``steps`` steps, because a small data set has few steps per epoch. If
+    ``epochs`` is given and ``steps`` is not, only the epochs count.
 
-    ``accumulate`` adds up the gradients of so many batches for one step. ``ema`` is the decay of a
-    moving average of the weights, 0.999 for example, which is the baseline then; 0 for none.
+    ``accumulate`` is the number of batches whose gradients are added up for one step. ``ema`` is
+    the decay of a moving average of the weights, for example 0.999. The average is then the
+    baseline. 0 means no average.
     """
 
     epochs: _Epochs = Field(default=12, ge=0)
@@ -295,7 +296,7 @@ class Job(_Section):
 
     @property
     def energy_device(self) -> str | None:
-        """The name of the device for ``cost_model``; None where the job names no cost model."""
+        """The name of the device for ``cost_model``; None if the job names no cost model."""
         return None if self.cost_model is None else COST_MODEL + self.cost_model
 
     @field_validator("space", mode="before")
@@ -350,7 +351,7 @@ class Job(_Section):
 
     @property
     def run_url(self) -> str | None:
-        """The URL of the run, where its results are on one."""
+        """The URL of the run; None if its results are in a folder."""
         url = url_of(self.results)
         return None if url is None else joined(url, self.name)
 
@@ -358,14 +359,14 @@ class Job(_Section):
     def folder(self) -> Path:
         """The folder of the run: ``<results>/<name>``.
 
-        Where results are on a URL, a folder of the cache stands for it on this machine.
+        If results are on a URL, this is a folder of the cache.
         """
         if (url := url_of(self.results)) is not None:
             return folder_of(url, self.name)
         return self.results / self.name
 
     def to_yaml(self, versions: Mapping[str, str] | None = None) -> str:
-        """The job as a complete YAML file: every key is written out, and the limits of its space.
+        """The job as a complete YAML file, with every key and the limits of its space.
 
         Args:
             versions: package versions, written above the job as comments.

@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A section of a job: no unknown keys, no conversions, never changed."""
+    """A section of a job. It is immutable, and refuses unknown keys and values of other types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

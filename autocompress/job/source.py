@@ -16,7 +16,7 @@ class Source:
     Attributes:
         file: the file that was read; None for keyword arguments and flags alone.
         places: file and line (from 1) of each dotted key.
-        flags: command-line flag of each dotted key that one gave.
+        flags: command-line flag of each dotted key that was set by a flag.
     """
 
     file: Path | None = field(default=None, compare=False)
@@ -28,7 +28,8 @@ class Source:
 
         Examples: ``job.yaml:7: 'budget.trials'``, ``--trials`` or ``'trials'``.
 
-        A key that was not written itself has the place of the nearest section that was.
+        If the key itself was not written, the place of the nearest section that was written is
+        used.
         """
         if key in self.flags:
             return self.flags[key]
@@ -49,7 +50,7 @@ class Source:
         return key in self.places or key in self.flags
 
     def line(self, key: str) -> int:
-        """The line of ``key``; 0 where it has none, so that keys can be sorted."""
+        """The line of ``key``; 0 if it has none, so that keys can be sorted."""
         return self.places[key][1] if key in self.places else 0
 
     def error(self, key: str, text: str, hint: str = "") -> UserError:

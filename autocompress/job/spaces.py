@@ -37,9 +37,9 @@ class Limits:
     """The parameters that the user fixed or narrowed.
 
     Attributes:
-        values: by parameter name, with or without group (``ghost.ratio``): a value fixes, a list
-            narrows the choices, ``{low:, high:}`` narrows the range. ``contract.Space`` takes the
-            same form.
+        values: by parameter name, with or without group (``ghost.ratio``). A value fixes the
+            parameter, a list narrows its choices, and ``{low:, high:}`` narrows its range.
+            ``contract.Space`` takes the same form.
         methods: the methods that may act; None for all that apply.
         source: where each key was written, as ``space.<name>``.
     """
@@ -102,7 +102,7 @@ def limits_of(job: Job) -> Limits:
     ``search.repair: false`` is a limit too.
 
     Raises:
-        UserError: if the space is not found or is no space, with file, line and key.
+        UserError: if the space is not found or not valid, with file, line and key.
     """
     limits = _limits_of(job)
     if job.search.repair:
@@ -139,7 +139,7 @@ def _limits_of(job: Job) -> Limits:
 def resolved(job: Job) -> Job:
     """``job`` with the limits of its space written out, so that it depends on no other file.
 
-    Errors still name the space's file.
+    Errors still name the file of the space.
     """
     limits = limits_of(job)
     copy = job.model_copy(update={"space": limits.to_space(), "methods": limits.methods})
@@ -169,7 +169,7 @@ def reject_unmatched(
         if key in answered or key in silent or key.split(".")[0] in silent:
             continue
         names = set(known)
-        # A limit may be named without the group, so prefixes are names too.
+        # A limit may omit the group, so prefixes of names count too.
         prefixes = {".".join(name.split(".")[:end]) for name in names for end in range(2, name.count(".") + 1)}
         depth = key.count(".")
         close = sorted(names | prefixes, key=lambda name: (abs(name.count(".") - depth), name))

@@ -23,7 +23,7 @@ from autocompress.job.spaces import limits_of
 
 
 class Plugins(Protocol):
-    """The part of ``contract.Manager`` that is needed here, which this room may not import."""
+    """The part of ``contract.Manager`` that is needed here; this package may not import it."""
 
     def methods(self) -> Sequence[Any]:
         """All methods."""
@@ -36,7 +36,7 @@ class Plugins(Protocol):
 
 
 def validate(job: Job, manager: Plugins) -> None:
-    """Checks every name in ``job``, and contradictions; trains and loads nothing.
+    """Checks every name in ``job``, and finds contradictions; trains and loads nothing.
 
     Raises:
         UserError: naming file, line and key, with the closest known names.
@@ -152,7 +152,7 @@ def _check_options(job: Job, device: Any, config: DeviceConfig | None = None, ke
 
 
 def _named(name: str, devices: Sequence[Any]) -> Any | None:
-    """The device called ``name``, also one that a family of devices makes."""
+    """The device called ``name``, including devices of a family such as ``ssh:HOST``."""
     return next((found for device in devices if (found := device.named(name)) is not None), None)
 
 

@@ -57,7 +57,7 @@ class Moments:
         return sum(own.nbytes for own in (self.covariance, self.samples) if own is not None)
 
     def in_float32(self) -> Moments:
-        """The same with G in float32: refits with it take half the time and lose some digits."""
+        """A copy with G in float32, which makes refits twice as fast and less precise."""
         return self if self.covariance is None else replace(self, covariance=self.covariance.float())
 
     @property

@@ -23,7 +23,7 @@ from autocompress.files import digest
 from autocompress.repair.moments import DEFAULT_RIDGE, NOTHING, RIDGES, Moments, factor
 
 RIDGE_OUTPUTS = 64
-"""Outputs of a layer, drawn, on which lambda is chosen: the others rarely choose another one."""
+"""Number of random outputs of a layer on which lambda is chosen; more rarely change the choice."""
 
 
 def refit(

@@ -1,19 +1,20 @@
-"""Weights rounded to few levels so that a layer's outputs change least, from moments of its input.
+"""Rounds weights to few levels so that the outputs of the layer change least, from moments.
 
 With G the covariance of the layer's columns, the error of a rounded weight matrix Q is
 
     E(Q) = tr((Q - W) (G + lambda s I) (Q - W)^T)                     (1)
 
-where s is the mean diagonal of G. Its rows are apart. Rounding to the nearest level minimises it
-for G = I alone.
+where s is the mean diagonal of G. The rows are independent. Rounding to the nearest level minimises
+(1) only for G = I.
 
-GPTQ (Frantar et al., arXiv 2210.17323) rounds one column i after the other and makes the columns
-behind it pay for its error, with U the upper Cholesky factor of (G + lambda s I)^-1:
+GPTQ (Frantar et al., arXiv 2210.17323) rounds one column i after the other, and corrects the
+columns behind it for its error. U is the upper Cholesky factor of (G + lambda s I)^-1:
 
     e = (w_i - q_i) / U_ii,      w_j <- w_j - e U_ij,  j > i          (2)
 
-Columns go by falling diagonal of G. Coordinate descent then moves each weight to the level that
-minimises (1) with all others held, P = (Q - W) (G + lambda s I) kept up to date:
+Columns are rounded in descending order of the diagonal of G. Coordinate descent then moves each
+weight to the level that minimises (1) while all others are fixed. P = (Q - W) (G + lambda s I) is
+kept up to date:
 
     q_i <- the level nearest to q_i - P_i / G_ii                      (3)
 
@@ -21,7 +22,7 @@ For fixed integers Z = Q / r the scale of a row that minimises (1) is
 
     r = (W G Z^T) / (Z G Z^T)                                         (4)
 
-and since the means of the columns are not in G, the layer's bias takes b' = (W - Q) a.
+G does not contain the means a of the columns, so b' = (W - Q) a is added to the layer's bias.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq", "descent")
 BLOCK = 128
 """Columns between two matrix products."""
 SWEEPS, SWEEPS_AGAIN, RESCALES = 3, 2, 2
-"""Of coordinate descent: before the scales are fitted, behind each fit, and how often they are."""
+"""Sweeps of coordinate descent before scales are fitted and after each fit; number of fits."""
 SHARES = 40
-"""Ranges that are tried, from 0.15 to 1 of the largest weight."""
+"""Number of ranges to try, from 0.15 to 1 of the largest weight."""
 SMALLEST = 1e-12
-"""A scale is not below this."""
+"""The smallest scale."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Levels:
 
     @property
     def largest(self) -> float:
-        """The largest magnitude that both signs have."""
+        """The largest magnitude that exists with both signs."""
         return min(-self.low, self.low + self.step * self.last)
 
     def nearest(self, matrix: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -116,7 +117,7 @@ def rounded(
         matrix: W, ``[groups, rows, width]``.
         moments: of the layer's input.
         levels: that Q may have, in units of the scale.
-        how: "nearest" looks at no moments. "descent" begins with GPTQ, and fits scales.
+        how: "nearest" uses no moments; "gptq"; "descent" begins with GPTQ, and fits scales.
         scale: ``[groups, rows]``; None for that of the least squared error.
         shared: one scale for all rows.
         ridge: lambda of equation (1).
@@ -163,11 +164,11 @@ def _system(moments: Moments, group: int, ridge: float) -> torch.Tensor:
 
 def _gptq(weight: torch.Tensor, system: torch.Tensor, scale: torch.Tensor, levels: Levels) -> torch.Tensor:
     """Equation (2), float32 ``[rows, width]``."""
-    from autocompress.repair.rounding_kernels import round_block  # late: numba takes half a second
+    from autocompress.repair.rounding_kernels import round_block  # imported here, because numba takes half a second
 
     order = system.diagonal().argsort(descending=True)
     inverse = torch.cholesky_inverse(factor(system[order[:, None], order]))
-    upper = factor(inverse).T.float().contiguous()  # not that of the flipped matrix: U^T U is the inverse
+    upper = factor(inverse).T.float().contiguous()  # the factor with U^T U = inverse, not that of the flipped matrix
     left, found = weight[:, order].contiguous(), torch.empty_like(weight)
     for first in range(0, len(order), BLOCK):
         end = min(first + BLOCK, len(order))
@@ -188,7 +189,7 @@ def _descend(
     sweeps: int,
 ) -> torch.Tensor:
     """Equation (3), ``sweeps`` times over all columns."""
-    from autocompress.repair.rounding_kernels import descend_block  # late, as above
+    from autocompress.repair.rounding_kernels import descend_block  # imported here, as above
 
     found = codes.contiguous()
     for _ in range(sweeps):
@@ -225,7 +226,7 @@ def _rescale(
 
 
 def _fitted(above: torch.Tensor, below: torch.Tensor, old: torch.Tensor, *, shared: bool) -> torch.Tensor:
-    """above / below where that is a scale, else the old one."""
+    """above / below if that is a valid scale, else the old scale."""
     if shared:
         above, below = above.sum().expand_as(above), below.sum().expand_as(below)
     found = above / below.clamp(min=1e-20)

@@ -1,6 +1,6 @@
 """The inner loops of rounding: one column after the other, inside a block of columns.
 
-What a block does to the columns behind it is a matrix product, which is torch's business.
+The effect of a block on the columns behind it is a matrix product in torch.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ def descend_block(
     first: int,
     end: int,
 ) -> int:
-    """Moves each weight of columns ``first`` to ``end`` to its best level, the others held.
+    """Moves each weight of columns ``first`` to ``end`` to its best level, with the others fixed.
 
     Args:
         rounded: Q, ``[rows, width]``, changed.
         slope: (Q - W) G at the columns of the block, ``[rows, end - first]``, kept up to date.
-        change: gets what Q changed by, ``[rows, end - first]``.
+        change: gets the change of Q, ``[rows, end - first]``.
         system: G, ``[width, width]``.
         scale, low, step, last, first, end: as in :func:`round_block`.
 
     Returns:
-        How many weights moved.
+        Number of weights that moved.
     """
     moved = 0
     for row in range(rounded.shape[0]):

@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was killed goes on from where it was, at most a minute before.
+"""Checkpoints of trainings. After a kill, a training loses at most its last minute.
 
 A checkpoint is one safetensors file with JSON in its header, replaced as a whole.
 """
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from autocompress.training.loop import Training
 
 EVERY_S = 60.0
-"""Between two checkpoints. A training that takes no longer leaves none."""
+"""Seconds between two checkpoints. A shorter training leaves none."""
 STALE_S = 30 * 86_400.0
-"""Age at which a checkpoint is removed: nobody went on with its training."""
+"""Age at which a checkpoint is removed, in seconds."""
 _PAIRS, _RECORD = "$pairs", "record"
 log = logging.getLogger("autocompress")
 
 
 @dataclass
 class Checkpoint:
-    """Where one training is kept while it runs.
+    """The checkpoint file of one training.
 
     Attributes:
         file: of the checkpoint.
-        every_s: seconds between two.
-        clock: seconds.
+        every_s: seconds between two writes.
+        clock: returns seconds.
     """
 
     file: Path
@@ -56,7 +56,7 @@ class Checkpoint:
         return cls(folder / f"{key}.safetensors", EVERY_S)
 
     def restore(self, training: Training) -> bool:
-        """Has ``training`` go on from here; False where there is nothing that can be used."""
+        """Continues ``training`` from this checkpoint; False if there is no usable one."""
         try:
             with safetensors.safe_open(self.file, framework="pt") as opened:
                 record = json.loads(opened.metadata()[_RECORD])
@@ -71,7 +71,7 @@ class Checkpoint:
         return True
 
     def offer(self, training: Training) -> None:
-        """Keeps ``training`` as it is between two steps, where enough time has passed."""
+        """Writes the state of ``training`` between two steps, if enough time has passed."""
         if self.clock() - self._last < self.every_s:
             return
         tensors, record = pack(_keys_as_pairs(training.checkpoint()))
@@ -81,7 +81,7 @@ class Checkpoint:
         self._last = self.clock()
 
     def drop(self) -> None:
-        """Removes it: the result of the training is kept."""
+        """Removes the file; to be called when the result of the training is stored."""
         with kept_if_possible(self.file.parent):
             self.file.unlink(missing_ok=True)
 
@@ -94,7 +94,7 @@ def _drop_stale(folder: Path) -> None:
 
 
 def _keys_as_pairs(value: Any) -> Any:
-    """``value`` with mappings whose keys are numbers as lists of pairs: JSON has texts alone."""
+    """``value`` with mappings from numbers as lists of pairs, because keys in JSON are text."""
     if isinstance(value, dict):
         own = {key: _keys_as_pairs(one) for key, one in value.items()}
         return own if all(isinstance(key, str) for key in own) else {_PAIRS: [list(pair) for pair in own.items()]}

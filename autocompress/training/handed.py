@@ -1,4 +1,4 @@
-"""Weights of a trained baseline that one process hands to another, which then trains none."""
+"""Passes the weights of a trained baseline to another process, so that it need not train one."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 
 class _Handed:
-    """The files of this process."""
+    """The paths of weights in this process."""
 
     given: Path | None = None
     kept: Path | None = None
 
 
 def given() -> Path | None:
-    """The file that another process gave; None where this process has its own."""
+    """The file from another process; None if this process has its own."""
     return _Handed.given
 
 
 def kept() -> Path | None:
-    """Where the last baseline of this process that has no weights of its own is stored."""
+    """Where the last baseline that was trained for a job of this process is stored."""
     return _Handed.kept
 
 
@@ -31,7 +31,7 @@ def keep(path: Path) -> None:
 
 @contextmanager
 def weights_given(path: Path | None) -> Iterator[None]:
-    """Within the block, a baseline that would be trained is read from ``path``."""
+    """Within the block, baselines are read from ``path`` and not trained."""
     before, _Handed.given = _Handed.given, path
     try:
         yield

@@ -26,12 +26,12 @@ MOST_IMAGES = 64
 PIXELS = 64 * 48**2
 """Pixels of a batch that is timed: 64 images of 32 pixels, or 2 of 224."""
 ENOUGH_S = 3.0
-"""After this time no further round begins: steps that take so long differ by more than noise."""
+"""No round of timing begins after this time: differences of such long steps exceed the noise."""
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 def to_memory_format(model: nn.Module, form: torch.memory_format) -> None:
-    """Lays the weights of convolutions out in ``form``; other parameters stay as they are."""
+    """Converts weights of convolutions to memory format ``form``; others are unchanged."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=form)
@@ -63,8 +63,8 @@ def is_faster_last(
 
     Args:
         model: not changed.
-        compute: says where.
-        store: keeps the times.
+        compute: where and how torch computes.
+        store: for the result.
         pause: called while another process measures.
         clock: seconds; by default processor time where one thread computes, which other
             processes change little.
@@ -82,7 +82,7 @@ def is_faster_last(
 
 
 def _times(model: nn.Module, compute: Compute, clock: Callable[[], float]) -> list[float]:
-    """Seconds of a training step in each of ``FORMATS``, the fastest of some that alternate."""
+    """Seconds of the fastest training step in each of ``FORMATS``; the formats alternate."""
     steps = [training_step(model, compute, form) for form in FORMATS]
     found: list[list[float]] = [[], []]
     started = clock()

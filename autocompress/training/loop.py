@@ -143,12 +143,12 @@ class Training:
                 self.model.load_state_dict(self._average.module.state_dict())
             for callback in self.callbacks:
                 callback.on_end(self.model)
-            if self.compute.channels_last:  # what follows must not depend on how this was computed
+            if self.compute.channels_last:  # later results must not depend on the way of computing here
                 to_memory_format(self.model, torch.contiguous_format)
         return TrainResult(self.step - first, self.loss, time.monotonic() - started)
 
     def draw_from(self, split: Split, soft_targets: SoftTargets | None) -> None:
-        """Uses ``split`` and its ``soft_targets`` from the next epoch on.
+        """Trains on ``split`` and its ``soft_targets`` from the next epoch on.
 
         An epoch keeps its number of steps, so that schedules do not change. With a larger split,
         each epoch uses another random part of it.
@@ -215,7 +215,7 @@ class Training:
         return [*own, torch.cuda.get_rng_state(self.device)] if self.compute.is_cuda else own
 
     def _take_up_random(self) -> None:
-        """Random numbers go on as they did before a checkpoint."""
+        """Restores the states of random generators from a checkpoint."""
         state, self._random = self._random, None
         if state is not None:
             torch.set_rng_state(state[0])
@@ -271,7 +271,7 @@ class Training:
         for callback in self.callbacks:
             callback.before_step(self.model, self.step)
         loss = self._add_up_gradients(images, positions, labels, features)
-        # On CUDA, looking at the loss waits for all that was started.
+        # On CUDA, reading the loss waits for all pending kernels.
         if not self.compute.is_cuda or self.step % CHECKED_EVERY == CHECKED_EVERY - 1:
             _check_finite(float(loss), self.step)
         self._scaler.unscale_(self.optimizer)
@@ -289,7 +289,7 @@ class Training:
     def _add_up_gradients(
         self, images: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, features: Features
     ) -> torch.Tensor:
-        """Gradients of a batch, part by part; smaller parts where memory does not suffice.
+        """Adds up the gradients of a batch, in smaller parts if memory does not suffice.
 
         Returns:
             The mean loss of the batch.
@@ -315,12 +315,12 @@ class Training:
             self._halve(len(images), fault)
 
     def _parts_of(self, count: int) -> int:
-        """Parts of a batch of ``count`` images: no part is smaller than it may be."""
+        """Number of parts for a batch of ``count`` images, none smaller than allowed."""
         return min(self._parts, max(count // self._least_of_a_part, 1))
 
     @property
     def _least_of_a_part(self) -> int:
-        """Fewest images of a part: batch norm has no statistics of one value."""
+        """Fewest images of a part: batch norm needs more than one value."""
         return 2 if any(isinstance(module, BatchNormBase) for module in self.model.modules()) else 1
 
     def _halve(self, count: int, fault: str) -> None:

@@ -81,7 +81,7 @@ def recover(
 
 
 def batch_size(images: int) -> int:
-    """Of a recovery on so many images, unless its parameters say another one."""
+    """The batch size of a recovery on this number of images, unless ``params`` has one."""
     return min(BATCH_SIZE, max(SMALLEST_BATCH, images // STEPS))
 
 

@@ -24,7 +24,7 @@ def limit_threads(asked: int | None = None) -> None:
     (``OMP_NUM_THREADS``) is kept.
 
     Args:
-        asked: so many threads are used instead.
+        asked: number of threads to use instead; None: chosen here.
     """
     if asked is not None:
         torch.set_num_threads(asked)
@@ -37,9 +37,9 @@ def limit_threads(asked: int | None = None) -> None:
 
 @cache
 def useful_threads(most: int) -> int:
-    """``most``, or 1 where ``most`` threads do not make a step of a small network faster.
+    """``most``, or 1 if ``most`` threads do not make a step of a small network faster.
 
-    Both are timed alternately, which takes a tenth of a second.
+    Both numbers are timed alternately, which takes a tenth of a second.
     """
     step = _step()
     before = torch.get_num_threads()

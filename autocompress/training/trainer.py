@@ -38,7 +38,7 @@ log = logging.getLogger("autocompress")
 VERSION = 1
 """Version of this training, part of the key of stored baselines."""
 ADDED = ("least_steps", "accumulate", "ema")
-"""Settings that earlier keys do not have; they are in a key where they are not the default."""
+"""Settings that keys of earlier versions lack; a key only has them if they are not the default."""
 DIVERGED = 2.0
 """A baseline has diverged if its loss exceeds two losses by this factor.
 
