@@ -16,13 +16,16 @@ _Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class LimitValues(Constraints):
     """Limits: those of a job's ``constraints``, and the least accuracy in percent."""
 
     accuracy: float | None = Field(default=None, ge=0, le=100)
+    """Least accuracy, in percent."""
 
     def relative(self) -> list[str]:
         """Names of the limits that are relative to a reference."""
@@ -34,7 +37,9 @@ class Operators(_Section):
     """Which operators may be in a graph: their names as ONNX has them, or ``domain::name``."""
 
     allowed: _Names | None = None
+    """Only these may be there."""
     forbidden: _Names = ()
+    """None of these may be there."""
 
     def told(self) -> str:
         """The rule in words."""
@@ -54,38 +59,43 @@ class Preprocessing(_Section):
     """Preprocessing of a file without metadata about it, as in ``preprocessing.json``."""
 
     mean: tuple[float, ...] = Field(strict=False, min_length=1)
+    """Mean that is subtracted, a number for each channel, of values from 0 to 1."""
     std: tuple[float, ...] = Field(strict=False, min_length=1)
+    """Standard deviation that is divided by, a number for each channel."""
     crop_pct: float = Field(default=1.0, gt=0, le=1)
+    """Share of the resized picture's side that the crop keeps."""
     crop_mode: str = "center"
+    """timm's ``crop_mode``."""
     interpolation: str = "bilinear"
+    """timm's ``interpolation``."""
     class_names: _Names | None = None
+    """Names of the classes, in the order of the outputs."""
 
 
 class Limits(_Section):
-    """A budget file.
-
-    Attributes:
-        limits: what must hold.
-        operators: of the file's graph.
-        fused_operators: of the graph that ONNX Runtime runs after its fusions.
-        data: labelled images, for accuracy. One name gives its held-out images.
-        reference: the ONNX file that ratios and drops are relative to.
-        device: how latency is measured.
-        preprocessing: for files whose metadata do not say it.
-        seconds: of one measurement of latency.
-        reruns: how often latency is measured again where the limit lies within its interval. All
-            measurements are then judged together.
-    """
+    """A budget file."""
 
     limits: LimitValues = LimitValues()
+    """What must hold."""
     operators: Operators | None = None
+    """Which operators may be in the file's graph."""
     fused_operators: Operators | None = None
+    """Which operators may be in the graph that ONNX Runtime runs after its fusions."""
     data: DataConfig | None = None
+    """Labelled images, for accuracy. One name gives its held-out images."""
     reference: Annotated[Path, Field(strict=False)] | None = None
+    """The ONNX file that ratios and drops are relative to."""
     device: DeviceConfig = DeviceConfig()
+    """How latency is measured."""
     preprocessing: Preprocessing | None = None
+    """Preprocessing of a file whose metadata do not say it."""
     seconds: float = Field(default=3.0, gt=0, le=3600)
+    """Duration of one measurement of latency."""
     reruns: int = Field(default=2, ge=0, le=20)
+    """How often latency is measured again where the limit lies within its interval.
+
+    All measurements are then judged together.
+    """
 
     def bounds(self) -> dict[str, Bound]:
         """All upper bounds by quantity."""

@@ -34,21 +34,23 @@ _Memory = Annotated[
 class ClusterConfig(Section):
     """Where workers run: on this machine, or on the nodes of a Ray cluster that is already running.
 
-    ``address`` is ``local``, ``auto`` (the cluster that ``RAY_ADDRESS`` names, or the one of this
-    machine), or HOST:PORT of its head. The other keys count on a cluster only.
-
-    ``cpus``, ``gpus`` and ``memory`` are what one worker takes; without ``gpus`` all GPUs are
-    shared evenly. ``device_nodes`` names a resource of Ray: only nodes that have it measure
-    latency.
-
-    In a job file, ``cluster.workers`` means the same as ``workers``: their number in total.
+    All keys but ``address`` count on a cluster only. In a job file, ``cluster.workers`` is another
+    place for ``workers``, their number in total.
     """
 
     address: str = LOCAL
+    """``local``, ``auto`` or HOST:PORT of the cluster's head.
+
+    ``auto`` is the cluster that ``RAY_ADDRESS`` names, or the one of this machine.
+    """
     cpus: float = Field(default=1.0, ge=0)
+    """Processors that one worker takes."""
     gpus: float | None = Field(default=None, ge=0)
+    """GPUs that one worker takes; without it, all GPUs are shared evenly."""
     memory: _Memory = None
+    """Memory that one worker takes: ``4 GB``."""
     device_nodes: str | None = Field(default=None, min_length=1)
+    """A resource of Ray: only nodes that have it measure latency."""
 
     @field_validator("address")
     @classmethod

@@ -27,32 +27,31 @@ class DataConfig(Section):
     Without ``train`` and ``val``, candidates are judged by agreement with the baseline on synthetic
     images, and ``test`` is only read at the end.
 
-    ``val_images`` is the number of validation images that judge trials, drawn evenly from the
-    classes. At the end, the models of the front are scored on all validation images.
-    ``train_images`` is the number of training images that are used, drawn in the same way.
-
-    ``workers`` is the number of processes that read pictures; with "auto", the machine decides.
-
-    ``skip_unreadable`` is the share of pictures that may be left out because they cannot be read.
-
-    ``root`` is a folder: relative paths of data sets begin there, and so do timm's data sets
-    without a folder of their own.
-
     Pictures without labels (``unlabelled:PATH``) can be named for ``train`` only. Without ``val``,
     candidates are judged by agreement with the baseline on a held-out part of these pictures.
-
-    ``exif`` turns pictures upright by their EXIF orientation, which timm and torchvision ignore.
     """
 
     train: str | None = None
+    """Data set to train and calibrate on: ``digits``, ``folder:PATH``, ``torch/cifar10``."""
     val: str | None = None
+    """Data set whose images judge trials."""
     test: str | None = None
+    """Data set on which only the finished front is scored."""
     exif: bool = False
+    """Turn pictures upright by their EXIF orientation, which timm and torchvision ignore."""
     val_images: int | None = Field(default=None, ge=1)
+    """Number of validation images that judge trials, drawn evenly from the classes.
+
+    At the end, the models of the front are scored on all validation images.
+    """
     train_images: int | None = Field(default=None, ge=2)
+    """Number of training images that are used, drawn evenly from the classes."""
     workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
+    """Processes that read pictures; with ``auto``, the machine decides."""
     skip_unreadable: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of the pictures that may be left out because they cannot be read."""
     root: Annotated[Path, Field(strict=False)] | None = None
+    """Folder where relative paths begin, and timm's data sets without a folder of their own."""
 
     @model_validator(mode="before")
     @classmethod
@@ -104,21 +103,24 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """How training images are augmented, by timm's names.
-
-    ``auto`` is a policy, such as ``rand-m9-mstd0.5``, ``augmix-m3-w3`` or ``original``. ``mixup``
-    and ``cutmix`` are alpha of the beta distribution by which images of a batch are mixed; 0 means
-    no mixing. ``re_prob`` is the probability of erasing a rectangle. ``hflip`` and ``vflip`` are
-    probabilities of flips. ``color_jitter`` is the largest relative change of brightness, contrast
-    and saturation; timm leaves it out beside most policies. ``scale`` is the smallest share of a
-    picture's area that a crop has.
-    """
+    """How training images are augmented, by timm's names."""
 
     auto: str | None = None
+    """A policy: ``rand-m9-mstd0.5``, ``augmix-m3-w3``, ``original``."""
     mixup: float = Field(default=0.0, ge=0)
+    """Alpha of the beta distribution by which two images are mixed; 0 for none."""
     cutmix: float = Field(default=0.0, ge=0)
+    """The same for the part of an image that another one replaces."""
     re_prob: float = Field(default=0.0, ge=0, le=1)
+    """Probability of erasing a rectangle."""
     hflip: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a flip between left and right."""
     vflip: float = Field(default=0.0, ge=0, le=1)
+    """Probability of a flip between top and bottom."""
     color_jitter: float = Field(default=0.2, ge=0, le=1)
+    """Largest relative change of brightness, contrast and saturation.
+
+    timm leaves it out beside most policies.
+    """
     scale: float = Field(default=0.5, gt=0, le=1)
+    """Smallest share of a picture's area that a crop has."""

@@ -78,28 +78,31 @@ def _files_of(plugins: Any) -> Any:
 def _bound(quantity: str) -> Any:
     """The type of a bound: in the units of ``quantity``, or a number of percentage points."""
     if not BY_NAME[quantity].units:
-        return (float | None, Field(default=None, ge=0, le=100))
+        text = f"Upper bound on the {BY_NAME[quantity].short} against the baseline, in percentage points."
+        return (float | None, Field(default=None, ge=0, le=100, description=text))
     kind = Annotated[
         Bound | None,
         BeforeValidator(partial(parse_bound, quantity)),
         AfterValidator(positive),
         PlainSerializer(partial(spell_bound, quantity), when_used="json"),
     ]
-    return (kind, None)
+    text = f"Upper bound on the {BY_NAME[quantity].short}: a ratio to the baseline (``0.5x``) or an amount"
+    return (kind, Field(default=None, description=f"{text} (``{BY_NAME[quantity].example}``)."))
 
 
 class DeviceConfig(_Section):
-    """Where latency is measured, and how.
-
-    ``input_size`` is the side of a square in pixels; None is the size of the model. ``options``
-    belong to the device.
-    """
+    """Where latency is measured, and how. A name alone is a device with the defaults."""
 
     name: str = "onnxruntime-cpu"
+    """Name of the device; ``autocompress plugins`` lists them."""
     threads: int = Field(default=1, ge=1)
+    """Threads of the runtime that is measured."""
     batch: int = Field(default=1, ge=1)
+    """Images in one run of the model."""
     input_size: int | None = Field(default=None, ge=8)
+    """Side of the square input in pixels; without it, the size of the data or of the model."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of this device alone; its page and its errors name them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -144,84 +147,80 @@ else:
 
 
 class Budget(_Section):
-    """Limits of the search.
-
-    ``epochs`` is the largest number of recovery epochs of one trial. If it is a fraction, recipes
-    have quarters of it.
-
-    ``minutes`` count from the start of the process, after a resume too. Training the baseline does
-    not count. ``trial_minutes`` ends a hung trial; making images that several trials share does not
-    count.
-
-    ``stall`` ends the search after this number of finished trials in a row without a gain of
-    hypervolume. ``until_met`` ends it as soon as one trial meets all constraints.
-    """
+    """Limits of the search. It ends with the first one that is reached."""
 
     trials: int = Field(default=60, ge=1)
+    """Number of trials."""
     minutes: float | None = Field(default=None, gt=0)
+    """Duration from the start of the process, after a resume too.
+
+    Training the baseline does not count.
+    """
     stall: int | None = Field(default=None, ge=1)
+    """Ends after so many finished trials in a row without a gain of hypervolume."""
     until_met: bool = False
+    """Ends as soon as one trial meets all constraints."""
     epochs: _Epochs = Field(default=2, ge=0)
+    """Most recovery epochs of one trial; with a fraction, recipes have quarters of it."""
     trial_minutes: float = Field(default=30, gt=0)
+    """Ends a hung trial. Making images that several trials share does not count."""
 
 
 class SearchConfig(_Section):
-    """Parts of a search that can be switched off, to measure their effect.
-
-    ``tables``: measure what the network loses when each coupling alone is narrowed. ``proposals``:
-    make the first recipes from the tables; without it, only the sampler uses the tables.
-    ``repair``: refit layers without training.
-    ``crop``: leave out kernel taps that only read padding from candidates' files; outputs do not
-    change.
-    ``rungs``: train promising recipes further.
-    ``placement``: measure each layer's latency in float and in int8 on the device; layers where
-    int8 is slower stay in float.
-    ``explain``: measure after the search what each stage of the recommended recipe does, in at most
-    a tenth of the search's time and 30 seconds.
-    """
+    """Parts of a search that can be switched off, to measure their effect."""
 
     tables: bool = True
+    """Measure what the network loses when each coupling alone is narrowed."""
     proposals: bool = True
+    """Make the first recipes from the tables; without it, only the sampler uses the tables."""
     repair: bool = True
+    """Refit layers without training."""
     crop: bool = True
+    """Leave kernel taps that only meet padding out of candidates' files; this changes no output."""
     rungs: bool = True
+    """Train promising recipes further."""
     placement: bool = True
+    """Measure each layer in float and in int8 on the device; stay in float where that is faster."""
     explain: bool = True
+    """Measure after the search what each stage of the recommended recipe does.
+
+    It takes at most a tenth of the search's time and 30 seconds.
+    """
 
 
 class ComputeConfig(_Section):
-    """Where and how torch computes trainings, repairs, moments and images of data sources.
-
-    ``device`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``precision`` of ``auto`` is float32 on
-    a processor and 16 bits on a GPU that computes them natively. ``channels_last`` is the memory
-    format of trainings; ``auto`` times a step in both and keeps the faster. ``compile`` compiles
-    networks before they are trained. ``threads`` are those of torch on the processor.
-    """
+    """Where and how torch computes trainings, repairs, moments and images of data sources."""
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """``auto`` is float32 on a processor, 16 bits on a GPU that computes them natively."""
     channels_last: Literal["auto"] | bool = "auto"
+    """Memory format of trainings; ``auto`` times a step in both and keeps the faster."""
     compile: bool = False
+    """Compile networks before they are trained."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Threads of torch on the processor."""
 
 
 class BaselineConfig(_Section):
     """How the baseline is trained if there is neither ``pretrained`` nor ``checkpoint``.
 
-    It makes at least ``steps`` steps, because a small data set has few steps per epoch. If
-    ``epochs`` is given and ``steps`` is not, only the epochs count.
-
-    ``accumulate`` is the number of batches whose gradients are added up for one step. ``ema`` is
-    the decay of a moving average of the weights, for example 0.999. The average is then the
-    baseline. 0 means no average.
+    If ``epochs`` is given and ``steps`` is not, only the epochs count.
     """
 
     epochs: _Epochs = Field(default=12, ge=0)
+    """Passes over the training images."""
     steps: int = Field(default=600, ge=0)
+    """Least number of steps: a small data set has few an epoch."""
     batch_size: int = Field(default=128, ge=1)
+    """Images of one batch."""
     lr: float = Field(default=2e-3, gt=0)
+    """Highest learning rate."""
     accumulate: int = Field(default=1, ge=1)
+    """Batches whose gradients are added up for one step."""
     ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of a moving average of the weights, which is the baseline then; 0 for none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -251,41 +250,62 @@ class Job(_Section):
 
     YAML keys, keyword arguments and command-line flags have these names.
 
-    The front is measured on the devices in ``also``, too, when the search ends.
-
-    ``recipes_from`` is the folder of another run, whose recipes are tried first. ``plugins`` are
-    Python files with hooks, which need not be installed.
-
     Make one with :func:`autocompress.job.load_job`, which raises UserError. The class itself raises
     ``pydantic.ValidationError``. Paths are relative to the working folder.
     """
 
     model: str = Field(min_length=1)
+    """Name of the network, as in timm: ``resnet18``, ``resnet18.a1_in1k``."""
     model_args: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of ``timm.create_model``."""
     pretrained: bool = False
+    """Start from timm's pretrained weights."""
     checkpoint: _Path | None = None
+    """Start from the weights in this file; with neither, the baseline is trained first, once."""
     data: DataConfig
+    """Where images come from; one name stands for all splits, ``none`` for no data."""
     device: DeviceConfig = DeviceConfig()
+    """Where latency is measured, and how."""
     also: Annotated[tuple[DeviceConfig, ...], Field(strict=False)] = ()
+    """Other devices on which the front is measured when the search ends."""
     cost_model: str | None = None
+    """Cost model for energy: a name or a YAML file."""
     objectives: Annotated[tuple[Objective, ...], Field(strict=False, min_length=1)] = ("accuracy", "latency")
+    """Quantities that the search optimises together."""
     constraints: Constraints = Constraints()
+    """Upper bounds that a model must meet."""
     methods: _Names | None = None
+    """Methods to use; without it, all that apply to the model, except those only for comparison."""
     space: str | dict[str, Any] = "default"
+    """A name in search_spaces/, a YAML file, limits written here, or ``default``."""
     granularity: Granularity = "stage"
+    """What a parameter is chosen for: the model, a stage of the network, or a block."""
     budget: Budget = Budget()
+    """Limits of the search."""
     baseline: BaselineConfig = BaselineConfig()
+    """How the baseline is trained, where there are no weights yet."""
     compute: ComputeConfig = ComputeConfig()
+    """Where and how torch computes."""
     augment: AugmentConfig | None = None
+    """How training images are augmented; without it, as it suits the data set."""
     sampler: Sampler = "tpe"
+    """The part of Optuna that draws recipes."""
     search: SearchConfig = SearchConfig()
+    """Parts of a search that can be switched off."""
     recipes_from: _Path | None = None
+    """Folder of another run, whose recipes are tried first (flag ``--from``)."""
     plugins: Annotated[_Paths, BeforeValidator(_files_of)] = ()
+    """Python files with hooks, which need not be installed (flag ``--plugin``)."""
     workers: int = Field(default=2, ge=1)
+    """Trials that run at the same time."""
     cluster: ClusterConfig = ClusterConfig()
+    """Where workers run."""
     seed: int = Field(default=0, ge=0)
+    """Seed of everything random."""
     name: str = Field(default_factory=default_name)
+    """Name of the run's folder; without it, ``<model>-<data>``."""
     results: _Results = Path("results")
+    """Folder, or URL, in which runs are stored."""
 
     _source: Source = PrivateAttr(default_factory=Source)
 

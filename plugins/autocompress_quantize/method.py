@@ -39,7 +39,24 @@ from autocompress.repair import ROUNDINGS, Rounding
 
 
 class Quantize(Quantizer):
-    """Weights and activations of 2 to 8 bits on uniform grids."""
+    """Weights and activations of 2 to 8 bits on uniform grids.
+
+    Parameters (``quantize.`` before each):
+        weight_granularity: "per_channel", one scale for each output channel, or "per_tensor", one
+            for the layer.
+        weight_grid: "symmetric", without a zero point, or "asymmetric".
+        depthwise_bits: weights of depthwise layers have 8 bits, or the "same" as their group.
+        weight_range: the ends of the weights ("minmax"), or the range with the smallest squared
+            error ("mse").
+        activation_range: how ranges of activations are estimated: a moving average of each batch's
+            ends ("ema_minmax"), the ends of all batches ("minmax"), a "percentile", the smallest
+            squared error ("mse"), or the smallest divergence ("entropy").
+        calibration_images: images on which ranges are estimated.
+        rounding: which level a weight gets where nothing is trained: "nearest", "gptq" or
+            "descent" (docs/rounding.md); "auto" goes by the number of bits.
+        equalise: scales of neighbouring layers are balanced first.
+        bias_correction: biases make up for the mean error of rounding, where nothing is trained.
+    """
 
     name = "quantize"
     version = "4"

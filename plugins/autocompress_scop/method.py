@@ -28,8 +28,11 @@ class Scop(Pruner):
     Parameters (``scop.`` before each). None is searched unless the job says so, since every recipe
     that asks otherwise costs new scores:
 
-        knockoffs, score_epochs, score_images, score_lr, mixing: how scores are made
-        (``ScoreSettings``).
+        knockoffs: the kind of knockoff data.
+        score_epochs: epochs in which the control scales are learned.
+        score_images: images on which they are learned, at most; 0 for all.
+        score_lr: learning rate of the control scales.
+        mixing: where real features and knockoffs are mixed: before the batch norm or behind it.
         rescore_epochs: where a transform acted before: epochs of recovery after which the
             substituted network is scored itself; 0 for the scores of the baseline.
 

@@ -32,7 +32,12 @@ class Slb(Quantizer):
         activation: "pact", "dorefa" or "uniform", for tensors that cannot be negative; the others
             are always uniform.
         lr_scale: learning rate of the logits, in that of the other parameters.
-        schedule, norm, init, scale: see Settings; the paper's comparisons.
+        schedule: how the temperature rises.
+        norm: how batch norms get the statistics of the discrete weights; "none" leaves them those
+            of the expectation, as an ablation.
+        init: logits from the trained weights, from these rounded, or random (He-normal).
+        scale: what multiplies the values: nothing, a fixed scale for each channel, or a learned
+            one.
 
     The paper has activations of 1 bit as well; how it encodes them is not known, and they are not
     offered.

@@ -26,7 +26,7 @@ BETAS = {"mixed": (1.0, 0.1), "even": (1.0,), "sharp": (0.1,)}
 
 
 class Zskd(DataSource):
-    """Makes images from the teacher's weights alone (Nayak et al., section 3; digest, 3 and 4):
+    """Makes images from the teacher's weights alone (Nayak et al., section 3):
 
         y ~ Dir(beta alpha^k + epsilon)                      each class k and beta equally often
         x = argmin_x  - sum_j y_j log softmax(T(x) / tau)_j  from noise U(0, 1), in raw pixels
@@ -54,7 +54,7 @@ class Zskd(DataSource):
         beta_scale: factor on every beta. A row of alpha sums to hundreds with a thousand classes,
             and draws are nearly flat; 10 / classes puts that right.
         tau: temperature of the synthesis. With the paper's 20 a target of 0.9 among ten classes
-            needs a logit 88 above the others, which small teachers cannot give (digest, 8.9).
+            needs a logit 88 above the others, which small teachers cannot give.
         lr, iterations: of Adam, in raw pixels.
         images: how many. The paper has 24,000 for MNIST and 40,000 for CIFAR-10.
         batch_size: the most that are made together.
