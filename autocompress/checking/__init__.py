@@ -1,4 +1,4 @@
-"""Whether a model keeps a budget that a file states: for continuous integration."""
+"""Checks whether a model meets the limits of a budget file, for continuous integration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: torch takes seconds to import.
+    # Imported on first use, because torch takes seconds to import.
     if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -22,13 +22,13 @@ _ASKED = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
 
 
 def scored(model: Deployable, limits: Limits) -> np.ndarray:
-    """Which images of the budget's data the file labels rightly, bool ``(images,)``.
+    """Whether the file classifies each image of the budget's data correctly, bool ``(images,)``.
 
-    Pictures are prepared as the file's metadata say, or else as the budget says.
+    The preprocessing is that of the file's metadata, else that of the budget.
 
     Raises:
-        UserError: if the budget names no labelled images, nothing says how pictures are prepared,
-            the classes do not fit, or the file gives no logits.
+        UserError: if the budget names no labelled images, the preprocessing is unknown, the classes
+            do not fit, or the file outputs no logits.
     """
     if limits.data is None:
         raise UserError("accuracy is limited, but the budget names no images", "give it data: folder:PATH")
@@ -53,7 +53,7 @@ def scored(model: Deployable, limits: Limits) -> np.ndarray:
 
 
 def _told(file: Path, limits: Limits) -> dict[str, Any]:
-    """How pictures are prepared: the budget's section, or else the file's metadata."""
+    """The preprocessing of pictures: of the budget, else of the file's metadata."""
     if limits.preprocessing is not None:
         return {name: value for name, value in limits.preprocessing.model_dump().items() if value is not None}
     found = sessions.session(file, 1).get_modelmeta().custom_metadata_map

@@ -1,4 +1,4 @@
-"""Judges figures by limits, whether they were measured now or recorded by a run."""
+"""Compares figures with limits; figures are newly measured, or recorded by a run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from autocompress.report import words
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known of a model and of its reference.
+    """The figures of a model and of its reference.
 
     Attributes:
         row: columns of trials.csv.
-        reference: the same of the reference.
-        latency: the fields of a ``contract.Measurement`` that bounds need (``latency_ratio``,
-            ``latency_ms``, ``ratio_low``, ``ratio_high``); empty where it was not measured.
-        drop: the 95 % interval of the drop of accuracy in points; None where it is not known.
-        operators, fused_operators: number of nodes by name, where they were counted.
+        reference: the same columns for the reference.
+        latency: the fields of a ``contract.Measurement`` for bounds (``latency_ratio``,
+            ``latency_ms``, ``ratio_low``, ``ratio_high``); empty if it was not measured.
+        drop: the 95 % interval of the accuracy drop in points; None if unknown.
+        operators, fused_operators: number of nodes by name, if they were counted.
         notes: sentences by quantity.
     """
 

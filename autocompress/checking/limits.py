@@ -1,4 +1,4 @@
-"""The budget file: the limits that a model has to keep, and how they are checked."""
+"""The budget file: the limits for a model, and how to check them."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class LimitValues(Constraints):
 
 
 class Operators(_Section):
-    """Which operators may be in a graph: their names as ONNX has them, or ``domain::name``."""
+    """The operators that a graph may contain, by name in ONNX or as ``domain::name``."""
 
     allowed: _Names | None = None
-    """Only these may be there."""
+    """Only these operators may occur."""
     forbidden: _Names = ()
-    """None of these may be there."""
+    """None of these operators may occur."""
 
     def told(self) -> str:
-        """The rule in words."""
+        """The rule as text."""
         only = [] if self.allowed is None else [f"only {', '.join(self.allowed) or 'none at all'}"]
         return "; ".join([*only, *([f"none of {', '.join(self.forbidden)}"] if self.forbidden else [])]) or "any"
 
     def faults(self, found: dict[str, int]) -> list[str]:
-        """The operators of ``found`` that may not be there, with their number."""
+        """The forbidden operators in ``found``, with their numbers."""
         return [
             f"{count} {name}"
             for name, count in sorted(found.items())
@@ -76,23 +76,23 @@ class Limits(_Section):
     """A budget file."""
 
     limits: LimitValues = LimitValues()
-    """What must hold."""
+    """Bounds on quantities."""
     operators: Operators | None = None
-    """Which operators may be in the file's graph."""
+    """The operators that the graph of the file may contain."""
     fused_operators: Operators | None = None
-    """Which operators may be in the graph that ONNX Runtime runs after its fusions."""
+    """The operators in the graph that ONNX Runtime runs after its fusions."""
     data: DataConfig | None = None
     """Labelled images, for accuracy. One name gives its held-out images."""
     reference: Annotated[Path, Field(strict=False)] | None = None
-    """The ONNX file that ratios and drops are relative to."""
+    """The ONNX file for ratios and drops."""
     device: DeviceConfig = DeviceConfig()
     """How latency is measured."""
     preprocessing: Preprocessing | None = None
-    """Preprocessing of a file whose metadata do not say it."""
+    """Preprocessing of a file without it in its metadata."""
     seconds: float = Field(default=3.0, gt=0, le=3600)
     """Duration of one measurement of latency."""
     reruns: int = Field(default=2, ge=0, le=20)
-    """How often latency is measured again where the limit lies within its interval.
+    """Number of further measurements of latency if the limit lies within its interval.
 
     All measurements are then judged together.
     """
@@ -106,11 +106,11 @@ def read_limits(file: str | Path) -> Limits:
     """Reads a budget file.
 
     Raises:
-        UserError: naming file, line and key; also where it limits nothing.
+        UserError: naming file, line and key; also if the file has no limit.
     """
     document = read_yaml(Path(file), "budget file")
     values: dict[str, Any] = dict(document.values)
-    if isinstance(values.get("data"), str):  # one name: its held-out images alone
+    if isinstance(values.get("data"), str):  # a single name: only its held-out images
         values["data"] = {"test": values["data"]}
     try:
         limits = Limits.model_validate(values)
@@ -124,7 +124,7 @@ def read_limits(file: str | Path) -> Limits:
 
 
 def _known(path: list[str], value: Any, *, in_file: bool) -> str:
-    """A hint with similar keys of the section, or the section that the key belongs to."""
+    """A hint with similar keys of the section, or with the section of the key."""
     del value, in_file
     *inside, key = path
     if not inside and key in LimitValues.model_fields:

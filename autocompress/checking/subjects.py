@@ -28,17 +28,17 @@ _STANDARD = ("", "ai.onnx")
 
 
 def check(subject: str | Path, budget: str | Path | Limits, trial: int | None = None) -> Checked:
-    """Whether a model keeps a budget.
+    """Checks whether a model meets a budget.
 
     Args:
-        subject: an ONNX file, or a run's folder. A run's figures are those that it recorded, unless
-            the budget names a ``reference`` or ``data``: then its file is checked as any other.
+        subject: an ONNX file, or the folder of a run. For a run, the recorded figures are checked.
+            If the budget names a ``reference`` or ``data``, its file is checked like any other
+            file.
         budget: a budget file; see ``docs/tools.md``.
         trial: of a run; the recommended one by default.
 
     Raises:
-        UserError: if the budget or the model cannot be read, or a figure that the budget limits is
-            not known.
+        UserError: if the budget or the model cannot be read, or a limited figure is unknown.
     """
     limits = budget if isinstance(budget, Limits) else read_limits(budget)
     subject = Path(subject)
@@ -59,7 +59,7 @@ def check(subject: str | Path, budget: str | Path | Limits, trial: int | None = 
 
 
 def _row(result: SearchResult, trial: int | None) -> pd.Series | None:
-    """The trial's row of the front; None where no trial was named and none is recommended."""
+    """The row of the trial on the front; None if no trial is given and none is recommended."""
     if result.front.empty:
         raise UserError(f"{result.folder} has no {FRONT_FILE} yet", "the search is not over")
     if trial is None:
@@ -69,7 +69,7 @@ def _row(result: SearchResult, trial: int | None) -> pd.Series | None:
 
 
 def _recorded(result: SearchResult, row: pd.Series, file: Path, limits: Limits) -> Figures:
-    """The run's own figures; of accuracy those on the test split, where there is one."""
+    """The recorded figures of the run; accuracy on the test split, if there is one."""
     known = {str(name): None if _is_missing(value) else value for name, value in row.items()}
     base = {str(name): None if _is_missing(value) else value for name, value in result.baseline.items()}
     tested = known.get("test_accuracy") is not None
@@ -97,7 +97,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _file(file: Path, limits: Limits) -> Checked:
-    """The verdicts on a file, measured now."""
+    """The verdicts on a file, from new measurements."""
     bounds = limits.bounds()
     if unfit := [name for name in limits.limits.relative() if limits.reference is None]:
         raise UserError(f"the limit on {unfit[0].replace('_', ' ')} is relative", "name a file in 'reference:'")
@@ -147,12 +147,12 @@ def _policy(limits: Limits) -> str:
 
 
 def _nodes(file: Path, limits: Limits) -> dict[str, int]:
-    """The file's nodes by name, where the budget asks for them."""
+    """The nodes of the file by name, if the budget limits them."""
     return {} if limits.operators is None else nodes_of(file)
 
 
 def _fused(file: Path, limits: Limits) -> dict[str, int]:
-    """The nodes that ONNX Runtime runs, where the budget asks for them."""
+    """The nodes that ONNX Runtime runs, if the budget limits them."""
     return {} if limits.fused_operators is None else operator_histogram(file)
 
 

@@ -1,4 +1,4 @@
-"""Verdicts on single limits, and the one that follows from all of them."""
+"""Verdicts on single limits, and the verdict on a model that follows from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autocompress.errors import ExitCode
 
 
 class Verdict(StrEnum):
-    """Whether a limit is kept. ``UNDECIDED``: it lies within the interval of what was measured."""
+    """Whether a limit is met; ``UNDECIDED`` if it lies within the interval of the measurement."""
 
     MET = "met"
     UNDECIDED = "undecided"
@@ -27,11 +27,11 @@ class Judged:
 
     Attributes:
         name: of the quantity, or "operators".
-        limit: in words.
-        found: in words.
-        verdict: whether it is kept.
-        value, low, high: the figure that was judged, and its 95 % interval, where there is one.
-        note: what else is worth knowing; may be empty.
+        limit: as text.
+        found: the figure as text.
+        verdict: whether the limit is met.
+        value, low, high: the figure and its 95 % interval, if any.
+        note: further information; may be empty.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         subject: the file or the trial.
         judged: one entry for each limit.
-        policy: how noise was dealt with, in a sentence.
+        policy: a sentence about the treatment of noise.
     """
 
     subject: str
@@ -60,13 +60,13 @@ class Checked:
 
     @property
     def verdict(self) -> Verdict:
-        """Missed where one limit is missed; else undecided where one is undecided."""
+        """Missed if one limit is missed; else undecided if one is undecided; else met."""
         found = {one.verdict for one in self.judged}
         return next(verdict for verdict in (Verdict.MISSED, Verdict.UNDECIDED, Verdict.MET) if verdict in found)
 
     @property
     def exit_code(self) -> ExitCode:
-        """0 met, 3 undecided, 4 missed."""
+        """The exit code: 0 met, 3 undecided, 4 missed."""
         return _CODES[self.verdict]
 
     def as_json(self) -> dict[str, Any]:

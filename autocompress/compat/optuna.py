@@ -60,14 +60,14 @@ def trial_id(frozen: FrozenTrial) -> int:
 
 
 class RememberingTPE(TPESampler):
-    """TPE that reads the values of each trial once; it draws the same.
+    """TPE that reads the values of each trial once; its draws are the same.
 
-    Optuna reads all of them whenever it draws: most of its time with 2,000 trials.
-    Private: ``TPESampler._get_internal_repr``.
+    Optuna reads all values at each draw, which takes most of the time with 2,000 trials. Private:
+    ``TPESampler._get_internal_repr``.
     """
 
     MOST = 20_000
-    """Trials that are remembered."""
+    """Most trials in memory."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -82,7 +82,7 @@ class RememberingTPE(TPESampler):
             known.clear()
         rows: list[tuple[float, ...]] = []
         for trial in trials:
-            # What was drawn for a running trial counts as its value, until it is over.
+            # The drawn values of a running trial count as its values until it ends.
             is_over = trial.state.is_finished()
             row = known.get((trial.number, is_over))
             if row is None:

@@ -65,7 +65,7 @@ def draining_nodes() -> set[str]:
 
 
 def available_by_node() -> dict[str, dict[str, float]]:
-    """What is free on each node, by its id and the name of the resource.
+    """Free resources of each node, by its id and the name of the resource.
 
     Private: ``ray._private.state``.
     """
@@ -77,11 +77,11 @@ def available_by_node() -> dict[str, dict[str, float]]:
 def entry_point(config: str) -> tuple[str, float]:
     """Id of the node of a submitted job's entry point, and how many processors it has reserved.
 
-    ("", 0) where Ray does not know the job. Private: ``ray.experimental.internal_kv``, and the key
-    of ``ray.dashboard.modules.job.common``.
+    The result is ("", 0) if Ray does not know the job. Private: ``ray.experimental.internal_kv``,
+    and the key of ``ray.dashboard.modules.job.common``.
 
     Args:
-        config: what Ray has put into ``RAY_JOB_CONFIG_JSON_ENV_VAR``.
+        config: the value of ``RAY_JOB_CONFIG_JSON_ENV_VAR``.
     """
     from ray.experimental.internal_kv import _internal_kv_get
 
@@ -94,11 +94,11 @@ def entry_point(config: str) -> tuple[str, float]:
 def ask_head(address: str, seconds: float) -> None:
     """Asks the head of a cluster for its nodes, which needs the right token.
 
-    ``ray.init`` takes half a minute to fail, and does not say why. Private: ``ray._raylet``.
+    ``ray.init`` takes half a minute to fail, without a reason. Private: ``ray._raylet``.
 
     Raises:
         ray.exceptions.AuthenticationError: if the token is wrong or missing.
-        ray.exceptions.RpcError: if what answers is no head of a cluster.
+        ray.exceptions.RpcError: if the other side is not the head of a cluster.
     """
     from ray import _raylet
 

@@ -10,7 +10,7 @@ __all__ = ["BACKWARD_ENGINE", "BatchNormBase", "has_native_bfloat16", "version_o
 # BatchNormBase: the base class of batch norms of one, two and three dimensions.
 
 BACKWARD_ENGINE = (torch.autograd, "_engine_run_backward")
-"""Module and name of what computes gradients for ``backward`` and ``grad``."""
+"""Module and name of the function that computes gradients for ``backward`` and ``grad``."""
 
 
 def has_native_bfloat16() -> bool:

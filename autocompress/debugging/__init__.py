@@ -1,4 +1,4 @@
-"""Where a compressed network departs from its baseline: layer by layer, on the same images."""
+"""Compares a compressed network with its baseline, layer by layer, on the same images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOMES = {"Debugged": "run", "LayerError": "errors", "debug": "run"}
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: torch takes seconds to import.
+    # Imported on first use, because torch takes seconds to import.
     if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

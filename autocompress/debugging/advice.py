@@ -1,4 +1,4 @@
-"""Which layers to leave alone, as lines for a job's ``space:``."""
+"""Advice which layers to exclude from compression, as lines for the ``space:`` of a job."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from autocompress.debugging.channels import Kept
 from autocompress.debugging.errors import LayerError
 
 SHARE = 0.8
-"""Of the summed divergence of single layers: the worst layers with so much of it are named."""
+"""The worst layers are named, up to this share of the summed divergence of single layers."""
 MOST_LAYERS = 8
 NO_DIVERGENCE = 1e-6
-"""Nats; layers below lose nothing."""
+"""Nats below which a layer has no loss."""
 
 
 def exclusions(layers: Sequence[LayerError], kept: Mapping[str, Kept], plan: Mapping[str, Any]) -> list[str]:
-    """The lines, the worst layer first: weights of its group stay in float, the couplings that it
-    writes or reads keep their channels.
+    """The lines, the worst layer first.
 
-    A layer counts by its own divergence, and by that so far where it cannot run alone.
+    They keep the weights of its group in float, and the channels of the couplings that it writes or
+    reads.
+
+    A layer counts by its own divergence, or by the divergence so far if it cannot run alone.
 
     Args:
-        layers: as compared.
-        kept: channels that are left, by layer.
+        layers: the compared layers.
+        kept: remaining channels, by layer.
         plan: of the artifact.
     """
     lines: dict[str, list[str]] = {}

@@ -1,7 +1,7 @@
-"""Which channels of the baseline's layers a compressed network still has.
+"""Finds the channels of the baseline's layers that a compressed network still has.
 
-A plan says which channels of a coupling stay, and couplings write many layers. So weights that hold
-the numbers of their channels go through the same removal, and are read afterwards.
+A plan has the channels of couplings, and a coupling has channels of many layers. So weights are
+filled with the numbers of their channels, the plan is applied, and the weights are read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from autocompress.contract import Method, Plan
 
 @dataclass(frozen=True)
 class Kept:
-    """Channels of a layer that are left.
+    """The remaining channels of a layer.
 
     Attributes:
         outputs, inputs: their numbers in the baseline's layer, int64; inputs of a grouped
@@ -31,7 +31,7 @@ class Kept:
 
 
 def kept_channels(model: nn.Module, steps: Sequence[Plan], methods: Mapping[str, Method]) -> dict[str, Kept]:
-    """By name of each convolution and linear layer that is a part of the baseline's layer.
+    """The remaining channels of each convolution and linear layer, by name.
 
     Layers that a method replaced are left out.
 
@@ -46,14 +46,14 @@ def kept_channels(model: nn.Module, steps: Sequence[Plan], methods: Mapping[str,
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether it is a convolution or a linear layer of torch's own kind."""
+    """Whether it is a convolution or a linear layer of torch itself."""
     return isinstance(module, nn.Conv2d | nn.Linear)
 
 
 def _numbers(
     model: nn.Module, steps: Sequence[Plan], methods: Mapping[str, Method], axis: int
 ) -> dict[str, torch.Tensor]:
-    """The numbers along one axis of each weight that are left after the steps."""
+    """The remaining numbers along one axis of each weight after the steps."""
     marked = copy.deepcopy(model)
     names = [name for name, module in marked.named_modules() if is_layer(module)]
     for name in names:
@@ -75,7 +75,7 @@ def _weight(model: nn.Module, name: str) -> torch.Tensor:
 
 
 def _read(weight: torch.Tensor, axis: int) -> torch.Tensor | None:
-    """The numbers along ``axis``; None where the weight does not hold such numbers."""
+    """The numbers along ``axis``; None if the weight does not contain such numbers."""
     lines = weight.detach().transpose(0, axis).flatten(1)
     numbers = lines[:, 0].round().to(torch.int64)
     is_marked = bool((lines == numbers.to(lines.dtype)[:, None]).all()) and bool((numbers >= 0).all())

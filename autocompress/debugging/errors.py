@@ -1,4 +1,4 @@
-"""Runs a float and a compressed network on the same images and compares what their layers give."""
+"""Runs a float and a compressed network on the same images and compares outputs of layers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from autocompress.debugging.channels import Kept
 
 Progress = Callable[[float, str], None]
 PIXELS_TOGETHER = 16 * 64**2
-"""Pixels of the images that run together: the outputs of all layers are held."""
+"""Pixels of the images in one batch, because the outputs of all layers are in memory."""
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """How far a layer's output is off, over all images, in the channels that are left.
+    """The error of a layer's output, over all images, in the remaining channels.
 
     Attributes:
         layer: its name.
-        kept, channels: output channels that are left, and of the baseline.
-        snr_db: decibels of the float output's power above that of the difference.
+        kept, channels: number of output channels that remain, and of the baseline.
+        snr_db: power of the float output relative to that of the difference, in decibels.
         cosine: of both outputs.
-        kl: Kullback-Leibler divergence of the class probabilities in nats, where the float network
-            goes on with the compressed network's output of this layer: the error of all layers so
-            far, as far as it passes through here.
-        own_kl: the same where this layer alone is the compressed network's, on float inputs; None
-            where it cannot be put into the float network. Its input's integers are left out.
+        kl: Kullback-Leibler divergence of the class probabilities in nats, if the float network
+            continues from the output of this layer in the compressed network. It is the error of
+            all layers so far that passes through this layer.
+        own_kl: the same if only this layer is that of the compressed network, with float inputs;
+            None if it cannot run in the float network. Integers of its input are not simulated.
     """
 
     layer: str
@@ -66,13 +66,13 @@ class _Sums:
 
 @dataclass
 class Compared:
-    """What both networks made of the images.
+    """The comparison of both networks.
 
     Attributes:
         layers: in the order in which they run.
         kl: of the logits, in nats.
         equal: percent of images with the same label.
-        images: how many.
+        images: number of images.
     """
 
     layers: list[LayerError]
@@ -93,7 +93,7 @@ def compare_layers(
     Args:
         reference: the float network with folded batch norms, eval.
         compressed: eval; its layers have the same names.
-        kept: channels that are left, by layer.
+        kept: remaining channels, by layer.
         images: float32 ``(N, C, H, W)``.
         progress: told the finished fraction and a word.
     """
@@ -137,8 +137,7 @@ class _Layer:
         ours: tuple[torch.Tensor, torch.Tensor],
         theirs: torch.Tensor,
     ) -> None:
-        """Adds what a batch says: ``ours`` is the float layer's input and output, ``theirs`` the
-        compressed layer's output."""
+        """Adds a batch: ``ours`` is input and output of the float layer, ``theirs`` the output."""
         own_input, own = ours
         axis = 1 if own.ndim == 4 else own.ndim - 1
         part = own.index_select(axis, self.kept.outputs).double()
@@ -168,7 +167,7 @@ class _Layer:
         return torch.as_tensor(layer(own_input.index_select(axis, self.kept.inputs)))
 
     def _instead(self, batch: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """The float network's logits with ``output`` in the place of this layer's."""
+        """The logits of the float network with ``output`` in place of the output of this layer."""
         hook = self.reference.get_submodule(self.name).register_forward_hook(lambda *_: output)
         try:
             return torch.as_tensor(self.reference(batch))
@@ -194,12 +193,12 @@ def _channels(layer: nn.Module) -> int:
 
 @contextmanager
 def _recorded(module: nn.Module, names: list[str]) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """Input and output of the named layers, once the module has run."""
+    """Input and output of the named layers, filled when the module runs."""
     found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            # Copies: activations behind may work in place.
+            # Copies, because later activations may work in place.
             found[name] = inputs[0].clone(), output.clone()
 
         return hook

@@ -1,4 +1,4 @@
-"""Debugs one trial of a run: its artifact beside the baseline that the job names."""
+"""Debugs one trial of a run: compares its artifact with the baseline of the job."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from autocompress.training import limit_threads, train_baseline
 
 IMAGES = 32
 PARTED_DB = 10.0
-"""Decibels below which a layer has parted from the baseline's: the difference has more than a tenth
-of the output's power."""
+"""Decibels below which a layer has diverged from the baseline.
+
+The difference then has more than a tenth of the power of the output."""
 
 Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
 class Debugged:
-    """What was found.
+    """The result of debugging a trial.
 
     Attributes:
         trial: its number.
         layers: those that both networks have, in the order in which they run.
         others: layers of the baseline that the compressed network lacks or replaced.
-        bits: by layer, bits of weights and activations in words.
+        bits: by layer, bits of weights and activations as text.
         kl: divergence of the logits, in nats.
         equal: percent of images with the same label.
-        images: how many, and what they are.
-        parted: the first layer whose output is less than ``PARTED_DB`` above the difference; None
-            where there is none.
+        images: their number and kind.
+        parted: the first layer below ``PARTED_DB``; None if there is none.
         exclusions: lines for a job's ``space:``.
     """
 
@@ -70,17 +70,17 @@ def debug(
 ) -> Debugged:
     """Runs the baseline and the compressed network of a trial side by side on some images.
 
-    Both networks have their batch norms folded, so outputs of layers are those behind the norm and
-    before the activation. A baseline that the search trained comes from the cache folder.
+    Both networks have folded batch norms, so the output of a layer is that behind the norm and
+    before the activation. A baseline that the search trained is read from the cache folder.
 
     Args:
         run: ``results/<name>``.
         trial: one that has a model; the recommended one by default.
-        images: of the validation split; noise where the job has none.
+        images: number of validation images; noise if the job has none.
         progress: told the finished fraction and a word.
 
     Raises:
-        UserError: if ``run`` is no run, has no such model, or its data or weights are not here.
+        UserError: if ``run`` is not a run, has no such model, or its data or weights are missing.
     """
     result = read(run)
     number = _number(result.recommended() if trial is None else None, trial, result.folder)
@@ -121,7 +121,7 @@ def _number(best: Any, trial: int | None, folder: Path) -> int:
 
 
 def _artifact(folder: Path, trial: int) -> Path:
-    """The trial's artifact, which a running search may have too."""
+    """The artifact of the trial; a running search may have it too."""
     found = folder / "artifacts" / str(trial)
     if not (found / MODEL_FILE).is_file():
         there = sorted(int(path.parent.name) for path in folder.glob(f"artifacts/*/{MODEL_FILE}"))
@@ -132,10 +132,10 @@ def _artifact(folder: Path, trial: int) -> Path:
 
 
 def _check_weights(job: Job, model: nn.Module) -> None:
-    """Refuses a baseline that was trained again since: it is another one.
+    """Refuses a baseline that was trained again since the search, because it has other weights.
 
     Raises:
-        UserError: if it was.
+    UserError: if it was trained again.
     """
     known = read_baseline_key(job.folder)
     if known is not None and known != baseline_key(model):
@@ -146,7 +146,7 @@ def _check_weights(job: Job, model: nn.Module) -> None:
 
 
 def _baseline(job: Job, plugins: Manager, compute: Compute) -> tuple[nn.Module, Split | None]:
-    """The float network, and the images that judge; None where the job has none."""
+    """The float network, and the validation images; None if the job has none."""
     split: Split | None = None
     if job.data.words:
         has_weights = job.pretrained or job.checkpoint is not None
@@ -164,7 +164,7 @@ def _baseline(job: Job, plugins: Manager, compute: Compute) -> tuple[nn.Module, 
 
 
 def _images(split: Split | None, size: tuple[int, int, int], most: int) -> tuple[torch.Tensor, str]:
-    """Images ``(N, C, H, W)`` and what they are."""
+    """Images ``(N, C, H, W)`` and their description."""
     if split is None or not len(split):
         return torch.randn(most, *size, generator=torch.Generator().manual_seed(0)), "images of noise"
     some = split.subset(most)
@@ -172,7 +172,7 @@ def _images(split: Split | None, size: tuple[int, int, int], most: int) -> tuple
 
 
 def _folded(model: nn.Module, methods: dict[str, Method]) -> fx.GraphModule:
-    """As a graph with folded batch norms; a hardened network is one already."""
+    """The graph with folded batch norms; a hardened network is returned unchanged."""
     return (
         model if isinstance(model, fx.GraphModule) else fold_batch_norm(model, specs=layer_specs([*methods.values()]))
     )

@@ -18,7 +18,7 @@ _HOMES = {"Check": "check", "Delivered": "folder", "export_model": "folder"}
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: torch takes seconds to import.
+    # Imported on first use, because torch takes seconds to import.
     if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it does and costs, and how it was made, in Markdown."""
+"""The model card in Markdown: purpose, costs and accuracy of the model, and how it was made."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def card(result: SearchResult, row: Mapping[str, Any], told: Mapping[str, Any], 
     Args:
         result: the run.
         row: of the trial, with the columns of front.csv or of trials.csv.
-        told: how pictures are prepared (``preprocessing.json``).
-        check: how the script did; None where it did not run.
+        told: preprocessing of pictures (``preprocessing.json``).
+        check: the check of the script; None if it did not run.
     """
     job = result.job
     name = escaped(job.get("name", result.folder.name))
@@ -56,7 +56,7 @@ def card(result: SearchResult, row: Mapping[str, Any], told: Mapping[str, Any], 
 
 
 def _sentence(result: SearchResult, row: Mapping[str, Any]) -> str:
-    """What it costs and loses, in a sentence."""
+    """A sentence about costs and loss."""
     costs = [
         f"{words.ratio(row[column])} the {noun}"
         for column, noun in (("latency_ratio", "latency"), ("size_ratio", "size"), ("energy_ratio", "energy"))
@@ -100,7 +100,7 @@ def _checked(check: Check | None, row: Mapping[str, Any]) -> str:
     text = f"Tried when this folder was written: it labels {check.equal} of {check.pictures} {check.of} as the search"
     if check.accuracy is None:
         return f"{text} did."
-    text = f"{text} did; {words.percent(check.accuracy)} of these are right"
+    text = f"{text} did; {words.percent(check.accuracy)} of these are correct"
     return f"{text} ({words.percent(row['accuracy'])} is reported)." if check.is_whole else f"{text}."
 
 
@@ -114,7 +114,7 @@ def _classes(told: Mapping[str, Any]) -> str:
 def _measured(result: SearchResult) -> str:
     facts = [row for row in view.flat(result.summary.get("environment")) if row[1] != words.MISSING]
     said = (
-        "Latency is a ratio to the uncompressed model, both run in turn on the machine below; another machine has "
-        "another ratio. Accuracy is that of this ONNX file.\n"
+        "Latency is a ratio to the uncompressed model. Both ran in alternation on the machine below; "
+        "another machine has another ratio. Accuracy is that of this ONNX file.\n"
     )
     return f"{said}\n{table(['', ''], facts, left=2)}" if facts else said

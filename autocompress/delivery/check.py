@@ -1,4 +1,4 @@
-"""Whether ``infer.py`` labels pictures as the search did."""
+"""Checks that ``infer.py`` labels pictures as the search did."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ SECONDS = 3600
 
 @dataclass(frozen=True)
 class Check:
-    """What the script did with some pictures.
+    """The result of the script for some pictures.
 
     Attributes:
-        pictures: how many.
-        equal: how many it labelled as the search labels them.
-        accuracy: percent that it labelled rightly; None where the pictures have no labels.
-        of: what the pictures are, in words.
-        is_whole: they are all images by which the run judged.
+    pictures: number of pictures.
+    equal: number of pictures with the label that the search gives them.
+    accuracy: percent of correct labels; None if the pictures have no labels.
+    of: the kind of pictures, as text.
+    is_whole: these are all images on which the run judged models.
     """
 
     pictures: int
@@ -56,12 +56,12 @@ class Check:
 
 
 def check(folder: Path, job: Job, info: DataInfo, most: int) -> Check:
-    """Runs ``infer.py`` of ``folder`` on pictures of the job, or on noise where there are none.
+    """Runs ``infer.py`` of ``folder`` on pictures of the job, or on noise if there are none.
 
     Args:
         folder: with the script, the model and ``preprocessing.json``.
         job: of the run; its data give the pictures.
-        info: how the model wants its pictures.
+        info: size, preprocessing and classes of the model.
         most: number of pictures.
     """
     split, of, is_labelled = _judged(job)
@@ -76,13 +76,13 @@ def check(folder: Path, job: Job, info: DataInfo, most: int) -> Check:
 
 
 def _judged(job: Job) -> tuple[Split | None, str, bool]:
-    """The images that judged the run, their kind, and whether they have labels; None if missing."""
+    """The judging images of the run, their kind, and whether they have labels; None if missing."""
     if not {"val", "test"} & job.data.words.keys() and not job.data.is_unlabelled:
         return None, "", False
     has_weights = job.pretrained or job.checkpoint is not None
     try:
         splits = data.load(job.data, manager().datasets(), **models.preprocessing(job), has_weights=has_weights)
-    except (UserError, OSError):  # an export may be made far from the data
+    except (UserError, OSError):  # the data may not be on this machine
         return None, "", False
     val = splits.val if splits.whole_val is None else splits.whole_val
     if len(val):
@@ -91,7 +91,7 @@ def _judged(job: Job) -> tuple[Split | None, str, bool]:
 
 
 def _pictures(split: Split) -> list[Image.Image] | None:
-    """The pictures as they are before anything is prepared; None where a split has no such."""
+    """The pictures before preprocessing; None if the split has no pictures."""
     if isinstance(split, DatasetSplit):
         return [split.pictures.picture(int(index)) for index in split.indices]
     if isinstance(split, TensorSplit) and split.images.dtype == torch.uint8 and split.images.shape[1] in (1, 3):
@@ -128,7 +128,7 @@ def _compared(
 
 
 def _told(folder: Path, pictures: Sequence[Image.Image]) -> np.ndarray:
-    """The labels that the script gives, int64 ``(pictures,)``.
+    """The labels from the script, int64 ``(pictures,)``.
 
     Raises:
         UserError: if it fails.
@@ -137,7 +137,7 @@ def _told(folder: Path, pictures: Sequence[Image.Image]) -> np.ndarray:
         files = [Path(temporary) / f"{number}.png" for number in range(len(pictures))]
         for file, picture in zip(files, pictures, strict=True):
             picture.save(file)
-        # -I: without PYTHONPATH and the current folder, as wherever the folder is used.
+        # -I: without PYTHONPATH and the current folder, as for users of the folder.
         command = [sys.executable, "-I", str(folder / "infer.py"), "--json", *map(str, files)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Writes the folder: from an artifact of a run to what others get."""
+"""Writes the folder for others from an artifact of a run."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from autocompress.runtime import session_options
 
 SCRIPT, CARD, PREPROCESSING, PROGRAM = "infer.py", "README.md", "preprocessing.json", "model.pt2"
 CHECKED = 500
-"""Pictures on which the script is tried."""
+"""Number of pictures for the check of the script."""
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """What was written.
+    """The written folder.
 
     Attributes:
-        folder: where.
-        trial: whose model it is.
-        files: names, in the order of the alphabet.
-        check: how the script did; None where it was not asked to run.
+    folder: its path.
+    trial: number of the trial of the model.
+    files: sorted names.
+    check: the check of the script; None if it did not run.
     """
 
     folder: Path
@@ -56,21 +56,21 @@ def export_model(
     """Writes a model of a run as a folder that others can use.
 
     The folder holds ``model.onnx``, ``README.md`` (a model card), ``infer.py`` (labels pictures;
-    needs onnxruntime, numpy and Pillow alone) and ``preprocessing.json``. The script is run on
-    images of the job, or on noise where these are not here: it must label them as the search did.
+    only needs onnxruntime, numpy and Pillow) and ``preprocessing.json``. The script is run on
+    images of the job, or on noise if these are missing. It must label them as the search did.
 
     Args:
         run: ``results/<name>``.
         to: a new or empty folder.
-        trial: whose model; the recommended one by default.
+        trial: number of the trial; the recommended one by default.
         pt2: also ``model.pt2``, the program that ``torch.export`` makes; it takes one image.
         safetensors: also the weights with the plan and the recipe, which ``autocompress.load``
             reads.
-        images: number of images that the script is tried on; 0 for none.
+        images: number of images for the check of the script; 0 for no check.
 
     Raises:
-        UserError: if ``run`` is no run, has no such model, ``to`` is not empty, or the script
-            labels images otherwise. Nothing is written then.
+        UserError: if ``run`` is not a run, has no such model, ``to`` is not empty, or the script
+            labels images differently. Nothing is written then.
     """
     result, to = read(run), Path(to)
     row = _row(result, trial)
@@ -102,10 +102,10 @@ def export_model(
 
 
 def preprocessing(file: Path) -> dict[str, Any]:
-    """How the file's pictures are prepared, from its metadata.
+    """The preprocessing of pictures, from the metadata of the file.
 
     Raises:
-        UserError: if the file cannot be loaded, or does not say it.
+    UserError: if the file cannot be loaded, or its metadata lack the preprocessing.
     """
     try:
         session = onnxruntime.InferenceSession(str(file), session_options(1), providers=["CPUExecutionProvider"])
@@ -119,7 +119,7 @@ def preprocessing(file: Path) -> dict[str, Any]:
 
 
 def _row(result: SearchResult, trial: int | None) -> Mapping[str, Any]:
-    """The trial's row: of the front or, while the search runs, of the trials that keep a model.
+    """The row of the trial: from the front or, while the search runs, from trials with a model.
 
     Raises:
         UserError: if there is none.
@@ -146,7 +146,7 @@ def _listed(models: pd.DataFrame) -> str:
 
 
 def _info(told: Mapping[str, Any]) -> DataInfo:
-    """The preprocessing as the data's own type."""
+    """The preprocessing as ``DataInfo``."""
     channels, height, width = told["input_size"]
     names = tuple(told["class_names"])
     return DataInfo(
@@ -164,7 +164,7 @@ def _info(told: Mapping[str, Any]) -> DataInfo:
 
 
 def _write_program(artifact: Path, input_size: list[int], file: Path) -> None:
-    """``torch.export``'s program of the artifact's module, for one image ``(1, C, H, W)``."""
+    """The program of ``torch.export`` for the artifact's module, for one image ``(1, C, H, W)``."""
     import torch
 
     model = load(artifact)

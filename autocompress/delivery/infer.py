@@ -6,7 +6,7 @@ Needs onnxruntime, numpy and Pillow, nothing of autocompress.
     python infer.py --accuracy FOLDER      # FOLDER holds one folder of pictures for each class
     python infer.py --json picture.jpg     # for programs
 
-``preprocessing.json`` says how a picture is prepared, as do the model's own metadata; ``prepare``
+``preprocessing.json`` and the metadata of the model have the preprocessing of pictures. ``prepare``
 gives the same values as timm's evaluation transform.
 """
 
@@ -58,7 +58,7 @@ def prepare(picture: Image.Image, told: dict[str, Any]) -> np.ndarray:
     picture = picture.convert("RGB" if channels == 3 else "L")
     size = resized_to(picture, told)
     picture = picture.resize(size, Image.Resampling[told["interpolation"].upper()])
-    # Around the centre; where the picture is smaller than the crop, a border is added.
+    # Around the centre; if the picture is smaller than the crop, a border is added.
     pad_w, pad_h = max(width - size[0], 0), max(height - size[1], 0)
     if pad_w or pad_h:
         is_mean = told["crop_mode"] == "border"
@@ -101,12 +101,11 @@ def needs_exact() -> bool:
 
 
 def open_model(file: str | Path, exact: bool | None = None) -> tuple[ort.InferenceSession, dict[str, Any]]:
-    """The session, and how pictures are prepared for it.
+    """The session, and the preprocessing of its pictures.
 
     Args:
         file: the ONNX file.
-        exact: whether integers shall be exact at the cost of time; by default where this processor
-            needs it.
+        exact: use exact integers, which are slower; by default if this processor needs the option.
     """
     session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     beside = Path(file).resolve().parent / PREPROCESSING
@@ -124,7 +123,7 @@ def open_model(file: str | Path, exact: bool | None = None) -> tuple[ort.Inferen
 
 
 def label(session: ort.InferenceSession, told: dict[str, Any], file: Path) -> int:
-    """The number of the class that the model gives a picture."""
+    """The number of the class that the model predicts for a picture."""
     with Image.open(file) as picture:
         prepared = prepare(picture, told)
     logits = session.run(None, {session.get_inputs()[0].name: prepared})[0][0]
@@ -137,7 +136,7 @@ def listed(folder: Path, class_names: list[str]) -> list[tuple[Path, int]]:
     found = []
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         if place.name not in class_names:
-            raise ValueError(f"'{place.name}' in {folder} is no class of this model")
+            raise ValueError(f"'{place.name}' in {folder} is not a class of this model")
         files = sorted(path for path in place.rglob("*") if path.suffix.lower() in known)
         found += [(file, class_names.index(place.name)) for file in files]
     if not found:
@@ -146,10 +145,12 @@ def listed(folder: Path, class_names: list[str]) -> list[tuple[Path, int]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Labels pictures, or counts how many are labelled rightly; returns the exit code."""
+    """Labels pictures, or counts correct labels; returns the exit code."""
     parser = argparse.ArgumentParser(description="Labels pictures with an ONNX model.")
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="files; with --accuracy folders")
-    parser.add_argument("--accuracy", action="store_true", help="count what is right in class folders")
+    parser.add_argument(
+        "--accuracy", action="store_true", help="FOLDER has one folder of pictures per class: count the correct labels"
+    )
     parser.add_argument("--model", type=Path, default=HERE / "model.onnx", help="the ONNX file")
     parser.add_argument(
         "--exact", choices=("auto", "yes", "no"), default="auto", help="exact integers, for x86-64 without VNNI"
@@ -164,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
             right = sum(label(session, told, file) == number for file, number in wanted)
             share = 100 * right / len(wanted)
             value: Any = {"accuracy": share, "right": right, "pictures": len(wanted)}
-            lines = [f"{share:.2f} % of {len(wanted)} pictures are labelled rightly ({right})"]
+            lines = [f"{share:.2f} % of {len(wanted)} pictures are labelled correctly ({right})"]
         else:
             found = [(file, label(session, told, file)) for file in given.pictures]
             value = [{"picture": str(file), "label": number, "class": names[number]} for file, number in found]

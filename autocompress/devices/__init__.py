@@ -42,7 +42,7 @@ _FILES = {
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: who only wants the lock need not load torch and ONNX Runtime.
+    # Imported on first use, so that the lock can be used without loading torch and ONNX Runtime.
     if name not in _FILES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)

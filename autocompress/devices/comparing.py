@@ -1,4 +1,4 @@
-"""Any ONNX files of image classifiers side by side on a device, with no job and no baseline."""
+"""Compares ONNX files of image classifiers on a device, without a job or a baseline."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from autocompress.errors import TrialFailed, UserError
 from autocompress.job import DeviceConfig
 
 SECONDS = 3.0
-"""Of measuring, for each pair of files."""
+"""Seconds of measuring, for each pair of files."""
 _FLOAT, _AXES = "tensor(float)", 4
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A file beside the reference.
+    """A file compared with the reference.
 
     Attributes:
         file: the file.
@@ -41,9 +41,9 @@ def compare_files(
     input_size: int | None = None,
     seconds: float = SECONDS,
 ) -> list[Compared]:
-    """Latency of ONNX files, each in turns with ``reference``.
+    """Latency of ONNX files, each measured in alternation with ``reference``.
 
-    The files need not be this package's. Each takes one float32 input ``(N, C, H, W)``.
+    The files may come from any exporter. Each takes one float32 input ``(N, C, H, W)``.
 
     Args:
         reference: the file with which the others are compared.
@@ -72,7 +72,7 @@ def compare_files(
 def measured(
     device: Device, candidate: Deployable, reference: Deployable, config: DeviceConfig, seconds: float
 ) -> Measurement:
-    """As :func:`measure`; what a device cannot do is the user's to know.
+    """As :func:`measure`, with failures of the device as errors for the user.
 
     Raises:
         UserError: if it cannot run one of the files.
@@ -84,10 +84,10 @@ def measured(
 
 
 def running_device(config: DeviceConfig, plugins: Manager | None = None) -> Device:
-    """The device that ``config`` names, which must run ONNX files here.
+    """The device that ``config`` names.
 
     Raises:
-        UserError: if there is none, or it does not.
+    UserError: if there is no such device, or it cannot run ONNX files here.
     """
     device = (plugins or manager()).device(config.name)
     if device.deterministic or "onnx" not in device.formats:
@@ -98,7 +98,7 @@ def running_device(config: DeviceConfig, plugins: Manager | None = None) -> Devi
 
 
 def deployable(file: Path, config: DeviceConfig) -> Deployable:
-    """The file as a device takes it.
+    """The file as a ``Deployable`` for a device.
 
     Raises:
         UserError: if it cannot be loaded, or does not take images as ``config`` gives them.
@@ -135,7 +135,7 @@ def _image_size(
 
 
 def _own_size(loaded: Any) -> list[int] | None:
-    """The size that this package's files name in their metadata; None for others."""
+    """The input size in the metadata of a file of this package; None for other files."""
     told = loaded.get_modelmeta().custom_metadata_map.get("input_size")
     try:
         found = json.loads(told) if told else None

@@ -1,7 +1,7 @@
-"""Constants of a file computed once, for a runtime that would compute them at every run.
+"""Computes constants of a file once, for runtimes that would compute them at every run.
 
-ONNX Runtime unpacks the packed weights of our files when it loads them. OpenVINO (2026.4) folds
-casts, but no shifts of bits: a network with weights of 3 bits took as long as in float.
+ONNX Runtime unpacks packed weights when it loads a file. OpenVINO (2026.4) folds casts, but no bit
+shifts: with weights of 3 bits, a network took as long as in float.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from onnx import numpy_helper
 from autocompress.runtime import session_options
 
 KEPT = frozenset({"DequantizeLinear", "QuantizeLinear"})
-"""Operators that say how integers are to be read: no runtime may lose them."""
+"""Operators that give integers their meaning; they must stay for the runtime."""
 
 
 def with_constants(model: Path | bytes) -> bytes:
-    """The model, a file or its bytes, with each value that depends on no input, up to the first
-    DequantizeLinear, as an initializer.
+    """The model with constant values as initializers, up to the first DequantizeLinear.
+
+    A value is constant if it depends on no input. ``model`` is a file or its bytes.
 
     Raises:
-        Exception: ONNX's or ONNX Runtime's, where the file is no model.
+        Exception: of ONNX or ONNX Runtime, if the file is not a model.
     """
     proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(str(model))
     graph = proto.graph

@@ -17,10 +17,10 @@ PREFIX = "cost-model:"
 
 @dataclass(frozen=True)
 class ModelledCost:
-    """Of one image. ``seconds`` and ``joules`` are NaN where the profile has no such figures.
+    """The cost of one image; ``seconds`` and ``joules`` are NaN if the profile lacks them.
 
     Attributes:
-        operations: counts by "kind @ unit", the unit being the widths that the operations ran at.
+    operations: counts by "kind @ unit"; the unit has the widths at which operations ran.
     """
 
     seconds: float
@@ -29,30 +29,30 @@ class ModelledCost:
 
 
 class CostModel(Device):
-    """Sums what the operations of the layers with weights cost on the hardware of a profile.
+    """Adds up the costs of the operations of all layers with weights on the hardware of a profile.
 
-    The figures are of arithmetic alone, at full use of the hardware: no memory traffic, no pooling,
-    no additions of branches. A cost model is exact in its own terms, so a ratio's interval is the
-    ratio itself.
+    Only arithmetic at full use of the hardware counts, without memory traffic, pooling and
+    additions of branches. Results are deterministic, so the interval of a ratio is the ratio
+    itself.
 
     Args:
-        profile: what operations cost.
+        profile: costs of operations.
         name: of the profile; the device is called ``cost-model:<name>``.
     """
 
     deterministic = True
 
     def __init__(self, profile: Profile, name: str) -> None:
-        # One class serves every profile, so name and measures are the object's.
+        # One class is used for all profiles, so name and measures belong to the object.
         self.name = PREFIX + name  # type: ignore[misc]
         self.measures = profile.measures  # type: ignore[misc]
         self.profile = profile
 
     def named(self, name: str) -> Device | None:
-        """Itself, or the cost model of a user's profile: ``cost-model:PATH.yaml``.
+        """This device, or the cost model of a user's profile: ``cost-model:PATH.yaml``.
 
         Raises:
-            UserError: if there is no profile in that file.
+        UserError: if the file has no profile.
         """
         if name == self.name:
             return self
@@ -66,17 +66,17 @@ class CostModel(Device):
         return self.profile.description
 
     def check(self, config: DeviceConfig) -> list[str]:
-        """Operators are counted at the model's own input size."""
+        """Refuses another input size: operators are counted at the model's own size."""
         if config.input_size is not None:
             return [f"a cost model counts operators at the model's own input size, not at {config.input_size}"]
         return []
 
     def counts(self, kind: str) -> bool:
-        """What the profile knows."""
+        """The operator kinds of the profile."""
         return kind in self.profile.kinds
 
     def cost(self, deployable: Deployable) -> ModelledCost:
-        """What one image costs.
+        """The cost of one image.
 
         Raises:
             TrialFailed: if there are no counts, or the profile lacks an operator kind.
@@ -99,7 +99,7 @@ class CostModel(Device):
         return ModelledCost(seconds, joules, dict(sorted(operations.items())))
 
     def compare(self, candidate: Deployable, baseline: Deployable, config: DeviceConfig) -> Measurement:
-        """Costs by the profile. Latency is NaN where the profile gives energy alone.
+        """Costs by the profile; latency is NaN if the profile only has energy.
 
         Raises:
             TrialFailed: as :meth:`cost`.

@@ -1,13 +1,13 @@
-"""MachineLock: one measurement at a time on a machine, and training that steps aside for it.
+"""MachineLock: one measurement at a time on a machine; trainings pause for it.
 
-It consists of three file locks, which the kernel frees when their holder dies, however it dies:
+It consists of three file locks, which the kernel releases when their holder dies:
 
 - ``machine``: shared by trainings, held alone by a measurement.
-- ``queue``: everybody passes it to get at ``machine``. A measurement holds it while it waits. A
-  training sees that and steps aside between two batches.
-- ``aside``: shared by the trainings that wait. A measurement joins the queue only when there are
-  none, so a training waits for those measurements that were there before it, and never for a stream
-  of new ones.
+- ``queue``: must be taken before ``machine``. A measurement holds it while it waits. A training
+  notices that, and gives way between two batches.
+- ``aside``: shared by the waiting trainings. A measurement only joins the queue when there are
+  none. So a training waits for the measurements that came before it, and never for a stream of new
+  ones.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class MachineLock:
     locked and a warning says so.
 
     Args:
-        folder: where the lock files lie; by default a folder that all users of the machine share
+        folder: of the lock files; by default a folder that all users of the machine share
             (``locks.place``). Processes that name the same folder on the same machine exclude each
             other.
 
@@ -78,23 +78,22 @@ class MachineLock:
             self._release()
 
     def breathe(self) -> None:
-        """Gives way to a waiting measurement, and returns once that is over.
+        """Gives way to a waiting measurement, and returns when that has ended.
 
-        It takes microseconds if none waits, and does nothing where the shared lock is not
-        held.
+        It takes microseconds if none waits, and does nothing if the shared lock is not held.
         """
         if self._held == "shared" and self._somebody_waits():
             self._release()
             self._take("shared")
 
     def close(self) -> None:
-        """Frees what is held and closes the files; the lock cannot be taken again."""
+        """Releases the locks and closes the files; the object cannot be used again."""
         self.closed, self._held = True, None
         for lock in (self._machine, self._queue, self._aside):
             lock.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "closed"):  # not where __init__ raised
+        if hasattr(self, "closed"):  # missing if __init__ raised
             self.close()
 
     def _check(self) -> bool:
@@ -143,7 +142,7 @@ _handles: weakref.WeakSet[MachineLock] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
-    """A forked child (a data loader's worker) has not what its parent holds."""
+    """Closes the files in a forked child, which does not hold the locks of its parent."""
     for handle in list(_handles):
         handle.close()
 

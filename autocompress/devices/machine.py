@@ -1,4 +1,4 @@
-"""What a measurement ran on. It is stored with each latency."""
+"""Describes the machine of a measurement; stored with each latency."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FEATURES = (
     "i8mm",
     "sve",
 )
-"""Processor features that decide which kernels a runtime takes, as Linux names them."""
+"""Processor features by which runtimes choose kernels, with the names of Linux."""
 
 
 def too_many_threads(threads: int) -> list[str]:

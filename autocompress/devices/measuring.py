@@ -1,4 +1,4 @@
-"""Measures with any device: lock, batch, candidate and baseline in turns, interval, noise."""
+"""Measures with any device: lock, batch, alternation of candidate and baseline, interval, noise."""
 
 from __future__ import annotations
 
@@ -25,33 +25,37 @@ from autocompress.devices.timing import (
 from autocompress.job import DeviceConfig
 
 WIDEST_INTERVAL = 0.1
-"""Of the ratio; a measurement whose interval is wider is called noisy."""
+"""Relative width of the interval of a ratio above which a measurement is called noisy."""
 
 PATIENCE = 5.0
-"""Times the seconds asked for: a model so slow that its runs take longer is measured with fewer
-pairs, and called noisy. One whose first run alone takes longer is not run again."""
+"""A measurement takes at most this multiple of the requested seconds.
+
+A slower model is measured with fewer pairs and called noisy. If its first run alone takes longer,
+it is not run again."""
 
 SITTINGS = 6
-"""Parts of a measurement, at least: each opens both models anew and gives others their turn before
-it.
+"""Fewest sittings of a measurement.
+
+Each opens both models anew, and lets other processes measure before it.
 """
 
 
 def measure(
     device: Device, candidate: Deployable, baseline: Deployable, config: DeviceConfig, *, seconds: float = 2.0
 ) -> Measurement:
-    """Costs of ``candidate`` beside those of ``baseline`` on ``device``.
+    """Costs of ``candidate`` and their ratios to those of ``baseline`` on ``device``.
 
-    A deterministic device computes them at once. On any other, both run one batch of random images.
-    Blocks of some tens of milliseconds, candidate and baseline in turn, give one ratio a pair; the
-    measurement is their median with a 95 % interval for the median of later measurements
-    (``timing.ratio_interval``). It consists of several sittings. Each opens both models anew where
-    that is quick, since the placement of memory is part of what varies, and has the machine for
-    itself (``lock``).
+    A deterministic device computes them at once. On other devices, both models run one batch of
+    random images, in blocks of some tens of milliseconds. Blocks of candidate and baseline
+    alternate, and each pair of blocks gives a ratio. The result is the median ratio with a 95 %
+    interval for the median of later measurements (``timing.ratio_interval``).
 
-    It takes about ``seconds``, more where that is too short for an interval (fewer than 6 pairs of
-    blocks) but no more than ``PATIENCE`` times that and a run, and the time that other measurements
-    and trainings need to step aside between two sittings.
+    A measurement has several sittings. Each holds ``lock`` alone, and opens both models anew if
+    that is quick, because the placement of memory is one cause of variation.
+
+    It takes about ``seconds``, or longer if there are fewer than 6 pairs of blocks, which are too
+    few for an interval. The limit is ``PATIENCE`` times ``seconds`` and one run. Waiting for other
+    measurements and trainings between two sittings is not included.
 
     Raises:
         TrialFailed: if the device cannot load one of the models, or cannot tell its cost.
@@ -74,7 +78,7 @@ def measure(
         with _alone(device):
             began = time.perf_counter()
             if both is None or both.opened_in <= share:
-                both = None  # the old ones go first, so that memory is not needed twice
+                both = None  # the old models are freed first, so that memory is not needed twice
                 both = _Both(device, candidate, baseline, config, turn=len(sittings) % 2)
             if both.first_run > most:
                 sittings.append(Pairs([both.first_run], [block(both.run_baseline, clock)]))
@@ -91,14 +95,14 @@ def measure(
 def layer_times(
     device: Device, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
 ) -> list[LayerTimes] | None:
-    """:meth:`Device.layer_times` with nothing beside it on this machine."""
+    """:meth:`Device.layer_times`, while this process holds the lock of the machine."""
     with _alone(device):
         return device.layer_times(deployables, layers, config)
 
 
 @contextmanager
 def _alone(device: Device) -> Iterator[None]:
-    """Holds the machine's lock where the device runs on this machine."""
+    """Holds the lock of the machine if the device runs on this machine."""
     if not device.is_local:
         yield
         return
@@ -113,8 +117,8 @@ def _alone(device: Device) -> Iterator[None]:
 class _Both:
     """Candidate and baseline, newly opened, each run once.
 
-    The one that is opened first (``turn`` 0: the candidate, 1: the baseline) has other memory, and
-    was up to 2 % slower.
+    ``turn`` decides which is opened first (0: the candidate, 1: the baseline). The model that was
+    opened first has other memory, and was up to 2 % slower.
     """
 
     def __init__(
@@ -130,7 +134,7 @@ class _Both:
 
 
 def _opened(device: Device, deployable: Deployable, config: DeviceConfig) -> tuple[Callable[[], object], float]:
-    """A function that runs one batch and has run once, and the seconds that this took."""
+    """A function that runs one batch, after its first run, and the seconds of that first run."""
     channels, height, width = deployable.input_size
     if config.input_size is not None:
         height = width = config.input_size

@@ -19,8 +19,8 @@ class Options(BaseModel):
     """How sessions are made.
 
     ``graph`` is the level of graph optimisations. ``provider`` is an execution provider of the
-    installed ONNX Runtime, with its ``provider_options``. What the provider cannot run stays on the
-    processor.
+    installed ONNX Runtime, with ``provider_options``. Operators that it does not support run on the
+    CPU.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -30,20 +30,20 @@ class Options(BaseModel):
 
 
 class OnnxRuntimeCpu(Device):
-    """Sessions with a fixed number of threads, all graph optimisations by default."""
+    """Sessions with a fixed number of threads, by default with all graph optimisations."""
 
     name: ClassVar[str] = "onnxruntime-cpu"
     Options = Options
 
     def check(self, config: DeviceConfig) -> list[str]:
-        """More threads than processors would measure the scheduler; a provider must be there."""
+        """Checks that there is a processor for each thread, and that the provider is installed."""
         provider = Options.model_validate(config.options).provider
         if provider != sessions.PROCESSOR and provider not in (known := sessions.providers()):
             return [f"ONNX Runtime has no provider '{provider}' here; it has {', '.join(known)}"]
         return too_many_threads(config.threads)
 
     def environment(self, config: DeviceConfig) -> dict[str, Any]:
-        """Runtime version and the session options in force."""
+        """Runtime version and session options."""
         asked = Options.model_validate(config.options)
         return {
             "runtime": runtime_version(),
@@ -58,7 +58,7 @@ class OnnxRuntimeCpu(Device):
         }
 
     def is_in_thread(self, config: DeviceConfig) -> bool:
-        """With one thread on the processor; another provider may have threads of its own."""
+        """True with one thread on the CPU; another provider may have threads of its own."""
         return config.threads == 1 and Options.model_validate(config.options).provider == sessions.PROCESSOR
 
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
@@ -74,9 +74,9 @@ class OnnxRuntimeCpu(Device):
     def layer_times(
         self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
     ) -> list[LayerTimes] | None:
-        """By ONNX Runtime's profiler, in some tenths of a second a file.
+        """Times of layers by ONNX Runtime's profiler, in some tenths of a second per file.
 
-        None with other options than the defaults: it profiles sessions of these.
+        None unless options have their defaults, because the profiler only uses these.
         """
         if Options.model_validate(config.options) != Options():
             return None

@@ -1,4 +1,4 @@
-"""The exported file in OpenVINO on this machine's processor."""
+"""A device that runs the exported file in OpenVINO on this machine's processor."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ MISSING = "OpenVINO is not installed: pip install 'autocompress[openvino]'"
 
 
 class Options(BaseModel):
-    """How OpenVINO computes floats: ``bf16`` and ``f16`` gain where a processor has such units."""
+    """How OpenVINO computes floats; ``bf16`` and ``f16`` need processors with such units."""
 
     model_config = ConfigDict(extra="forbid")
     precision: Literal["f32", "bf16", "f16"] = "f32"
 
 
 class OpenVinoCpu(Device):
-    """A compiled model with one stream, and threads as asked.
+    """A compiled model with one stream and the requested threads.
 
-    The file is ONNX Runtime's, with quantizers between its operators: OpenVINO reads them. What is
-    constant is computed before (``constants``), so that packed weights are unpacked once.
+    It reads the same file as ONNX Runtime, with quantizers between the operators. Constants are
+    computed beforehand (``constants``), so that packed weights are unpacked once.
     """
 
     name: ClassVar[str] = "openvino-cpu"
@@ -37,7 +37,7 @@ class OpenVinoCpu(Device):
     channel_multiple: ClassVar[int] = 16
 
     def check(self, config: DeviceConfig) -> list[str]:
-        """It needs the extra, and as many processors as threads."""
+        """Checks that OpenVINO is installed, and that there is a processor for each thread."""
         if importlib.util.find_spec("openvino") is None:
             return [MISSING]
         return too_many_threads(config.threads)
@@ -65,7 +65,7 @@ class OpenVinoCpu(Device):
     def layer_times(
         self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
     ) -> list[LayerTimes]:
-        """By OpenVINO's own counters."""
+        """Times of layers by OpenVINO's own counters."""
         from autocompress.devices.openvino_profiler import OpenVinoProfiler
         from autocompress.devices.profiling import layer_times
 
@@ -88,7 +88,7 @@ class CompiledRunner:
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": Options.model_validate(config.options).precision,
-            "ENABLE_CPU_PINNING": False,  # pinned threads of two models would share a processor
+            "ENABLE_CPU_PINNING": False,  # otherwise pinned threads of two models would share a processor
             "PERF_COUNT": counts,
         }
         try:

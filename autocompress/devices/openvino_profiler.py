@@ -1,4 +1,4 @@
-"""Where the time of files goes in OpenVINO, by its own counters."""
+"""Times of layers in OpenVINO, by its own counters."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from autocompress.devices.profiling import MARK, Run, charged
 from autocompress.job import DeviceConfig
 
 CHUNK = 8
-"""Runs from one reading of the counters to the next: they are means of all runs so far, in whole
-microseconds."""
+"""Runs between two readings of the counters, which are means of all runs in whole microseconds."""
 CHUNKS = 6
 FASTEST = 0.34
-"""Share of the chunks of an operator that count: other processes lengthen some."""
+"""Share of the chunks of an operator that count, the fastest; others were disturbed."""
 
 
 class OpenVinoProfiler:
     """Runs and profiles files for ``profiling.layer_times``.
 
     Args:
-        config: how files are run.
+    config: settings of the runs.
         layers: names of the layers.
     """
 
@@ -55,8 +54,9 @@ class OpenVinoProfiler:
         return [charged([(self._known(name), t) for name, t in own], CHUNKS, FASTEST) for own in chunks]
 
     def _known(self, name: str) -> str:
-        """The name of an operator, empty where it does not begin with a layer: OpenVINO calls what
-        changes a layout after what it reads and what reads it.
+        """The name of an operator; empty if it does not begin with the name of a layer.
+
+        OpenVINO names operators that change a layout after their input and their reader.
         """
         return name if name.partition(MARK)[0] in self._layers else ""
 
@@ -68,7 +68,7 @@ class OpenVinoProfiler:
 def _between(
     before: Sequence[tuple[str, float]], now: Sequence[tuple[str, float]], earlier: int, runs: int
 ) -> list[tuple[str, float]]:
-    """Seconds of each operator in the runs between two readings, from means of all runs."""
+    """Seconds of each operator in the runs between two readings, from the means of all runs."""
     return [
         (name, max(mean * runs - was * earlier, 0.0) / (runs - earlier))
         for (_, was), (name, mean) in zip(before, now, strict=True)

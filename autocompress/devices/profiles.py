@@ -1,6 +1,6 @@
-"""Profiles of cost models: what one operation costs on hardware, with sources.
+"""Profiles of cost models: the cost of one operation on some hardware, with sources.
 
-A profile is a YAML file; those of ``profiles/`` come with the package, users bring their own:
+A profile is a YAML file. Those in ``profiles/`` belong to the package, and users write their own:
 
     description: one line
     units:
@@ -30,7 +30,7 @@ from autocompress.files import digest
 from autocompress.job.yamlfile import Document, read_yaml
 
 FLOAT_BITS = 32
-"""Operands of this width are float; hardware without float units runs them as the profile says."""
+"""Operands of this width are float; for hardware without float units, see ``float_as``."""
 SUFFIXES = (".yaml", ".yml")
 
 _Positive = Annotated[float, Field(gt=0)]
@@ -52,8 +52,8 @@ class Unit(_Section):
 class BitOperations(_Section):
     """A cost that is proportional to bit operations.
 
-    ``kinds`` says how many one operation of a kind has: the product of its widths, or the wider of
-    them."""
+    ``kinds`` gives the number of bit operations of one operation: the product of its widths, or the
+    larger width."""
 
     per_second: _Positive
     source: _Text
@@ -62,9 +62,9 @@ class BitOperations(_Section):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one operation; None where the profile has no such figure.
+    """The cost of one operation; None where the profile has no such figure.
 
-    ``ran_as`` is the unit that it ran on.
+    ``ran_as`` is the unit on which it ran.
     """
 
     seconds: float | None
@@ -73,7 +73,7 @@ class Cost:
 
 
 class Profile(_Section):
-    """What operations cost, by kind and by widths of weights and activations.
+    """Costs of operations, by kind and by widths of weights and activations.
 
     ``units`` has, for each operator kind, units by widths: ``<weight bits>x<activation bits>``, or
     ``float``.
@@ -113,12 +113,12 @@ class Profile(_Section):
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """Operator kinds that it knows."""
+        """The operator kinds in the profile."""
         return tuple(sorted({*self.units, *(self.bit_operations.kinds if self.bit_operations else ())}))
 
     @cached_property
     def measures(self) -> frozenset[str]:
-        """Latency where it has operations a second, energy where it has joules."""
+        """Latency if it has operations per second, energy if it has joules."""
         units = [unit for _, unit in self._all_units()]
         latency = any(unit.per_second is not None for unit in units) or self.bit_operations is not None
         found = {"latency": latency, "energy": any(unit.joules is not None for unit in units)}
@@ -126,14 +126,14 @@ class Profile(_Section):
 
     @cached_property
     def key(self) -> str:
-        """Digest of all that it says."""
+        """Digest of the whole profile."""
         return digest(self.model_dump(mode="json"))
 
     def cost(self, kind: str, weight_bits: int, activation_bits: int) -> Cost | None:
-        """What one operation costs, or None for a kind that the profile lacks.
+        """The cost of one operation; None for a kind that the profile lacks.
 
-        Operands run on the smallest unit that takes both widths. Float operands (32 bits, on either
-        side), and wider ones than any unit takes, run on the float unit, or as ``float_as`` says.
+        Operands run on the smallest unit that takes both widths. They run on the float unit, or on
+        that of ``float_as``, if one of them is float (32 bits) or wider than all units.
         """
         bits = self.bit_operations
         if bits is not None and kind in bits.kinds:
@@ -147,7 +147,7 @@ class Profile(_Section):
         return Cost(None if unit.per_second is None else 1 / unit.per_second, unit.joules, name)
 
     def _unit(self, kind: str, weight_bits: int, activation_bits: int) -> str | None:
-        """The unit that an operation runs on; None where the kind has none."""
+        """The unit on which an operation runs; None if the kind has none."""
         if self.bit_operations is not None and kind in self.bit_operations.kinds:
             return f"{weight_bits}x{activation_bits}"
         units = self.units.get(kind, {})
@@ -166,7 +166,7 @@ class Profile(_Section):
 
 
 class _Wrong(ValueError):
-    """A complaint about one key of a profile."""
+    """An invalid value of one key of a profile."""
 
     def __init__(self, key: str, text: str, hint: str = "") -> None:
         super().__init__(text)
@@ -174,10 +174,10 @@ class _Wrong(ValueError):
 
 
 def load_profile(path: Path) -> Profile:
-    """Reads a profile, with a loader that makes plain values only.
+    """Reads a profile; the loader only makes plain values.
 
     Raises:
-        UserError: naming file, line and key, if the file cannot be read or is no profile.
+    UserError: naming file, line and key, if the file cannot be read or is not a profile.
     """
     document = read_yaml(path, "cost-model profile")
     try:
@@ -216,7 +216,7 @@ def _widths(text: str) -> tuple[int, int] | None:
 
 
 def _smallest(units: dict[str, Unit], weight_bits: int, activation_bits: int) -> str | None:
-    """The unit of least width that takes both operands."""
+    """The narrowest unit that takes both operands."""
     fitting = []
     for name in units:
         widths = _widths(name)

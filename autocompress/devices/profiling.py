@@ -1,6 +1,6 @@
-"""Seconds of each layer by the runtime's profiler, and of whole runs beside a reference.
+"""Seconds of each layer by the runtime's profiler, and of whole runs relative to a reference.
 
-The reference makes figures of different moments comparable on a busy machine.
+The reference makes times of different moments comparable on a busy machine.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ RUNS_A_TURN = 4
 SITTINGS = 2
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 MARK = "@"
-"""Ends a layer's name in the name of its node; the runtime appends its own endings."""
+"""Separates the name of a layer from endings that the runtime adds to the name of a node."""
 FASTEST = 0.5
-"""Share of the runs of a node that count: in the others something else ran too."""
+"""Share of the runs of a node that count, the fastest; others were disturbed by other processes."""
 
 
 @dataclass
 class _Sitting:
-    """One file's seconds beside the reference's: of a run, and of each layer with the profiler."""
+    """Seconds of one file and of the reference: for a run, and for each layer with the profiler."""
 
     ratio: float
     reference: float
@@ -46,7 +46,7 @@ class _Sitting:
 
 @dataclass(frozen=True)
 class Run:
-    """How files are run.
+    """Settings of the runs.
 
     Attributes:
         input_size: (channels, height, width) where a file leaves them open.
@@ -59,15 +59,15 @@ class Run:
 
 
 class Profiler(Protocol):
-    """A runtime that runs files and says where their time goes."""
+    """A runtime that runs files and measures the time of their layers."""
 
     def runner(self, file: bytes, run: Run) -> Callable[[], object]:
         """A function that runs one batch of random images once."""
 
     def profiled(self, files: Sequence[bytes], run: Run, seconds: float) -> list[dict[str, float]]:
-        """Seconds of each layer of each file, from runs in turn with the profiler on.
+        """Seconds of each layer of each file, with the profiler on; runs of the files alternate.
 
-        Nodes are named ``<layer>MARK...``; each file runs for about ``seconds``.
+        Nodes are named ``<layer>MARK...``. Each file runs for about ``seconds``.
         """
 
 
@@ -79,7 +79,7 @@ class OnnxRuntimeProfiler:
         return _opened(file, run)
 
     def profiled(self, files: Sequence[bytes], run: Run, seconds: float) -> list[dict[str, float]]:
-        """Sessions that write a profile each."""
+        """Seconds of each layer, from sessions that write a profile each."""
         return _profiled(files, run, seconds)
 
 
@@ -97,18 +97,19 @@ def layer_times(
 ) -> list[LayerTimes]:
     """Profiles files that :func:`autocompress.export.export` wrote.
 
-    Files take turns in several sittings, each with new sessions. In a sitting, a file and the
-    reference run in turn, first without the profiler, then with it. Only ratios to the reference
-    count, of which the median is taken: how fast a busy machine is changes by half within seconds.
+    Files alternate in several sittings, each with new sessions. In a sitting, a file and the
+    reference alternate, first without the profiler, then with it. The result is the median of the
+    ratios to the reference, because the speed of a busy machine changes by half within seconds.
 
     Args:
         files: ONNX files.
         layers: names of the layers; a node belongs to the layer whose weight it reads.
         input_size: (channels, height, width) where the files leave them open.
         reference: the first file by default.
-        reference_seconds: what a run of the reference takes, as a call before said; by default the
-        shortest time seen. threads, batch: of a run.
-        seconds: about so long each file is measured.
+        reference_seconds: of a run of the reference, from an earlier call; by default the shortest
+            time of this call.
+        threads, batch: of a run.
+        seconds: approximate time for each file.
         profiler: of the runtime; ONNX Runtime's by default.
 
     Raises:
@@ -125,8 +126,9 @@ def layer_times(
 
 
 def _sit(files: Sequence[bytes], reference: bytes, run: Run, seconds: float, runtime: Profiler) -> list[_Sitting]:
-    """Each file beside the reference. Opening a session takes longer than the runs, so the
-    reference is opened once for all files."""
+    """Runs each file and the reference.
+
+    Opening a session takes longer than the runs, so the reference is opened once for all files."""
     clock = time.thread_time if run.threads == 1 else time.perf_counter
     beside = runtime.runner(reference, run)
     timed = []
@@ -143,7 +145,7 @@ def _sit(files: Sequence[bytes], reference: bytes, run: Run, seconds: float, run
 
 
 def _summary(sittings: Sequence[_Sitting], reference: float, profiled: float) -> LayerTimes:
-    """Ratios to the reference, times what it takes without and with the profiler."""
+    """Ratios to the reference, multiplied by its seconds without and with the profiler."""
     layers = {
         name: statistics.median(sitting.layers[name] / sitting.profiled_reference for sitting in sittings) * profiled
         for name in sittings[0].layers
@@ -204,7 +206,7 @@ def charged(nodes: Sequence[tuple[str, float]], runs: int, fastest: float = FAST
 
     Args:
         nodes: (name, seconds) of every node in every run, run after run.
-        runs: how many.
+        runs: number of runs.
         fastest: share of the runs of a node that count.
 
     Raises:
@@ -225,7 +227,7 @@ def charged(nodes: Sequence[tuple[str, float]], runs: int, fastest: float = FAST
             found[current] = found.get(current, 0.0) + mean + early
             early = 0.0
         else:
-            early += mean  # in front of the first layer: charged to it
+            early += mean  # nodes before the first layer are charged to it
     return found
 
 
@@ -239,8 +241,9 @@ def named_bytes(file: Path, layers: Collection[str]) -> bytes:
 
 
 def _named(file: Path, layers: Collection[str]) -> onnx.ModelProto:
-    """The file with every node, and what it writes, named after the layer that it is charged to:
-    the runtime names what it fuses after one or the other.
+    """The file with nodes and their outputs named after the layer to which they are charged.
+
+    The runtime names fused nodes after a node or after an output.
 
     Raises:
         TrialFailed: if no node belongs to a layer.
@@ -263,7 +266,7 @@ def _named(file: Path, layers: Collection[str]) -> onnx.ModelProto:
 
 
 def _owners(graph: onnx.GraphProto, layers: set[str]) -> dict[int, str]:
-    """For each node by position, the layer whose weight it reads, or the last one before it."""
+    """For each node by position: the layer whose weight it reads, else the last layer before it."""
     producers = {name: place for place, node in enumerate(graph.node) for name in node.output}
     initializers = {tensor.name for tensor in graph.initializer}
     owners: dict[int, str] = {}
@@ -283,7 +286,7 @@ def _owners(graph: onnx.GraphProto, layers: set[str]) -> dict[int, str]:
 def _layer_read(
     graph: onnx.GraphProto, node: onnx.NodeProto, producers: Mapping[str, int], initializers: set[str]
 ) -> str:
-    """The layer whose weight a node multiplies with; empty where that is no weight."""
+    """The layer whose weight a node multiplies; empty if it multiplies no weight."""
     source = node.input[1]
     while source not in initializers and source in producers and graph.node[producers[source]].input:
         source = graph.node[producers[source]].input[0]

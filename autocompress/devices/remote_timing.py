@@ -1,8 +1,8 @@
-"""Times ONNX files on another machine. It needs Python 3.8, numpy and onnxruntime, and is sent.
+"""Times ONNX files on another machine; this source is sent there.
 
-It imports nothing of this package. It reads a line of JSON and the files that the line announces
-from its input, and writes one line of JSON. The files lie in a temporary folder meanwhile, which is
-removed however the program ends.
+It needs Python 3.8, numpy and onnxruntime, and imports nothing of this package. It reads a line of
+JSON from its input, then the files that the line announces, and writes one line of JSON. The files
+are in a temporary folder, which is removed however the program ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Refused(Exception):
 
 
 def facts() -> dict[str, Any]:
-    """What costs depend on: processor, its features, system and versions."""
+    """Processor, its features, system and versions, on which costs depend."""
     known = {
         "architecture": platform.machine(),
         "system": platform.system() + " " + platform.release(),
@@ -110,7 +110,7 @@ def block(run: Any, clock: Any) -> float:
 
 
 def sitting(paths: Any, asked: dict[str, Any], seconds: float, turn: int) -> Any:
-    """Blocks of two files in turn, opened anew: two lists of seconds."""
+    """Opens two files anew and runs blocks of them in alternation: two lists of seconds."""
     clock = time.thread_time if asked["threads"] == 1 else time.perf_counter
     order = (1, 0) if turn else (0, 1)
     runs: dict[int, Any] = {}
@@ -127,13 +127,13 @@ def sitting(paths: Any, asked: dict[str, Any], seconds: float, turn: int) -> Any
 
 
 def time_files(paths: Any, asked: dict[str, Any]) -> Any:
-    """Every sitting of a measurement."""
+    """All sittings of a measurement."""
     count = asked["sittings"]
     return [sitting(paths, asked, asked["seconds"] / count, number % 2) for number in range(count)]
 
 
 def profile_files(paths: Any, asked: dict[str, Any], folder: str) -> Any:
-    """For each file, (name, seconds) of every operator run, and seconds beside the first file's."""
+    """For each file: (name, seconds) of its operators; its seconds and the first file's."""
     beside = [sitting([path, paths[0]], asked, asked["seconds"] / 2, 0) for path in paths]
     runners = [Runner(path, asked, os.path.join(folder, "profile%d" % i)) for i, path in enumerate(paths)]
     end = time.perf_counter() + asked["seconds"] * len(runners) / 2
@@ -162,7 +162,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def alone() -> Any:
-    """Holds the machine for this measurement, where the system has such locks."""
+    """Holds the lock of the machine, if the system has such locks."""
     try:
         import fcntl
 
@@ -176,7 +176,7 @@ def alone() -> Any:
 
 
 def answer(asked: dict[str, Any], stream: Any) -> Any:
-    """What the request asks for, as JSON values."""
+    """The answer to a request, as JSON values."""
     if asked["do"] == "facts":
         return facts()
     with tempfile.TemporaryDirectory(prefix="autocompress-") as folder:
@@ -200,12 +200,12 @@ def read(stream: Any, size: int) -> bytes:
 
 
 def stop(*_: Any) -> None:
-    """Ends as by Ctrl-C, so that the temporary folder goes."""
+    """Ends the program as Ctrl-C does, so that the temporary folder is removed."""
     raise KeyboardInterrupt
 
 
 def main() -> None:
-    """One request, one answer."""
+    """Reads one request and writes one answer."""
     for name in ("SIGHUP", "SIGTERM"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), stop)

@@ -25,7 +25,7 @@ LEVELS: Mapping[Level, str] = {
 }
 """ONNX Runtime's names of the levels."""
 KEPT = 3
-"""The baseline's, which every measurement uses, the candidate's, and one more."""
+"""Number of cached sessions: of the baseline, of the candidate, and one more."""
 
 _kept: OrderedDict[tuple[Any, ...], onnxruntime.InferenceSession] = OrderedDict()
 
@@ -40,7 +40,7 @@ def providers() -> list[str]:
 def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     """A session of ``file`` on the CPU with ``threads`` threads and all optimisations.
 
-    It is made once while the file stays as it is.
+    It is cached until the file changes.
 
     Raises:
         TrialFailed: if the file cannot be loaded.
@@ -67,7 +67,7 @@ def load(
         file: ONNX.
         threads: within an operator.
         level: of the graph optimisations.
-        provider: name and options of the execution provider; the processor stands behind it.
+        provider: name and options of the execution provider; the CPU provider is its fallback.
 
     Raises:
         TrialFailed: if the file cannot be loaded.
@@ -86,7 +86,7 @@ def load(
 
 
 def input_shape(loaded: onnxruntime.InferenceSession, batch: int, input_size: tuple[int, int, int]) -> tuple[int, ...]:
-    """The input shape: the file's, and ``(batch, *input_size)`` where it leaves that open."""
+    """The input shape of the file; open dimensions are taken from ``(batch, *input_size)``."""
     declared = loaded.get_inputs()[0].shape
     return tuple(
         size if isinstance(size, int) else wanted for size, wanted in zip(declared, (batch, *input_size), strict=True)

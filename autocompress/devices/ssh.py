@@ -1,4 +1,4 @@
-"""``ssh:HOST``: files are timed in ONNX Runtime on another machine, which needs nothing of ours."""
+"""``ssh:HOST``: times files in ONNX Runtime on another machine, without autocompress there."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from autocompress.job import DeviceConfig
 
 PREFIX = "ssh:"
 ANY = "HOST"
-"""Stands for a host in lists."""
+"""Placeholder for a host in lists of devices."""
 HOST = re.compile(r"(?:[A-Za-z0-9_][\w.-]*@)?(?:[A-Za-z0-9][\w.:-]*|\[[0-9A-Fa-f:.%\w]+\])")
 SCRIPT = Path(__file__).with_name("remote_timing.py")
 LOADER = "import sys; s = sys.stdin.buffer; exec(s.read(int(s.readline())))"
-"""What the other machine's Python is told on its command line: the program comes by its input."""
+"""Code on the command line of the remote Python; it reads the program from its input."""
 ANSWER = "autocompress:"
 CONNECT_SECONDS = 10
 COPY_BYTES_A_SECOND = 1e5
-"""Of the slowest connection that is waited for."""
+"""Speed of the slowest supported connection."""
 
 
 class Options(BaseModel):
-    """How the host is reached; what is missing is read from the user's ssh configuration."""
+    """How to reach the host; other settings come from the user's ssh configuration."""
 
     model_config = ConfigDict(extra="forbid")
     port: int | None = Field(default=None, ge=1, le=65535)
@@ -46,8 +46,9 @@ class Options(BaseModel):
 class Ssh(Device):
     """Another machine, reached by the command ``ssh`` without a password.
 
-    A stand-alone program (``remote_timing``) and the files go there through one connection, and
-    nothing stays. Candidate and baseline run there in turn; interval and noise are judged here.
+    A stand-alone program (``remote_timing``) and the files are sent over one connection, and
+    removed afterwards. Candidate and baseline alternate there; interval and noise are computed
+    here.
 
     Args:
         host: as ``ssh`` takes it: a name, ``USER@NAME``, or an entry of its configuration.
@@ -61,10 +62,10 @@ class Ssh(Device):
         self.host = host
 
     def named(self, name: str) -> Device | None:
-        """The device of a host.
+        """The device for a host.
 
         Raises:
-            UserError: if that is no name of a host.
+        UserError: if the name of the host is invalid.
         """
         if name == self.name:
             return self
@@ -80,7 +81,7 @@ class Ssh(Device):
         return "the exported file in ONNX Runtime on another machine, which needs numpy and onnxruntime"
 
     def check(self, config: DeviceConfig) -> list[str]:
-        """The host must answer and have numpy, ONNX Runtime and as many processors as threads."""
+        """Checks that the host answers, has numpy and ONNX Runtime, and enough processors."""
         if self.host == ANY:
             return ["name the machine: ssh:NAME or ssh:USER@NAME"]
         if shutil.which("ssh") is None:
@@ -103,14 +104,14 @@ class Ssh(Device):
         return {"host": self.host, **told, "features": features, "runtime": f"onnxruntime {known['onnxruntime']}"}
 
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
-        """Not here: :meth:`time_elsewhere` runs both models there."""
+        """Not supported: :meth:`time_elsewhere` runs both models on the host."""
         del deployable, images, config
         raise TrialFailed(f"'{self.name}' runs no model here")
 
     def time_elsewhere(
         self, candidate: Deployable, baseline: Deployable, config: DeviceConfig, seconds: float, sittings: int
     ) -> list[tuple[list[float], list[float]]]:
-        """Both files are copied, run in turn and removed.
+        """Copies both files, runs them in alternation, and removes them.
 
         Raises:
             TrialFailed: if the host does not answer, or its runtime refuses a file.
@@ -122,7 +123,7 @@ class Ssh(Device):
     def layer_times(
         self, deployables: Sequence[Deployable], layers: Collection[str], config: DeviceConfig
     ) -> list[LayerTimes]:
-        """By the profiler of the other machine's ONNX Runtime."""
+        """Times of layers by the profiler of ONNX Runtime on the host."""
         from autocompress.devices.profiling import charged, named_bytes
 
         files = [named_bytes(deployable.file, layers) for deployable in deployables]
@@ -157,7 +158,7 @@ def _facts_of(host: str, options: str) -> dict[str, Any]:
 
 
 def command(host: str, options: Options) -> list[str]:
-    """The command that starts Python on the host. Nothing in it comes from a file or a model."""
+    """The command that starts Python on the host; no part of it comes from a file or a model."""
     found = ["ssh", "-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}"]
     if options.config is not None:
         found += ["-F", str(options.config)]
@@ -169,17 +170,17 @@ def command(host: str, options: Options) -> list[str]:
 
 
 def ask(host: str, options: Options, asked: dict[str, Any], files: Sequence[bytes], seconds: float) -> Any:
-    """Sends one request to the host and gives its answer.
+    """Sends one request to the host and returns its answer.
 
     Args:
         host: see :class:`Ssh`.
-        options: how it is reached.
+        options: how to reach it.
         asked: the request (``remote_timing``).
         files: ONNX files.
-        seconds: that the host may take, beside connecting and copying.
+        seconds: for the work of the host, without connecting and copying.
 
     Raises:
-        TrialFailed: naming the host and what was wrong.
+        TrialFailed: with the name of the host and the cause.
     """
     program = SCRIPT.read_bytes()
     request = json.dumps({**asked, "sizes": [len(file) for file in files]}).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Interleaved timing: two functions in turn in timed blocks, and the interval of their ratio."""
+"""Interleaved timing: alternating blocks of two functions, and the interval of their ratio."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ for the caches.
 """
 
 WARM_UP_RUNS = 2
-"""Runs at the start of a block that are not counted: the other one's data is in the caches."""
+"""Runs at the start of a block that do not count, because the caches have the other data."""
 
 FEWEST_PAIRS = 6
-"""With fewer there is no 95 % interval of a median: 2 * 0.5^5 > 0.05."""
+"""Fewest pairs for a 95 % interval of a median: with 5 pairs, 2 * 0.5^5 > 0.05."""
 
 DRIFT = 0.2
 """Share of the variance between sittings that does not average out within a measurement.
@@ -44,10 +44,10 @@ Examples are the placement of memory and the temperature.
 """
 
 FEWEST_SITTINGS = 3
-"""With fewer, their scatter says next to nothing."""
+"""With fewer sittings, their scatter is meaningless."""
 
 FEWEST_TO_TRIM = 5
-"""Sittings from which the largest and the smallest count for no more than their neighbours."""
+"""Fewest sittings for which the largest and the smallest are replaced by their neighbours."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Pairs:
 
     Attributes:
         first, second: of the two functions.
-        turn: 0 where the first pair begins with the first function, 1 where with the second.
+        turn: 0 if the first pair begins with the first function, 1 if with the second.
     """
 
     first: list[float] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Pairs:
 
     @property
     def ratios(self) -> list[float]:
-        """First over second, a number for each pair."""
+        """First divided by second, for each pair."""
         return [a / b for a, b in zip(self.first, self.second, strict=True)]
 
 
@@ -104,7 +104,7 @@ def block(function: Callable[[], object], clock: Clock = time.perf_counter) -> f
     for count in range(1, WARM_UP_RUNS + 1):
         function()
         if time.perf_counter() > end:
-            return (clock() - started) / count  # runs this long fill the caches with their own data as they go
+            return (clock() - started) / count  # runs this long need no warm-up for the caches
     runs: list[float] = []
     end = time.perf_counter() + BLOCK_SECONDS
     before = clock()
@@ -132,8 +132,8 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     """Median of ``values`` and its confidence interval from order statistics.
 
     The number of values below the true median is binomial with one half, so the interval from the
-    k-th smallest to the k-th largest value holds it with probability 1 - 2 * P(fewer than k below).
-    Too few values give their whole range, which holds it with less.
+    k-th smallest to the k-th largest value contains it with probability 1 - 2 * P(fewer than k
+    below). For too few values the interval is their whole range, with a lower probability.
 
     Returns:
         (median, low, high).
@@ -142,7 +142,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
 
     ordered = sorted(values)
     count = len(ordered)
-    # The largest k for which P(fewer than k below) stays within half of what may be missed.
+    # The largest k with P(fewer than k below) at most half of 1 - confidence.
     rank = int(binom.ppf((1 - confidence) / 2, count, 0.5))
     rank = max(rank, 1)
     return statistics.median(ordered), ordered[rank - 1], ordered[count - rank]
@@ -151,19 +151,19 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
 def ratio_interval(sittings: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float, float]:
     """Median of the ratios of all sittings, and an interval for later medians.
 
-    Blocks of one sitting share what the sitting has: placement of memory, the state of the machine.
-    The order statistics of all blocks alone would take them for independent, and give too narrow an
-    interval. So it is widened to
+    Blocks of one sitting are not independent: they share the placement of memory and the state of
+    the machine. So an interval from the order statistics of all blocks would be too narrow. It is
+    widened to
 
         ratio * exp(+-h),   h^2 = (t s n / m)^2 (1 / n + DRIFT) + REPRODUCIBLE^2,
 
-    s the winsorized standard deviation of the n sittings' log medians, t Student's quantile of m -
-    1 degrees of freedom. The largest and the smallest of five or more are drawn in to their
-    neighbours (m = n - 2, else m = n), so that one sitting that another process spoilt does not
-    make the interval useless (Tukey and McLaughlin 1963).
+    where s is the winsorized standard deviation of the log medians of the n sittings, and t
+    Student's quantile with m - 1 degrees of freedom. With five sittings or more, the largest and
+    the smallest are replaced by their neighbours (m = n - 2, else m = n). So a single sitting that
+    another process disturbed does not make the interval useless (Tukey and McLaughlin 1963).
 
     Args:
-        sittings: ratios of the pairs of each sitting; none empty.
+        sittings: ratios of the pairs of each sitting; no sitting is empty.
         confidence: of the interval.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The torch module of a model, run by torch without a compiler, on this machine."""
+"""A device that runs the torch module with torch, without a compiler, on this machine."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from autocompress.job import DeviceConfig
 
 
 class Options(BaseModel):
-    """Where torch computes; ``auto`` is CUDA where there is a GPU."""
+    """Where torch computes; ``auto`` is CUDA if there is a GPU."""
 
     model_config = ConfigDict(extra="forbid")
     compute: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class TorchEager(Device):
-    """Latency of the hardened module in torch, which simulates integers in float32.
+    """Latency of the hardened module in torch.
 
-    So low bits gain nothing here.
+    torch simulates integers in float32, so low bits are not faster here.
     """
 
     name: ClassVar[str] = "torch-eager"
@@ -33,7 +33,7 @@ class TorchEager(Device):
     Options = Options
 
     def check(self, config: DeviceConfig) -> list[str]:
-        """It needs the GPU that it is asked for, and as many processors as threads."""
+        """Checks that there is the requested GPU, and a processor for each thread."""
         if Options.model_validate(config.options).compute == "cuda" and not torch.cuda.is_available():
             return ["torch finds no CUDA device"]
         return too_many_threads(config.threads)
@@ -43,16 +43,16 @@ class TorchEager(Device):
         return "the model in PyTorch without a compiler, on this machine's processor or GPU"
 
     def environment(self, config: DeviceConfig) -> dict[str, Any]:
-        """Version of torch, and the GPU where it computes on one."""
+        """Version of torch, and the GPU if it computes on one."""
         is_cuda = _compute(config) == "cuda"
         return {"torch": torch.__version__, "compute": torch.cuda.get_device_name() if is_cuda else "cpu"}
 
     def is_in_thread(self, config: DeviceConfig) -> bool:
-        """Not on a GPU."""
+        """Whether a run computes in the calling thread; False on a GPU."""
         return config.threads == 1 and _compute(config) == "cpu"
 
     def open(self, deployable: Deployable, images: np.ndarray, config: DeviceConfig) -> Callable[[], object]:
-        """A copy of the module where torch computes."""
+        """A copy of the module on the device of torch."""
         compute = _compute(config)
         model, batch = copy.deepcopy(deployable.model()).to(compute), torch.from_numpy(images).to(compute)
 

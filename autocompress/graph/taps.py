@@ -1,4 +1,4 @@
-"""Kernel taps of convolutions: which of them meet a pixel at a fixed size of the input."""
+"""Kernel taps of convolutions: finds those that read a pixel at a fixed size of the input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def axis_of(extent: int, size: int, before: int, after: int, stride: int = 1, di
 
 
 def live_taps(axis: Axis, size: int) -> list[int]:
-    """Taps of a kernel of ``size`` that meet a pixel for some output; the others read padding."""
+    """Taps of a kernel of ``size`` that read a pixel for some output; the others read padding."""
     starts = range(-axis.before, -axis.before + axis.outputs * axis.stride, axis.stride)
     return [tap for tap in range(size) if any(0 <= start + tap * axis.dilation < axis.extent for start in starts)]
 
@@ -39,11 +39,11 @@ class Trim(NamedTuple):
 def trimmed(axis: Axis, size: int) -> Trim | None:
     """The shortest part of a kernel of ``size`` taps that gives the same outputs.
 
-    It has all live taps. It has some dead ones too where only these make the padding equal at both
-    ends, or where live taps stand on both sides of them.
+    It has all live taps. It also has dead taps between live ones, and dead taps that are needed for
+    equal padding at both ends.
 
     Returns:
-        None where no tap is live, or no shorter part gives as many outputs.
+        None if no tap is live, or if no shorter part gives the same number of outputs.
     """
     live = live_taps(axis, size)
     if not live:

@@ -74,7 +74,7 @@ class Readers:
         return user if kind(user) == "norm" else None
 
     def in_gate(self, node: fx.Node) -> bool:
-        """Whether ``node`` only reaches products, through a squashing function and maybe layers."""
+        """Whether ``node`` only reaches products, behind a bounded activation and maybe layers."""
         return bool(node.users) and all(self._gates(user, node, squashed=False) for user in node.users)
 
     def _gates(self, user: fx.Node, source: fx.Node, squashed: bool) -> bool:
@@ -92,7 +92,7 @@ def _squashes(node: fx.Node) -> bool:
 
 
 def _derives_from(product: fx.Node, factor: fx.Node) -> bool:
-    """Whether ``factor`` is one activation of the other operand: ``x * sigmoid(x)`` is no gate."""
+    """Whether ``factor`` is an activation of the other operand: ``x * sigmoid(x)`` is no gate."""
     others = [node for node in product.all_input_nodes if node is not factor]
     return any(kind(factor) in ("activation", "sigmoid") and other in factor.all_input_nodes for other in others)
 

@@ -1,4 +1,4 @@
-"""Types of this room."""
+"""Types for locks."""
 
 from __future__ import annotations
 

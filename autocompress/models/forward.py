@@ -86,8 +86,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
 def trains_on_one_image(model: nn.Module, input_size: tuple[int, int, int]) -> bool:
     """Whether ``model`` can be trained with batches of one image.
 
-    Batch norm cannot where its feature map has one pixel: one value per channel has no variance.
-    The model is not changed.
+    With batch norm on a feature map of one pixel it cannot, because one value per channel has no
+    variance. The model is not changed.
     """
     with _restored(model), torch.no_grad():
         try:

@@ -1,6 +1,6 @@
-"""Which model of a front is named: the best trade, the cheapest, the most accurate.
+"""Chooses the models of a front with a name: the best trade, the cheapest, the most accurate.
 
-The rule is here alone. Reports and commands ask for its answer.
+Reports and commands use this module, so that all name the same models.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def cost_objective(objectives: Sequence[str]) -> str:
 
 
 def trade(drop: float | None, share: float | None) -> float:
-    """What a model is worth as a trade: (10 - points lost) x log2(1 / share of the cost).
+    """The value of a model as a trade: (10 - points lost) x log2(1 / share of the cost).
 
-    It is the hypervolume that the model has alone, without a limit to the speed-up. A gain of
-    accuracy counts as no loss. A model at twice the speed pays a point of loss where it gains
-    8 % more speed; at eight times the speed, 26 %. At 10 points and at the cost of the baseline
-    it is 0, as it is where a figure is missing.
+    It is the hypervolume of the model alone, without a limit to the speed-up. A gain of accuracy
+    counts as no loss. At twice the speed, a point of loss is worth 8 % more speed; at eight times
+    the speed, 26 %. The value is 0 at 10 points, at the cost of the baseline, and if a figure is
+    missing.
 
     Args:
         drop: points of accuracy below the baseline.
@@ -67,8 +67,8 @@ def named_choices(rows: Sequence[Figures], baseline: Figures, cost: str) -> dict
 def cheapest_by_drop(rows: Sequence[Figures], baseline: Figures, cost: str) -> list[int]:
     """Indices of the rows that are the cheapest for some allowed drop, the most accurate first.
 
-    Of the rows that lose at most so many points, the cheapest is the last one here that does. A
-    gain of accuracy counts as no loss. Rows without a drop or a cost are left out.
+    Of the rows within an allowed drop, the last one is the cheapest. A gain of accuracy counts as
+    no loss. Rows without a drop or a cost are left out.
 
     Args:
         rows: models.

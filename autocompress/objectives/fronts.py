@@ -28,8 +28,7 @@ class RowFront(Generic[Row]):
     """The front of rows that arrive one by one.
 
     It holds complete rows. While there are none, it holds rows that have an accuracy but miss a
-    bound, so that there is always a front. Failed rows and rows without an accuracy are never on
-    it.
+    bound, so that there is always a front. It never holds failed rows and rows without an accuracy.
 
     Args:
         objectives: of the job.

@@ -43,8 +43,8 @@ def wilson(correct: int, images: int, confidence: float = 0.95) -> Interval:
 def paired_difference(candidate: npt.ArrayLike, baseline: npt.ArrayLike, confidence: float = 0.95) -> Interval:
     """Accuracy of ``candidate`` minus that of ``baseline`` in points, with an interval.
 
-    Both were measured on the same images. Only images on which the two disagree carry information,
-    so the interval is far narrower than that of two separate accuracies.
+    Both were measured on the same images. The interval only depends on images on which the two
+    disagree, so it is far narrower than that of two separate accuracies.
 
     Adjusted Wald interval (Bonett and Price, 2012): one more disagreement is counted on either
     side, which keeps the coverage where few images disagree. The centre is therefore a little

@@ -1,8 +1,8 @@
 """The quantities that a job can ask for, all defined in the table below.
 
 A new quantity is one entry of ``QUANTITIES``. Its key in a job, the parsing of its bound, its
-columns in trials.csv and its axis in the report follow from that entry. Devices and the compression
-room measure it.
+columns in trials.csv and its axis in the report follow from that entry. Devices and the package
+``compression`` measure it.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def parse_bound(quantity: str, given: Any) -> Any:
     None, a Bound and a mapping are returned as they are.
 
     Raises:
-        HintedError: if it is no bound of ``quantity``.
+        HintedError: if it is not a bound of ``quantity``.
     """
     if given is None or isinstance(given, Bound | Mapping):
         return given

@@ -72,7 +72,8 @@ def teacher_key(model: nn.Module) -> str:
 def baseline_key(model: nn.Module) -> str:
     """Content key of a baseline and its file.
 
-    Another exporter may write a faster file: the baseline must gain from it as candidates do.
+    It contains the exporter, because another one may write a faster file, for candidates and
+    baseline.
     """
     return digest(teacher_key(model), OPSET, onnx.__version__, onnxscript.__version__)
 
@@ -138,9 +139,9 @@ def export_baseline(model: nn.Module, folder: Path) -> Baseline:
 
 
 def cropped_baseline(model: nn.Module, base: Deployable, file: Path) -> tuple[Deployable, TapCrop] | None:
-    """Writes the float baseline without the kernel taps that only ever meet padding.
+    """Writes the float baseline without the kernel taps that only read padding.
 
-    It shows what the tap crop is worth alone.
+    It shows the effect of the tap crop alone.
 
     Args:
         model: the baseline.
@@ -148,7 +149,7 @@ def cropped_baseline(model: nn.Module, base: Deployable, file: Path) -> tuple[De
         file: to be written.
 
     Returns:
-        None where no tap goes.
+        None if no tap is left out.
     """
     crop = tap_crop(facts(model, base.input_size), model)
     if not crop.layers:

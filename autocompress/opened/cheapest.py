@@ -112,7 +112,7 @@ def _by_two(work: Work, count: int) -> dict[int, Built | None]:
     found = dict(work(places()))
     for made in helper.messages(MOST_WAITED):
         found |= dict(made)
-    helper.end()  # it has sent everything, or hangs
+    helper.end()  # it has sent everything, or it hangs
     claims.close()
     return found
 

@@ -1,4 +1,4 @@
-"""Where and how torch computes an opened job: what the job says, or what was found to be faster."""
+"""Decides where and how torch computes an opened job: as the job says, or as measured."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from autocompress.store import Store
 from autocompress.training.layout import is_faster_last
 
 SWITCH = "AUTOCOMPRESS_CHANNELS_LAST"
-"""Environment variable: ``off`` times no memory format, and ``auto`` is the default one. Tests set
-it, since which one is faster is another matter on every machine."""
+"""Environment variable: with ``off``, no memory format is timed, and ``auto`` is the default one.
+
+Tests set it, because times differ between machines.
+"""
 log = logging.getLogger("autocompress")
 
 
 def decided(job: Job, model: nn.Module, store: Store, pause: Callable[[], None] | None = None) -> tuple[Job, Compute]:
     """``job`` with its memory format decided, and its compute.
 
-    The driver of a search decides and gives the job to its workers, so that all compute alike.
+    The driver of a search decides and passes the job to its workers, so that all compute alike.
 
     Args:
         job: with ``compute.channels_last`` true, false or auto.
         model: the network; not changed.
-        store: keeps what was measured.
+        store: for the measured times.
         pause: called while another process measures.
 
     Raises:
@@ -41,7 +43,7 @@ def decided(job: Job, model: nn.Module, store: Store, pause: Callable[[], None] 
     if trains and os.environ.get(SWITCH) != "off":
         try:
             found = is_faster_last(model, compute, store, pause)
-        except Exception as error:  # a network may have no step without its callbacks, or too little memory
-            log.warning("no memory format was timed: %s: %s", type(error).__name__, error)
+        except Exception as error:  # a network may need its callbacks for a step, or more memory
+            log.warning("memory formats could not be timed: %s: %s", type(error).__name__, error)
     config = job.compute.model_copy(update={"channels_last": found})
     return job.model_copy(update={"compute": config}), replace(compute, channels_last=found)

@@ -75,9 +75,9 @@ def feasibility(opened: OpenedJob, measure: Measure, seconds: float = 1.0) -> li
 
 
 def _itself(measure: Measure, base: Baseline, seconds: float, others: Sequence[Measurement]) -> Measurement:
-    """The costs of the baseline, whose ratio to itself is 1, without measuring.
+    """The costs of the baseline, without measuring: its ratio to itself is 1.
 
-    It ran beside each of ``others``, so only its energy may be unknown.
+    Its latency was measured together with ``others``, so only its energy may be unknown.
     """
     if not others or others[0].energy_uj is not None:
         itself = measure(base.deployable, base.deployable, seconds=seconds)

@@ -107,7 +107,7 @@ class OpenedJob:
         Raises:
             UserError: for a job with unknown names.
         """
-        compute = compute_of(job.compute)  # first: what it refuses needs nothing else
+        compute = compute_of(job.compute)  # first, because its errors need nothing else
         limit_threads(compute.threads)
         known = outline(job, plugins or manager_for(job))
         limits, splits, model, device = known.limits, known.splits, known.model, known.devices[0]
@@ -244,7 +244,7 @@ class OpenedJob:
         return list(self.candidate(recipe, dry_run=True).float_layers)
 
     def placement(self) -> list[dict[str, Any]]:
-        """Where integers pay in the baseline; see :func:`placement_rows`."""
+        """Times of the baseline's regions in float and in integers; see :func:`placement_rows`."""
         return placement_rows(self.job, self.device, self.model, self.methods, self.pipeline.costs)
 
     def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
@@ -268,7 +268,7 @@ class OpenedJob:
         return tables.propose(self._begun or self._table_maker(), progress, pause)
 
     def begin_proposals(self) -> bool:
-        """Begins what proposals need in a forked process; see :meth:`TableMaker.begin`.
+        """Starts a forked process that prepares proposals; see :meth:`TableMaker.begin`.
 
         Returns:
             Whether there is such a process.
@@ -330,7 +330,7 @@ class OpenedJob:
         return Deployable(file, size, candidate.operators, lambda: deployed)
 
     def cropped_baseline(self, file: Path) -> tuple[Deployable, TapCrop] | None:
-        """See :func:`baseline.cropped_baseline`; None too where the job wants no tap crop."""
+        """See :func:`baseline.cropped_baseline`; also None if the job switches the tap crop off."""
         return cropped_baseline(self.model, self.baseline.deployable, file) if self.job.search.crop else None
 
     def accuracy(
@@ -341,9 +341,9 @@ class OpenedJob:
     ) -> tuple[float, np.ndarray]:
         """Accuracy of the file in percent, and whether each image is correct, bool ``(N,)``.
 
-        On a GPU, its torch model is scored on the images that judge trials: a runtime on the
-        processor is slower by far. Trials compare the labels of both on some images
-        (:meth:`agreement`), and the front's files are scored in the runtime.
+        With a GPU, the torch model is scored on the images that judge trials, because a runtime on
+        the processor is much slower. Trials compare the labels of both on some images
+        (:meth:`agreement`), and the files of the front are scored in the runtime.
 
         ``pause`` is called between images.
         """

@@ -1,4 +1,4 @@
-"""What was done to each layer of the baseline, from an artifact: width, bits, form, time."""
+"""Describes what an artifact made of each layer of the baseline: width, bits, form, time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def layer_rows(
     Each has ``layer``, ``group``, ``operator`` and ``became`` (the type that took its place, else
     empty), ``channels`` and ``params`` as pairs [before, after], ``macs`` likewise, ``weight_bits``
     and ``activation_bits`` (None in float), ``computes`` ("integers" or "float") and ``us``
-    (microseconds with what follows it, before and after; None where the device cannot tell).
+    (microseconds of its region, before and after; None if the device has no profiler).
 
     Args:
         model: the baseline.

@@ -1,4 +1,4 @@
-"""Estimates, before a search, how much memory the moments of large networks take."""
+"""Estimates the memory for moments of large networks, before a search."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from autocompress.repair import MOST_COLUMNS, has_columns
 
 FLOAT64, FLOAT32 = 8, 4
 WORTH_TELLING = 1e9
-"""Bytes of all processes below which nothing is told."""
+"""Bytes of all processes below which there is no note."""
 SAMPLES = 8192
-"""Of a layer whose moments are kept as samples (512 images, 16 positions each)."""
+"""Samples of a layer whose moments are stored as samples (512 images, 16 positions each)."""
 
 
 def moments_bytes(model: nn.Module) -> int:
@@ -34,7 +34,7 @@ def moments_bytes(model: nn.Module) -> int:
 
 
 def memory_notes(job: Job, model: nn.Module) -> tuple[str, ...]:
-    """A note where moments take much memory, or more than is free in all workers together.
+    """A note if moments take much memory, or more than is free for all workers together.
 
     Args:
         job: of the search.

@@ -1,4 +1,4 @@
-"""Steps of opening a job: its data sources, and the baseline measured on what judges candidates."""
+"""Steps of opening a job: its data sources, and the baseline measured on the judging images."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def with_sources(
         reasons.
 
     Raises:
-        UserError: if no source can be prepared and nothing is left without one.
+        UserError: if no source can be prepared, and the job cannot be searched without one.
     """
 
     def chosen(among: list[Method]) -> tuple[list[Method], dict[str, list[str]]]:

@@ -1,4 +1,4 @@
-"""Where the device computes on integers: costs measured for a job, and what to tell about them."""
+"""Finds where a device is faster with integers: measured costs of a job, and rows for reports."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from autocompress.tuning import MeasuredCosts, Tuner, paying
 from autocompress.tuning.files import Network
 
 SWITCH = "AUTOCOMPRESS_PLACEMENT"
-"""Environment variable: ``off`` keeps every process from timing placements. Tests set it, since
-where integers pay is another matter on every machine."""
+"""Environment variable: ``off`` switches timing of placements off.
+
+Tests set it, because times differ between machines.
+"""
 log = logging.getLogger("autocompress")
 
 
@@ -32,21 +34,21 @@ def measured_costs(
     store: Store,
     progress: Callable[[float, str], None] | None = None,
 ) -> MeasuredCosts | None:
-    """What placements of this job are chosen with; None where integers are used wherever they can.
+    """The measured costs for placements of this job; None to use integers wherever possible.
 
-    That is so where the job or the environment switches timing off, where no method quantizes
-    activations, where the device is a cost model or cannot tell where time goes, and where timing
-    fails: a search can do without. Networks without grouped convolutions are not timed: integers
-    paid in every layer of those that were measured (results/placement), and timing takes seconds
-    before the first trial.
+    It is None if the job or the environment switches timing off, no method quantizes activations,
+    the device is a cost model or has no profiler, or timing fails. Networks without grouped
+    convolutions
+    are not timed: in those that were measured, integers were faster in every layer
+    (results/placement), and timing takes seconds before the first trial.
 
     Args:
         job: of the search.
-        device: that measures latency.
+        device: measures latency.
         model: the float baseline.
-        methods: those that act.
+        methods: the methods that act.
         store: where times are kept; workers find there what the first process has measured.
-        progress: told what is done.
+        progress: called with a text about the present work.
     """
     quantizes = any(isinstance(method, Quantizer) and method.activation_bits for method in methods)
     is_off = not job.search.placement or os.environ.get(SWITCH) == "off"
@@ -54,18 +56,19 @@ def measured_costs(
         return None
     tuner = Tuner(device, job.device, measured_with(device, job.device), store, progress)
     try:
-        with store.making("where integers pay"):  # workers find what the first of them has measured
+        with store.making("where integers pay"):  # workers read the times that the first process has measured
             return tuner.costs(_network(model, methods, device))
     except Exception as error:
-        log.warning("where integers pay was not measured: %s: %s", type(error).__name__, error)
+        log.warning("layers in float and in integers were not timed: %s: %s", type(error).__name__, error)
         return None
 
 
 def placement_rows(
     job: Job, device: Device, model: nn.Module, methods: Sequence[Method], costs: MeasuredCosts | None
 ) -> list[dict[str, Any]]:
-    """For each layer of the baseline: group, operator, microseconds in float and in integers with
-    what follows it, and the form in which it computes. Empty where nothing was measured.
+    """For each region of the baseline: layer, group, operator, times in both forms, chosen form.
+
+    Times are microseconds in float and in integers. The result is empty if nothing was measured.
     """
     if costs is None:
         return []
@@ -85,7 +88,7 @@ def placement_rows(
 
 
 def _has_grouped(model: nn.Module) -> bool:
-    """Whether it has grouped convolutions, depthwise ones among them."""
+    """Whether ``model`` has grouped or depthwise convolutions."""
     return any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules())
 
 

@@ -1,6 +1,6 @@
 """The tables of an opened job: sensitivity to bits, and proposals.
 
-A search goes on without them.
+A search continues without them if they cannot be made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def sensitivity(
 ) -> list[Sensitivity]:
     """The sensitivity table (:func:`probing.kept`).
 
-    Empty after an error, where no group has a choice of bits, or where there are no images.
+    It is empty after an error, if no group has a choice of bits, or if there are no images.
 
     Args:
         space: of the recipes.
@@ -59,11 +59,11 @@ def sensitivity(
 
 
 def begin(maker: TableMaker) -> bool:
-    """Begins what proposals need in a forked process; whether there is such a process."""
+    """Starts a forked process that prepares proposals; returns whether there is one."""
     try:
         maker.begin()
-    except Exception as error:  # :func:`propose` says what is wrong, if it is wrong there too
-        log.info("probes are not begun early: %s: %s", type(error).__name__, error)
+    except Exception as error:  # if the error persists, :func:`propose` reports it
+        log.info("probes could not be started early: %s: %s", type(error).__name__, error)
     return maker.helper is not None
 
 

@@ -30,7 +30,7 @@ WINDOW = 1.5
 BALANCINGS = 4
 """Rounds in which the prices of several bounds are balanced."""
 MOST_HELD = 32
-"""With more parts, no part is held: prices alone come close enough to the bound."""
+"""Most parts for holding one of them; with more parts, prices alone come close to the bound."""
 MOST_MOVES = 20_000
 """Second parts that are tried for swaps."""
 SWEEPS = 20

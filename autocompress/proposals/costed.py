@@ -1,4 +1,4 @@
-"""The layers of a network with what the choices of its parts keep: all that a cost depends on."""
+"""The layers of a network and the shares kept by choices of parts, on which costs depend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autocompress.proposals.factors import Factor, Layer, Widths, factors
 from autocompress.proposals.structure import kept_shares
 
 WEIGHT_WORK = 8
-"""Multiply-adds that count for reading a weight when probes are chosen."""
+"""Multiply-adds to which reading a weight is equivalent when probes are chosen."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CostedLayers:
     def of(
         cls, layers: Sequence[Layer], parts: Sequence[Part], couplings: Sequence[Coupling], multiple: int
     ) -> CostedLayers:
-        """With the shares that each part's coupling can keep at a multiple of channels."""
+        """From parts, with the shares that their couplings can keep at a multiple of channels."""
         by_name = {coupling.name: coupling for coupling in couplings}
         return cls(layers, parts, {part.name: kept_shares(part, by_name[part.name], multiple) for part in parts})
 

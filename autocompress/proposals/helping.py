@@ -1,7 +1,7 @@
 """A forked process that helps to make tables: it builds the probes, then measures cells.
 
-A search with a worker for each processor starts these after its first proposals, so until then a
-processor is free. The process sees the baseline as it was when it was forked, and takes orders and
+If a search has a worker for each processor, workers start after the first proposals, so until then
+a processor is free. The process has the baseline from the time of forking, and reads orders and
 moments from the store.
 """
 
@@ -20,14 +20,14 @@ from autocompress.proposals.choices import Part, Selection
 from autocompress.proposals.probes import Built, Point, ProbeBuilder
 
 MOST_WAITED = 60.0
-"""Seconds to wait for a message; then this process does the work itself."""
+"""Most seconds to wait for a message; then this process does the work itself."""
 Measure = Callable[[Selection], float]
 """Divergence of a selection."""
 
 
 @dataclass
 class Helper:
-    """The forked process, as this process sees it.
+    """The forked process, from the side of this process.
 
     Attributes:
         asked: the shares of each probe by coupling.
@@ -52,8 +52,9 @@ class Helper:
 
         Args:
             builder, parts, points: of the probes.
-            measures: returns the cells in their order and what measures one. It is called in the
-                forked process once cells are offered, with what gives way to measurements.
+            measures: returns the cells in their order, and a function that measures one. It is
+                called in the forked process when cells are offered, with a function that gives way
+                to measurements.
         """
         folder, claims = tempfile.TemporaryDirectory(), Claims()
 
@@ -69,7 +70,7 @@ class Helper:
         return cls(asked_of(parts, points), folder, claims, Forked.started(work))
 
     def offer(self, count: int) -> None:
-        """Lets the forked process begin with so many cells; with none, it ends."""
+        """Lets the forked process begin with this number of cells; with none, it ends."""
         self._claims.fill(count)
 
     def cells(self, selections: Sequence[Selection], measure: Measure, deadline: float) -> list[float | None]:
@@ -127,7 +128,7 @@ class Helper:
 def _tried(measure: Measure, selection: Selection) -> float | None:
     try:
         return measure(selection)
-    except Exception:  # whoever asks for this cell again sees the error
+    except Exception:  # the next caller that asks for this cell gets the error
         return None
 
 

@@ -1,4 +1,4 @@
-"""Builds the probes: networks of other widths, whose profiles tell what a width costs.
+"""Builds the probes: networks of other widths, whose profiles give the costs of widths.
 
 Their weights mean nothing, so they need no table.
 """
@@ -24,7 +24,7 @@ from autocompress.proposals.shares import KEEP, ShareRecipes
 
 COUNT = 5
 MOST_DIVERGENCE = 4.0
-"""Of a probe by :func:`prior`: a third of the channels of every coupling."""
+"""Largest divergence of a probe by :func:`prior`: a third of the channels of every coupling."""
 Point = Sequence[int]
 """The choice of each part, as its index."""
 Built = list[tuple[Point, Deployable]]
@@ -71,7 +71,7 @@ class ProbeBuilder:
     ) -> Built:
         """The files of those probes that can be built, in ``folder``.
 
-        ``tell`` is called with the number of each.
+        ``tell`` is called with the number of each probe.
         """
         found: Built = []
         for number, indices in enumerate(points):

@@ -52,7 +52,7 @@ SHARE = 0.2
 MOST_SECONDS = 30.0
 """Most seconds for tables where the search has no limit."""
 COPIES = 4
-"""Moments must fit so often into free memory for a helper, which holds a copy, to measure."""
+"""Free memory must hold this many times the moments before a helper, with its copy, measures."""
 BATCH = 256
 """Images per batch for tables."""
 Progress = Callable[[float, str], None]
@@ -100,7 +100,7 @@ class TableMaker:
     helper: Helper | None = None
 
     def begin(self) -> None:
-        """Starts a helper where that is safe, and the probes are not profiled yet.
+        """Starts a helper if that is safe and the probes are not profiled yet.
 
         It must be called in the main thread, before other threads work.
         """

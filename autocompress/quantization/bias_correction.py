@@ -1,4 +1,4 @@
-"""Bias correction: the mean error that rounding adds to each output channel goes into the biases.
+"""Bias correction: subtracts the mean error of quantization of each output channel from the bias.
 
 Nagel, van Baalen, Blankevoort, Welling: "Data-Free Quantization Through Weight Equalization and
 Bias Correction", ICCV 2019 (arXiv 1906.04721), section 4.2, in the empirical form of its appendix
@@ -22,7 +22,7 @@ from autocompress.quantization.fakelayers import FakeLayer, FakeQuantConv2d
 from autocompress.quantization.network import QuantizedNetwork
 
 MEMORY = 2**30
-"""Bytes of activations, about: as many images are used as that holds."""
+"""Approximate bytes of activations, which limit the number of images."""
 LIVE = 4
 """Tensors of the largest size that may be alive at once."""
 BATCH = 64
@@ -32,25 +32,25 @@ def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> 
     """Adds the mean quantization error of each output channel to its layer's bias.
 
     The error is the mean over images and positions of the float output minus the quantized one.
-    Inputs are quantized and corrected already, as they will be deployed.
+    The inputs of a layer are already quantized and corrected, as they will be deployed.
 
-    Once only: the float means are those of the network with its quantizers off, which a correction
-        changes.
+    It must be called once only: a correction changes the network with its quantizers off, which
+    gives the float means.
 
-    Two passes: one in float for the means, one with quantizers that runs each node for all images
-    before the next, so that every layer sees the corrections of all layers in front of it. All
-    images' activations are therefore alive at once; no more images are used than about a gibibyte
-    holds (332 at 32x32 and 64 channels, 83 of a ResNet-50 at 224).
+    There are two passes: one in float for the means, and one with quantizers. The second runs each
+    node for all images before the next node, so that every layer gets corrected inputs. The
+    activations of all images are therefore in memory at once. The number of images is limited to
+    about a gibibyte of them (332 images at 32x32 and 64 channels, 83 of a ResNet-50 at 224).
 
     Args:
         network: calibrated; changed in place.
         batches: of images ``(N, C, H, W)``; those that calibrated it.
 
     Returns:
-        How many layers were corrected: all that are quantized.
+        Number of corrected layers: all quantized ones.
 
     Raises:
-        TrialFailed: where a layer's outputs are not finite.
+        TrialFailed: if the outputs of a layer are not finite.
         ValueError: without an image.
     """
     images = torch.cat(list(batches) or [torch.zeros(0)])
@@ -73,7 +73,7 @@ def _most_images(network: QuantizedNetwork) -> int:
 def _float_means(
     network: QuantizedNetwork, layers: dict[str, FakeLayer], images: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Mean of each output channel of each layer with no quantizer at work, float64."""
+    """Mean of each output channel of each layer with all quantizers off, float64."""
     sums: dict[str, torch.Tensor] = {}
 
     def add_up(name: str) -> Any:
@@ -118,19 +118,19 @@ class _Corrector(fx.Interpreter):
         if not bool(error.isfinite().all()):
             raise TrialFailed(f"the outputs of '{n.target}' are not finite")
         add_to_bias(layer, error)
-        # Computed again, so that what follows sees the bias as it is rounded.
+        # Computed again, so that the following nodes get outputs with the rounded bias.
         return super().run_node(n)
 
 
 def _mean(layer: FakeLayer, output: torch.Tensor) -> torch.Tensor:
-    """Of each output channel over images and positions, float64."""
+    """The mean of each output channel over images and positions, float64."""
     axis = 1 if isinstance(layer, FakeQuantConv2d) else output.ndim - 1
     return output.mean([d for d in range(output.ndim) if d != axis], dtype=torch.float64)
 
 
 def add_to_bias(layer: FakeLayer, error: torch.Tensor) -> None:
-    """Adds a constant a channel to what the layer gives, in place."""
-    if layer.norm is not None:  # its offset is the layer's, wherever the norm acts
+    """Adds a constant for each channel to the outputs of the layer, in place."""
+    if layer.norm is not None:  # the offset of the norm is added to the outputs of the layer
         layer.norm.bias.add_(error)
     elif layer.bias is None:
         layer.bias = nn.Parameter(error)

@@ -36,7 +36,7 @@ def operator_counts(
     whole: tuple[str, ...] = ()
     for name, layer in work.named_modules():
         if name.startswith(whole):
-            continue  # inside a layer that counts for itself
+            continue  # inside a layer that counts its own operators
         spec = leaf_spec(layer, specs)
         if spec is not None or isinstance(layer, _LAYERS):
             layer.register_forward_hook(_counter(name, spec, found))

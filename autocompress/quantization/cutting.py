@@ -1,8 +1,8 @@
-"""Which regions compute in float: a minimum cut of the network, exact for costs that add up.
+"""Chooses the regions that compute in float, by a minimum cut; exact for additive costs.
 
-The time of a placement is taken as the sum of what each region takes in the form that it has, and
-of what each tensor takes that passes from integers to float or back. A choice of two forms with
-such costs is a minimum cut between a source (integers) and a sink (float): D. M. Greig, B. T.
+The time of a placement is the sum of two parts: the time of each region in its form, and the time
+for each tensor that changes between integers and float. A choice of two forms with such costs is
+a minimum cut between a source (integers) and a sink (float): D. M. Greig, B. T.
 Porteous, A. H. Seheult: "Exact maximum a posteriori estimation for binary images", J. Royal
 Statistical Society B 51(2), 1989.
 """
@@ -20,13 +20,13 @@ from autocompress.quantization.regions import Crossing, Region, Regions
 UNITS = 1e8
 """Steps of the whole network's time: capacities are integers of 32 bits."""
 LEAST = 1e-9
-"""Seconds of a network at least: less is no time at all."""
+"""Smallest time of a network in seconds; a smaller one counts as zero."""
 NEVER = 1.5e9
 """A capacity above any sum of times."""
 
 
 class RegionCosts(Protocol):
-    """Seconds of regions and of tensors that change their form."""
+    """Seconds of regions, and of tensors that change between integers and float."""
 
     def region(self, region: Region) -> tuple[float, float]:
         """(in float, in integers)."""
@@ -36,9 +36,9 @@ class RegionCosts(Protocol):
 
 
 def cheapest_floats(regions: Regions, costs: RegionCosts) -> frozenset[str]:
-    """The layers whose regions compute in float in the placement that costs the least.
+    """The layers whose regions compute in float in the cheapest placement.
 
-    Where both forms cost the same, a region computes on integers.
+    If both forms cost the same, a region computes on integers.
     """
     times = {region.layer: costs.region(region) for region in regions.regions}
     changes = [costs.crossing(crossing) for crossing in regions.crossings]
@@ -62,7 +62,7 @@ def cheapest_floats(regions: Regions, costs: RegionCosts) -> frozenset[str]:
 
 
 def placement_time(regions: Regions, costs: RegionCosts, floats: frozenset[str]) -> float:
-    """Seconds of the placement in which ``floats`` compute in float."""
+    """Seconds of the placement in which the regions of ``floats`` compute in float."""
     found = sum(costs.region(region)[0 if region.layer in floats else 1] for region in regions.regions)
     for crossing in regions.crossings:
         enter, leave = costs.crossing(crossing)
@@ -91,13 +91,13 @@ class _Graph:
         self._edges[edge] = min(self._edges.get(edge, 0) + capacity, NEVER)
 
     def reaches_sink(self) -> set[str]:
-        """The nodes on the source's side of the cut that is nearest to the sink."""
+        """The nodes on the side of the source, for the minimum cut that is nearest to the sink."""
         size = len(self._places)
         rows, columns = np.array(list(self._edges)).T
         values = np.array(list(self._edges.values()), np.int32)
         capacities: Any = csr_array((values, (rows, columns)), shape=(size, size))
         flow = maximum_flow(capacities, 0, 1).flow
-        residual = (capacities - flow).T.tocsr()  # backwards: what can still reach the sink
+        residual = (capacities - flow).T.tocsr()  # backwards, from the sink: the nodes that can still reach it
         residual.eliminate_zeros()
         found = set(breadth_first_order(residual, 1, return_predecessors=False).tolist())
         return {name for name, place in self._places.items() if place not in found}

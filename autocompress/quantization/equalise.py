@@ -29,7 +29,7 @@ MOST_SWEEPS = 40
 SETTLED = 1e-3
 """Sweeps over all pairs end when no factor changes by more than this share."""
 WIDEST = 2.0**13
-"""No channel is scaled by more, or by less than its inverse."""
+"""Largest factor of a channel; the smallest is its inverse."""
 _HOMOGENEOUS = frozenset({"relu", "leakyrelu", "leaky_relu", "prelu"})
 _CHANNELWISE = frozenset({"max_pool", "average_pool", "global_pool"})
 
@@ -37,17 +37,17 @@ _CHANNELWISE = frozenset({"max_pool", "average_pool", "global_pool"})
 def equalise(module: fx.GraphModule) -> int:
     """Equalises weight ranges of consecutive layers in place; outputs change by rounding only.
 
-    A pair is a convolution or linear layer whose output one other reads alone, through nothing but
-    ReLU, leaky ReLU, PReLU, pooling, dropout, padding with zeros and the flattening of one value a
-    channel. Chains of three, with a depthwise layer in the middle, are two pairs; the pairs are
-    swept until nothing moves.
+    A pair is two convolution or linear layers, where only the second reads the output of the first.
+    Between them there may be ReLU, leaky ReLU, PReLU, pooling, dropout, padding with zeros and
+    flattening of one value per channel. A chain of three layers with a depthwise layer in the
+    middle has two pairs. All pairs are visited again until no factor changes.
 
     Args:
-        module: traced, batch norm folded or in a child ``norm`` of its layer, lowered. Ranges are
-            those of the weight with the norm folded in.
+        module: traced and lowered, with batch norms folded or in a child ``norm`` of their layer.
+            Ranges are those of the weight with the norm folded in.
 
     Returns:
-        How many pairs were equalised.
+        Number of equalised pairs.
     """
     pairs = _pairs(module)
     for _ in range(MOST_SWEEPS):
@@ -89,7 +89,7 @@ class _Side:
         self.magnitude = self.magnitude * factor.reshape(groups, 1, inputs)
 
     def bias(self) -> torch.Tensor | None:
-        """With the norm folded in."""
+        """The bias with the norm folded in."""
         norm, bias = getattr(self.layer, "norm", None), self.layer.bias
         if norm is None:
             return None if bias is None else bias.detach().double()
@@ -114,7 +114,7 @@ class _Pair:
             self.least = torch.maximum(self.least, bias.abs() / bias.abs().max())
 
     def step(self) -> float:
-        """One application of eq. 11; the largest change of a factor, as a share."""
+        """Applies eq. 11 once; returns the largest relative change of a factor."""
         before, behind = self.first.of_outputs(), self.second.of_inputs()
         alive = (before > 0) & (behind > 0) & before.isfinite() & behind.isfinite()  # a dead channel has no range
         wanted = torch.where(alive, (before / behind).sqrt(), 1.0)
@@ -153,9 +153,9 @@ def _pairs(module: fx.GraphModule) -> list[_Pair]:
 
 
 def _only_layer_behind(layer: fx.Node) -> fx.Node | None:
-    """The only layer that reads the channels of ``layer``, if operators in between are homogeneous.
+    """The only layer that reads ``layer``, if all operators in between are homogeneous.
 
-    These must scale each channel by the factor by which it was scaled before.
+    An operator is homogeneous if scaling a channel of its input scales that channel of its output.
     """
     node, is_flat, is_pooled = layer, kind(layer) == "linear", False
     while len(node.users) == 1:
@@ -186,7 +186,7 @@ def _is_homogeneous(node: fx.Node) -> bool:
 
 
 def _pads_positions(node: fx.Node) -> bool:
-    """Padding of the two positions' axes with zeros."""
+    """Whether the node pads height and width with zeros."""
     if not pads_zeros(node):
         return False
     sizes = node.args[1] if len(node.args) > 1 else node.kwargs.get("pad", ())
@@ -194,7 +194,7 @@ def _pads_positions(node: fx.Node) -> bool:
 
 
 def _drops_positions(node: fx.Node) -> bool:
-    """A mean over positions that leaves ``(N, C)``."""
+    """Whether the node is a mean over positions with a result of ``(N, C)``."""
     if node.op == "call_module" or node.target is F.adaptive_avg_pool2d:
         return False
     return not (node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False))

@@ -1,4 +1,4 @@
-"""Convolution and linear layers with simulated integers, and the batch norm that trains along.
+"""Convolution and linear layers with simulated integers, trained together with their batch norm.
 
 The whitepaper's treatment of batch normalisation (Krishnamoorthi 2018, arXiv 1806.08342, section
 3.2.2, eq. 22-31). Per output channel: ``mu_B``, ``sigma_B`` statistics of the batch, ``mu``,
@@ -33,7 +33,7 @@ INT32 = 2**31 - 1
 
 
 class FakeLayer(nn.Module):
-    """What fake-quantized convolution and linear layers share; made by :func:`with_fake_weight`."""
+    """Common part of fake-quantized convolution and linear layers; see :func:`with_fake_weight`."""
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -42,7 +42,7 @@ class FakeLayer(nn.Module):
     """The batch normalisation behind a layer in training; the layer updates its statistics."""
     norm_treatment: NormTreatment
     input_quantizer: FakeQuantizer | None = None
-    """Of the tensor that the layer reads; not a child, the network holds it."""
+    """The quantizer of its input; it is a child of the network, not of the layer."""
 
     def operate(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """The layer's own operation with another weight and bias."""
@@ -77,8 +77,8 @@ class FakeLayer(nn.Module):
         return self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1))
 
     def _with_batch_statistics(self, x: torch.Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> torch.Tensor:
-        # The unquantized layer is there for its statistics alone; gradients flow through these, as
-        # in batch norm.
+        # The unquantized layer is only computed for its statistics. Gradients flow through these,
+        # as in batch norm.
         plain = self.operate(x, self.weight, self.bias)
         # At least in float32, as torch's batch norm has them: under autocast the outputs have 8
         # bits of precision.
@@ -100,10 +100,11 @@ class FakeLayer(nn.Module):
         return y * (sigma / sigma_batch).reshape(channels) + bias.reshape(channels)
 
     def _rounded(self, bias: torch.Tensor | None) -> torch.Tensor | None:
-        """The bias in steps of the accumulator, as int32 will hold it.
+        """The bias rounded to steps of the accumulator, as int32 in the file.
 
-        Coarser than it sounds: left out, one label in two hundred changes. Quantizers that show no
-        ``scale`` leave it in float."""
+        This matters: without it, one label in two hundred changes. It is not rounded if a quantizer
+            has no
+        ``scale``."""
         of_weight, of_input = _scale_of(self.weight_quantizer), _scale_of(self.input_quantizer)
         if bias is None or of_weight is None or of_input is None:
             return bias

@@ -1,4 +1,4 @@
-"""The uniform fake-quantizer: a tensor rounded to a grid, in float (whitepaper section 2)."""
+"""The uniform fake-quantizer rounds a tensor to a grid, in float (whitepaper section 2)."""
 
 from __future__ import annotations
 
@@ -24,28 +24,29 @@ SEARCH_EVERY = 32
 
 
 class UniformFakeQuantizer(FakeQuantizer):
-    """Scale and zero point over a range that was observed.
+    """A grid with scale and zero point over an observed range.
 
-    Weights: signed integers, symmetric and narrow (-127 .. 127) or asymmetric (-128 .. 127), one
-    scale per output channel or per tensor. They need no calibration: without one, the range is that
-    of the first weight quantized.
-    Activations: 0 .. 2^bits - 1, one scale a tensor, asymmetric (zero point 0 where the tensor
+    Weights: signed integers, symmetric and narrow (-127 .. 127) or asymmetric (-128 .. 127), with
+    one scale per output channel or per tensor. Without calibration, the range is that of the first
+    weight that is quantized.
+
+    Activations: 0 .. 2^bits - 1, with one scale per tensor, asymmetric (zero point 0 if the tensor
     cannot be negative) or symmetric. Without calibration, as in a dry run, their range is (-6, 6)
-    or (0, 6), TensorFlow's initial range.
+    or (0, 6), the initial range of TensorFlow.
 
     Args:
         spec: the tensor; 2 to 8 bits for weights, 1 to 8 for activations.
-        is_symmetric: the grid's zero sits still.
+        is_symmetric: the zero point is fixed at the middle of the grid.
         per_channel: weights only; ignored where ``spec`` has no channel axis.
         estimator: how the range is found; one of WEIGHT_ESTIMATORS or ACTIVATION_ESTIMATORS.
-        images: activations only; as many are observed, what comes later is ignored. None for all.
+        images: activations only; number of images to observe, later ones are ignored. None for all.
 
     Raises:
         ValueError: for a width or an estimator that does not fit the role.
     """
 
     scale: torch.Tensor
-    """float32, scalar or ``(channels,)``; 0 for a weight whose range is not known yet."""
+    """float32, scalar or ``(channels,)``; 0 for a weight without a range so far."""
     zero_point: torch.Tensor
     """int32, of the same shape."""
 
@@ -69,7 +70,7 @@ class UniformFakeQuantizer(FakeQuantizer):
             signed_levels(spec.bits, narrow=self.is_symmetric) if self.is_weight else unsigned_levels(spec.bits)
         )
         self._images_left = images
-        self._weight: torch.Tensor | None = None  # the last one seen while observing
+        self._weight: torch.Tensor | None = None  # the last weight that was observed
         self._fitted = not self.is_weight
         self._settled = False  # the engine chose the scale
         self._tracked = 0
@@ -105,24 +106,24 @@ class UniformFakeQuantizer(FakeQuantizer):
         self.observer.observe(x)
 
     def levels(self) -> torch.Tensor | None:
-        """The integers of a symmetric weight; None for others, whose zero may lie anywhere."""
+        """The integers of a symmetric weight; None for other tensors, whose zero point varies."""
         if not self.is_weight or not self.is_symmetric:
             return None
         return torch.arange(self.codes.low, self.codes.high + 1, dtype=torch.float32)
 
     def settle(self, scale: torch.Tensor) -> None:
-        """Takes ``scale`` as it is."""
+        """Sets the scale to ``scale``."""
         self.scale.copy_(scale.reshape(-1)[0] if self.scale.ndim == 0 else scale)
         self.zero_point.zero_()
         self._fitted = self._settled = True
 
     @property
     def shares_scale(self) -> bool:
-        """As it was made."""
+        """Whether there is one scale for the whole tensor."""
         return self.axis is None
 
     def finish_observing(self) -> None:
-        """Makes scale and zero point of what was observed; without observations they stay.
+        """Sets scale and zero point from the observations; without any, they are unchanged.
 
         Raises:
             TrialFailed: if a value was not finite.
@@ -166,7 +167,7 @@ class UniformFakeQuantizer(FakeQuantizer):
         self.zero_point.copy_(zero_point)
 
     def _require_range(self, x: torch.Tensor) -> None:
-        """A weight without observations gives its own range, unless a state dict has one."""
+        """Gives a weight without observations its own range, unless a state dict has one."""
         if not self._fitted:
             if not bool((self.scale > 0).all()):
                 self._fit(x)
@@ -175,9 +176,7 @@ class UniformFakeQuantizer(FakeQuantizer):
     # --- the tensor -------------------------------------------------------------------------------
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` on the grid (eq. 12 and 13, the zero point's signs put right; gradient as in eq. 14
-        and 15).
-        """
+        """``x`` on the grid: eq. 12 and 13 with corrected signs, gradient of eq. 14 and 15."""
         if self.observing:
             self._observe(x)
             return x
@@ -191,7 +190,7 @@ class UniformFakeQuantizer(FakeQuantizer):
         return quantized
 
     def harden(self, weight: torch.Tensor | None = None) -> Hardened:
-        """What the file holds; ``weight`` is required for, and only for, a weight.
+        """The integers and constants for the file; ``weight`` is given for a weight only.
 
         Raises:
             ValueError: if it is missing.

@@ -29,12 +29,12 @@ def fold_batch_norm(model: nn.Module, keep: Container[str] = (), specs: Sequence
 
     Args:
         model: it is not changed.
-        keep: names of layers that are to train with their norm: it becomes their child ``norm``,
-            their parameters stay as they are. Until somebody gives these layers a forward that uses
-            it, the network lacks these norms. Plugins' leaf layers may be among them, whether they
-            train or not.
-        specs: of the layer types that plugins bring. Leaf layers stay whole, and a norm behind one
-            stays where it is unless ``keep`` names the layer: nobody here can fold it.
+        keep: names of layers that will train with their norm. The norm becomes their child
+            ``norm``, and their parameters are unchanged. The network lacks these norms until the
+            layers get a forward that uses them. Leaf layers of plugins may be among them, even if
+            nothing trains.
+        specs: of the layer types that plugins bring. Leaf layers stay whole. A norm behind one is
+            unchanged unless ``keep`` names the layer, because it cannot be folded here.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
@@ -91,7 +91,7 @@ def affine(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 def scale_outputs(layer: nn.Conv2d | nn.Linear, factor: torch.Tensor, offset: torch.Tensor | None = None) -> None:
     """Changes ``layer`` so that output channel ``c`` becomes ``factor[c] * y + offset[c]``.
 
-    Where the layer has a child ``norm``, the norm is changed instead.
+    If the layer has a child ``norm``, the norm is changed instead.
     """
     norm = getattr(layer, "norm", None)
     with torch.no_grad():
@@ -109,7 +109,7 @@ def scale_outputs(layer: nn.Conv2d | nn.Linear, factor: torch.Tensor, offset: to
 
 
 def _leave_only_children(module: fx.GraphModule, path: str) -> None:
-    """Puts an empty module where a folded norm was, for the activation that it may hold."""
+    """Replaces a folded norm by an empty module, which holds its activation, if any."""
     empty = nn.Module()
     for name, child in module.get_submodule(path).named_children():
         empty.add_module(name, child)
@@ -117,7 +117,7 @@ def _leave_only_children(module: fx.GraphModule, path: str) -> None:
 
 
 def _alone_behind(source: fx.Node, norm: nn.Module, calls: Counter[object]) -> bool:
-    """Whether nothing but ``norm``, which has statistics, reads a layer that is called once."""
+    """Whether the layer is called once and only ``norm``, with running statistics, reads it."""
     alone = len(source.users) == 1 and calls[source.target] == 1
     return alone and isinstance(getattr(norm, "running_mean", None), torch.Tensor)
 
@@ -141,7 +141,7 @@ def _alone(norm: nn.Module) -> nn.Module:
     """A copy of a batch norm without children, with affine parameters."""
     assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
     plain = type(norm)(norm.num_features, eps=norm.eps, momentum=norm.momentum)
-    own = plain.state_dict()  # without those of a child, and complete where the norm is not affine
+    own = plain.state_dict()  # without parameters of a child, and with affine ones if the norm has none
     plain.load_state_dict(own | {name: value for name, value in norm.state_dict().items() if name in own})
     return plain.to(next(norm.buffers()).device).eval()
 

@@ -1,4 +1,4 @@
-"""Hardening: a calibrated network becomes integers, and its plan rebuilds it without data."""
+"""Hardening converts a calibrated network to integers; a plan rebuilds it without data."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ HardenWith = Callable[[str, FakeQuantizer, torch.Tensor | None], Hardened]
 
 
 class HardenedNetwork(fx.GraphModule):
-    """A finished network: integers in buffers.
+    """A hardened network, with its integers in buffers.
 
-    Calls compute in float32 even under autocast, as the file does.
+    It computes in float32 even under autocast, as the file does.
     """
 
     def __call__(self, *images: torch.Tensor) -> torch.Tensor:
@@ -38,17 +38,17 @@ class HardenedNetwork(fx.GraphModule):
 def harden(
     network: QuantizedNetwork, harden_with: HardenWith | None = None, *, dry_run: bool = False
 ) -> fx.GraphModule:
-    """The finished network: int8 weights, int32 biases, and activation scales as constants.
+    """The hardened network: int8 weights, int32 biases, and activation scales as constants.
 
-    Its forward gives the logits of ``network`` (biases are rounded to the accumulator's step).
-    Cut-off activations that saturation does are gone, and integers that are only moved are marked
-    for the runtime.
+    It computes the logits of ``network``, with biases rounded to the step of the accumulator.
+    Activations that only clip are removed where the saturation of the integers does the same.
+    Operators that only move integers are marked for the runtime.
 
     Args:
         network: calibrated; it is not changed.
         harden_with: called with quantizer name, fake-quantizer and weight (None for an activation);
             default ``fake.harden(weight)``.
-        dry_run: activations were not calibrated; any scale does.
+        dry_run: activations were not calibrated; their scales are arbitrary.
     """
     ask = harden_with or (lambda _, fake, weight: fake.harden(weight))
     placement = network.placement
@@ -72,8 +72,8 @@ def _grid(hardened: Hardened) -> Grid:
 
 def _any_grid(spec: TensorSpec) -> Grid:
     high = 2**spec.bits - 1
-    # 6 as after a ReLU6, so that cut-offs vanish as they do behind calibrated ranges; a sigmoid's
-    # range is known.
+    # 6 as after a ReLU6, so that clipping activations are removed as after a calibration. The
+    # range of a sigmoid is known.
     return Grid(
         (1.0 if spec.operator == "sigmoid" else 6.0) / high, 0 if spec.nonnegative else (high + 1) // 2, 0, high
     )
@@ -150,9 +150,7 @@ def _grid_behind(node: Any) -> Grid | None:
 
 
 def _saturates_alike(node: fx.Node, grid: Grid) -> bool:
-    """Whether the integers' own range cuts off where the activation does; rounding of the scale
-    does not count.
-    """
+    """Whether the range of the integers clips where the activation does, up to rounding."""
     cut = clip_range(node)
     assert cut is not None
     low, high = (grid.low - grid.zero_point) * grid.scale, (grid.high - grid.zero_point) * grid.scale
@@ -160,17 +158,14 @@ def _saturates_alike(node: fx.Node, grid: Grid) -> bool:
 
 
 def _runs_as_addition(node: fx.Node, grid: Grid) -> bool:
-    """Whether ``node`` is a hard sigmoid of integers, all of whose readers take its integers, on a
-    grid from 0 to 1.
-    """
+    """Whether ``node`` is a hard sigmoid on a grid from 0 to 1 that is only read as integers."""
     if kind(node) != "activation" or activation_name(node) != "hardsigmoid" or len(node.users) != 1:
         return False
     ends_at_one = grid.low == grid.zero_point == 0 and grid.high * grid.scale <= 1 + 1e-6
     return ends_at_one and _grid_behind(node.args[0]) is not None
 
 
-# -- plans
-# --------------------------------------------------------------------------------------------------
+# --- plans ----------------------------------------------------------------------------------------
 
 
 def _plan(
@@ -195,12 +190,12 @@ def _plan(
 
 
 def plan(hardened: fx.GraphModule) -> dict[str, Any]:
-    """What :func:`rebuild` needs to rebuild a hardened network's structure, as JSON values."""
+    """The structure of a hardened network for :func:`rebuild`, as JSON values."""
     return hardened.meta["plan"]
 
 
 class _Planned(FakeQuantizer):
-    """Stands for a finished quantizer in a rebuilt network, with its constants, without weights."""
+    """The quantizer of a rebuilt network: constants from the plan, without weights."""
 
     def __init__(self, spec: TensorSpec, planned: Mapping[str, Any]) -> None:
         super().__init__(spec)
@@ -223,7 +218,7 @@ class _Planned(FakeQuantizer):
 
 
 def rebuild(model: nn.Module, plan: Mapping[str, Any], specs: Sequence[LayerSpec] = ()) -> fx.GraphModule:
-    """The hardened structure that ``plan`` describes; its state dict is to be loaded afterwards.
+    """The hardened structure of ``plan``; the state dict must be loaded afterwards.
 
     Args:
         model: the float model, with any weights.

@@ -1,4 +1,4 @@
-"""Observers that weigh the whole distribution of an activation; they share one way of counting."""
+"""Observers that use the whole distribution of an activation, from a common histogram."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from autocompress.quantization.scales import Levels
 class Histogram(Observer):
     """Counts of all values in ``BINS`` bins of equal width around 0.
 
-    The width is a power of two; where a value falls outside, it doubles and bins merge in pairs. So
-    no value is ever clipped or counted twice, and the counts do not depend on the order of the
-    batches.
+    The width is a power of two. If a value falls outside, the width doubles and bins merge in
+    pairs. So no value is ever clipped or counted twice, and the counts do not depend on the order
+    of batches.
     """
 
     BINS = 8192
@@ -42,7 +42,7 @@ class Histogram(Observer):
     def _observe(self, x: torch.Tensor) -> None:
         low, high = (float(end) for end in torch.aminmax(x))
         if not (math.isfinite(low) and math.isfinite(high)):
-            self.low = self.high = math.nan  # nothing to count, and nothing later mends it: the range will say so
+            self.low = self.high = math.nan  # not countable; the range will not be finite, whatever follows
             return
         self.low, self.high = min(self.low, low), max(self.high, high)
         needed = _exponent(max(-low, high), self.BINS // 2)
@@ -56,7 +56,7 @@ class Histogram(Observer):
     def _widen(self, exponent: int) -> None:
         """Merges neighbours until bins are ``2^exponent`` wide; 0 stays an edge between bins."""
         if self.exponent is not None:
-            # After as many doublings as the number of bins has digits, all is in the two bins at 0.
+            # After log2(bins) doublings, all counts are in the two bins at 0.
             for _ in range(min(exponent - self.exponent, self.BINS.bit_length())):
                 below, above = (half.reshape(-1, 2).sum(1) for half in self.counts.chunk(2))
                 room = torch.zeros_like(below)
@@ -73,7 +73,7 @@ class Histogram(Observer):
 
     @abstractmethod
     def _estimate(self) -> tuple[float, float]:
-        """The range; what reaches beyond the values is cut."""
+        """The estimated range, before it is limited to the observed values."""
 
 
 class Percentile(Histogram):
@@ -99,11 +99,11 @@ class Percentile(Histogram):
 
 
 class MeanSquaredError(Histogram):
-    """The shrunken version of the whole range whose grid gives the smallest squared error.
+    """The fraction of the whole range whose grid gives the smallest squared error.
 
     Args:
         levels: the integers of the grid.
-        is_symmetric: the grid's zero sits still.
+        is_symmetric: the zero point is fixed at the middle of the grid.
     """
 
     def __init__(self, levels: Levels, is_symmetric: bool = False) -> None:
@@ -115,7 +115,7 @@ class MeanSquaredError(Histogram):
         lows, highs = shrunken(full[0], full[1])
         low = high = self._best(lows, highs)
         if self.low < 0.0 < self.high and not self.is_symmetric:
-            # The two ends need not shrink alike: then each with the other held.
+            # The two ends may shrink by different factors: one end at a time.
             low = self._best(lows, highs[high].expand_as(highs))
             high = self._best(lows[low].expand_as(lows), highs)
         return float(lows[low]), float(highs[high])
@@ -135,11 +135,11 @@ class Entropy(Histogram):
     section 2.5.
 
     Args:
-        levels: the integers of the grid. Where both signs occur, half of them serve ``|x|``.
+        levels: the integers of the grid. If both signs occur, half of them are for ``|x|``.
     """
 
     THRESHOLDS = 128
-    """How many are tried."""
+    """Number of thresholds to try."""
 
     def __init__(self, levels: Levels) -> None:
         super().__init__()
@@ -148,15 +148,15 @@ class Entropy(Histogram):
     def _estimate(self) -> tuple[float, float]:
         below, above = self.counts.chunk(2)
         magnitude = below.flip(0) + above
-        # Zero is exact on every grid; counting the many of a ReLU would only favour grids that
-        # spend levels near it.
+        # Zero is exact on every grid. Counting the many zeros of a ReLU would only favour grids
+        # with many levels near zero.
         magnitude[0] = magnitude[1]
         last = min(math.floor(max(-self.low, self.high) / self.width) + 1, len(magnitude))
         groups = self.levels.steps + 1
         if self.low < 0.0 < self.high:
             groups //= 2
-        # A grid with as many levels as bins would lose nothing, whatever it clips: start where
-        # levels hold two bins.
+        # With one level per bin the divergence would be 0, whatever is clipped. So the search
+        # starts at two bins per level.
         thresholds = torch.linspace(min(2 * groups, last), last, self.THRESHOLDS).round().int().unique().tolist()
         best = min(thresholds, key=lambda bins: divergence(magnitude, bins, groups))
         return -best * self.width, best * self.width
@@ -166,7 +166,7 @@ def divergence(magnitude: torch.Tensor, bins: int, groups: int) -> float:
     """KL divergence between clipped counts and their average in ``groups`` groups.
 
     The first distribution is the first ``bins`` counts, with all counts beyond added to the last
-    bin. The second is without these, averaged over the bins of each group that are not empty.
+    bin. The second lacks the counts beyond, and is averaged over the non-empty bins of each group.
 
     Args:
         magnitude: counts of ``|x|``, float64.
@@ -183,8 +183,8 @@ def divergence(magnitude: torch.Tensor, bins: int, groups: int) -> float:
     averaged = averages[group] * occupied
     if not bool(averaged.any()):
         return math.inf
-    # The last bin may hold nothing but what was clipped into it; a tiny probability makes that
-    # dear, not infinite.
+    # The last bin may only hold clipped values. A tiny probability makes the divergence large,
+    # but not infinite.
     p, q = clipped / clipped.sum(), (averaged / averaged.sum()).clamp(min=1e-12)
     return float(torch.special.xlogy(p, p / q).sum())
 

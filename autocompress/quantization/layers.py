@@ -1,4 +1,4 @@
-"""Hardened convolution and linear layers; those that train are in ``fakelayers``."""
+"""Hardened convolution and linear layers; ``fakelayers`` has the trainable ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Hardened(nn.Module):
     """Integers of a finished layer: ``weight`` int8 with ``weight_scale``, and ``bias``.
 
     ``bias`` is int32 with ``bias_scale`` (``weight_scale`` times the scale of the input), or float
-    where the input is not quantized.
+    if the input is not quantized.
     """
 
     weight_bits: int
@@ -31,7 +31,7 @@ class _Hardened(nn.Module):
     An index has ``weight_bits`` bits.
     """
     input_bits: int
-    """Of the tensor that the layer reads; 32 for float."""
+    """Bits of the tensor that the layer reads; 32 for float."""
     weight: torch.Tensor
     weight_scale: torch.Tensor
     weight_zero_point: torch.Tensor
@@ -41,7 +41,7 @@ class _Hardened(nn.Module):
     def __init__(self, layer: FakeLayer, hardened: Hardened, input_scale: float | None) -> None:
         super().__init__()
         if hardened.integers is None:
-            raise ValueError("a layer is hardened with integers; this is an activation's result")
+            raise ValueError("a layer needs hardened integers, and this is the result for an activation")
         bias = layer.deployed_bias()
         if layer.norm is not None and not layer.weight_quantizer.folds_norm:
             hardened = _with_norm(hardened, layer.norm)
@@ -54,7 +54,7 @@ class _Hardened(nn.Module):
         scale = hardened.scale.detach().float()
         self.register_buffer("weight", hardened.integers.detach().to(torch.int8).contiguous())
         self.register_buffer("weight_scale", scale)
-        # Zeros too are written out: without them the runtime leaves Gemm in float.
+        # A bias of zeros is stored too: without it, the runtime computes Gemm in float.
         self.register_buffer(
             "weight_zero_point", hardened.zero_point.detach().to(torch.int8).expand(scale.shape).clone()
         )
@@ -73,11 +73,11 @@ class _Hardened(nn.Module):
         self.bias, self.bias_scale = integers.to(torch.int32), scale
 
     def float_weight(self) -> torch.Tensor:
-        """The weight that the integers stand for."""
+        """The float weight that the integers represent."""
         return dequantize(self.weight, self.weight_scale, self.weight_zero_point, self.axis)
 
     def float_bias(self) -> torch.Tensor | None:
-        """The bias that the integers stand for."""
+        """The float bias that the integers represent."""
         if self.bias is None or self.bias_scale is None:
             return self.bias
         return dequantize(self.bias, self.bias_scale, None, 0)
@@ -111,8 +111,8 @@ class HardenedLinear(_Hardened):
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Gemm takes two dimensions, and alone has an integer bias: a matrix product and an addition
-        # cost twice.
+        # Only Gemm has an integer bias, and it takes two dimensions. A matrix product with an
+        # addition takes twice as long.
         rows = x if x.ndim == 2 else x.flatten(0, -2)
         y = F.linear(rows, self.float_weight(), self.float_bias())
         return y if x.ndim == 2 else y.unflatten(0, x.shape[:-1])
@@ -121,10 +121,10 @@ class HardenedLinear(_Hardened):
 def harden_layer(layer: FakeLayer, hardened: Hardened, input_scale: float | None) -> HardenedConv2d | HardenedLinear:
     """The hardened form of ``layer``.
 
-    ``input_scale`` is the scale of its input; None where that stays in float.
+    ``input_scale`` is the scale of its input; None if the input is float.
 
     Raises:
-        ValueError: where the layer has no integer form.
+        ValueError: if the layer has no integer form.
     """
     if isinstance(layer, FakeQuantConv2d):
         return HardenedConv2d(layer, hardened, input_scale)
@@ -135,12 +135,12 @@ def harden_layer(layer: FakeLayer, hardened: Hardened, input_scale: float | None
 def _with_norm(hardened: Hardened, norm: nn.Module) -> Hardened:
     """The integers of a layer with the batch norm behind it folded into the scales.
 
-    The factor is ``gamma / sigma`` per output channel. Its sign goes into the integers, because a
+    The factor is ``gamma / sigma`` for each output channel. The integers get its sign, because a
     scale is positive.
     """
     assert hardened.integers is not None
     if bool((hardened.zero_point != 0).any()):
-        raise ValueError("a batch norm goes into symmetric integers only")
+        raise ValueError("a batch norm can only be folded into symmetric integers")
     factor = affine(norm)[0].detach().to(hardened.scale)
     scale = (hardened.scale * factor.abs()).clamp(min=SMALLEST_SCALE)
     flip = torch.where(factor < 0, -1, 1).to(hardened.integers.dtype)
@@ -170,6 +170,6 @@ def _make_room_for_bias(hardened: Hardened, bias: torch.Tensor, input_scale: flo
         zero = along(hardened.zero_point, integers.ndim, hardened.channel_axis)
         ratio = along(scale / wider, integers.ndim, hardened.channel_axis)
         integers = ((integers - zero) * ratio).round() + zero
-    # Else zero is not among the integers, and they stay: in such a channel they are still nothing
-    # beside the bias.
+    # If zero is not among the integers, they stay as they are: in such a channel, they are
+    # negligible beside the bias.
     return replace(hardened, scale=wider, integers=integers)

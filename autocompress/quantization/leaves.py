@@ -1,8 +1,7 @@
-"""Plugins' layers that stay whole in the graph, and which of them become integers.
+"""Leaf layers: layers of plugins that stay whole in the graph, and their integer forms.
 
-Such a layer has no weight quantizer: its weights take the grid of the tensor that it reads, which
-placement quantizes as it would for a convolution. What its integers are is the plugin's business
-(``LayerSpec.simulated``, ``hardened``).
+A leaf layer has no weight quantizer. Its weights use the grid of its input, which is quantized as
+for a convolution. The plugin gives its integer form (``LayerSpec.simulated``, ``hardened``).
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ def leaf_types(specs: Sequence[LayerSpec]) -> tuple[type[nn.Module], ...]:
 
 
 def leaf_spec(layer: nn.Module | None, specs: Sequence[LayerSpec]) -> LayerSpec | None:
-    """What is known of ``layer``, where it is kept whole; else None."""
+    """The spec of ``layer`` if it is a leaf layer, else None."""
     return next((spec for spec in specs if spec.leaf and isinstance(layer, spec.layer_type)), None)
 
 
 def integer_leaves(model: nn.Module, config: Mapping[str, Any], specs: Sequence[LayerSpec]) -> dict[str, LayerSpec]:
     """The leaf layers that become integers, by name.
 
-    Those that ``config`` names and that have an integer form. In a traced model, not those that
-    several calls share, as a layer has one grid.
+    ``config`` names them, and they have an integer form. In a traced model, a layer with several
+    calls is left out, because a layer has one grid.
 
     Args:
         model: float.
@@ -52,13 +51,13 @@ def integer_leaves(model: nn.Module, config: Mapping[str, Any], specs: Sequence[
 
 
 def simulate(layer: nn.Module, spec: LayerSpec) -> nn.Module:
-    """The simulated form of ``layer``, with the child ``norm`` that the layer was given."""
+    """The simulated form of ``layer``, with its child ``norm``."""
     norm = getattr(layer, "norm", None)
     simulated = spec.simulated(layer)
     assert simulated is not None
     if norm is not None and getattr(simulated, "norm", None) is None:
         simulated.add_module("norm", norm)
-    if getattr(simulated, "norm", None) is not norm:  # a default in its class would hide the child
+    if getattr(simulated, "norm", None) is not norm:  # a class attribute would hide the child
         raise TypeError(f"{type(simulated).__name__} must have the normalisation that it is given as its 'norm'")
     return simulated
 

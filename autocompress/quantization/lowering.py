@@ -1,4 +1,4 @@
-"""Rewrites before quantization: composite operators in the form that the runtime fuses."""
+"""Rewrites composite operators before quantization into a form that the runtime fuses."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from autocompress.quantization.folding import affine, scale_outputs
 
 
 def lower(module: fx.GraphModule, float_layers: Collection[str] = ()) -> None:
-    """Rewrites a folded ``module`` in place; its outputs stay the same but for rounding.
+    """Rewrites a folded ``module`` in place; its outputs only change by rounding.
 
     Args:
         module: traced.
-        float_layers: layers that stay in float, and so do the norms directly behind them.
+        float_layers: layers that stay in float, with the norms directly behind them.
     """
     _norms_to_convolutions(module, float_layers)
     _split_gated_activations(module)
@@ -28,7 +28,7 @@ def lower(module: fx.GraphModule, float_layers: Collection[str] = ()) -> None:
 
 
 def tidy(module: fx.GraphModule) -> None:
-    """The part of :func:`lower` that helps a float model too: nothing in it is about integers."""
+    """The part of :func:`lower` that is also useful for a float model."""
     _drop_identities(module)
     _out_of_place(module)
     _fold_layer_scale(module)
@@ -56,13 +56,13 @@ def _norms_to_convolutions(module: fx.GraphModule, float_layers: Collection[str]
             layer.weight.copy_(factor.reshape(-1, 1, 1, 1))
             assert layer.bias is not None
             layer.bias.copy_(offset)
-        for name, child in norm.named_children():  # the activation that was inside, called by its own node
+        for name, child in norm.named_children():  # the activation inside it, which a node of its own calls
             layer.add_module(name, child)
         module.set_submodule(str(node.target), layer)
 
 
 def _drop_identities(module: fx.GraphModule) -> None:
-    """What does nothing in eval mode, and would stand between an operator and its activation."""
+    """Removes operators without effect in eval mode, which would prevent fusions."""
     for node in list(module.graph.nodes):
         if kind(node) in ("identity", "dropout") and isinstance(node.args[0], fx.Node):
             node.replace_all_uses_with(node.args[0])
@@ -73,7 +73,7 @@ _OUT_OF_PLACE: dict[object, Callable[..., torch.Tensor]] = {operator.iadd: opera
 
 
 def _out_of_place(module: fx.GraphModule) -> None:
-    """No operator may overwrite a tensor that a fake-quantizer reads too."""
+    """Makes in-place operators ordinary, since a fake-quantizer may read their input too."""
     for node in module.graph.nodes:
         if node.op == "call_function":
             node.target = _OUT_OF_PLACE.get(node.target, node.target)
@@ -86,7 +86,7 @@ def _out_of_place(module: fx.GraphModule) -> None:
 
 
 def _fold_layer_scale(module: fx.GraphModule) -> None:
-    """``gamma * layer(x)`` with one constant a channel goes into the layer's weights."""
+    """Folds ``gamma * layer(x)`` with one constant per channel into the weights of the layer."""
     calls = Counter(node.target for node in module.graph.nodes if node.op == "call_module")
     for node in list(module.graph.nodes):
         if kind(node) != "multiply" or len(node.all_input_nodes) != 2:
@@ -107,7 +107,7 @@ def _fold_layer_scale(module: fx.GraphModule) -> None:
 
 
 def _constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
-    """The value of a parameter, also behind a reshape with constant sizes, else None."""
+    """The value of a parameter, possibly behind a reshape with constant sizes; else None."""
     if kind(node) == "reshape" and node.op == "call_method" and len(node.all_input_nodes) == 1:
         inner = _constant(module, node.all_input_nodes[0])
         return None if inner is None else getattr(inner, str(node.target))(*node.args[1:])

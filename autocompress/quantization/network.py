@@ -30,11 +30,11 @@ FAKES = "quantizers"
 class QuantizedNetwork(fx.GraphModule):
     """The traced, folded network with fake-quantizers in it.
 
-    Layers keep their names; activations' quantizers are ``quantizers.<node>``, weights'
-    ``<layer>.weight_quantizer``. Runs and trains as any module.
+    Layers keep their names. Quantizers of activations are ``quantizers.<node>``, those of weights
+    ``<layer>.weight_quantizer``. The network runs and trains as any module.
 
-    While a fake-quantizer acts, calls compute in float32 even under autocast: a layer that rounded
-    its inputs to 16 bits would not see the integers that the file holds.
+    While a fake-quantizer is on, it computes in float32 even under autocast. Inputs rounded to 16
+    bits would not be the integers of the file.
     """
 
     def __call__(self, *images: torch.Tensor) -> torch.Tensor:
@@ -48,12 +48,12 @@ class QuantizedNetwork(fx.GraphModule):
 
     @property
     def placement(self) -> Placement:
-        """Where its fake-quantizers are."""
+        """The places of its fake-quantizers."""
         return self.meta["placement"]
 
     @property
     def config(self) -> dict[str, LayerBits]:
-        """What each layer was asked to run at."""
+        """The quantizers and bits of each layer."""
         return self.meta["config"]
 
     def layers(self) -> dict[str, FakeLayer]:
@@ -61,9 +61,7 @@ class QuantizedNetwork(fx.GraphModule):
         return {name: self.get_submodule(name) for name in self.placement.weights}  # type: ignore[misc]
 
     def leaves(self) -> dict[str, nn.Module]:
-        """Plugins' layers whose integers are simulated, by name; their weights have no
-        fake-quantizer of their own.
-        """
+        """Leaf layers with simulated integers, by name; they have no weight quantizer."""
         return {name: self.get_submodule(name) for name in self.placement.leaves}
 
     def weight_fakes(self) -> dict[str, FakeQuantizer]:
@@ -87,7 +85,7 @@ def quantize(
     table: PlacementTable = ONNX_RUNTIME,
     choose: Choose | None = None,
 ) -> QuantizedNetwork:
-    """A copy of ``model`` with fake-quantizers where the runtime has integers.
+    """A copy of ``model`` with fake-quantizers where the runtime computes on integers.
 
     It is traced in eval mode, and its batch norms are folded.
 
@@ -95,17 +93,17 @@ def quantize(
         model: a float model; it is not changed.
         config: for each convolution, linear and leaf layer by name; a layer that is missing stays
             in float.
-        make_fake: gives the fake-quantizer of a tensor, asked with the name of the quantizer.
+        make_fake: makes the fake-quantizer of a tensor from the name of the method and a spec.
         input_size: (channels, height, width) of an image.
-        trainable: batch norms are not folded but kept in their layers, to train as ``fakelayers``
-            says; the hardened network is the same.
-        equalise: the ranges of layers that follow each other are equalised first.
-        specs: of the layer types that plugins bring. Leaf layers with an integer form take the norm
-            behind them along, also where nothing trains: their weights must stay on the grid of
-            their input.
+        trainable: batch norms are not folded but kept in their layers, for training (see
+            ``fakelayers``); the hardened network is the same.
+        equalise: the ranges of consecutive layers are equalised first.
+        specs: of the layer types that plugins bring. Leaf layers with an integer form keep the norm
+            behind them, even without training, because their weights must stay on the grid of their
+            input.
         table: of the device that runs the network.
-        choose: gives the layers that compute in float, from the regions of the network; all that
-            ``config`` names compute on integers by default.
+        choose: returns the layers that compute in float, given the regions of the network. By
+            default, all layers of ``config`` compute on integers.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
@@ -140,7 +138,7 @@ def quantize(
         call = next(node for node in module.graph.nodes if node.target == layer)
         reads = placement.origin.get(call.args[0].name) or str(call.args[0].target).removeprefix(f"{FAKES}.")
         if reads in placement.activations:
-            # Past nn.Module's registration, so that it has one owner and one name.
+            # Not registered by nn.Module, so that it has one owner and one name.
             module.get_submodule(layer).__dict__["input_quantizer"] = module.get_submodule(f"{FAKES}.{reads}")
     network = QuantizedNetwork(module, module.graph)
     network.meta.update(
@@ -165,8 +163,7 @@ def network_regions(
     specs: Sequence[LayerSpec] = (),
     table: PlacementTable = ONNX_RUNTIME,
 ) -> Regions:
-    """The regions of ``model`` as :func:`quantize` sees them with integers wherever ``config`` asks
-    for bits.
+    """The regions of ``model`` with integers wherever ``config`` has bits.
 
     Raises:
         UntraceableModel: if ``model`` cannot be traced.
@@ -180,7 +177,7 @@ def network_regions(
 
 
 def _fold_the_rest(module: fx.GraphModule, settled: Collection[str]) -> None:
-    """Norms that were kept in layers which stay in float after all."""
+    """Folds the norms that were kept in layers which stay in float."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Conv2d | nn.Linear) and name not in settled and hasattr(layer, "norm"):
             norm = layer.norm
@@ -189,9 +186,9 @@ def _fold_the_rest(module: fx.GraphModule, settled: Collection[str]) -> None:
 
 
 def _give_bias(layer: nn.Module) -> None:
-    """Gives the layer a bias, so that bias correction changes no structure.
+    """Gives the layer a bias, so that bias correction does not change the structure.
 
-    Its int32 values take next to no room.
+    Its int32 values take almost no space.
     """
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     if layer.bias is None and getattr(layer, "norm", None) is None:
@@ -209,9 +206,9 @@ def _insert_behind(node: fx.Node, target: str, readers: frozenset[str] | None) -
 def calibrate(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> None:
     """Sets ranges of weights, and of activations from ``batches`` ``(N, C, H, W)`` of images.
 
-    Activations are observed behind quantized weights, as they will be deployed; leaf layers run in
-    float meanwhile, as their weights take the grid of what is observed. Without a batch (a dry run)
-    only the weights get ranges.
+    Activations are observed behind quantized weights, as they will be deployed. Leaf layers run in
+    float meanwhile, because their weights use the grid of the observed tensor. Without a batch (in
+    a dry run), only weights get ranges.
     """
     with evaluating(network):
         for layer in network.layers().values():

@@ -1,8 +1,8 @@
 """Observers: the range that a quantizer covers, from values that it saw (section 2.5).
 
-Here are those that keep two numbers; ``histograms`` has those that weigh the whole distribution.
-All are fed a batch at a time and answer once, when calibration ends. Weights need no observer: they
-are there as a whole.
+This module has the observers that store two numbers; ``histograms`` has those that use the whole
+distribution. An observer gets one batch at a time, and is asked once, when calibration ends.
+Weights are known as a whole and need no observer.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from autocompress.quantization.scales import Levels, affine, along, symmetric
 Range = tuple[torch.Tensor, torch.Tensor]
 """Smallest and largest value to cover: float32, scalars or ``(channels,)``.
 
-May leave out 0, which the scales add.
+It may exclude 0; the scales include it later.
 """
 
 
 class Observer(nn.Module, ABC):
-    """Sees activations, then names the range: one for the whole tensor.
+    """Gets activations, then gives one range for the whole tensor.
 
-    ``seen`` turns True with the first value.
+    ``seen`` is True after the first value.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class Observer(nn.Module, ABC):
 
     @torch.no_grad()
     def observe(self, x: torch.Tensor) -> None:
-        """Takes the values of ``x``, one batch, into account; an empty tensor has none."""
+        """Observes the values of one batch; an empty tensor has no effect."""
         if x.numel():
             self._observe(x.detach().float())
             self.seen = True
 
     def range(self) -> Range:
-        """The range so far; not finite where a value was not.
+        """The range so far; not finite if a value was not finite.
 
         Raises:
             RuntimeError: if nothing was observed.
@@ -55,7 +55,7 @@ class Observer(nn.Module, ABC):
 
     @abstractmethod
     def _range(self) -> Range:
-        """:meth:`range`, once something was seen."""
+        """:meth:`range`, after the first value."""
 
 
 class _TwoEnds(Observer):
@@ -64,7 +64,7 @@ class _TwoEnds(Observer):
 
     def __init__(self) -> None:
         super().__init__()
-        # Not persistent: what an artifact keeps is the scale that the range gave.
+        # Not persistent: an artifact keeps the scale that follows from the range.
         self.register_buffer("low", torch.zeros(()), persistent=False)
         self.register_buffer("high", torch.zeros(()), persistent=False)
 
@@ -99,7 +99,7 @@ class MovingAverage(_TwoEnds):
         self.high = torch.lerp(high, self.high, self.decay) if self.seen else high
 
 
-# --- ranges of a tensor that is there as a whole: a weight ----------------------------------------
+# --- ranges of weights ----------------------------------------------------------------------------
 
 
 def minmax(x: torch.Tensor, axis: int | None = None) -> Range:
@@ -127,7 +127,7 @@ def least_squares(x: torch.Tensor, levels: Levels, is_symmetric: bool, axis: int
 
 
 _ROWS = 32
-"""Channels searched at a time: what is computed again and again stays in the processor's cache."""
+"""Channels that are searched at a time, so that repeated computations stay in the cache."""
 
 
 def _best_rows(rows: torch.Tensor, levels: Levels, is_symmetric: bool) -> Range:

@@ -1,9 +1,9 @@
-"""The operators that stand for integers in a float graph.
+"""Operators that represent integers in a float graph.
 
 Each has a torch kernel here and an ONNX form in ``autocompress.export``.
 
-``fake_quant`` is for calibration and training (tensors as parameters, a gradient); ``round_trip``
-and ``dequantize`` are what a hardened network consists of.
+``fake_quant`` is for calibration and training: its parameters are tensors, and it has a gradient.
+A hardened network uses ``round_trip`` and ``dequantize``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def fake_quant(
         axis: of the channels; None for one scale a tensor.
 
     Returns:
-        At least float32: 16 bits hold an integer, but not its product with the scale.
+        A tensor of at least float32, because 16 bits are too few for integer times scale.
     """
     wide = widened(x)
     step, zero = (along(values, x.ndim, axis).to(wide.dtype) for values in (scale, zero_point))
@@ -55,7 +55,7 @@ def fake_quant(
 def widened(x: torch.Tensor) -> torch.Tensor:
     """``x`` in at least float32.
 
-    Under autocast activations have 16 bits, too few for the levels of a grid.
+    Under autocast, activations have 16 bits, which are too few for the levels of a grid.
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -79,8 +79,8 @@ def _straight_through(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | 
     x, scale, zero_point = ctx.saved_tensors
     narrow, x = x.dtype, widened(x)
     step, zero = (along(values, x.ndim, ctx.axis).to(x.dtype) for values in (scale, zero_point))
-    # In steps, not in values: low * step is up to one ulp off the value that the step was made
-    # from, and the largest weight of a channel would get no gradient.
+    # Compared in steps: low * step may differ by an ulp from the value that decided the step, and
+    # then the largest weight of a channel would get no gradient.
     place = x / step + zero
     inside = (place >= ctx.low - _HALF) & (place <= ctx.high + _HALF)
     return (gradient * inside).to(narrow), None, None, None, None, None
@@ -117,8 +117,8 @@ def _(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> to
 def hard_sigmoid(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
     """``clip(x + 3, 0, 6) / 6`` on the grid of :func:`round_trip` with ends 0 and 1.
 
-    The runtime has no integer kernel for HardSigmoid. It has one for an addition; the grid's
-    saturation is the cut-off, and reading the integers with a sixth of their step is the division.
+    The runtime has an integer kernel for an addition, but none for HardSigmoid. Saturation of the
+    grid clips, and dequantizing with a sixth of the step divides.
 
     Args:
         x: float tensor on a grid.

@@ -1,4 +1,4 @@
-"""Which tensors get a fake-quantizer: those that the runtime keeps in integers.
+"""Decides which tensors get a fake-quantizer: those that the runtime keeps in integers.
 
 The device's table (``contract.PlacementTable``) names the operators. The rules are those of ONNX
 Runtime's QDQ fusions. An operator runs on integers when all its tensor inputs and its output are
@@ -24,23 +24,22 @@ ONNX_RUNTIME = PlacementTable()
 _KEEP_SIGN = frozenset(
     {"reshape", "transpose", "max_pool", "split", "getitem", "add", "multiply", "concat", "average_pool", "global_pool"}
 )
-"""Operators that give no negative values where they read none."""
+"""Operators without negative outputs if their inputs are not negative."""
 
 
 @dataclass(frozen=True)
 class LayerBits:
-    """What one layer of the recipe runs at.
+    """The quantizers and bits of one layer.
 
     Attributes:
-        weight_quantizer: name of the method that quantizes its weights; None leaves layer and
-            outputs in float.
+        weight_quantizer: name of the method that quantizes its weights; with None, the layer and
+            its outputs stay in float.
         weight_bits: 1 to 8.
-        activation_bits: 1 to 8, of the tensors that the layer and what follows it up to the next
-            layer produce.
-        activation_quantizer: method for those tensors; None for the weight's.
+        activation_bits: 1 to 8, of the tensors that the region of the layer writes.
+        activation_quantizer: method for those tensors; None for that of the weights.
         group: the layer's group of parameters (``Space.groups``).
-        in_float: the layer and what follows it up to the next layer compute in float, because
-            integers do not pay there. Its weights stay integers in the file.
+        in_float: the region of the layer computes in float, because integers are not faster there.
+            Its weights stay integers in the file.
     """
 
     weight_quantizer: str | None
@@ -56,8 +55,8 @@ class Point:
     """A fake-quantizer: for the value of a graph node, or for a layer's weight.
 
     Attributes:
-        spec: what the quantizer is told.
-        quantizer: name of the method that gives it.
+        spec: describes the tensor to the quantizer.
+        quantizer: name of the method that makes it.
         node: the graph node (activations) or the layer (weights).
         readers: nodes that read the quantized value; None for all.
     """
@@ -75,13 +74,13 @@ class Placement:
     Attributes:
         activations: by graph node.
         weights: by layer.
-        leaves: plugins' layers that become integers on the grid of what they read, with their
+        leaves: leaf layers of plugins that become integers on the grid of their input, with their
             specs.
-        origin: node -> the node in ``activations`` whose integers it carries, for each value that
-            is on a grid.
+        origin: for each node with a value on a grid, the node in ``activations`` that has its
+            integers.
         moved: nodes that only move integers and need a quantized output of their own in the file.
-        absorbed: cut-off activations that a quantizer behind them makes redundant, by node, with
-            that quantizer's node.
+        absorbed: activations that only clip, by node, with the node of the quantizer behind them
+            that makes them redundant.
     """
 
     activations: dict[str, Point] = field(default_factory=dict)
@@ -139,11 +138,10 @@ class _Placer:
         self._placement.origin = {node.name: source.name for node, source in self._on_grid.items()}
         return self._placement
 
-    # -- which layer's bits a value has
-    # ---------------------------------------------------------------------------
+    # --- which layer's bits a value has -----------------------------------------------------------
 
     def _inherit(self, node: fx.Node) -> None:
-        """Gives a value to the layer that made it, or the latest of the layers of its inputs."""
+        """Assigns a value to the layer that writes it, else to the last layer of its inputs."""
         if self._is_layer(node) and not self._has_integer_form(node):
             self._owner[node], self._last_layer[node] = None, self._position[node]
             return
@@ -167,17 +165,15 @@ class _Placer:
     def _has_integer_form(self, node: fx.Node) -> bool:
         """Whether the layer has an integer form.
 
-        It has none where its padding is no constant, nor where calls share its weights: an
-        integer bias is made for the scale of one input, and the runtime's Gemm does not
-        check it.
+        It has none if its padding is not constant, or if several calls share its weights. An
+        integer bias is made for the scale of one input, and the runtime's Gemm does not check this.
         """
         if self._is_leaf(node):
             return node.target in self._placement.leaves
         padded_oddly = getattr(module_of(node), "padding_mode", "zeros") != "zeros"
         return self._calls[node.target] == 1 and not padded_oddly
 
-    # -- what runs on integers
-    # ------------------------------------------------------------------------------------
+    # --- what runs on integers --------------------------------------------------------------------
 
     def _visit(self, node: fx.Node) -> None:
         what = kind(node)
@@ -195,7 +191,7 @@ class _Placer:
     def _is_in_float(self, node: fx.Node, what: str) -> bool:
         """Whether a layer with integer weights computes in float."""
         bits = self._owner[node]
-        named = str(node.target) in self._config  # no norm that became a convolution
+        named = str(node.target) in self._config  # not a norm that became a convolution
         return what in LAYERS and named and bits is not None and bits.weight_quantizer is not None and bits.in_float
 
     def _runs_on_integers(self, node: fx.Node, what: str) -> bool:
@@ -240,7 +236,7 @@ class _Placer:
     def _add_point(self, node: fx.Node, bits: LayerBits, readers: frozenset[str] | None, producer: fx.Node) -> None:
         quantizer = bits.activation_quantizer or bits.weight_quantizer
         shape = shape_of(node)
-        if quantizer is None:  # a float layer's output on its way into an integer region
+        if quantizer is None:  # the output of a float layer that an integer region reads
             quantizer = next(b for b in self._config.values() if b.weight_quantizer).weight_quantizer
         assert quantizer is not None
         assert shape is not None
@@ -274,11 +270,10 @@ class _Placer:
         )
         self._placement.weights[name] = Point(spec, bits.weight_quantizer, name)
 
-    # -- after the whole graph is known
-    # ---------------------------------------------------------------------------
+    # --- once the whole graph is known ------------------------------------------------------------
 
     def _drop_unread(self) -> None:
-        """Leaves outputs in float that no layer reads as integers, such as the logits."""
+        """Keeps outputs in float that no layer reads as integers, such as the logits."""
         for node in self._nodes:
             end = self._end(node)
             may_be_float = kind(node) in self._table.float_outputs or self._is_leaf(node)
@@ -323,7 +318,7 @@ def _merges_into_convolutions(node: fx.Node) -> bool:
 
 
 def _operator(node: fx.Node) -> str:
-    """The word that a quantizer is told: values of a hard sigmoid have the range of a sigmoid's."""
+    """The operator name for a quantizer; a hard sigmoid counts as a sigmoid."""
     return "sigmoid" if activation_name(node) == "hardsigmoid" else kind(node)
 
 

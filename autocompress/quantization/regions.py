@@ -1,7 +1,7 @@
-"""Regions of a network: a layer and what follows it, which compute in integers or in float.
+"""Regions of a network: a layer and the operators after it, up to the next layer.
 
-A region is what a choice between integers and float is made for. Its pattern says what its time
-depends on: the operator, its shapes, and the operators that follow up to the next layer.
+A whole region computes either on integers or in float. Its pattern has everything that its time
+depends on: the operator, its shapes, and the operators that follow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SILENT = frozenset({"identity", "dropout", "getitem", "reshape", "parameter", "
 
 @dataclass(frozen=True)
 class Pattern:
-    """What the time of a region depends on.
+    """The properties of a region that decide its time.
 
     Attributes:
         operator: "conv", "depthwise" or "linear".
@@ -52,22 +52,22 @@ class Pattern:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What two patterns share whose times can be compared: all but the sizes.
+        """Equal for two patterns whose times can be compared: the pattern without sizes.
 
-        Integer kernels take other ways where channels are no multiple of 16.
+        It includes whether channels are multiples of 16, because integer kernels differ by that.
         """
         aligned = tuple(math.gcd(shape[0] if len(shape) == 3 else shape[-1], 16) for shape in self._shapes)
         return (*self.family, aligned)
 
     @property
     def family(self) -> tuple[Any, ...]:
-        """As ``kind``, whatever the channels are multiples of."""
+        """As ``kind``, without the multiple of the channels."""
         names = tuple(name for name, _ in self.followers)
         return (self.operator, self.kernel, self.stride, self.dilation, self.groups > 1, names)
 
     @property
     def work(self) -> float:
-        """Multiply-adds and values written, about in proportion to the time of one kind."""
+        """Multiply-adds and written values, roughly proportional to the time within one kind."""
         return self.macs + 8.0 * math.prod(self.outputs) + 8.0 * sum(count for _, count in self.followers)
 
     @property
@@ -77,13 +77,13 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Region:
-    """A layer with what follows it.
+    """A layer and the operators after it, up to the next layer.
 
     Attributes:
         layer: name.
         pattern: what its time depends on.
         can_be_integer: its layer has an integer form.
-        can_be_float: it is no plugin's layer that stays whole.
+        can_be_float: True unless its layer is a leaf layer of a plugin.
     """
 
     layer: str
@@ -94,14 +94,15 @@ class Region:
 
 @dataclass(frozen=True)
 class Crossing:
-    """A tensor that one region makes and others read.
+    """A tensor that one region writes and others read.
 
     Attributes:
-        source: the layer of the region that makes it.
+        source: the layer of the region that writes it.
         readers: layers of the regions that read it.
         shape: of one image.
-        on_grid: in an integer network it is written as integers by the operator that makes it.
-        is_map: it is a map of channels, which float and integer convolutions lay out differently.
+        on_grid: in an integer network, its operator writes it as integers.
+        is_map: it is a feature map, which float and integer convolutions store in different
+            layouts.
     """
 
     source: str
@@ -128,7 +129,7 @@ def regions_of(module: fx.GraphModule, config: Mapping[str, LayerBits], placemen
 
     Args:
         module: the network.
-        config: by layer; the layers without weight quantizer are regions in float.
+        config: by layer; layers without a weight quantizer are float regions.
         placement: of the network with integers wherever ``config`` allows them.
     """
     names = _layers(module, config, placement)
@@ -159,7 +160,7 @@ def _layers(module: fx.GraphModule, config: Mapping[str, LayerBits], placement: 
 
 
 def _owners(nodes: Sequence[fx.Node], layers: Mapping[str, fx.Node]) -> dict[fx.Node, str]:
-    """The layer that each node follows: the latest of those of its inputs, as placement says."""
+    """The layer whose region each node belongs to: the last one among its inputs."""
     names = {node: name for name, node in layers.items()}
     position = {node: place for place, node in enumerate(nodes)}
     owners: dict[fx.Node, str] = {}

@@ -1,8 +1,8 @@
-"""Weights of a network of fake-quantizers are put on levels that change its outputs least.
+"""Rounds the weights of a network of fake-quantizers so that its outputs change least.
 
-:mod:`autocompress.repair.rounding` has the algebra. All layers at once: each from the inputs that
-it has in the float network (:func:`round_layers`). One after the other: each from its inputs behind
-rounded layers, towards the outputs of the float network (:func:`round_in_order`).
+:mod:`autocompress.repair.rounding` has the algebra. :func:`round_layers` rounds all layers at once,
+by their inputs in the float network. :func:`round_in_order` rounds one layer after the other, by
+its inputs behind rounded layers, towards the outputs of the float network.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from autocompress.repair.moments import MOST_COLUMNS
 
 
 def offered(network: QuantizedNetwork, how: Mapping[str, Rounding]) -> dict[str, Rounding]:
-    """The layers of ``how`` whose levels can be chosen by moments, without those that take the
-    nearest ones.
-    """
+    """The layers of ``how`` that can be rounded by moments, without those that round to nearest."""
     return {
         name: how[name]
         for name, layer in network.layers().items()
@@ -50,7 +48,7 @@ def round_layers(
 
     Args:
         network: not calibrated; changed in place.
-        how: of :func:`offered`.
+        how: the rounding of each layer, from :func:`offered`.
         batches: images ``(N, C, H, W)``.
         seed: of drawn positions.
     """
@@ -79,10 +77,10 @@ def round_in_order(
     """Rounds layers front to back, each refitted before (``repair.Lockstep``).
 
     Args:
-        network: not calibrated, and its norms are folded; changed in place.
-        how: of :func:`offered`.
-        batches: images ``(N, C, H, W)``; all stay in memory, with the activations that are still to
-            be read.
+        network: not calibrated, with folded norms; changed in place.
+        how: the rounding of each layer, from :func:`offered`.
+        batches: images ``(N, C, H, W)``; all stay in memory, with the activations that will be
+            read.
         seed: of drawn positions.
     """
     layers = network.layers()
@@ -102,14 +100,14 @@ def round_in_order(
 
 
 def most_images(network: QuantizedNetwork, wanted: int) -> int:
-    """As many of ``wanted`` images as :func:`round_in_order` has room for."""
+    """The number of images, at most ``wanted``, that fit into memory for :func:`round_in_order`."""
     shapes = [shape_of(node) for node in network.graph.nodes]
     largest = max(math.prod(shape) for shape in shapes if shape)
     return min(wanted, max(MEMORY // (4 * 2 * LIVE * largest), 1))
 
 
 def _settled(fake: FakeQuantizer, matrix: torch.Tensor, moments: Moments, how: Rounding) -> torch.Tensor:
-    """Weights on the levels of ``fake``, which takes their scale."""
+    """Rounds weights to the levels of ``fake``, and sets its scale."""
     values = fake.levels()
     assert values is not None
     new, scale = rounded(matrix, moments, Levels.of(values.cpu()), how, shared=fake.shares_scale)
@@ -119,14 +117,14 @@ def _settled(fake: FakeQuantizer, matrix: torch.Tensor, moments: Moments, how: R
 
 
 def _factor(layer: FakeLayer, moments: Moments) -> torch.Tensor:
-    """What scales the layer's weight to that which its quantizer sees, ``[groups, rows, 1]``."""
+    """The factor from the layer's weight to the input of its quantizer, ``[groups, rows, 1]``."""
     if layer.norm is None or not layer.weight_quantizer.folds_norm:
         return torch.ones((moments.columns.groups, len(layer.weight) // moments.columns.groups, 1), dtype=torch.float64)
     return affine(layer.norm)[0].detach().double().cpu().reshape(moments.columns.groups, -1, 1)
 
 
 def _deployed(layer: FakeLayer, shift: torch.Tensor) -> torch.Tensor:
-    """A shift of what the quantizer's weight gives, as a shift of the layer's deployed outputs."""
+    """Converts a shift of outputs with the quantizer's weight into a shift of deployed outputs."""
     if layer.norm is None or layer.weight_quantizer.folds_norm:
         return shift
     return shift * affine(layer.norm)[0].detach().double().cpu()
@@ -138,7 +136,7 @@ def _write(layer: FakeLayer, moments: Moments, matrix: torch.Tensor) -> None:
 
 
 def _bare(network: QuantizedNetwork) -> fx.GraphModule:
-    """The same layers without the quantizers of activations."""
+    """Within the block, the quantizers of activations are off."""
     graph = copy.deepcopy(network.graph)
     for node in list(graph.nodes):
         if node.op == "call_module" and str(node.target).startswith(f"{FAKES}."):
@@ -149,7 +147,7 @@ def _bare(network: QuantizedNetwork) -> fx.GraphModule:
 
 @contextmanager
 def _plain(network: QuantizedNetwork) -> Iterator[None]:
-    """The network with no quantizer at work."""
+    """Within the block, all quantizers are off."""
     with _without([*network.weight_fakes().values(), *network.activation_fakes().values()]), evaluating(network):
         yield
 

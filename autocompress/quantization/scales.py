@@ -1,4 +1,4 @@
-"""Uniform grids: scale and zero point of a range, and values to integers and back.
+"""Uniform grids: scale and zero point of a range, and conversion of values to integers.
 
 Equation numbers are those of Krishnamoorthi, "Quantizing deep convolutional networks for efficient
 inference: a whitepaper", arXiv 1806.08342. ``value = (integer - zero_point) * scale`` throughout.
@@ -13,8 +13,8 @@ import torch
 SMALLEST_SCALE = 2.0**-23
 """A dead channel has the range (0, 0).
 
-Its scale must not be 0, and not tiny either: runtimes keep the bias as an int32 in steps of input
-scale x weight scale, which overflows where the step is too fine for the channel's bias.
+Its scale must be neither 0 nor tiny. Runtimes store the bias as int32 in steps of input scale x
+weight scale, which overflows if the step is too small for the channel's bias.
 """
 
 
@@ -32,7 +32,7 @@ class Levels:
 
 
 def unsigned_levels(bits: int) -> Levels:
-    """``0 .. 2^bits - 1`` (eq. 2 and 9): what activations use.
+    """``0 .. 2^bits - 1`` (eq. 2 and 9), for activations.
 
     Raises:
         ValueError: if ``bits`` is not 1 to 8.
@@ -74,7 +74,7 @@ def affine(minimum: torch.Tensor, maximum: torch.Tensor, levels: Levels) -> tupl
         ``minimum``.
     """
     minimum, maximum = minimum.float().clamp(max=0.0), maximum.float().clamp(min=0.0)
-    # Divided first: the difference of the two ends can overflow where neither end does.
+    # Divided first, because the difference of the two ends may overflow.
     scale = (maximum / levels.steps - minimum / levels.steps).clamp(min=SMALLEST_SCALE)
     zero_point = (levels.low - torch.round(minimum / scale)).clamp(levels.low, levels.high)
     return scale, zero_point.to(torch.int32)
@@ -114,7 +114,7 @@ def quantize(
         axis: of the channels in ``x``; None for one scale a tensor.
     """
     scale, zero_point = along(scale, x.ndim, axis), along(zero_point, x.ndim, axis)
-    # Clamped before the zero point is added and cast: what lies far outside would not fit an int32.
+    # Clamped before the zero point is added, because values far outside would not fit an int32.
     codes = torch.round(x / scale).clamp(-(2.0**16), 2.0**16).to(torch.int32)
     return (codes + zero_point).clamp(levels.low, levels.high)
 

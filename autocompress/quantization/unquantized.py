@@ -1,4 +1,4 @@
-"""Which layers of a quantized network still compute in float, so that a report can name them."""
+"""Finds the layers of a quantized network that still compute in float, for reports."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _QUANTIZED = (FakeLayer, HardenedConv2d, HardenedLinear)
 def float_layers(model: fx.GraphModule) -> list[str]:
     """Names of the layers that could not be quantized and stay in float, in network order.
 
-    - Layers that were asked for bits but have no integer form: a padding other than zeros, weights
+    - Layers that should have bits but have no integer form: a padding other than zeros, weights
       that several calls share, a layer inside a block that cannot be traced.
-    - Layers of which placement never takes any: with weights of two dimensions or more that are
+    - Layers that are never quantized: those with weights of two or more dimensions that are
       neither ``nn.Conv2d`` nor ``nn.Linear`` (``Conv1d``, ``ConvTranspose2d``, ``Embedding``,
-      ``MultiheadAttention``, ...), and products with a parameter that the model computes itself.
+      ``MultiheadAttention``, ...), and products with a parameter outside of a layer.
 
-    What the recipe left in float is not named, and neither is what has no weights but factors and
-    offsets (layer norms, layer scales): it is no layer that bits could be chosen for. See also
+    Layers that the recipe left in float are not named. Neither are layers that only have factors
+    and offsets (layer norms, layer scales), since no bits can be chosen for them. See also
     :func:`asked_but_float`.
 
     Args:
-        model: from ``harden``, ``rebuild`` or ``quantize``; of any other traced network only the
-            second kind is known.
+        model: from ``harden``, ``rebuild`` or ``quantize``. For any other traced network, only the
+            second kind is found.
     """
     asked, whole = _asked(model), model.meta.get("leaf_layers", ())
     names: dict[str, None] = {}
@@ -46,7 +46,7 @@ def float_layers(model: fx.GraphModule) -> list[str]:
 
 
 def asked_but_float(model: fx.GraphModule) -> list[str]:
-    """Those of :func:`float_layers` that the recipe asked bits for."""
+    """The layers of :func:`float_layers` for which the recipe has bits."""
     asked = _asked(model)
     return [name for name in float_layers(model) if name in asked]
 
@@ -60,7 +60,7 @@ def _asked(model: fx.GraphModule) -> set[str]:
 
 
 def _weighted(name: str, layer: nn.Module) -> Iterator[str]:
-    """``layer`` itself where it holds weights, else those of the layers inside it."""
+    """``layer`` itself if it has weights, else the layers with weights inside it."""
     if isinstance(layer, _QUANTIZED) or input_quantizer_of(layer) is not None or _has_integers(layer):
         return
     if any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False)):
@@ -71,7 +71,7 @@ def _weighted(name: str, layer: nn.Module) -> Iterator[str]:
 
 
 def _has_integers(layer: nn.Module) -> bool:
-    """A plugin's hardened layer says its width."""
+    """A plugin's hardened layer has ``weight_bits``."""
     bits = getattr(layer, "weight_bits", None)
     return isinstance(bits, int) and bits < FLOAT_BITS
 

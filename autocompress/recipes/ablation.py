@@ -14,7 +14,7 @@ OPERATORS, CHANNELS, REPAIR, TRAINING, BITS = "operators", "channels", "repair",
 def stages(recipe: Recipe) -> Sequence[tuple[str, Recipe]]:
     """(stage, the recipe up to it) for each stage of ``recipe`` that does something.
 
-    The last recipe is ``recipe`` itself. Empty where it leaves the baseline unchanged.
+    The last recipe is ``recipe`` itself. If it leaves the baseline unchanged, there are none.
     """
     steps: list[tuple[str, Recipe]] = []
     unrepaired = {**recipe.repair, "fit": "none"} if recipe.repair else {}

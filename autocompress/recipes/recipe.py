@@ -91,7 +91,8 @@ def compose(
 ) -> Recipe:
     """Runs the whole define-by-run space once.
 
-    Asks the data source, SUBSTITUTE, PRUNE, REPAIR, RECOVER and QUANTIZE, in this order.
+    Asks for the parameters of the data source, SUBSTITUTE, PRUNE, REPAIR, RECOVER and QUANTIZE, in
+    this order.
 
     Args:
         space: gives the values; without a prefix.

@@ -1,7 +1,6 @@
 """Rungs: training budgets for recipes, after the search knows their accuracy after repair.
 
-Rung 0 trains nothing. Each rung goes on from the network of the one below, so that a recipe which
-climbs is trained by all of them.
+Rung 0 trains nothing. Each higher rung continues from the network of the rung below it.
 """
 
 from __future__ import annotations
@@ -14,26 +13,27 @@ from autocompress.recipes.recipe import Recipe
 
 LAST = 2
 QUARTER = 0.25
-"""Of an epoch: rung 1."""
+"""Epochs of rung 1."""
 LEAST_STEPS = {1: 100, 2: 400}
-"""Small sets have few steps an epoch, and a network needs steps."""
+"""Fewest steps of rungs 1 and 2, because small data sets have few steps per epoch."""
 MOST_IMAGES = 200_000
-"""No rung sees more, an image that it sees again counted again."""
+"""Most images of a rung; an image counts each time it is used."""
 AFTER_REPAIR, WITHOUT_REPAIR = 5e-4, 2e-3
 """Learning rates. Larger ones undo a repair: a quarter epoch at 1e-3 loses points."""
 DISTILL = 0.5
-"""Weight of the baseline's answers, where there are labels too. With 0.9, rung 1 gained 1.2 points
-less on a ResNet-10-T (docs/rungs.md)."""
+"""Weight of distillation, if there are also labels.
+
+With 0.9, rung 1 gained 1.2 points less on a ResNet-10-T (docs/rungs.md)."""
 
 
 def can_climb(recipe: Recipe, epochs: float) -> bool:
     """Whether a rung can train the recipe.
 
-    Something was removed or replaced, and the recipe itself asks for no training.
+    This is true if something was removed or replaced, and the recipe itself asks for no training.
 
     Args:
         recipe: as composed.
-        epochs: the most that one trial of the job recovers; with 0 nothing is ever trained.
+        epochs: most epochs of recovery of one trial; with 0, nothing is ever trained.
     """
     changed = recipe.prune is not None or bool(recipe.transforms)
     own = recipe.recover.get("epochs") or recipe.qat.get("epochs")
@@ -55,7 +55,7 @@ def steps_of(rung: int, images: int, batch: int, epochs: float) -> int:
 
 
 def images_of(rung: int, images: int, batch: int, epochs: float) -> int:
-    """Images that a rung trains on, an image that it sees again counted again.
+    """Number of images that a rung trains on; an image counts each time it is used.
 
     Args:
         rung, images, batch, epochs: as in :func:`steps_of`.
@@ -64,13 +64,13 @@ def images_of(rung: int, images: int, batch: int, epochs: float) -> int:
 
 
 def at_rung(recipe: Recipe, rung: int, *, images: int, batch: int, epochs: float, labelled: bool) -> Recipe:
-    """The recipe as rung ``rung`` makes it: its values stay, and training is added.
+    """The recipe with the training of all rungs up to ``rung``; its values are unchanged.
 
     Args:
         recipe: that can climb (:func:`can_climb`).
         rung: 0 to ``LAST``; with 0 it is the recipe itself.
         images, batch, epochs: as in :func:`steps_of`.
-        labelled: the images have labels that mean something.
+        labelled: the images have meaningful labels.
     """
     is_refitted = recipe.repair.get("fit", "none") != "none"
     stages: list[Params] = [
@@ -80,7 +80,7 @@ def at_rung(recipe: Recipe, rung: int, *, images: int, batch: int, epochs: float
             "batch_size": batch,
             "lr": AFTER_REPAIR if is_refitted else WITHOUT_REPAIR,
             "distill": DISTILL if labelled else 1.0,
-            # Not augmented, an image has one answer of the baseline, which is computed once.
+            # Without augmentation, the outputs of the baseline are computed once for each image.
             "augment": number > 1,
         }
         for number in range(1, rung + 1)

@@ -1,4 +1,4 @@
-"""Storage behind URLs, by fsspec: objects that are put once, and whole.
+"""Storage behind URLs, by fsspec; an object is written once and completely.
 
 ``urls`` checks the spelling and imports nothing. ``objects`` reads and writes.
 """

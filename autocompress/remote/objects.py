@@ -1,4 +1,4 @@
-"""Objects below a URL: put if absent, read whole, and never waited for without end."""
+"""Objects below a URL: written if absent, read as a whole, with a time limit for each call."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from autocompress.files import atomic, sync
 
 T = TypeVar("T")
 LONGEST_S = 120.0
-"""Seconds that one object may take."""
+"""Longest time in seconds for one object."""
 ANSWERS_WITHIN_S = 30.0
-"""Seconds in which storage must have answered before a search begins."""
+"""Longest time in seconds for an answer of storage before a search begins."""
 SLOW_S = 2.0
-"""Seconds for a small object from which storage counts as slow."""
+"""Storage is slow if a small object takes this many seconds."""
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 _CREDENTIALS = re.compile(r"(?i)(AKIA|ASIA)[A-Z0-9]{8,}|(?<=[:/=])[^\s:/=@]+(?=@)")
 
@@ -37,11 +37,11 @@ class RemoteError(OSError):
 
 
 class Objects:
-    """What is stored below a URL.
+    """The objects below a URL.
 
     Args:
         url: such as ``s3://bucket/prefix``; checked by ``urls.checked_url`` before.
-        longest: seconds that a call may take.
+        longest: time limit of a call in seconds.
 
     Raises:
         UserError: if no package for its scheme is installed.
@@ -53,7 +53,7 @@ class Objects:
         try:
             from fsspec.core import url_to_fs
 
-            # Listings that are kept hide what others write.
+            # Cached listings would hide objects that other processes write.
             self._files, self._root = url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise UserError(
@@ -62,10 +62,10 @@ class Objects:
             ) from None
 
     def put(self, name: str, file: Path) -> bool:
-        """Stores a file under ``name``, unless there is an object already; returns whether it did.
+        """Stores a file under ``name``, unless there is such an object; returns whether it did.
 
         Raises:
-            RemoteError: if that cannot be said.
+        RemoteError: if this is unknown.
         """
 
         def write(path: str) -> None:
@@ -77,7 +77,7 @@ class Objects:
         return self._create(write, name)
 
     def put_bytes(self, name: str, data: bytes, *, replace: bool = False) -> bool:
-        """The same for bytes; with ``replace``, an object that is there is replaced."""
+        """As :meth:`put`, for bytes; with ``replace``, an existing object is replaced."""
 
         def write(path: str) -> None:
             if not self._is_local:
@@ -103,7 +103,7 @@ class Objects:
         return self._called(create, f"{name} cannot be written to {self.url}")
 
     def fetch(self, name: str, file: Path) -> bool:
-        """Copies an object to a local file, atomically; False where there is none.
+        """Copies an object to a local file, atomically; False if there is none.
 
         Raises:
             RemoteError: if it cannot be read.
@@ -120,7 +120,7 @@ class Objects:
         return self._called(copy, f"{name} cannot be read from {self.url}")
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of an object; None where there is none."""
+        """The bytes of an object; None if there is none."""
 
         def cat() -> bytes | None:
             try:
@@ -135,7 +135,7 @@ class Objects:
         return self._called(lambda: bool(self._files.exists(self._path(name))), f"{self.url} does not answer")
 
     def names(self, folder: str = "") -> list[str]:
-        """The names of all objects below ``folder``, sorted; without it, of all."""
+        """The sorted names of all objects below ``folder``; by default of all objects."""
 
         def find() -> list[str]:
             found = self._files.find(self._path(folder) if folder else self._root)
@@ -155,7 +155,7 @@ class Objects:
         return self._called(cat, f"{folder} cannot be read from {self.url}")
 
     def remove(self, name: str) -> None:
-        """Removes an object; nothing happens where there is none."""
+        """Removes an object, if there is one."""
 
         def remove() -> None:
             try:
@@ -169,10 +169,10 @@ class Objects:
         """Writes, reads and removes a small object.
 
         Returns:
-            The seconds that this took.
+            The time in seconds.
 
         Raises:
-            RemoteError: if it cannot be done, or takes too long.
+            RemoteError: if it fails, or takes too long.
         """
         name, data = f".probe-{secrets.token_hex(8)}", secrets.token_bytes(1024)
         quick = Objects(self.url, min(self._longest, ANSWERS_WITHIN_S))
@@ -181,28 +181,28 @@ class Objects:
         is_same = quick.read(name) == data
         quick.remove(name)
         if not is_same:
-            raise RemoteError(f"{self.url} does not give back what was written to it")
+            raise RemoteError(f"{self.url} does not return the bytes that were written to it")
         return time.monotonic() - began
 
     def _path(self, name: str) -> str:
         if not _NAME.fullmatch(name) or ".." in name.split("/"):
-            raise ValueError(f"no name of an object: {name!r}")
+            raise ValueError(f"not the name of an object: {name!r}")
         return f"{self._root.rstrip('/')}/{name}"
 
     @property
     def _is_local(self) -> bool:
-        """A folder: fsspec would write over files there, and in place."""
+        """Whether it is a local folder, where fsspec would overwrite files in place."""
         return "file" in self._files.protocol
 
     def _called(self, call: Callable[[], T], what: str) -> T:
-        """The result of ``call``, in a thread that is left alone where it takes too long."""
+        """The result of ``call`` in another thread, which is abandoned if it takes too long."""
         done: list[T] = []
         failed: list[BaseException] = []
 
         def run() -> None:
             try:
                 done.append(call())
-            except BaseException as error:  # told in the thread that waits
+            except BaseException as error:  # raised in the waiting thread
                 failed.append(error)
 
         thread = threading.Thread(target=run, daemon=True, name="storage")
@@ -219,7 +219,7 @@ class Objects:
 
 
 def _linked(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file that is whole when it gets its name.
+    """Writes a file that is complete when it gets its name.
 
     Raises:
         FileExistsError: if there is one of this name.

@@ -1,4 +1,4 @@
-"""How URLs of storage are spelled: ``s3://bucket/prefix``."""
+"""The form of URLs of storage: ``s3://bucket/prefix``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PASSWORD = re.compile(r"[a-z0-9+.-]+://[^/@]*:[^/@]*@")
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` names storage by a URL, and no folder."""
+    """Whether ``text`` is a URL of storage, not a folder."""
     return _SCHEME.match(text) is not None
 
 
@@ -19,7 +19,7 @@ def checked_url(text: str) -> str:
     """A URL without a slash at its end.
 
     Raises:
-        ValueError: saying what is wrong, without the URL itself where it holds a password.
+        ValueError: with the reason, and without the URL itself if it contains a password.
     """
     if _PASSWORD.match(text):
         raise ValueError("holds a password: give credentials by the environment")
@@ -38,7 +38,7 @@ _LOCAL = ("file", "local")
 
 
 def url_of(path: Path) -> str | None:
-    """The URL that was made a path (``s3:/bucket/prefix``); None for a path of its own right."""
+    """The URL from which a path was made (``s3:/bucket/prefix``); None for other paths."""
     found = _COLLAPSED.fullmatch(path.as_posix())
     if found is None:
         return None

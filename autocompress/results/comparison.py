@@ -21,7 +21,7 @@ from autocompress.results.run import JOB_FILE, SearchResult, read
 from autocompress.results.sofar import models_so_far
 
 LEVELS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Points of accuracy for which attainment is told."""
+"""Losses of accuracy, in points, at which the attainment is reported."""
 UNTOLD = ("name", "results")
 """Keys of a job in which every two runs differ."""
 COMPARABLE = {
@@ -33,7 +33,7 @@ COMPARABLE = {
     "environment.processor": "the processors differ: ratios are those of each machine",
     "environment.runtime": "the runtimes differ",
 }
-"""What must be equal for figures to be comparable, and what to say where it is not."""
+"""The properties that comparable runs share, and the warning if they differ."""
 _NO_MODEL = float("nan")
 
 
@@ -42,12 +42,12 @@ class Compared:
     """A run beside others.
 
     Attributes:
-        name: the folder, as short as tells the runs apart.
+        name: the shortest part of the folder that distinguishes the runs.
         result: the run.
         drops, costs: of the front's models, on the common axes.
         hypervolume: of these (``objectives.hypervolume.SpeedFront``).
         counts: trials by status.
-        is_over: whether its search is.
+        is_over: whether its search has ended.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Comparison:
     Attributes:
         runs: in the order in which they were given.
         cost: the name of the common cost, a ratio to each run's own baseline.
-        split: "test" where the front of every run was scored there, else "validation".
+        split: "test" if the front of every run was scored on it, else "validation".
         differences: dotted key and the runs' values, where these differ.
         warnings: why figures may not be comparable, a sentence each.
     """
@@ -85,7 +85,7 @@ class Comparison:
     def attainment(self) -> list[tuple[float, list[float], float]]:
         """For each level of ``LEVELS``: the points, the lowest cost of each run, and their median.
 
-        A run without such a model has NaN, and counts as infinitely dear in the median."""
+        A run without such a model has NaN, and counts as infinite in the median."""
         rows = []
         for points in LEVELS:
             costs = [run.lowest_cost(points) for run in self.runs]
@@ -102,7 +102,7 @@ def compare(*folders: str | Path) -> Comparison:
     """Reads runs and puts them on common axes, also while their searches run.
 
     Raises:
-        UserError: if there are fewer than two, one is no run, or they have no cost in common.
+        UserError: if there are fewer than two, one is not a run, or they have no cost in common.
     """
     if len(folders) < 2:
         raise UserError("one run alone cannot be compared", "give two runs or more")
@@ -133,7 +133,7 @@ def _common_cost(results: Sequence[SearchResult], fronts: Sequence[pd.DataFrame]
 
 
 def _costs(result: SearchResult, front: pd.DataFrame, cost: str) -> list[float]:
-    """The ratio of each model; empty where one is not known."""
+    """The ratio of each model; empty if one of them is unknown."""
     base: dict[str, Any] = {str(name): value for name, value in result.baseline.items()}
     rows = [{str(name): value for name, value in row.items()} for _, row in front.iterrows()]
     found = [ratio(cost, row, base) for row in rows]
@@ -169,7 +169,7 @@ def _differences(results: Sequence[SearchResult]) -> list[tuple[str, list[Any]]]
 
 
 def _told(result: SearchResult) -> dict[str, Any]:
-    """Job, versions and machine of a run, flat."""
+    """Job, versions and machine of a run, as one flat mapping."""
     job = {key: value for key, value in result.job.items() if key not in UNTOLD}
     environment = {"environment": result.summary.get("environment") or {}}
     return flattened({**job, **environment}) | {
@@ -178,7 +178,7 @@ def _told(result: SearchResult) -> dict[str, Any]:
 
 
 def versions(folder: Path) -> dict[str, str]:
-    """Of the libraries that wrote the run, from the first lines of its job file."""
+    """Versions of the libraries that wrote the run, from the first lines of its job file."""
     found = {}
     for line in (folder / JOB_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
         name, _, version = line.removeprefix("# ").partition(" ")

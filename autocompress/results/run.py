@@ -171,8 +171,9 @@ class SearchResult:
         return cost_objective(self.job.get("objectives") or ())
 
     def cheapest_by_drop(self) -> pd.DataFrame:
-        """The rows of ``front`` that are the cheapest for some allowed drop, the most accurate
-        first: of those that lose at most so many points, the last one is the cheapest.
+        """The cheapest rows of ``front`` for every allowed drop, the most accurate first.
+
+        Of the rows within an allowed drop, the last one is the cheapest.
         """
         models = self.models
         found = cheapest_by_drop(_mappings(models), cast("Mapping[str, Any]", self.baseline), self.cost)

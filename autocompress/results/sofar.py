@@ -16,12 +16,11 @@ from autocompress.results.status import Status
 def models_so_far(result: SearchResult, status: Status | None = None) -> pd.DataFrame:
     """The front's models, the most accurate first; columns ``FRONT_COLUMNS``.
 
-    They are those of front.csv, or, while there is none, those of the trials that no other finished
-    trial dominates, with the figures of their trials.
+    If there is no front.csv yet, these are the non-dominated ones of the finished trials.
 
     Args:
         result: the run.
-        status: how far it is; it knows the baseline before the run's files do.
+        status: of the run; it has the baseline before the run's files have it.
     """
     if len(result.front):
         return result.models

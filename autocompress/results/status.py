@@ -1,4 +1,4 @@
-"""status.json: how far a search is, written by its driver and read by other processes."""
+"""status.json: the progress of a search, written by its driver and read by other processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from autocompress.files import write_json
 STATUS_FILE = "status.json"
 OVER, STOPPED = "over", "stopped"
 PHASES = ("preparing", "searching", "closing", OVER, STOPPED)
-"""Before the first recipe; while recipes are tried; while the front is measured again; after.
-A search that was cut short is stopped."""
+"""Phases of a search.
+
+Before the first recipe; while recipes are tried; while the front is measured again; afterwards. A
+search that was cut short is stopped."""
 _SAME_PROCESS_S = 2.0
-"""Difference of two readings of when a process began."""
+"""Largest difference of two readings of the start time of one process."""
 
 
 def _began() -> float:
@@ -31,21 +33,21 @@ def _began() -> float:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a search is.
+    """The progress of a search.
 
     Attributes:
         phase: one of ``PHASES``.
-        step: what is being done, in words.
-        fraction: how far that is, 0 to 1; None where nobody can tell.
-        trials: rows so far, of earlier runs too.
+        step: the present work, as text.
+        fraction: finished fraction of the step, 0 to 1; None if unknown.
+        trials: number of rows so far, including those before a resume.
         total: the budget of trials; 0 before it is known.
         front: models on the front so far.
         hypervolume: of that front.
-        workers: processes that try recipes.
-        baseline: its row, once it is known.
+        workers: number of processes that try recipes.
+        baseline: its row, when it is known.
         under_way: recipes that are being tried: ``{"trial": number, "label": text}``.
-        seconds_left: until the search is expected to end; None where nobody can tell.
-        note: the last thing worth saying.
+        seconds_left: until the search is expected to end; None if unknown.
+        note: the last note of the search.
         updated: seconds since the epoch.
         pid, process_began, host: of the driver.
     """
@@ -69,7 +71,7 @@ class Status:
 
     @property
     def is_running(self) -> bool | None:
-        """Whether the driver lives; None where it runs on another machine."""
+        """Whether the driver is alive; None if it runs on another machine."""
         if self.phase in (OVER, STOPPED):
             return False
         if self.host != platform.node():
@@ -87,7 +89,7 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def read_status(folder: Path) -> Status | None:
-    """The status of the run in ``folder``; None for a run that has none (an earlier version's).
+    """The status of the run in ``folder``; None if it has none (from an earlier version).
 
     Raises:
         UserError: if the file cannot be read.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STEP = 4096.0
 """Step of the grid of the output: a power of two, so requantization is exact."""
 ZERO = 128
-"""Of the output's grid."""
+"""Zero point of the output."""
 OPSET, IR_VERSION = 21, 10
 
 Operator = Literal["Conv", "Gemm", "MatMul", "MatMulInteger"]
@@ -85,7 +85,7 @@ def _convolve(x: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
 def extreme_layers() -> tuple[Layer, ...]:
     """Layers with weights of -127 and 127 and inputs of 0 and 255, one for each kernel.
 
-    Sizes are multiples of a vector, and others.
+    Some sizes are multiples of a vector, others are not.
     """
     random = np.random.default_rng(0)
 
@@ -121,9 +121,9 @@ def extreme_layers() -> tuple[Layer, ...]:
 
 def run_layers(layers: Sequence[Layer], threads: int, config: Mapping[str, str]) -> list[np.ndarray]:
     """Runs ``layers`` in the installed ONNX Runtime, all in one session."""
-    import onnxruntime  # late: as in options
+    import onnxruntime  # imported here, as in options
 
-    from autocompress.runtime.options import session_options  # late: options asks this module
+    from autocompress.runtime.options import session_options  # imported here, because options imports this module
 
     session = onnxruntime.InferenceSession(
         model_of(layers).SerializeToString(), session_options(threads, config), providers=["CPUExecutionProvider"]

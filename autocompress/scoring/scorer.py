@@ -19,7 +19,8 @@ LOADED_TOGETHER = 64
 PIXELS_BETWEEN_PAUSES = 64 * 64**2
 """Pixels that are scored between two pauses: some tenths of a second for a ResNet-50.
 
-The time is not used, because the number of images per batch changes the last bits of logits.
+The interval is not measured in time, because the number of images per batch changes the last bits
+of logits.
 """
 
 

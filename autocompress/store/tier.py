@@ -1,4 +1,4 @@
-"""The cache on a URL, behind the cache on the local disk: an object for each entry, put once."""
+"""The cache on a URL, behind the cache on the local disk: one object per entry, written once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from autocompress.store.entries import Damaged, parsed_record
 
 T = TypeVar("T")
 PAUSE_S = 60.0
-"""After an error, storage is left alone for so many seconds; the local cache goes on."""
+"""Seconds without access to storage after an error; the local cache is used meanwhile."""
 ENTRY = "record"
-"""Key of a safetensors file's metadata under which an object holds the record of its entry."""
+"""Key in the metadata of a safetensors file under which an object has the record of its entry."""
 log = logging.getLogger("autocompress")
 
 
@@ -34,7 +34,7 @@ def _objects(url: str) -> Objects:
 
 
 def shared_tier() -> Tier | None:
-    """The tier on the URL that ``AUTOCOMPRESS_CACHE`` names; None where it names a folder, or none.
+    """The tier on the URL in ``AUTOCOMPRESS_CACHE``; None if that is a folder or not set.
 
     Raises:
         UserError: if the URL cannot be used.
@@ -49,10 +49,10 @@ def shared_tier() -> Tier | None:
 
 
 class Tier:
-    """Entries and files on shared storage. Its errors cost time, but end no search.
+    """Entries and files on shared storage. Errors of storage never end a search.
 
     Args:
-        objects: where they are.
+        objects: the storage.
     """
 
     def __init__(self, objects: Objects) -> None:
@@ -60,7 +60,7 @@ class Tier:
         self._not_before = 0.0
 
     def has(self, key: str) -> bool:
-        """Whether there is an entry; False where storage does not answer."""
+        """Whether there is an entry; False if storage does not answer."""
         return bool(self._tried(lambda: self.objects.exists(_name(key)), "cannot be read"))
 
     def get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
@@ -91,7 +91,7 @@ class Tier:
             self.objects.put(_name(key), file)
 
     def fetch(self, name: str, file: Path) -> bool:
-        """Copies a file of the cache to ``file``; False where there is none, or no answer."""
+        """Copies a file of the cache to ``file``; False if it is missing or cannot be read."""
         return bool(self._tried(lambda: self.objects.fetch(name, file), "cannot be read"))
 
     def offer(self, name: str, file: Path) -> None:
@@ -103,20 +103,20 @@ class Tier:
             return None
         try:
             return call()
-        except (OSError, safetensors.SafetensorError) as error:  # of storage, or of temporary files
+        except (OSError, safetensors.SafetensorError) as error:  # errors of storage, or of temporary files
             self._not_before = time.monotonic() + PAUSE_S
             warn_once(Path("the shared cache"), what, OSError(str(error)))
             return None
 
 
 def fetch_shared(name: str, file: Path) -> bool:
-    """Copies a file from the cache on a URL, where there is one; whether it did."""
+    """Copies a file from the cache on a URL; returns whether there was one."""
     found = shared_tier()
     return found is not None and found.fetch(name, file)
 
 
 def offer_shared(name: str, file: Path) -> None:
-    """Stores a file in the cache on a URL, where there is one."""
+    """Stores a file in the cache on a URL, if there is such a cache."""
     if (found := shared_tier()) is not None:
         found.offer(name, file)
 
@@ -125,7 +125,7 @@ def read_object(file: Path, key: str) -> tuple[dict[str, torch.Tensor], Any]:
     """Tensors and record of a fetched entry.
 
     Raises:
-        Damaged: if it is not the entry ``key``, whole.
+        Damaged: if it is not the complete entry ``key``.
     """
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
@@ -137,7 +137,7 @@ def read_object(file: Path, key: str) -> tuple[dict[str, torch.Tensor], Any]:
 
 
 def check_shared_cache() -> str:
-    """Checks storage before anything expensive is done; returns a note where it is slow, else "".
+    """Checks storage before any expensive work; returns a note if it is slow, else "".
 
     Raises:
         UserError: if the cache is on a URL that cannot be read and written.

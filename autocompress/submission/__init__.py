@@ -1,6 +1,6 @@
-"""A job on its way to a cluster: manifests and scripts for batch systems, and Ray's job server.
+"""Sends a job to a cluster: manifests and scripts for batch systems, and Ray's job server.
 
-``order`` says what is asked of the cluster. ``kuberay`` and ``slurm`` write it down, without a
-connection to anything. ``jobserver`` sends it to a cluster of Ray with what ``parcel`` packs, and
-``fetching`` copies results.
+``order`` has what a job needs of a cluster. ``kuberay`` and ``slurm`` write it as a manifest or
+script, without any connection. ``jobserver`` sends it to a Ray cluster, with the files from
+``parcel``. ``fetching`` copies results.
 """

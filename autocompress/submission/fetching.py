@@ -1,4 +1,4 @@
-"""Copies the results of a run from where a cluster keeps them."""
+"""Copies the results of a run from a cluster."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ NOT_COPIED = ("journal/", "driver.json", "ray/", "spool/", ".")
 
 
 def fetch(place: str, to: Path) -> Path:
-    """Copies the run at ``place``, a URL or a folder that is seen from here, into ``to``.
+    """Copies the run at ``place`` (a URL, or a folder that this machine can read) into ``to``.
 
     Returns:
         The folder of the run.
 
     Raises:
-        UserError: if there is none, or it cannot be read.
+        UserError: if there is no run, or it cannot be read.
     """
     target = to / place.rstrip("/").rpartition("/")[2]
     if is_url(place):

@@ -36,8 +36,8 @@ class Sent:
         id: of the submission.
         run: name of its run.
         results: folder or URL, as the nodes see it.
-        status: Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
-        message: what Ray says to it.
+        status: of Ray: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+        message: of Ray about the status.
         since: seconds since the epoch.
     """
 
@@ -59,11 +59,11 @@ class JobServer:
 
     Args:
         address: of its dashboard: ``http://HEAD:8265``.
-        token: file with the token of the cluster; else ``RAY_AUTH_TOKEN_PATH`` or
-            ``RAY_AUTH_TOKEN``; None where the cluster has none.
+        token: file with the token of the cluster. By default ``RAY_AUTH_TOKEN_PATH`` or
+            ``RAY_AUTH_TOKEN`` is used; without any, the cluster must need no token.
 
     Raises:
-        UserError: if nobody answers there, or the token is missing or wrong.
+        UserError: if there is no answer, or the token is missing or wrong.
     """
 
     def __init__(self, address: str, token: Path | None = None) -> None:
@@ -79,7 +79,7 @@ class JobServer:
             logging.getLogger(name).setLevel(logging.ERROR)
         with self._told():
             self._client = JobSubmissionClient(address, headers=headers)
-            self._client.list_jobs()  # the version is told to everybody
+            self._client.list_jobs()  # the server tells its version without a token
 
     def jobs(self, run: str | None = None) -> list[Sent]:
         """The jobs of autocompress, or of one run, the oldest first."""
@@ -99,14 +99,14 @@ class JobServer:
         return jobs[-1]
 
     def submit(self, order: Order, python: str = "python") -> Sent:
-        """Sends a job. A run that was stopped or lost goes on.
+        """Sends a job. A run that was stopped or lost continues.
 
         Args:
-            order: what runs.
+        order: the job and its resources.
             python: the interpreter on the nodes.
 
         Raises:
-            UserError: if the run is under way already, or the job cannot be sent.
+            UserError: if the run is already under way, or the job cannot be sent.
         """
         before = self.jobs(order.job.name)
         if before and not before[-1].is_over:
@@ -115,7 +115,7 @@ class JobServer:
                 f"'autocompress cluster stop {order.job.name}' ends it",
             )
         number = len(before) + 1
-        name = order.job.name if number == 1 else f"{order.job.name}-{number}"  # two senders get one name
+        name = order.job.name if number == 1 else f"{order.job.name}-{number}"  # two senders get the same name
         with tempfile.TemporaryDirectory(prefix="ac-job-") as folder:
             plugins = packed(order, Path(folder))
             words = [shlex.join(command("job.yaml", "auto", (python, "-m", "autocompress.cli")))]
@@ -131,7 +131,7 @@ class JobServer:
         return self.latest(order.job.name)
 
     def _send(self, **job: Any) -> None:
-        """Sends a job; a head that has just started takes none for some seconds."""
+        """Sends a job, with retries: a head that has just started accepts none for some seconds."""
         deadline = time.monotonic() + READY_WITHIN_S
         with self._told():
             while True:
@@ -144,12 +144,12 @@ class JobServer:
                 time.sleep(1.0)
 
     def logs(self, job: Sent) -> str:
-        """What the job has printed."""
+        """The output of the job so far."""
         with self._told():
             return str(self._client.get_job_logs(job.id))
 
     def follow(self, job: Sent) -> Iterator[str]:
-        """What the job prints, until it ends."""
+        """Yields the output of the job until it ends."""
         with self._told():
             lines = self._client.tail_job_logs(job.id)
             with asyncio.Runner() as runner:
@@ -157,7 +157,7 @@ class JobServer:
                     yield text
 
     def stop(self, job: Sent, wait_s: float = STOPPED_WITHIN_S) -> Sent:
-        """Stops a job: its search saves, and ends."""
+        """Stops a job; its search saves its state and ends."""
         with self._told():
             self._client.stop_job(job.id)
         deadline = time.monotonic() + wait_s
@@ -167,7 +167,7 @@ class JobServer:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Turns errors of the client into sentences."""
+        """Turns errors of the client into errors for users."""
         import requests
         from ray.exceptions import AuthenticationError
 
@@ -196,7 +196,7 @@ async def _next(lines: Any) -> str | None:
 
 
 def _token(file: Path | None) -> str:
-    """The token, which is never printed and on no command line."""
+    """The token; it is never printed, and never on a command line."""
     named = file or (Path(path) if (path := os.environ.get("RAY_AUTH_TOKEN_PATH")) else None)
     if named is None:
         return os.environ.get("RAY_AUTH_TOKEN", "").strip()

@@ -1,4 +1,4 @@
-"""A RayJob of KubeRay: its operator starts a cluster for the search, and again if it is lost."""
+"""Manifest of a RayJob: KubeRay starts a cluster for the search, and again if it is lost."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from autocompress.submission.order import RETRIES, Order, command
 from autocompress.submission.sending import read_plugin
 
 JOB_FOLDER = "/autocompress/job"
-"""Where pods see the job and its plugins."""
+"""Folder in the pods with the job and its plugins."""
 LOCKS_FOLDER = "/autocompress/locks"
 LOCAL_FOLDER = "/autocompress/local"
-"""Where pods share the folder of a run whose results and cache are on URLs."""
+"""Shared folder of the pods for the run, if results and cache are on URLs."""
 MOST_CONFIG_BYTES = 1_000_000
 """Kubernetes refuses larger config maps (1 MiB)."""
 LONGEST_NAME = 47
-"""Characters of a RayJob's name; KubeRay makes longer names from it."""
+"""Most characters of the name of a RayJob, because KubeRay derives longer names from it."""
 SHUTDOWN_S = 600
-"""Seconds for which a finished job can still be looked at."""
+"""Seconds for which a finished job stays visible."""
 
 
 def manifest(order: Order, *, image: str, claim: str = "", secret: str = "") -> str:
     """The manifests as YAML: a config map with the job, and the RayJob.
 
     Args:
-        order: what runs.
+        order: the job and its resources.
         image: of containers, with autocompress, its dependencies and this version of Ray.
-        claim: persistent volume claim that all pods share: for results and cache where these are
+        claim: persistent volume claim that all pods share, for results and cache if these are
             paths, else for the folder of the run.
         secret: secret with credentials of the storage; its keys become environment variables.
 
@@ -78,7 +78,7 @@ def manifest(order: Order, *, image: str, claim: str = "", secret: str = "") -> 
 
 
 def kubernetes_name(name: str) -> str:
-    """``name`` as an object of Kubernetes may be called: lower case, digits and hyphens."""
+    """``name`` as a valid name in Kubernetes: lower case, digits and hyphens."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return (plain if plain[:1].isalpha() else f"run-{plain}")[:LONGEST_NAME].rstrip("-")
 
@@ -88,7 +88,7 @@ def _labels(name: str) -> dict[str, str]:
 
 
 def _files(order: Order) -> dict[str, str]:
-    """The job and its plugins by the names that they have in the config map."""
+    """The job and its plugins, by their names in the config map."""
     files: dict[str, str] = {}
     for plugin in order.job.plugins:
         if plugin.name in files:
@@ -105,7 +105,7 @@ def _files(order: Order) -> dict[str, str]:
 
 
 def _mounts(order: Order, claim: str) -> Mapping[str, str]:
-    """Paths in the pods by claim. Results on a URL need one too, for the run's folder."""
+    """Paths in the pods by claim. Results on a URL need a claim too, for the folder of the run."""
     paths = [place for place in (order.results, order.cache) if place.startswith("/")]
     if not paths:
         if not claim:
@@ -129,7 +129,7 @@ class _Pods:
         self._order, self._name, self._image, self._secret, self._mounts = order, name, image, secret, mounts
 
     def groups(self) -> list[dict[str, Any]]:
-        """Groups of workers; the pod that measures is one of its own, without a GPU."""
+        """Groups of workers; the measuring pod is a group of its own, without a GPU."""
         order = self._order
         groups = [self._group("workers", order.workers, order.gpus, {})]
         if order.device:
@@ -137,7 +137,7 @@ class _Pods:
         return groups
 
     def _group(self, name: str, count: int, gpus: int, resources: Mapping[str, int]) -> dict[str, Any]:
-        # KubeRay pastes the value into a shell command, so it has quotes of its own.
+        # KubeRay inserts the value into a shell command, so it contains quotes.
         start = {"resources": json.dumps(json.dumps(resources))} if resources else {}
         if resources:
             start["num-cpus"] = "0"  # its processors are for measuring
@@ -177,7 +177,7 @@ class _Pods:
             container["envFrom"] = [{"secretRef": {"name": self._secret}}]
         volumes: list[dict[str, Any]] = [
             {"name": "job", "configMap": {"name": self._name}},
-            # Pods of one machine share the lock of its measurements.
+            # Pods of one machine share the lock for measurements.
             {"name": "locks", "hostPath": {"path": "/run/autocompress", "type": "DirectoryOrCreate"}},
             {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{max(1, order.memory // 4)}Gi"}},
         ]

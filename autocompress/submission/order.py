@@ -1,4 +1,4 @@
-"""What is asked of a cluster for one job, checked, and independent of the kind of cluster."""
+"""What one job needs of a cluster, checked, for any kind of cluster."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from autocompress.objectives.spelling import Bound
 from autocompress.remote.urls import checked_url, is_url
 
 DEVICE = "device"
-"""Resource of the nodes that measure, where the job names no other."""
+"""Default resource of the measuring nodes."""
 MEMORY = 8
-"""GiB of a worker, where the job names no other."""
+"""Default memory of a worker in GiB."""
 RETRIES = 3
-"""Times that a batch system starts a search again that was lost with its nodes."""
+"""How often a batch system restarts a search that was lost with its nodes."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """A job and what it needs.
+    """A job and the resources that it needs.
 
     Attributes:
-        job: with ``results`` as the nodes see them.
+    job: with ``results`` as a path on the nodes.
         results: folder on storage that all nodes share, or URL, without an end slash.
         cache: the same for the cache.
-        workers: trials at the same time, each on a pod or node of its own.
-        cpus: processors of each of them.
-        memory: of each of them, in GiB.
-        gpus: of each of them.
+        workers: number of workers, each on a pod or node of its own.
+        cpus: processors of each worker.
+        memory: of each worker, in GiB.
+        gpus: of each worker.
     """
 
     job: Job
@@ -45,7 +45,7 @@ class Order:
 
     @property
     def device(self) -> str:
-        """Resource of the nodes that measure; empty where a cost model computes."""
+        """Resource of the measuring nodes; empty for a cost model."""
         return self.job.cluster.device_nodes or ""
 
     @property
@@ -64,10 +64,10 @@ def order_of(
     memory: int | None = None,
     gpus: int | None = None,
 ) -> Order:
-    """An order with checked places. What is not given is taken from the job.
+    """An order with checked paths; missing values are taken from the job.
 
     Raises:
-        UserError: if results or cache are where other nodes cannot see them.
+    UserError: if other nodes cannot access results or cache.
     """
     place = shared_place(results or str(job.results), "results")
     cached = shared_place(cache, "cache") if cache else f"{place}/.cache"  # no run has such a name
@@ -87,7 +87,7 @@ def order_of(
 
 
 def shared_place(given: str, what: str) -> str:
-    """A place that every node can name: a URL, or an absolute path without ``..``.
+    """A path that is valid on every node: a URL, or an absolute path without ``..``.
 
     Raises:
         UserError: for another one.
@@ -107,12 +107,12 @@ def shared_place(given: str, what: str) -> str:
 
 
 def command(job_file: str, address: str, program: Sequence[str] = ("autocompress",)) -> list[str]:
-    """The words of the command that runs the search, or goes on with it, on a node of the cluster.
+    """The words of the command that starts or continues the search on a node of the cluster.
 
-    They need no shell: job servers quote in ways of their own.
+    They need no shell, because job servers differ in quoting.
 
     Args:
-        job_file: of the job, on the node.
+        job_file: path of the job on the node.
         address: of the cluster: ``auto`` or ``HOST:PORT``.
         program: how the node calls this program.
     """

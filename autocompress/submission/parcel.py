@@ -1,4 +1,4 @@
-"""What is sent with a job: the job, its plugins, and autocompress as it is installed here."""
+"""Packs the files to send with a job: the job, its plugins, and the installed autocompress."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from autocompress.submission.sending import read_plugin
 
 NAME = "autocompress"
 MOST_BYTES = 100 * 2**20
-"""Ray takes no larger working directory."""
+"""Largest working directory that Ray accepts."""
 _PACKAGE = Path(__file__).parent.parent
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyo")
 
 
 def packed(order: Order, folder: Path) -> Path:
-    """Fills ``folder``; returns where the nodes will see the plugins of the job.
+    """Fills ``folder``; returns the paths of the job's plugins on the nodes.
 
-    Ray puts the folder on the path of Python, on each node: packages lie in it as a wheel has them.
+    Ray adds the folder to the path of Python on each node. Packages are in it as in a wheel.
 
     Raises:
-        UserError: if it is too large to be sent, or plugins cannot be.
+        UserError: if it is too large, or plugins cannot be sent.
     """
     for package in _packages():
         shutil.copytree(package, folder / package.name, ignore=_LEFT_OUT)
@@ -46,7 +46,7 @@ def packed(order: Order, folder: Path) -> Path:
 
 
 def _packages() -> Iterator[Path]:
-    """Folders of autocompress and of the packages that it comes with."""
+    """Folders of autocompress and of the packages of its distribution."""
     yield _PACKAGE
     modules = {point.value.partition(":")[0] for point in importlib.metadata.distribution(NAME).entry_points}
     for name in sorted({module.partition(".")[0] for module in modules} - {NAME}):
@@ -56,7 +56,7 @@ def _packages() -> Iterator[Path]:
 
 
 def _write_metadata(folder: Path) -> None:
-    """What says to Python that autocompress is installed, and which methods it has."""
+    """Writes the metadata by which Python finds autocompress and its entry points."""
     found = importlib.metadata.distribution(NAME)
     info = folder / f"{NAME}-{found.version}.dist-info"
     info.mkdir()
@@ -65,7 +65,7 @@ def _write_metadata(folder: Path) -> None:
 
 
 def _with_plugins(order: Order, folder: Path) -> Path:
-    """Adds plugins and the job, which names them where a later resume finds them too."""
+    """Adds the plugins and the job, with paths that a later resume finds too."""
     texts = {path.name: read_plugin(path) for path in order.job.plugins}
     if len(texts) < len(order.job.plugins):
         raise UserError("two plugins of the job have the same file name", "rename one of them")

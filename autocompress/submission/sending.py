@@ -1,4 +1,4 @@
-"""Reading what goes with a job."""
+"""Reads the files that are sent with a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from autocompress.errors import UserError
 
 
 def read_plugin(path: Path) -> str:
-    """The text of a plugin's file.
+    """The text of a plugin file.
 
     Raises:
         UserError: if it cannot be read, or is a folder.

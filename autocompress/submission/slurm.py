@@ -1,4 +1,4 @@
-"""A batch script for Slurm: Ray on all nodes of the allocation, the search on the first one."""
+"""A batch script for Slurm that starts Ray on all nodes, and the search on the first node."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from autocompress.submission.order import Order, command
 
 PORT = 6379
 START_S = 300
-"""Seconds that nodes wait for each other."""
+"""Longest time in seconds for which nodes wait for each other."""
 NOTICE_S = 120
-"""Seconds before the time limit at which the search is told to stop."""
+"""Seconds between the signal to stop and the time limit."""
 TERMINATED_BY_SIGNAL = 143
 """Exit code of a process that SIGTERM ended."""
 _SCRIPT = """\
@@ -57,9 +57,9 @@ def script(order: Order, *, job_file: Path, time: str = "", setup: str = "") -> 
     """The batch script.
 
     Args:
-        order: what runs; each worker has a node.
+        order: the job and its resources; each worker has a node.
         job_file: absolute, on storage that the nodes share.
-        time: limit, as ``sbatch --time`` takes it; empty: the partition's.
+        time: limit, as for ``sbatch --time``; empty for the limit of the partition.
         setup: a line of shell that makes ``autocompress`` and ``ray`` available on a node.
 
     Raises:
@@ -88,7 +88,7 @@ def script(order: Order, *, job_file: Path, time: str = "", setup: str = "") -> 
 
 
 def _changes(order: Order) -> list[str]:
-    """The words that make the job of the file the one of the order."""
+    """The options that turn the job of the file into the job of the order."""
     values: dict[str, object] = {"cpus": order.cpus, "gpus": order.gpus}
     if memory := spell_bound("size", order.job.cluster.memory):
         values["memory"] = memory

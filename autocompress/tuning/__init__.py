@@ -1,4 +1,4 @@
-"""Where integers pay on a device: regions timed in both forms, and the placement that follows."""
+"""Finds where integers are faster on a device: times regions in both forms, chooses a placement."""
 
 from autocompress.tuning.costs import Change, MeasuredCosts
 from autocompress.tuning.paying import Paying, paying

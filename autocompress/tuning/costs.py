@@ -1,4 +1,4 @@
-"""Measured times of regions and of changes between integers and float, for any network."""
+"""Measured times of regions, and of changes between integers and float, for any network."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from autocompress.quantization.cutting import cheapest_floats
 from autocompress.quantization.regions import Crossing, Pattern, Region, Regions
 
 FIXED, EACH = 5e-6, 2e-10
-"""Seconds that a change of form takes about, for a tensor and for each of its values."""
+"""Typical seconds to convert a tensor: fixed, and for each of its values."""
 Verdict = Literal["cut", "integers", "float"]
-"""Which regions compute in float: those of the cut, none, or all."""
+"""The regions that compute in float: those of the cut, none, or all."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Seconds that a tensor takes to change its form: ``fixed + each * values``.
+    """Seconds to convert a tensor between integers and float: ``fixed + each * values``.
 
     Attributes:
         enter: (fixed, each) from float to integers.
@@ -35,7 +35,7 @@ class Change:
 
     @classmethod
     def fitted(cls, values: Sequence[int], enter: Sequence[float], leave: Sequence[float]) -> Change:
-        """Least squares, weighted by what such a tensor takes about, no coefficient below 0."""
+        """Least squares without negative coefficients, weighted by the typical times."""
         return cls(_line(values, enter), _line(values, leave))
 
 
@@ -49,15 +49,15 @@ def _line(values: Sequence[int], seconds: Sequence[float]) -> tuple[float, float
 
 @dataclass(frozen=True)
 class MeasuredCosts:
-    """What the placement of a job is chosen with; it stays the same as long as the job is open.
+    """The times by which the placement of a job is chosen; constant while the job is open.
 
     Attributes:
-        patterns: what was timed.
-        seconds: for each of ``patterns``, in float and in integers.
-        maps: of tensors of convolutions.
-        rows: of other tensors.
-        verdict: what whole files of the network showed.
-        weight: of the changes against the regions, as whole files showed it.
+    patterns: the timed patterns.
+    seconds: for each of ``patterns``, in float and in integers.
+    maps: conversion of tensors of convolutions.
+    rows: conversion of other tensors.
+    verdict: the fastest choice by the times of whole files.
+    weight: of conversions relative to regions, by the times of whole files.
     """
 
     patterns: Sequence[Pattern]
@@ -76,10 +76,10 @@ class MeasuredCosts:
         return cheapest_floats(regions, self)
 
     def region(self, region: Region) -> tuple[float, float]:
-        """Seconds (in float, in integers): as timed, or those of the most similar pattern.
+        """Seconds (in float, in integers), as timed or estimated from the most similar pattern.
 
-        A pattern that was not timed takes the time of one with the same operators and the nearest
-        amount of work, in proportion to the work. Where there is none, both times are 0.
+        The most similar pattern has the same operators and the nearest amount of work. Its times
+        are scaled in proportion to the work. If there is none, both times are 0.
         """
         pattern = region.pattern
         if (known := self._by_key.get(pattern.key)) is not None:
@@ -95,7 +95,7 @@ class MeasuredCosts:
     def crossing(self, crossing: Crossing) -> tuple[float, float]:
         """Seconds (from float to integers, from integers to float), times ``weight``.
 
-        A tensor that an integer network writes as floats, too, changes its form in any case.
+        A tensor that an integer network also writes as floats is converted in any case.
         """
         if not crossing.on_grid:
             return 0.0, 0.0
@@ -110,7 +110,7 @@ class MeasuredCosts:
 
     @cached_property
     def key(self) -> str:
-        """Content key, for what hangs on the placement."""
+        """Content key, for results that depend on the placement."""
         pairs = sorted(zip([pattern.key for pattern in self.patterns], self.seconds, strict=True))
         told = [[key, *seconds] for key, seconds in pairs]
         changes = [[*change.enter, *change.leave] for change in (self.maps, self.rows)]

@@ -1,4 +1,4 @@
-"""Files of one network in float, in integers and in between; their weights mean nothing."""
+"""Files of one network in float, in integers and mixed; their weights mean nothing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from autocompress.quantization.placement import ONNX_RUNTIME
 from autocompress.quantization.regions import Regions
 
 QUANTIZER = "uniform"
-"""Any name does: all fake-quantizers are uniform ones of 8 bits."""
+"""A name without meaning: all fake-quantizers are uniform ones of 8 bits."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A float network whose placement is to be found.
+    """A float network for which a placement is sought.
 
     Attributes:
         model: in eval mode; it is not changed.
@@ -56,7 +56,7 @@ class Network:
         return Deployable(file, self.input_size)
 
     def in_integers(self, file: Path, floats: Collection[str] = ()) -> Deployable:
-        """Writes a file of 8 bits in which the layers ``floats`` compute in float."""
+        """Writes a file of 8 bits in which the regions of ``floats`` compute in float."""
         config = {name: replace(bits, in_float=name in floats) for name, bits in self.config.items()}
         network = quantize(
             self.model,

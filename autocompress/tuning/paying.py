@@ -1,4 +1,4 @@
-"""Where integers pay in a network, layer by layer, in words and figures."""
+"""A table of the layers of a network that says where integers are faster."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from autocompress.tuning.costs import MeasuredCosts
 
 @dataclass(frozen=True)
 class Paying:
-    """One layer with what follows it.
+    """One region: a layer and the operators after it.
 
     Attributes:
         layer: name.
         operator: "conv", "depthwise" or "linear".
         float_us, integer_us: microseconds in each form.
-        computes: "integers" or "float", as it was chosen.
+        computes: the chosen form, "integers" or "float".
     """
 
     layer: str

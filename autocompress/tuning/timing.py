@@ -1,4 +1,4 @@
-"""Times regions in both forms, and what a tensor takes that changes its form."""
+"""Times regions in both forms, and conversions of tensors between integers and float."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ MAPS = ((16, 64), (64, 56), (96, 28), (256, 14))
 ROWS = ((197, 192), (49, 384), (64, 768))
 """(rows, features) of the tensors between linear layers that are timed."""
 DEPTH = 4
-"""Layers of such a network: the middle two compute in float."""
+"""Layers of a network for timing conversions; the middle two compute in float."""
 
 
 def time_regions(
     device: Device, config: DeviceConfig, network: Network, regions: Regions, folder: Path
 ) -> dict[Pattern, tuple[float, float]] | None:
-    """Seconds in float and in integers of each pattern of ``network``; None where ``device`` cannot
-    tell. Files are written to ``folder``.
+    """Seconds in float and in integers of each pattern of ``network``.
+
+    None if ``device`` has no profiler. Files are written to ``folder``.
 
     Raises:
         TrialFailed: if the runtime cannot load a file.
@@ -52,14 +53,14 @@ def time_regions(
 def time_changes(
     device: Device, config: DeviceConfig, table: PlacementTable, folder: Path
 ) -> tuple[Change, Change] | None:
-    """What tensors of convolutions, and other tensors, take to change their form.
+    """Seconds to convert tensors of convolutions, and other tensors.
 
-    Networks of equal layers are timed in float, in integers, and with float in the middle. What the
-    last integer layer then takes more is the way to float, what the last float layer takes more is
-    the way to integers.
+    Networks of equal layers are timed in float, in integers, and with float in the middle. The
+    additional time of the last integer layer is the conversion to float. The additional time of the
+    last float layer is the conversion to integers.
 
     Returns:
-        (of convolutions, of others); None where ``device`` cannot tell.
+    (of convolutions, of others); None if ``device`` has no profiler.
 
     Raises:
         TrialFailed: if the runtime cannot load a file.
@@ -75,7 +76,7 @@ def time_changes(
 
 
 def _changes(device: Device, config: DeviceConfig, network: Network, folder: Path) -> tuple[int, float, float] | None:
-    """Values of a tensor, and seconds to integers and to float."""
+    """Number of values of each tensor, and seconds of conversion to integers and to float."""
     regions = network.regions()
     layers = [region.layer for region in regions.regions]
     middle = layers[1:-1]

@@ -1,4 +1,4 @@
-"""The tuner: measured costs of a network's regions, from the store or from the device."""
+"""The tuner measures the times of a network's regions on a device, or reads them from the store."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from autocompress.tuning.timing import time_changes, time_regions
 
 VERSION = "2"
 WEIGHTS = (1.0, 2.0)
-"""Of the changes, whose cuts are tried as whole files."""
+"""Weights of conversions for which the cut is tried as a whole file."""
 SECONDS = 1.0
-"""That a whole file is measured beside the integer file."""
+"""Seconds for measuring a whole file together with the integer file."""
 HOPELESS = 1.2
-"""A placement that should take so many times what float or integers take is not tried."""
+"""A placement is not tried if its estimated time exceeds float and integers by this factor."""
 LEAST_GAIN = 0.01
-"""Share of the time by which a mixed file must beat the integer one: less may be noise."""
+"""Share of time by which a mixed file must be faster than the integer file; less may be noise."""
 Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
 class Tuner:
-    """Finds out where integers pay on a device, once for each pattern.
+    """Finds where integers are faster on a device, once for each pattern.
 
     Attributes:
-        device: that runs the files.
-        config: how it runs them.
-        where: what times depend on beside the pattern, as JSON values: device, its options, runtime
-            and processor.
+    device: runs the files.
+    config: settings of the runs.
+    where: everything besides the pattern on which times depend, as JSON values: device, its
+        options, runtime and processor.
         store: where times are kept.
-        progress: told what is done.
+        progress: called with a text about the present work.
     """
 
     device: Device
@@ -51,15 +51,15 @@ class Tuner:
     progress: Progress | None = None
 
     def costs(self, network: Network, *, judge: bool = True) -> MeasuredCosts | None:
-        """The costs of ``network``; None where the device cannot tell where time goes.
+        """The costs of ``network``; None if the device has no profiler.
 
-        What was timed before is not timed again: with all patterns known this takes as long as the
-        network takes to trace. Else float and integer file are profiled.
+        Known patterns are not timed again, so if all are known this only takes the time of tracing.
+        If some are unknown, the float and the integer file are profiled.
 
         Args:
             network: the float network.
-            judge: the placements that the costs give are timed as whole files beside the integer
-                file and the float file, and the fastest one is the verdict, which is kept too.
+            judge: times the placements of the cuts as whole files, together with the integer file
+                and the float file. The fastest is the verdict, which is kept too.
 
         Raises:
             UntraceableModel: if ``network`` cannot be traced.
@@ -114,7 +114,7 @@ class Tuner:
         return costs.judged(*kept)
 
     def _verdict(self, network: Network, regions: Regions, costs: MeasuredCosts, folder: Path) -> tuple[Verdict, float]:
-        """The fastest of whole files: integers, float, and the cuts for some weights of changes."""
+        """The fastest whole file among integers, float, and the cuts for ``WEIGHTS``."""
         integers = network.in_integers(folder / "integers.onnx")
         tried: dict[frozenset[str], tuple[Verdict, float]] = {frozenset(): ("integers", 1.0)}
         everything = costs.judged("float").floats(regions)

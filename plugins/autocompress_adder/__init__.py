@@ -2,11 +2,15 @@
 
 Chen et al., CVPR 2020, arXiv 1912.13200.
 
-Rooms: ``layer`` the adder convolution, ``exporting`` its form in a file, ``integers`` its integer
-forms, ``spec`` what others must know of them; ``ops`` and ``kernels`` the operator and its kernels;
-``convert`` which convolutions give way, and putting layers in; ``initialise`` weights from the
-trained convolutions; ``schedule`` who becomes an adder when; ``training`` what happens while a
-network trains; ``method`` the transform with its space.
+- ``layer``: the adder convolution; ``exporting``: its form in a file; ``integers``: its integer
+  forms.
+- ``spec``: the description of these layers for the engine and other methods.
+- ``ops`` and ``kernels``: the operator and its kernels.
+- ``convert``: chooses convolutions and replaces them.
+- ``initialise``: weights from the trained convolutions.
+- ``schedule``: by which layers become adders in training.
+- ``training``: scaled gradients, schedule and features in training.
+- ``method``: the transform with its space.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Replaces convolutions by adder layers, from a JSON plan, for ``apply`` and ``rebuild``.
 
-Which ones, and which of them must bring a batch normalisation, is answered from the traced graph
-alone, never from weights, so that a dry run gives the same structure as the real run.
+Convolutions, and layers with a batch normalisation of their own, are chosen from the traced graph,
+never from weights, so that a dry run gives the same structure as the real run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autocompress.graph import facts
 from autocompress_adder.layer import AdderConv2d
 
 LayerPlan = dict[str, Any]
-"""``norm``: whether the layer brings its own batch normalisation."""
+"""``norm``: whether the layer has its own batch normalisation."""
 
 
 def eligible(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> list[str]:
@@ -65,7 +65,7 @@ def layer_plans(model: nn.Module, wanted: Iterable[str], input_size: tuple[int, 
 
 
 def _normalises(norm: nn.Module) -> bool:
-    """A batch norm whose statistics can be set again: timm's frozen ones cannot."""
+    """Whether it is a batch norm whose statistics can be reset, unlike timm's frozen ones."""
     return isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats
 
 
@@ -83,7 +83,7 @@ def build(conv: nn.Module, plan: LayerPlan) -> AdderConv2d:
 
 
 def insert(model: nn.Module, layers: dict[str, AdderConv2d]) -> None:
-    """Puts each layer in its convolution's place, under its name."""
+    """Replaces each convolution by its layer, under the same name."""
     for name, layer in layers.items():
         model.set_submodule(name, layer)
 

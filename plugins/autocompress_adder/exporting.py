@@ -1,13 +1,14 @@
 """The adder layer in plain torch operators, for files.
 
-ONNX has no operator for a distance. These are standard, and two of them a chunk of filters:
+ONNX has no operator for a distance. This form needs only two standard operators for each chunk of
+filters:
 
     |p - w| = 2 max(p, w) - p - w     so     -sum_k |P - W| = sum_k P + sum_k W - 2 sum_k max(P, W)
 
-They hold one number for each tap of each filter at each position, so filters come in chunks, one
-after the other: one ``Scan`` a layer, whose body has the two operators, so that neither the file
-nor its export grows with the chunks. Taps lie innermost: on one core ONNX Runtime takes 0.8 ms for
-64 filters of 576 taps at 64 positions, and 11.6 ms for ``Sub`` and ``ReduceL1`` with positions
+Their tensors have one number for each tap of each filter at each position, so filters are computed
+in chunks. A layer is one ``Scan`` with the two operators in its body, so that the file does not
+grow with the number of chunks. Taps are the innermost axis: on one core, ONNX Runtime takes 0.8 ms
+for 64 filters of 576 taps at 64 positions, and 11.6 ms for ``Sub`` and ``ReduceL1`` with positions
 innermost. A matrix product of that size takes 0.03 ms.
 """
 
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from autocompress.compat.torch_scan import scan
 
 NUMBERS = 1 << 20
-"""At most so many of one image at a time (4 MiB in float32); where one filter has more, that one.
+"""Most numbers of one image at a time (4 MiB in float32), but at least those of one filter.
 """
 
 
@@ -68,11 +69,10 @@ def _patches(
 ) -> torch.Tensor:
     """``(N, 1, L, K)``, taps in the order of ``weight.flatten(1)``: rows gathered, then columns.
 
-    A slice for each place in the kernel is the same in many more nodes."""
+    A slice for each place in the kernel would need many more nodes."""
     if any(padding):
         x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-    # Not torch.tensor: what that is exported as has no ONNX form of its own, and the export takes a
-    #     longer way.
+    # Not torch.tensor, which has no direct ONNX form, so the export would take longer.
     rows, columns = (
         (torch.arange(taps, device=x.device)[:, None] + step * torch.arange(count, device=x.device)).flatten()
         for taps, step, count in zip(shape[2:], stride, size, strict=True)

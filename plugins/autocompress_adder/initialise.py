@@ -2,11 +2,11 @@
 
     W_a = c * W_conv,     c = width * std(P) / std(W_conv) for each layer
 
-Seen as a function of p, -|p - w| rises below w and falls above it: a tap works like a product where
-w lies beyond most of what the tap reads, and there it is sgn(w) p - |w|. Of weights among the
-inputs all that remains is -|p|, which every filter of a place shares and no normalisation takes
-out. The digest has width 1. In a resnet10t trained on digits the outputs of a layer then correlate
-with the convolution's by 0.16 on average, with width 8 by 0.78.
+As a function of p, -|p - w| rises below w and falls above it. If w lies beyond most inputs p, it is
+sgn(w) p - |w|, so the tap acts like a product. If w is small compared with the inputs, it is about
+-|p|, which is the same for all filters of a place and is not removed by normalisation. The digest
+has width 1. In a resnet10t trained on digits, outputs of a layer then have a mean correlation of
+0.16 with those of the convolution, and of 0.78 with width 8.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import nn
 from autocompress_adder.layer import AdderConv2d
 
 Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
-"""Gives images (and labels) anew at each call."""
+"""Returns images (and labels), at each call."""
 
 
 class Moments:
-    """What passes a convolution: spread of its patches, mean and spread of each output channel.
+    """Spread of the patches of a convolution, and mean and spread of each output channel.
 
     Args:
         stride, padding: of the convolution, (height, width).
@@ -41,8 +41,7 @@ class Moments:
         """One batch, ``(N, C, H, W)`` in and ``(N, O, H', W')`` out."""
         powers = torch.stack([inputs.double().mean(1), inputs.double().square().mean(1)], 1)
         padded = F.pad(powers, (self._padding[1], self._padding[1], self._padding[0], self._padding[0]))
-        # A patch's mean is an average pooling; every patch counts alike, padded taps among its
-        # numbers.
+        # The mean of a patch is an average pooling, and padded taps count as numbers.
         patches = F.avg_pool2d(padded, self._kernel, self._stride).mean((0, 2, 3))
         flat = outputs.double().transpose(0, 1).flatten(1)
         self._patches = self._patches + patches.cpu()
@@ -50,7 +49,7 @@ class Moments:
         self._batches += 1
 
     def patches(self) -> float:
-        """std(P); 1 where all taps are the same, or nothing passed."""
+        """std(P); 1 if all taps are equal, or without a batch."""
         return float(_deviation(self._patches / max(self._batches, 1)))
 
     def outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,7 +59,7 @@ class Moments:
 
 
 def _deviation(powers: torch.Tensor) -> torch.Tensor:
-    """From E[x] and E[x^2]; 1 in place of 0."""
+    """Standard deviation from E[x] and E[x^2]; 1 in place of 0."""
     variance = powers[1] - powers[0].square()
     return torch.where(variance > 1e-12, variance, 1.0).sqrt()
 
@@ -71,10 +70,8 @@ def initialise(
 ) -> None:
     """Initialises the adder layers, by names of the convolutions that are still in ``model``.
 
-    ``width`` is as above.
-
-    A norm that a layer brings gets the moments of the convolution's outputs: what stands behind was
-    trained on them.
+    For ``width``, see above. An own norm of a layer gets the moments of the outputs of the
+    convolution, because the layers behind it were trained with these.
     """
     moments = {name: Moments(layer.kernel_size, layer.stride, layer.padding) for name, layer in layers.items()}
     handles = [

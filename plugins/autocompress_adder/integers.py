@@ -1,18 +1,18 @@
 """The adder layer in integers (sections 7, 10 and 11 of the digest).
 
-|x - w| is homogeneous only under a shared scale: |s x - s w| = s |x - w|. So the weight lies on the
-grid of the tensor that the layer reads, integers and zero point and all, and distances of integers
+|x - w| is only homogeneous under a common scale: |s x - s w| = s |x - w|. So the weight uses the
+grid of the tensor that the layer reads, with its scale and zero point. Then distances of integers
 are distances of numbers:
 
     |x - w| = s |(x_i - z) - (w_i - z)| = s |x_i - w_i|
 
-That grid ends at [low, high], which need not hold the weights. What is cut off is not lost
-(AdderNet 2.0): where x lies within [low, high],
+The range [low, high] of this grid may exclude some weights. Clipping them loses nothing
+(AdderNet 2.0): for x within [low, high],
 
     |x - w| = |x - clip(w)| + |w - clip(w)|     so     -sum |X - W| = -sum |X - clip(W)| - sum |W -
     clip(W)|,
 
-and the last sum is a constant a filter, which goes into the bias.
+and the last sum is a constant for each filter, which is added to the bias.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ def cut_off(weight: torch.Tensor, low: torch.Tensor | float, high: torch.Tensor 
 class SimulatedAdder2d(AdderConv2d):
     """An adder layer that computes with its weight on the grid of ``input_quantizer``, and trains.
 
-    Made by :func:`simulated`; while the input is in float, so is the weight.
+    See :func:`simulated`. While the input is in float, the weight is too.
     """
 
     input_quantizer: FakeQuantizer | None = None
-    """Of the tensor that the layer reads; no child, the network holds it."""
+    """The quantizer of its input; it is a child of the network, not of the layer."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weight, self.bias
         found = _grid_of(self.input_quantizer)
         if found is not None:
             scale, zero_point, low, high = found
-            # Gradients as for a float layer, G^T P - (sum G) W, also where the grid cuts W off:
-            # behind a ReLU that is every negative weight, and what is clipped is the input's
-            # gradient alone (section 2).
+            # Gradients are those of a float layer, G^T P - (sum G) W, also for clipped weights:
+            # behind a ReLU, these are all negative weights. Only the gradient of the input is
+            # clipped (section 2).
             with torch.no_grad():
                 cut = cut_off(weight, (low - zero_point) * scale, (high - zero_point) * scale)
                 rounding = fake_quant(weight, scale, zero_point, low, high) - weight
@@ -73,10 +73,10 @@ def simulated(layer: AdderConv2d) -> SimulatedAdder2d:
 class HardenedAdder2d(AdderConv2d):
     """A finished adder layer: ``gain[o] * -sum_k |P[m, k] - W[o, k]| + offset[o]``.
 
-    ``weight`` are codes, uint8 ``(O, C, d, d)``: ``(code - zero_point) * scale``, with the scale
-    and zero point of the tensor that the layer reads. ``gain`` and ``offset`` are float32 ``(O,)``,
-    the bias and the norm behind. Inputs are numbers of that grid, in float; distances are computed
-    from their codes, exactly, but in files from the numbers.
+    ``weight`` has codes, uint8 ``(O, C, d, d)``, for ``(code - zero_point) * scale`` with the scale
+    and zero point of the input. ``gain`` and ``offset``, float32 ``(O,)``, contain the bias and the
+    norm behind the layer. Inputs are numbers of that grid, in float. Here distances are computed
+    exactly from their codes; in files, from the numbers.
     """
 
     scale: torch.Tensor
@@ -104,7 +104,7 @@ class HardenedAdder2d(AdderConv2d):
         self.register_buffer("offset", bias.clone())
 
     def float_weight(self) -> torch.Tensor:
-        """The weight that the codes stand for."""
+        """The float weight that the codes represent."""
         weight: torch.Tensor = dequantize(self.weight, self.scale, self.zero_point)
         return weight
 
@@ -119,14 +119,16 @@ class HardenedAdder2d(AdderConv2d):
 
 
 def _grid_of(fake: FakeQuantizer | None) -> tuple[torch.Tensor, torch.Tensor, int, int] | None:
-    """Scale, zero point and the ends of the integers; None where the tensor is in float now."""
+    """Scale, zero point and the ends of the integers; None while the tensor is in float."""
     if fake is None or fake.observing or not fake.enabled:
         return None
     scale, codes = getattr(fake, "scale", None), getattr(fake, "codes", None)
-    if not isinstance(scale, torch.Tensor) or codes is None:  # another plugin's: what every quantizer can say
+    if (
+        not isinstance(scale, torch.Tensor) or codes is None
+    ):  # of another plugin: only attributes that every quantizer may have
         grid = fake.harden()
         return grid.scale.detach(), grid.zero_point.detach(), grid.low, grid.high
-    zero_point = getattr(fake, "zero_point", None)  # quantizers of what cannot be negative have none
+    zero_point = getattr(fake, "zero_point", None)  # quantizers of nonnegative tensors have none
     if not isinstance(zero_point, torch.Tensor):
         zero_point = torch.zeros_like(scale, dtype=torch.int32)
     return scale.detach(), zero_point, codes.low, codes.high

@@ -2,9 +2,9 @@
 
     Y[m, o] = -sum_k |P[m, k] - W[o, k]| + b[o]
 
-P are the patches of the input, K = C d d taps each, zero padding included: a padded tap contributes
--|W|. Outputs are about -K, so a batch normalisation must stand behind the layer; it makes b
-superfluous for training, and b is there for what must stay exact when inputs are removed.
+P are the patches of the input with K = C d d taps each, including zero padding: a padded tap
+contributes -|W|. Outputs are about -K, so the layer needs a batch normalisation behind it. Training
+does not need b; it keeps outputs exact when inputs are removed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ class AdderConv2d(nn.Module):
         in_channels, out_channels: C and O.
         kernel_size: d, square.
         stride, padding: (height, width) each.
-        norm: the layer brings its own batch normalisation, and applies it: for a place that has
-            none behind.
+        norm: the layer has and applies its own batch normalisation, for places without one behind.
     """
 
     weight: torch.Tensor
@@ -39,7 +38,7 @@ class AdderConv2d(nn.Module):
     p: float
     """The exponent while a schedule trains from l2 to l1: -sum |P - W|^p. 1 in a finished layer."""
     as_convolution: bool
-    """In training, until its turn comes: the layer computes the convolution with its weight."""
+    """The layer computes the convolution with its weight, in training until its turn comes."""
 
     def __init__(
         self,
@@ -53,14 +52,13 @@ class AdderConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self._set_geometry(in_channels, out_channels, (kernel_size, kernel_size), stride, padding)
-        # N(0, 1), the official code's initialisation: distances do not shrink with small weights
-        # (section 3).
+        # N(0, 1) as in the official code, because distances do not become small with small
+        # weights (section 3).
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
-        # What follows takes any constant out: its gradient is rounding noise, which Adam would make
-        #     steps of.
+        # The norm removes any constant, so its gradient is rounding noise, which Adam would scale
+        # up to steps.
         self.bias = nn.Parameter(torch.zeros(out_channels), requires_grad=False)
-        # Registered also as None: the engine gives a layer that is to be quantized the norm behind
-        #     it.
+        # Registered also as None, because the engine puts the norm behind a quantized layer here.
         self.register_module("norm", nn.BatchNorm2d(out_channels) if norm else None)
 
     def _set_geometry(
@@ -89,7 +87,7 @@ class AdderConv2d(nn.Module):
         return found
 
     def finish(self) -> None:
-        """The deployed operation, whatever a schedule was at."""
+        """Sets the deployed operation, at any point of a schedule."""
         self.p, self.as_convolution = 1.0, False
 
     def extra_repr(self) -> str:

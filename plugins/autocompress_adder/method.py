@@ -29,25 +29,24 @@ BATCH = 64
 class Adder(Transform):
     """Replaces convolutions by adder layers, group by group.
 
-    Stem and classifier stay as they are: the authors' norm behind the logits is left out.
+    Stem and classifier are not replaced; the authors' norm behind the logits is left out.
 
-    Where such a group is quantized, inputs and weights share the grid of the input (section 10),
-    one for a layer; the weights so have the bits of the activations that they meet, whatever
-    ``bits.weight.<group>`` says beyond "none".
+    If such a group is quantized, the weights of a layer use the grid of its input (section 10). So
+    they have the bits of the activations, for every value of ``bits.weight.<group>`` except "none".
 
     Parameters (``adder.`` before each):
-        operator.<group>: "adder", or "none" to leave the group's convolutions.
+        operator.<group>: "adder", or "none" to keep the group's convolutions.
         eta: root mean square of the filters' scaled gradients; 0.2 in the paper, for all models.
-        lr_scale: the filters' learning rate in units of the training's, which is AdamW's.
-        init: "scaled_conv", the trained weights on the scale of what they meet, or "normal", N(0,
-            1) as in the paper, which trains from scratch; norms keep the trained scales and shifts.
-        width: with "scaled_conv": the weights' standard deviation in units of the patches'.
+        lr_scale: learning rate of the filters, relative to that of the training with AdamW.
+        init: "scaled_conv", the trained weights on the scale of their inputs, or "normal", N(0, 1)
+            as in the paper, which trains from scratch. Norms keep the trained scales and shifts.
+        width: with "scaled_conv": standard deviation of weights relative to that of patches.
         schedule: "l1", or "l2-to-l1": the exponent falls from 2 to 1 in the first half of the
-            training. Exponents between have no fast kernel.
-        order: "at-once", or "late-first": one stage after the other becomes adders in the first
-            half, from the last.
-        feature: weight of the features' error behind batch normalisation, beside RECOVER's
-            distillation of logits.
+            training. There is no fast kernel for exponents between 1 and 2.
+        order: "at-once", or "late-first": stages become adders one after the other in the first
+            half of the training, beginning with the last stage.
+        feature: weight of the error of features behind batch normalisation, in addition to
+            RECOVER's distillation of logits.
     """
 
     name = "adder"
@@ -63,7 +62,7 @@ class Adder(Transform):
         self._found: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """It needs a convolution that can be an adder layer, and a cost by which that could pay."""
+        """Checks that a convolution can be replaced, and that a cost of the job could fall."""
         costs = {*job.objectives, *job.constraints.bounds()}
         if "macs" in costs:
             return [
@@ -114,7 +113,7 @@ class Adder(Transform):
         }
 
     def _convolutions(self, model: nn.Module) -> list[str]:
-        """The baseline is asked about for every trial."""
+        """Eligible convolutions; cached, because every trial asks for those of the baseline."""
         if model not in self._found:
             self._found[model] = eligible(model)
         return self._found[model]
@@ -154,10 +153,10 @@ def _from_convolutions(layers: dict[str, AdderConv2d], model: nn.Module, width: 
 
 
 def _recalibrate(model: nn.Module, context: Context) -> None:
-    """Statistics of distances are nothing like those of products: about -K in place of 0.
+    """Recalibrates norms, because distances have a mean of about -K, and products about 0.
 
-    On images that match no statistics, those of the other norms stay: what they recorded of the
-    data is worth more."""
+    If the images differ from the data, the statistics of the other norms are kept, because those
+    recorded on the data are better."""
     from autocompress.training import recalibrate_batch_norm
 
     assert context.transfer is not None

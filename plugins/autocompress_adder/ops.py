@@ -35,15 +35,14 @@ def adder2d(
         gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   HardTanh (eq. 6 and 7)
 
     Second derivatives do not exist. 16-bit inputs are summed in float32, and the sum is rounded to
-    16 bits. With float32 filters the output stays float32, which is better: its mean is far from 0
-    (about -K), and only its deviations from the mean carry information.
+    16 bits. With float32 filters the output stays float32, which is more accurate: its mean is far
+    from 0 (about -K), and only its deviations from the mean matter.
 
     Args:
         x: ``(N, C, H, W)``, any float dtype.
         weight: ``(O, C, height, width)``, any float dtype. torch's channels-last format is
             quickest.
-        stride, padding: vertical and horizontal. The padding is 0, and the filters are compared
-            with it as with any other number.
+        stride, padding: vertical and horizontal. Padding has value 0, and distances to it count.
         p: from 1 to 2.
 
     Returns:

@@ -1,7 +1,7 @@
 """Schedule by which layers become adders in training, with their exponents (sections 7 and 10).
 
-Everything follows from the fraction of the steps that are done, so a paused training needs no
-memory of it, and from ``SETTLED`` on every layer is what is deployed.
+Everything depends only on the finished fraction of the steps, so a paused training needs no state
+for it. From ``SETTLED`` on, every layer has its deployed form.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Exponents = Literal["l1", "l2-to-l1"]
 Order = Literal["at-once", "late-first"]
 
 SETTLED = 0.5
-"""Of the steps; the rest train the deployed layers."""
+"""Fraction of the steps after which only deployed layers are trained."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Turns:
     Attributes:
         stages: names of layers, stage by stage in network order.
         order: "at-once", or "late-first": one stage at a time from the last, at equal distances.
-        exponents: "l1", or "l2-to-l1": p falls from 2 to 1 along a line, from the layer's turn
-            until ``SETTLED`` where all turn at once, else until the next stage's turn. -|x - w|^2 /
-            2 = x w - x^2 / 2 - w^2 / 2 is a convolution, but for a constant of each channel and a
-            term that all channels of a place share.
+        exponents: "l1", or "l2-to-l1": p falls linearly from 2 to 1, from the turn of the layer
+            until ``SETTLED`` if all turn at once, else until the turn of the next stage. -|x - w|^2
+            / 2 = x w - x^2 / 2 - w^2 / 2 is a convolution, except for a constant of each channel
+            and a term that all channels of a place share.
     """
 
     stages: Sequence[Sequence[str]]
@@ -47,11 +47,11 @@ class Turns:
 
     @property
     def plain(self) -> bool:
-        """There is nothing to do: every layer is finished from the first step."""
+        """Whether every layer has its deployed form from the first step."""
         return self.order == "at-once" and self.exponents == "l1"
 
     def at(self, done: float) -> dict[str, State]:
-        """The state of each layer when the fraction ``done`` of the steps is behind."""
+        """The state of each layer after the fraction ``done`` of the steps."""
         states: dict[str, State] = {}
         count = len(self.stages)
         for index, names in enumerate(self.stages):

@@ -1,4 +1,4 @@
-"""What the engine and other methods must know of adder layers."""
+"""Describes adder layers for the engine and other methods."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AdderSpec(LayerSpec):
     def operator_counts(
         self, layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
     ) -> dict[str, int]:
-        """Two additions per tap and no multiplication (section 6).
+        """Two additions for each tap and no multiplication (section 6).
 
         The difference has the width of the operands. Its magnitude is accumulated, as products of a
         convolution are (section 8).
@@ -53,12 +53,12 @@ class AdderSpec(LayerSpec):
         return HardenedAdder2d(simulated, grid)
 
     def norm(self, layer: nn.Module) -> nn.Module | None:
-        """Its own, for a layer whose place had none."""
+        """The layer's own norm, if the network had none there."""
         assert isinstance(layer, AdderConv2d)
         return layer.norm
 
     def channel_map(self, layer: nn.Module) -> torch.Tensor:
-        """Channels stand where the convolution's stood."""
+        """Channels are in the order of the replaced convolution."""
         assert isinstance(layer, AdderConv2d)
         return torch.arange(layer.out_channels)
 
@@ -83,8 +83,8 @@ class AdderPruner(BasePruningFunc):
     def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         """Removes the inputs ``idxs``, in place.
 
-        One that is zero everywhere, padding included, contributes just ``-sum |0 - W|`` to each
-        output, which the bias takes over."""
+        An input of zeros everywhere contributes ``-sum |0 - W|`` to each output, which is added to
+        the bias."""
         assert isinstance(layer, AdderConv2d)
         keep = _kept(layer.in_channels, idxs)
         gone = layer.weight.detach()[:, list(idxs)]

@@ -1,4 +1,4 @@
-"""What happens to adder layers while a network trains (sections 3, 5, 10 and 11 of the digest).
+"""Training of adder layers (sections 3, 5, 10 and 11 of the digest).
 
 The batch normalisation behind an adder layer divides by a large deviation. The gradient of its
 filters is therefore tiny, and its size differs between layers. AdderNet rescales it per layer:
@@ -10,10 +10,11 @@ so that the root mean square of the scaled gradient is eta. The code of the pape
 the backward pass. Here it happens between backward and step, on the whole, unscaled gradient: the
 sum of several backward passes is scaled once, and the scale of the loss cancels for the filters.
 
-Adam would divide eta out again, so SGD with momentum updates the filters, whatever optimiser trains
-the rest. The momentum is Nesterov's, unlike the paper's, since the engine has no other. Weight
-decay is added after the scaling, as in the paper. Gradient clipping leaves the filters out: it
-would undo the rule, and the norm of their gradients, sqrt(k) eta, would shrink all the others.
+Adam would cancel eta, so SGD with momentum updates the filters, while another optimiser may train
+the rest. The momentum is Nesterov's, unlike in the paper, since the engine has no other. Weight
+decay is added after the scaling, as in the paper. Gradient clipping excludes the filters. It would
+undo the scaling, and the norm of their gradients, sqrt(k) eta, would make all other gradients
+small.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from autocompress_adder.convert import adder_layers
 from autocompress_adder.schedule import Turns
 
 WEIGHT_DECAY = 5e-4
-"""The paper's on CIFAR; it meets a gradient of the size eta, unlike AdamW's."""
+"""Weight decay of the paper on CIFAR, for gradients of the size eta, unlike that of AdamW."""
 SMALLEST_NORM = 1e-12
 CALIBRATION_IMAGES = 512
 
 
 @torch.no_grad()
 def scale_gradient(gradient: torch.Tensor, eta: float) -> None:
-    """``gradient`` times alpha, in place; one that is zero stays zero."""
+    """Multiplies ``gradient`` by alpha, in place; a gradient of zeros is unchanged."""
     # In float16 the squares would overflow, and the smallest norm be 0.
     whole = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     gradient.copy_(whole * (eta * math.sqrt(gradient.numel()) / whole.norm().clamp(min=SMALLEST_NORM)))
@@ -49,7 +50,7 @@ class AdderTraining(Callback):
     """Scales the filters' gradients, runs the schedule, and compares features with the teacher's.
 
     Args:
-        model: what is to train.
+        model: the network to train.
         params: of the method: ``eta``, ``lr_scale``, ``schedule``, ``order``, ``feature``, and
             ``stages``, the names of convolutions by group in network order.
         context: gives the images for statistics.
@@ -73,12 +74,12 @@ class AdderTraining(Callback):
         return self._taps if self._feature else []
 
     def on_start(self, model: nn.Module, total_steps: int) -> None:
-        """Notes how long the schedule is."""
+        """Stores the length of the schedule."""
         del model
         self._total = max(total_steps, 1)
 
     def before_step(self, model: nn.Module, step: int) -> None:
-        """Sets exponents, and who has had its turn."""
+        """Sets the state of each layer."""
         if self._turns.plain:
             return
         layers = adder_layers(model)
@@ -98,7 +99,7 @@ class AdderTraining(Callback):
         return self._feature * torch.stack(errors).mean() if self._feature and errors else None
 
     def after_backward(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Scales the gradients; filters whose turn has not come stay as they are."""
+        """Scales gradients, except those of filters whose turn has not come."""
         del optimizer, step
         for layer in adder_layers(model).values():
             if layer.as_convolution:
@@ -119,8 +120,8 @@ class AdderTraining(Callback):
 def _turns(model: nn.Module, params: Params, context: Context) -> Turns:
     """The schedule of the layers in ``model``.
 
-    A network of fake-quantizers was trained before, also where its adder layers stay in float, and
-    norms with frozen statistics could not follow: both have finished layers from the start.
+    A network of fake-quantizers was trained before (also if its adder layers stay in float), and
+    frozen norms could not follow the schedule. Both have finished layers from the start.
     """
     layers = adder_layers(model)
     frozen = context.transfer is not None and "freeze_batch_norm" in context.transfer.demands

@@ -1,8 +1,7 @@
-"""Pruners that look at weights alone, for comparison with those that look at data.
+"""Pruners that only use weights, for comparison with pruners that use data.
 
-A search draws from none of them; a job can name them: ``prune: {method: magnitude}``.
-
-Each is a plugin of its own, under the name of its method.
+A search only uses them if the job names one: ``prune: {method: magnitude}``. Each is a plugin of
+its own, under the name of its method.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class _Plugin:
 
     @hookimpl
     def autocompress_methods(self) -> list[Method]:
-        """That method."""
+        """The method of this plugin."""
         return [self._method]
 
 

@@ -14,7 +14,7 @@ from autocompress.errors import InvalidRecipe
 
 
 class _ByScore(Pruner):
-    """Channels go in the order of a score, the lowest first.
+    """Removes channels in the order of a score, the lowest first.
 
     Scores of several writers are averaged.
     """
@@ -33,8 +33,8 @@ class _ByScore(Pruner):
         networks = [dict(network.named_modules()) for network in (model, context.teacher) if network is not None]
         own: dict[str, torch.Tensor] = {}
         for name in coupling.producers:
-            # A module of a plugin may have no weight of its own: then the layer of the baseline
-            # that it stands for.
+            # A module of a plugin may have no weight; then the replaced layer of the baseline is
+            # used.
             modules = next((modules for modules in networks if _has_weight(modules.get(name))), None)
             if modules is not None:
                 norm = modules.get(norms[name]) if name in norms else None
@@ -60,7 +60,7 @@ class Magnitude(_ByScore):
 
 
 class BatchNormScale(_ByScore):
-    """I_j = |gamma_j| of the batch norm behind the filter; its L1 norm where there is none."""
+    """I_j = |gamma_j| of the batch norm behind the filter; without one, its L1 norm."""
 
     name = "bn_scale"
     reference = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
@@ -72,7 +72,7 @@ class BatchNormScale(_ByScore):
 
 
 class Random(_ByScore):
-    """I_j ~ U(0, 1), by seed and layer: what any criterion has to beat."""
+    """I_j ~ U(0, 1), by seed and layer: the baseline for all criteria."""
 
     name = "random"
     reference = "the control of every pruning paper"

@@ -2,9 +2,8 @@
 
 Yin et al., CVPR 2020, arXiv 1912.08795.
 
-Rooms: ``settings`` every option with its defaults by image size; ``objective`` the paper's
-objective; ``method`` the data source with its space. The pixels are optimised by
-``autocompress.synthesis``.
+``settings`` has all options with defaults by image size, ``objective`` the objective of the paper,
+and ``method`` the data source with its space. ``autocompress.synthesis`` optimises the pixels.
 """
 
 from __future__ import annotations

@@ -36,13 +36,15 @@ log = logging.getLogger("autocompress")
 class DeepInversion(DataSource):
     """Images of given classes for the teacher, with the feature statistics of its training images.
 
-    Searched is one parameter, ``deepinversion.preset``: "plain", or "adaptive", which is asked
-    again with the live student and prefers images on which the student and the teacher disagree.
-    The others hold for the whole job, at published values by image size (see ``defaults_for``),
-    because every set costs minutes and is worth keeping: images, batch_size, iterations, lr,
+    One parameter is searched, ``deepinversion.preset``: "plain" or "adaptive". With "adaptive",
+    images are also made for the student in training, and those on which student and teacher
+    disagree are preferred.
+
+    The other parameters are fixed for the whole job, at published values by image size (see
+    ``defaults_for``), because making a set takes minutes: images, batch_size, iterations, lr,
     schedule, feature, tv, l2, competition, first_norm, jitter, flip, clamp, pooled (see
-    ``Settings``). Weights are tied to batch size, resolution and depth: whoever changes one of them
-    should look at the others.
+    ``Settings``). Weights depend on batch size, resolution and depth, so a change of one of these
+    may require other weights.
     """
 
     name = "deepinversion"
@@ -52,14 +54,14 @@ class DeepInversion(DataSource):
     )
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """It needs a classifier with batch norms that recorded real images."""
+        """Checks that the model is a classifier with batch norms that recorded statistics."""
         del job
         if not models.classifier(model):
             return ["the model gives no logits of classes"]
         return reasons_against_statistics(model)
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """The preset; everything else at its default unless the job says otherwise."""
+        """The preset; other parameters have their defaults unless the job sets them."""
         cfg: Any = getattr(model, "pretrained_cfg", None) or {}
         own = defaults_for(models.input_size(model), bool(cfg.get("fixed_input_size")))
         fixed: dict[str, Any] = {"structural": False, "searched": False}
@@ -85,11 +87,11 @@ class DeepInversion(DataSource):
         return params
 
     def adapts(self, params: Params) -> bool:
-        """The adaptive preset looks at the student."""
+        """Whether images depend on the student: with the adaptive preset."""
         return bool(params.get("preset") == "adaptive")
 
     def without_student(self, params: Params) -> Params:
-        """Parameters without a student: the adaptive preset begins with the plain one's images."""
+        """Parameters without a student: the adaptive preset begins with the images of "plain"."""
         plain = {name: value for name, value in params.items() if name != "competition"}
         return {**plain, "preset": "plain"} if self.adapts(params) else params
 
@@ -98,14 +100,13 @@ class DeepInversion(DataSource):
     ) -> TransferSet:
         """Makes the images, batch by batch, each of balanced classes.
 
-        There are no soft targets: whoever trains asks the teacher again, on augmented images.
+        There are no soft targets, because training runs the teacher on augmented images.
 
-        ``student`` is only looked at by the adaptive preset; its first set, before there is a
-        student, is a plain one.
+        Only the adaptive preset uses ``student``; its first set, without a student, is a plain one.
 
         Raises:
-            UserError: if the teacher has no usable statistics (and ``feature`` is not 0), or gives
-                numbers that are not finite.
+            UserError: if the teacher has no usable statistics (and ``feature`` is not 0), or its
+                outputs are not finite.
             TrialFailed: if the objective stops being finite.
         """
         settings = Settings.of(params)
@@ -137,8 +138,8 @@ class DeepInversion(DataSource):
         sizes = SynthesisBudget(wanted, settings.batch_size).batches
         labels, made = [], []
         for number, size in enumerate(sizes):
-            # Whole-set statistics cannot be matched by a few classes: each batch has as many of
-            # them as it can.
+            # A few classes cannot match the statistics of the whole set, so each batch has as many
+            # classes as possible.
             labels.append(balanced_labels(size, info.num_classes, generator, first=sum(sizes[:number])))
             start = starting_noise(size, info.input_size, generator)
 

@@ -1,4 +1,4 @@
-"""Everything that DeepInversion can be told, and the published values by image size."""
+"""The settings of DeepInversion, with published values by image size."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ POOL, POOLED_SHARE = 2, 2 / 3
 class Settings:
     """Parameters of the method.
 
-    Weights are raw, as in the paper: total variation grows with the root of batch and image size,
-    the feature distance with depth and width of the teacher, the class loss with neither. They hold
-    near the batch, size and teacher that they were found for.
+    Weights are not normalised, as in the paper: total variation grows with the root of batch and
+    image size, the feature distance with depth and width of the teacher, and the class loss with
+    neither. They only fit near the batch size, image size and teacher for which they were found.
 
     Attributes:
         preset: "plain" (DeepInversion), or "adaptive", which adds competition with the live
             student.
-        images: how many.
-        batch_size: the most that are optimised together and share their statistics.
+        images: number of images.
+        batch_size: most images that are optimised together and share their statistics.
         iterations: of each batch, all phases together.
         lr: of Adam.
         schedule: "cosine" with 100 iterations of warm-up, or "constant".
@@ -43,9 +43,9 @@ class Settings:
         tv, l2: alpha_tv and alpha_l2, weights of the priors.
         competition: alpha_c, weight of the competition with a student.
         first_norm: multiplier of the first batch norm in the feature distance; the official code
-            came to use 10.
-        jitter: largest shift, as a part of the shorter side.
-        flip: half of the iterations see a mirrored batch.
+            later used 10.
+        jitter: largest shift, relative to the shorter side.
+        flip: the batch is mirrored in half of the iterations.
         clamp: pixels stay between black and white.
         pooled: above 64 pixels, a first phase at half the resolution.
     """
@@ -68,7 +68,7 @@ class Settings:
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Settings:
-        """The settings in a recipe's parameters; what is missing has its default.
+        """The settings in a recipe's parameters; missing ones have their defaults.
 
         Raises:
             TypeError: for a name that is not one of the above.
@@ -79,7 +79,7 @@ class Settings:
         return cls(**params)
 
     def pixels(self, info: DataInfo) -> PixelSettings:
-        """What the engine is told, for images as ``info`` describes them."""
+        """Settings of ``optimise_pixels``, for images as in ``info``."""
         return PixelSettings(
             phases=self._phases(),
             lr=self.lr,
@@ -120,7 +120,7 @@ def defaults_for(size: tuple[int, int, int], fixed_size: bool = False) -> Settin
 
     Args:
         size: of one image.
-        fixed_size: the teacher takes no other, so there is no pooled phase.
+        fixed_size: the teacher takes no other size, so there is no pooled phase.
     """
     if max(size[1:]) <= SMALL:
         return Settings()

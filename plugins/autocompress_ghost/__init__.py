@@ -1,11 +1,15 @@
-"""GhostNet as a plugin: convolutions give way to ghost modules.
+"""GhostNet as a plugin: convolutions are replaced by ghost modules.
 
 Han et al., CVPR 2020, arXiv 1911.11907.
 
-Rooms: ``module`` the ghost module and its sizes; ``pairing`` which channels are ghosts of which;
-``fit`` least squares on calibration images; ``work`` and ``initialise`` weights from the trained
-convolution; ``hosts`` what stands around a convolution; ``surgery`` putting modules in; ``removal``
-taking channels out of them; ``method`` the transform with its space.
+- ``module``: the ghost module and its sizes.
+- ``pairing``: assigns ghosts to intrinsic channels.
+- ``fit``: least squares on calibration images.
+- ``work`` and ``initialise``: weights from the trained convolution.
+- ``hosts``: the surroundings of a convolution.
+- ``surgery``: puts modules into a network.
+- ``removal``: removes channels of modules.
+- ``method``: the transform with its space.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ For ghost j of intrinsic i, with P_i the d^2 shifted copies of the map Y_i,
     min_theta || Y_j - theta . P_i ||^2
     (A + ridge I) theta = b,   A = P_i P_i^T,  b = P_i Y_j
 
-Means are subtracted first where the bias or a recalibrated normalisation behind restores them.
+Means are subtracted first if the bias or a recalibrated normalisation restores them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Covariance:
 
     def add(self, maps: torch.Tensor) -> None:
         flat = maps[:, :, :: _step(maps), :: _step(maps)].transpose(0, 1).flatten(1)
-        if self._shift is None:  # sums of what is left around a first guess of the mean stay exact in float32
+        if self._shift is None:  # sums of differences from a first guess of the mean stay exact in float32
             self._shift = flat.mean(1, keepdim=True)
         flat = flat - self._shift
         self.count += flat.shape[1]
@@ -53,7 +53,7 @@ class NormalEquations:
         ghosts: int64 ``(g,)``, channels of the target maps.
         owner: int64 ``(g,)``, for each ghost the index of its intrinsic map in ``intrinsic``.
         kernel: d.
-        centre: take the means out.
+        centre: subtract the means.
     """
 
     def __init__(
@@ -126,10 +126,7 @@ class NormalEquations:
         return power - 2 * (theta * b).sum(1) + torch.einsum("gk,gkl,gl->g", theta, a, theta)
 
     def output_moments(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance ``(g,)`` of theta .
-
-        P_i, what the ghost's own normalisation will see.
-        """
+        """Mean and variance ``(g,)`` of ``theta . P_i``, which the ghost's norm reads."""
         a, _, _ = self.centred()
         return (theta * self.patch_mean).sum(1), torch.einsum("gk,gkl,gl->g", theta, a, theta).clamp(min=0.0)
 
@@ -145,7 +142,7 @@ def observe(
     watchers: Mapping[str, Callable[[torch.Tensor], None]],
     device: torch.device,
 ) -> None:
-    """Runs ``batches()`` through ``model`` in eval mode; watchers see their modules' outputs."""
+    """Runs ``batches()`` through ``model`` in eval mode; watchers get outputs of their modules."""
     handles = [
         model.get_submodule(name).register_forward_hook(lambda _module, _inputs, output, watch=watch: watch(output))
         for name, watch in watchers.items()

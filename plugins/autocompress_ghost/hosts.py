@@ -1,7 +1,7 @@
 """The surroundings of a convolution: its norm and activation, and foldable channel orders.
 
-Answered from the traced graph alone, never from weights, so that a dry run gives the same structure
-as the real run.
+Everything is derived from the traced graph, never from weights, so that a dry run gives the same
+structure as the real run.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Host:
     Attributes:
         name: module path of the convolution.
         norm: module path of the BatchNorm directly behind, or None.
-        takes_over: module paths that an activated module replaces: the norm, and the activation
-            where one follows. Empty where that cannot be done (no BatchNorm, a functional or shared
+        takes_over: module paths that an activated module replaces: the norm, and the activation if
+            there is one. Empty if that is impossible (no BatchNorm, a functional or shared
             activation): such a layer stays bare.
         readers: module paths of the convolutions and linear layers into whose weights the order can
-            be folded; empty where something else reads the channels too, so that they must be put
-            back in order.
+            be folded; empty if something else also reads the channels, so that they must be
+            reordered.
         norms_between: BatchNorms on the way to the readers, whose parameters are permuted too.
     """
 
@@ -39,7 +39,7 @@ class Host:
 
 
 def is_plain(conv: nn.Module) -> bool:
-    """Whether rows of the convolution can be chosen and copied: torch's, or timm's SAME padding."""
+    """Whether rows can be copied: a convolution of torch, or with timm's SAME padding."""
     if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Conv2dSame):
         return False
     return conv.groups == 1 and conv.padding_mode == "zeros"
@@ -54,7 +54,7 @@ def host_of(facts: LayerFacts, network: NetworkFacts, model: nn.Module) -> Host:
 
 
 def _calls(graph: fx.GraphModule) -> dict[str, list[fx.Node]]:
-    """Where each module is called."""
+    """The nodes that call each module."""
     calls: dict[str, list[fx.Node]] = {}
     for node in graph.graph.nodes:
         if node.op == "call_module":
@@ -80,7 +80,7 @@ def _taken_over(
 
 
 def _behind_identities(node: fx.Node, model: nn.Module) -> fx.Node:
-    """The one reader of ``node``, past modules that do nothing."""
+    """The only reader of ``node``, behind modules without effect."""
     reader = next(iter(node.users))
     while reader.op == "call_module" and isinstance(model.get_submodule(str(reader.target)), nn.Identity | nn.Dropout):
         reader = next(iter(reader.users))
@@ -90,7 +90,7 @@ def _behind_identities(node: fx.Node, model: nn.Module) -> fx.Node:
 def _foldable(
     facts: LayerFacts, calls: dict[str, list[fx.Node]], model: nn.Module
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Readers and the norms before them; empty where one of them cannot be permuted."""
+    """Readers and the norms before them; empty if one of them cannot be permuted."""
     if not facts.consumers or not all(_takes_columns(model.get_submodule(c), facts) for c in facts.consumers):
         return (), ()
     norms = []
@@ -110,7 +110,7 @@ def _takes_columns(reader: nn.Module, facts: LayerFacts) -> bool:
 
 
 def _between(start: fx.Node, ends: Iterable[str]) -> list[str]:
-    """Paths of the modules that lie between a node and the layers ``ends``, in graph order."""
+    """Paths of the modules between a node and the layers ``ends``, in graph order."""
     seen: dict[fx.Node, None] = {}
     waiting = list(start.users)
     while waiting:

@@ -21,9 +21,9 @@ from autocompress_ghost.pairing import channel_order
 from autocompress_ghost.work import Work, take_channels
 
 Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
-"""Gives the calibration images anew at each call."""
+"""Returns the calibration images, at each call."""
 PRIOR = 0.01
-"""Weight of W W^T beside the covariance of the maps."""
+"""Weight of W W^T relative to the covariance of the maps."""
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def initialise(kind: str, works: Mapping[str, Work], model: nn.Module, batches: 
         kind: "random", "subset" or "lstsq".
         works: by the name of the convolution in ``model``.
         model: the network with its trained convolutions still in place.
-        batches: images to observe; an activated module needs them for its normalisations, whatever
+        batches: images to observe; an activated module needs them for its normalisations, for every
             ``kind``.
         device: where to compute.
     """
@@ -56,7 +56,7 @@ def initialise(kind: str, works: Mapping[str, Work], model: nn.Module, batches: 
 
 
 def _weight_grams(works: Mapping[str, Work]) -> dict[str, np.ndarray]:
-    """W W^T, each row as large as the normalisation behind makes it."""
+    """W W^T, with each row scaled by the normalisation behind it."""
     rows = {name: work.conv.weight.flatten(1) * work.scale()[:, None] for name, work in works.items()}
     return {name: (matrix @ matrix.T).double().cpu().numpy() for name, matrix in rows.items()}
 
@@ -66,8 +66,8 @@ def _observed_grams(
 ) -> dict[str, np.ndarray]:
     """Covariance of the maps to fit, with each channel scaled by the normalisation behind it.
 
-    A little of W W^T is added: late layers have fewer positions to observe than channels, and what
-    the images leave open the weights decide. Multiples of one row are multiples in both.
+    A little of W W^T is added, because late layers have fewer observed positions than channels, so
+    that images alone do not determine the fit. Multiples of one row are multiples in both matrices.
     """
     seen = {name: Covariance() for name in works}
 
@@ -81,12 +81,12 @@ def _observed_grams(
 
 
 def _unit(gram: np.ndarray) -> np.ndarray:
-    """Mean power 1 a channel."""
+    """Scaled to a mean power of 1 per channel."""
     return gram / max(np.diag(gram).mean(), 1e-30)
 
 
 def _copy_intrinsic(work: Work) -> None:
-    """The primary convolution is the chosen rows of W: in equation 2, f' is part of f."""
+    """Copies the chosen rows of W to the primary convolution: in equation 2, f' is part of f."""
     primary = work.module.primary
     primary.weight.copy_(work.conv.weight[work.kept])
     if primary.bias is not None and work.conv.bias is not None:
@@ -117,14 +117,14 @@ def weight_taps(work: Work) -> torch.Tensor:
 
 
 def _write_kernels(work: Work, taps: torch.Tensor) -> None:
-    """Phi of equation 3. Surplus slots, which the module slices off, stay zero."""
+    """Writes Phi of equation 3. Surplus places, which the module drops, stay zero."""
     for cheap, part in zip(work.module.phi, _by_convolution(work, taps), strict=True):
         cheap.weight.zero_()
         cheap.weight[: len(part)] = part.view(len(part), 1, *cheap.kernel_size).to(cheap.weight.dtype)
 
 
 def _write_offsets(work: Work, taps: torch.Tensor, equations: NormalEquations | None) -> None:
-    """What gives the ghosts their mean: a bias, or the normalisation of an activated module."""
+    """Sets the mean of the ghosts, by a bias or by the normalisation of an activated module."""
     if work.activated:
         assert equations is not None
         moments = (*equations.output_moments(taps), equations.target_mean)
@@ -134,7 +134,7 @@ def _write_offsets(work: Work, taps: torch.Tensor, equations: NormalEquations | 
     elif work.conv.bias is not None:
         if equations is not None:
             offsets = equations.target_mean - (taps * equations.patch_mean).sum(1)
-        else:  # no images: the ghost's bias, less what the intrinsic map's bias carries over
+        else:  # no images: the bias of the ghost, minus the part from the bias of the intrinsic map
             offsets = work.conv.bias[work.ghosts] - taps.sum(1) * work.conv.bias[work.kept[work.owner]]
         for cheap, part in zip(work.module.phi, _by_convolution(work, offsets), strict=True):
             assert cheap.bias is not None

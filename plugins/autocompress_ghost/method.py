@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 MOST_RATIO = 5
 WORTH_IT = 1.2
-"""Least r_c for which a convolution gives way (section 7)."""
+"""Least r_c for which a convolution is replaced (section 7)."""
 CALIBRATION_IMAGES = 512
 BATCH = 64
 
 
 class Ghost(Transform):
-    """Replaces convolutions by ghost modules, with one ratio s a group.
+    """Replaces convolutions by ghost modules, with one ratio s for each group.
 
     Parameters (``ghost.`` before each):
         ratio.<group>: s; 1 leaves the group as it is.
         kernel: d of the cheap convolutions.
-        variant: "bare", the host's normalisation and activation stay behind the module, or
-            "bn-act", it has its own behind each of its convolutions as in the paper; where the
-            host's cannot be removed a layer stays bare.
-        init: "lstsq" (fitted on calibration images), "subset" (from the weights alone) or "random"
+        variant: "bare": the host's normalisation and activation stay behind the module. "bn-act":
+            the module has its own ones behind each of its convolutions, as in the paper; if those
+            of the host cannot be removed, the layer stays bare.
+        init: "lstsq" (fitted on calibration images), "subset" (only from the weights) or "random"
             (as in the paper).
     """
 
@@ -52,7 +52,7 @@ class Ghost(Transform):
         self._found: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """It needs a convolution that a ghost module would shrink."""
+        """Checks that a ghost module would make some convolution smaller."""
         del job
         try:
             found = self._convolutions(model)
@@ -79,9 +79,9 @@ class Ghost(Transform):
         }
 
     def _convolutions(self, model: nn.Module) -> list[str]:
-        """Convolutions that at least s = 2, d = 3 would shrink enough.
+        """Convolutions that s = 2, d = 3 would make small enough.
 
-        The baseline is asked about for every trial.
+        Cached, because every trial asks for those of the baseline.
         """
         if model not in self._found:
             self._found[model] = [
@@ -120,7 +120,7 @@ class Ghost(Transform):
 def _plan(
     model: nn.Module, params: Params, input_size: tuple[int, int, int]
 ) -> tuple[dict[str, LayerPlan], dict[str, Host]]:
-    """What is to be done to each layer, channels not yet in their final order."""
+    """The plan for each layer, without the final order of channels."""
     network = facts(model, input_size)
     kernel = params["kernel"]
     plans: dict[str, LayerPlan] = {}
@@ -128,7 +128,7 @@ def _plan(
     for name, ratio in params["ratios"].items():
         conv = model.get_submodule(name)
         if name not in network.layers or not is_plain(conv) or not _shrinks(conv, ratio, kernel):
-            continue  # another transform was here first, or this s and d would not pay
+            continue  # another transform has replaced it, or this s and d save too little
         assert isinstance(conv, nn.Conv2d)
         hosts[name] = host_of(network.layers[name], network, model)
         plans[name] = layer_plan(hosts[name], ratio, kernel, params["variant"], conv.out_channels)
@@ -150,8 +150,8 @@ def _work(model: nn.Module, host: Host, plan: LayerPlan, module: nn.Module) -> W
 def _recalibrate(model: nn.Module, context: Context, ghosts: Sequence[nn.Module]) -> None:
     """Recalibrates the running statistics of the changed network.
 
-    Norms of the host saw other maps when they were trained. Where images match no statistics,
-    only new norms are recalibrated, since the others' records are worth more.
+    The norms of the host were trained with other maps. If the images differ from the data, only new
+    norms are recalibrated, because the recorded statistics of the others are better.
     """
     from autocompress.training import recalibrate_batch_norm
 

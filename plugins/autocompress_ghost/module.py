@@ -6,8 +6,8 @@
 
 Phi_is is the identity, the other Phi_ij are d x d.
 
-Everything is written with plain torch operators. The traced graph, the quantizer and the exporter
-therefore see convolutions, a concat and, where channels must be put back in order, a gather.
+Everything is written with plain torch operators. So the traced graph, the quantizer and the
+exporter get convolutions, a concat, and a gather if channels must be reordered.
 
 Phi is s - 1 depthwise convolutions, one for each j. The reference code has one grouped convolution
 with s - 1 filters per group: the same function in another order of channels. Runtimes have fast
@@ -40,34 +40,33 @@ def weight_count(in_channels: int, channels: int, kernel: tuple[int, int], ratio
 
 
 def compression_ratio(in_channels: int, channels: int, kernel: tuple[int, int], ratio: int, cheap_kernel: int) -> float:
-    """r_c: weights of the convolution over weights of the module (equation 5), with the true m.
+    """r_c: weights of the convolution divided by those of the module (equation 5), with the true m.
 
-    It is about s where d ~ k.
+    It is about s if d is about k.
     """
     original = channels * in_channels * math.prod(kernel)
     return original / weight_count(in_channels, channels, kernel, ratio, cheap_kernel)
 
 
 class GhostConv2d(nn.Module):
-    """A convolution whose output is part intrinsic, part ghosts of the intrinsic maps.
+    """A convolution whose output consists of intrinsic maps and of ghosts of these maps.
 
-    Input ``(N, c, H, W)``, output ``(N, n, H', W')`` as of the convolution it stands for.
+    Input ``(N, c, H, W)``, output ``(N, n, H', W')`` as of the convolution that it replaces (the
+    host).
 
     Args:
-        host: the convolution it stands for; gives shapes, stride, padding, dilation and whether
-            there is a bias. Stride, padding and dilation go to the primary convolution only.
+        host: the replaced convolution; gives shapes, stride, padding, dilation and whether there is
+            a bias. Only the primary convolution has its stride, padding and dilation.
         ratio: s, at least 2.
         cheap_kernel: d, odd.
-        norm: the normalisation behind the host. Given, the module is *activated*: it brings its own
-            copy behind the primary and behind the cheap convolution, and the host's must go. None:
-            a *bare* module.
+        norm: the normalisation behind the host. If it is given, the module is *activated*: it has a
+            copy of the norm behind the primary and behind the cheap convolution, and the norm of
+            the host must be removed. With None, the module is *bare*.
         activation: in an activated module, behind each of its normalisations; None for a branch
-            that ends in an add.
-        order: the host's output channel that each position of the concat stands for; identity where
-            None.
-        restore: put the channels back in the host's order. False: whoever reads them has been
-            permuted instead. Whether there is a gather depends on this flag alone, never on
-            ``order``.
+            that ends in an addition.
+        order: the output channel of the host for each position of the concat; None for identity.
+        restore: put the channels back in the order of the host. With False, the readers have been
+            permuted instead. Only this flag decides whether there is a gather, never ``order``.
     """
 
     channels: torch.Tensor
@@ -90,7 +89,7 @@ class GhostConv2d(nn.Module):
         n, m, bias = host.out_channels, intrinsic_count(host.out_channels, ratio), host.bias is not None
         self.out_channels, self.ratio, self.cheap_kernel, self.restore = n, ratio, cheap_kernel, restore
         self.surplus = m * ratio - n
-        # The host's own class: timm's TensorFlow-style 'same' padding is a subclass of Conv2d.
+        # The class of the host, because timm's TensorFlow-style 'same' padding is a subclass.
         shape: tuple[Any, ...] = (host.kernel_size, host.stride, host.padding, host.dilation)
         self.primary = type(host)(host.in_channels, m, *shape, bias=bias)  # type: ignore[misc]  # none is given twice
         self.after_primary = _after(norm, activation, m)
@@ -104,7 +103,7 @@ class GhostConv2d(nn.Module):
         self.to(host.weight.device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The host's output, approximately."""
+        """An approximation of the output of the host."""
         intrinsic = self.after_primary(self.primary(x))  # eq. 2
         # eq. 3; ghost j of intrinsic i is channel j m + i of the ghosts
         ghosts = [after(phi(intrinsic)) for phi, after in zip(self.cheap, self.after_cheap, strict=True)]
@@ -126,7 +125,7 @@ class GhostConv2d(nn.Module):
 
     @property
     def activated(self) -> bool:
-        """It brings its own normalisations."""
+        """Whether the module has its own normalisations."""
         return len(self.after_primary) > 0
 
     @property
@@ -152,7 +151,7 @@ def _after(norm: nn.BatchNorm2d | None, activation: nn.Module | None, channels: 
 
 
 class GhostSpec(LayerSpec):
-    """A ghost module is traced through; others need only the order of its channels."""
+    """A ghost module is traced through, so only the order of its channels must be known."""
 
     layer_type = GhostConv2d
 

@@ -1,8 +1,8 @@
-"""Which rows of a layer stay intrinsic, and whose ghosts the others become (section 7).
+"""Chooses the intrinsic rows of a layer, and an intrinsic row for each ghost (section 7).
 
-Both questions are answered from a Gram matrix ``G [n, n]`` of the layer's rows: ``W W^T`` of the
-weights alone, or the covariance of the output channels on calibration images. The error of fitting
-row j by a multiple of row i is
+Both follow from a Gram matrix ``G [n, n]`` of the rows of the layer: ``W W^T`` of the weights, or
+the covariance of the output channels on calibration images. The error of fitting row j by a
+multiple of row i is
 
     min_a || Y_j - a Y_i ||^2 = G_jj - G_ij^2 / G_ii.
 """
@@ -15,11 +15,11 @@ from autocompress_ghost.module import intrinsic_count
 
 
 def intrinsic_rows(gram: np.ndarray, count: int) -> np.ndarray:
-    """``count`` rows, ascending: each next row is the one that the rows before it fit worst.
+    """``count`` rows, ascending. Each chosen row is the one that the earlier choices fit worst.
 
-    Pivoted QR of ``W^T`` does so with the span of the rows before. But a ghost has one source only,
-    and where a layer has more channels than inputs the span is soon exhausted and QR's further
-    pivots are arbitrary.
+    Pivoted QR of ``W^T`` measures the fit by the span of the earlier rows. But a ghost has a single
+    source. If a layer has more channels than inputs, the span is soon complete and further pivots
+    are arbitrary.
     """
     power = np.diag(gram)
     left = power.astype(float).copy()
@@ -42,11 +42,11 @@ def fit_errors(gram: np.ndarray, targets: np.ndarray, sources: np.ndarray) -> np
 
 
 def channel_order(gram: np.ndarray, ratio: int) -> np.ndarray:
-    """For each position of the concat the row it stands for, int64 ``(n,)``.
+    """The row for each position of the concat, int64 ``(n,)``.
 
     The first m positions are the intrinsic rows. Position m + j m + i is ghost j of intrinsic i, so
-    an intrinsic row has at most s - 1 ghosts; after the surplus is sliced off there are just as
-    many positions as rows, and the Hungarian algorithm fills them with the least total error.
+    an intrinsic row has at most s - 1 ghosts. Without the surplus there is one position for each
+    row, and the Hungarian algorithm assigns rows with the least total error.
     """
     from scipy.optimize import linear_sum_assignment  # slow to import; listing methods does not need it
 

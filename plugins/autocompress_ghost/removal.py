@@ -1,9 +1,9 @@
-"""Channels removed from a ghost module: an intrinsic map goes together with its ghosts.
+"""Removes channels of a ghost module: an intrinsic map is removed together with its ghosts.
 
-A ghost cannot go alone: its cheap convolution would no longer be depthwise, for which runtimes have
-their kernel. An intrinsic map cannot go alone either, since its ghosts are made of it. So m =
-ceil(n / s) channels are on offer, each of which is s channels of the output (s - 1 for those whose
-last ghost is surplus).
+A ghost cannot be removed alone, because its cheap convolution would no longer be depthwise, and
+runtimes only have a fast kernel for that. An intrinsic map cannot be removed alone either, since
+its ghosts are computed from it. So there are m = ceil(n / s) units, each of s channels of the
+output (or s - 1 if its last ghost is surplus).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from autocompress_ghost.module import GhostConv2d
 
 
 class GhostPruner(BasePruningFunc):
-    """A :class:`GhostConv2d` for torch-pruning: one layer with tied outputs (``units``)."""
+    """:class:`GhostConv2d` for torch-pruning: a layer with tied outputs (``units``)."""
 
     def units(self, layer: nn.Module) -> list[list[int]]:
-        """Outputs that go together, for each intrinsic map; ascending.
+        """For each intrinsic map, the outputs that are removed together; ascending.
 
-        ``places[o]`` is output o's place in the concat, and place p is intrinsic map p % m, or a
+        ``places[o]`` is the place of output o in the concat. Place p is intrinsic map p % m, or a
         ghost of it."""
         assert isinstance(layer, GhostConv2d)
         sets: list[list[int]] = [[] for _ in range(layer.primary.out_channels)]
@@ -35,7 +35,7 @@ class GhostPruner(BasePruningFunc):
         """Removes the outputs ``idxs``, in place.
 
         Raises:
-            ValueError: if they are no union of ``units``, or all of them.
+            ValueError: if they are not a union of ``units``, or if they are all outputs.
         """
         assert isinstance(layer, GhostConv2d)
         gone = set(idxs)
@@ -52,8 +52,8 @@ class GhostPruner(BasePruningFunc):
         if layer.activated:
             for norm in (layer.primary_norm, *layer.ghost_norms):
                 _keep_norm(norm, kept)
-        # places that stay are in concat order still, the surplus at the end: channels keep the
-        # host's own numbers
+        # the remaining places are still in the order of the concat, with the surplus at the end;
+        # channels keep their numbers in the host
         layer.channels = layer.channels[torch.as_tensor(stay, device=layer.channels.device)]
         layer.places = torch.argsort(layer.channels)
         layer.out_channels = len(stay)

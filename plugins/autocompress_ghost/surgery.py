@@ -20,9 +20,9 @@ LayerPlan = dict[str, Any]
 
 
 def layer_plan(host: Host, ratio: int, kernel: int, variant: str, channels: int) -> LayerPlan:
-    """What is to be done to one layer.
+    """The plan for one layer.
 
-    ``variant`` is what was asked; a layer that cannot be activated stays bare.
+    ``variant`` is the wanted one; a layer that cannot be activated stays bare.
     """
     activated = variant == "bn-act" and bool(host.takes_over)
     taken = list(host.takes_over) if activated else []
@@ -70,7 +70,7 @@ def build(model: nn.Module, name: str, plan: LayerPlan) -> GhostConv2d:
 
 
 def insert(model: nn.Module, name: str, module: GhostConv2d, plan: LayerPlan) -> None:
-    """Puts ``module`` in the convolution's place, and removes what it has taken over."""
+    """Replaces the convolution by ``module``, and removes the modules that it has taken over."""
     model.set_submodule(name, module)
     for path in plan["takes_over"]:
         model.set_submodule(path, nn.Identity())
@@ -78,7 +78,7 @@ def insert(model: nn.Module, name: str, module: GhostConv2d, plan: LayerPlan) ->
 
 @torch.no_grad()
 def fold_order(model: nn.Module, plan: LayerPlan, order: Sequence[int]) -> None:
-    """Permutes what reads the module's channels, so that they need not be put back in order."""
+    """Permutes the readers of the module's channels, so that channels need no reordering."""
     index = torch.as_tensor(order, dtype=torch.int64)
     for path in plan["norms"]:
         norm = model.get_submodule(path)

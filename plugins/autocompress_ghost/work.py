@@ -1,8 +1,8 @@
-"""One layer that is initialised: the input maps of its cheap convolution, and its targets.
+"""A layer to initialise: the input maps of its cheap convolution, and their targets.
 
-A bare module (the host's normalisation stays behind it) is fitted on raw outputs Y. An activated
+A bare module (with the host's normalisation behind it) is fitted on raw outputs Y. An activated
 module fits its ghosts from Z_i = act(BN(Y_i)), and gives them a normalisation that reproduces the
-fit: scale and shift are the moments that it removes. Where act(act(z)) = act(z), as for ReLU, the
+fit: its scale and shift are the moments that it removes. If act(act(z)) = act(z), as for ReLU, the
 target is Z_j, which makes multiples exact; else it is BN(Y_j).
 """
 
@@ -21,13 +21,13 @@ IDEMPOTENT = (nn.ReLU, nn.ReLU6, nn.Identity)
 
 @dataclass
 class Work:
-    """One layer being initialised: the module to fill, and the trained layer that it stands for.
+    """A layer to initialise: the new module, and the trained layer that it replaces.
 
     Attributes:
         module: the ghost module, not yet in the network.
         conv: the trained convolution.
-        norm: the normalisation behind it, whether or not the module takes it over.
-        activation: what the module takes over with it.
+        norm: the normalisation behind it, also if the module does not take it over.
+        activation: the activation that the module takes over.
     """
 
     module: GhostConv2d
@@ -37,7 +37,7 @@ class Work:
 
     @property
     def activated(self) -> bool:
-        """The module brings its own normalisations."""
+        """Whether the module has its own normalisations."""
         return self.module.activated
 
     @property
@@ -59,20 +59,20 @@ class Work:
         return torch.arange(len(self.ghosts), device=self.ghosts.device) % len(self.kept)
 
     def scale(self) -> torch.Tensor:
-        """``(n,)``: how much a raw output channel weighs behind the normalisation."""
+        """``(n,)``: the factor of each raw output channel behind the normalisation."""
         if self.norm is None:
             return torch.ones_like(self.conv.weight[:, 0, 0, 0])
         return norm_scale(self.norm)
 
     def source(self, raw: torch.Tensor) -> torch.Tensor:
-        """Maps that the cheap convolution reads, all n of them."""
+        """All n maps in the form that the cheap convolution reads."""
         if not self.activated:
             return raw
         maps = normalise(self.norm, raw)
         return self.activation(maps) if self.activation is not None else maps
 
     def target(self, raw: torch.Tensor) -> torch.Tensor:
-        """Maps that the ghosts should be, before their own activation."""
+        """The target maps of ghosts, before their own activation."""
         if not self.activated:
             return raw
         if self.activation is None or isinstance(self.activation, IDEMPOTENT):

@@ -1,8 +1,8 @@
 """The Knowledge Within (Haroush et al., CVPR 2020): images from a model's statistics.
 
-Rooms: ``method`` the data source with its space. What it is made of is the engine's: the divergence
-and the prior of smoothness in ``autocompress.synthesis.terms_gaussian``, J(D; M) in
-``autocompress.synthesis.similarity``.
+``method`` has the data source with its space. The engine has the divergence and the prior of
+smoothness (``autocompress.synthesis.terms_gaussian``), and J(D; M)
+(``autocompress.synthesis.similarity``).
 """
 
 from __future__ import annotations

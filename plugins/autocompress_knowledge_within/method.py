@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 SCHEMES = ("bns+inception", "bns", "inception", "gaussian")
 DIVERGENCES = ("measured", "recorded")
 PRESETS = ("bns+inception", "bns", "gaussian")
-"""Searched over on a model with batch norm."""
+"""Presets for a model with batch norm."""
 WITHOUT_NORM = ("inception", "gaussian")
-"""What a model without batch norm leaves, searched over or not."""
+"""Presets that need no batch norm."""
 AS_PRESET = "preset"
 SHIFT = 16
-"""Views are shifted by up to a sixteenth of the image."""
+"""Views are shifted by at most 1 / SHIFT of the image."""
 
 
 class KnowledgeWithin(DataSource):
@@ -54,9 +54,9 @@ class KnowledgeWithin(DataSource):
     views, and clamping of the pixels to the range of an image (except in the scheme "gaussian"). No
     figure of the paper's tables is quoted here.
 
-    Noise leaves statistics inside the network unlike the recorded ones, so a student that learns
-    from the scheme "gaussian" must keep its batch norms: the set demands ``freeze_batch_norm``, as
-    in the authors' training.
+    Statistics inside the network differ from the recorded ones for noise. So a student of the
+    scheme "gaussian" must keep its batch norms: the set demands ``freeze_batch_norm``, as in the
+    training of the authors.
 
     Soft targets are not stored. Training augments images and computes the teacher's answers for the
     augmented ones.
@@ -65,17 +65,17 @@ class KnowledgeWithin(DataSource):
         preset: "bns+inception", "bns" or "gaussian"; on a model without batch norm "inception" or
             "gaussian".
 
-    Not searched unless the job says so, since each value costs a set of its own:
-        scheme: any of the four, whatever ``preset`` says. Fixed in a job, "inception" can be had on
-            any model.
+    Not searched unless the job says so, since each value needs a set of its own:
+    scheme: any of the four, instead of ``preset``. A job can fix it to "inception" for any model.
         divergence: "measured", KL(measured || recorded), or "recorded", the other direction.
-        gamma: of the class term beside L_BNS, which is a mean over channels and gets small: with 1
-            the classes drown the statistics, with 0.1 both are reached.
+        gamma: of the class term. L_BNS is a mean over channels and gets small: with 1, the class
+            term dominates; with 0.1, both terms get small.
         lambda_p: of the smoothness prior.
         lr, iterations: of Adam.
-        images: how many.
-        batch_size: the most that are made together. Statistics are taken over a batch, and deep
-            layers need large ones: even images of the right distribution score about 1 / batch.
+        images: number of images.
+        batch_size: most images that are made together. Statistics are those of a batch, and deep
+            layers
+            need large batches: even for images of the right distribution, L_BNS is about 1 / batch.
     """
 
     name = "knowledge_within"
@@ -85,10 +85,10 @@ class KnowledgeWithin(DataSource):
     )
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """Two of the four schemes need statistics that batch norms recorded.
+        """Two of the four schemes need recorded statistics of batch norms.
 
-        A model without batch norm is offered the others; one whose batch norms recorded nothing
-        usable must be given one of them by the job.
+        A model without batch norm has the other two. If the batch norms of a model recorded nothing
+        usable, the job must name one of the other two.
         """
         needing = [scheme for scheme in self._schemes_left(model, job) if _needs_norms(scheme)]
         if needing and (reasons := reasons_against_statistics(model)):
@@ -105,7 +105,7 @@ class KnowledgeWithin(DataSource):
         return left
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """The preset, and what a job may fix."""
+        """The preset, and parameters that a job may fix."""
         presets = _presets(model)
         schemes = SCHEMES if presets == PRESETS else WITHOUT_NORM
         scheme = space.categorical("scheme", [*schemes, AS_PRESET], default=AS_PRESET, structural=False, searched=False)
@@ -209,12 +209,12 @@ def objective(params: Params) -> Objective:
 
 
 def _presets(model: nn.Module) -> tuple[str, ...]:
-    # By structure alone: the space of a model must not change when it is trained.
+    # By structure only, because the space of a model must not change when it is trained.
     return PRESETS if norm_layers(model) else WITHOUT_NORM
 
 
 def _texts(limit: object) -> list[str]:
-    """The texts of a limit; what is none is no scheme, which the space says best."""
+    """The texts of a limit; the space reports other values."""
     return [value for value in (limit if isinstance(limit, list | tuple) else [limit]) if isinstance(value, str)]
 
 

@@ -1,4 +1,4 @@
-"""Optimal Brain Surgeon for channels: first go those whose removal a refit repairs best."""
+"""Optimal Brain Surgeon for channels: removes first what a refit repairs best."""
 
 from __future__ import annotations
 

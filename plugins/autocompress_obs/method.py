@@ -1,4 +1,4 @@
-"""The pruner ``obs``: backward elimination by the error that a refit of the readers leaves.
+"""The pruner ``obs``: backward elimination by the error after a refit of the readers.
 
 With ``H = (G + lambda s I)^-1`` over the columns of a layer that reads the channels, and ``W`` its
 weights, removing the columns ``c`` of a channel and refitting the rest costs (Hassibi and Stork,
@@ -6,7 +6,8 @@ NIPS 1992, for single weights; Frantar and Alistarh, NeurIPS 2022, arXiv 2208.11
 
     err(c) = tr(D W_c H_cc^-1 W_c^T)
 
-summed over all layers that read the channel. ``D`` says what each output of a reader matters. With
+summed over all layers that read the channel. ``D`` is the importance of each output of a reader.
+With
 ``weighting: gradient`` it is E[(d log p / d output)^2], the Fisher information, so that the sum is
 in units of the loss. With ``equal`` it is (gamma / sigma)^2 of the norm behind, and each reader's
 error is divided by the variance of its outputs.
@@ -25,16 +26,16 @@ from autocompress.repair import Moments, Reader, eliminate, gradient_energy, has
 from autocompress.repair.shifts import norm_scale
 
 IMAGES = 256
-"""Images on which gradients are taken. More change few places of an order."""
+"""Number of images for gradients; more images hardly change an order."""
 BATCH = 64
 WEIGHTINGS = ("gradient", "equal")
 
 
 class Obs(Pruner):
-    """Channels go first whose loss the readers' remaining inputs can make up for.
+    """Removes first the channels for which the remaining inputs of the readers compensate best.
 
     Parameter (``obs.`` before it), not searched unless the job says so:
-        weighting: "gradient" or "equal": what an error in a reader's output counts.
+        weighting: "gradient" or "equal": the importance of errors in the outputs of readers.
     """
 
     name = "obs"
@@ -50,9 +51,9 @@ class Obs(Pruner):
         return self.orders([coupling], params, context)[coupling.name]
 
     def orders(self, couplings: Sequence[Coupling], params: Params, context: Context) -> dict[str, Sequence[int]]:
-        """Each coupling alone, the others whole.
+        """The order of each coupling, while all others keep their channels.
 
-        Layers that several couplings share are inverted once.
+        Matrices of layers that several couplings share are inverted once.
         """
         model = context.model
         assert model is not None
@@ -99,7 +100,7 @@ def _weights(
     moments: Mapping[str, Moments],
     context: Context,
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Importance of outputs of each reader, ``[groups, outputs]``, and divisor of its error."""
+    """Importance of the outputs of each reader, ``[groups, outputs]``, and divisor of its error."""
     model = context.model
     assert model is not None
     if weighting == "gradient":
@@ -131,6 +132,6 @@ def _by_block(coupling: Coupling, order: Sequence[int]) -> list[list[int]]:
 
 
 def _leaves(model: nn.Module, couplings: Sequence[Coupling]) -> tuple[type[nn.Module], ...]:
-    """Layers of the couplings. A trace keeps them whole, since they are found by name later."""
+    """Types of the layers of couplings, which a trace must keep whole to find them by name."""
     own = (model.get_submodule(name) for coupling in couplings for name in (*coupling.producers, *coupling.consumers))
     return tuple({type(layer) for layer in own} - {nn.Conv2d, nn.Linear})

@@ -18,8 +18,8 @@ arXiv 1806.08342. Sections of the paper and where each is implemented:
                       (quantization/folding.py, quantization/placement.py)
     3.2.2, eq. 22-31  batch norm while training: correction, freezing (quantization/fakelayers.py)
 
-Two repairs for quantization after training are not the whitepaper's but of Nagel et al. 2019 (arXiv
-1906.04721): quantization/equalise.py and quantization/bias_correction.py.
+Two corrections for quantization after training are from Nagel et al. 2019 (arXiv 1906.04721):
+quantization/equalise.py and quantization/bias_correction.py.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Quantize(Quantizer):
     grids: ClassVar[tuple[str, ...]] = ("symmetric", "asymmetric")
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """It needs a convolution or a linear layer, and finite weights."""
+        """Checks that there is a convolution or a linear layer, and that weights are finite."""
         del job
         layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
         if not layers:
@@ -86,22 +86,22 @@ class Quantize(Quantizer):
         del model
         return {
             # One scale for each output channel, or one for the layer (section 3.1.2). Folded batch
-            # norm gives channels wildly different ranges (appendix A), so per layer fails on
-            # MobileNets; it is a little faster, though.
+            # norm gives channels very different ranges (appendix A), so one scale per layer fails
+            # on MobileNets, but is a little faster.
             "weight_granularity": space.categorical(
                 "weight_granularity", self.granularities, default="per_channel", cheapest="per_tensor"
             ),
-            # Table 2 has asymmetric ahead on MobileNet-v1. ONNX Runtime (1.32, x86 with VNNI) fuses
-            # int8 weights with zero points of their own into QLinearConv as well, per channel too:
-            # 14 % slower than symmetric ones.
+            # In table 2, asymmetric is better on MobileNet-v1. ONNX Runtime (1.32, x86 with VNNI)
+            # also fuses int8 weights with zero points into QLinearConv, even per channel, but they
+            # are 14 % slower than symmetric ones.
             "weight_grid": space.categorical("weight_grid", self.grids, default="symmetric", cheapest="symmetric"),
-            # A depthwise layer holds next to nothing of a network's weights, and what it loses hits
-            # single channels. mobilenetv2_050 on digits, 4-bit weights: 41.9 % with "same", 49.4
-            # with "8" (54.2 in float). The paper has no such exemption: its 4-bit MobileNets (table
-            # 5) are at chance without training.
+            # A depthwise layer has few of a network's weights, and its errors affect single
+            # channels. mobilenetv2_050 on digits with 4-bit weights has 41.9 % with "same", and
+            # 49.4 with "8" (54.2 in float). The paper has no such exemption; its 4-bit MobileNets
+            # (table 5) are at chance without training.
             "depthwise_bits": space.categorical("depthwise_bits", ("same", "8"), default="8", cheapest="same"),
-            # The ends of the weights, or the range with the smallest squared error. The paper has
-            # the first only.
+            # The ends of the weights, or the range with the smallest squared error. The paper only
+            # has the first.
             "weight_range": space.categorical("weight_range", WEIGHT_ESTIMATORS, default="minmax", structural=False),
             # Section 2.5 has the moving average of each batch's ends and names entropy; the others
             # are common practice.
@@ -112,23 +112,24 @@ class Quantize(Quantizer):
             "calibration_images": space.categorical(
                 "calibration_images", (64, 256, 1024), default=256, structural=False
             ),
-            # By moments of the layers' inputs where nothing is trained (docs/rounding.md). The
-            # paper rounds to nearest. "auto" is what the tables there say of each width.
+            # By moments of the inputs of layers if nothing is trained (docs/rounding.md). The paper
+            # rounds to nearest. "auto" chooses by bits, as in the tables there.
             "rounding": space.categorical(
                 "rounding", ("auto", *ROUNDINGS), default="auto", structural=False, searched=False
             ),
-            # No gain that would hold: resnet10t on digits (98.9 % in float), 4-bit weights, per
-            # layer 91.9 -> 89.2 %, per channel 95.3 -> 96.7 %, with bias correction 98.9 -> 99.2 %;
-            # mobilenetv2_050, whose ReLU6 leave two pairs, per layer at 8 bits 44.4 -> 45.6 % (54.2
-            # in float). A scale a channel has most of the gain.
+            # Off by default, since there was no consistent gain. resnet10t on digits (98.9 % in
+            # float) with 4-bit weights: per layer 91.9 -> 89.2 %, per channel 95.3 -> 96.7 %, with
+            # bias correction 98.9 -> 99.2 %. mobilenetv2_050, which has two pairs because of its
+            # ReLU6, per layer at 8 bits: 44.4 -> 45.6 % (54.2 in float). A scale per channel has
+            # most of the gain.
             "equalise": space.categorical("equalise", (False, True), default=False, structural=False),
-            # The same network at 4-bit weights: 95.3 -> 98.9 % per channel, 91.9 -> 98.9 % per
-            # layer; at 8 bits 98.9 % with and without. It acts only where nothing is trained.
+            # resnet10t with 4-bit weights: 95.3 -> 98.9 % per channel, 91.9 -> 98.9 % per layer; at
+            # 8 bits 98.9 % with and without. It only acts if nothing is trained.
             "bias_correction": space.categorical("bias_correction", (False, True), default=True, structural=False),
         }
 
     def calibration_images(self, params: Params) -> int:
-        """As many as the recipe says."""
+        """The number in the recipe."""
         return int(params["calibration_images"])
 
     def equalises(self, params: Params) -> bool:
@@ -136,7 +137,7 @@ class Quantize(Quantizer):
         return bool(params["equalise"])
 
     def rounding(self, params: Params, bits: int) -> Rounding:
-        """As the recipe says; "auto" goes by the width."""
+        """The rounding in the recipe; "auto" depends on the bits."""
         asked = params.get("rounding", "auto")
         if asked in ROUNDINGS:
             return cast(Rounding, asked)
@@ -147,14 +148,15 @@ class Quantize(Quantizer):
         return bool(params["bias_correction"])
 
     def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:
-        """Weights: signed, on the grid asked for.
+        """The fake-quantizer of a tensor.
 
-        Activations: unsigned, asymmetric (behind a ReLU a symmetric grid would lose half of its
-        levels, and it runs no faster), one scale a tensor, since a scale for each channel cannot be
-        pulled out of the inner product (section 3.1.2).
+        Weights have signed integers, on the grid in the recipe. Activations have unsigned integers
+        on an asymmetric grid, because a symmetric one would lose half of its levels behind a ReLU,
+        and is not faster. They have one scale per tensor, since a scale for each channel cannot be
+        factored out of the inner product (section 3.1.2).
 
         Raises:
-            InvalidRecipe: for a width that is not offered.
+            InvalidRecipe: for bits that are not offered.
         """
         del context
         offered = self.weight_bits if spec.role == "weight" else self.activation_bits
@@ -180,9 +182,9 @@ class Quantize(Quantizer):
 
 
 def _leaves_kernel(spec: TensorSpec, params: Params) -> bool:
-    """Whether a zero point for each channel would cost the weight its integer kernel.
+    """Whether the runtime has no integer kernel for the weight with zero points per channel.
 
-    Deliberate difference from the paper: a depthwise convolution with one takes ONNX Runtime 40
-    times as long (1.49 ms instead of 0.04 for 128 channels at 14x14), so such a weight stays
+    Deliberate difference from the paper: with them, a depthwise convolution takes 40 times as long
+    in ONNX Runtime (1.49 ms instead of 0.04 ms for 128 channels at 14x14), so such a weight stays
     symmetric."""
     return spec.operator == "depthwise" and params["weight_granularity"] == "per_channel"

@@ -1,13 +1,16 @@
-"""SCOP as a plugin: channels that do no better than a knockoff control are removed.
+"""SCOP as a plugin: removes channels that are no better than a knockoff control.
 
 Tang et al., NeurIPS 2020, arXiv 2010.10732.
 
-What can be removed, how much of it goes, and how, is the engine's PRUNE stage.
+The PRUNE stage of the engine finds couplings, decides widths, and removes channels.
 
-Rooms: ``knockoffs`` the control group, with ``knockoffs_gaussian`` and ``knockoffs_gan``;
-``control`` the control scales; ``scores`` importance; ``scoring`` all of it, once for a baseline;
-``asked`` how, as a recipe says it; ``rescoring`` what a substituted network needs first; ``method``
-the pruner.
+- ``knockoffs``: the control group, with ``knockoffs_gaussian`` and ``knockoffs_gan``.
+- ``control``: the control scales.
+- ``scores``: importance of channels.
+- ``scoring``: makes all scores of a baseline.
+- ``asked``: the parameters of scores in a recipe.
+- ``rescoring``: a short recovery of a substituted network, before it is scored.
+- ``method``: the pruner.
 """
 
 from __future__ import annotations

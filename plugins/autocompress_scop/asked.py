@@ -1,4 +1,4 @@
-"""Parameters of how scores are made; they are searched only where a job says so."""
+"""Parameters of scores; they are only searched if a job says so."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ MOST_EPOCHS, MOST_IMAGES = 20, 1_000_000
 
 
 def score_space(space: Space, own: ScoreSettings) -> Params:
-    """Asks for what makes the scores; by default all is as in ``own``.
+    """Asks for the settings of scores, with defaults from ``own``.
 
-    0 epochs would leave every score at 0 and the choice to the order of channels, so the least is
+    With 0 epochs all scores would be 0, and channels would be removed in their order, so the least
+    is
     1.
     """
     scales = own.scales
@@ -32,7 +33,7 @@ def score_space(space: Space, own: ScoreSettings) -> Params:
 
 
 def settings_of(params: Mapping[str, Any], own: ScoreSettings) -> ScoreSettings:
-    """How a recipe wants its scores made; as in ``own`` where it says nothing."""
+    """The settings of scores in a recipe; those of ``own`` where it has none."""
     scales = own.scales
     return replace(
         own,
@@ -48,9 +49,9 @@ def settings_of(params: Mapping[str, Any], own: ScoreSettings) -> ScoreSettings:
 
 
 def said(params: Mapping[str, Any], own: ScoreSettings) -> Params:
-    """Those of ``params`` that make scores and differ from ``own``.
+    """The settings of scores in ``params`` that differ from ``own``.
 
-    Recipes that agree in them share one set of scores.
+    Recipes with equal settings share one set of scores.
     """
     names = ("knockoffs", "score_epochs", "score_images", "score_lr", "mixing")
     return {} if settings_of(params, own) == own else {name: params[name] for name in names}

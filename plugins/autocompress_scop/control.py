@@ -1,4 +1,4 @@
-"""Control scales: the share of a real feature map that the classifier takes beside a knockoff.
+"""Control scales: the share of a real feature map, relative to its knockoff, for the classifier.
 
 Digest, sections 3 and 5.
 
@@ -6,15 +6,13 @@ Digest, sections 3 and 5.
     A~^l   = A~^l                                  knockoff stream: never receives real features
     minimise over beta only   mean_i CE( f(X_i, X~_i; beta), Y_i )
 
-Real images and knockoffs run as the two halves of one batch of 2N, so an odd N or N = 1 needs
-nothing special. W and the affine part of every norm are frozen. As in the official code the norms
-use the statistics of that joint batch: mixing shrinks variances, which running statistics would not
-follow.
+Real images and knockoffs are the two halves of one batch of 2N. W and the affine part of every norm
+are frozen. As in the official code, norms use the statistics of that batch, because mixing lowers
+variances, and running statistics would not fit.
 
-Deliberate differences from the official code: everything happens on a copy, so that running
-statistics of the model that was given cannot drift; dropout and stochastic depth stay off (they are
-no part of the question, and only blur it); where labels mean nothing, the teacher's answers take
-their place.
+Deliberate differences from the official code: everything is done on a copy, so that running
+statistics of the given model do not change; dropout and stochastic depth are off, because they only
+add noise; predictions of the teacher replace labels without meaning.
 """
 
 from __future__ import annotations
@@ -48,9 +46,9 @@ class ScaleSettings:
     """How the control scales are learned.
 
     Attributes:
-        epochs: passes over the images (paper: 20 on ImageNet). Once a candidate is recovered, four
-            are no better than one on glyphs; before recovery they are (MobileNetV2 at half its
-            MACs: 29 % against 13 %).
+        epochs: passes over the images (paper: 20 on ImageNet). On glyphs, four are better than one
+            before recovery (MobileNetV2 at half its MACs: 29 % instead of 13 %), but not after
+            recovery.
         lr: of Adam, constant, with betas (0.5, 0.9).
         mixing: "pre_bn", on the raw output of the convolution (the official code), or "post_bn",
             behind its norm and before the activation (the paper's figure shows features).
@@ -90,8 +88,8 @@ def controlled(
     """Puts a control scale behind each layer of ``pairs`` by hooks, and removes all at the end.
 
     Args:
-        model: takes batches of 2N while this lasts; its modules, parameters and names stay as they
-            are.
+        model: takes batches of 2N within the block; its modules, parameters and names do not
+            change.
         pairs: layer -> the norm directly behind it, or None.
         mixing: one of :data:`MIXINGS`; a layer without norm mixes its own output either way.
 
@@ -108,7 +106,7 @@ def controlled(
         scale = ControlScale(int(_width(layer)), -1 if isinstance(layer, nn.Linear) else 1)
         scales[name] = scale.to(next(layer.parameters()).device)
         if mixing == "post_bn" and isinstance(norm, BatchNormAct2d):
-            # its activation is inside: what the activation is given is mixed
+            # its activation is inside, so the input of the activation is mixed
             handles.append(norm.act.register_forward_pre_hook(_before(scale)))
         else:
             place = layer if norm is None or mixing == "pre_bn" else norm
@@ -132,15 +130,15 @@ def learn(
     seed: int = 0,
     progress: Callable[..., None] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Learns one control scale a channel.
+    """Learns one control scale for each channel.
 
     Args:
-        model: the trained network; not changed in any bit.
+        model: the trained network; not changed.
         pairs: as in :func:`controlled`.
-        split: images, with labels where ``labelled``; otherwise the network's own answers to the
-            real images count.
+        split: images, with labels if ``labelled``; otherwise predictions of the network for the
+            real images are used.
         knockoffs: X -> X~.
-        settings: how.
+        settings: of learning.
         device: where torch computes; None for the CPU.
         seed: of order, augmentation and knockoffs.
         progress: called with the finished fraction and a word.
@@ -187,7 +185,7 @@ def control_loss(
 ) -> torch.Tensor:
     """Mean cross-entropy of the real stream, scalar; ``model`` is a controlled one.
 
-    With a ``teacher`` its answers to the real images stand in for the labels."""
+    With a ``teacher``, its predictions for the real images replace the labels."""
     outputs = model(torch.cat([images, knockoffs]))[: len(images)].float()
     if teacher is None:
         return F.cross_entropy(outputs, labels)
@@ -198,13 +196,13 @@ def control_loss(
 
 @torch.no_grad()
 def clamp(scales: Mapping[str, ControlScale]) -> None:
-    """Every beta into [0, 1]."""
+    """Limits every beta to [0, 1]."""
     for scale in scales.values():
         scale.beta.clamp_(0, 1)
 
 
 def batch_statistics(model: nn.Module) -> None:
-    """Eval mode, except that batch norms use the batch's statistics and keep their running ones."""
+    """Eval mode, but batch norms use statistics of the batch and keep their running ones."""
     model.eval()
     for module in model.modules():
         if isinstance(module, BatchNormBase):

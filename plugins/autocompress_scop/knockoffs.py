@@ -1,16 +1,15 @@
 """Knockoff images: SCOP's control group, made without labels (digest, sections 3 and 4).
 
-``gaussian`` is the default: it is made in well under a second, needs no training that could fail,
-and keeps the second moments by construction. No other kind chose clearly better channels where they
-were compared (resnet10t on digits with all four, on glyphs with ``permute``; accuracy before
-recovery), and the trained ones took 70 s and more.
+``gaussian`` is the default. It takes less than a second, needs no training, and keeps the second
+moments by construction. In our comparisons, no other kind chose clearly better channels (resnet10t
+on digits with all four kinds, on glyphs with ``permute``; accuracy before recovery), and the
+trained ones took 70 s and more.
 
-What the paper trained is not published: the official code ships weights of generators that see only
-noise (``gan_uncond``).
+The generators of the paper are not published. The official code has weights of generators whose
+only input is noise (``gan_uncond``).
 
 All kinds give images in the normalised space of the loader. The official generators end in tanh,
-[-1, 1], while the real images span about [-2.1, 2.6]; that is a defect there and is not repeated
-here.
+[-1, 1], while the real images have values of about [-2.1, 2.6]; this defect is not repeated here.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from autocompress_scop.knockoffs_gaussian import PatchGaussian
 
 KINDS = ("gaussian", "gan_cond", "gan_uncond", "permute")
 IMAGES = 1024
-"""The most images that a kind is fitted to."""
+"""Most images to which a kind is fitted."""
 
 
 class Knockoffs(Protocol):
@@ -39,12 +38,12 @@ class Knockoffs(Protocol):
 
 
 class Permute:
-    """Another image of the batch for each: a derangement, by a random rotation.
+    """For each image another image of the batch, by a random rotation.
 
-    Cheap, independent of X, and so a knockoff for the full swap only; an ablation.
+    It is cheap and independent of X, so it is a knockoff for the full swap only; an ablation.
 
     Args:
-        split: where a partner comes from for a batch of one.
+        split: has the partner for a batch of one.
     """
 
     def __init__(self, split: Split) -> None:
@@ -77,7 +76,7 @@ def make(
 
     Args:
         kind: one of :data:`KINDS`.
-        split: images; labels are not looked at.
+        split: images; labels are not used.
         seed: of every draw.
         device: where a generator is trained.
         shrinkage: of the correlations, where a covariance is taken.

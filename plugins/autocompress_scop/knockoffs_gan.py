@@ -1,7 +1,7 @@
 """Knockoffs from generators that are trained on the transfer set (digest, section 4).
 
-No training code of the paper's is published; architectures and losses here are this project's,
-small enough for a minute on one core.
+The training code of the paper is not published. Architectures and losses here are our own, small
+enough for a minute on one core.
 
 ``UnconditionalGan`` is what the official code does: G(z), independent of the image. That satisfies
 the full swap, but a partial swap breaks the correlation within an image. ``ConditionalGan`` is what
@@ -31,7 +31,7 @@ Z_PLANES = 4
 
 
 class _Range(nn.Module):
-    """Squashes each channel to the range that the images have: lo + (hi - lo) sigmoid(x)."""
+    """Maps each channel to the range of the images: lo + (hi - lo) sigmoid(x)."""
 
     lo: torch.Tensor
     hi: torch.Tensor
@@ -87,7 +87,7 @@ class UnconditionalGan:
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """As many images as there are in ``images``; what they show does not matter."""
+        """As many images as in ``images``, independent of their content."""
         made = self.net(_noise(len(images), generator, images.device))
         return F.interpolate(made, self.size, mode="bilinear", antialias=True)
 
@@ -193,7 +193,7 @@ def _image_generator(channels: int, squash: nn.Module) -> nn.Sequential:
 
 
 def _swap_judge(channels: int, patch: int) -> nn.Sequential:
-    """A logit a patch: was it swapped? Looks at each patch as a whole and at its neighbours."""
+    """A logit for each patch whether it was swapped, from the whole patch and its neighbours."""
     return nn.Sequential(
         _Padded(patch),
         nn.Conv2d(2 * channels, 64, patch, stride=patch),
@@ -205,7 +205,7 @@ def _swap_judge(channels: int, patch: int) -> nn.Sequential:
 
 
 class _Padded(nn.Module):
-    """Edges repeated to whole patches."""
+    """Repeats edges to fill whole patches."""
 
     def __init__(self, patch: int) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def _optimizer(net: nn.Module) -> torch.optim.Optimizer:
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    # Either loss also reaches the other network; its gradients are dropped by its own zero_grad.
+    # Each loss also gives gradients to the other network, which its zero_grad drops.
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -4,13 +4,13 @@ Candes et al., "Panning for Gold", 2018, section 3.4.1.
 
     X~ | X  ~  N( X - D S^-1 (X - mu),  2D - D S^-1 D ),    D = diag(s),    0 <= D <= 2S
 
-so that (X, X~) has the covariance [[S, S - D], [S - D, S]]: any coordinates may be swapped without
-the second moments noticing. Equicorrelated: one s for all coordinates, in units of their variance,
-s = min(2 lambda_min(R), 1), R the correlations.
+so that (X, X~) has the covariance [[S, S - D], [S - D, S]]: swapping any coordinates does not
+change the second moments. They are equicorrelated: one s for all coordinates, in units of their
+variance, s = min(2 lambda_min(R), 1), where R are the correlations.
 
-On whole images lambda_min is nearly 0 and X~ nearly X, which gives the control scales no gradient.
-So this is done on patches (one S for all places, a mean of its own for each pixel) with shrunk
-correlations, R <- (1 - r) R + r I. Both are approximations: patches of one image are drawn
+On whole images lambda_min is nearly 0 and X~ nearly X, so the control scales would have no
+gradient. So this is done on patches (with one S for all places, and a mean for each pixel) with
+shrunk correlations, R <- (1 - r) R + r I. Both are approximations: patches of one image are drawn
 independently of each other, given the image, and the moments are those of the shrunk model.
 """
 
@@ -23,9 +23,9 @@ from autocompress.data import Split
 
 BATCH = 128
 LEAST_DISTANCE = 0.01
-"""Least s with which the knockoffs differ enough from the images to learn anything."""
+"""Least s for which knockoffs differ enough from the images."""
 SAME = 1e-10
-"""Largest variance, in squared units of the normalised images, that is rounding alone."""
+"""Largest variance of equal images by rounding, in squared units of normalised images."""
 
 
 class SecondOrder:
@@ -46,8 +46,7 @@ class SecondOrder:
     def __init__(self, mean: torch.Tensor, covariance: torch.Tensor, shrinkage: float = 0.0) -> None:
         covariance = covariance.double()
         deviation = covariance.diagonal().clamp_min(0).sqrt()
-        # Pixels that hardly ever change (a black margin) would make correlations of rounding
-        # errors.
+        # Almost constant pixels (a black margin) would have correlations of rounding errors.
         deviation = deviation.clamp_min(max(float(deviation.max()) * 1e-3, 1e-6))
         correlation = covariance / deviation.outer(deviation)
         correlation = (1 - shrinkage) * correlation + shrinkage * torch.eye(len(deviation), dtype=torch.float64)

@@ -23,22 +23,23 @@ WIDTHS_NOW = "widths are the engine's now: prune: {keep: 0.7} keeps 70 % of the 
 
 
 class Scop(Pruner):
-    """Channels go first whose real features serve the classifier no better than knockoffs of them.
+    """Removes first the channels whose features are no better for the classifier than knockoffs.
 
-    Parameters (``scop.`` before each). None is searched unless the job says so, since every recipe
-    that asks otherwise costs new scores:
+    Parameters (``scop.`` before each). None is searched unless the job says so, since other values
+    need new scores:
 
         knockoffs: the kind of knockoff data.
-        score_epochs: epochs in which the control scales are learned.
-        score_images: images on which they are learned, at most; 0 for all.
+        score_epochs: epochs for learning the control scales.
+        score_images: most images for learning them; 0 for all.
         score_lr: learning rate of the control scales.
-        mixing: where real features and knockoffs are mixed: before the batch norm or behind it.
-        rescore_epochs: where a transform acted before: epochs of recovery after which the
-            substituted network is scored itself; 0 for the scores of the baseline.
+        mixing: the place where real features and knockoffs are mixed: before or behind the batch
+            norm.
+        rescore_epochs: epochs of recovery after which a network that a transform changed is scored
+            itself; 0 uses the scores of the baseline.
 
     Args:
-        settings: how scores are made, where a recipe does not say. Other settings than the default
-            are another version, and so other cache keys.
+        settings: of scores, where a recipe does not set them. Settings other than the default
+            change the version, and so the cache keys.
         specs: layer types that plugins bring; None for those of the installed methods.
     """
 
@@ -71,7 +72,7 @@ class Scop(Pruner):
     # --- scores -----------------------------------------------------------------------------------
 
     def shared(self, params: Params) -> Params:
-        """How scores are made, where a recipe says something else than the defaults."""
+        """The settings of scores in a recipe that differ from the defaults."""
         return said(params, self.settings)
 
     def prepare(self, baseline: nn.Module, context: Context) -> Any:
@@ -106,7 +107,7 @@ class Scop(Pruner):
     def _rescored(self, params: Params, context: Context) -> Scores:
         """Scores of a substituted network by its own layers, after a short recovery of a copy.
 
-        Nothing for the baseline, whose scores are there.
+        Empty for the baseline, which has scores.
         """
         epochs, model = params.get("rescore_epochs", 0), context.model
         if not epochs or model is None or context.teacher is None or not is_substituted(model, context.teacher):
@@ -120,7 +121,7 @@ class Scop(Pruner):
         return self.orders([coupling], params, context)[coupling.name]
 
     def orders(self, couplings: Sequence[Coupling], params: Params, context: Context) -> dict[str, Sequence[int]]:
-        """Ascending importance.
+        """Orders by ascending importance.
 
         Raises:
             InvalidRecipe: if a coupling has no scores, or they are not finite.

@@ -1,4 +1,4 @@
-"""A substituted network, recovered for a short while, so that it can be scored itself."""
+"""Recovers a substituted network for a short while, so that it can be scored itself."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from autocompress.contract import Context
 from autocompress.training import recover
 
 RECOVERY = {"lr": 2e-3, "distill": 0.5}
-"""RECOVER's own defaults."""
+"""The defaults of RECOVER."""
 
 
 def is_substituted(model: nn.Module, baseline: nn.Module) -> bool:
-    """Whether anything was done to the network: another structure, or other weights."""
+    """Whether the network differs from the baseline, in structure or weights."""
     if repr(model) != repr(baseline):
         return True
     own, other = model.state_dict(), baseline.state_dict()
@@ -37,7 +37,7 @@ def recovered(model: nn.Module, epochs: int, context: Context) -> nn.Module:
 
 
 def breathing(context: Context) -> Callable[..., None]:
-    """``context.progress`` with a pause after each step, so that measurements can go first."""
+    """``context.progress`` with a pause after each step, in which others may measure."""
 
     def told(done: float, text: str = "") -> None:
         context.progress(done, text)

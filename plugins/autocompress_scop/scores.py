@@ -2,9 +2,8 @@
 
     I = |gamma| (2 beta - 1)        0 at the start, negative where the knockoff won
 
-The choice of the digest's section 10 between |gamma| (2 beta - 1) and 2 beta - 1 alone is not
-built: this is the first, as in the official code. A layer without a batch norm behind it has gamma
-= 1.
+Section 10 of the digest also has 2 beta - 1 without |gamma|; only the first is implemented, as in
+the official code. A layer without a batch norm behind it has gamma = 1.
 
 Where several layers write the same channels, a channel's score is the plain mean of theirs (digest,
 section 8): see ``contract.coupling_scores``.
@@ -32,13 +31,13 @@ def importance(gamma: torch.Tensor | None, beta: torch.Tensor) -> torch.Tensor:
 def pairs_of(couplings: Iterable[Coupling], exempt: Iterable[str] = ()) -> dict[str, str | None]:
     """The baseline's layers that get scores, each with the norm behind it or None.
 
-    Of each coupling the writers with a norm (digest, section 10: convolution directly followed by a
-    batch norm); all its writers only where none has one (transformers), since gamma 1 does not
-    compare with a real gamma.
+    For each coupling, these are the writers with a norm (digest, section 10: a convolution directly
+    followed by a batch norm). If no writer has a norm (in transformers), these are all writers.
+    They are not mixed, because gamma = 1 is not comparable with a real gamma.
 
     Args:
-        couplings: of the baseline; those that may not be pruned are passed over.
-        exempt: layers that the paper leaves alone (the stem).
+        couplings: of the baseline; those that cannot be pruned are skipped.
+        exempt: layers that the paper does not prune (the stem).
     """
     exempt, pairs = set(exempt), {}
     for coupling in couplings:
@@ -52,7 +51,7 @@ def pairs_of(couplings: Iterable[Coupling], exempt: Iterable[str] = ()) -> dict[
 
 
 def gamma_of(model: nn.Module, norm: str | None) -> torch.Tensor | None:
-    """The scale of a batch norm, ``(M,)``; None without one, ones where it is not affine."""
+    """The scale of a batch norm, ``(M,)``; None without a norm, ones if it is not affine."""
     if norm is None:
         return None
     module = model.get_submodule(norm)

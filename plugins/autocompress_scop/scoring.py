@@ -19,16 +19,17 @@ Progress = Callable[..., None]
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How scores are made. One set of scores serves all recipes that agree in this.
+    """Settings of scores. Recipes with equal settings share one set of scores.
 
     Attributes:
         knockoffs: kind of knockoff data, one of ``knockoffs.KINDS``.
-        shrinkage: r of the patches' correlations, where knockoffs have a covariance. Of 0.1, 0.2
-            and 0.5, 0.2 kept most accuracy on glyphs (resnet10t, before recovery).
-        generator_steps: of a generator's training, where knockoffs need one.
-        images: of the transfer set that control scales are learned on, at most, drawn by seed; 0
-            for all. The default bounds their cost, whatever the size of the data.
-        scales: how the control scales are learned. ``scales.epochs`` is the number of score epochs.
+        shrinkage: r of the correlations of patches, for knockoffs with a covariance. Of 0.1, 0.2
+            and
+            0.5, 0.2 kept most accuracy on glyphs (resnet10t, before recovery).
+        generator_steps: training steps of a generator, for knockoffs with one.
+        images: most images of the transfer set for learning control scales, drawn by seed; 0 for
+            all. The default limits the cost on large data.
+        scales: for learning the control scales. ``scales.epochs`` is the number of score epochs.
     """
 
     knockoffs: str = "gaussian"
@@ -54,10 +55,10 @@ def prepared(
         baseline: the trained network; not changed.
         pairs: which layers get scores; see ``scores.pairs_of``.
         transfer: images for the control scales.
-        settings: how.
+        settings: of scores.
 
     Returns:
-        ``layers``: layer -> scores. ``beta``: the control scales. ``settings``: how they were made.
+        ``layers``: scores by layer. ``beta``: the control scales. ``settings``: the settings.
 
     Raises:
         ValueError: if there are no images.

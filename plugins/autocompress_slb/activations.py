@@ -1,4 +1,4 @@
-"""Quantizers of nonnegative activations: DoReFa (the paper's) and PACT (of its code).
+"""Quantizers of nonnegative activations: DoReFa (in the paper) and PACT (in its code).
 
 DoReFa (Zhou et al., arXiv 1606.06160) with k bits, n = 2^k - 1:
 
@@ -29,7 +29,7 @@ SMALLEST_ALPHA = 1e-4
 
 
 class _Unsigned(FakeQuantizer):
-    """What both share: the integers ``0 .. n``, zero point 0."""
+    """Common part of both: the integers ``0 .. n``, zero point 0."""
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__(spec)
@@ -39,18 +39,18 @@ class _Unsigned(FakeQuantizer):
 
     @property
     def scale(self) -> torch.Tensor:
-        """Of the integers, float32, scalar."""
+        """The scale of the integers, float32, scalar."""
         raise NotImplementedError
 
     def harden(self, weight: torch.Tensor | None = None) -> Hardened:
-        """What the file holds."""
+        """The grid for the file."""
         del weight
         scale = self.scale.detach().clone()
         return Hardened(scale, torch.zeros_like(scale, dtype=torch.int32), 0, self.codes.high, self.spec.bits)
 
 
 class DoReFaFakeQuantizer(_Unsigned):
-    """Cuts off at 1, whatever the network: made for networks that train with it from the start."""
+    """Clips at 1, for networks that train with it from the start."""
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__(spec)
@@ -65,8 +65,8 @@ class DoReFaFakeQuantizer(_Unsigned):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.observing or not self.enabled:
             return x
-        # The paper's gradient ends at 0 and 1, both included: fake_quant's ends half a step beyond,
-        # and torch's clamp has none at the ends themselves.
+        # In the paper there is a gradient from 0 to 1, including both ends. That of fake_quant
+        # reaches half a step further, and torch's clamp has none at the ends.
         inside = (x >= 0) & (x <= 1)
         clipped = torch.where(inside, x, x.detach().clamp(0, 1))
         result: torch.Tensor = fake_quant(clipped, self.step, self.zero, 0, self.codes.high)
@@ -74,14 +74,14 @@ class DoReFaFakeQuantizer(_Unsigned):
 
 
 class PactFakeQuantizer(_Unsigned):
-    """Cuts off at ``alpha``, which is learned.
+    """Clips at ``alpha``, which is learned.
 
-    It starts at the cut-off with the smallest squared error on the calibration images (the paper of
-    PACT starts at a large value, and trains for long).
+    The first alpha has the smallest squared error on the calibration images. (The paper of PACT
+    starts at a large value, and trains long.)
 
     Args:
         spec: a tensor that cannot be negative.
-        images: as many are observed, what comes later is ignored.
+        images: number of images to observe; later ones are ignored.
     """
 
     def __init__(self, spec: TensorSpec, images: int = 256) -> None:
@@ -132,8 +132,8 @@ class _Pact(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         x, alpha = ctx.saved_tensors
-        # The cut-off of the forward pass, compared in its precision: a scalar float32 would be
-        # rounded to the 16 bits that ``x`` has under autocast.
+        # Compared in the precision of the forward pass: a scalar float32 would be rounded to the 16
+        # bits of ``x`` under autocast.
         wide = x.to(torch.promote_types(x.dtype, alpha.dtype))
         above = wide >= alpha.clamp(min=SMALLEST_ALPHA)
         inside = (x >= 0) & ~above

@@ -38,14 +38,13 @@ class SlbCallback(Callback):
         self._norms: list[BatchNormBase] = []
         self._two: TwoStatistics | None = None
 
-    # -- start
-    # ----------------------------------------------------------------------------------------------
+    # --- start ------------------------------------------------------------------------------------
 
     def on_start(self, model: nn.Module, total_steps: int) -> None:
         """Makes the logits and prepares the norms.
 
         Raises:
-            TrialFailed: where the logits and what trains them do not fit in memory.
+            TrialFailed: if the logits and their optimizer states do not fit into memory.
         """
         self._total = max(total_steps, 1)
         layers = searched_layers(model)
@@ -77,11 +76,10 @@ class SlbCallback(Callback):
             {"params": alphas},
         ]
 
-    # -- steps
-    # ----------------------------------------------------------------------------------------------
+    # --- steps ------------------------------------------------------------------------------------
 
     def before_step(self, model: nn.Module, step: int) -> None:
-        """Sets the temperature, and hardens where the tail begins."""
+        """Sets the temperature, and hardens when the tail begins."""
         self._last_step = step
         unit, units = self._position(step)
         schedule = self.settings.temperature
@@ -94,8 +92,8 @@ class SlbCallback(Callback):
     def _position(self, step: int) -> tuple[int, int]:
         """(unit, units) of the schedule, the unit counted from 1.
 
-        How long an epoch is shows when the first ends; until then its steps are all in the first
-        unit."""
+        The length of an epoch is known when the first one ends. Until then, all steps are in the
+        first unit."""
         if self.settings.every == "step":
             return step + 1, self._total
         if self._steps_per_epoch is None:
@@ -103,10 +101,10 @@ class SlbCallback(Callback):
         return step // self._steps_per_epoch + 1, -(-self._total // self._steps_per_epoch)
 
     def after_backward(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Gives hard logits a zero gradient.
+        """Sets the gradient of hard logits to zero.
 
-        Without one the optimizer passes them over and keeps their momentum, which could
-        still change an arg-max of nearly equal logits.
+        Without a gradient the optimizer would skip them and keep their momentum, which could later
+        change an arg-max of nearly equal logits.
         """
         del optimizer, step
         for fake in _fakes(model):
@@ -130,8 +128,8 @@ class SlbCallback(Callback):
             fake.hard = True
 
     def _calibrate(self, model: nn.Module) -> None:
-        # A norm in eval mode was frozen on purpose, and the network trained with its statistics as
-        # they are.
+        # A norm in eval mode was frozen on purpose, and the network was trained with its
+        # statistics.
         calibrate(model, [norm for norm in self._norms if norm.training], self._images(model))
 
     def _images(self, model: nn.Module) -> Iterator[torch.Tensor]:
@@ -143,11 +141,10 @@ class SlbCallback(Callback):
         for images, _ in split.subset(wanted, self._context.seed).loader(CALIBRATION_BATCH):
             yield images.to(device)
 
-    # -- pauses
-    # ----------------------------------------------------------------------------------------------
+    # --- pauses -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """How long an epoch is; everything else follows from the step."""
+        """The length of an epoch; everything else follows from the step."""
         return {"steps_per_epoch": self._steps_per_epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,20 +1,18 @@
 """SLB's weight quantizer: the expectation in training, the arg-max when finished.
 
-The paper has no scale: V lies in [-1, 1], and the batch norm behind the layer makes up for it.
-``scale`` here:
+The paper has no scale: V lies in [-1, 1], and the batch norm behind the layer compensates. Choices
+of ``scale`` are:
 
-    "none"      the paper's: the norm behind takes the starting magnitude s into its statistics
-    (``absorb``), and
-                weights are plain values of V.
-    "fixed"     s stays with the weights. With a batch norm behind, this is the same function and
-    gives logits the
-                same gradient as "none", since ``BN(s y) = BN(y)``; long-term statistics of the
-                trained network stay right without any correction, which is why it is the default.
-    "learned"   s exp(l), one l a channel. Only without a batch norm; with one, gamma is that scale,
-    and l would have
-                no gradient.
+- "none": as in the paper. The statistics of the norm behind the layer contain the starting
+  magnitude s (``absorb``), and weights are plain values of V.
+- "fixed": weights are multiplied by s. With a batch norm behind, this is the same function, with
+  the same gradient of the logits, since ``BN(s y) = BN(y)``. The statistics of the trained network
+  stay valid without a correction, so this is the default.
+- "learned": s exp(l), with one l for each channel. Only without a batch norm; with one, gamma is
+  that scale, and l would have no gradient.
 
-Without a batch norm "none" is "fixed": an unscaled layer would multiply its outputs by 1 / s.
+Without a batch norm, "none" acts as "fixed", because an unscaled layer would multiply its outputs
+by 1 / s.
 """
 
 from __future__ import annotations
@@ -36,13 +34,13 @@ from autocompress_slb.values import best, expectation, nearest, odd_integers, va
 class SlbFakeQuantizer(FakeQuantizer):
     """Searches among ``2^bits`` values for every weight.
 
-    Logits are made when training begins (``start_search``, or the first training forward), from the
-    float weight or at random; a network that never trains, as in a dry run, has none and takes the
-    nearest value of each weight. Once there are logits, the float weight is no longer looked at.
+    Logits are made when training begins (``start_search``, or the first forward in training), from
+    the float weight or at random. A network that never trains, as in a dry run, has none and uses
+    the nearest value of each weight. When there are logits, the float weight is not used any more.
 
     Args:
         spec: of a weight.
-        bits: 1 to 4; may be above ``spec.bits``, for layers that cannot do with less.
+        bits: 1 to 4; may be above ``spec.bits``, for layers that need more bits.
         settings: of the method.
         seed: of random logits.
 
@@ -73,8 +71,7 @@ class SlbFakeQuantizer(FakeQuantizer):
         self._settled = False  # the engine chose the magnitude
         self._found: tuple[int, torch.Tensor] | None = None
 
-    # -- the search
-    # ----------------------------------------------------------------------------------------------
+    # --- the search -------------------------------------------------------------------------------
 
     def start_search(self, weight: torch.Tensor) -> None:
         """Makes the logits ``(m, *weight)``, float32, if there are none; in place if there are."""
@@ -116,30 +113,28 @@ class SlbFakeQuantizer(FakeQuantizer):
     def _fit(self, weight: torch.Tensor) -> None:
         self.magnitude.copy_(start.magnitude(weight, self.bits, self.axis))
 
-    # -- rounding that the engine chooses
-    # ----------------------------------------------------------------------------------------------
+    # --- rounding that the engine chooses ---------------------------------------------------------
 
     def levels(self) -> torch.Tensor | None:
         """The odd integers."""
         return self.integers.cpu()
 
     def settle(self, scale: torch.Tensor) -> None:
-        """Makes the magnitude follow from the scale of the odd integers."""
+        """Sets the magnitude from the scale of the odd integers."""
         self.magnitude.copy_(scale.reshape(self.magnitude.shape) * (2**self.bits - 1))
         self._settled = True
 
     @property
     def shares_scale(self) -> bool:
-        """Where the weight has no channels."""
+        """True if the weight has no channels."""
         return self.axis is None
 
     @property
     def starts_from_rounding(self) -> bool:
-        """As the settings say."""
+        """Whether the settings ask for it."""
         return self.settings.init == "rounded"
 
-    # -- the weight
-    # ----------------------------------------------------------------------------------------------
+    # --- the weight -------------------------------------------------------------------------------
 
     @property
     def scale(self) -> torch.Tensor:
@@ -151,7 +146,7 @@ class SlbFakeQuantizer(FakeQuantizer):
         return size / (2**self.bits - 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The weight; ``x``, the float weight, counts only where there are no logits."""
+        """The quantized weight; ``x``, the float weight, is only used without logits."""
         if self.observing:
             if not self._settled:
                 self._fit(x)
@@ -163,7 +158,7 @@ class SlbFakeQuantizer(FakeQuantizer):
             self.start_search(x)  # also behind a quantization delay, in which the float weight has trained
         if self.logits is None or self.hard or not self.training:
             return self._scaled(self._best(x))
-        self._found = None  # the step that follows changes the logits, and a fused optimizer does not count that
+        self._found = None  # the next step changes the logits, and fused optimizers do not change the version
         size = self.magnitude if self.log_scale is None else self.magnitude * self.log_scale.exp()
         soft = expectation(self.logits, self.values, self.temperature)
         return soft * along(size, soft.ndim, self.axis)
@@ -185,7 +180,7 @@ class SlbFakeQuantizer(FakeQuantizer):
         return self._found[1]
 
     def harden(self, weight: torch.Tensor | None = None) -> Hardened:
-        """Odd integers ``2 i - (m - 1)``; ``weight`` is needed where nothing was trained.
+        """Odd integers ``2 i - (m - 1)``; ``weight`` is needed if nothing was trained.
 
         Raises:
             ValueError: if it is missing.
@@ -205,11 +200,10 @@ class SlbFakeQuantizer(FakeQuantizer):
             step=2,
         )
 
-    # -- state
-    # ----------------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_found": None}  # a copy's logits count their changes from 0
+        return {**self.__dict__, "_found": None}  # the versions of the logits of a copy begin at 0
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         kept = state_dict.get(f"{prefix}logits")

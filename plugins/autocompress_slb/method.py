@@ -28,18 +28,17 @@ class Slb(Quantizer):
     """Weights of 1 to 4 bits, found by a search over their few values instead of by rounding.
 
     Parameters (``slb.`` before each; none changes the deployed structure):
-        t_final: how sharp the distributions get.
+        t_final: the final temperature, which makes the distributions sharp.
         activation: "pact", "dorefa" or "uniform", for tensors that cannot be negative; the others
             are always uniform.
-        lr_scale: learning rate of the logits, in that of the other parameters.
-        schedule: how the temperature rises.
-        norm: how batch norms get the statistics of the discrete weights; "none" leaves them those
-            of the expectation, as an ablation.
+        lr_scale: learning rate of the logits, relative to that of the other parameters.
+        schedule: the form of the growth of the temperature.
+        norm: how batch norms get the statistics of the discrete weights; with "none" they keep
+            those of the expectation, as an ablation.
         init: logits from the trained weights, from these rounded, or random (He-normal).
-        scale: what multiplies the values: nothing, a fixed scale for each channel, or a learned
-            one.
+        scale: factor of the values: none, a fixed scale for each channel, or a learned one.
 
-    The paper has activations of 1 bit as well; how it encodes them is not known, and they are not
+    The paper also has activations of 1 bit. Its encoding of them is unknown, so they are not
     offered.
     """
 
@@ -54,7 +53,7 @@ class Slb(Quantizer):
     min_epochs = 1
 
     least_depthwise_bits: ClassVar[int] = 4
-    """Fewest bits of depthwise weights, which are few and each important."""
+    """Fewest bits of depthwise weights: there are few of them, and each is important."""
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
         """Reasons against: no epochs, weights that are not finite, too little memory for 1 bit."""
@@ -79,12 +78,12 @@ class Slb(Quantizer):
         del model
         default = Settings()
         return {
-            # The factor of the paper's runs follows from it and the number of epochs: 1.02 .. 1.2.
+            # It decides the factor of the paper's runs, 1.02 .. 1.2, with the number of epochs.
             "t_final": space.float("t_final", 3e2, 1e4, default=default.t_final, log=True, structural=False),
             "activation": space.categorical("activation", ACTIVATIONS, default=default.activation, structural=False),
             "lr_scale": space.categorical("lr_scale", (1.0, 3.0, 10.0), default=default.lr_scale, structural=False),
-            # What the paper compares with and what the code published later does; `joint` fixes
-            # these.
+            # The comparisons of the paper, and the choices of the code that was published later.
+            # `joint` fixes these.
             "schedule": space.categorical("schedule", KINDS, default=default.schedule, structural=False),
             "norm": space.categorical("norm", NORMS, default=default.norm, structural=False, neutral=default.norm),
             "init": space.categorical("init", INITS, default=default.init, structural=False),
@@ -92,11 +91,11 @@ class Slb(Quantizer):
         }
 
     def calibration_images(self, params: Params) -> int:
-        """On which ranges of activations are observed."""
+        """Number of images for ranges of activations."""
         return Settings.of(params).calibration_images
 
     def rounding(self, params: Params, bits: int) -> Rounding:
-        """Where nothing is trained, and where the search starts from it (``init: rounded``)."""
+        """Used if nothing is trained, or if the search starts from it (``init: rounded``)."""
         del params, bits
         return "descent"
 
@@ -106,13 +105,13 @@ class Slb(Quantizer):
         return [SlbCallback(Settings.of(params), context)]
 
     def apply(self, spec: TensorSpec, params: Params, context: Context) -> FakeQuantizer:
-        """Weights of at most 4 bits are searched.
+        """A search for weights of at most 4 bits.
 
-        Weights of more (the engine asks for 8 in stem and classifier) and activations that can be
-        negative are rounded on a uniform grid.
+        Weights with more bits (8 in stem and classifier) and activations that can be negative get a
+        uniform grid.
 
         Raises:
-            InvalidRecipe: where the search for one weight alone takes more memory than there is.
+            InvalidRecipe: if memory does not suffice for the search of a single weight.
         """
         settings = Settings.of(params)
         if spec.role == "activation":

@@ -7,9 +7,9 @@ Counted in units n = 1 .. N, steps (paper) or epochs (the released recipe), with
     T(n) = first f^(min(n, e) - s)                 after, with f = (last / first)^(1 / (e - s))
     arg-max in training, too (the hard tail)       n >= e
 
-The paper gives f (1.02 .. 1.2 by width and epochs); here f follows from ``last``, so that a shorter
-training ends as sharp as a long one. As in the published code, the unit e is hard already, so no
-step trains at ``last`` itself.
+The paper gives f (1.02 .. 1.2 by bits and epochs). Here f follows from ``last``, so that the
+distributions of a short training become as sharp as those of a long one. As in the published code,
+the unit e is already hard, so no step trains at ``last`` itself.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class TemperatureSchedule:
     """T by unit.
 
     Attributes:
-        kind: how T gets from ``first`` to ``last``; "constant" stays at ``first``.
+        kind: the form of the growth from ``first`` to ``last``; "constant" stays at ``first``.
         first: T while the search runs (1 in the paper).
         last: T at the end of the annealing; the paper's runs end between 3e2 and 1e7.
         start, end: of the annealing, fractions of the training, ``start < end``.
-        hard_tail: behind ``end``, training computes with the arg-max, and logits stay as they are.
+        hard_tail: after ``end``, training computes with the arg-max, and logits do not change.
 
     Raises:
-        ValueError: where the annealing is not within the training or goes the wrong way.
+        ValueError: if the annealing is not within the training, or the temperature falls.
     """
 
     kind: Kind = "exponential"
@@ -65,5 +65,5 @@ class TemperatureSchedule:
         return self.first * float(self.last / self.first) ** done
 
     def is_hard(self, unit: int, units: int) -> bool:
-        """Whether training uses the arg-max in ``unit``; never in the first, to allow a search."""
+        """Whether training uses the arg-max in ``unit``; never in the first unit."""
         return self.hard_tail and unit > 1 and unit >= self.ends(units)[1]

@@ -1,4 +1,4 @@
-"""Everything that SLB can be told, with the defaults of the digest's section 9."""
+"""The settings of SLB, with the defaults of the digest's section 9."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ ACTIVATIONS: tuple[Activation, ...] = ("pact", "dorefa", "uniform")
 
 @dataclass(frozen=True)
 class Settings:
-    """Parameters of the method; the space asks for some, the rest stays at these values.
+    """Parameters of the method. The space has some of them; the others have these values.
 
     Attributes:
         schedule, t_first, t_final, start, end, hard_tail: see TemperatureSchedule.
-        every: the temperature moves each "step" (paper) or "epoch" (released recipe).
-        norm: how batch norms get the statistics of the discrete weights, see ``state_norm``; "none"
-            leaves them those of the expectation, as an ablation.
-        init: logits from the trained weights, from these put on the values that change each
-            layer's outputs least (docs/rounding.md), or random (He-normal, as in the published
-            code).
-        sharpness: of the start from trained weights; ``kappa = sharpness / (v_2 - v_1)^2``, see
+        every: the temperature changes each "step" (paper) or "epoch" (released recipe).
+        norm: how batch norms get the statistics of the discrete weights, see ``state_norm``. With
+            "none" they keep those of the expectation, as an ablation.
+        init: logits from the trained weights; or from trained weights rounded so that outputs of
+            layers change least (docs/rounding.md); or random (He-normal, as in the published code).
+        sharpness: of logits from trained weights; ``kappa = sharpness / (v_2 - v_1)^2``, see
             ``start``.
-        scale: what multiplies the values, see ``fakequant``.
+        scale: factor of the values, see ``fakequant``.
         activation: quantizer of activations that cannot be negative.
-        lr_scale: learning rate of the logits, in that of the other parameters.
+        lr_scale: learning rate of the logits, relative to that of the other parameters.
         weight_decay: of the logits. It pulls them towards the uniform distribution, against the
             annealing.
-        calibration_images: on which ranges of activations are observed.
-        norm_images: on which statistics of batch norms are calibrated.
+        calibration_images: number of images for ranges of activations.
+        norm_images: number of images for statistics of batch norms.
     """
 
     schedule: Kind = "exponential"
@@ -60,7 +59,7 @@ class Settings:
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Settings:
-        """The settings in a recipe's parameters; what is missing has its default.
+        """The settings in a recipe's parameters; missing ones have their defaults.
 
         Raises:
             TypeError: for a name that is not one of the above.

@@ -40,9 +40,9 @@ def trained_logits(
 
     The arg-max is the nearest value.
 
-    ``kappa = sharpness / (v_2 - v_1)^2``, so that probabilities reach equally many neighbours at
-    every width. At ``sharpness`` 2 they are Gaussians half a step wide: about the narrowest whose
-    expectation still follows u.
+    ``kappa = sharpness / (v_2 - v_1)^2``, so that probabilities spread over equally many neighbours
+    for every number of bits. With ``sharpness`` 2 they are Gaussians with a width of half a step.
+    That is about the narrowest for which the expectation still follows u.
     """
     v = values(bits).to(weight.device)
     kappa = sharpness / float(v[1] - v[0]) ** 2
@@ -53,15 +53,15 @@ def trained_logits(
 def random_logits(shape: tuple[int, ...], bits: int, generator: torch.Generator) -> torch.Tensor:
     """He-normal logits, float32 ``(m, *shape)``, as in the published code.
 
-    The fan-out is over the kernel of the weight and the values. Zeros would tie: every weight would
-    have the lowest value, and there would be no gradient.
+    The fan-out is over the kernel of the weight and the values. With zeros, all values would be
+    equally
+    probable: every weight would have the lowest value, and there would be no gradient.
     """
     fan_out = shape[0] * math.prod(shape[2:]) * 2**bits
     return torch.randn(2**bits, *shape, generator=generator) * math.sqrt(2 / fan_out)
 
 
-# -- memory
-# --------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def bytes_needed(sizes: Iterable[tuple[int, int]]) -> int:
@@ -70,14 +70,14 @@ def bytes_needed(sizes: Iterable[tuple[int, int]]) -> int:
 
 
 def bytes_available(device: torch.device | None = None) -> int:
-    """Memory left on ``device``; the computer's own by default."""
+    """Free memory of ``device``; of the computer by default."""
     if device is not None and device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def shortage(sizes: Iterable[tuple[int, int]], device: torch.device | None = None) -> str | None:
-    """What is wrong in words where the search does not fit; None where it does."""
+    """A text that says why the search does not fit into memory; None if it fits."""
     needed, available = bytes_needed(sizes), bytes_available(device)
     if needed <= available:
         return None

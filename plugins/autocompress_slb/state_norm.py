@@ -1,20 +1,19 @@
 """State batch normalisation: batch norms deployed with the statistics of the discrete weights.
 
-While training, a norm sees ``y_c = conv(W_c, x)``; deployed, it sees ``y_q = conv(W_q, x)`` with
-other means and variances. Each state has its statistics; gamma and beta are shared and learn from
-the continuous state alone:
+In training, the input of a norm is ``y_c = conv(W_c, x)``. After deployment it is ``y_q = conv(W_q,
+x)``, with other means and variances. Each state has its own statistics. gamma and beta are shared,
+and only the continuous state trains them:
 
     s_c = gamma (y_c - mu_c) / sqrt(var_c + eps) + beta
     s_q = gamma (y_q - mu_q) / sqrt(var_q + eps) + beta
 
 ``mu_q`` and ``var_q`` come from a second, discrete forward pass of every batch (the paper's way,
 ``two_statistics``) or from occasional passes over calibration images (the way of the released
-recipe, ``calibrate``). Both are passes of the whole network, so that a norm sees the same inputs as
+recipe, ``calibrate``). Both are passes of the whole network, so that a norm has the same inputs as
 after deployment.
 
-Not only the norms behind searched layers need them, since everything behind a discrete weight sees
-other inputs. Only the norms in front of the first searched layer stay as they are
-(``norms_behind``).
+Everything behind a discrete weight has other inputs. So all norms behind the first searched layer
+need two statistics, not only those directly behind searched layers (``norms_behind``).
 """
 
 from __future__ import annotations
@@ -32,16 +31,14 @@ State = Literal["continuous", "discrete"]
 
 
 class _StateBatchNorm(BatchNormBase):
-    """Two statistics, one gamma and beta.
+    """A batch norm with two statistics, and one gamma and beta.
 
-    The module's own running statistics, which every reader of a batch norm knows, are those of the
-    discrete state; eval mode uses them. Those of the continuous state take no part in the state
-    dict: training uses the batch's own.
+    Its running statistics are those of the discrete state, which eval mode uses. Statistics of the
+    continuous state are not in the state dict, because training uses those of the batch.
 
     In training, ``state`` says which statistics the batch belongs to: "continuous" or "discrete". A
-    discrete batch gives no gradient to anything if it runs under ``torch.no_grad``, which is the
-    caller's business: in the hard tail both states are one, and discrete batches train gamma and
-    beta.
+    discrete batch has no gradient if the caller runs it under ``torch.no_grad``. In the hard tail,
+    both states are the same, and discrete batches train gamma and beta.
     """
 
     continuous_mean: torch.Tensor
@@ -77,7 +74,7 @@ class StateBatchNorm2d(_StateBatchNorm, nn.BatchNorm2d):
 
 
 def state_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> _StateBatchNorm:
-    """The state batch norm that takes the place of ``norm``, with its tensors."""
+    """The state batch norm that replaces ``norm``, with its tensors."""
     return (StateBatchNorm1d if isinstance(norm, nn.BatchNorm1d) else StateBatchNorm2d).of(norm)
 
 
@@ -86,7 +83,7 @@ def norms_behind(model: nn.Module, layers: Collection[str]) -> list[str]:
 
     These are their own norms and all norms that follow.
 
-    In a traced network this is read off the graph; elsewhere all batch norms count.
+    They are found in the graph of a traced network. For other networks, all batch norms count.
     """
     norms = [name for name, module in model.named_modules() if isinstance(module, BatchNormBase)]
     if not isinstance(model, fx.GraphModule):

@@ -47,7 +47,7 @@ class TwoStatistics:
         self._handle = model.register_forward_pre_hook(self._hook())
 
     def close(self) -> None:
-        """Goes back to one pass; the norms then use the discrete statistics."""
+        """Returns to one pass; the norms then use the discrete statistics."""
         self._handle.remove()
         self._set("discrete")
 
@@ -81,7 +81,7 @@ class TwoStatistics:
 
 @contextmanager
 def _discrete(model: nn.Module) -> Iterator[None]:
-    """Searched weights at their arg-max; ranges that follow activations stand still."""
+    """Within the block, searched weights are their arg-max, and activation ranges are fixed."""
     fakes = [module for module in model.modules() if isinstance(module, FakeQuantizer)]
     before = [(fake.tracking, getattr(fake, "hard", None)) for fake in fakes]
     for fake in fakes:

@@ -5,7 +5,7 @@
     W_c = sum_i P_i v_i                                               the expectation: it trains
     W_q = v_k,  k = argmax_i A_i                                      deployed, for every T
 
-The gradient of the expectation is exact, so none is estimated:
+The expectation has an exact gradient, so no estimator is needed:
 
     dL/dA_i = dL/dW_c * T * P_i * (v_i - W_c)                         the sum over i is 0
 
@@ -22,7 +22,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 MOST_BITS = 4
-"""Logits take 2^b numbers a weight: 256 at 8 bits."""
+"""Logits need 2^b numbers for each weight: 256 at 8 bits."""
 _CHUNK = 16384
 """Weights per chunk in the backward pass on a CPU, so that results stay in its cache."""
 
@@ -68,7 +68,7 @@ def expectation(logits: torch.Tensor, values: torch.Tensor, temperature: float) 
 
 
 def best(logits: torch.Tensor) -> torch.Tensor:
-    """k counted from 0, uint8 of the weight's shape; the first of equals."""
+    """k counted from 0, uint8 of the weight's shape; the first of equal logits."""
     highest, index = logits[0].detach().clone(), torch.zeros(logits.shape[1:], dtype=torch.uint8, device=logits.device)
     for i in range(1, len(logits)):
         index.masked_fill_(logits[i] > highest, i)

@@ -2,7 +2,7 @@
 
 The environment variable ``AUTOCOMPRESS_TRACKERS`` names them (``mlflow,tensorboard,wandb``);
 without it nothing is sent. Each tracker takes its own settings (``MLFLOW_TRACKING_URI``,
-``WANDB_MODE=offline``). A tracker that fails is logged, and ends no search.
+``WANDB_MODE=offline``). Failures of a tracker are logged, and do not end the search.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from autocompress.job import Job
 
 VARIABLE = "AUTOCOMPRESS_TRACKERS"
 MODULES = {"mlflow": "mlflow_store", "tensorboard": "tensorboard_log", "wandb": "wandb_run"}
-"""Trackers, and the modules here that know them."""
+"""Trackers, and the modules for them."""
 PACKAGES = {"mlflow": "mlflow-skinny", "tensorboard": "tensorboardX", "wandb": "wandb"}
 log = logging.getLogger("autocompress.trackers")
 
 
 class Tracker(Protocol):
-    """One search at one tracker."""
+    """A tracker of one search."""
 
     def trial(self, row: Mapping[str, Any]) -> None:
-        """A trial has its row, with the columns of trials.csv."""
+        """Sends a finished trial; the row has the columns of trials.csv."""
 
     def finish(self, result: Any) -> None:
-        """The search is over; ``result`` is its SearchResult."""
+        """Sends the result of a finished search, a SearchResult."""
 
     def close(self) -> None:
-        """Nothing more will come in this process."""
+        """Closes the tracker in this process."""
 
 
 _open: dict[str, list[Tracker]] = {}
-"""Trackers of the searches of this process, by the run's folder."""
+"""Trackers of the searches of this process, by folder of the run."""
 
 
 @hookimpl
@@ -78,7 +78,7 @@ def _made(name: str, job: Job) -> Tracker | None:
         return opened(job)
     except ImportError as error:
         log.warning("%s gets nothing: %s; 'pip install %s' adds it", name, error, PACKAGES[name])
-    except Exception as error:  # a tracker's fault ends no search
+    except Exception as error:  # an error of a tracker must not end the search
         log.warning("%s gets nothing: %s: %s", name, type(error).__name__, error)
     return None
 
@@ -86,7 +86,7 @@ def _made(name: str, job: Job) -> Tracker | None:
 def _sent(tracker: Tracker, what: str, about: Any) -> None:
     try:
         getattr(tracker, what)(about)
-    except Exception as error:  # a tracker's fault ends no search
+    except Exception as error:  # an error of a tracker must not end the search
         log.warning("%s was not told of a %s: %s: %s", type(tracker).__name__, what, type(error).__name__, error)
 
 
@@ -94,7 +94,7 @@ def _close(folder: Path) -> None:
     for tracker in _open.pop(_key(folder), []):
         try:
             tracker.close()
-        except Exception as error:  # a tracker's fault ends no search
+        except Exception as error:  # an error of a tracker must not end the search
             log.warning("%s cannot be closed: %s: %s", type(tracker).__name__, type(error).__name__, error)
 
 

@@ -1,4 +1,4 @@
-"""What trackers are sent: figures of a row, parameters of a recipe, settings of a job, files."""
+"""Data for trackers: figures of a row, parameters of a recipe, settings of a job, files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FIGURES = (
     "energy_uj",
     "seconds",
 )
-"""Columns of trials.csv that are sent."""
+"""Columns of trials.csv to send."""
 FILES = ("report.html", "report.md", "front.png", "front.csv", "trials.csv", "summary.json", "job.yaml")
-"""Files of a run's folder that are sent at the end."""
+"""Files of the run to send at the end."""
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, float]:
@@ -42,7 +42,7 @@ def _number(value: Any) -> float | None:
 
 
 def settings(job: Job) -> dict[str, Any]:
-    """The job, flat: ``device.threads: 1``."""
+    """The job as a flat mapping: ``device.threads: 1``."""
     return flattened(job.model_dump(mode="json"))
 
 
@@ -56,5 +56,5 @@ def summary(result: Any) -> dict[str, float]:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files that are there."""
+    """The existing files."""
     return [folder / name for name in FILES if (folder / name).is_file()]

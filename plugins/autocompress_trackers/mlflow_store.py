@@ -15,7 +15,7 @@ from autocompress_trackers.figures import figures, files, settings, summary
 EXPERIMENT = "autocompress"
 PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
 LONGEST = 500
-"""Characters of a parameter that every store takes."""
+"""Most characters of a parameter that every store accepts."""
 _STATES = {"failed": "FAILED", "complete": "FINISHED"}
 
 
@@ -50,7 +50,7 @@ class MLflow:
         self._end("FINISHED")
 
     def close(self) -> None:
-        """A search that was not finished is a run that was killed."""
+        """Ends the runs; an unfinished search counts as killed."""
         self._end("KILLED")
 
     def _end(self, state: str) -> None:

@@ -35,7 +35,7 @@ class TensorBoard:
             self._writer.add_scalar(f"search/{name}", value, len(result.trials))
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes pending data."""
         self._writer.close()
 
 

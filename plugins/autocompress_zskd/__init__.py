@@ -1,8 +1,9 @@
 """Zero-Shot Knowledge Distillation (Nayak et al., ICML 2019): images for sampled soft labels.
 
-Rooms: ``sampling`` class similarity, concentrations and soft labels; ``head`` the last layer that
-they are read off; ``method`` the data source with its space; ``networks`` the paper's networks,
-known to timm once that file is imported.
+- ``sampling``: class similarity, concentrations and soft labels.
+- ``head``: the last layer, from whose weights similarities are computed.
+- ``method``: the data source with its space.
+- ``networks``: the networks of the paper, which timm knows after an import of this module.
 """
 
 from __future__ import annotations

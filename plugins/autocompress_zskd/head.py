@@ -1,4 +1,4 @@
-"""The last layer of a classifier, whose rows are its idea of each class."""
+"""The last layer of a classifier, whose rows represent its classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def head_weight(model: nn.Module) -> torch.Tensor:
     Of several heads (distilled transformers), the first.
 
     Raises:
-        ValueError: saying why there is no such layer.
+        ValueError: if there is no such layer, with the reason.
     """
     names = models.classifier(model)
     if not names:
@@ -23,7 +23,7 @@ def head_weight(model: nn.Module) -> torch.Tensor:
     if isinstance(layer, nn.Conv2d) and (layer.kernel_size != (1, 1) or layer.groups != 1):
         raise ValueError(f"its last layer '{names[0]}' is a convolution over places or groups")
     if not isinstance(layer, nn.Linear | nn.Conv2d):
-        raise ValueError(f"its last layer '{names[0]}' is no linear layer but {type(layer).__name__}")
+        raise ValueError(f"its last layer '{names[0]}' is not linear but a {type(layer).__name__}")
     weight = layer.weight.detach().flatten(1)
     classes = int(models.architecture(model)["num_classes"])
     if classes < 2:

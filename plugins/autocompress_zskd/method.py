@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from autocompress.job import Job
 
 BETAS = {"mixed": (1.0, 0.1), "even": (1.0,), "sharp": (0.1,)}
-"""Named choices of the scales beta; "mixed" is the paper's."""
+"""Named choices of the scales beta; "mixed" is that of the paper."""
 
 
 class Zskd(DataSource):
@@ -36,28 +36,28 @@ class Zskd(DataSource):
     of classes.
 
     Deliberate differences from the official code: beta has an effect (see ``sampling``); pixels are
-    clamped to [0, 1] instead of rescaled by the extremes of the whole batch; each batch has fresh
-    noise and a fresh optimiser; labels of all classes are mixed in a batch, which changes nothing,
-    since no image's gradient depends on its neighbours; the learning rate stays constant, as there.
+    clamped to [0, 1] instead of rescaled by the extremes of the whole batch; each batch has new
+    noise and a new optimiser; labels of all classes are mixed in a batch, which changes nothing,
+    since the gradient of an image does not depend on other images. The learning rate is constant,
+    as there.
 
-    Soft targets are not stored. What the official code keeps is the teacher's answer at tau to each
-    image, but it then augments the images and asks the teacher about each view again; training here
-    augments too, and does the same. It does so at its own temperature of 4. The paper has one tau
-    for synthesis and training, 20; here it is 4 for both. Labels are the teacher's arg-max.
+    Soft targets are not stored. Training augments the images and runs the teacher on each view, as
+    in the official code. The paper has one temperature tau for synthesis and training, 20; here it
+    is 4 for both. Labels are the arg-max of the teacher.
 
     The images match no statistics, so the set demands ``freeze_batch_norm``.
 
     Parameters (``zskd.`` before each):
         betas: "mixed" (1 and 0.1, half of the images each; the paper), "even" (1) or "sharp" (0.1).
 
-    Not searched unless the job says so, since each value costs a set of its own:
-        beta_scale: factor on every beta. A row of alpha sums to hundreds with a thousand classes,
-            and draws are nearly flat; 10 / classes puts that right.
+    Not searched unless the job says so, since each value needs a set of its own:
+        beta_scale: factor on every beta. With a thousand classes, a row of alpha has a sum of
+            hundreds, and draws are nearly flat; a factor of 10 / classes avoids this.
         tau: temperature of the synthesis. With the paper's 20 a target of 0.9 among ten classes
             needs a logit 88 above the others, which small teachers cannot give.
         lr, iterations: of Adam, in raw pixels.
-        images: how many. The paper has 24,000 for MNIST and 40,000 for CIFAR-10.
-        batch_size: the most that are made together.
+        images: number of images. The paper has 24,000 for MNIST and 40,000 for CIFAR-10.
+        batch_size: most images that are made together.
     """
 
     name = "zskd"
@@ -65,7 +65,7 @@ class Zskd(DataSource):
     reference = "Nayak et al., Zero-Shot Knowledge Distillation in Deep Networks, ICML 2019, arXiv 1905.08114"
 
     def check(self, model: nn.Module, job: Job) -> list[str]:
-        """It needs a linear last layer with a row for each class."""
+        """Checks that there is a linear last layer with a row for each class."""
         del job
         try:
             head_weight(model)
@@ -74,7 +74,7 @@ class Zskd(DataSource):
         return []
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
-        """The scales, and what a job may fix."""
+        """The scales, and parameters that a job may fix."""
         del model
         return {
             "betas": space.categorical("betas", list(BETAS), default="mixed", structural=False),

@@ -1,8 +1,8 @@
 """The paper's networks: LeNet-5, AlexNet for CIFAR-10, and students of half the width.
 
-Importing this file makes them known to timm, as ``lenet5``, ``lenet5_half``, ``alexnet_cifar`` and
-``alexnet_cifar_half``. Shapes are those of the paper and its official code; where activation and
-normalisation stand relative to each other, and that LeNet has ReLU and max pooling, is ours.
+Importing this module registers them in timm as ``lenet5``, ``lenet5_half``, ``alexnet_cifar`` and
+``alexnet_cifar_half``. Shapes are those of the paper and its official code. The order of activation
+and normalisation, and the ReLU and max pooling of LeNet, are our choice.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 EPSILON = 1e-4
-"""Added to each concentration, because the least similar class has 0, as in the official code."""
+"""Added to each concentration, as in the official code: that of the least similar class is 0."""
 FLAT = 1e-6
-"""A row of similarities that spans less than this says nothing."""
+"""A row of similarities with a smaller range counts as constant."""
 
 
 def class_similarity(weight: torch.Tensor) -> torch.Tensor:
@@ -30,7 +30,7 @@ def concentrations(similarity: torch.Tensor) -> torch.Tensor:
 
     Rows are those of ``(K, K)``.
 
-    A row in which all classes are alike prefers none: it becomes ones.
+    A row in which all classes are equally similar becomes ones.
     """
     low = similarity.min(1, keepdim=True).values
     span = similarity.max(1, keepdim=True).values - low
@@ -38,10 +38,10 @@ def concentrations(similarity: torch.Tensor) -> torch.Tensor:
 
 
 def scaled(alpha: torch.Tensor, beta: float) -> torch.Tensor:
-    """The concentrations that are drawn from: beta alpha + epsilon.
+    """The concentrations of the distribution: beta alpha + epsilon.
 
-    The official code normalises again after it has scaled, so there beta cancels out (digest, 8.1).
-    Here it is applied last, as the paper's equation says: doubling it doubles alpha's part.
+    The official code normalises again after scaling, so there beta cancels out (digest, 8.1). Here
+    beta is applied last, as in the equation of the paper.
     """
     return beta * alpha + EPSILON
 
@@ -56,8 +56,8 @@ def soft_labels(alpha: torch.Tensor, beta: float, n: int, random: np.random.Gene
     Args:
         alpha: ``(K,)``, one row of :func:`concentrations`.
         beta: above 0.
-        n: how many.
-        random: numpy's, since torch's Dirichlet takes no generator.
+        n: number of draws.
+        random: of numpy, since torch's Dirichlet takes no generator.
     """
     if n == 0:
         return torch.zeros(0, len(alpha))
@@ -66,10 +66,10 @@ def soft_labels(alpha: torch.Tensor, beta: float, n: int, random: np.random.Gene
 
 
 def shares(images: int, classes: int, betas: Sequence[float]) -> list[tuple[int, float, int]]:
-    """(class, beta, how many images): an equal share for each pair.
+    """(class, beta, number of images): an equal share for each pair.
 
-    What is left over goes to the first classes of the first beta, so no class is ahead of another
-    by more than one."""
+    A remainder goes to the first classes of the first beta, so counts of classes differ by at most
+    one."""
     pairs = [(k, beta) for beta in betas for k in range(classes)]
     each, left = divmod(images, len(pairs))
     return [(k, beta, each + (number < left)) for number, (k, beta) in enumerate(pairs)]

@@ -1,1 +1,1 @@
-"""Kernels of AdderNet: one idea a file, compared with :mod:`plain` in the tests."""
+"""Kernels of AdderNet; tests compare them with :mod:`plain`."""

@@ -1,7 +1,8 @@
 """Float operators with kernels on patches in the layout of ``unfold``, and plain PyTorch kernels.
 
-For CUDA, and for what the kernels of :mod:`cpu` are not for (float64). Patches are ``(N, K, L)``,
-filters ``(O, K)``. Nothing is held for all images at once, or for all places, filters and taps.
+For CUDA, and for types without kernels in :mod:`cpu` (float64). Patches are ``(N, K, L)``, filters
+``(O, K)``. Work is done in chunks, never for all images, or for all places, filters and taps at
+once.
 """
 
 from __future__ import annotations
@@ -85,5 +86,5 @@ def _unfolded(
 
 
 def _places(patches: torch.Tensor, rows: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Patches ``(m, 1, K)``, so many that their differences with all filters can be held."""
+    """Patches ``(m, 1, K)``, with m limited by memory for their differences with all filters."""
     return patches.transpose(1, 2).flatten(0, 1).unsqueeze(1).split(max(NUMBERS // rows.numel(), 1))

@@ -16,14 +16,14 @@ LANES = processor.lanes()
 VECTORS = 2
 ROWS = 4 if LANES == 16 else 2
 PANEL = LANES * VECTORS
-"""Columns that a tile holds; filters come in panels of so many, one panel behind the other."""
+"""Columns of a tile, and of a panel of filters; panels are stored one behind the other."""
 
 
 def _tile(typing_context: Any, patches: Any, row: Any, column: Any, panel: Any, gradient: Any) -> tuple[Any, Any]:
-    """Puts ``gP`` in the place of ``P``: ROWS rows from ``row``, PANEL columns from ``column``.
+    """Replaces ``P`` by ``gP`` for ROWS rows from ``row`` and PANEL columns from ``column``.
 
-    ``panel (O, PANEL)`` are the filters at these columns. Patches and sums stay in registers while
-    all filters pass. A number that is none stays none: the comparisons below are false for it.
+    ``panel (O, PANEL)`` has the filters at these columns. Patches and sums stay in registers for
+    all filters. NaN stays NaN, because the comparisons below are false for it.
     """
     del typing_context, patches, row, column, panel, gradient
 
@@ -74,10 +74,10 @@ _compiled: Any = intrinsic(_tile)
 
 @njit(cache=True, nogil=True)
 def clipped(patches: Any, panels: Any, gradient: Any, begin: int, end: int) -> None:
-    """Puts ``gP`` in the place of ``P``, for rows ``begin`` to ``end``.
+    """Replaces ``P`` by ``gP`` for rows ``begin`` to ``end``.
 
     Args:
-        patches: float32 ``(M, K)``, both raised to multiples of ROWS and PANEL.
+        patches: float32 ``(M, K)``, padded to multiples of ROWS and PANEL.
         panels: float32 ``(K / PANEL, O, PANEL)``, the filters.
         gradient: float32 ``(M, O)``.
         begin, end: multiples of ROWS.

@@ -13,7 +13,7 @@ from autocompress_adder.kernels.threads import spread
 from autocompress_adder.kernels.tiles import BLOCK
 
 CHUNK = 1 << 25
-"""Patches are held in so many bytes at a time, or those of one image."""
+"""Most bytes of patches at a time, but at least those of one image."""
 
 
 def forward(
@@ -29,7 +29,7 @@ def forward(
 
 
 def _to_the(p: float) -> Callable[..., None]:
-    from autocompress_adder.kernels import power  # compiled where it is used: it takes the longest
+    from autocompress_adder.kernels import power  # compiled on first use, because it takes longest
 
     def kernel(images: Any, rows: Any, shape: Any, begin: int, end: int, out: Any) -> None:
         power.distances(images, rows, shape, begin, end, p, out)
@@ -72,7 +72,7 @@ def _everywhere(
 ) -> torch.Tensor:
     """The kernel for all patches, ``(>= N * high * wide, O)``.
 
-    Patches are copied where their runs are not a multiple of a vector.
+    Patches are copied if the length of their runs is not a multiple of a vector.
     """
     places = shape.high * shape.wide
     found = torch.empty((len(images) * places + tile - 1, len(rows)), dtype=dtype)
@@ -94,8 +94,8 @@ def _everywhere(
 def _spread(
     kernel: Callable[..., None], source: Any, filters: Any, shape: layout.Geometry, into: Any, count: int, tile: int
 ) -> None:
-    # Shares are whole tiles: what a last tile writes beyond them lies behind all rows, or is
-    #     written again later.
+    # Shares are whole tiles. Values that the last tile writes beyond its share lie behind all
+    # rows, or are overwritten later.
     spread(lambda begin, end: kernel(source, filters, shape, begin, end, into), count, tile, BLOCK)
 
 

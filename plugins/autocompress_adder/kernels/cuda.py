@@ -62,7 +62,7 @@ def _clipped(
     for _ in range(filters):
         right = tl.load(weights, mask=known, other=0.0)
         apart = right[:, None] - patch
-        # A number that is none stays none: the comparisons are false for it.
+        # NaN stays NaN, because comparisons are false for it.
         apart = tl.where(apart > 1.0, 1.0, tl.where(apart < -1.0, -1.0, apart))
         sums += tl.load(slope, mask=there, other=0.0)[None, :] * apart
         slope += places

@@ -26,7 +26,7 @@ def absolute(builder: ir.IRBuilder, patch: ir.Value, weight: ir.Value, p: ir.Val
 
 
 def negative(builder: ir.IRBuilder, sums: Sequence[ir.Value]) -> list[ir.Value]:
-    """The sums with the sign that outputs have."""
+    """The sums with the sign of the outputs."""
     return [builder.fneg(one) for one in sums]
 
 

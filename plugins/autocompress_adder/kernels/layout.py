@@ -9,14 +9,14 @@ import torch
 
 
 class Geometry(NamedTuple):
-    """Where patches lie in padded images ``(N, high, wide * channels)``.
+    """Positions of patches in padded images ``(N, high, wide * channels)``.
 
     Attributes:
         high, wide: of the output.
         down: rows of the image from one patch to the one below it.
         along: numbers from one patch to the next in its row: columns times channels.
         runs: rows of a patch.
-        length: numbers in each of them, neighbours in memory: width times channels.
+        length: numbers in a row, contiguous in memory: width times channels.
     """
 
     high: int
@@ -33,7 +33,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int]) -> Geometry:
-    """Of images ``(N, C, H, W)`` under filters ``(O, C, h, w)``."""
+    """The geometry of images ``(N, C, H, W)`` and filters ``(O, C, h, w)``."""
     channels, high, wide = weight.shape[1:]
     return Geometry(
         (x.shape[2] + 2 * padding[0] - high) // stride[0] + 1,
@@ -67,8 +67,8 @@ def unfolded(images: torch.Tensor, shape: Geometry) -> torch.Tensor:
 def filters(weight: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     """``weight (O, C, h, w)`` as rows ``(>= O, >= K)``, contiguous, in the order of :func:`images`.
 
-    Both counts are raised to multiples of ``rows`` and ``columns``, with zeros. Filters in torch's
-    channels-last format that fit are not copied.
+    Both counts are padded with zeros to multiples of ``rows`` and ``columns``. Filters in torch's
+    channels-last format are not copied if they need no padding.
     """
     last = weight.detach().permute(0, 2, 3, 1)
     count, taps = weight.shape[0], weight.shape[1:].numel()
@@ -102,12 +102,12 @@ def as_filters(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def memory_format(x: torch.Tensor) -> torch.memory_format:
-    """Channels last where ``x`` is that and nothing else."""
+    """Channels last if ``x`` has only that format."""
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
 
 
 def raised(count: int, step: int) -> int:
-    """The next multiple of ``step``."""
+    """``number`` rounded up to a multiple of ``step``."""
     return -(-count // step) * step

@@ -11,7 +11,7 @@ from numba import njit
 def scatter(patches: Any, shape: Any, begin: int, end: int, into: Any) -> None:
     """Adds patches to the images from which they were gathered, for lines ``begin`` to ``end``.
 
-    Every line is written by one caller: it collects from all patches that it is part of.
+    Every line is written by one caller, which adds up all patches that contain it.
 
     Args:
         patches: ``(>= N * high * wide, >= K)``, of all images.

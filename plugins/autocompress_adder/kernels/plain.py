@@ -1,6 +1,6 @@
-"""What every kernel here computes, written so that it can be read.
+"""Reference implementations of all kernels in plain PyTorch.
 
-Slow: it builds every difference at once.
+They are slow, because they store all differences at once.
 
 ``P`` are the patches ``(N, L, K)`` of an image, ``W`` the filters ``(O, K)``, with ``K = C * height
 * width``.
@@ -17,7 +17,7 @@ from torch.nn import functional
 def differences(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int]) -> torch.Tensor:
     """``P - W`` for every place and filter, ``(N, L, O, K)``.
 
-    Padded places hold 0, and are compared like any other.
+    Padded places have value 0, and are compared like any other place.
     """
     patches = functional.unfold(x, weight.shape[2:], padding=tuple(padding), stride=tuple(stride))
     return patches.transpose(1, 2).unsqueeze(2) - weight.flatten(1)
@@ -42,7 +42,7 @@ def adder2d(
 def gradients(
     gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of ``x`` and of ``weight`` by AdderNet's two rules (section 3.2), whatever ``p``:
+    """Gradients of ``x`` and ``weight`` by AdderNet's two rules (section 3.2), for any ``p``:
 
     gW[o, k] = sum_m G[m, o] * (P[m, k] - W[o, k])              full precision, of the filters
     gP[m, k] = sum_o G[m, o] * clip(W[o, k] - P[m, k], -1, 1)   clipped, of the input

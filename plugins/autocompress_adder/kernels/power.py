@@ -2,8 +2,8 @@
 
 It computes ``-sum_k abs(P[m, k] - W[o, k])**p``.
 
-There is no vector instruction for powers: ``a**p = 2**(p * log2(a))``, both with polynomials, some
-35 instructions for each vector where p = 1 takes 3.
+There is no vector instruction for powers, so ``a**p = 2**(p * log2(a))`` is computed with
+polynomials. This takes about 35 instructions per vector, while p = 1 takes 3.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BITS = ir.VectorType(ir.IntType(32), LANES)
 _MANTISSA = 23
 _ROOT_HALF = int(np.float32(math.sqrt(0.5)).view(np.int32))
 _TO_WHOLE = 1.5 * 2.0**_MANTISSA
-"""Added and taken away again, it leaves no bit behind the point: the nearest whole number."""
+"""Adding and subtracting this number rounds to the nearest whole number."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -64,7 +64,7 @@ def _raised(builder: ir.IRBuilder, patch: ir.Value, weight: ir.Value, p: ir.Valu
     whole = builder.fsub(builder.fadd(wanted, constant(VECTOR, _TO_WHOLE)), constant(VECTOR, _TO_WHOLE))
     power = builder.bitcast(_polynomial(builder, builder.fsub(wanted, whole), _EXP2), _BITS)
     power = builder.bitcast(builder.add(power, builder.shl(builder.fptosi(whole, _BITS), shift)), VECTOR)
-    # Infinity and what is no number stay what they are.
+    # Infinity and NaN are unchanged.
     return builder.select(builder.fcmp_ordered("<=", value, constant(VECTOR, _LARGEST)), power, value)
 
 
@@ -79,7 +79,7 @@ _tile = compiled(
 def distances(images: Any, filters: Any, shape: Any, begin: int, end: int, p: float, out: Any) -> None:
     """``out[m, o] = -sum_k abs(P[m, k] - W[o, k])**p`` for patches ``begin`` to ``end``.
 
-    Otherwise as :func:`distance.distances`. Numbers beyond about 1e19 overflow.
+    Arguments as for :func:`distance.distances`. Numbers above about 1e19 overflow.
     """
     flat, lines, line = images.reshape(-1), images.shape[1], images.shape[2]
     begins = np.empty(BLOCK, np.int64)

@@ -1,4 +1,4 @@
-"""What the processor that numba compiles for can do."""
+"""The instruction sets of the processor for which numba compiles."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def features() -> frozenset[str]:
 
 
 def has(*names: str) -> bool:
-    """Whether all of these are there."""
+    """Whether the processor has all of these."""
     return features().issuperset(names)
 
 
 @functools.cache
 def lanes() -> int:
-    """Numbers of 32 bits in one of its vectors: 16 (AVX-512), 8 (AVX) or 4."""
+    """Number of 32-bit values in a vector: 16 (AVX-512), 8 (AVX) or 4."""
     if has("avx512f", "avx512dq"):
         return 16
     return 8 if has("avx") else 4
@@ -35,7 +35,7 @@ def lanes() -> int:
 def tile() -> tuple[int, int]:
     """Rows of patches and of filters in a tile.
 
-    There are as many pairs as :func:`lanes`, so that the sums of a tile end in one vector, and few
-    enough that all of them stay in registers.
+    A tile has :func:`lanes` pairs, so that its sums fill one vector, and all of them fit into
+    registers.
     """
     return {16: (4, 4), 8: (2, 4), 4: (2, 2)}[lanes()]

@@ -1,8 +1,8 @@
-"""Inference in integers: ``sum_k |P[m, k] - W[o, k]|`` of uint8, exactly, as int32.
+"""Inference with integers: ``sum_k |P[m, k] - W[o, k]|`` of uint8, exact, as int32.
 
-x86 has an instruction for it, made for finding motion in videos: ``vpsadbw`` sums the absolute
-differences of eight pairs of bytes into each 64-bit number of a vector. AVX-512's takes 64 pairs at
-a time, AVX2's 32; other processors get plain instructions.
+x86 has an instruction for it: ``vpsadbw`` adds up the absolute differences of eight pairs of bytes
+into each 64-bit number of a vector. It takes 64 pairs at a time with AVX-512, 32 with AVX2; other
+processors use ordinary instructions.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ NEEDS = {
     AVX2: ("avx2",),
     PORTABLE: (),
 }
-"""By form, the quickest first: the instruction sets that it needs."""
+"""The instruction sets that each form needs; the fastest form first."""
 BYTES, ROWS, FILTERS = 64, 4, 4
-"""Most patches of a tile. Runs of patches are whole vectors, and filters come in fours."""
+"""Bytes of a vector, most patches of a tile, and filters of a tile."""
 
 
 @functools.cache
 def forms() -> tuple[int, ...]:
-    """The forms that this processor has, the quickest first."""
+    """The forms that this processor supports, the fastest first."""
     return tuple(form for form, needed in NEEDS.items() if processor.has(*needed))
 
 
@@ -49,8 +49,8 @@ def _tile_of(form: int, rows: int, size: int, name: str) -> Tile | None:
         return builder.call(function(builder, name, wide, [taps, taps]), [patch, weight])
 
     def share(builder: ir.IRBuilder, sums: Sequence[ir.Value]) -> list[ir.Value]:
-        # A sum fits into 32 bits: two neighbours share a 64-bit number from here on, the first in
-        # its lower half, which comes first in memory.
+        # A sum fits into 32 bits. From here on, two neighbours share a 64-bit number, with the
+        # first in its lower half, which comes first in memory.
         up = constant(wide, 32)
         pairs = zip(sums[::2], sums[1::2], strict=True)
         return [builder.or_(first, builder.shl(second, up)) for first, second in pairs]
@@ -62,8 +62,8 @@ def _tile_of(form: int, rows: int, size: int, name: str) -> Tile | None:
 def _gathered_by_products() -> Tile | None:
     """AVX-512's tile with ``vpdpwssd`` (products of 16-bit numbers with 1) in place of additions.
 
-    ``vpsadbw`` runs on one of the two units for vectors alone. Additions may go to either, and at
-    times hold it up there; with products it was a tenth to a fifth quicker.
+    ``vpsadbw`` only runs on one of the two vector units. Additions run on either one, and may delay
+    it. With products, the kernel was 10 to 20 % faster.
     """
     tile = _tile_of(VNNI, 4, 64, "llvm.x86.avx512.psad.bw.512")
     if tile is None:
@@ -85,7 +85,7 @@ def _loop() -> Tile:
     taps, sums = ir.VectorType(ir.IntType(8), 16), ir.VectorType(ir.IntType(32), 4)
 
     def halves(builder: ir.IRBuilder, vector: ir.Value, bits: int) -> ir.Value:
-        # Numbers twice as wide: the sum of both halves of each.
+        # Adds both halves of each number into a number twice as wide.
         kind = ir.VectorType(ir.IntType(2 * bits), 128 // (2 * bits))
         wide = builder.bitcast(vector, kind)
         low = builder.and_(wide, constant(kind, (1 << bits) - 1))

@@ -40,7 +40,7 @@ def backward(
     padding: Sequence[int],
     needed: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of ``x`` and ``weight``, in their memory formats; None where not ``needed``."""
+    """Gradients of ``x`` and ``weight``, in their memory formats; None if not ``needed``."""
     dtype = torch.promote_types(x.dtype, weight.dtype)
     if not weight.numel() or not gradient.numel():
         found = (torch.zeros_like(x), torch.zeros_like(weight))
@@ -77,7 +77,7 @@ def sad(
 def _nothing(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dtype: torch.dtype
 ) -> torch.Tensor | None:
-    """Zeros where there are no images, filters or taps; else None."""
+    """Zeros if there are no images, filters or taps; else None."""
     shape = layout.geometry(x, weight, stride, padding)
     size = (len(x), len(weight), shape.high, shape.wide)
     if weight.numel() and 0 not in size:

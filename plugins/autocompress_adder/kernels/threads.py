@@ -1,11 +1,10 @@
-"""Kernels on the threads that torch has, as many as torch uses.
+"""Runs kernels on the threads of torch, with torch's number of threads.
 
-torch's threads wait for its next operator awake, for milliseconds: threads beside them would have
-to share the processor. Where torch's OpenMP can be reached, a kernel is therefore one more parallel
-region of it; elsewhere, and in a forked process, which that OpenMP does not survive, it runs on
-threads of our own. numba's threading layers are not
-used: the one that is always there must not be entered by two threads at once. Callers may be
-threads themselves.
+After an operator, torch's threads spin for milliseconds, so additional threads would have to share
+the processor with them. If torch's OpenMP can be found, a kernel is a parallel region of that
+OpenMP. Otherwise, and in a forked process, where that OpenMP does not work, it runs on own threads.
+numba's threading layers are not used, because the one that is always available must not be entered
+by two threads at once, and callers may be threads.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 from autocompress.processors import usable_processors
 
 BLOCKS = 4
-"""Shares of the work for each thread, so that one that is held up leaves work to the others."""
+"""Shares of the work per thread, so that others take over the work of a delayed thread."""
 
 _BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _parent = os.getpid()
@@ -37,8 +36,8 @@ def spread(kernel: Callable[[int, int], None], count: int, grain: int = 1, least
     Args:
         kernel: compiled with ``nogil``; calls write to different places.
         count: of the units of work.
-        grain: each call gets a multiple of this many units, but the last.
-        least: that are worth a share of their own, as long as every thread has one.
+        grain: each call except the last gets a multiple of this number of units.
+        least: fewest units of a share, unless a thread would have none.
     """
     threads = torch.get_num_threads()
     share = -(-max(count // (threads * BLOCKS), min(count // threads, least), 1) // grain) * grain
@@ -75,16 +74,16 @@ def _on_our_own(work: Callable[[], None], threads: int) -> None:
     others = [_pools[0].submit(work) for _ in range(threads - 1)]
     work()
     for other in others:
-        # One that has not begun has nothing left to do.
+        # A thread that has not begun has nothing left to do.
         if not other.cancel():
             other.result()
 
 
 @functools.cache
 def _openmp() -> Any:
-    """``GOMP_parallel(body, data, threads, flags)`` of torch's OpenMP; None where it has none.
+    """``GOMP_parallel(body, data, threads, flags)`` of torch's OpenMP; None if it has none.
 
-    It is GNU's entry to a parallel region, which LLVM's and Intel's OpenMP on Linux also have.
+    This function of GNU's OpenMP starts a parallel region. LLVM's and Intel's on Linux have it too.
     """
     libraries = Path(torch.__file__).parent / "lib"
     try:

@@ -1,8 +1,8 @@
 """The inner loop of both forward kernels: a few patches and filters, with all sums in registers.
 
-A tile reads patches where they lie in the padded images: ``runs`` runs of ``length`` numbers,
-``line`` apart. Each step of its loop loads one vector of each patch and filter, and uses each of
-these for as many distances as there are filters or patches.
+A tile reads patches directly from the padded images: ``runs`` runs of ``length`` numbers, ``line``
+apart. Each step of its loop loads one vector of each patch and filter, and uses each vector for
+several distances.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from numba.extending import intrinsic
 from autocompress_adder.kernels.vectors import INDEX, accumulators, everywhere, index, item_pointer, pick, totals
 
 BLOCK = 64
-"""Patches of one block, so few that their part of the images stays in the cache."""
+"""Patches of one block, whose part of the images stays in the cache."""
 
 
 class Tile(NamedTuple):
-    """What a tile consists of.
+    """The parts of a tile.
 
     Attributes:
         rows, filters: of the tile.
@@ -31,8 +31,8 @@ class Tile(NamedTuple):
         sums: the vector of partial sums of one pair.
         apart: emits the distances of two vectors of taps, as ``sums``. Its last argument is a
             vector of exponents.
-        gather: emits the addition of distances to what is there.
-        add: emits the addition of what ``finish`` gives.
+        gather: emits the addition of distances to a sum.
+        add: emits the addition of results of ``finish``.
         finish: emits, from every pair's sums, row by row, vectors of which :func:`vectors.totals`
             makes results.
         result: one result; a vector of totals holds one for every pair of the tile.
@@ -56,7 +56,7 @@ def compiled(tile: Tile | None, taps: Any, results: Any) -> Any:
     filters ``which + j``.
 
     Args:
-        tile: of what.
+        tile: its parts.
         taps, results: numba's types of images and filters, and of the output.
     """
     at = types.int64

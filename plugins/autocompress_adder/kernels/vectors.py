@@ -1,7 +1,7 @@
 """LLVM instructions for the inner loops of the kernels, emitted with numba.
 
-numba leaves vectors to LLVM, which neither keeps a tile of sums in registers nor finds ``vpsadbw``.
-The tiles are therefore written as LLVM instructions on vectors; all else is plain numba.
+numba leaves vectorisation to LLVM, which neither keeps a tile of sums in registers nor uses
+``vpsadbw``. So tiles are written as LLVM instructions on vectors; everything else is plain numba.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ INDEX = ir.IntType(64)
 
 
 def index(value: int) -> ir.Constant:
-    """A constant position."""
+    """A constant index."""
     return ir.Constant(INDEX, value)
 
 
 def item_pointer(builder: ir.IRBuilder, data: ir.Value, position: ir.Value, kind: ir.Type | None = None) -> ir.Value:
-    """A pointer to the item at a position, or to ``kind`` there: a vector, say."""
+    """A pointer to the item at a position, or to a ``kind`` (such as a vector) there."""
     pointer = builder.gep(data, [position])
     return pointer if kind is None else builder.bitcast(pointer, kind.as_pointer())
 
 
 def function(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
-    """One of LLVM's own functions, under its full name (llvmlite knows none on vectors)."""
+    """An intrinsic function of LLVM by its full name (llvmlite has none for vectors)."""
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
 def accumulators(builder: ir.IRBuilder, count: int, kind: ir.Type) -> list[ir.Value]:
-    """Places that begin at 0; LLVM makes registers of them."""
+    """Variables that start at 0; LLVM turns them into registers."""
     places = [cgutils.alloca_once(builder, kind) for _ in range(count)]
     for place in places:
         builder.store(ir.Constant(kind, None), place)
@@ -51,17 +51,17 @@ def constant(kind: ir.VectorType, number: float) -> ir.Constant:
 
 
 def pick(builder: ir.IRBuilder, vector: ir.Value, lanes: Sequence[int]) -> ir.Value:
-    """These lanes of a vector, as a vector."""
+    """A vector of these lanes of a vector."""
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), _mask(lanes))
 
 
 def totals(
     builder: ir.IRBuilder, vectors: Sequence[ir.Value], add: Callable[[ir.Value, ir.Value], ir.Value]
 ) -> ir.Value:
-    """The sum of each vector's lanes, in order, as one vector. There are as many vectors as lanes.
+    """One vector with the sum of the lanes of each vector; there are as many vectors as lanes.
 
-    Neighbouring lanes are added pair by pair, two vectors at a time: some 2 shuffles for each
-    vector rather than one for each halving of each vector.
+    Neighbouring lanes are added in pairs, two vectors at a time. This takes about 2 shuffles per
+    vector, instead of one for each halving of each vector.
     """
     left = list(vectors)
     lanes = left[0].type.count
