@@ -9,27 +9,37 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 TOGETHER := --numprocesses $(PROCESSES) --dist worksteal
 
-.PHONY: demo test quick gpu lint check format clean
+.PHONY: demo test quick gpu lint check together alone format clean
 
 # A demo that was cut short goes on; remove results/demo for a new one.
 demo: $(READY)
 	@if [ -f results/demo/job.yaml ]; then $(BIN)/autocompress resume results/demo; \
 	else $(BIN)/autocompress search search_spaces/demo.yaml; fi
 
-test: lint check
+# The linters read while tests wait. All parts run, whatever one of them says; `make` fails if any does.
+test: $(READY)
+	@status=0; \
+	$(MAKE) --no-print-directory --keep-going --jobs=2 lint together || status=1; \
+	$(MAKE) --no-print-directory alone || status=1; \
+	exit $$status
 
+# What they say comes at once, not line by line among the dots of tests.
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@status=0; said=$$({ \
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports; } 2>&1) || status=1; \
+	echo; echo "$$said"; exit $$status
 
-# Both parts run, whatever the first one says; `make` fails if either does.
 check: $(READY)
 	@status=0; \
-	$(PYTEST) $(TOGETHER) -m "not timing" || status=1; \
-	$(PYTEST) -m timing || status=1; \
+	$(MAKE) --no-print-directory together || status=1; \
+	$(MAKE) --no-print-directory alone || status=1; \
 	exit $$status
+
+together: $(READY)
+	$(PYTEST) $(TOGETHER) -m "not timing"
+
+alone: $(READY)
+	$(PYTEST) -m timing
 
 # For use while programming: under four minutes on two cores.
 quick: $(READY)
