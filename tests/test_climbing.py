@@ -210,11 +210,11 @@ def test_a_rung_that_gains_is_the_row_and_one_that_does_not_leaves_it() -> None:
     worse = after(better, -0.2, rung=2)
     assert (worse["rung"], worse["accuracy"], worse["artifact"]) == (1, 87.5, "artifacts/3-rung1")
     assert worse["rungs"] == {"0": 86.0, "1": 87.5, "2": 87.3}
-    assert worse["reason"] == "rung 2 gave nothing (it has 87.3 %, and 87.5 % before it); the model of rung 1 stays"
+    assert worse["reason"] == "rung 2 gave no gain (it has 87.3 %, and 87.5 % before it); the model of rung 1 stays"
     broke = climbed(below, {"status": "failed", "reason": "train: the loss is nan", "seconds": 2.0}, 1)
     assert broke["status"] == "complete"
     assert (broke["rung"], broke["is_final"]) == (0, True)
-    assert "rung 1 gave nothing (train: the loss is nan); the model of rung 0 stays" in broke["reason"]
+    assert "rung 1 gave no gain (train: the loss is nan); the model of rung 0 stays" in broke["reason"]
 
 
 def test_tables_and_files_take_the_row_of_the_higher_rung(job: Job, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_rung_whose_worker_is_lost_is_tried_again_and_then_given_up(tmp_path: 
     row = driver.study.row(driver.number)
     assert row is not None
     assert (row["status"], row["rung"], row["accuracy"]) == ("complete", 0, 86.0)
-    assert "rung 1 gave nothing (the worker was lost" in row["reason"]
+    assert "rung 1 gave no gain (the worker was lost" in row["reason"]
     assert driver.rows[-1] == row
     assert driver.climbing.table[driver.number] == Standing(State.ENDED, 0, 1)
     assert driver.hand_out("other").rung == 0
@@ -378,7 +378,7 @@ def test_worker_processes_climb(tmp_path: Path) -> None:
 def test_a_training_that_breaks_leaves_the_model_below(tmp_path: Path) -> None:
     job = climbing_job(tmp_path, space={"toy": {"fault": "nan"}})
     result = run.search(job, opener=open_climbing_toy)
-    said = result.trials[result.trials["reason"].str.contains("gave nothing")]
+    said = result.trials[result.trials["reason"].str.contains("gave no gain")]
     assert len(said)
     assert (said["rung"] == 0).all()
     assert said["reason"].str.contains("the loss is not a number").all()

@@ -258,7 +258,10 @@ def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyP
             "the cluster at head:6379 runs other versions than this process: The cluster was started with: Ray: 2.60.0 "
             "Python: 3.11.2 This has 3.12 (install the same versions",
         ),
-        ("No node info found matching attributes: '198.18.7.1'", "this machine is no node of the cluster at head:6379"),
+        (
+            "No node info found matching attributes: '198.18.7.1'",
+            "this machine is not a node of the cluster at head:6379",
+        ),
         ("it is full", "cannot connect to the cluster at head:6379: Failed to connect to Ray cluster"),
     ],
 )
@@ -286,7 +289,7 @@ def test_another_server_is_no_cluster() -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(UserError, match="what answers there is no head of a cluster"):
+        with pytest.raises(UserError, match="the program that answers there is not the head of a cluster"):
             attaching.check_answers(f"127.0.0.1:{server.getsockname()[1]}")
         thread.join()
 

@@ -207,7 +207,7 @@ def test_a_trial_that_climbs_has_the_artifact_of_its_last_rung_that_gained(opene
     assert json.loads((tmp_path / row["artifact"] / "metrics.json").read_text())["rung"] == 1
     worse = trial().climb({**row, "accuracy": 101.0}, 2)
     assert (worse["rung"], worse["artifact"]) == (1, "artifacts/4-rung1")
-    assert "rung 2 gave nothing" in worse["reason"]
+    assert "rung 2 gave no gain" in worse["reason"]
     assert not (tmp_path / "artifacts/4-rung2").exists()
 
 
@@ -221,4 +221,4 @@ def test_a_training_that_diverges_leaves_the_model_below(
     monkeypatch.setattr(rungs, "AFTER_REPAIR", 1e30)
     row = trial.climb(below, 1)
     assert (row["status"], row["rung"], row["accuracy"]) == ("complete", 0, below["accuracy"])
-    assert "rung 1 gave nothing (train: the training loss is " in row["reason"]
+    assert "rung 1 gave no gain (train: the training loss is " in row["reason"]

@@ -1,6 +1,6 @@
-"""The command line: thin.
+"""The command line. It only calls other packages.
 
-Every command imports what it needs when it runs, so that ``--help`` is quick.
+Each command imports its modules when it runs, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from autocompress.errors import ExitCode, Terminated, UserError
 __all__ = ["app", "main"]
 
 THE_MACHINES_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Errors of the file system that are no bugs: no room left, or no permission."""
+"""Errors of the file system that are not bugs: no room left, or no permission."""
 
 
 def main() -> None:
     """Entry point of ``autocompress``.
 
-    What the user can put right is one line on stderr and exit code 2.
+    Errors that the user can correct are one line on stderr, with exit code 2.
     """
     output.protect()
     _handle_sigterm()
@@ -47,10 +47,10 @@ def main() -> None:
 
 
 def _end_at_once(code: ExitCode) -> NoReturn:
-    """What libraries do at exit may take longer than who sends SIGTERM waits."""
+    """Ends the process at once, because exit handlers of libraries may take too long."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if "autocompress.searching.stopping" in sys.modules:  # a search was running: its Ray must go too
+    if "autocompress.searching.stopping" in sys.modules:  # a search was running, so its Ray must end too
         from autocompress.searching import stopping
 
         stopping.end_at_once(code)
@@ -58,7 +58,7 @@ def _end_at_once(code: ExitCode) -> NoReturn:
 
 
 def _handle_sigterm() -> None:
-    """SIGTERM ends every command like an error does, so that temporary files go."""
+    """Handles SIGTERM like an error, so that temporary files are removed."""
 
     def terminate(signal_number: int, frame: FrameType | None) -> None:
         del signal_number, frame

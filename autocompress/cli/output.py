@@ -1,4 +1,4 @@
-"""Standard output and error, safe where a terminal or pipe is closed or knows few characters."""
+"""Safe standard output and error, for closed pipes and terminals with few characters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLAIN = {
     "╺": "-",
     "│": "|",
 }
-"""What is printed where a terminal cannot show a character."""
+"""Replacements for characters that a terminal cannot show."""
 ERROR_HANDLER = "autocompress.plain"
 
 
@@ -46,17 +46,17 @@ def protect() -> None:
 
 
 def is_broken() -> bool:
-    """Whether nobody reads standard output any more: its pipe or terminal was closed."""
+    """Whether standard output is closed: its pipe or terminal."""
     return isinstance(sys.stdout, _Unbreakable) and sys.stdout.is_broken
 
 
 def _protected(stream: TextIO | None, descriptor: int) -> TextIO:
-    if stream is None:  # it was closed before Python began
+    if stream is None:  # closed before Python began
         return Path(os.devnull).open("w", encoding="utf-8", errors=ERROR_HANDLER)
     if isinstance(stream, io.TextIOWrapper) and _descriptor(stream) == descriptor:
         stream.reconfigure(errors=ERROR_HANDLER)
         return cast("TextIO", _Unbreakable(stream))
-    return stream  # a test's or a notebook's own
+    return stream  # replaced by a test or a notebook
 
 
 def _descriptor(stream: TextIO) -> int | None:
@@ -67,9 +67,9 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def _open_standard_descriptors() -> None:
-    """Opens descriptors 0, 1 and 2 where they are closed.
+    """Opens descriptors 0, 1 and 2 if they are closed.
 
-    Otherwise a file opened later would get such a number, and receive what libraries print.
+    Otherwise a file that is opened later would get such a number, and the output of libraries.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -96,7 +96,7 @@ def _ascii(character: str) -> str:
 
 
 class _Unbreakable(io.TextIOBase):
-    """A text stream that writes to nowhere from the first error on."""
+    """A text stream that discards everything after the first error."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream
@@ -111,7 +111,7 @@ class _Unbreakable(io.TextIOBase):
             return len(text)
 
     def flush(self) -> None:
-        """Writes what is held back if that is possible."""
+        """Flushes the stream if that is possible."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
@@ -139,17 +139,17 @@ class _Unbreakable(io.TextIOBase):
         return self._stream.fileno()
 
     def writable(self) -> bool:
-        """It is."""
+        """Always True."""
         return True
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The encoding's name."""
+        """The name of the encoding."""
         return self._stream.encoding
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """What becomes of characters that the encoding lacks."""
+        """The treatment of characters that the encoding lacks."""
         return self._stream.errors
 
     @property

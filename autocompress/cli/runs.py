@@ -35,11 +35,11 @@ def compare(
 
 def watch(
     run_folder: Run,
-    once: Annotated[bool, typer.Option("--once", help="Print how far the search is, and end.")] = False,
-    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1, max=3600)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the progress of the search once.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two updates.", min=0.1, max=3600)] = 1.0,
 ) -> None:
     """Follow a search from another terminal: its phase, workers, time left, and the front so far.
-    Ends with the search. On a pipe it prints a line for each change.
+    It ends with the search. On a pipe it prints a line for each change.
 
     autocompress watch results/demo
     """

@@ -1,4 +1,4 @@
-"""The table of ``autocompress similarity``: J of several data sets, and of noise beside them."""
+"""The table of ``autocompress similarity``: J of several data sets and of noise."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def rows_of(
     console: Console,
     divergence: Divergence = "measured",
 ) -> tuple[list[Row], tuple[int, int], list[str]]:
-    """J of each data set and of noise, lowest first; the images' size; and notes on the data sets.
+    """J of each data set and of noise, lowest first; size of the images; notes on the data sets.
 
-    All J are over equally many images of one size.
+    All J are computed from equally many images of one size.
     """
     own = data_info(teacher)
     asked = models.preprocessing(job) | {"channels": own.channels, "mean": own.mean, "std": own.std}
@@ -49,8 +49,8 @@ def rows_of(
     chosen: dict[str, tuple[str, Split]] = {}
     for word in dict.fromkeys(words_of_data):
         splits = data.load(DataConfig.model_validate(word), manager().datasets(), **asked)
-        # A checkpoint does not know its size. The first decides for all, or statistics could not be
-        # compared.
+        # A checkpoint has no image size. The first data set decides for all, so that statistics
+        # can be compared.
         asked["input_size"] = splits.info.size
         chosen[word] = _larger_split({"val": splits.val, "train": splits.train}, images)
     least = min([images, *(len(split) for _, split in chosen.values())])
@@ -76,10 +76,9 @@ def rows_of(
 
 
 def _on_normalisation(teacher: nn.Module, split: Split) -> str:
-    """A note where another normalisation clearly fits the weights better.
+    """A note if another normalisation clearly fits the weights better; J would then be wrong.
 
-    It is told from images of the classes that the model knows. J would be as far off as the
-    normalisation is.
+    It is found with images of the classes of the model.
     """
     if split.num_classes != data_info(teacher).num_classes:
         return ""
@@ -88,7 +87,7 @@ def _on_normalisation(teacher: nn.Module, split: Split) -> str:
 
 
 def _larger_split(splits: Mapping[str, Split], images: int) -> tuple[str, Split]:
-    """The validation images, or the larger split where they are too few."""
+    """The validation images, or the larger split if they are too few."""
     if len(splits["val"]) >= images:
         return "val", splits["val"]
     role = max(splits, key=lambda name: len(splits[name]))

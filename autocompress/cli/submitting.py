@@ -26,7 +26,8 @@ def _option(help_text: str, panel: str = _WHAT, metavar: str | None = None, **mo
 
 JobFile = Annotated[Path, typer.Argument(help="Job file (YAML).", metavar="JOB.yaml", show_default=False)]
 Printed = Annotated[
-    Kind | None, typer.Option("--print", help="Print a RayJob or a batch script, and send nothing.", show_default=False)
+    Kind | None,
+    typer.Option("--print", help="Print a RayJob or a batch script without sending anything.", show_default=False),
 ]
 Address = Annotated[
     str | None, _option("Send the job to the job server at this address: http://HEAD:8265.", _RAY, show_default=False)
@@ -35,7 +36,7 @@ Token = Annotated[
     Path | None, _option("File with the cluster's token. Default: RAY_AUTH_TOKEN_PATH.", _RAY, show_default=False)
 ]
 Python = Annotated[str, _option("Python on the nodes, by name or by path.", _RAY)]
-Workers = Annotated[int | None, _option("Trials at the same time, a pod or node each. Default: the job's.", min=1)]
+Workers = Annotated[int | None, _option("Number of workers, each on a pod or node. Default: the job's.", min=1)]
 Cpus = Annotated[int | None, _option("Processors of each worker. Default: the job's.", min=1)]
 Memory = Annotated[int | None, _option("Memory of each worker. Default: the job's, or 8.", metavar="GIB", min=1)]
 Gpus = Annotated[int | None, _option("GPUs of each worker. Default: the job's.", min=0)]
@@ -47,7 +48,7 @@ Claim = Annotated[
     _option("Volume claim, shared by all pods, for --results.", _KUBERNETES, show_default=False),
 ]
 Secret = Annotated[str, _option("Secret whose keys become environment variables.", _KUBERNETES, show_default=False)]
-Time = Annotated[str, _option("Time limit, as sbatch takes it.", _SLURM, show_default=False)]
+Time = Annotated[str, _option("Time limit, as for sbatch.", _SLURM, show_default=False)]
 Setup = Annotated[
     str, _option("A line of shell for the start of the script: 'module load python'.", _SLURM, show_default=False)
 ]
@@ -111,7 +112,7 @@ def submit(
 
 
 cluster = typer.Typer(
-    name="cluster", help="Follow jobs that were sent to a cluster of Ray.", no_args_is_help=True, add_completion=False
+    name="cluster", help="Follow jobs that were sent to a Ray cluster.", no_args_is_help=True, add_completion=False
 )
 Name = Annotated[str, typer.Argument(help="Name of the run.", metavar="NAME", show_default=False)]
 Server = Annotated[
@@ -165,7 +166,7 @@ def logs(
 
 @cluster.command()
 def stop(name: Name, address: Server, token: TokenFile = None) -> None:
-    """Stop a job. Its run can be sent again, and goes on."""
+    """Stop a job. Its run continues if the job is sent again."""
     from autocompress.submission.jobserver import JobServer
 
     server = JobServer(address, token)

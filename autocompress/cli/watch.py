@@ -22,15 +22,15 @@ from autocompress.results.status import OVER, Status, read_status
 
 
 def follow(folder: Path, *, once: bool, every: float) -> None:
-    """Shows how far the search in ``folder`` is until it ends, or once.
+    """Shows the progress of the search in ``folder`` until it ends, or once.
 
     Args:
         folder: of the run.
-        once: look only once.
-        every: seconds between two looks.
+        once: show it only once.
+        every: seconds between two updates.
 
     Raises:
-        UserError: if ``folder`` is no run.
+        UserError: if ``folder`` is not a run.
     """
     console = Console()
     watched = Watched(folder)
@@ -48,7 +48,7 @@ def follow(folder: Path, *, once: bool, every: float) -> None:
 
 
 def _lines(watched: Watched, console: Console, every: float) -> None:
-    """A line for each change."""
+    """Prints a line for each change."""
     last = ""
     while True:
         line = "; ".join(live.sentences(watched.result, watched.status))
@@ -62,13 +62,13 @@ def _lines(watched: Watched, console: Console, every: float) -> None:
 
 
 class Watched:
-    """What is known of a run; its table is read again when it has changed.
+    """The state of a run; its table is read again when it has changed.
 
     Args:
         folder: of the run.
 
     Raises:
-        UserError: if it is none, or a file of it is broken.
+        UserError: if it is not a run, or one of its files is broken.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,18 +80,18 @@ class Watched:
 
     @property
     def is_going_on(self) -> bool:
-        """Whether there will be more to see."""
+        """Whether the search is still running."""
         return self.status is not None and self.status.phase != OVER and self.status.is_running is not False
 
     def look(self) -> None:
-        """Reads what has changed."""
+        """Reads changed files."""
         self.status = read_status(self._folder)
         now = _state(self._folder / TRIALS_FILE), self.is_going_on
         if now != self._seen:
             self._seen, self.result = now, read(self._folder)
 
     def picture(self, width: int) -> Group:
-        """Bar, sentences and the front so far."""
+        """Progress bar, sentences and the front so far."""
         parts: list[Any] = []
         if self.status is not None and self.status.total and self.is_going_on:
             bar = Table.grid()
@@ -105,7 +105,7 @@ class Watched:
 
 
 def plain_rows(models: Any) -> list[dict[str, Any]]:
-    """A frame's rows with None where a figure is missing."""
+    """The rows of a frame, with None for missing figures."""
     known = models.astype(object).where(models.notna(), None)
     return [dict(row) for row in known.to_dict("records")]
 

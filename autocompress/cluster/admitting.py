@@ -1,4 +1,4 @@
-"""Which nodes get work: those that were probed and do not differ from the driver."""
+"""Admits nodes for work: those that were probed and do not differ from the driver."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from autocompress.files import own_variables, write_text
 from autocompress.job import Job
 
 ANSWERS_WITHIN_S = 120.0
-"""Seconds for a node to start a process of Python and answer."""
+"""Most seconds for a node to start a process of Python and to answer."""
 
 
 @contextmanager
 def question_of(job: Job, folder: Path) -> Iterator[Question]:
-    """A question with a nonce in the folder of the run, which is removed at the end."""
+    """A question with a temporary file in the folder of the run."""
     secret = secrets.token_hex(16)
     nonce = folder.resolve() / "ray" / f"nonce-{secret[:8]}"
     write_text(nonce, secret)
@@ -35,31 +35,31 @@ def question_of(job: Job, folder: Path) -> Iterator[Question]:
 
 
 class Admission:
-    """Probes nodes, when a search begins and when they join later.
+    """Probes nodes when a search begins, and when they join later.
 
     Args:
         nodes: of the cluster.
         question: for each of them.
-        note: told of each node that gets no work.
-        same_processor: nodes with another processor than the driver's are refused.
+        note: called with a text for each node that gets no work.
+        same_processor: refuses nodes with another processor than the driver's.
     """
 
     def __init__(self, nodes: Nodes, question: Question, note: Callable[[str], None], *, same_processor: bool) -> None:
         self._nodes, self._question, self._note = nodes, question, note
         self._same_processor = same_processor
         self.own = probing.own_facts()
-        """Of the driver."""
+        """The facts of the driver."""
         self._asked: dict[str, tuple[Node, Any, float]] = {}
         self.facts: dict[str, Facts] = {}
-        """Of the nodes that get work, by id."""
+        """The facts of admitted nodes, by id."""
         self.refused: dict[str, str] = {}
-        """Sentences by id of the node."""
+        """The reason for each refused node, by id."""
 
     def begin(self) -> None:
         """Probes all nodes, and waits for them.
 
         Raises:
-            UserError: if none is left.
+        UserError: if no node is admitted.
         """
         self.look(wait_s=ANSWERS_WITHIN_S)
         if not self.facts:
@@ -67,7 +67,7 @@ class Admission:
             raise UserError(f"no node of the cluster can work for this search: {said}", "see docs/cluster.md")
 
     def look(self, wait_s: float = 0.0) -> None:
-        """Asks nodes that joined, and takes answers that are there, after ``wait_s`` at most."""
+        """Asks nodes that joined, and takes answers that arrive within ``wait_s``."""
         joined = [node for node in self._nodes.alive.values() if not self._is_known(node.id)]
         now = time.monotonic()
         references = probing.ask(joined, self._question) if joined else {}
@@ -82,10 +82,10 @@ class Admission:
                 self._judge(node, found)
 
     def refuse(self, node: str, why: str) -> bool:
-        """Gives no more work to a node that got some.
+        """Gives no more work to an admitted node.
 
         Returns:
-            Whether another node that is there gets work.
+        Whether another node in the cluster is admitted.
         """
         if self.facts.pop(node, None) is not None:
             shown = self._nodes.alive.get(node, node)

@@ -1,4 +1,4 @@
-"""Connects to a Ray cluster that is there already."""
+"""Connects to a Ray cluster that is already running."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from autocompress.errors import Terminated, UserError
 from autocompress.job import AUTO, ClusterConfig
 
 ANSWERS_WITHIN_S = 5.0
-"""Seconds in which the head of a cluster must accept a connection."""
+"""Most seconds until the head of a cluster accepts a connection."""
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-"""How a client of gRPC begins: the preface and empty settings."""
+"""The first bytes of a gRPC client: the preface and empty settings."""
 HTTP2_SETTINGS = b"\4"
 """The fourth byte of the answer: the type of its first frame."""
 START = "start one with 'ray start --head', or leave the address out to search on this machine"
@@ -30,8 +30,8 @@ log = logging.getLogger("autocompress.search")
 def address_of(config: ClusterConfig) -> str:
     """HOST:PORT of the cluster that a job names.
 
-    ``auto`` is the cluster in ``RAY_ADDRESS``, or the one that ``ray start`` last started here.
-    Ray itself would take any cluster that it finds among the processes of the machine.
+    ``auto`` is the cluster in ``RAY_ADDRESS``, or the last one of ``ray start`` on this machine.
+    Ray itself would take any cluster among the processes of the machine.
 
     Raises:
         UserError: if ``auto`` finds none.
@@ -47,18 +47,18 @@ def address_of(config: ClusterConfig) -> str:
 
 
 def check_answers(address: str) -> None:
-    """Checks that the head of a cluster answers at HOST:PORT, and takes the token of this process.
+    """Checks that the head of a cluster answers at HOST:PORT, and accepts the token.
 
     Raises:
-        UserError: if it does not.
+    UserError: if it does not.
     """
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN_S) as connection:
             connection.sendall(HTTP2_PREFACE)
-            # Ray's client ends this process where something else answers.
+            # Ray's client ends this process if another program answers.
             if connection.recv(4)[3:] != HTTP2_SETTINGS:
-                raise ConnectionError("what answers there is no head of a cluster")
+                raise ConnectionError("the program that answers there is not the head of a cluster")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"no Ray cluster answers at {address}: {why}", START) from None
@@ -71,7 +71,7 @@ def check_answers(address: str) -> None:
 
 @contextmanager
 def attached(address: str, is_ending: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """This process is a driver of the cluster at HOST:PORT.
+    """Within the block, this process is a driver of the cluster at HOST:PORT.
 
     Args:
         address: of its head.
@@ -104,7 +104,7 @@ def _connect(address: str) -> None:
 
 
 def _told(address: str, error: Exception) -> UserError:
-    """Why a connection failed, as one sentence."""
+    """The reason why a connection failed, as one sentence."""
     lines = [line.strip() for one in _chain(error) for line in str(one).splitlines() if line.strip()]
     text = " ".join(lines)
     if isinstance(error, ray.exceptions.AuthenticationError):
@@ -122,7 +122,7 @@ def _told(address: str, error: Exception) -> UserError:
         )
     if "No node info found" in text or "node to connect" in text:
         return UserError(
-            f"this machine is no node of the cluster at {address}",
+            f"this machine is not a node of the cluster at {address}",
             f"run 'ray start --address={address}' here first, or start the search on a node of the cluster",
         )
     return UserError(
@@ -132,7 +132,7 @@ def _told(address: str, error: Exception) -> UserError:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and its causes: what Ray raises last does not say why."""
+    """The error and its causes, because the last error of Ray has no reason."""
     while error is not None:
         yield error
         error = error.__cause__

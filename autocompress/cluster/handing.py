@@ -1,8 +1,8 @@
-"""Hands what the driver made, when it opened the job, to workers whose cache lacks it.
+"""Sends the results of opening a job from the driver to workers whose cache lacks them.
 
-By content key, through Ray's object store: weights and file of the baseline, and the entries of
-the store. Where all nodes share a cache folder, nothing is sent. Entries that are only in the cache
-on a URL are read there by each node.
+These are weights and file of the baseline, and entries of the store, by content key. They are sent
+through Ray's object store. If all nodes share a cache folder, nothing is sent. Entries that are
+only in the cache on a URL are read there by each node.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Handed:
     """References to Ray's object store.
 
     Attributes:
-        weights: file name and content of the trained baseline; None where none was trained.
-        files: contents by name, of the folder of baselines.
+        weights: file name and content of the trained baseline; None if none was trained.
+        files: contents by name, from the folder of baselines.
         entries: for each key of the store, contents by name.
     """
 
@@ -38,7 +38,7 @@ class Handed:
 
 
 def handed_out(baseline_file: Path, keys: Iterable[str]) -> Handed:
-    """What this process made for its job, put into the object store.
+    """Puts the results of this process for its job into the object store.
 
     Args:
         baseline_file: the exported baseline.
@@ -56,9 +56,9 @@ def handed_out(baseline_file: Path, keys: Iterable[str]) -> Handed:
 
 @contextmanager
 def taken(given: Handed | None) -> Iterator[None]:
-    """Puts what is missing into the cache of this machine.
+    """Adds missing entries to the cache of this machine.
 
-    Within the block, a baseline that the driver trained is read and not trained again.
+    Within the block, a baseline that the driver has trained is read, not trained again.
 
     Raises:
         UserError: if the folder of the cache cannot be made or written.

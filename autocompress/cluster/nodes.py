@@ -1,4 +1,4 @@
-"""The nodes of a cluster: which are there, which are leaving, and what they have."""
+"""The nodes of a cluster: which are alive, which are leaving, and their resources."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import ray
 from autocompress.compat import ray as compat
 
 EVERY_S = 2.0
-"""Seconds between two questions."""
+"""Seconds between two requests."""
 log = logging.getLogger("autocompress.search")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node of a cluster, with its resources in total."""
+    """A node of a cluster, with its total resources."""
 
     id: str
     host: str
@@ -31,12 +31,12 @@ class Node:
 class Nodes:
     """The nodes of the cluster to which this process is connected.
 
-    A thread asks for them, because Ray blocks for seconds while the head does not answer.
+    A thread asks Ray for them, because Ray blocks for seconds if the head does not answer.
     """
 
     def __init__(self) -> None:
         self.alive: Mapping[str, Node] = {}
-        """Nodes that can be used, by id."""
+        """Usable nodes, by id."""
         self._seen: dict[str, Node] = {}
         self._ended = threading.Event()
         self._ask()
@@ -48,15 +48,15 @@ class Nodes:
         return node in self._seen and node not in self.alive
 
     def stop(self) -> None:
-        """Asks no more."""
+        """Ends the thread."""
         self._ended.set()
 
     def _watch(self) -> None:
         while not self._ended.wait(EVERY_S):
             try:
                 self._ask()
-            except Exception as error:  # the head may be away for a while; the search goes on
-                log.debug("the nodes of the cluster are not known: %s", error)
+            except Exception as error:  # the head may be unreachable for a while; the search goes on
+                log.debug("the nodes of the cluster are unknown: %s", error)
 
     def _ask(self) -> None:
         leaving = compat.draining_nodes()

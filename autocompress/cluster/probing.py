@@ -38,20 +38,20 @@ LIBRARIES = (
     "optuna",
 )
 PROBE_BYTES = 64 * 2**10
-"""Written into the cache of a node: in a full one there is no room for them."""
+"""Bytes that are written to the cache of a node, to find full disks."""
 CLOCKS_APART_S = 30.0
-"""Seconds that the clock of a node may be off: deadlines are times of day."""
+"""Largest difference of clocks in seconds, because deadlines are times of day."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a node is asked.
+    """The question to a node.
 
     Attributes:
-        nonce: a file that the driver wrote into the folder of the run.
+        nonce: a file that the driver wrote to the folder of the run.
         secret: its content.
-        paths: of the job, which the driver sees.
-        environment: variables of the driver for processes that lack them; they may move the cache.
+        paths: of the job, readable by the driver.
+        environment: variables of the driver for processes without them, such as that of the cache.
     """
 
     nonce: Path
@@ -62,14 +62,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a node, or the driver, is.
+    """The facts about a node or the driver.
 
     Attributes:
         versions: of Python, libraries, autocompress with a digest of its files, and plugins.
-        processor: what decides which kernels a runtime takes.
+        processor: properties by which a runtime chooses kernels.
         machine: key of the machine; two nodes may be on one.
-        fault: why the node cannot work; empty where it can.
-        clock: seconds since the epoch, when it answered.
+        fault: the reason why the node cannot work; empty if it can.
+        clock: seconds since the epoch at its answer.
     """
 
     versions: Mapping[str, str]
@@ -80,14 +80,14 @@ class Facts:
 
 
 def own_facts() -> Facts:
-    """Of this process."""
+    """The facts of this process."""
     known = machine()
     processor = {name: known[name] for name in ("processor", "architecture", "features")}
     return Facts(_versions(), processor, machine_id(), clock=time.time())
 
 
 def answer(question: Question) -> Facts:
-    """The facts of the node on which this runs, and whether it sees the files of the run."""
+    """The facts of this node, and whether it can read the files of the run."""
     for name, value in question.environment.items():
         os.environ.setdefault(name, value)
     facts = own_facts()
@@ -103,7 +103,7 @@ def paths_of(job: Job) -> tuple[str, ...]:
 
 
 def differences(own: Facts, other: Facts, *, same_processor: bool) -> str:
-    """Why the node of ``other`` cannot work for the driver of ``own``; empty where it can."""
+    """The reason why the node of ``other`` cannot work for the driver of ``own``; else empty."""
     if other.fault:
         return other.fault
     changed = [
@@ -134,7 +134,7 @@ def ask(nodes: Iterable[Node], question: Question) -> dict[str, Any]:
 
 
 def read(reference: Any, *, wait_s: float) -> Facts | str | None:
-    """The answer of a node; a phrase where it cannot answer; None where it has not yet."""
+    """The answer of a node; a text if it cannot answer; None while there is no answer."""
     ready, _ = ray.wait([reference], timeout=wait_s)
     if not ready:
         return None
@@ -171,7 +171,7 @@ def _fault(question: Question) -> str:
 
 
 def _fault_of_cache() -> str:
-    """Why workers could not write to the cache there; empty where they can."""
+    """The reason why workers cannot write to the cache of this node; else empty."""
     try:
         check_cache()
         with tempfile.NamedTemporaryFile(dir=cache_folder(), prefix=".probe-", buffering=0) as file:
@@ -200,7 +200,7 @@ def _versions() -> dict[str, str]:
 
 
 def _digest_of_code() -> str:
-    """A short digest of the files of this package: a checkout has no version of its own."""
+    """A short digest of the files of this package, because a checkout has no version of its own."""
     root = Path(__file__).parents[1]
     total = hashlib.blake2b(digest_size=4)
     for file in sorted(root.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""What a worker takes of a node, and whether any node has it."""
+"""Resources of a worker, and whether any node has them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ KEYS = {"CPU": "cluster.cpus", "GPU": "cluster.gpus", "memory": "cluster.memory"
 
 
 def worker_request(config: ClusterConfig, gpu_share: float) -> dict[str, float]:
-    """What one worker takes, by Ray's names; ``gpu_share`` counts where the job says nothing."""
+    """Resources of one worker, by Ray's names; ``gpu_share`` is used if the job does not say."""
     gpus = gpu_share if config.gpus is None else config.gpus
     asked = {"CPU": config.cpus, "GPU": gpus, "memory": float(config.memory_bytes)}
     return {name: amount for name, amount in asked.items() if amount}
 
 
 def fits(request: Mapping[str, float], resources: Mapping[str, float]) -> int:
-    """How many workers fit into ``resources``; many where a worker takes nothing."""
+    """Number of workers that fit into ``resources``; a large number if a worker takes nothing."""
     shares = [math.floor(resources.get(name, 0.0) / amount + 1e-9) for name, amount in request.items() if amount]
     return min(shares, default=10**6)
 
 
 def check_request(request: Mapping[str, float], device_nodes: str | None, nodes: Iterable[Node]) -> None:
-    """Refuses what no node of the cluster has: Ray would wait for it for ever.
+    """Refuses resources that no node of the cluster has; Ray would wait for them forever.
 
     Raises:
         UserError: naming the resource.

@@ -1,4 +1,4 @@
-"""Which node gets the next worker."""
+"""Places for workers on the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Slots:
 
     Args:
         nodes: of the cluster.
-        admission: says which of them get work.
-        request: what a worker takes, by Ray's names.
+        admission: decides which of them get work.
+        request: resources of a worker, by Ray's names.
     """
 
     def __init__(self, nodes: Nodes, admission: Admission, request: Mapping[str, float]) -> None:
@@ -23,7 +23,7 @@ class Slots:
         self._workers: dict[str, str] = {}
 
     def take(self, worker: str) -> str | None:
-        """The id of the node for ``worker``: where the most places are free; None where none is."""
+        """The id of the node with the most free places, for ``worker``; None if none is free."""
         free = {
             node.id: fits(self.request, node.resources) - self._used(node.id)
             for node in self._nodes.alive.values()
@@ -36,16 +36,16 @@ class Slots:
         return best
 
     def free(self, worker: str) -> None:
-        """The worker is gone."""
+        """Frees the place of a worker that has ended."""
         self._workers.pop(worker, None)
 
     def node_of(self, worker: str) -> str:
-        """Where a worker is; "" where nobody knows."""
+        """The node of a worker; "" if unknown."""
         return self._workers.get(worker, "")
 
     @property
     def alive(self) -> int:
-        """Workers on nodes that are there."""
+        """The workers on nodes that are in the cluster."""
         return sum(not self._nodes.is_gone(node) for node in self._workers.values())
 
     def _used(self, node: str) -> int:

@@ -1,7 +1,7 @@
-"""Reads batches of pictures: what is kept is copied, the rest is decoded and prepared.
+"""Reads batches of pictures: kept images are copied, others are decoded and prepared.
 
-An image depends on the picture and its seed alone, so neither the number of processes that read
-nor what is kept changes a batch.
+An image only depends on the picture and its seed. So batches are the same for every number of
+reading processes, and whether or not images are kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from autocompress.errors import UserError
 from autocompress.files import digest
 
 LIBRARIES = ("Pillow", "timm", "torchvision")
-"""They decode and resize: images that are kept are those of their versions."""
+"""Libraries that decode and resize; kept images depend on their versions."""
 
 
 class Pictures(Protocol):
@@ -33,7 +33,7 @@ class Pictures(Protocol):
 
     Attributes:
         key: equal keys mean equal pictures.
-        place: where the pictures are, in words.
+        place: of the pictures, as text.
     """
 
     key: str
@@ -43,7 +43,7 @@ class Pictures(Protocol):
 
     @property
     def changed(self) -> str:
-        """A sentence about what changed since the list was made; empty where nothing is known."""
+        """A sentence about changes since the list was made; empty if none is known."""
         ...
 
     def check(self, index: int) -> None:
@@ -99,13 +99,11 @@ class Origin:
         return digest("pictures", self.pictures.key, self.indices.tobytes())
 
     def prepared(self, info: DataInfo) -> Kept | None:
-        """Images prepared for evaluation; None where there is no room."""
+        """Images prepared for evaluation; None if there is no room for them."""
         return self._found(f"prepared {info.preprocessing}", lambda: info.input_size)
 
     def decoded(self, channels: int) -> Kept | None:
-        """Pictures as they are, ``(height, width, channels)``; None where sizes vary or there is
-        no room.
-        """
+        """Decoded pictures, ``(height, width, channels)``; None if sizes vary or without room."""
         return self._found(f"decoded {channels}", lambda: self._shape(channels))
 
     def _shape(self, channels: int) -> tuple[int, ...] | None:
@@ -122,7 +120,7 @@ class Origin:
 
 
 class Reading(Dataset[Any]):
-    """Answers requests, in this process or in one that reads for it.
+    """Answers requests, in this process or in a reading process.
 
     Args:
         origin: the pictures.
@@ -161,7 +159,7 @@ class Reading(Dataset[Any]):
         return torch.stack(found)
 
     def _decoded(self, request: Request) -> Iterator[Image.Image]:
-        """The pictures as they are, in the mode of the images."""
+        """The decoded pictures, in the mode of the images."""
         decoded = self.origin.decoded(self.info.channels)
         has = np.zeros(len(request.slots), bool) if decoded is None else decoded.has(request.slots)
         kept = iter(() if decoded is None else decoded.read(request.slots[has]))

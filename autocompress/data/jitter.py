@@ -1,7 +1,7 @@
 """torchvision's ColorJitter with its last step to a tensor, several times as fast.
 
-The values are those of Pillow. Its compiler may round otherwise on some processors, so a process
-compares both on a few images first, and keeps torchvision's way where they differ.
+The values are those of Pillow. numba may round differently on some processors, so a process
+compares both on a few images first, and uses torchvision's transform if they differ.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Jitter:
 
 
 def quickened(transform: Any) -> Any:
-    """``transform``, a Compose, with a quick jitter where it ends in a jitter and in pixels."""
+    """``transform``, a Compose, with the fast jitter if it ends with a jitter and a tensor."""
     from timm.data.transforms import MaybePILToTensor
     from torchvision.transforms import ColorJitter, Compose
 
@@ -52,7 +52,7 @@ def quickened(transform: Any) -> Any:
 
 @cache
 def is_exact() -> bool:
-    """Whether the quick way gives Pillow's values on this machine."""
+    """Whether the fast jitter gives Pillow's values on this machine."""
     from torchvision.transforms import ColorJitter
 
     like = ColorJitter(0.5, 0.5, 0.5)

@@ -1,8 +1,8 @@
 """Decoded images of small splits, kept as uint8 in a file that all processes of a machine map.
 
 The file holds a checksum for each image of a split, and then the images in their order. An image is
-written when it is first read, by whichever process reads it; all write the same values. A checksum
-that does not fit counts as an image that is missing, so a damaged file costs time and nothing else.
+written by the process that reads it first; all processes write the same values. An image with a
+wrong checksum counts as missing, so a damaged file only costs time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FOLDER = "pictures"
 MOST_GIGABYTES = 4.0
 """Size of all files together; ``AUTOCOMPRESS_PICTURES_GB`` sets it, and 0 keeps nothing."""
 SHARE_OF_MEMORY = 0.25
-"""A file is no larger than this share of the memory that is free."""
+"""Largest file, as a share of free memory."""
 SPARE_ON_DISK = 2 * 10**9
 """Bytes that stay free on the disk."""
 IN_USE_S = 3600.0
@@ -66,7 +66,7 @@ class Kept:
 
     @cached_property
     def _mapped(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Images and checksums; None where there is no room for them."""
+        """Images and checksums; None if there is no room for them."""
         count = self.shape[0]
         if not count:
             return None
@@ -75,7 +75,7 @@ class Kept:
             if path is None:
                 return None
             sums = np.memmap(path, np.uint32, "r+", 0, (count,))
-            # As plain arrays: the class memmap takes longer for each access.
+            # As plain arrays, because access to a memmap is slower.
             return np.asarray(np.memmap(path, np.uint8, "r+", 4 * count, self.shape)), np.asarray(sums)
         except OSError as error:
             warn_once(Path(FOLDER), "cannot be kept, so each picture is decoded whenever it is read", error)
@@ -92,7 +92,7 @@ class Kept:
         return self._seen[slots]
 
     def read(self, slots: np.ndarray) -> np.ndarray:
-        """The images at ``slots``, all of which are kept: a copy."""
+        """A copy of the images at ``slots``, all of which must be kept."""
         assert self._mapped is not None
         return np.asarray(self._mapped[0][slots])
 
@@ -107,12 +107,12 @@ class Kept:
 
 
 def _checksum(image: np.ndarray) -> int:
-    """Of an image; never 0, which says that there is none."""
+    """The checksum of an image; never 0, which means a missing image."""
     return zlib.crc32(np.ascontiguousarray(image).data) or 1
 
 
 def _file(key: str, size: int) -> Path | None:
-    """The file for ``key``, made with its full size where it is missing; None without room.
+    """The file for ``key``, made with its full size if it is missing; None without room.
 
     Raises:
         OSError: if it cannot be made.
@@ -141,9 +141,9 @@ def _file(key: str, size: int) -> Path | None:
 
 
 def _make_room(folder: Path, most: int) -> bool:
-    """Removes the files that were not opened for longest, until the others have ``most`` bytes.
+    """Removes the least recently opened files, until the others have at most ``most`` bytes.
 
-    Files that a process opened within the last hour stay. Returns whether there is room.
+    Files that were opened within the last hour stay. Returns whether there is room.
     """
     found = []
     for path in folder.iterdir():

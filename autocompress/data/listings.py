@@ -1,9 +1,9 @@
 """Listings of large folders, kept in the cache: opening a folder again reads no folder of it.
 
-A kept listing counts as long as no folder below has changed, by its time of change. That says
-nothing about files that are written again in place, so the sizes and times of all files are
-compared in the background, once an hour at most. All jobs that read the listing are told if they
-differ, by a file beside it.
+A kept listing is valid as long as the times of change of all folders are the same. These do not
+change if a file is overwritten in place. So the sizes and times of all files are compared in the
+background, at most once per hour. If they differ, a file beside the listing informs all jobs that
+use it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ FOLDER = "listings"
 LEAST = 10_000
 """Fewest files of a listing that is kept; fewer are listed anew each time."""
 SETTLED_S = 2.0
-"""A folder that changed within this time before it was listed may change again unnoticed: file
-systems round times.
+"""Seconds since the last change of a folder after which its listing is kept.
+
+File systems round times, so an earlier listing could miss a later change.
 """
 RECHECKED_S = 3600.0
 UNDER_WAY_S = 60.0
-"""A comparison that has said nothing for so long has ended with its process."""
+"""Seconds without a sign of a comparison after which it counts as ended."""
 RECORD, CHECKED, COMPARING = "listing.json", "checked", "comparing"
 
 FolderFacts = tuple[str, int, int, int]
@@ -72,23 +73,21 @@ class Watch:
 
     @property
     def found(self) -> str:
-        """A sentence about the first file that changed, whichever process saw it; empty where none
-        did.
-        """
+        """A sentence about the first changed file, found by any process; empty if there is none."""
         if not self._found:
             with suppress(OSError, ValueError):
                 self._found = _finding(self.home, self.key).read_text(encoding="utf-8")
         return self._found
 
     def start(self) -> None:
-        """Compares in a thread, unless some process did so within the hour, or does so now."""
+        """Compares in a thread, unless some process did within the hour, or does now."""
         if _is_younger(self.home / CHECKED, RECHECKED_S) or _is_younger(self.home / COMPARING, UNDER_WAY_S):
             return
         self._mark(COMPARING)
         Thread(target=self.compare, name="listing", daemon=True).start()
 
     def compare(self) -> None:
-        """Compares size and time of every file; drops the kept listing where one differs."""
+        """Compares size and time of every file; drops the kept listing if one differs."""
         step, rest = 1000, 0.0
         for start in range(0, len(self.files), step):
             began = time.monotonic()
@@ -98,8 +97,8 @@ class Watch:
                     self._tell(f"{self.root / self.files.name(index)} has changed since its folder was listed")
                     return
             rest = time.monotonic() - began
-            time.sleep(min(rest, 0.1))  # the job itself goes first
-        self._mark(CHECKED)  # last: a process that ends before has compared nothing
+            time.sleep(min(rest, 0.1))  # the work of the job has priority
+        self._mark(CHECKED)  # written last, so that an interrupted comparison does not count
 
     def _tell(self, finding: str) -> None:
         self._found = finding
@@ -132,7 +131,7 @@ def is_kept(root: Path) -> bool:
 
 
 def kept(root: Path, classes: tuple[str, ...] | None) -> Known | None:
-    """The kept listing of ``root``; None where there is none, or a folder has changed.
+    """The kept listing of ``root``; None if there is none, or a folder has changed.
 
     Args:
         root: a folder of class folders.
@@ -147,7 +146,7 @@ def kept(root: Path, classes: tuple[str, ...] | None) -> Known | None:
 
 
 def mapped(root: Path, classes: tuple[str, ...] | None) -> Files | None:
-    """The files of a kept listing, mapped from disk, also where a folder has changed."""
+    """The files of a kept listing, mapped from disk, even if a folder has changed."""
     home = _home(root, classes)
     try:
         return Files(*(np.load(home / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS))
@@ -163,7 +162,7 @@ def keep(
     folders: Iterable[FolderFacts],
     began: int,
 ) -> str:
-    """Keeps a listing where it is large and its folders were at rest; returns the key of its files.
+    """Keeps a listing if it is large and its folders did not change; returns the key of its files.
 
     Args:
         root: of the listing.
@@ -174,9 +173,9 @@ def keep(
         began: when the listing began (:func:`now`).
     """
     key, home = files.key, _home(root, asked)
-    shutil.rmtree(home, ignore_errors=True)  # of how the folder was before
+    shutil.rmtree(home, ignore_errors=True)  # from an earlier state of the folder
     with suppress(OSError):
-        _finding(home, key).unlink()  # the files are again as they were
+        _finding(home, key).unlink()  # the folder is again as it was
     if len(files) < LEAST:
         return key
     top = root.stat()
@@ -193,7 +192,7 @@ def keep(
 
 
 def _record(home: Path) -> dict[str, Any] | None:
-    """What is written about a kept listing; None where there is none, or a folder has changed."""
+    """The record of a kept listing; None if there is none, or a folder has changed."""
     try:
         record = json.loads((home / RECORD).read_text(encoding="utf-8"))
         return record if all(_is_unchanged(*facts) for facts in record["folders"]) else None
@@ -206,7 +205,7 @@ def _home(root: Path, classes: tuple[str, ...] | None) -> Path:
 
 
 def _finding(home: Path, key: str) -> Path:
-    """The file that says what changed since the files of ``key`` were listed."""
+    """The file with the change since the files of ``key`` were listed."""
     return home.with_name(f"{home.name}-{key[:16]}.changed")
 
 

@@ -1,4 +1,4 @@
-"""Processes that read pictures for this one: they stay for the next epoch, and for other splits."""
+"""Processes that read pictures for this one, for several epochs and splits."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from autocompress.processors import usable_processors
 log = logging.getLogger("autocompress")
 
 MOST = 8
-"""Most processes where the job leaves their number to the machine."""
+"""Most processes with "auto"."""
 AHEAD = 2
 """Batches that each process reads ahead."""
 POOLS = 2
-"""Lists of pictures whose processes stay: the training images, and other images."""
+"""Most lists of pictures with processes: the training images, and other images."""
 WORTH_S = 2.0
-"""Work of this many seconds is worth the start of processes."""
+"""Fewest seconds of work for which processes are started."""
 SHARED_MEMORY = "/dev/shm"
 
 Answer = torch.Tensor
@@ -40,11 +40,11 @@ Answer = torch.Tensor
 
 @dataclass(frozen=True)
 class Readers:
-    """How many processes read pictures.
+    """The number of processes that read pictures.
 
     Attributes:
-        count: of the processes; 0 to read in this process.
-        waits: they start only where enough work is left.
+    count: number of processes; 0 to read in this process.
+    waits: processes only start if enough work is left.
     """
 
     count: int = 0
@@ -55,8 +55,8 @@ class Readers:
         """Of a job.
 
         Args:
-            asked: a number, or "auto": the processors that are left beside the trials.
-            trials: of the job at the same time.
+            asked: a number, or "auto" for the processors that trials do not use.
+            trials: number of simultaneous trials of the job.
         """
         if isinstance(asked, int):
             return cls(asked)
@@ -67,7 +67,7 @@ HERE = Readers()
 
 
 class _Requests(Sampler[Request]):
-    """The requests of the iteration that begins next."""
+    """The requests of the next iteration."""
 
     def __init__(self) -> None:
         self.next: Sequence[Request] = ()
@@ -81,7 +81,7 @@ class _Requests(Sampler[Request]):
 
 @dataclass
 class _Pool:
-    """Processes for one list of pictures. One iteration at a time."""
+    """Processes for one list of pictures; they work on one iteration at a time."""
 
     reading: Reading
     count: int
@@ -89,8 +89,7 @@ class _Pool:
     requests: _Requests = field(default_factory=_Requests)
 
     def __post_init__(self) -> None:
-        # Processes that are forked have all that this one imported; after CUDA's first use a fork
-        # is broken.
+        # Forked processes need no imports. After the first use of CUDA, forking is not possible.
         context = "forkserver" if torch.cuda.is_initialized() else "fork" if hasattr(os, "fork") else "spawn"
         if context == "forkserver":
             get_context(context).set_forkserver_preload(["autocompress.data.batches", "timm.data"])
@@ -106,7 +105,9 @@ class _Pool:
                 collate_fn=_as_it_is,
                 worker_init_fn=_begin,
                 multiprocessing_context=context,
-                generator=torch.Generator(),  # its first iteration draws, and not from torch's own: dropout follows
+                # The first iteration draws a number. It must not come from torch's own generator,
+                # which dropout uses later.
+                generator=torch.Generator(),
             )
 
     def answers(self, requests: Sequence[Request]) -> Iterator[Any]:
@@ -130,13 +131,13 @@ _pools: OrderedDict[Any, _Pool] = OrderedDict()
 def answers(reading: Reading, requests: Sequence[Request], readers: Readers) -> Iterator[Answer]:
     """The images of each request, uint8 or float32 ``(N, C, H, W)``, in order.
 
-    Where a process ends, or all are busy with another iteration, this process reads.
+    If a process ends, or all are busy with another iteration, this process reads.
 
     Raises:
         UserError: naming a picture that cannot be read.
     """
     if requests and requests[0].seeds is not None:
-        _ = reading.augmented  # before processes are forked, which then have it
+        _ = reading.augmented  # before forking, so that the processes have it
     done, count = 0, readers.count if len(requests) > 1 else 0
     if count and readers.waits:
         began = time.monotonic()
@@ -171,7 +172,7 @@ def _checked(answer: Any) -> Answer:
 
 
 def _sent(requests: Sequence[Request], reading: Reading, count: int) -> Sequence[Request]:
-    """The requests; their answers go through pipes where shared memory is too small for them."""
+    """The requests; answers are sent through pipes if shared memory is too small."""
     if not requests:
         return requests
     channels, height, width = reading.info.input_size
@@ -182,7 +183,7 @@ def _sent(requests: Sequence[Request], reading: Reading, count: int) -> Sequence
 
 
 def shared_memory() -> int:
-    """Free bytes of shared memory; 0 where there is none."""
+    """Free bytes of shared memory; 0 if there is none."""
     try:
         facts = os.statvfs(SHARED_MEMORY)
     except OSError:
@@ -191,7 +192,7 @@ def shared_memory() -> int:
 
 
 def _pool(reading: Reading, count: int) -> _Pool | None:
-    """The processes for ``reading``, started if needed; None where they are busy."""
+    """The processes for ``reading``, started if needed; None if they are busy."""
     key = reading.origin.key, reading.origin.pictures.place, reading.info, count, os.getpid()
     if (pool := _pools.get(key)) is not None:
         _pools.move_to_end(key)
@@ -209,7 +210,7 @@ def _drop(pool: _Pool) -> None:
 
 @contextmanager
 def _as_many_as_asked() -> Iterator[None]:
-    """Context without torch's warning of more processes than processors."""
+    """Context without torch's warning about more processes than processors."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         yield
@@ -217,10 +218,10 @@ def _as_many_as_asked() -> Iterator[None]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Context after which torch handles no SIGCHLD.
+    """Context after which torch has no handler for SIGCHLD.
 
-    Its handler raises wherever this process is when a process ends. Whoever waits for an answer
-    of that process is told without it.
+    That handler would raise at any place in this process when a reading process ends. Waiting for
+    an answer of that process raises without the handler.
     """
     before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     try:
@@ -235,7 +236,7 @@ def _as_it_is(answer: Any) -> Any:
 
 
 def _begin(_number: int) -> None:
-    """The start of a process: signals are for the process that reads in."""
+    """Called first in a reading process: signals are left to its parent."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Which images train, validate and test: one split for each role."""
+"""Assigns images to training, validation and test: one split for each role."""
 
 from __future__ import annotations
 

@@ -28,11 +28,11 @@ ARRAYS = ("shard", "start", "size", "label")
 
 @dataclass(frozen=True)
 class Index:
-    """Where the pictures are.
+    """The places of the pictures.
 
     Attributes:
         shard: number of the tar file, int64.
-        start: where the content begins in it, int64.
+        start: byte at which the content begins, int64.
         size: of the content, bytes, int64.
         label: of the picture, int64.
     """
@@ -47,7 +47,7 @@ class Shards:
     """The pictures of one split of ``wds/``, whose shards are files.
 
     Args:
-        name: of the split, in words.
+        name: of the split, as text.
         files: the shards, in order.
         endings: of pictures in a shard, without the dot.
         exif: turn pictures upright by their EXIF orientation.
@@ -108,9 +108,9 @@ class Shards:
 
 
 def shards_of(name: str, dataset: Any, exif: bool) -> Shards | None:
-    """The shards that timm's reader found, where all are files with a label beside each picture.
+    """The shards of timm's reader, if all are files with a label beside each picture.
 
-    Others (addresses, pipes, labels in JSON) give None and are streamed.
+    For others (addresses, pipes, labels in JSON), it returns None, and they are streamed.
     """
     reader = dataset.reader
     if reader.target_key or reader.split_info.alt_label or reader.remap_class:
@@ -139,8 +139,9 @@ def _kept(files: Sequence[Path], facts: Sequence[Any], endings: Sequence[str]) -
 
 
 def _indexed(file: Path, endings: set[str]) -> Iterator[tuple[int, int, int]]:
-    """Start, size and label of each picture of a shard. Members of one sample share their name up
-    to its first dot, and follow each other.
+    """Start, size and label of each picture of a shard.
+
+    Members of one sample are consecutive, and have the same name up to its first dot.
 
     Raises:
         UserError: if the shard is damaged, or a picture has no label.
@@ -151,7 +152,7 @@ def _indexed(file: Path, endings: set[str]) -> Iterator[tuple[int, int, int]]:
         with tarfile.open(file, "r:") as archive:
             while True:
                 member = archive.next()
-                archive.members = []  # type: ignore[attr-defined]  # else it keeps all of them
+                archive.members = []  # type: ignore[attr-defined]  # otherwise tarfile stores all members
                 name, ending = ("", "") if member is None else _parts(member.name)
                 if member is not None and not member.isfile():
                     continue
@@ -171,7 +172,7 @@ def _indexed(file: Path, endings: set[str]) -> Iterator[tuple[int, int, int]]:
 
 
 def _parts(path: str) -> tuple[str, str]:
-    """A member's path up to the first dot of its last part, and the ending in lower case."""
+    """The path of a member up to the first dot of its last part, and the ending in lower case."""
     folder, slash, name = path.rpartition("/")
     stem, _, ending = name.partition(".")
     return f"{folder}{slash}{stem}", ending.lower()

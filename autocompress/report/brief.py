@@ -11,7 +11,7 @@ from autocompress.results import SearchResult
 
 BRIEF_FILE = "report.md"
 MOST_RECIPE = 300
-"""Characters of a recipe in words."""
+"""Most characters of a recipe as text."""
 MOST_REASONS = 5
 
 
@@ -38,7 +38,7 @@ def _sentences(result: SearchResult) -> list[str]:
 
 
 def _use(result: SearchResult) -> list[str]:
-    """The command that exports the recommended model, where its files are here."""
+    """The command that exports the recommended model, if its files exist."""
     found = answer(result)
     return [fenced(found.export, "sh")] if found and found.export else []
 
@@ -84,7 +84,7 @@ def _trials(result: SearchResult) -> str:
 
 
 def _machine(result: SearchResult) -> str:
-    """Job and machine, folded."""
+    """Job and machine, in a folded section."""
     told = {key: value for key, value in result.job.items() if value not in (None, {}, [])}
     text = json.dumps({"job": told, "environment": result.summary.get("environment")}, indent=2, default=plain)
     return f"<details><summary>job and machine</summary>\n\n{fenced(text, 'json')}\n</details>\n"

@@ -42,7 +42,7 @@ def tables(comparison: Comparison) -> Group:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """All that there is to tell, as JSON values; null where a run has no such figure."""
+    """The full comparison as JSON values; null for missing figures."""
     runs = [
         {
             "run": str(run.result.folder),
@@ -99,7 +99,7 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 
 def _name(text: str) -> str:
-    """A run's name on one line; of a long path the end, which tells runs apart."""
+    """The name of a run on one line; the end of a long path, which distinguishes runs."""
     name = plain(text, 10 * NAME_WIDTH)
     return name if len(name) <= NAME_WIDTH else f"…{name[1 - NAME_WIDTH :]}"
 

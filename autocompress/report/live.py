@@ -1,4 +1,4 @@
-"""A search that is not over, in words: its phase, what it counts, and how long it will take."""
+"""A running search as text: its phase, counts of trials, and the expected time left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LONG = 200
 
 
 def sentences(result: SearchResult, status: Status | None) -> list[str]:
-    """What a watcher wants to know, the most important first."""
+    """Sentences about the state of a search, the most important first."""
     told = [f"{_phase(result, status)}: {counts(result, status)}"]
     if status is not None and status.phase != OVER and status.is_running is not False:
         told += _now(status)
@@ -21,8 +21,8 @@ def sentences(result: SearchResult, status: Status | None) -> list[str]:
 def counts(result: SearchResult, status: Status | None) -> str:
     """``12 of 24 trials (10 complete, 2 infeasible)``.
 
-    The rows of trials.csv follow the search within seconds; the number of trials is that of
-    whichever is further."""
+    trials.csv follows the search within seconds, so the number of trials is the larger one of its
+    rows and the count in the status."""
     done = max(len(result.trials), 0 if status is None else status.trials)
     total = (status.total if status else 0) or (result.job.get("budget") or {}).get("trials")
     parts = ", ".join(f"{count} {name}" for name, count in view.counts(result) if count)
@@ -41,7 +41,7 @@ def _phase(result: SearchResult, status: Status | None) -> str:
 
 
 def _now(status: Status) -> list[str]:
-    """The step, the workers and the time that is left."""
+    """The step, the workers and the time left."""
     told = []
     if status.step and status.phase != "searching":
         told.append(f"{plain(status.step, LONG)}{'' if status.fraction is None else f': {status.fraction:.0%}'}")

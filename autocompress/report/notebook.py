@@ -1,4 +1,4 @@
-"""A run in a notebook: what was found, a picture of the front and its table, as a piece of HTML."""
+"""A run in a notebook as HTML: the result, a picture of the front, and its table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from autocompress.report.answer import answer
 from autocompress.report.picture import picture
 from autocompress.results import SearchResult
 
-# Colours that can be read on white and on black, because a notebook may have either ground.
+# Colours for white and black backgrounds, because a notebook may have either.
 STYLE = """
 .autocompress-run { max-width: 900px; }
 .autocompress-run svg { width: 480px; max-width: 100%; height: auto; font: 13px sans-serif; }
@@ -29,7 +29,7 @@ STYLE = """
 
 
 def run_html(result: SearchResult) -> str:
-    """The run as HTML: texts of users are escaped, nothing is loaded, no script runs."""
+    """The run as HTML; texts of users are escaped, nothing is loaded, and there is no script."""
     found = answer(result)
     name = escaped_name(result)
     parts = [Markup("<style>{}</style>").format(Markup(STYLE)), Markup('<div class="autocompress-run">')]

@@ -1,4 +1,4 @@
-"""Where integers pay: the layers of the baseline in float and in integers, by group."""
+"""Times of the layers of the baseline in float and in integers, by group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class GroupPaying:
     Attributes:
         group: name.
         float_us, integer_us: microseconds of its layers in each form.
-        form: what they compute in, in words.
+        form: whether they compute in float or in integers, as text.
         layers: their rows (``layer``, ``operator``, ``float_us``, ``integer_us``, ``computes``).
     """
 
@@ -50,7 +50,7 @@ def by_group(rows: Sequence[Row]) -> list[GroupPaying]:
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
-    """A headline and a line a group, for a terminal; empty where nothing was measured."""
+    """A headline and a line for each group, for a terminal; empty if nothing was measured."""
     if not rows:
         return []
     return [f"integers on this device: {headline(rows)}"] + [
@@ -60,7 +60,7 @@ def lines(rows: Sequence[Row]) -> list[str]:
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """How many layers compute in integers, in words."""
+    """A sentence about the number of layers that compute in integers."""
     count = sum(row["computes"] == "integers" for row in rows)
     if count == len(rows):
         return "they pay in every layer"

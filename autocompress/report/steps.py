@@ -1,4 +1,4 @@
-"""What each step of the recommended recipe costs and gains, as rows with bars: a waterfall."""
+"""The effect of each step of the recommended recipe, as rows with bars (a waterfall)."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class StepRow:
 
     Attributes:
         name, told: heading and explanation of the step.
-        cost: against the baseline's, with the interval, where it was measured.
+        cost: ratio to the baseline, with its interval if it was measured.
         interval: of the cost.
-        factor: cost after it divided by the cost before.
+        factor: cost after the step divided by the cost before.
         cost_bar, drop_bar: from the model before to the model after.
-        change: of accuracy against the baseline, in points.
-        step: of accuracy in this step, in points.
+        change: of accuracy relative to the baseline, in points.
+        step: change of accuracy in this step, in points.
     """
 
     name: str
@@ -63,9 +63,9 @@ class Steps:
     Attributes:
         trial: its number.
         cost: the quantity of the cost, in a sentence.
-        rows: in the order of the pipeline; the baseline is not among them.
-        limit: most seconds that measuring them was allowed to take.
-        missing: why steps are missing, else empty.
+        rows: in the order of the pipeline, without the baseline.
+        limit: time limit of the measurement in seconds.
+        missing: the reason why steps are missing, else empty.
     """
 
     trial: int
@@ -76,7 +76,7 @@ class Steps:
 
 
 def steps(result: SearchResult) -> Steps | None:
-    """The waterfall of the run's recommended model; None where nothing was measured."""
+    """The waterfall of the run's recommended model; None if nothing was measured."""
     told = result.summary.get("explained") or {}
     column = f"{result.cost}_ratio" if result.cost in ("latency", "size") else "latency_ratio"
     found = [step for step in told.get("steps") or [] if step.get(column) and step.get("accuracy_drop") is not None]
@@ -125,7 +125,7 @@ def _row(
 
 
 def _bar(before: float, after: float, *, lower: float) -> Bar:
-    """From ``before`` to ``after``, shares of the track; better where ``lower`` is below 1."""
+    """From ``before`` to ``after``, as shares of the track; better if ``lower`` is below 1."""
     start, end = (min(max(100 * share, 0.0), 100.0) for share in sorted((before, after)))
     kind: Literal["better", "worse", "same"] = "same" if abs(lower - 1) < 0.005 else "better" if lower < 1 else "worse"
     return Bar(round(min(start, 99.4), 1), round(max(end - start, 0.6), 1), kind)

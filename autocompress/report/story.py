@@ -1,4 +1,4 @@
-"""A recipe for readers who know no method: what was done to operators, channels and numbers."""
+"""A recipe in plain words: what was done to operators, channels and numbers."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def _training(values: Mapping[str, Any]) -> str:
 
 
 def _numbers(values: Mapping[str, Any]) -> str:
-    """Bits in words: ``8-bit integers everywhere but stem (float)``."""
+    """Bits as text: ``8-bit integers everywhere but stem (float)``."""
     text = re.sub(r"\bint(\d+)\b", r"\1-bit integers", words.bits(values))
     return re.sub(r"\bW(\d+)A(\d+)\b", r"\1-bit weights and \2-bit activations", text)

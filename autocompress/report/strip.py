@@ -1,4 +1,4 @@
-"""What became of each layer of the recommended model: two strips, a table and a sentence."""
+"""The layers of the recommended model and of the baseline: two strips, a table and a sentence."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from autocompress.results import SearchResult
 
 WIDTH, HEIGHT = 1000, 84
 SLOWEST = 3
-"""Layers that the sentence names."""
+"""Number of layers in the sentence."""
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A layer for the table: texts."""
+    """A row of the table of layers, as texts."""
 
     layer: str
     group: str
@@ -39,8 +39,8 @@ class Strip:
     Attributes:
         trial: its number.
         widths: picture of the share of channels that each layer keeps.
-        times: picture of its time before and after; empty where nobody measured it.
-        slowest: a sentence on where its time goes.
+        times: picture of the time of each layer before and after; empty if not measured.
+        slowest: a sentence about the slowest layers.
         rows: of the table.
     """
 
@@ -52,7 +52,7 @@ class Strip:
 
 
 def strip(result: SearchResult) -> Strip | None:
-    """The layers of the run's recommended model; None where the run does not tell."""
+    """The layers of the run's recommended model; None if the run has no such data."""
     told = result.summary.get("explained") or {}
     layers = told.get("layers") or []
     if not layers:
@@ -102,13 +102,13 @@ def _kind(layer: Row) -> str:
 
 
 def _is_untouched(layer: Row) -> bool:
-    """Whether a layer is as it was in the baseline."""
+    """Whether a layer is the same as in the baseline."""
     same = all(layer[name][0] == layer[name][1] for name in ("params", "macs"))
     return same and not layer["became"] and layer["weight_bits"] is None and _share(layer) == 1
 
 
 def _frame(layers: Sequence[Row], title: str) -> tuple[float, list[Markup]]:
-    """The width of a layer's column, and what both strips have: a title and the groups."""
+    """The width of a layer's column, and the common parts of both strips: title and groups."""
     column = WIDTH / len(layers)
     parts, start = [tag("text", title, class_="title", x=0, y=12)], 0
     for group, members in groupby(layers, key=lambda layer: str(layer["group"])):
@@ -157,7 +157,7 @@ def _times(layers: Sequence[Row]) -> Markup:
 
 
 def _slowest(layers: Sequence[Row]) -> str:
-    """Where the time of the model goes now."""
+    """The sentence about the slowest layers of the model."""
     after = [(layer["us"][1], layer) for layer in layers if layer.get("us") and layer["us"][1] is not None]
     whole = sum(time for time, _ in after)
     if not whole:

@@ -11,12 +11,12 @@ from markupsafe import Markup, escape
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to pixels.
+    """Maps values to pixels.
 
     Attributes:
         low, high: values at the ends.
         start, end: their pixels.
-        log: whether equal factors take equal space.
+        log: a logarithmic scale.
     """
 
     low: float
@@ -26,7 +26,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """The pixel of ``value``, held within the ends."""
+        """The pixel of ``value``, limited to the ends."""
         bend = math.log if self.log else float
         low, high = bend(self.low), bend(self.high)
         share = (bend(value) - low) / (high - low) if high > low else 0.5
@@ -45,7 +45,7 @@ def round_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def doubling_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Powers of two from ``low`` to ``high``; round values where fewer than two lie there."""
+    """Powers of two from ``low`` to ``high``; round values if there are fewer than two."""
     first, last = math.ceil(math.log2(low) - 1e-9), math.floor(math.log2(high) + 1e-9)
     every = max(1, math.ceil((last - first + 1) / most))
     ticks = [2.0**power for power in range(first, last + 1, every)]
@@ -67,7 +67,7 @@ def drawing(width: int, height: int, label: str, parts: Iterable[Markup], class_
 
     Args:
         width, height: of the canvas, in its own pixels.
-        label: what is seen, for those who cannot see it.
+        label: a description for screen readers.
         parts: elements, the last one on top.
         class_: for styles.
     """
@@ -76,17 +76,17 @@ def drawing(width: int, height: int, label: str, parts: Iterable[Markup], class_
 
 
 WAYS = ((-9, -7, "end"), (9, 19, "start"), (0, -14, "middle"), (0, 24, "middle"), (-11, 4, "end"), (11, 4, "start"))
-"""Where a label may stand beside its mark; a front's line passes neither of the first two."""
+"""Places of a label beside its mark; the line of a front avoids the first two."""
 
 
 def placed(
     spots: Sequence[tuple[float, float, str]], left: float, right: float, taken: Sequence[tuple[float, float]] = ()
 ) -> list[tuple[float, float, str, str]]:
-    """(x, y, anchor, text) of a label for each ``(x, y, text)``; those that find no room are gone.
+    """(x, y, anchor, text) of a label for each ``(x, y, text)``; labels without room are left out.
 
     Args:
         spots: of the marks, the most important first.
-        left, right: ends of the room for labels.
+        left, right: limits of the area for labels.
         taken: marks that no label may cover.
     """
     boxes: list[tuple[float, float, float, float]] = [(x - 6, y - 6, x + 6, y + 6) for x, y in taken]
@@ -99,7 +99,7 @@ def placed(
             box = (start, y + dy - 11, start + long, y + dy + 3)
             if left <= box[0] and box[2] <= right:
                 ways.append((sum(_meet(box, other) for other in boxes), box, (x + dx, y + dy, anchor, text)))
-        # The first label covers something rather than be left out.
+        # The first label is never left out, even if it covers something.
         if ways and ((best := min(ways, key=lambda way: way[0]))[0] == 0 or not found):
             boxes.append(best[1])
             found.append(best[2])

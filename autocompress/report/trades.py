@@ -1,4 +1,4 @@
-"""The cheapest model for each drop of accuracy that is allowed: the slider and its table."""
+"""The cheapest model for each allowed accuracy drop, for the slider and its table."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class TradeRow:
     """A model that is the cheapest from some allowed drop on.
 
     Attributes:
-        drop: points below the baseline; the model is the cheapest where so many may be lost.
-        allowed: the same in words.
+        drop: points below the baseline; the model is the cheapest if this drop is allowed.
+        allowed: the drop as text.
         trial: its number.
-        gain: its cost in words: "10.6 times as fast".
-        cost: its cost against the baseline's.
+        gain: its cost as text: "10.6 times as fast".
+        cost: ratio to the cost of the baseline.
         change, test_change: of accuracy, in points.
         size: of its file.
-        fits: it meets the constraints of the job.
+        fits: whether it meets the constraints of the job.
     """
 
     drop: float
@@ -36,7 +36,7 @@ class TradeRow:
 
 
 def trade_rows(result: SearchResult) -> list[TradeRow]:
-    """The rows, the most accurate model first; empty where accuracy and cost are not known."""
+    """The rows, the most accurate model first; empty if accuracy and cost are unknown."""
     return [
         TradeRow(
             drop=max(round(float(row["accuracy_drop"]), 4), 0.0),

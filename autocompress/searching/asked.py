@@ -1,4 +1,4 @@
-"""A recipe on its way to a worker."""
+"""A recipe for a worker."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Asked:
         number: of its trial in the study.
         values: the recipe.
         label: of a starting point, else "".
-        rung: to which it is trained.
-        below: the row of the last rung, where ``rung`` is not 0.
+        rung: to which the recipe is trained.
+        below: the row of the rung below, if ``rung`` is not 0.
         attempt: counts from 1; a recipe whose worker was lost is tried again.
     """
 

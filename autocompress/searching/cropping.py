@@ -17,13 +17,14 @@ SECONDS = 1.0
 def crop_told(opened: SearchableJob, measurer: Measurer, folder: Path) -> dict[str, Any]:
     """The tap crop of the float baseline, as JSON values.
 
-    Its layers, weights and multiply-adds; size and latency of the file against the baseline's; the
-    interval of the latency. Empty where the crop leaves nothing out, or the job does without it.
+    These are layers, weights and multiply-adds left out, ratios of size and latency to the
+    baseline, and the interval of the latency. Empty if the crop leaves nothing out, or the job
+    switches it off.
 
     Args:
         opened: of the job.
         measurer: its devices.
-        folder: of the run, for a file that is soon gone.
+        folder: of the run, for a temporary file.
     """
     with tempfile.TemporaryDirectory(dir=scratch_folder(folder)) as scratch:
         found = opened.cropped_baseline(Path(scratch) / "cropped.onnx")

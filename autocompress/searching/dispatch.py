@@ -1,4 +1,4 @@
-"""Which recipe a free worker gets, until when, and what happens when a worker is lost."""
+"""Gives recipes to free workers within the budget, and handles lost workers."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ from autocompress.searching.study import Compose, Study
 log = logging.getLogger("autocompress.search")
 
 TYPICAL = 256
-"""The last trials, which say how long one takes."""
+"""Number of last trials from which the duration of a trial is estimated."""
 MOST_FAILED_STARTS = 3
-"""Workers that may fail to start one after another before no more are started."""
+"""Failed starts of workers in a row after which no more are started."""
 NODES_KNOWN_AFTER_S = 6.0
-"""Seconds after a failed start until a node that ended is known to be gone, and does not count."""
+"""Seconds after a failed start until the loss of a node is known; such a start does not count."""
 MOST_LOSSES = 10
-"""How often a rung of a recipe is tried, losses that were the fault of a node too."""
+"""Most attempts at a rung of a recipe, including losses with a node."""
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """What this run may still spend.
+    """The remaining budget of this run.
 
     Attributes:
-        trials: how many more.
-        deadline: seconds since the epoch after which no trial is started. None: no limit.
-        trial_seconds: the longest that one trial may take. Time spent on images that trials share
-            does not count.
+    trials: number of further trials.
+    deadline: seconds since the epoch after which no trial is started. None: no limit.
+    trial_seconds: time limit of a trial. Making images that trials share does not count.
     """
 
     trials: int
@@ -50,26 +49,26 @@ class Allowance:
 
 @dataclass(frozen=True)
 class _UnderWay:
-    """A recipe that a worker has, and since when (seconds since the epoch)."""
+    """The recipe of a worker, and the time at which it began (seconds since the epoch)."""
 
     asked: Asked
     since: float
 
 
 class Dispatcher:
-    """Hands recipes to workers.
+    """Gives recipes to workers.
 
-    A recipe is asked for when a worker is free for it, so the sampler knows all rows.
+    A recipe is drawn when a worker is free for it, so that the sampler knows all rows.
 
     Args:
-        study: where recipes come from and rows go.
+        study: gives recipes and keeps rows.
         compose: runs the space with a chooser.
         allowance: of this run.
-        spool: where workers leave their rows.
+        spool: has the rows of workers.
         on_row: called in the driver with each new row.
-        on_note: called with what the user should know.
-        endings: judge when there is enough; None for a search that ends with its allowance.
-        climbing: says which recipes are trained further; None where none is.
+        on_note: called with notes for the user.
+        endings: decides whether the search ends early; None for a search that uses its allowance.
+        climbing: decides which recipes are trained further; None for no further training.
     """
 
     def __init__(
@@ -99,27 +98,27 @@ class Dispatcher:
         """Workers that could not open the job, by node."""
         self._starts_no_more = False
         self.workers_seen = 0
-        """Worker processes that were there so far, and could open the job as far as is known."""
+        """Number of worker processes so far, without those that could not open the job."""
         self._start_error = ""
         self._seconds: deque[float] = deque(maxlen=TYPICAL)
         self._why_ended = ""
         self._is_closed = False
         self._is_enough = False
         self.is_node_gone: Callable[[str], bool] = frozenset[str]().__contains__
-        """Whether a node has left the cluster, or is about to: losses there are not counted."""
+        """Whether a node has left the cluster, or is about to leave; losses there do not count."""
 
-    # --- what Ray asks ----------------------------------------------------------------------------
+    # --- questions of Ray -------------------------------------------------------------------------
 
     @property
     def work_left(self) -> int:
-        """How many workers could be busy now, as far as the budget is concerned."""
+        """Number of workers for which the budget has work now."""
         waiting = len(self._running) + len(self._again)
         left = 0 if self._why_ended else self._allowance.trials - self._issued
         return waiting + (left or int(self._promotion() is not None))
 
     @property
     def why_ended(self) -> str:
-        """Why no more recipes are handed out; empty while they are."""
+        """The reason why no more recipes are given out; empty if there is none."""
         spent = self._issued >= self._allowance.trials
         if self._why_ended or not (spent or self.no_worker_starts):
             return self._why_ended
@@ -127,51 +126,49 @@ class Dispatcher:
 
     @property
     def is_over(self) -> bool:
-        """No recipe is being tried, and none will be."""
+        """Whether no recipe is being tried, and none will be."""
         return self._is_enough or self.work_left == 0 or (self.no_worker_starts and not self._running)
 
     @property
     def is_start_in_doubt(self) -> bool:
-        """Workers failed to start so often that no more should be started now."""
+        """Whether workers failed to start so often that no more should be started now."""
         failed = sum(not self.is_node_gone(node) for node in self._failed_starts)
         return self._starts_no_more or failed >= MOST_FAILED_STARTS
 
     @property
     def no_worker_starts(self) -> bool:
-        """The same, and no node is about to be found gone: no worker will start."""
-        is_known = (
-            not self._failed_starts or not self._failed_starts[-1]
-        )  # on this machine there is nothing to wait for
+        """As :attr:`is_start_in_doubt`, when no loss of a node can explain it any more."""
+        is_known = not self._failed_starts or not self._failed_starts[-1]  # on this machine, no node can be lost
         is_known = is_known or time.monotonic() - self._failed_at >= NODES_KNOWN_AFTER_S
         return self._starts_no_more or (is_known and self.is_start_in_doubt)
 
     @property
     def under_way(self) -> list[dict[str, Any]]:
-        """The recipes that are being tried: numbers of their trials, and labels."""
+        """Number and label of the trials that are running."""
         running = [one.asked for one in list(self._running.values())]
         return [{"trial": asked.number, "label": asked.label} for asked in running]
 
     @property
     def start_error(self) -> str:
-        """The last line of what the last worker that could not start said."""
+        """The last line of the error of the last worker that could not start."""
         return self._start_error
 
-    # --- a worker's life --------------------------------------------------------------------------
+    # --- events of workers ------------------------------------------------------------------------
 
     def started(self) -> None:
-        """A worker is there."""
+        """A worker has started."""
         self._failed_starts.clear()
         self.workers_seen += 1
 
     def give_back(self, worker: str) -> None:
-        """``worker`` will not try its recipe: another one gets it next."""
+        """``worker`` will not try its recipe, so another one gets it next."""
         self._again.append(self._running.pop(worker).asked)
 
     def refused(self, worker: str, why: str, node: str = "") -> bool:
-        """``worker`` cannot open the job, or cannot measure, and ends: another one gets its recipe.
+        """``worker`` cannot open the job or measure, and ends; another one gets its recipe.
 
         Returns:
-            Whether that happened so often on ``node`` that no more should be started there.
+        Whether this happened so often on ``node`` that no more should be started there.
         """
         asked = self._running.pop(worker).asked
         self._spool.drop(asked.number, asked.attempt)
@@ -183,24 +180,24 @@ class Dispatcher:
         return self._refusals[node] >= MOST_FAILED_STARTS
 
     def start_no_more(self) -> None:
-        """No worker can open the job: the search ends with those that work already."""
+        """No worker can open the job any more; running workers finish, then the search ends."""
         self._starts_no_more = True
 
     def hand_out(self, worker: str) -> Asked | None:
-        """The next recipe for ``worker``, lost ones first.
+        """The next recipe for ``worker``; lost recipes come first.
 
-        None where there is none left for it: see ``why_ended``.
+        None if there is none left; see ``why_ended``.
         """
         if self._deadline_is_near():
             self._close("the time is up")
         if self._is_closed:
-            self._again.clear()  # what waits for another attempt is for a resume
+            self._again.clear()  # recipes that wait for another attempt are left to a resume
             return None
         if self._again:
             asked: Asked | None = self._again.popleft()
         else:
             asked = self._promoted() or self._next()
-            asked = asked or self._promoted()  # what can climb waits for recipes that were never tried
+            asked = asked or self._promoted()  # promotions wait for recipes that were never tried
         if asked is None:
             return None
         self._handed_out[asked.number] += 1
@@ -210,10 +207,10 @@ class Dispatcher:
         return asked
 
     def finished(self, worker: str, row: Row | None) -> Row | None:
-        """``worker`` is done with its recipe, which gave ``row``; the study has it now.
+        """``worker`` has finished its recipe; returns its row, which is now in the study.
 
-        None where the worker did not take the recipe up, because the time was over. Call
-        :meth:`tell` with a row once the worker has its next recipe.
+        None if the worker did not begin the recipe because the time was up. Call :meth:`tell` with
+        the row after the worker got its next recipe.
         """
         asked = self._running.pop(worker).asked
         if row is not None:
@@ -226,11 +223,11 @@ class Dispatcher:
         self._on_row(row)
 
     def lost(self, worker: str, error: str, node: str = "") -> None:
-        """``worker`` is gone, ``error`` is Ray's text, ``node`` where it was.
+        """``worker`` was lost on ``node``; ``error`` is the text of Ray.
 
-        Its recipe is tried again, unless its row is there, it took too long, or it lost its worker
-        ``MOST_ATTEMPTS`` times: then it gets a failed row. Losses on nodes that are gone do not
-        count, up to ``MOST_LOSSES``.
+        Its recipe is tried again, unless it has a row, took too long, or lost its worker
+        ``MOST_ATTEMPTS`` times. In these cases it gets a failed row. Losses on nodes that left the
+        cluster do not count, up to ``MOST_LOSSES``.
         """
         under_way = self._running.pop(worker, None)
         if under_way is None:
@@ -240,7 +237,7 @@ class Dispatcher:
             log.warning("a worker could not start:\n%s", error)
             return
         asked = under_way.asked
-        if is_full_disk(RuntimeError(error)):  # it only found no room to tell its row
+        if is_full_disk(RuntimeError(error)):  # only its row could not be written
             log.warning("trial %d: there was no room left for its row; a resume tries it again", asked.number)
             return
         row = self._spool.row(asked.number, asked.attempt)
@@ -253,11 +250,11 @@ class Dispatcher:
     # --- inside -----------------------------------------------------------------------------------
 
     def _try_again(self, lost: _UnderWay, error: str, node: str) -> Row | None:
-        """Puts a lost recipe before all others; or gives its failed row."""
+        """Puts a lost recipe before all others, or returns its failed row."""
         asked = lost.asked
         losses = self._losses.setdefault((asked.number, asked.rung), [])
         losses.append(node)
-        own = sum(not self.is_node_gone(one) for one in losses)  # a node's end may be known later
+        own = sum(not self.is_node_gone(one) for one in losses)  # the loss of a node may be known later
         reason, seconds, is_hung = self._why_lost(lost, error)
         log.warning("trial %d, attempt %d: %s\n%s", asked.number, asked.attempt, reason, error)
         if is_hung or own >= MOST_ATTEMPTS or len(losses) >= MOST_LOSSES:
@@ -269,13 +266,13 @@ class Dispatcher:
         return None
 
     def _keep(self, asked: Asked, row: Row) -> None:
-        """Puts a row into the study, and learns from it before the next recipe is handed out."""
+        """Puts a row into the study, and uses it before the next recipe is given out."""
         self._study.keep(asked.number, row)
         self._spool.drop(asked.number, asked.attempt)
         self._note(row)
 
     def _promotion(self) -> Promotion | None:
-        """The recipe that should be trained now; None where others should be tried first."""
+        """The recipe to train now; None if other recipes should be tried first."""
         if self._climbing is None or self._is_closed:
             return None
         is_early = self._climbing.is_first_pass and self._study.is_waiting
@@ -286,7 +283,7 @@ class Dispatcher:
         return self._climbing.next(is_last=bool(self.why_ended), seconds=left)
 
     def _promoted(self) -> Asked | None:
-        """The same, promoted."""
+        """Promotes the recipe that should be trained now, and returns it."""
         found = self._promotion()
         if found is None or self._climbing is None:
             return None
@@ -309,7 +306,7 @@ class Dispatcher:
             if (row := self._study.row(asked.number)) is None:
                 return asked
             self._note(row)
-            self._on_row(row)  # a draw that cannot be built
+            self._on_row(row)  # an invalid draw
             if self._is_closed:
                 return None
             if self._deadline_is_near():
@@ -317,14 +314,14 @@ class Dispatcher:
                 return None
 
     def _deadline_is_near(self) -> bool:
-        """A trial that would hardly end in time is not begun."""
+        """Whether a new trial would probably not end in time."""
         if (deadline := self._allowance.deadline) is None:
             return False
         typical = statistics.median(self._seconds) if self._seconds else 0.0
         return time.time() + typical > deadline
 
     def _note(self, row: Row) -> None:
-        """Learns from a row before the next recipe is handed out."""
+        """Uses a row before the next recipe is given out."""
         if self._climbing is not None:
             self._climbing.add(row)
         if row["status"] == "complete" and not row.get("reached"):
@@ -336,7 +333,7 @@ class Dispatcher:
                 self._close(self._endings.why)
 
     def _close(self, why: str) -> None:
-        """Hands nothing out any more, lost recipes neither."""
+        """Gives out no more recipes, not even lost ones."""
         self._is_closed = True
         self._end(why)
 
@@ -346,13 +343,13 @@ class Dispatcher:
             log.info("no more trials: %s", why)
 
     def _why_lost(self, lost: _UnderWay, error: str) -> tuple[str, float, bool]:
-        """Why a trial was lost, how long it ran, and whether it hung (it is then not repeated)."""
+        """Why a trial was lost, its seconds, and whether it hung (then it is not repeated)."""
         limit, now = self._allowance.trial_seconds, time.time()
         worked = self._spool.worked(lost.asked.number, lost.asked.attempt)
         seconds = now - lost.since if worked is None else worked.seconds + (not worked.is_held) * (now - worked.at)
         if "OutOfMemoryError" in error:
             return "the worker was lost: Ray ended it because the machine ran out of memory", seconds, False
-        if worked is not None and worked.is_held:  # the trial's own time says nothing of what happened there
+        if worked is not None and worked.is_held:  # its own time does not count while it makes images
             reason = "the worker was lost while images were made: it was killed, ran out of memory, crashed or hung"
             return reason, seconds, now - worked.at >= limit
         if seconds >= limit:

@@ -1,4 +1,4 @@
-"""The models of a front on other devices than the search's (``also`` in a job)."""
+"""Measures the models of a front on further devices (``also`` in a job)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autocompress.job import DeviceConfig, Job
 from autocompress.results import Row
 
 SECONDS = 3.0
-"""Of measurement for each model and device."""
+"""Seconds of measurement for each model and device."""
 log = logging.getLogger("autocompress")
 
 
@@ -22,20 +22,21 @@ def measured_also(
 ) -> list[dict[str, Any]]:
     """Latencies of the front's models on each device that ``job.also`` names.
 
-    A device that cannot be used any more, or that refuses a file, costs the run nothing: the reason
-    is told in its place.
+    If a device cannot be used any more, or refuses a file, the result has the reason, and the run
+    goes on.
 
     Args:
         job: of the search.
         front: rows with an artifact.
-        file_of: gives the model of a row.
-        baseline: measured in turn with each model, on the same device.
-        plugins: where devices come from.
+        file_of: returns the model of a row.
+        baseline: measured in alternation with each model, on the same device.
+        plugins: with the devices.
 
-    Returns:
-        A mapping a device: ``device``, ``environment``, ``models`` (``trial``, ``latency_ms``,
+        Returns:
+        A mapping for each device: ``device``, ``environment``, ``models`` (``trial``,
+            ``latency_ms``,
         ``latency_ratio``, ``ratio_low``, ``ratio_high``, ``baseline_ms``, ``noisy``, or ``trial``
-        and ``reason``), and ``reason``, which is empty where it could be used.
+        and ``reason``), and ``reason``, which is empty if it could be used.
     """
     return [_on(config, front, file_of, baseline, plugins) for config in job.also]
 

@@ -1,4 +1,4 @@
-"""When a search has enough: nothing is gained any more, or what was asked is there."""
+"""Decides when a search ends early: without further gain, or with the constraints met."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Endings:
     Args:
         job: of the search.
         baseline: the baseline's row.
-        rows: those that are there already.
+        rows: the rows so far.
     """
 
     def __init__(self, job: Job, baseline: Row, rows: Iterable[Row] = ()) -> None:
@@ -27,7 +27,7 @@ class Endings:
             self.add(row)
 
     def add(self, row: Row) -> None:
-        """A trial has its row, or another one on a higher rung: that counts only if it gains."""
+        """Adds the row of a trial. A row of a higher rung only counts if it gains."""
         if self._gains.add(row):
             self._without_gain = 0
         elif not row.get("reached"):
@@ -37,12 +37,12 @@ class Endings:
 
     @property
     def is_met(self) -> bool:
-        """A trial meets all constraints, and the job asks for no more: no other trial need end."""
+        """Whether a trial meets all constraints, and the job asks for no more."""
         return self._budget.until_met and self._met is not None
 
     @property
     def why(self) -> str:
-        """Why no more trials are begun; empty while they are."""
+        """The reason to begin no more trials; empty if there is none."""
         if self.is_met:
             return f"trial {self._met} meets all constraints"
         if self._budget.stall is not None and self._without_gain >= self._budget.stall:

@@ -1,4 +1,4 @@
-"""What each stage of a recipe costs and gains, and what became of each layer: after a search."""
+"""Measures the effect of each stage of a recipe, and of a recipe on each layer, after a search."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from autocompress.searching.rundir import scratch_folder
 from autocompress.searching.searchable import SearchableJob
 
 SHARE, LEAST_SECONDS, MOST_SECONDS = 0.1, 1.0, 30.0
-"""It takes at most this share of the search, and so many seconds; fewer are enough for nothing."""
+"""Largest share of the search's time; fewest and most seconds."""
 SECONDS = 1.0
-"""Of latency measurement for each file."""
+"""Seconds of latency measurement for each file."""
 log = logging.getLogger("autocompress.search")
 
 
 def allowed(seconds: float) -> float:
-    """Seconds that may be spent after a search of so many; 0 where they are enough for nothing."""
+    """Seconds that may be spent after a search of ``seconds``; 0 if they are too few."""
     most = min(MOST_SECONDS, SHARE * seconds)
     return most if most >= LEAST_SECONDS else 0.0
 
 
 class _TimeIsUp(Exception):
-    """There is no time left for the rest."""
+    """There is no time left for the remaining steps."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Explainer:
         lock: of the machine.
         folder: of the run.
         baseline: the baseline's row.
-        seconds: most that it takes.
+        seconds: time limit.
     """
 
     opened: SearchableJob
@@ -57,10 +57,10 @@ class Explainer:
     def told(self, row: Row) -> dict[str, Any]:
         """The steps and the layers of ``row``, as JSON values.
 
-        ``trial``; ``limit`` (seconds); ``steps``, each with ``stage``, ``accuracy``,
+        The keys are ``trial``; ``limit`` (seconds); ``steps``, each with ``stage``, ``accuracy``,
         ``accuracy_drop``, ``latency_ratio``, ``latency_ratio_low``, ``latency_ratio_high`` and
         ``size_ratio``; ``missing`` (why steps are missing, else empty); ``layers`` (see
-        :func:`opened.layers.layer_rows`). Whatever breaks here costs the run nothing.
+        :func:`opened.layers.layer_rows`). Errors here do not affect the run.
         """
         found: dict[str, Any] = {"trial": row["trial"], "limit": round(self.seconds, 1), "steps": [], "missing": ""}
         ends = time.monotonic() + self.seconds
@@ -75,7 +75,7 @@ class Explainer:
         return {**found, "layers": self._layers(row)}
 
     def _steps(self, row: Row, ends: float) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The figures after each stage; those of the last one are the row's own."""
+        """The figures after each stage; those of the last stage are the figures of the row."""
 
         def pause() -> None:
             self.lock.breathe()
@@ -110,7 +110,7 @@ class Explainer:
             )
 
     def _costs(self, file: Deployable) -> dict[str, Any]:
-        """Latency and size against the baseline's."""
+        """Latency and size as ratios to the baseline."""
         measured = self.measurer.once(file, self.opened.baseline.deployable, SECONDS)
         return {
             "latency_ratio": measured.latency_ratio,
@@ -123,5 +123,7 @@ class Explainer:
         try:
             return self.opened.layers(self.folder / row["artifact"])
         except Exception as error:
-            log.warning("the layers of trial %s are not told: %s: %s", row["trial"], type(error).__name__, error)
+            log.warning(
+                "the layers of trial %s could not be described: %s: %s", row["trial"], type(error).__name__, error
+            )
             return []

@@ -1,4 +1,4 @@
-"""The rows in the driver, and trials.csv; the cost per row does not grow with their number."""
+"""The rows in the driver, and trials.csv; the cost of a row is independent of their number."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from autocompress.results import Row
 from autocompress.searching.closing import save_trials
 
 EVERY_S = 2.0
-"""The table is written at most so often."""
+"""Fewest seconds between two writes of the table."""
 SHARE = 0.02
-"""Of the time, at most, that writing it takes."""
+"""Largest share of the time for writing it."""
 
 
 class Ledger:
@@ -22,8 +22,8 @@ class Ledger:
 
     Args:
         folder: ``results/<name>``.
-        rows: those that are there already, in the order of their numbers.
-        clock: seconds.
+        rows: the rows so far, in the order of their numbers.
+        clock: returns seconds.
     """
 
     def __init__(self, folder: Path, rows: Sequence[Row], clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""The model files of a run's trials: which of them stay."""
+"""Keeps and deletes the model files of the trials of a run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from autocompress.results import Row
 
 
 class KeptModels:
-    """Which rows keep their model files.
+    """The rows that keep their model files.
 
-    Those that may belong to the front, and the fastest model within the accuracy bar.
+    These are rows that may belong to the front, and the fastest model within the accuracy bar.
 
     Args:
         folder: ``results/<name>``.
         job: of the search.
         baseline: the baseline's row.
-        rows: those that are there already; the files of all others are deleted.
+        rows: the rows so far; files of rows that are not kept are deleted.
     """
 
     def __init__(self, folder: Path, job: Job, baseline: Row, rows: Iterable[Row]) -> None:
@@ -46,10 +46,10 @@ class KeptModels:
         return [*found, *extra]
 
     def add(self, row: Row) -> None:
-        """Adds a row, and deletes the files that nobody needs any more.
+        """Adds a row, and deletes files that are not needed any more.
 
-        It takes the place of another row of its trial, on a lower rung. The work does not grow with
-        the number of rows that were added before."""
+        It replaces a row of the same trial on a lower rung. The cost does not grow with the number
+        of rows that were added before."""
         drop_files(self._folder, rungs_below(row))
         self._contenders.discard(row["trial"])
         if self._fastest is not None and self._fastest["trial"] == row["trial"]:
@@ -71,7 +71,7 @@ def accuracy_bar(job: Job) -> float:
 
 
 def artifact_folder(trial: int, rung: int = 0) -> Path:
-    """Where a model of a trial lies, relative to the run's folder."""
+    """The folder of a trial's model, relative to the folder of the run."""
     return Path("artifacts") / (f"{trial}-rung{rung}" if rung else str(trial))
 
 
@@ -84,7 +84,7 @@ def rungs_below(row: Row) -> Iterator[Row]:
 def drop_files(folder: Path, rows: Iterable[Row]) -> None:
     """Deletes the model files of ``rows``; recipe, plan and metrics stay.
 
-    A search over large models would fill the disk.
+    Otherwise a search over large models would fill the disk.
     """
     for row in rows:
         if row.get("artifact"):
@@ -95,14 +95,14 @@ def drop_files(folder: Path, rows: Iterable[Row]) -> None:
 def still_there(folder: Path, rows: Iterable[Row]) -> list[Row]:
     """``rows`` without those whose model was deleted.
 
-    An earlier closing found these worse than measured before, so they must not keep others from
-    the front.
+    An earlier closing found these worse than in the first measurement, so they must not dominate
+    others.
     """
     return [row for row in rows if not row.get("artifact") or with_artifact(folder, row)["artifact"]]
 
 
 def with_artifact(folder: Path, row: Row) -> Row:
-    """``row``, naming its artifact only while the model is there."""
+    """``row``, with its artifact only if the model exists."""
     artifact = row.get("artifact") or ""
     there = bool(artifact) and (folder / artifact / MODEL_FILE).exists()
     return {**row, "artifact": artifact if there else ""}

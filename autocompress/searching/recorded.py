@@ -1,4 +1,4 @@
-"""An observer that keeps status.json and log.txt up to date, whoever else watches."""
+"""An observer that writes status.json and log.txt, and passes everything on to another one."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from autocompress.searching.progress import Observer
 
 log = logging.getLogger("autocompress.search")
 EVERY_S = 1.0
-"""The file is written at most so often, but for a new phase."""
+"""Fewest seconds between two writes of the file, except for a new phase."""
 
 UnderWay = Callable[[], Sequence[Mapping[str, Any]]]
 
 
 class Recorded:
-    """Writes down what a search tells, then passes it on.
+    """Records the progress of a search, then passes it on.
 
     Args:
-        observer: who else watches.
+    observer: the other observer.
         folder: ``results/<name>``.
-        workers: processes that try recipes.
-        clock: seconds.
+        workers: number of processes that try recipes.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Recorded:
         self._began = clock()
         self._done_before: int | None = None
         self.under_way: UnderWay = tuple
-        """Tells which recipes are being tried."""
+        """Returns the recipes that are being tried."""
         self.phase("preparing")
 
     def phase(self, name: str, step: str = "") -> None:
-        """The search is in another phase; the file says so at once."""
+        """Begins another phase, and writes the file at once."""
         self._status = replace(self._status, phase=name, step=step, fraction=None, seconds_left=None)
         self._write(at_once=True)
 
@@ -64,7 +64,7 @@ class Recorded:
         self._observer.on_start(total)
 
     def on_baseline(self, row: Row) -> None:
-        """The baseline's row is known."""
+        """The row of the baseline is known."""
         log.info("baseline: %s", baseline_words(row))
         self._status = replace(self._status, baseline={name: row.get(name) for name in COLUMNS})
         self._observer.on_baseline(row)
@@ -72,7 +72,7 @@ class Recorded:
     def on_trial(
         self, row: Row, front_rows: Sequence[Row], hypervolume: float, trials_done: int, seconds_left: float | None
     ) -> None:
-        """A trial has its row."""
+        """A trial has finished."""
         log.info("[%d/%d] %s", trials_done, self._status.total, trial_words(row))
         self._status = replace(
             self._status,
@@ -85,20 +85,20 @@ class Recorded:
         self._observer.on_trial(row, front_rows, hypervolume, trials_done, seconds_left)
 
     def on_note(self, text: str) -> None:
-        """Anything worth saying."""
+        """A note for the user."""
         log.info("%s", text)
         self._status = replace(self._status, note=text)
         self._write()
         self._observer.on_note(text)
 
     def on_progress(self, fraction: float, text: str) -> None:
-        """How far a step is."""
+        """Progress of a step."""
         self._status = replace(self._status, step=text, fraction=round(fraction, 4))
         self._write()
         self._observer.on_progress(fraction, text)
 
     def _left(self, trials_done: int, seconds_left: float | None) -> float:
-        """At the pace so far, and no more than the job's minutes leave."""
+        """Expected seconds left at the pace so far, limited by the job's minutes."""
         if self._done_before is None:
             self._done_before = trials_done - 1
         pace = (self._clock() - self._began) / max(1, trials_done - self._done_before)

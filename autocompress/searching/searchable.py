@@ -1,6 +1,6 @@
-"""What the search asks of an opened job.
+"""The interface of an opened job for a search.
 
-``opened.job.OpenedJob`` has all of it; tests have a smaller class.
+``opened.job.OpenedJob`` implements it; tests have a smaller class.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class SearchableJob(Protocol):
     def refused(self) -> Mapping[str, list[str]]: ...
     @property
     def training_seconds(self) -> float:
-        """That training the baseline took in this process."""
+        """Seconds of training the baseline in this process."""
 
     @property
     def prepared(self) -> Sequence[str]:
-        """Keys of the entries of the store that opening it needed."""
+        """Keys of the entries of the store that were needed for opening it."""
 
     @property
     def device(self) -> Device: ...
@@ -54,29 +54,29 @@ class SearchableJob(Protocol):
         """``recipe`` with the training of all rungs up to ``rung``; None where it cannot climb."""
 
     def cheapest(self) -> list[tuple[str, dict[str, Value]]]:
-        """Labels and values of the recipes that cost the least, all methods together last."""
+        """Labels and values of the cheapest recipes, with all methods together last."""
 
     def sensitivity(
         self, progress: Callable[[float, str], None] | None = None, pause: Callable[[], None] | None = None
     ) -> list[Sensitivity]:
-        """What each width that the space offers loses alone; empty where no group has a choice."""
+        """The loss of each number of bits alone; empty if no group has a choice."""
 
     def begin_proposals(self) -> bool:
-        """Begins what :meth:`proposals` needs, before any thread works; whether a process helps."""
+        """Starts a process that prepares :meth:`proposals`; returns whether there is one."""
 
     def proposals(
         self, progress: Callable[[float, str], None] | None = None, pause: Callable[[], None] | None = None
     ) -> Proposed | None:
-        """Recipes from measured tables; None where none can be made. ``pause`` is called often."""
+        """Recipes from measured tables; None if they cannot be made. ``pause`` is called often."""
 
     def float_layers(self) -> list[str]:
-        """The baseline's layers that stay in float however the bits are chosen."""
+        """The layers of the baseline that cannot be quantized."""
 
     def placement(self) -> list[dict[str, Any]]:
-        """For each layer of the baseline, whether integers pay; empty where nobody measured it."""
+        """Times of the baseline's regions in float and in integers; empty if not measured."""
 
     def starting_points(self, sensitivity: Sequence[Sensitivity] = ()) -> list[tuple[str, dict[str, Value]]]:
-        """Labels and values of the recipes worth trying first."""
+        """Labels and values of the recipes to try first."""
 
     def candidate(
         self,
@@ -89,26 +89,26 @@ class SearchableJob(Protocol):
         """The model that ``recipe`` gives."""
 
     def stages(self, values: Mapping[str, Value], rung: int) -> Sequence[tuple[str, Recipe]]:
-        """(stage, recipe up to it) of the recipe ``values`` as trained on ``rung``."""
+        """(stage, recipe up to it) for each stage of the recipe ``values``, trained on ``rung``."""
 
     def layers(self, artifact: Path) -> list[dict[str, Any]]:
-        """What became of each layer of the baseline in an artifact."""
+        """Describes what an artifact made of each layer of the baseline."""
 
     def export(self, candidate: Candidate, file: Path) -> Deployable:
-        """Writes the candidate's file."""
+        """Writes the file of the candidate."""
 
     def cropped_baseline(self, file: Path) -> tuple[Deployable, TapCrop] | None:
-        """The float baseline's file after the tap crop alone; None where no tap goes."""
+        """The float baseline's file with only the tap crop; None if no tap is left out."""
 
     def agreement(
         self, candidate: Candidate, deployable: Deployable, pause: Callable[[], None] | None = None
     ) -> Agreement:
-        """How the candidate's file agrees with its torch model on some validation images."""
+        """Agreement of the candidate's file with its torch model on some validation images."""
 
     def accuracy(
         self, deployable: Deployable, split: Scored, pause: Callable[[], None] | None = None
     ) -> tuple[float, np.ndarray]:
-        """Percent right, and which images these are; ``pause`` is called between images."""
+        """Accuracy in percent, and which images are correct; calls ``pause`` between images."""
 
     def model_accuracy(self, candidate: Candidate, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
         """The same of the candidate's torch model, on the validation split."""
@@ -123,9 +123,9 @@ class Opener(Protocol):
     """Opens a job, in the driver and once in every worker."""
 
     def __call__(self, job: Job, progress: Callable[[float, str], None] | None = None) -> SearchableJob:
-        """The opened job; ``progress`` is told of what takes long."""
+        """The opened job; ``progress`` is called during long work."""
 
 
 def is_by_agreement(opened: SearchableJob) -> bool:
-    """Whether the baseline labels the validation images, so that accuracy is agreement with it."""
+    """Whether labels are predictions of the baseline, so that accuracy is agreement with it."""
     return opened.splits.by_agreement

@@ -1,4 +1,4 @@
-"""The cluster of a search: its nodes, which of them get work, and the measurers on its devices."""
+"""The cluster of a search: its nodes, their admission, and measurers on its devices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from autocompress.searching.stations import start_stations
 LOOKS_EVERY_S = 3.0
 """Seconds between two looks for nodes that joined."""
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for the entry point of a submitted job."""
+"""The variable that Ray sets for the entry point of a submitted job."""
 log = logging.getLogger("autocompress.search")
 
 
@@ -41,8 +41,8 @@ class Site:
 
     Attributes:
         nodes: of the cluster.
-        admission: which of them get work.
-        slots: where the next worker goes.
+        admission: decides which of them get work.
+        slots: gives the node of the next worker.
         stations: measurers by machine; empty where each worker measures on its own machine.
     """
 
@@ -53,13 +53,13 @@ class Site:
     _looked: float = 0.0
 
     def turn(self) -> None:
-        """Looks for nodes that joined; call it often."""
+        """Looks for nodes that have joined; call it often."""
         if time.monotonic() - self._looked > LOOKS_EVERY_S:
             self._looked = time.monotonic()
             self.admission.look()
 
     def take(self, worker: str) -> dict[str, Any] | None:
-        """The next place for a worker, for :func:`placement_of`; None where there is none."""
+        """The next place for a worker, for :func:`placement_of`; None if there is none."""
         node = self.slots.take(worker)
         if node is None:
             return None
@@ -68,7 +68,7 @@ class Site:
 
 
 def placement_of(place: Mapping[str, Any]) -> PlacementGroupFactory:
-    """Ray's request for a worker in a place that :meth:`Site.take` gave."""
+    """The resource request for a worker in a place from :meth:`Site.take`."""
     return PlacementGroupFactory([place["request"]], bundle_label_selector=[{"ray.io/node-id": place["node"]}])
 
 
@@ -90,7 +90,7 @@ def connected(job: Job, folder: Path, device: Device, note: Callable[[str], None
         job: of the search.
         folder: ``results/<name>``.
         device: of the job.
-        note: told of what the user should know.
+        note: called with notes for the user.
 
     Raises:
         UserError: if it cannot connect, no node has what a worker takes, or no node can work.
@@ -114,7 +114,7 @@ def connected(job: Job, folder: Path, device: Device, note: Callable[[str], None
 
 
 def _stations(job: Job, device: Device, nodes: Nodes, admission: Admission) -> dict[str, ActorHandle]:
-    """Measurers on the nodes with the job's device, all of the driver's class of processor.
+    """Measurers on the nodes with the job's device and the processor of the driver.
 
     Raises:
         UserError: if no such node has it.
@@ -144,9 +144,9 @@ def _stations(job: Job, device: Device, nodes: Nodes, admission: Admission) -> d
 def relieved(
     request: dict[str, float], nodes: Nodes, admission: Admission, note: Callable[[str], None]
 ) -> dict[str, float]:
-    """The request, without processors where only this job's own entry point leaves too few.
+    """The request, without processors if the entry point of this job takes too many of them.
 
-    Ray would wait for ever, and say nothing.
+    Otherwise Ray would wait forever without a message.
     """
     free = compat.available_by_node()
     admitted = [node for node in nodes.alive.values() if node.id in admission.facts]
@@ -163,6 +163,6 @@ def relieved(
 
 
 def _next_to_nothing(resources: Mapping[str, float]) -> dict[str, float]:
-    """What any node has room for: Ray places nothing that asks for nothing."""
+    """A tiny request that fits on any node, because Ray does not place empty requests."""
     own = next(name for name in resources if name.startswith("node:") and not name.startswith("node:__"))
     return {own: 0.001}

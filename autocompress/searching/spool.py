@@ -1,7 +1,7 @@
-"""Rows on their way from a worker to the driver, which alone writes the study.
+"""The spool: rows of workers for the driver, which is the only writer of the study.
 
-A worker writes its row here, and then sends it to the driver. The driver tells the study and
-removes the file. What a driver that was killed has not told yet is found here by the next one.
+A worker writes its row here, and then sends it to the driver. The driver adds it to the study and
+removes the file. If the driver was killed, the next one finds the remaining rows here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autocompress.files import kept_if_possible, write_text
 from autocompress.results import Row
 
 SPOOL = "spool"
-"""The folder in that of the run."""
+"""Name of the folder in the folder of the run."""
 _ROW, _CLOCK = "json", "clock"
 _NAME = re.compile(rf"(\d+)\.(\d+)\.({_ROW}|{_CLOCK})")
 log = logging.getLogger("autocompress.search")
@@ -28,11 +28,11 @@ log = logging.getLogger("autocompress.search")
 
 @dataclass(frozen=True)
 class Worked:
-    """What a worker said of its time, when it began to wait for shared work or went on.
+    """The working time of a worker, recorded when it begins or ends waiting for shared work.
 
     Attributes:
-        seconds: of its own work until ``at``.
-        is_held: it waits.
+    seconds: of its own work until ``at``.
+    is_held: it waits since ``at``.
         at: seconds since the epoch.
     """
 
@@ -42,7 +42,7 @@ class Worked:
 
 
 class Spool:
-    """The rows of one run that its driver may not have heard of.
+    """The rows of one run that its driver may not have received.
 
     Args:
         folder: ``results/<name>``.
@@ -54,14 +54,14 @@ class Spool:
     # --- the worker -------------------------------------------------------------------------------
 
     def write(self, number: int, attempt: int, row: Row) -> None:
-        """Keeps the row of a trial; on a full disk the driver gets it all the same."""
+        """Writes the row of a trial; on a full disk, the driver still gets it by message."""
         with kept_if_possible(self._folder):
             self._write(number, attempt, _ROW, json.dumps(row))
 
     def clock(self, number: int, attempt: int) -> Callable[[bool], None]:
         """Starts a clock; call the result with True when the worker waits, False when it goes on.
 
-        Only then is a file written: nobody needs it for a trial that never waits.
+        A file is only written at these calls, because a trial that never waits needs none.
         """
         since, seconds = time.time(), 0.0
 
@@ -80,11 +80,11 @@ class Spool:
     # --- the driver -------------------------------------------------------------------------------
 
     def row(self, number: int, attempt: int) -> Row | None:
-        """The row of one attempt; None where there is none."""
+        """The row of one attempt; None if there is none."""
         return _read(self._path(number, attempt, _ROW))
 
     def worked(self, number: int, attempt: int) -> Worked | None:
-        """The last word of an attempt on its time; None where it never waited."""
+        """The last record of the working time of an attempt; None if it never waited."""
         found = _read(self._path(number, attempt, _CLOCK))
         try:
             return None if found is None else Worked(**found)
@@ -92,7 +92,7 @@ class Spool:
             return None
 
     def waiting(self) -> Iterator[tuple[int, Row]]:
-        """Numbers and rows of trials that nobody told the study of, in the order of the numbers."""
+        """Numbers and rows of trials that are not in the study, in the order of the numbers."""
         found = [_NAME.fullmatch(path.name) for path in self._folder.glob(f"*.{_ROW}")]
         for number, attempt in sorted((int(name[1]), int(name[2])) for name in found if name is not None):
             row = self.row(number, attempt)
@@ -100,15 +100,15 @@ class Spool:
                 yield number, row
 
     def drop(self, number: int, attempt: int) -> None:
-        """Removes what one attempt left; its row is in the study."""
+        """Removes the files of one attempt, when its row is in the study."""
         for kind in (_ROW, _CLOCK):
             self._path(number, attempt, kind).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Removes what all attempts left."""
+        """Removes the files of all attempts."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    # --- inside -----------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def _path(self, number: int, attempt: int, kind: str) -> Path:
         return self._folder / f"{number}.{attempt}.{kind}"
@@ -119,7 +119,7 @@ class Spool:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``; None where there is none or it cannot be read."""
+    """The JSON object in ``path``; None if it is missing or cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -46,7 +46,7 @@ def open_job(job: Job, progress: Callable[[float, str], None] | None = None) -> 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every worker of a search is given.
+    """The settings of all workers of a search.
 
     Attributes:
         job: of the search.
@@ -54,14 +54,14 @@ class Settings:
         baseline: the baseline's row, as the driver measured it.
         threads: of torch in each worker.
         cwd: of the driver.
-        methods: versions of the driver's methods by name; a worker with others cannot compose its
-            recipes.
-        deadline: no trial is taken up after it (seconds since the epoch); None: no limit.
-        opener: opens the job, once a process.
-        handed: what the driver made when it opened the job; None where workers share its cache.
-        stations: measurers by machine; empty where each worker measures on its own machine.
-        measured_by: on what latencies depend, where there are stations.
-        environment: variables of the driver for processes that lack them.
+        methods: versions of the driver's methods by name; a worker with other methods cannot
+            compose its recipes.
+        deadline: no trial begins after it (seconds since the epoch); None: no limit.
+        opener: opens the job, once per process.
+        handed: results of opening the job in the driver; None if workers share its cache.
+        stations: measurers by machine; empty if each worker measures on its own machine.
+        measured_by: values on which latencies depend, with stations.
+        environment: variables of the driver for processes without them.
     """
 
     job: Job
@@ -80,7 +80,7 @@ class Settings:
 
 @dataclass
 class WorkerState:
-    """What a worker process opens once and uses for all its trials."""
+    """The objects that a worker process opens once and uses for all its trials."""
 
     opened: SearchableJob
     measurer: Measurer
@@ -91,21 +91,21 @@ class WorkerState:
         """Opens the job.
 
         Raises:
-            TrialFailed: if the methods that act here are not those of the driver.
+            TrialFailed: if the active methods are not those of the driver.
         """
         with taken(settings.handed):
             opened = settings.opener(settings.job)
         if differences := method_differences(settings.methods, opened):
             raise TrialFailed("; ".join(differences))
-        let_go(opened.splits.test)  # a worker has no business with them
+        let_go(opened.splits.test)  # a worker must not use them
         state = cls(opened, _measurer(settings, opened), MachineLock())
         gc.collect()
-        gc.freeze()  # what lasts is not looked through again after every trial (0.3 s)
+        gc.freeze()  # garbage collection after a trial then skips these objects, which takes 0.3 s less
         return state
 
 
 def _measurer(settings: Settings, opened: SearchableJob) -> Measurer:
-    """Measures on this machine; where others have the job's device, on one of these."""
+    """Measures on this machine, or on another one if only others have the job's device."""
     own = Measurer.of(settings.job, opened.device)
     if not settings.stations or machine_id() in settings.stations:
         return own
@@ -114,11 +114,11 @@ def _measurer(settings: Settings, opened: SearchableJob) -> Measurer:
 
 
 def method_differences(expected: Mapping[str, str], opened: SearchableJob) -> list[str]:
-    """How the methods of a worker's opened job differ from the driver's, a phrase each.
+    """The differences between the methods of a worker and those of the driver, as texts.
 
     Args:
         expected: versions of the driver's methods by name.
-        opened: as this worker opened it.
+        opened: the opened job of this worker.
     """
     own = {method.name: method.version for method in opened.methods}
     found = []
@@ -135,11 +135,11 @@ def method_differences(expected: Mapping[str, str], opened: SearchableJob) -> li
 
 @dataclass
 class Worker:
-    """A worker process of one search. It knows nothing of the study.
+    """A worker process of one search, without access to the study.
 
     Attributes:
         settings: of the search.
-        spool: where rows are kept until the driver has told the study.
+        spool: has rows until the driver has added them to the study.
         state: opened with the first trial, so that its time limit covers it.
     """
 
@@ -149,24 +149,23 @@ class Worker:
 
     @classmethod
     def of(cls, settings: Settings) -> Worker:
-        """The worker that this process is."""
+        """The worker of this process."""
         for name, value in settings.environment.items():
             os.environ.setdefault(name, value)
-        if settings.cwd.is_dir():  # not on every node of a cluster, where all paths are absolute
+        if settings.cwd.is_dir():  # missing on some nodes of a cluster, where all paths are absolute
             os.chdir(settings.cwd)  # paths in a job are relative to where the search was started
         torch.set_num_threads(settings.threads)
         return cls(settings, Spool(settings.folder))
 
     def run(self, asked: Asked) -> Row:
-        """Runs a trial, or trains it to a higher rung; its row is in the spool.
+        """Runs a trial, or trains it to a higher rung, and puts its row into the spool.
 
         Raises:
-            CannotWork: if this process cannot open the job, or no device answers it; then there is
-                no row.
+        CannotWork: if this process cannot open the job, or no device answers. There is no row then.
         """
         try:
             self.state = self.state or WorkerState.of(self.settings)
-        except Exception as error:  # the driver could open the job, this process cannot: say why
+        except Exception as error:  # the driver could open the job, but this process cannot
             log.exception("trial %d: the worker could not open the job", asked.number)
             kind = "" if isinstance(error, TrialFailed | UserError) else f"{type(error).__name__}: "
             raise CannotWork(f"the worker could not open the job: {kind}{error}") from error
@@ -174,7 +173,7 @@ class Worker:
         if not self.settings.job.cluster.is_local:
             row |= {"node": platform.node(), "processor": machine()["processor"]}
         self.spool.write(asked.number, asked.attempt, row)
-        give_memory_back()  # traced models are circles: without it those of several trials would pile up
+        give_memory_back()  # traced models have reference cycles, so those of several trials would accumulate
         return row
 
     def _tried(self, state: WorkerState, asked: Asked) -> Row:
@@ -184,26 +183,26 @@ class Worker:
 
 
 class WorkerProcess(tune.Trainable):
-    """A worker as Ray Tune sees it: one Tune trial a process, one step a recipe.
+    """A worker in Ray Tune: one Tune trial per process, one step per recipe.
 
-    The driver puts a recipe into it (:meth:`take`) before each step. So a worker is never given to
-    another Tune trial, a second worker is never given up because the first is free again, and a
-    recipe is asked only when it is needed.
+    The driver gives it a recipe (:meth:`take`) before each step. So a worker is never reused by
+    another Tune trial, a starting worker is never given up because another one is free, and a
+    recipe is only drawn when it is needed.
     """
 
     def setup(self, config: dict[str, Any], settings: Settings | None = None) -> None:
-        """Called once a process; ``settings`` come through ``tune.with_parameters``."""
+        """Called once per process; ``settings`` come from ``tune.with_parameters``."""
         del config
         assert settings is not None
         self._worker = Worker.of(settings)
         self._asked: Asked | None = None
 
     def take(self, asked: Asked | None) -> None:
-        """The recipe of the next step; None ends the worker."""
+        """Sets the recipe of the next step; None ends the worker."""
         self._asked = asked
 
     def step(self) -> dict[str, Any]:
-        """Runs one recipe; the row is text, because Tune keeps statistics of all numbers."""
+        """Runs one recipe; the row is text, because Tune computes statistics of all numbers."""
         asked, self._asked = self._asked, None
         if asked is None:
             return {"done": True}
@@ -217,16 +216,16 @@ class WorkerProcess(tune.Trainable):
     def _run(self, asked: Asked) -> Row:
         folder, budget = self._worker.settings.folder, self._worker.settings.job.budget
         with (folder / rundir.LOG_FILE).open("a", encoding="utf-8") as dump, rundir.logged(folder):
-            # Ends even a kernel that never returns; the driver then finds no row and writes the
-            # failed one.
+            # Also ends a native function that never returns; the driver then finds no row, and
+            # writes a failed one.
             clock = self._worker.spool.clock(asked.number, asked.attempt)
             with watchdog.watched(60.0 * budget.trial_minutes, dump, clock):
                 return self._worker.run(asked)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing is kept: the study and the stage cache are the truth."""
+        """Writes nothing, because study and cache have everything."""
         del checkpoint_dir
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing was kept."""
+        """Reads nothing."""
         del checkpoint

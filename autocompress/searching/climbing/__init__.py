@@ -1,1 +1,1 @@
-"""Which recipes of a search climb to the next rung, and what becomes of their rows."""
+"""Decides which recipes of a search climb to the next rung, and joins their rows."""

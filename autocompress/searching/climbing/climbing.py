@@ -1,12 +1,10 @@
-"""Decides which recipe is trained next: asynchronous successive halving (ASHA).
+"""Decides which recipe is trained next: successive halving for several objectives.
 
-There are several objectives.
-
-After Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020 (ASHA): a
-recipe is promoted when a worker is free for it, without waiting for the others of its rung. Of the
-recipes of a rung one in ``ETA`` is promoted, and at least one of each family of methods. Which is
-decided by non-domination and crowding, where the accuracy is the one that training is predicted to
-give (the upper end of its interval) and costs are as they were measured.
+The schedule is ASHA (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys
+2020): a recipe is promoted when a worker is free, without waiting for other recipes of its rung. Of
+the recipes of a rung, one in ``ETA`` is promoted, and at least one of each family of methods. They
+are ordered by non-domination and crowding. Costs are the measured ones. The accuracy is the one
+predicted after training, at the upper end of its interval.
 """
 
 from __future__ import annotations
@@ -30,25 +28,28 @@ from autocompress.searching.climbing.rows import accuracies, kept_of
 from autocompress.searching.climbing.states import LAST_RUNG, RungTable, standing_of
 
 ETA = 4
-"""Of so many recipes on a rung, one is promoted."""
+"""One of this number of recipes on a rung is promoted."""
 SHARE, LAST_SHARE = 0.3, 0.5
 """Largest shares of the time of workers for rungs above 0, with and without other recipes."""
 WORTH = 0.2
-"""Points that a training must be expected to gain."""
+"""Least expected gain of a training in points."""
 TIMES_SCORING = 10.0
-"""Time to train on an image, as a multiple of the time to score one: three float passes for one of
-integers. It predicts how long a rung lasts before one has been seen."""
+"""Time to train on an image, as a multiple of the time to score one.
+
+It predicts the duration of a rung before any was finished: three float passes, instead of one with
+integers.
+"""
 UNKNOWN_TIMES = 10.0
-"""The same as a multiple of a recipe of rung 0, where scoring tells nothing."""
+"""The same as a multiple of the time of rung 0, if the time of scoring is unknown."""
 FIRST_PASS = 12
-"""Recipes that are tried before any is trained: as many as there are budgets of proposals."""
+"""Recipes to try before any is trained: the number of budgets of proposals."""
 MOST_CANDIDATES = 256
-"""The last recipes of a rung, that are compared."""
+"""Most recipes of a rung to compare, the last ones."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """A recipe to train: the number of its trial, and the rung that it climbs to."""
+    """A recipe to train: the number of its trial, and its next rung."""
 
     number: int
     rung: int
@@ -76,8 +77,8 @@ class Climbing:
     Args:
         job: of the search.
         baseline: the baseline's row.
-        rows: those that are there already.
-        promoted: the highest rung that each was promoted to, by number.
+        rows: the rows so far.
+        promoted: the highest rung to which each was promoted, by number.
         effort: for each rung, the images that it trains on per image that a recipe is scored on.
     """
 
@@ -106,10 +107,10 @@ class Climbing:
         self._unheld = self.table.waiting()
         self._families |= {self._rows[number]["family"] for number in self._unheld}
 
-    # --- what happens -----------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def add(self, row: Row) -> None:
-        """A recipe has a row, of its first rung or of a higher one."""
+        """Adds the row of a recipe, of rung 0 or of a higher rung."""
         number = row["trial"]
         if number not in self.table:
             self.table.asked(number)
@@ -129,19 +130,19 @@ class Climbing:
         self._is_chosen = False
 
     def row(self, number: int) -> Row:
-        """The row of a recipe that climbs, as it is now."""
+        """The present row of a recipe that climbs."""
         return self._rows[number]
 
-    # --- who climbs -------------------------------------------------------------------------------
+    # --- choosing ---------------------------------------------------------------------------------
 
     def next(self, *, is_last: bool, seconds: float | None) -> Promotion | None:
-        """The recipe that should be trained now; None where none should.
+        """The recipe to train now; None if none should be trained.
 
-        Those that were under way when the search was ended come first.
+        Trainings that were interrupted by the end of a search come first.
 
         Args:
             is_last: there is no other recipe to try.
-            seconds: that the search has left; None for no limit.
+            seconds: remaining time of the search; None for no limit.
         """
         if self._unheld and (seconds is None or seconds > 0):
             number = self._unheld[0]
@@ -154,11 +155,11 @@ class Climbing:
 
     @property
     def is_first_pass(self) -> bool:
-        """Whether recipes that wait should be tried before any is trained."""
+        """Whether waiting recipes should be tried before any is trained."""
         return self.table.reached(0) < FIRST_PASS
 
     def expected_seconds(self, rung: int) -> float:
-        """How long a training of ``rung`` takes, as far as that is known."""
+        """Expected seconds of a training of ``rung``."""
         if (seen := self._seconds[rung].median) is not None:
             return seen
         plain = self._seconds[0].median or 0.0
@@ -219,7 +220,7 @@ class Climbing:
         found = excess(self._job.constraints.all_bounds(), row, self._baseline)
         return sum(max(value, 0.0) for value in found.values())
 
-    # --- what rows teach --------------------------------------------------------------------------
+    # --- predicting gains -------------------------------------------------------------------------
 
     def _learn(self, row: Row) -> None:
         number, before = row["trial"], self._rows.get(row["trial"])
@@ -244,7 +245,7 @@ class Climbing:
             self._gains = Gains(self._seen)
 
     def _gained(self, row: Row, above: int) -> Iterable[tuple[Climber, float]]:
-        """What trainings of rungs higher than ``above`` have gained."""
+        """The gains of trainings on rungs above ``above``."""
         tried = accuracies(row)
         for rung in range(above + 1, LAST_RUNG + 1):
             below = [value for number, value in tried.items() if number < rung]

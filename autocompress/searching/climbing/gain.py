@@ -1,12 +1,13 @@
-"""What training will gain, predicted from what the recipes that climbed so far have gained.
+"""Predicts the gain of training from the gains of recipes that climbed so far.
 
 The gain is a share of the points that are lost:
 
     gain = drop * (a + b log10(KL / 0.05) + c_rung + d_family)
 
-A Bayesian linear regression holds a, b, c and d. Its prior is what was measured on a ResNet-18 with
-channels removed and layers refitted: a quarter epoch gave back a fifth of the points that a KL of
-0.056 had cost, a whole epoch a half, and nothing after mild cuts.
+a, b, c and d are estimated by Bayesian linear regression. The prior is from measurements of a
+ResNet-18 with removed channels and refitted layers. A quarter epoch gained back a fifth of the
+points lost at a KL of 0.056, and a whole epoch gained back half of them. After mild cuts there was
+no gain.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from dataclasses import dataclass
 import numpy as np
 
 SHARE, SLOPE = 0.3, 0.2
-"""a and b before a recipe has climbed."""
+"""Prior means of a and b."""
 SHARE_ERROR, SLOPE_ERROR, RUNG_ERROR, FAMILY_ERROR = 0.15, 0.1, 0.15, 0.1
-"""Standard deviations of a, b, c and d then."""
+"""Prior standard deviations of a, b, c and d."""
 NOISE_POINTS, NOISE_SHARE = 0.4, 0.15
 """Standard deviation of a measured gain: in points, and as a share of the drop."""
 REFERENCE_KL, POINTS_PER_KL = 0.05, 40.0
-"""A KL in nats, and the points that one nat costs where KL is not known."""
+"""A KL in nats, and points per nat by which an unknown KL is estimated."""
 MOST_DECADES = 1.5
-"""The logarithm counts so far from the reference."""
+"""Largest distance of log10(KL) from the reference."""
 UPPER = 1.64
-"""Standard deviations to the upper end of a 90 % interval."""
+"""Standard deviations from the mean to the upper end of a 90 % interval."""
 
 
 @dataclass(frozen=True)
 class Climber:
-    """What a recipe's gain is predicted from.
+    """The properties of a recipe from which its gain is predicted.
 
     Attributes:
-        drop: points of accuracy that it has lost on its present rung.
-        divergence: KL to the baseline after repair, in nats; None where it is not known.
+        drop: accuracy drop on its present rung, in points.
+        divergence: KL to the baseline after repair, in nats; None if unknown.
         family: the methods that act in it.
-        rung: that it climbs to.
+        rung: the next rung.
     """
 
     drop: float
@@ -60,7 +61,7 @@ class Gains:
     """Predicts gains.
 
     Args:
-        seen: recipes that climbed, and what each has gained, in points.
+        seen: recipes that climbed, with their gains in points.
     """
 
     def __init__(self, seen: Iterable[tuple[Climber, float]] = ()) -> None:

@@ -1,8 +1,8 @@
-"""Rows of recipes that climb: one row a recipe, with the model of its last rung that gained.
+"""Rows of recipes that climb: one row per recipe, with the model of its last rung with a gain.
 
-Beside the columns of trials.csv such a row has ``climbs`` (rungs can train it), ``reached`` (the
-highest rung that was tried to its end), ``is_final`` (no rung can follow), ``rungs`` (accuracy of
-each rung, those that gained nothing too) and ``climbing_seconds`` (its seconds above rung 0).
+In addition to the columns of trials.csv, such a row has ``climbs`` (rungs can train it),
+``reached`` (the highest finished rung), ``is_final`` (no rung can follow), ``rungs`` (accuracy of
+each rung, also of those without a gain) and ``climbing_seconds`` (seconds above rung 0).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def begun(row: Row) -> Row:
 
 
 def climbed(below: Row, row: Row, rung: int) -> Row:
-    """The row of a recipe whose training at ``rung`` gave ``row``.
+    """The row of a recipe after its training at ``rung``, which gave ``row``.
 
-    A training that broke, or whose model is not better than the one below, leaves that one as the
-    result, and the row says so.
+    If the training failed, or its model is not better than that of the rung below, the model below
+    stays the result, and the row says so.
     """
     accuracy, before = known(row, "accuracy"), known(below, "accuracy")
     if row["status"] == "failed" or accuracy is None or before is None:
@@ -50,8 +50,8 @@ def climbed(below: Row, row: Row, rung: int) -> Row:
 
 
 def stayed(below: Row, rung: int, why: str, seconds: float) -> Row:
-    """``below`` as the result of a recipe whose training at ``rung`` gave nothing."""
-    said = f"rung {rung} gave nothing ({why}); the model of rung {below['rung']} stays"
+    """``below`` as the row of a recipe whose training at ``rung`` gained nothing."""
+    said = f"rung {rung} gave no gain ({why}); the model of rung {below['rung']} stays"
     before = f"{below['reason']}; " if below.get("reason") else ""
     return {
         **below,
@@ -64,11 +64,11 @@ def stayed(below: Row, rung: int, why: str, seconds: float) -> Row:
 
 
 def kept_of(row: Mapping[str, Any] | None, promoted: int | None) -> Kept:
-    """What is on disk of a recipe, as the table of states takes it.
+    """The data of a recipe on disk, for the table of states.
 
     Args:
-        row: of the recipe; None where it has none.
-        promoted: the highest rung that it was promoted to.
+    row: of the recipe; None if it has none.
+    promoted: the highest rung to which it was promoted.
     """
     if row is None:
         return Kept(promoted=promoted)
@@ -80,5 +80,5 @@ def kept_of(row: Mapping[str, Any] | None, promoted: int | None) -> Kept:
 
 
 def accuracies(row: Mapping[str, Any]) -> dict[int, float]:
-    """Accuracy of each rung that was tried, those that gained nothing too."""
+    """Accuracy of each finished rung, also of those without a gain."""
     return {int(rung): float(value) for rung, value in (row.get("rungs") or {}).items()}

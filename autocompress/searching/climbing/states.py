@@ -1,8 +1,8 @@
-"""Where each recipe of a search stands between its rungs: a table of states, and nothing else.
+"""The states of the recipes of a search between rungs.
 
-A *rung* is a budget of training. Rung 0 is repair alone; each further one starts from the kept
-model of the rung below. A recipe is one trial of the study, whatever rung it reaches, and the
-sampler is told of rung 0 alone.
+A *rung* is a budget of training. Rung 0 only repairs. Each further rung starts from the kept model
+of the rung below. A recipe is one trial of the study, for all rungs, and the sampler is only told
+the result of rung 0.
 
 | state | event | next |
 |---|---|---|
@@ -16,7 +16,7 @@ sampler is told of rung 0 alone.
 | PROMOTED from rung k | lost | PROMOTED from rung k; ENDED with the last attempt |
 | any | resumed | the same; nothing has a worker |
 
-What is on disk gives the same table again (:func:`standing_of`), between any two events.
+Between any two events, the table can be restored from disk (:func:`standing_of`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from enum import Enum
 
 LAST_RUNG = 2
 MOST_ATTEMPTS = 3
-"""How often a rung of a recipe is tried where its worker is lost each time."""
+"""Most attempts at a rung of a recipe if its worker is lost each time."""
 
 
 class State(Enum):
-    """Of a recipe; see the table above."""
+    """The state of a recipe; see the table above."""
 
     ASKED = "asked"
     KEPT = "kept"
@@ -40,13 +40,13 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a recipe stands.
+    """The state of a recipe with its rungs.
 
     Attributes:
         state: see the table above.
-        rung: of the model that is kept; None where there is none.
-        reached: the highest rung that was tried to its end; None where none was.
-        attempts: workers that were lost on what is being tried.
+        rung: of the kept model; None if there is none.
+        reached: the highest finished rung; None if there is none.
+        attempts: number of workers lost in the present attempt.
     """
 
     state: State
@@ -56,12 +56,12 @@ class Standing:
 
     @property
     def is_told(self) -> bool:
-        """Whether the sampler knows of it."""
+        """Whether the sampler was told its result."""
         return self.state is not State.ASKED
 
     @property
     def is_open(self) -> bool:
-        """Whether a worker tries it, or is to."""
+        """Whether a worker tries it, or will try it."""
         return self.state in (State.ASKED, State.PROMOTED)
 
     @property
@@ -78,38 +78,38 @@ class Standing:
     # --- events -----------------------------------------------------------------------------------
 
     def kept(self) -> Standing:
-        """The rung that was tried has a row, and another one can follow."""
+        """The state after the rung got a row, if another rung can follow."""
         reached = self.tried
         if reached >= LAST_RUNG:
             raise ValueError(f"no rung can follow rung {reached}")
         return Standing(State.KEPT, reached, reached)
 
     def ended(self, rung: int | None) -> Standing:
-        """No rung can follow: the row has the model of ``rung``, or none.
+        """The final state: the row has the model of ``rung``, or none.
 
         Raises:
-            ValueError: if no rung is being tried, or the model is not that of the rung that was
-                tried or of the one below.
+        ValueError: if no rung is being tried, or the model is neither that of the tried rung nor
+            of the rung below.
         """
         if rung not in (self.rung, self.tried):
             raise ValueError(f"the model cannot be that of rung {rung}: rung {self.tried} was tried")
         return Standing(State.ENDED, rung, self.tried)
 
     def lost(self) -> Standing:
-        """The worker is lost: another one tries again, unless that was the last attempt."""
+        """The state after a loss of the worker: another attempt, or the end."""
         tried = replace(self, attempts=self.attempts + 1)
         if not self.is_open:
             raise ValueError(f"a recipe that is {self.state.value} has no worker")
         return self.ended(self.rung) if tried.attempts >= MOST_ATTEMPTS else tried
 
     def promoted(self) -> Standing:
-        """The next rung is to be tried."""
+        """The state after a promotion to the next rung."""
         if self.state is not State.KEPT:
             raise ValueError(f"a recipe that is {self.state.value} cannot be promoted")
         return replace(self, state=State.PROMOTED)
 
     def resumed(self) -> Standing:
-        """Another driver goes on; it counts lost workers anew."""
+        """The state for another driver, which counts lost workers anew."""
         return replace(self, attempts=0)
 
 
@@ -118,14 +118,14 @@ ASKED = Standing(State.ASKED)
 
 @dataclass(frozen=True)
 class Kept:
-    """What is on disk of a recipe.
+    """The data of a recipe on disk.
 
     Attributes:
-        rung: of the model that its row has; None for a row without a model, and without a row.
+        rung: of the model in its row; None without a model or a row.
         is_told: it has a row.
-        reached: the highest rung that has been tried to its end; None without a row.
-        is_final: its row says that no rung can follow.
-        promoted: the highest rung that it was promoted to; None where it never was.
+        reached: the highest finished rung; None without a row.
+        is_final: no rung can follow, by its row.
+        promoted: the highest rung to which it was promoted; None if it never was.
     """
 
     rung: int | None = None
@@ -136,7 +136,7 @@ class Kept:
 
 
 def standing_of(kept: Kept) -> Standing:
-    """Where a recipe stands for a driver that begins with what is on disk."""
+    """The state of a recipe, restored from disk."""
     if not kept.is_told:
         return ASKED
     if kept.is_final or kept.rung is None or kept.reached is None:
@@ -146,9 +146,9 @@ def standing_of(kept: Kept) -> Standing:
 
 
 class RungTable:
-    """The standing of each recipe, by the number of its trial.
+    """The state of each recipe, by the number of its trial.
 
-    No question takes longer after more recipes.
+    The cost of each method does not grow with the number of recipes.
     """
 
     def __init__(self) -> None:
@@ -164,17 +164,17 @@ class RungTable:
         return number in self._standings
 
     def asked(self, number: int) -> None:
-        """A recipe is asked.
+        """Adds a recipe that was drawn.
 
         Raises:
-            ValueError: if it was asked before.
+        ValueError: if it was added before.
         """
         if number in self._standings:
             raise ValueError(f"trial {number} was asked before")
         self.put(number, ASKED)
 
     def put(self, number: int, standing: Standing) -> None:
-        """A recipe has a new standing, as one of the events of the old one gives it."""
+        """Sets a new state of a recipe, from an event method of its old state."""
         if (old := self._standings.get(number)) is not None:
             self._count(old, -1)
             self._waiting.pop(number, None)
@@ -193,18 +193,18 @@ class RungTable:
                 self._reached[rung] += sign
 
     def reached(self, rung: int) -> int:
-        """Number of recipes with a model that finished ``rung``, including failures there."""
+        """Number of recipes that finished ``rung``, including failures there."""
         return self._reached[rung]
 
     def promotions(self, rung: int) -> int:
-        """How many were promoted from ``rung``."""
+        """Number of promotions from ``rung``."""
         waiting = sum(self[number].rung == rung for number in self._waiting)
         return self.reached(rung + 1) + waiting
 
     def ready(self, rung: int) -> list[int]:
-        """The recipes that can be promoted from ``rung``, those that came there last at the end."""
+        """The recipes that can be promoted from ``rung``, in the order of arrival."""
         return list(self._ready[rung])
 
     def waiting(self) -> list[int]:
-        """The recipes that are promoted and have no row of that rung yet."""
+        """The promoted recipes without a row of that rung so far."""
         return list(self._waiting)

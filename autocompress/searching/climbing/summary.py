@@ -1,4 +1,4 @@
-"""What the rungs of a run were worth, for summary.json."""
+"""Statistics of the rungs of a run, for summary.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autocompress.searching.climbing.rows import accuracies
 from autocompress.searching.climbing.states import LAST_RUNG
 
 LEAST_PAIRS = 3
-"""Fewer recipes have no order worth a figure."""
+"""Fewest recipes for a rank correlation."""
 
 
 def climbing_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def climbing_summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _spearman(first: list[float], second: list[float]) -> float | None:
-    """None where there are too few pairs, or one side is constant."""
+    """Spearman's rank correlation; None for too few pairs, or if one side is constant."""
     if len(first) < LEAST_PAIRS or len(set(first)) == 1 or len(set(second)) == 1:
         return None
     value = float(spearmanr(first, second).statistic)

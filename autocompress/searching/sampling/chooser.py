@@ -13,9 +13,9 @@ from autocompress.contract.space import Parameter, Value
 from autocompress.proposals.proposer import Proposed
 
 SMALLEST_BUDGET = 1 / 32
-"""Least share of the full latency that is drawn."""
+"""Smallest drawn budget, as a share of the full latency."""
 MOST_TILT = 2.0
-"""A group's losses count between half and twice of what the tables say."""
+"""Largest factor on the losses of a group; the smallest is its inverse."""
 
 
 class OptunaChooser:
@@ -24,10 +24,11 @@ class OptunaChooser:
     Args:
         trial: an asked trial.
         known: categorical distributions of the study by Optuna's name; new ones are added. Optuna
-            refuses a name whose choices change from trial to trial, as those of a conditional
-            parameter may: such a variant gets a name of its own.
-        proposed: makes widths of a budget and tilts, which are drawn in place of the widths.
-        undrawn: numbers that are not drawn: they get their least value where none was enqueued.
+            refuses a name with other choices than before, which a conditional parameter may have;
+            such a variant gets a name of its own.
+            proposed: makes widths from a budget and tilts, which are drawn in place of widths.
+            undrawn: numbers that are not drawn; they get their lowest value unless one was
+                enqueued.
     """
 
     def __init__(
@@ -46,8 +47,7 @@ class OptunaChooser:
     def choose(self, parameter: Parameter) -> Value:
         """A value from the sampler, or the enqueued one.
 
-        Parameters that are tied get one draw, but each may have a value of its own where the recipe
-        was enqueued."""
+        Tied parameters get one draw, but each may have a value of its own in an enqueued recipe."""
         if parameter.name in self._undrawn and parameter.name not in self._fixed and parameter.low is not None:
             return parameter.low
         if parameter.tie:
