@@ -59,7 +59,7 @@ class Admission:
         """Probes all nodes, and waits for them.
 
         Raises:
-        UserError: if no node is admitted.
+            UserError: if no node is admitted.
         """
         self.look(wait_s=ANSWERS_WITHIN_S)
         if not self.facts:
@@ -85,7 +85,7 @@ class Admission:
         """Gives no more work to an admitted node.
 
         Returns:
-        Whether another node in the cluster is admitted.
+            Whether another node in the cluster is admitted.
         """
         if self.facts.pop(node, None) is not None:
             shown = self._nodes.alive.get(node, node)

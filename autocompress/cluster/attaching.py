@@ -50,7 +50,7 @@ def check_answers(address: str) -> None:
     """Checks that the head of a cluster answers at HOST:PORT, and accepts the token.
 
     Raises:
-    UserError: if it does not.
+        UserError: if it does not.
     """
     host, _, port = address.rpartition(":")
     try:

@@ -43,8 +43,8 @@ class Readers:
     """The number of processes that read pictures.
 
     Attributes:
-    count: number of processes; 0 to read in this process.
-    waits: processes only start if enough work is left.
+        count: number of processes; 0 to read in this process.
+        waits: processes only start if enough work is left.
     """
 
     count: int = 0

@@ -135,7 +135,7 @@ def _check_weights(job: Job, model: nn.Module) -> None:
     """Refuses a baseline that was trained again since the search, because it has other weights.
 
     Raises:
-    UserError: if it was trained again.
+        UserError: if it was trained again.
     """
     known = read_baseline_key(job.folder)
     if known is not None and known != baseline_key(model):

@@ -36,11 +36,11 @@ class Check:
     """The result of the script for some pictures.
 
     Attributes:
-    pictures: number of pictures.
-    equal: number of pictures with the label that the search gives them.
-    accuracy: percent of correct labels; None if the pictures have no labels.
-    of: the kind of pictures, as text.
-    is_whole: these are all images on which the run judged models.
+        pictures: number of pictures.
+        equal: number of pictures with the label that the search gives them.
+        accuracy: percent of correct labels; None if the pictures have no labels.
+        of: the kind of pictures, as text.
+        is_whole: these are all images on which the run judged models.
     """
 
     pictures: int

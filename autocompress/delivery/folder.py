@@ -32,10 +32,10 @@ class Delivered:
     """The written folder.
 
     Attributes:
-    folder: its path.
-    trial: number of the trial of the model.
-    files: sorted names.
-    check: the check of the script; None if it did not run.
+        folder: its path.
+        trial: number of the trial of the model.
+        files: sorted names.
+        check: the check of the script; None if it did not run.
     """
 
     folder: Path
@@ -105,7 +105,7 @@ def preprocessing(file: Path) -> dict[str, Any]:
     """The preprocessing of pictures, from the metadata of the file.
 
     Raises:
-    UserError: if the file cannot be loaded, or its metadata lack the preprocessing.
+        UserError: if the file cannot be loaded, or its metadata lack the preprocessing.
     """
     try:
         session = onnxruntime.InferenceSession(str(file), session_options(1), providers=["CPUExecutionProvider"])

@@ -87,7 +87,7 @@ def running_device(config: DeviceConfig, plugins: Manager | None = None) -> Devi
     """The device that ``config`` names.
 
     Raises:
-    UserError: if there is no such device, or it cannot run ONNX files here.
+        UserError: if there is no such device, or it cannot run ONNX files here.
     """
     device = (plugins or manager()).device(config.name)
     if device.deterministic or "onnx" not in device.formats:

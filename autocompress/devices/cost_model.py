@@ -20,7 +20,7 @@ class ModelledCost:
     """The cost of one image; ``seconds`` and ``joules`` are NaN if the profile lacks them.
 
     Attributes:
-    operations: counts by "kind @ unit"; the unit has the widths at which operations ran.
+        operations: counts by "kind @ unit"; the unit has the widths at which operations ran.
     """
 
     seconds: float
@@ -52,7 +52,7 @@ class CostModel(Device):
         """This device, or the cost model of a user's profile: ``cost-model:PATH.yaml``.
 
         Raises:
-        UserError: if the file has no profile.
+            UserError: if the file has no profile.
         """
         if name == self.name:
             return self

@@ -22,7 +22,7 @@ class OpenVinoProfiler:
     """Runs and profiles files for ``profiling.layer_times``.
 
     Args:
-    config: settings of the runs.
+        config: settings of the runs.
         layers: names of the layers.
     """
 

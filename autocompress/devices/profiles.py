@@ -177,7 +177,7 @@ def load_profile(path: Path) -> Profile:
     """Reads a profile; the loader only makes plain values.
 
     Raises:
-    UserError: naming file, line and key, if the file cannot be read or is not a profile.
+        UserError: naming file, line and key, if the file cannot be read or is not a profile.
     """
     document = read_yaml(path, "cost-model profile")
     try:

@@ -65,7 +65,7 @@ class Ssh(Device):
         """The device for a host.
 
         Raises:
-        UserError: if the name of the host is invalid.
+            UserError: if the name of the host is invalid.
         """
         if name == self.name:
             return self

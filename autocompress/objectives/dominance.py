@@ -101,8 +101,7 @@ def ranks(points: npt.ArrayLike, violation: npt.ArrayLike | None = None) -> npt.
 
     A feasible point dominates every infeasible one. Of two infeasible points, the one with the
     smaller violation dominates. Of two feasible points, the one that is nowhere worse and somewhere
-    better dominates.
-    Equal points share a rank.
+    better dominates. Equal points share a rank.
 
     Args:
         points: ``(n, objectives)``, lower is better; NaN counts as infinite.

@@ -65,7 +65,7 @@ class Objects:
         """Stores a file under ``name``, unless there is such an object; returns whether it did.
 
         Raises:
-        RemoteError: if this is unknown.
+            RemoteError: if this is unknown.
         """
 
         def write(path: str) -> None:

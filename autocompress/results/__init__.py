@@ -42,9 +42,9 @@ are an interface.
 ``artifacts/<trial>/metrics.json`` may hold ``float_layers`` (layers that compute in float while
 others are quantized), ``noisy`` (bool), ``accuracy_of`` (what was scored on validation: "file",
 which on a GPU is its torch model, or "torch model" where a standard runtime is slow with the file;
-``note`` has the reason), ``tap_crop``
-({layers, weights, macs} that the file leaves out) and 95 % intervals as ``[low, high]`` in points,
-paired on the same images: ``accuracy_drop_interval``, ``test_accuracy_drop_interval``.
+``note`` has the reason), ``tap_crop`` ({layers, weights, macs} that the file leaves out) and 95 %
+intervals as ``[low, high]`` in points, paired on the same images: ``accuracy_drop_interval``,
+``test_accuracy_drop_interval``.
 """
 
 from __future__ import annotations

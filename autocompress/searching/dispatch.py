@@ -37,9 +37,9 @@ class Allowance:
     """The remaining budget of this run.
 
     Attributes:
-    trials: number of further trials.
-    deadline: seconds since the epoch after which no trial is started. None: no limit.
-    trial_seconds: time limit of a trial. Making images that trials share does not count.
+        trials: number of further trials.
+        deadline: seconds since the epoch after which no trial is started. None: no limit.
+        trial_seconds: time limit of a trial. Making images that trials share does not count.
     """
 
     trials: int
@@ -168,7 +168,7 @@ class Dispatcher:
         """``worker`` cannot open the job or measure, and ends; another one gets its recipe.
 
         Returns:
-        Whether this happened so often on ``node`` that no more should be started there.
+            Whether this happened so often on ``node`` that no more should be started there.
         """
         asked = self._running.pop(worker).asked
         self._spool.drop(asked.number, asked.attempt)

@@ -33,10 +33,10 @@ def measured_also(
         plugins: with the devices.
 
         Returns:
-        A mapping for each device: ``device``, ``environment``, ``models`` (``trial``,
-            ``latency_ms``,
-        ``latency_ratio``, ``ratio_low``, ``ratio_high``, ``baseline_ms``, ``noisy``, or ``trial``
-        and ``reason``), and ``reason``, which is empty if it could be used.
+            A mapping for each device: ``device``, ``environment``, ``models`` (``trial``,
+            ``latency_ms``, ``latency_ratio``, ``ratio_low``, ``ratio_high``, ``baseline_ms``,
+            ``noisy``, or ``trial`` and ``reason``), and ``reason``, which is empty if the device
+            could be used.
     """
     return [_on(config, front, file_of, baseline, plugins) for config in job.also]
 

@@ -26,7 +26,7 @@ class Recorded:
     """Records the progress of a search, then passes it on.
 
     Args:
-    observer: the other observer.
+        observer: the other observer.
         folder: ``results/<name>``.
         workers: number of processes that try recipes.
         clock: returns seconds.

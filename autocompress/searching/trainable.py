@@ -161,7 +161,8 @@ class Worker:
         """Runs a trial, or trains it to a higher rung, and puts its row into the spool.
 
         Raises:
-        CannotWork: if this process cannot open the job, or no device answers. There is no row then.
+            CannotWork: if this process cannot open the job, or no device answers. There is no row
+                then.
         """
         try:
             self.state = self.state or WorkerState.of(self.settings)

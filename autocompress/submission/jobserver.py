@@ -102,7 +102,7 @@ class JobServer:
         """Sends a job. A run that was stopped or lost continues.
 
         Args:
-        order: the job and its resources.
+            order: the job and its resources.
             python: the interpreter on the nodes.
 
         Raises:

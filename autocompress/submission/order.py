@@ -26,7 +26,7 @@ class Order:
     """A job and the resources that it needs.
 
     Attributes:
-    job: with ``results`` as a path on the nodes.
+        job: with ``results`` as a path on the nodes.
         results: folder on storage that all nodes share, or URL, without an end slash.
         cache: the same for the cache.
         workers: number of workers, each on a pod or node of its own.
@@ -67,7 +67,7 @@ def order_of(
     """An order with checked paths; missing values are taken from the job.
 
     Raises:
-    UserError: if other nodes cannot access results or cache.
+        UserError: if other nodes cannot access results or cache.
     """
     place = shared_place(results or str(job.results), "results")
     cached = shared_place(cache, "cache") if cache else f"{place}/.cache"  # no run has such a name

@@ -52,12 +52,12 @@ class MeasuredCosts:
     """The times by which the placement of a job is chosen; constant while the job is open.
 
     Attributes:
-    patterns: the timed patterns.
-    seconds: for each of ``patterns``, in float and in integers.
-    maps: conversion of tensors of convolutions.
-    rows: conversion of other tensors.
-    verdict: the fastest choice by the times of whole files.
-    weight: of conversions relative to regions, by the times of whole files.
+        patterns: the timed patterns.
+        seconds: for each of ``patterns``, in float and in integers.
+        maps: conversion of tensors of convolutions.
+        rows: conversion of other tensors.
+        verdict: the fastest choice by the times of whole files.
+        weight: of conversions relative to regions, by the times of whole files.
     """
 
     patterns: Sequence[Pattern]

@@ -60,7 +60,7 @@ def time_changes(
     last float layer is the conversion to integers.
 
     Returns:
-    (of convolutions, of others); None if ``device`` has no profiler.
+        (of convolutions, of others); None if ``device`` has no profiler.
 
     Raises:
         TrialFailed: if the runtime cannot load a file.

@@ -36,10 +36,10 @@ class Tuner:
     """Finds where integers are faster on a device, once for each pattern.
 
     Attributes:
-    device: runs the files.
-    config: settings of the runs.
-    where: everything besides the pattern on which times depend, as JSON values: device, its
-        options, runtime and processor.
+        device: runs the files.
+        config: settings of the runs.
+        where: everything besides the pattern on which times depend, as JSON values: device, its
+            options, runtime and processor.
         store: where times are kept.
         progress: called with a text about the present work.
     """

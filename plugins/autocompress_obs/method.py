@@ -7,10 +7,9 @@ NIPS 1992, for single weights; Frantar and Alistarh, NeurIPS 2022, arXiv 2208.11
     err(c) = tr(D W_c H_cc^-1 W_c^T)
 
 summed over all layers that read the channel. ``D`` is the importance of each output of a reader.
-With
-``weighting: gradient`` it is E[(d log p / d output)^2], the Fisher information, so that the sum is
-in units of the loss. With ``equal`` it is (gamma / sigma)^2 of the norm behind, and each reader's
-error is divided by the variance of its outputs.
+With ``weighting: gradient`` it is E[(d log p / d output)^2], the Fisher information, so that the
+sum is in units of the loss. With ``equal`` it is (gamma / sigma)^2 of the norm behind, and each
+reader's error is divided by the variance of its outputs.
 """
 
 from __future__ import annotations

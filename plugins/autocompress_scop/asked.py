@@ -18,8 +18,7 @@ def score_space(space: Space, own: ScoreSettings) -> Params:
     """Asks for the settings of scores, with defaults from ``own``.
 
     With 0 epochs all scores would be 0, and channels would be removed in their order, so the least
-    is
-    1.
+    is 1.
     """
     scales = own.scales
     options: Any = {"structural": False, "searched": False}

@@ -54,8 +54,7 @@ def random_logits(shape: tuple[int, ...], bits: int, generator: torch.Generator)
     """He-normal logits, float32 ``(m, *shape)``, as in the published code.
 
     The fan-out is over the kernel of the weight and the values. With zeros, all values would be
-    equally
-    probable: every weight would have the lowest value, and there would be no gradient.
+    equally probable: every weight would have the lowest value, and there would be no gradient.
     """
     fan_out = shape[0] * math.prod(shape[2:]) * 2**bits
     return torch.randn(2**bits, *shape, generator=generator) * math.sqrt(2 / fan_out)

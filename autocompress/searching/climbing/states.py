@@ -88,8 +88,8 @@ class Standing:
         """The final state: the row has the model of ``rung``, or none.
 
         Raises:
-        ValueError: if no rung is being tried, or the model is neither that of the tried rung nor
-            of the rung below.
+            ValueError: if no rung is being tried, or the model is neither that of the tried rung
+                nor of the rung below.
         """
         if rung not in (self.rung, self.tried):
             raise ValueError(f"the model cannot be that of rung {rung}: rung {self.tried} was tried")
@@ -167,7 +167,7 @@ class RungTable:
         """Adds a recipe that was drawn.
 
         Raises:
-        ValueError: if it was added before.
+            ValueError: if it was added before.
         """
         if number in self._standings:
             raise ValueError(f"trial {number} was asked before")
