@@ -9,6 +9,8 @@
   that of an undisturbed run. All runs try the same 24 recipes, all that the space has.
 
     python benchmarks/cluster.py [--parts speed faults] [--runs 20] [--out FILE]
+
+With ``--first 8 --runs 4`` the runs 8 to 11 of the 20 are made, and join those in FILE.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import psutil
 from autocompress.files import write_text
 from autocompress.job import load_job
 from autocompress.results import SearchResult, read
+from shared.rows import read as read_json
 from shared.running import run_parts
 from shared.two_nodes import TwoNodes
 
@@ -143,15 +146,23 @@ def one_speed(trials: int, count: int) -> dict[str, Any]:
 # --- faults ---------------------------------------------------------------------------------------
 
 
-def faults(runs: int, seed: int) -> dict[str, Any]:
-    """Runs in which a process is killed, beside an undisturbed one."""
+def faults(runs: int, seed: int, first: int, earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """Runs in which a process is killed, beside an undisturbed one.
+
+    Args:
+        runs: how many are made now.
+        seed: of the moments.
+        first: number of the first one; ``earlier`` has those before it.
+        earlier: rows of these.
+    """
     draw = random.Random(seed)
+    moments = [draw.randrange(1, 20) for _ in range(first + runs)]
+    rows = earlier[:first]
     with a_cluster(second=True) as (nodes, home):
         undisturbed, _ = one_run(nodes, home / "undisturbed", home / "cache", None, 0)
         wanted = front_of(undisturbed)
-        rows = []
-        for number in range(runs):
-            victim, after = VICTIMS[number % len(VICTIMS)], draw.randrange(1, 20)
+        for number in range(first, first + runs):
+            victim, after = VICTIMS[number % len(VICTIMS)], moments[number]
             folder = home / f"{number}"
             shutil.copytree(home / "cache" / "baselines", folder / "cache" / "baselines")
             result, row = one_run(nodes, folder, folder / "cache", victim, after)
@@ -161,10 +172,16 @@ def faults(runs: int, seed: int) -> dict[str, Any]:
             shutil.rmtree(folder)
     return {
         "rows": rows,
-        "runs": runs,
+        "runs": len(rows),
         "right": sum(row["right"] for row in rows),
         "met": all(r["right"] for r in rows),
     }
+
+
+def fault_rows(out: Path) -> list[dict[str, Any]]:
+    """Those that are there."""
+    found: list[dict[str, Any]] = read_json(out).get("parts", {}).get("faults", {}).get("rows", [])
+    return found
 
 
 def is_right(row: Mapping[str, Any]) -> bool:
@@ -269,6 +286,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=24, help="of the speed")
     parser.add_argument("--most-nodes", type=int, default=2)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="number of the first fault run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("results/cluster/cluster.json"))
@@ -276,7 +294,7 @@ def main() -> None:
         parser.parse_args(),
         lambda chosen: {
             "speed": lambda: speed(chosen.trials, chosen.most_nodes),
-            "faults": lambda: faults(chosen.runs, chosen.seed),
+            "faults": lambda: faults(chosen.runs, chosen.seed, chosen.first, fault_rows(chosen.out)),
         },
         LINES,
     )
