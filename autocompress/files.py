@@ -26,6 +26,8 @@ log = logging.getLogger("autocompress")
 _warned: set[tuple[Path, str]] = set()
 CACHE, LOCAL_CACHE = "AUTOCOMPRESS_CACHE", "AUTOCOMPRESS_CACHE_LOCAL"
 OWN_VARIABLES = "AUTOCOMPRESS_"
+STORAGE_PASSWORD = "AUTOCOMPRESS_STORAGE_PASSWORD"
+"""The variable with the password of the server that keeps a study. Only the driver reads it."""
 NOT_KEPT = "cannot be written, so results are not kept for later use"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of writing that say that the disk, a quota or the largest file size is reached."""
@@ -62,8 +64,10 @@ def cache_folder(*parts: str) -> Path:
 
 
 def own_variables() -> dict[str, str]:
-    """The variables that autocompress reads, for its processes on other nodes."""
-    return {name: value for name, value in os.environ.items() if name.startswith(OWN_VARIABLES)}
+    """The variables that autocompress reads, for its processes on other nodes; no secrets."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(OWN_VARIABLES)}
+    found.pop(STORAGE_PASSWORD, None)
+    return found
 
 
 def cache_url() -> str | None:

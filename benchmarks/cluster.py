@@ -8,7 +8,10 @@
   the command ends by itself, no finished trial is lost, none is counted twice, and the front is
   that of an undisturbed run. All runs try the same 24 recipes, all that the space has.
 
-    python benchmarks/cluster.py [--parts speed faults] [--runs 20] [--out FILE]
+- ``together``: two searches at once on the two nodes, with one cache: how long their processes
+  wait for locks. The machine lock of measurements is left out.
+
+    python benchmarks/cluster.py [--parts speed faults together] [--runs 20] [--out FILE]
 
 With ``--first 8 --runs 4`` the runs 8 to 11 of the 20 are made, and join those in FILE.
 """
@@ -41,6 +44,8 @@ from shared.two_nodes import TwoNodes
 
 TARGET = 1.8
 """Two nodes against one."""
+MOST_WAITING = 1.0
+"""Percent of their time that two searches wait for locks."""
 VICTIMS = ("worker", "node", "driver", "head")
 WARM = 3
 """Rows that are left out of the speed: workers are still starting."""
@@ -100,11 +105,11 @@ def finished(folder: Path) -> list[float]:
 
 
 @contextlib.contextmanager
-def a_cluster(second: bool) -> Any:
+def a_cluster(second: bool, processors: int = 1) -> Any:
     """The nodes of a run, and the folder of its files."""
     with tempfile.TemporaryDirectory(prefix="cluster-", dir="/tmp") as folder:
         home = Path(folder)
-        nodes = TwoNodes({"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "OMP_NUM_THREADS": "1"})
+        nodes = TwoNodes({"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "OMP_NUM_THREADS": "1"}, processors)
         try:
             nodes.start_head()
             if second:
@@ -251,6 +256,58 @@ def front_of(result: SearchResult) -> list[tuple[float, float]]:
     return sorted({(round(one.accuracy, 6), round(one.latency_ratio, 6)) for one in result.models.itertuples()})
 
 
+# --- two searches ---------------------------------------------------------------------------------
+
+
+def together(trials: int) -> dict[str, Any]:
+    """Two searches of the same network on one cluster, with one cache that is empty at first."""
+    with a_cluster(second=True, processors=2) as (nodes, home):
+        waits = home / "waits"
+        waits.mkdir()
+        began, busy = time.monotonic(), psutil.getloadavg()[0]
+        nodes.environment["AUTOCOMPRESS_LOCK_WAITS"] = str(waits)
+        searches = [start(job_of_two(home, name, trials), home / name, nodes, home / "cache", 2) for name in ("a", "b")]
+        codes = [one.wait(timeout=2 * MOST_S) for one in searches]
+        assert set(codes) <= {0, 4}, [(home / name / "said.txt").read_text() for name in ("a", "b")]
+        found = [read_json(file) for file in waits.glob("*.json")]
+        rows = [len(read(home / name / "run").trials) for name in ("a", "b")]
+        seconds = time.monotonic() - began
+    lived = sum(one["lived"] for one in found)
+    shares = {
+        kind: round(100 * sum(one.get(kind, 0.0) for one in found) / lived, 3)
+        for kind in ("making", "others", "machine")
+    }
+    waited = shares["making"] + shares["others"]
+    return {
+        "trials": rows,
+        "seconds": round(seconds, 1),
+        "processes": len(found),
+        "process_seconds": round(lived, 1),
+        "waited_percent": shares,
+        "load_before": round(busy, 2),
+        "target_percent": MOST_WAITING,
+        "met": waited <= MOST_WAITING,
+    }
+
+
+def job_of_two(home: Path, name: str, trials: int) -> Path:
+    """The job of one of the two searches; they differ in their seed."""
+    (home / name).mkdir()
+    job = load_job(
+        model="test_resnet",
+        data="digits",
+        methods=["magnitude", "quantize"],
+        device="cost-model:bitops",
+        budget={"trials": trials, "epochs": 1},
+        baseline={"epochs": 4, "steps": 0},
+        plugins=[Path(__file__).parent / "shared" / "lock_waits.py"],
+        seed=ord(name),
+        name="run",
+    )
+    write_text(home / name / "job.yaml", job.to_yaml())
+    return home / name / "job.yaml"
+
+
 # --- tables ---------------------------------------------------------------------------------------
 
 
@@ -276,14 +333,26 @@ def fault_lines(part: dict[str, Any]) -> list[str]:
     ]
 
 
-LINES = {"speed": speed_lines, "faults": fault_lines}
+def together_lines(part: dict[str, Any]) -> list[str]:
+    """For people."""
+    shares = part["waited_percent"]
+    return [
+        f"two searches of {part['trials'][0]} and {part['trials'][1]} trials, {part['processes']} processes, "
+        f"{part['seconds']:.0f} s; load before {part['load_before']}",
+        f"of the time of all processes, {shares['making']} % waits while another makes the same entry, "
+        f"{shares['others']} % for other locks (together wanted: {part['target_percent']} %), "
+        f"{shares['machine']} % for the machine lock",
+    ]
+
+
+LINES = {"speed": speed_lines, "faults": fault_lines, "together": together_lines}
 
 
 def main() -> None:
     """Runs the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(LINES), default=list(LINES))
-    parser.add_argument("--trials", type=int, default=24, help="of the speed")
+    parser.add_argument("--trials", type=int, default=24, help="of the speed, and of each of two searches")
     parser.add_argument("--most-nodes", type=int, default=2)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="number of the first fault run")
@@ -294,6 +363,7 @@ def main() -> None:
         parser.parse_args(),
         lambda chosen: {
             "speed": lambda: speed(chosen.trials, chosen.most_nodes),
+            "together": lambda: together(chosen.trials),
             "faults": lambda: faults(chosen.runs, chosen.seed, chosen.first, fault_rows(chosen.out)),
         },
         LINES,

@@ -40,10 +40,10 @@ from autocompress.searching.climbing.climbing import Climbing
 from autocompress.searching.climbing.rows import climbed
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.endings import Endings
-from autocompress.searching.journal import Journal
 from autocompress.searching.ledger import Ledger
 from autocompress.searching.modelfiles import KeptModels
 from autocompress.searching.spool import Spool
+from autocompress.searching.storing.journal import Journal
 from autocompress.searching.study import Study
 from autocompress.searching.windowed import Windowed
 

@@ -36,7 +36,7 @@ from autocompress.opened.job import OpenedJob
 from autocompress.searching import site
 from autocompress.searching import stations as stations_module
 from autocompress.searching.measurer import Measurer
-from autocompress.searching.stations import RemoteMeasurer, rotated, start_stations
+from autocompress.searching.stations import Refused, RemoteMeasurer, Sent, Station, rotated, start_stations
 from autocompress.store import Store
 from autocompress.training import handed
 
@@ -342,6 +342,16 @@ def test_a_station_measures_for_workers_elsewhere(opened: OpenedJob, monkeypatch
         remote.once(baseline, baseline, 0.1)
 
 
+def test_a_station_on_another_kind_of_machine_measures_nothing(opened: OpenedJob) -> None:
+    known = Measurer.of(opened.job, opened.device).measured_with()
+    assert Station(opened.job, known).check() == []
+    moved = Station(opened.job, {**known, "processor": "another one"})
+    file = Sent("key", b"", (1, 8, 8), ())
+    why = f"its processor is {known['processor']}, the driver's is another one"
+    assert moved.check() == [why]
+    assert moved.measure(file, file, 0.1) == Refused(why)
+
+
 def test_a_device_that_runs_torch_modules_has_no_stations(opened: OpenedJob) -> None:
     torch_device = type("TorchOnly", (), {"name": "torch-only", "formats": frozenset({"torch"})})()
     with pytest.raises(UserError, match="runs torch modules, which are not sent between nodes"):
@@ -414,6 +424,25 @@ def test_a_lost_driver_is_started_again(
     assert supervising.drive(tmp_path / "demo", ClusterConfig(address="auto")) == code
     told = [json.loads(line) for line in (tmp_path / "demo" / "runs.txt").read_text().splitlines()]
     assert told == [["search", "job.yaml"], *[["resume", str(tmp_path / "demo")]] * (runs - 1)]
+
+
+def test_a_run_on_a_url_is_resumed_under_a_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"file://{tmp_path}/runs/demo"
+    job = load_job(model="resnet18", data="digits", name="demo", results=url.rpartition("/")[0])
+    on_cluster = job.model_copy(update={"cluster": ClusterConfig(address="127.0.0.1:1")})
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "job.yaml").write_text(on_cluster.to_yaml())
+    program = [sys.executable, "-c", DRIVER, str(job.folder), json.dumps([{"phase": "over", "end": 4}])]
+    monkeypatch.setattr(sys, "orig_argv", [*program, "resume", url])
+    monkeypatch.setattr(sys, "argv", ["autocompress", "resume", url])
+    with pytest.raises(SystemExit) as ended:
+        supervising.resume_supervised(Path(url))
+    assert ended.value.code == 4
+    assert json.loads((job.folder / "runs.txt").read_text()) == ["resume", url]
+    (tmp_path / "runs" / "demo" / "job.yaml").write_text(job.to_yaml())
+    supervising.resume_supervised(Path(url))  # returns: a local search needs no supervisor
+    with pytest.raises(UserError, match=r"is not a run: it has no job\.yaml"):
+        supervising.resume_supervised(Path(url[:-1]))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

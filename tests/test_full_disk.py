@@ -20,13 +20,15 @@ from autocompress.contract import Deployable, manager
 from autocompress.devices.lock import MachineLock
 from autocompress.errors import UserError
 from autocompress.job import Job, load_job
-from autocompress.searching import journal, run
+from autocompress.searching import run
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.gates import Trial
 from autocompress.searching.measurer import Measurer
 from autocompress.searching.run import baseline_row
 from autocompress.searching.spool import Spool
-from autocompress.searching.study import STUDY_FILE, Study
+from autocompress.searching.storing import journal
+from autocompress.searching.storing.opening import STUDY_FILE
+from autocompress.searching.study import Study
 from autocompress.store import Store
 from autocompress.training import train_baseline
 

@@ -167,6 +167,13 @@ def test_storage_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypa
     goes_on.set()
 
 
+def test_files_of_others_are_left_out_of_what_is_there(tmp_path: Path) -> None:
+    remote = Objects(f"file://{tmp_path}/prefix")
+    remote.put_bytes("artifacts/0/model.onnx", b"")
+    (tmp_path / "prefix" / "artifacts" / "my notes.txt").touch()
+    assert remote.names() == remote.names("artifacts") == ["artifacts/0/model.onnx"]
+
+
 @pytest.mark.parametrize("name", ["../other", "a/../../b", "/etc/passwd", "a//b", "", "a\nb", ".."])
 def test_names_cannot_leave_the_prefix(tmp_path: Path, name: str) -> None:
     remote = Objects(f"file://{tmp_path}/prefix")

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from autocompress.compat.optuna import RememberingTPE
-from autocompress.searching.journal import FileStorage
+from autocompress.searching.storing.journal import FileStorage
 from autocompress.searching.windowed import Windowed
 
 DIRECTIONS = ["maximize", "minimize"]
@@ -151,7 +151,7 @@ def test_what_a_full_disk_does_not_take_never_was(tmp_path: Path, monkeypatch: p
             tell(study, 1.0, 1.0)
 
     with monkeypatch.context() as patched:
-        patched.setattr("autocompress.searching.journal._append", refuse)
+        patched.setattr("autocompress.searching.storing.journal._append", refuse)
         with pytest.raises(PermissionError):
             tell_together()
     assert study.get_trials() == FileStorage(file).get_all_trials(0) == []

@@ -162,8 +162,7 @@ def _search(job: Job, *, dry_run: bool) -> None:
 def resume(run_folder: Run, trials: options.Trials = None, minutes: options.Minutes = None) -> None:
     """Continue a search that was stopped, or extend the budget of one. Finished trials are kept."""
     supervising.end_with_parent()
-    if (file := run_folder / "job.yaml").is_file() and supervising.is_needed(load_job(file).cluster):
-        raise typer.Exit(supervising.drive(run_folder, load_job(file).cluster, sys.argv[1:]))
+    supervising.resume_supervised(run_folder)
     from autocompress.cli.progress import watching
     from autocompress.searching import run, stopping
     from autocompress.searching.clock import process_began

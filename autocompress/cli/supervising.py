@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from autocompress.errors import ExitCode, UserError
-from autocompress.job import AUTO, ClusterConfig
+from autocompress.job import AUTO, ClusterConfig, load_job
 
 IS_DRIVER = "AUTOCOMPRESS_DRIVER"
 """The environment of the child has it."""
@@ -38,6 +38,25 @@ PR_SET_PDEATHSIG = 1
 def is_needed(cluster: ClusterConfig) -> bool:
     """Whether this process is to supervise a driver, and not to be one."""
     return not cluster.is_local and IS_DRIVER not in os.environ
+
+
+def resume_supervised(place: Path) -> None:
+    """Supervises the driver that resumes a run on a cluster; returns for any other run.
+
+    Args:
+        place: the folder of the run, or its URL.
+
+    Raises:
+        SystemExit: with the exit code of the driver, when it has ended.
+        UserError: if the run is on a URL that cannot be used.
+    """
+    if IS_DRIVER in os.environ:
+        return
+    from autocompress.searching.mirror import home_of  # takes a second to import
+
+    folder, url = home_of(place)
+    if (file := folder / "job.yaml").is_file() and is_needed(cluster := load_job(file).cluster):
+        raise SystemExit(drive(folder, cluster, sys.argv[1:], url))
 
 
 def end_with_parent() -> None:

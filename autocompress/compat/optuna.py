@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -57,6 +58,14 @@ def trial_id(frozen: FrozenTrial) -> int:
     Private: ``_trial_id``.
     """
     return int(frozen._trial_id)
+
+
+def cached(storage: RDBStorage) -> BaseStorage:
+    """The storage with Optuna's cache of finished trials, as a study has it for a URL.
+
+    Private: ``get_storage``, "only for internal usage".
+    """
+    return get_storage(storage)
 
 
 class RememberingTPE(TPESampler):

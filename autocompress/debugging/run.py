@@ -91,7 +91,7 @@ def debug(
     methods = {method.name: method for method in plugins.methods()}
     home = result.folder.resolve()  # it may have been moved or renamed since
     job = load_job(home / JOB_FILE).model_copy(update={"results": home.parent, "name": home.name})
-    job = as_begun(job, read_begun(home))
+    job = as_begun(job, read_begun(home, job.search.storage))
     compute = compute_of(job.compute)
     limit_threads(compute.threads)
     model, split = _baseline(job, plugins, compute)
@@ -137,7 +137,7 @@ def _check_weights(job: Job, model: nn.Module) -> None:
     Raises:
         UserError: if it was trained again.
     """
-    known = read_baseline_key(job.folder)
+    known = read_baseline_key(job.folder, job.search.storage)
     if known is not None and known != baseline_key(model):
         raise UserError(
             "the baseline in the cache folder is not the one that this run began with",

@@ -28,6 +28,7 @@ from autocompress.job.cluster import ClusterConfig, workers_moved
 from autocompress.job.images import AugmentConfig, DataConfig
 from autocompress.job.section import Section as _Section
 from autocompress.job.source import Source
+from autocompress.job.storage import checked_storage
 from autocompress.objectives.quantities import BOUNDED, BY_NAME, OBJECTIVES
 from autocompress.objectives.spelling import Bound, parse_bound, positive, spell_bound
 from autocompress.remote.urls import checked_url, joined, url_of
@@ -167,8 +168,10 @@ class Budget(_Section):
 
 
 class SearchConfig(_Section):
-    """Parts of a search that can be switched off, to measure their effect."""
+    """Where the study is kept, and parts of a search that can be switched off to measure them."""
 
+    storage: Annotated[str | None, AfterValidator(checked_storage)] = None
+    """PostgreSQL or Redis for the study, a URL without a password; else a file of the run."""
     tables: bool = True
     """Measure what the network loses when each coupling alone is narrowed."""
     proposals: bool = True
@@ -355,6 +358,13 @@ class Job(_Section):
             raise HintedError("needs validation images", "name them for 'val'", "data.val_images")
         if self.data.train_images is not None and self.data.is_free:
             raise HintedError("needs training images", "name them for 'train'", "data.train_images")
+        return self
+
+    @model_validator(mode="after")
+    def _check_storage(self) -> Job:
+        if self.search.storage is not None and self.run_url is not None:
+            text = "cannot be combined with results on a URL, which hold the study too"
+            raise HintedError(text, "leave one of them out", "search.storage")
         return self
 
     @model_validator(mode="after")

@@ -135,11 +135,15 @@ class Objects:
         return self._called(lambda: bool(self._files.exists(self._path(name))), f"{self.url} does not answer")
 
     def names(self, folder: str = "") -> list[str]:
-        """The sorted names of all objects below ``folder``; by default of all objects."""
+        """The sorted names of all objects below ``folder``; by default of all objects.
+
+        Objects with names that autocompress does not use, such as files of a user, are left out.
+        """
 
         def find() -> list[str]:
             found = self._files.find(self._path(folder) if folder else self._root)
-            return sorted(str(path).removeprefix(self._root).lstrip("/") for path in found)
+            names = (str(path).removeprefix(self._root).lstrip("/") for path in found)
+            return sorted(name for name in names if _is_name(name))
 
         return self._called(find, f"{folder} cannot be listed in {self.url}")
 
@@ -185,7 +189,7 @@ class Objects:
         return time.monotonic() - began
 
     def _path(self, name: str) -> str:
-        if not _NAME.fullmatch(name) or ".." in name.split("/"):
+        if not _is_name(name):
             raise ValueError(f"not the name of an object: {name!r}")
         return f"{self._root.rstrip('/')}/{name}"
 
@@ -216,6 +220,11 @@ class Objects:
         if not done:
             raise RemoteError(f"{what}: no answer in {self._longest:g} s")
         return done[0]
+
+
+def _is_name(name: str) -> bool:
+    """Whether an object may have this name: it does not leave the prefix."""
+    return _NAME.fullmatch(name) is not None and ".." not in name.split("/")
 
 
 def _linked(path: Path, write: Callable[[Path], Any]) -> None:

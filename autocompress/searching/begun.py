@@ -28,8 +28,10 @@ EDITABLE = ("name", "results", "budget", "workers", "cluster", "sampler", "recip
 """Keys of a job that may change between two runs of a search."""
 IMAGES_VERSION = "2"
 """Version of the digests of images. A record of another version counts as none."""
-AFTER_THE_ROWS = ("search.explain",)
-"""Keys within a section that may change as well: what they ask for begins after the last row."""
+CHANGES_NO_ROW = ("search.explain", "search.storage")
+"""Keys within a section that may change as well: what is measured after the last row, and where the
+server of the study is.
+"""
 MOST_SHOWN = 60
 """Most characters of a value in an error."""
 
@@ -85,7 +87,7 @@ def check_resumable(folder: Path, known: Mapping[str, Any], now: Mapping[str, An
     Raises:
         UserError: naming the changes, in one sentence.
     """
-    asked = [one for one in _differences(known.get("job", {}), now["job"]) if one[0] not in AFTER_THE_ROWS]
+    asked = [one for one in _differences(known.get("job", {}), now["job"]) if one[0] not in CHANGES_NO_ROW]
     around = [*_differences(known.get("machine", {}), now["machine"])]
     around += _differences(known.get("versions", {}), now["versions"])
     if asked:

@@ -24,7 +24,7 @@ from autocompress.job import Job, folder_of
 from autocompress.remote import Objects, RemoteError, url_of
 from autocompress.results import JOB_FILE, Row
 from autocompress.searching.spool import SPOOL
-from autocompress.searching.study import STUDY_FILE
+from autocompress.searching.storing.opening import STUDY_FILE
 
 PIECES, DRIVER, STATE = "journal", "driver.json", "mirror.json"
 BEATS_EVERY_S, LEASE_S = 10.0, 30.0
@@ -100,6 +100,16 @@ class Mirror:
         with self._told():
             return self._objects.exists(JOB_FILE)
 
+    def fetch_job(self) -> None:
+        """Copies the job of the run into the folder.
+
+        Raises:
+            UserError: if storage cannot be used.
+        """
+        with self._told():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._objects.fetch(JOB_FILE, self.folder / JOB_FILE)
+
     def fetch(self) -> None:
         """Makes the folder what the objects say, unless it goes on from them already.
 
@@ -111,8 +121,7 @@ class Mirror:
             count, size = self._state()
             journal = self.folder / STUDY_FILE
             is_newer = count == len(pieces) and journal.exists() and journal.stat().st_size >= size
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._objects.fetch(JOB_FILE, self.folder / JOB_FILE)
+            self.fetch_job()
             if not is_newer and pieces:
                 log.info("the study is made again of %d pieces of %s", len(pieces), self.url)
                 for name in (SPOOL, "artifacts", "structures"):  # of a driver that lost the run
@@ -251,6 +260,36 @@ def has_begun(job: Job) -> bool:
     return Mirror(job.run_url, job.folder).exists
 
 
+def home_of(place: Path) -> tuple[Path, str | None]:
+    """The folder of a run on this machine, with its job, and the URL of the run where it has one.
+
+    Args:
+        place: the folder of a run, or its URL.
+
+    Raises:
+        UserError: if there is no run on the URL, or storage cannot be used.
+    """
+    url = url_of(place) or _url_in(place)
+    if url is None:
+        return place, None
+    mirror = _mirror_of(url)
+    mirror.fetch_job()
+    return mirror.folder, url
+
+
+def _mirror_of(url: str) -> Mirror:
+    """Of a run that exists.
+
+    Raises:
+        UserError: if it does not, or storage cannot be used.
+    """
+    results, _, name = url.rpartition("/")
+    mirror = Mirror(url, folder_of(results, name))
+    if not mirror.exists:
+        raise UserError(f"{url} is not a run: it has no {JOB_FILE}", "give the URL that a search wrote")
+    return mirror
+
+
 @contextmanager
 def mirrored(job: Job) -> Iterator[Mirror | None]:
     """The claimed mirror of a new run; None where results are in a folder.
@@ -282,10 +321,7 @@ def resumed(place: Path) -> Iterator[tuple[Path, Mirror | None]]:
     if url is None:
         yield place, None
         return
-    results, _, name = url.rpartition("/")
-    mirror = Mirror(url, folder_of(results, name))
-    if not mirror.exists:
-        raise UserError(f"{url} is not a run: it has no {JOB_FILE}", "give the URL that a search wrote")
+    mirror = _mirror_of(url)
     mirror.claim()
     try:
         mirror.fetch()

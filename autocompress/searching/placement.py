@@ -182,7 +182,7 @@ class _Crew(_Unsaved, tune.Callback):
         assert actor is not None
         self._actors[trial.trial_id] = actor
         self._dispatcher.started()
-        self._send(trial.trial_id)
+        self._send(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
@@ -197,7 +197,7 @@ class _Crew(_Unsaved, tune.Callback):
         if result["done"]:
             return
         row = self._dispatcher.finished(trial.trial_id, json.loads(result["row"]) if result["row"] else None)
-        self._send(trial.trial_id)
+        self._send(trial)
         if row is not None:
             self._dispatcher.tell(row)
 
@@ -222,8 +222,11 @@ class _Crew(_Unsaved, tune.Callback):
         if self._cluster is None or not self._cluster.admission.refuse(node, why):
             self._dispatcher.start_no_more()
 
-    def _send(self, worker: str) -> None:
-        self._actors[worker].take.remote(self._dispatcher.hand_out(worker))
+    def _send(self, trial: RayTrial) -> None:
+        """Gives the worker its next recipe; none on a node that is drained, so that it ends."""
+        worker = trial.trial_id
+        is_leaving = self._cluster is not None and self._cluster.nodes.is_gone(trial.config.get("node", ""))
+        self._actors[worker].take.remote(None if is_leaving else self._dispatcher.hand_out(worker))
 
     def end(self) -> None:
         """Kills the workers that are left; after an interrupt they are within a trial."""

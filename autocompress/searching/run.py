@@ -62,6 +62,7 @@ from autocompress.searching.recorded import Recorded
 from autocompress.searching.searchable import Opener, SearchableJob, is_by_agreement
 from autocompress.searching.site import Site
 from autocompress.searching.spool import Spool
+from autocompress.searching.storing import opening as storing
 from autocompress.searching.study import Study, read_begun
 from autocompress.searching.trainable import Settings, open_job
 
@@ -99,6 +100,7 @@ def search(
     plugins = manager_for(job)
     validate(job, plugins)
     placement.check(job)
+    storing.check(job.search.storage)
     job = anchored(resolved(job), plugins)
     with (
         stopping.caught(),
@@ -159,6 +161,7 @@ def _go_on(
     plugins = manager_for(job)
     validate(job, plugins)
     placement.check(job)
+    storing.check(job.search.storage)
     with (
         rundir.driver(folder),
         rundir.logged(folder),
@@ -205,7 +208,7 @@ class _Run:
         self._progress = Steps(self._observer)
         # From the file, as a resume will find it: there spaces and paths are written out.
         begun = begun_with(load_job(folder / JOB_FILE), plugins.device(job.device.name))
-        if (known := read_begun(folder)) is not None:  # before anything is trained
+        if (known := read_begun(folder, job.search.storage)) is not None:  # before anything is trained
             check_resumable(folder, known, begun)
         self._opened = opener(as_begun(job, known), self._progress)
         begun |= decided_with(self._opened.job)
@@ -327,6 +330,7 @@ class _Run:
         effort = rung_effort(splits, self._job)
         self._climbing = Climbing(self._job, self._baseline, rows, promoted, effort) if climbs else None
         own = [f"data: {splits.describe()}"] if splits.synthetic or splits.unlabelled else []
+        own += [self._study.note] if self._study.note else []
         for note in own + list(splits.notes):
             self._observer.on_note(note)
         self._observer.on_baseline(self._baseline)

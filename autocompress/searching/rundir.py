@@ -16,12 +16,12 @@ from autocompress.locks import FileLock
 from autocompress.results import FRONT_FILE, JOB_FILE, SENSITIVITY_FILE, TABLES_FILE, TRIALS_FILE
 from autocompress.searching.mirror import STATE
 from autocompress.searching.spool import SPOOL
-from autocompress.searching.study import STUDY_FILE
+from autocompress.searching.storing.opening import NAME_FILE, STUDY_FILE
 
 log = logging.getLogger("autocompress.search")
 LOG_FILE, ARTIFACTS, RAY = "log.txt", "artifacts", "ray"
 SCRATCH = Path(RAY) / "scratch"
-LEFT_BY_A_START = (JOB_FILE, STUDY_FILE, SENSITIVITY_FILE, TABLES_FILE, SPOOL, STATE, "structures")
+LEFT_BY_A_START = (JOB_FILE, STUDY_FILE, NAME_FILE, SENSITIVITY_FILE, TABLES_FILE, SPOOL, STATE, "structures")
 """Files of a start that failed before the first trial, besides its log."""
 
 

@@ -18,11 +18,14 @@ from autocompress.contract import Deployable, Device, Measurement, OperatorCount
 from autocompress.devices import measure
 from autocompress.errors import CannotWork, TrialFailed, UserError
 from autocompress.job import Job
+from autocompress.opened.keys import measured_with
 from autocompress.searching.measurer import Measurer
 
 BACK_WITHIN_S = 60.0
 """Seconds in which one of the stations must answer; Ray starts a lost one again."""
 LOOK_AGAIN_S = 1.0
+A_SHARE = 0.001
+"""Of the device's resource, which a station takes."""
 GONE = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
 
 
@@ -41,25 +44,37 @@ class Sent:
     operators: tuple[OperatorCount, ...]
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A station cannot measure for the search where it is; ``why`` is a phrase."""
+
+    why: str
+
+
 class Station:
     """The measurer of one machine; an actor of Ray. The engine's machine lock holds there too.
 
-    Ray starts it again where its process dies, for those that know it already.
+    Ray starts it again where its process dies, and on another node with the resource where its node
+    is lost. It measures nothing on a machine whose latencies differ.
 
     Args:
         job: of the search.
+        measured_by: on what latencies of the search depend (``opened.keys.measured_with``).
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, measured_by: Mapping[str, Any]) -> None:
         self._job, self._device = job, manager_for(job).device(job.device.name)
+        self._refusal = different(measured_by, measured_with(self._device, job.device))
         self._folder = tempfile.TemporaryDirectory(prefix="autocompress-station-")
 
     def check(self) -> list[str]:
         """Reasons why the device cannot be used here."""
-        return self._device.check(self._job.device)
+        return [self._refusal] if self._refusal else self._device.check(self._job.device)
 
-    def measure(self, candidate: Sent, baseline: Sent, seconds: float) -> Measurement | str:
+    def measure(self, candidate: Sent, baseline: Sent, seconds: float) -> Measurement | Refused | str:
         """Costs of a file relative to the baseline; why there are none; "" without the baseline."""
+        if self._refusal:
+            return Refused(self._refusal)
         home = Path(self._folder.name)
         kept = home / f"{baseline.key}.onnx"
         if not kept.exists():
@@ -79,11 +94,19 @@ class Station:
                 return str(failed) or "it cannot be measured"
 
 
+def different(wanted: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Why latencies that depend on ``here`` cannot be compared; empty where they can."""
+    for name in {**wanted, **here}:
+        if wanted.get(name) != here.get(name):
+            return f"its {name.replace('_', ' ')} is {here.get(name)}, the driver's is {wanted.get(name)}"
+    return ""
+
+
 def start_stations(job: Job, device: Device, nodes: Mapping[str, str]) -> dict[str, ActorHandle]:
     """A station on each machine, by the key of the machine.
 
     Args:
-        job: of the search.
+        job: of the search, with ``cluster.device_nodes``.
         device: of the job.
         nodes: the node for the station of each machine.
 
@@ -95,9 +118,13 @@ def start_stations(job: Job, device: Device, nodes: Mapping[str, str]) -> dict[s
             f"the device '{device.name}' runs torch modules, which are not sent between nodes",
             "leave 'cluster.device_nodes' out, so that each worker measures its own",
         )
-    actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Station)
+    # With the resource and a soft affinity, Ray starts a station elsewhere when its node is lost.
+    share = {job.cluster.device_nodes: A_SHARE} if job.cluster.device_nodes else {}
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, resources=share)(Station)
     found: dict[str, Any] = {
-        machine: actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(job)
+        machine: actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=bool(share))).remote(
+            job, measured_with(device, job.device)
+        )
         for machine, node in nodes.items()
     }
     asked = {machine: station.check.remote() for machine, station in found.items()}
@@ -152,6 +179,9 @@ class RemoteMeasurer(Measurer):
                 except GONE as error:
                     lost = _first_line(error)
                     continue
+                if isinstance(found, Refused):
+                    lost = found.why
+                    continue
                 if isinstance(found, str):
                     raise TrialFailed(found)
                 return found
@@ -166,11 +196,11 @@ def rotated(stations: Sequence[ActorHandle], by: int) -> list[ActorHandle]:
     return list(itertools.islice(endless, by % max(1, len(stations)), by % max(1, len(stations)) + len(stations)))
 
 
-def _measured(station: Any, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement | str:
+def _measured(station: Any, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement | Refused | str:
     """Sends the baseline only where the station lacks it."""
     own = Sent("", candidate.file.read_bytes(), candidate.input_size, tuple(candidate.operators))
     known = Sent(baseline.file.stem, None, baseline.input_size, tuple(baseline.operators))
-    found: Measurement | str = ray.get(station.measure.remote(own, known, seconds))
+    found: Measurement | Refused | str = ray.get(station.measure.remote(own, known, seconds))
     if found != "":
         return found
     whole = Sent(known.key, baseline.file.read_bytes(), known.input_size, known.operators)

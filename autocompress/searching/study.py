@@ -2,13 +2,15 @@
 
 With trials.csv, written from it, the only truth.
 
-Optuna's journal file holds it (``optuna-dashboard study.journal`` shows a run). Only the driver
-writes to it: workers send their rows (see ``searching.spool``).
+Optuna's journal file holds it (``optuna-dashboard study.journal`` shows a run), or a server (see
+``searching.storing``). Only the driver writes to it: workers send their rows (see
+``searching.spool``).
 """
 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +19,6 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import RandomSampler
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.compat.optuna import attributes_of, fail_waiting, frozen_enqueued_values, running_trial
@@ -30,15 +31,14 @@ from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
 from autocompress.searching.asked import Asked
 from autocompress.searching.climbing.untrained import EPOCHS, epochs_are_drawn
-from autocompress.searching.journal import FileStorage
 from autocompress.searching.sampling.chooser import OptunaChooser
 from autocompress.searching.sampling.samplers import SEE_THE_LAST, make_sampler
 from autocompress.searching.sampling.telling import Verdict, verdict
+from autocompress.searching.storing.opening import has_study, study_of
+from autocompress.searching.storing.outages import StudyAway
 from autocompress.searching.windowed import WINDOW, Windowed
 
-STUDY_FILE = "study.journal"
-STUDY_NAME = "autocompress"
-BEGUN = "begun_with"
+BEGUN, DRIVER = "begun_with", "driver"
 AMENDED, PROMOTED = "amended:", "promoted:"
 """How names of study attributes begin that belong to one trial; its number follows."""
 RE_ASKS = 16
@@ -52,44 +52,34 @@ Compose = Callable[[Chooser], Any]
 log = logging.getLogger("autocompress.search")
 
 
-def _storage(folder: Path) -> FileStorage:
-    """The journal of the run in ``folder``.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    file = (folder / STUDY_FILE).absolute()
+def _attributes(folder: Path, url: str | None) -> Mapping[str, Any]:
+    """The attributes of the study of the run in ``folder``; empty where there is none."""
+    if not has_study(folder):
+        return {}
+    kept = study_of(folder, url, "")
     try:
-        return FileStorage(file)
-    except (ValueError, KeyError) as error:
-        raise UserError(f"the study {file} is damaged: {error}", "bring back a copy of it") from error
+        found: dict[str, Any] = kept.storage.get_study_user_attrs(kept.storage.get_study_id_from_name(kept.name))
+    except KeyError:
+        return {}
+    return found
 
 
-def _name_in(storage: BaseStorage) -> str:
-    """The name of the one study in the journal.
+def read_begun(folder: Path, url: str | None = None) -> dict[str, Any] | None:
+    """What the search in ``folder`` began with; None without a study or with an old one.
 
-    It does not depend on the job, whose name may be edited.
-
-    Earlier versions gave it the job's name.
+    Args:
+        folder: of the run.
+        url: of the server that keeps the study; None for a file in ``folder``.
     """
-    names = [study.study_name for study in storage.get_all_studies()]
-    return names[0] if names else STUDY_NAME
+    return _attributes(folder, url).get(BEGUN)
 
 
-def read_begun(folder: Path) -> dict[str, Any] | None:
-    """What the search in ``folder`` began with; None without a study or with an old one."""
-    if not (folder / STUDY_FILE).exists():
-        return None
-    studies = _storage(folder).get_all_studies()
-    return studies[0].user_attrs.get(BEGUN) if studies else None
+def read_baseline_key(folder: Path, url: str | None = None) -> str | None:
+    """Key of the baseline that the search in ``folder`` began with; None where nothing says it.
 
-
-def read_baseline_key(folder: Path) -> str | None:
-    """Key of the baseline that the search in ``folder`` began with; None where nothing says it."""
-    if not (folder / STUDY_FILE).exists():
-        return None
-    studies = _storage(folder).get_all_studies()
-    return studies[0].user_attrs.get("baseline_key") if studies else None
+    The arguments are those of :func:`read_begun`.
+    """
+    return _attributes(folder, url).get("baseline_key")
 
 
 class Study:
@@ -105,11 +95,17 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.job = job
         self.baseline = baseline
-        storage = _storage(folder)
-        self._trials = Windowed(storage, WINDOW if job.sampler in SEE_THE_LAST else None)
-        name, sought = _name_in(storage), directions(job.objectives)
-        self._study = optuna.create_study(storage=self._trials, study_name=name, directions=sought, load_if_exists=True)
-        self._id = storage.get_study_id_from_name(name)
+        kept = study_of(folder, job.search.storage, job.name)
+        self.note = kept.note
+        self._trials = Windowed(kept.storage, WINDOW if job.sampler in SEE_THE_LAST else None)
+        sought = directions(job.objectives)
+        self._study = optuna.create_study(
+            storage=self._trials, study_name=kept.name, directions=sought, load_if_exists=True
+        )
+        self._id = kept.storage.get_study_id_from_name(kept.name)
+        self._driver = uuid.uuid4().hex if kept.is_shared else None
+        if self._driver is not None:
+            self._study.set_user_attr(DRIVER, self._driver)
         trials = self._trials.everything(self._id)
         self._study.sampler = make_sampler(job, told=sum(trial.state.is_finished() for trial in trials))
         self._choices: dict[str, BaseDistribution] = {
@@ -290,6 +286,8 @@ class Study:
         try:
             recipe = compose(OptunaChooser(trial, self._choices, self.proposed, self._undrawn))
             key, values, row = recipe.key, dict(recipe.values), None
+        except StudyAway:
+            raise
         except Exception as error:  # a plugin's fault must not end the search
             key, values = digest("invalid", trial.params), dict(trial.params)
             row = unbuilt_row(Asked(trial.number, values, label), error)
@@ -314,6 +312,7 @@ class Study:
 
     def keep(self, number: int, row: Row) -> None:
         """Keeps a row that a worker made, of the trial or of a higher rung of it; twice is once."""
+        self._check_driver()
         reached = int(row.get("reached", 0))
         if not reached:
             self.tell(number, row)
@@ -330,6 +329,15 @@ class Study:
         with self._trials.together():
             self._trial(number).set_user_attr("row", row)
             self._tell(number, verdict(self.job, row, self.baseline))
+
+    def _check_driver(self) -> None:
+        """Refuses to go on with a study on a server that another process has taken over.
+
+        Raises:
+            UserError: if it has.
+        """
+        if self._driver is not None and attributes_of(self._study).get(DRIVER) != self._driver:
+            raise UserError(f"another process goes on with the study {self._study.study_name}", "this one ends")
 
     def tell_followers(self, number: int) -> None:
         """Tells those that drew the recipe of ``number`` while it ran."""

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.compat.optuna import trial_id
 from autocompress.objectives.dominance import Front
-from autocompress.searching.journal import FileStorage
+from autocompress.searching.storing.journal import FileStorage
 
 WINDOW = 1000
 """Finished trials that samplers see, beside the front and what is not finished."""

@@ -1,0 +1,31 @@
+"""How the storage of a study is spelled: ``postgresql://user@host/name``, ``redis://host:port/0``."""
+
+from __future__ import annotations
+
+import re
+
+from autocompress.errors import HintedError
+from autocompress.files import STORAGE_PASSWORD
+
+_WHOLE = re.compile(
+    r"(postgresql|rediss?)://([\w.%+-]+@)?([\w.-]+|\[[0-9a-fA-F:.]+\])?(:\d{1,5})?(/[\w.%-]*)?(\?[\w=&.%/-]*)?",
+    re.ASCII,
+)
+_SECRET = re.compile(r"//[^@]*:[^@]*@|[?&][^=]*pass", re.IGNORECASE)
+
+
+def checked_storage(url: str | None) -> str | None:
+    """The URL as it is, if a study can be kept there.
+
+    Raises:
+        HintedError: saying what is wrong, without the URL: it may hold a password.
+    """
+    if url is None:
+        return None
+    if _SECRET.search(url):
+        raise HintedError("holds a password", f"leave it out, and set {STORAGE_PASSWORD} in the environment")
+    found = _WHOLE.fullmatch(url)
+    if found is None or (found[1] != "postgresql" and not found[3]):
+        hint = "without it the study is a file in the folder of the run"
+        raise HintedError("must be like postgresql://USER@HOST/DATABASE or redis://HOST:PORT/0", hint)
+    return url

@@ -1,0 +1,66 @@
+"""Waiting for a server that is away for a while."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from autocompress.errors import UserError
+
+WAITS_S = 60.0
+"""Seconds that a search waits for the server of its study."""
+AGAIN_S = 0.25
+"""Seconds between two attempts."""
+T = TypeVar("T")
+log = logging.getLogger("autocompress.search")
+
+
+class StudyAway(UserError):
+    """The server of the study does not answer, or does not let us in."""
+
+
+def insisted(action: Callable[[bool], T], is_outage: Callable[[Exception], bool], what: str) -> T:
+    """The result of ``action``, which is tried again while the server is away.
+
+    Args:
+        action: is told whether an attempt has failed before, which may have been carried out all
+            the same.
+        is_outage: whether an error means that the server is away.
+        what: the name of the server in messages.
+
+    Raises:
+        StudyAway: if the server stays away.
+    """
+    ends = time.monotonic() + WAITS_S
+    is_again = False
+    while True:
+        try:
+            found = action(is_again)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            if not is_again:
+                log.warning("%s does not answer, and is waited for: %s", what, told(error))
+            if time.monotonic() > ends:
+                raise away(what, error) from None
+            is_again = True
+            time.sleep(AGAIN_S)
+        else:
+            if is_again:
+                log.info("%s is back", what)
+            return found
+
+
+def away(what: str, error: BaseException, hint: str = "'autocompress resume' goes on") -> StudyAway:
+    """The error that ends a search."""
+    return StudyAway(f"{what}, which keeps the study, cannot be used: {told(error)}", hint)
+
+
+def told(error: BaseException) -> str:
+    """What a library says, as one short line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
