@@ -270,6 +270,22 @@ def test_losses_on_nodes_that_are_gone_do_not_count(job: Job) -> None:
     assert row["reason"].endswith("(7 times)")
 
 
+def test_what_a_worker_that_was_cut_off_writes_late_is_not_counted_twice(job: Job) -> None:
+    driver = Driver(job)
+    driver.dispatcher.is_node_gone = {"away"}.__contains__
+    cut_off = driver.hand_out("first")
+    driver.dispatcher.lost("first", "the node does not answer", "away")
+    again = driver.hand_out("second")
+    assert (again.number, again.attempt) == (cut_off.number, 2)
+    driver.work(again, seconds=2.0)
+    driver.finish("second")
+    driver.work(cut_off, seconds=9.0)  # it works on until it learns that it is alone
+    resumed = Driver(job)
+    for number, row in resumed.spool.waiting():
+        resumed.study.keep(number, row)
+    assert [(row["trial"], row["seconds"]) for row in resumed.study.rows()] == [(cut_off.number, 2.0)]
+
+
 def test_a_row_is_kept_once_however_often_it_is_told(job: Job) -> None:
     driver = Driver(job)
     asked = driver.hand_out("worker")
