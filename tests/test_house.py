@@ -1,4 +1,7 @@
-"""Rules of the house that no linter holds: no function is longer than a screen."""
+"""Rules of the house that no linter checks: the length of functions, and of prose in Markdown.
+
+ruff checks the length of lines in docstrings and comments (``max-doc-length``).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MOST_LINES = 60
 """Lines of a function from ``def`` to its end, without its docstring."""
+MOST_COLUMNS = 100
+GENERATED = ("results/papers/*/table.md", "results/reference/**/*.md", "results/data/*.md")
+"""Markdown that programs write."""
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -38,3 +44,34 @@ def test_a_long_function_is_found_and_its_docstring_does_not_count() -> None:
     head, body = 'def f():\n    """One.\n\n    Two."""\n', "    x = 1\n"
     assert long_functions(head + (MOST_LINES - 1) * body) == []
     assert long_functions(head + MOST_LINES * body) == [("f", MOST_LINES + 1)]
+
+
+def long_prose(markdown: str) -> list[int]:
+    """Numbers of the lines that are too long, without those of code and tables."""
+    found, is_fenced = [], False
+    for number, line in enumerate(markdown.splitlines(), start=1):
+        if line.lstrip().startswith("```"):
+            is_fenced = not is_fenced
+        is_prose = not is_fenced and not line.startswith(("    ", "|", "<"))
+        if is_prose and len(line) > MOST_COLUMNS and " " in line[:MOST_COLUMNS].strip():
+            found.append(number)
+    return found
+
+
+def test_lines_of_prose_in_markdown_are_short() -> None:
+    generated = {file for pattern in GENERATED for file in ROOT.glob(pattern)}
+    files = {ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("results/**/*.md")} - generated
+    assert len(files) > 10
+    found = {
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in files
+        for number in long_prose(file.read_text(encoding="utf-8"))
+    }
+    assert not found
+
+
+def test_long_prose_is_found_but_neither_code_nor_tables() -> None:
+    line = "word " * 21
+    assert long_prose(line) == [1]
+    assert long_prose(f"short\n\n- {line}") == [3]
+    assert long_prose(f"    {line}\n| {line} |\n```\n{line}\n```\n") == []

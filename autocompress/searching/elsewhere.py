@@ -32,11 +32,11 @@ def measured_also(
         baseline: measured in alternation with each model, on the same device.
         plugins: with the devices.
 
-        Returns:
-            A mapping for each device: ``device``, ``environment``, ``models`` (``trial``,
-            ``latency_ms``, ``latency_ratio``, ``ratio_low``, ``ratio_high``, ``baseline_ms``,
-            ``noisy``, or ``trial`` and ``reason``), and ``reason``, which is empty if the device
-            could be used.
+    Returns:
+        A mapping for each device: ``device``, ``environment``, ``models`` (``trial``,
+        ``latency_ms``, ``latency_ratio``, ``ratio_low``, ``ratio_high``, ``baseline_ms``,
+        ``noisy``, or ``trial`` and ``reason``), and ``reason``, which is empty if the device
+        could be used.
     """
     return [_on(config, front, file_of, baseline, plugins) for config in job.also]
 
