@@ -1,6 +1,6 @@
-"""AdderNet against its targets: the CPU kernels, a step of training, a whole network in uint8.
+"""Compares AdderNet with its targets: CPU kernels, a step of training, a whole network in uint8.
 
-Each part is written into one JSON as soon as it is done; parts may run one by one.
+Each part is written to one JSON as soon as it is done; parts may be run one by one.
 
     python benchmarks/adder.py [--parts kernels cost whole] [--sizes 32 224] [--threads 2] [--out
     FILE]

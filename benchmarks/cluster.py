@@ -1,19 +1,19 @@
-"""A search on two nodes of Ray, both on this machine: its speed, and the deaths that it survives.
+"""A search on two Ray nodes on this machine: its speed, and whether it survives kills.
 
 - ``speed``: trials an hour with two nodes of one processor each, against one such node. Latency is
-  a cost model's, because real measurements on one machine are one after the other. Each recipe
-  trains for an epoch.
+  that of a cost model, because only one real measurement at a time is possible on a machine. Each
+  recipe trains for an epoch.
 - ``faults``: at a random moment of each run a random process gets SIGKILL: a worker, a node, the
-  driver, or the head. Nodes that end are started again, as a batch system does. A run is right if
+  driver, or the head. Nodes that end are started again, as a batch system does. A run is correct if
   the command ends by itself, no finished trial is lost, none is counted twice, and the front is
-  that of an undisturbed run. All runs try the same 24 recipes, all that the space has.
+  that of an undisturbed run. All runs try the same 24 recipes, which are the whole space.
 
 - ``together``: two searches at once on the two nodes, with one cache: how long their processes
-  wait for locks. The machine lock of measurements is left out.
+  wait for locks. The machine lock of measurements does not count.
 
     python benchmarks/cluster.py [--parts speed faults together] [--runs 20] [--out FILE]
 
-With ``--first 8 --runs 4`` the runs 8 to 11 of the 20 are made, and join those in FILE.
+With ``--first 8 --runs 4`` only the runs 8 to 11 of the 20 are made, and added to those in FILE.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from shared.running import run_parts
 from shared.two_nodes import TwoNodes
 
 TARGET = 1.8
-"""Two nodes against one."""
+"""Target for the speed of two nodes relative to one."""
 MOST_WAITING = 1.0
-"""Percent of their time that two searches wait for locks."""
+"""Target for the percent of time for which two searches wait for locks."""
 VICTIMS = ("worker", "node", "driver", "head")
 WARM = 3
-"""Rows that are left out of the speed: workers are still starting."""
+"""Rows at the beginning that do not count for the speed, because workers are still starting."""
 ALL_RECIPES = {
     "quantize.weight_granularity": ["per_channel", "per_tensor"],
     "quantize.weight_range": ["minmax", "mse"],
@@ -63,7 +63,7 @@ ALL_RECIPES = {
 }
 """The space of 24 recipes."""
 MOST_S = 600.0
-"""Seconds after which a run counts as one that does not end."""
+"""Seconds after which a run counts as hanging."""
 
 
 def write_job(file: Path, trials: int, qat_epochs: int) -> None:
@@ -85,7 +85,7 @@ def write_job(file: Path, trials: int, qat_epochs: int) -> None:
 
 
 def start(job: Path, home: Path, nodes: TwoNodes, cache: Path, workers: int) -> subprocess.Popen[bytes]:
-    """The command as a user gives it."""
+    """Starts the command that a user would call."""
     flags = ["--address", nodes.address, "--workers", str(workers), "--results", str(home)]
     with (home / "said.txt").open("wb") as said:
         return subprocess.Popen(
@@ -97,7 +97,7 @@ def start(job: Path, home: Path, nodes: TwoNodes, cache: Path, workers: int) -> 
 
 
 def finished(folder: Path) -> list[float]:
-    """When each trial had its row, in seconds since the epoch."""
+    """The time of each row, in seconds since the epoch."""
     file = folder / "log.txt"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     times = [line[:23] for line in lines if re.search(r"\[\d+/\d+\] trial ", line)]
@@ -152,13 +152,13 @@ def one_speed(trials: int, count: int) -> dict[str, Any]:
 
 
 def faults(runs: int, seed: int, first: int, earlier: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs in which a process is killed, beside an undisturbed one.
+    """Runs in which a process is killed, compared with an undisturbed run.
 
     Args:
-        runs: how many are made now.
-        seed: of the moments.
-        first: number of the first one; ``earlier`` has those before it.
-        earlier: rows of these.
+        runs: number of runs to make now.
+        seed: of the moments of kills.
+        first: number of the first run; ``earlier`` has the rows of runs before it.
+        earlier: these rows.
     """
     draw = random.Random(seed)
     moments = [draw.randrange(1, 20) for _ in range(first + runs)]
@@ -184,7 +184,7 @@ def faults(runs: int, seed: int, first: int, earlier: list[dict[str, Any]]) -> d
 
 
 def fault_rows(out: Path) -> list[dict[str, Any]]:
-    """Those that are there."""
+    """The rows of finished runs."""
     found: list[dict[str, Any]] = read_json(out).get("parts", {}).get("faults", {}).get("rows", [])
     return found
 
@@ -197,9 +197,9 @@ def is_right(row: Mapping[str, Any]) -> bool:
 def one_run(
     nodes: TwoNodes, folder: Path, cache: Path, victim: str | None, after: int
 ) -> tuple[SearchResult, dict[str, Any]]:
-    """A search; ``victim`` is killed once ``after`` trials are finished."""
+    """A search in which ``victim`` is killed after ``after`` finished trials."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_job(folder / "job.yaml", 100, qat_epochs=0)  # more than there are recipes
+    write_job(folder / "job.yaml", 100, qat_epochs=0)  # more than the number of recipes
     began, killed, before = time.monotonic(), victim is None, frozenset[int]()
     process = start(folder / "job.yaml", folder, nodes, cache, workers=2)
     while process.poll() is None and time.monotonic() - began < MOST_S:
@@ -226,7 +226,7 @@ def one_run(
 
 
 def kill(victim: str, process: subprocess.Popen[bytes], nodes: TwoNodes) -> bool:
-    """Sends SIGKILL; False where there is no such process yet."""
+    """Sends SIGKILL; False while there is no such process."""
     if victim == "driver":
         for child in psutil.Process(process.pid).children():
             child.kill()
@@ -252,7 +252,7 @@ def kill(victim: str, process: subprocess.Popen[bytes], nodes: TwoNodes) -> bool
 
 
 def front_of(result: SearchResult) -> list[tuple[float, float]]:
-    """Accuracy and latency ratio of the front's models; of equal models the first one is kept."""
+    """Accuracy and latency ratio of the front's models, without repetitions."""
     return sorted({(round(one.accuracy, 6), round(one.latency_ratio, 6)) for one in result.models.itertuples()})
 
 

@@ -1,17 +1,17 @@
-"""A driver with a thousand workers: what its processor time goes to, a trial.
+"""Processor time per trial of a driver with a thousand simulated workers.
 
 The driver's parts are the real ones: study, journal on disk, dispatcher, climbing, endings, front,
-model files, trials.csv. Workers are simulated: each answers, after simulated time, with a row that
-was recorded by a real search. Figures are varied a little and recipes are the study's own, so
-nothing is tried twice.
+model files, trials.csv. Workers are simulated: each answers, after simulated time, with a row from
+a real search. Figures are varied a little, and recipes are those of the study, so nothing is tried
+twice.
 
-Processor time of Optuna (asking, drawing, telling, and its journal's replay) is counted apart from
-our own: everything else, with writing the journal and the index of trials. Ray Tune is not part of
-it.
+Processor time of Optuna (asking, drawing, telling, and replaying its journal) is counted
+separately. Everything else is our own time, including writing the journal and the index of trials.
+Ray Tune is not simulated.
 
     python benchmarks/cluster_simulation.py --workers 1000 --trials 100000 --folder /tmp/sim
 
-A long study is made in parts: the same command with more trials goes on in the folder.
+A long study can be made in parts: the same command with more trials continues in the folder.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ OPTUNA = (
     (optuna.Trial, ("__init__", "_suggest", "set_user_attr", "set_constraint")),
 )
 OURS = ((Journal, ("_write",)), (Windowed, ("get_all_trials", "of")))
-"""Called by Optuna, but our own."""
+"""Methods that Optuna calls, but that count as our own time."""
 
 
 class Meter:
@@ -74,7 +74,7 @@ class Meter:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """What runs within belongs to ``name``."""
+        """The time within the block counts for ``name``."""
         self._turn()
         self._parts.append(name)
         try:
@@ -84,7 +84,7 @@ class Meter:
             self._parts.pop()
 
     def wrap(self, owner: Any, method: str, name: str) -> None:
-        """Counts calls of a method for ``name``."""
+        """The time of calls of a method counts for ``name``."""
         original = getattr(owner, method)
 
         def timed(*arguments: Any, **keywords: Any) -> Any:
@@ -108,7 +108,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Recipe:
-    """As the space composes it."""
+    """A recipe with the attributes that the driver uses."""
 
     values: Mapping[str, Value]
     trains: bool = False
@@ -130,7 +130,7 @@ class Table:
 
     @classmethod
     def read(cls, file: Path) -> Table:
-        """The rows that a search finished, with an accuracy."""
+        """Reads the finished rows with an accuracy of a search."""
         table = pd.read_csv(file)
         rows = [
             {key: value for key, value in row.items() if not pd.isna(value)}
@@ -203,7 +203,7 @@ class Driver:
             self.send(worker)
 
     def on_row(self, row: dict[str, Any]) -> None:
-        """As in a search."""
+        """Handles a row as a search does."""
         self.study.spend(self.clock)
         self.kept.add(row)
         self.ledger.add(row)
@@ -211,7 +211,7 @@ class Driver:
         self.done += not row.get("reached")
 
     def send(self, worker: int) -> None:
-        """The worker's next recipe; it answers when the recorded row says."""
+        """Gives a worker its next recipe; the recorded row decides when it answers."""
         asked = self.dispatcher.hand_out(str(worker))
         assert asked is not None
         seconds = float(self.table.rows[asked.number % len(self.table.rows)]["seconds"])
@@ -219,7 +219,7 @@ class Driver:
         heapq.heappush(self.under_way, (self.clock + lasts, worker, asked))
 
     def step(self) -> None:
-        """One answer, and what the driver does with it."""
+        """Lets the driver handle one answer."""
         self.clock, worker, asked = heapq.heappop(self.under_way)
         with self.meter.part("workers"):
             row = self.table.row(asked, self.draw)
@@ -233,7 +233,7 @@ class Driver:
 
 
 def measured(driver: Driver, results: int) -> dict[str, Any]:
-    """Milliseconds a result for the next ``results`` ones, by part."""
+    """Milliseconds per result by part, for the next ``results`` results."""
     before, clock, began = driver.meter.read(), driver.clock, time.perf_counter()
     for _ in range(results):
         driver.step()
@@ -259,14 +259,16 @@ def job_of(chosen: argparse.Namespace) -> Job:
 
 
 def main() -> None:
-    """Makes the study longer, and prints a row for each part of it."""
+    """Extends the study, and prints a row for each part of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--trials", type=int, default=100_000, help="that the study has at the end")
     parser.add_argument("--every", type=int, default=5000, help="results between two rows")
     parser.add_argument("--sampler", default="random", choices=["random", "tpe"])
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=12.0, help="end after so long, to go on later")
+    parser.add_argument(
+        "--minutes", type=float, default=12.0, help="seconds after which the run ends, to be continued later"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/cluster/simulation.json"))
     chosen = parser.parse_args()
     with Meter() as meter:
@@ -278,7 +280,7 @@ def main() -> None:
 
 
 def simulate(chosen: argparse.Namespace, meter: Meter) -> None:
-    """Goes on with the study in the folder."""
+    """Continues the study in the folder."""
     job = job_of(chosen)
     job.folder.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * chosen.minutes

@@ -1,8 +1,8 @@
-"""A training step in both memory formats, and what ``channels_last: auto`` takes.
+"""Times a training step in both memory formats, and checks the choice of ``channels_last: auto``.
 
 One thread trains each backbone (random weights, images of noise) with torch's default format and
-with channels last, in turns whose order changes. ``auto`` is the format that ``is_faster_last``
-takes. Times are processor times, so that other processes matter little; ratios are to the default.
+with channels last, alternating in changing order. ``auto`` is the choice of ``is_faster_last``.
+Times are processor times, which other processes change little; ratios are relative to the default.
 
     python benchmarks/compute.py [--models mobilenetv2_050:32 resnet18:32 ...] [--rounds 8]
 """
@@ -28,7 +28,7 @@ from int8 import environment
 
 MODELS = ("mobilenetv2_050:32", "resnet18:32", "resnet10t:32", "efficientnet_lite0:64", "resnet50:224")
 WORSE = 1.05
-"""``auto`` may take so much more time than the better format: timings scatter by some percent."""
+"""Largest time of ``auto`` relative to the better format; timings scatter by some percent."""
 
 
 def run(model: str, rounds: int) -> dict[str, Any]:

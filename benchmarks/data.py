@@ -1,15 +1,15 @@
-"""Images a second of the loader, and seconds to open a large folder.
+"""Images per second of the loader, and seconds to open a large folder.
 
 ``loader``: photographs of 500 x 375 pixels as JPEG, prepared at 224 pixels, against timm's
-``create_loader`` with the same transforms and numbers of processes, epoch by epoch in turn.
+``create_loader`` with the same transforms and numbers of processes; epochs alternate.
 ``kept``: 2,000 pictures of 32 pixels, against a DataLoader that opens and prepares each picture
-whenever it is read, which is how batches were made before decoded pictures were kept.
+whenever it is read, as before decoded pictures were kept.
 ``listing``: a folder of empty files in 1,000 class folders, opened twice, each in a process of its
 own; memory is what opening adds to a process that has imported all it needs.
 
-``lite0``: EfficientNet-Lite0's input tensors and logits beside timm's, which are to be equal.
+``lite0``: whether input tensors and logits of EfficientNet-Lite0 equal those of timm.
 
-Ratios are medians over rounds that run in turn, with the lowest and the highest.
+Ratios are medians over alternating rounds, with the lowest and the highest value.
 
     python benchmarks/data.py [--parts loader kept listing lite0] [--weights FILE.pth] [--out FILE]
 """
@@ -71,7 +71,7 @@ def photographs(folder: Path, count: int, size: tuple[int, int], ending: str) ->
 
 
 def in_turn(ours: Pass, theirs: Pass, rounds: int) -> dict[str, Any]:
-    """Images a second of both, and the ratio ours to theirs."""
+    """Images per second of both, and the ratio of ours to theirs."""
     rates: dict[str, list[float]] = {"ours": [], "theirs": []}
     for number in range(rounds + 1):
         for name, read in (("ours", ours), ("theirs", theirs)):
@@ -84,14 +84,14 @@ def in_turn(ours: Pass, theirs: Pass, rounds: int) -> dict[str, Any]:
 
 
 def whole(folder: Path, workers: int, size: tuple[int, int]) -> DatasetSplit:
-    """All pictures of a folder, as ImageNet's are prepared."""
+    """All pictures of a folder, prepared as for ImageNet."""
     listing = Listing.read(folder)
     info = DataInfo(2, 3, size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), listing.classes, crop_pct=0.875)
     return listing.split(info).read_by(Readers(workers))
 
 
 def loader_rows(asked: argparse.Namespace, home: Path) -> list[dict[str, Any]]:
-    """Our loader beside timm's."""
+    """Our loader compared with timm's."""
     folder = photographs(home / "photographs", asked.pictures, (500, 375), "jpg")
     os.environ["AUTOCOMPRESS_PICTURES_GB"] = "0"  # as where pictures do not fit into memory
     rows = []
@@ -111,7 +111,7 @@ def loader_rows(asked: argparse.Namespace, home: Path) -> list[dict[str, Any]]:
 
 
 def timms(folder: Path, info: DataInfo, workers: int, augment: bool) -> Pass:
-    """timm's loader, whose processes stay too."""
+    """timm's loader, with persistent processes."""
     how = {"scale": (0.5, 1.0), "color_jitter": 0.2} if augment else {"crop_pct": info.crop_pct}
     loader = create_loader(
         create_dataset("folder", root=str(folder)), info.input_size, BATCH, is_training=augment, use_prefetcher=False,
@@ -139,7 +139,7 @@ class Before(Dataset[Any]):
 
 
 def trained(info: DataInfo) -> Any:
-    """The training transform with everything that it did before."""
+    """The former training transform."""
     from timm.data import create_transform
 
     how = {"mean": info.mean, "std": info.std, "interpolation": info.interpolation}
@@ -147,7 +147,7 @@ def trained(info: DataInfo) -> Any:
 
 
 def kept_rows(asked: argparse.Namespace, home: Path) -> list[dict[str, Any]]:
-    """Pictures that are kept beside pictures that are opened each time."""
+    """Kept pictures compared with pictures that are opened each time."""
     folder = photographs(home / "small", 2 * asked.pictures, (32, 32), "png")
     rows = []
     for augment in (False, True):

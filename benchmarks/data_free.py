@@ -1,11 +1,11 @@
-"""Compression without the training data against its targets.
+"""Compares compression without training data with its targets.
 
-Students from scratch, uses of the images, time; and the tables of the three papers from the same
-rows.
+The parts are students trained from scratch, other uses of the images, time, and the tables of the
+three papers from the same rows.
 
-Each part is written into one JSON as soon as it is done; rows lie in files beside it, and an
-interrupted run goes on where it was. Teachers may be run one by one, with budgets of their own:
-what was found for others stays.
+Each part is written to one JSON as soon as it is done. Rows are in files beside it, and an
+interrupted run continues. Teachers may be run one by one, each with its own budget; results of
+others stay.
 
     python benchmarks/data_free.py [--parts students uses speed papers] [--seeds 0 1 2] [--threads
     2] [--out FILE]

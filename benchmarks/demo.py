@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it: how long it takes, how much memory, and what its front offers.
+"""Runs the demo as a new user would, and reports its time, memory and front.
 
 The search runs in a process of its own with an empty cache folder, so the baseline is trained too.
 Memory is the sum of the proportional set sizes (PSS: a shared page counts once in all) of that
@@ -36,10 +36,10 @@ COLUMNS += ["test_accuracy", "test_accuracy_drop", "recipe"]
 
 
 class Family:
-    """A process and all that come from it.
+    """A process and all its descendants.
 
-    A member stays one when its parent ends, and orphans that Ray or autocompress left since the
-    start are members too; another search on the same machine is not.
+    A descendant still counts when its parent ends, and so do orphans of Ray or autocompress since
+    the start. Another search on the same machine does not count.
     """
 
     def __init__(self, root: psutil.Process) -> None:
@@ -47,7 +47,7 @@ class Family:
         self._members = {root}
 
     def pss(self) -> int:
-        """Bytes that the living members hold together."""
+        """Bytes of all living members together."""
         self._members = {process for process in self._members | self._orphans() if process.is_running()}
         for process in tuple(self._members):
             try:
@@ -99,7 +99,7 @@ def watched(command: list[str], environment: dict[str, str], home: Path) -> tupl
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON values; what is missing is null."""
+    """Rows as JSON values, with null for missing ones."""
     rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records"))
     return rows
 

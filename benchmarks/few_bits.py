@@ -1,9 +1,9 @@
 """Linear layers of 2 and 4 bits in ONNX Runtime's MatMulNBits against 8 bits and float, one thread.
 
-MatMulNBits takes and gives floats and multiplies in 8 bits inside (``accuracy_level`` 4). Its
-rivals are the float product, the 8-bit layer between floats (quantized and dequantized around it),
-and the 8-bit layer as it stands in an integer network (uint8 in and out). All run in turn; ratios
-are to the last one, so above 1 means that few bits do not pay.
+MatMulNBits has float inputs and outputs, and multiplies in 8 bits inside (``accuracy_level`` 4). It
+is compared with the float product, an 8-bit layer between floats (with quantization and
+dequantization), and an 8-bit layer inside an integer network (uint8 inputs and outputs). All
+alternate; ratios are relative to the last one, so a ratio above 1 means that few bits are slower.
 
     python benchmarks/few_bits.py [--rows 1 4 16 49 196] [--shapes 512x512 192x768] [--seconds 4]
 """

@@ -63,17 +63,17 @@ MOMENT_IMAGES = 512
 TABLE_IMAGES = 256
 PROBES = 6
 MOST_DIVERGENCE = 0.06
-"""Nats, as predicted: models beyond it lose more than some five points."""
+"""Largest predicted divergence in nats; above it, models lose more than about five points."""
 QUANTIZER = "quantize"
 WEIGHT_WORK = 8
-"""Reading a weight costs about as much as so many multiply-adds: a rough cost to choose probes by.
+"""Multiply-adds to which reading a weight is equivalent, for choosing probes.
 """
 HELD_OUT = 8
-"""Width vectors whose files are measured to judge the latency model."""
+"""Number of width vectors whose files are measured to check the latency model."""
 
 
 class Front:
-    """The baseline and all that is measured of it."""
+    """The baseline and its measured data."""
 
     def __init__(self, job: Job, multiple: int, seed: int) -> None:
         self.log: list[tuple[str, float, float]] = []
@@ -95,7 +95,7 @@ class Front:
         self.done("load")
 
     def done(self, phase: str) -> None:
-        """Notes and prints when a phase ended: wall clock and processor time."""
+        """Records and prints the end of a phase: wall time and processor time."""
         self.log.append((phase, round(time.perf_counter() - STARTED, 1), round(time.process_time(), 1)))
         print(*self.log[-1], flush=True)
 
@@ -145,7 +145,7 @@ class Front:
         self.done(f"table of {len(self.table.cells)} cells and {len(self.table.pairs)} pairs")
 
     def cost(self, folder: Path, probes: int) -> None:
-        """The latency model, from so many probes."""
+        """The latency model, from ``count`` probes."""
         self.kept = {
             part.name: kept_shares(part, coupling, self.multiple)
             for part, coupling in zip(self.parts, self.couplings, strict=True)
@@ -177,7 +177,7 @@ class Front:
         return layer_widths(self.layers, share)
 
     def profiles(self, files: Sequence[Path], points: Sequence[Sequence[int]], seconds: float = 0.3) -> list[Profile]:
-        """Times of files, beside the first."""
+        """Times of files, relative to the first one."""
         times = layer_times(files, list(self.network.layers), self.size, seconds=seconds)
         return [Profile(self.widths(at), own.layers, own.total) for at, own in zip(points, times, strict=True)]
 
@@ -220,7 +220,7 @@ def order(
 
 
 def check(front: Front, count: int, held_out: int, folder: Path) -> dict[str, Any]:
-    """How well table and latency model predict.
+    """Checks the predictions of table and latency model.
 
     Random allocations of random budgets, and held-out width vectors.
     """

@@ -1,4 +1,4 @@
-"""What a GPU does: training steps, repair, scoring, and whether the loader keeps it busy.
+"""Measures training steps, repair and scoring on a GPU, and whether the loader keeps it busy.
 
 Runs on a bare machine with torch, timm and onnxruntime, without Ray, in a few minutes. Weights are
 random; images are coloured noise, written as JPEG files for the loader.
@@ -6,10 +6,10 @@ random; images are coloured noise, written as JPEG files for the loader.
 - ``training``: milliseconds of a training step, by precision and memory format.
 - ``repair``: seconds for removing half of the channels and refitting what is left, for the first
   candidate (which computes moments and orders) and for a later one.
-- ``scoring``: images a second of the torch model, and the share of labels that its ONNX file in the
-  runtime gives, too.
+- ``scoring``: images a second of the torch model, and the share of labels on which its ONNX file
+agrees.
 - ``loading``: images a second of trainings from files, and the share of the time that the GPU is
-  busy: the time of the same steps on one batch that lies there already.
+  busy: the time of the same steps on one batch that is already there.
 
     python benchmarks/gpu.py [--device cuda] [--model resnet50] [--size 224] [--workers 8]
 """

@@ -2,9 +2,9 @@
 
 The reference, ``onnxruntime.quantization.quantize_static``, gets the same float ONNX file and the
 same calibration images (uint8 activations, int8 weights a channel, QDQ). Weights are random: they
-change no latency here. All files run with the session options that make integers exact on this
-processor, and no slower ones (``autocompress.runtime``); the table says which. A block gives each
-file the same time; the order of the files changes from block to block.
+change no latency here. All files run with the fastest session options for exact integers on this
+processor (``autocompress.runtime``), which the table has. A block gives each file the same time;
+the order of the files changes from block to block.
 
     python benchmarks/int8.py [--models resnet18 resnet50] [--sizes 32 224] [--seconds 20] [--out
     FILE]
@@ -42,7 +42,7 @@ from autocompress.runtime import session_config
 
 TARGETS = {"fp32_over_int8": 2.5, "int8_over_quantize_static": 1.03}
 TARGET_SIZE = 224
-"""Pixels from which ``fp32_over_int8`` is asked for."""
+"""Smallest size in pixels with a target for ``fp32_over_int8``."""
 
 
 class _Images(CalibrationDataReader):
@@ -126,8 +126,7 @@ def run(name: str, size: int, threads: int, seconds: float) -> dict[str, Any]:
             "int8_over_quantize_static": ratio(blocks["int8"], blocks["quantize_static"]),
             "operators": {kind: operator_histogram(path) for kind, path in paths.items()},
         }
-    # At small sizes what every operator costs beside its arithmetic weighs more, in float and in
-    # integers.
+    # At small sizes, the fixed cost of operators is a larger part, in float and in integers.
     fast = size < TARGET_SIZE or row["fp32_over_int8"]["median"] >= TARGETS["fp32_over_int8"]
     row["met"] = fast and row["int8_over_quantize_static"]["median"] <= TARGETS["int8_over_quantize_static"]
     return row

@@ -1,10 +1,10 @@
-"""How often the interval of a latency ratio holds what later measurements of the same file say.
+"""How often the interval of a latency ratio contains the median of later measurements.
 
 Several structures (int8 and float files of several backbones, against the float file) are measured
-in rounds, one after another, as long as a gate measures. A case is a first measurement: its 95 %
-interval holds, or does not, the median of the ``--later`` measurements behind it, which have new
-sessions and up to some minutes' distance. Each ``--busy`` number of processes that keep the
-processors busy meanwhile gives a table of its own.
+in rounds, each as long as in a search. A case is a measurement whose 95 % interval contains, or
+does not contain, the median of the ``--later`` measurements after it. These have new sessions, and
+come up to some minutes later. There is a table for each ``--busy`` number of processes that keep
+the processors busy meanwhile.
 
     python benchmarks/intervals.py [--models resnet18 ...] [--sizes 32 128] [--rounds 8] [--busy 0
     4] [--out FILE]
@@ -58,7 +58,7 @@ def structures(models: Sequence[str], sizes: Sequence[int], folder: Path) -> Str
 
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """Keeps so many processes computing."""
+    """Keeps ``count`` processes computing within the block."""
     running = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(processes)]
     try:
         yield

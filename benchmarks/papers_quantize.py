@@ -3,10 +3,9 @@
 Bits, granularity and grid, batch norm while training.
 
 R. Krishnamoorthi, arXiv 1806.08342, tables 2 to 6 and figure 14. One factor is varied at a time
-from the paper's own
-setting: all layers at the same bits, ranges by min-max, weights symmetric with a scale a channel,
-activations asymmetric, batch norm corrected and then frozen. Accuracies are those of simulated
-quantization, as in the paper.
+from the paper's own setting: all layers at the same bits, ranges by min-max, weights symmetric with
+a scale a channel, activations asymmetric, batch norm corrected and then frozen. Accuracies are
+those of simulated quantization, as in the paper.
 
     python benchmarks/papers_quantize.py [--threads 2] [--seeds 0 1 2] [--models mobilenetv2_050]
     [--out FILE]

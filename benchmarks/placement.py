@@ -2,12 +2,12 @@
 
 Each backbone (random weights: they change no latency here) is written four times: in float, with
 integers wherever ONNX Runtime has them (plain), as ``autocompress.tuning`` places them (tuned), and
-by ``onnxruntime.quantization.quantize_static``. One thread runs all files in turn, in blocks whose
-order changes. Only ratios within a block are told: milliseconds depend on what else the machine
-does. With ``openvino`` installed, float, plain and tuned files of its own run there in turn, too.
+by ``onnxruntime.quantization.quantize_static``. One thread alternates between all files, in blocks
+of changing order. Only ratios within a block are reported, because milliseconds depend on other
+processes. If ``openvino`` is installed, float, plain and tuned files for it are compared there too.
 
-A row is written as soon as its backbone is done, and a backbone that has a row is left out: run it
-again to go on.
+A row is written as soon as its backbone is done. Backbones with a row are skipped, so a second run
+continues the first one.
 
     python benchmarks/placement.py [--models efficientnet_lite0 ...] [--size 224] [--seconds 16]
 """
@@ -48,9 +48,9 @@ MODELS = (
     "tinynet_c",
 )  # fmt: skip
 TARGETS = {"over_the_better": 1.0, "over_float": 0.9, "over_quantize_static": 1.0}
-"""``over_float`` is asked for on three quarters of the backbones, the others on all."""
+"""The target ``over_float`` is for three quarters of the backbones, the others are for all."""
 NOISE = 0.02
-"""A ratio this much above 1 is not told from 1 on a machine that others use."""
+"""Excess over 1 that counts as noise on a busy machine."""
 
 
 def devices() -> list[Device]:
@@ -61,7 +61,7 @@ def devices() -> list[Device]:
 
 
 def tuned_costs(device: Device, network: Network) -> tuple[MeasuredCosts | None, dict[str, Any]]:
-    """The costs of ``network`` and how long they took, at first and once they are kept."""
+    """The costs of ``network``, with the seconds of the first call and of a cached call."""
     config = DeviceConfig(name=device.name)
     tuner = Tuner(device, config, measured_with(device, config), Store(cache_folder("placement")))
     began = time.perf_counter()
@@ -74,7 +74,7 @@ def tuned_costs(device: Device, network: Network) -> tuple[MeasuredCosts | None,
 
 
 def blocks(device: Device, paths: dict[str, Path], size: int, seconds: float) -> dict[str, np.ndarray]:
-    """Seconds a run of each file in each block, the files taking turns."""
+    """Seconds per run of each file in each block; files alternate."""
     config = DeviceConfig(name=device.name)
     image = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
     runs = {kind: device.open(Deployable(path, (3, size, size)), image, config) for kind, path in paths.items()}
@@ -90,7 +90,7 @@ def blocks(device: Device, paths: dict[str, Path], size: int, seconds: float) ->
 
 
 def on_device(device: Device, name: str, size: int, seconds: float, folder: Path) -> dict[str, Any]:
-    """What one device says of one backbone."""
+    """The figures of one backbone on one device."""
     paths = files(name, size, folder)
     if device.name != "onnxruntime-cpu":
         del paths["quantize_static"]
@@ -123,7 +123,7 @@ def on_device(device: Device, name: str, size: int, seconds: float, folder: Path
 
 
 def summary(rows: dict[str, dict[str, Any]], device: str) -> dict[str, Any]:
-    """How many backbones reach what is asked."""
+    """How many backbones reach the targets."""
     own = {name: row[device] for name, row in rows.items() if device in row}
     reached = {
         key: sum(row[key]["low"] <= most and row[key]["median"] <= most * (1 + NOISE) for row in own.values())

@@ -1,10 +1,10 @@
-"""Channel removal on many backbones: does the sliced network compute what the masked one computes?
+"""Checks on many backbones that the sliced network has the same outputs as the masked one.
 
-Half the channels of every coupling that may be pruned go, chosen at random. Weights are random,
-constant ones too (zero-initialised last norms and layer scales would hide errors), and norms have
-the statistics of random images, so that signals neither fade nor explode. ``agrees`` compares in
-float32 and eval mode, where every switched-off channel stays zero up to its readers, relative to
-the largest output where that is above 1.
+Half of the channels of every prunable coupling are removed at random. All weights are random,
+because constant ones (zeros of last norms and layer scales) would hide errors. Norms have the
+statistics of random images, so that signals keep their scale. ``agrees`` compares outputs in
+float32 and eval mode, where masked channels stay zero up to their readers. The difference is
+relative to the largest output if that is above 1.
 
     python benchmarks/removal_table.py [--models resnet18 ...] [--mode group] [--rate 0.5] [--out
     FILE]
@@ -34,9 +34,7 @@ from autocompress.models.architecture import reparameterise
 
 TOLERANCE = 1e-5
 VISIBLE = 1e-4
-"""A removal that changes the outputs by less than this shows nothing either way.
-
-Such a row does not count.
+"""If a removal changes the outputs by less than this, its row does not count.
 """
 TARGETS = {"backbones": 40, "families": 20}
 SIZED = {"vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s32_224", "resmlp_12_224", "gmixer_12_224"}
@@ -59,7 +57,7 @@ MODELS = (
 
 
 def network(name: str, size: int) -> nn.Module:
-    """A backbone with ten classes, on which a difference would show."""
+    """A backbone with ten classes and random weights."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10, **({"img_size": size} if name in SIZED else {}))
     model = reparameterise(model).eval()

@@ -1,5 +1,6 @@
-"""Rounding of weights without training: what each way loses at each width, and what it costs
-(docs/rounding.md).
+"""Loss and cost of each way of rounding at each number of bits, without training.
+
+docs/rounding.md has the results.
 
     python benchmarks/rounding.py [--model resnet18] [--data glyphs] [--widths quantize:4 slb:1]
         [--threads 1] [--seconds 150] [--out results/rounding/rounding.json]

@@ -3,9 +3,9 @@
 A search of autocompress against a sweep of Torch-Pruning with ONNX Runtime's int8.
 
 Both start from the same trained baseline and from images that are kept. The clock starts with each
-process, so start-up and preparation count; only the training of the baseline is outside. The
-rival's time is T and its hypervolume R. The front of a search at a time is its non-dominated trials
-by validation, at most 12. All files are scored by the neutral scorer on the test split.
+process, so start-up and preparation count, but training the baseline does not. The time of the
+sweep is T, and its hypervolume is R. The front of a search at a time is its non-dominated trials by
+validation, at most 12. All files are scored by the neutral scorer on the test split.
 
     python benchmarks/search_quality.py [--rivals FOLDER] [--model resnet18] [--data glyphs]
     [--epochs 12] [--seeds 0]
@@ -56,7 +56,7 @@ SWITCHES = ("tables", "proposals", "repair", "rungs", "crop")
 MOST_FILES = 12
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 60.0
-"""A search that has had its time closes; its front is not used, so it is not waited for longer."""
+"""Seconds to wait for the closing of a search, whose result is not used."""
 
 
 def arrays(split: Split, file: Path) -> None:
@@ -67,7 +67,7 @@ def arrays(split: Split, file: Path) -> None:
 
 
 def prepared(baseline: Trained, model: str, data: str, folder: Path) -> None:
-    """What both start from.
+    """The common start of both.
 
     Images as they are kept once made, weights, the float file, and a job.
     """

@@ -1,17 +1,15 @@
-"""What a trial costs beside the recipe's own work.
-
-The search's share of the wall time, warm, a trial.
+"""The cost of a trial in addition to the work of its recipe.
 
 A short search runs with one worker. Of the wall time from row to row, training, exporting,
-measuring the latency and scoring the exported file (which is measuring too) are the recipe's own
-work. The rest is counted in two ways:
+measuring the latency and scoring the exported file are the work of the recipe. The rest is counted
+in two ways:
 
-- ``own``, strictly: everything else, so building the dry-run candidate that gate 1 measures, and
-  holding the exported file against the torch model, count as the search's cost;
-- ``search``: less these two as well; what is left is asking, Ray, telling and writing files.
+- ``own``: everything else, including building the dry-run candidate for gate 1, and comparing the
+  exported file with the torch model.
+- ``search``: the same without these two. It contains asking, Ray, telling and writing files.
 
-Beside that, ``driver`` is the processor time that the driver itself spends on each of 5,000 rows,
-without Ray Tune and Optuna: judging when to end, the front, model files, trials.csv.
+In addition, ``driver`` is the processor time of the driver for each of 5,000 rows, without Ray Tune
+and Optuna: endings, front, model files, trials.csv.
 
     python benchmarks/trial_overhead.py --trials 12 [--driver-rows 5000] [--out FILE]
 """
@@ -39,12 +37,10 @@ from autocompress.searching.modelfiles import KeptModels
 from autocompress.searching.progress import Silent
 
 WORK = ("train", "export", "measure", "accuracy")
-"""Stages of a trial that are the recipe's own work.
-
-Scoring the exported file counts as measuring it.
+"""Stages of a trial that are work of the recipe.
 """
 CHECKS = ("candidate", "agreement")
-"""Stages that the search adds so that no time is lost on a miss and no wrong file is scored."""
+"""Stages that the search adds, to end misses early and to find wrong files."""
 TARGET_S = 0.3
 
 
@@ -84,7 +80,7 @@ def made_up(number: int, draw: np.random.Generator) -> dict[str, Any]:
 
 
 class Clock(Silent):
-    """Notes when each row came."""
+    """Records the time of each row."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -98,7 +94,7 @@ class Clock(Silent):
         trials_done: int,
         seconds_left: float | None,
     ) -> None:
-        """The driver has heard of ``row``."""
+        """The driver has received ``row``."""
         del front_rows, hypervolume, trials_done, seconds_left
         self.rows.append(row)
         self.at.append(time.perf_counter())
@@ -150,12 +146,12 @@ def main() -> None:
 
 
 def gaps(at: list[float]) -> list[float]:
-    """Seconds from row to row: with one worker, what the later trial took in all."""
+    """Seconds from row to row, which with one worker is the whole time of the later trial."""
     return [later - earlier for earlier, later in itertools.pairwise(at)]
 
 
 def stages(row: dict[str, Any], wall: float) -> dict[str, Any]:
-    """Seconds of one trial by stage, and the rest for the search, with and without checks."""
+    """Seconds of one trial by stage, and the remaining time with and without checks."""
     spent = {name: row.get("stages", {}).get(name, 0.0) for name in (*WORK, *CHECKS)}
     own = wall - sum(spent[name] for name in WORK)
     search = own - sum(spent[name] for name in CHECKS)

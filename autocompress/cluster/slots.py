@@ -39,10 +39,6 @@ class Slots:
         """Frees the place of a worker that has ended."""
         self._workers.pop(worker, None)
 
-    def node_of(self, worker: str) -> str:
-        """The node of a worker; "" if unknown."""
-        return self._workers.get(worker, "")
-
     @property
     def alive(self) -> int:
         """The workers on nodes that are in the cluster."""

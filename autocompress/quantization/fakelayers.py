@@ -141,11 +141,6 @@ def with_fake_weight(layer: nn.Conv2d | nn.Linear, quantizer: FakeQuantizer) -> 
     return fake
 
 
-def fake_layers(network: nn.Module) -> dict[str, FakeLayer]:
-    """The fake-quantized layers of ``network`` by name."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, FakeLayer)}
-
-
 def _scale_of(fake: FakeQuantizer | None) -> torch.Tensor | None:
     if fake is None or fake.observing or not fake.enabled:
         return None

@@ -1,1 +1,1 @@
-"""The parts of ``quantization.py``: each gives rows, and says whether its targets are met."""
+"""The parts of benchmarks: each returns rows, and whether its targets are met."""

@@ -1,1 +1,1 @@
-"""What the benchmarks have in common."""
+"""Common parts of the benchmarks."""

@@ -1,6 +1,6 @@
-"""What the paper orders, and whether it comes out here.
+"""Checks whether orders that a paper claims hold here: kept, reversed or undecided.
 
-Kept, reversed or undecided, on the same images.
+Rows are compared on the same images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables as JSON files that keep what is there: each row or part is written when it is done."""
+"""Tables as JSON files: each row is written when it is done, and existing rows are kept."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command that runs this benchmark, as tables say it."""
+    """The command that runs this benchmark, for tables."""
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 class TimeIsUp(Exception):
-    """The next row is for another run."""
+    """There is no time for the next row."""
 
 
 class Rows:
     """Rows by key in one JSON file.
 
-    An interrupted run goes on: a row that is there is not made again.
+    An interrupted run continues: existing rows are not made again.
 
     Args:
         path: of the file.
-        head: what the rows depend on (settings, versions); rows made with another head are thrown
-            away.
-        until: by ``time.monotonic``, when no further row is begun; None for no end.
+        head: values on which rows depend (settings, versions); rows with another head are dropped.
+        until: time (of ``time.monotonic``) after which no row is begun; None for no limit.
     """
 
     def __init__(self, path: Path, head: dict[str, Any], until: float | None = None) -> None:
@@ -49,10 +48,10 @@ class Rows:
         self.rows: dict[str, dict[str, Any]] = found.get("rows", {}) if found and same else {}
 
     def row(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The row ``key``: kept, or made, timed, written and shown.
+        """The row ``key``. If it is missing, it is made, timed, written and shown.
 
         Raises:
-            TimeIsUp: if it would have to be made, and it is late.
+            TimeIsUp: if it is missing, and the time is up.
         """
         if key not in self.rows:
             if self.until is not None and time.monotonic() > self.until:
@@ -66,7 +65,7 @@ class Rows:
         return self.rows[key]
 
     def write(self, **more: Any) -> None:
-        """Writes head, rows and what else is given."""
+        """Writes head, rows and further values."""
         write_json(self.path, {**self.head, **more, "rows": self.rows})
 
 

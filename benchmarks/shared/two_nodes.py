@@ -1,7 +1,7 @@
 """Two real nodes of Ray on this machine, started as a user starts them.
 
-No other Ray of the machine is touched: nothing here calls ``ray stop``, which ends every Ray by
-the names of its processes.
+Other Ray processes of the machine are not affected: ``ray stop`` is not called, because it ends all
+Ray processes by their names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STORE_BYTES = 100 * 2**20
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """A free port of the loopback interface."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -37,8 +37,8 @@ class TwoNodes:
     """A head and further nodes, each with processes of its own.
 
     Args:
-        environment: of their processes, and so of the workers on them.
-        processors: of each node, as Ray counts them.
+        environment: variables of their processes, and so of the workers on them.
+        processors: of each node, for Ray.
     """
 
     def __init__(self, environment: Mapping[str, str], processors: int = 1) -> None:
@@ -90,7 +90,7 @@ class TwoNodes:
             )
 
     def kill(self, name: str) -> None:
-        """Ends all processes of a node at once, as a loss of power does."""
+        """Kills all processes of a node at once, like a loss of power."""
         process = self.nodes.pop(name)
         own = psutil.Process(process.pid)
         for one in [own, *own.children(recursive=True)]:
@@ -99,7 +99,7 @@ class TwoNodes:
         process.wait()
 
     def wait(self, seconds: float = 60.0) -> None:
-        """Returns once the head answers.
+        """Waits until the head answers.
 
         Raises:
             TimeoutError: if it does not.
@@ -113,7 +113,7 @@ class TwoNodes:
         raise TimeoutError(self.log("head"))
 
     def start_again(self) -> None:
-        """Starts nodes again that ended, as who runs a cluster does."""
+        """Starts ended nodes again, as an operator of a cluster does."""
         for name, process in list(self.nodes.items()):
             if process.poll() is not None:
                 del self.nodes[name]
@@ -123,11 +123,11 @@ class TwoNodes:
                     self.start(name)
 
     def log(self, name: str) -> str:
-        """What a node said."""
+        """The log of a node."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def stop(self) -> None:
-        """Ends all nodes, and what they left."""
+        """Ends all nodes, and removes their files."""
         for process in self.nodes.values():
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 10
