@@ -59,11 +59,11 @@ class Preprocessing(_Section):
     """Preprocessing of a file without metadata about it, as in ``preprocessing.json``."""
 
     mean: tuple[float, ...] = Field(strict=False, min_length=1)
-    """Mean that is subtracted, a number for each channel, of values from 0 to 1."""
+    """Mean to subtract: a number for each channel, of values from 0 to 1."""
     std: tuple[float, ...] = Field(strict=False, min_length=1)
-    """Standard deviation that is divided by, a number for each channel."""
+    """Standard deviation to divide by: a number for each channel."""
     crop_pct: float = Field(default=1.0, gt=0, le=1)
-    """Share of the resized picture's side that the crop keeps."""
+    """Side of the crop as a share of the side of the resized picture."""
     crop_mode: str = "center"
     """timm's ``crop_mode``."""
     interpolation: str = "bilinear"

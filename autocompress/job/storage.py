@@ -1,4 +1,4 @@
-"""How the storage of a study is spelled: ``postgresql://user@host/name``, ``redis://host:port/0``."""
+"""URLs of storage for studies: ``postgresql://user@host/name``, ``redis://host:port/0``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SECRET = re.compile(r"//[^@]*:[^@]*@|[?&][^=]*pass", re.IGNORECASE)
 
 
 def checked_storage(url: str | None) -> str | None:
-    """The URL as it is, if a study can be kept there.
+    """Returns the URL unchanged, if a study can be kept there.
 
     Raises:
-        HintedError: saying what is wrong, without the URL: it may hold a password.
+        HintedError: with the reason, without the URL, because that may contain a password.
     """
     if url is None:
         return None

@@ -39,15 +39,15 @@ def trade(drop: float | None, share: float | None) -> float:
 
 
 def named_choices(rows: Sequence[Figures], baseline: Figures, cost: str) -> dict[str, int]:
-    """The index of the row that each name stands for; empty without rows.
+    """The index of the row of each name; empty without rows.
 
-    Ties go to the more accurate row, then to the cheaper one, then to the first. A row without a
-    cost is the cheapest only where no row has one.
+    Of equal rows, the more accurate one is chosen, then the cheaper one, then the first. A row
+    without a cost is only the cheapest if no row has a cost.
 
     Args:
-        rows: models that are all acceptable.
+        rows: acceptable models.
         baseline: the baseline's row.
-        cost: name of the quantity that they cost.
+        cost: name of the quantity of the cost.
     """
     if not rows:
         return {}

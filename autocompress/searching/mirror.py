@@ -1,8 +1,9 @@
-"""A run whose results are on a URL: the folder of the run on the local disk, and objects.
+"""The mirror of a run on a URL: the folder of the run on the local disk, and its objects.
 
-The truth is the study's journal, in pieces: one object for each finished trial, numbered, put once
-and never removed. So the number is a fence: of two drivers that go on with one run, one cannot put
-its next piece, and ends. A driver on another machine makes the journal of the pieces again.
+Everything can be restored from the journal of the study. It is stored in numbered pieces, one
+object for each finished trial, which are written once and never removed. If two drivers continue
+one run, one of them cannot write its next piece, because the number is taken, and ends. A driver on
+another machine restores the journal from the pieces.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from autocompress.searching.storing.opening import STUDY_FILE
 
 PIECES, DRIVER, STATE = "journal", "driver.json", "mirror.json"
 BEATS_EVERY_S, LEASE_S = 10.0, 30.0
-"""A driver shows so often that it lives; without a sign for so long, another one may take over."""
+"""Seconds between two signs of life of a driver, and without one until another may take over."""
 ENDS_WITHIN_S = 1.0
-"""Seconds for a last piece when the driver is told to end."""
+"""Most seconds for a last piece when the driver must end."""
 SENT_WITHIN_S = 300.0
-"""Seconds that a finished search tries to send its results."""
+"""Most seconds for sending the results of a finished search."""
 LOCAL = ("ray", SPOOL, "driver.lock", "study.lock", STUDY_FILE, STATE)
-"""Names in the folder of a run that stay on this machine."""
+"""Names in the folder of a run that are not sent."""
 log = logging.getLogger("autocompress.search")
 
 
@@ -59,10 +60,10 @@ class Mirror:
         """Becomes the driver of the run.
 
         Args:
-            wait_s: for a sign of a driver that did not end by itself; ``LEASE_S`` by default.
+            wait_s: seconds to wait for a sign of life of the last driver; ``LEASE_S`` by default.
 
         Raises:
-            UserError: if another one lives, or storage cannot be used.
+            UserError: if another driver is alive, or storage cannot be used.
         """
         wait_s = LEASE_S if wait_s is None else wait_s
         with self._told():
@@ -96,7 +97,7 @@ class Mirror:
 
     @property
     def exists(self) -> bool:
-        """Whether a search has begun there."""
+        """Whether the run exists on the URL."""
         with self._told():
             return self._objects.exists(JOB_FILE)
 
@@ -111,7 +112,7 @@ class Mirror:
             self._objects.fetch(JOB_FILE, self.folder / JOB_FILE)
 
     def fetch(self) -> None:
-        """Makes the folder what the objects say, unless it goes on from them already.
+        """Restores the folder from the objects, unless it is already up to date.
 
         Raises:
             UserError: if storage cannot be used.
@@ -124,7 +125,7 @@ class Mirror:
             self.fetch_job()
             if not is_newer and pieces:
                 log.info("the study is made again of %d pieces of %s", len(pieces), self.url)
-                for name in (SPOOL, "artifacts", "structures"):  # of a driver that lost the run
+                for name in (SPOOL, "artifacts", "structures"):  # from a driver that lost the run
                     shutil.rmtree(self.folder / name, ignore_errors=True)
                 journal.write_bytes(b"".join(pieces[name] for name in sorted(pieces)))
                 self._keep_state(len(pieces), journal.stat().st_size)
@@ -133,15 +134,15 @@ class Mirror:
                     self._objects.fetch(name, file)
 
     def push(self) -> None:
-        """Sends what the study has learned since the last piece.
+        """Sends the part of the journal since the last piece.
 
-        Storage that is away is not waited for: the next piece has it.
+        If storage is unreachable, it does not wait, and the next piece has this part too.
 
         Raises:
-            UserError: if another driver goes on with the run.
+            UserError: if another driver continues the run.
         """
         if not (self.folder / STUDY_FILE).exists():
-            return  # the baseline is still being made
+            return  # the baseline is not finished
         count, size = self._state()
         with (self.folder / STUDY_FILE).open("rb") as file:
             file.seek(size)
@@ -153,8 +154,8 @@ class Mirror:
         try:
             is_mine = self._objects.put_bytes(f"{PIECES}/{count:08d}", piece)
             if not is_mine:
-                # After an error, nobody knows whether an object was made all the same. Then it
-                # holds what was to be sent at that time, and this piece goes on from there.
+                # After an error, the object may still have been made. It then has the part that was
+                # to be sent at that time, and this piece continues from there.
                 stored = self._objects.read(f"{PIECES}/{count:08d}") or b""
                 is_mine = stored != b"" and piece.startswith(stored)
                 piece, rest = stored, len(piece) > len(stored)
@@ -168,7 +169,7 @@ class Mirror:
             self.push()
 
     def _state(self) -> tuple[int, int]:
-        """How many pieces there are, and how much of the journal they hold."""
+        """Number of pieces, and number of bytes of the journal in them."""
         try:
             found: dict[str, Any] = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
             return int(found["pieces"]), int(found["bytes"])
@@ -181,7 +182,7 @@ class Mirror:
     # --- the other files --------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Sends the job: from now on the run exists, and the folder knows its URL.
+        """Sends the job; from now on the run exists, and the folder has its URL.
 
         Raises:
             UserError: if storage cannot be used.
@@ -191,7 +192,7 @@ class Mirror:
             self._objects.put_bytes(JOB_FILE, (self.folder / JOB_FILE).read_bytes(), replace=True)
 
     def keep(self, row: Row) -> None:
-        """Sends a row that the study has, and the files of its artifact.
+        """Sends a row of the study, and the files of its artifact.
 
         Raises:
             UserError: see :meth:`push`.
@@ -206,7 +207,7 @@ class Mirror:
             warn_once(Path(self.url), "is away: artifacts are sent at the end", error)
 
     def finish(self) -> None:
-        """Sends everything that is in the folder, and gives the run free.
+        """Sends everything in the folder, and releases the run.
 
         Raises:
             UserError: if that does not succeed in time.
@@ -234,7 +235,7 @@ class Mirror:
                 self._sent[name] = mark
 
     def release(self) -> None:
-        """Lets another driver go on at once."""
+        """Releases the run, so that another driver can continue at once."""
         if not self._ended.is_set():
             self._ended.set()
             quick = Mirror(self.url, self.folder)
@@ -254,7 +255,7 @@ class Mirror:
 
 
 def has_begun(job: Job) -> bool:
-    """Whether there is a run of this job, in its folder or on its URL."""
+    """Whether the run of this job exists, in its folder or on its URL."""
     if job.run_url is None:
         return (job.folder / JOB_FILE).is_file()
     return Mirror(job.run_url, job.folder).exists
@@ -292,7 +293,7 @@ def _mirror_of(url: str) -> Mirror:
 
 @contextmanager
 def mirrored(job: Job) -> Iterator[Mirror | None]:
-    """The claimed mirror of a new run; None where results are in a folder.
+    """The claimed mirror of a new run; None if results are in a folder.
 
     Raises:
         UserError: if the run exists already, another process drives it, or storage cannot be used.
@@ -312,7 +313,7 @@ def mirrored(job: Job) -> Iterator[Mirror | None]:
 
 @contextmanager
 def resumed(place: Path) -> Iterator[tuple[Path, Mirror | None]]:
-    """The folder of a run, made of its objects where ``place`` is a URL or stands for one.
+    """The folder of a run; restored from objects if ``place`` is a URL or belongs to one.
 
     Raises:
         UserError: if there is no run, another process drives it, or storage cannot be used.
@@ -331,7 +332,7 @@ def resumed(place: Path) -> Iterator[tuple[Path, Mirror | None]]:
 
 
 def _url_in(folder: Path) -> str | None:
-    """The URL of which a folder is the mirror."""
+    """The URL of a mirrored folder."""
     try:
         return str(json.loads((folder / STATE).read_text(encoding="utf-8"))["url"])
     except (OSError, ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""Placement: Ray Tune starts workers where resources are, and replaces those that die."""
+"""Placement of workers: Ray Tune starts them where resources are free, and replaces lost ones."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-"""Ray's settings for a search. What the user's environment sets already stays."""
+"""Ray's settings for a search; variables in the user's environment have priority."""
 
 
 def check(job: Job) -> None:
-    """Tests what Ray needs of this machine or of the job's cluster, before anything expensive.
+    """Checks the requirements of Ray on this machine or the job's cluster, before expensive work.
 
-    A cluster to which this process is connected already needs nothing.
+    Nothing is checked if this process is already connected to a cluster.
 
     Raises:
-        UserError: if one of its needs is not met.
+        UserError: if a requirement is not met.
     """
     if not job.cluster.is_local:
         site.check(job)
@@ -58,19 +58,19 @@ def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cl
     Args:
         dispatcher: gives recipes and takes rows.
         settings: of the workers.
-        turn: called often in this thread, for what else the driver does.
-        cluster: where workers go; None starts Ray on this machine.
+        turn: called often in this thread, for other work of the driver.
+        cluster: for the workers; None starts Ray on this machine.
 
     Raises:
         UserError: if Ray cannot be started here, or no worker ever could.
-        KeyboardInterrupt: on Ctrl-C. The workers are gone then.
+        KeyboardInterrupt: on Ctrl-C. The workers have ended then.
         Terminated: on SIGTERM.
     """
     workers = settings.job.workers
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    # So many processes start at a time. Recipes are not asked ahead: they do not belong to Tune's
-    # trials.
+    # The number of processes that start at a time. Recipes are not drawn in advance, because they
+    # do not belong to trials of Tune.
     # On a cluster, some may wait for a node that was lost.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers if cluster is None else 4 * workers)
     with ExitStack() as stack:
@@ -105,19 +105,19 @@ def run(dispatcher: Dispatcher, settings: Settings, turn: Callable[[], None], cl
         )
         with stopping.terminated_by_name():
             tuner.fit()
-    if dispatcher.no_worker_starts and not dispatcher.workers_seen:  # else there are rows, and a front
+    if dispatcher.no_worker_starts and not dispatcher.workers_seen:  # otherwise there are rows, and a front
         raise UserError(f"no worker process can start: {dispatcher.start_error}", f"see {settings.folder / 'log.txt'}")
 
 
 class _Unsaved:
-    """Tune saves searchers, callbacks and stoppers as pickles. The study is all that must last."""
+    """Prevents Tune from pickling this object; only the study must be stored."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _Places(_Unsaved, Searcher):
-    """What Tune takes for the search algorithm: it asks for as many workers as can be busy."""
+    """The search algorithm for Tune, which asks for the number of workers that can be busy."""
 
     def __init__(self, dispatcher: Dispatcher, workers: int, cluster: Site | None) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _Places(_Unsaved, Searcher):
         self._count = 0
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Tune has nothing to say here: objectives and space are the study's."""
+        """Ignores Tune's settings, because the study has objectives and space."""
         del metric, mode, config, spec
         return True
 
@@ -145,7 +145,7 @@ class _Places(_Unsaved, Searcher):
         return {"worker": self._count, **place}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The worker is gone."""
+        """A worker has ended."""
         del result, error
         self._alive.discard(trial_id)
         if self._cluster is not None:
@@ -169,14 +169,14 @@ class _Places(_Unsaved, Searcher):
 
 
 class _Crew(_Unsaved, tune.Callback):
-    """Gives each worker its next recipe. Tune schedules a step right after each of these events."""
+    """Gives each worker its next recipe; Tune schedules a step right after each of these events."""
 
     def __init__(self, dispatcher: Dispatcher, cluster: Site | None) -> None:
         self._dispatcher, self._cluster = dispatcher, cluster
         self._actors: dict[str, ActorHandle] = {}
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        """The worker's process is there."""
+        """The process of a worker has started."""
         del iteration, trials, info
         actor = trial.temporary_state.ray_actor
         assert actor is not None
@@ -187,9 +187,9 @@ class _Crew(_Unsaved, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """The worker is done with a recipe.
+        """A worker has finished a recipe.
 
-        It gets the next one before the driver looks at the row.
+        It gets the next one before the driver handles the row.
         """
         del iteration, trials, info
         if why := result.get("refused"):
@@ -202,12 +202,12 @@ class _Crew(_Unsaved, tune.Callback):
             self._dispatcher.tell(row)
 
     def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        """The worker was told that there is nothing left."""
+        """A worker has ended because there is no recipe left."""
         del iteration, trials, info
         self._actors.pop(trial.trial_id, None)
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        """The worker was lost."""
+        """A worker was lost."""
         del iteration, trials, info
         self._actors.pop(trial.trial_id, None)
         file = Path(trial.error_file or "")
@@ -215,7 +215,7 @@ class _Crew(_Unsaved, tune.Callback):
         self._dispatcher.lost(trial.trial_id, error, trial.config.get("node", ""))
 
     def _refused(self, trial: RayTrial, why: str) -> None:
-        """The worker could not open the job; a node where several cannot gets no more of them."""
+        """A worker could not open the job; after several of them, their node gets no more."""
         node = trial.config.get("node", "")
         if not self._dispatcher.refused(trial.trial_id, why, node):
             return
@@ -229,14 +229,14 @@ class _Crew(_Unsaved, tune.Callback):
         self._actors[worker].take.remote(None if is_leaving else self._dispatcher.hand_out(worker))
 
     def end(self) -> None:
-        """Kills the workers that are left; after an interrupt they are within a trial."""
+        """Kills the remaining workers; after an interrupt they are within a trial."""
         for actor in [] if localray.is_ending else self._actors.values():
             ray.kill(actor)
         self._actors.clear()
 
 
 class _Over(_Unsaved, tune.Stopper):
-    """Ends the search, so that nobody waits for a worker that is still starting."""
+    """Ends the search without waiting for workers that are still starting."""
 
     def __init__(self, dispatcher: Dispatcher, turn: Callable[[], None], cluster: Site | None) -> None:
         self._dispatcher, self._turn, self._cluster = dispatcher, turn, cluster
@@ -246,7 +246,7 @@ class _Over(_Unsaved, tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether no recipe is being tried, and none will be; Tune asks in each of its steps."""
+        """Whether no recipe is being tried, and none will be; Tune asks in each step."""
         self._turn()
         if self._cluster is not None:
             self._cluster.turn()
@@ -259,7 +259,7 @@ def _name(trial: RayTrial) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray's own messages go to the run's log, and not between the lines of ours."""
+    """Within the block, messages of Ray go to the log of the run, not to the terminal."""
     target = logging.getLogger("autocompress").handlers
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     before = [(logger, logger.handlers[:], logger.propagate, logger.level) for logger in loggers]

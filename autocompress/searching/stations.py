@@ -1,4 +1,4 @@
-"""Measuring on the nodes that have the job's device, for workers on other nodes."""
+"""Stations: measurers on the nodes with the job's device, for workers on other nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from autocompress.opened.keys import measured_with
 from autocompress.searching.measurer import Measurer
 
 BACK_WITHIN_S = 60.0
-"""Seconds in which one of the stations must answer; Ray starts a lost one again."""
+"""Most seconds until one of the stations answers; Ray restarts lost stations."""
 LOOK_AGAIN_S = 1.0
 A_SHARE = 0.001
 """Of the device's resource, which a station takes."""
@@ -31,11 +31,11 @@ GONE = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
 
 @dataclass(frozen=True)
 class Sent:
-    """A file on its way to a station.
+    """A file for a station.
 
     Attributes:
         key: of its content; a station keeps files of baselines by it.
-        content: None where the station should have it.
+        content: None if the station should have it.
     """
 
     key: str
@@ -72,7 +72,7 @@ class Station:
         return [self._refusal] if self._refusal else self._device.check(self._job.device)
 
     def measure(self, candidate: Sent, baseline: Sent, seconds: float) -> Measurement | Refused | str:
-        """Costs of a file relative to the baseline; why there are none; "" without the baseline."""
+        """Costs of a file relative to the baseline, else a reason; "" without the baseline."""
         if self._refusal:
             return Refused(self._refusal)
         home = Path(self._folder.name)
@@ -111,7 +111,7 @@ def start_stations(job: Job, device: Device, nodes: Mapping[str, str]) -> dict[s
         nodes: the node for the station of each machine.
 
     Raises:
-        UserError: if the device runs no files, or can be used on none of the nodes.
+        UserError: if the device does not run files, or cannot be used on any of the nodes.
     """
     if "onnx" not in device.formats:
         raise UserError(
@@ -137,7 +137,7 @@ def start_stations(job: Job, device: Device, nodes: Mapping[str, str]) -> dict[s
 
 
 def _reasons(answer: Any) -> list[str]:
-    """Why a station cannot be used."""
+    """The reasons why a station cannot be used."""
     try:
         return list(ray.get(answer))
     except GONE as error:
@@ -150,18 +150,19 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class RemoteMeasurer(Measurer):
-    """Measures on a station; a worker uses the first that answers.
+    """Measures on a station; a worker uses the first one that answers.
 
     Attributes:
         stations: of the cluster.
-        measured_by: on what latencies of the stations depend (``opened.keys.measured_with``).
+        measured_by: values on which latencies of the stations depend
+            (``opened.keys.measured_with``).
     """
 
     stations: Sequence[ActorHandle] = ()
     measured_by: Mapping[str, Any] = field(default_factory=dict)
 
     def measured_with(self) -> dict[str, Any]:
-        """On what latencies depend: the stations, not this machine."""
+        """Values on which latencies depend: those of the stations, not of this machine."""
         return dict(self.measured_by)
 
     def once(self, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement:
@@ -169,7 +170,7 @@ class RemoteMeasurer(Measurer):
 
         Raises:
             TrialFailed: if the device cannot load a model.
-            CannotWork: if no station answers, and none comes back.
+            CannotWork: if no station answers in time.
         """
         lost, deadline = "", time.monotonic() + BACK_WITHIN_S
         while True:
@@ -191,13 +192,13 @@ class RemoteMeasurer(Measurer):
 
 
 def rotated(stations: Sequence[ActorHandle], by: int) -> list[ActorHandle]:
-    """``stations`` from another one on, so that workers share them evenly."""
+    """``stations`` in rotated order, so that workers share them evenly."""
     endless: Iterator[ActorHandle] = itertools.cycle(stations)
     return list(itertools.islice(endless, by % max(1, len(stations)), by % max(1, len(stations)) + len(stations)))
 
 
 def _measured(station: Any, candidate: Deployable, baseline: Deployable, seconds: float) -> Measurement | Refused | str:
-    """Sends the baseline only where the station lacks it."""
+    """Measures on a station; sends the baseline only if the station lacks it."""
     own = Sent("", candidate.file.read_bytes(), candidate.input_size, tuple(candidate.operators))
     known = Sent(baseline.file.stem, None, baseline.input_size, tuple(baseline.operators))
     found: Measurement | Refused | str = ray.get(station.measure.remote(own, known, seconds))

@@ -1,7 +1,7 @@
-"""A study's storage that shows samplers the last trials and the front, however many there are.
+"""A storage that only shows the last trials and the front to samplers.
 
-Optuna and its samplers go through all trials whenever a recipe is asked: 3.7 s of a processor at
-100,000 trials. What the window leaves out stays in the storage.
+Optuna and its samplers read all trials whenever a recipe is drawn, which takes 3.7 s at 100,000
+trials. Trials outside of the window stay in the storage.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from autocompress.objectives.dominance import Front
 from autocompress.searching.storing.journal import FileStorage
 
 WINDOW = 1000
-"""Finished trials that samplers see, beside the front and what is not finished."""
+"""Number of finished trials for samplers, in addition to the front and unfinished trials."""
 RUNNING = 250
-"""Running trials that samplers see beside finished ones: the last."""
+"""Number of running trials for samplers, the last ones."""
 _OPEN = frozenset({TrialState.RUNNING, TrialState.WAITING})
 
 
 class Windowed(BaseStorage):
     """The storage of one study, with an index of its trials by number.
 
-    Only the driver of a search asks and tells. What it changes past this index is seen when the
+    Only the driver of a search asks and tells. Changes that bypass this index are found when the
     trial is looked up.
 
     Args:
-        inner: holds everything.
+        inner: has all trials.
         most: finished trials in the window; None: all.
         running: running trials in the window.
     """
@@ -55,10 +55,10 @@ class Windowed(BaseStorage):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Changes within reach the disk together, at the end, or not at all.
+        """Changes within the block are written together, at its end, or not at all.
 
         Raises:
-            OSError: if the disk stays full. The study is then as it was before.
+            OSError: if the disk stays full. The study is then unchanged.
         """
         if not isinstance(self.inner, FileStorage):
             yield
@@ -74,13 +74,13 @@ class Windowed(BaseStorage):
     # --- trials -----------------------------------------------------------------------------------
 
     def of(self, study_id: int, number: int) -> FrozenTrial:
-        """The trial with this number; not to be changed."""
+        """The trial with this number; must not be changed."""
         if (finished := self._finished.get(number)) is not None:
             return finished
         return self.get_trial(self.inner.get_trial_id_from_study_id_trial_number(study_id, number))
 
     def everything(self, study_id: int) -> list[FrozenTrial]:
-        """All trials as they are now, in the order of their numbers; not to be changed."""
+        """All trials in their present state, in the order of their numbers; must not be changed."""
         trials = self.inner.get_all_trials(study_id, deepcopy=False)
         self._directions = self.inner.get_study_directions(study_id)
         self._is_loaded = True
@@ -112,7 +112,7 @@ class Windowed(BaseStorage):
         return trial
 
     def get_n_trials(self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None) -> int:
-        """How many trials there are, in the window or not."""
+        """Number of all trials, in the window or not."""
         return len(self._finished) + len(self._open) if state is None else self.inner.get_n_trials(study_id, state)
 
     def _see(self, trials: Iterable[FrozenTrial]) -> None:

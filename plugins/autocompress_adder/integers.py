@@ -9,8 +9,8 @@ are distances of numbers:
 The range [low, high] of this grid may exclude some weights. Clipping them loses nothing
 (AdderNet 2.0): for x within [low, high],
 
-    |x - w| = |x - clip(w)| + |w - clip(w)|     so     -sum |X - W| = -sum |X - clip(W)| - sum |W -
-    clip(W)|,
+    |x - w| = |x - clip(w)| + |w - clip(w)|,     so
+    -sum |X - W| = -sum |X - clip(W)| - sum |W - clip(W)|,
 
 and the last sum is a constant for each filter, which is added to the bias.
 """

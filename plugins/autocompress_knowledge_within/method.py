@@ -74,8 +74,8 @@ class KnowledgeWithin(DataSource):
         lr, iterations: of Adam.
         images: number of images.
         batch_size: most images that are made together. Statistics are those of a batch, and deep
-            layers
-            need large batches: even for images of the right distribution, L_BNS is about 1 / batch.
+            layers need large batches: even for images of the right distribution, L_BNS is about
+            1 / batch.
     """
 
     name = "knowledge_within"

@@ -1,1 +1,1 @@
-"""Where the study is kept: a file in the folder of the run, PostgreSQL, or Redis."""
+"""Stores of the study: a file in the folder of the run, PostgreSQL, or Redis."""

@@ -1,7 +1,7 @@
-"""A study in a database, through Optuna's ``RDBStorage``: an outage is waited for.
+"""A study in a database, by Optuna's ``RDBStorage``; it waits for the end of an outage.
 
-Only the driver of a search changes its study. So what an attempt may have changed before its answer
-was lost can be told from what is there afterwards.
+Only the driver of a search changes its study. So after an attempt whose answer was lost, the
+content of the database shows whether the change was made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def connected(url: str, password: str | None) -> RDBStorage:
-    """Optuna's storage in PostgreSQL; makes its tables where there are none.
+    """Optuna's storage in PostgreSQL; makes its tables if they are missing.
 
     Args:
         url: of the database, without a password.
@@ -38,7 +38,7 @@ def connected(url: str, password: str | None) -> RDBStorage:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether the server is away. (``OperationalError`` is an error of the connection.)"""
+    """Whether the server is unreachable; ``OperationalError`` is an error of the connection."""
     from sqlalchemy.exc import InterfaceError, OperationalError
 
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
@@ -48,7 +48,7 @@ def is_outage(error: Exception) -> bool:
 class DatabaseStorage(BaseStorage):
     """The storage of one study in a database.
 
-    A trial that was made by a lost attempt stays behind as one that nobody runs.
+    A trial that a lost attempt has made stays in the study, and is never run.
 
     Args:
         inner: Optuna's.
@@ -61,7 +61,7 @@ class DatabaseStorage(BaseStorage):
     def _do(self, action: Callable[[bool], T]) -> T:
         return insisted(action, is_outage, self._url)
 
-    # --- changes whose repetition differs ---------------------------------------------------------
+    # --- changes that must not be repeated --------------------------------------------------------
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """See Optuna."""
@@ -126,7 +126,7 @@ class DatabaseStorage(BaseStorage):
         """See Optuna."""
         self._do(lambda _: self._inner.set_trial_system_attr(trial_id, key, value))
 
-    # --- questions --------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """See Optuna."""

@@ -1,4 +1,4 @@
-"""The journal of a study on disk: lines are written whole or not at all."""
+"""The journal of a study on disk; a line is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _CHUNK = 65536
 class Journal(JournalFileBackend):
     """Optuna's journal file, with two differences.
 
-    Its lock is freed at once when its process ends; Optuna's lock takes 30 s. And it cannot be
-    damaged: an incomplete line, from a killed process or a full disk, would make the next line and
-    so the study unreadable.
+    Its lock is freed at once when its process ends; Optuna's lock takes 30 s. And it removes
+    incomplete lines of killed processes and full disks, which would make the next line, and so the
+    study, unreadable.
 
     Args:
         file: of the journal. The lock file is next to it.
@@ -43,13 +43,14 @@ class Journal(JournalFileBackend):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Writes what is appended meanwhile at once, at the end; one wait for the disk, not twenty.
+        """Collects logs that are appended within the block, and writes them together at its end.
 
-        Nobody else can write meanwhile. In one thread at a time; may be nested.
+        So there is one wait for the disk instead of twenty. Other processes cannot write meanwhile.
+        Blocks may be nested, in one thread at a time.
 
         Raises:
-            OSError: if the disk stays full. Nothing of it is written then, and the storage that
-                made it must be opened again.
+            OSError: if the disk stays full. Nothing is written then, and the storage must be opened
+                again.
         """
         if not self._together:
             self._file_lock.acquire()
@@ -66,7 +67,7 @@ class Journal(JournalFileBackend):
                     self._file_lock.release()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """The logs from a number on, with those that are still to be written."""
+        """The logs from a number on, including those that are not written yet."""
         if not self._pending:
             yield from super().read_logs(log_number_from)
             return
@@ -76,11 +77,11 @@ class Journal(JournalFileBackend):
 
     @property
     def _written(self) -> int:
-        """How many logs the file has, as far as it was read."""
+        """Number of logs in the part of the file that was read."""
         return max(self._log_number_offset)
 
     def _write_pending(self) -> None:
-        """Writes what waits, and forgets where earlier logs begin: nobody reads them again."""
+        """Writes pending logs, and drops positions of earlier logs, which are not read again."""
         count = self._written
         end = self._log_number_offset[count]
         if self._pending:
@@ -89,18 +90,18 @@ class Journal(JournalFileBackend):
         self._log_number_offset = {0: 0, count: end}
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends a line for each log: all of them, or none.
+        """Appends a line for each log, or none after an error.
 
         Raises:
             OSError: if the disk stays full.
         """
         if self._together:
-            self._pending += json.loads(json.dumps(logs))  # as they will be read
+            self._pending += json.loads(json.dumps(logs))  # in the form in which they will be read
         else:
             self._write(logs)
 
     def _write(self, logs: list[dict[str, Any]]) -> int:
-        """Writes logs, and returns how many bytes they take."""
+        """Writes logs, and returns their size in bytes."""
         data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         deadline = time.monotonic() + WAIT_FOR_ROOM_S
         while True:

@@ -23,18 +23,18 @@ from autocompress.searching.storing.redisjournal import RedisStorage
 STUDY_FILE = "study.journal"
 STUDY_NAME = "autocompress"
 NAME_FILE = "study.json"
-"""Has the name of the study where a server keeps it."""
+"""The file with the name of a study that a server keeps."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Where a study is kept.
+    """The storage of a study.
 
     Attributes:
         storage: Optuna's.
         name: of the study in it.
-        note: what the user should know; empty where there is nothing.
-        is_shared: others could change the study too.
+        note: for the user; empty if there is none.
+        is_shared: other processes could change the study too.
     """
 
     storage: BaseStorage
@@ -47,7 +47,7 @@ def check(url: str | None) -> None:
     """Connects to the server of a job's study, and makes its tables.
 
     Raises:
-        UserError: if that cannot be done.
+        UserError: if that fails.
     """
     if url is not None:
         _opened(url, "check")
@@ -59,7 +59,7 @@ def has_study(folder: Path) -> bool:
 
 
 def study_of(folder: Path, url: str | None, name: str) -> Kept:
-    """Where the study of the run in ``folder`` is kept.
+    """The storage of the study of the run in ``folder``.
 
     Args:
         folder: of the run.
@@ -67,7 +67,7 @@ def study_of(folder: Path, url: str | None, name: str) -> Kept:
         name: of the run; the name of a new study on a server begins with it.
 
     Raises:
-        UserError: if the study cannot be read, or the run keeps it in another place.
+        UserError: if the study cannot be read, or the run has it in another place.
     """
     if url is None:
         if (folder / NAME_FILE).exists():
@@ -115,7 +115,7 @@ def _opened(url: str, name: str) -> Kept:
 
 @contextmanager
 def _told(url: str, extra: str) -> Iterator[Any]:
-    """Errors of the first connection, as one sentence."""
+    """Turns errors of the first connection into one sentence."""
     try:
         yield
     except ImportError:

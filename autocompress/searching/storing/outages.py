@@ -1,4 +1,4 @@
-"""Waiting for a server that is away for a while."""
+"""Waits for a server that is unreachable for a while."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 from autocompress.errors import UserError
 
 WAITS_S = 60.0
-"""Seconds that a search waits for the server of its study."""
+"""Most seconds for which a search waits for the server of its study."""
 AGAIN_S = 0.25
 """Seconds between two attempts."""
 T = TypeVar("T")
@@ -18,20 +18,19 @@ log = logging.getLogger("autocompress.search")
 
 
 class StudyAway(UserError):
-    """The server of the study does not answer, or does not let us in."""
+    """The server of the study does not answer, or refuses the connection."""
 
 
 def insisted(action: Callable[[bool], T], is_outage: Callable[[Exception], bool], what: str) -> T:
-    """The result of ``action``, which is tried again while the server is away.
+    """The result of ``action``, which is repeated while the server is unreachable.
 
     Args:
-        action: is told whether an attempt has failed before, which may have been carried out all
-            the same.
-        is_outage: whether an error means that the server is away.
+        action: called with True after a failed attempt, which may still have made its changes.
+        is_outage: whether an error means that the server is unreachable.
         what: the name of the server in messages.
 
     Raises:
-        StudyAway: if the server stays away.
+        StudyAway: if the server stays unreachable.
     """
     ends = time.monotonic() + WAITS_S
     is_again = False
@@ -59,7 +58,7 @@ def away(what: str, error: BaseException, hint: str = "'autocompress resume' goe
 
 
 def told(error: BaseException) -> str:
-    """What a library says, as one short line."""
+    """The error of a library as one short line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

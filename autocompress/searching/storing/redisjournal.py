@@ -1,8 +1,9 @@
 """A study in Redis: Optuna's journal, in the format of its ``JournalRedisBackend``.
 
-Three things differ. Optuna's backend also keeps snapshots, which are pickles, and loads them: who
-can write to the server could run code here. So there are none. Logs are sent once, even when the
-answer to the first attempt is lost. And logs that the server has lost in a crash are sent again.
+There are three differences. Optuna's backend also stores snapshots as pickles, and loads them. So
+everybody who can write to the server could run code here; this journal has no snapshots. Logs are
+added once, even if the answer to the first attempt is lost. And logs that the server has lost in a
+crash are sent again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from autocompress.errors import UserError
 from autocompress.searching.storing.outages import insisted
 
 REMEMBERED = 20_000
-"""Logs that can be sent again: those of about a thousand trials."""
+"""Number of logs that can be sent again: those of about a thousand trials."""
 READ_AT_ONCE = 1000
 TIMEOUT_S = 5.0
 
@@ -37,8 +38,10 @@ redis.call('set', KEYS[1], top)
 redis.call('set', KEYS[2], ARGV[1])
 return top
 """
-"""Appends all logs or none: those of a batch that is there already are not sent twice. Where the
-server has fewer logs than we have read, it appends none and returns their number less 10^9.
+"""Appends all logs or none, and never a batch twice.
+
+If the server has fewer logs than were read here, it appends none, and returns their number minus
+10^9.
 """
 _LOST = -(10**9)
 
@@ -69,16 +72,16 @@ class RedisJournal(BaseJournalBackend):
             url, decode_responses=True, retry=Retry(NoBackoff(), 0), **given, **limits
         )
         self._append = self._redis.register_script(_APPEND)
-        self._redis.ping()  # a server that is away from the start is not waited for
+        self._redis.ping()  # at the start there is no waiting for the server
         self._next = 0
         self._tail: deque[str] = deque(maxlen=REMEMBERED)
 
     @property
     def is_kept(self) -> bool:
-        """Whether the server writes each change to its disk, as far as it says so."""
+        """Whether the server writes each change to its disk; True if it does not say."""
         try:
             return self._redis.config_get("appendonly").get("appendonly") != "no"
-        except Exception:  # servers of providers do not say
+        except Exception:  # managed servers do not say
             return True
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -105,17 +108,17 @@ class RedisJournal(BaseJournalBackend):
         batch = uuid.uuid4().hex
         while (top := self._sent(batch, self._next, texts)) < -1:
             self._send_again(top - _LOST)
-        if top - len(texts) + 1 == self._next:  # else others wrote too, and all is read first
+        if top - len(texts) + 1 == self._next:  # otherwise other processes wrote too, and all logs are read first
             self._tail.extend(texts)
             self._next = top + 1
 
     def _last(self) -> int:
-        """The number of the server's last log."""
+        """The number of the last log on the server."""
         found = insisted(lambda _: self._redis.get(f"{self._name}:log_number"), self._is_outage, self._url)
         return -1 if found is None else int(found)
 
     def _send_again(self, top: int) -> None:
-        """Sends what the server, whose last log is ``top``, has lost."""
+        """Sends logs again that the server has lost; its last log is ``top``."""
         missing = self._next - top - 1
         if missing > len(self._tail):
             raise UserError(
