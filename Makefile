@@ -9,7 +9,7 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 TOGETHER := --numprocesses $(PROCESSES) --dist worksteal
 
-.PHONY: demo test quick gpu lint check together alone format clean
+.PHONY: demo test quick gpu docs lint check together alone format clean
 
 # A demo that was cut short goes on; remove results/demo for a new one.
 demo: $(READY)
@@ -49,6 +49,10 @@ quick: $(READY)
 gpu: $(READY)
 	$(PYTEST) -m cuda
 	$(BIN)/python benchmarks/gpu.py
+
+# The site of the documents, in build/site; open build/site/index.html.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -46,6 +46,7 @@ from autocompress.searching.climbing.untrained import rung_effort, rungs_act, un
 from autocompress.searching.clock import Clock
 from autocompress.searching.closing import Closing
 from autocompress.searching.corrections import Corrections
+from autocompress.searching.dashboard import front_files
 from autocompress.searching.dispatch import Allowance, Dispatcher
 from autocompress.searching.driver_worker import DriverWorker
 from autocompress.searching.earlier import recipes_from
@@ -480,9 +481,11 @@ class _Run:
         self._study.spend(self._seconds)
         write_report(self._folder)
         self._recorded.phase(OVER, ended)
-        if self._mirror is not None:
-            self._mirror.finish()
         result = read(self._folder)
+        if self._mirror is None:  # on a URL the files would be there twice
+            self._study.offer(self._folder, front_files(result))
+        else:
+            self._mirror.finish()
         self._plugins.tell("autocompress_search_finished", job=self._job, result=result)
         return result
 

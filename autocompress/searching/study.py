@@ -31,6 +31,7 @@ from autocompress.proposals.proposer import Proposed
 from autocompress.results import Row
 from autocompress.searching.asked import Asked
 from autocompress.searching.climbing.untrained import EPOCHS, epochs_are_drawn
+from autocompress.searching.dashboard import offer
 from autocompress.searching.sampling.chooser import OptunaChooser
 from autocompress.searching.sampling.samplers import SEE_THE_LAST, make_sampler
 from autocompress.searching.sampling.telling import Verdict, verdict
@@ -208,6 +209,16 @@ class Study:
     def spend(self, seconds: float) -> None:
         """Records the wall time spent so far."""
         self._study.set_user_attr("seconds", round(seconds, 3))
+
+    def offer(self, folder: Path, files: Mapping[str, Path]) -> None:
+        """Makes ``files`` artifacts of the study, for optuna-dashboard (``searching.dashboard``).
+
+        What cannot be written there is logged: the run has it anyhow.
+        """
+        try:
+            offer(self._study, folder, files)
+        except OSError as error:
+            log.warning("optuna-dashboard will not show the models: %s", error)
 
     @property
     def baseline_key(self) -> str | None:
