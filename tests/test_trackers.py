@@ -17,9 +17,11 @@ from toy_search import offer_toy_device, open_toy, toy_job
 
 import autocompress_trackers as trackers
 from autocompress.contract import manager
+from autocompress.errors import Terminated
 from autocompress.job import Job
 from autocompress.results import SearchResult, read
 from autocompress.searching import run
+from autocompress.searching.progress import Silent
 from autocompress_trackers import figures
 
 TRIALS = 12
@@ -114,6 +116,33 @@ def test_a_search_tells_its_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert isinstance(told[-1], SearchResult)
 
 
+@pytest.mark.usefixtures("search_here")
+@pytest.mark.parametrize("error", [Terminated(), RuntimeError("broken")])
+def test_a_search_that_is_stopped_closes_its_trackers(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    one = SimpleNamespace(
+        trial=lambda row: told.append("trial"),
+        finish=lambda result: told.append("finish"),
+        close=lambda: told.append("close"),
+    )
+    monkeypatch.setattr(trackers, "import_module", lambda name: SimpleNamespace(opened=lambda job: one))
+    monkeypatch.setenv(trackers.VARIABLE, "tensorboard")
+    with suppress(ValueError):  # it is registered already, but in an older installation
+        manager().register(trackers, name="trackers")
+    offer_toy_device()
+
+    class Stopping(Silent):
+        def on_trial(self, *told: Any) -> None:
+            raise error
+
+    with pytest.raises(type(error)):
+        run.search(toy_job(tmp_path, budget={"trials": 3}), opener=open_toy, observer=Stopping())
+    assert told[-1] == "close"
+    assert "finish" not in told
+
+
 # --- local stores ---------------------------------------------------------------------------------
 
 
@@ -158,6 +187,28 @@ def test_mlflow(job: Job, finished: SearchResult, tmp_path: Path, monkeypatch: p
     child = children[f"trial {row['trial']}"]
     assert child.data.metrics["accuracy"] == pytest.approx(row["accuracy"])
     assert child.data.params == {name: str(value) for name, value in row["recipe"].items()}
+
+
+@pytest.mark.slow
+def test_no_run_of_mlflow_stays_open(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="the extra 'mlflow' is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv(trackers.VARIABLE, "mlflow")
+    mlflow.set_tracking_uri((tmp_path / "store").as_uri())
+    client = mlflow.MlflowClient()
+
+    def states() -> list[str]:
+        experiment = client.get_experiment_by_name("autocompress")
+        return sorted(one.info.status for one in client.search_runs([experiment.experiment_id]))
+
+    trackers.autocompress_search_started(job)
+    assert states() == ["RUNNING"]
+    trackers.autocompress_search_stopped(job)
+    assert states() == ["KILLED"]
+    trackers.autocompress_search_started(job)
+    trackers._open.clear()  # as if the process had been killed
+    trackers.autocompress_search_started(job)
+    assert states() == ["KILLED", "KILLED", "RUNNING"]
 
 
 @pytest.mark.slow

@@ -52,3 +52,12 @@ def autocompress_trial_finished(job: Job, trial: dict[str, Any]) -> None:
 @hookspec
 def autocompress_search_finished(job: Job, result: Any) -> None:
     """Called at the end of a search with its SearchResult. For loggers."""
+
+
+@hookspec
+def autocompress_search_stopped(job: Job) -> None:
+    """Called where a started search ends without a result: by SIGTERM or an error.
+
+    ``autocompress_search_finished`` is not called then. After SIGTERM the process has two seconds
+    left for all hooks together. For loggers.
+    """

@@ -337,16 +337,24 @@ class _Run:
         self._observer.on_baseline(self._baseline)
         self._observer.on_start(self._job.budget.trials)
         self._plugins.tell("autocompress_search_started", job=self._job)
-        if not rows:
+        try:
+            return self._searched(len(rows))
+        except BaseException:
+            self._plugins.tell("autocompress_search_stopped", job=self._job)
+            raise
+
+    def _searched(self, done: int) -> SearchResult:
+        """Runs what the budget leaves beside ``done`` trials, and closes."""
+        if not done:
             self._observer.on_note(self._forecast())
         left = self._seconds_left()
         allowance = Allowance(
-            trials=max(0, self._job.budget.trials - len(rows)),
+            trials=max(0, self._job.budget.trials - done),
             deadline=None if left is None else time.time() + left,
             trial_seconds=60.0 * self._job.budget.trial_minutes,
         )
         try:
-            ended = self._spend(allowance, len(rows))
+            ended = self._spend(allowance, done)
         except KeyboardInterrupt:
             ended = INTERRUPTED
             self._observer.on_note("interrupted; writing the front so far (Ctrl-C again ends at once)")

@@ -63,6 +63,12 @@ def autocompress_search_finished(job: Job, result: Any) -> None:
     _close(job.folder)
 
 
+@hookimpl
+def autocompress_search_stopped(job: Job) -> None:
+    """Closes the trackers of a search that has no result."""
+    _close(job.folder)
+
+
 def asked() -> list[str]:
     """The trackers that the environment names; unknown names are logged and left out."""
     names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]

@@ -13,7 +13,7 @@ from autocompress.job import Job
 from autocompress_trackers.figures import figures, files, settings, summary
 
 EXPERIMENT = "autocompress"
-PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
+PARENT, NAME, FOLDER = "mlflow.parentRunId", "mlflow.runName", "autocompress.folder"
 LONGEST = 500
 """Most characters of a parameter that every store accepts."""
 _STATES = {"failed": "FAILED", "complete": "FINISHED"}
@@ -26,10 +26,18 @@ class MLflow:
         self._client = MlflowClient()
         found = self._client.get_experiment_by_name(EXPERIMENT)
         self._experiment = self._client.create_experiment(EXPERIMENT) if found is None else found.experiment_id
-        tags = {NAME: job.folder.name, "autocompress.folder": str(job.folder.resolve())}
+        folder = str(job.folder.resolve())
+        self._end_left(folder)
+        tags = {NAME: job.folder.name, FOLDER: folder}
         self._run = self._client.create_run(self._experiment, tags=tags).info.run_id
         self._client.log_batch(self._run, params=_params(settings(job)))
         self._ended = False
+
+    def _end_left(self, folder: str) -> None:
+        """Ends what an earlier process left open that was killed: runs of the same folder."""
+        for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
+            if run.data.tags.get(FOLDER) == folder:
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def trial(self, row: Mapping[str, Any]) -> None:
         """A run of its own, and the same figures in the search's run, by number of the trial."""
