@@ -66,7 +66,8 @@ class KnowledgeWithin(DataSource):
             "gaussian".
 
     Not searched unless the job says so, since each value needs a set of its own:
-    scheme: any of the four, instead of ``preset``. A job can fix it to "inception" for any model.
+        scheme: any of the four, instead of ``preset``. A job can fix it to "inception" for any
+            model.
         divergence: "measured", KL(measured || recorded), or "recorded", the other direction.
         gamma: of the class term. L_BNS is a mean over channels and gets small: with 1, the class
             term dominates; with 0.1, both terms get small.
