@@ -18,6 +18,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import OptunaError
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -217,7 +218,7 @@ class Study:
         """
         try:
             offer(self._study, folder, files)
-        except OSError as error:
+        except (OSError, OptunaError) as error:
             log.warning("optuna-dashboard will not show the models: %s", error)
 
     @property
