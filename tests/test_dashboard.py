@@ -27,6 +27,7 @@ def offered(folder: Path) -> dict[str, bytes]:
     return {meta.filename: store.open_reader(meta.artifact_id).read() for meta in metas}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("search_here")
 def test_front_and_report_are_artifacts_of_the_study(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     offer_toy_device()
