@@ -1,10 +1,11 @@
 """Placement tuned by measurement, against float, plain int8 and ONNX Runtime's own quantizer.
 
 Each backbone (random weights: they change no latency here) is written four times: in float, with
-integers wherever ONNX Runtime has them (plain), as ``autocompress.tuning`` places them (tuned), and
-by ``onnxruntime.quantization.quantize_static``. One thread alternates between all files, in blocks
-of changing order. Only ratios within a block are reported, because milliseconds depend on other
-processes. If ``openvino`` is installed, float, plain and tuned files for it are compared there too.
+integers wherever ONNX Runtime has them (plain), as ``autocompress.integer_placement`` places them
+(tuned), and by ``onnxruntime.quantization.quantize_static``. One thread alternates between all
+files, in blocks of changing order. Only ratios within a block are reported, because milliseconds
+depend on other processes. If ``openvino`` is installed, float, plain and tuned files for it are
+compared there too.
 
 A row is written as soon as its backbone is done. Backbones with a row are skipped, so a second run
 continues the first one.
@@ -31,12 +32,12 @@ from autocompress.contract import Deployable, Device, manager
 from autocompress.devices.timing import block
 from autocompress.export import check_agreement
 from autocompress.files import cache_folder, write_json
+from autocompress.integer_placement import MeasuredCosts, Placer
+from autocompress.integer_placement.files import Network
 from autocompress.job import DeviceConfig
 from autocompress.models import reparameterise
 from autocompress.opened.keys import measured_with
 from autocompress.store import Store
-from autocompress.tuning import MeasuredCosts, Tuner
-from autocompress.tuning.files import Network
 from int8 import environment, files, ratio
 from shared.placed import write_tuned
 from shared.rows import read
@@ -63,12 +64,12 @@ def devices() -> list[Device]:
 def tuned_costs(device: Device, network: Network) -> tuple[MeasuredCosts | None, dict[str, Any]]:
     """The costs of ``network``, with the seconds of the first call and of a cached call."""
     config = DeviceConfig(name=device.name)
-    tuner = Tuner(device, config, measured_with(device, config), Store(cache_folder("placement")))
+    placer = Placer(device, config, measured_with(device, config), Store(cache_folder("placement")))
     began = time.perf_counter()
-    costs = tuner.costs(network)
+    costs = placer.costs(network)
     first = time.perf_counter() - began
     began = time.perf_counter()
-    tuner.costs(network)
+    placer.costs(network)
     taken = {"tuning_seconds": round(first, 1), "known_seconds": round(time.perf_counter() - began, 2)}
     return costs, taken
 

@@ -30,12 +30,12 @@ from autocompress.contract import (
 )
 from autocompress.export import TapCrop, tap_crop
 from autocompress.graph import facts
+from autocompress.integer_placement import MeasuredCosts
 from autocompress.quantization import LayerBits, float_layers, hardening, operator_counts
 from autocompress.quantization.placement import ONNX_RUNTIME
 from autocompress.recipes.recipe import Recipe
 from autocompress.store import Store
 from autocompress.training import Checkpoint, recover
-from autocompress.tuning import MeasuredCosts
 
 WORTH_KEEPING_S = 1.0
 """A stage that takes less time is computed again, not kept."""

@@ -9,9 +9,9 @@ from autocompress.compression.inputs import Inputs
 from autocompress.compression.structural import Structural
 from autocompress.contract import PlacementTable
 from autocompress.files import digest
+from autocompress.integer_placement import MeasuredCosts
 from autocompress.recipes.recipe import Recipe
 from autocompress.training.recovery import VERSION as RECOVER_VERSION
-from autocompress.tuning import MeasuredCosts
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch import nn
 from autocompress import models
 from autocompress.compression.layertypes import layer_specs
 from autocompress.contract import Device, Method, Quantizer
+from autocompress.integer_placement import MeasuredCosts, Placer, paying
+from autocompress.integer_placement.files import Network
 from autocompress.job import Job
 from autocompress.opened.keys import measured_with
 from autocompress.store import Store
-from autocompress.tuning import MeasuredCosts, Tuner, paying
-from autocompress.tuning.files import Network
 
 SWITCH = "AUTOCOMPRESS_PLACEMENT"
 """Environment variable: ``off`` switches timing of placements off.
@@ -53,10 +53,10 @@ def measured_costs(
     is_off = not job.search.placement or os.environ.get(SWITCH) == "off"
     if is_off or device.deterministic or not quantizes or not _has_grouped(model):
         return None
-    tuner = Tuner(device, job.device, measured_with(device, job.device), store, progress)
+    placer = Placer(device, job.device, measured_with(device, job.device), store, progress)
     try:
         with store.making("where integers pay"):  # workers read the times that the first process has measured
-            return tuner.costs(_network(model, methods, device))
+            return placer.costs(_network(model, methods, device))
     except Exception as error:
         log.warning("layers in float and in integers were not timed: %s: %s", type(error).__name__, error)
         return None

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from autocompress.export import export
+from autocompress.integer_placement import MeasuredCosts
+from autocompress.integer_placement.files import Network
 from autocompress.quantization import calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
-from autocompress.tuning import MeasuredCosts
-from autocompress.tuning.files import Network
 
 
 def write_tuned(

@@ -11,10 +11,10 @@ from torch import nn
 
 from autocompress.contract import Device, PlacementTable
 from autocompress.devices import layer_times
+from autocompress.integer_placement.costs import Change
+from autocompress.integer_placement.files import Network
 from autocompress.job import DeviceConfig
 from autocompress.quantization.regions import Pattern, Regions
-from autocompress.tuning.costs import Change
-from autocompress.tuning.files import Network
 
 MAPS = ((16, 64), (64, 56), (96, 28), (256, 14))
 """(channels, pixels) of the tensors between convolutions that are timed."""

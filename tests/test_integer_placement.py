@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.contract import Deployable, Device, LayerTimes, Manager, hookimpl
+from autocompress.integer_placement import Change, MeasuredCosts, Placer, paying
+from autocompress.integer_placement.files import Network
 from autocompress.job import DeviceConfig, load_job
 from autocompress.opened.job import OpenedJob
 from autocompress.quantization.regions import Crossing, Pattern, Region
 from autocompress.recipes.choosers import Policy
 from autocompress.report import paying as shown
 from autocompress.store import Store
-from autocompress.tuning import Change, MeasuredCosts, Tuner, paying
-from autocompress.tuning.files import Network
 
 SIZE = (3, 32, 32)
 
@@ -86,32 +86,32 @@ def network() -> Network:
 @pytest.fixture(autouse=True)
 def _few_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """One network of each kind is enough for times that a device makes up."""
-    monkeypatch.setattr("autocompress.tuning.timing.MAPS", ((8, 8),))
-    monkeypatch.setattr("autocompress.tuning.timing.ROWS", ((8, 8),))
+    monkeypatch.setattr("autocompress.integer_placement.timing.MAPS", ((8, 8),))
+    monkeypatch.setattr("autocompress.integer_placement.timing.ROWS", ((8, 8),))
 
 
-def tuner(device: Device, folder: Path) -> Tuner:
-    return Tuner(device, DeviceConfig(name=device.name), {"processor": "any"}, Store(folder))
+def placer(device: Device, folder: Path) -> Placer:
+    return Placer(device, DeviceConfig(name=device.name), {"processor": "any"}, Store(folder))
 
 
 @pytest.mark.slow
 def test_patterns_are_timed_once(network: Network, tmp_path: Path) -> None:
     Slow.asked = 0
-    costs = tuner(Slow(), tmp_path).costs(network, judge=False)
+    costs = placer(Slow(), tmp_path).costs(network, judge=False)
     assert costs is not None
     first = Slow.asked
     assert first > 1
-    again = tuner(Slow(), tmp_path).costs(network, judge=False)
+    again = placer(Slow(), tmp_path).costs(network, judge=False)
     assert again is not None
     assert Slow.asked == first
     assert again.key == costs.key
-    elsewhere = replace(tuner(Slow(), tmp_path), where={"processor": "another"})
+    elsewhere = replace(placer(Slow(), tmp_path), where={"processor": "another"})
     elsewhere.costs(network, judge=False)
     assert Slow.asked == 2 * first
 
 
 def test_the_slow_layers_compute_in_float_and_rows_say_so(network: Network, tmp_path: Path) -> None:
-    costs = tuner(Slow(), tmp_path).costs(network, judge=False)
+    costs = placer(Slow(), tmp_path).costs(network, judge=False)
     assert costs is not None
     free = replace(costs, maps=Change(), rows=Change())
     floats = free.floats(network.regions())
@@ -127,16 +127,16 @@ def test_the_slow_layers_compute_in_float_and_rows_say_so(network: Network, tmp_
 def test_whole_files_are_the_judges(
     device: Slow, verdict: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autocompress.tuning.tuner.SECONDS", 0.1)
-    monkeypatch.setattr("autocompress.tuning.tuner.time_changes", lambda *_: (Change(), Change()))
-    costs = tuner(device, tmp_path).costs(network)
+    monkeypatch.setattr("autocompress.integer_placement.placer.SECONDS", 0.1)
+    monkeypatch.setattr("autocompress.integer_placement.placer.time_changes", lambda *_: (Change(), Change()))
+    costs = placer(device, tmp_path).costs(network)
     assert costs is not None
     assert costs.verdict == verdict
     assert bool(costs.floats(network.regions())) == (verdict == "cut")
 
 
 def test_a_device_that_cannot_tell_gets_integers(network: Network, tmp_path: Path) -> None:
-    assert tuner(Silent(), tmp_path).costs(network) is None
+    assert placer(Silent(), tmp_path).costs(network) is None
 
 
 CONV = Pattern("conv", (32, 8, 8), (32, 8, 8), (3, 3), macs=589824)
@@ -180,8 +180,8 @@ class Plugin:
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> OpenedJob:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
     monkeypatch.setenv("AUTOCOMPRESS_PLACEMENT", "on")
-    monkeypatch.setattr("autocompress.tuning.tuner.SECONDS", 0.1)
-    monkeypatch.setattr("autocompress.tuning.tuner.time_changes", lambda *_: (Change(), Change()))
+    monkeypatch.setattr("autocompress.integer_placement.placer.SECONDS", 0.1)
+    monkeypatch.setattr("autocompress.integer_placement.placer.time_changes", lambda *_: (Change(), Change()))
     plugins = Manager()
     plugins.register(Plugin(), "slow")
     model = {"model": "test_efficientnet", "data": "digits", "methods": ["quantize"], "device": "slow-depthwise"}

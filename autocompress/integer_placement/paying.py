@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autocompress.integer_placement.costs import MeasuredCosts
 from autocompress.quantization.regions import Regions
-from autocompress.tuning.costs import MeasuredCosts
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The tuner measures the times of a network's regions on a device, or reads them from the store."""
+"""The placer finds where integers are faster: by measured times of regions, which are kept."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from autocompress.contract import Device
 from autocompress.devices import measure
 from autocompress.files import digest
+from autocompress.integer_placement.costs import Change, MeasuredCosts, Verdict
+from autocompress.integer_placement.files import Network
+from autocompress.integer_placement.timing import time_changes, time_regions
 from autocompress.job import DeviceConfig
 from autocompress.quantization.cutting import placement_time
 from autocompress.quantization.regions import Pattern, Regions
 from autocompress.store import Store
-from autocompress.tuning.costs import Change, MeasuredCosts, Verdict
-from autocompress.tuning.files import Network
-from autocompress.tuning.timing import time_changes, time_regions
 
 VERSION = "2"
 WEIGHTS = (1.0, 2.0)
@@ -32,7 +32,7 @@ Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
-class Tuner:
+class Placer:
     """Finds where integers are faster on a device, once for each pattern.
 
     Attributes:
