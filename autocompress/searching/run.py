@@ -1,4 +1,4 @@
-"""One search from start to end, and going on with one that was cut short."""
+"""Runs a search from start to end, or resumes one."""
 
 from __future__ import annotations
 
@@ -69,8 +69,10 @@ from autocompress.searching.trainable import Settings, open_job
 
 log = logging.getLogger("autocompress.search")
 FIRST_ALONE = 4
-"""Proposals that the driver tries before workers start, where these would take all processors: a
-starting worker makes a trial beside it twice as long."""
+"""Proposals that the driver tries before workers start, if these would take all processors.
+
+While a worker starts, a trial beside it takes twice as long.
+"""
 LIBRARIES = ("autocompress", "torch", "timm", "optuna", "ray", "onnx", "onnxruntime")
 
 
@@ -84,9 +86,9 @@ def search(
 
     Args:
         job: see ``autocompress.job.load_job``.
-        observer: is told how it goes.
+        observer: notified of progress.
         opener: opens the job, in this process and in every worker.
-        began: when the job's minutes began to count, by ``time.monotonic``; now, by default.
+        began: start of the job's minutes, by ``time.monotonic``; now, by default.
 
     Returns:
         The finished run, read from ``results/<name>``.
@@ -126,22 +128,21 @@ def resume(
     opener: Opener = open_job,
     began: float | None = None,
 ) -> SearchResult:
-    """Goes on with the search in ``folder``.
+    """Continues the search in ``folder``.
 
-    Finished trials stay, trials under way are tried again, and spent trials and minutes count.
+    Finished trials are kept, interrupted ones are tried again, and spent trials and minutes count.
 
     Args:
         folder: ``results/<name>``, or its URL.
-        trials, minutes: a new budget for the whole search, where it shall be another than the
-        job's.
-        observer: is told how it goes.
+        trials, minutes: a new budget for the whole search; None for that of the job.
+        observer: notified of progress.
         opener, began: as for :func:`search`.
 
     Raises:
         UserError: if ``folder`` is not a run, another process drives it, its job cannot be carried
-            out here, or new rows would not be comparable with its rows: the job (but for name,
-            budget, workers and sampler), the images, the baseline, the versions of libraries, or
-            the machine that measures are not those that it began with.
+            out here, or new rows would not be comparable with its rows. That is so if the job
+            (except name, budget, workers and sampler), the images, the baseline, versions of
+            libraries, or the measuring machine have changed.
         KeyboardInterrupt, Terminated: as :func:`search`.
     """
     clock = Clock(time.monotonic() if began is None else began)
@@ -178,7 +179,7 @@ def _full_disk_told(folder: Path) -> AbstractContextManager[None]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that a run depends on."""
+    """Versions of Python and of the libraries on which a run depends."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -207,7 +208,7 @@ class _Run:
         self._job, self._folder, self._plugins = job, folder, plugins
         self._opener = opener
         self._progress = Steps(self._observer)
-        # From the file, as a resume will find it: there spaces and paths are written out.
+        # From the file, as in a resume: it has the limits of spaces, and absolute paths.
         begun = begun_with(load_job(folder / JOB_FILE), plugins.device(job.device.name))
         if (known := read_begun(folder, job.search.storage)) is not None:  # before anything is trained
             check_resumable(folder, known, begun)
@@ -217,11 +218,11 @@ class _Run:
         self._measurer = Measurer.of(job, self._opened.device, plugins)
         self._baseline = baseline_row(self._opened, self._measurer)
         self._study = Study(folder, job, self._baseline)
-        self._check_images()  # first: other training images give another baseline too
+        self._check_images()  # first, because other training images also give another baseline
         self._check_baseline()
         self._study.keep_begun(begun)
         self._spool = Spool(folder)
-        for number, row in self._spool.waiting():  # finished, but not told by a driver that was killed
+        for number, row in self._spool.waiting():  # finished rows that a killed driver did not add
             self._study.keep(number, row)
         self._spool.clear()
         if again := self._study.recover():
@@ -231,13 +232,14 @@ class _Run:
         self._corrections: Corrections | None = None
         self._first: Sequence[Point] = []
         if self._study.is_new:
-            # The figures of the uncompressed model are known: it waits until there are tables.
+            # The figures of the uncompressed model are known, so it can wait until there are
+            # tables.
             points = [point for point in self._opened.starting_points() if point[0] != UNCOMPRESSED]
             self._first = [*self._earlier(), *(point for point in points if not self._trains(point))]
             self._study.enqueue_starting_points(self._first)
 
     def _earlier(self) -> list[Point]:
-        """Recipes of the run that the job names."""
+        """Recipes of the earlier run that the job names."""
         if self._job.recipes_from is None:
             return []
         found = recipes_from(self._job.recipes_from, self._opened.compose, self._job.budget.trials)
@@ -248,7 +250,7 @@ class _Run:
     def _trains(self, point: Point) -> bool:
         """Whether a recipe may take long.
 
-        An invalid recipe counts as one that may: a worker's trial then says why it is invalid.
+        An invalid recipe counts as long, so that a worker tries it and reports the reason.
         """
         try:
             return self._opened.compose(Replay(point[1])).trains
@@ -256,7 +258,7 @@ class _Run:
             return True
 
     def _take_proposals(self, is_waiting: bool) -> None:
-        """Queues the proposals once they are made; waits for them where no recipe is queued."""
+        """Queues the proposals when they are made; waits for them if no recipe is queued."""
         made = self._background.ready(meanwhile=None if is_waiting else self._own_worker.turn)
         if made is None:
             return
@@ -277,20 +279,21 @@ class _Run:
         self._study.enqueue_proposals([*(made.proposed.recipes if made.proposed else ()), *others])
 
     def _untrained(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """A starting point without training of its own, where rungs train what promises a gain."""
+        """A starting point without training of its own, if rungs decide what is trained."""
         return untrained(values, self._opened.compose) if self._climbing is not None else dict(values)
 
     @property
     def _bits_pay(self) -> bool:
-        """Whether fewer than 8 bits gain anything that the job asks for: in runtimes only size."""
+        """Whether fewer than 8 bits improve an objective of the job; in runtimes, only size."""
         asked = {*self._job.objectives, *self._job.constraints.bounds()}
         return bool(asked & {"size", "energy"}) or self._measurer.deterministic
 
     def _check_images(self) -> None:
         """Refuses to go on with rows that were judged on other images.
 
-        The first run records which they are; so does the first resume of a run that a version with
-        other digests began."""
+        The first run records the digests of the images. So does the first resume of a run that
+        began with another version of the digests.
+        """
         now = images_of(self._opened.splits)
         known = self._study.images
         if known is None or known.get("version") != now["version"]:
@@ -311,7 +314,7 @@ class _Run:
 
     @property
     def _seconds(self) -> float:
-        """Spent on the search, in earlier runs too."""
+        """Seconds spent on the search, including earlier runs."""
         return self._clock.seconds
 
     def _seconds_left(self) -> float | None:
@@ -362,11 +365,11 @@ class _Run:
             self._study.spend(self._seconds)
             log.info("stopped by SIGTERM; 'autocompress resume %s' continues", self._folder)
             raise
-        self._study.recover()  # what was cut short waits for a resume
+        self._study.recover()  # interrupted recipes wait for a resume
         return self._close(ended)
 
     def _forecast(self) -> str:
-        """What the search will cost, as far as that is known before the first trial."""
+        """A text with the expected cost of the search, before the first trial."""
         budget, parts = self._job.budget, []
         if any(isinstance(method, Pruner) for method in self._opened.methods) and self._job.search.tables:
             parts.append(
@@ -379,7 +382,7 @@ class _Run:
         return f"estimate: {', '.join([*parts, limits])}"
 
     def _spend(self, allowance: Allowance, done: int) -> str:
-        """Runs trials; returns why there are no more."""
+        """Runs trials; returns the reason for their end."""
         is_climbing = self._climbing is not None and self._climbing.next(is_last=True, seconds=None) is not None
         if not allowance.trials and not is_climbing:
             self._observer.on_note(f"{done} of {self._job.budget.trials} trials are done: none is left")
@@ -397,10 +400,12 @@ class _Run:
         self._recorded.under_way = lambda: dispatcher.under_way
         self._own_worker = self._worker_of(dispatcher, allowance)
         is_first = bool(self._first) and not self._study.is_proposed and not self._trains(self._first[0])
-        # Where workers take all processors, starting them beside the tables makes both late.
+        # If workers take all processors, starting them while tables are made delays both.
         is_crowded = self._cluster is None and usable_processors() <= self._job.workers
         busy = 0 if is_crowded else self._job.workers
-        if not self._study.is_proposed and self._opened.begin_proposals():  # it forks: no thread of ours works yet
+        if (
+            not self._study.is_proposed and self._opened.begin_proposals()
+        ):  # it forks, which needs that no other thread works yet
             busy += 1
         threads = max(1, min(torch.get_num_threads(), usable_processors() - busy))
         self._own_worker.start(with_recipe=is_first, threads=threads)
@@ -431,7 +436,7 @@ class _Run:
 
     @property
     def _threads(self) -> int:
-        """Of torch, in each worker."""
+        """Threads of torch in each worker."""
         asked = self._job.compute.threads
         return asked if asked != "auto" else worker_threads(self._job)
 
@@ -445,7 +450,7 @@ class _Run:
                 "environment": own_variables(),
             }
         return Settings(
-            job=self._opened.job,  # with what the driver has decided for all
+            job=self._opened.job,  # with the decisions of the driver for all workers
             folder=self._folder.resolve(),
             baseline=self._baseline,
             threads=self._threads,
@@ -472,9 +477,9 @@ class _Run:
     def _close(self, ended: str) -> SearchResult:
         """Writes the front and the report.
 
-        Who interrupts, the closing too, does not want to wait for measurements.
+        After an interrupt, also one during the closing, nothing is measured.
         """
-        from autocompress.report import write_report  # plots take a second to import
+        from autocompress.report import write_report  # importing plots takes a second
 
         self._recorded.phase("closing", ended)
         unreachable = self._background.out_of_reach
@@ -498,7 +503,7 @@ class _Run:
         return result
 
     def _finish(self, closing: Closing, ended: str) -> None:
-        self._background.ready(meanwhile=_nothing)  # nothing else computes while the front is measured
+        self._background.ready(meanwhile=_nothing)  # no other thread computes while the front is measured
         home = self._folder.resolve()
         finish_nearest_miss(self._study, self._opened, self._measurer, home, self._progress)
         finish_within_bar(self._study, self._opened, self._measurer, home, self._progress)
@@ -509,11 +514,11 @@ class _Run:
 
 
 def _nothing() -> None:
-    """Called while the background is waited for."""
+    """Does nothing; called while waiting for the background thread."""
 
 
 def baseline_row(opened: SearchableJob, measurer: Measurer) -> Row:
-    """The row that every other is compared with; its latency is filled in beside the front's."""
+    """The row of the baseline; its latency is measured with the front."""
     base = opened.baseline
     return {
         "status": BASELINE,
