@@ -1,4 +1,4 @@
-"""The command line in the test's own process, which has torch loaded already."""
+"""The command line in the process of the test, which has already imported torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A toy job whose recipes climb: each rung gives back half of the points that the width has cost.
+"""A toy job whose recipes climb: each rung regains half of the points that the widths cost.
 
 ``toy.fault`` breaks the trainings of rungs alone.
 """

@@ -1,4 +1,4 @@
-"""What test files share: one cache folder, one opened job and one Ray cluster.
+"""Fixtures of all test files: a cache folder, an opened job and a Ray cluster.
 
 ``docs/architecture.md``, section "Tests", says how tests are marked and which fixtures to use.
 """

@@ -1,4 +1,4 @@
-"""A run's folder as a search leaves it, made up but plausible.
+"""The folder of a made-up run, with the files of a search.
 
 For the tests of what reads such folders.
 """

@@ -1,4 +1,4 @@
-"""Searches whose recipes are tried in the test's own process: no Ray, no worker to start."""
+"""Searches in the process of the test, without Ray and worker processes."""
 
 from __future__ import annotations
 

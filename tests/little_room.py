@@ -1,4 +1,4 @@
-"""Disks without room: a limit on the size of files for any user, a real full disk for root."""
+"""Full disks: a limit on the size of files for any user, a real full disk for root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's PRUNE and REPAIR on one network, as tests of pruners ask for them."""
+"""The engine's PRUNE and REPAIR on one network, for tests of pruners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real run without its search: two models of a small network, exported, scored and written down.
+"""A real run without a search: two models of a small network, exported and scored.
 
 For tests of what reads a run and runs its files.
 """

@@ -1,4 +1,4 @@
-"""A job that asks for energy: adder layers act, train in integers, and stand on the front."""
+"""A job with the objective energy: adder layers are trained in integers and reach the front."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``also``: the front on other devices, and what they cannot do."""
+"""``also``: the front on other devices, and devices that cannot be used."""
 
 from __future__ import annotations
 

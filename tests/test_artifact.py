@@ -1,4 +1,4 @@
-"""Artifacts: five files that load without us, and load back into the same torch module."""
+"""Artifacts: five files that load without autocompress, and give the same torch module again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input to quantization: each is a clear reason, and a failed trial where one was running."""
+"""Bad input to quantization gives a clear reason, and a failed trial during a search."""
 
 from __future__ import annotations
 

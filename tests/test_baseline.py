@@ -1,4 +1,4 @@
-"""The baseline passes what a candidate must pass, and nothing of one that does not is kept."""
+"""A baseline must pass the checks of a candidate; nothing is kept of one that fails."""
 
 from __future__ import annotations
 

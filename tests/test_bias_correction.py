@@ -1,4 +1,4 @@
-"""Bias correction (Nagel et al. 2019, section 4.2): rounding shifts no channel's mean any more."""
+"""Bias correction (Nagel et al. 2019, section 4.2): means of channels are not shifted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels truly removed.
+"""Removal of channels.
 
 What goes together, that the rest computes the same, and why some channels stay.
 

@@ -1,4 +1,4 @@
-"""Checking models against budget files: verdicts, exit codes, and what is told in a sentence."""
+"""Checking models against budget files: verdicts, exit codes and errors."""
 
 from __future__ import annotations
 

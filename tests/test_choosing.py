@@ -1,4 +1,4 @@
-"""Which model a run recommends, and which ones it names beside it."""
+"""The recommended model of a run, and the other models with a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search on a cluster decides without one: places, probes, refusals, what is handed out."""
+"""Decisions of a search on a cluster, tested without one: places, probes, refusals, sent files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX files side by side: any file with one input of images, and a sentence for all others."""
+"""Comparing ONNX files: any file with one input of images; errors for all others."""
 
 from __future__ import annotations
 

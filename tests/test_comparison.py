@@ -1,4 +1,4 @@
-"""Runs side by side: common axes, attainment, dominance and what differs in their jobs."""
+"""Comparing runs: common axes, attainment, dominance and differences of their jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The private names of libraries that autocompress.compat uses are there, and do what it says."""
+"""The private names of libraries that autocompress.compat uses exist and work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute: what a job asks for, refusals, memory formats that are decided once, mixed precision."""
+"""Compute: keys of a job, refusals, memory formats that are decided once, mixed precision."""
 
 from __future__ import annotations
 

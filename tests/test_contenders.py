@@ -1,4 +1,4 @@
-"""Contenders: the front and models that noise may hide are measured again at the end."""
+"""Contenders: the front, and models that may belong to it within noise, are measured again."""
 
 from __future__ import annotations
 

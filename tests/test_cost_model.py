@@ -1,4 +1,4 @@
-"""Cost models: what the profiles say of an operation, how layers add up, and jobs that use them."""
+"""Cost models: costs of operations in profiles, sums over layers, and jobs with cost models."""
 
 from __future__ import annotations
 

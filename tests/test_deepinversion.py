@@ -1,4 +1,4 @@
-"""DeepInversion as a data source: its space, what it makes of a teacher, where it cannot."""
+"""DeepInversion as a data source: its space, its images, and teachers for which it cannot act."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every key of a job file and of a budget file says what it is."""
+"""Every key of a job file and of a budget file has a description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a search has enough: a stall, constraints that are met; and what is kept and named."""
+"""Early ends of a search: a stall, met constraints; kept and named models."""
 
 from __future__ import annotations
 

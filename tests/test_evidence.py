@@ -1,4 +1,4 @@
-"""What decides the papers' tables.
+"""Decisions in the tables of papers.
 
 Differences over seeds, verdicts, and rows that an interruption leaves.
 """

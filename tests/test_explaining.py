@@ -1,4 +1,4 @@
-"""What each stage of a recipe does, and what became of each layer: measured after a search."""
+"""The effect of each stage of a recipe and on each layer, measured after a search."""
 
 from __future__ import annotations
 

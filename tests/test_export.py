@@ -1,4 +1,4 @@
-"""The file does what the torch model does, holds integers, and stands for itself."""
+"""The file computes what the torch model does, contains integers, and is self-contained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What breaks costs one trial, on Ray as it is.
+"""Failures cost one trial each, with real Ray.
 
 An exception, NaN, memory, a killed worker, a worker that hangs.
 """

@@ -1,4 +1,4 @@
-"""Atomic files and folders: whole or not at all, and what goes wrong is told."""
+"""Atomic files and folders: complete or missing, with errors for failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""folder:PATH: which folders are splits and which are classes, and what is a picture of a class."""
+"""folder:PATH: splits, classes, and the pictures of a class."""
 
 from __future__ import annotations
 

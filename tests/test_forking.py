@@ -1,4 +1,4 @@
-"""Work in a forked process: its messages come back, and it ends with its parent."""
+"""Work in a forked process: its messages arrive, and it ends with its parent."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A disk without room costs nothing that is finished, and is told in one sentence."""
+"""A full disk loses nothing that is finished, and is reported in one sentence."""
 
 from __future__ import annotations
 

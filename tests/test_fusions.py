@@ -1,4 +1,4 @@
-"""A lost fusion shows in the operators that the runtime makes of a file, without any timing."""
+"""Lost fusions are found in the operators that the runtime executes, without timing."""
 
 from __future__ import annotations
 

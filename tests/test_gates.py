@@ -1,4 +1,4 @@
-"""The gates: a trial leaves at the first that it fails, before what costs more, and says why."""
+"""The gates: a trial ends at the first failed gate, before more expensive ones, with a reason."""
 
 from __future__ import annotations
 

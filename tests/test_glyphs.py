@@ -1,4 +1,4 @@
-"""glyphs: made here, the same every time, in fonts that training never saw."""
+"""glyphs: rendered images, always the same; validation and test have other fonts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about networks: costs, neighbours, and who reads whose channels."""
+"""Facts about networks: costs, neighbours, and readers of channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where integers pay: costs from a device, kept, extended to other shapes, and judged by files."""
+"""Integer placement: costs from a device, kept, extended to other shapes, judged by files."""
 
 from __future__ import annotations
 

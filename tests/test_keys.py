@@ -1,4 +1,4 @@
-"""Content keys hold all that decides a result: equal keys, equal content."""
+"""Content keys contain everything that decides a result: equal keys, equal content."""
 
 from __future__ import annotations
 

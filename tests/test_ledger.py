@@ -1,4 +1,4 @@
-"""What a row costs the driver: the table of trials is not written again for each."""
+"""The cost of a row for the driver: trials.csv is not written for each row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The listing of a large folder is kept, and counts as long as the folder is as it was."""
+"""The listing of a large folder is kept, and valid until the folder changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search as others see it while it runs: status.json, log.txt, ``show`` and ``watch``."""
+"""Watching a running search: status.json, log.txt, ``show`` and ``watch``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Ray needs of a machine.
+"""Requirements of Ray on a machine.
 
 Checked before anything expensive, worked around where that is possible.
 """

@@ -1,4 +1,4 @@
-"""MachineLock among real processes.
+"""MachineLock with real processes.
 
 Measurements are alone, trainings step aside, the dead hold nothing.
 """

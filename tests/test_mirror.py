@@ -1,4 +1,4 @@
-"""Runs whose results are on a URL: made again anywhere, driven by one process, and never lost."""
+"""Runs with results on a URL: restored on any machine, driven by one process, never lost."""
 
 from __future__ import annotations
 

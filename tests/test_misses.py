@@ -1,4 +1,4 @@
-"""How a miss is told decides whether TPE learns from it.
+"""TPE learns from misses because of the way in which they are told.
 
 Told of misses it makes few, told of failures many.
 """

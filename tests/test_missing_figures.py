@@ -1,4 +1,4 @@
-"""Rows that lack figures: a device may measure no latency, a trial may leave early.
+"""Rows without some figures: a device without latency, a trial that ended early.
 
 Nothing that sorts may break.
 """

@@ -1,4 +1,4 @@
-"""Wrong names in a job are told before anything heavy is imported.
+"""Wrong names in a job are reported before slow imports.
 
 Those of models are read from timm's source.
 """

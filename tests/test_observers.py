@@ -1,4 +1,4 @@
-"""Observers: each names the range that it promises, however the values arrive."""
+"""Observers: the range of each, for any division into batches."""
 
 from __future__ import annotations
 

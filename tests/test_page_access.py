@@ -1,4 +1,4 @@
-"""The page can be used without colour vision, a mouse or a script: contrast, headings, labels.
+"""Accessibility of the page: contrast, headings, labels, and use without a script.
 
 axe-core finds nothing else on such pages; it cannot judge the contrast of text in pictures.
 """

@@ -1,4 +1,4 @@
-"""Figures that papers print of whole networks.
+"""Published figures of whole networks.
 
 What SCOP removes, what AdderNet counts, and AdderNet's gradients.
 """

@@ -1,4 +1,4 @@
-"""Where fake-quantizers go, and what float layers and low bits change about it."""
+"""The places of fake-quantizers, also with float layers and low bits."""
 
 from __future__ import annotations
 

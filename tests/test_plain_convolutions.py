@@ -1,4 +1,4 @@
-"""timm's own convolutions become plain ones: the same outputs, and integers in the file."""
+"""Special convolutions of timm become plain ones, with equal outputs and integers in the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every method computes where it is told: on a pretended GPU, tensors of two devices never meet."""
+"""Every method computes on its device: with a pretended GPU, tensors of two devices never meet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no pruner can remove is a reason or an error, and what is tied stays whole."""
+"""Channels that cannot be removed give a reason or an error; tied weights stay whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches are the same however many processes read them, and whatever is kept of the pictures."""
+"""Batches do not depend on the number of reading processes or on kept pictures."""
 
 from __future__ import annotations
 

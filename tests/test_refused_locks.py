@@ -1,4 +1,4 @@
-"""Where ``flock`` is refused, everything that locks goes on: a run, its study, the store."""
+"""Without ``flock``, runs, studies and the store still work."""
 
 from __future__ import annotations
 

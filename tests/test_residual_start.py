@@ -1,4 +1,4 @@
-"""A training from random weights starts with residual branches that are nothing."""
+"""Trainings from random weights start with residual branches of zeros."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""results/<name>/: what is written is what is read, and a folder that is no run is told so."""
+"""results/<name>/: written values are read back, and other folders are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images each role gets, for every way to name data sets."""
+"""The images of each role, for every way to name data sets."""
 
 from __future__ import annotations
 

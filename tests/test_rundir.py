@@ -1,4 +1,4 @@
-"""The folder of a run: what a failed start leaves, free names, and resume from anywhere."""
+"""The folder of a run: failed starts, free names, and a resume from any folder."""
 
 from __future__ import annotations
 

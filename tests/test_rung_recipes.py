@@ -1,4 +1,4 @@
-"""Which recipes ask for training of their own where rungs decide what is trained."""
+"""Recipes with training of their own, if rungs decide what is trained."""
 
 from __future__ import annotations
 

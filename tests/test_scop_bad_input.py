@@ -1,4 +1,4 @@
-"""What SCOP cannot score is an error, never an order by chance.
+"""Channels without SCOP scores are an error, never ordered by chance.
 
 What no pruner can remove: ``test_prune_input``.
 """

@@ -1,4 +1,4 @@
-"""How SCOP's scores are made, as a job says it, and kept for each way of making them."""
+"""Settings of SCOP's scores in a job, and stored scores for each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring loads the machine, so it steps aside for a measurement as training does."""
+"""Scoring gives way to measurements, like training."""
 
 from __future__ import annotations
 

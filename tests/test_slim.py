@@ -1,4 +1,4 @@
-"""What the file does not say because a runtime knows it.
+"""Parts that files leave out because a runtime knows them.
 
 Smaller, and not a bit different in what it computes.
 """

@@ -1,4 +1,4 @@
-"""Space: what a method asks, what a user fixes or narrows, and what is remembered."""
+"""Space: parameters of a method, limits of a user, and recorded values."""
 
 from __future__ import annotations
 

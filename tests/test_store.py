@@ -1,4 +1,4 @@
-"""The content-keyed store: entries come back, damaged ones are absent, the limit holds."""
+"""The store: entries are read back, damaged ones count as missing, its size is limited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes for readers who know no method."""
+"""Recipes in plain words."""
 
 from __future__ import annotations
 

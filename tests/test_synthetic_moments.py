@@ -1,4 +1,4 @@
-"""Moments on synthetic images, held against what batch norms recorded of the data."""
+"""Moments on synthetic images, compared with recorded statistics of batch norms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transfer sets of made images: what they promise, how good they are, what they look like."""
+"""Transfer sets of synthetic images: demands, quality, contact sheets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernel taps that only ever meet padding are left out of files, and nothing else changes."""
+"""Kernel taps that only read padding are left out of files, and nothing else changes."""
 
 from __future__ import annotations
 

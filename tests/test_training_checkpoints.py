@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was killed and goes on gives the same as an undisturbed one."""
+"""Checkpoints: a killed and continued training has the result of an undisturbed one."""
 
 from __future__ import annotations
 

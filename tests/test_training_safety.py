@@ -1,4 +1,4 @@
-"""Trainings that go on: too little memory, gradients added up, averages, memory of a GPU."""
+"""Trainings with too little memory, accumulated gradients, averages, memory of a GPU."""
 
 from __future__ import annotations
 

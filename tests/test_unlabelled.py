@@ -1,4 +1,4 @@
-"""Pictures without labels: what they serve, what judges then, and folders that are no use."""
+"""Pictures without labels: their use, the judging images, and unusable folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read: named and counted, and left out where the job allows a share."""
+"""Unreadable pictures: named and counted, and left out if the job allows a share."""
 
 from __future__ import annotations
 

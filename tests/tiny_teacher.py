@@ -1,4 +1,4 @@
-"""A small teacher with batch norms, trained for a second: enough to make images from."""
+"""A small teacher with batch norms, trained for a second, for making images."""
 
 from __future__ import annotations
 

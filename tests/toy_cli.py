@@ -1,4 +1,4 @@
-"""The command line with the toy job in the place of the opened job.
+"""The command line with a toy job in place of an opened job.
 
 ``python toy_cli.py search --model ...``.
 

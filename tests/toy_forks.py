@@ -1,4 +1,4 @@
-"""Toy commands as processes of their own, forked from one that has imported all that they need.
+"""Toy commands in processes that are forked from one with all imports.
 
 Python takes seconds to import torch, timm and Ray. ``python toy_forks.py`` does so once. Then it
 reads orders, a JSON line each, from its standard input, and answers each with a line.

@@ -1,4 +1,4 @@
-"""A search on two real nodes: both work, and any process may die."""
+"""A search on two real nodes: both get work, and any process may be killed."""
 
 from __future__ import annotations
 
