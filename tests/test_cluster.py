@@ -443,6 +443,8 @@ def test_a_run_on_a_url_is_resumed_under_a_supervisor(tmp_path: Path, monkeypatc
     supervising.resume_supervised(Path(url))  # returns: a local search needs no supervisor
     with pytest.raises(UserError, match=r"is not a run: it has no job\.yaml"):
         supervising.resume_supervised(Path(url[:-1]))
+    with pytest.raises(UserError, match="the URL holds a password"):
+        supervising.resume_supervised(Path("s3://key:secret@bucket/run"))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

@@ -22,7 +22,7 @@ from typing import Any
 from autocompress.errors import UserError
 from autocompress.files import warn_once, write_json
 from autocompress.job import Job, folder_of
-from autocompress.remote import Objects, RemoteError, url_of
+from autocompress.remote import Objects, RemoteError, checked_url, url_of
 from autocompress.results import JOB_FILE, Row
 from autocompress.searching.spool import SPOOL
 from autocompress.searching.storing.opening import STUDY_FILE
@@ -284,7 +284,10 @@ def _mirror_of(url: str) -> Mirror:
     Raises:
         UserError: if it does not, or storage cannot be used.
     """
-    results, _, name = url.rpartition("/")
+    try:
+        results, _, name = checked_url(url).rpartition("/")
+    except ValueError as error:
+        raise UserError(f"the URL {error}") from None
     mirror = Mirror(url, folder_of(results, name))
     if not mirror.exists:
         raise UserError(f"{url} is not a run: it has no {JOB_FILE}", "give the URL that a search wrote")

@@ -124,4 +124,4 @@ def _told(url: str, extra: str) -> Iterator[Any]:
     except UserError:
         raise
     except Exception as error:  # libraries of databases have errors of many kinds
-        raise away(url, error, f"{STORAGE_PASSWORD} in the environment is its password") from None
+        raise away(url, error, f"{STORAGE_PASSWORD} in the environment holds its password") from None
