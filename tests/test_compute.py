@@ -163,6 +163,14 @@ def test_the_faster_format_is_kept_and_later_runs_use_it(tmp_path: Path) -> None
     assert not layout.is_faster_last(model, Compute(), other, clock=lambda: next(little)), "less than noise"
 
 
+def test_formats_that_are_clearly_apart_are_timed_once(tmp_path: Path) -> None:
+    model = example_model()
+    times = iter([0.0] + [0.0, 1.0, 1.0, 1.5] * 2 + [2.0])
+    assert layout.is_faster_last(model, Compute(), Store(tmp_path / "apart"), clock=lambda: next(times))
+    close = iter([0.0] + [0.0, 1.0, 1.0, 1.97] * 2 + [2.0] + [0.0, 1.0, 1.0, 1.9] + [9.0])
+    assert layout.is_faster_last(model, Compute(), Store(tmp_path / "close"), clock=lambda: next(close))
+
+
 def test_a_job_without_an_answer_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job, model, store = job_of(tmp_path), example_model(), Store(tmp_path)
     monkeypatch.setattr("autocompress.opened.computing.is_faster_last", lambda *_: True)
