@@ -43,6 +43,7 @@ from autocompress.proposals import (
     structure_part,
 )
 from autocompress.proposals.factors import Widths
+from autocompress.proposals.tables import planned
 from autocompress.quantization import LayerBits, calibrate, harden, quantize
 from autocompress.quantization.fakequant import UniformFakeQuantizer
 from autocompress.repair import gather, has_columns, repair
@@ -133,6 +134,15 @@ def test_time_that_runs_out_leaves_the_first_cells_of_every_part() -> None:
     assert clock.now == 7  # half and nine tenths of three parts, and the other kind
     assert [len(table.known(part)) for part in PARTS] == [2, 2, 2, 1]
     assert not table.pairs
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_what_is_planned_is_what_is_measured(thorough: bool) -> None:
+    clock = Clock()
+    network = Network(clock)
+    table = measure(PARTS, network, errors=ERRORS, clock=clock, thorough=thorough)
+    assert network.asked == planned(PARTS, thorough=thorough)
+    assert [len(table.known(part)) for part in PARTS] == ([4, 4, 4, 1] if thorough else [2, 2, 2, 1])
 
 
 def test_a_known_table_is_not_measured_again() -> None:

@@ -73,6 +73,13 @@ class Helper:
         """Lets the forked process begin with this number of cells; with none, it ends."""
         self._claims.fill(count)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the probes are built, so that the process waits for cells or has ended."""
+        for message in self._forked.arrived():
+            self._take(message)
+        return self._probes is not None
+
     def cells(self, selections: Sequence[Selection], measure: Measure, deadline: float) -> list[float | None]:
         """Divergences of cells, measured by both processes.
 

@@ -84,6 +84,7 @@ class ProbeBuilder:
                     continue
                 try:
                     candidate = self.pipeline.run(recipe, dry_run=True, pause=lock.breathe)
+                    lock.breathe()  # a trial may wait to measure
                     found.append((indices, self.export(candidate, folder / f"probe{number}.onnx")))
                 except Exception as error:  # other probes may succeed
                     log.warning("a probe cannot be built: %s: %s", type(error).__name__, error)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from autocompress import models, proposals
 from autocompress.compression.candidate import Candidate
@@ -44,13 +46,16 @@ from autocompress.proposals.tables import planned
 from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.recipes.recipe import Recipe
 
-VERSION = "1"
+VERSION = "2"
 """Version of the tables, part of their key."""
 PROBES_VERSION = "2"
 SHARE = 0.2
 """Largest share of the minutes of the search for tables."""
 MOST_SECONDS = 30.0
 """Most seconds for tables where the search has no limit."""
+THOROUGH_MINUTES = 10.0
+"""Searches of at least so long measure further cells. On resnet18 these changed the divergence of
+proposals by 6 % at most, and took 40 % of the time for tables."""
 COPIES = 4
 """Free memory must hold this many times the moments before a helper, with its copy, measures."""
 BATCH = 256
@@ -84,6 +89,7 @@ class TableMaker:
         breathe: called often, while the lock is held shared or not held.
         notes: for the user, about the tables.
         helper: a forked process that builds probes and measures cells; None where none helps.
+        most_threads: of torch, while no helper computes.
     """
 
     job: Job
@@ -98,6 +104,7 @@ class TableMaker:
     breathe: Callable[[], None] = _nothing
     notes: list[str] = field(default_factory=list)
     helper: Helper | None = None
+    most_threads: int = 1
 
     def begin(self) -> None:
         """Starts a helper if that is safe and the probes are not profiled yet.
@@ -105,6 +112,7 @@ class TableMaker:
         It must be called in the main thread, before other threads work.
         """
         default, neutral = self.recipes.default, self.recipes.neutral
+        self.most_threads = torch.get_num_threads()
         is_able = self.device.formats == {"onnx"} and may_fork()
         if not is_able or default is None or default.prune is None or neutral is None:
             return
@@ -124,7 +132,7 @@ class TableMaker:
                 known = self.pipeline.of_baseline(default, None, breathe)
                 couplings, parts = self._parts(known, pruning)
                 removed = self._removed(known, network, couplings, pruning)
-                return list(planned(parts)), lambda selection: removed.measure(removed.keep(parts, selection))
+                return self._planned(parts), lambda selection: removed.measure(removed.keep(parts, selection))
 
             self.helper = Helper.started(self._builder, parts, points, measures)
 
@@ -132,6 +140,9 @@ class TableMaker:
         """Ends the helper."""
         if self.helper is not None:
             self.helper.end()
+
+    def _planned(self, parts: Sequence[Part]) -> list[dict[str, int]]:
+        return planned(parts, thorough=is_thorough(self.job))
 
     @property
     def _builder(self) -> ProbeBuilder:
@@ -146,8 +157,8 @@ class TableMaker:
         if default is None or default.prune is None or neutral is None or self.pipeline.transfer_set(default) is None:
             return None
         self.progress(0.0, "collecting input statistics of the layers")
-        with self.lock.shared():
-            known = self.pipeline.of_baseline(default, self.progress, self.breathe)
+        with self.lock.shared(), self._widening() as breathe:
+            known = self.pipeline.of_baseline(default, self.progress, breathe)
         if not known.images.enough or not len(known.images.held_out):
             return None
         model, pruning = self.pipeline.baseline, default.prune
@@ -156,6 +167,7 @@ class TableMaker:
             return None
         network = facts(model, models.input_size(model))
         own = [] if self.job.search.repair else ["unrepaired"]
+        own += ["thorough"] if is_thorough(self.job) else []
         key = digest("tables", VERSION, known.key, pruning.multiple, [list(part.choices) for part in parts], *own)
 
         def make() -> Any:
@@ -173,6 +185,21 @@ class TableMaker:
             {part.name: models.group_of(part.name, groups) for part in parts},
             errors,
         )
+
+    @contextmanager
+    def _widening(self) -> Iterator[Callable[[], None]]:
+        """Yields what to call for ``breathe``. It also takes the processor of an idle helper."""
+        threads = torch.get_num_threads()
+
+        def breathe() -> None:
+            self.breathe()
+            if self.helper is not None and threads < self.most_threads and self.helper.is_idle:
+                torch.set_num_threads(threads + 1)
+
+        try:
+            yield breathe
+        finally:
+            torch.set_num_threads(threads)
 
     def _tables(
         self,
@@ -224,7 +251,7 @@ class TableMaker:
         parts: Sequence[Part],
         pruning: Pruning,
     ) -> Table:
-        selections, ahead = planned(parts), list[float | None]()
+        selections, ahead = self._planned(parts), list[float | None]()
         if self.helper is not None:
             is_room = psutil.virtual_memory().available > COPIES * sum(own.bytes for own in known.moments.values())
             self.helper.offer(len(selections) if is_room else 0)
@@ -245,7 +272,9 @@ class TableMaker:
         errors = {part.key: removed.errors(part).tolist() for part in parts}
         if self.helper is not None:
             ahead += self.helper.cells(selections, measure, began + seconds)
-        return proposals.measure(parts, measured, errors=errors, deadline=began + seconds)
+        return proposals.measure(
+            parts, measured, errors=errors, deadline=began + seconds, thorough=is_thorough(self.job)
+        )
 
     # --- costs ------------------------------------------------------------------------------------
 
@@ -327,6 +356,11 @@ class TableMaker:
         own = [list(part.choices) for part in parts]
         asked = [dict(neutral.values), own, [list(point) for point in points], self.job.search.crop]
         return digest("probes", PROBES_VERSION, self.pipeline.baseline_key, asked, self.costs_key)
+
+
+def is_thorough(job: Job) -> bool:
+    """Whether the search is long enough for further cells."""
+    return job.budget.minutes is not None and job.budget.minutes >= THOROUGH_MINUTES
 
 
 def table_seconds(job: Job) -> float:

@@ -162,6 +162,7 @@ def measure(
     known: Table | None = None,
     clock: Callable[[], float] = time.monotonic,
     keep: Callable[[Table], None] | None = None,
+    thorough: bool = True,
 ) -> Table:
     """Measures a table until a deadline.
 
@@ -178,6 +179,7 @@ def measure(
         known: an interrupted table; its cells are not measured again.
         clock: returns seconds.
         keep: called with the table after each round.
+        thorough: whether to measure further cells, after the first ones and the pairs.
     """
     known = known or Table()
     work = _Work(parts, divergence, deadline, clock, known)
@@ -192,7 +194,7 @@ def measure(
             {**(known.errors or {}), **kept_errors} or None,
         )
 
-    for step in (work.singles(FIRST), work.couples(), work.singles(LATER)):
+    for step in (work.singles(FIRST), work.couples(), work.singles(LATER if thorough else ())):
         for _ in step:
             if work.late():
                 return table()
@@ -201,7 +203,7 @@ def measure(
     return table()
 
 
-def planned(parts: Sequence[Part]) -> list[dict[str, int]]:
+def planned(parts: Sequence[Part], *, thorough: bool = True) -> list[dict[str, int]]:
     """The selections that :func:`measure` asks for while none fails, in its order."""
     found: list[dict[str, int]] = []
     singles: list[list[dict[str, int]]] = [
@@ -212,7 +214,7 @@ def planned(parts: Sequence[Part]) -> list[dict[str, int]]:
             for at in ([part.at(place)] if part.ordered else range(1, len(part.choices)))
             if at
         ]
-        for places in (FIRST, LATER)
+        for places in (FIRST, LATER if thorough else ())
     ]
     pairs = [{a.key: a.at(PAIR), b.key: b.at(PAIR)} for a, b in _neighbours(parts)]
     for selection in [*singles[0], *pairs, *singles[1]]:

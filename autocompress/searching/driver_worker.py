@@ -59,6 +59,7 @@ class DriverWorker:
         is_quick: whether a recipe has no training.
         workers: number of expected worker processes.
         threads: of torch, while workers run.
+        most_threads: of torch, while none has been started.
         most_seconds: after this time a trial is given up, and this worker ends.
     """
 
@@ -68,6 +69,7 @@ class DriverWorker:
     is_quick: Callable[[Asked], bool]
     workers: int
     threads: int
+    most_threads: int
     most_seconds: float
     _asked: Asked | None = None
     _since: float = 0.0
@@ -75,6 +77,7 @@ class DriverWorker:
     _thread: threading.Thread | None = None
     _is_over: bool = False
     _tried: int = 0
+    _is_alone: bool = False
 
     def start(self, *, with_recipe: bool, threads: int | None = None) -> None:
         """Starts with the first recipe (``with_recipe``), then tables and proposals.
@@ -89,9 +92,11 @@ class DriverWorker:
     def alone(self, count: int) -> None:
         """Tries ``count`` recipes before workers start, for at most ``MOST_ALONE`` seconds."""
         goal, end = self._tried + count, time.monotonic() + MOST_ALONE
+        self._is_alone = True
         while self._tried < goal and not self._is_over and time.monotonic() < end:
             self.turn()
             time.sleep(0.05)
+        self._is_alone = False
 
     def turn(self) -> None:
         """Reports a finished row and begins the next trial, if there is one; call it often."""
@@ -129,7 +134,8 @@ class DriverWorker:
             self.dispatcher.give_back(NAME)
         else:
             self._begin(asked)
-            self._thread = threading.Thread(target=self._alone, args=(asked,), name="driver-worker", daemon=True)
+            threads = self.most_threads if self._is_alone else self.threads
+            self._thread = threading.Thread(target=self._try, args=(asked, threads), name="driver-worker", daemon=True)
             self._thread.start()
 
     def _begin(self, asked: Asked) -> None:
@@ -137,8 +143,8 @@ class DriverWorker:
 
     # --- in the thread ----------------------------------------------------------------------------
 
-    def _alone(self, asked: Asked) -> None:
-        torch.set_num_threads(self.threads)
+    def _try(self, asked: Asked, threads: int) -> None:
+        torch.set_num_threads(threads)
         with without_tracing():  # the driver composes recipes meanwhile
             self._run(asked)
 

@@ -431,6 +431,7 @@ class _Run:
             is_quick=lambda asked: not asked.rung and not self._trains((asked.label, asked.values)),
             workers=self._job.workers,
             threads=self._threads,
+            most_threads=max(self._threads, min(torch.get_num_threads(), usable_processors())),
             most_seconds=allowance.trial_seconds,
         )
 

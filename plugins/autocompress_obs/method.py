@@ -74,6 +74,7 @@ class Obs(Pruner):
         inverted: dict[str, list[torch.Tensor]] = {}
         found: dict[str, Sequence[int]] = {}
         for coupling in couplings:
+            context.pause()
             consumers: dict[str, list[Reader]] = {}
             for name in counted[coupling.name]:
                 left[name] -= 1
