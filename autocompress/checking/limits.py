@@ -24,6 +24,8 @@ class _Section(BaseModel):
 class LimitValues(Constraints):
     """Limits: those of a job's ``constraints``, and the least accuracy in percent."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     accuracy: float | None = Field(default=None, ge=0, le=100)
     """Least accuracy, in percent."""
 

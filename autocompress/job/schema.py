@@ -13,6 +13,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ConfigDict,
     Field,
     JsonValue,
     PlainSerializer,
@@ -117,6 +118,9 @@ class _Constraints(_Section):
     ``accuracy_drop`` is a number of percentage points; the others are ratios to the baseline or
     amounts.
     """
+
+    # ``create_model`` leaves no source, for which pydantic would look in every frame of the stack.
+    model_config = ConfigDict(use_attribute_docstrings=False)
 
     def bounds(self) -> dict[str, Bound]:
         """The bounds on costs that are set, by quantity (without ``accuracy_drop``)."""
