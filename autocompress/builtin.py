@@ -1,10 +1,11 @@
-"""The built-in plugin: devices and data sets that need no further package."""
+"""The built-in plugin: devices, data sets and samplers that need no further package."""
 
 from __future__ import annotations
 
-from autocompress.contract import Device, hookimpl
+from autocompress.contract import Device, Sampler, hookimpl
 from autocompress.data import DatasetProvider, builtin_providers
 from autocompress.devices import OnnxRuntimeCpu, OpenVinoCpu, Ssh, TorchEager, cost_models
+from autocompress.searching.sampling.samplers import builtin_samplers
 
 
 @hookimpl
@@ -17,3 +18,9 @@ def autocompress_devices() -> list[Device]:
 def autocompress_datasets() -> list[DatasetProvider]:
     """digits, glyphs, folders of images and timm's data sets."""
     return builtin_providers()
+
+
+@hookimpl
+def autocompress_samplers() -> list[Sampler]:
+    """TPE, NSGA-II, GP and random."""
+    return builtin_samplers()

@@ -49,7 +49,6 @@ def error_of(text: str, tmp_path: Path, **flags: Any) -> str:
         ("seed: -1\nworkers: 0\n", "job.yaml:3: 'seed' must be at least 0, not -1 (also wrong: 'workers')"),
         ("name: 2024\n", "job.yaml:3: 'name' must be text, not 2024 (put it in quotes)"),
         ("name: a/b\n", "job.yaml:3: 'name' cannot be 'a/b' (it names a folder: letters, digits, '.', '_' and '-')"),
-        ("sampler: tpee\n", "job.yaml:3: 'sampler' cannot be 'tpee' (did you mean 'tpe'?)"),
         ("objectives: [acuracy]\n", "job.yaml:3: 'objectives' cannot be 'acuracy' (did you mean 'accuracy'?)"),
         ("objectives: [size, size]\n", "job.yaml:3: 'objectives' names 'size' twice"),
         ("objectives: []\n", "job.yaml:3: 'objectives' must not be empty"),
@@ -234,7 +233,7 @@ def test_a_jobs_own_methods_come_before_its_spaces() -> None:
 
 
 def plugins(measures: Sequence[str] = ("latency",), reasons: Sequence[str] = ()) -> Any:
-    """A manager with one method, one device and one data set."""
+    """A manager with one method, one device, one data set and one sampler."""
 
     def stand_in(name: str, measures: frozenset[str], reasons: list[str]) -> Any:
         device = SimpleNamespace(name=name, measures=measures, check=lambda _: reasons, Options=NoOptions)
@@ -248,6 +247,7 @@ def plugins(measures: Sequence[str] = ("latency",), reasons: Sequence[str] = ())
         methods=lambda: [SimpleNamespace(name="ghost")],
         devices=lambda: [device, model],
         datasets=lambda: [data],
+        samplers=lambda: [SimpleNamespace(name="tpe", check=lambda _: [], make=lambda *_: None)],
     )
 
 

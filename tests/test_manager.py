@@ -203,7 +203,7 @@ HEAD = WORKING[: WORKING.index("    @hookimpl")]
             "@hookimpl(hookwrapper=True)\ndef autocompress_methods(): yield",
             "'autocompress_methods' is an old-style wrapper; write @hookimpl(wrapper=True)",
         ),
-        ("", "it implements no hook; there are autocompress_datasets, autocompress_devices, autocompress_methods"),
+        ("", "it implements no hook; there are autocompress_commands, autocompress_datasets, autocompress_devices"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("raise ValueError('one\\ntwo')", "ValueError: one"),
     ],

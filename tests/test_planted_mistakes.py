@@ -319,7 +319,7 @@ class WrongCheapest(Base):
 
 
 class RaisesByItself(Base):
-    """no method may raise KeyError here"""
+    """a plugin must not raise KeyError here"""
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         return super().rebuild(model, plan["missing"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from importlib import resources
 from pathlib import Path
 
 from autocompress.errors import UserError, did_you_mean
 
-KINDS = ("pruner", "transform", "quantizer", "source", "device", "dataset", "observer")
+KINDS = ("pruner", "transform", "quantizer", "source", "device", "dataset", "observer", "sampler", "command")
 """Kinds of plugins that there is an example of."""
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -83,8 +84,11 @@ def new_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     Raises:
         UserError: if the name or the kind is not allowed, or the folder exists.
     """
-    if not NAME.fullmatch(name):
-        raise UserError(f"'{name}' cannot name a plugin", "lower-case letters, digits and underscores, a letter first")
+    if not NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise UserError(
+            f"'{name}' cannot name a plugin",
+            "a letter, then letters, digits and _, all lower-case; no word of Python",
+        )
     if kind not in KINDS:
         raise UserError(f"unknown kind '{kind}'", did_you_mean(kind, KINDS))
     home = folder / f"autocompress-{name}"
@@ -92,8 +96,9 @@ def new_plugin(name: str, kind: str, folder: Path) -> list[Path]:
         raise UserError(f"{home} exists already", "choose another name or folder")
     code = resources.files("autocompress.authoring.examples").joinpath(f"{kind}.py").read_text(encoding="utf-8")
     title = "".join(word.capitalize() for word in name.split("_"))
-    code = code.replace('"example"', f'"{name}"').replace("``example``", f"``{name}``")
-    code = code.replace("example.jsonl", f"{name}.jsonl").replace("Example", title)
+    if kind == "command":  # typed by users, who expect hyphens
+        code = code.replace('"example"', f'"{name.replace("_", "-")}"')
+    code = re.sub(r"\bexample\b", name, code).replace("Example", title)
     texts = {
         f"autocompress_{name}.py": code,
         "pyproject.toml": PROJECT.format(name=name, kind=kind),

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
-from autocompress.cli import authoring, debugging, models, options, runs, submitting, supervising, synthesis
+from autocompress.cli import authoring, debugging, extra, models, options, runs, submitting, supervising, synthesis
 from autocompress.errors import ExitCode, Terminated, UserError
 from autocompress.job import check_model_name, check_names, load_job
 from autocompress.memory import out_of_memory_told
@@ -28,21 +27,9 @@ MOST_SAID = 2000
 """Characters of a sentence on a run; reasons of failed trials may be long."""
 
 
-class _Commands(TyperGroup):
-    """typer would end with exit code 1 where Ctrl-C ends a command."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs the command."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise SystemExit(ExitCode.INTERRUPTED) from None
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=extra.Commands,
     name="autocompress",
-    help="Search for compressed models: operators, channels and bits, measured on the device that runs them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,6 +41,14 @@ Runs = Annotated[
     list[Path],
     typer.Argument(help="Folders of one or more runs, results/NAME.", metavar="RUN...", show_default=False),
 ]
+
+
+@app.callback()
+def begin(ctx: typer.Context, plugins: options.OwnPlugins = None) -> None:
+    """Search for compressed models: operators, channels and bits, measured on the device that runs
+    them.
+    """
+    extra.pass_on(ctx, plugins)
 
 
 @app.command()
@@ -201,8 +196,10 @@ def report(run_folder: Run) -> None:
 def plugins(
     model: Annotated[str | None, typer.Option(help="Say which methods apply to this timm model.")] = None,
     granularity: Annotated[str, typer.Option(help="Scope of the listed parameters: model, stage or block.")] = "model",
+    plugins: options.OwnPlugins = None,
 ) -> None:
-    """List the installed methods, devices and data sets."""
+    """List the installed methods, devices, data sets, samplers and commands."""
+    del plugins  # the option's callback loads them
     if model:
         check_model_name(load_job(settings={"model": model, "data": "digits"}, flags=True))
 

@@ -12,9 +12,12 @@ from autocompress.errors import ExitCode
 
 
 def new_plugin(
-    name: Annotated[str, typer.Argument(help="Name of the method, device or data set.", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="Name of what the plugin brings.", metavar="NAME")],
     kind: Annotated[
-        str, typer.Option(help="pruner, transform, quantizer, source, device, dataset or observer.", metavar="KIND")
+        str,
+        typer.Option(
+            help="pruner, transform, quantizer, source, device, dataset, observer, sampler, command.", metavar="KIND"
+        ),
     ] = "transform",
     to: Annotated[Path, typer.Option(help="Folder in which the package is made.", metavar="DIR")] = Path(),
 ) -> None:

@@ -32,7 +32,7 @@ Ranges may depend on them. Small images need little time.
 
 
 def show(model_name: str | None, granularity: str, console: Console, plugins: Manager | None = None) -> None:
-    """Prints methods with their parameters, devices, data sets, and plugins that are broken.
+    """Prints methods with their parameters, what else plugins offer, and broken plugins.
 
     Args:
         model_name: timm name; None lists parameters for an example model and judges none.
@@ -72,6 +72,9 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
     lines += ["", "devices:"]
     lines += [line for device in plugins.devices() for line in _device_lines(device)]
     lines += ["", "data sets:", *(f"  {provider.name}" for provider in plugins.datasets())]
+    lines += ["", "samplers:", *(f"  {sampler.name}" for sampler in plugins.samplers())]
+    if commands := plugins.commands():
+        lines += ["", "commands of plugins:", *(f"  {command.name}" for command in commands)]
     if plugins.broken:
         lines += ["", "broken plugins, skipped:"]
         lines += [f"  {broken.name}: {broken.reason}" for broken in plugins.broken]

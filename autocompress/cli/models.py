@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autocompress.cli.options import OwnPlugins
+
 if TYPE_CHECKING:
     from autocompress.checking import Checked
     from autocompress.delivery import Delivered
@@ -68,6 +70,7 @@ def measure(
         typer.Option(help="Height and width, where a file leaves them open.", metavar="PIXELS", min=8),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Of measuring, for each pair.", min=0.1, max=3600)] = 3.0,
+    plugins: OwnPlugins = None,
     as_json: Json = False,
 ) -> None:
     """Compare the latency of ONNX files, run alternately, as ratios with 95 % intervals.
@@ -78,6 +81,7 @@ def measure(
     """
     from autocompress.devices import compare_files
 
+    del plugins  # the option's callback loads them
     found = compare_files(
         reference, *others, device=device, threads=threads, batch=batch, input_size=input_size, seconds=seconds
     )
@@ -103,6 +107,7 @@ def check(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print a Markdown table, for the summary of a CI job.")
     ] = False,
+    plugins: OwnPlugins = None,
 ) -> None:
     """Check a model against a budget of accuracy, latency, size and operators, for CI.
 
@@ -112,6 +117,7 @@ def check(
     """
     from autocompress.checking import check as checked
 
+    del plugins  # the option's callback loads them
     found = checked(subject, budget, trial)
     if as_json:
         print(json.dumps(found.as_json(), indent=2))

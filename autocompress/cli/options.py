@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from autocompress.cli.extra import add_files
 from autocompress.errors import UserError
 from autocompress.job.yamlfile import parse_value
 
@@ -54,7 +55,7 @@ CostModel = Annotated[str | None, _flag("Cost model for energy: a name or a YAML
 Methods = Annotated[str | None, _flag("Methods to use. Default: all that apply to the model.", _HOW, "LIST")]
 SpaceName = Annotated[str | None, _flag("Search space: the name of a ready-made one, a YAML file, or 'default'.", _HOW)]
 Granularity = Annotated[str | None, _flag("Scope of one parameter: model, stage or block.", _HOW)]
-Sampler = Annotated[str | None, _flag("Sampler: tpe, nsga2, gp or random.", _HOW)]
+Sampler = Annotated[str | None, _flag("Sampler: tpe, nsga2, gp, random, or one of a plugin.", _HOW)]
 RecipesFrom = Annotated[
     Path | None,
     typer.Option(
@@ -76,6 +77,18 @@ Plugins = Annotated[
         show_default=False,
     ),
 ]
+OwnPlugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        help="Python file with plugin hooks, used by this command without installing it; may be given several times.",
+        metavar="FILE",
+        show_default=False,
+        callback=add_files,
+        is_eager=True,
+    ),
+]
+"""For commands without a job."""
 Workers = Annotated[int | None, _flag("Number of trials that run at the same time.", _HOW)]
 Address = Annotated[
     str | None,

@@ -66,6 +66,7 @@ def synthesize(
             show_default=False,
         ),
     ] = None,
+    plugins: options.OwnPlugins = None,
 ) -> None:
     """Make images from a trained model alone, one folder per class, with a contact sheet.
 
@@ -74,6 +75,7 @@ def synthesize(
     autocompress synthesize --model resnet18 --pretrained --method deepinversion --images 256 --out
     images
     """
+    del plugins  # the option's callback loads them
     given = options.settings({}, assignments)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already", "give --out another folder")
@@ -129,6 +131,7 @@ def similarity(
             show_default=False,
         ),
     ] = None,
+    plugins: options.OwnPlugins = None,
 ) -> None:
     """Compare data sets with the training data of a model, from its batch norms.
 
@@ -136,6 +139,7 @@ def similarity(
 
     autocompress similarity --model resnet18 --pretrained folder:photos folder:drawings
     """
+    del plugins  # the option's callback loads them
     given = options.settings({}, assignments)
     for key in given:
         if not key.startswith(OF_MODEL):

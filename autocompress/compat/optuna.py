@@ -68,6 +68,14 @@ def cached(storage: RDBStorage) -> BaseStorage:
     return get_storage(storage)
 
 
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a parameter with ``distribution`` may have ``value``. Private: ``_contains``."""
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except (TypeError, ValueError):
+        return False
+
+
 class RememberingTPE(TPESampler):
     """TPE that reads the values of each trial once; its draws are the same.
 

@@ -97,7 +97,10 @@ def load(folder: str | Path, plugins: Manager | None = None) -> nn.Module:
     methods = {method.name: method for method in (plugins or manager()).methods()}
     needed = {step["method"] for step in plan["transforms"] if "stage" not in step}  # the engine's stages need none
     if missing := sorted(needed - set(methods)):
-        raise UserError(f"the artifact {folder} needs the method '{missing[0]}', which is not installed")
+        raise UserError(
+            f"the artifact {folder} needs the method '{missing[0]}', which is not installed",
+            "install its plugin, or add its file: autocompress.contract.manager().add_file(path)",
+        )
     model = rebuild(models.from_architecture(plan["architecture"]), plan["transforms"], methods)
     if plan["quantization"] is not None:
         model = hardening.rebuild(model, plan["quantization"], layer_specs(list(methods.values())))

@@ -1,6 +1,7 @@
 """The interface for plugins: hooks, kinds of methods, and the objects that they get."""
 
 from autocompress.contract.callback import Callback
+from autocompress.contract.command import Command
 from autocompress.contract.context import Context, TransferSet
 from autocompress.contract.coupling import Coupling
 from autocompress.contract.device import FORMATS, Deployable, Device, LayerTimes, Measurement, OperatorCount
@@ -19,6 +20,7 @@ from autocompress.contract.methods import (
     Transform,
 )
 from autocompress.contract.placement import PlacementTable
+from autocompress.contract.sampler import Sampler
 from autocompress.contract.scores import coupling_scores
 from autocompress.contract.space import Parameter, Space, Value
 from autocompress.contract.tensors import FakeQuantizer, Grid, Hardened, TensorSpec
@@ -26,6 +28,7 @@ from autocompress.contract.tensors import FakeQuantizer, Grid, Hardened, TensorS
 __all__ = [
     "FORMATS",
     "Callback",
+    "Command",
     "Context",
     "Coupling",
     "DataSource",
@@ -47,6 +50,7 @@ __all__ = [
     "Preparing",
     "Pruner",
     "Quantizer",
+    "Sampler",
     "Space",
     "Stage",
     "TensorSpec",

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from autocompress.contract.command import Command
 from autocompress.contract.device import Device
 from autocompress.contract.methods import Method
+from autocompress.contract.sampler import Sampler
 from autocompress.data import DatasetProvider
 
 if TYPE_CHECKING:
@@ -30,6 +32,19 @@ def autocompress_devices() -> list[Device]:  # type: ignore[empty-body]
 @hookspec
 def autocompress_datasets() -> list[DatasetProvider]:  # type: ignore[empty-body]
     """The data sets of the plugin."""
+
+
+@hookspec
+def autocompress_samplers() -> list[Sampler]:  # type: ignore[empty-body]
+    """The samplers of the plugin."""
+
+
+@hookspec
+def autocompress_commands() -> list[Command]:  # type: ignore[empty-body]
+    """The sub-commands of the plugin.
+
+    ``autocompress`` asks for them where a command is not its own, and for ``autocompress --help``.
+    """
 
 
 @hookspec

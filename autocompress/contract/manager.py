@@ -17,9 +17,11 @@ from typing import Any
 import pluggy
 
 from autocompress.contract import hookspecs
+from autocompress.contract.command import Command
 from autocompress.contract.device import Device
 from autocompress.contract.methods import DataSource, Method, Pruner, Quantizer, Transform
 from autocompress.contract.registration import InvalidPlugin, check_hooks, check_item, check_offer, reason
+from autocompress.contract.sampler import Sampler
 from autocompress.data import DatasetProvider
 from autocompress.errors import Terminated, UserError, did_you_mean
 from autocompress.files import digest
@@ -39,7 +41,7 @@ class BrokenPlugin:
 
 
 class Manager:
-    """All methods, devices and data sets of the plugins.
+    """All methods, devices, data sets, samplers and commands of the plugins.
 
     ``broken`` has the plugins that failed, at import or in a hook, with reasons. The other plugins
     work without them.
@@ -53,6 +55,7 @@ class Manager:
         self._pluggy.add_hookspecs(hookspecs)
         self.broken: list[BrokenPlugin] = []
         self._offers: dict[str, list[Any]] = {}
+        self._makers: dict[int, str] = {}
         self._own: set[str] = set()
         for plugin in builtin:
             self.register(plugin)
@@ -82,9 +85,9 @@ class Manager:
             UserError: if it cannot be imported, or has no hook.
         """
         path = path.absolute()
-        name = f"autocompress_plugin_{path.stem}_{digest(str(path))[:8]}"
-        if (known := self._pluggy.get_plugin(name)) is not None:
+        if (known := self._pluggy.get_plugin(str(path))) is not None:
             return known
+        name = f"autocompress_plugin_{path.stem}_{digest(str(path))[:8]}"
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise UserError(f"the plugin {path} is no Python file")
@@ -94,7 +97,7 @@ class Manager:
         except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise UserError(f"the plugin {path} cannot be imported: {reason(error)}") from error
-        self.register(module, name)
+        self.register(module, str(path))
         return module
 
     def unregister(self, plugin: object) -> None:
@@ -169,6 +172,7 @@ class Manager:
                     raise InvalidPlugin(_taken(item.name, maker, makers[id(taken[item.name])], hook))
                 taken[item.name] = item
         stay = {id(item) for item in taken.values()}
+        self._makers.update({of: maker for of, maker in makers.items() if of in stay})
         return list({id(item): item for item in items if id(item) in stay}.values())
 
     def _begun(self, implementations: Sequence[Any], **arguments: Any) -> list[tuple[str, Any]]:
@@ -212,28 +216,57 @@ class Manager:
         """All data set providers."""
         return self._collect("autocompress_datasets", DatasetProvider)
 
-    def tell(self, hook: str, **arguments: Any) -> None:
-        """Calls a logger hook of each plugin; errors are logged and do not stop the search."""
+    def samplers(self) -> list[Sampler]:
+        """All samplers."""
+        return self._collect("autocompress_samplers", Sampler)
+
+    def sampler(self, name: str) -> Sampler:
+        """The sampler called ``name``.
+
+        Raises:
+            UserError: if there is none.
+        """
+        return _named(name, self.samplers(), "sampler")
+
+    def commands(self) -> list[Command]:
+        """All sub-commands."""
+        return self._collect("autocompress_commands", Command)
+
+    def maker(self, item: object) -> str:
+        """The name of the plugin that gave ``item``; empty where none did."""
+        return self._makers.get(id(item), "")
+
+    def tell(self, hook: str, on_fault: Callable[[BaseException], None] | None = None, **arguments: Any) -> None:
+        """Calls a logger hook of each plugin; errors are logged and do not stop the search.
+
+        Args:
+            hook: name of the hook.
+            on_fault: gets the errors, which are then not logged.
+            **arguments: of the hook.
+        """
         implementations = _in_order(getattr(self._pluggy.hook, hook).get_hookimpls())
         wrappers = self._begun(implementations, **arguments)
         for implementation in implementations:
             if implementation.wrapper:
                 continue
-            with _told_if_it_fails(implementation.plugin_name, hook):
+            with _told_if_it_fails(implementation.plugin_name, hook, on_fault):
                 implementation.function(**_accepted(implementation.function, arguments))
         for name, wrapper in reversed(wrappers):
-            with _told_if_it_fails(name, hook):
+            with _told_if_it_fails(name, hook, on_fault):
                 _finished(wrapper, [])
 
 
 @contextmanager
-def _told_if_it_fails(name: str, hook: str) -> Iterator[None]:
+def _told_if_it_fails(name: str, hook: str, on_fault: Callable[[BaseException], None] | None) -> Iterator[None]:
     try:
         yield
     except Terminated:
         raise
     except (Exception, SystemExit) as error:
-        log.warning("plugin '%s' failed in %s: %s", name, hook, reason(error))
+        if on_fault is not None:
+            on_fault(error)
+        else:
+            log.warning("plugin '%s' failed in %s: %s", name, hook, reason(error))
 
 
 def _is_own(point: importlib.metadata.EntryPoint) -> bool:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from autocompress.contract import hookspecs
+from autocompress.contract.command import OWN_COMMANDS, Command
 from autocompress.contract.device import Device
 from autocompress.contract.layers import LayerSpec
 from autocompress.contract.methods import DataSource, Method, Pruner, Quantizer, Stage, Transform
+from autocompress.contract.sampler import Sampler
 from autocompress.data import DatasetProvider
 
 PREFIX = "autocompress_"
@@ -21,6 +25,8 @@ ENGINE_NAMES = frozenset({"source", "prune", "repair", "recover", "bits", "qat"}
 """Prefixes of the parameters of the engine."""
 NAME = re.compile(r"[A-Za-z][\w-]*")
 """Allowed names of methods. A name is used before a dot, before a colon, and in lists."""
+COMMAND = re.compile(r"[a-z][a-z0-9-]*")
+"""Allowed names of sub-commands."""
 CLOSE = 0.75
 """Similarity (``difflib``) to the name of a hook above which a function is a misspelt hook."""
 
@@ -129,7 +135,7 @@ def check_offer(hook: str, offered: object) -> list[Any]:
 
 
 def check_item(hook: str, item: object, kind: type) -> None:
-    """Refuses a method, device or data set that the engine cannot use.
+    """Refuses a method, device, data set, sampler or command that the engine cannot use.
 
     Raises:
         InvalidPlugin: naming the item and its fault.
@@ -145,8 +151,24 @@ def check_item(hook: str, item: object, kind: type) -> None:
     if isinstance(item, Method):
         _check_method(item)
     if isinstance(item, Device):
-        for attribute in ("measures", "formats"):
-            _check_texts(item, attribute, f"the device '{name}'")
+        _check_device(item, f"the device '{name}'")
+    if isinstance(item, Sampler):
+        for attribute in ("learns_from_pruned", "sees_the_last"):
+            _check_flag(item, attribute, f"the sampler '{name}'")
+    if isinstance(item, Command):
+        _check_command(item)
+
+
+def _check_command(command: Command) -> None:
+    subject = f"the command '{command.name}'"
+    if not COMMAND.fullmatch(command.name):
+        raise InvalidPlugin(
+            f"{subject} has an invalid name: a name has lower-case letters, digits and -, and begins with a letter"
+        )
+    if command.name in OWN_COMMANDS:
+        raise InvalidPlugin(f"{subject} has the name of a command of autocompress: choose another one")
+    if not callable(command.run) or inspect.isclass(command.run):
+        raise InvalidPlugin(f"{subject} has {command.run!r} as run: it must be a function or a typer.Typer")
 
 
 def _check_method(method: Method) -> None:
@@ -172,8 +194,43 @@ def _check_method(method: Method) -> None:
         _check_texts(method, attribute, subject)
     if not isinstance(method.layers, Sequence) or not all(isinstance(spec, LayerSpec) for spec in method.layers):
         raise InvalidPlugin(f"{subject} has {method.layers!r} as layers: it must be a list of LayerSpec instances")
+    _check_flags(method, subject)
     if isinstance(method, Quantizer):
         _check_widths(method, subject)
+
+
+def _check_flags(method: Method, subject: str) -> None:
+    for attribute in ("needs_training", *(["searched"] if isinstance(method, Pruner) else [])):
+        _check_flag(method, attribute, subject)
+    epochs = method.min_epochs
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+        raise InvalidPlugin(f"{subject} has {epochs!r} as min_epochs: it must be a whole number, 0 or more")
+    renamed = method.renamed
+    if not isinstance(renamed, Mapping) or not all(isinstance(text, str) for text in (*renamed, *renamed.values())):
+        raise InvalidPlugin(f"{subject} has {renamed!r} as renamed: it must map former names to sentences")
+
+
+def _check_flag(item: object, attribute: str, subject: str) -> None:
+    if not isinstance(value := getattr(item, attribute), bool):
+        raise InvalidPlugin(f"{subject} has {value!r} as {attribute}: it must be True or False")
+
+
+def _check_device(device: Device, subject: str) -> None:
+    for attribute in ("measures", "formats"):
+        _check_texts(device, attribute, subject)
+    for attribute in ("deterministic", "is_local"):
+        _check_flag(device, attribute, subject)
+    needed = "compare" if device.deterministic else "open"
+    if (
+        getattr(type(device), needed) is getattr(Device, needed)
+        and type(device).time_elsewhere is Device.time_elsewhere
+    ):
+        why = "costs are computed" if device.deterministic else "models are run"
+        raise InvalidPlugin(f"{subject} has no method {needed}, by which {why}")
+    if not (inspect.isclass(device.Options) and issubclass(device.Options, BaseModel)):
+        raise InvalidPlugin(
+            f"{subject} has {device.Options!r} as Options: it must be a pydantic model, the class itself"
+        )
 
 
 def _check_texts(item: Method | Device, attribute: str, subject: str) -> None:
@@ -193,7 +250,13 @@ def _check_widths(method: Quantizer, subject: str) -> None:
 
 
 def _word(kind: type) -> str:
-    words: dict[type, str] = {Method: "method", Device: "device", DatasetProvider: "data set"}
+    words: dict[type, str] = {
+        Method: "method",
+        Device: "device",
+        DatasetProvider: "data set",
+        Sampler: "sampler",
+        Command: "command",
+    }
     return words[kind]
 
 

@@ -15,7 +15,7 @@ from autocompress import data, models
 from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE, load
 from autocompress.compression.layertypes import layer_specs
 from autocompress.compute import Compute, compute_of
-from autocompress.contract import Manager, Method, manager
+from autocompress.contract import Manager, Method, manager_for
 from autocompress.data import Split
 from autocompress.debugging.advice import exclusions
 from autocompress.debugging.channels import kept_channels
@@ -85,12 +85,12 @@ def debug(
     result = read(run)
     number = _number(result.recommended() if trial is None else None, trial, result.folder)
     folder = _artifact(result.folder, number)
-    compressed = load(folder)
-    plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
-    plugins = manager()
-    methods = {method.name: method for method in plugins.methods()}
     home = result.folder.resolve()  # it may have been moved or renamed since
     job = load_job(home / JOB_FILE).model_copy(update={"results": home.parent, "name": home.name})
+    plugins = manager_for(job)
+    compressed = load(folder, plugins)
+    plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    methods = {method.name: method for method in plugins.methods()}
     job = as_begun(job, read_begun(home, job.search.storage))
     compute = compute_of(job.compute)
     limit_threads(compute.threads)

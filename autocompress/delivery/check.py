@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from autocompress import data, models
-from autocompress.contract import Deployable, manager
+from autocompress.contract import Deployable, manager_for
 from autocompress.data import DataInfo, Split, TensorSplit
 from autocompress.data.pictures import DatasetSplit
 from autocompress.data.preprocessing import evaluation
@@ -81,7 +81,7 @@ def _judged(job: Job) -> tuple[Split | None, str, bool]:
         return None, "", False
     has_weights = job.pretrained or job.checkpoint is not None
     try:
-        splits = data.load(job.data, manager().datasets(), **models.preprocessing(job), has_weights=has_weights)
+        splits = data.load(job.data, manager_for(job).datasets(), **models.preprocessing(job), has_weights=has_weights)
     except (UserError, OSError):  # the data may not be on this machine
         return None, "", False
     val = splits.val if splits.whole_val is None else splits.whole_val

@@ -13,12 +13,13 @@ import onnxruntime
 import pandas as pd
 
 from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE, RECIPE_FILE, WEIGHTS_FILE, load
+from autocompress.contract import manager_for
 from autocompress.data import DataInfo
 from autocompress.delivery.card import card
 from autocompress.delivery.check import Check, check
 from autocompress.errors import UserError
 from autocompress.files import atomic_folder, full_disk_told
-from autocompress.job import load_job
+from autocompress.job import Job, load_job
 from autocompress.results import JOB_FILE, SearchResult, read
 from autocompress.runtime import session_options
 
@@ -87,9 +88,10 @@ def export_model(
         if safetensors:
             for name in (WEIGHTS_FILE, PLAN_FILE, RECIPE_FILE):
                 shutil.copyfile(artifact / name, folder / name)
+        job = load_job(result.folder / JOB_FILE)
         if pt2:
-            _write_program(artifact, told["input_size"], folder / PROGRAM)
-        found = check(folder, load_job(result.folder / JOB_FILE), _info(told), images) if images else None
+            _write_program(artifact, job, told["input_size"], folder / PROGRAM)
+        found = check(folder, job, _info(told), images) if images else None
         if found is not None and not found.is_passed:
             raise UserError(
                 f"the exported script labels {found.pictures - found.equal} of {found.pictures} {found.of} otherwise "
@@ -163,11 +165,11 @@ def _info(told: Mapping[str, Any]) -> DataInfo:
     )
 
 
-def _write_program(artifact: Path, input_size: list[int], file: Path) -> None:
+def _write_program(artifact: Path, job: Job, input_size: list[int], file: Path) -> None:
     """The program of ``torch.export`` for the artifact's module, for one image ``(1, C, H, W)``."""
     import torch
 
-    model = load(artifact)
+    model = load(artifact, manager_for(job))
     with torch.no_grad():
         program = torch.export.export(model, (torch.zeros(1, *input_size),))
     torch.export.save(program, file)

@@ -18,7 +18,6 @@ from autocompress.job.schema import (
     Granularity,
     Job,
     Objective,
-    Sampler,
     folder_of,
 )
 from autocompress.job.source import Source
@@ -43,7 +42,6 @@ __all__ = [
     "Job",
     "Limits",
     "Objective",
-    "Sampler",
     "Source",
     "absolute",
     "anchored",

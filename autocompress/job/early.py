@@ -17,6 +17,8 @@ BUILT_IN = "builtin"
 """The entry point of the built-in devices and data sets. It has no method."""
 LOCAL = (str(DeviceConfig.model_fields["name"].default), "openvino-cpu", "torch-eager")
 """The built-in devices, without cost models."""
+SAMPLERS = ("tpe", "nsga2", "gp", "random")
+"""The built-in samplers."""
 JOB_FILE = "job.yaml"
 """The file that every folder of a run has."""
 REMOTE = "ssh:"
@@ -27,8 +29,8 @@ PROFILES = Path(__file__).parents[1] / "devices" / "profiles"
 def check_names(job: Job) -> None:
     """Refuses models, files, methods and devices that do not exist; torch is not imported.
 
-    Other plugins may offer methods and devices. If some are installed, or if torch is imported
-    already, :func:`autocompress.job.validate` checks these names instead.
+    Other plugins may offer methods, devices and samplers. If some are installed, or if torch is
+    imported already, :func:`autocompress.job.validate` checks these names instead.
 
     Raises:
         UserError: naming file, line and key, with the closest known names.
@@ -42,6 +44,7 @@ def check_names(job: Job) -> None:
         return
     points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
     check_method_names(job, limits, sorted(point.name for point in points if point.name != BUILT_IN))
+    check_sampler_name(job, SAMPLERS)
     modelled = [COST_MODEL + path.stem for path in sorted(PROFILES.glob("*.yaml"))]
     devices = [*LOCAL, *modelled]
     if not _is_device(job.device.name, devices):
@@ -80,6 +83,13 @@ def check_method_names(job: Job, limits: Limits, known: Iterable[str]) -> None:
         if name not in known:
             source = job.source if job.methods is not None else limits.source
             raise source.error("methods", f"names no installed method: '{name}'", did_you_mean(name, known))
+
+
+def check_sampler_name(job: Job, known: Iterable[str]) -> None:
+    """Refuses a sampler that is not ``known``."""
+    known = list(known)
+    if job.sampler not in known:
+        raise job.source.error("sampler", f"names no sampler: '{job.sampler}'", did_you_mean(job.sampler, known))
 
 
 def unknown_device(job: Job, known: Iterable[str]) -> Exception:

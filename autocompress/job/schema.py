@@ -41,7 +41,6 @@ else:
 """The name of a quantity that a search can optimise."""
 
 Granularity = Literal["model", "stage", "block"]
-Sampler = Literal["tpe", "nsga2", "gp", "random"]
 
 
 def _place(results: Path) -> Path:
@@ -295,8 +294,8 @@ class Job(_Section):
     """Where and how torch computes."""
     augment: AugmentConfig | None = None
     """How training images are augmented; without it, as it suits the data set."""
-    sampler: Sampler = "tpe"
-    """The part of Optuna that draws recipes."""
+    sampler: str = "tpe"
+    """What draws recipes: ``tpe``, ``nsga2``, ``gp``, ``random``, or the sampler of a plugin."""
     search: SearchConfig = SearchConfig()
     """Parts of a search that can be switched off."""
     recipes_from: _Path | None = None

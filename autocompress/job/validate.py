@@ -13,6 +13,7 @@ from autocompress.job.early import (
     check_method_names,
     check_plugins,
     check_recipes_from,
+    check_sampler_name,
     unknown_also,
     unknown_cost_model,
     unknown_device,
@@ -34,6 +35,9 @@ class Plugins(Protocol):
     def datasets(self) -> Sequence[Any]:
         """All data set providers."""
 
+    def samplers(self) -> Sequence[Any]:
+        """All samplers."""
+
 
 def validate(job: Job, manager: Plugins) -> None:
     """Checks every name in ``job``, and finds contradictions; trains and loads nothing.
@@ -45,6 +49,7 @@ def validate(job: Job, manager: Plugins) -> None:
     _check_data(job, manager)
     _check_methods(job, manager)
     _check_device(job, manager)
+    _check_sampler(job, manager)
     check_recipes_from(job)
     check_plugins(job)
 
@@ -122,6 +127,19 @@ def _check_device(job: Job, manager: Plugins) -> None:
         gives.add("energy")
     for quantity in ("energy", "latency"):
         _check_measured(job, quantity, gives)
+
+
+def _check_sampler(job: Job, manager: Plugins) -> None:
+    samplers = {sampler.name: sampler for sampler in manager.samplers()}
+    check_sampler_name(job, samplers)
+    try:
+        reasons = samplers[job.sampler].check(job)
+        if not reasons:
+            samplers[job.sampler].make(job, job.seed)
+    except Exception as error:
+        reasons = [f"it raised {type(error).__name__}: {' '.join(str(error).split())}"]
+    if reasons:
+        raise job.source.error("sampler", f"cannot be '{job.sampler}' here: {'; '.join(reasons)}")
 
 
 def _check_also(job: Job, devices: Sequence[Any]) -> None:

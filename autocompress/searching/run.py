@@ -217,7 +217,7 @@ class _Run:
         clock.leave_out(self._opened.training_seconds)
         self._measurer = Measurer.of(job, self._opened.device, plugins)
         self._baseline = baseline_row(self._opened, self._measurer)
-        self._study = Study(folder, job, self._baseline)
+        self._study = Study(folder, job, self._baseline, plugins)
         self._check_images()  # first, because other training images also give another baseline
         self._check_baseline()
         self._study.keep_begun(begun)

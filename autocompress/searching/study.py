@@ -23,6 +23,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.compat.optuna import attributes_of, fail_waiting, frozen_enqueued_values, running_trial
+from autocompress.contract import Manager, manager_for
 from autocompress.contract.space import Chooser, Value
 from autocompress.errors import InvalidRecipe, UserError
 from autocompress.files import digest
@@ -34,7 +35,7 @@ from autocompress.searching.asked import Asked
 from autocompress.searching.climbing.untrained import EPOCHS, epochs_are_drawn
 from autocompress.searching.dashboard import offer
 from autocompress.searching.sampling.chooser import OptunaChooser
-from autocompress.searching.sampling.samplers import SEE_THE_LAST, make_sampler
+from autocompress.searching.sampling.guarded import make_sampler
 from autocompress.searching.sampling.telling import Verdict, verdict
 from autocompress.searching.storing.opening import has_study, study_of
 from autocompress.searching.storing.outages import StudyAway
@@ -91,15 +92,18 @@ class Study:
         folder: ``results/<name>``.
         job: of the search.
         baseline: the baseline's row; costs are judged against it.
+        plugins: have the sampler of the job; by default those of this process.
     """
 
-    def __init__(self, folder: Path, job: Job, baseline: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, job: Job, baseline: Mapping[str, Any], plugins: Manager | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.job = job
         self.baseline = baseline
+        sampler = (plugins or manager_for(job)).sampler(job.sampler)
+        self._learns_from_pruned = sampler.learns_from_pruned
         kept = study_of(folder, job.search.storage, job.name)
         self.note = kept.note
-        self._trials = Windowed(kept.storage, WINDOW if job.sampler in SEE_THE_LAST else None)
+        self._trials = Windowed(kept.storage, WINDOW if sampler.sees_the_last else None)
         sought = directions(job.objectives)
         self._study = optuna.create_study(
             storage=self._trials, study_name=kept.name, directions=sought, load_if_exists=True
@@ -109,7 +113,7 @@ class Study:
         if self._driver is not None:
             self._study.set_user_attr(DRIVER, self._driver)
         trials = self._trials.everything(self._id)
-        self._study.sampler = make_sampler(job, told=sum(trial.state.is_finished() for trial in trials))
+        self._study.sampler = make_sampler(sampler, job, told=sum(trial.state.is_finished() for trial in trials))
         self._choices: dict[str, BaseDistribution] = {
             name: distribution
             for trial in trials
@@ -314,7 +318,7 @@ class Study:
         if (known := self.told_row(twin)) is None:
             self._followers.setdefault(twin, []).append(trial.number)
         else:
-            self._tell(trial.number, verdict(self.job, known, self.baseline))
+            self._tell(trial.number, self._verdict(known))
         return asked, twin
 
     def _random(self) -> _Sampler:
@@ -340,7 +344,7 @@ class Study:
             return
         with self._trials.together():
             self._trial(number).set_user_attr("row", row)
-            self._tell(number, verdict(self.job, row, self.baseline))
+            self._tell(number, self._verdict(row))
 
     def _check_driver(self) -> None:
         """Refuses to go on with a study on a server that another process has taken over.
@@ -357,7 +361,7 @@ class Study:
         with self._trials.together():
             for follower in self._followers.pop(number, []):
                 if row is not None:
-                    self._tell(follower, verdict(self.job, row, self.baseline))
+                    self._tell(follower, self._verdict(row))
 
     def _tell(self, number: int, told: Verdict) -> None:
         trial = self._trial(number)
@@ -365,6 +369,9 @@ class Study:
             if name not in trial.constraints:
                 trial.set_constraint(name, value)
         self._study.tell(number, told.values, told.state, skip_if_finished=True)
+
+    def _verdict(self, row: Row) -> Verdict:
+        return verdict(self.job, row, self.baseline, learns_from_pruned=self._learns_from_pruned)
 
     def _trial(self, number: int) -> Trial:
         return running_trial(self._study, self._trials.of(self._id, number))
@@ -390,7 +397,7 @@ class Study:
             key = trial.user_attrs.get("recipe_key")
             row = trial.user_attrs["row"] if _has_row(trial) else None if key is None else self._told_row_of(key)
             if row is not None:
-                self._tell(trial.number, verdict(self.job, row, self.baseline))
+                self._tell(trial.number, self._verdict(row))
                 continue
             lost.append(trial)
             again.setdefault(key or f"unfinished draw {trial.number}", trial)

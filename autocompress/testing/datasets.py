@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+
 import torch
 
 from autocompress.data import DataInfo, DatasetProvider, LoadOptions, Source, Split
@@ -9,6 +12,12 @@ from autocompress.testing.rules import Report, require
 
 SAMPLE = 8
 """Images of each split that are looked at."""
+UNNORMALISED = 50.0
+"""Values that a normalised image never reaches."""
+MOST_HASHED = 2048
+"""Images of each split that are compared with those of the other splits."""
+MOST_SHARED = 0.05
+"""Share of images that two splits may have in common: some data sets repeat a picture."""
 
 
 def check_dataset(provider: DatasetProvider, spec: str | None = None) -> None:
@@ -32,9 +41,10 @@ def check_dataset(provider: DatasetProvider, spec: str | None = None) -> None:
             own, again = getattr(first, role), getattr(second, role)
             if own is not None:
                 report.check(_check_labels, role, own, first.info)
-                report.check(_check_images, role, own, first.info)
+                report.check(_check_images, role, own, first)
                 report.check(_check_again, role, own, again)
         report.check(_check_apart, first)
+        report.check(_check_classes, first)
     elif not report.rules:
         report.rules.append("load must return a Source")
     preview = report.check(provider.open, spec, LoadOptions(preview=True))
@@ -60,6 +70,8 @@ def _check_source(source: Source) -> None:
         require(len(info.class_names) == info.num_classes, "class_names must have one name for each class")
     channels = len(info.mean) == len(info.std) == info.channels
     require(channels and min(info.std) > 0, "mean and std must have one number for each channel, and std be above 0")
+    in_units = all(0 <= mean <= 1 for mean in info.mean) and all(std <= 1 for std in info.std)
+    require(in_units, "mean and std must be in units of pixels from 0 to 1: divide numbers of 0 to 255 by 255")
     require(all(isinstance(note, str) and note for note in source.notes), "notes must be sentences")
 
 
@@ -71,11 +83,26 @@ def _check_labels(role: str, split: Split, info: DataInfo) -> None:
     require(fit, f"labels of {role} must lie between 0 and the number of classes")
 
 
-def _check_images(role: str, split: Split, info: DataInfo) -> None:
-    images, _ = _some(split)
+def _check_images(role: str, split: Split, source: Source) -> None:
+    images, labels = _some(split)
+    info = source.info
     require(images.dtype == torch.float32, f"{role} must give float32 images")
     require(bool(images.isfinite().all()), f"{role} must give finite numbers")
     require(images.shape[1] == info.channels, f"{role} must give images of {info.channels} channels, as info says")
+    require(
+        tuple(images.shape[2:]) == tuple(info.size),
+        f"{role} must give images of {info.size} pixels, as info says, not {tuple(images.shape[2:])}",
+    )
+    require(
+        float(images.abs().max()) < UNNORMALISED,
+        f"{role} must give normalised images, (pixel - mean) / std with pixels from 0 to 1; they reach "
+        f"{float(images.abs().max()):.0f}: keep uint8 pixels, which the engine normalises, or divide by 255",
+    )
+    given = split.labels()
+    require(
+        not source.labelled or bool(torch.isin(labels, given).all()),
+        f"labels() of {role} must be the labels that its batches give",
+    )
 
 
 def _check_again(role: str, split: Split, again: Split) -> None:
@@ -91,8 +118,42 @@ def _some(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _check_apart(source: Source) -> None:
-    digests = [split.digest for split in (source.train, source.val, source.test) if split is not None]
+    splits = {role: split for role in ("train", "val", "test") if (split := getattr(source, role)) is not None}
+    digests = [split.digest for split in splits.values()]
     require(len(set(digests)) == len(digests), "no two splits may hold the same images")
+    seen = {role: _hashes(split) for role, split in splits.items()}
+    for one, other in itertools.combinations(splits, 2):
+        shared = len(seen[one] & seen[other]) / max(1, min(len(seen[one]), len(seen[other])))
+        require(
+            shared <= MOST_SHARED,
+            f"{one} and {other} share images ({shared:.0%} of those looked at): accuracy would be that of images that "
+            "were trained on",
+        )
+
+
+def _hashes(split: Split) -> set[bytes]:
+    """Hashes of the first images of a split; two splits are cut from a data set in one order."""
+    found: set[bytes] = set()
+    for images, _ in split.loader(64):
+        found |= {hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images}
+        if len(found) >= MOST_HASHED:
+            break
+    return found
+
+
+def _check_classes(source: Source) -> None:
+    """What is judged must be of the classes that are trained."""
+    if source.train is None or not source.labelled:
+        return
+    trained = set(source.train.labels().unique().tolist())
+    for role in ("val", "test"):
+        split = getattr(source, role)
+        if split is None:
+            continue
+        classes = set(split.labels().unique().tolist())
+        unknown = sorted(classes - trained)
+        require(not unknown, f"{role} has classes of which train has no image ({unknown[:5]}): split each class alike")
+        require(len(classes) > 1, f"{role} has images of one class only: split each class alike, or shuffle first")
 
 
 def _check_preview(whole: Source, preview: Source) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -18,7 +22,8 @@ from autocompress.export import export
 from autocompress.job import DeviceConfig
 from autocompress.quantization.counts import operator_counts
 from autocompress.testing.example import example_model
-from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
+from autocompress.testing.networks import check_untouched
+from autocompress.testing.rules import Report, fingerprint, require, same_tensors, through_json
 
 MEASURES = frozenset({"latency", "energy"})
 SECONDS = 0.05
@@ -35,64 +40,119 @@ def check_device(device: Device, model: nn.Module | None = None, config: DeviceC
         config: settings of the run; by default those of the device.
 
     Raises:
-        ContractViolation: naming the rule that is broken.
+        ContractViolation: with every rule that is broken.
     """
     model = model if model is not None else example_model()
     config = config if config is not None else DeviceConfig(name=device.name)
-    _check_words(device, config)
-    size = models.input_size(model)
+    report = Report()
+    for rule in (_check_names, _check_options, _check_settings, _check_environment):
+        report.check(rule, device, config)
+    size, before, process = models.input_size(model), fingerprint(model), _process()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         export(model, file, size, {})
         deployable = Deployable(file, size, operator_counts(model, size), lambda: model)
-        before = fingerprint(model)
+        original = copy.deepcopy(model)
         if not device.deterministic:
-            _check_open(device, deployable, config, Path(folder))
-        _check_measured(device, deployable, config)
-        require(same_tensors(fingerprint(model), before), "a device must not change the model")
+            report.check(_check_open, device, deployable, config)
+            report.check(_check_refusal, device, deployable, config, Path(folder))
+        report.check(_check_measured, device, deployable, config)
+    rule = "a device must not change the model"
+    report.check(require, same_tensors(fingerprint(model), before), rule)
+    report.check(check_untouched, model, original, rule)
+    changed = ", ".join(name for name, value in _process().items() if value != process[name])
+    report.check(
+        require, not changed, f"a device must leave settings of the process as they are, but changes {changed}"
+    )
+    report.end()
 
 
-def _check_words(device: Device, config: DeviceConfig) -> None:
+def _process() -> dict[str, object]:
+    """Settings of the process on which other parts of a search rely."""
+    return {
+        "torch's threads": torch.get_num_threads(),
+        "the working folder": Path.cwd(),
+        "environment variables": dict(os.environ),
+        "torch's gradients": torch.is_grad_enabled(),
+        "torch's default type": torch.get_default_dtype(),
+    }
+
+
+def _check_names(device: Device, config: DeviceConfig) -> None:
+    del config
     require(bool(device.name.strip()), "a device must have a name")
     require(device.named(device.name) is device, "named must give the device itself for its own name")
+    require(
+        device.named(f"not-{device.name}") is None,
+        "named must give None for names of other devices, or those could not be found",
+    )
     require(bool(device.measures) and device.measures <= MEASURES, "measures must name latency, energy or both")
     known = bool(device.formats) and device.formats <= set(FORMATS)
     require(known, f"formats must name some of {', '.join(FORMATS)}")
+    require("\n" not in device.describe(), "describe must be one line")
+
+
+def _check_options(device: Device, config: DeviceConfig) -> None:
+    try:
+        device.Options.model_validate(config.options)
+    except ValidationError as error:
+        require(
+            False, f"a job that gives no options must be valid: give each one a default ({error.errors()[0]['msg']})"
+        )
     try:
         device.Options.model_validate({"no such option": 1})
     except ValidationError:
-        pass
-    else:
-        require(False, "Options must forbid unknown keys")
+        return
+    require(False, 'Options must forbid unknown keys: model_config = ConfigDict(extra="forbid")')
+
+
+def _check_settings(device: Device, config: DeviceConfig) -> None:
     require(isinstance(device.placement, PlacementTable), "placement must be a PlacementTable")
     unknown = device.placement.faults()
     require(not unknown, f"placement names operators that the engine does not know: {', '.join(unknown)}")
     multiple = device.channel_multiple
     whole = isinstance(multiple, int) and not isinstance(multiple, bool) and multiple >= 1
     require(whole, "channel_multiple must be a whole number of at least 1")
+    in_thread = device.is_in_thread(config)
+    require(isinstance(in_thread, bool), f"is_in_thread must return True or False, not {in_thread!r}")
     reasons = device.check(config)
     require(reasons == [], f"check must return no reason where the device can be used, but returns {reasons}")
-    through_json(device.environment(config), "environment")
-    require("\n" not in device.describe(), "describe must be one line")
 
 
-def _check_open(device: Device, deployable: Deployable, config: DeviceConfig, folder: Path) -> None:
+def _check_environment(device: Device, config: DeviceConfig) -> None:
+    found = device.environment(config)
+    through_json(found, "environment")
+    time.sleep(0.002)
+    require(
+        found == device.environment(config),
+        "environment must be the same each time: it is part of the keys under which measurements are found again, so "
+        "leave out times, loads and numbers of processes",
+    )
+
+
+def _check_open(device: Device, deployable: Deployable, config: DeviceConfig) -> None:
     for batch in (1, 2):
         asked = config.model_copy(update={"batch": batch})
         images = np.random.default_rng(0).standard_normal((batch, *deployable.input_size), dtype=np.float32)
         before = images.copy()
         run = device.open(deployable, images, asked)
+        require(callable(run), f"open must return a function that runs the batch once, not {type(run).__name__}")
         run()
         run()
         require(np.array_equal(images, before), "open must not change the images")
+
+
+def _check_refusal(device: Device, deployable: Deployable, config: DeviceConfig, folder: Path) -> None:
     broken = folder / "broken.onnx"
     broken.write_bytes(b"no model")
+    rule = "open must raise TrialFailed for a model that cannot be loaded"
     try:
         measure(device, Deployable(broken, deployable.input_size), deployable, config, seconds=SECONDS)
     except TrialFailed:
-        pass
-    else:
-        require(False, "open must raise TrialFailed for a model that cannot be loaded")
+        return
+    except Exception as error:
+        require(False, f"{rule}, not {type(error).__name__}")
+    require(False, f"{rule}; a device must open the model that it is given, and keep none of an earlier call")
 
 
 def _check_measured(device: Device, deployable: Deployable, config: DeviceConfig) -> None:
@@ -108,6 +168,8 @@ def _check_measured(device: Device, deployable: Deployable, config: DeviceConfig
     if device.deterministic:
         again: Measurement = device.compare(deployable, deployable, config)
         require(_figures(again) == _figures(found), "a deterministic device must give the same figures again")
+        is_one = "latency" not in device.measures or math.isclose(found.latency_ratio, 1.0, rel_tol=1e-6)
+        require(is_one, "a model compared with itself must have a latency_ratio of 1: candidate / baseline")
     layers = [counted.layer for counted in deployable.operators]
     times = layer_times(device, [deployable], layers, config)
     require(times is None or len(times) == 1, "layer_times must have one entry for each model")

@@ -9,9 +9,12 @@ from torch import nn
 
 from autocompress.contract import Manager
 from autocompress.errors import UserError
+from autocompress.testing.commands import check_command
 from autocompress.testing.datasets import check_dataset
 from autocompress.testing.devices import check_device
+from autocompress.testing.observers import check_observer
 from autocompress.testing.rules import ContractViolation, Report
+from autocompress.testing.samplers import check_sampler
 from autocompress.testing.suite import check_method
 
 
@@ -38,6 +41,8 @@ def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
         *(("method", method, lambda own: check_method(own, model)) for method in alone.methods()),
         *(("device", device, lambda own: check_device(own, model)) for device in alone.devices()),
         *(("data set", dataset, check_dataset) for dataset in alone.datasets()),
+        *(("sampler", sampler, check_sampler) for sampler in alone.samplers()),
+        *(("command", command, check_command) for command in alone.commands()),
     ]
     report.rules += [broken.reason for broken in alone.broken]
     for kind, item, check in offers:
@@ -45,5 +50,8 @@ def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
         own = Report()
         own.check(check, item)
         report.rules += [f"{checked[-1]}: {rule}" for rule in own.rules]
+    observed = Report()
+    checked += [f"hook {hook}" for hook in observed.check(check_observer, plugin) or []]
+    report.rules += observed.rules
     report.end()
     return checked

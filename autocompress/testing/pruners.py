@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from autocompress.recipes.pruning import prunable
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.networks import check_untouched
 from autocompress.testing.preparing import prepared
-from autocompress.testing.rules import fingerprint, other_draws, require, same_tensors, through_json
+from autocompress.testing.rules import Report, fingerprint, other_draws, require, same_tensors, through_json
 from autocompress.testing.spaces import ask, by_rule, named_recipes, random_recipes
 
 RANDOM_RECIPES = 1
@@ -37,60 +37,84 @@ def check_pruner(method: Pruner, model: nn.Module | None = None, params: Params 
             with each value that only a job can name.
 
     Raises:
-        ContractViolation: naming the rule that is broken.
+        ContractViolation: with every rule that is broken.
     """
     model = model if model is not None else example_model()
-    for point in [params] if params is not None else _points(method, model):
-        _check_point(method, model, point)
+    report = Report()
+    points = [params] if params is not None else report.check(_points, method, model)
+    for point in points or []:
+        _check_point(report, method, model, point)
+    report.end()
 
 
-def _points(method: Pruner, model: nn.Module) -> Iterator[Params]:
+def _points(method: Pruner, model: nn.Module) -> list[Params]:
     points: list[tuple[Params, Space]] = [ask(method, model, by_rule("default"))]
     points += list(random_recipes(method, model))[:RANDOM_RECIPES]
     points += list(named_recipes(method, model))
-    seen = set()
+    found: dict[str, Params] = {}
     for point, space in points:
         structural = [name for name, parameter in space.asked.items() if parameter.structural]
         require(not structural, f"widths do not depend on the order, so {', '.join(structural)} must not be structural")
-        if (text := json.dumps(through_json(point, "params"), sort_keys=True)) not in seen:
-            seen.add(text)
-            yield point
+        found.setdefault(json.dumps(through_json(point, "params"), sort_keys=True), point)
+    return list(found.values())
 
 
-def _check_point(method: Pruner, model: nn.Module, params: Params) -> None:
-    state = prepared(method, model, params)
+def _check_point(report: Report, method: Pruner, model: nn.Module, params: Params) -> None:
+    state = report.check(prepared, method, model, params)
     couplings = prunable(model, "group")
-    orders = _orders(method, model, couplings, params, state)
+    orders = report.check(orders_of, report, method, model, couplings, params, state)
+    if orders is not None:
+        report.check(check_orders, orders, couplings)
+        report.check(_check_again, report, method, model, couplings, params, state, orders)
+
+
+def check_orders(orders: Mapping[str, Sequence[int]], couplings: Sequence[Coupling]) -> None:
+    """Checks that there is an order for each coupling, of which every prefix can be removed."""
     for coupling in couplings:
         require(coupling.name in orders, f"orders must have an order for each coupling; {coupling.name} has none")
         order = orders[coupling.name]
         try:
             coupling.check_order(order)
         except ValueError as error:
-            require(False, f"an order must be nested and respect blocks: {error}")
+            require(False, f"an order must be nested and respect blocks: {error} (Coupling.ranked makes such orders)")
+
+
+def _check_again(
+    report: Report,
+    method: Pruner,
+    model: nn.Module,
+    couplings: Sequence[Coupling],
+    params: Params,
+    state: Any,
+    orders: Mapping[str, Sequence[int]],
+) -> None:
     with other_draws(12345):  # every draw must come from context.seed, not from here
-        again = _orders(method, model, couplings, params, state)
-    require(again == orders, "the orders must be equal for equal context.seed")
-    alone = _orders(method, model, couplings[:1], params, state)
+        again = orders_of(report, method, model, couplings, params, state)
     require(
-        alone[couplings[0].name] == orders[couplings[0].name],
+        again == orders, "the orders must be equal for equal context.seed: draw from a generator that is seeded with it"
+    )
+    alone = orders_of(report, method, model, couplings[:1], params, state)
+    require(
+        alone.get(couplings[0].name) == orders.get(couplings[0].name),
         "the order of a coupling must not depend on the other couplings of the call",
     )
 
 
-def _orders(
-    method: Pruner, model: nn.Module, couplings: Sequence[Coupling], params: Params, state: Any
+def orders_of(
+    report: Report, method: Pruner, model: nn.Module, couplings: Sequence[Coupling], params: Params, state: Any
 ) -> dict[str, list[int]]:
+    """The orders that the pruner gives; ``report`` gets what it changes meanwhile."""
     own, teacher = copy.deepcopy(model), copy.deepcopy(model)
     context = example_context(model, teacher=teacher)
     context = replace(context, state=state, model=own, moments=_moments(own, context))
     given = copy.deepcopy(params)
     found: Mapping[str, Sequence[int]] = method.orders(couplings, given, context)
-    require(given == params, "orders must not change params")
+    report.check(require, given == params, "orders must not change params: copy them first")
     for network, role in ((own, "context.model"), (teacher, "context.teacher")):
         rule = f"orders must leave {role} as it is"
-        require(same_tensors(fingerprint(network), fingerprint(model)), rule)
-        check_untouched(network, model, rule)
+        report.check(require, same_tensors(fingerprint(network), fingerprint(model)), f"{rule}: copy it first")
+        report.check(check_untouched, network, model, rule)
+    require(isinstance(found, Mapping), f"orders must return a dict of orders by name, not {type(found).__name__}")
     return {name: [int(channel) for channel in order] for name, order in found.items()}
 
 

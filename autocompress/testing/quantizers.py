@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from autocompress.contract import FakeQuantizer, Hardened, Params, Quantizer, TensorSpec
+from autocompress.contract import Context, FakeQuantizer, Hardened, Params, Quantizer, TensorSpec
 from autocompress.testing.example import example_context, example_model
-from autocompress.testing.rules import require, through_json
+from autocompress.testing.networks import check_untouched
+from autocompress.testing.rules import Report, other_draws, require, through_json
 from autocompress.testing.spaces import ask, by_rule
 
 
@@ -23,29 +25,65 @@ def check_quantizer(method: Quantizer, model: nn.Module | None = None, params: P
         params: one point of its space; the defaults by default.
 
     Raises:
-        ContractViolation: naming the rule that is broken.
+        ContractViolation: with every rule that is broken.
     """
     model = model if model is not None else example_model()
     params = params if params is not None else ask(method, model, by_rule("default"))[0]
-    require(
+    report = Report()
+    report.check(
+        require,
         all(1 <= bits <= 8 for bits in (*method.weight_bits, *method.activation_bits)),
         "weight_bits and activation_bits must be between 1 and 8",
     )
-    through_json(params, "params")
-    context = example_context(model, teacher=model)
+    report.check(through_json, params, "params")
+    context = example_context(model, teacher=copy.deepcopy(model))
     for spec, tensor in _tensors(method):
-        fake = method.apply(spec, params, context)
-        where = f"{spec.role} {spec.shape} at {spec.bits} bits"
-        require(isinstance(fake, FakeQuantizer), f"{where}: apply must return a FakeQuantizer")
-        kept = replace(fake.spec, bits=spec.bits) == spec and fake.spec.bits >= spec.bits
-        require(kept, f"{where}: the fake-quantizer must keep its spec, except for more bits")
-        _observe(fake, tensor, where)
-        quantized = _check_forward(fake, tensor, where)
-        _check_gradient(fake, tensor, where)
-        weight = tensor if spec.role == "weight" else None
-        _check_hardened(method.harden(fake, weight), spec, tensor, quantized, where)
-        _check_state(method.apply(spec, params, context), fake, tensor, where)
-        _check_levels(method, method.apply(spec, params, context), tensor, where)
+        _check_tensor(report, method, params, context, spec, tensor)
+    assert context.teacher is not None
+    report.check(check_untouched, context.teacher, model, "apply must leave context.teacher as it is")
+    report.end()
+
+
+def _check_tensor(
+    report: Report, method: Quantizer, params: Params, context: Context, spec: TensorSpec, tensor: torch.Tensor
+) -> None:
+    """All rules for one weight or activation."""
+    where = f"{spec.role} {spec.shape} at {spec.bits} bits"
+    fake = report.check(_made, method, params, context, spec, where)
+    if fake is None:
+        return
+    with other_draws(12345):  # every draw must come from context.seed, not from here
+        twin = method.apply(spec, params, context)
+    given = tensor.clone()
+    report.check(_observe, fake, given, where)
+    fake.observing, fake.enabled = False, True
+    quantized = report.check(_check_forward, fake, given, where)
+    report.check(_check_gradient, fake, given, where)
+    hardened = report.check(method.harden, fake, given if spec.role == "weight" else None)
+    if hardened is not None and quantized is not None:
+        report.check(_check_hardened, hardened, spec, given, quantized, where)
+    report.check(require, torch.equal(given, tensor), f"{where}: nothing may change the tensor that it is given")
+    report.check(_check_again, twin, tensor, quantized, where)
+    report.check(_check_state, method.apply(spec, params, context), fake, tensor, where)
+    report.check(_check_levels, method, method.apply(spec, params, context), tensor, where)
+
+
+def _made(method: Quantizer, params: Params, context: Context, spec: TensorSpec, where: str) -> FakeQuantizer:
+    fake = method.apply(spec, params, context)
+    require(isinstance(fake, FakeQuantizer), f"{where}: apply must return a FakeQuantizer, not {type(fake).__name__}")
+    kept = replace(fake.spec, bits=spec.bits) == spec and fake.spec.bits >= spec.bits
+    require(kept, f"{where}: the fake-quantizer must keep its spec, except for more bits")
+    return fake
+
+
+def _check_again(twin: FakeQuantizer, tensor: torch.Tensor, quantized: torch.Tensor | None, where: str) -> None:
+    _observe(twin, tensor, where)
+    with torch.no_grad():
+        same = quantized is not None and torch.equal(twin.eval()(tensor), quantized)
+    require(
+        same or quantized is None,
+        f"{where}: equal context.seed and equal tensors must give equal results, whatever was quantized before",
+    )
 
 
 def _tensors(method: Quantizer) -> Iterator[tuple[TensorSpec, torch.Tensor]]:

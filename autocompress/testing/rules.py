@@ -59,7 +59,7 @@ class Report:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             text = " ".join(str(error).split())
             place = f"{frame.filename}:{frame.lineno}, {frame.name}"
-            self.rules.append(f"no method may raise {type(error).__name__} here: {text} ({place})")
+            self.rules.append(f"a plugin must not raise {type(error).__name__} here: {text} ({place})")
         return None
 
     def end(self) -> None:

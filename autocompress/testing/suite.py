@@ -9,6 +9,7 @@ from torch import nn
 from autocompress.contract import DataSource, Method, Params, Pruner, Quantizer, Transform
 from autocompress.job import Job
 from autocompress.testing.example import example_job, example_model
+from autocompress.testing.families import check_families
 from autocompress.testing.gpu import check_gpu
 from autocompress.testing.pruners import check_pruner
 from autocompress.testing.quantizers import check_quantizer
@@ -32,15 +33,18 @@ def check_method(
 
     Args:
         method: a transform, a pruner, a quantizer or a data source.
-        model: from ``autocompress.models``; a small ResNet by default. It is not changed.
+        model: from ``autocompress.models``. It is not changed. By default a small ResNet; defaults
+            of transforms and pruners are then tried on two other families too.
         job: for ``check``; by default a job that names the model.
         params: one point of its space; the defaults by default.
 
     Raises:
         ContractViolation: with every rule that is broken, and a hint for each.
     """
-    model = model if model is not None else example_model()
     report = Report()
+    if model is None:
+        report.check(check_families, method)
+        model = example_model()
     report.check(check_identity, method)
     report.check(check_refusals, method, model, job if job is not None else example_job())
     report.check(check_space, method, model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -12,9 +14,7 @@ from autocompress.contract import Context, Method, Params, Plan, Space, Stage, T
 class Example(Transform):
     """Keeps the largest singular values of each convolution's weight matrix."""
 
-    name = "example"
-    version = "1"
-    stage = Stage.SUBSTITUTE
+    name, version, stage = "example", "1", Stage.SUBSTITUTE
     reference = "author, title, venue"
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
@@ -26,16 +26,14 @@ class Example(Transform):
         """W = U S V, cut to the rank that is kept."""
         ranks: Plan = {}
         for name, share in params.items():
-            layer = model.get_submodule(name)
-            if not isinstance(layer, nn.Conv2d):
+            if not isinstance(layer := model.get_submodule(name), nn.Conv2d):
                 continue  # another method replaced it
-            weight = layer.weight.detach().flatten(1)
-            ranks[name] = rank = max(1, int(share * min(weight.shape)))
-            u, s, v = torch.linalg.svd(weight, full_matrices=False)
-            pair = _pair(layer, rank)
-            pair[0].weight.data = v[:rank].unflatten(1, layer.weight.shape[1:]).clone()
+            weight = layer.weight.detach()
+            ranks[name] = rank = max(1, int(share * min(weight.flatten(1).shape)))
+            u, s, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+            model.set_submodule(name, pair := _pair(layer, rank))
+            pair[0].weight.data = v[:rank].unflatten(1, weight.shape[1:]).clone()
             pair[1].weight.data = (u * s)[:, :rank, None, None].clone()
-            model.set_submodule(name, pair)
         return model, ranks
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
@@ -45,12 +43,11 @@ class Example(Transform):
         return model
 
 
-def _pair(layer: nn.Module, rank: int) -> nn.Sequential:
-    assert isinstance(layer, nn.Conv2d)
-    shape = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+def _pair(layer: Any, rank: int) -> nn.Sequential:
+    settings = layer.kernel_size, layer.stride, layer.padding, layer.dilation
     second = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None)
     second.bias = layer.bias
-    return nn.Sequential(nn.Conv2d(layer.in_channels, rank, *shape, bias=False), second).eval()  # type: ignore[arg-type]
+    return nn.Sequential(nn.Conv2d(layer.in_channels, rank, *settings, bias=False), second).eval()
 
 
 @hookimpl

@@ -1,41 +1,85 @@
-"""Makes the Optuna sampler of a job: TPE, NSGA-II, GP or random, with its seed and settings."""
+"""The built-in samplers: TPE, NSGA-II, GP and random."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
-
-from autocompress.compat.optuna import RememberingTPE
+from autocompress.contract import Sampler
 from autocompress.job import Job
 
-SEE_THE_LAST = frozenset({"tpe", "gp", "random"})
-"""Samplers for which the last trials and the front are enough; NSGA-II needs its generations."""
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
 
-def make_sampler(job: Job, told: int = 0) -> BaseSampler:
-    """The sampler of ``job``.
+class Tpe(Sampler):
+    """Multivariate TPE, which learns from pruned trials."""
 
-    Args:
-        job: its sampler, seed, workers and budget are used.
-        told: number of trials in the study. It shifts the seed, so that a resumed search does not
-            draw its first random recipes again. A new search (0) uses the seed of the job.
-    """
-    seed = job.seed + told
+    name = "tpe"
+    learns_from_pruned = True
+
+    def make(self, job: Job, seed: int) -> BaseSampler:
+        """With several workers, constant_liar keeps the recipes of running trials apart."""
+        from autocompress.compat.optuna import RememberingTPE
+
+        with _experimental():
+            return RememberingTPE(multivariate=True, group=True, constant_liar=job.workers > 1, seed=seed)
+
+
+class Nsga2(Sampler):
+    """NSGA-II, which needs its generations and so all trials."""
+
+    name = "nsga2"
+    sees_the_last = False
+
+    def make(self, job: Job, seed: int) -> BaseSampler:
+        """Optuna's default of 50 would use almost all of 60 trials for one random generation."""
+        from optuna.samplers import NSGAIISampler
+
+        with _experimental():
+            return NSGAIISampler(population_size=max(4, min(50, job.budget.trials // 5)), seed=seed)
+
+
+class Gp(Sampler):
+    """Gaussian processes."""
+
+    name = "gp"
+
+    def make(self, job: Job, seed: int) -> BaseSampler:
+        """Optuna's, with its defaults."""
+        from optuna.samplers import GPSampler
+
+        del job
+        with _experimental():
+            return GPSampler(seed=seed)
+
+
+class Random(Sampler):
+    """Independent random draws."""
+
+    name = "random"
+    learns_from_pruned = True
+
+    def make(self, job: Job, seed: int) -> BaseSampler:
+        """Optuna's."""
+        from optuna.samplers import RandomSampler
+
+        del job
+        return RandomSampler(seed=seed)
+
+
+def builtin_samplers() -> list[Sampler]:
+    """The samplers that come with autocompress."""
+    return [Tpe(), Nsga2(), Gp(), Random()]
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Optuna warns of features that it calls experimental."""
+    from optuna.exceptions import ExperimentalWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        if job.sampler == "tpe":
-            # With several workers, constant_liar keeps the recipes of running trials apart.
-            return RememberingTPE(
-                multivariate=True,
-                group=True,
-                constant_liar=job.workers > 1,
-                seed=seed,
-            )
-        if job.sampler == "nsga2":
-            # Optuna's default of 50 would use almost all of 60 trials for one random generation.
-            return NSGAIISampler(population_size=max(4, min(50, job.budget.trials // 5)), seed=seed)
-        if job.sampler == "gp":
-            return GPSampler(seed=seed)
-    return RandomSampler(seed=seed)
+        yield

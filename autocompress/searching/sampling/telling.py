@@ -17,9 +17,6 @@ from autocompress.job import Job
 from autocompress.objectives.figures import known, objective_values
 from autocompress.objectives.quantities import BY_NAME
 
-LEARNS_FROM_PRUNED = frozenset({"tpe", "random"})
-"""Samplers that use pruned trials and their constraints."""
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -46,7 +43,7 @@ def told_constraints(job: Job, row: Mapping[str, Any]) -> dict[str, float]:
     return {**told, "valid": float(excesses.get("valid", -1.0))}
 
 
-def verdict(job: Job, row: Mapping[str, Any], baseline: Mapping[str, Any]) -> Verdict:
+def verdict(job: Job, row: Mapping[str, Any], baseline: Mapping[str, Any], *, learns_from_pruned: bool) -> Verdict:
     """The verdict on ``row`` for the sampler of the job.
 
     A trial with an accuracy is COMPLETE, with constraints that say whether it may be on the front.
@@ -63,7 +60,7 @@ def verdict(job: Job, row: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ve
     measured = known(row, "accuracy") is not None
     if measured and all(value is not None for value in values):
         return Verdict(TrialState.COMPLETE, [value for value in values if value is not None], constraints)
-    if job.sampler in LEARNS_FROM_PRUNED:
+    if learns_from_pruned:
         return Verdict(TrialState.PRUNED, None, constraints)
     filled = [
         BY_NAME[objective].worst if value is None or objective == "accuracy" else value

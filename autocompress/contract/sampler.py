@@ -1,0 +1,49 @@
+"""Sampler: the interface of what draws the recipes of a search."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from autocompress.job import Job
+
+
+class Sampler(ABC):
+    """Makes the Optuna sampler of a search. A job names it: ``sampler: NAME``.
+
+    The sampler works in the process that drives the search. It draws recipes after the starting
+    points and the proposals. It is told one value for each objective of the job, in the order of
+    ``job.objectives`` and with the directions of the study, and one constraint for each bound: zero
+    or less means met.
+    """
+
+    name: ClassVar[str]
+    learns_from_pruned: ClassVar[bool] = False
+    """Whether it uses pruned trials and their constraints.
+
+    A recipe that misses a bound before its accuracy is known is told as PRUNED to such a sampler,
+    and to others as COMPLETE with the worst accuracy.
+    """
+    sees_the_last: ClassVar[bool] = True
+    """Whether the last 1,000 trials and the front are enough for it. Else it sees all trials."""
+
+    def check(self, job: Job) -> list[str]:
+        """Reasons why the sampler cannot be used in ``job``; empty where it can.
+
+        A sampler for one objective says so here: ``len(job.objectives)``.
+        """
+        del job
+        return []
+
+    @abstractmethod
+    def make(self, job: Job, seed: int) -> BaseSampler:
+        """A new Optuna sampler.
+
+        Args:
+            job: its objectives, budget and workers may matter.
+            seed: of every draw. A resumed search has another one than the search before, so that it
+                does not repeat its first draws.
+        """

@@ -1,0 +1,40 @@
+"""Rules for sub-commands."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import redirect_stdout
+from io import StringIO
+
+from autocompress.contract import Command
+from autocompress.testing.rules import Report, require
+
+MOST_WORDS = 100
+"""Characters of the first line of help, which ``autocompress --help`` shows."""
+
+
+def check_command(command: Command) -> None:
+    """Makes a sub-command as the command line does, and asks for its help. It is not run.
+
+    Args:
+        command: of the plugin.
+
+    Raises:
+        ContractViolation: with every rule that is broken.
+    """
+    report = Report()
+    report.check(_check_help, command)
+    report.end()
+
+
+def _check_help(command: Command) -> None:
+    made = command.built()
+    words = (made.help or "").strip().splitlines()
+    require(
+        bool(words) and bool(words[0].strip()),
+        "a command must have a help text: the docstring of its function, or help= of its typer.Typer",
+    )
+    require(len(words[0]) <= MOST_WORDS, f"the first line of help must have at most {MOST_WORDS} characters")
+    require(not inspect.iscoroutinefunction(command.run), "run must be a plain function, not a coroutine")
+    with redirect_stdout(StringIO()):
+        made.main(["--help"], prog_name=command.name, standalone_mode=False)

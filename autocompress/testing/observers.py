@@ -1,0 +1,105 @@
+"""Rules for loggers: the hooks that hear how a search goes."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autocompress.contract import Manager
+from autocompress.contract.registration import reason
+from autocompress.job import Job
+from autocompress.results import SearchResult
+from autocompress.results.columns import COLUMNS, FRONT_COLUMNS, frame
+from autocompress.testing.example import example_job
+from autocompress.testing.rules import Report, require
+
+STARTED, TOLD, FINISHED = (f"autocompress_{what}" for what in ("search_started", "trial_finished", "search_finished"))
+OBSERVED = (STARTED, TOLD, FINISHED)
+"""The hooks of loggers."""
+RECIPE = {"prune.method": "obs", "prune.keep.layer1": 0.5, "bits.weight.layer1": "quantize:8", "recover.epochs": 1}
+COSTS = {"latency_ms": 0.5, "latency_ratio": 0.4, "size_bytes": 12_000, "params": 9_000, "macs": 1_000_000}
+COMPLETE = {"accuracy": 91.5, "accuracy_drop": 0.5, **COSTS, "artifact": "artifacts/0", "excess": {}}
+ROWS: Mapping[str, dict[str, Any]] = {
+    "complete": COMPLETE,
+    "infeasible": {**COSTS, "reason": "latency 0.3x: 0.40x measured", "excess": {"latency": 0.3}},
+    "failed": {"reason": "train: the loss is not finite"},
+}
+"""What rows have besides number, status, recipe and seconds. A failed trial has no figure."""
+
+
+def check_observer(plugin: object) -> list[str]:
+    """Tells the logger hooks of a plugin of a small search, and checks that they take it.
+
+    Among the trials are one that missed a bound and one that failed, and no model has to meet the
+    constraints. What a logger raises ends no search, so it would only be seen in the log.
+
+    Args:
+        plugin: a module or an object with hooks.
+
+    Returns:
+        The hooks that were called.
+
+    Raises:
+        ContractViolation: with every rule that is broken.
+    """
+    hooks = [name for name in OBSERVED if callable(getattr(plugin, name, None))]
+    if not hooks:
+        return []
+    report, failed = Report(), list[str]()
+    alone = Manager(entry_points=False)
+    alone.register(plugin)
+    with tempfile.TemporaryDirectory() as folder:
+        job = example_job().model_copy(update={"results": Path(folder)})
+        job.folder.mkdir()
+        before = (Path.cwd(), dict(os.environ))
+        for hook, about, arguments in _events(job):
+            if hook not in hooks:
+                continue
+            given = copy.deepcopy(arguments.get("trial"))
+            alone.tell(
+                hook, on_fault=lambda error, about=about: failed.append(f"{about}: {reason(error)}"), **arguments
+            )
+            report.check(_check_unchanged, hook, given, arguments.get("trial"))
+        report.check(_check_process, before)
+    report.rules += [f"a logger must take every search, but raises for {text}" for text in failed]
+    report.end()
+    return hooks
+
+
+def _events(job: Job) -> list[tuple[str, str, dict[str, Any]]]:
+    """Hook, what it is told of, and its arguments."""
+    rows = [_row(number, status) for number, status in enumerate(ROWS)]
+    told = [(TOLD, f"a trial that is {row['status']}", {"job": job, "trial": row}) for row in rows]
+    results = {
+        "a search that found a model": _result(job, rows),
+        "a search in which every trial failed": _result(job, []),
+    }
+    ends = [(FINISHED, about, {"job": job, "result": result}) for about, result in results.items()]
+    return [(STARTED, "a search that begins", {"job": job}), *told, *ends]
+
+
+def _row(number: int, status: str) -> dict[str, Any]:
+    return {"trial": number, "status": status, "recipe": dict(RECIPE), "label": "", "rung": 0, "seconds": 1.5} | ROWS[
+        status
+    ]
+
+
+def _result(job: Job, rows: list[dict[str, Any]]) -> SearchResult:
+    baseline = {**COMPLETE, "status": "baseline", "accuracy": 92.0, "accuracy_drop": 0.0, "latency_ratio": 1.0}
+    front = frame([baseline, *(row for row in rows if row["status"] == "complete")], FRONT_COLUMNS)
+    summary = {"baseline": baseline, "hypervolume": 0.4} if rows else {"baseline": baseline}
+    return SearchResult(job.folder, job.model_dump(mode="json"), frame(rows, COLUMNS), front, summary)
+
+
+def _check_unchanged(hook: str, before: Any, after: Any) -> None:
+    require(before == after, f"{hook} must not change the row that it is told: copy it first")
+
+
+def _check_process(before: tuple[Path, dict[str, str]]) -> None:
+    require(Path.cwd() == before[0], "a logger must not change the working folder: give whole paths instead")
+    changed = {name for name, _ in before[1].items() ^ os.environ.items()}
+    require(not changed, f"a logger must not change environment variables of the search: {', '.join(sorted(changed))}")
