@@ -319,6 +319,24 @@ def test_recipes_in_words(recipe: dict[str, Any], text: str) -> None:
     assert words.recipe(recipe) == text
 
 
+NEUTRAL = {"low.keep": 1.0, "low.rank.a": 9, "low.rank.b": 9}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text", "idle"),
+    [
+        ({"low.keep": 1.0, "low.start": "svd"}, "uncompressed", ["low"]),
+        ({"low.keep": 0.5, "low.start": "svd"}, "low keep 0.5, start svd", []),
+        ({"low.rank.a": 9, "low.rank.b": 4}, "low rank 4 in b", []),
+        ({"low.rank.a": 9, "low.rank.b": 9, "ghost.ratio.a": 2}, "ghost ratio 2 in a", ["low"]),
+        ({"ghost.ratio.a": "none", "ghost.kernel": 3}, "uncompressed", ["ghost"]),
+    ],
+)
+def test_values_that_leave_the_network_alone_are_left_out(recipe: dict[str, Any], text: str, idle: list[str]) -> None:
+    assert words.recipe(recipe, NEUTRAL) == text
+    assert words.idle(recipe, NEUTRAL) == idle
+
+
 def test_numbers_in_words() -> None:
     assert [words.size(n) for n in (532, 11_200_000, 999_600)] == ["532 B", "11.2 MB", "1.00 MB"]
     assert [words.microjoules(n) for n in (2.5, 212, 1600)] == ["2.50 µJ", "212 µJ", "1.60 mJ"]

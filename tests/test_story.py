@@ -33,6 +33,13 @@ PRUNED = {"prune.method": "obs", "prune.mode": "group", "prune.keep.a": 0.0625, 
             ],
         ),
         (
+            {"ghost.ratio.a": "none", "low.rank.a": "none", "bits.weight.a": "q:8", "bits.activation.a": 8},
+            [
+                ("Numbers", "8-bit integers everywhere"),
+                ("Unused", "ghost and low do nothing: the values leave the network as it is"),
+            ],
+        ),
+        (
             {"bits.weight.a": "q:4", "bits.activation.a": 8, "bits.weight.stem": "none", "source": "zskd"},
             [
                 ("Numbers", "4-bit weights and 8-bit activations everywhere but stem (float)"),

@@ -180,6 +180,9 @@ class OpenedToy:
     def float_layers(self) -> list[str]:
         return ["norm"]
 
+    def neutral(self) -> dict[str, Value]:
+        return {}
+
     def placement(self) -> list[dict[str, Any]]:
         return []
 

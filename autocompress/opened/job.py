@@ -25,6 +25,7 @@ from autocompress.contract import (
     Method,
     Parameter,
     Quantizer,
+    Transform,
     Value,
     manager_for,
 )
@@ -214,6 +215,13 @@ class OpenedJob:
     def parameters(self) -> dict[str, Parameter]:
         """All parameters of the space; see :meth:`JobSpace.parameters`."""
         return self.space.parameters()
+
+    def neutral(self) -> dict[str, Value]:
+        """Values that leave the network unchanged, by name of a parameter of a transform."""
+        methods = {method.name for method in self.methods if isinstance(method, Transform)}
+        own = {name: one for name, one in self.parameters().items() if name.partition(".")[0] in methods}
+        has_one = {name: one for name, one in own.items() if one.neutral is not None or "none" in one.choices}
+        return {name: one.leaves_alone() for name, one in has_one.items()}
 
     def policy(self, rules: Mapping[str, str], quantizer: str | None = None) -> dict[str, Value] | None:
         """The values of a recipe made by rules; see :meth:`JobSpace.policy`."""

@@ -94,7 +94,7 @@ def answer(result: SearchResult) -> Answer | None:
         trial=int(best["trial"]),
         speed=words.gain(cost.name, share),
         change=_change(result, best),
-        story=story(best["recipe"]),
+        story=story(best["recipe"], result.neutral),
         recipe=view.flat(best["recipe"]),
         figures=_figures(result, model, front[0]),
         others=_others(result, chosen, cost.name),

@@ -56,17 +56,17 @@ def chart_data(result: SearchResult) -> dict[str, Any]:
 
 def _points(result: SearchResult) -> list[dict[str, Any]]:
     measured = {int(row["trial"]): row for _, row in result.models.iterrows()}
-    points = []
+    points, neutral = [], result.neutral
     for _, row in result.trials.iterrows():
         again = measured.pop(int(row["trial"]), None)
-        points.append(_point(row, row["status"]) if again is None else _point(again, "front"))
-    points += [_point(row, "front") for row in measured.values()]
+        points.append(_point(row, row["status"], neutral) if again is None else _point(again, "front", neutral))
+    points += [_point(row, "front", neutral) for row in measured.values()]
     if pd.notna(result.baseline["accuracy"]) or pd.notna(result.baseline["latency_ms"]):
-        points.append({**_point(result.baseline, BASELINE), "words": "uncompressed", "latency_ratio": 1.0})
+        points.append({**_point(result.baseline, BASELINE, neutral), "words": "uncompressed", "latency_ratio": 1.0})
     return points
 
 
-def _point(row: pd.Series, kind: str) -> dict[str, Any]:
+def _point(row: pd.Series, kind: str, neutral: dict[str, Any]) -> dict[str, Any]:
     columns = [axis["key"] for axis in AXES] + list(_EXTRA)
     numbers = {name: None if pd.isna(row.get(name)) else float(row[name]) for name in columns}
     return {
@@ -75,7 +75,7 @@ def _point(row: pd.Series, kind: str) -> dict[str, Any]:
         "status": str(row["status"]),
         "reason": str(row["reason"]),
         "rung": None if pd.isna(row["rung"]) else int(row["rung"]),
-        "words": words.recipe(row["recipe"]),
+        "words": words.recipe(row["recipe"], neutral),
         "recipe": row["recipe"],
         **numbers,
     }

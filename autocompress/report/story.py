@@ -9,17 +9,23 @@ from typing import Any
 from autocompress.report import words
 
 
-def story(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+def story(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
     """(what, how) of everything that the recipe does, in the order of the pipeline.
+
+    Methods that have values in the recipe and yet do nothing are named at the end. ``neutral`` has
+    the values that leave the network as it is, by name (``SearchResult.neutral``).
 
     Like :func:`words.recipe`, it knows only names of parameters and no method.
     """
-    told = [("Operators", "; ".join(words.operators(values))), ("Channels", _channels(values))]
+    told = [("Operators", "; ".join(words.operators(values, neutral))), ("Channels", _channels(values))]
     if told[0][1] or told[1][1]:
         told.append(("Training", _training(values)))
     told.append(("Numbers", _numbers(values)))
     if values.get("source"):
         told.append(("Images", f"made by {values['source']}, because there were none to train on"))
+    if idle := words.idle(values, neutral):
+        verb = "does" if len(idle) == 1 else "do"
+        told.append(("Unused", f"{words.join(idle)} {verb} nothing: the values leave the network as it is"))
     return [(what, how) for what, how in told if how]
 
 

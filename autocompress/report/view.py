@@ -74,7 +74,7 @@ def _front_model(result: SearchResult, row: pd.Series, chosen: Any, images: Mapp
     is_baseline = bool(pd.isna(row["trial"]))
     return FrontModel(
         trial="baseline" if is_baseline else str(row["trial"]),
-        recipe="uncompressed" if is_baseline else words.recipe(row["recipe"]),
+        recipe="uncompressed" if is_baseline else words.recipe(row["recipe"], result.neutral),
         accuracy=words.percent(row["accuracy"]),
         accuracy_interval=_wilson(row["accuracy"], images.get("val")),
         test_accuracy=words.percent(row["test_accuracy"]),

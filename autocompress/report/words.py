@@ -154,16 +154,16 @@ def join(names: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def recipe(values: Mapping[str, Any]) -> str:
+def recipe(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> str:
     """A recipe as text: ``ghost ratio 2 in layer3; int8 everywhere; 2 epochs of recovery``.
 
     It only uses the names (``method.parameter.group``, ``prune.keep.layer``,
-    ``bits.weight.group``), so it depends on no method. Values ``none``, 0 and a ratio of 1 are left
-    out, and so are settings of quantizers, pruners and repair. Of recovery and of training in low
-    bits only the epochs are shown, and of a data source only its name. Pages show the complete
-    recipe next to the text.
+    ``bits.weight.group``), so it depends on no method. Left out are values ``none``, 0, a ratio of
+    1, those of ``neutral`` (by name, see ``SearchResult.neutral``), and settings of quantizers,
+    pruners and repair. Of recovery and of training in low bits only the epochs are shown, and of a
+    data source only its name. Pages show the complete recipe next to the text.
     """
-    parts = operators(values)
+    parts = operators(values, neutral)
     if pruned := _pruned(values):
         parts.append(pruned)
     if widths := bits(values):
@@ -176,8 +176,18 @@ def recipe(values: Mapping[str, Any]) -> str:
     return "; ".join([*parts, f"images by {source}"] if parts and source else parts) or "uncompressed"
 
 
-def operators(values: Mapping[str, Any]) -> list[str]:
+def operators(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> list[str]:
     """What transforms do: ``ghost ratio 2 in layer3``, an entry a method."""
+    return [text for text in _methods(values, neutral or {}).values() if text]
+
+
+def idle(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> list[str]:
+    """Names of the transforms that have values in a recipe and yet do nothing."""
+    return [method for method, text in _methods(values, neutral or {}).items() if not text]
+
+
+def _methods(values: Mapping[str, Any], neutral: Mapping[str, Any]) -> dict[str, str]:
+    """What each transform does, by its name; an empty text where it does nothing."""
     methods: dict[str, dict[str, dict[str, Any]]] = {}
     for name, value in values.items():
         method, _, rest = name.partition(".")
@@ -185,16 +195,25 @@ def operators(values: Mapping[str, Any]) -> list[str]:
         others = ("bits", "recover", "qat", "prune", "repair", values.get("source"), values.get("prune.method"))
         if parameter and method not in others and method not in _quantizers(values):
             methods.setdefault(method, {}).setdefault(parameter, {})[group] = value
-    return [text for method, parameters in methods.items() if (text := _method(method, parameters))]
+    return {method: _method(method, parameters, neutral) for method, parameters in methods.items()}
 
 
-def _method(method: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
+def _method(method: str, parameters: Mapping[str, Mapping[str, Any]], neutral: Mapping[str, Any]) -> str:
+    decided = [
+        (value, neutral[name])
+        for parameter, by_group in parameters.items()
+        for group, value in by_group.items()
+        if (name := _name(method, parameter, group)) in neutral
+    ]
+    if decided and all(value == unchanged for value, unchanged in decided):
+        return ""
     placed, general = [], []
     for parameter, by_group in parameters.items():
         where: dict[str, list[str]] = {}
         for group, value in by_group.items():
-            acts = value != "none" and not (group and not isinstance(value, bool) and value in _NEUTRAL[parameter])
-            if acts:
+            is_guessed = group and not isinstance(value, bool) and value in _NEUTRAL[parameter]
+            is_neutral = value == neutral.get(_name(method, parameter, group))
+            if value != "none" and not is_guessed and not is_neutral:
                 where.setdefault(_value(value), []).append(group)
         for value, groups in where.items():
             if groups == [""]:
@@ -207,6 +226,10 @@ def _method(method: str, parameters: Mapping[str, Mapping[str, Any]]) -> str:
         grouped = any(group for by_group in parameters.values() for group in by_group)
         return "" if grouped or not general else f"{method} {', '.join(general)}"
     return f"{method} {', '.join(placed)}" + (f" ({', '.join(general)})" if general else "")
+
+
+def _name(method: str, parameter: str, group: str) -> str:
+    return ".".join(part for part in (method, parameter, group) if part)
 
 
 def _pruned(values: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ are an interface.
     unlabelled: in a run with training images without labels {train: count, classes: count}, and
         held_out and classes_seen as above
     plugins: {applied: [names], refused: {name: [reasons]}, broken: {name: reason}}
+    neutral: value by name of parameters of methods, where it leaves the network unchanged
     float_layers: names of layers of the baseline that cannot be quantized
     tap_crop: effect of the tap crop alone on the file of the float baseline: {layers, weights,
         macs: counts; size_ratio, latency_ratio, latency_ratio_low, latency_ratio_high}; empty where

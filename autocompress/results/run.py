@@ -187,6 +187,11 @@ class SearchResult:
         return self.choices().get(TRADE)
 
     @property
+    def neutral(self) -> dict[str, Any]:
+        """The values of parameters that leave the network unchanged, by name; those of methods."""
+        return dict(self.summary.get("neutral") or {})
+
+    @property
     def is_interrupted(self) -> bool:
         """Whether Ctrl-C ended the search, so that the front was not measured again or tested."""
         return self.summary.get("ended") == INTERRUPTED

@@ -321,6 +321,7 @@ class Closing:
             "notes": list(splits.notes),
             "baseline": _only(FRONT_COLUMNS, self.baseline),
             "environment": environments[0] if environments else {},
+            "neutral": dict(self.opened.neutral()),
             "float_layers": self.opened.float_layers(),
             "tap_crop": dict(self._crop),
             "placement": self.opened.placement(),

@@ -72,6 +72,9 @@ class SearchableJob(Protocol):
     def float_layers(self) -> list[str]:
         """The layers of the baseline that cannot be quantized."""
 
+    def neutral(self) -> Mapping[str, Value]:
+        """Values that leave the network unchanged, by name of a parameter of a method."""
+
     def placement(self) -> list[dict[str, Any]]:
         """Times of the baseline's regions in float and in integers; empty if not measured."""
 

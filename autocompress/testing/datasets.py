@@ -44,7 +44,8 @@ def check_dataset(provider: DatasetProvider, spec: str | None = None) -> None:
                 report.check(_check_images, role, own, first)
                 report.check(_check_again, role, own, again)
         report.check(_check_apart, first)
-        report.check(_check_classes, first)
+        for role in ("val", "test"):
+            report.check(_check_classes, role, first)
     elif not report.rules:
         report.rules.append("load must return a Source")
     preview = report.check(provider.open, spec, LoadOptions(preview=True))
@@ -141,19 +142,15 @@ def _hashes(split: Split) -> set[bytes]:
     return found
 
 
-def _check_classes(source: Source) -> None:
+def _check_classes(role: str, source: Source) -> None:
     """What is judged must be of the classes that are trained."""
-    if source.train is None or not source.labelled:
+    split = getattr(source, role)
+    if source.train is None or split is None or not source.labelled:
         return
-    trained = set(source.train.labels().unique().tolist())
-    for role in ("val", "test"):
-        split = getattr(source, role)
-        if split is None:
-            continue
-        classes = set(split.labels().unique().tolist())
-        unknown = sorted(classes - trained)
-        require(not unknown, f"{role} has classes of which train has no image ({unknown[:5]}): split each class alike")
-        require(len(classes) > 1, f"{role} has images of one class only: split each class alike, or shuffle first")
+    classes = set(split.labels().unique().tolist())
+    unknown = sorted(classes - set(source.train.labels().unique().tolist()))
+    require(not unknown, f"{role} has classes of which train has no image ({unknown[:5]}): split each class alike")
+    require(len(classes) > 1, f"{role} has images of one class only: split each class alike, or shuffle first")
 
 
 def _check_preview(whole: Source, preview: Source) -> None:

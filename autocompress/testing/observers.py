@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from autocompress.contract import Manager
 from autocompress.contract.registration import reason
 from autocompress.job import Job
@@ -90,9 +92,13 @@ def _row(number: int, status: str) -> dict[str, Any]:
 
 def _result(job: Job, rows: list[dict[str, Any]]) -> SearchResult:
     baseline = {**COMPLETE, "status": "baseline", "accuracy": 92.0, "accuracy_drop": 0.0, "latency_ratio": 1.0}
-    front = frame([baseline, *(row for row in rows if row["status"] == "complete")], FRONT_COLUMNS)
+    front = _frame([baseline, *(row for row in rows if row["status"] == "complete")], FRONT_COLUMNS)
     summary = {"baseline": baseline, "hypervolume": 0.4} if rows else {"baseline": baseline}
-    return SearchResult(job.folder, job.model_dump(mode="json"), frame(rows, COLUMNS), front, summary)
+    return SearchResult(job.folder, job.model_dump(mode="json"), _frame(rows, COLUMNS), front, summary)
+
+
+def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
+    return frame([{name: value for name, value in row.items() if name in columns} for row in rows], columns)
 
 
 def _check_unchanged(hook: str, before: Any, after: Any) -> None:

@@ -42,11 +42,12 @@ class Guarded(BaseSampler):
 
     def __init__(self, sampler: Sampler, job: Job, seed: int) -> None:
         self._name = sampler.name
-        self._random: BaseSampler = RandomSampler(seed=seed)
+        self._random = RandomSampler(seed=seed)
         self._told: set[str] = set()
-        self._own: BaseSampler = self._try("make", lambda: self._made(sampler, job, seed), self._random)
+        made = self._try("make", lambda: self._made(sampler, job, seed), None)
+        self._own: BaseSampler = self._random if made is None else made
 
-    def _made(self, sampler: Sampler, job: Job, seed: int) -> BaseSampler:
+    def _made(self, sampler: Sampler, job: Job, seed: int) -> BaseSampler | None:
         made = sampler.make(job, seed)
         if not isinstance(made, BaseSampler):
             raise TypeError(f"make must return an Optuna sampler, not {type(made).__name__}")
