@@ -57,9 +57,9 @@ def check_device(device: Device, model: nn.Module | None = None, config: DeviceC
             report.check(_check_open, device, deployable, config)
             report.check(_check_refusal, device, deployable, config, Path(folder))
         report.check(_check_measured, device, deployable, config)
-    rule = "a device must not change the model"
-    report.check(require, same_tensors(fingerprint(model), before), rule)
-    report.check(check_untouched, model, original, rule)
+    kept = "a device must not change the model"
+    report.check(require, same_tensors(fingerprint(model), before), kept)
+    report.check(check_untouched, model, original, kept)
     changed = ", ".join(name for name, value in _process().items() if value != process[name])
     report.check(
         require, not changed, f"a device must leave settings of the process as they are, but changes {changed}"

@@ -13,7 +13,7 @@ from autocompress.data import Split
 from autocompress.testing.example import example_context, example_model
 from autocompress.testing.networks import check_untouched
 from autocompress.testing.rules import Report, fingerprint, other_draws, require, same_tensors
-from autocompress.testing.spaces import ask, by_rule
+from autocompress.testing.spaces import brief_recipe
 
 SEEDS = ((1, 0), (2, 0), (1, 1))
 """(of the global generators, ``context.seed``) for each set that is made."""
@@ -25,13 +25,13 @@ def check_source(method: DataSource, model: nn.Module | None = None, params: Par
     Args:
         method: the source.
         model: the teacher; the example model by default. It is not changed.
-        params: one point of its space; the defaults by default.
+        params: one point of its space; by default the defaults, with few images and iterations.
 
     Raises:
         ContractViolation: with every rule that is broken.
     """
     model = model if model is not None else example_model()
-    params = params if params is not None else ask(method, model, by_rule("default"))[0]
+    params = params if params is not None else brief_recipe(method, model)
     report = Report()
     first, second, other = (report.check(_made, report, method, model, params, *seeds) for seeds in SEEDS)
     if first is None or second is None:

@@ -17,6 +17,8 @@ from autocompress.testing.networks import other_weights
 from autocompress.testing.rules import fingerprint, require, same_tensors, through_json
 
 RANDOM_RECIPES = 8
+BRIEF = 12
+"""Most images, iterations and the like of the recipe by which a data source is checked."""
 
 
 def by_rule(rule: str) -> Chooser:
@@ -97,6 +99,25 @@ def named_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, Sp
                 yield ask(method, model, by_rule("default"), {name: value})
             except InvalidRecipe:
                 continue
+
+
+def brief_recipe(method: Method, model: nn.Module) -> Params:
+    """The defaults, with smaller whole numbers where only a job would change them.
+
+    These are counts of images and iterations, with whose defaults a data source takes minutes.
+    """
+    params, space = ask(method, model, by_rule("default"))
+    limits: dict[str, Value] = {}
+    for name, value in space.chosen.items():
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if not is_number or value <= BRIEF or len(space.asked[name].choices) != 1:
+            continue
+        try:
+            params, _ = ask(method, model, by_rule("default"), {**limits, name: BRIEF})
+        except (InvalidRecipe, ValueError):  # it is outside of the range
+            continue
+        limits[name] = BRIEF
+    return params
 
 
 def check_identity(method: Method) -> None:

@@ -15,7 +15,7 @@ from autocompress.testing.pruners import check_pruner
 from autocompress.testing.quantizers import check_quantizer
 from autocompress.testing.rules import Report
 from autocompress.testing.sources import check_source
-from autocompress.testing.spaces import check_identity, check_refusals, check_space
+from autocompress.testing.spaces import brief_recipe, check_identity, check_refusals, check_space
 from autocompress.testing.transforms import check_transform
 
 KINDS: tuple[tuple[type, Callable[..., None]], ...] = (
@@ -36,7 +36,8 @@ def check_method(
         model: from ``autocompress.models``. It is not changed. By default a small ResNet; defaults
             of transforms and pruners are then tried on two other families too.
         job: for ``check``; by default a job that names the model.
-        params: one point of its space; the defaults by default.
+        params: one point of its space; the defaults by default, and for data sources those with few
+            images and iterations.
 
     Raises:
         ContractViolation: with every rule that is broken, and a hint for each.
@@ -48,6 +49,8 @@ def check_method(
     report.check(check_identity, method)
     report.check(check_refusals, method, model, job if job is not None else example_job())
     report.check(check_space, method, model)
+    if params is None and isinstance(method, DataSource):
+        params = report.check(brief_recipe, method, model)
     for kind, check in KINDS:
         if isinstance(method, kind):
             report.check(check, method, model, params)
