@@ -38,6 +38,7 @@ SMALL = {
     "cluster": ["--parts", "speed", "--trials", "5", "--most-nodes", "1"],
     "cluster_simulation": ["--workers", "20", "--trials", "60", "--every", "30", "--folder", "simulated"],
     "demo": ["--job", "job.yaml"],
+    "conformance": ["--methods", "magnitude"],
     "compute": ["--models", "test_resnet:32", "--rounds", "2"],
     "few_bits": ["--rows", "1", "4", "--shapes", "64x32", "--seconds", "0.1"],
     "front_without_search": [

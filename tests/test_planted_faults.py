@@ -37,8 +37,9 @@ from autocompress.contract import (
     Transform,
     hookimpl,
 )
-from autocompress.data import DataInfo, Source, TensorSplit
-from autocompress.job import DeviceConfig
+from autocompress.data import DataInfo, Source, TensorSplit, load
+from autocompress.errors import UserError
+from autocompress.job import DataConfig, DeviceConfig
 from autocompress.testing import (
     ContractViolation,
     check_dataset,
@@ -162,14 +163,49 @@ def test_a_device_that_runs_nothing_is_refused_at_registration() -> None:
     class Wrong(Runtime):
         name, Options = "wrong", dict  # type: ignore[assignment]
 
-    plugin = SimpleNamespace(autocompress_devices=hookimpl(lambda: [Nothing(), Half(), Wrong(), Runtime()]))
+    class Greedy(Runtime):
+        name = "greedy"
+
+        def named(self, name: str) -> Device | None:
+            return self
+
+    devices = [Nothing(), Half(), Wrong(), Greedy(), Runtime()]
+    plugin = SimpleNamespace(autocompress_devices=hookimpl(lambda: devices))
     found = Manager([plugin], entry_points=False)
     assert [device.name for device in found.devices()] == ["example"]
     assert [broken.reason for broken in found.broken] == [
         "the device 'nothing' has no method open, by which models are run",
         "the device 'half' has no method compare, by which costs are computed",
         "the device 'wrong' has <class 'dict'> as Options: it must be a pydantic model, the class itself",
+        f"the device 'greedy' gives {devices[3]!r} in named for a name that is not its own, not None",
     ]
+
+
+def test_a_data_set_whose_claims_raise_takes_no_other_away() -> None:
+    class Raises(Noise):
+        name = "raises"
+
+        def claims(self, spec: str) -> bool:
+            return spec[99] == "x"
+
+    plugin = SimpleNamespace(autocompress_datasets=hookimpl(lambda: [Raises(), Noise()]))
+    found = Manager([plugin], entry_points=False)
+    assert [one.name for one in found.datasets()] == ["example"]
+    assert found.broken[0].reason == "the data set 'raises' raises in claims: IndexError: string index out of range"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("raise", "cannot be loaded: KeyError: 'lost'"), ("none", "gives a NoneType, not a Source")]
+)
+def test_a_data_set_that_cannot_be_loaded_is_named(fault: str, words: str) -> None:
+    class Breaks(Noise):
+        def load(self, spec: str) -> Source:
+            if fault == "raise":
+                raise KeyError("lost")
+            return None  # type: ignore[return-value]
+
+    with pytest.raises(UserError, match=f"the data set 'example' {words}"):
+        load(DataConfig(train="example", val="example", test="example"), [Breaks()])
 
 
 # --- data sets ------------------------------------------------------------------------------------

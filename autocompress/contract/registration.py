@@ -27,6 +27,8 @@ NAME = re.compile(r"[A-Za-z][\w-]*")
 """Allowed names of methods. A name is used before a dot, before a colon, and in lists."""
 COMMAND = re.compile(r"[a-z][a-z0-9-]*")
 """Allowed names of sub-commands."""
+UNKNOWN = "a name of nothing"
+"""What no data set and no device is called."""
 CLOSE = 0.75
 """Similarity (``difflib``) to the name of a hook above which a function is a misspelt hook."""
 
@@ -152,6 +154,8 @@ def check_item(hook: str, item: object, kind: type) -> None:
         _check_method(item)
     if isinstance(item, Device):
         _check_device(item, f"the device '{name}'")
+    if isinstance(item, DatasetProvider):
+        _check_lookup(item, "claims", False, f"the data set '{name}'")
     if isinstance(item, Sampler):
         for attribute in ("learns_from_pruned", "sees_the_last"):
             _check_flag(item, attribute, f"the sampler '{name}'")
@@ -215,7 +219,18 @@ def _check_flag(item: object, attribute: str, subject: str) -> None:
         raise InvalidPlugin(f"{subject} has {value!r} as {attribute}: it must be True or False")
 
 
+def _check_lookup(item: Any, function: str, expected: object, subject: str) -> None:
+    """Refuses what would break or take the names of all others: each is asked about every name."""
+    try:
+        answer = getattr(item, function)(UNKNOWN)
+    except Exception as error:
+        raise InvalidPlugin(f"{subject} raises in {function}: {reason(error)}") from error
+    if answer is not expected:
+        raise InvalidPlugin(f"{subject} gives {answer!r} in {function} for a name that is not its own, not {expected}")
+
+
 def _check_device(device: Device, subject: str) -> None:
+    _check_lookup(device, "named", None, subject)
     for attribute in ("measures", "formats"):
         _check_texts(device, attribute, subject)
     for attribute in ("deterministic", "is_local"):

@@ -100,8 +100,22 @@ def _opened(
     sources = {}
     for word in dict.fromkeys(words.values()):
         options = LoadOptions(word == words.get("train"), config.exif, preview, skips=config.skip_unreadable > 0)
-        sources[word] = _provider(word, providers).open(word, options)
+        sources[word] = _source(_provider(word, providers), word, options)
     return sources
+
+
+def _source(provider: DatasetProvider, word: str, options: LoadOptions) -> Source:
+    """The data set called ``word``; faults of a plugin are errors that name it."""
+    try:
+        found = provider.open(word, options)
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"the data set '{word}' cannot be loaded: {type(error).__name__}: {text}") from error
+    if not isinstance(found, Source):
+        raise UserError(f"the data set '{word}' gives a {type(found).__name__}, not a Source", "see docs/plugins.md")
+    return found
 
 
 def _read_by(split: Split, readers: Readers | None) -> Split:

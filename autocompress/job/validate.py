@@ -111,7 +111,7 @@ def _check_device(job: Job, manager: Plugins) -> None:
         raise job.source.error("device", f"cannot be '{device.name}', which does not measure latency", hint)
     _check_options(job, device)
     _check_also(job, devices)
-    reasons = device.check(job.device)
+    reasons = _reasons(device, job.device)
     if reasons:
         raise job.source.error("device", f"cannot be used here: {'; '.join(reasons)}")
     gives = set(device.measures)
@@ -122,7 +122,7 @@ def _check_device(job: Job, manager: Plugins) -> None:
         if "energy" not in model.measures:
             hint = f"to get latency from it, write device: {model.name}"
             raise job.source.error("cost_model", f"cannot be '{job.cost_model}', which does not give energy", hint)
-        if reasons := model.check(job.device):
+        if reasons := _reasons(model, job.device):
             raise job.source.error("cost_model", f"cannot be used here: {'; '.join(reasons)}")
         gives.add("energy")
     for quantity in ("energy", "latency"):
@@ -151,7 +151,7 @@ def _check_also(job: Job, devices: Sequence[Any]) -> None:
         if "latency" not in device.measures:
             raise job.source.error("also", f"cannot have '{device.name}', which does not measure latency")
         _check_options(job, device, config, "also")
-        if reasons := device.check(config):
+        if reasons := _reasons(device, config):
             raise job.source.error("also", f"cannot have '{device.name}' here: {'; '.join(reasons)}")
 
 
@@ -167,6 +167,15 @@ def _check_options(job: Job, device: Any, config: DeviceConfig | None = None, ke
         unknown = first["type"] == "extra_forbidden"
         text = "is not an option of the device" if unknown else f"is wrong: {first['msg']}"
         raise job.source.error(key, text, hint) from None
+
+
+def _reasons(device: Any, config: DeviceConfig) -> list[str]:
+    """Reasons against a device; a check that raises is one."""
+    try:
+        found: list[str] = device.check(config)
+    except Exception as error:
+        return [f"its check raised {type(error).__name__}: {' '.join(str(error).split())}"]
+    return found
 
 
 def _named(name: str, devices: Sequence[Any]) -> Any | None:
