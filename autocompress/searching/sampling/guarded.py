@@ -15,7 +15,9 @@ from autocompress.compat.optuna import holds
 from autocompress.contract import Sampler
 from autocompress.contract.registration import reason
 from autocompress.errors import Terminated
+from autocompress.files import is_full_disk
 from autocompress.job import Job
+from autocompress.searching.storing.outages import StudyAway
 
 log = logging.getLogger("autocompress.search")
 Found = TypeVar("Found")
@@ -103,9 +105,11 @@ class Guarded(BaseSampler):
     def _try(self, what: str, ask: Callable[[], Found], otherwise: Found) -> Found:
         try:
             return ask()
-        except Terminated:
+        except (Terminated, StudyAway):  # of the search, not of the sampler
             raise
         except (Exception, SystemExit) as error:
+            if is_full_disk(error):  # the study is on it
+                raise
             self._tell(what, reason(error))
             return otherwise
 
