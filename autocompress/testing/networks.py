@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from autocompress.testing.rules import Report, require
+from autocompress.testing.rules import ContractViolation, Report, require
 
 HOOKS = (
     "_forward_hooks",
@@ -26,9 +26,13 @@ RESCALED = 1e-3
 
 def check_untouched(network: nn.Module, original: nn.Module, rule: str) -> None:
     """Checks modes, gradients and hooks of a network that a plugin may only read."""
-    require(not any(module.training for module in network.modules()), f"{rule}: it is left in training mode")
-    require(_hooks(network) == _hooks(original), f"{rule}: hooks are left on it; remove each one that you register")
-    require(_trainable(network) == _trainable(original), f"{rule}: requires_grad of a parameter was changed")
+    is_kept = {
+        "it is left in training mode": not any(module.training for module in network.modules()),
+        "hooks are left on it; remove each one that you register": _hooks(network) == _hooks(original),
+        "requires_grad of a parameter was changed": _trainable(network) == _trainable(original),
+    }
+    if broken := [f"{rule}: {text}" for text, holds in is_kept.items() if not holds]:
+        raise ContractViolation(*broken)
 
 
 def check_mode(network: nn.Module, given: nn.Module, rule: str) -> None:

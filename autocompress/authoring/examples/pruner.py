@@ -22,7 +22,7 @@ class Example(Pruner):
             weight = context.model.get_parameter(f"{layer}.weight")
             norms = weight.detach().flatten(1).norm(dim=1)
             for channel, rows in enumerate(index):
-                scores[channel] += float(norms[rows].sum())
+                scores[channel] += float(norms[list(rows)].sum())
         return coupling.ranked(scores)
 
 
