@@ -98,6 +98,7 @@ class Careless(Runtime):
         return lambda: session.run(None, {session.get_inputs()[0].name: images})
 
 
+@pytest.mark.slow
 def test_mistakes_of_a_device_are_told_at_once(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CARELESS", raising=False)
     text = told(check_device, Careless(), model)
@@ -140,6 +141,7 @@ class Trains(Runtime):
         return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("device", "rules"),
     [
