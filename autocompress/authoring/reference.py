@@ -64,7 +64,7 @@ def examples() -> str:
         code = resources.files("autocompress.authoring.examples").joinpath(f"{kind}.py").read_text(encoding="utf-8")
         title = ast.get_docstring(ast.parse(code)) or ""
         body = code.partition('"""\n\n')[2]
-        parts.append(f"## {kind}\n\n{title}\n\n```python\n{body}```\n")
+        parts.append(f"## {kind}\n\n{title}\n\n<!-- run by: tests/test_authoring.py -->\n```python\n{body}```\n")
     return "\n".join(parts)
 
 
@@ -120,7 +120,7 @@ def _function(name: str, function: Any, level: str, of: type | None = None) -> s
     is_property = of is not None and isinstance(vars(of).get(name), property | cached_property)
     abstract = " (to implement)" if getattr(function, "__isabstractmethod__", False) else ""
     title = name if of is None else f"{of.__name__}.{name}"
-    signature = "" if is_property else f"\n`{name}{_signature(target)}`\n"
+    signature = "" if is_property else f"\n    {name}{_signature(target)}\n"
     return f"{level} {title}{abstract}\n{signature}\n{_documentation(function)}\n"
 
 

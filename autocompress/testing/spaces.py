@@ -109,8 +109,9 @@ def brief_recipe(method: Method, model: nn.Module) -> Params:
     params, space = ask(method, model, by_rule("default"))
     limits: dict[str, Value] = {}
     for name, value in space.chosen.items():
-        is_number = isinstance(value, int) and not isinstance(value, bool)
-        if not is_number or value <= BRIEF or len(space.asked[name].choices) != 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value <= BRIEF:
+            continue
+        if len(space.asked[name].choices) != 1:  # a search draws it
             continue
         try:
             params, _ = ask(method, model, by_rule("default"), {**limits, name: BRIEF})
