@@ -34,6 +34,7 @@ NAMES = [
     ("ray._raylet", "AuthenticationTokenLoader.instance"),
     ("ray._raylet", "Config.initialize"),
     ("ray._raylet", "GcsClient"),
+    ("optuna.distributions", "BaseDistribution._contains"),
     ("optuna.samplers", "TPESampler._get_internal_repr"),
     ("timm.models._hub", "load_model_config_from_hf"),
     ("timm.models._hub", "load_model_config_from_path"),
