@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import torch
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from cli_here import Commands
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 CLUSTER_PROCESSORS = 2
+
+settings.register_profile("any machine", deadline=None)  # an example may take long on a busy one
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

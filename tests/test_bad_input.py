@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from patience import patient
 from PIL import Image
 
 from autocompress.cli import main
@@ -248,7 +249,9 @@ def test_it_is_one_sentence(case: Case, monkeypatch: pytest.MonkeyPatch, capsys:
 def test_it_is_one_sentence_of_the_real_command(case: Case) -> None:
     prepare, message = case
     command = [sys.executable, "-m", "autocompress.cli", *arguments(prepare)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=dict(os.environ))
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=patient(120), env=dict(os.environ)
+    )
     check(done.returncode, done.stderr, message)
 
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from cli_here import Commands
 from example_run import write_run
+from patience import patient
 from test_compare_files import write_model
 from test_delivery import HOSTILE, edit_job, write_pictures
 
@@ -245,7 +246,12 @@ def test_the_workflow_of_the_docs_gates_a_pull_request(repository: Path, small_r
         path = os.pathsep.join([str(repository / "bin"), os.environ["PATH"]])
         environment = {**os.environ, "PATH": path, "GITHUB_STEP_SUMMARY": str(summary)}
         done = subprocess.run(
-            ["bash", "-e", "-c", step], cwd=repository, env=environment, capture_output=True, text=True, timeout=120
+            ["bash", "-e", "-c", step],
+            cwd=repository,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=patient(120),
         )
         return done.returncode, summary.read_text()
 

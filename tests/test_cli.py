@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from example_run import example_rows, write_run
+from patience import patient
 from rich.console import Console
 from rich.live import Live
 from torch import nn
@@ -30,7 +31,7 @@ def autocompress(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process of its own."""
     environment = {**os.environ, "COLUMNS": "120", "TERMINAL_WIDTH": "120", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "autocompress.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=patient(300))
 
 
 def refused(*arguments: str | Path) -> str:

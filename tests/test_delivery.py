@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from cli_here import Commands
+from patience import patient
 from PIL import Image
 
 import autocompress
@@ -42,7 +43,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def alone(script: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs the script where little but onnxruntime, numpy and Pillow can be imported."""
     command = [sys.executable, "-I", "-c", ALONE, str(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=patient(120))
 
 
 @pytest.fixture(scope="module")

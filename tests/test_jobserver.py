@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from cli_here import Commands
+from patience import Patience
 
 from autocompress.job import load_job
 from autocompress.submission import parcel
@@ -151,8 +152,8 @@ def head() -> Iterator[Head]:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    patience = Patience(120)
+    while not patience.is_over and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return

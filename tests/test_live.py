@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from cli_here import Commands
 from example_run import BASELINE, write_run
+from patience import Patience, patient
 from test_delivery import HOSTILE
 from toy_search import offer_toy_device, open_toy, toy_job
 
@@ -233,14 +234,14 @@ def test_watch_draws_on_a_terminal_and_survives_its_closing(running: Path) -> No
         command, stdout=follower, stderr=subprocess.PIPE, env=environment, start_new_session=True
     )
     os.close(follower)
-    text, deadline = "", time.monotonic() + 60
-    while "hypervolume" not in text and time.monotonic() < deadline:
+    text, patience = "", Patience(60)
+    while "hypervolume" not in text and not patience.is_over:
         text += os.read(leader, 65536).decode(errors="replace")
     assert "hypervolume 0.250" in text
     os.close(leader)  # the terminal is closed half-way
     write_status(running, replace(LIVING, phase=OVER))
     try:
-        _, errors = watching.communicate(timeout=60)
+        _, errors = watching.communicate(timeout=patient(60))
     finally:
         watching.kill()
     assert b"Traceback" not in errors
@@ -276,7 +277,9 @@ def test_show_loads_no_more_than_it_needs(tmp_path: Path) -> None:
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print(*sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=patient(120)
+    )
     loaded = done.stdout.splitlines()[-1].split()
     assert "pandas" in loaded
     assert not {"scipy.stats", "torch", "ray", "matplotlib", "onnxruntime"} & set(loaded)

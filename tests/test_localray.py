@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import patient
 from test_stopping import SEARCH
 from toy_search import offer_toy_device, open_toy, toy_job
 
@@ -160,7 +161,7 @@ def test_a_cluster_is_reached_from_this_machine_alone_and_leaves_nothing(tmp_pat
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=patient(300),
     )
     assert done.returncode == 0, done.stderr
     *clusters, rest = json.loads(done.stdout.splitlines()[-1])
@@ -194,7 +195,7 @@ def test_a_search_on_a_machine_that_lacks_much(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(long), "HOME": "/proc/no-home"}
     environment.pop("XDG_RUNTIME_DIR", None)
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=patient(300)
     )
     assert done.returncode == 0, done.stderr
     assert "[2/2]" in done.stdout

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from patience import Patience
 
 from autocompress.devices.lock import MachineLock
 from autocompress.locks import machine_files
@@ -65,9 +66,9 @@ class Log:
         return sorted(((word, int(pid), float(at)) for word, pid, at in fields), key=lambda line: line[2])
 
     def wait_for(self, word: str, count: int = 1) -> None:
-        give_up = time.monotonic() + 30
+        patience = Patience(30)
         while sum(line[0] == word for line in self.lines()) < count:
-            assert time.monotonic() < give_up, f"no '{word}' in {self.lines()}"
+            assert not patience.is_over, f"no '{word}' in {self.lines()}"
             time.sleep(0.01)
 
 
@@ -176,9 +177,9 @@ def test_a_killed_waiter_is_forgotten(start: Start, log: Log, tmp_path: Path) ->
     mine = MachineLock(tmp_path)
     with mine.shared():
         waiting = start(MEASURE, "1")
-        give_up = time.monotonic() + 30
+        patience = Patience(30)
         while not mine._somebody_waits():
-            assert time.monotonic() < give_up
+            assert not patience.is_over
             time.sleep(0.01)
         waiting.kill()
         waiting.wait()

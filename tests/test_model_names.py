@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import timm
+from patience import patient
 from timm.models import _registry
 
 from autocompress.contract import Manager
@@ -46,7 +47,9 @@ def told(model: str) -> str:
         "    print(error)\n"
         "assert not {'timm', 'torch'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=patient(120), check=True
+    )
     return done.stdout.strip()
 
 
@@ -74,7 +77,9 @@ def test_a_model_that_the_user_registered_is_not_refused() -> None:
 def test_commands_answer_a_wrong_model_before_torch_is_imported() -> None:
     for command in (["search", "--data", "digits"], ["plugins"], ["synthesize", "--pretrained", "--out", "x"]):
         arguments = ["-X", "importtime", "-m", "autocompress.cli", *command, "--model", "resnt18"]
-        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, timeout=patient(120), check=False
+        )
         assert done.returncode == 2
         last = done.stderr.splitlines()[-1]
         assert last.startswith("error: --model names no timm model: 'resnt18' (did you mean 'resnet18'")
@@ -90,7 +95,9 @@ def test_the_function_answers_a_wrong_model_before_ray_is_imported() -> None:
         "    print(error)\n"
         "assert not {'ray', 'torch', 'timm'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=patient(120), check=True
+    )
     assert "did you mean 'resnet18'" in done.stdout
 
 
@@ -124,7 +131,7 @@ def test_other_wrong_names_are_told_without_importing_torch(flags: list[str], se
         "finally:\n"
         "    assert not {'timm', 'torch'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patient(120))
     assert done.returncode == 2
     assert sentence in done.stderr
 

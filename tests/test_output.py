@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from example_run import write_run
+from patience import patient
 from rich.console import Console
 from toy_search import offer_toy_device, open_toy
 from typer.testing import CliRunner
@@ -50,7 +51,11 @@ def shell(line: str, folder: Path, **environment: str) -> tuple[subprocess.Compl
     end = folder / "end.txt"
     given = {"RUN": f"{sys.executable} {folder / 'script.py'} {end}", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     done = subprocess.run(
-        ["bash", "-c", line], env={**os.environ, **given, **environment}, capture_output=True, check=False, timeout=120
+        ["bash", "-c", line],
+        env={**os.environ, **given, **environment},
+        capture_output=True,
+        check=False,
+        timeout=patient(120),
     )
     return done, end.exists() and end.read_text() == "the end"
 

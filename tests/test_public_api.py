@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import patient
 
 import autocompress
 from autocompress.searching.study import Study
@@ -21,7 +22,9 @@ PUBLIC = (
 
 def fresh(code: str) -> str:
     """What ``code`` prints in a new process."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=patient(120)
+    )
     return done.stdout.strip()
 
 
@@ -80,6 +83,6 @@ def test_start_up_is_quick(arguments: list[str], seconds: float) -> None:
 def cpu_seconds(arguments: list[str]) -> float:
     """Processor time of a new Python."""
     before = os.times()
-    subprocess.run([sys.executable, *arguments], capture_output=True, check=True, timeout=120)
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True, timeout=patient(120))
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system

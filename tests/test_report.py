@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from example_run import JOB, example_rows, write_run
+from patience import patient
 from rich.console import Console
 
 from autocompress import results
@@ -59,7 +60,7 @@ def rendered(page: Path, profile: Path, script: str = "") -> str:
     quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     quiet += " --disable-component-update --disable-sync --enable-logging=stderr --window-size=1300,2000"
     command = [str(BROWSER), *quiet.split(), f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=patient(120), check=True)
     assert "Uncaught" not in done.stderr, done.stderr
     assert "Content Security Policy" not in done.stderr, done.stderr
     return done.stdout

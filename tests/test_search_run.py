@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import Patience, patient
 from rich.console import Console
 from rich.live import Live
 from toy_search import OpenedToy, offer_toy_device, open_toy, toy_job
@@ -209,7 +210,7 @@ def test_ctrl_c_leaves_the_front_so_far(tmp_path: Path) -> None:
     try:
         wait_for(lambda: len(trials.read_text().splitlines()) >= 4, trials)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=90) == 0
+        assert process.wait(timeout=patient(90)) == 0
     finally:
         process.kill()
     found = results.read(tmp_path / "toy")
@@ -239,9 +240,9 @@ def start_toy_search(folder: Path, trials: int, seconds: float, **settings: Any)
 
 def wait_for(condition: Any, file: Path, seconds: float = 300) -> None:
     """Returns once ``file`` is there and ``condition`` holds."""
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds)
     while not (file.exists() and condition()):
-        assert time.monotonic() < deadline, f"{file} is still not as wanted"
+        assert not patience.is_over, f"{file} is still not as wanted"
         time.sleep(0.05)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
+from patience import patient
 
 from autocompress.data import TensorSplit
 from autocompress.opened.job import OpenedJob
@@ -97,7 +98,7 @@ def test_a_stock_runtime_gives_the_accuracy_that_was_scored(
         str(file),
         *(str(tmp_path / f"{n}.npy") for n in ("images", "labels")),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patient(120), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["labels"] == labels

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from patience import Patience
 from toy_forks import ForkServer
 
 from autocompress import results
@@ -34,10 +35,10 @@ class Toy:
 
     def until(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
         """Waits until ``condition`` holds."""
-        deadline = time.monotonic() + seconds
+        patience = Patience(seconds)
         while not condition():
             assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.said}"
-            assert time.monotonic() < deadline, self.said
+            assert not patience.is_over, self.said
             time.sleep(0.05)
 
     def until_rows(self, count: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from example_run import example_rows, write_run
+from patience import Patience
 from toy_search import offer_toy_device, open_toy, toy_job
 
 import autocompress_trackers as trackers
@@ -220,8 +221,8 @@ def test_weights_and_biases_offline(job: Job, finished: SearchResult, monkeypatc
     send(job, finished)
     wandb.teardown()  # its service writes the file in a process of its own
     (file,) = job.folder.glob("wandb/offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 60
-    while b"hypervolume" not in file.read_bytes() and time.monotonic() < deadline:
+    patience = Patience(60)
+    while b"hypervolume" not in file.read_bytes() and not patience.is_over:
         time.sleep(0.1)
     assert b"latency_ratio" in file.read_bytes()
     assert b"hypervolume" in file.read_bytes()

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from patience import patient
 
 from autocompress import watchdog
 
@@ -22,7 +23,9 @@ def run(body: str, dump: Path) -> subprocess.CompletedProcess[str]:
     script = "import time\nfrom autocompress import watchdog\n"
     script += f"with open({str(dump)!r}, 'w') as file, watchdog.watched({LIMIT}, file):\n"
     script += textwrap.indent(textwrap.dedent(body), "    ") + "\nprint('finished')\n"
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=patient(30)
+    )
 
 
 def test_what_is_prepared_costs_no_time_and_a_hang_still_ends(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from patience import Patience
+
 LOADED_LATE = ("autocompress.report", "autocompress.searching", "matplotlib.pyplot", "rich.live")
 """What a search imports on the way."""
 
@@ -38,9 +40,9 @@ class ForkedProcess:
 
     def wait(self, timeout: float = 60.0) -> int:
         """Waits for its end."""
-        deadline = time.monotonic() + timeout
+        patience = Patience(timeout)
         while (code := self.poll()) is None:
-            assert time.monotonic() < deadline, f"it has not ended within {timeout} s"
+            assert not patience.is_over, f"it has not ended within {timeout} s"
             time.sleep(0.01)
         return code
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from patience import Patience
 from toy_search import offer_toy_device, toy_job
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -84,9 +85,9 @@ class Run:
 
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 150) -> Any:
         """Waits; a busy machine needs a minute to start a worker on both nodes."""
-        deadline = time.monotonic() + seconds
+        patience = Patience(seconds)
         while not (found := condition()):
-            assert time.monotonic() < deadline, f"{what}: {self.log()}"
+            assert not patience.is_over, f"{what}: {self.log()}"
             assert self.driver.poll() in (None, 0), self.log()
             time.sleep(0.05)
         return found

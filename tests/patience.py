@@ -1,0 +1,29 @@
+"""Time limits of tests that wait for other processes: a busy machine gets more time."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from autocompress.processors import usable_processors
+
+
+def patient(seconds: float) -> float:
+    """``seconds``, times the processes that want to run for each processor.
+
+    For waits that end early where all is well. A test that judges time is marked ``timing``.
+    """
+    waiting = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return seconds * max(1.0, waiting / usable_processors())
+
+
+class Patience:
+    """A time limit that grows with the load while a test waits."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._began = seconds, time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the limit has passed."""
+        return time.monotonic() - self._began > patient(self._seconds)
