@@ -91,13 +91,13 @@ def test_frozen_statistics_of_other_data_are_no_proof(tmp_path: Path) -> None:
     assert note(described(model.eval(), SIZE, 10), prepared(*own), tmp_path) == ""
 
 
-@pytest.mark.slow
 def said(*arguments: str) -> str:
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     return str(done.output)
 
 
+@pytest.mark.slow
 def test_a_search_and_similarity_say_so(tmp_path: Path) -> None:
     job = load_job(model="test_resnet", data="digits", name="test", methods=["quantize"])
     splits = data.load(job.data, **models.preprocessing(job))
