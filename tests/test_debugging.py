@@ -184,7 +184,9 @@ def test_the_command_prints_a_table_or_json(small_run: Path, commands: Commands)
 def test_what_cannot_be_debugged_is_told(small_run: Path, tmp_path: Path, commands: Commands) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
+    (run / "artifacts" / "1").rename(run / "artifacts" / "1-rung1")  # of a recipe that was trained further
     assert "trials with a model: 0, 1" in commands("debug", run, "--trial", "7", code=2)
+    assert "trial 1 on 4 validation images" in commands("debug", run, "--trial", "1", "--images", "4")
     assert "is not a run" in commands("debug", tmp_path, code=2)
     (run / "front.csv").unlink()
     assert "name a trial" in commands("debug", run, code=2), "half finished"

@@ -158,6 +158,25 @@ def test_time_that_is_up_before_the_first_trial_is_no_interruption(tmp_path: Pat
     assert found.summary["ended"] == "the time is up"
 
 
+class EndlessTables(OpenedToy):
+    """A job with tables that take longer than the search."""
+
+    def proposals(self, progress: Any = None, pause: Any = None) -> None:
+        gives_up = time.monotonic() + 20
+        while time.monotonic() < gives_up:
+            pause()
+
+
+@pytest.mark.timing
+def test_tables_that_take_longer_than_the_search_are_given_up(tmp_path: Path, search_here: None) -> None:
+    job = toy_job(tmp_path, budget={"trials": 4, "minutes": 0.05})
+    began = time.monotonic()
+    found = run.search(job, opener=lambda job, progress=None: EndlessTables(job, job.folder / "toy"))
+    assert time.monotonic() - began < 15
+    assert found.summary["ended"] == "the time is up"
+    assert "the time was up before tables" in (found.folder / "log.txt").read_text()
+
+
 def test_a_step_is_named_once_and_its_fraction_told_some_times_a_second() -> None:
     watcher = Watcher()
     steps = Steps(watcher)

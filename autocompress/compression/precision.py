@@ -32,7 +32,10 @@ from autocompress.repair import Rounding
 
 EXEMPT_BITS = 8
 """Bits of the stem and the classifier, which have no choice of bits."""
-CALIBRATION_BATCH = 64
+CALIBRATION_BATCH, BATCH_PIXELS = 64, 64 * 112**2
+"""Images per batch, and their pixels: a batch of large images needs gigabytes of activations."""
+CALIBRATION_PIXELS, LEAST_CALIBRATION = 1024 * 64**2, 64
+"""Ranges are taken over places as well as over images: larger images need fewer of them."""
 ROUNDING_IMAGES = 512
 """Images for the moments by which weights are rounded, all layers at once."""
 IN_ORDER_BITS, IN_ORDER_IMAGES, LEAST_IN_ORDER = 2, 2048, 512
@@ -167,7 +170,12 @@ def _batches(context: Context, wanted: int) -> list[torch.Tensor]:
     assert context.transfer is not None
     split = context.transfer.train
     split = split.subset(min(wanted, len(split)), context.seed)
-    return [images.to(context.device) for images, _ in split.loader(CALIBRATION_BATCH)]
+    return [images.to(context.device) for images, _ in split.loader(_batch_size(context))]
+
+
+def _batch_size(context: Context) -> int:
+    _, height, width = context.input_size
+    return max(1, min(CALIBRATION_BATCH, BATCH_PIXELS // (height * width)))
 
 
 def trained(recipe: Recipe) -> bool:
@@ -195,6 +203,7 @@ def _check_images(images: list[torch.Tensor]) -> None:
 
 def _calibration_images(context: Context, wanted: int) -> Iterator[torch.Tensor]:
     assert context.transfer is not None
-    split = context.transfer.calibration
-    for images, _ in split.subset(min(wanted, len(split)), context.seed).loader(CALIBRATION_BATCH):
+    split, (_, height, width) = context.transfer.calibration, context.input_size
+    most = max(LEAST_CALIBRATION, CALIBRATION_PIXELS // (height * width))
+    for images, _ in split.subset(min(wanted, most, len(split)), context.seed).loader(_batch_size(context)):
         yield images

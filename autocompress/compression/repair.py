@@ -32,8 +32,11 @@ from autocompress.repair.shifts import ensure_bias
 from autocompress.training import logits
 
 VERSION = "3"
-HELD_OUT = 256
-"""Images on which a repaired network must not be worse; at most a third of all images."""
+HELD_OUT, HELD_OUT_PIXELS, LEAST_HELD_OUT = 256, 256 * 64**2, 64
+"""Images on which a repaired network must not be worse than before; at most a third of all.
+
+Each recipe passes them twice. Above 64 pixels they are fewer, but not fewer than 64.
+"""
 DEEP = 0.25
 """Networks with fewer of the baseline's MACs than this are repaired sequentially."""
 BATCH = 64
@@ -62,12 +65,17 @@ class Images:
     @property
     def key(self) -> str:
         """Content key of the images and of how they are drawn."""
-        return digest(self.source, len(self.split), self.count, self.seed, HELD_OUT, LEAST_IMAGES)
+        return digest(self.source, len(self.split), self.count, self.seed, self._most_held_out, LEAST_IMAGES)
+
+    @property
+    def _most_held_out(self) -> int:
+        _, height, width = self.split.input_size
+        return min(HELD_OUT, max(LEAST_HELD_OUT, HELD_OUT_PIXELS // (height * width)))
 
     @cached_property
     def _drawn(self) -> tuple[Split, Split]:
         order = torch.randperm(len(self.split), generator=torch.Generator().manual_seed(self.seed))
-        held = min(HELD_OUT, len(order) // 3)
+        held = min(self._most_held_out, len(order) // 3)
         fit = order[held : held + self.count].sort().values
         return self.split.take(fit), self.split.take(order[:held].sort().values)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,10 +14,18 @@ from torch import nn
 
 from autocompress import models, watchdog
 from autocompress.compression.answers import answered
+from autocompress.compression.bounding import (
+    IMAGES,
+    UNLIMITED_SECONDS,
+    bounded,
+    in_words,
+    pass_seconds,
+    shared_out,
+)
 from autocompress.compute import Compute
 from autocompress.contract import Context, DataSource, Params, TransferSet
 from autocompress.data import DataInfo, Split, TensorSplit
-from autocompress.errors import TrialFailed
+from autocompress.errors import TrialFailed, UserError
 from autocompress.files import digest
 from autocompress.store import Store, pack, unpack
 from autocompress.training import computed_with
@@ -50,6 +59,10 @@ class Sources:
         store: where sets are kept.
         seed: of the job.
         compute: where and how torch computes.
+        seconds: for the images of all sources.
+        most_seconds: more than this is an error.
+        stated: sources with amounts that the job states; these are not reduced.
+        notes: for the user, about sets that were reduced.
     """
 
     teacher: nn.Module
@@ -59,6 +72,13 @@ class Sources:
     store: Store
     seed: int
     compute: Compute
+    seconds: float = UNLIMITED_SECONDS
+    most_seconds: float = math.inf
+    stated: Collection[str] = ()
+    notes: list[str] = field(default_factory=list)
+    _times: Mapping[str, float] = field(default_factory=dict)
+    _held_out: dict[str, int] = field(default_factory=dict)
+    _each: float = 0.0
     _sets: dict[str, TransferSet] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,7 +113,8 @@ class Sources:
             TrialFailed: if the result of the source is unusable.
         """
         seed = self.seed if seed is None else seed
-        params = self.methods[name].without_student(params)
+        params, seconds = self.methods[name].without_student(params), self._times.get(name, math.inf)
+        params = bounded(self.methods[name], params, self._share, seconds, self._each).params
         about = [name, self.methods[name].version, params, images, seed]
         key = digest("transfer set", VERSION, self.teacher_key, about, computed_with(self.compute))
         if (known := self._sets.pop(key, None)) is None:
@@ -156,13 +177,14 @@ class Sources:
     def prepare(self, progress: Progress | None = None, pause: Callable[[], None] | None = None) -> dict[str, str]:
         """Has each source make its images with its default parameters, and its held-out images.
 
-        Images in the store are not made again.
+        Images in the store are not made again. The cheapest source comes first. A source that takes
+        longer than its part of the time, even with few images, is left out if there is another one.
 
         Returns:
             The reason for each source that failed; these are no longer part of this object.
         """
-        failed: dict[str, str] = {}
-        for name in list(self.defaults):
+        order, failed = self._shared_out(pause)
+        for name in order:
             try:
                 held_out = self._held_out_of(name, progress, pause)
                 own = self.transfer_set(name, self.defaults[name], progress, pause)
@@ -176,6 +198,42 @@ class Sources:
             del self.defaults[name]
         self.methods = {name: method for name, method in self.methods.items() if name in self.defaults}
         return failed
+
+    def _shared_out(self, pause: Callable[[], None] | None) -> tuple[list[str], dict[str, str]]:
+        """Gives each source its time.
+
+        The speed of the teacher is measured once and kept: all processes of a search, and later
+        ones, must make the same sets.
+
+        Returns:
+            The sources, the cheapest first, and by name of the others why they are left out.
+
+        Raises:
+            UserError: if even few images take longer than the search.
+        """
+        asked = {name: (self.methods[name], params) for name, params in self.defaults.items()}
+        if any(method.passes(params) for method, params in asked.values()):
+            key = digest("seconds of a pass", VERSION, self.teacher_key, computed_with(self.compute))
+            self._each = float(self.store.made(key, self._measured_pass, pause))
+        sharing = shared_out(asked, self._share, self.seconds, self._each, self.stated)
+        self._times = sharing.seconds
+        for name, own in sharing.sets.items():
+            if own.seconds > self.most_seconds and name not in self.stated:
+                raise UserError(
+                    f"making images from the model would take {in_words(own.seconds)}, "
+                    f"and the search has {in_words(self.most_seconds)}",
+                    "give more minutes, or pictures: data: {train: unlabelled:FOLDER}",
+                )
+            self._held_out[name] = own.held_out
+            if own.params != self.defaults[name]:
+                wanted = bounded(*asked[name], self._share, math.inf, self._each).seconds
+                text = f"{name} makes {own.params[IMAGES]} images in {in_words(own.seconds)}; with its own settings"
+                self.notes.append(f"{text} it would take {in_words(wanted)}")
+        return list(sharing.sets), dict(sharing.left_out)
+
+    def _measured_pass(self) -> float:
+        teacher = copy.deepcopy(self.teacher).to(self.compute.device).eval().requires_grad_(False)
+        return pass_seconds(teacher, models.input_size(self.teacher))
 
     def counts(self) -> dict[str, int]:
         """The number of images that each source makes with its default parameters."""
@@ -201,7 +259,8 @@ class Sources:
         self, name: str, progress: Progress | None = None, pause: Callable[[], None] | None = None
     ) -> TransferSet:
         seed = self.seed + HELD_OUT_SEED
-        return self.transfer_set(name, self.defaults[name], progress, pause, images=self._share, seed=seed)
+        images = self._held_out.get(name, self._share)
+        return self.transfer_set(name, self.defaults[name], progress, pause, images=images, seed=seed)
 
     def _made(
         self,

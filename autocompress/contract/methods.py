@@ -255,6 +255,17 @@ class DataSource(Method):
         del params
         return False
 
+    def passes(self, params: Params) -> float:
+        """Passes through the teacher that each image takes, at full resolution, with gradients.
+
+        The parameter "iterations" by default; 0 where images cost next to nothing.
+        """
+        return float(params.get("iterations", 0))
+
+    def within(self, params: Params, passes: float) -> Params:
+        """``params`` for at most so many passes, where a set would take too long otherwise."""
+        return {**params, "iterations": max(1, int(passes))} if self.passes(params) > passes else params
+
     def without_student(self, params: Params) -> Params:
         """All parameters of the set that is made before there is a student.
 

@@ -121,14 +121,16 @@ def _number(best: Any, trial: int | None, folder: Path) -> int:
 
 
 def _artifact(folder: Path, trial: int) -> Path:
-    """The artifact of the trial; a running search may have it too."""
-    found = folder / "artifacts" / str(trial)
-    if not (found / MODEL_FILE).is_file():
-        there = sorted(int(path.parent.name) for path in folder.glob(f"artifacts/*/{MODEL_FILE}"))
-        raise UserError(
-            f"trial {trial} has no model in {folder}", f"trials with a model: {', '.join(map(str, there)) or 'none'}"
-        )
-    return found
+    """The artifact of the highest rung of the trial; a running search may have it too."""
+    found: dict[int, list[tuple[int, Path]]] = {}
+    for file in folder.glob(f"artifacts/*/{MODEL_FILE}"):
+        number, _, rung = file.parent.name.partition("-rung")
+        if number.isdigit():
+            found.setdefault(int(number), []).append((int(rung or 0), file.parent))
+    if trial not in found:
+        there = ", ".join(map(str, sorted(found))) or "none"
+        raise UserError(f"trial {trial} has no model in {folder}", f"trials with a model: {there}")
+    return max(found[trial])[1]
 
 
 def _check_weights(job: Job, model: nn.Module) -> None:

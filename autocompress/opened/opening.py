@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from autocompress import models
 from autocompress.compression.answers import answered
+from autocompress.compression.bounding import SHARE, UNLIMITED_SECONDS
 from autocompress.compression.sources import Sources
 from autocompress.compute import Compute
 from autocompress.contract import DataSource, Method, Params, Space
@@ -69,7 +71,19 @@ def with_sources(
         return None, methods, refused
     named = {method.name: method for method in methods if isinstance(method, DataSource)}
     asked = {name: named[name] for name in defaults}
-    sources = Sources(model, teacher_key(model), asked, defaults, store, job.seed, compute)
+    minutes = job.budget.minutes
+    sources = Sources(
+        model,
+        teacher_key(model),
+        asked,
+        defaults,
+        store,
+        job.seed,
+        compute,
+        seconds=UNLIMITED_SECONDS if minutes is None else SHARE * 60 * minutes,
+        most_seconds=math.inf if minutes is None else 60 * minutes,
+        stated=[name for name in asked if not known.limits.values.keys().isdisjoint(_amounts(name))],
+    )
     with lock.shared():
         failed = {name: [reason] for name, reason in sources.prepare(progress, lock.breathe).items()}
     methods, refused = [method for method in methods if method.name not in failed], refused | failed
@@ -78,6 +92,11 @@ def with_sources(
     require_images(job, known.splits, methods, refused)
     methods, unfit = chosen([method for method in known.installed if not isinstance(method, DataSource)])
     return None, methods, refused | unfit
+
+
+def _amounts(name: str) -> set[str]:
+    """The parameters of a source that decide how long its images take."""
+    return {f"{name}.images", f"{name}.iterations"}
 
 
 def measured(
@@ -102,7 +121,8 @@ def measured(
         splits, baseline = judged_by_agreement(model, splits, held_out, *scored)
     if compute.is_cuda and splits.whole_val is None and len(splits.val):
         splits = replace(splits, whole_val=splits.val)  # trials score torch models, and the front files
-    notes = (*splits.notes, *remarks(job, model, splits, baseline, store), *memory_notes(job, model))
+    made = () if sources is None else sources.notes
+    notes = (*splits.notes, *made, *remarks(job, model, splits, baseline, store), *memory_notes(job, model))
     return replace(splits, notes=notes), baseline
 
 

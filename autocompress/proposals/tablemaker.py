@@ -40,6 +40,7 @@ from autocompress.proposals import (
 from autocompress.proposals.costed import CostedLayers, work
 from autocompress.proposals.helping import Helper
 from autocompress.proposals.jobtables import Tables
+from autocompress.proposals.judging import affordable, batch_size, evenly
 from autocompress.proposals.probes import ProbeBuilder
 from autocompress.proposals.shares import ShareRecipes
 from autocompress.proposals.tables import planned
@@ -49,17 +50,15 @@ from autocompress.recipes.recipe import Recipe
 VERSION = "2"
 """Version of the tables, part of their key."""
 PROBES_VERSION = "2"
-SHARE = 0.2
-"""Largest share of the minutes of the search for tables."""
-MOST_SECONDS = 30.0
-"""Most seconds for tables where the search has no limit."""
+SHARE, QUICK_SECONDS = 0.2, 30.0
+"""Tables may take this share of the minutes of a search, up to so many seconds."""
+LONG_SHARE, MOST_SECONDS = 0.1, 120.0
+"""In a longer search they may take this share, up to so many seconds."""
 THOROUGH_MINUTES = 10.0
 """Searches of at least so long measure further cells. On resnet18 these changed the divergence of
 proposals by 6 % at most, and took 40 % of the time for tables."""
 COPIES = 4
 """Free memory must hold this many times the moments before a helper, with its copy, measures."""
-BATCH = 256
-"""Images per batch for tables."""
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress.proposals")
 
@@ -131,7 +130,7 @@ class TableMaker:
             def measures(breathe: Callable[[], None]) -> tuple[list[Selection], Callable[[Selection], float]]:
                 known = self.pipeline.of_baseline(default, None, breathe)
                 couplings, parts = self._parts(known, pruning)
-                removed = self._removed(known, network, couplings, pruning)
+                removed = self._removed(known, network, couplings, pruning, self._images(known, parts))
                 return self._planned(parts), lambda selection: removed.measure(removed.keep(parts, selection))
 
             self.helper = Helper.started(self._builder, parts, points, measures)
@@ -229,16 +228,32 @@ class TableMaker:
         couplings = [c for c in prunable(self.pipeline.baseline, pruning.mode) if c.name in known.orders]
         return couplings, self.recipes.parts(couplings, pruning.multiple)
 
+    def _images(self, known: OfBaseline, parts: Sequence[Part]) -> int:
+        """The number of images for a cell; kept, because a helper must use the same ones."""
+        seconds = table_seconds(self.job)
+        key = digest("table images", known.key, len(parts), seconds)
+
+        def make() -> Any:
+            return affordable(self.pipeline.baseline, known.images.held_out, len(self._planned(parts)), seconds)
+
+        return int(self.pipeline.store.made(key, make, self.breathe))
+
     def _removed(
-        self, known: OfBaseline, network: NetworkFacts, couplings: Sequence[Coupling], pruning: Pruning
+        self,
+        known: OfBaseline,
+        network: NetworkFacts,
+        couplings: Sequence[Coupling],
+        pruning: Pruning,
+        images: int,
     ) -> RemovedChannels:
+        chosen = evenly(known.images.held_out, images)
         return RemovedChannels(
             self.pipeline.baseline,
             network,
             couplings,
             known.orders,
             known.moments,
-            [images for images, _ in known.images.held_out.loader(BATCH)],
+            [batch for batch, _ in chosen.loader(batch_size(chosen))],
             multiple=pruning.multiple,
             repaired=self.job.search.repair,
         )
@@ -252,10 +267,11 @@ class TableMaker:
         pruning: Pruning,
     ) -> Table:
         selections, ahead = self._planned(parts), list[float | None]()
+        images = self._images(known, parts)
         if self.helper is not None:
             is_room = psutil.virtual_memory().available > COPIES * sum(own.bytes for own in known.moments.values())
             self.helper.offer(len(selections) if is_room else 0)
-        removed = self._removed(known, network, couplings, pruning)
+        removed = self._removed(known, network, couplings, pruning, images)
 
         def measure(selection: Selection) -> float:
             self.breathe()
@@ -365,5 +381,7 @@ def is_thorough(job: Job) -> bool:
 
 def table_seconds(job: Job) -> float:
     """The time limit for tables in seconds."""
-    minutes = job.budget.minutes
-    return MOST_SECONDS if minutes is None else min(MOST_SECONDS, SHARE * 60 * minutes)
+    if job.budget.minutes is None:
+        return QUICK_SECONDS
+    seconds = 60 * job.budget.minutes
+    return max(min(QUICK_SECONDS, SHARE * seconds), min(MOST_SECONDS, LONG_SHARE * seconds))

@@ -129,7 +129,8 @@ class Columns:
         assert isinstance(layer, nn.Conv2d)
         rows, places = (_axis(layer, axis, int(x.shape[axis - 2])) for axis in (0, 1))
         chosen = _draw(len(x), rows.outputs * places.outputs, positions, generator, 0).to(x.device)
-        padded = functional.pad(x, (places.before, places.after, rows.before, rows.after))
+        around = (places.before, places.after, rows.before, rows.after)
+        padded = functional.pad(x, around) if any(around) else x
         top = torch.div(chosen, places.outputs, rounding_mode="floor") * rows.stride
         left = chosen % places.outputs * places.stride
         image = torch.arange(len(x), device=x.device)[:, None]

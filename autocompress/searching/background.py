@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,10 @@ from autocompress.sensitivity.table import Sensitivity
 Point = tuple[str, dict[str, Value]]
 """Label and values of a recipe."""
 log = logging.getLogger("autocompress.search")
+
+
+class _TimeIsUp(BaseException):
+    """Ends the thread; no handler of errors of methods catches it."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,25 @@ class Background:
     _prepared: Prepared | None = None
     _first: Callable[[], None] | None = None
     _threads: int | None = None
+    _deadline: float | None = None
     _has_proposed: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="proposals", daemon=True)
 
-    def start(self, first: Callable[[], None] | None = None, threads: int | None = None) -> None:
-        """Starts the thread, with ``first`` before all else, and ``threads`` of torch."""
-        self._first, self._threads = first, threads
+    def start(
+        self, first: Callable[[], None] | None = None, threads: int | None = None, deadline: float | None = None
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            first: called before all else.
+            threads: of torch.
+            deadline: by ``time.time``. What is not finished by then is given up, because no recipe
+                would be tried after it.
+        """
+        self._first, self._threads, self._deadline = first, threads, deadline
         self._thread.start()
 
     def wait_for_proposals(self, meanwhile: Callable[[], None]) -> None:
@@ -120,6 +135,11 @@ class Background:
             meanwhile()
         return None if self._thread.is_alive() else self._prepared or Prepared(None, (), ())
 
+    def _pause(self) -> None:
+        let_trace()
+        if self._deadline is not None and time.time() > self._deadline:
+            raise _TimeIsUp
+
     def _run(self) -> None:
         try:
             with without_tracing():  # the driver composes recipes meanwhile, and methods may trace for that
@@ -127,14 +147,17 @@ class Background:
                     torch.set_num_threads(self._threads)
                 if self._first is not None:
                     self._first()
-                self._look_how_far(let_trace)
-                proposed = self.opened.proposals(self.progress, pause=let_trace)
+                self._look_how_far(self._pause)
+                proposed = self.opened.proposals(self.progress, pause=self._pause)
                 self.has_recipes = proposed is not None and bool(proposed.recipes)
+                self._prepared = Prepared(proposed, (), ())
                 self._has_proposed.set()
                 needs_bits = proposed is None or self.wants_bits
-                sensitivity = self.opened.sensitivity(self.progress, pause=let_trace) if needs_bits else []
-                points = self._hopeful(self.opened.starting_points(sensitivity), let_trace)
+                sensitivity = self.opened.sensitivity(self.progress, pause=self._pause) if needs_bits else []
+                points = self._hopeful(self.opened.starting_points(sensitivity), self._pause)
             self._prepared = Prepared(proposed, sensitivity, points)
+        except _TimeIsUp:
+            log.warning("the time was up before tables and proposals were made")
         except Exception:
             log.exception("nothing could be prepared; the search goes on without proposals")
 

@@ -79,15 +79,15 @@ class DriverWorker:
     _tried: int = 0
     _is_alone: bool = False
 
-    def start(self, *, with_recipe: bool, threads: int | None = None) -> None:
+    def start(self, *, with_recipe: bool, threads: int | None = None, deadline: float | None = None) -> None:
         """Starts with the first recipe (``with_recipe``), then tables and proposals.
 
-        These use ``threads`` of torch.
+        These use ``threads`` of torch, and are given up at ``deadline``, by ``time.time``.
         """
         asked = self.dispatcher.hand_out(NAME) if with_recipe else None
         if asked is not None:
             self._begin(asked)
-        self.background.start(None if asked is None else partial(self._run, asked), threads)
+        self.background.start(None if asked is None else partial(self._run, asked), threads, deadline)
 
     def alone(self, count: int) -> None:
         """Tries ``count`` recipes before workers start, for at most ``MOST_ALONE`` seconds."""
@@ -101,9 +101,19 @@ class DriverWorker:
     def turn(self) -> None:
         """Reports a finished row and begins the next trial, if there is one; call it often."""
         if self._asked is not None:
-            self._look(self._asked)
+            self.collect()
         elif not self._is_over and self.background.is_done:
             self._next()
+
+    def collect(self) -> None:
+        """Reports a finished row, and begins nothing."""
+        if self._asked is not None:
+            self._look(self._asked)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a recipe is under way."""
+        return self._asked is not None
 
     def _look(self, asked: Asked) -> None:
         if (row := self._rows.pop(asked.number, None)) is not None:

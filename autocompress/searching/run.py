@@ -408,12 +408,15 @@ class _Run:
         ):  # it forks, which needs that no other thread works yet
             busy += 1
         threads = max(1, min(torch.get_num_threads(), usable_processors() - busy))
-        self._own_worker.start(with_recipe=is_first, threads=threads)
+        self._own_worker.start(with_recipe=is_first, threads=threads, deadline=allowance.deadline)
         self._study.before_ask = self._take_proposals
         if is_crowded:
             self._background.wait_for_proposals(self._own_worker.turn)
             if self._background.has_recipes:
                 self._own_worker.alone(FIRST_ALONE)
+            self._own_worker.collect()
+            if self._seconds_left() == 0 and not self._own_worker.is_busy:  # workers would start for nothing
+                return "the time is up"
         placement.run(dispatcher, self._settings(allowance.deadline), self._own_worker.turn, self._cluster)
         return dispatcher.why_ended
 

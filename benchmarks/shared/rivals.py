@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from autocompress.export import INPUT
@@ -39,10 +39,12 @@ class Images(CalibrationDataReader):
         return next(self._images, None)
 
 
-def by_quantize_static(source: Path, images: np.ndarray, out: Path) -> None:
+def by_quantize_static(
+    source: Path, images: np.ndarray, out: Path, ranges: CalibrationMethod = CalibrationMethod.MinMax
+) -> None:
     """ONNX Runtime's.
 
-    Uint8 activations, int8 weights a channel, QDQ, ranges by its default (min-max).
+    Uint8 activations, int8 weights a channel, QDQ; ranges by its default, if not said otherwise.
     """
     prepared = out.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -54,6 +56,7 @@ def by_quantize_static(source: Path, images: np.ndarray, out: Path) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
+        calibrate_method=ranges,
     )
 
 

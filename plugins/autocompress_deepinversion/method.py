@@ -90,6 +90,16 @@ class DeepInversion(DataSource):
         """Whether images depend on the student: with the adaptive preset."""
         return bool(params.get("preset") == "adaptive")
 
+    def passes(self, params: Params) -> float:
+        """A pass of a pooled phase costs as much less as it has fewer pixels."""
+        phases = Settings.of(params).phases
+        return sum(phase.iterations / phase.pool**2 for phase in phases)
+
+    def within(self, params: Params, passes: float) -> Params:
+        """The same share of every phase."""
+        share = min(1.0, passes / self.passes(params))
+        return {**params, "iterations": max(1, int(share * params["iterations"]))}
+
     def without_student(self, params: Params) -> Params:
         """Parameters without a student: the adaptive preset begins with the images of "plain"."""
         plain = {name: value for name, value in params.items() if name != "competition"}

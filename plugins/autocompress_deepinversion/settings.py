@@ -81,7 +81,7 @@ class Settings:
     def pixels(self, info: DataInfo) -> PixelSettings:
         """Settings of ``optimise_pixels``, for images as in ``info``."""
         return PixelSettings(
-            phases=self._phases(),
+            phases=self.phases,
             lr=self.lr,
             betas=(0.5, 0.9) if max(info.size) > SMALL else (0.9, 0.999),
             schedule=self.schedule,
@@ -91,7 +91,9 @@ class Settings:
             bounds=pixel_bounds(info.mean, info.std) if self.clamp else None,
         )
 
-    def _phases(self) -> tuple[Phase, ...]:
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of a batch, in order."""
         first = round(self.iterations * POOLED_SHARE)
         if not self.pooled or not 0 < first < self.iterations:
             return (Phase(1, self.iterations),)

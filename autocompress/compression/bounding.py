@@ -1,0 +1,143 @@
+"""Fewer images and iterations where a transfer set would take longer than its time.
+
+Images are made by gradient descent on pixels, so a set takes images x passes x seconds of a pass.
+On a processor, a pass of an image takes thousandths of a second at 32 pixels, and some tenths at
+224. One pass is timed first. If a set takes too long, passes are reduced to their share's root, to
+100 at the least, and then images, to 64 at the least.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from autocompress.contract import DataSource, Params
+
+SHARE = 0.3
+"""Largest share of the minutes of a search for all images."""
+UNLIMITED_SECONDS = 1800.0
+"""Seconds for all images where the search has no limit."""
+LEAST_PASSES, LEAST_IMAGES = 100, 64
+PROBED = 4
+"""Images of the pass that is timed, after one that is not."""
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A transfer set of a source, and the images of that source that judge candidates.
+
+    Attributes:
+        params: of the source.
+        held_out: number of images that judge.
+        seconds: that both take.
+    """
+
+    params: Params
+    held_out: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """The time of each source.
+
+    Attributes:
+        sets: by source, what it has time for, the cheapest first.
+        seconds: by source, its time.
+        left_out: by source, why it has no time.
+    """
+
+    sets: Mapping[str, Bounded]
+    seconds: Mapping[str, float]
+    left_out: Mapping[str, str]
+
+
+def shared_out(
+    asked: Mapping[str, tuple[DataSource, Params]],
+    held_out: int,
+    seconds: float,
+    each: float,
+    stated: Collection[str] = (),
+) -> Sharing:
+    """Divides the time among sources, the cheapest first; what one leaves goes to the others.
+
+    A source that needs more than its time even for the least set is left out, but for the cheapest.
+
+    Args:
+        asked: each source with its default parameters.
+        held_out: number of images of each source that judge candidates.
+        seconds: for all.
+        each: seconds of a pass of one image.
+        stated: sources that make what they are asked for, however long it takes.
+    """
+    wanted = {name: bounded(*own, held_out, math.inf, each).seconds for name, own in asked.items()}
+    sets, times, left_out = dict[str, Bounded](), dict[str, float](), dict[str, str]()
+    left = seconds
+    for number, name in enumerate(sorted(asked, key=lambda name: wanted[name])):
+        own = math.inf if name in stated else left / (len(asked) - number)
+        found = bounded(*asked[name], held_out, own, each)
+        if found.seconds > own and sets:
+            left_out[name] = (
+                f"its images would take {in_words(wanted[name])}, and few of them {in_words(found.seconds)}; "
+                f"it has {in_words(own)}"
+            )
+            continue
+        sets[name], times[name] = found, own
+        left = max(0.0, left - found.seconds)
+    return Sharing(sets, times, left_out)
+
+
+def in_words(seconds: float) -> str:
+    """A duration for people, with few digits."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def bounded(method: DataSource, params: Params, held_out: int, seconds: float, each: float) -> Bounded:
+    """The set with ``params``, with fewer passes and images where it takes longer than ``seconds``.
+
+    A set of the least size may take longer.
+
+    Args:
+        method: the source.
+        params: of the source.
+        held_out: number of images of this source that judge candidates.
+        seconds: for both.
+        each: seconds of a pass of one image.
+    """
+    wanted, passes = params.get(IMAGES), method.passes(params)
+    if not isinstance(wanted, int) or not passes:
+        return Bounded(params, held_out, 0.0)
+    whole = (wanted + held_out) * passes * each
+    if whole <= seconds:
+        return Bounded(params, held_out, whole)
+    fewer = method.within(params, max(min(LEAST_PASSES, passes), passes * math.sqrt(seconds / whole)))
+    passes = max(method.passes(fewer), 1e-9)
+    images = int(min(seconds / (passes * each), wanted + held_out))
+    judging = max(min(LEAST_IMAGES, held_out), held_out * images // (wanted + held_out))
+    own = min(wanted, max(LEAST_IMAGES, images - judging))
+    return Bounded({**fewer, IMAGES: own}, judging, (own + judging) * passes * each)
+
+
+def pass_seconds(
+    teacher: nn.Module, input_size: tuple[int, int, int], clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of a pass of one image: the outputs, and their gradient in the pixels."""
+    parameter = next(teacher.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    pixels = torch.zeros(PROBED, *input_size, device=device, requires_grad=True)
+    began = 0.0
+    for _ in range(2):
+        began = clock()
+        torch.autograd.grad(teacher(pixels).float().sum(), pixels)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return (clock() - began) / PROBED

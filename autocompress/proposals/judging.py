@@ -1,0 +1,68 @@
+"""How many images measure a cell of a table, so that all cells fit into the time for tables.
+
+A pass of a ResNet-18 at 32 pixels takes a thousandth of a second an image, and one of an
+EfficientNet at 224 pixels takes fifty times as long. Few images are better than cells that are not
+measured at all: losses are compared on the same images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from autocompress.data import Split
+from autocompress.graph import evaluating
+
+LEAST_IMAGES = 32
+PROBED = 8
+"""Images of the pass that is timed, after one that is not."""
+OF_A_PASS = 0.6
+"""Time of a cell in passes: on average half of the network runs again, and layers are refitted."""
+MOST_BATCH = 256
+BATCH_PIXELS = MOST_BATCH * 64**2
+"""Pixels of a batch: activations of larger images need more memory."""
+
+
+def batch_size(split: Split) -> int:
+    """Images of a batch."""
+    _, height, width = split.input_size
+    return max(1, min(MOST_BATCH, BATCH_PIXELS // (height * width)))
+
+
+@torch.no_grad()
+def affordable(
+    model: nn.Module, split: Split, cells: int, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> int:
+    """The number of images with which ``cells`` cells take at most ``seconds``.
+
+    One pass of ``model`` is timed. The number is at least 32, or all images of ``split``.
+
+    Args:
+        model: the baseline, on the device that will be used.
+        split: images for the cells.
+        cells: number of cells.
+        seconds: for all of them.
+        clock: returns seconds.
+    """
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    images = next(iter(split.loader(min(PROBED, len(split)))))[0].to(device)
+    with evaluating(model):
+        model(images)
+        began = clock()
+        model(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        each = OF_A_PASS * (clock() - began) / len(images)
+    most = int(seconds / max(each * cells, 1e-12))
+    return min(max(LEAST_IMAGES, most), len(split))
+
+
+def evenly(split: Split, count: int) -> Split:
+    """``count`` images of ``split``, evenly spaced, since neighbours may have the same class."""
+    if count >= len(split):
+        return split
+    return split.take(torch.linspace(0, len(split) - 1, count).round().long())
