@@ -34,7 +34,7 @@ def check(subject: str | Path, budget: str | Path | Limits, trial: int | None = 
         subject: an ONNX file, or the folder of a run. For a run, the recorded figures are checked.
             If the budget names a ``reference`` or ``data``, its file is checked like any other
             file.
-        budget: a budget file; see ``docs/tools.md``.
+        budget: a budget file; see ``docs/ci.md``.
         trial: of a run; the recommended one by default.
 
     Raises:
