@@ -10,9 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PROGRAMS = (
     *("autocompress", "python", "pip", "make", "cp", "ray", "ssh", "ssh-copy-id", "optuna-dashboard"),
-    *("kubectl", "sbatch", "apt-get", "export", "RAY_", "AUTOCOMPRESS_"),
+    *("kubectl", "sbatch", "apt-get", "export"),
 )
-"""First words of blocks that are commands."""
+"""First words of commands; settings such as ``RAY_ADDRESS=...`` may stand before them."""
+COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:{'|'.join(map(re.escape, PROGRAMS))})\s")
 NOTE = re.compile(r"<!-- (not run|run by): (.+?) -->")
 
 
@@ -73,5 +74,5 @@ def _blocks(page: str, lines: list[str]) -> Iterator[Block]:
 def _block(page: str, language: str, lines: list[str], note: tuple[str, str] | None) -> Block:
     indent = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
     text = "\n".join(line[indent:] for line in lines).strip()
-    kind = "commands" if language in ("", "sh") and text.startswith(PROGRAMS) else language
+    kind = "commands" if language in ("", "sh") and COMMAND.match(text) else language
     return Block(page, kind, text, note)
