@@ -140,8 +140,8 @@ class TableMaker:
         if self.helper is not None:
             self.helper.end()
 
-    def _planned(self, parts: Sequence[Part]) -> list[dict[str, int]]:
-        return planned(parts, thorough=is_thorough(self.job))
+    def _planned(self, parts: Sequence[Part]) -> list[Selection]:
+        return list[Selection](planned(parts, thorough=is_thorough(self.job)))
 
     @property
     def _builder(self) -> ProbeBuilder:
