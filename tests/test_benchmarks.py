@@ -35,6 +35,7 @@ SMALL = {
         *("--uses", "calibrate", "train4", "prune", "--use-images", "32", "--use-epochs", "1", "--seeds", "0"),
         *("--speed-model", "test_resnet", "--speed-images", "8", "--speed-iterations", "2", "--rounds", "2"),
     ],
+    "breadth": ["--check", "--models", "test_convnext", "--methods", "magnitude", "quantize"],
     "cluster": ["--parts", "speed", "--trials", "5", "--most-nodes", "1"],
     "cluster_simulation": ["--workers", "20", "--trials", "60", "--every", "30", "--folder", "simulated"],
     "demo": ["--job", "job.yaml"],

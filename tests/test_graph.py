@@ -103,3 +103,37 @@ def test_a_model_that_cannot_be_traced_says_why() -> None:
         trace(Branching())
     with pytest.raises(UntraceableModel, match="images of"):
         facts(timm.create_model("vit_tiny_patch16_224", num_classes=10), (3, 32, 32))
+
+
+class Gate(nn.Module):
+    """Its forward decides by values, so that it cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) if x.sum() > 0 else x + self.inner(x)
+
+
+class Gated(nn.Module):
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.gate, self.last = nn.Conv2d(3, 8, 3, padding=1), Gate(), last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.gate(self.stem(x)).mean((2, 3)))
+
+
+def test_a_module_that_cannot_be_traced_stays_one_node() -> None:
+    network = facts(Gated(nn.Linear(8, 10)), (3, 4, 4))
+    assert list(network.layers) == ["stem", "last"]
+    assert [node.target for node in network.graph.graph.nodes if node.op == "call_module"] == ["stem", "gate", "last"]
+    assert network.macs == 16 * (8 * 27 + 8 * 8) + 80, "layers inside it count"
+
+
+def test_an_untraceable_module_with_most_of_the_weights_is_named() -> None:
+    model = Gated(nn.Identity())
+    model.stem = nn.Conv2d(3, 8, 1, bias=False)
+    with pytest.raises(UntraceableModel, match=r"Gated cannot be traced: in 'gate' \(Gate\), .*control flow"):
+        trace(model)

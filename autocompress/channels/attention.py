@@ -1,16 +1,97 @@
-"""Attention heads as channels of the dependency graph between ``qkv`` and ``proj``."""
+"""Whole attention heads as channels, for the attention blocks of timm that can do without some."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from timm.layers import Attention, AttentionRope
+from timm.models import efficientformer, hiera, levit, maxxvit, mvitv2, swin_transformer, tiny_vit, tnt, visformer
+from timm.models import vision_transformer_sam as sam
 from torch import nn
 
 from autocompress.contract.coupling import Index, Part
 
 MARKS = ("ScaledDotProduct", "Bmm")
 """Names of autograd nodes that only attention has: products of activations."""
-UNREADABLE = "attention that the dependency graph cannot take head by head"
+_WRITERS = ("qkv", "qk", "q", "kv", "k", "v", "wq", "wk", "wv", "q_proj", "k_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Where an attention block has its heads.
+
+    Attributes:
+        writers: paths in the block of the layers that write queries, keys and values, each with the
+            number of tensors in its outputs: rows are ``[tensors, heads, width]``. 1 also stands
+            for ``[heads, all of a head]``.
+        norms: paths of batch norms, with the writer behind which they stand.
+        reader: path of the layer that reads the heads, as ``[heads, width]``.
+        parameters: paths of parameters with an entry for each head, and the dimension of these.
+        count: attribute with the number of heads.
+        widths: attributes with the number of inputs of the reader.
+        whole: submodules that must do nothing (``nn.Identity``) or be missing, because they mix
+            heads or hold them in their own way.
+    """
+
+    writers: Mapping[str, int]
+    reader: str = "proj"
+    norms: Mapping[str, str] | None = None
+    parameters: Mapping[str, int] | None = None
+    count: str = "num_heads"
+    widths: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+
+
+_QKV = {"qkv": 3}
+_TABLE = {"relative_position_bias_table": 1}
+_BIASES = {"attention_biases": 0}
+_ROWS = {"qkv": 1}
+KNOWN: dict[type[nn.Module], Heads] = {
+    Attention: Heads(_QKV, widths=("attn_dim",), whole=("norm", "gate")),
+    AttentionRope: Heads(_QKV, widths=("attn_dim",), whole=("norm", "gate")),
+    swin_transformer.WindowAttention: Heads(_QKV, parameters=_TABLE),
+    visformer.Attention: Heads(_QKV),
+    sam.Attention: Heads(_QKV),
+    tnt.Attention: Heads({"qk": 2, "v": 1}),
+    hiera.MaskUnitAttention: Heads(_QKV, count="heads", widths=("dim_out",)),
+    mvitv2.MultiScaleAttention: Heads(_QKV, widths=("dim_out",)),
+    efficientformer.Attention: Heads(_ROWS, parameters=_BIASES, widths=("val_attn_dim",)),
+    tiny_vit.Attention: Heads(_ROWS, parameters=_BIASES, widths=("out_dim",)),
+}
+
+
+def heads_of(block: nn.Module) -> Heads | None:
+    """Where ``block`` has its heads; None unless it is attention that can do without some."""
+    known = _levit(block) or _maxxvit(block) or KNOWN.get(type(block))
+    if known is None or int(getattr(block, known.count, 0)) < 1:
+        return None
+    modules = dict(block.named_modules())
+    if any(not isinstance(getattr(block, name, None), nn.Identity | None) for name in known.whole):
+        return None
+    return known if all(name in modules for name in (*known.writers, known.reader)) else None
+
+
+def _levit(block: nn.Module) -> Heads | None:
+    """LeViT's layers are a linear layer or convolution with a batch norm behind it."""
+    if type(block) is not levit.Attention:
+        return None
+    return Heads({"qkv.linear": 1}, "proj.ln.linear", {"qkv.bn": "qkv.linear"}, _BIASES, widths=("val_attn_dim",))
+
+
+def _maxxvit(block: nn.Module) -> Heads | None:
+    """A table of relative positions has heads last, in TensorFlow's form first; as an MLP last."""
+    if type(block) not in (maxxvit.Attention2d, maxxvit.AttentionCl):
+        return None
+    bias: Any = block.rel_pos
+    tensors = {"qkv": 1 if block.head_first else 3}
+    if bias is None:
+        return Heads(tensors)
+    table = getattr(bias, "relative_position_bias_table", None)
+    if table is None:
+        return None
+    return Heads(tensors, parameters={"rel_pos.relative_position_bias_table": 0 if table.dim() == 3 else 1})
 
 
 def is_attention(operators: set[str]) -> bool:
@@ -18,37 +99,81 @@ def is_attention(operators: set[str]) -> bool:
     return any(mark in name for name in operators for mark in MARKS)
 
 
-def head_parts(model: nn.Module, parts: list[Part]) -> list[Part] | None:
-    """The parts of a coupling with one channel per head; None unless it is timm's attention.
+def all_heads(model: nn.Module) -> dict[str, list[Part]]:
+    """The parts of a coupling of heads, by each layer that writes queries, keys or values."""
+    found: dict[str, list[Part]] = {}
+    for path, block in model.named_modules():
+        known = heads_of(block)
+        if known is not None:
+            parts = list(_parts(path, block, known))
+            found |= {part.layer: parts for part in parts if part.side == "out"} if parts else {}
+    return found
 
-    ``qkv`` writes rows ``[3, heads, width]``. ``width`` columns of ``proj`` read the output of a
-    head.
-    """
-    writers = [part for part in parts if part.side == "out"]
-    readers = [part for part in parts if part.side == "in"]
-    if len(parts) != 2 or len(writers) != 1 or len(readers) != 1:
-        return None
-    owner, _, last = writers[0].layer.rpartition(".")
-    if last != "qkv" or readers[0].layer != f"{owner}.proj":
-        return None
-    block: Any = model.get_submodule(owner)
-    heads, width = getattr(block, "num_heads", 0), getattr(block, "head_dim", 0)
-    states = isinstance(getattr(block, "attn_dim", None), int)  # its forward reshapes to it
-    if not states or not heads * width == readers[0].size == writers[0].size // 3:
-        return None
-    rows: Index = tuple(
-        tuple(third * heads * width + head * width + i for third in range(3) for i in range(width))
+
+def _parts(path: str, block: nn.Module, known: Heads) -> Iterator[Part]:
+    """One channel is one head; nothing where the sizes of the block are not those of its class."""
+    heads = int(getattr(block, known.count))
+    layers = {name: _size(block.get_submodule(name), "out") for name in known.writers}
+    columns = _size(block.get_submodule(known.reader), "in")
+    if columns % heads or any(size % (heads * known.writers[name]) for name, size in layers.items()):
+        return
+    for name, size in layers.items():
+        rows = _rows(heads, known.writers[name], size)
+        yield Part(f"{path}.{name}", "out", rows, size)
+        for norm, before in (known.norms or {}).items():
+            if before == name:
+                yield Part(f"{path}.{norm}", "both", rows, size)
+    for name, dim in (known.parameters or {}).items():
+        yield Part(f"{path}.{name}", "parameter", tuple((head,) for head in range(heads)), heads, dim)
+    yield Part(f"{path}.{known.reader}", "in", _rows(heads, 1, columns), columns)
+
+
+def _rows(heads: int, tensors: int, size: int) -> Index:
+    """Indices of each head in ``[tensors, heads, width]``."""
+    width = size // (tensors * heads)
+    return tuple(
+        tuple((tensor * heads + head) * width + i for tensor in range(tensors) for i in range(width))
         for head in range(heads)
     )
-    columns: Index = tuple(tuple(head * width + i for i in range(width)) for head in range(heads))
-    return [
-        Part(writers[0].layer, "out", rows, writers[0].size),
-        Part(readers[0].layer, "in", columns, readers[0].size),
-    ]
 
 
-def set_heads(model: nn.Module, qkv: str, heads: int) -> None:
-    """Sets the number of heads of the attention block with the layer ``qkv``."""
-    block: Any = model.get_submodule(qkv.rpartition(".")[0])
-    block.num_heads = heads
-    block.attn_dim = heads * block.head_dim
+def _size(layer: nn.Module, side: str) -> int:
+    return int(getattr(layer, f"{side}_channels", getattr(layer, f"{side}_features", 0)))
+
+
+def unreadable(model: nn.Module, layer: str) -> str:
+    """The reason against channels of ``layer`` that are queries, keys or values in no known way."""
+    owner = layer
+    while owner.rpartition(".")[2] in (*_WRITERS, "linear"):
+        owner = owner.rpartition(".")[0]
+    if owner == layer:
+        return "its channels pass attention whose heads cannot be removed one by one"
+    kind = type(model.get_submodule(owner)).__name__
+    return f"'{owner}' ({kind}) is attention whose heads cannot be removed one by one"
+
+
+def set_heads(model: nn.Module, writer: str, heads: int) -> None:
+    """Sets the number of heads of the attention block in which ``writer`` writes queries."""
+    path = writer
+    while heads_of(model.get_submodule(path)) is None:
+        path = path.rpartition(".")[0]
+    block: Any = model.get_submodule(path)
+    known = heads_of(block)
+    assert known is not None
+    setattr(block, known.count, heads)
+    columns = _size(block.get_submodule(known.reader), "in")
+    for attribute in known.widths:
+        setattr(block, attribute, columns)
+    if hasattr(block, "attention_bias_cache"):
+        block.attention_bias_cache = {}
+    bias = getattr(block, "rel_pos", None)
+    if bias is not None:
+        _set_bias(bias, heads)
+
+
+def _set_bias(bias: Any, heads: int) -> None:
+    """timm states the shape of a table of relative positions beside the table."""
+    is_first = bias.relative_position_bias_table.dim() == 3
+    bias.bias_shape = (heads, *bias.bias_shape[1:]) if is_first else (*bias.bias_shape[:-1], heads)
+    if hasattr(bias, "num_heads"):
+        bias.num_heads = heads

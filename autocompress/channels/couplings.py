@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.channels.attention import UNREADABLE, head_parts, is_attention
+from autocompress.channels.attention import all_heads, is_attention, unreadable
 from autocompress.channels.dependencies import Found, Whole, find, pruners_of
 from autocompress.channels.slicing import STANDARDISING, is_depthwise
 from autocompress.channels.tied import tied
 from autocompress.channels.verifying import verified
 from autocompress.contract import LayerSpec
-from autocompress.contract.coupling import MODES, Coupling, Part
+from autocompress.contract.coupling import MODES, Coupling, Index, Part
 from autocompress.graph import LayerFacts, facts
 from autocompress.quantization.leaves import leaf_types
 
@@ -76,9 +76,31 @@ def judged(model: nn.Module, input_size: tuple[int, int, int], specs: Iterable[L
     specs = list(specs)
     layers = facts(model, input_size, leaf_types(specs)).layers
     pruners = pruners_of(specs)
-    found = find(model, input_size, pruners)
+    heads = all_heads(model)
+    found = [_by_head(group, heads) for group in find(model, input_size, pruners)]
+    second = {part.layer for parts in heads.values() for part in parts[1:] if part.side == "out"}
+    found = [group for group in found if group.root not in second]  # keys and values go with the queries
     every = [_judged(model, group, layers, pruners) for group in found]
     return _without_partial(every, {layer for group in found for layer in group.partial}), layers
+
+
+def _by_head(found: Found, heads: Mapping[str, list[Part]]) -> Found:
+    """The group of an attention block whose heads are known, with a channel for each head.
+
+    The dependency graph reads products of activations in its own way, which does not matter here.
+    """
+    parts = heads.get(found.root)
+    if parts is None:
+        return found
+    norms = [part.layer for part in parts if part.side == "both"]
+    return Found(
+        parts[0].layer,
+        parts,
+        len(parts[0].index),
+        norm_of=list(zip([part.layer for part in parts if part.side == "out"], norms, strict=False)),
+        norms=norms,
+        heads=True,
+    )
 
 
 def _judged(
@@ -86,13 +108,9 @@ def _judged(
 ) -> Coupling:
     """The coupling with reasons that are known without measuring."""
     reasons = []
-    parts, heads = found.parts, False
+    parts, heads = found.parts, found.heads
     if is_attention(found.operators) and not found.is_output:
-        by_head = head_parts(model, parts)
-        heads = by_head is not None
-        parts = by_head or parts
-        if not heads:
-            reasons.append(UNREADABLE)
+        reasons.append(unreadable(model, found.root))
     channels = len(parts[0].index)
     if found.is_output:
         reasons.append("its channels reach the network's output")
@@ -124,14 +142,21 @@ def _judged(
         channels=channels,
         parts=tuple(parts),
         norm_of=tuple(found.norm_of),
-        masks=((parts[0].layer, parts[0].index),) if heads else tuple(found.masks),
+        masks=_masks_of_heads(found) if heads else tuple(found.masks),
         blocks=blocks,
         norms_seen=tuple(found.norms),
-        inner=not found.concatenated and len([name for name in writers if name not in gates]) <= 1,
+        inner=heads or (not found.concatenated and len([name for name in writers if name not in gates]) <= 1),
         stem=any(_reads_image(layers, name) for name in writers),
         heads=heads,
         reasons=tuple(reasons),
     )
+
+
+def _masks_of_heads(found: Found) -> tuple[tuple[str, Index], ...]:
+    """Behind the norms, or the writers without one: values of zero make a head give zero."""
+    behind = dict(found.norm_of)
+    at = {part.layer: part.index for part in found.parts}
+    return tuple((behind.get(part.layer, part.layer), at[part.layer]) for part in found.parts if part.side == "out")
 
 
 def _sharing(model: nn.Module, parts: Sequence[Part]) -> list[str]:

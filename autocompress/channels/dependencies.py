@@ -50,6 +50,7 @@ class Found:
             the image.
         contradictory: layers with indices in the group that they do not have.
         others: types of other layers that mix channels (LayerNorm, GroupNorm).
+        heads: a channel is an attention head.
     """
 
     root: str
@@ -65,6 +66,7 @@ class Found:
     reads_image: bool = False
     others: list[str] = field(default_factory=list)
     contradictory: list[str] = field(default_factory=list)
+    heads: bool = False
 
 
 def pruners_of(specs: Iterable[LayerSpec]) -> dict[type[nn.Module], Any]:

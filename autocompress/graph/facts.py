@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import fx, nn
 
 from autocompress.graph.kinds import LAYERS, activation_name, kind, module_of, shape_of
@@ -72,7 +75,8 @@ class NetworkFacts:
         layers: by module path, in the order of execution.
         graph: the traced module, with shapes in ``node.meta``; a copy of the model.
         params: all parameters of the model.
-        other_macs: multiply-adds outside layers (products in attention).
+        other_macs: multiply-adds outside layers: products in attention, and layers inside modules
+            that cannot be traced.
     """
 
     layers: dict[str, LayerFacts]
@@ -100,7 +104,8 @@ def facts(model: nn.Module, input_size: tuple[int, int, int], leaves: tuple[type
     with evaluating(model):
         module = trace(copy.deepcopy(model), leaves)
         plain_convolutions(module)
-    propagate_shapes(module, input_size)
+    with _counted_inside(module, leaves) as inside:
+        propagate_shapes(module, input_size)
     readers = Readers(module)
     calls: dict[str, list[fx.Node]] = {}
     for node in module.graph.nodes:
@@ -108,8 +113,28 @@ def facts(model: nn.Module, input_size: tuple[int, int, int], leaves: tuple[type
             calls.setdefault(str(node.target), []).append(node)
     layers = {name: _layer(name, nodes, readers) for name, nodes in calls.items()}
     params = sum(parameter.numel() for parameter in model.parameters())
-    other = sum(_product_macs(node) for node in module.graph.nodes)
+    other = sum(_product_macs(node) for node in module.graph.nodes) + sum(inside)
     return NetworkFacts(layers, module, params, other)
+
+
+@contextmanager
+def _counted_inside(module: fx.GraphModule, leaves: tuple[type, ...]) -> Iterator[list[int]]:
+    """Multiply-adds of layers inside modules that could not be traced, for each call meanwhile."""
+    found: list[int] = []
+
+    def count(layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        found.append(layer_macs(layer, tuple(output.shape)))
+
+    whole = {module_of(node) for node in module.graph.nodes if kind(node) not in LAYERS} - {None}
+    inside = {
+        layer for module in whole if module is not None and not isinstance(module, leaves) for layer in module.modules()
+    }
+    handles = [layer.register_forward_hook(count) for layer in inside if isinstance(layer, nn.Conv2d | nn.Linear)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _layer(name: str, nodes: list[fx.Node], readers: Readers) -> LayerFacts:

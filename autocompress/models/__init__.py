@@ -14,7 +14,7 @@ from autocompress.models.creation import create, needs_training
 from autocompress.models.forward import trains_on_one_image
 from autocompress.models.groups import Group, fixed_groups, group_of, groups
 from autocompress.models.health import faulty_tensor
-from autocompress.models.parts import classifier, device_of, eligible_convolutions, stem
+from autocompress.models.parts import classifier, device_of, eligible_convolutions, first_inner_layer, stem
 from autocompress.models.preprocessing import preprocessing
 from autocompress.models.residuals import silence_residual_branches
 
@@ -28,6 +28,7 @@ __all__ = [
     "device_of",
     "eligible_convolutions",
     "faulty_tensor",
+    "first_inner_layer",
     "fixed_groups",
     "from_architecture",
     "group_of",

@@ -14,7 +14,7 @@ from autocompress.errors import UserError
 from autocompress.job import Job
 from autocompress.models.architecture import describe, reparameterise
 from autocompress.models.checkpoints import Checkpoint, read_checkpoint
-from autocompress.models.forward import check_forward
+from autocompress.models.forward import check_forward, check_traceable
 from autocompress.models.health import faulty_tensor
 from autocompress.models.naming import HUB, Named, named
 from autocompress.models.preprocessing import FROM_DATA, asked, check_counts, info_without_data
@@ -43,7 +43,8 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
 
     Raises:
         UserError: if there is no such model, its arguments are wrong, the checkpoint does not fit,
-            weights are NaN or infinite, or the output for two images is not one tensor of logits.
+            weights are NaN or infinite, the output for two images is not one tensor of logits, or
+            the model cannot be traced.
     """
     name = named(job.model)
     checkpoint = read_checkpoint(job.checkpoint) if job.checkpoint is not None else None
@@ -74,6 +75,7 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
         where = job.model if checkpoint is None else checkpoint.path
         raise UserError(f"{where}: {fault}", "the weights are damaged, or their training diverged: give other weights")
     check_forward(model, info.input_size, info.num_classes, job.model)
+    check_traceable(model, job.model)
     # A new classifier has random weights and is trained first, before branches are merged.
     if data_info is None or not needs_training(job, data_info):
         model = reparameterise(model)

@@ -1,4 +1,4 @@
-"""Checks with one forward pass that a network accepts the images and outputs logits."""
+"""Checks that a network accepts the images, outputs logits, and can be traced."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from autocompress.errors import UserError
+from autocompress.graph.trace import UntraceableModel, evaluating, trace
 from autocompress.memory import is_out_of_memory, out_of_memory_told
 
 _IMAGES = 2
@@ -40,6 +41,22 @@ def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classe
                     f"'{name}' with these weights outputs logits that are not finite numbers",
                     "the weights are damaged, or belong to another network",
                 )
+
+
+def check_traceable(model: nn.Module, name: str) -> None:
+    """Refuses a network whose forward is not one static graph; the model is not changed.
+
+    Raises:
+        UserError: naming the layer in which tracing stops.
+    """
+    try:
+        with evaluating(model):
+            trace(model)
+    except UntraceableModel as error:
+        hint = "its forward decides by values of tensors: change model_args, or choose another model"
+        raise UserError(
+            f"'{name}' cannot be compressed, because torch.fx cannot trace it: {error.reason}", hint
+        ) from error
 
 
 def _answer(model: nn.Module, images: torch.Tensor, size: tuple[int, int, int], name: str) -> Any:

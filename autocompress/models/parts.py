@@ -28,6 +28,25 @@ def classifier(model: nn.Module) -> tuple[str, ...]:
     return _special(model, "classifier", position=-1)
 
 
+def first_inner_layer(model: nn.Module) -> str:
+    """A clause on the first layer besides stem and classifier, for the reasons of methods.
+
+    For example "its first layer besides stem and classifier, 'blocks.0.attn.qkv', is a linear
+    layer".
+    """
+    exempt = {*stem(model), *classifier(model)}
+    inner = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, _LAYERS))
+    name, layer = next(((name, layer) for name, layer in inner if name not in exempt), ("", None))
+    if layer is None:
+        return "it has no layers besides stem and classifier"
+    kind = "a linear layer"
+    if isinstance(layer, nn.Conv2d):
+        size = " x ".join(map(str, layer.kernel_size))
+        groups = f" in {layer.groups} groups" if layer.groups > 1 else ""
+        kind = f"a {size} convolution from {layer.in_channels} to {layer.out_channels} channels{groups}"
+    return f"its first layer besides stem and classifier, '{name}', is {kind}"
+
+
 def _special(model: nn.Module, key: str, position: int) -> tuple[str, ...]:
     """The layers that timm's ``pretrained_cfg`` names under ``key``, also in merged blocks."""
     modules = dict(model.named_modules())

@@ -77,10 +77,14 @@ def refusal_to_prune(model: nn.Module) -> str | None:
     try:
         if any(prunable(model, mode) for mode in OFFERED):
             return None
-        told = sorted(kept_whole(model).values(), key=lambda reason: reason == STEM_STAYS)
+        first = set(models.stem(model))
+        told = sorted(kept_whole(model).items(), key=lambda item: (item[1] == STEM_STAYS, item[0] in first))
     except UntraceableModel as error:
         return str(error)
-    return f"none of its channels can be removed: {next(iter(told), 'it has no convolution and no linear layer')}"
+    if not told:
+        return "none of its channels can be removed: it has no convolution and no linear layer"
+    name, reason = told[0]
+    return f"none of its channels can be removed, for example those of '{name}': {reason}"
 
 
 def prune_space(

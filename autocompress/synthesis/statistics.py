@@ -148,7 +148,13 @@ def reasons_against_statistics(model: nn.Module) -> list[str]:
         return [f"its batch norm '{untracked[0]}' has no running statistics (track_running_stats is off)"]
     layers: list[Any] = list(norm_layers(model).values())
     if not layers:
-        return ["it has no batch norm with statistics of real images (or batch norms were folded into the layers)"]
+        others = [
+            f"'{name}' is a {type(module).__name__}"
+            for name, module in model.named_modules()
+            if "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
+        ]
+        instead = f": {others[0]}" if others else " (or batch norms were folded into the layers)"
+        return [f"it has no batch norm with statistics of real images{instead}"]
     if not all(bool(torch.isfinite(x).all()) for m in layers for x in (m.running_mean, m.running_var)):
         return ["the running statistics of its batch norms are not finite numbers"]
     # num_batches_tracked is not used: it is 0 for old checkpoints without it, which have real

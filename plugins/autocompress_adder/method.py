@@ -87,7 +87,7 @@ class Adder(Transform):
             return []
         return [
             "it has no convolution that an adder layer could stand for: outside of stem, classifier and squeeze-and-"
-            "excitation, with a square kernel, without groups or dilation"
+            f"excitation, with a square kernel, without groups or dilation; {models.first_inner_layer(model)}"
         ]
 
     def search_space(self, space: Space, model: nn.Module) -> Params:

@@ -58,7 +58,9 @@ class Ghost(Transform):
             found = self._convolutions(model)
         except UntraceableModel as error:
             return [str(error)]
-        return [] if found else ["it has no convolution that a ghost module would make smaller"]
+        if found:
+            return []
+        return [f"it has no convolution that a ghost module would make smaller: {models.first_inner_layer(model)}"]
 
     def search_space(self, space: Space, model: nn.Module) -> Params:
         groups = models.fixed_groups(model, space.granularity)
