@@ -22,7 +22,9 @@ _ASKED = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
 
 
 def scored(model: Deployable, limits: Limits) -> np.ndarray:
-    """Whether the file classifies each image of the budget's data correctly, bool ``(images,)``.
+    """The marks of the task for each image of the budget's data.
+
+    For classes: whether the file classifies it correctly, bool ``(images,)``.
 
     The preprocessing is that of the file's metadata, else that of the budget.
 
@@ -36,16 +38,20 @@ def scored(model: Deployable, limits: Limits) -> np.ndarray:
     wanted = {name: told[name] for name in _ASKED if name in told}
     channels, height, width = model.input_size
     asked = {**wanted, "input_size": (height, width), "channels": channels}
-    splits = data.load(limits.data, manager().datasets(), **asked)
+    task = data.task_of(limits.task)
+    splits = data.load(limits.data, manager().datasets(), **asked, task=task)
     split = splits.test if len(splits.test) else splits.val
     if not len(split) or splits.by_agreement:
         raise UserError("the budget names no labelled images to judge by", "give it data: folder:PATH")
     names = told.get("class_names")
-    split = split if names is None else _with_labels_of(split, list(names), model.file)
+    if fault := split.task.check_targets(split.subset(1).labels(), split.num_classes):
+        raise UserError(f"the task '{task.title}' {fault}", "name the task of the file in 'task:'")
+    if names is not None and task.is_classification:
+        split = _with_labels_of(split, list(names), model.file)
     scorer = Scorer(usable_processors())
     try:
         classes = scorer.predict(model, np.zeros((1, *model.input_size), np.float32)).shape
-        if len(classes) != 2 or classes[1] < split.info.num_classes:
+        if task.is_classification and (len(classes) != 2 or classes[1] < split.info.num_classes):
             raise UserError(f"{model.file} gives outputs of shape {list(classes)}", "logits (N, classes) are needed")
         return scorer.score(model, split)
     except TrialFailed as failed:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autocompress.errors import HintedError, UserError, did_you_mean
-from autocompress.job import Bound, Constraints, DataConfig, DeviceConfig
+from autocompress.job import Bound, Constraints, DataConfig, DeviceConfig, TaskConfig
 from autocompress.job.load import sentence
 from autocompress.job.yamlfile import read_yaml
 
@@ -85,6 +85,8 @@ class Limits(_Section):
     """The operators in the graph that ONNX Runtime runs after its fusions."""
     data: DataConfig | None = None
     """Labelled images, for accuracy. One name gives its held-out images."""
+    task: TaskConfig = TaskConfig()
+    """What the labels are for; accuracy is its metric."""
     reference: Annotated[Path, Field(strict=False)] | None = None
     """The ONNX file for ratios and drops."""
     device: DeviceConfig = DeviceConfig()

@@ -15,11 +15,11 @@ from autocompress.checking.judging import Figures, judged
 from autocompress.checking.limits import Limits, read_limits
 from autocompress.checking.verdicts import Checked, Judged, Verdict
 from autocompress.contract import Deployable
+from autocompress.data import task_of
 from autocompress.devices.comparing import deployable, running_device
 from autocompress.errors import TrialFailed, UserError
 from autocompress.export import operator_histogram
 from autocompress.job import Constraints
-from autocompress.objectives.intervals import paired_difference
 from autocompress.results import FRONT_FILE, SearchResult, read
 from autocompress.searching.measurer import Measurer
 
@@ -110,12 +110,13 @@ def _file(file: Path, limits: Limits) -> Checked:
     notes: dict[str, str] = {}
     if limits.limits.accuracy is not None or "accuracy_drop" in bounds:
         right = scored(candidate, limits)
-        row["accuracy"] = 100.0 * float(right.mean())
+        task = task_of(limits.task).task()
+        row["accuracy"] = task.metric(right)
         notes = dict.fromkeys(("accuracy", "accuracy_drop"), f"on {len(right):,} images")
         if base is not None:
             wanted = scored(base, limits)
-            row["accuracy_drop"] = 100.0 * float(wanted.mean() - right.mean())
-            paired = paired_difference(right, wanted)
+            row["accuracy_drop"] = task.metric(wanted) - row["accuracy"]
+            paired = task.interval(right, wanted)
             drop = (-paired.high, -paired.low)
     if "latency" in bounds:
         latency = _latency(candidate, base or candidate, limits)

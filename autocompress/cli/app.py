@@ -56,6 +56,7 @@ def search(
     job_file: options.JobFile = None,
     model: options.Model = None,
     data: options.Data = None,
+    task: options.Task = None,
     pretrained: options.Pretrained = None,
     checkpoint: options.Checkpoint = None,
     train_images: options.TrainImages = None,

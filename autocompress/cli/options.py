@@ -27,6 +27,7 @@ Model = Annotated[str | None, _flag("Model name, as in timm: resnet18, resnet18.
 Data = Annotated[
     str | None, _flag("Data set: digits, glyphs, folder:PATH, timm's name (torch/cifar10) or none.", _WHAT)
 ]
+Task = Annotated[str | None, _flag("Task: classification, multilabel, or a class of your own, module:Class.", _WHAT)]
 TrainImages = Annotated[int | None, _flag("Use so many training images, drawn evenly from the classes.", _WHAT)]
 ValImages = Annotated[
     int | None, _flag("Judge trials by so many validation images; the final models by all of them.", _WHAT)

@@ -184,7 +184,8 @@ def front_table(rows: Sequence[Row], width: int, baseline: Row | None = None) ->
     table = Table(title="front so far", title_justify="left")
     if is_narrow:
         table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
-    accuracy = "accuracy" if baseline is None or baseline.get("agreement") is None else "agreement"
+    base = baseline or {}
+    accuracy = str(base.get("metric") or "accuracy") if base.get("agreement") is None else "agreement"
     for heading in ("trial", accuracy, "change", "latency", *([] if is_narrow else ["size"])):
         # Where there is too little room, figures go on in the next line: none is cut.
         table.add_column(heading, justify="right", no_wrap=not is_narrow, overflow="fold")

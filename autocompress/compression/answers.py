@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -75,7 +76,8 @@ def with_logits(
         pause: called between batches.
     """
     count = min(images, len(transfer.train))
-    if transfer.soft_targets is not None or 4 * count * transfer.train.num_classes > MOST_BYTES:
+    shape = transfer.train.task.output_shape(transfer.train.num_classes)
+    if transfer.soft_targets is not None or shape is None or 4 * count * math.prod(shape) > MOST_BYTES:
         return transfer
     train = transfer.train.subset(count, seed)
     key = digest("logits", VERSION, model_key, train.digest, computed_with(compute))

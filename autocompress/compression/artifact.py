@@ -35,11 +35,17 @@ def metadata(model: nn.Module) -> dict[str, str]:
     orientation. ``preprocessing`` says the same as a list of steps. The others are
     ``class_names``; ``session_config``, the session options with which the file's integers are
     exact on every processor; and ``session_config_when``, the processors that need these options.
+    ``task`` is there where it is not classification: its name and its options.
     """
     facts = models.architecture(model)
     names = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation", "exif")
     told = {name: facts[name] for name in names}
     told |= {"preprocessing": steps_of(models.data_info(model)), "class_names": facts["class_names"]}
+    if "task" in facts:
+        told["task"] = {
+            "name": facts["task"]["name"].rpartition("/")[2],
+            "options": json.loads(facts["task"]["options"]),
+        }
     told |= {"session_config": EXACT, "session_config_when": EXACT_WHEN}
     return {name: json.dumps(value) for name, value in told.items()}
 

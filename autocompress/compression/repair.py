@@ -14,7 +14,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from autocompress.channels.widths import kept_outputs, lost_inputs
@@ -29,9 +28,11 @@ from autocompress.recipes.settings import LEAST_IMAGES
 from autocompress.repair import Lockstep, Moments, choose_ridge, gather, has_columns, repair, rescaled
 from autocompress.repair.moments import prefix_tokens
 from autocompress.repair.shifts import ensure_bias
+from autocompress.task import Classification, Task
 from autocompress.training import logits
 
 VERSION = "3"
+_CLASSES = Classification()
 HELD_OUT, HELD_OUT_PIXELS, LEAST_HELD_OUT = 256, 256 * 64**2, 64
 """Images on which a repaired network must not be worse than before; at most a third of all.
 
@@ -287,16 +288,16 @@ def sequential(
 
 
 def divergence(model: nn.Module, teacher_logits: torch.Tensor, split: Split, device: torch.device) -> float:
-    """Mean KL(teacher || model) in nats on ``split``; infinite for logits that are not finite."""
-    return kl_of(logits(model, split, device), teacher_logits)
+    """Mean divergence from the teacher on ``split``; infinite for outputs that are not finite."""
+    return kl_of(logits(model, split, device), teacher_logits, split.task)
 
 
-def kl_of(student: torch.Tensor, teacher: torch.Tensor) -> float:
-    """Mean KL(teacher || student) in nats; infinite where logits are not finite.
+def kl_of(student: torch.Tensor, teacher: torch.Tensor, task: Task = _CLASSES) -> float:
+    """Mean divergence of ``student`` from ``teacher``; infinite where outputs are not finite.
 
-    Logits are ``[N, classes]``.
+    For classes, it is KL(teacher || student) in nats of logits ``[N, classes]``.
     """
-    value = float(F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True))
+    value = float(task.total_divergence(teacher, student) / len(student))
     return value if math.isfinite(value) else math.inf
 
 

@@ -336,7 +336,9 @@ def _packed(made: TransferSet) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 def _split_state(split: Split) -> dict[str, Any]:
-    return {"images": images_of(split), "labels": split.labels(), "info": asdict(split.info)}
+    info = asdict(split.info)
+    info.pop("task")  # sources make images for classification alone
+    return {"images": images_of(split), "labels": split.labels(), "info": info}
 
 
 def _unpacked(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> TransferSet:

@@ -24,6 +24,7 @@ from autocompress.contract.sampler import Sampler
 from autocompress.contract.scores import coupling_scores
 from autocompress.contract.space import Parameter, Space, Value
 from autocompress.contract.tensors import FakeQuantizer, Grid, Hardened, TensorSpec
+from autocompress.task import Task
 
 __all__ = [
     "FORMATS",
@@ -53,6 +54,7 @@ __all__ = [
     "Sampler",
     "Space",
     "Stage",
+    "Task",
     "TensorSpec",
     "TransferSet",
     "Transform",

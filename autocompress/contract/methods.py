@@ -249,6 +249,8 @@ class DataSource(Method):
     """
 
     kind = "data source"
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    """The tasks for whose networks it makes images, by their names in a job."""
 
     def adapts(self, params: Params) -> bool:
         """Whether RECOVER asks again, half-way, for images that depend on the student."""

@@ -4,6 +4,7 @@ from autocompress.data.guard import Sealed, SealedError, let_go, unsealed
 from autocompress.data.loading import builtin_providers, load
 from autocompress.data.provider import DatasetProvider, LoadOptions, Source
 from autocompress.data.split import Batch, DataInfo, Loader, Scored, Split, Splits, stratified
+from autocompress.data.tasks import task_of
 from autocompress.data.tensors import TensorSplit
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "let_go",
     "load",
     "stratified",
+    "task_of",
     "unsealed",
 ]

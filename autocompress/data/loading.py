@@ -11,6 +11,7 @@ from autocompress.data.digits import Digits
 from autocompress.data.folder import Folder
 from autocompress.data.glyphs import Glyphs
 from autocompress.data.idx import Idx
+from autocompress.data.labelled import Labelled
 from autocompress.data.overlap import copies_note
 from autocompress.data.pictures import DatasetSplit
 from autocompress.data.preprocessing import augmented_pixels
@@ -24,11 +25,12 @@ from autocompress.data.unreadable import without_unreadable
 from autocompress.data.wanted import Wanted
 from autocompress.errors import UserError, did_you_mean
 from autocompress.job import AugmentConfig, DataConfig
+from autocompress.task import CLASSIFICATION, TaskRef
 
 
 def builtin_providers() -> list[DatasetProvider]:
     """The data sets that come with the engine."""
-    return [Digits(), Glyphs(), Folder(), Unlabelled(), Idx(), TimmNames()]
+    return [Digits(), Glyphs(), Folder(), Unlabelled(), Labelled(), Idx(), TimmNames()]
 
 
 def load(
@@ -40,6 +42,7 @@ def load(
     preview: bool = False,
     trials: int = 1,
     augment: AugmentConfig | None = None,
+    task: TaskRef = CLASSIFICATION,
     **wanted: Any,
 ) -> Splits:
     """Loads the three splits of a job; :class:`Roles` says which images each role gets.
@@ -55,6 +58,7 @@ def load(
         preview: few images are read; see :class:`LoadOptions`.
         trials: of the job at the same time, which share the processors.
         augment: how training images are augmented; None for the way of the data set.
+        task: what the labels are for.
         **wanted: requirements of the model on its images, the fields of :class:`Wanted`; by default
             the data decide.
 
@@ -70,7 +74,7 @@ def load(
     labelled = {word: source for word, source in sources.items() if source.labelled}
     first = next(iter(labelled.values()), sources[next(iter(words.values()))])
     _check_classes({word: source.info for word, source in labelled.items()})
-    info = replace(Wanted(**wanted).applied(first.info), exif=config.exif)
+    info = replace(Wanted(**wanted).applied(first.info), exif=config.exif, task=task)
     roles = Roles(_unite(words, sources, info), sources, info, seed, has_weights)
     splits, faults = roles.assign(), []
     if config.train_images is not None:

@@ -14,7 +14,7 @@ from PIL import Image
 from autocompress.data.batches import Origin, Pictures, Reading, Request
 from autocompress.data.preprocessing import normalised
 from autocompress.data.processes import HERE, Readers, answers
-from autocompress.data.split import Batch, DataInfo, Loader, Split
+from autocompress.data.split import Batch, DataInfo, Loader, Split, as_labels
 from autocompress.errors import UserError
 from autocompress.files import digest
 
@@ -24,7 +24,7 @@ class DatasetSplit(Split):
 
     Args:
         pictures: the list of pictures.
-        labels: int64, one for each of ``indices``.
+        labels: one for each of ``indices``: int64 for classes, else as the task needs them.
         info: size, mean and std that the loader gives.
         indices: positions in ``pictures``; None for all.
         readers: the processes that read.
@@ -44,7 +44,7 @@ class DatasetSplit(Split):
         slots: torch.Tensor | None = None,
     ) -> None:
         self.pictures = pictures
-        self._labels = labels.to(torch.int64)
+        self._labels = as_labels(labels)
         self.info = info
         self.indices = torch.arange(len(pictures)) if indices is None else indices
         self.readers, self.origin, self.slots = readers, origin, slots

@@ -12,11 +12,12 @@ import torch
 
 from autocompress.files import digest
 from autocompress.job import AugmentConfig
+from autocompress.task import CLASSIFICATION, Task, TaskRef
 
 AnySplit = TypeVar("AnySplit", bound="Split", covariant=True)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Images float32 ``(N, C, H, W)``, normalised; labels int64 ``(N,)``."""
+"""Images float32 ``(N, C, H, W)``, normalised; labels, images first: int64 ``(N,)`` for classes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class DataInfo:
         interpolation: for resizing: "bilinear", "bicubic" and so on.
         exif: pictures are turned upright by their EXIF orientation when they are read.
         augment: how training images are augmented; None for the way of the data set.
+        task: what the labels are for.
     """
 
     num_classes: int
@@ -50,6 +52,7 @@ class DataInfo:
     interpolation: str = "bilinear"
     exif: bool = False
     augment: AugmentConfig | None = None
+    task: TaskRef = CLASSIFICATION
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -64,7 +67,8 @@ class DataInfo:
     @property
     def in_keys(self) -> tuple[Any, ...]:
         """What content keys of splits have of this."""
-        return self.preprocessing if self.augment is None else (*self.preprocessing, self.augment.model_dump())
+        more = () if self.augment is None else (self.augment.model_dump(),)
+        return (*self.preprocessing, *more, *(() if self.task.is_classification else (self.task.key,)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Loader(ABC, Generic[AnySplit]):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
-        """Images float32 ``(N, C, H, W)`` and labels int64 ``(N,)``, batch by batch."""
+        """Images float32 ``(N, C, H, W)`` and labels ``(N, ...)``, batch by batch."""
 
     def on(self, device: torch.device, first: int = 0) -> Iterator[Batch]:
         """The batches from number ``first`` on, with images on ``device`` and labels on the CPU."""
@@ -99,6 +103,11 @@ class Split(ABC):
     info: DataInfo
 
     @property
+    def task(self) -> Task:
+        """What the labels are for."""
+        return self.info.task.task()
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return self.info.num_classes
@@ -114,7 +123,9 @@ class Split(ABC):
 
     @abstractmethod
     def labels(self) -> torch.Tensor:
-        """All labels, int64 ``(N,)``, in order, without reading an image."""
+        """All labels in order, without reading an image: int64 ``(N,)`` for classes, else as the
+        task needs them, images first.
+        """
 
     @property
     @abstractmethod
@@ -137,7 +148,7 @@ class Split(ABC):
 
     @abstractmethod
     def relabelled(self, labels: torch.Tensor) -> Self:
-        """The same images with other ``labels``, int64 ``(N,)``."""
+        """The same images with other ``labels``, images first."""
 
     @abstractmethod
     def prepared(self, info: DataInfo) -> Self:
@@ -195,7 +206,8 @@ class Splits:
     def describe(self) -> str:
         """One line: classes, sizes, and the accuracy of one validation image."""
         channels, height, width = self.info.input_size
-        worth = f"(one image is {100 / max(len(self.val), 1):.2g} points)"
+        one = f" (one image is {100 / max(len(self.val), 1):.2g} points)"
+        worth = one if self.info.task.is_classification else ""
         parts = [f"{len(self.train):,} images {'without labels ' if self.unlabelled else ''}to train"]
         if self.synthetic:
             made = ", ".join(f"{number:,} by {name}" for name, number in self.synthetic.items())
@@ -203,7 +215,7 @@ class Splits:
         further = "further images" if self.unlabelled else "further synthetic images"
         held_out = f" {further} to compare with the predictions of the baseline"
         of = "" if self.whole_val is None else f" of {len(self.whole_val):,}"
-        parts.append(f"{len(self.val):,}{of}{held_out if self.by_agreement else ' to validate'} {worth}")
+        parts.append(f"{len(self.val):,}{of}{held_out if self.by_agreement else ' to validate'}{worth}")
         parts.append(f"{len(self.test):,} to test" if len(self.test) else "none to test")
         return (
             f"{self.info.num_classes} classes, {height}x{width}, {channels} channel{'s' if channels > 1 else ''}; "
@@ -211,12 +223,21 @@ class Splits:
         )
 
 
+def as_labels(labels: torch.Tensor) -> torch.Tensor:
+    """Labels as a split keeps them: classes are int64, and all others stay as they are."""
+    return labels if labels.ndim > 1 or labels.is_floating_point() else labels.to(torch.int64)
+
+
 def stratified(labels: torch.Tensor, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws ``n`` of the positions of ``labels`` so that each class keeps its share, by ``seed``.
+
+    Labels that are no classes (more than one number each, or fractions) are drawn at random.
 
     Returns:
         The drawn positions and the others, both int64, ascending.
     """
+    if labels.ndim > 1 or labels.is_floating_point():
+        labels = torch.zeros(len(labels), dtype=torch.int64)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     # One stable sort puts the images of each class together, in the order of the draw.

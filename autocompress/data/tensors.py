@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 
 from autocompress.data.augment import jitter
 from autocompress.data.preprocessing import as_picture, augmented_pixels, normalised, recoloured, resized
 from autocompress.data.randomness import random_kept, seeded
-from autocompress.data.split import Batch, DataInfo, Loader, Split
+from autocompress.data.split import Batch, DataInfo, Loader, Split, as_labels
 from autocompress.files import digest
 
 
@@ -22,7 +22,7 @@ class TensorSplit(Split):
     Args:
         images: ``(N, C, H, W)``; uint8 (the loader resizes and normalises), or float32 that is
             normalised already (synthetic images) and is not changed.
-        labels: int64 ``(N,)``.
+        labels: int64 ``(N,)`` for classes; else as the task needs them, images first.
         info: size, mean and std that the loader gives.
     """
 
@@ -32,7 +32,7 @@ class TensorSplit(Split):
         if images.dtype not in (torch.uint8, torch.float32):
             raise ValueError(f"images must be uint8 or float32, not {images.dtype}")
         self.images = images
-        self._labels = labels.to(torch.int64)
+        self._labels = as_labels(labels)
         self.info = info
 
     def __len__(self) -> int:
@@ -44,8 +44,12 @@ class TensorSplit(Split):
     @cached_property
     def digest(self) -> str:
         images = self.images.contiguous()
-        about = [str(images.dtype), list(images.shape), self.info.in_keys]
-        return digest(images.numpy().tobytes(), self._labels.tolist(), *about)
+        about: list[Any] = [str(images.dtype), list(images.shape), self.info.in_keys]
+        if self._labels.dtype == torch.int64 and self._labels.ndim == 1:
+            return digest(images.numpy().tobytes(), self._labels.tolist(), *about)
+        labels = self._labels.contiguous()
+        about += [str(labels.dtype), list(labels.shape)]
+        return digest(images.numpy().tobytes(), labels.numpy().tobytes(), *about)
 
     def take(self, indices: torch.Tensor) -> Self:
         return type(self)(self.images[indices], self._labels[indices], self.info)

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from autocompress.debugging.channels import Kept
+from autocompress.task import Classification, Task
 
+_CLASSES = Classification()
 Progress = Callable[[float, str], None]
 PIXELS_TOGETHER = 16 * 64**2
 """Pixels of the images in one batch, because the outputs of all layers are in memory."""
@@ -87,6 +88,7 @@ def compare_layers(
     kept: Mapping[str, Kept],
     images: torch.Tensor,
     progress: Progress | None = None,
+    task: Task = _CLASSES,
 ) -> Compared:
     """Compares the layers that both networks have and call once.
 
@@ -96,12 +98,13 @@ def compare_layers(
         kept: remaining channels, by layer.
         images: float32 ``(N, C, H, W)``.
         progress: told the finished fraction and a word.
+        task: whose divergence is computed; for classes, the KL divergence.
     """
     names = [name for name in _called_once(reference) if name in kept and name in set(_called_once(compressed))]
     sums = {name: _Sums() for name in names}
     channels = {name: _channels(reference.get_submodule(name)) for name in names}
     together = max(1, PIXELS_TOGETHER // (images.shape[2] * images.shape[3]))
-    divergence, equal = 0.0, 0
+    divergence, equal = 0.0, 0.0
     with torch.no_grad():
         for start in range(0, len(images), together):
             batch = images[start : start + together]
@@ -109,10 +112,10 @@ def compare_layers(
                 expected = reference(batch)
             with _recorded(compressed, names) as theirs:
                 found = compressed(batch)
-            divergence += _kl(expected, found)
-            equal += int((expected.argmax(1) == found.argmax(1)).sum())
+            divergence += _kl(expected, found, task)
+            equal += float(task.agreement(expected, found).sum())
             for number, name in enumerate(names):
-                one = _Layer(name, reference, compressed, kept[name])
+                one = _Layer(name, reference, compressed, kept[name], task)
                 one.add(sums[name], batch, expected, ours[name], theirs[name][1])
                 if progress is not None:
                     progress((start + (number + 1) / len(names) * len(batch)) / len(images), f"layer {name}")
@@ -128,6 +131,7 @@ class _Layer:
     reference: nn.Module
     compressed: nn.Module
     kept: Kept
+    task: Task
 
     def add(
         self,
@@ -147,13 +151,15 @@ class _Layer:
         sums.product += float((part * other).sum())
         sums.noise += float((part - other).square().sum())
         sums.images += len(batch)
-        sums.kl += _kl(expected, self._instead(batch, own.index_copy(axis, self.kept.outputs, theirs.to(own.dtype))))
+        sums.kl += _kl(
+            expected, self._instead(batch, own.index_copy(axis, self.kept.outputs, theirs.to(own.dtype))), self.task
+        )
         alone = self._alone(own_input)
         if alone is None or alone.shape != theirs.shape:
             sums.runs_alone = False
         else:
             patched = own.index_copy(axis, self.kept.outputs, alone.to(own.dtype))
-            sums.own_kl += _kl(expected, self._instead(batch, patched))
+            sums.own_kl += _kl(expected, self._instead(batch, patched), self.task)
 
     def _alone(self, own_input: torch.Tensor) -> torch.Tensor | None:
         """The compressed layer on the float layer's input."""
@@ -175,10 +181,9 @@ class _Layer:
             hook.remove()
 
 
-def _kl(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Sum over images of KL(expected || found) of the class probabilities, in nats."""
-    target, other = F.log_softmax(expected.double(), 1), F.log_softmax(found.double(), 1)
-    return float(F.kl_div(other, target, reduction="sum", log_target=True))
+def _kl(expected: torch.Tensor, found: torch.Tensor, task: Task) -> float:
+    """Sum over images of the divergence; for classes KL(expected || found) in nats."""
+    return float(task.total_divergence(expected.double(), found.double()))
 
 
 def _called_once(module: fx.GraphModule) -> list[str]:

@@ -98,7 +98,8 @@ def debug(
     batch, of = _images(split, models.input_size(model), images)
     kept = kept_channels(model, plan["transforms"], methods)
     reference = _folded(model, methods)
-    found = compare_layers(reference, _folded(compressed, methods), kept, batch, progress)
+    task = models.data_info(model).task.task()
+    found = compare_layers(reference, _folded(compressed, methods), kept, batch, progress, task)
     return Debugged(
         trial=number,
         layers=found.layers,

@@ -11,6 +11,7 @@ import pandas as pd
 from autocompress.delivery.check import Check
 from autocompress.report import datafree, view, words
 from autocompress.report.markdown import escaped, fenced, table
+from autocompress.report.metric import judged, metric
 from autocompress.results import JOB_FILE, SearchResult
 
 MOST_CLASSES = 20
@@ -34,8 +35,7 @@ def card(result: SearchResult, row: Mapping[str, Any], told: Mapping[str, Any], 
         table(["", "this model", "uncompressed"], _figures(result, row)),
         "## Use\n",
         "Needs `onnxruntime`, `numpy` and `Pillow`:\n",
-        fenced("python infer.py picture.jpg          # the label of a picture\n"
-               "python infer.py --accuracy FOLDER    # FOLDER holds one folder of pictures for each class", "sh"),
+        fenced(_commands(told), "sh"),
         f"{_checked(check, row)}\n",
         "Input: float32 `(N, {}, {}, {})`; output: logits `(N, {})`.\n".format(
             *told["input_size"], len(told["class_names"])
@@ -62,7 +62,7 @@ def _sentence(result: SearchResult, row: Mapping[str, Any]) -> str:
         for column, noun in (("latency_ratio", "latency"), ("size_ratio", "size"), ("energy_ratio", "energy"))
         if pd.notna(row.get(column))
     ]
-    kind = "agreement with the uncompressed model" if datafree.is_by_agreement(result) else "accuracy"
+    kind = "agreement with the uncompressed model" if datafree.is_by_agreement(result) else metric(result)
     change = words.points(None if pd.isna(row["accuracy_drop"]) else -row["accuracy_drop"])
     return f"{words.join(costs or ['Unknown cost'])} of the uncompressed model; {kind} changes by {change} points."
 
@@ -70,13 +70,12 @@ def _sentence(result: SearchResult, row: Mapping[str, Any]) -> str:
 def _figures(result: SearchResult, row: Mapping[str, Any]) -> list[list[str]]:
     base = result.baseline
     images = result.summary.get("images") or {}
-    judged = "agreement" if datafree.is_by_agreement(result) else "validation accuracy"
     low, high = row.get("latency_ratio_low"), row.get("latency_ratio_high")
     interval = "" if pd.isna(low) or pd.isna(high) else f" ({words.ratio(low)} to {words.ratio(high)})"
     rows = [
-        [f"{judged}{_of(images.get('val'))}", words.percent(row["accuracy"]), words.percent(base["accuracy"])],
+        [f"{judged(result)}{_of(images.get('val'))}", words.percent(row["accuracy"]), words.percent(base["accuracy"])],
         [
-            f"test accuracy{_of(images.get('test'))}",
+            f"test {metric(result)}{_of(images.get('test'))}",
             words.percent(row.get("test_accuracy")),
             words.percent(base["test_accuracy"]),
         ],
@@ -92,6 +91,15 @@ def _figures(result: SearchResult, row: Mapping[str, Any]) -> list[list[str]]:
 
 def _of(images: Any) -> str:
     return f", {images:,} images" if images else ""
+
+
+def _commands(told: Mapping[str, Any]) -> str:
+    if "task" in told:
+        return "python infer.py picture.jpg          # the labels of a picture"
+    return (
+        "python infer.py picture.jpg          # the label of a picture\n"
+        "python infer.py --accuracy FOLDER    # FOLDER holds one folder of pictures for each class"
+    )
 
 
 def _checked(check: Check | None, row: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from PIL import Image
 
 from autocompress import data, models
 from autocompress.contract import Deployable, manager_for
-from autocompress.data import DataInfo, Split, TensorSplit
+from autocompress.data import DataInfo, Split, TensorSplit, task_of
 from autocompress.data.pictures import DatasetSplit
 from autocompress.data.preprocessing import evaluation
 from autocompress.errors import UserError
 from autocompress.job import Job
 from autocompress.scoring import Scorer
+from autocompress.task import Classification, Task
 
 LEAST_EQUAL = 0.99
 """Fewest equal labels, as a share. Logits of single pictures and of batches differ slightly."""
@@ -69,10 +71,13 @@ def check(folder: Path, job: Job, info: DataInfo, most: int) -> Check:
     if split is None or pictures is None:
         noise = _noise(info)
         tensors, labels = torch.stack([evaluation(info)(one) for one in noise]), None
-        return _compared(folder, noise, tensors.numpy(), labels, "pictures of noise", is_whole=False)
+        return _compared(
+            folder, noise, tensors.numpy(), labels, "pictures of noise", is_whole=False, task=task_of(job).task()
+        )
     images = torch.cat([batch for batch, _ in some.loader(64)]).numpy()
-    labels = some.labels().numpy() if is_labelled else None
-    return _compared(folder, pictures, images, labels, of, is_whole=len(some) == len(split))
+    is_classification = split.info.task.is_classification
+    labels = some.labels().numpy() if is_labelled and is_classification else None
+    return _compared(folder, pictures, images, labels, of, is_whole=len(some) == len(split), task=split.task)
 
 
 def _judged(job: Job) -> tuple[Split | None, str, bool]:
@@ -115,20 +120,26 @@ def _compared(
     of: str,
     *,
     is_whole: bool,
+    task: Task,
 ) -> Check:
     """Compares the labels of the script for ``pictures`` with those of the search for ``images``.
 
     Both are the same pictures.
     """
     deployable = Deployable(folder / "model.onnx", (images.shape[1], images.shape[2], images.shape[3]))
-    ours = Scorer().predict(deployable, images).argmax(axis=1)
+    ours = task.prediction(torch.from_numpy(Scorer().predict(deployable, images)))
     told = _told(folder, pictures)
-    accuracy = None if labels is None else 100.0 * float((told == labels).mean())
-    return Check(len(told), int((told == ours).sum()), accuracy, of, is_whole)
+    if isinstance(task, Classification):
+        found = np.array([one["label"] for one in told], dtype=np.int64)
+        accuracy = None if labels is None else 100.0 * float((found == labels).mean())
+        return Check(len(found), int((found == ours.numpy()).sum()), accuracy, of, is_whole)
+    wanted = [own.nonzero().flatten().tolist() for own in ours]
+    equal = sum(one["labels"] == own for one, own in zip(told, wanted, strict=True))
+    return Check(len(told), equal, None, of, is_whole)
 
 
-def _told(folder: Path, pictures: Sequence[Image.Image]) -> np.ndarray:
-    """The labels from the script, int64 ``(pictures,)``.
+def _told(folder: Path, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+    """What the script says of each picture.
 
     Raises:
         UserError: if it fails.
@@ -143,4 +154,5 @@ def _told(folder: Path, pictures: Sequence[Image.Image]) -> np.ndarray:
     if done.returncode:
         said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
         raise UserError(f"the exported model cannot be run by its own script: {said}")
-    return np.array([one["label"] for one in json.loads(done.stdout)], dtype=np.int64)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found

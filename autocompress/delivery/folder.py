@@ -59,6 +59,7 @@ def export_model(
     The folder holds ``model.onnx``, ``README.md`` (a model card), ``infer.py`` (labels pictures;
     only needs onnxruntime, numpy and Pillow) and ``preprocessing.json``. The script is run on
     images of the job, or on noise if these are missing. It must label them as the search did.
+    Only classification and multilabel have such a script.
 
     Args:
         run: ``results/<name>``.
@@ -78,6 +79,11 @@ def export_model(
     artifact = result.folder / str(row["artifact"])
     if not (artifact / MODEL_FILE).is_file():
         raise UserError(f"the model of trial {row['trial']} is not in {artifact}", f"it has no {MODEL_FILE}")
+    if (task := _task(result.job)) not in ("classification", "multilabel"):
+        hint = f"take {artifact / MODEL_FILE}; its metadata say how pictures are prepared"
+        raise UserError(
+            f"export writes infer.py, which tells classes or labels, and the task of this run is '{task}'", hint
+        )
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} is there already", "give --to another folder")
     told = preprocessing(artifact / MODEL_FILE)
@@ -137,6 +143,12 @@ def _row(result: SearchResult, trial: int | None) -> Mapping[str, Any]:
     if found.empty or not found.iloc[0]["artifact"]:
         raise UserError(f"trial {trial} has no model in {result.folder}", f"trials with a model: {_listed(models)}")
     return _plain(found.iloc[0])
+
+
+def _task(job: Mapping[str, Any]) -> str:
+    """The name of the run's task."""
+    told = job.get("task", "classification")
+    return str(told["name"] if isinstance(told, Mapping) else told)
 
 
 def _plain(row: pd.Series) -> dict[str, Any]:

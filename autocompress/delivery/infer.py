@@ -122,12 +122,23 @@ def open_model(file: str | Path, exact: bool | None = None) -> tuple[ort.Inferen
     return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]), told
 
 
-def label(session: ort.InferenceSession, told: dict[str, Any], file: Path) -> int:
-    """The number of the class that the model predicts for a picture."""
+def logits(session: ort.InferenceSession, told: dict[str, Any], file: Path) -> np.ndarray:
+    """The outputs of the model for a picture, one number for each class."""
     with Image.open(file) as picture:
         prepared = prepare(picture, told)
-    logits = session.run(None, {session.get_inputs()[0].name: prepared})[0][0]
-    return int(np.argmax(logits))
+    found: np.ndarray = session.run(None, {session.get_inputs()[0].name: prepared})[0][0]
+    return found
+
+
+def label(session: ort.InferenceSession, told: dict[str, Any], file: Path) -> int:
+    """The number of the class that the model predicts for a picture."""
+    return int(np.argmax(logits(session, told, file)))
+
+
+def labels(session: ort.InferenceSession, told: dict[str, Any], file: Path) -> list[int]:
+    """The numbers of the labels that a multilabel model predicts for a picture."""
+    threshold = told["task"]["options"].get("threshold", 0.5)
+    return np.flatnonzero(logits(session, told, file) > math.log(threshold / (1 - threshold))).tolist()
 
 
 def listed(folder: Path, class_names: list[str]) -> list[tuple[Path, int]]:
@@ -160,11 +171,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         session, told = open_model(given.model, {"auto": None, "yes": True, "no": False}[given.exact])
         names = told["class_names"]
-        if given.accuracy:
+        if given.accuracy and "task" in told:
+            raise ValueError("--accuracy counts pictures with one class each, and this model gives several labels")
+        if "task" in told:
+            several = [(file, labels(session, told, file)) for file in given.pictures]
+            value: Any = [
+                {"picture": str(file), "labels": numbers, "classes": [names[number] for number in numbers]}
+                for file, numbers in several
+            ]
+            lines = [f"{one['picture']}: {', '.join(one['classes']) or 'none'}" for one in value]
+        elif given.accuracy:
             wanted = [pair for folder in given.pictures for pair in listed(folder, names)]
             right = sum(label(session, told, file) == number for file, number in wanted)
             share = 100 * right / len(wanted)
-            value: Any = {"accuracy": share, "right": right, "pictures": len(wanted)}
+            value = {"accuracy": share, "right": right, "pictures": len(wanted)}
             lines = [f"{share:.2f} % of {len(wanted)} pictures are labelled correctly ({right})"]
         else:
             found = [(file, label(session, told, file)) for file in given.pictures]

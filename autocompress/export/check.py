@@ -18,11 +18,13 @@ from torch import nn
 from autocompress.export.exporter import INPUT
 from autocompress.graph.trace import evaluating
 from autocompress.runtime import session_options
+from autocompress.task import Classification, Task
 
 AGREEMENT_IMAGES = 64
 """Number of images for comparing a file with its model."""
 LEAST_AGREEMENT = 0.8
 """Smallest share of equal labels. It is below 1, because rounding can change labels at low bits."""
+_CLASSES = Classification()
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 
@@ -31,8 +33,9 @@ class Agreement:
     """How a file compares with the torch model on the same images.
 
     Attributes:
-        labels: share of images with the same label, 0 to 1. Labels are compared, because single
-            logits of a low-bit model may differ where values are rounded differently.
+        labels: share of images with the same label, 0 to 1; in another task, of the predictions.
+            Labels are compared, because single logits of a low-bit model may differ where values
+            are rounded differently.
         images: how many were compared.
         mean_error, max_error: absolute difference of logits, in units of the largest absolute logit
         of the torch model.
@@ -60,6 +63,7 @@ def check_agreement(
     *,
     batch_size: int = 64,
     pause: Callable[[], None] | None = None,
+    task: Task = _CLASSES,
 ) -> Agreement:
     """Runs ``images`` ``(N, C, H, W)`` through the file and through ``model`` in eval mode.
 
@@ -69,6 +73,7 @@ def check_agreement(
         images: float32, normalised.
         batch_size: images a run.
         pause: called between runs; may wait for a measurement on this machine.
+        task: says which outputs are the same.
     """
     session = open_session(file)
     ours, theirs = [], []
@@ -83,7 +88,7 @@ def check_agreement(
                 pause()
     expected, got = torch.cat(ours), torch.cat(theirs)
     error = (expected - got).abs() / expected.abs().max().clamp(min=1e-12)
-    same = (expected.argmax(1) == got.argmax(1)).float().mean()
+    same = task.agreement(expected, got).mean()
     return Agreement(float(same), len(images), float(error.mean()), float(error.max()))
 
 

@@ -22,6 +22,7 @@ from autocompress.job.schema import (
 )
 from autocompress.job.source import Source
 from autocompress.job.spaces import Limits, find_space, limits_of, reject_unmatched, resolved, space_names
+from autocompress.job.task import TaskConfig
 from autocompress.job.validate import validate, warnings
 from autocompress.objectives.spelling import Bound
 
@@ -43,6 +44,7 @@ __all__ = [
     "Limits",
     "Objective",
     "Source",
+    "TaskConfig",
     "absolute",
     "anchored",
     "below",

@@ -39,6 +39,7 @@ def check_names(job: Job) -> None:
     check_checkpoint(job)
     check_recipes_from(job)
     check_plugins(job)
+    check_task(job)
     limits = limits_of(job)
     if "torch" in sys.modules or job.plugins or other_plugins():
         return
@@ -67,6 +68,12 @@ def check_plugins(job: Job) -> None:
     for path in job.plugins:
         if not path.is_file() or path.suffix != ".py":
             raise job.source.error("plugins", f"names no Python file: {path}", "install packages with pip instead")
+
+
+def check_task(job: Job) -> None:
+    """Refuses a task in a file or module that does not exist."""
+    if fault := job.task.fault:
+        raise job.source.error("task", fault, "write module:Class or FILE.py:Class; docs/tasks.md has an example")
 
 
 def check_recipes_from(job: Job) -> None:

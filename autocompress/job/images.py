@@ -15,6 +15,8 @@ SPLITS = ("train", "val", "test")
 """The keys of ``data`` that name images."""
 UNLABELLED = "unlabelled:"
 """Prefix of a data set of pictures without labels."""
+LABELS = "labels:"
+"""Prefix of a table of pictures with any number of labels each."""
 
 
 class DataConfig(Section):

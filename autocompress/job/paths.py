@@ -53,6 +53,7 @@ def anchored(job: Job, plugins: Plugins) -> Job:
         "device": job.device.model_copy(update={"name": _profile(job.device.name, COST_MODEL)}),
         "cost_model": None if job.cost_model is None else _profile(job.cost_model, ""),
         "model": _after(job.model, LOCAL_MODEL),
+        "task": job.task.anchored,
         "model_args": _files(job.model_args),
     }
     copy = job.model_copy(update=changed)

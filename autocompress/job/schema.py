@@ -30,6 +30,7 @@ from autocompress.job.images import AugmentConfig, DataConfig
 from autocompress.job.section import Section as _Section
 from autocompress.job.source import Source
 from autocompress.job.storage import checked_storage
+from autocompress.job.task import TaskConfig
 from autocompress.objectives.quantities import BOUNDED, BY_NAME, OBJECTIVES
 from autocompress.objectives.spelling import Bound, parse_bound, positive, spell_bound
 from autocompress.remote.urls import checked_url, joined, url_of
@@ -270,6 +271,8 @@ class Job(_Section):
     """Start from the weights in this file; with neither, the baseline is trained first, once."""
     data: DataConfig
     """Where images come from; one name stands for all splits, ``none`` for no data."""
+    task: TaskConfig = TaskConfig()
+    """What the network is for: its loss, its metric and its labels."""
     device: DeviceConfig = DeviceConfig()
     """Where latency is measured, and how."""
     also: Annotated[tuple[DeviceConfig, ...], Field(strict=False)] = ()
@@ -368,6 +371,17 @@ class Job(_Section):
         if self.search.storage is not None and self.run_url is not None:
             text = "cannot be combined with results on a URL, which hold the study too"
             raise HintedError(text, "leave one of them out", "search.storage")
+        return self
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Job:
+        if self.task.is_classification:
+            return self
+        if self.data.is_unlabelled or not self.data.words:
+            raise HintedError(f"'{self.task.name}' needs images with labels", "give data with labels", "task")
+        mixes = self.augment is not None and (self.augment.mixup or self.augment.cutmix)
+        if mixes:
+            raise HintedError(f"'{self.task.name}' cannot mix labels", "leave out mixup and cutmix", "augment")
         return self
 
     @model_validator(mode="after")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 from timm.utils.model import reparameterize_model
 from torch import nn
 
 from autocompress.data import DataInfo
+from autocompress.task import CLASSIFICATION, TaskRef
 
 _HINTS = ("fuse", "reparameterize", "switch_to_deploy")
 """Methods of timm's layers that merge their branches."""
 _WHOLE: dict[str, Any] = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
 """Preprocessing for descriptions by earlier versions, which do not record it."""
-_REMEMBERED = ("pretrained_cfg", "class_names", "reads_exif", "architecture_args", "reparameterised")
+_REMEMBERED = ("pretrained_cfg", "class_names", "reads_exif", "architecture_args", "reparameterised", "task_ref")
 
 
 def describe(
@@ -32,6 +32,7 @@ def describe(
     crop_mode: str = "center",
     interpolation: str = "bilinear",
     exif: bool = False,
+    task: TaskRef = CLASSIFICATION,
 ) -> nn.Module:
     """Stores on ``model`` its ``pretrained_cfg``, its class names, and how it was made."""
     truth = {
@@ -52,6 +53,7 @@ def describe(
         "reads_exif": exif,  # not in pretrained_cfg, whose keys are timm's
         "architecture_args": dict(args),
         "reparameterised": False,
+        "task_ref": task,
     }
     for attribute, value in facts.items():
         setattr(model, attribute, value)
@@ -70,7 +72,8 @@ def architecture(model: nn.Module) -> dict[str, Any]:
     """The description, as JSON, of a ``model`` that :func:`create` made.
 
     The keys are name, args, input_size, mean, std, crop_pct, crop_mode, interpolation, exif,
-    num_classes, class_names and reparameterized. The structure is that of the baseline. Plans
+    num_classes, class_names and reparameterized, and task where it is not classification: its name,
+    options and content key. The structure is that of the baseline. Plans
     record what transforms changed.
     """
     cfg: Any = model.pretrained_cfg
@@ -85,7 +88,25 @@ def architecture(model: nn.Module) -> dict[str, Any]:
         "num_classes": cfg["num_classes"],
         "class_names": list(model.class_names),  # type: ignore[arg-type]
         "reparameterized": bool(model.reparameterised),
+        **_told(task_ref(model)),
     }
+
+
+def task_ref(model: nn.Module) -> TaskRef:
+    """The task of a ``model`` that :func:`create` made."""
+    found = getattr(model, "task_ref", CLASSIFICATION)
+    return found if isinstance(found, TaskRef) else CLASSIFICATION
+
+
+def _told(task: TaskRef) -> dict[str, Any]:
+    if task.is_classification:
+        return {}
+    return {"task": {"name": task.name, "options": task.options, "key": task.key}}
+
+
+def _task(description: Mapping[str, Any]) -> TaskRef:
+    told = description.get("task")
+    return CLASSIFICATION if told is None else TaskRef(told["name"], told["options"])
 
 
 def data_info(model: nn.Module) -> DataInfo:
@@ -104,12 +125,14 @@ def data_info(model: nn.Module) -> DataInfo:
         crop_mode=known["crop_mode"],
         interpolation=known["interpolation"],
         exif=known["exif"],
+        task=task_ref(model),
     )
 
 
 def from_architecture(description: dict[str, Any]) -> nn.Module:
     """Makes the model of an :func:`architecture`, with random weights, in eval mode, offline."""
-    model = timm.create_model(description["name"], pretrained=False, **description["args"])
+    task = _task(description)
+    model = task.task().network(description["name"], dict(description["args"]), pretrained=False)
     describe(
         model,
         name=description["name"],
@@ -121,6 +144,7 @@ def from_architecture(description: dict[str, Any]) -> nn.Module:
         class_names=description["class_names"],
         **{key: description.get(key, value) for key, value in _WHOLE.items()},
         exif=description.get("exif", False),
+        task=task,
     )
     if description["reparameterized"]:
         model = reparameterise(model)

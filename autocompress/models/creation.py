@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -18,6 +17,7 @@ from autocompress.models.forward import check_forward, check_traceable
 from autocompress.models.health import faulty_tensor
 from autocompress.models.naming import HUB, Named, named
 from autocompress.models.preprocessing import FROM_DATA, asked, check_counts, info_without_data
+from autocompress.task import Task, TaskRef
 
 _WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """Arguments of ``timm.create_model`` for which a job has keys of its own."""
@@ -28,6 +28,8 @@ def needs_training(job: Job, data_info: DataInfo) -> bool:
     """Whether the baseline must be trained: no weights, or a classifier for other classes."""
     if job.checkpoint is not None:
         return False
+    if not data_info.task.is_classification:
+        return True
     return not job.pretrained or named(job.model).cfg.get("num_classes") != data_info.num_classes
 
 
@@ -54,7 +56,7 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
     _check_classes(checkpoint, name, info)
     args = _arguments(job, name, info)
     model = describe(
-        _make(job, args),
+        _make(job, args, info.task),
         name=name.architecture,
         args=args,
         input_size=info.input_size,
@@ -66,6 +68,7 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
         crop_mode=info.crop_mode,
         interpolation=info.interpolation,
         exif=info.exif,
+        task=info.task,
     )
     if checkpoint is not None:
         if any("reparam" in name for name in checkpoint.state):
@@ -74,7 +77,7 @@ def create(job: Job, data_info: DataInfo | None = None) -> nn.Module:
     if fault := faulty_tensor(model.state_dict()):
         where = job.model if checkpoint is None else checkpoint.path
         raise UserError(f"{where}: {fault}", "the weights are damaged, or their training diverged: give other weights")
-    check_forward(model, info.input_size, info.num_classes, job.model)
+    check_forward(model, info.input_size, info.task.task().output_shape(info.num_classes), job.model)
     check_traceable(model, job.model)
     # A new classifier has random weights and is trained first, before branches are merged.
     if data_info is None or not needs_training(job, data_info):
@@ -100,11 +103,13 @@ def _arguments(job: Job, name: Named, info: DataInfo) -> dict[str, Any]:
     return args
 
 
-def _make(job: Job, args: dict[str, Any]) -> nn.Module:
+def _make(job: Job, args: dict[str, Any], task: TaskRef) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
+        if type(task.task()).network is not Task.network:
+            return _made_by_task(job, args, task)
         try:
-            return timm.create_model(job.model, pretrained=job.pretrained, **args)
+            return task.task().network(job.model, dict(args), pretrained=job.pretrained)
         except Exception as error:  # constructors, hub, cache and network raise many types
             text = (str(error).strip().splitlines() or [""])[0]
             reason = f"{type(error).__name__} {text}".strip() if _is_short(error, text) else text
@@ -119,6 +124,20 @@ def _make(job: Job, args: dict[str, Any]) -> nn.Module:
                 f"the pretrained weights of '{job.model}' cannot be loaded: {reason}",
                 "check the network, or give checkpoint: PATH",
             ) from error
+
+
+def _made_by_task(job: Job, args: dict[str, Any], task: TaskRef) -> nn.Module:
+    try:
+        made = task.task().network(job.model, dict(args), pretrained=job.pretrained)
+    except Exception as error:  # a member of the user may raise any type
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            f"the task '{task.title}' cannot make its network of '{job.model}': {type(error).__name__}: {reason}",
+            "look at its 'network'",
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise UserError(f"the task '{task.title}' cannot be used: 'network' must give a torch module", "return it")
+    return made
 
 
 def _is_short(error: Exception, text: str) -> bool:

@@ -17,13 +17,15 @@ _IMAGES = 2
 """Images per check: a batch norm in training mode needs more than one value per channel."""
 
 
-def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classes: int, name: str) -> None:
+def check_forward(
+    model: nn.Module, input_size: tuple[int, int, int], outputs: tuple[int, ...] | None, name: str
+) -> None:
     """Runs two images of noise in eval and in training mode; the model is not changed.
 
     Args:
         model: the new model, on the CPU.
         input_size: (channels, height, width).
-        num_classes: number of logits per image.
+        outputs: their shape for one image; None for any.
         name: of the model, for the error.
 
     Raises:
@@ -35,7 +37,7 @@ def check_forward(model: nn.Module, input_size: tuple[int, int, int], num_classe
         images = torch.randn(_IMAGES, *input_size, generator=torch.Generator().manual_seed(0))
         for training in (False, True):
             answer = _answer(model.train(training), images, input_size, name)
-            _check_answer(answer, num_classes, name, "in training" if training else "")
+            _check_answer(answer, outputs, name, "in training" if training else "")
             if not training and not bool(answer.isfinite().all()):
                 raise UserError(
                     f"'{name}' with these weights outputs logits that are not finite numbers",
@@ -72,13 +74,14 @@ def _answer(model: nn.Module, images: torch.Tensor, size: tuple[int, int, int], 
         ) from error
 
 
-def _check_answer(answer: Any, num_classes: int, name: str, when: str) -> None:
-    wanted = f"one tensor of logits ({_IMAGES}, {num_classes}) is needed"
+def _check_answer(answer: Any, outputs: tuple[int, ...] | None, name: str, when: str) -> None:
+    shape = (_IMAGES, *(outputs or ()))
+    wanted = f"one tensor of logits {shape} is needed" if outputs else "one tensor is needed"
     hint = "see model_args (aux_logits, global_pool, features_only and others), or choose another model"
     gives = " ".join(filter(None, [f"'{name}' gives", when]))
     if not isinstance(answer, torch.Tensor):
         raise UserError(f"{gives} a {type(answer).__name__} where {wanted}", hint)
-    if tuple(answer.shape) != (_IMAGES, num_classes):
+    if tuple(answer.shape if outputs else answer.shape[:1]) != shape:
         raise UserError(f"{gives} a tensor {tuple(answer.shape)} for {_IMAGES} images where {wanted}", hint)
     if not answer.is_floating_point():
         raise UserError(f"{gives} a tensor of {answer.dtype} where {wanted}", hint)

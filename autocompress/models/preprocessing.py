@@ -7,7 +7,7 @@ from typing import Any
 
 from timm.data import resolve_data_config
 
-from autocompress.data import DataInfo
+from autocompress.data import DataInfo, task_of
 from autocompress.data.wanted import spread
 from autocompress.errors import UserError
 from autocompress.job import Job
@@ -24,7 +24,7 @@ _OF_TIMM = "crop_pct"
 def preprocessing(job: Job) -> dict[str, Any]:
     """The requirements of the model on its data, as keyword arguments of ``data.load``.
 
-    The keys are the fields of ``data.wanted.Wanted``, and ``seed``.
+    The keys are the fields of ``data.wanted.Wanted``, ``seed`` and ``task``.
 
     For pretrained weights, ``timm.data.resolve_data_config`` gives size, crop_pct, crop_mode,
     interpolation, mean and std. At the ``test_input_size`` of the weights, timm's ``test_crop_pct``
@@ -45,6 +45,7 @@ def preprocessing(job: Job) -> dict[str, Any]:
         "default_size": default_size(name)[1:],
         "channels": channels,
         "seed": job.seed,
+        "task": task_of(job),
         **{key: own.get(key) for key in ("mean", "std", "crop_pct", "crop_mode", "interpolation")},
     }
     if not job.pretrained and checkpoint is None:

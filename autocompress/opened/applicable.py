@@ -70,6 +70,8 @@ def applicable(
 def _reasons(method: Method, model: nn.Module, job: Job, has_images: bool, devices: Sequence[Device]) -> list[str]:
     if isinstance(method, DataSource) and not job.data.is_free:
         return ["the job has training data; give data: {train: none, ...} to compress without it"]
+    if isinstance(method, DataSource) and job.task.name not in method.tasks:
+        return [f"it makes images for {' and '.join(method.tasks)} only, not for the task '{job.task.name}'"]
     if isinstance(method, Quantizer) and not has_images:
         return ["it needs images for calibration, and the job has no training data"]
     for kind in sorted({kind for spec in method.layers for kind in spec.operator_kinds}):

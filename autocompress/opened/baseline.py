@@ -37,7 +37,8 @@ class Baseline:
 
     Attributes:
         accuracy: of the exported file on the validation split, in percent; NaN in a dry run.
-        correct: bool ``(images,)``, for paired intervals; empty in a dry run.
+        correct: marks of the task by image, for paired intervals: bool ``(images,)`` for classes,
+            which are correct; empty in a dry run.
         size_bytes: of the ONNX file.
         params, macs: as for a candidate.
         deployable: the exported float file.
@@ -107,7 +108,13 @@ def measure_baseline(
         store.put(scored, {"correct": torch.from_numpy(correct)}, {})
     else:
         correct = found[0]["correct"].numpy()
-    return replace(exported, accuracy=100.0 * float(correct.mean()), correct=correct)
+    accuracy = splits.val.task.metric(correct)
+    if not math.isfinite(accuracy) and len(correct):
+        title = splits.info.task.title
+        raise UserError(
+            f"the metric of the task '{title}' is {accuracy} for the baseline", "the data may lack what it counts"
+        )
+    return replace(exported, accuracy=accuracy, correct=correct)
 
 
 def export_baseline(model: nn.Module, folder: Path) -> Baseline:
@@ -179,12 +186,12 @@ def _scored(
     scorer: Scorer,
     pause: Callable[[], None] | None,
 ) -> np.ndarray:
-    """The images that the file classifies correctly, after a check that file and model agree."""
+    """The marks of the file, after a check that file and model agree."""
     some = split.subset(AGREEMENT_IMAGES)
     images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
     hint = "its weights are damaged, or belong to another network"
     batch = images_between_pauses(deployable.input_size)
-    if fault := check_agreement(deployable.file, model, images, batch_size=batch, pause=pause).fault:
+    if fault := check_agreement(deployable.file, model, images, batch_size=batch, pause=pause, task=split.task).fault:
         raise UserError(f"the baseline cannot be compressed: {fault}", hint)
     try:
         return scorer.score(deployable, split, strict=True, pause=pause)

@@ -1,4 +1,4 @@
-"""Accuracy of candidates, and agreement of their files with their torch models."""
+"""The metric of candidates, and agreement of their files with their torch models."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Judge:
         chosen = splits.test if split == "test" else splits.val
         if split == "whole_val" and splits.whole_val is not None:
             chosen = splits.whole_val
-        correct = Scorer.of(self.job).score(deployable, chosen, pause=pause)
-        return 100.0 * float(correct.mean()), correct
+        marks = Scorer.of(self.job).score(deployable, chosen, pause=pause)
+        return chosen.task.metric(marks), marks
 
     def model_accuracy(self, model: nn.Module, pause: Callable[[], None] | None = None) -> tuple[float, np.ndarray]:
         """Accuracy of a torch model on validation, in float32, on the GPU if there is one."""
@@ -65,4 +65,6 @@ class Judge:
         images, _ = next(iter(some.loader(AGREEMENT_IMAGES)))
         # A slow file also needs much memory per image.
         batch = SLOW_BATCH if candidate.slow else images_between_pauses(deployable.input_size)
-        return check_agreement(deployable.file, candidate.model, images, batch_size=batch, pause=pause)
+        return check_agreement(
+            deployable.file, candidate.model, images, batch_size=batch, pause=pause, task=self.splits.val.task
+        )

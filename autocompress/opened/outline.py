@@ -11,7 +11,7 @@ from torch import nn
 
 from autocompress import data, models
 from autocompress.contract import DataSource, Device, Manager, Method
-from autocompress.data import Sealed, Splits
+from autocompress.data import Sealed, Splits, task_of
 from autocompress.errors import UserError
 from autocompress.files import check_cache
 from autocompress.job import Job, Limits, limits_of
@@ -19,6 +19,8 @@ from autocompress.opened.applicable import applicable, require_images
 from autocompress.opened.batches import check_batches, check_measured_batch
 from autocompress.recipes.jobspace import JobSpace
 from autocompress.store import check_shared_cache
+from autocompress.task import TaskRef, check_task
+from autocompress.task.checking import IMAGES
 
 log = logging.getLogger("autocompress")
 
@@ -70,7 +72,8 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     check_cache()
     if note := check_shared_cache():
         log.warning(note)
-    limits = limits_of(job)
+    limits, task = limits_of(job), task_of(job)
+    task.task()  # an unknown task is an error before data are read
     device = plugins.device(job.device.name)
     if reasons := device.check(job.device):
         raise UserError(f"the device '{device.name}' cannot be used here: {reasons[0]}")
@@ -82,6 +85,9 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     if splits is not None and not knows_classes:
         splits = splits.prepared(models.data_info(model))
     if splits is not None:
+        _check_labels(task, splits)
+        if not task.is_classification:
+            _try_task(task, model, splits)
         check_batches(job, model, splits)
     # A wrong key in the space is an error before the baseline is trained, because the check needs
     # only the structure.
@@ -94,6 +100,31 @@ def outline(job: Job, plugins: Manager, *, preview: bool = False) -> Outline:
     if not space.sources():
         require_images(job, splits, methods, refused)
     return Outline(limits, devices, installed, splits, model, shape, methods, refused, space)
+
+
+def _check_labels(task: TaskRef, splits: Splits) -> None:
+    """Refuses labels that the task cannot use.
+
+    Raises:
+        UserError: saying what it needs.
+    """
+    for split in (splits.train, splits.val):
+        if len(split) and (fault := task.task().check_targets(split.labels()[:IMAGES], splits.info.num_classes)):
+            hint = "set task: multilabel" if task.is_classification else "give other data, or another task"
+            raise UserError(f"the task '{task.title}' {fault}", hint)
+
+
+def _try_task(task: TaskRef, model: nn.Module, splits: Splits) -> None:
+    """Calls every member of a task once, on a few labelled images.
+
+    Raises:
+        UserError: naming the member that fails, or what the data lack.
+    """
+    split = next((one for one in (splits.val, splits.train) if len(one)), None)
+    if split is None:
+        raise UserError(f"the task '{task.title}' needs labelled images to judge by", "name them for 'val'")
+    images, targets = next(iter(split.subset(IMAGES).loader(IMAGES)))
+    check_task(task, model, images, targets, splits.info.num_classes)
 
 
 def recovery_epochs(job: Job, methods: Sequence[Method], splits: Splits | None) -> float:

@@ -29,11 +29,12 @@ def remarks(job: Job, model: nn.Module, splits: Splits, baseline: Baseline, stor
     Args:
         job: of the baseline.
         model: the float baseline, in eval mode.
-        splits: of the job. There are no notes if their labels are predictions of the baseline.
+        splits: of the job. There are no notes if their labels are predictions of the baseline,
+            or are no classes.
         baseline: the measured baseline.
         store: stores the comparison of normalisations.
     """
-    if splits.by_agreement or not len(splits.val):
+    if splits.by_agreement or not len(splits.val) or not splits.info.task.is_classification:
         return ()
     trained_here = models.needs_training(job, splits.info)
     if trained_here and not job.baseline.epochs:  # the user asked for random weights

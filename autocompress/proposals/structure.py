@@ -19,6 +19,7 @@ from autocompress.proposals.choices import Part, Selection
 from autocompress.proposals.factors import STRUCTURE
 from autocompress.repair import Moments, curve, repair
 from autocompress.repair.shifts import norm_scale
+from autocompress.task import Classification, Task
 
 SIXTEENTHS = tuple(count / 16 for count in range(16, 0, -1))
 """Shares of channels to keep in a coupling."""
@@ -26,10 +27,14 @@ Divergence = Callable[[torch.Tensor, torch.Tensor], float]
 """Divergence of the second outputs from the first, at least 0."""
 
 
+def divergence_of(task: Task, reference: torch.Tensor, outputs: torch.Tensor) -> float:
+    """Mean divergence of the task of ``outputs`` from ``reference``, computed in float64."""
+    return float(task.divergences(reference.double(), outputs.double()).mean())
+
+
 def kl_divergence(reference: torch.Tensor, logits: torch.Tensor) -> float:
     """Mean KL divergence of softmax(logits) from softmax(reference), in nats."""
-    expected, got = (values.double().log_softmax(1) for values in (reference, logits))
-    return float((expected.exp() * (expected - got)).sum(1).mean())
+    return divergence_of(Classification(), reference, logits)
 
 
 def structure_part(coupling: Coupling, multiple: int = 1, shares: Sequence[float] = SIXTEENTHS) -> Part:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from autocompress.proposals.jobtables import Tables
 from autocompress.proposals.judging import affordable, batch_size, evenly
 from autocompress.proposals.probes import ProbeBuilder
 from autocompress.proposals.shares import ShareRecipes
+from autocompress.proposals.structure import divergence_of
 from autocompress.proposals.tables import planned
 from autocompress.recipes.pruning import Pruning, prunable
 from autocompress.recipes.recipe import Recipe
@@ -255,6 +257,7 @@ class TableMaker:
             known.moments,
             [batch for batch, _ in chosen.loader(batch_size(chosen))],
             multiple=pruning.multiple,
+            divergence=partial(divergence_of, known.images.held_out.task),
             repaired=self.job.search.repair,
         )
 

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 from autocompress.graph import evaluating
+from autocompress.task import Classification, Task
+
+_CLASSES = Classification()
 
 
 def gradient_energy(
@@ -19,6 +22,7 @@ def gradient_energy(
     *,
     seed: int = 0,
     pause: Callable[[], None] | None = None,
+    task: Task = _CLASSES,
 ) -> dict[str, torch.Tensor]:
     """E[sum over positions of (d log p(y) / d output)^2], with labels y drawn from the model.
 
@@ -31,6 +35,7 @@ def gradient_energy(
         batches: returns the images, on the device of the model, at each call.
         seed: for drawing labels.
         pause: called between batches.
+        task: of the model; its labels are drawn.
 
     Returns:
         float64 ``[outputs]`` by layer; zeros for a layer that did not run.
@@ -46,9 +51,7 @@ def gradient_energy(
         for batch in batches():
             images_in = batch.detach().requires_grad_()  # so that there are gradients at frozen layers too
             logits = model(images_in).float()
-            chances = logits.detach().softmax(1).cpu()
-            labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
-            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            loss = task.sampled_loss(logits, generator)
             torch.autograd.grad(loss, images_in)  # adds no gradient to parameters
             images += len(batch)
             if pause is not None:

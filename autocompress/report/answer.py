@@ -13,6 +13,7 @@ import pandas as pd
 from autocompress.objectives.choosing import ACCURATE, CHEAPEST, TRADE
 from autocompress.objectives.quantities import BY_NAME
 from autocompress.report import datafree, view, words
+from autocompress.report.metric import judged, metric
 from autocompress.report.story import story
 from autocompress.results import SearchResult
 
@@ -115,7 +116,7 @@ def cost_share(result: SearchResult, row: pd.Series, cost: str) -> float | None:
 
 def _change(result: SearchResult, row: pd.Series) -> str:
     """The change on validation in a few words."""
-    what = "agreement" if datafree.is_by_agreement(result) else "validation accuracy"
+    what = judged(result)
     drop = row["accuracy_drop"]
     if pd.isna(drop):
         return f"{what} unknown"
@@ -135,8 +136,10 @@ def _figures(result: SearchResult, model: view.FrontModel, base: view.FrontModel
     ]
     if model.test_accuracy != words.MISSING:
         note = _against(model.test_change, model.test_change_interval, base.test_accuracy)
-        found.append(Figure(f"Test accuracy{_of(images.get('test'))}", model.test_accuracy, model.test_interval, note))
-    label = "Agreement" if by_agreement else "Validation accuracy"
+        found.append(
+            Figure(f"Test {metric(result)}{_of(images.get('test'))}", model.test_accuracy, model.test_interval, note)
+        )
+    label = f"{judged(result)[:1].upper()}{judged(result)[1:]}"
     note = (
         "with the baseline; not accuracy"
         if by_agreement

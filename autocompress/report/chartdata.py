@@ -10,6 +10,7 @@ from autocompress.objectives.hypervolume import progress
 from autocompress.objectives.quantities import QUANTITIES, objective_columns
 from autocompress.report import datafree, words
 from autocompress.report.importance import importance
+from autocompress.report.metric import is_accuracy, metric
 from autocompress.results import BASELINE, SearchResult
 
 
@@ -38,6 +39,9 @@ def chart_data(result: SearchResult) -> dict[str, Any]:
     if by_agreement:
         label = {"label": "Agreement with the baseline"}
         axes = [axis | label if axis["key"] == "accuracy" else axis for axis in axes]
+    elif not is_accuracy(result):
+        label = {"label": f"Validation {metric(result)}"}
+        axes = [axis | label if axis["key"] == "accuracy" else axis for axis in axes]
     wanted = objective_columns(result.job.get("objectives", ()))
     known = [axis["key"] for axis in axes]
     objectives = [column for column in wanted if column in known] or known[:2]
@@ -48,6 +52,7 @@ def chart_data(result: SearchResult) -> dict[str, Any]:
         "y": "accuracy" if "accuracy" in known else (known[0] if known else ""),
         "points": points,
         "byAgreement": by_agreement,
+        "metric": metric(result),
         "limits": _limits(result),
         "parameters": _parameters(result, objectives),
         "progress": _progress(result.trials),

@@ -33,10 +33,16 @@ def trial_words(row: Row) -> str:
 
 def baseline_words(row: Row) -> str:
     """The baseline in a line."""
+    judged = f"{words.percent(row.get('accuracy'))}{_named(row)}"
     figures = [
-        words.percent(row.get("accuracy")) if row.get("agreement") is None else "the reference for agreement",
+        judged if row.get("agreement") is None else "the reference for agreement",
         words.size(row.get("size_bytes")),
         f"{words.count(row.get('params'))} parameters",
         f"{words.count(row.get('macs'))} MACs",
     ]
     return ", ".join(figures)
+
+
+def _named(row: Row) -> str:
+    """The name of the metric behind its value, where it is not accuracy."""
+    return f" {row['metric']}" if row.get("metric") else ""

@@ -16,6 +16,7 @@ from autocompress.report.answer import answer
 from autocompress.report.brief import BRIEF_FILE, brief
 from autocompress.report.chartdata import chart_data
 from autocompress.report.heat import heat_table, width_table
+from autocompress.report.metric import judged, metric
 from autocompress.report.paying import by_group, headline
 from autocompress.report.picture import picture
 from autocompress.report.steps import steps
@@ -61,6 +62,8 @@ def render(result: SearchResult) -> str:
         data_name=datafree.data_name(result),
         by_agreement=datafree.is_by_agreement(result),
         judged_on=datafree.kind(result),
+        judged=judged(result),
+        metric=metric(result),
         headline=view.headline(result),
         fastest=view.fastest(result),
         tap_crop=view.tap_crop(result),

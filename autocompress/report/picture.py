@@ -7,7 +7,8 @@ from markupsafe import Markup
 
 from autocompress.objectives.choosing import ACCURATE, CHEAPEST, TRADE
 from autocompress.objectives.quantities import BY_NAME, of_column
-from autocompress.report import datafree, words
+from autocompress.report import words
+from autocompress.report.metric import judged
 from autocompress.report.svg import Scale, doubling_ticks, drawing, placed, round_ticks, tag
 from autocompress.results import SearchResult
 
@@ -35,7 +36,7 @@ def picture(result: SearchResult) -> Markup:
     spots = {int(row["trial"]): (float(row[column]), float(row["accuracy"])) for row in models.to_dict("records")}
     x, y = _scales([*spots.values(), *corner], _floor(result, spots, corner))
     chosen = {name: int(row["trial"]) for name, row in result.choices().items()}
-    kind = "agreement" if datafree.is_by_agreement(result) else "validation accuracy"
+    kind = judged(result)
     label = f"{kind}, %, over {quantity.short}: {len(spots)} models and the baseline; figures are in the table below"
     title = f"{kind[:1].upper()}{kind[1:]}, % over {quantity.short}"
     cheapest = words.superlative(quantity.name)

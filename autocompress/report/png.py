@@ -18,6 +18,7 @@ from autocompress.objectives.dominance import non_dominated
 from autocompress.objectives.quantities import objective_columns, of_column
 from autocompress.report import datafree, words
 from autocompress.report.markdown import plain
+from autocompress.report.metric import metric
 from autocompress.results import SearchResult
 
 LONGEST_TITLE = 60
@@ -66,7 +67,9 @@ def _draw(axes: Axes, result: SearchResult, column: str) -> None:
     _draw_limits(axes, result, column)
     _zoom(axes, result, models)
     axes.set_xlabel(_axis_label(column))
-    axes.set_ylabel("agreement with the baseline, %" if datafree.is_by_agreement(result) else "validation accuracy, %")
+    axes.set_ylabel(
+        "agreement with the baseline, %" if datafree.is_by_agreement(result) else f"validation {metric(result)}, %"
+    )
     title = plain(result.job.get("name", result.folder.name), LONGEST_TITLE)
     axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
     axes.grid(color="#e4e7ea", linewidth=0.8)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from autocompress.report import datafree, view, words
 from autocompress.report.markdown import plain
+from autocompress.report.metric import is_accuracy, metric
 from autocompress.results import SearchResult
 
 FULL_WIDTH = 78
@@ -30,7 +31,8 @@ def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
     """
     models = view.front_models(result, intervals_of_accuracy=False)  # scipy takes half a second to import
     # Text, here and below: rich would read [brackets] in a str as markup.
-    title = Text(f"{plain(result.job.get('name', result.folder.name))}: the front", style="bold")
+    of = "" if is_accuracy(result) else f" (val and test: {metric(result)})"
+    title = Text(f"{plain(result.job.get('name', result.folder.name))}: the front{of}", style="bold")
     if not models:
         return Group(title, Text("none yet", style="dim"))
     with_energy = any(model.energy_ratio != words.MISSING for model in models)

@@ -15,6 +15,7 @@ import pandas as pd
 from autocompress.objectives import intervals
 from autocompress.objectives.quantities import of_column
 from autocompress.report import datafree, words
+from autocompress.report.metric import is_accuracy, judged, metric
 from autocompress.results import STATUSES, SearchResult
 
 
@@ -63,7 +64,7 @@ def front_models(result: SearchResult, *, intervals_of_accuracy: bool = True) ->
     models = result.models.sort_values("accuracy", ascending=False, kind="stable")
     rows = [table.iloc[0]] if len(table) else []
     rows += [row for _, row in models.iterrows()]
-    images = (result.summary.get("images") or {}) if intervals_of_accuracy else {}
+    images = (result.summary.get("images") or {}) if intervals_of_accuracy and is_accuracy(result) else {}
     return [_front_model(result, row, chosen_trial, images) for row in rows]
 
 
@@ -134,10 +135,12 @@ def headline(result: SearchResult) -> str:
         unit = " points"
     else:
         change = words.points(-best["accuracy_drop"])
-        text, unit = f"Trial {best['trial']} has {told}; validation accuracy changes by {change} points", ""
+        text, unit = f"Trial {best['trial']} has {told}; {judged(result)} changes by {change} points", ""
     if pd.notna(best["test_accuracy_drop"]):
         verb = " changes" if unit else ""
-        text += f"{';' if unit else ','} test accuracy{verb} by {words.points(-best['test_accuracy_drop'])}{unit}"
+        text += (
+            f"{';' if unit else ','} test {metric(result)}{verb} by {words.points(-best['test_accuracy_drop'])}{unit}"
+        )
     return f"{text}."
 
 
@@ -211,7 +214,7 @@ def warnings(result: SearchResult) -> list[str]:
     images = (result.summary.get("images") or {}).get("val")
     drop = result.limits.get("accuracy_drop")
     kind = datafree.kind(result)
-    if images and drop is not None and drop < 4 * intervals.one_image(images):
+    if images and is_accuracy(result) and drop is not None and drop < 4 * intervals.one_image(images):
         allowed = int(drop * images / 100)
         texts.append(
             f"One {kind} image is {intervals.one_image(images):.2f} points: a limit of {words.drop(drop)} allows "

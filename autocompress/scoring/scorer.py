@@ -1,4 +1,4 @@
-"""Scorer: logits of an exported file in ONNX Runtime, and their accuracy."""
+"""Scorer: outputs of an exported file in ONNX Runtime, and their marks in the task."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from autocompress.contract import Deployable
 from autocompress.data import Split
@@ -56,7 +57,7 @@ class Scorer:
         return cls(worker_threads(job))
 
     def predict(self, deployable: Deployable, images: np.ndarray) -> np.ndarray:
-        """Logits float32 ``(N, classes)`` of the file for float32 images ``(N, C, H, W)``.
+        """Outputs float32 ``(N, ...)`` of the file for float32 images ``(N, C, H, W)``.
 
         Images are run in batches of 64, or of the batch size of the file where that is fixed.
 
@@ -83,31 +84,31 @@ class Scorer:
         strict: bool = False,
         pause: Callable[[], None] | None = None,
     ) -> np.ndarray:
-        """The images of ``split`` that the file classifies correctly.
+        """The marks of the task by image: for classes, whether the file classifies it correctly.
 
-        Logits that are not finite count as wrong.
+        Logits that are not finite count as wrong. In another task than classification they are an
+        error.
 
         Args:
             deployable: the file.
             split: images and labels.
-            strict: logits that are not finite are an error.
+            strict: outputs that are not finite are an error.
             pause: called after every few images (:func:`images_between_pauses`).
 
         Returns:
-            bool ``(images,)``, in the order of the split.
+            ``(images, ...)``, in the order of the split; bool ``(images,)`` for classes.
 
         Raises:
-            TrialFailed: if the file cannot be loaded; with ``strict``, at the first logits that are
-                not finite.
+            TrialFailed: if the file cannot be loaded, or at the first outputs that are not finite.
         """
-        correct, step = [np.zeros(0, bool)], images_between_pauses(deployable.input_size)
+        task, strict = split.task, strict or not split.info.task.is_classification
+        found, step = [], images_between_pauses(deployable.input_size)
         for images, labels in split.loader(LOADED_TOGETHER):
             for part, wanted in zip(images.split(step), labels.split(step), strict=True):
-                logits = self.predict(deployable, part.numpy())
-                finite = np.isfinite(logits).all(axis=1)
-                if strict and not finite.all():
+                outputs = self.predict(deployable, part.numpy())
+                if strict and not np.isfinite(outputs).all():
                     raise TrialFailed("the model's outputs are not finite numbers on some images")
-                correct.append((logits.argmax(axis=1) == wanted.numpy()) & finite)
+                found.append(task.marks(torch.from_numpy(outputs), wanted).numpy())
                 if pause is not None:
                     pause()
-        return np.concatenate(correct)
+        return np.concatenate(found) if found else np.zeros(0, bool)

@@ -17,7 +17,7 @@ import onnx
 import onnxscript
 
 from autocompress.contract import Device
-from autocompress.data import Splits
+from autocompress.data import Splits, task_of
 from autocompress.data.guard import Sealed
 from autocompress.errors import UserError
 from autocompress.job import Job
@@ -48,6 +48,10 @@ def begun_with(job: Job, device: Device) -> dict[str, Any]:
     asked["compute"] = job.compute.model_dump(mode="json", exclude_defaults=True)  # runs of earlier versions
     if job.baseline.accumulate == 1:  # have no such keys
         del asked["baseline"]["accumulate"]
+    if job.task.is_classification:
+        del asked["task"]
+    else:
+        asked["task"] = {"task": asked["task"], "source": task_of(job).key[:16]}
     libraries = {**versions(), "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     machine = measured_with(device, job.device)
     for known in ("device", "device_config", "session_options"):  # the job and "session_config" have them

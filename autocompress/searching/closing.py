@@ -16,14 +16,13 @@ import numpy as np
 
 from autocompress.compression.artifact import METRICS_FILE, MODEL_FILE, load_deployed
 from autocompress.contract import Deployable, Manager, Measurement
-from autocompress.data import Scored, Splits, unsealed
+from autocompress.data import Scored, Splits, task_of, unsealed
 from autocompress.data.preprocessing import steps_of
 from autocompress.devices.lock import MachineLock
 from autocompress.files import write_json
 from autocompress.objectives.bounds import excess, explain, misses
 from autocompress.objectives.figures import ratio
 from autocompress.objectives.fronts import fastest_within, front_hypervolume, front_rows, nearest_miss
-from autocompress.objectives.intervals import paired_difference
 from autocompress.results import (
     BASELINE,
     COLUMNS,
@@ -196,7 +195,7 @@ class Closing:
     def _again(self, row: Row, baseline_correct: np.ndarray | None) -> Row:
         """``row``, measured again beside the baseline and scored on the test split, if any.
 
-        ``baseline_correct`` says which test images the baseline labels correctly.
+        ``baseline_correct`` has the marks of the baseline on the test images.
         """
         base = self.opened.baseline
         home, deployable = self.folder / row["artifact"], self._file(row)
@@ -247,7 +246,7 @@ class Closing:
     def _tested(self, row: Row, baseline_correct: np.ndarray) -> tuple[Row, list[float]]:
         """The columns of the test split, with the interval of the drop."""
         accuracy, correct = self._accuracy(self._file(row))
-        paired = paired_difference(correct, baseline_correct)
+        paired = task_of(self.opened.job).task().interval(correct, baseline_correct)
         tested = {"test_accuracy": accuracy, "test_accuracy_drop": self.baseline["test_accuracy"] - accuracy}
         return tested, [-paired.high, -paired.low]
 
@@ -257,7 +256,7 @@ class Closing:
         if self._whole is None:
             return None
         accuracy, correct = self._accuracy(self._file(row), "whole_val")
-        paired = paired_difference(correct, self._whole)
+        paired = task_of(self.opened.job).task().interval(correct, self._whole)
         figures = {"accuracy": accuracy, "accuracy_drop": self.baseline["accuracy"] - accuracy}
         return figures, [-paired.high, -paired.low]
 
@@ -318,6 +317,7 @@ class Closing:
             "preprocessing": steps_of(splits.info),
             "synthetic": _synthetic(splits),
             "unlabelled": _unlabelled(splits),
+            **({} if splits.info.task.is_classification else {"metric": splits.val.task.metric_name}),
             "notes": list(splits.notes),
             "baseline": _only(FRONT_COLUMNS, self.baseline),
             "environment": environments[0] if environments else {},

@@ -21,10 +21,10 @@ import torch
 
 from autocompress.compression.candidate import Candidate
 from autocompress.contract import Deployable, Measurement, Value
+from autocompress.data import task_of
 from autocompress.errors import CannotWork, InvalidRecipe, TrialFailed
 from autocompress.files import digest, is_full_disk, kept_if_possible, write_json
 from autocompress.objectives.bounds import excess, explain, misses
-from autocompress.objectives.intervals import paired_difference
 from autocompress.recipes.choosers import Replay
 from autocompress.recipes.recipe import Recipe
 from autocompress.results import Row
@@ -252,7 +252,7 @@ class Trial:
         self.row |= {"accuracy": float(accuracy), "accuracy_drop": float(drop), "accuracy_rung0": None}
         # Where the labels are the baseline's answers, accuracy is agreement with it.
         self.row["agreement"] = None if self.baseline.get("agreement") is None else float(accuracy)
-        paired = paired_difference(correct, self.opened.baseline.correct)
+        paired = task_of(self.opened.job).task().interval(correct, self.opened.baseline.correct)
         self.row["accuracy_drop_interval"] = [-paired.high, -paired.low]
 
     def _measured(self, deployable: Deployable) -> Measurement:

@@ -16,6 +16,7 @@ import torch
 
 from autocompress.cluster.handing import handed_out
 from autocompress.contract import Manager, Pruner, Value, manager_for
+from autocompress.data import task_of
 from autocompress.errors import Terminated, UserError
 from autocompress.files import full_disk_told, own_variables
 from autocompress.job import Job, anchored, load_job, resolved, validate
@@ -534,4 +535,11 @@ def baseline_row(opened: SearchableJob, measurer: Measurer) -> Row:
         "params": base.params,
         "macs": base.macs,
         "energy_uj": measurer.energy(base.deployable),
+        **_metric(opened),
     }
+
+
+def _metric(opened: SearchableJob) -> Row:
+    """The name of the metric, where it is not accuracy."""
+    task = task_of(opened.job)
+    return {} if task.is_classification else {"metric": task.task().metric_name}

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from autocompress import models
@@ -114,6 +113,7 @@ class _Probe:
 
     def __init__(self, model: nn.Module, widths: Sequence[Width], setting: Setting, context: Context) -> None:
         self._setting, self._context = setting, context
+        self._task = models.data_info(model).task.task()
         self._specs = layer_specs(list(setting.methods.values()))
         known = facts(model, context.input_size, leaves(list(setting.methods.values())))
         self._network = self._slotted(model, known).to(context.device)
@@ -127,7 +127,7 @@ class _Probe:
             self._slots[fake.spec.name] = fake
         self._images = images_for(known.macs * max(1, len(widths)))
         self._batches = list(self._load())
-        self._float = [F.log_softmax(logits, dim=1) for logits in self._runner.answers(self._batches)]
+        self._float = list(self._runner.answers(self._batches))
         self._fakes: dict[tuple[str, int], dict[str, FakeQuantizer]] = {}
         self._known: dict[Any, tuple[float, float]] = {}
 
@@ -244,11 +244,11 @@ class _Probe:
         return self._runner.first(names)
 
     def _compare(self, answers: Iterable[torch.Tensor]) -> tuple[float, float]:
-        loss, same, images = 0.0, 0, 0
+        loss, same, images = 0.0, 0.0, 0
         for logits, wanted in zip(answers, self._float, strict=True):
-            found = F.log_softmax(logits.float(), dim=1)
-            loss += float(F.kl_div(found, wanted, reduction="sum", log_target=True))
-            same += int((found.argmax(1) == wanted.argmax(1)).sum())
+            found = logits.float()
+            loss += float(self._task.total_divergence(wanted, found))
+            same += float(self._task.agreement(wanted, found).sum())
             images += len(logits)
         if not math.isfinite(loss):
             raise ValueError("the outputs are not finite numbers")

@@ -79,6 +79,9 @@ def _check_source(source: Source) -> None:
 def _check_labels(role: str, split: Split, info: DataInfo) -> None:
     require(isinstance(split, Split) and len(split) > 0, f"{role} must be a Split with images")
     labels = split.labels()
+    if labels.ndim > 1 or labels.is_floating_point():  # of another task than classification
+        require(len(labels) == len(split), f"labels of {role} must be one an image")
+        return
     require(labels.dtype == torch.int64 and len(labels) == len(split), f"labels of {role} must be int64, one an image")
     fit = info.num_classes == 0 or bool((labels >= 0).all() and (labels < info.num_classes).all())
     require(fit, f"labels of {role} must lie between 0 and the number of classes")

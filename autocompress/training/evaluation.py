@@ -1,4 +1,4 @@
-"""Accuracy of torch models, and recalibration of batch norms."""
+"""Metrics of torch models, and recalibration of batch norms."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from autocompress.compat.torch import BatchNormBase
 from autocompress.data import Split
+from autocompress.errors import TrialFailed
 from autocompress.graph import evaluating
 from autocompress.models import device_of
 
@@ -21,12 +22,12 @@ def _batches(
     device: torch.device | str | None,
     batch_size: int,
     pause: Callable[[], None] | None,
-) -> Iterator[torch.Tensor]:
-    """Logits batch by batch, float32 ``(n, classes)`` on the device."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Outputs batch by batch, float32 on the device, and labels."""
     device = torch.device(device) if device is not None else device_of(model)
     with evaluating(model.to(device)):
-        for images, _ in split.loader(batch_size).on(device):
-            yield model(images).float()
+        for images, labels in split.loader(batch_size).on(device):
+            yield model(images).float(), labels
             if pause is not None:
                 pause()
 
@@ -38,12 +39,12 @@ def logits(
     batch_size: int = 256,
     pause: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """Logits for all images, float32 ``(N, classes)`` on the CPU.
+    """Outputs for all images, float32 on the CPU; logits ``(N, classes)`` for classes.
 
     The model is moved to ``device``, and its training flag is restored. ``pause`` is called between
     batches and may wait for a measurement on this machine.
     """
-    found = [batch.cpu() for batch in _batches(model, split, device, batch_size, pause)]
+    found = [batch.cpu() for batch, _ in _batches(model, split, device, batch_size, pause)]
     return torch.cat(found) if found else torch.zeros(0, split.num_classes)
 
 
@@ -59,7 +60,7 @@ def predictions(
     It is -1 where a logit is not finite. Arguments as for :func:`logits`; logits are not kept,
     because those of 50,000 images and 1,000 classes take 200 MB.
     """
-    found = [_largest(batch).cpu() for batch in _batches(model, split, device, batch_size, pause)]
+    found = [_largest(batch).cpu() for batch, _ in _batches(model, split, device, batch_size, pause)]
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
 
@@ -74,12 +75,30 @@ def evaluate(
     batch_size: int = 256,
     pause: Callable[[], None] | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Accuracy in percent, and whether each image was classified correctly, bool ``(N,)``.
+    """The metric of the task in percent, and its marks of each image; NaN for an empty split.
 
-    An empty split gives NaN. Arguments as for :func:`logits`.
+    For classes, these are the accuracy and whether each image was classified correctly, bool
+    ``(N,)``. Arguments as for :func:`logits`.
+
+    Raises:
+        TrialFailed: if outputs are not finite, in another task than classification.
     """
-    correct = (predictions(model, split, device, batch_size, pause) == split.labels()).numpy()
-    return (100.0 * float(correct.mean()) if len(correct) else float("nan")), correct
+    task = split.task
+    found = [
+        task.marks(_finite(outputs, split), labels.to(outputs.device)).cpu()
+        for outputs, labels in _batches(model, split, device, batch_size, pause)
+    ]
+    if not found:
+        return float("nan"), np.zeros(0, bool)
+    marks = torch.cat(found).numpy()
+    return task.metric(marks), marks
+
+
+def _finite(outputs: torch.Tensor, split: Split) -> torch.Tensor:
+    """``outputs``, which must be finite where a metric cannot say which image has wrong ones."""
+    if not split.info.task.is_classification and not bool(outputs.isfinite().all()):
+        raise TrialFailed("the model's outputs are not finite numbers on some images")
+    return outputs
 
 
 @torch.no_grad()

@@ -227,7 +227,8 @@ class Training:
         numbered = self.split.relabelled(torch.arange(len(self.split)))
         size = min(self.settings.batch_size * self.settings.accumulate, max(len(self.split), 1))
         seed = (self.seed * 1_000_003 + epoch) % 2**63
-        return numbered.loader(size, shuffle=True, seed=seed, augment=self.settings.augment, drop_last=True)
+        augment = self.settings.augment and self.split.task.augments
+        return numbered.loader(size, shuffle=True, seed=seed, augment=augment, drop_last=True)
 
     def _run_epoch(self, epoch: int) -> None:
         self.model.train()
@@ -248,6 +249,8 @@ class Training:
                 wanted = labels[positions]
                 if mixing is not None:
                     images, wanted = mixing(images, wanted, self.step)
+                elif self.labelled and self.settings.augment:
+                    images, wanted = self._augmented(images, wanted)
                 self._losses.append(self._run_step(images, positions, wanted, features))
                 if self.progress is not None:
                     self.progress(self.step / self.total_steps, f"epoch {epoch + 1}")
@@ -262,6 +265,11 @@ class Training:
             callback.on_epoch_end(self.model, epoch)
         if self._checkpoint is not None and not self.finished:
             self._checkpoint.offer(self)
+
+    def _augmented(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels, changed together as the task wants it."""
+        generator = torch.Generator().manual_seed((self.seed * 104_729 + self.step) % 2**63)
+        return self.split.task.augmented(images, labels, generator)
 
     def _run_step(
         self, images: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, features: Features
@@ -343,7 +351,8 @@ class Training:
             answers = self._answers(images, positions)
             outputs = self._forward(images)
         hard = labels.to(self.device) if self.labelled else None
-        loss = distillation(outputs.float(), hard, answers, self.settings.distill, self.settings.label_smoothing)
+        weight, smoothing = self.settings.distill, self.settings.label_smoothing
+        loss = distillation(outputs.float(), hard, answers, weight, smoothing, self.split.task)
         for callback in self.callbacks:
             extra = callback.loss(features.student, features.teacher)
             loss = loss if extra is None else loss + extra
@@ -363,7 +372,7 @@ class Training:
             found = self.soft_targets.values[positions].to(self.device).float()
             if self._are_probabilities:
                 return Answers(found.clamp_min(1e-8).log(), self.soft_targets.temperature)
-        return None if found is None else answers_of(found, temperature)
+        return None if found is None else answers_of(found, temperature, self.split.task)
 
 
 def _parts(

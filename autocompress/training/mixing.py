@@ -27,7 +27,7 @@ class Mixing:
     def of(cls, split: Split, seed: int) -> Mixing | None:
         """What the job asks for these training images; None where it asks nothing."""
         asked = split.info.augment
-        if asked is None or not (asked.mixup or asked.cutmix):
+        if asked is None or not (asked.mixup or asked.cutmix) or not split.info.task.is_classification:
             return None
         return cls(asked.mixup, asked.cutmix, split.num_classes, seed)
 

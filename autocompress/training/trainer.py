@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -195,7 +193,8 @@ def _check_trained(model: nn.Module, split: Split) -> None:
 def _check_converged(model: nn.Module, split: Split, untrained: float) -> None:
     """Refuses a model with a loss that training increased much, even if all numbers are finite.
 
-    With too few epochs, the loss stays near that of the untrained network, about ln(classes). With
+    With too few epochs, the loss stays near that of the untrained network, for classes about
+    ln(classes). With
     a learning rate that is far too high, logits and loss grow by orders of magnitude. ``DIVERGED``
     is between the two.
 
@@ -207,17 +206,15 @@ def _check_converged(model: nn.Module, split: Split, untrained: float) -> None:
     Raises:
         TrialFailed: naming both losses.
     """
-    loss, constant = _loss_by_batch_statistics(model, split), math.log(split.num_classes)
+    loss, constant = _loss_by_batch_statistics(model, split), split.task.uninformed_loss(split.num_classes)
     if not loss <= DIVERGED * max(untrained, constant):
-        raise TrialFailed(
-            f"its loss on training images went from {untrained:.3g} to {loss:.3g}, and equal probabilities for all "
-            f"classes give {constant:.3g}"
-        )
+        equal = f", and equal probabilities for all classes give {constant:.3g}" if constant else ""
+        raise TrialFailed(f"its loss on training images went from {untrained:.3g} to {loss:.3g}{equal}")
 
 
 @torch.no_grad()
 def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
-    """Mean cross-entropy over a few images of ``split``, with batch statistics.
+    """Mean loss over a few images of ``split``, with batch statistics.
 
     After a few steps, the running statistics of batch norms are still wrong. ``model`` is not
     changed.
@@ -230,7 +227,7 @@ def _loss_by_batch_statistics(model: nn.Module, split: Split) -> float:
             module.train()
     images, labels = next(iter(split.subset(AGREEMENT_IMAGES).loader(AGREEMENT_IMAGES)))
     device = models.device_of(model)
-    return float(F.cross_entropy(probe(images.to(device)).float(), labels.to(device)))
+    return float(split.task.loss(probe(images.to(device)).float(), labels.to(device)))
 
 
 def require_training_images(job: Job, splits: Splits) -> None:

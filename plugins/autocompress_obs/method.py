@@ -120,7 +120,7 @@ def _weights(
         def batches() -> list[torch.Tensor]:
             return [batch.to(context.device) for batch, _ in some.loader(size)]
 
-        energies = gradient_energy(model, names, batches, seed=context.seed, pause=context.pause)
+        energies = gradient_energy(model, names, batches, seed=context.seed, pause=context.pause, task=images.task)
         grouped = {name: energies[name].unflatten(0, (moments[name].columns.groups, -1)) for name in moments}
         return grouped, dict.fromkeys(names, 1.0)
     weights, scales = {}, {}

@@ -32,6 +32,7 @@ from torch import nn
 from autocompress.compat.torch import BatchNormBase
 from autocompress.data import Split
 from autocompress.errors import TrialFailed
+from autocompress.task import Classification, Task
 from autocompress_scop.knockoffs import Knockoffs
 
 BETAS = (0.5, 0.9)
@@ -161,9 +162,9 @@ def learn(
         optimizer = torch.optim.Adam([scale.beta for scale in scales.values()], lr=settings.lr, betas=BETAS)
         step = 0
         for epoch in range(settings.epochs):
-            for images, labels in split.loader(size, shuffle=True, seed=seed + epoch, augment=True):
+            for images, labels in split.loader(size, shuffle=True, seed=seed + epoch, augment=split.task.augments):
                 images, labels = images.to(device), labels.to(device)
-                loss = control_loss(model, images, knockoffs(images, generator), labels, teacher)
+                loss = control_loss(model, images, knockoffs(images, generator), labels, teacher, split.task)
                 if not math.isfinite(float(loss.detach())):
                     raise TrialFailed(f"the loss of the control scales is {float(loss.detach())} at step {step}")
                 optimizer.zero_grad()
@@ -182,16 +183,21 @@ def control_loss(
     knockoffs: torch.Tensor,
     labels: torch.Tensor,
     teacher: nn.Module | None = None,
+    task: Task | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy of the real stream, scalar; ``model`` is a controlled one.
 
-    With a ``teacher``, its predictions for the real images replace the labels."""
+    With a ``teacher``, its predictions for the real images replace the labels. Another ``task``
+    than classification has its own loss.
+    """
     outputs = model(torch.cat([images, knockoffs]))[: len(images)].float()
     if teacher is None:
-        return F.cross_entropy(outputs, labels)
+        return F.cross_entropy(outputs, labels) if task is None else task.loss(outputs, labels)
     with torch.no_grad():
-        answers = teacher(images).float().softmax(1)
-    return F.cross_entropy(outputs, answers)
+        answers = teacher(images).float()
+    if task is None or isinstance(task, Classification):
+        return F.cross_entropy(outputs, answers.softmax(1))
+    return task.divergences(answers, outputs).mean()
 
 
 @torch.no_grad()

@@ -83,7 +83,7 @@ function describe(point) {
   const low = point.latency_ratio_low, high = point.latency_ratio_high;
   if (low !== null && high !== null) rows.push(["Latency, 95 %", `${format(low, "×")} to ${format(high, "×")}`]);
   if (point.accuracy_drop !== null && point.trial !== null) rows.push([data.byAgreement ? "Change of agreement" : "Change on validation", `${signed(-point.accuracy_drop)} points`]);
-  if (point.test_accuracy !== null) rows.push(["Test accuracy", format(point.test_accuracy, "%")]);
+  if (point.test_accuracy !== null) rows.push([`Test ${data.metric}`, format(point.test_accuracy, "%")]);
   return { name, rows };
 }
 

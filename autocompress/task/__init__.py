@@ -1,0 +1,17 @@
+"""Tasks: what a network is for, and so its loss, its metric and how two outputs are compared."""
+
+from autocompress.task.checking import check_task
+from autocompress.task.classification import Classification
+from autocompress.task.multilabel import Multilabel
+from autocompress.task.ref import CLASSIFICATION, TaskRef, load_task
+from autocompress.task.task import Task
+
+__all__ = [
+    "CLASSIFICATION",
+    "Classification",
+    "Multilabel",
+    "Task",
+    "TaskRef",
+    "check_task",
+    "load_task",
+]

@@ -1,0 +1,107 @@
+"""Tries a task on a few real images before anything expensive: every member is called once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autocompress.errors import UserError
+from autocompress.memory import is_out_of_memory
+from autocompress.task.ref import TaskRef
+
+IMAGES = 64
+"""So many images are tried: a metric may need several of a kind."""
+
+
+def check_task(ref: TaskRef, model: nn.Module, images: torch.Tensor, targets: torch.Tensor, classes: int) -> None:
+    """Calls all that a search needs of a task, with the outputs of ``model`` for some images.
+
+    Args:
+        ref: names the task.
+        model: the untrained network; it is not changed.
+        images: normalised, float32 ``(N, C, H, W)``.
+        targets: of the images.
+        classes: of the data set.
+
+    Raises:
+        UserError: one sentence that names the member which fails, or what the data lack.
+    """
+    task = ref.task()
+    if fault := task.check_targets(targets, classes):
+        raise UserError(f"the task '{ref.title}' {fault}", "give other data, or another task")
+    probe = copy.deepcopy(model).eval()
+    with torch.random.fork_rng(devices=[]):
+        outputs = probe(images).float()
+    found = outputs.detach()
+    about = f"for targets of {targets.dtype} {tuple(targets.shape)} and outputs {tuple(outputs.shape)}"
+    _check_loss(ref, _called(ref, "loss", about, task.loss, outputs, targets))
+    other = found + 0.1 * torch.arange(found.numel()).view_as(found).remainder(3)
+    _per_image(ref, "divergences", _called(ref, "divergences", about, task.divergences, found, other), len(images))
+    same = _called(ref, "divergences", about, task.divergences, found, found)
+    if not bool((same.abs() < 1e-3).all()):
+        raise _fault(ref, "'divergences' must be 0 for equal outputs")
+    _check_prediction(ref, _called(ref, "prediction", about, task.prediction, found), len(images))
+    _per_image(ref, "agreement", _called(ref, "agreement", about, task.agreement, found, found), len(images))
+    marks = _called(ref, "marks", about, task.marks, found, targets)
+    if not isinstance(marks, torch.Tensor) or not marks.ndim or len(marks) != len(images):
+        raise _fault(ref, f"'marks' must give a tensor with a row for each of {len(images)} images, not {_is(marks)}")
+    _check_metric(ref, marks.numpy())
+    changed = _called(ref, "augmented", about, task.augmented, images, targets, torch.Generator().manual_seed(0))
+    if not isinstance(changed, tuple) or [tuple(one.shape) for one in changed] != [images.shape, targets.shape]:
+        raise _fault(ref, "'augmented' must give images and targets of the shapes that it was given")
+
+
+def _check_loss(ref: TaskRef, loss: Any) -> None:
+    if not isinstance(loss, torch.Tensor) or loss.ndim:
+        raise _fault(ref, f"'loss' must give one number as a tensor, not {_is(loss)}")
+    if not bool(loss.isfinite()):
+        raise _fault(ref, f"its loss is {float(loss.detach())} on the first images", "look at its targets")
+    if not loss.requires_grad:
+        raise _fault(ref, "'loss' must have a gradient to the outputs")
+
+
+def _check_prediction(ref: TaskRef, found: Any, count: int) -> None:
+    if not isinstance(found, torch.Tensor) or not found.ndim or len(found) != count or found.is_floating_point():
+        raise _fault(ref, f"'prediction' must give integers, a row for each of {count} images, not {_is(found)}")
+
+
+def _per_image(ref: TaskRef, member: str, found: Any, count: int) -> None:
+    if not isinstance(found, torch.Tensor) or tuple(found.shape) != (count,):
+        raise _fault(ref, f"'{member}' must give one number for each of {count} images, not {_is(found)}")
+    if not bool(found.isfinite().all()) or bool((found < -1e-3).any()):
+        raise _fault(ref, f"'{member}' must give finite numbers of at least 0")
+
+
+def _check_metric(ref: TaskRef, marks: np.ndarray) -> None:
+    value = _called(ref, "metric", "", ref.task().metric, marks)
+    if not isinstance(value, int | float | np.floating):
+        raise _fault(ref, f"'metric' must give one number, not {_is(value)}")
+    if not np.isfinite(value):
+        raise _fault(
+            ref, f"its metric is {float(value)} on {len(marks)} validation images", "the data may lack what it counts"
+        )
+    _called(ref, "interval", "", ref.task().interval, marks, marks)
+
+
+def _called(ref: TaskRef, member: str, about: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:  # a member of the user may raise any type
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        where = f" {about}" if about else ""
+        raise _fault(ref, f"'{member}' raised {type(error).__name__}{where}: {reason}") from error
+
+
+def _fault(ref: TaskRef, text: str, hint: str = "docs/tasks.md says what each member does") -> UserError:
+    return UserError(f"the task '{ref.title}' cannot be used: {text}", hint)
+
+
+def _is(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"

@@ -1,0 +1,155 @@
+"""TaskRef: the name of a task with its options, and the task that it names."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from autocompress.errors import UserError, did_you_mean
+from autocompress.files import digest
+from autocompress.task.classification import Classification
+from autocompress.task.multilabel import Multilabel
+from autocompress.task.task import Task
+
+BUILT_IN: dict[str, type[Task]] = {"classification": Classification, "multilabel": Multilabel}
+VERSION = 1
+"""Version of the built-in tasks besides classification, part of content keys."""
+_HOW = "derive a class from autocompress.task.Task and write task: module:Class, or task: FILE.py:Class"
+
+
+@dataclass(frozen=True)
+class TaskRef:
+    """Names a task. It is small and can be sent to other processes.
+
+    Attributes:
+        name: ``classification``, ``multilabel``, ``module:Class`` or ``FILE.py:Class``.
+        options: keyword arguments of the class, as JSON.
+    """
+
+    name: str = "classification"
+    options: str = "{}"
+
+    @classmethod
+    def of(cls, name: str, options: Mapping[str, Any] | None = None) -> TaskRef:
+        """The reference for a name and options."""
+        return cls(name, json.dumps(options or {}, sort_keys=True))
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether it names the default task."""
+        return self.name == "classification"
+
+    @property
+    def key(self) -> str:
+        """Content key: name and options, and the files of a user's class and of its bases."""
+        return _key(self)
+
+    @property
+    def title(self) -> str:
+        """The name without the folder of its file, for messages."""
+        path, _, name = self.name.rpartition(":")
+        return f"{Path(path).name}:{name}" if path else name
+
+    def task(self) -> Task:
+        """The task; see :func:`load_task`."""
+        return load_task(self)
+
+
+CLASSIFICATION = TaskRef()
+
+
+@cache
+def load_task(ref: TaskRef) -> Task:
+    """The task that ``ref`` names, made once.
+
+    Raises:
+        UserError: for an unknown name, a module that cannot be imported, a class that is no task or
+            lacks a member, or wrong options.
+    """
+    kind = _class_of(ref)
+    if lacking := sorted(getattr(kind, "__abstractmethods__", ())):
+        named = " and ".join(f"'{name}'" for name in lacking)
+        raise UserError(f"the task '{ref.title}' lacks {named}", "docs/tasks.md says what each member does")
+    options = json.loads(ref.options)
+    try:
+        return kind(**options)
+    except Exception as error:  # a class of the user may raise any type
+        given = f" with the options {options}" if options else ""
+        raise UserError(f"the task '{ref.title}' cannot be made{given}: {error}", "see task.options") from error
+
+
+@cache
+def _key(ref: TaskRef) -> str:
+    kind = _class_of(ref)
+    if ref.name in BUILT_IN:
+        return digest("task", ref.name, VERSION, ref.options)
+    own = [one for one in kind.__mro__ if issubclass(one, Task) and one not in (Task, *BUILT_IN.values())]
+    files = [inspect.getsourcefile(one) for one in own]
+    return digest("task", kind.__qualname__, ref.options, *(Path(file).read_bytes() for file in files if file))
+
+
+def _class_of(ref: TaskRef) -> type[Task]:
+    if ref.name in BUILT_IN:
+        return BUILT_IN[ref.name]
+    module, _, kind = ref.name.rpartition(":")
+    if not module:
+        hint = did_you_mean(ref.name, list(BUILT_IN)) or _HOW
+        raise UserError(f"there is no task '{ref.name}'", hint)
+    loaded = _imported(module, ref)
+    found = getattr(loaded, kind, None)
+    if found is None:
+        classes = [name for name, value in vars(loaded).items() if isinstance(value, type)]
+        raise UserError(f"the module of the task '{ref.title}' has no '{kind}'", did_you_mean(kind, classes) or _HOW)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        what = "it is no class" if not isinstance(found, type) else "it is not derived from autocompress.task.Task"
+        raise UserError(f"'{ref.title}' is no task: {what}", _HOW)
+    return found
+
+
+def _imported(module: str, ref: TaskRef) -> ModuleType:
+    try:
+        return _from_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
+    except FileNotFoundError:
+        raise UserError(f"the task '{ref.title}' names no file: {module}", _HOW) from None
+    except (Exception, SystemExit) as error:  # a module may raise anything
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[0]}"
+        raise UserError(f"the module of the task '{ref.title}' cannot be imported: {reason}", _HOW) from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    """The module in a file, imported once; it can import the files beside it.
+
+    A file in a package (a folder with ``__init__.py``) is imported as a part of it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    parts, folder = [] if path.stem == "__init__" else [path.stem], path.parent
+    while (folder / "__init__.py").is_file():
+        parts, folder = [folder.name, *parts], folder.parent
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    if len(parts) > 1 or path.stem == "__init__":
+        return importlib.import_module(".".join(parts))
+    name = f"autocompress_task_{path.stem}_{digest(str(path))[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
