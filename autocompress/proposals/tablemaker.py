@@ -378,7 +378,7 @@ class TableMaker:
 
 
 def is_thorough(job: Job) -> bool:
-    """Whether the search is long enough for further cells."""
+    """Whether the job allows enough minutes for further cells."""
     return job.budget.minutes is not None and job.budget.minutes >= THOROUGH_MINUTES
 
 
