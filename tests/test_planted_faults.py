@@ -6,6 +6,7 @@ Several mistakes are planted in one plugin, and all of them must be told at once
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -100,9 +101,8 @@ class Careless(Runtime):
 
 @pytest.mark.slow
 def test_mistakes_of_a_device_are_told_at_once(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CARELESS", raising=False)
+    monkeypatch.setenv("CARELESS", "0")  # and taken back by the end
     text = told(check_device, Careless(), model)
-    monkeypatch.delenv("CARELESS", raising=False)
     for rule in (
         "named must give None for names of other devices",
         "give each one a default",
@@ -181,6 +181,19 @@ def test_a_device_that_runs_nothing_is_refused_at_registration() -> None:
         "the device 'wrong' has <class 'dict'> as Options: it must be a pydantic model, the class itself",
         f"the device 'greedy' gives {devices[3]!r} in named for a name that is not its own, not None",
     ]
+
+
+def test_claims_may_answer_with_any_object_that_is_true_or_false() -> None:
+    class Matches(Noise):
+        name = "matches"
+
+        def claims(self, spec: str) -> Any:
+            return re.match("matches:", spec)
+
+    one = Matches()
+    found = Manager([SimpleNamespace(autocompress_datasets=hookimpl(lambda: [one]))], entry_points=False)
+    assert found.datasets() == [one]
+    assert not found.broken
 
 
 def test_a_data_set_whose_claims_raise_takes_no_other_away() -> None:
@@ -276,9 +289,8 @@ class Hopeful:
 
 
 def test_mistakes_of_a_logger_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HOPEFUL", raising=False)
+    monkeypatch.setenv("HOPEFUL", "0")  # and taken back by the end
     text = told(check_observer, Hopeful())
-    monkeypatch.delenv("HOPEFUL", raising=False)
     for rule in (
         "raises for a trial that is failed: KeyError: 'accuracy'",
         "raises for a search in which every trial failed: IndexError",

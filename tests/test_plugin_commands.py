@@ -31,6 +31,16 @@ def greet(name: str, times: int = 1) -> None:
         raise UserError("nobody is called so", "another name")
     print(f"hello {name} " * times)
 
+def unclear(what: list[list[int]]) -> None:
+    """Takes what typer does not know."""
+
+alone = typer.Typer(help="A group of one.")
+
+@alone.command()
+def only() -> None:
+    """The only one."""
+    print("only")
+
 group = typer.Typer(help="Commands of a group.")
 
 @group.command()
@@ -44,7 +54,8 @@ def two() -> None:
 
 @hookimpl
 def autocompress_commands():
-    return [Command("greet", greet), Command("group", group), Command("plugins", greet)]
+    return [Command("greet", greet), Command("group", group), Command("plugins", greet),
+            Command("alone", alone), Command("unclear", unclear)]
 '''
 
 
@@ -66,6 +77,7 @@ def test_a_command_of_a_plugin_file_is_run(plugin: str) -> None:
     done = run("--plugin", plugin, "greet", "bob", "--times", "2")
     assert (done.exit_code, done.output.strip()) == (0, "hello bob hello bob")
     assert run("--plugin", plugin, "group", "one").output == "one\n"
+    assert run("--plugin", plugin, "alone", "only").output == "only\n"
     assert "Greets somebody." in run("--plugin", plugin, "greet", "--help").output
 
 
@@ -75,6 +87,18 @@ def test_help_lists_commands_of_plugins_only_where_there_are_some(plugin: str) -
     assert "Commands of plugins" in shown
     assert "Greets somebody." in shown
     assert "Commands of a group." in shown
+
+
+def test_a_command_that_typer_cannot_make_is_named_and_the_others_go_on(
+    plugin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shown = run("--plugin", plugin, "--help")
+    assert shown.exit_code == 0
+    assert "greet" in shown.output
+    assert "unclear" not in shown.output
+    (told,) = [record.getMessage() for record in caplog.records if "unclear" in record.getMessage()]
+    assert told.startswith(f"the command 'unclear' of plugin '{plugin}' is skipped: ")
+    assert "No such command 'unclear'" in run("--plugin", plugin, "unclear").output
 
 
 def test_an_own_command_is_never_replaced(plugin: str) -> None:
@@ -110,18 +134,28 @@ def test_a_file_that_cannot_be_used_is_one_sentence(text: str | None, words: str
         assert words in str(done.exception)
 
 
+@pytest.mark.parametrize("command", ["submit", "resume"])
+def test_a_file_that_a_command_would_not_take_along_is_refused(command: str, plugin: str) -> None:
+    done = run("--plugin", plugin, command, "anything")
+    assert isinstance(done.exception, UserError)
+    assert f"{command} takes no --plugin: " in str(done.exception)
+
+
 def test_a_file_before_the_command_is_one_of_the_job_too(plugin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def load(file: Any, settings: Any, **_: Any) -> None:
-        asked.append(settings["plugins"])
+        asked.append(settings.get("plugins"))
         raise UserError("enough")
 
     monkeypatch.setattr(
         sys.modules["autocompress.cli.app"], "load_job", load
     )  # the package has the Typer under this name
-    run("--plugin", plugin, "search", "--model", "test_resnet", "--data", "digits")
-    assert asked == [[Path(plugin)]]
+    search = ("search", "--model", "test_resnet", "--data", "digits")
+    run("--plugin", plugin, *search)
+    run("--plugin", plugin, *search, "--plugin", "other.py", "--plugin", plugin)
+    run(*search)
+    assert asked == [[Path(plugin)], [Path(plugin), Path("other.py")], None]
 
 
 # --- registration and conformance -----------------------------------------------------------------

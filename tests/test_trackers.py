@@ -198,9 +198,11 @@ def test_no_run_of_mlflow_stays_open(job: Job, tmp_path: Path, monkeypatch: pyte
     mlflow.set_tracking_uri((tmp_path / "store").as_uri())
     client = mlflow.MlflowClient()
 
+    def experiment() -> str:
+        return client.get_experiment_by_name("autocompress").experiment_id
+
     def states() -> list[str]:
-        experiment = client.get_experiment_by_name("autocompress")
-        return sorted(one.info.status for one in client.search_runs([experiment.experiment_id]))
+        return sorted(one.info.status for one in client.search_runs([experiment()]))
 
     trackers.autocompress_search_started(job)
     assert states() == ["RUNNING"]
@@ -210,6 +212,15 @@ def test_no_run_of_mlflow_stays_open(job: Job, tmp_path: Path, monkeypatch: pyte
     trackers._open.clear()  # as if the process had been killed
     trackers.autocompress_search_started(job)
     assert states() == ["KILLED", "KILLED", "RUNNING"]
+    (parent,) = [one for one in client.search_runs([experiment()]) if one.info.status == "RUNNING"]
+    client.create_run(experiment(), tags={"mlflow.parentRunId": parent.info.run_id})
+    trackers._open.clear()
+    trackers.autocompress_search_started(job)
+    assert states() == ["KILLED"] * 4 + ["RUNNING"], "its trial too"
+    trackers._open.clear()
+    monkeypatch.setattr("platform.node", lambda: "another")
+    trackers.autocompress_search_started(job)
+    assert states() == ["KILLED"] * 4 + ["RUNNING"] * 2, "a search of another machine stays open"
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def begin(ctx: typer.Context, plugins: options.OwnPlugins = None) -> None:
     """Search for compressed models: operators, channels and bits, measured on the device that runs
     them.
     """
-    extra.pass_on(ctx, plugins)
+    extra.check_taken(ctx.invoked_subcommand, plugins)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
 PANEL = "Commands of plugins"
 FILES = "plugins"
 """The parameter of a command that takes ``--plugin``."""
+OF_THE_JOB = {
+    "submit": "the nodes load the files of the job",
+    "resume": "a run goes on with the files that it began with",
+}
+"""Commands that take no other plugin files than those of the job, and why."""
+log = logging.getLogger("autocompress")
 
 
 class Commands(TyperGroup):
@@ -27,11 +35,18 @@ class Commands(TyperGroup):
         return [*own, *(name for name in _of_plugins(ctx) if name not in own)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command called ``cmd_name``; an own one where two have the name."""
+        """The command called ``cmd_name``; an own one where two have the name.
+
+        One that typer cannot make is skipped, so that the others and ``--help`` go on.
+        """
         own = super().get_command(ctx, cmd_name)
         if own is not None or (found := _of_plugins(ctx).get(cmd_name)) is None:
             return own
-        made = found.built()
+        try:
+            made = found.built()
+        except Exception as error:
+            _say_skipped(found.name, _maker(found.name), type(error).__name__, str(error).strip().partition("\n")[0])
+            return None
         made.rich_help_panel = PANEL
         return made
 
@@ -62,10 +77,24 @@ def add_files(ctx: typer.Context, files: list[Path] | None) -> list[Path] | None
     return files
 
 
-def pass_on(ctx: typer.Context, files: list[Path] | None) -> None:
-    """Makes the files the default of ``--plugin`` of each command."""
-    if files:
-        ctx.default_map = {name: {FILES: files} for name in ctx.command.list_commands(ctx)}  # type: ignore[attr-defined]
+def with_earlier(ctx: typer.Context, files: list[Path] | None) -> list[Path] | None:
+    """The files of ``--plugin``, after those before the name of the command.
+
+    A callback of the option of commands with a job: workers load the files of the job only.
+    """
+    earlier = list(ctx.find_root().params.get(FILES) or [])
+    return [*earlier, *(file for file in files or [] if file not in earlier)] or None
+
+
+def check_taken(command: str | None, files: list[Path] | None) -> None:
+    """Refuses files before the name of a command that would not take them along.
+
+    Raises:
+        UserError: if there are some.
+    """
+    if files and command in OF_THE_JOB:
+        hint = f"write 'plugins: [{files[0]}]' in the job file" if command == "submit" else "leave --plugin out"
+        raise UserError(f"{command} takes no --plugin: {OF_THE_JOB[command]}", hint)
 
 
 def _of_plugins(ctx: Any) -> dict[str, Command]:
@@ -85,8 +114,18 @@ def _name_plugin(error: Exception, ctx: Any) -> None:
     expected = isinstance(error, UserError | OSError) or hasattr(error, "exit_code")
     if expected or name in ctx.command.commands:
         return
+    if maker := _maker(name):
+        error.add_note(f"the command '{name}' belongs to the plugin '{maker}', not to autocompress")
+
+
+def _maker(name: str) -> str:
+    """The plugin of the command called ``name``; empty where there is none."""
     from autocompress.contract import manager
 
-    maker = next((manager().maker(command) for command in manager().commands() if command.name == name), "")
-    if maker:
-        error.add_note(f"the command '{name}' belongs to the plugin '{maker}', not to autocompress")
+    return next((manager().maker(command) for command in manager().commands() if command.name == name), "")
+
+
+@cache  # ``--help`` asks for each command more than once
+def _say_skipped(name: str, maker: str, kind: str, words: str) -> None:
+    reason = f"{kind}: {words}" if words else kind
+    log.warning("the command '%s' of plugin '%s' is skipped: %s", name, maker, reason)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autocompress.cli.extra import add_files
+from autocompress.cli.extra import add_files, with_earlier
 from autocompress.errors import UserError
 from autocompress.job.yamlfile import parse_value
 
@@ -76,6 +76,7 @@ Plugins = Annotated[
         rich_help_panel=_HOW,
         metavar="FILE",
         show_default=False,
+        callback=with_earlier,
     ),
 ]
 OwnPlugins = Annotated[

@@ -55,10 +55,12 @@ class Command:
         """
         import typer
 
-        app = self.run if isinstance(self.run, typer.Typer) else typer.Typer(add_completion=False)
-        if app is not self.run:
+        made: Any
+        if isinstance(self.run, typer.Typer):
+            made = typer.main.get_group(self.run)  # also of one sub-command: its name is typed
+        else:
+            app = typer.Typer(add_completion=False)
             app.command()(self.run)
-        app.pretty_exceptions_enable = False
-        made: Any = typer.main.get_command(app)
+            made = typer.main.get_command(app)
         made.name = self.name
         return made

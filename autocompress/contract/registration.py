@@ -223,9 +223,10 @@ def _check_lookup(item: Any, function: str, expected: object, subject: str) -> N
     """Refuses what would break or take the names of all others: each is asked about every name."""
     try:
         answer = getattr(item, function)(UNKNOWN)
+        is_other = bool(answer) if expected is False else answer is not expected  # a truth value may be any object
     except Exception as error:
         raise InvalidPlugin(f"{subject} raises in {function}: {reason(error)}") from error
-    if answer is not expected:
+    if is_other:
         raise InvalidPlugin(f"{subject} gives {answer!r} in {function} for a name that is not its own, not {expected}")
 
 

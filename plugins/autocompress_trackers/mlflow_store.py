@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ from autocompress.job import Job
 from autocompress_trackers.figures import figures, files, settings, summary
 
 EXPERIMENT = "autocompress"
-PARENT, NAME, FOLDER = "mlflow.parentRunId", "mlflow.runName", "autocompress.folder"
+PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
+FOLDER, HOST = "autocompress.folder", "autocompress.host"
 LONGEST = 500
 """Most characters of a parameter that every store accepts."""
 _STATES = {"failed": "FAILED", "complete": "FINISHED"}
@@ -26,17 +28,22 @@ class MLflow:
         self._client = MlflowClient()
         found = self._client.get_experiment_by_name(EXPERIMENT)
         self._experiment = self._client.create_experiment(EXPERIMENT) if found is None else found.experiment_id
-        folder = str(job.folder.resolve())
-        self._end_left(folder)
-        tags = {NAME: job.folder.name, FOLDER: folder}
+        here = {FOLDER: str(job.folder.resolve()), HOST: platform.node()}
+        self._end_left(here)
+        tags = {NAME: job.folder.name, **here}
         self._run = self._client.create_run(self._experiment, tags=tags).info.run_id
         self._client.log_batch(self._run, params=_params(settings(job)))
         self._ended = False
 
-    def _end_left(self, folder: str) -> None:
-        """Ends what an earlier process left open that was killed: runs of the same folder."""
-        for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
-            if run.data.tags.get(FOLDER) == folder:
+    def _end_left(self, here: Mapping[str, str]) -> None:
+        """Ends what a killed process left open: runs of the same folder, and their trials.
+
+        Other machines that share the store may have a folder of this path, so the host counts too.
+        """
+        left = list(self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"))
+        searches = {run.info.run_id for run in left if here.items() <= run.data.tags.items()}
+        for run in left:
+            if run.info.run_id in searches or run.data.tags.get(PARENT) in searches:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def trial(self, row: Mapping[str, Any]) -> None:
