@@ -1,4 +1,4 @@
-"""Real servers for studies: PostgreSQL and Redis on the loopback interface, in a folder of a test.
+"""Real servers for studies: PostgreSQL and Redis on the loopback interface, each in a new folder.
 
 They need Debian's packages ``postgresql`` and ``redis-server``.
 """
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -74,9 +75,16 @@ class Server:
 
 
 @contextmanager
-def server(kind: str, folder: Path) -> Iterator[Server]:
-    """A running server with a password."""
-    folder.mkdir()
+def server(kind: str) -> Iterator[Server]:
+    """A running server with a password.
+
+    Its folder is in ``/tmp``, which every user may enter: PostgreSQL is not run by root.
+    """
+    with TemporaryDirectory(dir="/tmp", prefix="study-server-", ignore_cleanup_errors=True) as folder:
+        yield from _running(kind, Path(folder))
+
+
+def _running(kind: str, folder: Path) -> Iterator[Server]:
     one = _redis(folder) if kind == "redis" else _postgresql(folder)
     one.start()
     try:
@@ -120,9 +128,6 @@ def _postgresql(folder: Path) -> Server:
     if user is not None:
         for path in (folder, secret):
             shutil.chown(path, user)
-        for path in folder.parents:
-            if path.stat().st_uid == 0 and path != Path("/"):
-                path.chmod(path.stat().st_mode | 0o011)
     make = ["-D", str(data), "-U", "searcher", "-A", "scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8"]
     subprocess.run(
         [str(POSTGRES / "initdb"), *make, "--no-locale"], cwd=folder, user=user, check=True, capture_output=True

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, RandomSampler
 from toy_search import offer_toy_device, open_toy, toy_job
 
@@ -19,6 +20,7 @@ from autocompress.errors import UserError
 from autocompress.job import Job, check_names, load_job, validate
 from autocompress.searching import run
 from autocompress.searching.sampling.guarded import make_sampler
+from autocompress.searching.storing.outages import StudyAway
 from autocompress.searching.study import Study
 from autocompress.testing import ContractViolation, check_sampler
 
@@ -154,6 +156,17 @@ def test_a_sampler_that_fails_is_named_once_and_draws_go_on_at_random(
         study.tell(trial, [1.0, 2.0])
     told = [record.getMessage() for record in caplog.records if "sampler" in record.getMessage()]
     assert told == [f"the sampler 'failing' failed in {words}; values are drawn at random"]
+
+
+def test_a_study_that_is_lost_is_no_fault_of_the_sampler() -> None:
+    class Lost(Base):
+        def make(self, job: Job, seed: int) -> BaseSampler:
+            raise lost
+
+    job = load_job(model="test_resnet", data="digits")
+    for lost in (StudyAway("the server has lost 3 changes"), StorageInternalError("no such table")):
+        with pytest.raises(type(lost)):
+            make_sampler(Lost(), job)
 
 
 def test_the_verdicts_follow_what_a_sampler_learns_from(tmp_path: Path, registered: Any) -> None:

@@ -16,9 +16,10 @@ from study_servers import KINDS, PASSWORD, Server
 from toy_search import offer_toy_device, open_toy, toy_job
 
 from autocompress.errors import UserError
-from autocompress.files import own_variables
+from autocompress.files import own_variables, write_json
 from autocompress.job import Job, load_job
-from autocompress.searching.run import resume, search
+from autocompress.results import JOB_FILE, write_trials
+from autocompress.searching.run import resume, search, versions
 from autocompress.searching.storing import outages
 from autocompress.searching.study import Study
 
@@ -27,8 +28,8 @@ ROW = {"status": "complete", "accuracy": 80.0, "accuracy_drop": 10.0, "latency_r
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with study_servers.server(request.param, tmp_path_factory.mktemp("server") / "own") as one:
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with study_servers.server(request.param) as one:
         yield one
 
 
@@ -105,8 +106,8 @@ def test_an_outage_of_five_seconds_loses_and_repeats_nothing(server: Server, tmp
     assert first is not None
     server.kill()
     back = threading.Timer(5.0, server.start)
-    back.start()
     began = time.monotonic()
+    back.start()
     study.tell(first.number, {**ROW, "trial": first.number})
     assert time.monotonic() - began >= 4.5
     back.join()
@@ -125,10 +126,58 @@ def test_a_driver_whose_study_another_one_took_over_ends(server: Server, tmp_pat
     opened, first = open_toy(job), Study(job.folder, job, BASELINE)
     asked = first.ask(opened.compose)
     assert asked is not None
+    first.claim()
     second = Study(job.folder, job, BASELINE)
+    first.keep(asked.number, {**ROW, "trial": asked.number})
+    asked = first.ask(opened.compose)
+    assert asked is not None
+    second.claim()
     with pytest.raises(UserError, match="another process goes on with the study"):
         first.keep(asked.number, {**ROW, "trial": asked.number})
-    assert second.rows() == []
+    assert [row["trial"] for row in second.rows()] == [0]
+
+
+@REDIS_ONLY
+@pytest.mark.usefixtures("search_here")
+def test_a_resume_that_is_refused_takes_no_study_over(server: Server, tmp_path: Path) -> None:
+    job = job_with(server, tmp_path, budget={"trials": 1})
+    search(job, opener=open_toy)
+    running = Study(job.folder, job, BASELINE)
+    running.claim()
+    running.keep_baseline_key("another one")
+    with pytest.raises(UserError, match="the baseline is not the one"):
+        resume(job.folder, trials=2, opener=open_toy)
+    asked = running.ask(open_toy(job).compose)
+    assert asked is not None
+    running.keep(asked.number, {**ROW, "trial": asked.number})
+
+
+@REDIS_ONLY
+def test_a_study_that_the_server_has_lost_is_not_begun_again(server: Server, tmp_path: Path) -> None:
+    job = job_with(server, tmp_path)
+    Study(job.folder, job, BASELINE)
+    name = json.loads((job.folder / "study.json").read_text())["study"]
+    write_trials(job.folder, [{**ROW, "trial": 0}])
+    write_json(job.folder / "study.json", {"study": f"{name}-lost", "storage": server.url})
+    (job.folder / JOB_FILE).write_text(job.to_yaml(versions()))
+    before = (job.folder / "trials.csv").read_bytes()
+    with pytest.raises(UserError, match=f"the study {name}-lost of .* is not on {server.url}"):
+        resume(job.folder, opener=open_toy)
+    assert (job.folder / "trials.csv").read_bytes() == before
+
+
+@REDIS_ONLY
+def test_a_server_without_memory_is_one_sentence(server: Server, tmp_path: Path) -> None:
+    import redis
+
+    job = job_with(server, tmp_path)
+    study, admin = Study(job.folder, job, BASELINE), redis.Redis.from_url(server.url, password=PASSWORD)
+    admin.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(UserError, match=r"which keeps the study, cannot be used: .*(OOM|maxmemory)"):
+            study.spend(1.0)
+    finally:
+        admin.config_set("maxmemory", "0")
 
 
 def test_a_server_that_stays_away_or_refuses_is_one_sentence(
@@ -145,7 +194,7 @@ def test_a_server_that_stays_away_or_refuses_is_one_sentence(
     study = Study(job.folder, job, BASELINE)
     server.kill()
     try:
-        with pytest.raises(UserError, match=r"cannot be used: .*refused"):
+        with pytest.raises(UserError, match="which keeps the study, cannot be used"):
             study.ask(open_toy(job).compose)
     finally:
         server.start()
@@ -179,6 +228,8 @@ class _Evil:
         ("postgresql://me:hush@host/db", "holds a password"),
         ("postgresql://me@host/db?password=hush", "holds a password"),
         ("redis://:hush@host", "holds a password"),
+        ("postgresql://me@host/db?sslmode=require&ssl%70assword=hush", "holds a password"),
+        ("rediss://host/0?ssl_password=hush", "holds a password"),
         ("redis://", "must be like"),
         ("mysql://host/hush", "must be like"),
         ("sqlite:///hush.db", "must be like"),
@@ -189,6 +240,11 @@ def test_a_wrong_url_is_refused_and_not_repeated(url: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as refused:
         load_job(model="resnet18", data="digits", search={"storage": url})
     assert "hush" not in str(refused.value)
+
+
+def test_a_url_may_name_the_file_with_the_password() -> None:
+    url = "postgresql://me@host/db?passfile=/home/me/.pgpass"
+    assert load_job(model="resnet18", data="digits", search={"storage": url}).search.storage == url
 
 
 def test_the_study_of_a_run_does_not_move_between_its_folder_and_a_server(tmp_path: Path) -> None:

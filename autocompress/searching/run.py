@@ -221,6 +221,7 @@ class _Run:
         self._study = Study(folder, job, self._baseline, plugins)
         self._check_images()  # first, because other training images also give another baseline
         self._check_baseline()
+        self._study.claim()
         self._study.keep_begun(begun)
         self._spool = Spool(folder)
         for number, row in self._spool.waiting():  # finished rows that a killed driver did not add
@@ -343,7 +344,9 @@ class _Run:
         self._plugins.tell("autocompress_search_started", job=self._job)
         try:
             return self._searched(len(rows))
-        except BaseException:
+        except BaseException as error:
+            if self._mirror is not None and isinstance(error, Terminated):
+                self._mirror.release()  # first: a slow plugin may take all the time that is left
             self._plugins.tell("autocompress_search_stopped", job=self._job)
             raise
 

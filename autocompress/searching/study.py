@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.exceptions import OptunaError
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -30,7 +30,7 @@ from autocompress.files import digest
 from autocompress.job import Job
 from autocompress.objectives.figures import directions
 from autocompress.proposals.proposer import Proposed
-from autocompress.results import Row
+from autocompress.results import Row, read_trials
 from autocompress.searching.asked import Asked
 from autocompress.searching.climbing.untrained import EPOCHS, epochs_are_drawn
 from autocompress.searching.dashboard import offer
@@ -63,6 +63,11 @@ def _attributes(folder: Path, url: str | None) -> Mapping[str, Any]:
     try:
         found: dict[str, Any] = kept.storage.get_study_user_attrs(kept.storage.get_study_id_from_name(kept.name))
     except KeyError:
+        if kept.is_shared and not read_trials(folder).empty:
+            raise UserError(
+                f"the study {kept.name} of {folder} is not on {url}",
+                "bring it back there, or start another search: without it, a resume would replace the finished trials",
+            ) from None
         return {}
     return found
 
@@ -73,6 +78,9 @@ def read_begun(folder: Path, url: str | None = None) -> dict[str, Any] | None:
     Args:
         folder: of the run.
         url: of the server that keeps the study; None for a file in ``folder``.
+
+    Raises:
+        UserError: if the run has rows, and the server has lost its study.
     """
     return _attributes(folder, url).get(BEGUN)
 
@@ -109,9 +117,8 @@ class Study:
             storage=self._trials, study_name=kept.name, directions=sought, load_if_exists=True
         )
         self._id = kept.storage.get_study_id_from_name(kept.name)
-        self._driver = uuid.uuid4().hex if kept.is_shared else None
-        if self._driver is not None:
-            self._study.set_user_attr(DRIVER, self._driver)
+        self._is_shared = kept.is_shared
+        self._driver: str | None = None
         trials = self._trials.everything(self._id)
         self._study.sampler = make_sampler(sampler, job, told=sum(trial.state.is_finished() for trial in trials))
         self._choices: dict[str, BaseDistribution] = {
@@ -132,6 +139,15 @@ class Study:
         for trial in trials:
             if "recipe_key" in trial.user_attrs and ("row" in trial.user_attrs or trial.state == TrialState.RUNNING):
                 self._started.setdefault(trial.user_attrs["recipe_key"], trial.number)
+
+    def claim(self) -> None:
+        """Becomes the driver of a study on a server; a process that drives it so far ends.
+
+        Call it after all checks, so that a resume that is refused ends no running search.
+        """
+        if self._is_shared:
+            self._driver = uuid.uuid4().hex
+            self._study.set_user_attr(DRIVER, self._driver)
 
     # --- what is there ----------------------------------------------------------------------------
 
@@ -222,7 +238,7 @@ class Study:
         """
         try:
             offer(self._study, folder, files)
-        except (OSError, OptunaError) as error:
+        except Exception as error:  # libraries of databases have errors of many kinds
             log.warning("optuna-dashboard will not show the models: %s", error)
 
     @property
@@ -302,7 +318,7 @@ class Study:
         try:
             recipe = compose(OptunaChooser(trial, self._choices, self.proposed, self._undrawn))
             key, values, row = recipe.key, dict(recipe.values), None
-        except StudyAway:
+        except (StudyAway, StorageInternalError):  # of the study, not of the recipe
             raise
         except Exception as error:  # a plugin's fault must not end the search
             key, values = digest("invalid", trial.params), dict(trial.params)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -105,7 +106,7 @@ class Guarded(BaseSampler):
     def _try(self, what: str, ask: Callable[[], Found], otherwise: Found) -> Found:
         try:
             return ask()
-        except (Terminated, StudyAway):  # of the search, not of the sampler
+        except (Terminated, StudyAway, StorageInternalError):  # of the search, not of the sampler
             raise
         except (Exception, SystemExit) as error:
             if is_full_disk(error):  # the study is on it

@@ -18,7 +18,7 @@ log = logging.getLogger("autocompress.search")
 
 
 class StudyAway(UserError):
-    """The server of the study does not answer, or refuses the connection."""
+    """The server of the study does not answer, refuses, or has lost a part of the study."""
 
 
 def insisted(action: Callable[[bool], T], is_outage: Callable[[Exception], bool], what: str) -> T:

@@ -11,20 +11,20 @@ from __future__ import annotations
 import json
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
-from autocompress.errors import UserError
-from autocompress.searching.storing.outages import insisted
+from autocompress.searching.storing.outages import StudyAway, away, insisted
 
 REMEMBERED = 20_000
 """Number of logs that can be sent again: those of about a thousand trials."""
 READ_AT_ONCE = 1000
 TIMEOUT_S = 5.0
+T = TypeVar("T")
 
 _APPEND = """
 local top = tonumber(redis.call('get', KEYS[1]) or '-1')
@@ -65,6 +65,7 @@ class RedisJournal(BaseJournalBackend):
 
         self._url, self._name = url, name
         self._errors = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError)
+        self._all_errors = redis.RedisError
         self._refusals = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
         given = {"password": password} if password else {}
         limits: dict[str, Any] = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
@@ -96,7 +97,7 @@ class RedisJournal(BaseJournalBackend):
             texts = self._texts(some)
             for number, text in zip(some, texts, strict=True):
                 if text is None:
-                    raise UserError(f"log {number} of the study {self._name} is not in {self._url}", "bring it back")
+                    raise StudyAway(f"log {number} of the study {self._name} is not in {self._url}", "bring it back")
                 if number >= self._next:
                     self._tail.append(text)
                     self._next = number + 1
@@ -114,14 +115,14 @@ class RedisJournal(BaseJournalBackend):
 
     def _last(self) -> int:
         """The number of the last log on the server."""
-        found = insisted(lambda _: self._redis.get(f"{self._name}:log_number"), self._is_outage, self._url)
+        found = self._asked(lambda: self._redis.get(f"{self._name}:log_number"))
         return -1 if found is None else int(found)
 
     def _send_again(self, top: int) -> None:
         """Sends logs again that the server has lost; its last log is ``top``."""
         missing = self._next - top - 1
         if missing > len(self._tail):
-            raise UserError(
+            raise StudyAway(
                 f"{self._url} has lost {missing} changes of the study {self._name}",
                 "switch its 'appendonly' on; 'autocompress resume' goes on with what is there",
             )
@@ -131,18 +132,23 @@ class RedisJournal(BaseJournalBackend):
 
     def _sent(self, batch: str, expected: int, texts: list[str]) -> int:
         keys = [f"{self._name}:log_number", f"{self._name}:batch"]
-        return int(
-            insisted(
-                lambda _: self._append(keys=keys, args=[batch, expected, self._name, *texts]),
-                self._is_outage,
-                self._url,
-            )
-        )
+        return int(self._asked(lambda: self._append(keys=keys, args=[batch, expected, self._name, *texts])))
 
     def _texts(self, numbers: Iterable[int]) -> list[str | None]:
         keys = [f"{self._name}:log:{number}" for number in numbers]
-        found: list[str | None] = insisted(lambda _: self._redis.mget(keys), self._is_outage, self._url)
+        found: list[str | None] = self._asked(lambda: self._redis.mget(keys))
         return found
+
+    def _asked(self, action: Callable[[], T]) -> T:
+        """The answer of the server; it is waited for during an outage.
+
+        Raises:
+            StudyAway: if the server stays away, or refuses: its memory is full, for example.
+        """
+        try:
+            return insisted(lambda _: action(), self._is_outage, self._url)
+        except self._all_errors as error:
+            raise away(self._url, error) from None
 
     def _is_outage(self, error: Exception) -> bool:
         return isinstance(error, self._errors) and not isinstance(error, self._refusals)
