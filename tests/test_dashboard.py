@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -15,16 +16,30 @@ from optuna.storages.journal import JournalFileBackend
 from toy_search import offer_toy_device, open_toy, toy_job
 
 from autocompress.searching import dashboard, run
+from autocompress.searching.storing.journal import FileStorage
+from autocompress.searching.storing.outages import StudyAway
+from autocompress.searching.study import Study
 
 
 def offered(folder: Path) -> dict[str, bytes]:
-    """The artifacts of the run in ``folder`` by name, read with Optuna alone."""
+    """The artifacts of the run in ``folder`` by name, as optuna-dashboard reads them."""
     storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
     study = optuna.load_study(study_name=None, storage=storage)
     store = FileSystemArtifactStore(folder / "dashboard")
-    metas = get_all_artifact_meta(study)
-    assert len({meta.filename for meta in metas}) == len(metas)
-    return {meta.filename: store.open_reader(meta.artifact_id).read() for meta in metas}
+    return {name: store.open_reader(artifact).read() for name, artifact in names_of(study).items()}
+
+
+def names_of(study: optuna.Study) -> dict[str, str]:
+    """The ids that optuna-dashboard shows, by name: it leaves out those that are null."""
+    prefix = "artifacts:"
+    found = [
+        json.loads(text)
+        for name, text in study._storage.get_study_system_attrs(study._study_id).items()
+        if name.startswith(prefix)
+    ]
+    metas = [meta for meta in found if meta is not None]
+    assert len({meta["filename"] for meta in metas}) == len(metas)
+    return {meta["filename"]: meta["artifact_id"] for meta in metas}
 
 
 @pytest.mark.slow
@@ -43,6 +58,11 @@ def test_front_and_report_are_artifacts_of_the_study(tmp_path: Path, caplog: pyt
     again = run.resume(result.folder, trials=6, opener=open_toy)
     assert offered(again.folder)["report.html"] == (again.folder / "report.html").read_bytes()
     assert len(list((again.folder / "dashboard").iterdir())) == len(offered(again.folder))
+    assert set(offered(again.folder)) == {
+        "report.html",
+        "front.png",
+        *(f"trial-{row['trial']}.onnx" for _, row in again.models.iterrows()),
+    }
     # A store that cannot be written costs the run nothing.
     shutil.rmtree(again.folder / "dashboard")
     (again.folder / "dashboard").write_text("in the way")
@@ -61,3 +81,35 @@ def test_files_are_copied_where_no_link_can_be_made(tmp_path: Path, monkeypatch:
     dashboard.offer(study, tmp_path, {"trial-0.onnx": tmp_path / "model.onnx"})
     (meta,) = get_all_artifact_meta(study)
     assert (tmp_path / "dashboard" / meta.artifact_id).read_bytes() == b"model"
+
+
+def test_a_model_that_left_the_front_is_not_offered_and_leaves_the_disk(tmp_path: Path) -> None:
+    files = {f"trial-{number}.onnx": tmp_path / f"{number}.onnx" for number in range(3)}
+    for name, file in files.items():
+        file.write_text(name)
+    first, second, third = files
+    study = optuna.create_study()
+    dashboard.offer(study, tmp_path, {first: files[first], second: files[second]})
+    dashboard.offer(study, tmp_path, {second: files[second], third: files[third]})
+    found = names_of(study)
+    assert set(found) == {second, third}
+    assert {file.name for file in (tmp_path / "dashboard").iterdir()} == set(found.values())
+    dashboard.offer(study, tmp_path, files)
+    assert set(names_of(study)) == set(files), "one that comes back is offered again"
+
+
+def test_an_outage_while_the_models_are_offered_costs_the_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = toy_job(tmp_path)
+    job.folder.mkdir()
+    study = Study(job.folder, job, {"accuracy": 90.0})
+    (tmp_path / "model.onnx").write_bytes(b"model")
+
+    def refuse(*arguments: object) -> None:
+        raise StudyAway("the server is away")
+
+    monkeypatch.setattr(FileStorage, "set_study_system_attr", refuse)
+    with caplog.at_level(logging.WARNING):
+        study.offer(job.folder, {"trial-0.onnx": tmp_path / "model.onnx"})
+    assert "optuna-dashboard will not show the models: the server is away" in caplog.text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage, RDBStorage, get_storage
@@ -50,6 +52,26 @@ def attributes_of(study: Study) -> Mapping[str, Any]:
     """
     found: Mapping[str, Any] = study._storage.get_study_user_attrs(study._study_id)
     return found
+
+
+def artifacts_of(study: Study) -> dict[str, str]:
+    """Ids of the artifacts of ``study``, by the name of the file.
+
+    Optuna's ``get_all_artifact_meta`` raises an error where one was deleted in optuna-dashboard.
+
+    Private: ``Study._storage``, ``Study._study_id``, and the names of the system attributes.
+    """
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    metas = [json.loads(value) for name, value in attributes.items() if name.startswith(ARTIFACTS_ATTR_PREFIX)]
+    return {meta["filename"]: meta["artifact_id"] for meta in metas if meta is not None}
+
+
+def forget_artifact(study: Study, artifact: str) -> None:
+    """Removes an artifact of ``study`` by its id, in the way of optuna-dashboard; its file stays.
+
+    Private: see :func:`artifacts_of`.
+    """
+    study._storage.set_study_system_attr(study._study_id, f"{ARTIFACTS_ATTR_PREFIX}{artifact}", json.dumps(None))
 
 
 def trial_id(frozen: FrozenTrial) -> int:

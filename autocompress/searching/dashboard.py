@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
+from autocompress.compat.optuna import artifacts_of, forget_artifact
 from autocompress.compression.artifact import MODEL_FILE
 from autocompress.results import SearchResult
 
@@ -55,12 +56,17 @@ def front_files(result: SearchResult) -> dict[str, Path]:
 def offer(study: optuna.Study, folder: Path, files: Mapping[str, Path]) -> None:
     """Makes ``files`` artifacts of ``study``; those of an earlier closing get their new content.
 
+    Models that have left the front are no artifacts any more, and leave the disk.
+
     Raises:
         OSError: if they cannot be written.
     """
     store = LinkedStore(folder / FOLDER)
     store.folder.mkdir(exist_ok=True)
-    known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
+    known = artifacts_of(study)
+    for name in known.keys() - files.keys():
+        (store.folder / known[name]).unlink(missing_ok=True)
+        forget_artifact(study, known[name])
     for name, file in files.items():
         if name in known:
             with file.open("rb") as content:
