@@ -12,6 +12,7 @@ from shared_storage import KINDS, storage
 from toy_search import offer_toy_device, open_toy, toy_job
 
 from autocompress.cli import app
+from autocompress.contract import hookimpl, manager
 from autocompress.errors import Terminated, UserError
 from autocompress.job import Job, load_job
 from autocompress.remote import Objects, RemoteError
@@ -48,6 +49,17 @@ def job_on(url: str, **settings: Any) -> Job:
     return toy_job(Path(url), sampler="random", search={"rungs": False, "tables": False}, **settings)
 
 
+class _SeesTheRelease:
+    """A plugin that looks whether the run is released when it hears of SIGTERM."""
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    @hookimpl
+    def autocompress_search_stopped(self, job: Job) -> None:
+        self.seen.append(json.loads(Objects(job.run_url or "").read("driver.json") or b"")["done"])
+
+
 class StopsAfter(Silent):
     """As SIGTERM, after so many rows."""
 
@@ -77,8 +89,14 @@ def test_a_search_that_was_stopped_goes_on_on_another_machine(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_on(url, budget={"trials": 5})
-    with pytest.raises(Terminated):
-        run.search(job, observer=StopsAfter(3), opener=open_toy)
+    plugin = _SeesTheRelease()
+    manager().register(plugin)
+    try:
+        with pytest.raises(Terminated):
+            run.search(job, observer=StopsAfter(3), opener=open_toy)
+    finally:
+        manager().unregister(plugin)
+    assert plugin.seen == [True], "a slow plugin keeps no other machine from going on"
     assert has_begun(job)
     before = [row["trial"] for row in Study(job.folder, job, {}).rows()]
     on_another_machine(monkeypatch, tmp_path)
