@@ -100,6 +100,8 @@ def test_the_reference_has_all_that_the_contract_exports() -> None:
     missing = [name for name in {*contract.__all__} - others if f"### {name}" not in text]
     assert not missing
     assert all(f"### {hook}" in text for hook in hooks())
+    assert "scope: str = 'model', axis: str = ''" in text, "defaults are shown as they are written"
+    assert "#### Context.progress" not in text, "the default of an attribute is no method"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,6 +146,11 @@ def test_the_test_of_a_new_plugin_passes(pruner: Path) -> None:
         ("../evil", "pruner", "cannot name a plugin"),
         ("thing", "prunner", "unknown kind 'prunner'"),
         ("class", "command", "cannot name a plugin"),
+        ("new_plugin", "command", "'new-plugin' cannot name a command, because the name is taken"),
+        ("tpe", "sampler", "the name is taken"),
+        ("digits", "dataset", "the name is taken"),
+        ("obs", "pruner", "the name is taken"),
+        ("prune", "transform", "the name is taken"),
     ],
 )
 def test_a_wrong_name_or_kind_is_refused(name: str, kind: str, words: str, tmp_path: Path) -> None:

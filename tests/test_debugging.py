@@ -198,6 +198,16 @@ def test_what_cannot_be_debugged_is_told(small_run: Path, tmp_path: Path, comman
     assert "is damaged" in commands("debug", run, "--trial", "0", code=2)
 
 
+def test_a_model_that_needs_neither_plugin_files_nor_the_study_is_debugged_without_them(
+    small_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    edit_job(run, plugins=[str(tmp_path / "gone.py")], search={"storage": "redis://127.0.0.1:1/0"})
+    assert debug(run, 0, images=4).images == "4 validation images"
+    assert "gone.py of the job is missing" in caplog.text
+
+
 def test_a_run_without_images_is_compared_on_noise(small_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_run, run)

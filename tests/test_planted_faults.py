@@ -301,6 +301,42 @@ def test_mistakes_of_a_logger_are_told_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert "complete" not in text
 
 
+class Keeps:
+    """Keeps a list for each search, from its begin to its end."""
+
+    def __init__(self) -> None:
+        self.lines: list[int] | None = None
+        self.ends: list[str] = []
+
+    @hookimpl
+    def autocompress_search_started(self) -> None:
+        assert self.lines is None
+        self.lines = []
+
+    @hookimpl
+    def autocompress_trial_finished(self, trial: Any) -> None:
+        assert self.lines is not None
+        self.lines.append(trial["trial"])
+
+    @hookimpl
+    def autocompress_search_finished(self) -> None:
+        assert self.lines
+        self.lines = None
+        self.ends.append("finished")
+
+    @hookimpl
+    def autocompress_search_stopped(self) -> None:
+        assert self.lines is not None
+        self.lines = None
+        self.ends.append("stopped")
+
+
+def test_a_logger_hears_each_search_begin_and_end() -> None:
+    logger = Keeps()
+    assert "autocompress_search_stopped" in check_observer(logger)
+    assert logger.ends == ["finished", "finished", "stopped"]
+
+
 # --- sources and pruners --------------------------------------------------------------------------
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +21,7 @@ from autocompress.authoring.examples.sampler import Example
 from autocompress.contract import Manager, Sampler, hookimpl, manager
 from autocompress.errors import UserError
 from autocompress.job import Job, check_names, load_job, validate
+from autocompress.job.early import BUILT_IN, SAMPLERS
 from autocompress.searching import run
 from autocompress.searching.sampling.guarded import make_sampler
 from autocompress.searching.storing.outages import StudyAway
@@ -65,11 +69,33 @@ def test_a_search_draws_from_a_sampler_by_name(tmp_path: Path, registered: Any, 
     assert ASKED
 
 
+EARLY = """
+import sys
+from pathlib import Path
+from autocompress.errors import UserError
+from autocompress.job import check_names, load_job
+try:
+    check_names(load_job(Path(sys.argv[1])))
+except UserError as error:
+    print(error)
+print("torch" in sys.modules)
+"""
+
+
 def test_an_unknown_sampler_is_refused_with_its_line_before_torch_is_imported(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("model: test_resnet\ndata: digits\nsampler: tpee\n")
-    with pytest.raises(UserError, match=r"job.yaml:3: 'sampler' names no sampler: 'tpee' \(did you mean 'tpe'\?\)"):
+    words = r"job.yaml:3: 'sampler' names no sampler: 'tpee' \(did you mean 'tpe'\?\)"
+    with pytest.raises(UserError, match=words):
         validate(load_job(file), manager())
+    told = subprocess.run([sys.executable, "-c", EARLY, str(file)], capture_output=True, text=True, check=True).stdout
+    assert re.search(words, told)
+    assert told.splitlines()[-1] == "False", "torch takes seconds to import"
+
+
+def test_the_names_that_are_known_before_torch_is_imported_are_those_of_the_built_in_samplers() -> None:
+    own = [one.name for one in manager().samplers() if manager().maker(one) == BUILT_IN]
+    assert sorted(SAMPLERS) == sorted(own)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def _class(kind: type) -> str:
     if len(parts) > 1:
         parts.append("")
     for name, function in vars(kind).items():
-        if name.startswith("_") or not inspect.isroutine(inspect.unwrap(_plain(function))):
+        is_default = name in vars(kind).get("__annotations__", {})  # a function that is an attribute's default
+        if name.startswith("_") or is_default or not inspect.isroutine(inspect.unwrap(_plain(function))):
             continue
         parts.append(_function(name, _plain(function), "####", of=kind))
     return "\n".join(parts)
@@ -124,11 +125,29 @@ def _function(name: str, function: Any, level: str, of: type | None = None) -> s
     return f"{level} {title}{abstract}\n{signature}\n{_documentation(function)}\n"
 
 
+class _Written(str):
+    """An annotation that is shown without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def plain_signature(function: Any) -> inspect.Signature:
+    """The signature; annotations that are texts are shown without quotes, defaults with them."""
+
+    def written(annotation: Any) -> Any:
+        return _Written(annotation) if isinstance(annotation, str) else annotation
+
+    found = inspect.signature(function)
+    parameters = [one.replace(annotation=written(one.annotation)) for one in found.parameters.values()]
+    return found.replace(parameters=parameters, return_annotation=written(found.return_annotation))
+
+
 def _signature(function: Any) -> str:
     """Without ``self``, and with short names of types."""
-    found = inspect.signature(inspect.unwrap(function))
+    found = plain_signature(inspect.unwrap(function))
     parameters = [one for one in found.parameters.values() if one.name not in ("self", "cls")]
-    text = str(found.replace(parameters=parameters)).replace("'", "")
+    text = str(found.replace(parameters=parameters))
     return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text)
 
 

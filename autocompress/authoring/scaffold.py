@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from autocompress.errors import UserError, did_you_mean
 
@@ -66,7 +68,7 @@ A {kind} for autocompress.
     python -m pytest
     autocompress check-plugin {name}
 
-Without an installation: `autocompress search ... --plugin autocompress_{name}.py`.
+Without an installation: `autocompress {use}`.
 """
 
 
@@ -82,7 +84,7 @@ def new_plugin(name: str, kind: str, folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        UserError: if the name or the kind is not allowed, or the folder exists.
+        UserError: if the name or the kind is not allowed, the name is taken, or the folder exists.
     """
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise UserError(
@@ -92,22 +94,44 @@ def new_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     if kind not in KINDS:
         raise UserError(f"unknown kind '{kind}'", did_you_mean(kind, KINDS))
     home = folder / f"autocompress-{name}"
+    typed = name.replace("_", "-") if kind == "command" else name  # users expect hyphens
+    if typed in _taken(kind):
+        raise UserError(f"'{typed}' cannot name a {kind}, because the name is taken", "choose another name")
     if home.exists():
         raise UserError(f"{home} exists already", "choose another name or folder")
     code = resources.files("autocompress.authoring.examples").joinpath(f"{kind}.py").read_text(encoding="utf-8")
     title = "".join(word.capitalize() for word in name.split("_"))
-    if kind == "command":  # typed by users, who expect hyphens
-        code = code.replace('"example"', f'"{name.replace("_", "-")}"')
+    if kind == "command":
+        code = code.replace('"example"', f'"{typed}"')
     code = re.sub(r"\bexample\b", name, code).replace("Example", title)
+    file = f"autocompress_{name}.py"
+    use = f"--plugin {file} {typed}" if kind == "command" else f"search ... --plugin {file}"
     texts = {
-        f"autocompress_{name}.py": code,
+        file: code,
         "pyproject.toml": PROJECT.format(name=name, kind=kind),
         f"tests/test_{name}.py": TEST.format(name=name),
         ".github/workflows/tests.yml": WORKFLOW,
-        "README.md": README.format(name=name, kind=kind),
+        "README.md": README.format(name=name, kind=kind, use=use),
     }
     for path, text in texts.items():
-        file = home / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_text(text, encoding="utf-8")
     return [home / path for path in texts]
+
+
+def _taken(kind: str) -> frozenset[str]:
+    """The names of ``kind`` that a plugin cannot have, because others have them."""
+    from autocompress.contract import manager  # imports torch
+    from autocompress.contract.command import OWN_COMMANDS
+    from autocompress.contract.registration import ENGINE_NAMES
+
+    plugins = manager()
+    offers: dict[str, Callable[[], list[Any]]] = {
+        "device": plugins.devices,
+        "dataset": plugins.datasets,
+        "observer": list,
+        "sampler": plugins.samplers,
+        "command": plugins.commands,
+    }
+    own = OWN_COMMANDS if kind == "command" else frozenset() if kind in offers else ENGINE_NAMES
+    return own | {one.name for one in offers.get(kind, plugins.methods)()}

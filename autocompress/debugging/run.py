@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from torch import fx, nn
 from autocompress import data, models
 from autocompress.compression.artifact import MODEL_FILE, PLAN_FILE, load
 from autocompress.compression.layertypes import layer_specs
-from autocompress.compute import Compute, compute_of
-from autocompress.contract import Manager, Method, manager_for
+from autocompress.compute import compute_of
+from autocompress.contract import Manager, Method, manager
 from autocompress.data import Split
 from autocompress.debugging.advice import exclusions
 from autocompress.debugging.channels import kept_channels
@@ -26,6 +27,7 @@ from autocompress.opened.baseline import baseline_key
 from autocompress.quantization.folding import fold_batch_norm
 from autocompress.results import JOB_FILE, read
 from autocompress.searching.begun import as_begun
+from autocompress.searching.storing.outages import StudyAway
 from autocompress.searching.study import read_baseline_key, read_begun
 from autocompress.training import limit_threads, train_baseline
 
@@ -36,6 +38,7 @@ PARTED_DB = 10.0
 The difference then has more than a tenth of the power of the output."""
 
 Progress = Callable[[float, str], None]
+log = logging.getLogger("autocompress")
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,12 @@ def debug(
     folder = _artifact(result.folder, number)
     home = result.folder.resolve()  # it may have been moved or renamed since
     job = load_job(home / JOB_FILE).model_copy(update={"results": home.parent, "name": home.name})
-    plugins = manager_for(job)
+    plugins = _plugins(job)
     compressed = load(folder, plugins)
     plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
     methods = {method.name: method for method in plugins.methods()}
-    job = as_begun(job, read_begun(home, job.search.storage))
-    compute = compute_of(job.compute)
-    limit_threads(compute.threads)
-    model, split = _baseline(job, plugins, compute)
+    limit_threads(compute_of(job.compute).threads)
+    model, split = _baseline(job, plugins)
     batch, of = _images(split, models.input_size(model), images)
     kept = kept_channels(model, plan["transforms"], methods)
     reference = _folded(model, methods)
@@ -134,13 +135,32 @@ def _artifact(folder: Path, trial: int) -> Path:
     return max(found[trial])[1]
 
 
-def _check_weights(job: Job, model: nn.Module) -> None:
+def _plugins(job: Job) -> Manager:
+    """The manager with those plugin files of the job that exist; a model may need none of them."""
+    found = manager()
+    for path in job.plugins:
+        if path.is_file():
+            found.add_file(path)
+        else:
+            log.warning("the plugin file %s of the job is missing", path)
+    return found
+
+
+def _study_of(job: Job) -> tuple[dict[str, Any] | None, str | None]:
+    """What the search began with, and the key of its baseline; None where no server tells them."""
+    try:
+        return read_begun(job.folder, job.search.storage), read_baseline_key(job.folder, job.search.storage)
+    except StudyAway as error:
+        log.warning("it is not checked that the baseline is the one of the search: %s", error)
+        return None, None
+
+
+def _check_weights(model: nn.Module, known: str | None) -> None:
     """Refuses a baseline that was trained again since the search, because it has other weights.
 
     Raises:
         UserError: if it was trained again.
     """
-    known = read_baseline_key(job.folder, job.search.storage)
     if known is not None and known != baseline_key(model):
         raise UserError(
             "the baseline in the cache folder is not the one that this run began with",
@@ -148,7 +168,7 @@ def _check_weights(job: Job, model: nn.Module) -> None:
         )
 
 
-def _baseline(job: Job, plugins: Manager, compute: Compute) -> tuple[nn.Module, Split | None]:
+def _baseline(job: Job, plugins: Manager) -> tuple[nn.Module, Split | None]:
     """The float network, and the validation images; None if the job has none."""
     split: Split | None = None
     if job.data.words:
@@ -158,8 +178,10 @@ def _baseline(job: Job, plugins: Manager, compute: Compute) -> tuple[nn.Module, 
         model = models.create(job, splits.info if knows_classes else None)
         splits = splits if knows_classes else splits.prepared(models.data_info(model))
         if models.needs_training(job, splits.info):
-            model = train_baseline(job, model, splits, compute=compute, only_kept=True)
-            _check_weights(job, model)
+            begun, key = _study_of(job)
+            job = as_begun(job, begun)
+            model = train_baseline(job, model, splits, compute=compute_of(job.compute), only_kept=True)
+            _check_weights(model, key)
         split = splits.val if len(splits.val) else splits.test
     else:
         model = models.create(job, None)

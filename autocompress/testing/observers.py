@@ -19,8 +19,10 @@ from autocompress.results.columns import COLUMNS, FRONT_COLUMNS, frame
 from autocompress.testing.example import example_job
 from autocompress.testing.rules import Report, require
 
-STARTED, TOLD, FINISHED = (f"autocompress_{what}" for what in ("search_started", "trial_finished", "search_finished"))
-OBSERVED = (STARTED, TOLD, FINISHED)
+STARTED, TOLD, FINISHED, STOPPED = (
+    f"autocompress_{what}" for what in ("search_started", "trial_finished", "search_finished", "search_stopped")
+)
+OBSERVED = (STARTED, TOLD, FINISHED, STOPPED)
 """The hooks of loggers."""
 RECIPE = {"prune.method": "obs", "prune.keep.layer1": 0.5, "bits.weight.layer1": "quantize:8", "recover.epochs": 1}
 COSTS = {"latency_ms": 0.5, "latency_ratio": 0.4, "size_bytes": 12_000, "params": 9_000, "macs": 1_000_000}
@@ -34,9 +36,10 @@ ROWS: Mapping[str, dict[str, Any]] = {
 
 
 def check_observer(plugin: object) -> list[str]:
-    """Tells the logger hooks of a plugin of a small search, and checks that they take it.
+    """Tells the logger hooks of a plugin of three small searches, and checks that they take them.
 
-    Among the trials are one that missed a bound and one that failed, and no model has to meet the
+    Each search begins, and then ends: with a model, without one, or before its end. Among the
+    trials are one that missed a bound and one that failed, and no model has to meet the
     constraints. What a logger raises ends no search, so it would only be seen in the log.
 
     Args:
@@ -67,21 +70,30 @@ def check_observer(plugin: object) -> list[str]:
             failed += [f"{about}: {reason(error)}" for error in faults]
             report.check(_check_unchanged, hook, given, arguments.get("trial"))
         report.check(_check_process, before)
-    report.rules += [f"a logger must take every search, but raises for {text}" for text in failed]
+    report.rules += [f"a logger must take every search, but raises for {text}" for text in dict.fromkeys(failed)]
     report.end()
     return hooks
 
 
 def _events(job: Job) -> list[tuple[str, str, dict[str, Any]]]:
-    """Hook, what it is told of, and its arguments."""
+    """Hook, what it is told of, and its arguments: of three searches, one after the other."""
     rows = [_row(number, status) for number, status in enumerate(ROWS)]
-    told = [(TOLD, f"a trial that is {row['status']}", {"job": job, "trial": row}) for row in rows]
-    results = {
-        "a search that found a model": _result(job, rows),
-        "a search in which every trial failed": _result(job, []),
-    }
-    ends = [(FINISHED, about, {"job": job, "result": result}) for about, result in results.items()]
-    return [(STARTED, "a search that begins", {"job": job}), *told, *ends]
+    lost = [row for row in rows if row["status"] == "failed"]
+    found = {"job": job, "result": _result(job, rows)}
+    none = {"job": job, "result": _result(job, lost)}
+    return [
+        *_begun(job, rows),
+        (FINISHED, "a search that found a model", found),
+        *_begun(job, lost),
+        (FINISHED, "a search in which every trial failed", none),
+        *_begun(job, []),
+        (STOPPED, "a search that is stopped", {"job": job}),
+    ]
+
+
+def _begun(job: Job, rows: list[dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
+    told = [(TOLD, f"a trial that is {row['status']}", {"job": job, "trial": dict(row)}) for row in rows]
+    return [(STARTED, "a search that begins", {"job": job}), *told]
 
 
 def _row(number: int, status: str) -> dict[str, Any]:
@@ -92,8 +104,9 @@ def _row(number: int, status: str) -> dict[str, Any]:
 
 def _result(job: Job, rows: list[dict[str, Any]]) -> SearchResult:
     baseline = {**COMPLETE, "status": "baseline", "accuracy": 92.0, "accuracy_drop": 0.0, "latency_ratio": 1.0}
-    front = _frame([baseline, *(row for row in rows if row["status"] == "complete")], FRONT_COLUMNS)
-    summary = {"baseline": baseline, "hypervolume": 0.4} if rows else {"baseline": baseline}
+    complete = [row for row in rows if row["status"] == "complete"]
+    front = _frame([baseline, *complete], FRONT_COLUMNS)
+    summary = {"baseline": baseline, "hypervolume": 0.4} if complete else {"baseline": baseline}
     return SearchResult(job.folder, job.model_dump(mode="json"), _frame(rows, COLUMNS), front, summary)
 
 

@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 
 import autocompress
 from autocompress import models
+from autocompress.authoring.reference import plain_signature
 from autocompress.checking.limits import Limits
 from autocompress.cli.app import app
 from autocompress.cli.catalogue import EXAMPLE_MODEL, EXAMPLE_SIZE
@@ -327,8 +328,8 @@ def _documented(thing: Any, name: str) -> str:
 
 
 def _signature(thing: Callable[..., Any]) -> str:
-    text = str(inspect.signature(thing))
-    text = re.sub(r"\b(?:pathlib|pandas(?:\.\w+)*|collections\.abc|typing|torch\.nn)\.", "", text).replace("'", "")
+    text = str(plain_signature(thing))
+    text = re.sub(r"\b(?:pathlib|pandas(?:\.\w+)*|collections\.abc|typing|torch\.nn)\.", "", text)
     return text if len(text) < 80 else text.replace("(", "(\n    ", 1).replace(", ", ",\n    ")
 
 
