@@ -27,7 +27,7 @@ ROOMS = {
     "autocompress.contract": (
         "Method Transform Pruner Quantizer DataSource Preparing Stage Space Parameter Context TransferSet Callback "
         "Coupling coupling_scores LayerSpec TensorSpec FakeQuantizer Grid Hardened Device Deployable OperatorCount "
-        "Measurement LayerTimes PlacementTable Sampler Command Manager manager manager_for"
+        "Measurement LayerTimes PlacementTable Task Sampler Command Manager manager manager_for"
     ),
     "autocompress.data": "DatasetProvider Source DataInfo LoadOptions Split TensorSplit",
     "autocompress.errors": "UserError TrialFailed InvalidRecipe",

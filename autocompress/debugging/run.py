@@ -27,7 +27,6 @@ from autocompress.opened.baseline import baseline_key
 from autocompress.quantization.folding import fold_batch_norm
 from autocompress.results import JOB_FILE, read
 from autocompress.searching.begun import as_begun
-from autocompress.searching.storing.outages import StudyAway
 from autocompress.searching.study import read_baseline_key, read_begun
 from autocompress.training import limit_threads, train_baseline
 
@@ -147,10 +146,10 @@ def _plugins(job: Job) -> Manager:
 
 
 def _study_of(job: Job) -> tuple[dict[str, Any] | None, str | None]:
-    """What the search began with, and the key of its baseline; None where no server tells them."""
+    """What the search began with, and the key of its baseline; None where they cannot be read."""
     try:
         return read_begun(job.folder, job.search.storage), read_baseline_key(job.folder, job.search.storage)
-    except StudyAway as error:
+    except UserError as error:
         log.warning("it is not checked that the baseline is the one of the search: %s", error)
         return None, None
 
