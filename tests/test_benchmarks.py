@@ -102,6 +102,9 @@ SMALL = {
     "trial_overhead": ["--model", "test_resnet", "--methods", "quantize", "--trials", "2"],
 }
 
+WITHOUT = {"efficientnet_lite0"}
+"""Its network and its 224 pixels are fixed, so even the smallest run takes minutes."""
+
 
 @pytest.fixture
 def _this_process_stays_as_it_is() -> Iterator[None]:
@@ -126,4 +129,4 @@ def test_a_small_run_writes_its_figures(name: str, tmp_path: Path, monkeypatch: 
 
 
 def test_every_benchmark_has_a_small_run() -> None:
-    assert {file.stem for file in FOLDER.glob("*.py")} == set(SMALL)
+    assert {file.stem for file in FOLDER.glob("*.py")} - WITHOUT == set(SMALL)

@@ -121,6 +121,8 @@ class _Pool:
             with _as_many_as_asked(), _signals_kept():
                 found = iter(self.loader)
             yield from found
+        except (ConnectionError, EOFError, FileNotFoundError) as error:  # it was killed while it answered
+            raise RuntimeError(f"DataLoader worker ended while it answered: {error}") from error
         finally:
             self.busy = False
 

@@ -8,6 +8,7 @@ from autocompress.models.architecture import (
     input_size,
     reparameterise,
     stamp,
+    task_ref,
 )
 from autocompress.models.checkpoints import Checkpoint, read_checkpoint
 from autocompress.models.creation import create, needs_training
@@ -41,5 +42,6 @@ __all__ = [
     "silence_residual_branches",
     "stamp",
     "stem",
+    "task_ref",
     "trains_on_one_image",
 ]

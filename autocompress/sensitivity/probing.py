@@ -113,7 +113,7 @@ class _Probe:
 
     def __init__(self, model: nn.Module, widths: Sequence[Width], setting: Setting, context: Context) -> None:
         self._setting, self._context = setting, context
-        self._task = models.data_info(model).task.task()
+        self._task = models.task_ref(model).task()
         self._specs = layer_specs(list(setting.methods.values()))
         known = facts(model, context.input_size, leaves(list(setting.methods.values())))
         self._network = self._slotted(model, known).to(context.device)
