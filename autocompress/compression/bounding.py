@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from autocompress import models
 from autocompress.contract import DataSource, Params
 
 SHARE = 0.3
@@ -131,8 +132,7 @@ def pass_seconds(
     teacher: nn.Module, input_size: tuple[int, int, int], clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Seconds of a pass of one image: the outputs, and their gradient in the pixels."""
-    parameter = next(teacher.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    device = models.device_of(teacher)
     pixels = torch.zeros(PROBED, *input_size, device=device, requires_grad=True)
     began = 0.0
     for _ in range(2):

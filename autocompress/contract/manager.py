@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ from autocompress.contract.registration import InvalidPlugin, check_hooks, check
 from autocompress.contract.sampler import Sampler
 from autocompress.data import DatasetProvider
 from autocompress.errors import Terminated, UserError, did_you_mean
-from autocompress.files import digest
 from autocompress.job import Job
 from autocompress.job.modelnames import PLUGIN_GROUP
+from autocompress.modulefiles import NotPython, imported
 
 _DISTRIBUTION = "autocompress"
 log = logging.getLogger("autocompress")
@@ -87,15 +86,11 @@ class Manager:
         path = path.absolute()
         if (known := self._pluggy.get_plugin(str(path))) is not None:
             return known
-        name = f"autocompress_plugin_{path.stem}_{digest(str(path))[:8]}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise UserError(f"the plugin {path} is no Python file")
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(module)
+            module = imported(path, "plugin")
+        except NotPython:
+            raise UserError(f"the plugin {path} is no Python file") from None
         except (Exception, SystemExit) as error:
-            del sys.modules[name]
             raise UserError(f"the plugin {path} cannot be imported: {reason(error)}") from error
         self.register(module, str(path))
         return module

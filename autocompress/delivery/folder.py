@@ -94,9 +94,12 @@ def export_model(
         if safetensors:
             for name in (WEIGHTS_FILE, PLAN_FILE, RECIPE_FILE):
                 shutil.copyfile(artifact / name, folder / name)
-        if pt2:
-            _write_program(artifact, load_job(result.folder / JOB_FILE), told["input_size"], folder / PROGRAM)
-        found = check(folder, load_job(result.folder / JOB_FILE), _info(told), images) if images else None
+        found = None
+        if pt2 or images:
+            job = load_job(result.folder / JOB_FILE)
+            if pt2:
+                _write_program(artifact, job, told["input_size"], folder / PROGRAM)
+            found = check(folder, job, _info(told), images) if images else None
         if found is not None and not found.is_passed:
             raise UserError(
                 f"the exported script labels {found.pictures - found.equal} of {found.pictures} {found.of} otherwise "

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from autocompress import models
 from autocompress.data import Split
 from autocompress.graph import evaluating
 
@@ -47,8 +48,7 @@ def affordable(
         seconds: for all of them.
         clock: returns seconds.
     """
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    device = models.device_of(model)
     images = next(iter(split.loader(min(PROBED, len(split)))))[0].to(device)
     with evaluating(model):
         model(images)

@@ -143,7 +143,7 @@ class TableMaker:
             self.helper.end()
 
     def _planned(self, parts: Sequence[Part]) -> list[Selection]:
-        return list[Selection](planned(parts, thorough=is_thorough(self.job)))
+        return planned(parts, thorough=is_thorough(self.job))
 
     @property
     def _builder(self) -> ProbeBuilder:

@@ -203,10 +203,10 @@ def measure(
     return table()
 
 
-def planned(parts: Sequence[Part], *, thorough: bool = True) -> list[dict[str, int]]:
+def planned(parts: Sequence[Part], *, thorough: bool = True) -> list[Selection]:
     """The selections that :func:`measure` asks for while none fails, in its order."""
-    found: list[dict[str, int]] = []
-    singles: list[list[dict[str, int]]] = [
+    found: list[Selection] = []
+    singles: list[list[Selection]] = [
         [
             {part.key: at}
             for place in places
@@ -216,7 +216,7 @@ def planned(parts: Sequence[Part], *, thorough: bool = True) -> list[dict[str, i
         ]
         for places in (FIRST, LATER if thorough else ())
     ]
-    pairs = [{a.key: a.at(PAIR), b.key: b.at(PAIR)} for a, b in _neighbours(parts)]
+    pairs: list[Selection] = [{a.key: a.at(PAIR), b.key: b.at(PAIR)} for a, b in _neighbours(parts)]
     for selection in [*singles[0], *pairs, *singles[1]]:
         if selection not in found:
             found.append(selection)

@@ -16,6 +16,7 @@ from typing import Any
 
 from autocompress.errors import UserError, did_you_mean
 from autocompress.files import digest
+from autocompress.modulefiles import imported
 from autocompress.task.classification import Classification
 from autocompress.task.multilabel import Multilabel
 from autocompress.task.task import Task
@@ -126,6 +127,7 @@ def _imported(module: str, ref: TaskRef) -> ModuleType:
         raise UserError(f"the module of the task '{ref.title}' cannot be imported: {reason}", _HOW) from error
 
 
+@cache
 def _from_file(path: Path) -> ModuleType:
     """The module in a file, imported once; it can import the files beside it.
 
@@ -140,16 +142,4 @@ def _from_file(path: Path) -> ModuleType:
         sys.path.append(str(folder))
     if len(parts) > 1 or path.stem == "__init__":
         return importlib.import_module(".".join(parts))
-    name = f"autocompress_task_{path.stem}_{digest(str(path))[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return imported(path, "task")

@@ -1,0 +1,38 @@
+"""Python modules in files of the user, which are not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from autocompress.files import digest
+
+
+class NotPython(ImportError):
+    """A file that Python cannot import by its name."""
+
+
+def imported(path: Path, kind: str) -> ModuleType:
+    """Executes the Python file at ``path`` and returns its module.
+
+    Args:
+        path: of the file; its name in ``sys.modules`` is made from it.
+        kind: what the module is for, part of that name.
+
+    Raises:
+        NotPython: if it is no Python file.
+        BaseException: whatever the file raises; the module is then not in ``sys.modules``.
+    """
+    name = f"autocompress_{kind}_{path.stem}_{digest(str(path))[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise NotPython(f"{path} is no Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
