@@ -1,4 +1,4 @@
-"""Whole attention heads as channels, for the attention blocks of timm that can do without some."""
+"""Whole attention heads as channels, for timm's attention blocks that work with fewer heads."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _WRITERS = ("qkv", "qk", "q", "kv", "k", "v", "wq", "wk", "wv", "q_proj", "k_pro
 
 @dataclass(frozen=True)
 class Heads:
-    """Where an attention block has its heads.
+    """The layers, parameters and attributes of an attention block that depend on its heads.
 
     Attributes:
         writers: paths in the block of the layers that write queries, keys and values, each with the
             number of tensors in its outputs: rows are ``[tensors, heads, width]``. 1 also stands
             for ``[heads, all of a head]``.
-        norms: paths of batch norms, with the writer behind which they stand.
+        norms: paths of batch norms, each with the writer before it.
         reader: path of the layer that reads the heads, as ``[heads, width]``.
         parameters: paths of parameters with an entry for each head, and the dimension of these.
         count: attribute with the number of heads.
-        widths: attributes with the number of inputs of the reader.
-        whole: submodules that must do nothing (``nn.Identity``) or be missing, because they mix
-            heads or hold them in their own way.
+        widths: attributes that hold the number of inputs of the reader.
+        whole: submodules that must be ``nn.Identity`` or missing, because otherwise they mix heads
+            or have weights for them in an unknown order.
     """
 
     writers: Mapping[str, int]
@@ -63,7 +63,7 @@ KNOWN: dict[type[nn.Module], Heads] = {
 
 
 def heads_of(block: nn.Module) -> Heads | None:
-    """Where ``block`` has its heads; None unless it is attention that can do without some."""
+    """The heads of ``block``; None unless it is attention that works with fewer heads."""
     known = _levit(block) or _maxxvit(block) or KNOWN.get(type(block))
     if known is None or int(getattr(block, known.count, 0)) < 1:
         return None
@@ -81,7 +81,11 @@ def _levit(block: nn.Module) -> Heads | None:
 
 
 def _maxxvit(block: nn.Module) -> Heads | None:
-    """A table of relative positions has heads last, in TensorFlow's form first; as an MLP last."""
+    """The heads of MaxxViT's attention; None if an MLP computes its relative positions.
+
+    A table of relative positions has the heads in its last dimension. A table in TensorFlow's form,
+    with three dimensions, has them in the first one.
+    """
     if type(block) not in (maxxvit.Attention2d, maxxvit.AttentionCl):
         return None
     bias: Any = block.rel_pos
@@ -95,7 +99,7 @@ def _maxxvit(block: nn.Module) -> Heads | None:
 
 
 def is_attention(operators: set[str]) -> bool:
-    """Whether channels that pass these operators are queries, keys or values."""
+    """Whether channels with these operators between their layers are queries, keys or values."""
     return any(mark in name for name in operators for mark in MARKS)
 
 
@@ -111,7 +115,10 @@ def all_heads(model: nn.Module) -> dict[str, list[Part]]:
 
 
 def _parts(path: str, block: nn.Module, known: Heads) -> Iterator[Part]:
-    """One channel is one head; nothing where the sizes of the block are not those of its class."""
+    """The parts of one block, with one channel for each head.
+
+    Empty if the sizes of the block are not those of its class.
+    """
     heads = int(getattr(block, known.count))
     layers = {name: _size(block.get_submodule(name), "out") for name in known.writers}
     columns = _size(block.get_submodule(known.reader), "in")
@@ -142,7 +149,7 @@ def _size(layer: nn.Module, side: str) -> int:
 
 
 def unreadable(model: nn.Module, layer: str) -> str:
-    """The reason against channels of ``layer`` that are queries, keys or values in no known way."""
+    """The reason why channels of an unknown kind of attention cannot be removed from ``layer``."""
     owner = layer
     while owner.rpartition(".")[2] in (*_WRITERS, "linear"):
         owner = owner.rpartition(".")[0]
@@ -172,7 +179,7 @@ def set_heads(model: nn.Module, writer: str, heads: int) -> None:
 
 
 def _set_bias(bias: Any, heads: int) -> None:
-    """timm states the shape of a table of relative positions beside the table."""
+    """Updates the shape of a table of relative positions, which timm keeps beside the table."""
     is_first = bias.relative_position_bias_table.dim() == 3
     bias.bias_shape = (heads, *bias.bias_shape[1:]) if is_first else (*bias.bias_shape[:-1], heads)
     if hasattr(bias, "num_heads"):

@@ -19,7 +19,7 @@ from autocompress.graph import LayerFacts, facts
 from autocompress.quantization.leaves import leaf_types
 
 Judged = tuple[list[Coupling], Mapping[str, LayerFacts]]
-"""All couplings of a network, for any mode and before measuring, and facts about its layers."""
+"""All couplings of a network before measuring, for any mode, with facts about its layers."""
 
 
 def couplings(
@@ -87,7 +87,7 @@ def judged(model: nn.Module, input_size: tuple[int, int, int], specs: Iterable[L
 def _by_head(found: Found, heads: Mapping[str, list[Part]]) -> Found:
     """The group of an attention block whose heads are known, with a channel for each head.
 
-    The dependency graph reads products of activations in its own way, which does not matter here.
+    The graph's own indices for products of activations may be wrong, so they are not used.
     """
     parts = heads.get(found.root)
     if parts is None:
@@ -153,7 +153,10 @@ def _judged(
 
 
 def _masks_of_heads(found: Found) -> tuple[tuple[str, Index], ...]:
-    """Behind the norms, or the writers without one: values of zero make a head give zero."""
+    """The masks of a coupling of heads: the norms behind its writers, or writers without a norm.
+
+    A head whose values are zero has the output zero.
+    """
     behind = dict(found.norm_of)
     at = {part.layer: part.index for part in found.parts}
     return tuple((behind.get(part.layer, part.layer), at[part.layer]) for part in found.parts if part.side == "out")

@@ -29,8 +29,8 @@ from autocompress.graph.shapes import blank_images
 TANGLED = 256
 """Most indices of one layer per channel, on average; a flattened map of 16 x 16 has as many.
 
-A group with more is refused, because torch-pruning's maps through a wrongly interpreted reshape
-grow with the square of the width.
+A group with more is refused: if torch-pruning misinterprets a reshape, its index maps grow with the
+square of the width.
 """
 
 
@@ -84,7 +84,7 @@ def pruners_of(specs: Iterable[LayerSpec]) -> dict[type[nn.Module], Any]:
 
 
 class Whole(BasePruningFunc):
-    """For a leaf layer that cannot lose channels: the channels that it ties must be kept."""
+    """The pruner of a leaf layer that cannot lose channels: all tied channels are kept."""
 
     def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         """Always refuses."""
@@ -113,7 +113,7 @@ def find(model: nn.Module, input_size: tuple[int, int, int], pruners: Mapping[ty
 
 
 class _Opaque(torch.autograd.Function):
-    """A layer of a plugin as one node of autograd's graph, which is only inspected."""
+    """A layer of a plugin as one node of autograd's graph. No gradient is computed."""
 
     @staticmethod
     def forward(context: Any, layer: Any, x: torch.Tensor) -> torch.Tensor:
@@ -130,7 +130,7 @@ class _Finder:
         self.names = {module: name for name, module in self.model.named_modules()}
         self.pruners = pruners
         for module in self.names:
-            if type(module) in pruners:  # one node, whatever its content
+            if type(module) in pruners:  # one node, although it contains several layers
                 module.forward = partial(_Opaque.apply, module.forward)
         self.graph = tp.DependencyGraph()
         self.order: dict[str, int] = {}
@@ -249,7 +249,7 @@ class _Finder:
         return reached
 
     def _note(self, found: Found, node: Any, side: str) -> None:
-        """Records facts about the channels that a node shows."""
+        """Records facts about the channels that follow from a node."""
         # The classifier is an output node, but it only reads these channels (side "in").
         found.is_output |= side != "in" and node.grad_fn in self._outputs
         found.reads_image |= node.grad_fn is self._image

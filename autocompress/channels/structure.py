@@ -14,10 +14,10 @@ from autocompress.channels.tied import tied
 def structure(model: nn.Module) -> str:
     """The structure of a network as text.
 
-    It has the ``repr`` of the network, attributes that are whole numbers, by which forward passes
-    reshape (timm's ``num_heads``, window sizes), buffers of whole numbers, which hold orders of
-    channels (``places`` of a ghost module), and the layers that share a weight. Weights, running
-    statistics and counters are not in it.
+    It contains the ``repr`` of the network and the layers that share a weight. It contains
+    attributes that are whole numbers, because forward passes reshape by them (timm's ``num_heads``,
+    window sizes). It contains buffers of whole numbers, because they hold orders of channels
+    (``places`` of a ghost module). Weights, running statistics and counters are not in it.
     """
     own = (f"{name} {told}" for name, module in model.named_modules() for told in _unsaid(module))
     shared = (f"{path} is {other}" for path, other in tied(model).items())

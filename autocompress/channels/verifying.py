@@ -31,7 +31,7 @@ TOLERANCE = 1e-9
 Rounding of float64 stays below 1e-11 through 200 layers.
 """
 SMALL = 96
-"""Side in pixels of the images of a network for images at least twice as large."""
+"""Side in pixels of the test images; used for networks whose images are at least twice as large."""
 RATE = 0.5
 SEED = 0
 
@@ -62,7 +62,7 @@ def _with_results(coupling: Coupling, wrong: str | None, unsafe: str | None) -> 
 
 
 def _failing(couplings: Sequence[Coupling], test: Callable[[Sequence[Coupling]], str]) -> dict[str, str]:
-    """Name -> fault. Couplings are tested together, and halved on a fault."""
+    """The faults by name. Couplings are tested together; on a fault, each half is tested."""
     said = test(couplings) if couplings else ""
     if not said:
         return {}
@@ -86,10 +86,10 @@ class _Trial:
         self.image, self.other = images[:1], images[1:2]
 
     def _settled(self, size: tuple[int, int, int], device: torch.device) -> torch.Tensor:
-        """Three images on which the statistics of the norms are set.
+        """Three images for the statistics of the norms.
 
-        Channels are wired in the same way whatever the size of images, so that large images are
-        replaced by small ones, where the network takes such.
+        Large images are replaced by small ones if the network accepts them: the connections between
+        channels do not depend on the size of the images.
         """
         small = (size[0], *(min(side, SMALL) if side >= 2 * SMALL else side for side in size[1:]))
         for own in dict.fromkeys([small, size]):
@@ -104,15 +104,15 @@ class _Trial:
         raise AssertionError("the last size returns or raises")
 
     def wrong(self, couplings: Sequence[Coupling]) -> str:
-        """A fault where zeros in the inputs of the readers and removal give other outputs."""
+        """A fault if zeros in the inputs of the readers give other outputs than removal."""
         return self._compare(couplings, mask_inputs, "removing its channels changes the output of the network")
 
     def unsafe(self, couplings: Sequence[Coupling]) -> str:
-        """A fault where zeros behind the norms and removal give other outputs."""
+        """A fault if zeros behind the norms give other outputs than removal."""
         return self._compare(couplings, mask_outputs, "a channel that is zero does not stay zero up to its readers")
 
     def without_halves(self, couplings: Sequence[Coupling]) -> dict[str, str]:
-        """Name -> reason why it cannot be scored: a writer's output has no batch axis."""
+        """By name, the couplings that cannot be scored: a writer's output has no batch axis."""
         writers = {writer for coupling in couplings for writer in coupling.producers}
         alone, both = (self._written(writers, images) for images in (self.image, torch.cat([self.image, self.other])))
         mixed = {name for name in writers if not _is_first_half(alone[name], both[name])}
@@ -120,7 +120,7 @@ class _Trial:
         return {name: f"the output of {names[0]} has no batch axis" for name, names in torn.items() if names}
 
     def _written(self, names: Iterable[str], images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
-        """The outputs of these layers, call by call."""
+        """The outputs of these layers, one for each call."""
         seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         handles = [self.model.get_submodule(name).register_forward_hook(_into(seen[name])) for name in seen]
         try:
@@ -150,7 +150,7 @@ class _Trial:
         if got.shape != expected.shape:
             return "its channels reach the network's output"
         difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-        # written so that NaN fails
+        # in this form of the comparison, NaN fails
         return "" if difference <= TOLERANCE else f"{sentence} (by {difference:.1g} of its outputs)"
 
     def _keep(self, coupling: Coupling) -> list[int]:

@@ -15,7 +15,7 @@ attention head, or the ghosts of a ghost module.
 """
 MODES = ("inner", "group", "scatter")
 _ROUNDING = 1e-9
-"""0.29 * 100 is a little less than 29 in floating point."""
+"""Added before rounding down: 0.29 * 100 is a little less than 29 in floating point."""
 
 
 def counts(width: int, rate: float, multiple: int = 1) -> int:

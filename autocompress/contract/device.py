@@ -140,7 +140,7 @@ class Device(ABC):
 
     name: ClassVar[str]
     measures: ClassVar[frozenset[str]] = frozenset({"latency"})
-    """The objectives that it measures: "latency", "energy"."""
+    """The objectives that the device measures: "latency", "energy"."""
     deterministic: ClassVar[bool] = False
     """True where the same model always has the same cost (a cost model)."""
     formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
@@ -158,9 +158,9 @@ class Device(ABC):
     """Models run on this machine, so the engine holds the machine lock while measuring."""
 
     def named(self, name: str) -> Device | None:
-        """The device called ``name``: this one under its name, else None.
+        """The device called ``name``: this device if it has that name, else None.
 
-        A family of devices may make one (a cost model from a user's profile).
+        A family of devices may make a new device here (a cost model from a user's profile).
 
         Raises:
             UserError: if ``name`` is one of the family, but cannot be made.
@@ -228,12 +228,12 @@ class Device(ABC):
         Args:
             candidate, baseline: run in turn, in short blocks.
             config: how they are run.
-            seconds: about so long all sittings take together.
-            sittings: how often both models are opened anew.
+            seconds: the approximate time of all sittings together.
+            sittings: the number of times that both models are opened again.
 
         Returns:
             For each sitting, seconds of a run in each block of the candidate and of the baseline.
-            None where the engine is to time what :meth:`open` gives.
+            None if the engine should time the function that :meth:`open` returns.
 
         Raises:
             TrialFailed: if the other machine does not answer, or cannot load a model.
@@ -257,7 +257,7 @@ class Device(ABC):
         The engine holds the machine lock (``autocompress.devices.layer_times``).
 
         Args:
-            deployables: measured interleaved; the others are compared with the first.
+            deployables: measured in turn; each is compared with the first one.
             layers: names of the layers.
             config: settings of the runs.
 

@@ -43,13 +43,13 @@ def autocompress_samplers() -> list[Sampler]:  # type: ignore[empty-body]
 def autocompress_commands() -> list[Command]:  # type: ignore[empty-body]
     """The sub-commands of the plugin.
 
-    ``autocompress`` asks for them where a command is not its own, and for ``autocompress --help``.
+    ``autocompress`` asks plugins for them if it has no such command itself, and for ``--help``.
     """
 
 
 @hookspec
 def autocompress_search_started(job: Job) -> None:
-    """The first trial of this process is about to run; a resume starts a search too.
+    """Called before the first trial of this process, in a resumed search too.
 
     For loggers; an error here is logged and stops nothing.
     """

@@ -82,7 +82,7 @@ class Method(ABC):
 
 
 class Preparing(Method):
-    """A method that may compute a state from data once, which all its recipes share."""
+    """A method that may compute a state from data. All its recipes share the state."""
 
     def shared(self, params: Params) -> Params:
         """The subset of ``params`` that :meth:`prepare` needs.
@@ -225,9 +225,9 @@ class Quantizer(Method):
         return False
 
     def rounding(self, params: Params, bits: int) -> Rounding:
-        """How a weight of ``bits`` is put on its levels where nothing is trained.
+        """The method that rounds a weight of ``bits`` to its levels if nothing is trained.
 
-        ``FakeQuantizer.levels`` says which levels these are.
+        ``FakeQuantizer.levels`` returns the levels.
         """
         del params, bits
         return "nearest"
@@ -258,14 +258,17 @@ class DataSource(Method):
         return False
 
     def passes(self, params: Params) -> float:
-        """Passes through the teacher that each image takes, at full resolution, with gradients.
+        """The number of passes through the teacher per image, with gradients, at full resolution.
 
-        The parameter "iterations" by default; 0 where images cost next to nothing.
+        The parameter "iterations" by default; 0 if the cost of images is negligible.
         """
         return float(params.get("iterations", 0))
 
     def within(self, params: Params, passes: float) -> Params:
-        """``params`` for at most so many passes, where a set would take too long otherwise."""
+        """``params``, changed so that each image takes at most ``passes`` passes.
+
+        The engine calls it if a set would take too long otherwise.
+        """
         return {**params, "iterations": max(1, int(passes))} if self.passes(params) > passes else params
 
     def without_student(self, params: Params) -> Params:
@@ -290,5 +293,5 @@ class DataSource(Method):
         ``soft_targets``, the targets are the outputs of the teacher for the augmented images.
         ``context.images``, if set, is the number of images that is enough. Another ``context.seed``
         must give other images. Call ``context.progress`` often: a trial that waits for images is
-        ended if it hears nothing.
+        ended if no progress is reported for too long.
         """

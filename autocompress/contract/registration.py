@@ -28,7 +28,7 @@ NAME = re.compile(r"[A-Za-z][\w-]*")
 COMMAND = re.compile(r"[a-z][a-z0-9-]*")
 """Allowed names of sub-commands."""
 UNKNOWN = "a name of nothing"
-"""What no data set and no device is called."""
+"""A name that no data set and no device has."""
 CLOSE = 0.75
 """Similarity (``difflib``) to the name of a hook above which a function is a misspelt hook."""
 
@@ -220,7 +220,10 @@ def _check_flag(item: object, attribute: str, subject: str) -> None:
 
 
 def _check_lookup(item: Any, function: str, expected: object, subject: str) -> None:
-    """Refuses what would break or take the names of all others: each is asked about every name."""
+    """Refuses an item that raises for other names, or claims them.
+
+    The engine asks each item about every name.
+    """
     try:
         answer = getattr(item, function)(UNKNOWN)
         is_other = bool(answer) if expected is False else answer is not expected  # a truth value may be any object

@@ -1,4 +1,4 @@
-"""Sampler: the interface of what draws the recipes of a search."""
+"""Sampler: the interface for samplers, which draw the recipes of a search."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sampler(ABC):
     and to others as COMPLETE with the worst accuracy.
     """
     sees_the_last: ClassVar[bool] = True
-    """Whether the last 1,000 trials and the front are enough for it. Else it sees all trials."""
+    """Whether the sampler needs only the last 1,000 trials and the front, not all trials."""
 
     def check(self, job: Job) -> list[str]:
         """Reasons why the sampler cannot be used in ``job``; empty where it can.
@@ -43,7 +43,7 @@ class Sampler(ABC):
         """A new Optuna sampler.
 
         Args:
-            job: its objectives, budget and workers may matter.
-            seed: of every draw. A resumed search has another one than the search before, so that it
-                does not repeat its first draws.
+            job: for samplers that depend on its objectives, budget or workers.
+            seed: seed of every draw. A resumed search has another seed, so that it does not repeat
+                the first draws of the search before.
         """

@@ -31,10 +31,10 @@ class Parameter:
         cheapest: the value with the lowest cost; None where the cost does not depend on it.
         neutral: the value that leaves the model unchanged. None means "none" where that is a
             choice, else the default (a parameter that matters only where another one acts).
-        structural: the deployed structure, and so maybe the latency, depends on it.
-        scope: what one value is for: "model", "group" (of layers) or "coupling" (of channels).
-        axis: what it decides: "structure", "weight bits", "activation bits"; empty for anything
-            else.
+        structural: the deployed structure depends on it, and so the latency may depend on it too.
+        scope: where one value applies: "model", "group" (of layers) or "coupling" (of channels).
+        axis: the property that it sets: "structure", "weight bits" or "activation bits"; empty for
+            other properties.
         tie: a sampler draws one value for all parameters with the same tie; empty for none.
     """
 
@@ -263,9 +263,8 @@ class Space:
 def narrow(parameter: Parameter, limit: Any) -> Parameter:
     """``parameter`` narrowed by a limit of the user.
 
-    A value fixes it, a list narrows the choices, and ``{low:, high:}`` narrows a range.
-
-    A value of ``parameter.named`` becomes a choice where the limit names it.
+    A value fixes it, a list narrows the choices, and ``{low:, high:}`` narrows a range. A value of
+    ``parameter.named`` becomes a choice if the limit names it.
 
     Raises:
         LimitError: if no value is left; the message has the range.

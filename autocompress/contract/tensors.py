@@ -139,20 +139,21 @@ class FakeQuantizer(nn.Module, ABC):
 
     @property
     def starts_from_rounding(self) -> bool:
-        """Whether training begins with the levels that the engine chose (``Quantizer.rounding``),
-        in place of the float weight.
+        """Whether training starts from the rounded weight instead of the float weight.
+
+        The engine rounds the weight by ``Quantizer.rounding``.
         """
         return False
 
     def levels(self) -> torch.Tensor | None:
-        """The values that a weight may take in units of its scale: ascending, evenly spaced,
-        float32 ``(m,)``.
+        """The values of a weight in units of its scale: float32 ``(m,)``, ascending, evenly spaced.
 
-        None where the engine cannot choose among them: activations, zero points."""
+        None for activations and for weights with a zero point, which the engine does not round.
+        """
         return None
 
     def round_to(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """``weight`` on its nearest levels at ``scale``, which broadcasts against it.
+        """``weight`` rounded to the nearest levels at ``scale``, which broadcasts against it.
 
         Raises:
             ValueError: where there are no levels.
@@ -165,7 +166,9 @@ class FakeQuantizer(nn.Module, ABC):
         return (levels[0] + step * index) * scale
 
     def settle(self, scale: torch.Tensor) -> None:
-        """Takes the scale of a weight that was put on :meth:`levels`; calibration leaves it.
+        """Sets the scale of a weight that was rounded to :meth:`levels`.
+
+        Later calibration does not change this scale.
 
         Args:
             scale: float32, one for each output channel, or a scalar.

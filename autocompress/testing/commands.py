@@ -10,14 +10,16 @@ from autocompress.contract import Command
 from autocompress.testing.rules import Report, require
 
 MOST_WORDS = 100
-"""Characters of the first line of help, which ``autocompress --help`` shows."""
+"""Most characters of the first line of help, which ``autocompress --help`` shows."""
 
 
 def check_command(command: Command) -> None:
-    """Makes a sub-command as the command line does, and asks for its help. It is not run.
+    """Builds a sub-command as the command line does, and checks its help text.
+
+    The command is not run.
 
     Args:
-        command: of the plugin.
+        command: the sub-command of the plugin.
 
     Raises:
         ContractViolation: with every rule that is broken.

@@ -11,20 +11,20 @@ from autocompress.data import DataInfo, DatasetProvider, LoadOptions, Source, Sp
 from autocompress.testing.rules import Report, require
 
 SAMPLE = 8
-"""Images of each split that are looked at."""
+"""The number of images of each split that are checked."""
 UNNORMALISED = 50.0
-"""Values that a normalised image never reaches."""
+"""An absolute value above this is an error, because a normalised image never reaches it."""
 MOST_HASHED = 2048
-"""Images of each split that are compared with those of the other splits."""
+"""The number of images of each split that are compared with those of the other splits."""
 MOST_SHARED = 0.05
 """Share of images that two splits may have in common: some data sets repeat a picture."""
 
 
 def check_dataset(provider: DatasetProvider, spec: str | None = None) -> None:
-    """Loads a data set twice and checks what the engine relies on.
+    """Loads a data set twice, and checks everything that the engine relies on.
 
     Args:
-        provider: of the data set.
+        provider: the provider of the data set.
         spec: the word in a job; the provider's name by default.
 
     Raises:
@@ -136,7 +136,10 @@ def _check_apart(source: Source) -> None:
 
 
 def _hashes(split: Split) -> set[bytes]:
-    """Hashes of the first images of a split; two splits are cut from a data set in one order."""
+    """Hashes of the first images of a split.
+
+    The splits of a data set keep the order of its images.
+    """
     found: set[bytes] = set()
     for images, _ in split.loader(64):
         found |= {hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images}
@@ -146,7 +149,7 @@ def _hashes(split: Split) -> set[bytes]:
 
 
 def _check_classes(role: str, source: Source) -> None:
-    """What is judged must be of the classes that are trained."""
+    """Checks that the validation and test images have no class without training images."""
     split = getattr(source, role)
     if source.train is None or split is None or not source.labelled:
         return

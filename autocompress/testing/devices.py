@@ -68,7 +68,7 @@ def check_device(device: Device, model: nn.Module | None = None, config: DeviceC
 
 
 def _process() -> dict[str, object]:
-    """Settings of the process on which other parts of a search rely."""
+    """The settings of the process that other parts of a search rely on."""
     return {
         "torch's threads": torch.get_num_threads(),
         "the working folder": Path.cwd(),

@@ -16,10 +16,11 @@ IMAGES = 64
 
 
 def example_model(name: str = "test_resnet", input_size: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """A timm model with 10 classes and fixed random weights; its batch norms saw the images.
+    """A timm model with 10 classes and fixed random weights.
 
-    Scales and shifts of norms are random. timm begins the last norm of a residual branch with
-    zeros, and a branch that gives zeros would hide what is done to it.
+    Its batch norms have the statistics of the example images. Scales and shifts of norms are
+    random: timm initialises the last norm of a residual branch with zeros, and a branch that
+    returns zeros would hide changes inside the branch.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -65,10 +66,10 @@ def example_job(model: str = "test_resnet") -> Job:
 def example_context(
     model: nn.Module, *, dry_run: bool = False, seed: int = 0, teacher: nn.Module | None = None
 ) -> Context:
-    """A context as from the engine: random images in ``transfer``, None in a dry run.
+    """A context like those of the engine: random images in ``transfer``, None in a dry run.
 
     Args:
-        model: has the input size.
+        model: the model that gives the input size.
         teacher: the baseline; None for a dry run.
     """
     size = models.input_size(model)

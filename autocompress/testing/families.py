@@ -1,4 +1,4 @@
-"""Rule for networks of other families: a method works there, or says why it does not."""
+"""Rule for other model families: a method works on them, or gives a reason in ``check``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from autocompress.testing.rules import Report, require, shapes, through_json
 from autocompress.testing.spaces import ask, by_rule
 
 FAMILIES = ("test_efficientnet", "test_vit")
-"""Depthwise convolutions with gates; attention and linear layers. The example is a ResNet."""
+"""One network with depthwise convolutions and gates, one with attention and linear layers.
+
+The example model is a ResNet.
+"""
 
 
 def check_families(method: Method) -> None:

@@ -1,4 +1,4 @@
-"""Rule for devices: a method computes where the context says, without tensors of two devices."""
+"""Rule for GPUs: a method computes on ``context.device``, with tensors of that device only."""
 
 from __future__ import annotations
 

@@ -18,11 +18,16 @@ from autocompress.quantization.leaves import leaf_spec, leaf_types
 from autocompress.testing.rules import difference, require, shapes, through_json
 
 LARGEST_DIFFERENCE = 1e-3
-"""Largest difference between simulated and hardened layers in most images, in units of the largest
-logit."""
+"""Largest difference of simulated and hardened layers in the median image.
+
+In units of the largest logit.
+"""
 ONE_STEP = 0.05
-"""The same in any image. Both compute the same numbers in float32, but a value at the edge of two
-integers may fall on either side, and that image differs by a step."""
+"""Largest difference in any image.
+
+Both compute the same numbers in float32. But a value between two integers may be rounded to either
+one, and the image then differs by one step.
+"""
 
 
 def check_leaves(model: nn.Module, specs: Sequence[LayerSpec], images: torch.Tensor) -> None:

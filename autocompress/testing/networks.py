@@ -1,4 +1,4 @@
-"""Rules for networks that a plugin was given, and for those that it gives back."""
+"""Rules for the networks that a plugin gets, and for those that it returns."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ HOOKS = (
 )
 OTHERWISE_IN_TRAINING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 SAME_DIRECTION = 1 - 1e-6
-"""Cosine of two weights from which on one is a multiple of the other."""
+"""Two weights with a cosine of at least this are multiples of each other."""
 RESCALED = 1e-3
-"""Relative change of length that counts as another scale."""
+"""A larger relative change of the norm of a weight counts as rescaling."""
 
 
 def check_untouched(network: nn.Module, original: nn.Module, rule: str) -> None:
@@ -36,8 +36,10 @@ def check_untouched(network: nn.Module, original: nn.Module, rule: str) -> None:
 
 
 def check_mode(network: nn.Module, given: nn.Module, rule: str) -> None:
-    """Checks that no module of ``given``, and no layer that computes otherwise in training, is in
-    training mode. A new convolution may be.
+    """Checks that no module is in training mode, if that changes a result.
+
+    These are the modules of ``given``, and new layers that compute differently in training. A new
+    convolution may be in training mode.
     """
     types = {name: type(module) for name, module in given.named_modules()}
     training = [
@@ -75,7 +77,7 @@ def _check_gradients(result: nn.Module, model: nn.Module) -> None:
 
 
 def _check_names(result: nn.Module, model: nn.Module) -> None:
-    """Groups of a recipe are found by module names, so these must stay."""
+    """Checks the names of modules: the groups of a recipe are found by them."""
     there = dict(result.named_modules())
     missing = [name for name, module in model.named_modules() if name and any(module.children()) and name not in there]
     require(
@@ -104,8 +106,10 @@ def _check_sharing(result: nn.Module, model: nn.Module, teacher: nn.Module) -> N
 
 
 def _check_scales(result: nn.Module, model: nn.Module) -> None:
-    """Layers that were not touched keep the scale of their weights: a later stage's moments, and
-    the norms behind, rely on it."""
+    """Checks that layers which stay in place keep the scale of their weights.
+
+    The norms behind them, and the moments of a later stage, rely on this scale.
+    """
     given, layers = dict(model.named_parameters()), dict(model.named_modules())
     rescaled = []
     for name, parameter in result.named_parameters():
@@ -134,13 +138,13 @@ def _trainable(network: nn.Module) -> dict[str, bool]:
 
 
 def _places(network: nn.Module) -> dict[str, int]:
-    """Where each tensor of a network begins in memory, by all of its names."""
+    """The memory address of each tensor of a network, by all names of the tensor."""
     named = network.named_parameters(remove_duplicate=False)
     return {name: parameter.data_ptr() for name, parameter in named if parameter.numel()}
 
 
 def _ties(model: nn.Module) -> set[tuple[str, str]]:
-    """Pairs of names of one tensor."""
+    """Pairs of names that belong to one tensor."""
     by_place: dict[int, list[str]] = {}
     for name, place in _places(model).items():
         by_place.setdefault(place, []).append(name)
@@ -148,7 +152,7 @@ def _ties(model: nn.Module) -> set[tuple[str, str]]:
 
 
 def other_weights(model: nn.Module, seed: int = 3) -> nn.Module:
-    """A copy of ``model`` in which every weight has another value, and channels other scales."""
+    """A copy of ``model`` with other values in all weights, and other scales of the channels."""
     changed = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

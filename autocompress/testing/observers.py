@@ -1,4 +1,4 @@
-"""Rules for loggers: the hooks that hear how a search goes."""
+"""Rules for loggers: the hooks that are called with the progress of a search."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ ROWS: Mapping[str, dict[str, Any]] = {
     "infeasible": {**COSTS, "reason": "latency 0.3x: 0.40x measured", "excess": {"latency": 0.3}},
     "failed": {"reason": "train: the loss is not finite"},
 }
-"""What rows have besides number, status, recipe and seconds. A failed trial has no figure."""
+"""Columns of rows besides number, status, recipe and seconds. A failed trial has no figures."""
 
 
 def check_observer(plugin: object) -> list[str]:
-    """Tells the logger hooks of a plugin of three small searches, and checks that they take them.
+    """Calls the logger hooks of a plugin for three small searches, and checks for errors.
 
-    Each search begins, and then ends: with a model, without one, or before its end. Among the
-    trials are one that missed a bound and one that failed, and no model has to meet the
-    constraints. What a logger raises ends no search, so it would only be seen in the log.
+    One search finds a model, one finds none, and one is stopped. Among the trials are one that
+    missed a bound and one that failed. An error of a logger does not stop a search, so without this
+    check its author would only see it in the log.
 
     Args:
         plugin: a module or an object with hooks.
@@ -76,7 +76,7 @@ def check_observer(plugin: object) -> list[str]:
 
 
 def _events(job: Job) -> list[tuple[str, str, dict[str, Any]]]:
-    """Hook, what it is told of, and its arguments: of three searches, one after the other."""
+    """For each call of three searches in turn: the hook, a description and the arguments."""
     rows = [_row(number, status) for number, status in enumerate(ROWS)]
     lost = [row for row in rows if row["status"] == "failed"]
     found = {"job": job, "result": _result(job, rows)}

@@ -1,4 +1,4 @@
-"""All checks of one plugin: its hooks, and everything that they offer."""
+"""All checks of one plugin: its hooks, and everything that the hooks return."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def check_plugin(plugin: object, model: nn.Module | None = None) -> list[str]:
 
     Args:
         plugin: a module or an object with hooks.
-        model: what methods and devices are tried on; the example model by default.
+        model: the model for the checks of methods and devices; the example model by default.
 
     Returns:
-        What was checked, for example "method lowrank".
+        The names of the checked parts, for example "method lowrank".
 
     Raises:
-        ContractViolation: with every rule that is broken, and what breaks it.
+        ContractViolation: with every rule that is broken, and the part that breaks it.
     """
     alone = Manager(entry_points=False)
     try:

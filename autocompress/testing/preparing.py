@@ -20,8 +20,8 @@ def prepared(method: Preparing, model: nn.Module, params: Params) -> Any:
     """The state for ``params``, after storing and loading it.
 
     Raises:
-        ContractViolation: if ``prepare`` changes the baseline, returns what cannot be kept, or
-            draws random numbers that do not follow from ``context.seed``.
+        ContractViolation: if ``prepare`` changes the baseline, returns a value that cannot be
+            stored, or draws random numbers that do not depend on ``context.seed`` alone.
     """
     packed = _packed(method, model, params, seed=1)
     again = _packed(method, model, params, seed=2)
@@ -33,7 +33,7 @@ def prepared(method: Preparing, model: nn.Module, params: Params) -> Any:
 
 
 def _packed(method: Preparing, model: nn.Module, params: Params, seed: int) -> tuple[dict[str, torch.Tensor], Any]:
-    """Tensors and JSON of what the method prepares, with the global generators at ``seed``."""
+    """The result of ``prepare`` as tensors and JSON, with the global generators at ``seed``."""
     baseline, teacher = copy.deepcopy(model), copy.deepcopy(model)
     context = replace(example_context(model, teacher=teacher), params=method.shared(params))
     with other_draws(seed):

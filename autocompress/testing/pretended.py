@@ -1,7 +1,7 @@
-"""A pretended GPU: finds tensors of different devices that meet, on a machine without a GPU.
+"""A pretended GPU: finds operations on tensors of different devices, on a machine without a GPU.
 
-All tensors are on the processor. Those that were moved to ``cuda`` are marked, results take the
-mark of their operands, and an operation on both kinds is an error, as it is on a real GPU.
+All tensors are on the processor. Tensors that were moved to ``cuda`` are marked, and so are the
+results of operations on them. An operation on both kinds is an error, as it is on a real GPU.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _Function = Callable[..., Any]
 _INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index")
 """Operations with index tensors, which may be on the processor."""
 _STRICT = ("aten::cat", "aten::stack")
-"""Operations that take no number from another device."""
+"""Operations that refuse even a number (a tensor without dimensions) of another device."""
 _COPIES = (Tensor.__deepcopy__, torch.nn.Parameter.__deepcopy__)
-"""Their second argument has all tensors that are copied together."""
+"""Operations with several copies: the second argument has all tensors that are copied."""
 _MEMORY = 16 * 2**30
 
 
 class DeviceMismatch(RuntimeError):
-    """Tensors of different devices met in one operation."""
+    """One operation has tensors of different devices."""
 
 
 class PretendedGpu:
-    """What was found while a GPU was pretended.
+    """The pretended GPU, and the mismatches that were found on it.
 
     Attributes:
-        compute: on the pretended GPU, in float32; pass it to what is tested.
-        mismatches: one text each, also of those that the tested code has caught.
+        compute: the pretended GPU, in float32; pass it to the code under test.
+        mismatches: one text for each mismatch, including errors that the code under test caught.
     """
 
     def __init__(self) -> None:
@@ -56,11 +56,11 @@ class PretendedGpu:
 
 @contextmanager
 def pretended_gpu() -> Iterator[PretendedGpu]:
-    """``cuda`` can be used as a device, and works on the processor.
+    """Within this context, the device ``cuda`` can be used, and computes on the processor.
 
     Raises:
-        DeviceMismatch: at an operation on tensors of different devices, and at the end for one that
-            was caught meanwhile.
+        DeviceMismatch: at an operation on tensors of different devices. At the end of the context,
+            it is raised again for an error that was caught.
     """
     found = PretendedGpu()
     with ExitStack() as stack:
@@ -83,7 +83,7 @@ _deepcopy = torch.UntypedStorage.__deepcopy__
 
 
 def _copied(storage: torch.UntypedStorage, memo: dict[int, Any]) -> torch.UntypedStorage:
-    """The copy of a storage is where that is: the copy is made past all operations."""
+    """Marks the copy of a storage as its original: no operation is called for such a copy."""
     copied = _deepcopy(storage, memo)
     setattr(copied, MARK, getattr(storage, MARK, False))
     return copied
@@ -117,7 +117,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 class _Moved(torch.autograd.Function):
-    """A copy on the other device; the gradient is moved back."""
+    """Copies a tensor to the other device, and its gradient back."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, on_gpu: bool) -> Tensor:
@@ -180,7 +180,7 @@ class _Operations(TorchDispatchMode):
 
 
 class _Names(TorchFunctionMode):
-    """Answers what asks for the device of a tensor, and does what moves one."""
+    """Replaces functions that return the device of a tensor, or move a tensor."""
 
     def __init__(self, found: PretendedGpu) -> None:
         super().__init__()
@@ -196,9 +196,10 @@ class _Names(TorchFunctionMode):
         self.operations.__exit__(*error)
 
     def within(self, engine: _Function) -> _Function:
-        """``engine`` so that hooks and backward functions of Python are answered, too.
+        """``engine`` with this mode active in hooks and backward functions of Python.
 
-        It is called from a function of torch, during which this does not act.
+        ``engine`` is called from a function of torch, and the mode is not active during such a
+        call.
         """
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -239,7 +240,10 @@ class _Names(TorchFunctionMode):
 
     @contextmanager
     def _making(self, on_gpu: bool) -> Iterator[None]:
-        """Where operations without operands put their results: inside of one on tensors there."""
+        """Within this context, operations without operands make tensors on the GPU if ``on_gpu``.
+
+        Functions of torch call such operations for tensors of their own.
+        """
         before, self.operations.made_on_gpu = self.operations.made_on_gpu, on_gpu
         try:
             yield

@@ -24,7 +24,7 @@ RANDOM_RECIPES = 1
 
 
 def check_pruner(method: Pruner, model: nn.Module | None = None, params: Params | None = None) -> None:
-    """Calls the pruner for orders, and checks them.
+    """Checks the orders of channels that the pruner returns.
 
     An order must be a permutation of the channels of the coupling, with blocks of equal size taking
     turns, so that every prefix can be removed. It must be equal for equal ``context.seed``, and for
@@ -69,7 +69,7 @@ def _check_point(report: Report, method: Pruner, model: nn.Module, params: Param
 
 
 def check_orders(orders: Mapping[str, Sequence[int]], couplings: Sequence[Coupling]) -> None:
-    """Checks that there is an order for each coupling, of which every prefix can be removed."""
+    """Checks that each coupling has an order, and that every prefix of it can be removed."""
     for coupling in couplings:
         require(coupling.name in orders, f"orders must have an order for each coupling; {coupling.name} has none")
         order = orders[coupling.name]
@@ -103,7 +103,7 @@ def _check_again(
 def orders_of(
     report: Report, method: Pruner, model: nn.Module, couplings: Sequence[Coupling], params: Params, state: Any
 ) -> dict[str, list[int]]:
-    """The orders that the pruner gives; ``report`` gets what it changes meanwhile."""
+    """The orders of the pruner; changes that it makes to its arguments go to ``report``."""
     own, teacher = copy.deepcopy(model), copy.deepcopy(model)
     context = example_context(model, teacher=teacher)
     context = replace(context, state=state, model=own, moments=_moments(own, context))

@@ -187,7 +187,7 @@ def _check_hardened(
 
 
 def _check_levels(method: Quantizer, fake: FakeQuantizer, tensor: torch.Tensor, where: str) -> None:
-    """What the engine put on the levels of a quantizer stays there, through calibration too."""
+    """Checks that a weight which the engine rounded stays on its levels, also after calibration."""
     levels = fake.levels()
     if levels is None:
         return

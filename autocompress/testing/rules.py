@@ -1,4 +1,4 @@
-"""How broken rules are reported, and the comparisons that the checks share."""
+"""Reports of broken rules, and comparisons that the checks share."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Report:
 
 @contextmanager
 def other_draws(seed: int) -> Iterator[None]:
-    """The global generators of torch, numpy and Python begin at ``seed``, and go on as before."""
+    """Seeds the global generators of torch, numpy and Python; restores their states at the end."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -112,7 +112,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def operators(model: nn.Module, leaves: tuple[type, ...] = ()) -> list[tuple[str, str, str]]:
-    """The traced graph as text: what each node calls, with which constants.
+    """The traced graph as text: the function and the constants of each node.
 
     A module is described by its type and its settings, so another activation or stride is seen.
     """

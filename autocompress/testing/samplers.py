@@ -25,13 +25,13 @@ Drawn = list[dict[str, Any]]
 
 
 def check_sampler(sampler: Sampler, job: Job | None = None) -> None:
-    """Has the sampler draw the recipes of small searches, and checks them.
+    """Draws the recipes of small searches by the sampler, and checks them.
 
     The searches have one and two objectives, a space whose parameters depend on others, several
     trials at a time, recipes that were not drawn, and pruned and failed trials.
 
     Args:
-        sampler: of the plugin.
+        sampler: the sampler of the plugin.
         job: settings of the search; by default those of the example.
 
     Raises:
@@ -114,7 +114,7 @@ def _searched(sampler: BaseSampler, job: Job, about: str) -> Drawn:
 
 
 def _recipe(trial: Trial) -> dict[str, Any]:
-    """A space as those of searches: what is asked depends on what was drawn."""
+    """A space like those of searches: its parameters depend on the values drawn before."""
     found: dict[str, Any] = {"method": trial.suggest_categorical("method", ["a", "b", "none"])}
     if found["method"] == "a":
         found["rate"] = trial.suggest_float("rate", 0.0, 0.7)
@@ -137,7 +137,7 @@ def _tell(study: optuna.Study, trial: Trial, objectives: int) -> None:
 
 
 class _Watched(BaseSampler):
-    """Checks what a sampler gives, since Optuna silently draws another value where one is wrong."""
+    """Checks the values of a sampler, because Optuna silently replaces a wrong value by another."""
 
     def __init__(self, own: BaseSampler, about: str) -> None:
         self._own, self._about = own, about

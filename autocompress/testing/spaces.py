@@ -18,7 +18,7 @@ from autocompress.testing.rules import fingerprint, require, same_tensors, throu
 
 RANDOM_RECIPES = 8
 BRIEF = 12
-"""Most images, iterations and the like of the recipe by which a data source is checked."""
+"""The largest counts (images, iterations) in the recipe that checks a data source."""
 
 
 def by_rule(rule: str) -> Chooser:
@@ -82,7 +82,7 @@ def ask(
 
 
 def random_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, Space]]:
-    """A few random points of the space, without those that the method refuses."""
+    """A few random points of the space that the method accepts."""
     for seed in range(RANDOM_RECIPES):
         try:
             yield ask(method, model, Draw(seed))
@@ -104,7 +104,7 @@ def named_recipes(method: Method, model: nn.Module) -> Iterator[tuple[Params, Sp
 def brief_recipe(method: Method, model: nn.Module) -> Params:
     """The defaults, with smaller whole numbers where only a job would change them.
 
-    These are counts of images and iterations, with whose defaults a data source takes minutes.
+    These are counts of images and iterations. With their defaults, a data source takes minutes.
     """
     params, space = ask(method, model, by_rule("default"))
     limits: dict[str, Value] = {}

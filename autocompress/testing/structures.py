@@ -1,4 +1,4 @@
-"""Rules for what a space says of costs: what changes the structure, and what is cheapest."""
+"""Rules for the flags of a space: ``structural`` and ``cheapest``."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from autocompress.testing.rules import ContractViolation, operators, shapes
 from autocompress.testing.spaces import Repeat, ask, by_rule
 
 MOST_CHOICES = 6
-"""Values of one parameter that are tried."""
+"""Most values of one parameter that are tried."""
 MOST_APPLIED = 24
-"""Recipes that are applied to compare costs."""
+"""Most recipes that are applied to compare costs."""
 
 
 def check_structural_flags(method: Transform, model: nn.Module, space: Space, state: Any) -> None:
-    """A parameter declared ``structural=False`` must not change the structure: latency is shared
-    through it.
+    """Checks that a parameter with ``structural=False`` does not change the structure.
 
-    Every choice is tried, and the ends and the middle of a range of numbers.
+    Recipes of one structure share a measured latency. Every choice is tried, and the ends and the
+    middle of a range of numbers.
     """
     wrong, expected = [], _structure(method, model, dict(space.chosen), state)
     for name, parameter in space.asked.items():
@@ -107,7 +107,7 @@ def _structure(method: Transform, model: nn.Module, values: dict[str, Value], st
 
 
 def _costs(method: Transform, model: nn.Module, values: dict[str, Value], state: Any) -> tuple[int, int] | None:
-    """Multiply-adds and parameters; None where layers of the method's own count otherwise."""
+    """Multiply-adds and parameters; None if layers of the method count other operations."""
     found = _applied(method, model, values, state)
     leaves = leaf_types(method.layers)
     if found is None or any(isinstance(module, leaves) for module in found.modules()):

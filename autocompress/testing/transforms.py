@@ -33,9 +33,9 @@ from autocompress.testing.spaces import ask, by_rule, named_recipes, random_reci
 from autocompress.testing.structures import check_cheapest, check_structural_flags
 
 RANDOM_RECIPES = 1
-"""Random points that are applied, besides the defaults and the cheapest."""
+"""The number of random points, in addition to the defaults and the cheapest."""
 LEAF_IMAGES = 15
-"""Images by which simulated and hardened layers are compared."""
+"""The number of images for comparing simulated with hardened layers."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,10 @@ def _check_dry_run(point: Point, result: nn.Module, plan: Plan) -> None:
 
 
 def _check_weights(point: Point, result: nn.Module, plan: Plan) -> None:
-    """The structure follows from the recipe alone, unless the method says that it needs its state:
-    costs are measured before anything is trained."""
+    """Checks that the structure depends on the recipe alone.
+
+    Costs are measured before training. A method may declare ``structure_needs_state``.
+    """
     del plan
     other, _ = point.apply(point.dry_context, other_weights(point.model))
     rule = "the structure must follow from params, not from the values of weights"
@@ -193,7 +195,7 @@ def _require_same(point: Point, found: nn.Module, expected: nn.Module, rule: str
 
 
 def _check_rebuild(pristine: Transform, point: Point, result: nn.Module, plan: Plan) -> None:
-    """By a copy of the method that has seen nothing, as another process has it."""
+    """Checks ``rebuild`` of a new copy of the method, as another process has it."""
     method = copy.deepcopy(pristine)
     rebuilt = method.rebuild(copy.deepcopy(point.model), through_json(plan, "the plan"))
     rule = "rebuild(baseline, plan) must give the structure that apply gave"
