@@ -55,7 +55,8 @@ class Compute:
 
     def record(self) -> dict[str, Any]:
         """The settings that change results, as JSON. The number of threads only changes the last
-        bits."""
+        bits.
+        """
         told: dict[str, Any] = {
             "device": self.device.type,
             "precision": "float32" if self.half is None else f"{self.half} mixed",

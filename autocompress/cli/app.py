@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("autocompress.cli")
 MOST_SAID = 2000
-"""Characters of a sentence on a run; reasons of failed trials may be long."""
+"""Most characters of a printed sentence about a run; reasons of failed trials may be long."""
 
 
 app = typer.Typer(
@@ -45,8 +45,9 @@ Runs = Annotated[
 
 @app.callback()
 def begin(ctx: typer.Context, plugins: options.OwnPlugins = None) -> None:
-    """Search for compressed models: operators, channels and bits, measured on the device that runs
-    them.
+    """Search for compressed models, measured on the device that will run them.
+
+    A search changes operators, removes channels and reduces bits.
     """
     extra.check_taken(ctx.invoked_subcommand, plugins)
 
@@ -104,7 +105,7 @@ def search(
     if job_file is None and not given:
         raise UserError("there is nothing to search", "give a job file, or --model and --data")
     job = load_job(job_file, given, flags=True)
-    check_names(job)  # at once: what follows imports torch and timm
+    check_names(job)  # before the slow imports of torch and timm
     supervising.end_with_parent()
     if not dry_run and supervising.is_needed(job.cluster):
         raise typer.Exit(supervising.drive(job.folder, job.cluster, sys.argv[1:] if restartable else None, job.run_url))
@@ -115,7 +116,7 @@ def search(
 
 
 def _search_again(job: Job) -> None:
-    """Searches, or resumes where the run exists; a search that is over counts as done."""
+    """Searches, or resumes the run if it exists. A search that is over counts as done."""
     from autocompress.searching.mirror import has_begun
 
     try:
@@ -130,7 +131,7 @@ def _search_again(job: Job) -> None:
 
 
 def _search(job: Job, *, dry_run: bool) -> None:
-    """Searches, or shows what a search would begin with."""
+    """Searches, or prints the dry run."""
     from autocompress.contract import manager_for
     from autocompress.job import validate, warnings
 
@@ -225,7 +226,7 @@ app.command()(synthesis.similarity)
 
 @contextmanager
 def _told(run_folder: Path, url: str | None = None) -> Iterator[None]:
-    """Says how to continue where a search is stopped before it is closed."""
+    """Prints how to continue a search that is stopped before it is closed."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stopped:
@@ -241,19 +242,19 @@ def _say_how_to_go_on(run_folder: Path, how: str, url: str | None) -> bool:
 
 
 def _last_words(run_folder: Path, url: str | None = None) -> None:
-    """What the search itself would say and log after SIGTERM, were it not too busy."""
+    """Prints and logs how to continue after SIGTERM, if the search is too busy to do it itself."""
     if _say_how_to_go_on(run_folder, "stopped", url):
         log.info("stopped by SIGTERM; 'autocompress resume %s' continues", url or run_folder)
 
 
 def _end(result: SearchResult, console: Console) -> None:
-    """Prints the front of a search that is closed, and ends with its exit code."""
+    """Prints the front of a closed search, and ends with its exit code."""
     _show(result, console)
     raise typer.Exit(exit_code(result))
 
 
 def exit_code(result: SearchResult) -> ExitCode:
-    """The exit code of a search that is closed."""
+    """The exit code of a closed search."""
     if result.is_interrupted:
         return ExitCode.INTERRUPTED
     if result.every_trial_failed:
@@ -281,7 +282,7 @@ def _show(result: SearchResult, console: Console) -> None:
 
 
 def _show_progress(result: SearchResult, console: Console) -> None:
-    """Counts and the front so far of a search that is not over."""
+    """Prints the number of trials and the current front of a search that is not over."""
     from autocompress.cli.watch import Watched
 
     console.print(f"{result.folder}:", markup=False, highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from autocompress.errors import ExitCode
 
 
 def new_plugin(
-    name: Annotated[str, typer.Argument(help="Name of what the plugin brings.", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="Name of the new method, device or other part.", metavar="NAME")],
     kind: Annotated[
         str,
         typer.Option(

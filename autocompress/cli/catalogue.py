@@ -1,4 +1,4 @@
-"""``autocompress plugins``: what is installed, and what of it applies to a model."""
+"""``autocompress plugins``: the installed plugins, and the methods that apply to a model."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ if TYPE_CHECKING:
     from autocompress.contract.space import Chooser
 
 STAGES = ("source", "prune", "repair", "recover", "bits", "qat")
-"""Of a recipe, in order: the first words of the engine's own parameters."""
+"""The first words of the engine's own parameters, in the order of a recipe."""
 EXAMPLE_MODEL, EXAMPLE_SIZE = "resnet10t", 32
-"""The model, and the image size in pixels, for listing parameters where the user names none.
+"""The model and the image size in pixels for listing parameters, if the user names no model.
 
 Ranges may depend on them. Small images need little time.
 """
 
 
 def show(model_name: str | None, granularity: str, console: Console, plugins: Manager | None = None) -> None:
-    """Prints methods with their parameters, what else plugins offer, and broken plugins.
+    """Prints methods with their parameters, all other parts of plugins, and broken plugins.
 
     Args:
-        model_name: timm name; None lists parameters for an example model and judges none.
+        model_name: timm name; None lists the parameters for an example model, without saying which
+            methods apply.
         granularity: "model", "stage" or "block".
 
     Raises:
         UserError: for an unknown model or granularity.
     """
     plugins = plugins or manager()
-    torch.set_num_threads(1)  # small networks gain nothing from more, and threads that wait for each other cost time
+    torch.set_num_threads(1)  # small networks are not faster with more threads, which wait for each other
     # The data set is not loaded: the model keeps its own input size and classes.
     settings: dict[str, Any] = {"model": model_name or EXAMPLE_MODEL, "data": "digits", "granularity": granularity}
     if not model_name:
@@ -51,7 +52,7 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
     model = models.reparameterise(models.create(job, None)).eval()
     methods = plugins.methods()
     fit, refused = applicable(methods, model, job)
-    # Data sources are asked as in a job that has use for them: of a model that was trained.
+    # Data sources are checked as in a job that uses them: with a trained model.
     sources = [method for method in methods if isinstance(method, DataSource)]
     names = [source.name for source in sources]
     found, unfit = applicable(sources, _as_if_trained(model), job.model_copy(update={"data": DataConfig()}))
@@ -83,7 +84,7 @@ def show(model_name: str | None, granularity: str, console: Console, plugins: Ma
 
 
 def _own_parameters(methods: Sequence[Method], model: nn.Module, job: Job) -> dict[str, Parameter]:
-    """The engine's parameters where ``methods`` act, with training data and without."""
+    """The engine's parameters if ``methods`` act, with training data and without."""
     names = {method.name for method in methods}
     found: dict[str, Parameter] = {}
     for acting in (methods, [method for method in methods if not isinstance(method, DataSource)]):
@@ -92,7 +93,7 @@ def _own_parameters(methods: Sequence[Method], model: nn.Module, job: Job) -> di
 
 
 def _as_if_trained(model: nn.Module) -> nn.Module:
-    """A copy whose batch norms have statistics, as data sources need; no weights were loaded."""
+    """A copy with statistics in its batch norms, as data sources need; its weights are random."""
     trained = copy.deepcopy(model)
     for norm in norm_layers(trained).values():
         if isinstance(norm.running_mean, torch.Tensor):

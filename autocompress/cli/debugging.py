@@ -1,4 +1,4 @@
-"""``autocompress debug``: where a compressed network departs from its baseline."""
+"""``autocompress debug``: the layers where a compressed network differs from its baseline."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def debug(
     images: Annotated[int, typer.Option(help="Validation images that run through both networks.", min=1)] = 32,
     as_json: Json = False,
 ) -> None:
-    """Run the float and the compressed network side by side: how far each layer's output is off,
-    the first layer where they part, and lines for a job's space that leave the worst layers alone.
+    """Compare each layer's output in a compressed network with the float network.
+
+    It names the first layer with a large difference, and prints lines for the space of a job that
+    leave the worst layers unchanged.
 
     autocompress debug results/demo --trial 4
     """

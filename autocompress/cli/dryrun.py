@@ -21,7 +21,7 @@ from autocompress.searching.measurer import Measurer
 MEASURED_S = 0.3
 """Seconds of latency measurement for each candidate."""
 WIDEST = 200
-"""Columns that a table may take in a pipe."""
+"""Most columns of a table in a pipe."""
 
 
 def show(job: Job, console: Console) -> None:
@@ -54,7 +54,7 @@ def show(job: Job, console: Console) -> None:
 
 
 def _print_whole(table: Table, console: Console) -> None:
-    """Prints ``table``; in a pipe, which has no width, nothing is cut off."""
+    """Prints ``table``. A pipe has no width, so nothing is cut off there."""
     if not console.is_terminal:
         wanted = console.measure(table, options=console.options.update(width=WIDEST)).maximum
         console.width = max(console.width, wanted)
@@ -64,13 +64,13 @@ def _print_whole(table: Table, console: Console) -> None:
 def _baseline_cost(opened: OpenedJob, rows: Sequence[CheapestCandidate]) -> str:
     base = opened.baseline
     figures = [words.size(base.size_bytes), f"{words.count(base.params)} parameters", f"{words.count(base.macs)} MACs"]
-    # It was measured beside each candidate; the middle of these is as good a figure as any.
+    # The baseline was measured beside each candidate; this is the middle one of these figures.
     beside = [row.latency_ms / row.latency_ratio for row in rows]
     return ", ".join([words.milliseconds(statistics.median(beside)), *figures] if beside else figures)
 
 
 def reach_table(rows: Sequence[CheapestCandidate]) -> Table:
-    """The least that each method, and all together, can cost here, against the baseline."""
+    """The lowest costs of each method, and of all together, relative to the baseline."""
     title = "the cheapest candidates (nothing is trained)"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("method", no_wrap=True)
@@ -103,16 +103,15 @@ def verdicts(rows: Sequence[CheapestCandidate]) -> list[str]:
 
 
 def estimates(rows: Sequence[CheapestCandidate]) -> list[str]:
-    """A sentence for each method whose structure is only known after something was learned."""
+    """A sentence for each method whose structure depends on a state that the search computes."""
     names = dict.fromkeys(name for row in rows for name in row.estimated)
     return [
-        f"{name}: what it learns in the search decides how wide each layer becomes, so its figures are estimates"
-        for name in names
+        f"{name}: the widths of layers are decided during the search, so its figures are estimates" for name in names
     ]
 
 
 def _images(opened: OpenedJob) -> str:
-    """The splits in words, and which data sources would make images where there are none."""
+    """The splits as text, and the data sources that make images if there are none."""
     sources = list(opened.space.sources())
     if not sources:
         return opened.splits.describe()

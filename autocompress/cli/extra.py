@@ -1,4 +1,4 @@
-"""The group of commands, with those that plugins bring."""
+"""The group of commands, including those of plugins."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("autocompress")
 
 
 class Commands(TyperGroup):
-    """The own commands, then those of plugins; plugins are loaded only where one is asked for."""
+    """The own commands, then those of plugins. Plugins are loaded only when they are needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All names, for ``--help``."""
@@ -37,7 +37,7 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command called ``cmd_name``; an own one where two have the name.
 
-        One that typer cannot make is skipped, so that the others and ``--help`` go on.
+        A command that typer cannot make is skipped, so that the others and ``--help`` still work.
         """
         own = super().get_command(ctx, cmd_name)
         if own is not None or (found := _of_plugins(ctx).get(cmd_name)) is None:
@@ -51,7 +51,7 @@ class Commands(TyperGroup):
         return made
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command. typer would end with exit code 1 where Ctrl-C ends it."""
+        """Runs the command. Without this method, typer would use exit code 1 after Ctrl-C."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -87,7 +87,7 @@ def with_earlier(ctx: typer.Context, files: list[Path] | None) -> list[Path] | N
 
 
 def check_taken(command: str | None, files: list[Path] | None) -> None:
-    """Refuses files before the name of a command that would not take them along.
+    """Refuses plugin files before the name of a command that cannot use them.
 
     Raises:
         UserError: if there are some.
@@ -98,7 +98,7 @@ def check_taken(command: str | None, files: list[Path] | None) -> None:
 
 
 def _of_plugins(ctx: Any) -> dict[str, Command]:
-    """The commands of plugins by name; none where nothing but autocompress is installed."""
+    """The commands of plugins by name; empty if only autocompress is installed."""
     from autocompress.job.modelnames import other_plugins
 
     if not other_plugins() and not ctx.params.get(FILES):
@@ -109,7 +109,7 @@ def _of_plugins(ctx: Any) -> dict[str, Command]:
 
 
 def _name_plugin(error: Exception, ctx: Any) -> None:
-    """Adds to the traceback of ``error`` whose command it was."""
+    """Adds a note to the traceback of ``error`` that names the plugin of the command."""
     name = ctx.invoked_subcommand
     expected = isinstance(error, UserError | OSError) or hasattr(error, "exit_code")
     if expected or name in ctx.command.commands:

@@ -69,7 +69,7 @@ def measure(
         int | None,
         typer.Option(help="Height and width, where a file leaves them open.", metavar="PIXELS", min=8),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Of measuring, for each pair.", min=0.1, max=3600)] = 3.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of measuring for each pair.", min=0.1, max=3600)] = 3.0,
     plugins: OwnPlugins = None,
     as_json: Json = False,
 ) -> None:
@@ -99,7 +99,7 @@ def check(
     subject: Annotated[
         Path, typer.Argument(help="An ONNX file, or the folder of a run.", metavar="MODEL.onnx|RUN", show_default=False)
     ],
-    budget: Annotated[Path, typer.Option(help="Budget file (YAML): what must hold.", show_default=False)],
+    budget: Annotated[Path, typer.Option(help="Budget file (YAML) with the limits.", show_default=False)],
     trial: Annotated[
         int | None, typer.Option(help="Trial of a run. Default: the recommended one.", show_default=False)
     ] = None,

@@ -28,9 +28,9 @@ Data = Annotated[
     str | None, _flag("Data set: digits, glyphs, folder:PATH, timm's name (torch/cifar10) or none.", _WHAT)
 ]
 Task = Annotated[str | None, _flag("Task: classification, multilabel, or a class of your own, module:Class.", _WHAT)]
-TrainImages = Annotated[int | None, _flag("Use so many training images, drawn evenly from the classes.", _WHAT)]
+TrainImages = Annotated[int | None, _flag("Number of training images to use, drawn evenly from the classes.", _WHAT)]
 ValImages = Annotated[
-    int | None, _flag("Judge trials by so many validation images; the final models by all of them.", _WHAT)
+    int | None, _flag("Number of validation images that judge trials; all of them judge the final models.", _WHAT)
 ]
 Pretrained = Annotated[
     bool | None,
@@ -62,7 +62,7 @@ RecipesFrom = Annotated[
     typer.Option(
         "--from",
         "--recipes-from",
-        help="Try the recipes of an earlier run first, measured anew.",
+        help="Try the recipes of an earlier run first, and measure them again.",
         rich_help_panel=_HOW,
         metavar="RUN",
         show_default=False,
@@ -103,7 +103,7 @@ Minutes = Annotated[float | None, _flag("Maximum duration of the search, in minu
 Epochs = Annotated[float | None, _flag("Maximum number of training epochs per trial.", _SPEND)]
 TrialMinutes = Annotated[float | None, _flag("Maximum duration of one trial, in minutes.", _SPEND)]
 Stall = Annotated[
-    int | None, _flag("End after so many finished trials without a gain in hypervolume.", _SPEND, "TRIALS")
+    int | None, _flag("End after this number of finished trials without a gain in hypervolume.", _SPEND, "TRIALS")
 ]
 UntilMet = Annotated[
     bool | None,
@@ -143,7 +143,7 @@ _LISTS = ("objectives", "methods")
 
 
 def settings(flags: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
-    """What ``load_job`` takes, from the flags' values and the ``--set`` assignments.
+    """The settings for ``load_job``, from the flags' values and the ``--set`` assignments.
 
     Raises:
         UserError: for an assignment without a key or without ``=``.

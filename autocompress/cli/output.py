@@ -1,4 +1,4 @@
-"""Safe standard output and error, for closed pipes and terminals with few characters."""
+"""Safe standard output and error, for closed pipes and terminals that lack characters."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def protect() -> None:
 
 
 def is_broken() -> bool:
-    """Whether standard output is closed: its pipe or terminal."""
+    """Whether the pipe or terminal of standard output is closed."""
     return isinstance(sys.stdout, _Unbreakable) and sys.stdout.is_broken
 
 
@@ -69,7 +69,8 @@ def _descriptor(stream: TextIO) -> int | None:
 def _open_standard_descriptors() -> None:
     """Opens descriptors 0, 1 and 2 if they are closed.
 
-    Otherwise a file that is opened later would get such a number, and the output of libraries.
+    Otherwise a file that is opened later would get such a number, and libraries would print into
+    it.
     """
     for descriptor in (0, 1, 2):
         try:

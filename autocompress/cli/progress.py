@@ -1,4 +1,4 @@
-"""A search as it happens: a live table on a terminal, a line a trial elsewhere."""
+"""The progress of a search: a live table on a terminal, one line for each trial elsewhere."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from autocompress.report.lines import Row, baseline_words, figures, trial_words
 from autocompress.searching.progress import Silent, Steps
 
 MOST_ROWS = 12
-"""Rows of the front that a terminal shows while it searches."""
+"""Most rows of the front on a terminal during a search."""
 LONG_STEP_S, SAY_EVERY_S = 5.0, 30.0
-"""Steps that take longer are told of in a log, so often."""
+"""A log mentions steps that take longer than the first number of seconds, at this interval."""
 FIGURES_WIDTH, LEAST_RECIPE = 60, 10
-"""Columns of the terminal that the figures take, and that a recipe needs."""
+"""Columns of the terminal for the figures, and least columns for a recipe."""
 
 
 class Lines:
-    """Tells each event in a line: for logs, pipes and continuous integration."""
+    """Prints each event as one line: for logs, pipes and continuous integration."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -36,28 +36,28 @@ class Lines:
         self._step = Step()
 
     def on_start(self, total: int) -> None:
-        """The first trial is about to run; ``total`` counts trials of earlier runs too."""
+        """Called before the first trial; ``total`` includes trials of earlier runs."""
         self._total, self._began = total, time.monotonic()
         self._say(f"searching: {total} trials")
 
     def on_baseline(self, row: Row) -> None:
-        """The baseline's row is known."""
+        """Called when the baseline's row is known."""
         self._say(f"baseline: {baseline_words(row)}")
 
     def on_trial(
         self, row: Row, front_rows: Sequence[Row], hypervolume: float, trials_done: int, seconds_left: float | None
     ) -> None:
-        """A trial has its row."""
+        """Called when a trial has its row."""
         left = self._time_left(trials_done, seconds_left)
         state = f"[{trials_done}/{self._total}] front of {len(front_rows)}, hypervolume {hypervolume:.3f}, {left}"
         self._say(f"{state}: {trial_words(row)}")
 
     def on_note(self, text: str) -> None:
-        """Anything worth saying."""
+        """Prints a note."""
         self._say(text)
 
     def on_progress(self, fraction: float, text: str) -> None:
-        """Says how far a step is that takes longer than five seconds, twice a minute at most."""
+        """Prints the progress of a step that takes over five seconds, at most twice a minute."""
         if self._step.is_due(fraction, text):
             self._say(f"{text}: {fraction:.0%}{self._step.left(fraction)}")
 
@@ -65,7 +65,7 @@ class Lines:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _time_left(self, trials_done: int, seconds_left: float | None) -> str:
-        """At the pace so far, and no more than the job's minutes leave."""
+        """The time left at the pace so far, at most the time left in the budget."""
         self._done_here += 1
         pace = (time.monotonic() - self._began) / self._done_here
         expected = pace * max(0, self._total - trials_done)
@@ -73,7 +73,7 @@ class Lines:
 
 
 class Screen(Lines):
-    """Shows how far the search is and the front so far, redrawn in place."""
+    """Shows the progress and the current front of the search, redrawn in place."""
 
     def __init__(self, console: Console, live: Live) -> None:
         super().__init__(console)
@@ -82,22 +82,22 @@ class Screen(Lines):
         self._shown: list[ConsoleRenderable] = []
 
     def on_baseline(self, row: Row) -> None:
-        """The baseline leads the front from now on."""
+        """Shows the baseline as the first row of the front."""
         super().on_baseline(row)
         self._baseline = row
 
     def on_start(self, total: int) -> None:
-        """What came before the search is over."""
+        """Called before the first trial, when the preparation is over."""
         super().on_start(total)
         self._draw()
 
     def on_progress(self, fraction: float, text: str) -> None:
-        """Draws the step's bar below what is shown."""
+        """Draws the bar of the step below the front."""
         self._step.begin(text)
         self._live.update(Group(*self._shown, step_bar(fraction, text, self._step.left(fraction))))
 
     def on_note(self, text: str) -> None:
-        """Says it above what is shown, and drops the bar of the step before."""
+        """Prints the note above the live display, and removes the bar of the last step."""
         super().on_note(text)
         self._draw()
 
@@ -108,7 +108,7 @@ class Screen(Lines):
     def on_trial(
         self, row: Row, front_rows: Sequence[Row], hypervolume: float, trials_done: int, seconds_left: float | None
     ) -> None:
-        """Redraws bar, front and the trial's line."""
+        """Redraws the bar, the front and the line of the trial."""
         bar = ProgressBar(total=max(self._total, 1), completed=trials_done, width=30)
         left = self._time_left(trials_done, seconds_left)
         head = Table.grid(padding=(0, 2))
@@ -118,19 +118,19 @@ class Screen(Lines):
 
 
 class Step:
-    """The step that a search is at: since when, and how long it will take."""
+    """The current step of a search: when it began, and the expected time left."""
 
     def __init__(self) -> None:
         self._text, self._began, self._said = "", 0.0, 0.0
 
     def begin(self, text: str) -> None:
-        """Starts the clock where this is another step."""
+        """Starts the clock if this is another step."""
         if text != self._text:
             self._text, self._began = text, time.monotonic()
             self._said = self._began + LONG_STEP_S - SAY_EVERY_S
 
     def is_due(self, fraction: float, text: str) -> bool:
-        """Whether it is worth a line: it has taken five seconds, and was not told of lately."""
+        """Whether to print a line: after five seconds, and then at intervals."""
         self.begin(text)
         now = time.monotonic()
         if fraction >= 1 or now - self._said < SAY_EVERY_S:
@@ -139,7 +139,7 @@ class Step:
         return True
 
     def left(self, fraction: float) -> str:
-        """``, 0:12 left`` at the pace so far; empty while nobody can tell."""
+        """``, 0:12 left`` at the pace so far; empty while it is unknown."""
         spent = time.monotonic() - self._began
         if not 0 < fraction < 1 or spent < 1:
             return ""
@@ -147,7 +147,7 @@ class Step:
 
 
 def step_bar(fraction: float, text: str, left: str = "") -> Table:
-    """How far a step is, on one line."""
+    """The progress of a step, on one line."""
     bar = Table.grid(padding=(0, 2))
     bar.add_row(Text(text), ProgressBar(total=1.0, completed=fraction, width=30), f"{fraction:.0%}{left}")
     return bar
@@ -155,7 +155,7 @@ def step_bar(fraction: float, text: str, left: str = "") -> Table:
 
 @contextmanager
 def waiting(console: Console) -> Iterator[Callable[[float, str], None]]:
-    """A progress callback for long work outside a search: a bar where there is a terminal."""
+    """A progress callback for long work outside a search: a bar if there is a terminal."""
     if not console.is_terminal:
         yield Steps(Silent())
         return
@@ -169,7 +169,7 @@ def waiting(console: Console) -> Iterator[Callable[[float, str], None]]:
 
 @contextmanager
 def watching(console: Console) -> Iterator[Lines]:
-    """The observer for this console, live where it is a terminal."""
+    """The observer for this console: live if it is a terminal."""
     if not console.is_terminal:
         yield Lines(console)
         return
@@ -179,7 +179,7 @@ def watching(console: Console) -> Iterator[Lines]:
 
 
 def front_table(rows: Sequence[Row], width: int, baseline: Row | None = None) -> Table:
-    """The front so far: the baseline, where it is known, then the most accurate first."""
+    """The current front: the baseline, if it is known, then models by accuracy, best first."""
     is_narrow = width < FIGURES_WIDTH + LEAST_RECIPE
     table = Table(title="front so far", title_justify="left")
     if is_narrow:
@@ -187,10 +187,10 @@ def front_table(rows: Sequence[Row], width: int, baseline: Row | None = None) ->
     base = baseline or {}
     accuracy = str(base.get("metric") or "accuracy") if base.get("agreement") is None else "agreement"
     for heading in ("trial", accuracy, "change", "latency", *([] if is_narrow else ["size"])):
-        # Where there is too little room, figures go on in the next line: none is cut.
+        # If there is too little room, figures continue in the next line; none is cut off.
         table.add_column(heading, justify="right", no_wrap=not is_narrow, overflow="fold")
     if not is_narrow:
-        # A column that may not wrap takes all the room it wants, and recipes want much.
+        # A column that may not wrap takes the full width of its text, and recipes are long.
         table.add_column("recipe", no_wrap=True, overflow="ellipsis", max_width=max(10, width - FIGURES_WIDTH))
     shown = len(table.columns)
     if baseline is not None:

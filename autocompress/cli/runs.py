@@ -38,7 +38,8 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Print the progress of the search once.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two updates.", min=0.1, max=3600)] = 1.0,
 ) -> None:
-    """Follow a search from another terminal: its phase, workers, time left, and the front so far.
+    """Follow a search from another terminal: phase, workers, time left and current front.
+
     It ends with the search. On a pipe it prints a line for each change.
 
     autocompress watch results/demo

@@ -49,8 +49,8 @@ def rows_of(
     chosen: dict[str, tuple[str, Split]] = {}
     for word in dict.fromkeys(words_of_data):
         splits = data.load(DataConfig.model_validate(word), manager().datasets(), **asked)
-        # A checkpoint has no image size. The first data set decides for all, so that statistics
-        # can be compared.
+        # A checkpoint has no image size. All data sets get the size of the first one, so that
+        # # statistics can be compared.
         asked["input_size"] = splits.info.size
         chosen[word] = _larger_split({"val": splits.val, "train": splits.train}, images)
     least = min([images, *(len(split) for _, split in chosen.values())])
@@ -96,7 +96,7 @@ def _larger_split(splits: Mapping[str, Split], images: int) -> tuple[str, Split]
 
 def table_of(rows: Sequence[Row], model: str) -> Table:
     """The rows for a terminal."""
-    table = Table(title=f"how far from what {model} learned", title_justify="left")
+    table = Table(title=f"distance from the training data of {model}", title_justify="left")
     table.add_column("data")
     table.add_column("split")
     table.add_column("images", justify="right")

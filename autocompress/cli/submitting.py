@@ -1,4 +1,4 @@
-"""Commands that send a job to a cluster: submit, and what follows a job that was sent."""
+"""Commands that send a job to a cluster (submit), and follow a job that was sent."""
 
 from __future__ import annotations
 

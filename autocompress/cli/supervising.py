@@ -1,7 +1,7 @@
-"""Keeps a search on a cluster going: its driver is a child process, and is started again.
+"""Restarts the driver of a search on a cluster after a loss. The driver is a child process.
 
-Ray ends the driver's process when the head of its cluster is lost. So a process that knows nothing
-of Ray waits until the head is back, and resumes the run.
+Ray ends the process of the driver when the head of the cluster is lost. The parent process does not
+use Ray: it waits until the head is back, and resumes the run.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from autocompress.errors import ExitCode, UserError
 from autocompress.job import AUTO, ClusterConfig, load_job
 
 IS_DRIVER = "AUTOCOMPRESS_DRIVER"
-"""The environment of the child has it."""
+"""The environment variable that marks the child process."""
 MOST_ENDS = 5
-"""Lost drivers in a row, without a new trial in between, after which none is started."""
+"""After this number of lost drivers in a row, without a new trial, no more is started."""
 HEAD_BACK_WITHIN_S = 600.0
 """Seconds to wait for the head of the cluster."""
 LOOK_AGAIN_S = 2.0
 TRY_AGAIN_S = 10.0
-"""Seconds until a child is started again that found the head, but not yet what the job needs."""
+"""Seconds until a restart of a child that found the head, but not the resources of the job."""
 PR_SET_PDEATHSIG = 1
 
 
 def is_needed(cluster: ClusterConfig) -> bool:
-    """Whether this process is to supervise a driver, and not to be one."""
+    """Whether this process should supervise a driver instead of being the driver."""
     return not cluster.is_local and IS_DRIVER not in os.environ
 
 
@@ -60,20 +60,20 @@ def resume_supervised(place: Path) -> None:
 
 
 def end_with_parent() -> None:
-    """A driver whose supervisor was killed ends as by SIGTERM (on Linux)."""
+    """Makes this driver end as after SIGTERM if its supervisor is killed (on Linux)."""
     if IS_DRIVER in os.environ and sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def drive(folder: Path, cluster: ClusterConfig, again: Sequence[str] | None = None, url: str | None = None) -> int:
-    """Runs this command in a child process; resumes the run where the child is lost.
+    """Runs this command in a child process, and resumes the run if the child is lost.
 
     Args:
         folder: ``results/<name>``.
-        cluster: of the job.
-        again: arguments of the command that goes on; by default ``resume FOLDER``.
-        url: of the run, where it has one.
+        cluster: the section of the job.
+        again: arguments of the command that resumes; by default ``resume FOLDER``.
+        url: the URL of the run, if it has one.
 
     Returns:
         The exit code of the last child; after a signal that it did not survive, 75 or 130.
@@ -112,7 +112,7 @@ def _driven(folder: Path, address: str, again: Sequence[str] | None, signals: _S
 
 @dataclass
 class _Signals:
-    """Signals to this process go to its child; after one, no child is started."""
+    """Passes signals to the child process. After a signal, no child is started."""
 
     child: subprocess.Popen[bytes] | None = None
     last: int | None = None
@@ -139,7 +139,7 @@ def _signals() -> Iterator[_Signals]:
 
 
 def _ran(command: Sequence[str], environment: Mapping[str, str], signals: _Signals) -> int:
-    """Runs the driver, and passes signals on to it; -1 where a signal came before."""
+    """Runs the driver, and passes signals on to it; returns -1 if a signal came before."""
     if signals.last is not None:
         return -1
     # A process group of its own, so that Ctrl-C reaches it once: through this process.
@@ -158,9 +158,9 @@ def _ended_by(number: int) -> int:
 
 
 def _was_lost(code: int, folder: Path) -> bool:
-    """Whether the driver ended without having had a say.
+    """Whether the driver ended before it could save its state.
 
-    It was killed, or Ray ended its process with code 1: its status then says that it still runs.
+    It was killed, or Ray ended its process with code 1. Its status file then still says "running".
     """
     from autocompress.results.status import OVER, STOPPED, read_status  # imports pandas
 
@@ -178,9 +178,10 @@ def _trials(folder: Path) -> int:
 
 
 def _address_of(cluster: ClusterConfig) -> str:
-    """The head's address, as the first child will find it; "" where that has to say what is wrong.
+    """The address of the cluster's head, as the first child will find it.
 
-    ``auto`` must mean the same cluster after a loss, and Ray then knows of none.
+    It is resolved once, because ``auto`` must mean the same cluster after a loss, when Ray knows of
+    none. It is empty if it cannot be resolved; the child then reports the error.
     """
     if cluster.address != AUTO:
         return cluster.address

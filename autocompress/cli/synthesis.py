@@ -1,6 +1,6 @@
 """``autocompress synthesize``: images from a model alone.
 
-``autocompress similarity``: which data are like its own.
+``autocompress similarity``: which data sets are similar to the training data of a model.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 SHEET, FACTS = "contact_sheet.png", "synthesis.json"
 ON_SHEET = 64
-"""Images on the contact sheet."""
+"""Most images on the contact sheet."""
 SCORED = 128
-"""Images per batch for the BNS score, which is over all images."""
+"""Images per batch for computing the BNS score of all images."""
 Divergence = Literal["measured", "recorded"]
 """As in ``synthesis.terms_gaussian``, which would import torch."""
 OF_MODEL = "model_args."
-"""Assignments that say what a checkpoint does not know: mean, std, img_size."""
+"""Keys of ``--set`` for values that a checkpoint does not store: mean, std, img_size."""
 
 Model = Annotated[str, typer.Option(help="Model name, as in timm.", show_default=False)]
 Checkpoint = Annotated[Path | None, typer.Option(help="Local checkpoint file with the weights.", show_default=False)]
@@ -60,7 +60,7 @@ def synthesize(
         list[str] | None,
         typer.Option(
             "--set",
-            help="A parameter of the method, iterations=200, or what a checkpoint does not know of its images: "
+            help="A parameter of the method, iterations=200, or a value that a checkpoint does not store: "
             "model_args.mean=[0.5]. May be repeated.",
             metavar="KEY=VALUE",
             show_default=False,
@@ -120,13 +120,13 @@ def similarity(
     input_size: InputSize = None,
     seed: Seed = 0,
     divergence: Annotated[
-        Divergence, typer.Option(help="Which statistics stand first in the KL divergence; the paper's are measured.")
+        Divergence, typer.Option(help="Statistics that are the first argument of the KL divergence.")
     ] = "measured",
     assignments: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="What a checkpoint does not know of its images: model_args.mean=[0.5].",
+            help="A value that a checkpoint does not store: model_args.mean=[0.5].",
             metavar="KEY=VALUE",
             show_default=False,
         ),
@@ -197,7 +197,7 @@ def _say(console: Console, text: str) -> None:
 
 
 def _of_method(given: Mapping[str, Any], images: int) -> dict[str, Any]:
-    """What ``--set`` gives to the method, by the parameter's own name."""
+    """The values of ``--set`` for the method, by the names of its parameters."""
     own = {key: value for key, value in given.items() if not key.startswith(OF_MODEL)}
     if "images" in own:
         raise UserError("--set images stands beside --images", "give --images")
@@ -205,11 +205,11 @@ def _of_method(given: Mapping[str, Any], images: int) -> dict[str, Any]:
 
 
 def _source(name: str, teacher: nn.Module, job: Job, own: Mapping[str, Any]) -> tuple[DataSource, Params]:
-    """The method and its parameters: defaults, but for what ``own`` fixes.
+    """The method and its parameters: defaults, except for the values in ``own``.
 
     Raises:
-        UserError: if there is no such method, it cannot apply, or a parameter or its value is none
-            of its own.
+        UserError: if there is no such method, it cannot apply, or it does not have such a parameter
+            or value.
     """
     from autocompress.contract import DataSource, Space, manager
     from autocompress.contract.space import LimitError
@@ -261,8 +261,8 @@ def _made(source: DataSource, teacher: nn.Module, params: Params, job: Job, imag
 def _write(made: Split, teacher: nn.Module, facts: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Writes everything under ``out`` or nothing; returns the content of ``synthesis.json``.
 
-    Quality is that of the files, 8 bits a value: images lie in the folder of the class that the
-    teacher gives the file.
+    Quality is computed from the files, which have 8 bits a value. Each image is in the folder of
+    the class that the teacher predicts for its file.
     """
     import torch
 
@@ -296,7 +296,7 @@ def _write(made: Split, teacher: nn.Module, facts: Mapping[str, Any], out: Path)
         contact_sheet(images[:ON_SHEET], info, folder / SHEET, labels=labels[:ON_SHEET])
         write_json(folder / FACTS, facts)
     if not (out / FACTS).is_file():
-        raise UserError(f"{out} was made by somebody else meanwhile", "give --out another folder")
+        raise UserError(f"{out} was created by another process", "give --out another folder")
     return facts
 
 

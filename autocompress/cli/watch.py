@@ -1,4 +1,4 @@
-"""``autocompress watch``: a search, followed from another terminal."""
+"""``autocompress watch``: follows a search from another terminal."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def follow(folder: Path, *, once: bool, every: float) -> None:
     """Shows the progress of the search in ``folder`` until it ends, or once.
 
     Args:
-        folder: of the run.
-        once: show it only once.
+        folder: the folder of the run.
+        once: show the progress only once.
         every: seconds between two updates.
 
     Raises:
@@ -62,7 +62,7 @@ def _lines(watched: Watched, console: Console, every: float) -> None:
 
 
 class Watched:
-    """The state of a run; its table is read again when it has changed.
+    """The state of a run. Its table is read again when the file has changed.
 
     Args:
         folder: of the run.
@@ -91,7 +91,7 @@ class Watched:
             self._seen, self.result = now, read(self._folder)
 
     def picture(self, width: int) -> Group:
-        """Progress bar, sentences and the front so far."""
+        """Progress bar, sentences and the current front."""
         parts: list[Any] = []
         if self.status is not None and self.status.total and self.is_going_on:
             bar = Table.grid()

@@ -40,7 +40,8 @@ ROUNDING_IMAGES = 512
 """Images for the moments by which weights are rounded, all layers at once."""
 IN_ORDER_BITS, IN_ORDER_IMAGES, LEAST_IN_ORDER = 2, 2048, 512
 """At 2 bits and fewer, layers are rounded one after the other. This fits more numbers, so it uses
-up to 2048 images, and it is not done with fewer than 512."""
+up to 2048 images, and it is not done with fewer than 512.
+"""
 
 
 def assign(network_facts: NetworkFacts, baseline: nn.Module, granularity: str, recipe: Recipe) -> dict[str, LayerBits]:

@@ -34,7 +34,8 @@ IMAGES = 32
 PARTED_DB = 10.0
 """Decibels below which a layer has diverged from the baseline.
 
-The difference then has more than a tenth of the power of the output."""
+The difference then has more than a tenth of the power of the output.
+"""
 
 Progress = Callable[[float, str], None]
 log = logging.getLogger("autocompress")

@@ -31,7 +31,8 @@ PATIENCE = 5.0
 """A measurement takes at most this multiple of the requested seconds.
 
 A slower model is measured with fewer pairs and called noisy. If its first run alone takes longer,
-it is not run again."""
+it is not run again.
+"""
 
 SITTINGS = 6
 """Fewest sittings of a measurement.

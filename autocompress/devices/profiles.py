@@ -53,7 +53,8 @@ class BitOperations(_Section):
     """A cost that is proportional to bit operations.
 
     ``kinds`` gives the number of bit operations of one operation: the product of its widths, or the
-    larger width."""
+    larger width.
+    """
 
     per_second: _Positive
     source: _Text

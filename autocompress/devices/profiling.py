@@ -128,7 +128,8 @@ def layer_times(
 def _sit(files: Sequence[bytes], reference: bytes, run: Run, seconds: float, runtime: Profiler) -> list[_Sitting]:
     """Runs each file and the reference.
 
-    Opening a session takes longer than the runs, so the reference is opened once for all files."""
+    Opening a session takes longer than the runs, so the reference is opened once for all files.
+    """
     clock = time.thread_time if run.threads == 1 else time.perf_counter
     beside = runtime.runner(reference, run)
     timed = []

@@ -79,7 +79,8 @@ def time_pairs(
     """Adds pairs of blocks to ``pairs`` for about ``seconds`` of wall time, at least one.
 
     Runs are timed by ``clock``. Which function comes first changes from pair to pair, so that a
-    steady drift cancels out."""
+    steady drift cancels out.
+    """
     started = time.perf_counter()
     with _no_garbage_collection():
         while True:

@@ -101,7 +101,8 @@ class _Unpacking:
     """The tensors and nodes of one weight.
 
     Constants are named by their values, so that layers share them. Values between the nodes are
-    named by ``number``, which is short and never the name of a module."""
+    named by ``number``, which is short and never the name of a module.
+    """
 
     name: str
     number: int

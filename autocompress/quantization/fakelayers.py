@@ -104,7 +104,8 @@ class FakeLayer(nn.Module):
 
         This matters: without it, one label in two hundred changes. It is not rounded if a quantizer
             has no
-        ``scale``."""
+        ``scale``.
+        """
         of_weight, of_input = _scale_of(self.weight_quantizer), _scale_of(self.input_quantizer)
         if bias is None or of_weight is None or of_input is None:
             return bias

@@ -18,7 +18,8 @@ ACTIVATION_ESTIMATORS: tuple[Estimator, ...] = ("ema_minmax", "minmax", "percent
 WEIGHT_ESTIMATORS: tuple[Estimator, ...] = ("minmax", "mse")
 TRAINING_DECAY = 0.99
 """Of the moving averages while training: steps are many, their batches small beside those of
-calibration. (TensorFlow has 0.999, for trainings of more steps than ours.)"""
+calibration. (TensorFlow has 0.999, for trainings of more steps than ours.)
+"""
 SEARCH_EVERY = 32
 """Steps of training between two searches of a weight's least squared error."""
 

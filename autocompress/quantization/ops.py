@@ -97,7 +97,8 @@ fake_quant.register_autograd(_straight_through, setup_context=_keep)
 def round_trip(x: torch.Tensor, scale: float, zero_point: int, low: int, high: int) -> torch.Tensor:
     """Float to uint8 and back with constants: QuantizeLinear, DequantizeLinear in the file.
 
-    The same numbers as :func:`fake_quant`."""
+    The same numbers as :func:`fake_quant`.
+    """
     x = widened(x)
     step = torch.tensor(scale, dtype=x.dtype)  # a float32 divisor, as in the file, not a double
     return (x / step).round_().add_(zero_point).clamp_(low, high).sub_(zero_point).mul_(step)

@@ -23,7 +23,8 @@ AFTER_REPAIR, WITHOUT_REPAIR = 5e-4, 2e-3
 DISTILL = 0.5
 """Weight of distillation, if there are also labels.
 
-With 0.9, rung 1 gained 1.2 points less on a ResNet-10-T (docs/rungs.md)."""
+With 0.9, rung 1 gained 1.2 points less on a ResNet-10-T (docs/rungs.md).
+"""
 
 
 def can_climb(recipe: Recipe, epochs: float) -> bool:

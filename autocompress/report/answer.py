@@ -1,4 +1,4 @@
-"""The answer of a run for the first screen: the model, its figures, and how to use it."""
+"""The answer of a run at the top of the page: the model, its figures, and how to use it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Figure:
     """One figure of the recommended model.
 
     Attributes:
-        label: what it is.
-        value: as text.
-        interval: the 95 % interval, empty where nobody knows it.
-        note: what it is relative to.
+        label: name of the figure.
+        value: the figure as text.
+        interval: the 95 % interval, empty if unknown.
+        note: the reference of the figure.
     """
 
     label: str
@@ -40,10 +40,10 @@ class Other:
     """Another model that a user may want.
 
     Attributes:
-        name: why: "fastest", "most accurate".
-        trial: its number.
-        cost: against the baseline's.
-        change: of accuracy, in points.
+        name: "fastest" or "most accurate".
+        trial: number of the trial.
+        cost: relative to the baseline.
+        change: change of accuracy, in points.
     """
 
     name: str
@@ -54,17 +54,17 @@ class Other:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the first screen says of the recommended model.
+    """The texts on the recommended model at the top of the page.
 
     Attributes:
         trial: its number.
         speed: in words: "10.6 times as fast as the baseline".
-        change: of accuracy in words: "no accuracy lost".
-        story: (what, how) of its recipe, in words for everybody.
-        recipe: (parameter, value) of all of it.
-        figures: with intervals.
-        others: models within the constraints that are the cheapest or the most accurate.
-        export, try_it: commands; empty where its files are not here.
+        change: change of accuracy in words: "no accuracy lost".
+        story: (step, description) of its recipe, in plain words.
+        recipe: (parameter, value) of the whole recipe.
+        figures: figures with intervals.
+        others: the cheapest and the most accurate model within the constraints.
+        export, try_it: commands; empty if the files of the model are missing.
     """
 
     trial: int
@@ -79,7 +79,7 @@ class Answer:
 
 
 def answer(result: SearchResult) -> Answer | None:
-    """The answer; None where no model is recommended."""
+    """The answer; None if no model is recommended."""
     chosen = result.choices()
     if TRADE not in chosen:
         return None
@@ -105,7 +105,7 @@ def answer(result: SearchResult) -> Answer | None:
 
 
 def cost_share(result: SearchResult, row: pd.Series, cost: str) -> float | None:
-    """The cost of a model divided by the baseline's; None where one of them is missing."""
+    """The cost of a model divided by that of the baseline; None if one of them is missing."""
     quantity = BY_NAME[cost]
     if quantity.ratio_column:
         own, whole = row[quantity.ratio_column], 1.0
@@ -173,9 +173,9 @@ def _others(result: SearchResult, chosen: dict[str, pd.Series], cost: str) -> li
 
 
 def _shown(folder: Path) -> str:
-    """The folder as a command names it: below the working directory without it."""
+    """The folder for a command: relative if it is below the working directory."""
     try:
         inside = os.path.relpath(folder) if folder.is_absolute() else str(folder)
-    except (OSError, ValueError):  # no working directory any more, or another drive
+    except (OSError, ValueError):  # the working directory was removed, or is on another drive
         return str(folder)
     return str(folder) if inside.startswith("..") else inside

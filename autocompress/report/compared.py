@@ -21,7 +21,7 @@ NAME_WIDTH, VALUE_WIDTH = 24, 60
 
 
 def tables(comparison: Comparison) -> Group:
-    """The full comparison for a terminal; columns fold in narrow terminals, figures stay whole."""
+    """The full comparison for a terminal. Narrow terminals wrap columns, but not figures."""
     names = [_name(run.name) for run in comparison.runs]
     parts: list[Any] = [_table("runs", ["", *names], _summary(comparison))]
     cost = BY_NAME[comparison.cost].short

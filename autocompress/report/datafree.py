@@ -46,7 +46,10 @@ def data_name(result: SearchResult) -> str:
 
 
 def images_text(result: SearchResult) -> str:
-    """The images that replaced labelled training data, and the meaning of figures; else empty."""
+    """The images that replaced labelled training data, and the meaning of figures.
+
+    Empty if training data had labels.
+    """
     if not (told := _facts(result)):
         return ""
     if result.summary.get("synthetic"):

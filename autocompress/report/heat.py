@@ -36,7 +36,7 @@ class HeatTable:
     Attributes:
         heads: (text, number of columns) of headings over neighbouring columns: ``quantize,
             weights``.
-        widths: of each column.
+        widths: heading of each column.
         rows: (group, its cells).
     """
 
@@ -46,7 +46,7 @@ class HeatTable:
 
 
 def heat_table(result: SearchResult) -> HeatTable | None:
-    """The table of a run; None where it has none."""
+    """The table of a run; None if it has none."""
     table = result.sensitivity
     if table.empty:
         return None
@@ -67,7 +67,7 @@ def heat_table(result: SearchResult) -> HeatTable | None:
 
 
 def width_table(result: SearchResult) -> HeatTable | None:
-    """The loss of each coupling at each share of its channels; None where there are no tables."""
+    """The loss of each coupling at each share of its channels; None without tables."""
     table = result.tables[result.tables["axis"] == "structure"]
     if table.empty:
         return None

@@ -1,4 +1,4 @@
-"""The name of what "accuracy" is in a run: the metric of its task."""
+"""The metric of a run's task, which the columns call "accuracy"."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ ACCURACY = "accuracy"
 
 
 def metric(result: SearchResult) -> str:
-    """The metric of the run's task in lower case, "accuracy" where classes are predicted."""
+    """The metric of the run's task in lower case; "accuracy" for classification."""
     return str(result.summary.get("metric") or ACCURACY)
 
 
 def is_accuracy(result: SearchResult) -> bool:
-    """Whether it is a share of images that are right, so that it has a binomial interval."""
+    """Whether the metric is a share of correct images, which has a binomial interval."""
     return metric(result) == ACCURACY
 
 
 def judged(result: SearchResult) -> str:
-    """What judges trials, in a few words: "validation accuracy", or "agreement"."""
+    """The figure that judges trials, as text: "validation accuracy" or "agreement"."""
     return "agreement" if datafree.is_by_agreement(result) else f"validation {metric(result)}"

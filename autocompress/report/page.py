@@ -39,7 +39,7 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         UserError: if the folder is not a run.
     """
-    # Here, because importing matplotlib takes a second, and tables for the terminal do not need it.
+    # Imported here, because matplotlib takes a second, and tables for the terminal do not need it.
     from autocompress.report.png import write_plot
 
     result = read(folder)

@@ -1,4 +1,4 @@
-"""The front as a small picture that needs no script, for the first screen and for notebooks."""
+"""The front as a small picture without a script, for the top of the page and for notebooks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from autocompress.results import SearchResult
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 462, 36, 222
 MOST_LOST = 4.0
-"""The bound of the drop is drawn where it lies within so many times the spread of the front."""
+"""The bound of the drop is drawn if it is within this multiple of the spread of the front."""
 MARK = {"recommended": 8.0, "front": 5.5}
 
 
 def picture(result: SearchResult) -> Markup:
     """Accuracy over cost: the front, the baseline and the region that the job allows.
 
-    Empty where no model of the front has both figures.
+    Empty if no model of the front has both figures.
     """
     quantity = BY_NAME[result.cost]
     column = quantity.judged_column
@@ -52,7 +52,7 @@ def picture(result: SearchResult) -> Markup:
 def _floor(
     result: SearchResult, spots: dict[int, tuple[float, float]], corner: list[tuple[float, float]]
 ) -> float | None:
-    """The lowest accuracy that the job allows; None where it has no bound, or a far one."""
+    """The lowest accuracy that the job allows; None without a bound, or if it is far away."""
     drop = result.limits.get("accuracy_drop")
     if drop is None or not corner:
         return None
@@ -99,7 +99,7 @@ def _frame(result: SearchResult, x: Scale, y: Scale, column: str, title: str) ->
 
 
 def _stairs(points: list[tuple[float, float]], x: Scale, y: Scale) -> list[Markup]:
-    """The edge of what the front dominates."""
+    """The edge of the region that the front dominates."""
     path, best = "", -float("inf")
     for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
         if accuracy > best:

@@ -22,12 +22,12 @@ from autocompress.report.metric import metric
 from autocompress.results import SearchResult
 
 LONGEST_TITLE = 60
-"""Characters that fit above the picture."""
+"""Most characters of the title above the picture."""
 FRONT_COLOUR, BASELINE_COLOUR, OTHER_COLOUR, LIMIT_COLOUR = "#0b5cad", "#b34700", "#9aa3ad", "#2f7d4f"
 
 
 def _written(column: str, value: float) -> str:
-    """A value on the cost axis."""
+    """A value on the cost axis, as text."""
     return f"{value:.3g}×" if column == of_column(column).ratio_column else words.limit(column, value)
 
 
@@ -78,13 +78,12 @@ def _draw(axes: Axes, result: SearchResult, column: str) -> None:
 
 
 def _draw_front(axes: Axes, models: pd.DataFrame, column: str) -> None:
-    # With three objectives, a model on the front may be dominated in this picture. The line leaves
-    # it out.
+    # With three objectives, a model on the front may be dominated in these two. The line omits it.
     costs = models[[column]].astype("float64").assign(accuracy=-models["accuracy"]).to_numpy()
     edge = models[non_dominated(costs)].sort_values(column)
     axes.step(edge[column], edge["accuracy"], where="post", color=FRONT_COLOUR, linewidth=1.6, zorder=3)
     axes.scatter(models[column], models["accuracy"], s=42, color=FRONT_COLOUR, zorder=4)
-    # Labels where there is room, the ends first.
+    # Labels are placed if there is room, those at the ends first.
     labelled: list[tuple[float, float]] = []
     tall = max(float(np.ptp(edge["accuracy"])), 1e-9)
     for index in dict.fromkeys([edge.index[0], edge.index[-1], *edge.index]):
@@ -118,7 +117,7 @@ def _draw_limits(axes: Axes, result: SearchResult, column: str) -> None:
         limit = result.limits[column]
         axes.axvline(limit, **style)
         low, high = np.log(axes.get_xlim())
-        # Next to the line, on the side with room.
+        # The text is next to the line, on the side with more room.
         right = np.log(limit) < (low + high) / 2
         text = f" at most {_written(column, limit)} "
         where = axes.get_xaxis_transform()

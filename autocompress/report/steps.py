@@ -38,10 +38,10 @@ class StepRow:
     Attributes:
         name, told: heading and explanation of the step.
         cost: ratio to the baseline, with its interval if it was measured.
-        interval: of the cost.
+        interval: interval of the cost.
         factor: cost after the step divided by the cost before.
         cost_bar, drop_bar: from the model before to the model after.
-        change: of accuracy relative to the baseline, in points.
+        change: change of accuracy relative to the baseline, in points.
         step: change of accuracy in this step, in points.
     """
 
@@ -125,7 +125,10 @@ def _row(
 
 
 def _bar(before: float, after: float, *, lower: float) -> Bar:
-    """From ``before`` to ``after``, as shares of the track; better if ``lower`` is below 1."""
+    """The bar from ``before`` to ``after``, as shares of the track.
+
+    It is drawn as better if ``lower`` is below 1.
+    """
     start, end = (min(max(100 * share, 0.0), 100.0) for share in sorted((before, after)))
     kind: Literal["better", "worse", "same"] = "same" if abs(lower - 1) < 0.005 else "better" if lower < 1 else "worse"
     return Bar(round(min(start, 99.4), 1), round(max(end - start, 0.6), 1), kind)

@@ -1,4 +1,4 @@
-"""A recipe in plain words: what was done to operators, channels and numbers."""
+"""A recipe in plain words: the changes of operators, channels and numbers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from autocompress.report import words
 
 
 def story(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
-    """(what, how) of everything that the recipe does, in the order of the pipeline.
+    """(step, description) of all changes of the recipe, in the order of the pipeline.
 
-    Methods that have values in the recipe and yet do nothing are named at the end. ``neutral`` has
-    the values that leave the network as it is, by name (``SearchResult.neutral``).
+    Methods that have values in the recipe, but change nothing, are named at the end. ``neutral``
+    has the values that leave the network unchanged, by name (``SearchResult.neutral``).
 
-    Like :func:`words.recipe`, it knows only names of parameters and no method.
+    Like :func:`words.recipe`, it uses only names of parameters, and depends on no method.
     """
     told = [("Operators", "; ".join(words.operators(values, neutral))), ("Channels", _channels(values))]
     if told[0][1] or told[1][1]:

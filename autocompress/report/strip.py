@@ -131,7 +131,7 @@ def _column(number: int, column: float, share: float, class_: str, title: str | 
 
 
 def _widths(layers: Sequence[Row]) -> Markup:
-    column, parts = _frame(layers, "Share of channels kept, and what the layer computes in")
+    column, parts = _frame(layers, "Share of channels kept, and the bits that the layer computes with")
     for number, layer in enumerate(layers):
         told = _row(layer)
         title = f"{told.layer}: {told.channels} channels, {told.bits}"

@@ -76,7 +76,7 @@ def drawing(width: int, height: int, label: str, parts: Iterable[Markup], class_
 
 
 WAYS = ((-9, -7, "end"), (9, 19, "start"), (0, -14, "middle"), (0, 24, "middle"), (-11, 4, "end"), (11, 4, "start"))
-"""Places of a label beside its mark; the line of a front avoids the first two."""
+"""Places of a label beside its mark. The line of a front does not cross the first two."""
 
 
 def placed(

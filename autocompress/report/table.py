@@ -14,9 +14,9 @@ from autocompress.report.metric import is_accuracy, metric
 from autocompress.results import SearchResult
 
 FULL_WIDTH = 78
-"""Columns of a terminal that all figures fit."""
+"""Least columns of a terminal for all figures."""
 DECIDE = ("trial", "change", "latency", "95 %")
-"""What a narrow terminal shows."""
+"""The figures on a narrow terminal."""
 
 
 def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
@@ -26,11 +26,11 @@ def front_table(result: SearchResult, width: int = FULL_WIDTH) -> Group:
 
     Args:
         result: the run.
-        width: columns of the terminal. All figures fit 80; with fewer, those that decide are shown
-            (change of accuracy, latency), and below 40 they go on in the next line.
+        width: columns of the terminal. All figures fit into 80. With fewer, only the change of
+            accuracy and the latency are shown. Below 40, they continue in the next line.
     """
     models = view.front_models(result, intervals_of_accuracy=False)  # scipy takes half a second to import
-    # Text, here and below: rich would read [brackets] in a str as markup.
+    # Here and below, Text is used, because rich would read [brackets] in a str as markup.
     of = "" if is_accuracy(result) else f" (val and test: {metric(result)})"
     title = Text(f"{plain(result.job.get('name', result.folder.name))}: the front{of}", style="bold")
     if not models:

@@ -11,16 +11,16 @@ from autocompress.results import SearchResult
 
 @dataclass(frozen=True)
 class TradeRow:
-    """A model that is the cheapest from some allowed drop on.
+    """A model that is the cheapest one for some allowed drops.
 
     Attributes:
         drop: points below the baseline; the model is the cheapest if this drop is allowed.
         allowed: the drop as text.
         trial: its number.
-        gain: its cost as text: "10.6 times as fast".
+        gain: the cost as text: "10.6 times as fast".
         cost: ratio to the cost of the baseline.
-        change, test_change: of accuracy, in points.
-        size: of its file.
+        change, test_change: change of accuracy, in points.
+        size: size of the file.
         fits: whether it meets the constraints of the job.
     """
 

@@ -56,7 +56,8 @@ def front_models(result: SearchResult, *, intervals_of_accuracy: bool = True) ->
 
     Args:
         result: the run.
-        intervals_of_accuracy: with intervals of accuracies, which only the page shows.
+        intervals_of_accuracy: whether to add the intervals of accuracies, which only the page
+            shows.
     """
     chosen = result.recommended()
     chosen_trial = None if chosen is None else chosen["trial"]
@@ -145,7 +146,7 @@ def headline(result: SearchResult) -> str:
 
 
 def interruption(result: SearchResult) -> str:
-    """The sentence for a run that Ctrl-C ended; empty for others."""
+    """The sentence for a run that Ctrl-C ended; empty for other runs."""
     if not result.is_interrupted:
         return ""
     budget = result.job.get("budget") or {}
@@ -158,7 +159,7 @@ def interruption(result: SearchResult) -> str:
 
 
 def nearest_miss(result: SearchResult) -> str:
-    """The sentence on the nearest miss, empty where there is none."""
+    """The sentence on the nearest miss; empty if there is none."""
     miss = result.summary.get("nearest_miss")
     if not miss:
         return ""
@@ -167,14 +168,14 @@ def nearest_miss(result: SearchResult) -> str:
 
 
 def fastest(result: SearchResult) -> str:
-    """The sentence on the fastest model within the bar on accuracy; empty where there is none."""
+    """The sentence on the fastest model within the bound on accuracy; empty if there is none."""
     row = result.summary.get("fastest_within_bar")
     if not row:
         return ""
     best = result.recommended()
     if best is not None and best["trial"] == row.get("trial"):
         return f"It is the fastest model found that loses at most {words.drop(row['points'])}."
-    missed = row.get("reason") if row.get("status") != "complete" else ""  # else it tells of a rung
+    missed = row.get("reason") if row.get("status") != "complete" else ""  # else it is the reason of a rung
     reason = f"; {missed}" if missed else ""
     return (
         f"The fastest model that loses at most {words.drop(row['points'])} is trial {row['trial']}: "
@@ -183,7 +184,7 @@ def fastest(result: SearchResult) -> str:
 
 
 def tap_crop(result: SearchResult) -> str:
-    """What the tap crop alone does to the float baseline; empty where it does nothing."""
+    """The effect of the tap crop alone on the float baseline; empty if it changes nothing."""
     found = result.summary.get("tap_crop")
     if not found:
         return ""
@@ -232,7 +233,7 @@ def warnings(result: SearchResult) -> list[str]:
 
 
 def rungs(result: SearchResult) -> list[str]:
-    """What training was worth on each rung above 0, a sentence each."""
+    """The gain from training on each rung above 0, one sentence for each."""
     texts = []
     for rung, found in (result.summary.get("rungs") or {}).items():
         count, spearman = found["trained"], found["spearman"]
@@ -316,7 +317,7 @@ def _float_layers(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _cropped(found: Any) -> str:
-    """What a tap crop leaves out, in words; empty where that is nothing."""
+    """The weights that a tap crop leaves out, as text; empty if there are none."""
     if not isinstance(found, Mapping) or not found.get("layers"):
         return ""
     layers = int(found["layers"])

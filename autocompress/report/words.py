@@ -24,7 +24,7 @@ def _is_missing(value: Any) -> bool:
         return True
     if isinstance(value, Real):
         return math.isnan(value)
-    import pandas as pd  # here, because it takes a third of a second, and a dry run does not need it
+    import pandas as pd  # here: it takes a third of a second, and a dry run does not need it
 
     return bool(pd.isna(value))
 
@@ -64,7 +64,7 @@ def superlative(cost: str) -> str:
 
 
 def gain(cost: str, share: float | None) -> str:
-    """A cost against the baseline's in words: ``10.6 times as fast``, ``0.25× the size``."""
+    """A cost relative to the baseline, as text: ``10.6 times as fast``, ``0.25× the size``."""
     what = of_quantity(cost)
     if _is_missing(share) or not share:
         return f"{what} unknown"
@@ -177,17 +177,17 @@ def recipe(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) 
 
 
 def operators(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> list[str]:
-    """What transforms do: ``ghost ratio 2 in layer3``, an entry a method."""
+    """The changes of each transform as text: ``ghost ratio 2 in layer3``."""
     return [text for text in _methods(values, neutral or {}).values() if text]
 
 
 def idle(values: Mapping[str, Any], neutral: Mapping[str, Any] | None = None) -> list[str]:
-    """Names of the transforms that have values in a recipe and yet do nothing."""
+    """Names of the transforms that have values in a recipe, but change nothing."""
     return [method for method, text in _methods(values, neutral or {}).items() if not text]
 
 
 def _methods(values: Mapping[str, Any], neutral: Mapping[str, Any]) -> dict[str, str]:
-    """What each transform does, by its name; an empty text where it does nothing."""
+    """The changes of each transform as text, by its name; empty if there are none."""
     methods: dict[str, dict[str, dict[str, Any]]] = {}
     for name, value in values.items():
         method, _, rest = name.partition(".")
@@ -245,7 +245,7 @@ def _pruned(values: Mapping[str, Any]) -> str:
 
 
 def kept_shares(values: Mapping[str, Any]) -> list[float]:
-    """The share of channels that each place keeps, 0 to 1."""
+    """The share of channels that each coupling keeps, 0 to 1."""
     return [float(value) for name, value in values.items() if name.startswith(_KEEP)]
 
 
@@ -255,7 +255,7 @@ def _quantizers(values: Mapping[str, Any]) -> set[str]:
 
 
 def bits(values: Mapping[str, Any]) -> str:
-    """Widths of numbers: ``int8 everywhere but stem (float)``; empty where all are float."""
+    """Bits as text: ``int8 everywhere but stem (float)``; empty if everything is float."""
     prefix = _WEIGHT_BITS
     chosen = {name.removeprefix(prefix): str(value) for name, value in values.items() if name.startswith(prefix)}
     quantizers = _quantizers(values)

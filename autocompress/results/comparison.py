@@ -85,7 +85,8 @@ class Comparison:
     def attainment(self) -> list[tuple[float, list[float], float]]:
         """For each level of ``LEVELS``: the points, the lowest cost of each run, and their median.
 
-        A run without such a model has NaN, and counts as infinite in the median."""
+        A run without such a model has NaN, and counts as infinite in the median.
+        """
         rows = []
         for points in LEVELS:
             costs = [run.lowest_cost(points) for run in self.runs]

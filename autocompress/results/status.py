@@ -22,7 +22,8 @@ PHASES = ("preparing", "searching", "closing", OVER, STOPPED)
 """Phases of a search.
 
 Before the first recipe; while recipes are tried; while the front is measured again; afterwards. A
-search that was cut short is stopped."""
+search that was cut short is stopped.
+"""
 _SAME_PROCESS_S = 2.0
 """Largest difference of two readings of the start time of one process."""
 

@@ -47,7 +47,7 @@ from autocompress.searching.searchable import SearchableJob
 
 log = logging.getLogger("autocompress.search")
 FRONT_SECONDS = 3.0
-"""Of latency measurement for each model of the front."""
+"""Seconds of latency measurement for each model of the front."""
 
 
 def save_trials(folder: Path, rows: Sequence[Row]) -> None:
@@ -60,13 +60,13 @@ def _only(columns: Sequence[str], row: Mapping[str, Any]) -> Row:
 
 
 def _is_slow(row: Mapping[str, Any]) -> bool:
-    """Whether the search scored the torch model in the file's place."""
+    """Whether the search scored the torch model instead of the file."""
     return row.get("accuracy_of") == TORCH_MODEL
 
 
 @dataclass
 class Closing:
-    """What closes a run.
+    """Closes a run.
 
     Args:
         opened: of the job.
@@ -74,7 +74,7 @@ class Closing:
         folder: ``results/<name>``.
         baseline: the baseline's row.
         lock: of the machine.
-        out_of_reach: constraints that nothing can meet.
+        out_of_reach: constraints that no recipe can meet.
     """
 
     opened: SearchableJob
@@ -90,8 +90,8 @@ class Closing:
     def close(self, rows: Sequence[Row], seconds: float, ended: str, plugins: Manager) -> dict[str, Any]:
         """Writes front.csv, trials.csv and summary.json; returns the summary.
 
-        The one place where sealed test images are looked at; without any, nothing is said of
-        accuracy on them."""
+        Sealed test images are read here only. Without test images, there is no accuracy on them.
+        """
         test = self.opened.splits.test
         with unsealed(test):
             return self._close(rows, seconds, ended, plugins, has_test=len(test) > 0)
@@ -122,12 +122,13 @@ class Closing:
             self.baseline["accuracy"], self._whole = self._accuracy(self.opened.baseline.deployable, "whole_val")
         candidates = KeptModels(self.folder, self.opened.job, self.baseline, rows).rows
         again = [self._again(row, None if _is_slow(row) else test_correct) for row in candidates]
-        # What was lucky the first time may be dominated, or miss a bound, the second time.
+        # A model with a lucky first measurement may be dominated, or miss a bound, in the second
+        # one.
         front = front_rows(objectives, again, self.baseline)
         fastest = fastest_within(again, accuracy_bar(self.opened.job))
         named = front if fastest is None or any(row is fastest for row in front) else [*front, fastest]
         for row in named:
-            if _is_slow(row) and test_correct is not None:  # long in the runtime, so only for those that are shown
+            if _is_slow(row) and test_correct is not None:  # slow in the runtime, so only for the models that are shown
                 tested, interval = self._tested(row, test_correct)
                 row |= tested
                 self._keep_metrics(self.folder / row["artifact"], row, interval, row["latency"]["noisy"])
@@ -136,15 +137,14 @@ class Closing:
         self._also = measured_also(self.opened.job, front, self._file, self.opened.baseline.deployable, plugins)
         shown = {row["trial"] for row in named}
         drop_files(self.folder, (row for row in rows if row["trial"] not in shown))
-        # The second measurement is the longer one: the table, and the report from it, show that one
-        #     where there is one.
+        # The second measurement is longer, so the table and the report show it where it exists.
         summary = self._write(rows, front, {row["trial"]: row for row in again}, fastest, seconds, ended, plugins)
         return self._explained(rows, again, summary, seconds)
 
     def _explained(self, rows: Sequence[Row], again: Sequence[Row], summary: Row, seconds: float) -> dict[str, Any]:
-        """Adds what the stages of the recommended recipe do, once the run's files are there.
+        """Adds the effect of each stage of the recommended recipe, after the other files.
 
-        Accuracies are on the images that judged trials.
+        Accuracies are computed on the images that judged trials.
         """
         most = allowed(seconds) if self.opened.job.search.explain else 0.0
         best = read(self.folder).recommended() if most else None
@@ -222,9 +222,9 @@ class Closing:
         new["excess"] = excess(bounds, new, self.baseline)
         missed = misses(new["excess"])
         new["status"] = "infeasible" if missed else "complete"
-        # The reason must say the figures that the table shows.
+        # The reason must have the same figures as the table.
         again = "measured again: " if row["status"] == "complete" else ""
-        before = row["reason"] if row["status"] == "complete" else ""  # a rung that gave nothing
+        before = row["reason"] if row["status"] == "complete" else ""  # a rung without a gain
         new["reason"] = again + explain(missed, bounds, new, self.baseline) if missed else before
         self._keep_metrics(home, new, interval, measured.noisy, None if validated is None else validated[1])
         return new
@@ -251,8 +251,10 @@ class Closing:
         return tested, [-paired.high, -paired.low]
 
     def _validated(self, row: Row) -> tuple[Row, list[float]] | None:
-        """Accuracy on all validation images, where trials were judged by a part of them, and the
-        interval of the drop; None where they were judged by all."""
+        """Accuracy on all validation images, and the interval of its drop.
+
+        None if all of these images judged the trials already.
+        """
         if self._whole is None:
             return None
         accuracy, correct = self._accuracy(self._file(row), "whole_val")
@@ -261,8 +263,9 @@ class Closing:
         return figures, [-paired.high, -paired.low]
 
     def _accuracy(self, deployable: Deployable, split: Scored = "test") -> tuple[float, np.ndarray]:
-        """Of a file on a split. It loads the machine as training does, so measurements of others go
-        first.
+        """Accuracy of a file on a split. Measurements on this machine go first.
+
+        Scoring loads the machine as training does.
         """
         with self.lock.shared():
             return self.opened.accuracy(deployable, split, self.lock.breathe)
@@ -286,7 +289,7 @@ class Closing:
         write_json(file, metrics)
 
     def _settle_baseline(self, beside: Sequence[Row], *, measure: bool = True) -> None:
-        """The baseline's latency: its median beside other rows, or measured alone without any."""
+        """The baseline's latency: its median over the rows, or measured alone if there are none."""
         file = self.opened.baseline.deployable
         figures = [row["latency"]["baseline_ms"] for row in beside if row.get("latency")]
         if not figures and measure:
@@ -338,28 +341,28 @@ class Closing:
 
 
 def _shown_metrics(artifact: Path) -> dict[str, Any]:
-    """What the report shows of an artifact's metrics, so that it needs no models."""
+    """The metrics of an artifact for the report, so that the report needs no models."""
     file = artifact / METRICS_FILE
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {name: known[name] for name in SHOWN_METRICS if name in known}
 
 
 def _synthetic(splits: Splits) -> dict[str, Any]:
-    """What took the place of training data; nothing in a job that has some."""
+    """The images that replaced training data; empty in a job with training data."""
     if not splits.synthetic:
         return {}
     return {"train": dict(splits.synthetic), **_held_out(splits), "classes": splits.info.num_classes}
 
 
 def _unlabelled(splits: Splits) -> dict[str, Any]:
-    """What labels would have done; nothing in a job whose training images have some."""
+    """The images that replaced labelled ones; empty in a job with labelled training images."""
     if not splits.unlabelled:
         return {}
     return {"train": len(splits.train), **_held_out(splits), "classes": splits.info.num_classes}
 
 
 def _held_out(splits: Splits) -> dict[str, Any]:
-    """The images by which candidates are compared with the baseline; nothing where labels judge."""
+    """The images that compare candidates with the baseline; empty if labels judge."""
     if not splits.by_agreement:
         return {}
     return {"held_out": len(splits.val), "classes_seen": len(splits.val.labels().unique())}

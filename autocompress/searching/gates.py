@@ -1,6 +1,7 @@
-"""Gates: one trial, cheapest question first.
+"""Gates: the steps of a trial, the cheapest first.
 
-It leaves at the first gate that it fails; whatever breaks is its row.
+A trial ends at the first gate where it misses a bound. An error ends it too. Either way it has a
+row.
 """
 
 from __future__ import annotations
@@ -35,34 +36,37 @@ from autocompress.searching.rundir import scratch_folder
 from autocompress.searching.searchable import SearchableJob
 
 GATE_SECONDS = 0.5
-"""Of latency measurement at gate 1. The front is measured for longer at the end."""
+"""Seconds of latency measurement at gate 1. The front is measured for longer at the end."""
 BORDERLINE_SECONDS = 2.0
-"""Of each further measurement of a file whose interval holds a bound."""
+"""Seconds of each further measurement of a file whose interval contains a bound."""
 FILE, TORCH_MODEL = "file", "torch model"
-"""What an accuracy on validation is of: ``accuracy_of`` in a row."""
+"""Whether the accuracy on validation is that of the file or of the torch model.
+
+It is the column ``accuracy_of`` of a row.
+"""
 log = logging.getLogger("autocompress.search")
 
 
 class Lock(Protocol):
-    """The machine's lock: training holds it shared, a measurement alone (see devices.lock)."""
+    """The lock of the machine, shared for training, exclusive for measuring (``devices.lock``)."""
 
     def shared(self) -> AbstractContextManager[Any]:
-        """Held while training."""
+        """Holds the lock shared, for training."""
 
     def breathe(self) -> None:
-        """Lets a waiting measurement go first."""
+        """Releases the lock for a measurement that waits."""
 
 
 @dataclass
 class _Miss(Exception):
-    """The trial leaves at a gate."""
+    """The trial ends at a gate."""
 
     names: list[str]
 
 
 @dataclass
 class Trial:
-    """One trial on its way through the gates.
+    """One trial, which passes the gates in order.
 
     Args:
         opened: of the job.
@@ -72,8 +76,8 @@ class Trial:
         folder: ``results/<name>``.
         baseline: the baseline's row.
         progress: called with the finished fraction and a word.
-        judge: whether it leaves at a gate; without, every cost is measured, whatever the bounds.
-        rung: that the recipe is trained to.
+        judge: whether the trial ends at a gate. False measures every cost, whatever the bounds.
+        rung: the rung that the recipe is trained to.
         least_accuracy: a model that is not better than this gets no artifact.
     """
 
@@ -95,8 +99,9 @@ class Trial:
         """Runs the recipe ``values`` and returns its row.
 
         The row has the columns of trials.csv, and ``label``, ``excess`` (distance from each
-        constraint), ``stages`` (seconds), cache counts, and what the latency was measured
-        on. Only what ends the process (KeyboardInterrupt, CannotWork) is raised.
+        constraint), ``stages`` (seconds), cache counts, and the environment of the latency
+        measurement. Only exceptions that end the process are raised (KeyboardInterrupt,
+        CannotWork).
         """
         started = time.perf_counter()
         self.row = {"trial": self.number, "rung": self.rung, "recipe": dict(values), "label": label}
@@ -106,7 +111,7 @@ class Trial:
             self._settle()
         except _Miss as miss:
             self._settle(miss.names)
-        except CannotWork:  # says nothing of the recipe
+        except CannotWork:  # not a fault of the recipe
             raise
         except InvalidRecipe as error:
             self.row |= {"status": "infeasible", "reason": str(error), "excess": {"valid": 1.0}}
@@ -126,12 +131,12 @@ class Trial:
         """Trains the recipe of ``below``, the row of its last rung, to ``rung``.
 
         Returns:
-            Its new row. Where the training breaks or gains nothing, the model of the rung below
-            stays in it.
+            Its new row. If the training fails or gains nothing, the row keeps the model of the rung
+            below.
         """
         self.rung, self.least_accuracy = rung, below["accuracy"]
         left = self.folder / artifact_folder(self.number, rung)
-        shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed before its row was kept
+        shutil.rmtree(left, ignore_errors=True)  # by an attempt that was killed before its row was kept
         return climbed(below, self.run(below["recipe"], below["label"]), rung)
 
     # --- the gates --------------------------------------------------------------------------------
@@ -148,13 +153,13 @@ class Trial:
         if known:
             self.row |= known["columns"]
             self._check(known["latency"])
-        elif recipe.trains:  # a miss on cost must not train, so a dry run is measured first
+        elif recipe.trains:  # a miss on cost must not be trained, so a dry run is measured first
             _, dry = self._built(recipe, scratch / "dry.onnx", dry_run=True)
             known = self._structure(dry, kept)
         candidate, deployable = self._built(recipe, scratch / "model.onnx")
         if known:
             self._costs(candidate, deployable, known)
-        else:  # making it was as cheap as a dry run, and one export is enough
+        else:  # making it was as cheap as a dry run, so one export is enough
             known = self._structure(deployable, kept)
             self.row["latency"] = known["latency"]
         self._agreement(candidate, deployable)
@@ -167,22 +172,23 @@ class Trial:
             self.row["artifact"] = home.relative_to(self.folder).as_posix()
 
     def _structure_file(self, recipe: Recipe) -> Path:
-        """Where costs of the recipe's structure are kept.
+        """The file with the costs of the recipe's structure.
 
-        They hold for one machine class and runtime version, and against one baseline."""
+        The costs are valid for one machine class, one runtime version and one baseline.
+        """
         key = digest(recipe.structural_key, self.measurer.measured_with(), self.opened.baseline.key)
         return self.folder / "structures" / f"{key}.json"
 
     def _built(self, recipe: Recipe, file: Path, *, dry_run: bool = False) -> tuple[Candidate, Deployable]:
-        """The candidate and its file; of a dry run, or the whole recipe.
+        """The candidate and its file, from a dry run or the whole recipe.
 
-        Leaves where parameters or MACs miss.
+        The trial ends if parameters or MACs miss a bound.
         """
-        # Building and exporting load the machine as training does: a measurement beside them would
-        # tell little.
+        # Building and exporting load the machine as training does, so a measurement at the same
+        # time would be noisy.
         with self._timed("candidate" if dry_run else "train"), self.lock.shared():
-            # A dry run rarely takes more than a moment: scores that decide the structure may need
-            #     images of a source.
+            # A dry run is usually fast. It is slow if scores decide the structure, and need images
+            # of a source.
             candidate = self.opened.candidate(recipe, dry_run=dry_run, progress=self.progress, pause=self.lock.breathe)
         if not dry_run:
             self.row |= {"cache_hits": candidate.cache_hits, "cache_misses": candidate.cache_misses}
@@ -198,7 +204,7 @@ class Trial:
     def _structure(self, deployable: Deployable, kept: Path) -> dict[str, Any]:
         """Gates 0 and 1: size and latency of a file.
 
-        Kept by structure, since cost barely depends on weights.
+        They are kept by structure, because costs hardly depend on weights.
         """
         self.row["size_bytes"] = deployable.file.stat().st_size
         self._check()
@@ -215,8 +221,9 @@ class Trial:
     def _costs(self, candidate: Candidate, deployable: Deployable, structure: Mapping[str, Any]) -> None:
         """Costs of the finished file.
 
-        The dry run's latency holds where the structure is the same; by the contract it always is,
-        but a method that breaks it must not gain from it."""
+        The latency of the dry run is used if the structure is the same. The contract requires this,
+        but a method that breaks the contract must not profit from a wrong latency.
+        """
         promised = structure["columns"]
         self.row["size_bytes"] = deployable.file.stat().st_size
         if (candidate.params, candidate.macs) == (promised["params"], promised["macs"]):
@@ -229,7 +236,7 @@ class Trial:
         self.row |= {**_measured_columns(measured), "latency": asdict(measured)}
 
     def _agreement(self, candidate: Candidate, deployable: Deployable) -> None:
-        """Fails a trial whose file computes something else than its torch model."""
+        """Fails a trial if its file and its torch model have different outputs."""
         with self._timed("agreement"), self.lock.shared():
             found = self.opened.agreement(candidate, deployable, self.lock.breathe)
         if math.isfinite(found.max_error):
@@ -238,8 +245,8 @@ class Trial:
             raise TrialFailed(found.fault)
 
     def _accuracy(self, candidate: Candidate, deployable: Deployable) -> None:
-        """Accuracy of the file on validation, or of the torch model where the file is slow."""
-        with self._timed("accuracy"), self.lock.shared():  # either loads the machine as training does
+        """Accuracy on validation, of the file, or of the torch model if the file is slow."""
+        with self._timed("accuracy"), self.lock.shared():  # both load the machine as training does
             if candidate.slow:
                 accuracy, correct = self.opened.model_accuracy(candidate, self.lock.breathe)
                 self.row |= {"accuracy_of": TORCH_MODEL, "note": candidate.slow}
@@ -250,13 +257,13 @@ class Trial:
             raise TrialFailed("the accuracy is not a number")
         drop = self.baseline["accuracy"] - accuracy
         self.row |= {"accuracy": float(accuracy), "accuracy_drop": float(drop), "accuracy_rung0": None}
-        # Where the labels are the baseline's answers, accuracy is agreement with it.
+        # If the labels are the baseline's predictions, accuracy is agreement with the baseline.
         self.row["agreement"] = None if self.baseline.get("agreement") is None else float(accuracy)
         paired = task_of(self.opened.job).task().interval(correct, self.opened.baseline.correct)
         self.row["accuracy_drop_interval"] = [-paired.high, -paired.low]
 
     def _measured(self, deployable: Deployable) -> Measurement:
-        """Costs of a file; measured again where it is borderline."""
+        """Costs of a file, measured again if an interval contains a bound."""
         baseline, constraints = self.opened.baseline.deployable, self.opened.job.constraints
         return self.measurer.measure(
             deployable, baseline, seconds=GATE_SECONDS, again=BORDERLINE_SECONDS, constraints=constraints
@@ -265,9 +272,9 @@ class Trial:
     # --- judging ----------------------------------------------------------------------------------
 
     def _check(self, latency: Mapping[str, Any] | None = None) -> None:
-        """Ends the trial where a known figure misses a bound.
+        """Ends the trial if a known figure misses a bound.
 
-        A latency misses it only with its whole interval.
+        A latency misses a bound only if its whole interval does.
         """
         names = misses(self._excess(latency))
         if names and self.judge:
@@ -281,7 +288,7 @@ class Trial:
         return excess(self.opened.job.constraints.all_bounds(), best, self.baseline)
 
     def _settle(self, names: list[str] | None = None) -> None:
-        """Status and reason; a finished trial is judged by the middle of its interval."""
+        """Sets status and reason; a finished trial is judged by the median of its interval."""
         bounds = self.opened.job.constraints.all_bounds()
         self.row["excess"] = excess(bounds, self.row, self.baseline)
         names = names or misses(self.row["excess"])
@@ -291,11 +298,11 @@ class Trial:
     # --- small things -----------------------------------------------------------------------------
 
     def _no_room(self, error: Exception) -> str:
-        """The reason of a trial that found the disk full; empty for other errors."""
+        """The reason of a trial that failed because the disk is full; empty for other errors."""
         return f"there is no room left to write to {self.folder}" if is_full_disk(error) else ""
 
     def _metrics(self) -> dict[str, Any]:
-        """What metrics.json holds: the figures of the row, and where the time went."""
+        """The content of metrics.json: the figures of the row, and the seconds of each stage."""
         kept = {name: value for name, value in self.row.items() if name not in ("recipe", "label")}
         return {**kept, "noisy": self.row["latency"]["noisy"], "seconds_by_stage": dict(self.spent)}
 
@@ -310,7 +317,7 @@ class Trial:
 
 
 def _read_kept(file: Path) -> dict[str, Any]:
-    """What ``file`` keeps of a structure; empty where there is none, or it is damaged."""
+    """The costs of a structure in ``file``; empty if the file is missing or damaged."""
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

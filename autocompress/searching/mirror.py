@@ -29,7 +29,7 @@ from autocompress.searching.storing.opening import STUDY_FILE
 
 PIECES, DRIVER, STATE = "journal", "driver.json", "mirror.json"
 BEATS_EVERY_S, LEASE_S = 10.0, 30.0
-"""Seconds between two signs of life of a driver, and without one until another may take over."""
+"""Seconds between two signs of life of a driver, and seconds without one until a takeover."""
 ENDS_WITHIN_S = 1.0
 """Most seconds for a last piece when the driver must end."""
 SENT_WITHIN_S = 300.0
@@ -279,7 +279,7 @@ def home_of(place: Path) -> tuple[Path, str | None]:
 
 
 def _mirror_of(url: str) -> Mirror:
-    """Of a run that exists.
+    """The mirror of a run that exists.
 
     Raises:
         UserError: if it does not, or storage cannot be used.

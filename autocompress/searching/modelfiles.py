@@ -49,7 +49,8 @@ class KeptModels:
         """Adds a row, and deletes files that are not needed any more.
 
         It replaces a row of the same trial on a lower rung. The cost does not grow with the number
-        of rows that were added before."""
+        of rows that were added before.
+        """
         drop_files(self._folder, rungs_below(row))
         self._contenders.discard(row["trial"])
         if self._fastest is not None and self._fastest["trial"] == row["trial"]:

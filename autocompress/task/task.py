@@ -27,7 +27,8 @@ class Task(ABC):
     """The name of the metric in reports, in lower case: ``mean IoU``."""
     augments: ClassVar[bool] = True
     """Whether the engine may rotate, shift and scale training images, which leaves targets as they
-    are. False where targets have positions; then override :meth:`augmented`."""
+    are. False where targets have positions; then override :meth:`augmented`.
+    """
 
     # --- what every task has ----------------------------------------------------------------------
 

@@ -69,7 +69,8 @@ def _patches(
 ) -> torch.Tensor:
     """``(N, 1, L, K)``, taps in the order of ``weight.flatten(1)``: rows gathered, then columns.
 
-    A slice for each place in the kernel would need many more nodes."""
+    A slice for each place in the kernel would need many more nodes.
+    """
     if any(padding):
         x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
     # Not torch.tensor, which has no direct ONNX form, so the export would take longer.

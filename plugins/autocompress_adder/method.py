@@ -156,7 +156,8 @@ def _recalibrate(model: nn.Module, context: Context) -> None:
     """Recalibrates norms, because distances have a mean of about -K, and products about 0.
 
     If the images differ from the data, the statistics of the other norms are kept, because those
-    recorded on the data are better."""
+    recorded on the data are better.
+    """
     from autocompress.training import recalibrate_batch_norm
 
     assert context.transfer is not None

@@ -84,7 +84,8 @@ class AdderPruner(BasePruningFunc):
         """Removes the inputs ``idxs``, in place.
 
         An input of zeros everywhere contributes ``-sum |0 - W|`` to each output, which is added to
-        the bias."""
+        the bias.
+        """
         assert isinstance(layer, AdderConv2d)
         keep = _kept(layer.in_channels, idxs)
         gone = layer.weight.detach()[:, list(idxs)]

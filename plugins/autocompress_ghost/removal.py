@@ -24,7 +24,8 @@ class GhostPruner(BasePruningFunc):
         """For each intrinsic map, the outputs that are removed together; ascending.
 
         ``places[o]`` is the place of output o in the concat. Place p is intrinsic map p % m, or a
-        ghost of it."""
+        ghost of it.
+        """
         assert isinstance(layer, GhostConv2d)
         sets: list[list[int]] = [[] for _ in range(layer.primary.out_channels)]
         for output, place in enumerate(_places(layer)):

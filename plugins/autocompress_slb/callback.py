@@ -93,7 +93,8 @@ class SlbCallback(Callback):
         """(unit, units) of the schedule, the unit counted from 1.
 
         The length of an epoch is known when the first one ends. Until then, all steps are in the
-        first unit."""
+        first unit.
+        """
         if self.settings.every == "step":
             return step + 1, self._total
         if self._steps_per_epoch is None:

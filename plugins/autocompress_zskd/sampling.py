@@ -69,7 +69,8 @@ def shares(images: int, classes: int, betas: Sequence[float]) -> list[tuple[int,
     """(class, beta, number of images): an equal share for each pair.
 
     A remainder goes to the first classes of the first beta, so counts of classes differ by at most
-    one."""
+    one.
+    """
     pairs = [(k, beta) for beta in betas for k in range(classes)]
     each, left = divmod(images, len(pairs))
     return [(k, beta, each + (number < left)) for number, (k, beta) in enumerate(pairs)]

@@ -47,7 +47,8 @@ class OptunaChooser:
     def choose(self, parameter: Parameter) -> Value:
         """A value from the sampler, or the enqueued one.
 
-        Tied parameters get one draw, but each may have a value of its own in an enqueued recipe."""
+        Tied parameters get one draw, but each may have a value of its own in an enqueued recipe.
+        """
         if parameter.name in self._undrawn and parameter.name not in self._fixed and parameter.low is not None:
             return parameter.low
         if parameter.tie:
