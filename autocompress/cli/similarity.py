@@ -50,7 +50,7 @@ def rows_of(
     for word in dict.fromkeys(words_of_data):
         splits = data.load(DataConfig.model_validate(word), manager().datasets(), **asked)
         # A checkpoint has no image size. All data sets get the size of the first one, so that
-        # # statistics can be compared.
+        # statistics can be compared.
         asked["input_size"] = splits.info.size
         chosen[word] = _larger_split({"val": splits.val, "train": splits.train}, images)
     least = min([images, *(len(split) for _, split in chosen.values())])

@@ -48,8 +48,8 @@ def compare_files(
     Args:
         reference: the file with which the others are compared.
         *others: at least one.
-        device: where they run; one that runs ONNX files.
-        threads: on the device.
+        device: name of a device that runs ONNX files.
+        threads: number of threads on the device.
         batch: images a run.
         input_size: height and width in pixels, for files that leave it open.
         seconds: of measuring, for each of ``others``.

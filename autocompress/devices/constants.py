@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from autocompress.runtime import session_options
 
 KEPT = frozenset({"DequantizeLinear", "QuantizeLinear"})
-"""Operators that give integers their meaning; they must stay for the runtime."""
+"""Operators that the runtime needs to recognise integers, so they stay in the file."""
 
 
 def with_constants(model: Path | bytes) -> bytes:

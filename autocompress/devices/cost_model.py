@@ -31,13 +31,13 @@ class ModelledCost:
 class CostModel(Device):
     """Adds up the costs of the operations of all layers with weights on the hardware of a profile.
 
-    Only arithmetic at full use of the hardware counts, without memory traffic, pooling and
-    additions of branches. Results are deterministic, so the interval of a ratio is the ratio
+    Costs include only arithmetic at full use of the hardware. Memory traffic, pooling and additions
+    of branches are not included. Results are deterministic, so the interval of a ratio is the ratio
     itself.
 
     Args:
         profile: costs of operations.
-        name: of the profile; the device is called ``cost-model:<name>``.
+        name: the name of the profile; the device is called ``cost-model:<name>``.
     """
 
     deterministic = True

@@ -5,9 +5,9 @@ It consists of three file locks, which the kernel releases when their holder die
 - ``machine``: shared by trainings, held alone by a measurement.
 - ``queue``: must be taken before ``machine``. A measurement holds it while it waits. A training
   notices that, and gives way between two batches.
-- ``aside``: shared by the waiting trainings. A measurement only joins the queue when there are
-  none. So a training waits for the measurements that came before it, and never for a stream of new
-  ones.
+- ``aside``: shared by the waiting trainings. A measurement only joins the queue when no training
+  waits. So a training waits for the measurements that came before it, and never for a stream of
+  new ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from autocompress.locks.place import FOR_ALL
 log = logging.getLogger("autocompress")
 
 EXCLUSIVE_SECONDS = 2.0
-"""A measurement gives way after this long."""
+"""A measurement releases the lock after this time."""
 
 
 class MachineLock:
@@ -58,7 +58,7 @@ class MachineLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Held while training; call :meth:`breathe` between batches."""
+        """Holds the lock shared, for training; call :meth:`breathe` between batches."""
         self._take("shared")
         try:
             yield
@@ -78,7 +78,7 @@ class MachineLock:
             self._release()
 
     def breathe(self) -> None:
-        """Gives way to a waiting measurement, and returns when that has ended.
+        """Releases the lock for a waiting measurement, and returns when the measurement has ended.
 
         It takes microseconds if none waits, and does nothing if the shared lock is not held.
         """

@@ -37,7 +37,7 @@ it is not run again.
 SITTINGS = 6
 """Fewest sittings of a measurement.
 
-Each opens both models anew, and lets other processes measure before it.
+Each sitting opens both models again. Other processes may measure between two sittings.
 """
 
 
@@ -116,10 +116,10 @@ def _alone(device: Device) -> Iterator[None]:
 
 
 class _Both:
-    """Candidate and baseline, newly opened, each run once.
+    """Candidate and baseline, opened for one sitting, each run once.
 
-    ``turn`` decides which is opened first (0: the candidate, 1: the baseline). The model that was
-    opened first has other memory, and was up to 2 % slower.
+    ``turn`` decides which is opened first (0: the candidate, 1: the baseline). The position in
+    memory depends on this order, and the model that was opened first was up to 2 % slower.
     """
 
     def __init__(

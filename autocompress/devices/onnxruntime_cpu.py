@@ -16,7 +16,7 @@ from autocompress.runtime import runtime_version, session_config
 
 
 class Options(BaseModel):
-    """How sessions are made.
+    """Options of sessions.
 
     ``graph`` is the level of graph optimisations. ``provider`` is an execution provider of the
     installed ONNX Runtime, with ``provider_options``. Operators that it does not support run on the

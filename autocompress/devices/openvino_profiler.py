@@ -15,7 +15,7 @@ CHUNK = 8
 """Runs between two readings of the counters, which are means of all runs in whole microseconds."""
 CHUNKS = 6
 FASTEST = 0.34
-"""Share of the chunks of an operator that count, the fastest; others were disturbed."""
+"""Share of the chunks of an operator that count: the fastest. The rest was disturbed."""
 
 
 class OpenVinoProfiler:

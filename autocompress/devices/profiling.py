@@ -31,12 +31,12 @@ LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 MARK = "@"
 """Separates the name of a layer from endings that the runtime adds to the name of a node."""
 FASTEST = 0.5
-"""Share of the runs of a node that count, the fastest; others were disturbed by other processes."""
+"""Share of the runs of a node that count: the fastest. Other processes disturbed the rest."""
 
 
 @dataclass
 class _Sitting:
-    """Seconds of one file and of the reference: for a run, and for each layer with the profiler."""
+    """Seconds of a file and of the reference: of a run, and of each layer with the profiler."""
 
     ratio: float
     reference: float

@@ -2,7 +2,7 @@
 
 It needs Python 3.8, numpy and onnxruntime, and imports nothing of this package. It reads a line of
 JSON from its input, then the files that the line announces, and writes one line of JSON. The files
-are in a temporary folder, which is removed however the program ends.
+are in a temporary folder, which is removed at the end, even after an error or a signal.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def block(run: Any, clock: Any) -> float:
 
 
 def sitting(paths: Any, asked: dict[str, Any], seconds: float, turn: int) -> Any:
-    """Opens two files anew and runs blocks of them in alternation: two lists of seconds."""
+    """Opens two files again and runs blocks of them in alternation: two lists of seconds."""
     clock = time.thread_time if asked["threads"] == 1 else time.perf_counter
     order = (1, 0) if turn else (0, 1)
     runs: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions, with the same settings for every file, kept while they are in use."""
+"""ONNX Runtime sessions with the same settings for every file, and a small cache of them."""
 
 from __future__ import annotations
 

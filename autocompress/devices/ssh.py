@@ -34,7 +34,7 @@ COPY_BYTES_A_SECOND = 1e5
 
 
 class Options(BaseModel):
-    """How to reach the host; other settings come from the user's ssh configuration."""
+    """Options of the connection; other settings come from the user's ssh configuration."""
 
     model_config = ConfigDict(extra="forbid")
     port: int | None = Field(default=None, ge=1, le=65535)

@@ -44,7 +44,7 @@ Examples are the placement of memory and the temperature.
 """
 
 FEWEST_SITTINGS = 3
-"""With fewer sittings, their scatter is meaningless."""
+"""Fewest sittings for an estimate of their scatter."""
 
 FEWEST_TO_TRIM = 5
 """Fewest sittings for which the largest and the smallest are replaced by their neighbours."""

@@ -1,4 +1,4 @@
-"""Checks that a file computes what its torch model does, and lists the operators that run."""
+"""Checks that a file and its torch model have equal outputs, and lists the operators that run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Agreement:
         labels: share of images with the same label, 0 to 1; in another task, of the predictions.
             Labels are compared, because single logits of a low-bit model may differ where values
             are rounded differently.
-        images: how many were compared.
+        images: number of compared images.
         mean_error, max_error: absolute difference of logits, in units of the largest absolute logit
         of the torch model.
     """
@@ -65,7 +65,7 @@ def check_agreement(
     pause: Callable[[], None] | None = None,
     task: Task = _CLASSES,
 ) -> Agreement:
-    """Runs ``images`` ``(N, C, H, W)`` through the file and through ``model`` in eval mode.
+    """Compares the file and ``model`` in eval mode on ``images`` ``(N, C, H, W)``.
 
     Args:
         file: ONNX file that :func:`autocompress.export.export` wrote.
@@ -73,7 +73,7 @@ def check_agreement(
         images: float32, normalised.
         batch_size: images a run.
         pause: called between runs; may wait for a measurement on this machine.
-        task: says which outputs are the same.
+        task: decides which outputs count as equal.
     """
     session = open_session(file)
     ours, theirs = [], []

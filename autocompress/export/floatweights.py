@@ -1,4 +1,4 @@
-"""Turns integer weights of layers that compute in float into floats when a runtime loads a file.
+"""Lets runtimes convert integer weights of float layers to float once, when they load a file.
 
 If no integer operator absorbs a DequantizeLinear, a runtime would compute it at every run. Cast and
 Mul of constants are folded at load.

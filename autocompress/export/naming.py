@@ -10,8 +10,9 @@ from autocompress.files import digest
 
 
 def name_transposed(proto: onnx.ModelProto, model: nn.Module) -> None:
-    """Names the second factor of a product ``<layer>.weight/T``, in place, where it is the
-    transposed weight of a linear layer of ``model``. The exporter gives such tensors a number.
+    """Names transposed weights of linear layers ``<layer>.weight/T``, in place.
+
+    They are second factors of products, and the exporter only numbers them.
     """
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     factors = {node.input[1] for node in proto.graph.node if node.op_type == "MatMul" and node.input[1] in tensors}

@@ -10,7 +10,7 @@ from autocompress.export.exporter import OPSET
 
 
 def slim(proto: onnx.ModelProto) -> None:
-    """Removes from ``proto``, in place, what a runtime knows or computes when it loads the file.
+    """Removes from ``proto``, in place, values that a runtime knows or computes at load.
 
     Scales of biases become products of two other scales. Zero points of zero are removed from
     convolutions. Nodes lose their names, and attributes that have their default values.
@@ -44,7 +44,10 @@ def _derive_bias_scales(graph: onnx.GraphProto) -> None:
 
 
 def _drop_zero_points(graph: onnx.GraphProto) -> None:
-    """Only for weights of convolutions: without it, ONNX Runtime computes a Gemm in float."""
+    """Removes zero points of zero from weights of convolutions.
+
+    Those of a Gemm stay: without one, ONNX Runtime computes it in float.
+    """
     tensors, producers = _by_name(graph)
     dropped = set()
     for node in graph.node:

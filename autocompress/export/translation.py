@@ -68,7 +68,7 @@ def _batch_norm(
     eps: float,
     cudnn_enabled: bool,
 ) -> Any:
-    del momentum, cudnn_enabled  # mean nothing in eval mode
+    del momentum, cudnn_enabled  # have no effect in eval mode
     if training or running_mean is None or running_var is None:
         raise NotImplementedError("statistics of the batch")
     shape = op.Shape(running_mean)

@@ -1,4 +1,4 @@
-"""Files of one network in float, in integers and mixed; their weights mean nothing."""
+"""Files of one network in float, in integers and mixed, for timing; their weights are random."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autocompress.quantization.placement import ONNX_RUNTIME
 from autocompress.quantization.regions import Regions
 
 QUANTIZER = "uniform"
-"""A name without meaning: all fake-quantizers are uniform ones of 8 bits."""
+"""A placeholder for the name of a quantizer: all fake-quantizers are uniform ones of 8 bits."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A table of the layers of a network that says where integers are faster."""
+"""A table of the layers of a network, with the faster form of each: integers or float."""
 
 from __future__ import annotations
 

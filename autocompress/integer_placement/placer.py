@@ -38,10 +38,10 @@ class Placer:
     Attributes:
         device: runs the files.
         config: settings of the runs.
-        where: everything besides the pattern on which times depend, as JSON values: device, its
+        where: the other values on which times depend, besides the pattern, as JSON: device, its
             options, runtime and processor.
-        store: where times are kept.
-        progress: called with a text about the present work.
+        store: the store for times.
+        progress: called with a text about the current step.
     """
 
     device: Device

@@ -22,12 +22,12 @@ from autocompress.quantization.fakelayers import FakeLayer, FakeQuantConv2d
 from autocompress.quantization.network import QuantizedNetwork
 
 MEMORY = 2**30
-"""Approximate bytes of activations, which limit the number of images."""
+"""The activations of all images may take about this number of bytes."""
 LIVE = 4
-"""Tensors of the largest size that may be alive at once."""
+"""The number of tensors of the largest size that may exist at the same time."""
 BATCH = 64
 PIXELS, LEAST_IMAGES = 256 * 64**2, 32
-"""Means are over places as well as over images: above 64 pixels fewer images are used."""
+"""Fewer images are used above 64 pixels, because means are over positions as well as images."""
 
 
 def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> int:
@@ -36,8 +36,8 @@ def correct_bias(network: QuantizedNetwork, batches: Iterable[torch.Tensor]) -> 
     The error is the mean over images and positions of the float output minus the quantized one.
     The inputs of a layer are already quantized and corrected, as they will be deployed.
 
-    It must be called once only: a correction changes the network with its quantizers off, which
-    gives the float means.
+    It must be called only once, because the float means come from the same network with its
+    quantizers off, and a correction changes these means.
 
     There are two passes: one in float for the means, and one with quantizers. The second runs each
     node for all images before the next node, so that every layer gets corrected inputs. The

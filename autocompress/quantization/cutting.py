@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from autocompress.quantization.regions import Crossing, Region, Regions
 
 UNITS = 1e8
-"""Steps of the whole network's time: capacities are integers of 32 bits."""
+"""The time of the whole network in steps of capacity, because capacities are 32-bit integers."""
 LEAST = 1e-9
 """Smallest time of a network in seconds; a smaller one counts as zero."""
 NEVER = 1.5e9
@@ -29,10 +29,10 @@ class RegionCosts(Protocol):
     """Seconds of regions, and of tensors that change between integers and float."""
 
     def region(self, region: Region) -> tuple[float, float]:
-        """(in float, in integers)."""
+        """Seconds (in float, in integers) of a region."""
 
     def crossing(self, crossing: Crossing) -> tuple[float, float]:
-        """(from float to integers, from integers to float)."""
+        """Seconds (from float to integers, from integers to float) of a crossing."""
 
 
 def cheapest_floats(regions: Regions, costs: RegionCosts) -> frozenset[str]:

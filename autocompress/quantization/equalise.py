@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: scales channels so that both layers use their grids well.
+"""Cross-layer equalisation: scales channels so that their ranges in both layers are equal.
 
 Nagel, van Baalen, Blankevoort, Welling: "Data-Free Quantization Through Weight Equalization and
 Bias Correction", ICCV 2019 (arXiv 1906.04721), section 4.1. Between two layers with a function
@@ -27,7 +27,7 @@ from autocompress.quantization.folding import affine, scale_outputs
 
 MOST_SWEEPS = 40
 SETTLED = 1e-3
-"""Sweeps over all pairs end when no factor changes by more than this share."""
+"""The sweeps over all pairs end when no factor changes by more than this share."""
 WIDEST = 2.0**13
 """Largest factor of a channel; the smallest is its inverse."""
 _HOMOGENEOUS = frozenset({"relu", "leakyrelu", "leaky_relu", "prelu"})

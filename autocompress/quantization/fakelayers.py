@@ -1,15 +1,16 @@
 """Convolution and linear layers with simulated integers, trained together with their batch norm.
 
-The whitepaper's treatment of batch normalisation (Krishnamoorthi 2018, arXiv 1806.08342, section
-3.2.2, eq. 22-31). Per output channel: ``mu_B``, ``sigma_B`` statistics of the batch, ``mu``,
-``sigma`` long-term ones, ``Q`` the quantizer:
+Batch normalisation is treated as in the whitepaper (Krishnamoorthi 2018, arXiv 1806.08342, section
+3.2.2, eq. 22-31). Per output channel, ``mu_B`` and ``sigma_B`` are statistics of the batch, ``mu``
+and ``sigma`` long-term statistics, and ``Q`` is the quantizer:
 
     W_Q = Q(gamma / sigma * W)                       always scaled by the long-term sigma (eq. 23)
     y   = conv(W_Q, x)
     not frozen:  out = y / c + beta - gamma * mu_B / sigma_B,  c = sigma_B / sigma (eq. 22, 24-27)
     frozen:      out = y + beta - gamma * mu / sigma         (eq. 28-31, the two biases added up)
 
-Without quantization the first is batch norm in training, the second batch norm in evaluation.
+Without quantization, the output before freezing is that of batch norm in training, and the output
+after freezing is that of batch norm in evaluation.
 """
 
 from __future__ import annotations
@@ -102,9 +103,8 @@ class FakeLayer(nn.Module):
     def _rounded(self, bias: torch.Tensor | None) -> torch.Tensor | None:
         """The bias rounded to steps of the accumulator, as int32 in the file.
 
-        This matters: without it, one label in two hundred changes. It is not rounded if a quantizer
-            has no
-        ``scale``.
+        Without this rounding, one label in two hundred changes. The bias is not rounded if a
+        quantizer has no ``scale``.
         """
         of_weight, of_input = _scale_of(self.weight_quantizer), _scale_of(self.input_quantizer)
         if bias is None or of_weight is None or of_input is None:

@@ -17,11 +17,13 @@ Estimator = Literal["ema_minmax", "minmax", "percentile", "mse", "entropy"]
 ACTIVATION_ESTIMATORS: tuple[Estimator, ...] = ("ema_minmax", "minmax", "percentile", "mse", "entropy")
 WEIGHT_ESTIMATORS: tuple[Estimator, ...] = ("minmax", "mse")
 TRAINING_DECAY = 0.99
-"""Of the moving averages while training: steps are many, their batches small beside those of
-calibration. (TensorFlow has 0.999, for trainings of more steps than ours.)
+"""Decay of the moving averages in training.
+
+It is larger than in calibration, because training has more steps and smaller batches. TensorFlow's
+0.999 is for trainings with more steps.
 """
 SEARCH_EVERY = 32
-"""Steps of training between two searches of a weight's least squared error."""
+"""Training steps between two searches for the range with the least squared error of a weight."""
 
 
 class UniformFakeQuantizer(FakeQuantizer):
@@ -39,7 +41,8 @@ class UniformFakeQuantizer(FakeQuantizer):
         spec: the tensor; 2 to 8 bits for weights, 1 to 8 for activations.
         is_symmetric: the zero point is fixed at the middle of the grid.
         per_channel: weights only; ignored where ``spec`` has no channel axis.
-        estimator: how the range is found; one of WEIGHT_ESTIMATORS or ACTIVATION_ESTIMATORS.
+        estimator: the method for finding the range; one of WEIGHT_ESTIMATORS or
+            ACTIVATION_ESTIMATORS.
         images: activations only; number of images to observe, later ones are ignored. None for all.
 
     Raises:

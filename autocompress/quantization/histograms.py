@@ -30,7 +30,7 @@ class Histogram(Observer):
 
     @property
     def width(self) -> float:
-        """Of a bin."""
+        """The width of a bin."""
         return 2.0 ** (self.exponent or 0)
 
     @property
@@ -48,8 +48,8 @@ class Histogram(Observer):
         needed = _exponent(max(-low, high), self.BINS // 2)
         if needed is not None and (self.exponent is None or needed > self.exponent):
             self._widen(needed)
-        # Exact, since the width is a power of two; torch.histc rounds where a value is small
-        # against the reach.
+        # This is exact, because the width is a power of two. torch.histc would round values
+        # that are small relative to the range.
         bins = torch.floor(x.flatten() / self.width).to(torch.int32) + self.BINS // 2
         self.counts = self.counts + torch.bincount(bins, minlength=self.BINS)
 
@@ -79,7 +79,8 @@ class Histogram(Observer):
 class Percentile(Histogram):
     """Leaves out the share ``1 - percentile / 100`` of the values.
 
-    Half of it is left out at each end, or all of it above where no value is negative.
+    Half of this share is left out at each end. If no value is negative, all of it is left out at
+    the upper end.
     """
 
     def __init__(self, percentile: float = 99.99) -> None:
@@ -115,7 +116,7 @@ class MeanSquaredError(Histogram):
         lows, highs = shrunken(full[0], full[1])
         low = high = self._best(lows, highs)
         if self.low < 0.0 < self.high and not self.is_symmetric:
-            # The two ends may shrink by different factors: one end at a time.
+            # The two ends may shrink by different factors, so one end is searched at a time.
             low = self._best(lows, highs[high].expand_as(highs))
             high = self._best(lows[low].expand_as(lows), highs)
         return float(lows[low]), float(highs[high])

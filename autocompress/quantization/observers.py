@@ -1,8 +1,8 @@
-"""Observers: the range that a quantizer covers, from values that it saw (section 2.5).
+"""Observers: the range of a quantizer, estimated from observed values (section 2.5).
 
 This module has the observers that store two numbers; ``histograms`` has those that use the whole
-distribution. An observer gets one batch at a time, and is asked once, when calibration ends.
-Weights are known as a whole and need no observer.
+distribution. An observer gets one batch at a time. Its range is read once, when calibration ends.
+Weights are known completely and need no observer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ It may exclude 0; the scales include it later.
 
 
 class Observer(nn.Module, ABC):
-    """Gets activations, then gives one range for the whole tensor.
+    """Collects activations, and returns one range for the whole tensor.
 
     ``seen`` is True after the first value.
     """
@@ -85,8 +85,8 @@ class MovingAverage(_TwoEnds):
     """Exponential moving average of batch minimum and maximum; the paper's choice for activations.
 
     Deliberate differences from TensorFlow's tool: the first batch initialises the average (not the
-    range (-6, 6)), and the decay is 0.9 (not 0.999, which needs thousands of batches to settle
-    where calibration has some tens).
+    range (-6, 6)), and the decay is 0.9. TensorFlow's 0.999 needs thousands of batches to settle,
+    and calibration has some tens.
     """
 
     def __init__(self, decay: float = 0.9) -> None:

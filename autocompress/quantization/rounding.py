@@ -44,7 +44,7 @@ def round_layers(
     *,
     seed: int = 0,
 ) -> None:
-    """Rounds layers from moments of the network with no quantizer at work.
+    """Rounds layers from moments of the network with all quantizers off.
 
     Args:
         network: not calibrated; changed in place.

@@ -86,7 +86,7 @@ def symmetric(minimum: torch.Tensor, maximum: torch.Tensor, levels: Levels) -> t
     The paper does not write the scale out. Here it is ``max|x| / (2^(bits-1) - 1)`` for signed
     levels, narrow or not, so that nothing clips. For unsigned levels it is ``maximum / (2^bits -
     1)`` with zero point 0 where nothing is negative (eq. 9), else the zero point is ``2^(bits-1)``:
-    the signed grid, shifted, as uint8 kernels want it.
+    the signed grid shifted to unsigned integers, for uint8 kernels.
 
     Args and returns as :func:`affine`.
     """

@@ -25,8 +25,8 @@ def eligible(model: nn.Module, input_size: tuple[int, int, int] | None = None) -
     """Names of the convolutions of ``model`` that can become adder layers, in network order.
 
     They have square kernels, no groups, no dilation and zero padding. Stem, classifier and
-    squeeze-and-excitation gates are left out (section 4; the 1 x 1 convolutions of shortcuts are
-    included).
+    squeeze-and-excitation gates are left out. The 1 x 1 convolutions of shortcuts are included, as
+    in the official code.
 
     Raises:
         UntraceableModel: if the model cannot be traced.

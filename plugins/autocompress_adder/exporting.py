@@ -27,7 +27,7 @@ NUMBERS = 1 << 20
 
 
 def adder(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int]) -> torch.Tensor:
-    """``-sum_k abs(P[m, k] - W[o, k])`` (section 1) with operators of ONNX.
+    """``-sum_k abs(P[m, k] - W[o, k])`` with operators of ONNX.
 
     ``x`` is ``(N, C, H, W)`` with fixed height and width, the result ``(N, O, H', W')``; N may be
     free.

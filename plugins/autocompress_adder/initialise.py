@@ -1,12 +1,12 @@
-"""Initialises adder layers from the trained convolutions that they replace (section 10).
+"""Initialises adder layers from the trained convolutions that they replace.
 
     W_a = c * W_conv,     c = width * std(P) / std(W_conv) for each layer
 
 As a function of p, -|p - w| rises below w and falls above it. If w lies beyond most inputs p, it is
 sgn(w) p - |w|, so the tap acts like a product. If w is small compared with the inputs, it is about
--|p|, which is the same for all filters of a place and is not removed by normalisation. The digest
-has width 1. In a resnet10t trained on digits, outputs of a layer then have a mean correlation of
-0.16 with those of the convolution, and of 0.78 with width 8.
+-|p|, which is the same for all filters of a place and is not removed by normalisation. In a
+resnet10t trained on digits, the outputs of a layer have a mean correlation with those of the
+convolution of 0.16 with width 1, and of 0.78 with width 8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The adder layer in integers (sections 7, 10 and 11 of the digest).
+"""The adder layer in integers.
 
 |x - w| is only homogeneous under a common scale: |s x - s w| = s |x - w|. So the weight uses the
 grid of the tensor that the layer reads, with its scale and zero point. Then distances of integers
@@ -51,7 +51,7 @@ class SimulatedAdder2d(AdderConv2d):
             scale, zero_point, low, high = found
             # Gradients are those of a float layer, G^T P - (sum G) W, also for clipped weights:
             # behind a ReLU, these are all negative weights. Only the gradient of the input is
-            # clipped (section 2).
+            # clipped (section 3.2 of the paper).
             with torch.no_grad():
                 cut = cut_off(weight, (low - zero_point) * scale, (high - zero_point) * scale)
                 rounding = fake_quant(weight, scale, zero_point, low, high) - weight

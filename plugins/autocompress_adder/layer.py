@@ -1,4 +1,4 @@
-"""The adder convolution (AdderNet, section 1 of its digest), in float.
+"""The adder convolution (AdderNet, section 3.1), in float.
 
     Y[m, o] = -sum_k |P[m, k] - W[o, k]| + b[o]
 
@@ -38,7 +38,7 @@ class AdderConv2d(nn.Module):
     p: float
     """The exponent while a schedule trains from l2 to l1: -sum |P - W|^p. 1 in a finished layer."""
     as_convolution: bool
-    """The layer computes the convolution with its weight, in training until its turn comes."""
+    """Whether the layer still computes the convolution with its weight, early in a schedule."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class AdderConv2d(nn.Module):
         super().__init__()
         self._set_geometry(in_channels, out_channels, (kernel_size, kernel_size), stride, padding)
         # N(0, 1) as in the official code, because distances do not become small with small
-        # weights (section 3).
+        # weights.
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         # The norm removes any constant, so its gradient is rounding noise, which Adam would scale
         # up to steps.

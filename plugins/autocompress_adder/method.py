@@ -31,8 +31,9 @@ class Adder(Transform):
 
     Stem and classifier are not replaced; the authors' norm behind the logits is left out.
 
-    If such a group is quantized, the weights of a layer use the grid of its input (section 10). So
-    they have the bits of the activations, for every value of ``bits.weight.<group>`` except "none".
+    If such a group is quantized, the weights of a layer use the grid of its input (see
+    ``integers``). So they have the bits of the activations, for every value of
+    ``bits.weight.<group>`` except "none".
 
     Parameters (``adder.`` before each):
         operator.<group>: "adder", or "none" to keep the group's convolutions.

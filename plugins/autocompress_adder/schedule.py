@@ -1,4 +1,4 @@
-"""Schedule by which layers become adders in training, with their exponents (sections 7 and 10).
+"""Schedule by which layers become adders in training, with their exponents.
 
 Everything depends only on the finished fraction of the steps, so a paused training needs no state
 for it. From ``SETTLED`` on, every layer has its deployed form.

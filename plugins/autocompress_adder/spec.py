@@ -31,10 +31,10 @@ class AdderSpec(LayerSpec):
     def operator_counts(
         self, layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
     ) -> dict[str, int]:
-        """Two additions for each tap and no multiplication (section 6).
+        """Two additions for each tap and no multiplication.
 
-        The difference has the width of the operands. Its magnitude is accumulated, as products of a
-        convolution are (section 8).
+        The first one, the difference, has the width of the operands. The second one adds its
+        magnitude to the sum, as a convolution adds its products.
         """
         del input_shape
         assert isinstance(layer, AdderConv2d)

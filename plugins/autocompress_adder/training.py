@@ -1,4 +1,4 @@
-"""Training of adder layers (sections 3, 5, 10 and 11 of the digest).
+"""Training of adder layers (AdderNet, section 3.3).
 
 The batch normalisation behind an adder layer divides by a large deviation. The gradient of its
 filters is therefore tiny, and its size differs between layers. AdderNet rescales it per layer:

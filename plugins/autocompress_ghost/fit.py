@@ -1,4 +1,4 @@
-"""Ghost kernels by least squares on calibration images (section 7).
+"""Ghost kernels by least squares on calibration images. The paper trains them from scratch.
 
 For ghost j of intrinsic i, with P_i the d^2 shifted copies of the map Y_i,
 

@@ -1,4 +1,4 @@
-"""Initialises ghost modules from the trained convolutions that they replace (section 7).
+"""Initialises ghost modules from the trained convolutions that they replace.
 
 random  fresh weights, as in the paper, which trains from scratch
 subset  intrinsic filters are rows of W; the centre tap of a ghost is <W_j, W_i> / <W_i, W_i>,

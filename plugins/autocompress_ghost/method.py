@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_RATIO = 5
 WORTH_IT = 1.2
-"""Least r_c for which a convolution is replaced (section 7)."""
+"""Least r_c (equation 5) for which a convolution is replaced."""
 CALIBRATION_IMAGES = 512
 BATCH = 64
 
@@ -130,7 +130,7 @@ def _plan(
     for name, ratio in params["ratios"].items():
         conv = model.get_submodule(name)
         if name not in network.layers or not is_plain(conv) or not _shrinks(conv, ratio, kernel):
-            continue  # another transform has replaced it, or this s and d save too little
+            continue  # another transform replaced it, or this s and d save too little
         assert isinstance(conv, nn.Conv2d)
         hosts[name] = host_of(network.layers[name], network, model)
         plans[name] = layer_plan(hosts[name], ratio, kernel, params["variant"], conv.out_channels)

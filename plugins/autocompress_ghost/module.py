@@ -1,4 +1,4 @@
-"""The ghost module (GhostNet; digest, section 2; equations 2 and 3 of the paper).
+"""The ghost module (GhostNet, equations 2 and 3).
 
     Y'   = X * f'                          intrinsic maps, f' [m, c, k, k], m = ceil(n / s)  (eq. 2)
     y_ij = Phi_ij(y'_i)                    ghost maps, i = 1..m, j = 1..s                    (eq. 3)
@@ -130,12 +130,12 @@ class GhostConv2d(nn.Module):
 
     @property
     def primary_norm(self) -> nn.BatchNorm2d:
-        """Behind the primary convolution of an activated module."""
+        """The norm behind the primary convolution of an activated module."""
         return self.after_primary[0]  # type: ignore[return-value]
 
     @property
     def ghost_norms(self) -> list[nn.BatchNorm2d]:
-        """Behind each cheap convolution of an activated module."""
+        """The norm behind each cheap convolution of an activated module."""
         return [after[0] for after in self.after_cheap]  # type: ignore[index]
 
     def extra_repr(self) -> str:
@@ -151,7 +151,7 @@ def _after(norm: nn.BatchNorm2d | None, activation: nn.Module | None, channels: 
 
 
 class GhostSpec(LayerSpec):
-    """A ghost module is traced through, so only the order of its channels must be known."""
+    """A ghost module is traced as its torch layers; the spec gives the order of its channels."""
 
     layer_type = GhostConv2d
 

@@ -1,8 +1,8 @@
-"""Chooses the intrinsic rows of a layer, and an intrinsic row for each ghost (section 7).
+"""Chooses the intrinsic rows of a layer, and an intrinsic row for each ghost.
 
-Both follow from a Gram matrix ``G [n, n]`` of the rows of the layer: ``W W^T`` of the weights, or
-the covariance of the output channels on calibration images. The error of fitting row j by a
-multiple of row i is
+The paper trains ghost modules from scratch, and has no such choice. Both choices use a Gram matrix
+G of the rows of the layer, ``[n, n]``: ``W W^T`` of the weights, or the covariance of the output
+channels on calibration images. The error of fitting row j by a multiple of row i is
 
     min_a || Y_j - a Y_i ||^2 = G_jj - G_ij^2 / G_ii.
 """

@@ -1,4 +1,4 @@
-"""Optimal Brain Surgeon for channels: removes first what a refit repairs best."""
+"""Optimal Brain Surgeon for channels: first removes those for which a refit compensates best."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ IMAGES = 256
 """Number of images for gradients; more images hardly change an order."""
 BATCH = 64
 LARGE = 64**2
-"""Images of more pixels are fewer, 64 at the least, in smaller batches.
+"""Above this number of pixels, fewer images are used (at least 64), in smaller batches.
 
 A backward pass keeps all activations: 130 MB an image of a ResNet-50 at 224 pixels.
 """

@@ -51,11 +51,11 @@ class Quantize(Quantizer):
         activation_range: how ranges of activations are estimated: a moving average of each batch's
             ends ("ema_minmax"), the ends of all batches ("minmax"), a "percentile", the smallest
             squared error ("mse"), or the smallest divergence ("entropy").
-        calibration_images: images on which ranges are estimated.
-        rounding: which level a weight gets where nothing is trained: "nearest", "gptq" or
-            "descent" (docs/rounding.md); "auto" goes by the number of bits.
-        equalise: scales of neighbouring layers are balanced first.
-        bias_correction: biases make up for the mean error of rounding, where nothing is trained.
+        calibration_images: number of images for estimating ranges.
+        rounding: the method that rounds a weight to a level if nothing is trained: "nearest",
+            "gptq" or "descent" (docs/rounding.md); "auto" depends on the number of bits.
+        equalise: ranges of neighbouring layers are equalised first.
+        bias_correction: biases compensate for the mean error of rounding, if nothing is trained.
     """
 
     name = "quantize"

@@ -17,8 +17,8 @@ MOST_EPOCHS, MOST_IMAGES = 20, 1_000_000
 def score_space(space: Space, own: ScoreSettings) -> Params:
     """Asks for the settings of scores, with defaults from ``own``.
 
-    With 0 epochs all scores would be 0, and channels would be removed in their order, so the least
-    is 1.
+    The minimum of epochs is 1. With 0, all scores would be 0, and channels would be removed in
+    their order.
     """
     scales = own.scales
     options: Any = {"structural": False, "searched": False}

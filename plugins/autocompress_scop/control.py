@@ -1,7 +1,5 @@
 """Control scales: the share of a real feature map, relative to its knockoff, for the classifier.
 
-Digest, sections 3 and 5.
-
     Ahat^l = beta^l A^l + (1 - beta^l) A~^l        real stream, beta^l in [0, 1], one a channel
     A~^l   = A~^l                                  knockoff stream: never receives real features
     minimise over beta only   mean_i CE( f(X_i, X~_i; beta), Y_i )
@@ -12,7 +10,7 @@ variances, and running statistics would not fit.
 
 Deliberate differences from the official code: everything is done on a copy, so that running
 statistics of the given model do not change; dropout and stochastic depth are off, because they only
-add noise; predictions of the teacher replace labels without meaning.
+add noise; predictions of the teacher replace labels that do not come from the user.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ LARGEST_BATCH, SMALLEST_BATCH, STEPS = 128, 32, 32
 
 @dataclass(frozen=True)
 class ScaleSettings:
-    """How the control scales are learned.
+    """Settings for learning the control scales.
 
     Attributes:
         epochs: passes over the images (paper: 20 on ImageNet). On glyphs, four are better than one

@@ -1,4 +1,4 @@
-"""Knockoff images: SCOP's control group, made without labels (digest, sections 3 and 4).
+"""Knockoff images: SCOP's control group, made without labels.
 
 ``gaussian`` is the default. It takes less than a second, needs no training, and keeps the second
 moments by construction. In our comparisons, no other kind chose clearly better channels (resnet10t

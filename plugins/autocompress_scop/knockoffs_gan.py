@@ -1,4 +1,4 @@
-"""Knockoffs from generators that are trained on the transfer set (digest, section 4).
+"""Knockoffs from generators that are trained on the transfer set.
 
 The training code of the paper is not published. Architectures and losses here are our own, small
 enough for a minute on one core.
@@ -6,7 +6,7 @@ enough for a minute on one core.
 ``UnconditionalGan`` is what the official code does: G(z), independent of the image. That satisfies
 the full swap, but a partial swap breaks the correlation within an image. ``ConditionalGan`` is what
 the paper describes (after KnockoffGAN, Jordon et al., ICLR 2019): G(x, z) against a discriminator
-that tells which patches were swapped between x and x~.
+that predicts which patches were swapped between x and x~.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Second-order Gaussian knockoffs (digest, section 4).
-
-Candes et al., "Panning for Gold", 2018, section 3.4.1.
+"""Second-order Gaussian knockoffs (Candes et al., "Panning for Gold", 2018, section 3.4.1).
 
     X~ | X  ~  N( X - D S^-1 (X - mu),  2D - D S^-1 D ),    D = diag(s),    0 <= D <= 2S
 

@@ -1,4 +1,4 @@
-"""The pruner ``scop``: its parameters, its scores, and the order that they give."""
+"""The pruner ``scop``: its parameters, its scores, and the order of channels by score."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Scop(Pruner):
             itself; 0 uses the scores of the baseline.
 
     Args:
-        settings: of scores, where a recipe does not set them. Settings other than the default
+        settings: the settings of scores that a recipe does not set. Settings other than the default
             change the version, and so the cache keys.
         specs: layer types that plugins bring; None for those of the installed methods.
     """

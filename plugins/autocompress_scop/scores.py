@@ -1,12 +1,11 @@
-"""Importance of channels (digest, sections 3 and 9).
+"""Importance of channels.
 
     I = |gamma| (2 beta - 1)        0 at the start, negative where the knockoff won
 
-Section 10 of the digest also has 2 beta - 1 without |gamma|; only the first is implemented, as in
-the official code. A layer without a batch norm behind it has gamma = 1.
+This is the importance of the official code. A layer without a batch norm behind it has gamma = 1.
 
-Where several layers write the same channels, a channel's score is the plain mean of theirs (digest,
-section 8): see ``contract.coupling_scores``.
+If several layers write the same channels, the score of a channel is the mean of their scores
+(``contract.coupling_scores``).
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ def importance(gamma: torch.Tensor | None, beta: torch.Tensor) -> torch.Tensor:
 def pairs_of(couplings: Iterable[Coupling], exempt: Iterable[str] = ()) -> dict[str, str | None]:
     """The baseline's layers that get scores, each with the norm behind it or None.
 
-    For each coupling, these are the writers with a norm (digest, section 10: a convolution directly
-    followed by a batch norm). If no writer has a norm (in transformers), these are all writers.
-    They are not mixed, because gamma = 1 is not comparable with a real gamma.
+    For each coupling, these are the writers directly followed by a batch norm. If no writer has a
+    norm (in transformers), these are all writers. They are not mixed, because gamma = 1 is not
+    comparable with a real gamma.
 
     Args:
         couplings: of the baseline; those that cannot be pruned are skipped.

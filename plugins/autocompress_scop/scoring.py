@@ -48,7 +48,7 @@ def prepared(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Everything that recipes share, as tensors and JSON.
+    """The scores and control scales that recipes share, as tensors and JSON.
 
     Args:
         baseline: the trained network; not changed.

@@ -28,14 +28,16 @@ class Slb(Quantizer):
     """Weights of 1 to 4 bits, found by a search over their few values instead of by rounding.
 
     Parameters (``slb.`` before each; none changes the deployed structure):
-        t_final: the final temperature, which makes the distributions sharp.
+        t_final: the final temperature T. Softmax gets T times the logits, so a large T makes the
+            distributions sharp.
         activation: "pact", "dorefa" or "uniform", for tensors that cannot be negative; the others
             are always uniform.
         lr_scale: learning rate of the logits, relative to that of the other parameters.
         schedule: the form of the growth of the temperature.
         norm: how batch norms get the statistics of the discrete weights; with "none" they keep
             those of the expectation, as an ablation.
-        init: logits from the trained weights, from these rounded, or random (He-normal).
+        init: logits from the trained weights, from the trained weights after rounding, or random
+            (He-normal).
         scale: factor of the values: none, a fixed scale for each channel, or a learned one.
 
     The paper also has activations of 1 bit. Its encoding of them is unknown, so they are not

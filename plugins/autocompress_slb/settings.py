@@ -1,4 +1,4 @@
-"""The settings of SLB, with the defaults of the digest's section 9."""
+"""The settings of SLB, with their defaults."""
 
 from __future__ import annotations
 

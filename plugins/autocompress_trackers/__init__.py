@@ -93,7 +93,7 @@ def _sent(tracker: Tracker, what: str, about: Any) -> None:
     try:
         getattr(tracker, what)(about)
     except Exception as error:  # an error of a tracker must not end the search
-        log.warning("%s was not told of a %s: %s: %s", type(tracker).__name__, what, type(error).__name__, error)
+        log.warning("%s did not get a %s: %s: %s", type(tracker).__name__, what, type(error).__name__, error)
 
 
 def _close(folder: Path) -> None:

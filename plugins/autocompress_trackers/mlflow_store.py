@@ -36,7 +36,7 @@ class MLflow:
         self._ended = False
 
     def _end_left(self, here: Mapping[str, str]) -> None:
-        """Ends what a killed process left open: runs of the same folder, and their trials.
+        """Ends runs of the same folder, and their trials, that a killed process left open.
 
         Other machines that share the store may have a folder of this path, so the host counts too.
         """

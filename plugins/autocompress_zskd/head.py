@@ -11,7 +11,7 @@ from autocompress import models
 def head_weight(model: nn.Module) -> torch.Tensor:
     """Rows w_k of the layer of logits, ``(K, d)``: a linear layer, or a flattened 1x1 convolution.
 
-    Of several heads (distilled transformers), the first.
+    If there are several heads (distilled transformers), it is the first one.
 
     Raises:
         ValueError: if there is no such layer, with the reason.

@@ -143,7 +143,7 @@ def lenet5(pretrained: bool = False, **options: Any) -> LeNet5:
 
 @register_model
 def lenet5_half(pretrained: bool = False, **options: Any) -> LeNet5:
-    """Its student."""
+    """The student of ``lenet5``, with half the width."""
     return _make(LeNet5, "lenet5_half", pretrained, {"widths": (3, 8), **options})
 
 
@@ -155,7 +155,7 @@ def alexnet_cifar(pretrained: bool = False, **options: Any) -> SmallAlexNet:
 
 @register_model
 def alexnet_cifar_half(pretrained: bool = False, **options: Any) -> SmallAlexNet:
-    """Its student."""
+    """The student of ``alexnet_cifar``, with half the width."""
     half = {"widths": (24, 64, 96, 96, 64), "hidden": (256, 128)}
     return _make(SmallAlexNet, "alexnet_cifar_half", pretrained, {**half, **options})
 

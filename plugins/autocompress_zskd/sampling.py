@@ -40,7 +40,7 @@ def concentrations(similarity: torch.Tensor) -> torch.Tensor:
 def scaled(alpha: torch.Tensor, beta: float) -> torch.Tensor:
     """The concentrations of the distribution: beta alpha + epsilon.
 
-    The official code normalises again after scaling, so there beta cancels out (digest, 8.1). Here
+    The official code normalises again after scaling, so there beta cancels out. Here
     beta is applied last, as in the equation of the paper.
     """
     return beta * alpha + EPSILON

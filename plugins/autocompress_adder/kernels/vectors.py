@@ -1,7 +1,7 @@
 """LLVM instructions for the inner loops of the kernels, emitted with numba.
 
 numba leaves vectorisation to LLVM, which neither keeps a tile of sums in registers nor uses
-``vpsadbw``. So tiles are written as LLVM instructions on vectors; everything else is plain numba.
+``vpsadbw``. So tiles are written as LLVM instructions on vectors. Everything else is plain numba.
 """
 
 from __future__ import annotations
